@@ -1,0 +1,44 @@
+# Every target sets up what it needs; PYTHON picks the interpreter for a new environment.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test sandbox serve bench lint types contracts check clean
+
+demo: .venv/ready
+	$(BIN)/medplum-bots demo
+
+sandbox: .venv/ready
+	$(BIN)/medplum-bots sandbox --with-bots
+
+test: lint types contracts check
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: .venv/ready-dev
+	$(BIN)/mypy
+
+contracts: .venv/ready-dev
+	$(BIN)/lint-imports --no-cache
+
+check: .venv/ready-dev
+	$(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python tests/coverage_floor.py
+
+bench: .venv/ready-dev
+	$(BIN)/python -m benchmarks
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/ready: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+.venv/ready-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch .venv/ready $@
+
+clean:
+	rm -rf .venv .ruff_cache .mypy_cache .coverage dist build
