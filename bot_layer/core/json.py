@@ -1,0 +1,7 @@
+"""The type of a JSON object as FHIR spells it: keys are strings, values are whatever JSON holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
