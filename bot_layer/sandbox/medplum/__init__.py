@@ -1,0 +1,1 @@
+"""A Medplum look-alike that answers as the recorded server does."""
