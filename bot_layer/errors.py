@@ -9,8 +9,8 @@
         TransientError  nobody yet: the host tries again, after ``retry_after`` seconds
         PermanentError  the operator: trying again will not help
 
-A message is one sentence that says what to do. It carries codes, counts and path templates (``Patient/{id}``), never a person's
-name, an identifier, a token or a secret.
+A message is one sentence that says what to do. It carries codes, counts and path templates (``Patient/{id}``), never a
+person's name, an identifier, a token or a secret.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class ServiceError(BotError):
 class TransientError(ServiceError):
     """It may work later. ``retry_after`` is in seconds, or None where the service did not say.
 
-    ``maybe_done`` is True where the request may have been carried out although its answer was lost: look it up before it is
-    sent again.
+    ``maybe_done`` is True where the request may have been carried out although its answer was lost: look it up before
+    it is sent again.
     """
 
     issue_code = "transient"
