@@ -9,6 +9,17 @@ from dataclasses import dataclass
 from typing import Final
 
 KINDS: Final = ("conflict", "too_many", "server_error", "reset_before_write", "reset_after_write", "slow")
+# Faults of a bulk data source. They stand apart, so that a look-alike which asks for any of KINDS is not handed one of these.
+EXPORT_KINDS: Final = (
+    "broken_download",
+    "wrong_count",
+    "bad_line",
+    "redirect_download",
+    "expired_token",
+    "expired_link",
+    "failed_export",
+    "lost_job",
+)
 WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _ONLY_WRITES: Final = frozenset({"conflict", "reset_before_write", "reset_after_write"})
 
@@ -75,8 +86,8 @@ class Faults:
         ``path`` is a part of the path; ``when`` decides by method and path. Conflicts and resets strike writes only,
         unless ``method`` says otherwise.
         """
-        if kind not in KINDS:
-            raise ValueError(f"No such fault: {kind}. Take one of: {', '.join(KINDS)}.")
+        if kind not in KINDS + EXPORT_KINDS:
+            raise ValueError(f"No such fault: {kind}. Take one of: {', '.join(KINDS + EXPORT_KINDS)}.")
         if not 0.0 <= share <= 1.0:
             raise ValueError("The share of a fault lies between 0 and 1.")
         rule = _Rule(Fault(kind, status=status, seconds=seconds), share, times, method, path, when)
