@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-KINDS: Final = ("conflict", "too_many", "server_error", "reset_before_write", "reset_after_write", "slow")
+KINDS: Final = (
+    "conflict",
+    "too_many",
+    "server_error",
+    "reset_before_write",
+    "reset_after_write",
+    "slow",
+    "html",
+    "empty_body",
+    "expired_token",
+)
 # Faults of a bulk data source. They stand apart, so that a look-alike which asks for any of KINDS is not handed one of these.
 EXPORT_KINDS: Final = (
     "broken_download",
@@ -28,7 +38,7 @@ Predicate = Callable[[str, str], bool]
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do to one request. ``status`` is used by ``server_error``, ``seconds`` by ``slow``."""
+    """What to do to one request. ``status`` is used by ``server_error`` and ``html``, ``seconds`` by ``slow``."""
 
     kind: str
     status: int = 500
