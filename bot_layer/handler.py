@@ -30,7 +30,7 @@ Answerer = Callable[[BotError], Json]
 
 
 def failed(error: BotError) -> Json:
-    """The answer for a failure: ``action`` refused where the caller or a person must act, else failed, and the outcome."""
+    """The answer for a failure: ``action`` is refused where the caller or a person must act, else failed."""
     refused = error.issue_code in {"invalid", "conflict"}
     return parameters.build(
         parameters.code("action", "refused" if refused else "failed"),

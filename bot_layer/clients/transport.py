@@ -38,7 +38,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait and how often to try; ``longest_wait`` bounds what a service's Retry-After can ask for. Seconds."""
+    """How long to wait, in seconds, and how often to try; ``longest_wait`` bounds what a Retry-After can ask for."""
 
     retries: int = 3
     backoff: float = 0.5
@@ -59,6 +59,9 @@ class Patience:
             longest_wait=float(values["BOT_LONGEST_WAIT_SECONDS"]),
             read=float(values["BOT_TIMEOUT_SECONDS"]),
         )
+
+
+DEFAULT_PATIENCE = Patience()
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Transport:
     """One service over HTTPS. ``service`` is its name in errors."""
 
     service: str
-    patience: Patience = Patience()
+    patience: Patience = DEFAULT_PATIENCE
 
     def send(
         self,
