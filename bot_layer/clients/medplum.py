@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from pymedplum import MedplumClient
@@ -66,7 +67,7 @@ class Medplum:
         return self._repeat("GET", resource_type, call)
 
     def search_all(self, resource_type: str, query: Query) -> Iterator[Json]:
-        """Every match of a search, along the links to the next page (which must stay on this server)."""
+        """Every match of a search, page by page; of a link to the next page only the query is used."""
         bundle = self.search_bundle(resource_type, query)
         while True:
             for entry in bundle.get("entry", []):
@@ -75,7 +76,7 @@ class Medplum:
             following = [link["url"] for link in bundle.get("link", []) if link.get("relation") == "next"]
             if not following:
                 return
-            bundle = self.get(following[0], path=resource_type)
+            bundle = self.search_bundle(resource_type, parse_qsl(urlsplit(following[0]).query))
 
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
@@ -125,14 +126,14 @@ class Medplum:
             answer = self.client.execute_batch({"resourceType": "Bundle", "type": "batch", "entry": list(entries)})
         return list(answer.get("entry", []))
 
-    def get(self, url: str, *, path: str | None = None) -> Json:
-        """Whatever a GET of a path of this server answers (``auth/me``); ``path`` stands for it in errors."""
+    def get(self, path: str) -> Json:
+        """Whatever a GET of a path under the server's root answers (``auth/me``, ``admin/projects/{id}``)."""
 
         def call() -> Json:
-            found: Json = self.client.get(url)
+            found: Json = self.client.get(path)
             return found
 
-        return self._repeat("GET", path or url.partition("/")[0], call)
+        return self._repeat("GET", path.partition("/")[0], call)
 
     def post(self, path: str, body: Any) -> Json:
         """Whatever a POST to a path under the server's root answers. Never repeated."""
