@@ -1,0 +1,317 @@
+"""Bulk Data export without the wire: what to ask, and what each answer means.
+
+https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so all of them are read)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+from urllib.parse import urlencode
+
+from bot_layer.core.json import Json
+
+Level = Literal["group", "patient", "system"]
+Kind = Literal["output", "deleted", "error"]
+
+NDJSON_TYPE: Final = "application/fhir+ndjson"
+# Sources have been seen to ask for hours, and for an instant in seconds or milliseconds since 1970.
+_EPOCH_SECONDS: Final = 1_000_000_000
+_EPOCH_MILLISECONDS: Final = 1_000_000_000_000
+
+
+@dataclass(frozen=True)
+class KickoffRequest:
+    """One HTTP request. ``url`` is absolute; ``body`` is set for POST alone."""
+
+    method: Literal["GET", "POST"]
+    url: str
+    headers: dict[str, str]
+    body: Json | None = None
+
+
+@dataclass(frozen=True)
+class WaitLimits:
+    """How long to wait between two status requests, in seconds."""
+
+    least: float = 1.0
+    first: float = 5.0
+    most: float = 300.0
+
+
+@dataclass(frozen=True)
+class ExportFile:
+    """A file of the manifest; ``count`` is the number of its lines, where the server says so."""
+
+    kind: Kind
+    type: str
+    url: str
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export brought, or a part of it (``partial``)."""
+
+    transaction_time: str
+    requires_access_token: bool
+    files: tuple[ExportFile, ...]
+    next_url: str = ""
+    partial: bool = False
+    deleted_offered: bool = False
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Ask again after so many seconds."""
+
+    seconds: float
+    progress: str = ""
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The export is ready."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The export will not get ready. ``lost`` means that the server no longer knows it: kick it off again."""
+
+    status: int
+    reason: str
+    lost: bool = False
+    login: bool = False
+    issues: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    """The export runs; its status is asked here."""
+
+    status_url: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The kick-off was refused. ``unsupported`` means: not at this level or not in this way, another may do."""
+
+    status: int
+    reason: str
+    unsupported: bool = False
+    post_only: bool = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to export. ``since`` empty means everything."""
+
+    level: Level
+    types: tuple[str, ...]
+    group_id: str = ""
+    since: str = ""
+    type_filters: tuple[str, ...] = field(default=())
+    patients: tuple[str, ...] = field(default=())
+
+
+def export_path(level: Level, group_id: str = "") -> str:
+    """The operation's place under the base."""
+    return {"system": "$export", "patient": "Patient/$export", "group": f"Group/{group_id}/$export"}[level]
+
+
+def kickoff_request(base: str, export: Export, *, post: bool = False) -> KickoffRequest:
+    """The kick-off: GET with a query, or POST with Parameters where the server wants it or patients are named."""
+    url = f"{base.rstrip('/')}/{export_path(export.level, export.group_id)}"
+    headers = {"Accept": "application/fhir+json", "Prefer": "respond-async"}
+    if post or export.patients:
+        headers["Content-Type"] = "application/fhir+json"
+        return KickoffRequest("POST", url, headers, {"resourceType": "Parameters", "parameter": _parameters(export)})
+    query = {"_outputFormat": NDJSON_TYPE}
+    if export.types:
+        # One list joined by commas: repeated parameters are refused by some servers (Cerner), the list by none.
+        query["_type"] = ",".join(export.types)
+    if export.since:
+        query["_since"] = export.since
+    if export.type_filters:
+        # A comma inside a filter belongs to the filter, so that it is escaped once more.
+        query["_typeFilter"] = ",".join(each.replace(",", "%2C") for each in export.type_filters)
+    return KickoffRequest("GET", f"{url}?{urlencode(query, safe='/,:+$')}".replace("+ndjson", "%2Bndjson"), headers)
+
+
+def _parameters(export: Export) -> list[Json]:
+    # STU4 takes repeated parameters and no comma lists (https://hl7.org/fhir/uv/bulkdata/export.html).
+    parameters: list[Json] = [{"name": "_outputFormat", "valueString": NDJSON_TYPE}]
+    parameters += [{"name": "_type", "valueString": each} for each in export.types]
+    if export.since:
+        parameters.append({"name": "_since", "valueInstant": export.since})
+    parameters += [{"name": "_typeFilter", "valueString": each} for each in export.type_filters]
+    parameters += [{"name": "patient", "valueReference": {"reference": f"Patient/{each}"}} for each in export.patients]
+    return parameters
+
+
+def read_kickoff(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: float,
+    attempt: int = 1,
+    limits: WaitLimits | None = None,
+) -> Started | Wait | Refused:
+    """What the answer to a kick-off means."""
+    known = _lower(headers)
+    location = known.get("content-location", "") or known.get("location", "")
+    if status in (200, 201, 202) and location:
+        return Started(location)
+    if status in (408, 425, 429, 502, 503, 504) or (status >= 500 and _transient(body)):
+        return Wait(wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits()))
+    reason = f"the kick-off was answered {status}" + _listed(issue_codes(body))
+    post_only = status == 405 or (status == 400 and b"POST" in body)
+    return Refused(status, reason, unsupported=status in (400, 403, 404, 405, 422, 501), post_only=post_only)
+
+
+def read_status(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: float,
+    attempt: int = 1,
+    limits: WaitLimits | None = None,
+) -> Wait | Complete | Failed:
+    """What the answer to a status request means: exactly one of three, for every HTTP status."""
+    known = _lower(headers)
+    if status == 200:
+        manifest = read_manifest(body)
+        if manifest is None:
+            return Failed(status, "the export ended without a manifest", issues=issue_codes(body))
+        return Complete(manifest)
+    if status == 202 or status in (408, 425, 429, 502, 503, 504) or (status >= 500 and _transient(body)):
+        seconds = wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits())
+        manifest = read_manifest(body, partial=True) if status == 202 else None
+        return Wait(seconds, known.get("x-progress", "")[:100], manifest)
+    issues = issue_codes(body)
+    reason = f"the export was answered {status}" + _listed(issues)
+    return Failed(status, reason, lost=status in (404, 410), login=status == 401, issues=issues)
+
+
+def wait_seconds(value: str | None, *, now: float, attempt: int, limits: WaitLimits) -> float:
+    """Retry-After within limits, or a growing pause where the server names none."""
+    asked = read_retry_after(value, now=now)
+    if asked is None:
+        asked = limits.first * 1.5 ** min(attempt - 1, 20)
+    return min(max(asked, limits.least), limits.most)
+
+
+def read_retry_after(value: str | None, *, now: float) -> float | None:
+    """The seconds to wait that a Retry-After means: a number, a date, or (seen in the wild) an epoch; else None."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdecimal():
+        number = float(text[:20])
+        if number >= _EPOCH_MILLISECONDS:
+            return max(number / 1000 - now, 0.0)
+        return max(number - now, 0.0) if number >= _EPOCH_SECONDS else number
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(moment.timestamp() - now, 0.0)
+
+
+def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
+    """The manifest, or None if the body is none."""
+    document = _parsed(body)
+    if not isinstance(document.get("output"), list):
+        return None
+    files: list[ExportFile] = []
+    # STU4 renames `error` to `outcome`.
+    for name, kind in (("output", "output"), ("deleted", "deleted"), ("error", "error"), ("outcome", "error")):
+        files += _files(document.get(name), kind)  # type: ignore[arg-type] # the four literals above are Kinds
+    links = [each for each in document.get("link") or [] if isinstance(each, dict) and each.get("relation") == "next"]
+    return Manifest(
+        transaction_time=str(document.get("transactionTime") or ""),
+        # A server that says nothing wants the token: it stands on the host that the token is for (checked when used).
+        requires_access_token=document.get("requiresAccessToken") is not False,
+        files=tuple(files),
+        next_url=str(links[0].get("url") or "") if links else "",
+        partial=partial,
+        deleted_offered=isinstance(document.get("deleted"), list),
+    )
+
+
+def deleted_keys(resource: Json) -> tuple[tuple[str, str], ...]:
+    """The (type, id) pairs that a Bundle of a ``deleted`` file deletes."""
+    keys = []
+    for entry in resource.get("entry") or []:
+        request = entry.get("request") or {}
+        parts = str(request.get("url") or "").rstrip("/").split("/")
+        if request.get("method") == "DELETE" and len(parts) >= 2:
+            keys.append((parts[-2], parts[-1]))
+    return tuple(keys)
+
+
+def next_since(previous: Mapping[str, str], types: Iterable[str], transaction_time: str) -> dict[str, str]:
+    """The time stamps after a run that handled every file of these types; it never moves back."""
+    moved = dict(previous)
+    for each in types:
+        if transaction_time and instant(transaction_time) >= instant(moved.get(each, "")):
+            moved[each] = transaction_time
+    return moved
+
+
+def instant(text: str) -> datetime:
+    """A time stamp as a moment that can be compared; what can't be read is the beginning of time."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def issue_codes(body: bytes) -> tuple[str, ...]:
+    """The issue codes of an OperationOutcome; its texts may hold a person's data."""
+    issues = _parsed(body).get("issue")
+    found = [each.get("code") for each in issues if isinstance(each, dict)] if isinstance(issues, list) else []
+    return tuple(each for each in found if isinstance(each, str))
+
+
+def _transient(body: bytes) -> bool:
+    # "If the body ... contains an OperationOutcome with issue.code transient, the client should try again."
+    return "transient" in issue_codes(body)
+
+
+def _files(value: Any, kind: Kind) -> list[ExportFile]:
+    files = []
+    for each in value if isinstance(value, list) else ():
+        if isinstance(each, dict) and isinstance(each.get("url"), str):
+            count = each.get("count")
+            files.append(ExportFile(kind, str(each.get("type") or ""), each["url"], _count(count)))
+    return files
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _listed(codes: tuple[str, ...]) -> str:
+    return f" ({', '.join(codes[:5])})" if codes else ""
+
+
+def _parsed(body: bytes) -> Json:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,177 @@
+"""Resources out of a stream of bytes, wherever it is cut; a bad line is kept, and never stops the rest.
+
+Lines are NDJSON (http://ndjson.org/), and what sources send in its place is read too: a byte order mark, CRLF,
+empty lines, no last newline, one resource printed over many lines, an array, a Bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bot_layer.core.json import Json
+
+Loads = Callable[[bytes], Any]
+_BOM: Final = b"\xef\xbb\xbf"
+DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that is not empty, with its number in the file (from 1); the text has no line end."""
+
+    number: int
+    text: bytes
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource and the line where it begins. ``raw`` is that line, or empty if it stood in a larger document."""
+
+    number: int
+    value: Json
+    raw: bytes = b""
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is no resource. The reason names no content: it may hold a person's data."""
+
+    number: int
+    reason: str
+
+
+@dataclass
+class LineSplitter:
+    """Cuts chunks into lines. Feed it, then ask for the rest."""
+
+    _rest: list[bytes] = field(default_factory=list)
+    _number: int = 0
+
+    def feed(self, chunk: bytes) -> list[Line]:
+        """The lines that this chunk ends."""
+        head, newline, tail = chunk.partition(b"\n")
+        if not newline:
+            self._rest.append(chunk)
+            return []
+        self._rest.append(head)
+        pieces = tail.split(b"\n")
+        whole = [b"".join(self._rest), *pieces[:-1]]
+        self._rest = [pieces[-1]]
+        return self._numbered(whole)
+
+    def finish(self) -> list[Line]:
+        """The last line, if the file does not end in a newline."""
+        last, self._rest = b"".join(self._rest), []
+        return self._numbered([last]) if last else []
+
+    def _numbered(self, texts: list[bytes]) -> list[Line]:
+        lines = []
+        for text in texts:
+            self._number += 1
+            if self._number == 1 and text.startswith(_BOM):
+                text = text[len(_BOM) :]  # noqa: PLW2901 - the mark belongs to the file, not to its first line
+            if text.endswith(b"\r"):
+                text = text[:-1]  # noqa: PLW2901 - CRLF is a line end
+            if text and not text.isspace():
+                lines.append(Line(self._number, text))
+        return lines
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
+    """The lines of a file that arrives in chunks, without holding more than the longest of them."""
+    splitter = LineSplitter()
+    for chunk in chunks:
+        yield from splitter.feed(chunk)
+    yield from splitter.finish()
+
+
+def read_resources(
+    lines: Iterable[Line], *, loads: Loads = json.loads, bundles: bool = True, limit: int = DOCUMENT_LIMIT
+) -> Iterator[Resource | BadLine]:
+    """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
+    reader = _Reader(loads, bundles, limit)
+    for line in lines:
+        yield from reader.read(line)
+    yield from reader.finish()
+
+
+@dataclass
+class _Reader:
+    loads: Loads
+    bundles: bool
+    limit: int
+    waiting: list[Line] = field(default_factory=list)
+    size: int = 0
+
+    def read(self, line: Line) -> list[Resource | BadLine]:
+        if self.waiting:
+            return self._read_within_document(line)
+        try:
+            value = self.loads(line.text)
+        except ValueError:
+            return self._open_document(line)
+        return self._resources(line.number, value, line.text)
+
+    def finish(self) -> list[Resource | BadLine]:
+        return self._give_up() if self.waiting else []
+
+    def _open_document(self, line: Line) -> list[Resource | BadLine]:
+        # Printed over many lines, a document's first line ends where a value or a member is still to come.
+        if line.text.lstrip()[:1] in (b"{", b"[") and line.text.rstrip()[-1:] in (b"{", b"[", b","):
+            self.waiting, self.size = [line], len(line.text)
+            return []
+        return [BadLine(line.number, "not JSON")]
+
+    def _read_within_document(self, line: Line) -> list[Resource | BadLine]:
+        if self._stands_alone(line):
+            return self._give_up() + self.read(line)
+        self.waiting.append(line)
+        self.size += len(line.text)
+        if line.text.rstrip()[-1:] in (b"}", b"]") and line.text[:1] in (b"}", b"]"):
+            text = b"\n".join(each.text for each in self.waiting)
+            try:
+                value = self.loads(text)
+            except ValueError:
+                pass
+            else:
+                number, self.waiting = self.waiting[0].number, []
+                return self._resources(number, value, b"")
+        return self._give_up() if self.size > self.limit else []
+
+    def _stands_alone(self, line: Line) -> bool:
+        """A whole resource at the start of a line ends a document that was really a broken line."""
+        if self.waiting[0].text.lstrip()[:1] == b"[" or line.text[:1] != b"{" or line.text[-1:] != b"}":
+            return False
+        try:
+            value = self.loads(line.text)
+        except ValueError:
+            return False
+        return "resourceType" in value
+
+    def _give_up(self) -> list[Resource | BadLine]:
+        """The first line was broken, not the start of a document: what followed it is read by itself."""
+        first, *others = self.waiting
+        self.waiting = []
+        items: list[Resource | BadLine] = [BadLine(first.number, "not JSON")]
+        for line in others:
+            text = line.text.rstrip(b", \t")
+            try:
+                value = self.loads(text)
+            except ValueError:
+                items.append(BadLine(line.number, "not JSON"))
+            else:
+                items += self._resources(line.number, value, text)
+        return items
+
+    def _resources(self, number: int, value: object, raw: bytes) -> list[Resource | BadLine]:
+        if isinstance(value, list):
+            return [item for each in value for item in self._resources(number, each, b"")]
+        if not isinstance(value, dict) or not isinstance(value.get("resourceType"), str):
+            return [BadLine(number, "not a resource")]
+        if self.bundles and value["resourceType"] == "Bundle" and isinstance(value.get("entry"), list):
+            inner = [each["resource"] for each in value["entry"] if isinstance(each, dict) and "resource" in each]
+            return self._resources(number, inner, b"")
+        return [Resource(number, value, raw)]

@@ -1,0 +1,188 @@
+"""The settings of the Practice Fusion sync, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar, cast, get_args
+from urllib.parse import urlsplit
+
+from bot_layer.core.source_identity import in_order
+from bot_layer.errors import ConfigError
+
+Level = Literal["auto", "group", "patient", "system", "search"]
+Upsert = Literal["lookup", "conditional"]
+LocalEdits = Literal["source", "keep", "report"]
+Deletion = Literal["delete", "mark", "ignore"]
+
+# The sixteen of the integration's description, and those for which Practice Fusion grants system scopes.
+DEFAULT_TYPES: Final = in_order(
+    (
+        "Patient",
+        "Practitioner",
+        "Encounter",
+        "Condition",
+        "Observation",
+        "MedicationRequest",
+        "Medication",
+        "MedicationStatement",
+        "AllergyIntolerance",
+        "Immunization",
+        "Procedure",
+        "DiagnosticReport",
+        "DocumentReference",
+        "CarePlan",
+        "ServiceRequest",
+        "Binary",
+        "CareTeam",
+        "Coverage",
+        "Device",
+        "Goal",
+        "MedicationDispense",
+        "Organization",
+        "Provenance",
+        "RelatedPerson",
+        "Specimen",
+    )
+)
+DAY_MS: Final = 86_400_000
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_Choice = TypeVar("_Choice", bound=str)
+
+
+@dataclass(frozen=True)
+class SyncSettings:
+    """How to sync one practice. Names follow the settings (``PF_...``)."""
+
+    base_url: str
+    client_id: str
+    client_secret: str = ""
+    private_key: str = ""
+    key_id: str = ""
+    key_url: str = ""
+    algorithm: str = ""
+    enabled: bool = True
+    interval_ms: int = DAY_MS
+    run_on_startup: bool = False
+    types: tuple[str, ...] = DEFAULT_TYPES
+    group_ids: tuple[str, ...] = ()
+    level: Level = "auto"
+    scopes: tuple[str, ...] = ()
+    type_filters: tuple[str, ...] = ()
+    upsert: Upsert = "lookup"
+    local_edits: LocalEdits = "source"
+    deletion: Deletion = "delete"
+    max_delete_share: float = 0.2
+    attachments: bool = True
+    max_attachment_bytes: int = 50 * 1024 * 1024
+    quota_share: float = 0.8
+    workers: int = 8
+    poll_limit_seconds: float = 6 * 3600.0
+    max_batch_bytes: int = 900_000
+    hydrate: bool = True
+
+    @property
+    def source(self) -> str:
+        """The base without a slash at the end: it names the source in Medplum."""
+        return self.base_url.rstrip("/")
+
+
+def read_settings(given: Mapping[str, str]) -> SyncSettings:
+    """The settings, or one error that names everything that is missing or wrong."""
+    values = {name: value.strip() for name, value in given.items() if value.strip()}
+    missing = [name for name in ("PF_FHIR_BASE_URL", "PF_CLIENT_ID") if name not in values]
+    if "PF_CLIENT_SECRET" not in values and "PF_PRIVATE_KEY" not in values:
+        missing.append("PF_CLIENT_SECRET (or PF_PRIVATE_KEY with PF_KEY_ID)")
+    if "PF_PRIVATE_KEY" in values and "PF_KEY_ID" not in values:
+        missing.append("PF_KEY_ID")
+    if missing:
+        raise ConfigError.for_missing(missing)
+    reader = _Reader(values)
+    settings = SyncSettings(
+        base_url=reader.url("PF_FHIR_BASE_URL"),
+        client_id=values["PF_CLIENT_ID"],
+        client_secret=values.get("PF_CLIENT_SECRET", ""),
+        # A PEM in one line, as .env files hold it, has its line ends spelled out.
+        private_key=values.get("PF_PRIVATE_KEY", "").replace("\\n", "\n"),
+        key_id=values.get("PF_KEY_ID", ""),
+        key_url=values.get("PF_JWKS_URL", ""),
+        algorithm=values.get("PF_KEY_ALGORITHM", ""),
+        enabled=reader.flag("PF_SYNC_ENABLED", default=True),
+        interval_ms=reader.number("PF_SYNC_INTERVAL_MS", DAY_MS, least=1000),
+        run_on_startup=reader.flag("PF_SYNC_RUN_ON_STARTUP", default=False),
+        types=in_order(reader.listed("PF_RESOURCE_TYPES")) or DEFAULT_TYPES,
+        group_ids=reader.listed("PF_GROUP_ID"),
+        level=reader.choice("PF_EXPORT_LEVEL", "auto", cast("tuple[Level, ...]", get_args(Level))),
+        scopes=tuple(values.get("PF_SCOPES", "").split()),
+        type_filters=tuple(values.get("PF_TYPE_FILTER", "").split()),
+        upsert=reader.choice("PF_UPSERT", "lookup", cast("tuple[Upsert, ...]", get_args(Upsert))),
+        local_edits=reader.choice("PF_LOCAL_EDITS", "source", cast("tuple[LocalEdits, ...]", get_args(LocalEdits))),
+        deletion=reader.choice("PF_DELETION", "delete", cast("tuple[Deletion, ...]", get_args(Deletion))),
+        max_delete_share=reader.share("PF_MAX_DELETE_SHARE", 0.2),
+        attachments=reader.flag("PF_ATTACHMENTS", default=True),
+        max_attachment_bytes=reader.number("PF_MAX_ATTACHMENT_BYTES", 50 * 1024 * 1024, least=1),
+        quota_share=reader.share("PF_QUOTA_SHARE", 0.8),
+        workers=reader.number("PF_WORKERS", 8, least=1),
+        poll_limit_seconds=float(reader.number("PF_POLL_LIMIT_SECONDS", 6 * 3600, least=1)),
+        max_batch_bytes=reader.number("PF_MAX_BATCH_BYTES", 900_000, least=1000),
+        hydrate=reader.flag("PF_HYDRATE", default=True),
+    )
+    if settings.level == "group" and not settings.group_ids:
+        raise ConfigError.for_missing(["PF_GROUP_ID"])
+    reader.complain()
+    return settings
+
+
+@dataclass
+class _Reader:
+    """Reads values one by one and keeps what is wrong with them, so that one error names all."""
+
+    values: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        self.wrong: list[str] = []
+
+    def url(self, name: str) -> str:
+        parts = urlsplit(self.values[name])
+        if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+            return self.values[name].rstrip("/")
+        self.wrong.append(f"{name} (an https address)")
+        return ""
+
+    def listed(self, name: str) -> tuple[str, ...]:
+        return tuple(part for each in self.values.get(name, "").split(",") if (part := each.strip()))
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self.values.get(name, "true" if default else "false").lower()
+        if value not in ("true", "false", "1", "0", "yes", "no"):
+            self.wrong.append(f"{name} (true or false)")
+        return value in ("true", "1", "yes")
+
+    def number(self, name: str, default: int, *, least: int) -> int:
+        text = self.values.get(name, str(default))
+        if text.isascii() and text.isdecimal() and int(text) >= least:
+            return int(text)
+        self.wrong.append(f"{name} (a whole number, at least {least})")
+        return default
+
+    def share(self, name: str, default: float) -> float:
+        try:
+            value = float(self.values.get(name, str(default)))
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= 1:
+            self.wrong.append(f"{name} (more than 0, up to 1)")
+        return value
+
+    def choice(self, name: str, default: _Choice, allowed: tuple[_Choice, ...]) -> _Choice:
+        value = self.values.get(name, default).lower()
+        for each in allowed:
+            if each == value:
+                return each
+        self.wrong.append(f"{name} (one of {', '.join(allowed)})")
+        return default
+
+    def complain(self) -> None:
+        if self.wrong:
+            listed = "; ".join(self.wrong)
+            raise ConfigError(f"These settings are not usable: {listed}.", code="wrong-settings", missing=self.wrong)
