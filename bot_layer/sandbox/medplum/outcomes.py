@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import Any
-
 from bot_layer.core.json import Json
-
-TRACING_URL = "https://medplum.com/fhir/StructureDefinition/tracing"
+from bot_layer.sandbox.medplum.trace import current_trace
 
 
 class FhirError(Exception):
@@ -103,8 +99,4 @@ def too_many_requests(diagnostics: str | None = None) -> FhirError:
 
 def traced(body: Json) -> Json:
     """The outcome with the ids of this request, as every outcome has that is answered directly."""
-    ids: list[Any] = [
-        {"url": "requestId", "valueId": str(uuid.uuid4())},
-        {"url": "traceId", "valueId": str(uuid.uuid4())},
-    ]
-    return {**body, "extension": [{"url": TRACING_URL, "extension": ids}]}
+    return {**body, "extension": [current_trace().extension()]}

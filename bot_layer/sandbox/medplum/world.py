@@ -61,6 +61,8 @@ class Settings:
     token_seconds: int = 43_200
     storage_seconds: int = 3_600
     operation_input: str = "resource"
+    honours_success: bool = False
+    version: str = SERVER_VERSION
     requests_per_minute: int = 60_000
 
 
@@ -90,6 +92,7 @@ class World:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     base_url: str = "http://127.0.0.1"
     bot_host: str | None = None
+    lambda_endpoint: str | None = None
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     signing_key: str = field(default_factory=lambda: secrets.token_hex(32))

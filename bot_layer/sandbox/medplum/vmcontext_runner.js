@@ -1,0 +1,145 @@
+// Runs the code of one vmcontext Bot: a job as JSON on stdin, its result as JSON on stdout.
+//
+// The bot sees what Medplum's vm context shows it: no setTimeout, Buffer, process, crypto or AbortController as globals.
+// https://www.medplum.com/docs/bots/vm-context-bots
+'use strict';
+const fs = require('node:fs');
+const util = require('node:util');
+const vm = require('node:vm');
+
+const job = JSON.parse(fs.readFileSync(0, 'utf8'));
+const lines = [];
+
+function log(...values) {
+  lines.push(util.format(...values));
+}
+
+class OperationOutcomeError extends Error {
+  constructor(outcome) {
+    super(outcome?.issue?.[0]?.details?.text ?? 'Unknown error');
+    this.outcome = outcome;
+  }
+}
+
+class MedplumClient {
+  getBaseUrl() {
+    return job.baseUrl;
+  }
+  getAccessToken() {
+    return job.accessToken;
+  }
+  fhirUrl(...path) {
+    return new URL(job.baseUrl + ['fhir/R4', ...path].join('/'));
+  }
+  async request(method, path, body) {
+    const response = await fetch(job.baseUrl + 'fhir/R4/' + path, {
+      method,
+      headers: {
+        authorization: 'Bearer ' + job.accessToken,
+        accept: 'application/fhir+json, */*; q=0.1',
+        'content-type': 'application/fhir+json',
+        'x-medplum': 'extended',
+      },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    const text = await response.text();
+    const answer = text ? JSON.parse(text) : undefined;
+    if (!response.ok) {
+      throw new OperationOutcomeError(answer);
+    }
+    return answer;
+  }
+  readResource(type, id) {
+    return this.request('GET', `${type}/${id}`);
+  }
+  readReference(reference) {
+    return this.request('GET', reference.reference);
+  }
+  search(type, query) {
+    const found = new URLSearchParams(query ?? '').toString();
+    return this.request('GET', found ? `${type}?${found}` : type);
+  }
+  async searchResources(type, query) {
+    return ((await this.search(type, query)).entry ?? []).map((entry) => entry.resource);
+  }
+  async searchOne(type, query) {
+    const parameters = new URLSearchParams(query ?? '');
+    parameters.set('_count', '1');
+    return (await this.searchResources(type, parameters))[0];
+  }
+  createResource(resource) {
+    return this.request('POST', resource.resourceType, resource);
+  }
+  updateResource(resource) {
+    return this.request('PUT', `${resource.resourceType}/${resource.id}`, resource);
+  }
+  patchResource(type, id, operations) {
+    return this.request('PATCH', `${type}/${id}`, operations);
+  }
+  deleteResource(type, id) {
+    return this.request('DELETE', `${type}/${id}`);
+  }
+  executeBatch(bundle) {
+    return this.request('POST', '', bundle);
+  }
+}
+
+const ContentType = {
+  CSS: 'text/css',
+  FHIR_JSON: 'application/fhir+json',
+  FORM_URL_ENCODED: 'application/x-www-form-urlencoded',
+  HL7_V2: 'x-application/hl7-v2+er7',
+  HTML: 'text/html',
+  JAVASCRIPT: 'text/javascript',
+  JSON: 'application/json',
+  JSON_PATCH: 'application/json-patch+json',
+  TEXT: 'text/plain',
+};
+
+function finish(result) {
+  fs.writeSync(1, JSON.stringify({ ...result, logResult: lines.join('\n') }));
+  process.exit(0);
+}
+
+function failure(error) {
+  const outcome = error?.resourceType === 'OperationOutcome' ? error : error?.outcome;
+  finish(outcome ? { success: false, outcome } : { success: false, message: error?.message ?? String(error) });
+}
+
+const context = vm.createContext({
+  console: { log, info: log, warn: log, error: log, debug: log, trace: log },
+  fetch,
+  require,
+  ContentType,
+  MedplumClient,
+  OperationOutcomeError,
+  TextEncoder,
+  URL,
+  URLSearchParams,
+  medplum: new MedplumClient(),
+  event: job.event,
+});
+
+// As in the real wrapper an expression follows the code: a function expression without its semicolon is called with it.
+const wrapped = `const exports = {}; const module = { exports };
+${job.code}
+(async () => (exports.handler ?? module.exports.handler)(medplum, event))();`;
+
+// A promise that the bot did not wait for must not end the run.
+process.on('unhandledRejection', log);
+
+let script;
+try {
+  script = new vm.Script(wrapped, { filename: 'index.js' });
+} catch (error) {
+  failure(error);
+}
+try {
+  const running = script.runInContext(context, { timeout: job.timeout });
+  running.then((returnValue) => finish({ success: true, returnValue }), failure);
+} catch (error) {
+  if (error?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') {
+    failure(error);
+  }
+  finish({ success: false, crashed: true });
+}
