@@ -1,0 +1,1 @@
+"""The commands of ``medplum-bots``: one module each, with a typer ``app`` that the command line mounts."""

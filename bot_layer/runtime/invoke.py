@@ -1,0 +1,110 @@
+"""Envelope in, answer out: the one place where whatever a bot raises becomes an answer.
+
+Every transport calls ``invoke``, so that they answer alike. The log of a run is what the bot's own modules logged
+meanwhile; other libraries are left out, because they write addresses with ids in them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bot_layer.core.json import Json
+from bot_layer.errors import BotError
+from bot_layer.handler import Handler, failed
+
+_LOGGERS: Final = ("bots", "bot_layer")
+_MOST_LINES: Final = 200
+_lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. ``error`` is the cause where it failed; ``success`` is False where no rule foresaw that."""
+
+    return_value: Json = field(repr=False)
+    log: str = field(default="", repr=False)
+    success: bool = True
+    error: BotError | None = None
+
+    def answer(self) -> Json:
+        """The body that Medplum's Fission route reads.
+
+        Servers from 5.1.22 on turn ``success: false`` into a 400 without the answer, so a refusal by rule is a success.
+        """
+        return {"returnValue": self.return_value, "logResult": self.log, "success": self.success}
+
+
+def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None) -> Result:
+    """The result of one call of a bot, whatever happens in it."""
+    with _captured() as lines:
+        try:
+            value = handler.run(envelope, environ=environ)
+        except BotError as error:
+            _log.warning("%s ended with %s", handler.bot.name, error.code)
+            return Result(handler.answer_failure(error), "\n".join(lines), error=error)
+        except Exception as fault:  # noqa: BLE001  # the transport must answer whatever the code does
+            unforeseen = BotError(
+                "The bot failed in a way that it does not foresee; the log names the place.", code="internal-error"
+            )
+            _log.error("%s failed: %s", handler.bot.name, place_of(fault))  # a trace would quote values
+            return Result(handler.answer_failure(unforeseen), "\n".join(lines), success=False, error=unforeseen)
+        return Result(value, "\n".join(lines))
+
+
+def refused(error: BotError) -> Result:
+    """The result for a call that reached no bot."""
+    return Result(failed(error), f"refused: {error.code}", success=False, error=error)
+
+
+def encode(value: Any) -> bytes:
+    """JSON as every transport writes it: the same value is the same bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def place_of(fault: BaseException) -> str:
+    """The kind of an exception and the lines it came through, without its text, which may quote a person's data."""
+    frames = traceback.extract_tb(fault.__traceback__)[-4:]
+    steps = " > ".join(f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames)
+    return f"{type(fault).__name__} at {steps}"
+
+
+@contextmanager
+def _captured() -> Iterator[list[str]]:
+    """The lines that the bots' own loggers write in this context, while it lasts."""
+    _listen()
+    lines: list[str] = []
+    token = _lines.set(lines)
+    try:
+        yield lines
+    finally:
+        _lines.reset(token)
+
+
+class _Capture(logging.Handler):
+    """Keeps a line for the run of the context in which it was written, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = _lines.get()
+        if lines is not None and len(lines) < _MOST_LINES:
+            lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+_capture = _Capture(logging.INFO)
+
+
+def _listen() -> None:
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        if _capture not in logger.handlers:
+            logger.addHandler(_capture)
+            if logger.level == logging.NOTSET:
+                logger.setLevel(logging.INFO)
