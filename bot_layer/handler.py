@@ -31,7 +31,7 @@ Answerer = Callable[[BotError], Json]
 
 def failed(error: BotError) -> Json:
     """The answer for a failure: ``action`` is refused where the caller or a person must act, else failed."""
-    refused = error.issue_code in {"invalid", "conflict"}
+    refused = error.issue_code in {"invalid", "conflict", "processing"}
     return parameters.build(
         parameters.code("action", "refused" if refused else "failed"),
         parameters.resource("outcome", outcomes.of_error(error)),

@@ -1,0 +1,269 @@
+"""Whether and how a clinician is enrolled in Health Gorilla: from what was gathered to one decision, without any I/O.
+
+The rules are those of the integration's guide "User Management": NPI required, name as in the NPI directory, the
+Health Gorilla id consistent on every sync, lab account numbers merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bot_layer.core import accounts, identifiers, names
+from bot_layer.core.accounts import Account
+from bot_layer.core.health_gorilla import SYSTEM, HealthGorilla
+from bot_layer.core.json import Json
+from bot_layer.core.names import NameMatch
+from bot_layer.core.outcomes import Issue, note, warning
+from bot_layer.errors import InputError, ReviewNeeded
+
+_MISMATCH = {
+    NameMatch.FAMILY_DIFFERS: ("The family name differs from the NPI directory's.", "Practitioner.name.family"),
+    NameMatch.GIVEN_DIFFERS: ("The given name differs from the NPI directory's first one.", "Practitioner.name.given"),
+    NameMatch.MISSING: ("The Practitioner needs a name with family and given.", "Practitioner.name"),
+    NameMatch.DIRECTORY_NAME_MISSING: ("The NPI directory has no complete name for this NPI.", "Practitioner.name"),
+}
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """An account that Health Gorilla has: the PractitionerRole, and its person where the answer had it."""
+
+    role: Json = field(repr=False)
+    person: Json | None = field(default=None, repr=False)
+
+    @property
+    def id(self) -> str | None:
+        """The person's Health Gorilla id."""
+        return accounts.person_id(self.role, self.person)
+
+    @property
+    def login(self) -> str | None:
+        """The login, where Health Gorilla tells it."""
+        return accounts.login_of(self.person)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What Health Gorilla shall have beside the name: identifiers to merge, locations; and what to say of them."""
+
+    identifiers: Sequence[Json] = field(default=(), repr=False)
+    locations: Sequence[str] | None = None
+    issues: Sequence[Issue] = ()
+
+
+@dataclass(frozen=True)
+class Enroll:
+    """Create the account; ``logins`` are tried in turn, and ``payload(login)`` is what is sent."""
+
+    account: Account
+    logins: tuple[str, ...] = field(repr=False)
+    directory_id: str
+
+    def payload(self, login: str) -> Json:
+        """The PractitionerRole with this login."""
+        return accounts.build(Account(**{**vars(self.account), "login": login}))
+
+
+@dataclass(frozen=True)
+class Update:
+    """Put the PractitionerRole: ``payload`` is whole, ``added`` the identifiers that it gains."""
+
+    payload: Json = field(repr=False)
+    added: Sequence[Json] = field(repr=False)
+    found: Enrolment
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """Health Gorilla has all of it."""
+
+    found: Enrolment
+
+
+Decision = Enroll | Update | NothingToDo
+
+
+def npi_of(practitioner: Json) -> str:
+    """The practitioner's one valid NPI. InputError without one, ReviewNeeded with several."""
+    found = identifiers.npis(practitioner.get("identifier", []))
+    where = ["Practitioner.identifier.where(system='http://hl7.org/fhir/sid/us-npi')"]
+    if not found:
+        raise InputError("The Practitioner needs an NPI.", code="npi-missing", expression=where)
+    if len(found) > 1:
+        raise ReviewNeeded("The Practitioner has several NPIs: remove the wrong ones.", code="npi-ambiguous")
+    if not identifiers.is_npi(found[0]):
+        raise InputError("The NPI is not ten digits with a right check digit.", code="npi-invalid", expression=where)
+    return found[0]
+
+
+def health_gorilla_id_of(resource: Json) -> str | None:
+    """The one Health Gorilla id that Medplum keeps, or None; ReviewNeeded with several."""
+    found = identifiers.values_of(resource.get("identifier", []), SYSTEM)
+    if len(found) > 1:
+        raise ReviewNeeded("The resource has several Health Gorilla ids.", code="health-gorilla-id-ambiguous")
+    return found[0] if found else None
+
+
+def require_active(practitioner: Json) -> None:
+    """Raise InputError for a practitioner who is marked inactive: no account is made or changed for them."""
+    if practitioner.get("active") is False:
+        raise InputError(
+            "The Practitioner is inactive.", code="practitioner-inactive", expression=["Practitioner.active"]
+        )
+
+
+def pick(found: Sequence[Enrolment]) -> Enrolment | None:
+    """The enrolment in the tenant, or None; ReviewNeeded for several persons, or where it was switched off."""
+    ids = {enrolment.id for enrolment in found}
+    if len(ids) > 1:
+        raise ReviewNeeded("Health Gorilla has several persons with this NPI.", code="enrolment-ambiguous")
+    active = [enrolment for enrolment in found if enrolment.role.get("active") is not False]
+    if found and not active:
+        raise ReviewNeeded("The account in Health Gorilla is switched off.", code="enrolment-inactive")
+    # The oldest id first, so that the same one is taken each time.
+    return min(active, key=lambda enrolment: str(enrolment.role.get("id", "")), default=None)
+
+
+def directory_entry(entries: Sequence[Json]) -> Json:
+    """The one directory record of an NPI. InputError for none, ReviewNeeded for several."""
+    different = {str(entry.get("id")): entry for entry in entries}
+    if not different:
+        raise InputError("The NPI is not in Health Gorilla's NPI directory.", code="npi-not-in-directory")
+    if len(different) > 1:
+        raise ReviewNeeded("The NPI directory has several records of this NPI.", code="directory-ambiguous")
+    return next(iter(different.values()))
+
+
+def require_same_id(practitioner: Json, health_gorilla_id: str | None) -> None:
+    """Raise ReviewNeeded where Medplum keeps another Health Gorilla id than Health Gorilla itself."""
+    kept = health_gorilla_id_of(practitioner)
+    if kept and health_gorilla_id and kept != health_gorilla_id:
+        raise ReviewNeeded(
+            "The Health Gorilla id in Medplum differs from Health Gorilla's own: settle which person is meant.",
+            code="health-gorilla-id-mismatch",
+        )
+
+
+def require_name(practitioner: Json, directory_name: Json) -> None:
+    """Raise InputError where no name of the practitioner matches the directory's; it says which part differs."""
+    found = names.match(practitioner.get("name", []), directory_name)
+    if found is not NameMatch.MATCH:
+        text, where = _MISMATCH[found]
+        raise InputError(text, code=found.value, expression=[where])
+
+
+def plan_enrolment(practitioner: Json, entry: Json, wishes: Wishes, settings: HealthGorilla) -> Enroll:
+    """The account to create. Raises InputError or ReviewNeeded where it must not be."""
+    number = npi_of(practitioner)
+    name = names.official(entry.get("name", []))
+    require_same_id(practitioner, accounts.person_id({}, entry) or entry.get("id"))
+    require_name(practitioner, name)
+    account = Account(
+        name=name,
+        identifiers=identifiers.merge([identifiers.npi(number)], wishes.identifiers),
+        login="",
+        organization=settings.tenant if settings.is_foreign_tenant else None,
+        locations=wishes.locations or (),
+        invite=settings.invite,
+        notify=settings.notify,
+    )
+    known = accounts.login_of(practitioner)
+    candidates = (known,) if known else accounts.login_candidates(name, f"{settings.tenant_id}|{number}")
+    return Enroll(account, candidates, str(accounts.person_id({}, entry) or entry.get("id") or ""))
+
+
+def plan_update(practitioner: Json, found: Enrolment, wishes: Wishes) -> Update | NothingToDo:
+    """What an enrolled clinician's account lacks. Raises ReviewNeeded where the ids contradict each other."""
+    require_same_id(practitioner, found.id)
+    person = found.person or {}
+    old = person.get("identifier", [])
+    merged = identifiers.merge(old, wishes.identifiers)
+    keys = {identifiers.key(identifier) for identifier in old}
+    added = [identifier for identifier in wishes.identifiers if identifiers.key(identifier) not in keys]
+    role = found.role if wishes.locations is None else _with_locations(found.role, wishes.locations)
+    if not added and role == found.role:
+        return NothingToDo(found)
+    # An account's login can't be told from an update that lacks it: Medplum's is sent where Health Gorilla does not
+    # tell its own.
+    changed = accounts.with_login({**person, "identifier": merged}, accounts.login_of(practitioner))
+    return Update(accounts.with_person(role, changed), added, found)
+
+
+def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | None) -> Json:
+    """The practitioner with id and login; itself where it has them. A login that is there already stays."""
+    known = identifiers.values_of(practitioner.get("identifier", []), SYSTEM)
+    changed = practitioner
+    if health_gorilla_id and not known:
+        added = identifiers.health_gorilla(health_gorilla_id)
+        changed = {**changed, "identifier": [*changed.get("identifier", []), added]}
+    return accounts.with_login(changed, login)
+
+
+def account_numbers(practitioner: Json, organizations: Mapping[str, Json]) -> Wishes:
+    """The practitioner's account numbers as Health Gorilla writes them, and a warning for each that can't be resolved.
+
+    ``organizations`` maps references of Medplum (``Organization/id``) to the resources that were found.
+    """
+    resolved: list[Json] = []
+    issues: list[Issue] = []
+    for place, identifier in enumerate(practitioner.get("identifier", [])):
+        if identifiers.kind(identifier) != "AN":
+            continue
+        where = [f"Practitioner.identifier[{place}]"]
+        laboratory = laboratory_of(identifier, organizations)
+        if identifier.get("use") == "old":
+            issues.append(note("account-number-old", "An account number of use old was left out."))
+        elif not str(identifier.get("value") or "").strip():
+            issues.append(warning("account-number-empty", "An account number has no value.", expression=where))
+        elif laboratory is None:
+            text = "An account number's assigner is no Organization with a Health Gorilla id (f-...)."
+            issues.append(warning("account-number-unresolved", text, expression=where))
+        else:
+            resolved.append(identifiers.account_number(laboratory, str(identifier["value"]).strip()))
+    return Wishes(identifiers.merge([], resolved), issues=tuple(issues))
+
+
+def with_single_sign_on(wishes: Wishes, practitioner: Json, settings: HealthGorilla) -> Wishes:
+    """The wishes with the identifier for single sign-on, where a facility is set: Medplum's id is the UUID."""
+    if not settings.sso_facility_id:
+        return wishes
+    number = identifiers.provider_number(f"Organization/{settings.sso_facility_id}", str(practitioner["id"]))
+    return replace(wishes, identifiers=[*wishes.identifiers, number])
+
+
+def require_found(found: Enrolment | None) -> Enrolment:
+    """The enrolment; ReviewNeeded where it vanished while it was being changed."""
+    if found is None:
+        raise ReviewNeeded("The account in Health Gorilla vanished meanwhile.", code="enrolment-vanished")
+    return found
+
+
+def laboratory_of(identifier: Json, organizations: Mapping[str, Json]) -> str | None:
+    """``Organization/f-...`` of an account number's assigner, by its resource or by its logical reference."""
+    assigner = identifier.get("assigner")
+    if not isinstance(assigner, dict):
+        return None
+    logical = assigner.get("identifier")
+    own = [logical] if isinstance(logical, dict) else []
+    known = organizations.get(str(assigner.get("reference") or ""), {}).get("identifier", [])
+    for value in identifiers.values_of([*known, *own], SYSTEM):
+        if value.startswith("f-"):
+            return f"Organization/{value}"
+    return None
+
+
+def assigner_references(practitioner: Json) -> list[str]:
+    """The Organizations of Medplum that the account numbers name, each once."""
+    numbers = (found for found in practitioner.get("identifier", []) if identifiers.kind(found) == "AN")
+    references = (identifiers.assigner(number) for number in numbers)
+    return list(dict.fromkeys(found for found in references if found.startswith("Organization/")))
+
+
+def _with_locations(role: Json, locations: Sequence[str]) -> Json:
+    """The role with this list of locations in place of its own; itself where they are the same."""
+    own = [str(location.get("reference", "")) for location in role.get("location", [])]
+    if own == list(locations):
+        return role
+    kept = {key: value for key, value in role.items() if key != "location"}
+    return {**kept, "location": [{"reference": reference} for reference in locations]} if locations else kept
