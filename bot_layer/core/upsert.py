@@ -1,0 +1,307 @@
+"""What must be written so that Medplum holds what the source sent: little, and nobody's edit by accident.
+
+The source owns its fields. What was added in Medplum to the lists that both share (identifiers, extensions, tags) is
+kept: our mark on the resource says which of their entries came from the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from bot_layer.core.json import Json
+from bot_layer.core.references import Key
+from bot_layer.core.source_identity import KEYED_BY_TAG, ROOT, UPDATED_URL, VERSION_URL, id_system, lookup_query
+
+Policy = Literal["source", "keep", "report"]
+Dumps = Callable[[Any], bytes]
+
+ORIGIN_URL: Final = f"{ROOT}/source-address"
+OWNED_URL: Final = f"{ROOT}/source-entries"
+SYNC_TAG: Final = f"{ROOT}/sync"
+UNRESOLVED_TAG: Final[Json] = {"system": SYNC_TAG, "code": "unresolved-reference"}
+# Set by Medplum on every version.
+_SERVER_META: Final = (
+    "versionId",
+    "lastUpdated",
+    "author",
+    "project",
+    "compartment",
+    "account",
+    "accounts",
+    "onBehalfOf",
+)
+_STORAGE: Final = re.compile(r"https?://[^/]+(?:/[^?]*)?/storage/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A resource of the source as Medplum is to hold it, and the digest of what the source sent."""
+
+    key: Key
+    resource: Json
+    digest: bytes = b""
+    unresolved: frozenset[Key] = frozenset()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What Medplum holds for a key. ``edited`` is True where its last version is not this sync's."""
+
+    id: str
+    version: str
+    resource: Json
+    edited: bool = False
+
+
+@dataclass(frozen=True)
+class Write:
+    """One entry of a batch: a create (``id`` empty) or an update of a version."""
+
+    incoming: Incoming
+    resource: Json
+    id: str = ""
+    version: str = ""
+    overwrites_edit: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with each incoming resource: every one stands in exactly one list."""
+
+    creates: tuple[Write, ...] = ()
+    updates: tuple[Write, ...] = ()
+    unchanged: tuple[tuple[Incoming, Found], ...] = ()
+    kept: tuple[tuple[Incoming, Found], ...] = ()
+    foreign: tuple[Incoming, ...] = ()
+
+
+def digest_of(raw: bytes) -> bytes:
+    """A short digest of what the source sent; two that are equal were the same bytes."""
+    return hashlib.blake2b(raw, digest_size=16).digest()
+
+
+def prepare(resource: Json, source: str) -> Json:
+    """The resource as Medplum is to hold it, still with the source's references: no id, and our mark beside its own."""
+    kind, source_id = str(resource["resourceType"]), str(resource["id"])
+    meta = dict(resource.get("meta") or {})
+    system = id_system(kind)
+    notes: list[Json] = [{"url": ORIGIN_URL, "valueUri": f"{source}/{kind}/{source_id}"}]
+    if meta.get("versionId"):
+        notes.append({"url": VERSION_URL, "valueString": str(meta["versionId"])})
+    if meta.get("lastUpdated"):
+        notes.append({"url": UPDATED_URL, "valueString": str(meta["lastUpdated"])})
+    owned = _owned(resource)
+    if owned:
+        notes.append({"url": OWNED_URL, "valueString": " ".join(sorted(owned))})
+    meta = {name: value for name, value in meta.items() if name not in _SERVER_META}
+    body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
+    if kind in KEYED_BY_TAG:
+        mark: Json = {"extension": notes, "system": system, "code": source_id}
+        meta["tag"] = [*_others(meta.get("tag"), system), mark]
+    else:
+        mark = {"extension": notes, "system": system, "value": source_id}
+        body["identifier"] = [*_others(body.get("identifier"), system), mark]
+    # Where the source names no source of its own, its address is one; a source's own word is left alone.
+    meta.setdefault("source", f"{source}/{kind}/{source_id}")
+    return {**body, "meta": meta}
+
+
+def plan(found: Mapping[Key, Found], incoming: Iterable[Incoming], *, source: str, policy: Policy = "source") -> Plan:
+    """What to create, to update and to leave alone."""
+    creates: list[Write] = []
+    updates: list[Write] = []
+    unchanged: list[tuple[Incoming, Found]] = []
+    kept: list[tuple[Incoming, Found]] = []
+    foreign: list[Incoming] = []
+    for each in incoming:
+        there = found.get(each.key)
+        if there is None:
+            creates.append(Write(each, tagged(each.resource, each.unresolved)))
+        elif not brought_by(there.resource, each.key, source):
+            foreign.append(each)
+        else:
+            wanted = merged(there, each)
+            if comparable(wanted) == comparable(there.resource):
+                unchanged.append((each, there))
+            elif there.edited and policy != "source":
+                kept.append((each, there))
+            else:
+                updates.append(Write(each, wanted, there.id, there.version, overwrites_edit=there.edited))
+    return Plan(tuple(creates), tuple(updates), tuple(unchanged), tuple(kept), tuple(foreign))
+
+
+def merged(there: Found, incoming: Incoming) -> Json:
+    """The source's fields, Medplum's id, and what was added in Medplum to the shared lists."""
+    wanted = tagged(incoming.resource, incoming.unresolved)
+    owned = _owned_before(there.resource, incoming.key)
+    body = _with_local(wanted, there.resource, ("identifier", "extension"), owned)
+    meta = _with_local(wanted["meta"], there.resource.get("meta") or {}, ("tag", "security", "profile"), owned)
+    return {**body, "id": there.id, "meta": meta}
+
+
+def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
+    """The resource with a searchable tag while one of its references waits for its target, and without it after."""
+    meta = resource.get("meta") or {}
+    tags = [each for each in meta.get("tag", []) if each.get("system") != SYNC_TAG]
+    if unresolved:
+        tags.append(UNRESOLVED_TAG)
+    rest = {name: value for name, value in meta.items() if name != "tag"}
+    return {**resource, "meta": rest | ({"tag": tags} if tags else {})}
+
+
+def brought_by(resource: Json, key: Key, source: str) -> bool:
+    """True where this source's sync brought the resource: only those are ever updated or deleted."""
+    notes = _notes(resource, key)
+    origin = notes.get(ORIGIN_URL)
+    # A mark without an address is an older sync's, or one made by hand as the integration's description prints it.
+    return origin is None or origin.startswith(f"{source}/")
+
+
+def comparable(resource: Json) -> Json:
+    """What counts when two versions are compared: not what the server sets, nor the source's version number."""
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in _SERVER_META}
+    cleaned: Json = _cleaned({**resource, "meta": meta})
+    return cleaned
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A batch entry as bytes, with the key that must not stand twice in one batch."""
+
+    key: Key
+    body: bytes
+    write: Write | None = field(default=None, compare=False)
+
+
+def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
+    """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
+    key = write.incoming.key
+    request: Json = {"method": "PUT" if write.id else "POST", "url": f"{key.type}/{write.id}" if write.id else key.type}
+    if write.id and write.version:
+        request["ifMatch"] = f'W/"{write.version}"'
+    if guarded and not write.id:
+        request["ifNoneExist"] = lookup_query(key.type, [key.id])
+    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(write.resource)), write)
+
+
+def conditional_entry(write: Write, dumps: Dumps) -> Entry:
+    """A conditional PUT, as the integration's description prints it."""
+    key = write.incoming.key
+    request = {"method": "PUT", "url": f"{key.type}?{lookup_query(key.type, [key.id])}"}
+    resource = {name: value for name, value in write.resource.items() if name != "id"}
+    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(resource)), write)
+
+
+_HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
+
+
+def bundle(entries: Sequence[Entry]) -> bytes:
+    """The batch as bytes."""
+    return _HEAD + b",".join(each.body for each in entries) + b"]}"
+
+
+def batches(entries: Iterable[Entry], *, max_bytes: int, max_entries: int = 100) -> Iterator[list[Entry]]:
+    """Batches under the server's body limit, in order, in none of which a key stands twice."""
+    batch: list[Entry] = []
+    keys: set[Key] = set()
+    size = len(_HEAD) + 2
+    for each in entries:
+        full = len(batch) >= max_entries or size + len(each.body) + 1 > max_bytes
+        if batch and (full or each.key in keys):
+            yield batch
+            batch, keys, size = [], set(), len(_HEAD) + 2
+        batch.append(each)
+        keys.add(each.key)
+        size += len(each.body) + 1
+    if batch:
+        yield batch
+
+
+def dumps(value: Any) -> bytes:
+    """JSON as bytes, without white space."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# -- The lists that the source and Medplum's users share
+
+
+def _token(name: str, item: Any) -> str:
+    """What makes two entries of a shared list the same, as eight hexadecimal digits."""
+    if isinstance(item, dict):
+        parts = [item.get(each) for each in ("system", "value", "code", "url")]
+        # An identifier without a value is told apart by all that it holds.
+        text = json.dumps(parts if any(parts) else item, sort_keys=True)
+    else:
+        text = str(item)
+    return hashlib.blake2b(f"{name} {text}".encode(), digest_size=4).hexdigest()
+
+
+def _owned(resource: Json) -> set[str]:
+    meta = resource.get("meta") or {}
+    owned = {_token(name, item) for name in ("identifier", "extension") for item in _listed(resource.get(name))}
+    return owned | {_token(name, item) for name in ("tag", "security", "profile") for item in _listed(meta.get(name))}
+
+
+def _owned_before(resource: Json, key: Key) -> frozenset[str]:
+    return frozenset((_notes(resource, key).get(OWNED_URL) or "").split())
+
+
+def _with_local(wanted: Json, there: Json, names: Iterable[str], owned: frozenset[str]) -> Json:
+    result = dict(wanted)
+    for name in names:
+        if name == "identifier" and not isinstance(wanted.get(name, []), list):
+            continue
+        mine = _listed(wanted.get(name))
+        taken = {_token(name, item) for item in mine} | owned
+        local = [item for item in _listed(there.get(name)) if _token(name, item) not in taken and not _ours(item)]
+        if mine or local:
+            result[name] = [*mine, *local]
+    return result
+
+
+def _ours(item: Any) -> bool:
+    return isinstance(item, dict) and str(item.get("system", "")).startswith(f"{ROOT}/")
+
+
+def _notes(resource: Json, key: Key) -> dict[str, str]:
+    tags = (resource.get("meta") or {}).get("tag")
+    marks = tags if key.type in KEYED_BY_TAG else resource.get("identifier")
+    system = id_system(key.type)
+    for mark in _listed(marks):
+        if mark.get("system") == system and key.id in (mark.get("value"), mark.get("code")):
+            return {
+                str(each.get("url")): str(each.get("valueUri") or each.get("valueString") or "")
+                for each in _listed(mark.get("extension"))
+            }
+    return {}
+
+
+def _others(items: Any, system: str) -> list[Any]:
+    return [each for each in _listed(items) if not (isinstance(each, dict) and each.get("system") == system)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _cleaned(value: Any) -> Any:
+    """Without what Medplum drops (empty text, lists and objects), and with storage links as the references they are."""
+    if isinstance(value, dict):
+        cleaned = {name: _cleaned(each) for name, each in value.items()}
+        return {name: each for name, each in cleaned.items() if each not in (None, "", [], {})}
+    if isinstance(value, list):
+        items = [_cleaned(each) for each in value if not _is_version_note(each)]
+        return [each for each in items if each not in (None, "", [], {})]
+    if isinstance(value, str):
+        stored = _STORAGE.fullmatch(value)
+        return f"Binary/{stored[1]}" if stored else value
+    return value
+
+
+def _is_version_note(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("url") in (VERSION_URL, UPDATED_URL)
