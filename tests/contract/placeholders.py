@@ -144,7 +144,7 @@ class Bindings:
         return f"(?:{FORM[word]})" if word in FORM else re.escape(found.group(0))
 
     def _bind(self, key: str, value: str) -> str | None:
-        """Keeps the value; says so where another placeholder stands for the same one (two writes may share an instant)."""
+        """Keeps the value; says so where another placeholder has the same one (two writes may share an instant)."""
         if key.startswith("instant"):
             value = value.replace("%3A", ":")
         elif self._owners.setdefault(value, key) != key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.results import BotResult
 from bot_layer.sandbox.medplum.world import World
@@ -18,7 +19,7 @@ SUCCESS, FAILURE = "0", "4"
 
 def record_run(world: World, run: Run, result: BotResult, *, started: str) -> None:
     """Stores the AuditEvent, with the log of the run as its description."""
-    Repository(world, system_actor(world, run.project)).create(audit_event(run, result, started=started, ended=world.now()))
+    Repository(world, system_actor(run.project)).create(audit_event(run, result, started=started, ended=world.now()))
 
 
 def audit_event(run: Run, result: BotResult, *, started: str, ended: str) -> Json:

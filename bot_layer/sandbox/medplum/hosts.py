@@ -30,8 +30,8 @@ def call_fission(world: World, bot: Json, body: bytes) -> BotResult:
 def read_fission(answer: Fetched, *, honours_success: bool) -> BotResult:
     """The host's answer as Medplum reads it.
 
-    5.0.10 looks at ``returnValue`` and ``logResult`` of a 2xx only. Since 5.1.22 ``success: false`` and a returned error
-    outcome end the run as failed, and an HTTP 400 may carry them too.
+    5.0.10 looks at ``returnValue`` and ``logResult`` of a 2xx only. Since 5.1.22 ``success: false`` and a returned
+    error outcome end the run as failed, and an HTTP 400 may carry them too.
     """
     text = answer.body.decode(errors="replace")
     if not answer.ok and not (honours_success and answer.status == 400 and _is_envelope(text)):

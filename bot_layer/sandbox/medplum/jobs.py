@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.backlog import Backlog
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.world import Actor, World
@@ -25,13 +26,13 @@ def backlog(world: World) -> Backlog:
 
 
 def wants_async(headers: dict[str, str]) -> bool:
-    """Whether the caller asked for a job. Only this exact value counts: further preferences make the answer synchronous."""
+    """Whether the caller asked for a job. Only this exact value counts: with a second preference the answer waits."""
     return headers.get("prefer") == RESPOND_ASYNC
 
 
 def start_job(world: World, actor: Actor, request_url: str, work: Work) -> str:
     """The URL of the job's status. ``work`` runs on after the answer and gives the job's output parameters."""
-    system = Repository(world, system_actor(world, actor.project))
+    system = Repository(world, system_actor(actor.project))
     job = system.create(
         {"resourceType": "AsyncJob", "status": "accepted", "request": request_url, "requestTime": world.now()}
     )

@@ -30,7 +30,7 @@ def returned_resource(returned: Any, wanted: str | None) -> Json:
 
 
 def parameters_of(outs: list[Json], returned: Any) -> list[Json]:
-    """The keys that the definition names, in its order. A returned Parameters resource has none of them: its values are lost."""
+    """The keys that the definition names, in its order. A returned Parameters resource has none of them."""
     source = returned if isinstance(returned, dict) else {}
     return [one for out in outs for one in parameter_of(out, source.get(out["name"]))]
 

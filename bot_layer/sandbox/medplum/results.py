@@ -23,7 +23,7 @@ UNDEFINED: Final = Undefined()
 class BotResult:
     """``outcome`` is set where the run failed; ``crashed`` where Medplum itself trips over the failure.
 
-    A crash is HTTP 500 without a reason; a failed bot host is one too behind a custom operation, but not for ``$execute``.
+    A crash is HTTP 500 without a reason; so is a failed bot host, but only behind a custom operation.
     """
 
     returned: Any = UNDEFINED

@@ -69,7 +69,12 @@ def run_code(world: World, run: Run, event: Json, *, base_url: str, token: str) 
     if code is None:
         return failed("No executable code")
     return vmcontext.run(
-        code.decode(), event, base_url=base_url, access_token=token, timeout=run.bot.get("timeout")
+        vmcontext.node(),
+        code.decode(),
+        event=event,
+        base_url=base_url,
+        access_token=token,
+        timeout=run.bot.get("timeout"),
     )
 
 
@@ -95,13 +100,13 @@ def project_of(world: World, project_id: str) -> Json:
     return stored.resource()
 
 
-def membership_of(world: World, project_id: str, bot: Json) -> Json | None:
+def membership_of(world: World, project_id: str, bot_id: str) -> Json | None:
     """The Bot's own ProjectMembership, which only the admin endpoint makes."""
     with world.lock:
         key = world.store.key(project_id, "ProjectMembership", "profile")
         found = world.store.select(
             "r.deleted = 0 AND r.rid IN (SELECT rid FROM search_index WHERE key = ? AND value = ?)",
-            (key, bot["id"]),
+            (key, bot_id),
             order="r.rid",
             limit=1,
             offset=0,

