@@ -20,7 +20,8 @@ from urllib.parse import urlencode
 import orjson
 
 from bot_layer.clients.wire import Reply, Wire
-from bot_layer.core import pace, upsert
+from bot_layer.core import pace
+from bot_layer.core import upsert as rules
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import lookup_query, source_id_of
@@ -121,7 +122,7 @@ class MedplumWriter:
     share: float = 0.8
     workers: int = 8
     max_bytes: int = 900_000
-    policy: upsert.Policy = "source"
+    policy: rules.Policy = "source"
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     may_write: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -236,99 +237,38 @@ class MedplumWriter:
 
     def upsert(self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None = None) -> list[Outcome]:
         """What became of each resource: exactly one outcome for every one; no two may have the same key."""
-        open_ = {each.key: each for each in incoming}
-        sent: dict[Key, Action] = {}
-        overwrote: set[Key] = set()
-        outcomes: list[Outcome] = []
+        work = _Work({each.key: each for each in incoming})
         for attempt in range(_ROUNDS):
-            if not open_:
+            if not work.open:
                 break
             if found is None or attempt:
-                found = self.look_up(open_)
-            plan = upsert.plan(found, open_.values(), source=self.source, policy=self.policy)
-            outcomes += self._settled(plan, sent, overwrote, open_)
-            writes = [*plan.creates, *plan.updates]
-            overwrote |= {each.incoming.key for each in writes if each.overwrites_edit}
-            entries = (upsert.entry(each, orjson.dumps, guarded=each.incoming.key in sent) for each in writes)
-            for batch in upsert.batches(entries, max_bytes=self.max_bytes):
-                for entry, verdict in self._batch(batch):
-                    self._note(entry, verdict, sent, open_, outcomes, overwrote)
-            if open_ and attempt:
-                self._push_back(attempt)
-        outcomes += [
-            Outcome(key, "failed", reason="Medplum stayed busy.", incoming=each) for key, each in open_.items()
-        ]
-        return outcomes
+                found = self.look_up(work.open)
+            plan = rules.plan(found, work.open.values(), source=self.source, policy=self.policy)
+            work.settle(plan)
+            entries = [
+                rules.entry(each, orjson.dumps, guarded=each.incoming.key in work.sent)
+                for each in (*plan.creates, *plan.updates)
+            ]
+            self._write(work, entries, pace.WRITE_COST, attempt)
+        return work.ended()
 
     def upsert_conditionally(self, incoming: Sequence[Incoming]) -> list[Outcome]:
         """The same with batches of conditional PUTs, as the integration's description prints it."""
-        open_ = {each.key: each for each in incoming}
-        sent: dict[Key, Action] = {}
-        outcomes: list[Outcome] = []
+        work = _Work({each.key: each for each in incoming})
         for attempt in range(_ROUNDS):
-            if not open_:
+            if not work.open:
                 break
-            writes = [Write(each, upsert.tagged(each.resource, each.unresolved)) for each in open_.values()]
-            entries = (upsert.conditional_entry(each, orjson.dumps) for each in writes)
-            for batch in upsert.batches(entries, max_bytes=self.max_bytes):
-                for entry, verdict in self._batch(batch, cost=pace.CONDITIONAL_COST):
-                    self._note(entry, verdict, sent, open_, outcomes, set())
-            if open_ and attempt:
-                self._push_back(attempt)
-        outcomes += [
-            Outcome(key, "failed", reason="Medplum stayed busy.", incoming=each) for key, each in open_.items()
-        ]
-        return outcomes
+            writes = [Write(each, rules.tagged(each.resource, each.unresolved)) for each in work.open.values()]
+            entries = [rules.conditional_entry(each, orjson.dumps) for each in writes]
+            self._write(work, entries, pace.CONDITIONAL_COST, attempt)
+        return work.ended()
 
-    def _settled(
-        self, plan: upsert.Plan, sent: Mapping[Key, Action], overwrote: set[Key], open_: dict[Key, Incoming]
-    ) -> list[Outcome]:
-        """What needs no write. An answer that was lost after the write shows here: what we sent is there."""
-        outcomes = []
-        for each, there in plan.unchanged:
-            action = sent.get(each.key, "unchanged")
-            outcomes.append(Outcome(each.key, action, there.id, incoming=each, overwrote_edit=each.key in overwrote))
-        outcomes += [Outcome(each.key, "kept", there.id, incoming=each) for each, there in plan.kept]
-        outcomes += [
-            Outcome(
-                each.key, "failed", reason="This identifier belongs to a resource of another source.", incoming=each
-            )
-            for each in plan.foreign
-        ]
-        for outcome in outcomes:
-            del open_[outcome.key]
-        return outcomes
-
-    def _note(
-        self,
-        entry: Entry,
-        verdict: _Verdict,
-        sent: dict[Key, Action],
-        open_: dict[Key, Incoming],
-        outcomes: list[Outcome],
-        overwrote: set[Key],
-    ) -> None:
-        incoming = open_[entry.key]
-        if verdict.kind == "again":
-            if verdict.maybe_done:
-                update = entry.write is not None and entry.write.id
-                sent.setdefault(entry.key, "updated" if update else "created")
-            return
-        del open_[entry.key]
-        if verdict.kind == "done":
-            action: Action = "created" if verdict.status == 201 else "updated"
-            outcomes.append(
-                Outcome(
-                    entry.key,
-                    sent.get(entry.key, action),
-                    verdict.id,
-                    verdict.status,
-                    incoming=incoming,
-                    overwrote_edit=entry.key in overwrote,
-                )
-            )
-        else:
-            outcomes.append(Outcome(entry.key, "failed", "", verdict.status, verdict.words, incoming))
+    def _write(self, work: _Work, entries: Sequence[Entry], cost: int, attempt: int) -> None:
+        for batch in rules.batches(entries, max_bytes=self.max_bytes):
+            for entry, verdict in self._batch(batch, cost=cost):
+                work.note(entry, verdict)
+        if work.open and attempt:
+            self._push_back(attempt)
 
     # -- Deleting
 
@@ -376,7 +316,7 @@ class MedplumWriter:
     # -- Batches
 
     def _batch(self, batch: list[Entry], *, cost: int = pace.WRITE_COST) -> list[tuple[Entry, _Verdict]]:
-        body = upsert.bundle(batch)
+        body = rules.bundle(batch)
         with self._gate.turn(len(batch)) as turn:
             self.may_write()
             try:
@@ -443,6 +383,47 @@ class MedplumWriter:
 
     def _push_back(self, attempt: int) -> None:
         self.wait(min(0.05 * 2.0 ** min(attempt, 10), 10.0))
+
+
+@dataclass
+class _Work:
+    """Where one upsert stands: what is still open, and what was sent without an answer."""
+
+    open: dict[Key, Incoming]
+    sent: dict[Key, Action] = field(default_factory=dict)
+    overwrote: set[Key] = field(default_factory=set)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def settle(self, plan: rules.Plan) -> None:
+        """Close what needs no write. An answer that was lost after the write shows here: what we sent is there."""
+        self.overwrote |= {each.incoming.key for each in plan.updates if each.overwrites_edit}
+        for each, there in plan.unchanged:
+            self._close(each.key, self.sent.get(each.key, "unchanged"), there.id)
+        for each, there in plan.kept:
+            self._close(each.key, "kept", there.id)
+        for stranger in plan.foreign:
+            self._close(stranger.key, "failed", reason="This identifier belongs to a resource of another source.")
+
+    def note(self, entry: Entry, verdict: _Verdict) -> None:
+        """Close an entry, or keep it open and remember what may have been done."""
+        if verdict.kind == "done":
+            action: Action = "created" if verdict.status == 201 else "updated"
+            self._close(entry.key, self.sent.get(entry.key, action), verdict.id, status=verdict.status)
+        elif verdict.kind == "refused":
+            self._close(entry.key, "failed", status=verdict.status, reason=verdict.words)
+        elif verdict.maybe_done:
+            update = entry.write is not None and entry.write.id
+            self.sent.setdefault(entry.key, "updated" if update else "created")
+
+    def ended(self) -> list[Outcome]:
+        """Every outcome; what is still open has failed."""
+        for key in list(self.open):
+            self._close(key, "failed", reason="Medplum stayed busy.")
+        return self.outcomes
+
+    def _close(self, key: Key, action: Action, resource_id: str = "", *, status: int = 0, reason: str = "") -> None:
+        incoming, overwrote = self.open.pop(key), key in self.overwrote
+        self.outcomes.append(Outcome(key, action, resource_id, status, reason, incoming, overwrote))
 
 
 @dataclass(frozen=True)
