@@ -1,1 +1,1 @@
-"""Everything that a trial needs, on this machine alone: Medplum and the partners as look-alikes, and the bots' host beside them."""
+"""Everything that a trial needs, on this machine alone: the look-alikes, and the bots' host beside them."""

@@ -17,7 +17,7 @@ _NEWCOMER = "1000000236"
 
 
 def tell(teller: Teller) -> None:
-    """Deploy, enrol by REST, re-sync, enrol by $execute and by Subscription, add an account number, refuse a mismatch."""
+    """Deploy; enrol by REST, by $execute and by Subscription; add an account number; refuse a mismatch."""
     teller.chapter("Clinicians: $sync-practitioner")
     _deploy(teller)
     _enrol(teller)
