@@ -47,8 +47,9 @@ class RoleRules:
         self._state = state
         self._status = state.switches.rule_status
 
-    def draft(self, resource: Any, *, creating: bool) -> Draft:
-        """The account that the body asks for."""
+    def draft(self, resource: Any, *, home: str | None = None) -> Draft:
+        """The account that the body asks for. ``home`` is the tenant of the account to change, None to create one."""
+        creating = home is None
         role = check_structure(resource, "PractitionerRole")
         self._check_meta(role, creating=creating)
         practitioner = self._contained(role)
@@ -59,7 +60,7 @@ class RoleRules:
         self._check_name(practitioner, npi)
         self._check_telecom(practitioner)
         login = self._login(practitioner, required=creating or self._state.switches.login_required_on_update)
-        tenant = self._tenant(role)
+        tenant = self._tenant(role, home or self._state.tenant_id)
         self._check_locations(role, tenant)
         return Draft(tenant, npi, login, self._clean_role(role), self._clean_practitioner(practitioner))
 
@@ -173,10 +174,10 @@ class RoleRules:
             raise self._no("Exactly one login (username) is required.", place)
         return str(logins[0])
 
-    def _tenant(self, role: Json) -> str:
+    def _tenant(self, role: Json, home: str) -> str:
         reference = role.get("organization", {}).get("reference")
         if reference is None:
-            return self._state.tenant_id
+            return home
         tenant = reference.removeprefix("Organization/")
         if tenant not in self._state.own_tenants or "/" not in reference:
             raise self._no("The tenant is unknown.", "PractitionerRole.organization")

@@ -35,7 +35,7 @@ class Roles:
 
     def create(self, body: Any) -> Json:
         """The new PractitionerRole as clients see it."""
-        draft = self._rules.draft(body, creating=True)
+        draft = self._rules.draft(body)
         if draft.login is None:
             raise AssertionError("a create without login is refused by the rules")
         self._check_clashes(draft, None)
@@ -57,7 +57,7 @@ class Roles:
         version = account.role["meta"]["versionId"]
         if self._switches.if_match_honoured and if_match is not None and if_match.strip('W/"') != version:
             raise refused(412, "conflict", "The PractitionerRole was changed in the meantime.")
-        draft = self._rules.draft(body, creating=False)
+        draft = self._rules.draft(body, home=account.tenant)
         if body.get("id", role_id) != role_id:
             raise refused(400, "invalid", "The id of the body is not the id of the URL.")
         self._check_own_id(draft, account.practitioner_id)
@@ -137,8 +137,7 @@ class Roles:
             raise refused(status, "business-rule", "The NPI of an account can't be changed.")
         if draft.login is not None and draft.login != account.login:
             raise refused(status, "business-rule", "The login of an account can't be changed.")
-        # Without an organization the body speaks of the account's own tenant.
-        if "organization" in draft.role and draft.tenant != account.tenant:
+        if draft.tenant != account.tenant:
             raise refused(status, "business-rule", "The tenant of an account can't be changed.")
 
     def _check_clashes(self, draft: Draft, account: Account | None) -> None:
@@ -150,8 +149,7 @@ class Roles:
         emails = {t["value"].casefold() for t in draft.practitioner.get("telecom", []) if t["system"] == "email"}
         if emails & self._state.reserved_emails or any(emails & a.emails for a in others):
             raise self._clash("A user with this e-mail already exists.", "PractitionerRole.contained[0].telecom")
-        tenant = draft.tenant if account is None else account.tenant
-        if draft.npi is not None and any(a.npi == draft.npi and a.tenant == tenant for a in others):
+        if draft.npi is not None and any(a.npi == draft.npi and a.tenant == draft.tenant for a in others):
             raise self._clash("This practitioner already exists in the tenant.", "PractitionerRole.practitioner")
 
     def _clash(self, text: str, place: str) -> Refused:
