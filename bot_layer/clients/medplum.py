@@ -114,6 +114,15 @@ class Medplum:
 
         return self._repeat("PUT", f"{resource['resourceType']}/{{id}}", call)
 
+    def restore(self, resource: Json) -> Json:
+        """The stored resource after a PUT of an earlier version, which also brings back a deleted one."""
+
+        def call() -> Json:
+            updated: Json = self.client.update_resource(resource, if_match=False)
+            return updated
+
+        return self._repeat("PUT", f"{resource['resourceType']}/{{id}}", call)
+
     def delete(self, reference: str) -> None:
         """Delete ``Type/id``; one that is gone already is no error."""
         resource_type, _, resource_id = reference.partition("/")

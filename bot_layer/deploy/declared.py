@@ -1,0 +1,119 @@
+"""What the bots declare, as the resources that a server should hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from bot_layer.collection import Collection
+from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
+from bot_layer.core.deployment import IMPLEMENTATION, Wanted, symbol
+from bot_layer.core.json import Json
+from bot_layer.handler import operation_definition
+
+INTERACTION = "https://medplum.com/fhir/StructureDefinition/subscription-supported-interaction"
+FHIRPATH = "https://medplum.com/fhir/StructureDefinition/fhir-path-criteria-expression"
+EXTERNAL_FUNCTION = "https://medplum.com/bot-external-function-id"
+RUNTIMES: Mapping[str, str] = {"fission": "fission", "relay": "vmcontext", "lambda": "awslambda"}
+RELAY = Path(__file__).resolve().parent.parent / "runtime" / "relay.js"
+
+_READ = ("read", "search")
+_WRITE = ("create", "update")
+
+
+def declared(bots: Collection, *, runtime: str = "fission") -> list[Wanted]:
+    """Every resource of the bots, in the order of the bots."""
+    return [wanted for handler in bots for wanted in _of(handler.bot, runtime)]
+
+
+def relay_code(bot: Bot) -> str:
+    """The JavaScript that stands in for a bot where a server can't reach the host itself."""
+    return f'const BOT_NAME = "{bot.name}";\n{RELAY.read_text(encoding="utf-8")}'
+
+
+def function_name(bot: Bot) -> str:
+    """The name of a bot's AWS Lambda function."""
+    return f"medplum-bot-{bot.name}"
+
+
+def digest(code: str) -> str:
+    """Stands for a bot's code in a plan."""
+    return f"sha256:{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+
+
+def _of(bot: Bot, runtime: str) -> list[Wanted]:
+    operation = operation_definition(bot.stem)
+    found = [
+        _policy(bot),
+        _bot(bot, runtime),
+        Wanted(
+            "ProjectMembership",
+            bot.identifier,
+            {"accessPolicy": {"reference": symbol("AccessPolicy", bot.identifier)}},
+        ),
+    ]
+    if operation is not None:
+        found.append(_operation(bot, operation))
+    for number, watch in enumerate(bot.watches, start=1):
+        found += [_subscription(bot, watch, number, interaction) for interaction in watch.interactions]
+    return found
+
+
+def _bot(bot: Bot, runtime: str) -> Wanted:
+    identifiers = [{"system": BOT_IDENTIFIER_SYSTEM, "value": bot.identifier}]
+    if runtime == "lambda":
+        identifiers.append({"system": EXTERNAL_FUNCTION, "value": function_name(bot)})
+    body: Json = {
+        "name": bot.name,
+        "description": bot.about,
+        "runtimeVersion": RUNTIMES[runtime],
+        "timeout": bot.timeout,
+        "identifier": identifiers,
+        "tag": [bot.identifier],
+    }
+    if bot.cron:
+        body["cronString"] = bot.cron
+    if runtime == "relay":
+        body["code"] = digest(relay_code(bot))
+    return Wanted("Bot", bot.identifier, body)
+
+
+def _policy(bot: Bot) -> Wanted:
+    """Just what the bot declares. A policy without a rule would be read differently by different versions."""
+    rules = [_rule(grant) for grant in bot.grants] or [_rule(Grant("Bot"))]
+    return Wanted(
+        "AccessPolicy", bot.identifier, {"name": f"Bot {bot.name}", "resource": rules, "tag": [bot.identifier]}
+    )
+
+
+def _rule(grant: Grant) -> Json:
+    """https://www.medplum.com/docs/access/access-policies"""
+    return {"resourceType": grant.resource_type, "interaction": [*_READ, *(_WRITE if grant.write else ())]}
+
+
+def _operation(bot: Bot, operation: Json) -> Wanted:
+    body = {name: value for name, value in operation.items() if name not in {"resourceType", "id", "meta"}}
+    implementation = {"url": IMPLEMENTATION, "valueReference": {"reference": symbol("Bot", bot.identifier)}}
+    return Wanted(
+        "OperationDefinition",
+        operation["url"],
+        body | {"extension": [implementation], "tag": [bot.identifier]},
+    )
+
+
+def _subscription(bot: Bot, watch: Watch, number: int, interaction: str) -> Wanted:
+    """One per interaction: only the first interaction extension of a Subscription counts."""
+    key = f"{bot.identifier}.{number}.{interaction}"
+    extensions: list[Json] = [{"url": INTERACTION, "valueCode": interaction}]
+    if watch.fhirpath:
+        extensions.append({"url": FHIRPATH, "valueString": watch.fhirpath})
+    body: Json = {
+        "status": "active",
+        "reason": f"Runs the bot {bot.name} on {interaction}",
+        "criteria": watch.criteria,
+        "channel": {"type": "rest-hook", "endpoint": symbol("Bot", bot.identifier)},
+        "extension": extensions,
+        "tag": [key],
+    }
+    return Wanted("Subscription", key, body)

@@ -1,0 +1,247 @@
+"""The deployed side: what a Medplum project holds of the bots, read by lasting keys, and a step carried out on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot_layer.clients.medplum import Medplum
+from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
+from bot_layer.core.deployment import TAG_SYSTEM, Found, Step, Wanted, merged, symbol
+from bot_layer.core.json import Json
+from bot_layer.deploy.declared import digest
+from bot_layer.errors import ConfigError, InputError, PermanentError
+
+_TAGGED = ("AccessPolicy", "Subscription")
+_PAGE = 40
+_BINARY = re.compile(r"(?:Binary|storage)/([A-Za-z0-9-]+)")
+
+
+@dataclass
+class Project:
+    """One project at a Medplum server, seen by a client that administrates it."""
+
+    server: Medplum
+    id: str
+    features: frozenset[str]
+    version: str
+    code: Mapping[str, str] = field(default_factory=dict, repr=False)
+    references: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def found(self, declared: Sequence[Wanted], *, everything: bool) -> list[Found]:
+        """What is there of the declared resources; with ``everything`` also what carries the mark beside them."""
+        keys = {kind: [each.key for each in declared if each.kind == kind] for kind in {each.kind for each in declared}}
+        bots = self._by_key("Bot", "identifier", keys.get("Bot", []), BOT_IDENTIFIER_SYSTEM, everything=everything)
+        operations = self._by_key(
+            "OperationDefinition", "url", keys.get("OperationDefinition", []), everything=everything
+        )
+        for key, bot in bots.items():
+            self.references[symbol("Bot", key)] = f"Bot/{bot['id']}"
+        raw: list[tuple[str, str, Json]] = [("Bot", key, self._with_code(key, bot)) for key, bot in bots.items()]
+        raw += [("OperationDefinition", key, operation) for key, operation in operations.items()]
+        for kind in _TAGGED:
+            tagged = self._tagged(kind, keys.get(kind, []), everything=everything)
+            raw += [(kind, key, resource) for key, resource in tagged.items()]
+        for kind, key, resource in raw:
+            self.references[symbol(kind, key)] = f"{kind}/{resource['id']}"
+        members = self._members(bots)
+        for key, member in members.items():
+            self.references[symbol("ProjectMembership", key)] = f"ProjectMembership/{member['id']}"
+        raw += [("ProjectMembership", key, member) for key, member in members.items()]
+        back = {reference: name for name, reference in self.references.items()}
+        return [Found(kind, key, symbolic(resource, back), _is_marked(kind, resource)) for kind, key, resource in raw]
+
+    def apply(self, step: Step) -> None:
+        """Carry out one step."""
+        if step.kind == "Secret":
+            raise InputError("Secrets are written together, not one by one.")
+        if step.action == "delete":
+            self._delete(step)
+        elif step.kind == "Bot":
+            self._put_bot(step)
+        elif step.kind == "ProjectMembership":
+            self._put_membership(step)
+        elif step.action == "create":
+            self._create(step)
+        else:
+            self._change(step)
+
+    def version_of(self, step: Step) -> str | None:
+        """The version of a step's resource, or None where there is none yet."""
+        reference = self.references.get(symbol(step.kind, step.key))
+        version: str | None = self.server.read(reference)["meta"]["versionId"] if reference else None
+        return version
+
+    def undo(self, reference: str, before: str | None, after: str | None) -> bool:
+        """Bring back an earlier version; False, and nothing written, where somebody changed the resource since."""
+        if self._version(reference) != after:
+            return False
+        kind, _, resource_id = reference.partition("/")
+        if before is None:
+            if kind != "ProjectMembership":
+                self.server.delete(reference)
+            return True
+        earlier = self.server.get(f"fhir/R4/{kind}/{resource_id}/_history/{before}")
+        if kind == "ProjectMembership":
+            self.server.post(f"admin/projects/{self.id}/members/{resource_id}", earlier)
+        else:
+            # A deleted resource comes back by a PUT too, which has no version to match.
+            self.server.restore(earlier)
+        return True
+
+    def _version(self, reference: str) -> str | None:
+        try:
+            version: str = self.server.read(reference)["meta"]["versionId"]
+        except (InputError, PermanentError):
+            return None
+        return version
+
+    def _create(self, step: Step) -> None:
+        body = self._real(merged(step.kind, {"resourceType": step.kind}, step.body))
+        query = f"url={step.key}" if step.kind == "OperationDefinition" else f"_tag={TAG_SYSTEM}|{step.key}"
+        made = self.server.create_once(body, query)
+        self.references[symbol(step.kind, step.key)] = f"{step.kind}/{made['id']}"
+
+    def _change(self, step: Step) -> None:
+        current = self.server.read(self.reference(step))
+        self.server.update(self._real(merged(step.kind, current, step.body)))
+
+    def _put_bot(self, step: Step) -> None:
+        if step.action == "create":
+            bot = self._unfinished(step) or self.server.post(
+                f"admin/projects/{self.id}/bot",
+                {name: step.body[name] for name in ("name", "description", "runtimeVersion")},
+            )
+            self.references[symbol("Bot", step.key)] = f"Bot/{bot['id']}"
+        reference = self.reference(step)
+        current = self.server.read(reference)
+        body = merged("Bot", current, {name: value for name, value in step.body.items() if name != "code"})
+        if body != current:
+            self.server.update(body)
+        if "code" in {each.path for each in step.differences} and step.key in self.code:
+            self.server.post(f"fhir/R4/{reference}/$deploy", {"code": self.code[step.key], "filename": "index.js"})
+
+    def _unfinished(self, step: Step) -> Json | None:
+        """A Bot that an earlier run made and could not name: same name and words, and no identifier."""
+        found = self.server.search("Bot", [("name:exact", step.body["name"])])
+        nameless = [
+            bot for bot in found if not bot.get("identifier") and bot.get("description") == step.body["description"]
+        ]
+        return nameless[0] if nameless else None
+
+    def _put_membership(self, step: Step) -> None:
+        member = self._members({step.key: {"id": self.references[symbol("Bot", step.key)].partition("/")[2]}})
+        if step.key not in member:
+            raise ConfigError(
+                "A Bot has no ProjectMembership, because it was not made by the project's admin endpoint: "
+                "delete that Bot and deploy again.",
+                code="bot-without-membership",
+            )
+        current = member[step.key]
+        self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{current['id']}"
+        body = self._real(merged("ProjectMembership", current, step.body))
+        self.server.post(f"admin/projects/{self.id}/members/{current['id']}", body)
+
+    def _delete(self, step: Step) -> None:
+        # A Bot's membership stays: without its Bot it can do nothing, and a rollback needs it, since nobody but the
+        # server can make one.
+        if step.kind != "ProjectMembership":
+            self.server.delete(self.reference(step))
+
+    def _by_key(
+        self, kind: str, name: str, keys: Sequence[str], system: str = "", *, everything: bool
+    ) -> dict[str, Json]:
+        values = [f"{system}|{key}" if system else key for key in keys]
+        found = [
+            resource for part in _parts(values) for resource in self.server.search_all(kind, [(name, ",".join(part))])
+        ]
+        if everything:
+            found += self._marked(kind)
+        return {key: resource for resource in found if (key := _key(resource, name, system))}
+
+    def _tagged(self, kind: str, keys: Sequence[str], *, everything: bool) -> dict[str, Json]:
+        values = [f"{TAG_SYSTEM}|{key}" for key in keys]
+        parts = () if everything else _parts(values)
+        found = [each for part in parts for each in self.server.search_all(kind, [("_tag", ",".join(part))])]
+        if everything:
+            found = self._marked(kind)
+        return {code: resource for resource in found for code in tags(resource)}
+
+    def _marked(self, kind: str) -> list[Json]:
+        return list(self.server.search_all(kind, [("_tag", f"{TAG_SYSTEM}|"), ("_count", "200")]))
+
+    def _members(self, bots: Mapping[str, Json]) -> dict[str, Json]:
+        keys = {f"Bot/{bot['id']}": key for key, bot in bots.items()}
+        found: dict[str, Json] = {}
+        for part in _parts(list(keys)):
+            for member in self.server.search_all("ProjectMembership", [("profile", ",".join(part))]):
+                found[keys[member["profile"]["reference"]]] = member
+        return found
+
+    def _with_code(self, key: str, bot: Json) -> Json:
+        """The Bot with a digest of its code, where the declaration has one to compare."""
+        stored = _BINARY.search(bot.get("executableCode", {}).get("url", ""))
+        if key not in self.code or stored is None:
+            return bot
+        content = self.server.client.download_binary(stored[1])
+        return bot | {"code": digest(content.decode())}
+
+    def reference(self, step: Step) -> str:
+        try:
+            return self.references[symbol(step.kind, step.key)]
+        except KeyError as fault:
+            raise InputError("The plan names a resource that this server does not hold.", code="not-found") from fault
+
+    def _real(self, value: Any) -> Any:
+        """The value with ids in the place of symbols."""
+        if isinstance(value, dict):
+            return {name: self._real(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self._real(each) for each in value]
+        return self.references.get(value, value) if isinstance(value, str) else value
+
+
+def open_project(server: Medplum, *, code: Mapping[str, str] | None = None) -> Project:
+    """The project of the client; ConfigError where the client is no administrator of it."""
+    me = server.get("auth/me")
+    project_id = me["project"]["id"]
+    if not me.get("membership", {}).get("admin"):
+        raise ConfigError(
+            "This client may not administrate its project: set admin in its ProjectMembership.", code="no-admin"
+        )
+    project = server.read(f"Project/{project_id}")
+    version = str(server.get("healthcheck").get("version", ""))
+    return Project(server, project_id, frozenset(project.get("features", [])), version, code or {})
+
+
+def symbolic(value: Any, names: Mapping[str, str]) -> Any:
+    """The value with symbols in the place of ids, and without the display that a server may add beside them."""
+    if isinstance(value, dict):
+        known = value.get("reference") in names
+        return {name: symbolic(each, names) for name, each in value.items() if not (known and name == "display")}
+    if isinstance(value, list):
+        return [symbolic(each, names) for each in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def tags(resource: Json) -> list[str]:
+    """The project's marks on a resource."""
+    found = resource.get("meta", {}).get("tag", [])
+    return [tag["code"] for tag in found if tag.get("system") == TAG_SYSTEM and tag.get("code")]
+
+
+def _key(resource: Json, name: str, system: str) -> str | None:
+    if not system:
+        value: str | None = resource.get(name)
+        return value
+    return next((each["value"] for each in resource.get(name, []) if each.get("system") == system), None)
+
+
+def _is_marked(kind: str, resource: Json) -> bool:
+    return kind == "ProjectMembership" or bool(tags(resource))
+
+
+def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[start : start + _PAGE] for start in range(0, len(values), _PAGE))

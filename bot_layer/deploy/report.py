@@ -1,0 +1,75 @@
+"""A plan and its execution as people read it, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from bot_layer.core.deployment import Difference, Plan, Step
+from bot_layer.core.deployment_checks import Problem
+from bot_layer.core.json import Json
+
+_SIGNS = {"create": "+", "update": "~", "delete": "-"}
+_LONGEST = 100
+
+
+def lines(plan: Plan, *, details: bool = True) -> Iterator[str]:
+    """One line for each resource, and one for each field that changes."""
+    for step in plan.steps:
+        yield step_line(step)
+        if details:
+            yield from (f"      {_difference(step, each)}" for each in step.differences)
+    for each in plan.unchanged:
+        yield f"  = unchanged  {each.kind:<20} {each.key}"
+    for found in plan.foreign:
+        yield f"  . foreign    {found.kind:<20} {found.key}  (left alone)"
+
+
+def step_line(step: Step) -> str:
+    """A step in one line."""
+    return f"  {_SIGNS[step.action]} {step.action:<9}  {step.kind:<20} {step.key}"
+
+
+def summary(plan: Plan) -> str:
+    """The plan in one sentence."""
+    if not plan.steps:
+        return f"No changes: {len(plan.unchanged)} resources are as declared."
+    counts = {action: sum(step.action == action for step in plan.steps) for action in _SIGNS}
+    told = ", ".join(f"{count} to {action}" for action, count in counts.items() if count)
+    return f"{told}; {len(plan.unchanged)} unchanged."
+
+
+def as_json(plan: Plan, problems: tuple[Problem, ...]) -> Json:
+    """The plan for a machine; the values of secrets are left out."""
+    return {
+        "changes": len(plan.steps),
+        "steps": [_step(step) for step in plan.steps],
+        "unchanged": [{"kind": each.kind, "key": each.key} for each in plan.unchanged],
+        "foreign": [{"kind": each.kind, "key": each.key} for each in plan.foreign],
+        "problems": [{"code": each.code, "text": each.text, "error": each.error} for each in problems],
+    }
+
+
+def _step(step: Step) -> Json:
+    secret = step.kind == "Secret"
+    differences = [
+        {"path": each.path} if secret else {"path": each.path, "before": each.before, "after": each.after}
+        for each in step.differences
+    ]
+    return {"action": step.action, "kind": step.kind, "key": step.key, "differences": differences}
+
+
+def _difference(step: Step, difference: Difference) -> str:
+    if step.kind == "Secret":
+        return f"{difference.path}: (not shown)"
+    if step.action == "create":
+        return f"{difference.path}: {_short(difference.after)}"
+    return f"{difference.path}: {_short(difference.before)} -> {_short(difference.after)}"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "(none)"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
