@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,12 @@ def test_a_recorded_scenario_is_answered_as_recorded(path: Path) -> None:
 
 @needs_contract
 def test_a_serialization_conflict_is_answered_as_recorded() -> None:
-    """The recorder needed parallel clients to meet a conflict; here the fault switch makes the two that it met."""
+    """The recorder needed parallel clients to meet a conflict; here the switch strikes the 2nd and 5th write."""
     scenario = read_scenario(PROVOKED)
     values = {f"value:{number}": f"conflict-{number}" for number in range(1, 5)}
     with RecordingBotHost() as host, sandbox_for(scenario["setup"], host.address) as (sandbox, given):
-        sandbox.faults.add("conflict", path="conflict-2", times=1)
-        sandbox.faults.add("conflict", path="conflict-4", times=1)
+        turn = count()
+        sandbox.faults.add("conflict", when=lambda *_: next(turn) in (1, 4))
         bindings = Bindings(given.values(sandbox.base_url, host.address) | values)
         problems = Replay(scenario, sandbox, host, bindings).run()
     assert not problems

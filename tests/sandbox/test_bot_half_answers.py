@@ -93,7 +93,8 @@ def test_a_job_holds_json_text_or_an_outcome() -> None:
 
 def test_typeof_is_that_of_javascript() -> None:
     """A list and null are objects; a boolean is no number."""
-    names = [javascript_type(value) for value in (UNDEFINED, None, True, 5, 1.5, "a", [], {})]
+    values: list[Any] = [UNDEFINED, None, True, 5, 1.5, "a", [], {}]
+    names = [javascript_type(value) for value in values]
     assert names == ["undefined", "object", "boolean", "number", "number", "string", "object", "object"]
     assert repr(UNDEFINED) == "undefined"
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.backlog import Task
+from bot_layer.sandbox.medplum.binary import signed_attachments
 from bot_layer.sandbox.medplum.fetch import FetchError, post
 from bot_layer.sandbox.medplum.indexing import index_rows
 from bot_layer.sandbox.medplum.jobs import backlog
@@ -92,6 +94,8 @@ def deliver(world: World, subscription: Json, change: Change, trace: Trace) -> N
     """Runs the Bot, or posts to the URL, that the channel names."""
     endpoint = subscription["channel"]["endpoint"]
     headers = event_headers(subscription, change)
+    with world.lock:
+        change = replace(change, resource=signed_attachments(world, change.resource, world.store.get))
     if endpoint.startswith("Bot/"):
         run_bot(world, endpoint.removeprefix("Bot/"), change, {**headers, "x-trace-id": trace.trace_id}, trace)
         return
