@@ -16,7 +16,9 @@ class FhirError(Exception):
         self.headers = headers or {}
 
 
-def issue(severity: str, code: str, text: str, *, expression: str | None = None, diagnostics: str | None = None) -> Json:
+def issue(
+    severity: str, code: str, text: str, *, expression: str | None = None, diagnostics: str | None = None
+) -> Json:
     """One issue, with the keys that Medplum sets."""
     found: Json = {"severity": severity, "code": code, "details": {"text": text}}
     if diagnostics is not None:

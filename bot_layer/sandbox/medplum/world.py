@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bot_layer.core.json import Json
@@ -102,10 +102,19 @@ class World:
     def __post_init__(self) -> None:
         self.quotas = Quotas(self.settings.quota)
         self._pending: list[Change] = []
+        self._depth = 0
+        self._moment = self._earliest = "0000"
 
     def now(self) -> str:
-        """The present instant as FHIR writes it, to the millisecond."""
-        return instant(self.clock())
+        """The present instant as FHIR writes it, to the millisecond.
+
+        Within a transaction it is later than in any transaction before, so that ``_lastUpdated`` tells them apart.
+        """
+        with self.lock:
+            moment = instant(self.clock())
+            if self._depth:
+                moment = self._moment = max(moment, self._earliest)
+            return moment
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -116,12 +125,17 @@ class World:
         """
         with self.lock:
             mark = len(self._pending)
+            if not self._depth:
+                self._earliest = _next_instant(self._moment)
+            self._depth += 1
             try:
                 with self.store.transaction() as outermost:
                     yield
             except BaseException:
                 del self._pending[mark:]
                 raise
+            finally:
+                self._depth -= 1
             if outermost:
                 self._announce()
 
@@ -145,6 +159,8 @@ class World:
         second_client: bool = False,
         client_id: str | None = None,
         client_secret: str | None = None,
+        client_name: str = "contract client",
+        project_id: str | None = None,
     ) -> ProjectInfo:
         """A fresh project with an owner and a ClientApplication, as the contract's README describes."""
         from bot_layer.sandbox.medplum.projects import new_project  # noqa: PLC0415  # it needs the repository, which needs this module
@@ -158,9 +174,18 @@ class World:
             second_client=second_client,
             client_id=client_id,
             client_secret=client_secret,
+            client_name=client_name,
+            project_id=project_id,
         )
 
 
 def instant(moment: datetime) -> str:
     """The moment as FHIR's instant in UTC, to the millisecond."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _next_instant(text: str) -> str:
+    """A millisecond later."""
+    if text == "0000":
+        return text
+    return instant(datetime.fromisoformat(text) + timedelta(milliseconds=1))

@@ -1,0 +1,131 @@
+"""The gate before every endpoint: counts and records requests, lets faults happen, and writes the RateLimit headers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot_layer.sandbox.faults import Fault
+from bot_layer.sandbox.medplum.calls import Answer, json_answer, outcome_answer
+from bot_layer.sandbox.medplum.outcomes import too_many_requests
+from bot_layer.sandbox.medplum.quota import METER, WINDOW_SECONDS, Meter
+from bot_layer.sandbox.medplum.world import World
+from bot_layer.sandbox.server import RESET_EXTENSION
+
+_BEFORE = ("reset_before_write", "too_many", "server_error", "slow")
+_AUTH_PATHS = ("/auth/", "/oauth2/")
+Scope = MutableMapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """One request as it came, and the status that it was answered with (0: the connection was cut)."""
+
+    method: str
+    path: str
+    query: str
+    status: int
+
+
+@dataclass
+class RequestCounter:
+    """Requests in the last minute, by address and kind."""
+
+    limits: dict[str, int]
+    clock: Callable[[], float] = time.monotonic
+    _times: dict[tuple[str, str], deque[float]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, kind: str, address: str) -> int:
+        """How many are left after this one; negative when there was none left."""
+        now = self.clock()
+        with self._lock:
+            times = self._times.setdefault((kind, address), deque())
+            while times and now - times[0] >= WINDOW_SECONDS:
+                times.popleft()
+            left = self.limits[kind] - len(times) - 1
+            if left >= 0:
+                times.append(now)
+            return left
+
+
+class Gate:
+    """ASGI middleware around the look-alike's app; ``requests`` holds what came, in order of the answers."""
+
+    def __init__(self, app: Any, world: World) -> None:
+        self._app = app
+        self._world = world
+        settings = world.settings
+        self._counter = RequestCounter({"auth": settings.auth_rate_limit, "all": settings.requests_per_minute})
+        self.requests: list[RequestRecord] = []
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Answers one request."""
+        method, path = scope["method"], scope["path"]
+        meter = Meter()
+        METER.set(meter)
+        kind = "auth" if path.startswith(_AUTH_PATHS) else "all"
+        left = self._counter.take(kind, scope["client"][0] if scope.get("client") else "")
+        answered = _Answered(send, f'"requests";r={max(left, 0)};t=60', meter)
+        fault = self._world.faults.strike(method, path, _BEFORE)
+        if left < 0:
+            error = too_many_requests()
+            await answered.give(outcome_answer(error.status, error.outcome))
+        elif fault is not None and fault.kind != "slow":
+            await self._fail(fault, scope, answered)
+        else:
+            if fault is not None:
+                await asyncio.sleep(fault.seconds)
+            if self._world.faults.strike(method, path, ("reset_after_write",)):
+                await self._app(scope, receive, _swallow)
+                _cut(scope)
+            else:
+                await self._app(scope, receive, answered)
+        query = scope.get("query_string", b"").decode("latin-1")
+        self.requests.append(RequestRecord(method, path, query, answered.status))
+
+    async def _fail(self, fault: Fault, scope: Scope, answered: _Answered) -> None:
+        if fault.kind == "reset_before_write":
+            _cut(scope)
+        elif fault.kind == "too_many":
+            error = too_many_requests()
+            await answered.give(outcome_answer(error.status, error.outcome))
+        else:
+            await answered.give(json_answer(fault.status, {"msg": "Internal Server Error"}))
+
+
+class _Answered:
+    """The way out: adds the RateLimit lines and remembers the status."""
+
+    def __init__(self, send: Any, requests: str, meter: Meter) -> None:
+        self._send = send
+        self._requests = requests
+        self._meter = meter
+        self.status = 0
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            lines = [self._requests, self._meter.header()]
+            message["headers"] = [*message["headers"], *((b"ratelimit", line.encode()) for line in lines if line)]
+        await self._send(message)
+
+    async def give(self, answer: Answer) -> None:
+        """Sends an answer without asking the app."""
+        headers = {"content-type": answer.content_type, "content-length": str(len(answer.body)), **answer.headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self({"type": "http.response.start", "status": answer.status, "headers": raw})
+        await self({"type": "http.response.body", "body": answer.body})
+
+
+async def _swallow(message: MutableMapping[str, Any]) -> None:
+    """The answer that never arrives."""
+
+
+def _cut(scope: Scope) -> None:
+    scope["extensions"][RESET_EXTENSION]["abort"]()
