@@ -29,9 +29,12 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
     medplum: Medplum = None,
 ) -> None:
-    """Serve the bots to a Medplum server: the Fission route, POST /bot-<botId>."""
+    """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
+
+    Relays are answered where BOT_RELAY_KEY holds the key that they sign with.
+    """
     try:
-        settings = hosting.HostSettings(servers=_servers(medplum or []))
+        settings = hosting.HostSettings(servers=_servers(medplum or []), relay_key=os.environ.get("BOT_RELAY_KEY"))
         application = hosting.app(settings)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)

@@ -1,7 +1,7 @@
-"""The host that Medplum's Fission route calls: ``POST /bot-<botId>`` with an envelope, answered by a Python bot.
+"""The host that Medplum calls: ``POST /bot-<botId>`` (Fission route) and ``POST /relay/<bot-name>`` with an envelope.
 
-The answer is always 200 with ``{"returnValue", "logResult", "success"}``: behind a custom operation any other status
-reaches the caller as a 500 without a reason. https://www.medplum.com/docs/bots
+An answer is 200 with ``{"returnValue", "logResult", "success"}`` whatever it says: behind a custom operation any other
+status reaches the caller as a 500 without a reason. https://www.medplum.com/docs/bots
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +22,8 @@ from starlette.routing import Route
 
 from bot_layer.collection import Collection, load
 from bot_layer.core.json import Json
-from bot_layer.errors import BotError, InputError
+from bot_layer.core.relay_signature import Verifier
+from bot_layer.errors import AuthError, BotError, InputError
 from bot_layer.handler import Handler
 from bot_layer.runtime.admission import Admission
 from bot_layer.runtime.invoke import Result, encode, invoke, refused
@@ -38,6 +41,8 @@ class HostSettings:
     bots: Collection = field(default_factory=load)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     remember_seconds: float = 60.0
+    relay_key: str | None = field(default=None, repr=False)
+    now: Callable[[], float] = time.time
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,18 @@ class Dispatcher:
         """The result of the bot that Medplum knows under this id."""
         try:
             handler = self._handler(self.admission.identifiers(envelope, bot_id))
+        except BotError as error:
+            _log.warning("Refused a call: %s", error.code)
+            return refused(error)
+        return invoke(handler, envelope, environ=self.settings.environ)
+
+    def by_name(self, name: str, envelope: Json) -> Result:
+        """The result of the bot that a relay names; the envelope's token must not be another bot's."""
+        try:
+            handler = self.settings.bots.named(name)
+            login = self.admission.login(envelope)
+            if login.is_bot and handler.bot.identifier not in login.identifiers:
+                raise AuthError("The envelope's token is that of another bot.", code="wrong-bot")
         except BotError as error:
             _log.warning("Refused a call: %s", error.code)
             return refused(error)
@@ -74,15 +91,22 @@ def app(settings: HostSettings) -> Starlette:
         body = await request.body()
         return await run_in_threadpool(_answer, dispatcher, request.path_params["bot_id"], body)
 
+    async def relay(request: Request) -> Response:
+        body, name = await request.body(), request.path_params["name"]
+        try:
+            verifier.verify(request.headers.get("X-Bot-Signature", ""), name, body, now=settings.now())
+        except AuthError as error:
+            return _json(401, refused(error).answer())
+        return await run_in_threadpool(_relayed, dispatcher, name, body)
+
     async def healthz(_request: Request) -> Response:
         return _json(200, {"ok": True, "bots": len(settings.bots.handlers)})
 
-    return Starlette(
-        routes=[
-            Route("/bot-{bot_id}", fission, methods=["POST"]),
-            Route("/healthz", healthz),
-        ]
-    )
+    routes = [Route("/bot-{bot_id}", fission, methods=["POST"]), Route("/healthz", healthz)]
+    if settings.relay_key:
+        verifier = Verifier(settings.relay_key)
+        routes.append(Route("/relay/{name}", relay, methods=["POST"]))
+    return Starlette(routes=routes)
 
 
 class HostServer(ThreadedServer):
@@ -106,11 +130,19 @@ def read_envelope(body: bytes) -> Json:
 
 
 def _answer(dispatcher: Dispatcher, bot_id: str, body: bytes) -> Response:
+    return _of_envelope(body, partial(dispatcher.by_bot_id, bot_id))
+
+
+def _relayed(dispatcher: Dispatcher, name: str, body: bytes) -> Response:
+    return _of_envelope(body, partial(dispatcher.by_name, name))
+
+
+def _of_envelope(body: bytes, run: Callable[[Json], Result]) -> Response:
     try:
         envelope = read_envelope(body)
     except InputError as error:
         return _json(400, refused(error).answer())
-    return _json(200, dispatcher.by_bot_id(bot_id, envelope).answer())
+    return _json(200, run(envelope).answer())
 
 
 def _json(status: int, value: Json) -> Response:

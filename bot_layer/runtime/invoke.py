@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bot_layer.core import outcomes, parameters
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError
 from bot_layer.handler import Handler, failed
@@ -24,6 +25,12 @@ _LOGGERS: Final = ("bots", "bot_layer")
 _MOST_LINES: Final = 200
 _lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
 _log = logging.getLogger(__name__)
+_UNCHANGED: Final = parameters.build(
+    parameters.code("action", "unchanged"),
+    parameters.resource(
+        "outcome", outcomes.outcome([outcomes.note("own-change", "The bot made this change itself; nothing is to do.")])
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Result:
 
 def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None) -> Result:
     """The result of one call of a bot, whatever happens in it."""
+    if is_own_change(envelope):
+        return Result(_UNCHANGED, "skipped: own-change")
     with _captured() as lines:
         try:
             value = handler.run(envelope, environ=environ)
@@ -58,6 +67,19 @@ def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | Non
             _log.error("%s failed: %s", handler.bot.name, place_of(fault))  # a trace would quote values
             return Result(handler.answer_failure(unforeseen), "\n".join(lines), success=False, error=unforeseen)
         return Result(value, "\n".join(lines))
+
+
+def is_own_change(envelope: Json) -> bool:
+    """True where a Subscription tells a bot of its own write: Medplum has no guard against such loops.
+
+    https://www.medplum.com/docs/subscriptions
+    """
+    names = {str(name).lower() for name in envelope.get("headers") or {}}
+    given, bot = envelope.get("input"), envelope.get("bot")
+    if "x-medplum-subscription" not in names or not isinstance(given, dict) or not isinstance(bot, dict):
+        return False
+    author = given.get("meta", {}).get("author", {}).get("reference")
+    return author is not None and author == bot.get("reference")
 
 
 def refused(error: BotError) -> Result:

@@ -1,0 +1,52 @@
+"""The signature under which a relay's envelopes travel: who sent it, when, and that it was not sent before.
+
+``X-Bot-Signature: t=<unix seconds>,n=<nonce>,v1=<hex>`` where v1 is the HMAC-SHA256 of ``t.n.<bot>.<body>`` under the
+key that the relay and the host share. The bot's name is signed, so that an envelope for one bot can't be sent to
+another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass, field
+
+from bot_layer.errors import AuthError
+
+WINDOW_SECONDS = 300
+_FORM = re.compile(r"t=(\d{1,12}),n=([A-Za-z0-9_-]{8,64}),v1=([0-9a-f]{64})")
+
+
+def sign(key: str, bot: str, body: bytes, *, at: int, nonce: str) -> str:
+    """The header's value for a body."""
+    return f"t={at},n={nonce},v1={_mac(key, bot, body, at, nonce)}"
+
+
+@dataclass
+class Verifier:
+    """Verifies signatures under one key, and remembers those of the window, so that none passes twice."""
+
+    key: str = field(repr=False)
+    _seen: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def verify(self, header: str, bot: str, body: bytes, *, now: float) -> None:
+        """Raise AuthError unless the signature is good, of the last five minutes, and new."""
+        parts = _FORM.fullmatch(header)
+        if parts is None:
+            raise AuthError("The relay's call carries no signature.", code="unsigned")
+        at, nonce, mac = int(parts[1]), parts[2], parts[3]
+        if not hmac.compare_digest(mac, _mac(self.key, bot, body, at, nonce)):
+            raise AuthError("The relay's call is signed with another key.", code="wrong-signature")
+        if abs(now - at) > WINDOW_SECONDS:
+            raise AuthError(
+                "The relay's call is older than five minutes, or the clocks differ by as much.", code="stale-signature"
+            )
+        self._seen = {known: until for known, until in self._seen.items() if until >= now}
+        if mac in self._seen:
+            raise AuthError("This call of the relay came before.", code="replayed-call")
+        self._seen[mac] = at + WINDOW_SECONDS
+
+
+def _mac(key: str, bot: str, body: bytes, at: int, nonce: str) -> str:
+    return hmac.new(key.encode(), f"{at}.{nonce}.{bot}.".encode() + body, hashlib.sha256).hexdigest()
