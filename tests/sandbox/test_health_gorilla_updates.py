@@ -133,7 +133,11 @@ def test_unknown_accounts_are_not_found(hg: HealthGorillaSandbox, caller: Caller
 
 def test_the_login_is_echoed_or_not() -> None:
     """The login extension comes back, under one URL or the other, or not at all."""
-    shapes: tuple[tuple[bool, str, list[str]], ...] = ((True, "r4", [LOGIN]), (True, "plain", [PLAIN_LOGIN]), (False, "r4", []))
+    shapes: tuple[tuple[bool, str, list[str]], ...] = (
+        (True, "r4", [LOGIN]),
+        (True, "plain", [PLAIN_LOGIN]),
+        (False, "r4", []),
+    )
     for echoed, spelling, urls in shapes:
         switches = Switches().but(login_echoed=echoed, login_extension=spelling)
         with HealthGorillaSandbox(switches=switches) as hg:

@@ -227,8 +227,7 @@ async def _json(request: HttpRequest) -> Json:
 
 
 async def _refuse(_request: HttpRequest, refusal: Exception) -> Response:
-    if not isinstance(refusal, Refusal):
-        raise refusal
+    assert isinstance(refusal, Refusal)  # it is registered for nothing else
     return JSONResponse(refusal.body, refusal.status, media_type=FHIR_JSON)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 import orjson
 
+BIG_UPDATED: Final = datetime(2024, 1, 1, tzinfo=UTC)
 _NUMBER: Final = b"000000000000"
 _LINES_AT_ONCE: Final = 500
 
@@ -44,7 +46,7 @@ def _line(kind: str, patient: str, size: int) -> tuple[bytes, bytes, bytes]:
     resource = {
         "resourceType": kind,
         "id": "big-" + _NUMBER.decode(),
-        "meta": {"versionId": "1", "lastUpdated": "2024-01-01T00:00:00.000Z"},
+        "meta": {"versionId": "1", "lastUpdated": BIG_UPDATED.isoformat()},
         "identifier": [{"system": "https://numbers.example.org/big", "value": _NUMBER.decode()}],
         **_BODY.get(kind, {}),
     }

@@ -12,6 +12,7 @@ from typing import Protocol
 import orjson
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.practice_fusion.big_files import BIG_UPDATED
 from bot_layer.sandbox.practice_fusion.rendering import Lines, cut
 from bot_layer.sandbox.practice_fusion.search import Query
 from bot_layer.sandbox.practice_fusion.source import Deletion, Entry, Source
@@ -72,7 +73,8 @@ def make_files(source: Source, switches: Switches, request: Request) -> dict[tup
     files: dict[tuple[str, int], Body] = {}
     for kind, entries in source.snapshot(request.types, belongs).items():
         if kind in source.big:
-            files[(kind, 1)] = source.big[kind]
+            if since is None or since < BIG_UPDATED:
+                files[(kind, 1)] = source.big[kind]
             continue
         kept = [entry for entry in entries if _is_new(entry, since, joined) and _fits(entry, request.filters, switches)]
         files.update(_parts(kind, [entry.line for entry in kept], switches))

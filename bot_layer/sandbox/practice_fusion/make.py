@@ -85,16 +85,12 @@ class Make:
         """A moment of the year before the data begins."""
         return (_FIRST_DAY + timedelta(minutes=self.random.randrange(500_000))).isoformat().replace("+00:00", "Z")
 
-    def day(self) -> str:
-        """A date of that year."""
-        return self.moment()[:10]
-
     def note(self, size: int) -> str:
         """About this many characters of text; some notes are ten times as long."""
         wanted = size * (10 if self.random.random() < 0.05 else 1)
         words: list[str] = []
         length = 0
-        while length < wanted:
+        while length <= wanted:
             words.append(self.one(SENTENCES))
             length += len(words[-1]) + 1
         return " ".join(words)

@@ -22,7 +22,7 @@ class Links:
     switches: Switches
     clock: Callable[[], float]
     api: str
-    files_host: str
+    files_host: Callable[[], str]
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     def status(self, job: Job, page: int = 1) -> str:
@@ -40,7 +40,7 @@ class Links:
         """A link to the other host, which carries its own permission."""
         path = f"/signed/{job.id}/{kind}/{number}"
         expires = self._expires()
-        return f"{self.files_host}{path}?{urlencode({'expires': expires, 'signature': self._sign(path, expires)})}"
+        return f"{self.files_host()}{path}?{urlencode({'expires': expires, 'signature': self._sign(path, expires)})}"
 
     def is_fresh(self, query: Mapping[str, str]) -> bool:
         """Whether a link to this server has not grown old."""

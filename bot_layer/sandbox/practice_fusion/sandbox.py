@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -34,12 +35,13 @@ class PracticeFusionSandbox:
         faults: Faults | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.source = source
         self.switches = switches or Switches.exact()
         self.faults = faults or Faults()
         self.clock = clock
         self.jobs: dict[str, Job] = {}
         self._record = Record()
+        self._files_lock = threading.Lock()
+        self._files_running = False
         self._last_export = datetime.fromtimestamp(0, UTC)
         practice = self.switches.practice_id
         root = "/fhir/r4/v1" + (f"/{practice}" if practice else "")
@@ -49,8 +51,17 @@ class PracticeFusionSandbox:
         self.base_url = self._server.base_url + root
         self.token_url = self._server.base_url + token_path
         self.desk = TokenDesk(self.switches, clock)
-        self.links = Links(self.switches, clock, self.base_url, self._files_server.base_url)
+        self.links = Links(self.switches, clock, self.base_url, self._files_host)
+        self.serve(source)
+
+    def serve(self, source: Source) -> None:
+        """Takes another practice's data in place of the present one; jobs are forgotten, tokens and keys stay.
+
+        Starting a server takes longer than an export: a test with many sources keeps one look-alike.
+        """
         source.rebase(self.base_url)
+        self.source = source
+        self.jobs.clear()
 
     @property
     def client_id(self) -> str:
@@ -139,12 +150,19 @@ class PracticeFusionSandbox:
             "hours": "18000",
         }[self.switches.retry_after]
 
+    def _files_host(self) -> str:
+        """The other host, which is started when a link to it is made for the first time."""
+        with self._files_lock:
+            if not self._files_running:
+                self._files_server.start()
+                self._files_running = True
+        return self._files_server.base_url
+
     def _front(self, app: ASGIApp, host: str) -> Front:
         return Front(app, host=host, record=self._record, faults=self.faults, wait=self.wait_header)
 
     def start(self) -> Self:
-        """The look-alike itself, once both ports answer."""
-        self._files_server.start()
+        """The look-alike itself, once it answers."""
         self._server.start()
         return self
 

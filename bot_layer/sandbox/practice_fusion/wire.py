@@ -35,7 +35,7 @@ class Seen:
 
 @dataclass
 class Record:
-    """All requests so far, in the order of their ends."""
+    """All requests so far, in the order of their answers."""
 
     seen: list[Seen] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -68,18 +68,14 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        status = 0
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            # Kept before it is sent: whoever has the answer finds the request in the record.
             if message["type"] == "http.response.start":
-                status = message["status"]
+                self._record.add(scope, self._host, message["status"])
             await send(message)
 
-        try:
-            await self._answer(scope, receive, sending)
-        finally:
-            self._record.add(scope, self._host, status)
+        await self._answer(scope, receive, sending)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
@@ -96,7 +92,8 @@ class Front:
         else:
             if fault.kind == "reset_after_write":
                 await self._app(scope, receive, _nowhere)
-            abort(scope)
+            self._record.add(scope, self._host, 0)
+            await cut_off(scope, receive)
 
     def _problem(self, status: int, code: str) -> JSONResponse:
         wait = self._wait() if status in {429, 503} else None
@@ -131,7 +128,7 @@ class FileAnswer:
         async for piece in _pass(_zipped(pieces) if zipped else pieces):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if self.broken:
-            abort(scope, after_sending=True)
+            await cut_off(scope, receive, seconds=0.05)
             return
         await send({"type": "http.response.body", "body": b""})
 
@@ -148,14 +145,16 @@ class FileAnswer:
         return [(name.encode(), value.encode()) for name, value in head.items()]
 
 
-def abort(scope: Scope, *, after_sending: bool = False) -> None:
-    """Cuts the connection: no answer, or the rest of it, will come."""
+async def cut_off(scope: Scope, receive: Receive, *, seconds: float = 0.0) -> None:
+    """Cuts the connection: no answer, or the rest of it, will come.
+
+    In the ``seconds`` before, what was handed to the transport goes out: a client then sees half a file. This waits for
+    the connection's end, because the server takes an app that returns in the middle of an answer for a broken one.
+    """
     cut: Callable[[], Any] = scope["extensions"][RESET_EXTENSION]["abort"]
-    if after_sending:
-        # What was handed to the transport goes out first: a client sees half a file, not a refused connection.
-        asyncio.get_running_loop().call_later(0.05, cut)
-        return
-    cut()
+    asyncio.get_running_loop().call_later(seconds, cut)
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _nowhere(_message: Message) -> None:
