@@ -7,16 +7,17 @@ nothing.
 
 from __future__ import annotations
 
-from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, transport
+from dataclasses import replace
+
+from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
 from bot_layer.clients.health_gorilla import HealthGorillaClient
 from bot_layer.clients.health_gorilla_accounts import Account
-from bot_layer.clients.medplum import Medplum
-from bot_layer.core import accounts, enrollment, enrollment_answer
+from bot_layer.core import enrollment, enrollment_answer
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant, Watch
+from bot_layer.core.delivery import require_delivered
 from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
 from bot_layer.core.event import Event, target
-from bot_layer.core.health_gorilla import HealthGorilla
 from bot_layer.core.json import Json
 from bot_layer.core.outcomes import note
 from bot_layer.handler import Handler
@@ -39,18 +40,21 @@ def sync(event: Event) -> Json:
     if asked.deleted:
         gone = note("practitioner-deleted", "The Practitioner was deleted in Medplum; its account was left as it is.")
         return enrollment_answer.answer("unchanged", issues=[gone])
-    server, gorilla = medplum.connect(event), health_gorilla.connect(event.secrets)
+    require_delivered(event, asked, "practitioner")
+    server = medplum.connect(event)
+    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event)
 
     # The event may be stale, or made up by its caller: what is enrolled is what Medplum holds.
     practitioner = server.read(asked.reference)
     enrollment.require_active(practitioner)
     npi = enrollment.npi_of(practitioner)
-    wishes = _wishes(server, practitioner, gorilla.settings)
+    wishes = practice.wishes(server, event, practitioner, gorilla.settings)
     found = enrollment.pick(gorilla.enrolments(npi))
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
-        decision = enrollment.plan_update(practitioner, found, wishes)
+        wishes = enrollment.for_existing(wishes)
+        decision = _plan(gorilla, practitioner, found, wishes)
     else:
         entry = enrollment.directory_entry(gorilla.directory(npi))
         decision = enrollment.plan_enrolment(practitioner, entry, wishes, gorilla.settings)
@@ -58,21 +62,17 @@ def sync(event: Event) -> Json:
     if event.flag("preview"):
         return enrollment_answer.preview(decision, practitioner, wishes)
     account = _act(gorilla, decision, practitioner, wishes, npi)
-    written = enrollment.write_back(practitioner, account.health_gorilla_id, account.login)
+    kept = account.login if gorilla.settings.is_configured_tenant else None
+    written = enrollment.write_back(practitioner, account.health_gorilla_id, kept)
     if written != practitioner:
-        server.change(asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, account.login))
-    return enrollment_answer.answer(
-        enrollment_answer.action_of(decision), account.health_gorilla_id, account.login, wishes
-    )
+        server.change(asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, kept))
+    action = enrollment_answer.action_of(decision) if account.heeded else "unchanged"
+    return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
 
 
-def _wishes(server: Medplum, practitioner: Json, settings: HealthGorilla) -> Wishes:
-    """The account numbers, resolved through one search, and the identifier for single sign-on."""
-    references = enrollment.assigner_references(practitioner)
-    ids = ",".join(reference.partition("/")[2] for reference in references)
-    found = server.search("Organization", [("_id", ids), ("_count", str(len(references)))]) if references else []
-    numbers = enrollment.account_numbers(practitioner, {f"Organization/{lab['id']}": lab for lab in found})
-    return enrollment.with_single_sign_on(numbers, practitioner, settings)
+def _plan(gorilla: HealthGorillaClient, practitioner: Json, found: Enrolment, wishes: Wishes) -> Update | NothingToDo:
+    login = enrollment.login_to_send(practitioner, found, gorilla.settings)
+    return enrollment.plan_update(practitioner, found, wishes, login=login)
 
 
 def _act(
@@ -86,12 +86,12 @@ def _act(
         return enrollment.pick(gorilla.enrolments(npi))
 
     def replan() -> Update | NothingToDo:
-        return enrollment.plan_update(practitioner, enrollment.require_found(find()), wishes)
+        return _plan(gorilla, practitioner, enrollment.require_found(find()), wishes)
 
     if isinstance(decision, Enroll):
         return health_gorilla_accounts.enroll(gorilla, decision, find)
     settled = health_gorilla_accounts.update(gorilla, decision, replan)
-    return Account(settled.id, settled.login or accounts.login_of(practitioner))
+    return replace(settled, login=settled.login or enrollment.kept_login(practitioner, gorilla.settings))
 
 
 handler = Handler(BOT, sync)

@@ -7,6 +7,7 @@ A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhi
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError, PermanentError, ServiceError, TransientError
 
 _SERVICE = "Medplum"
+# pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
+logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
 _BUSY = frozenset({429, 500, 502, 503, 504})
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
 

@@ -33,6 +33,7 @@ class Event:
     interaction: str | None = None
     subscription: str | None = None
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    content_length: int | None = None
 
     @property
     def from_cron(self) -> bool:
@@ -102,6 +103,7 @@ def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[s
         interaction=headers.get("x-medplum-interaction"),
         subscription=headers.get("x-medplum-subscription"),
         query=_query(given),
+        content_length=int(headers["content-length"]) if headers.get("content-length", "").isdecimal() else None,
     )
 
 

@@ -33,7 +33,8 @@ def _deploy(teller: Teller) -> None:
     teller.world.load_sample_people()
     plan = teller.command("deploy_bots.py", "--dry-run")
     teller.expect("sync-practitioner" in plan, "deploy_bots.py --dry-run shows the plan")
-    teller.console.print(plan.rstrip(), style="dim", highlight=False, markup=False)
+    steps = [line for line in plan.splitlines() if line.startswith("  + ")]
+    teller.console.print("\n".join(steps), style="dim", highlight=False, markup=False)
     teller.command("deploy_bots.py")
     teller.step("deploy_bots.py carries it out")
     second = teller.command("deploy_bots.py")
@@ -43,10 +44,9 @@ def _deploy(teller: Teller) -> None:
 def _enrol(teller: Teller) -> None:
     joe = teller.sample("Practitioner", "joe")
     call = f"fhir/R4/Practitioner/{joe['id']}/$sync-practitioner"
-    preview = teller.rest(
-        "POST", call, {**_EMPTY, "parameter": [{"name": "preview", "valueBoolean": True}, _named(joe)]}
-    )
-    teller.expect(not _accounts(teller, joe), "POST Practitioner/{id}/$sync-practitioner, preview", codes(preview)[0])
+    asked = {**_EMPTY, "parameter": [_named(joe), parameters.boolean("preview", True)]}
+    preview = teller.rest("POST", "fhir/R4/Practitioner/$sync-practitioner", asked)
+    teller.expect(not _accounts(teller, joe), "POST Practitioner/$sync-practitioner with preview", codes(preview)[0])
     answer = teller.rest("POST", call, _EMPTY)
     teller.expect(action(answer) == "enrolled", "POST Practitioner/{id}/$sync-practitioner", action(answer))
     written = teller.sample("Practitioner", "joe")

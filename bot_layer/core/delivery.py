@@ -1,0 +1,46 @@
+"""Were the parameters of a call lost on the way?
+
+Since February 2026 Medplum hands the *resource* to the bot of an instance-level operation, and the body of the call
+to nobody: a ``preview: true`` in it would be lost, and a trial would become a deed. The caller's Content-Length still
+arrives. A body that can only have been an empty Parameters, or one that names the resource itself, lost nothing; any
+other one must be sent to the type level, where every version delivers it.
+"""
+
+from __future__ import annotations
+
+import json
+
+from bot_layer.core.event import Event, Target
+from bot_layer.core.json import Json
+from bot_layer.core.parameters import build, reference
+from bot_layer.errors import InputError
+
+_LONGEST_EMPTY = 64
+_SHORTEST_PARAMETER = len(',{"name":"preview","valueBoolean":true}')
+
+
+def require_delivered(event: Event, target: Target, parameter: str) -> None:
+    """Raise InputError ``parameters-not-delivered`` where the caller sent parameters that this server kept back."""
+    length = event.content_length
+    if target.resource is None or target.deleted or length is None or event.from_subscription:
+        return
+    if length >= len(_compact(target.resource)):
+        return  # $execute with the resource itself as its body
+    naming = build(reference(parameter, target.reference))
+    shortest = len(_compact(naming))
+    if length <= _LONGEST_EMPTY or shortest <= length < shortest + _SHORTEST_PARAMETER or length in _indented(naming):
+        return
+    resource_type = target.reference.partition("/")[0]
+    raise InputError(
+        f"This Medplum server hands a bot the {resource_type} instead of the parameters of a call on it. Send the same "
+        f"body without the id in the URL, and with the parameter {parameter} naming it.",
+        code="parameters-not-delivered",
+    )
+
+
+def _compact(value: Json) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _indented(value: Json) -> set[int]:
+    return {len(json.dumps(value, indent=indent).encode()) + end for indent in (1, 2, 3, 4, "\t") for end in (0, 1)}

@@ -1,0 +1,67 @@
+"""Parameters that a server kept back are noticed before anything is done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bot_layer.core.delivery import require_delivered
+from bot_layer.core.event import read, target
+from bot_layer.core.json import Json
+from bot_layer.errors import InputError
+
+STORED: Json = {
+    "resourceType": "Practitioner",
+    "id": "3f6a9a52-7d1c-4c57-9d1e-1c1f5d1f9c11",
+    "meta": {"versionId": "9a52", "lastUpdated": "2026-01-01T00:00:00Z", "author": {"reference": "Bot/b"}},
+    "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": "1234567893"}],
+    "name": [{"family": "Gorilla", "given": ["Joe", "Kong"], "use": "official"}],
+    "telecom": [{"system": "phone", "value": "555 0100"}, {"system": "email", "value": "joe@clinic.example"}],
+}
+NAMING = {"name": "practitioner", "valueReference": {"reference": f"Practitioner/{STORED['id']}"}}
+PREVIEW = {"name": "preview", "valueBoolean": True}
+
+
+def check(body: str | None, given: Any = STORED, **headers: str) -> None:
+    length = {} if body is None else {"content-length": str(len(body.encode()))}
+    event = read({"input": given, "headers": {**length, **headers}})
+    require_delivered(event, target(event, "Practitioner", "practitioner"), "practitioner")
+
+
+def parameters(*entries: Json, **style: Any) -> str:
+    return json.dumps({"resourceType": "Parameters", "parameter": list(entries)}, **style)
+
+
+STYLES: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, {"indent": 2}, {"indent": 4}, {"indent": "\t"}]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_an_empty_body_and_one_that_names_the_resource_lost_nothing(style: dict[str, Any]) -> None:
+    """Whatever the white space."""
+    check(parameters(**style))
+    check(parameters(NAMING, **style))
+    check("")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_preview_that_was_kept_back_is_refused(style: dict[str, Any]) -> None:
+    """A trial must not become a deed: with or without naming the resource, in every style."""
+    for entries in ([PREVIEW], [NAMING, PREVIEW]):
+        with pytest.raises(InputError) as caught:
+            check(parameters(*entries, **style))
+        assert caught.value.code == "parameters-not-delivered"
+
+
+def test_the_resource_as_the_body_of_execute_lost_nothing() -> None:
+    """There the input is the body itself."""
+    check(json.dumps(STORED))
+
+
+def test_where_no_length_arrives_nothing_can_be_told() -> None:
+    """Subscriptions and chunked requests bring none of the caller's."""
+    check(None)
+    check(parameters(PREVIEW), **{"X-Medplum-Interaction": "update"})
+    check(parameters(PREVIEW), {"reference": f"Practitioner/{STORED['id']}"})
+    check(parameters(PREVIEW), {"deletedResource": STORED})
