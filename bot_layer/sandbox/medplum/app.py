@@ -27,8 +27,12 @@ _TYPE = "/fhir/R4/{type:str}"
 
 # Open to anybody; what needs a token stands below.
 _OPEN: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
-    (("GET",), "/healthcheck", lambda _world, _call: _json(capability.health())),
-    (("GET",), "/fhir/R4/metadata", lambda world, _call: _json(capability.capability_statement(world.base_url))),
+    (("GET",), "/healthcheck", lambda world, _call: _json(capability.health(world.settings.version))),
+    (
+        ("GET",),
+        "/fhir/R4/metadata",
+        lambda world, _call: _json(capability.capability_statement(world.base_url, world.settings.version)),
+    ),
     (
         ("GET",),
         "/fhir/R4/.well-known/smart-configuration",
@@ -63,7 +67,7 @@ _FHIR: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
 def build_app(world: World, gate: Callable[[Starlette], Gate]) -> Gate:
     """The whole look-alike behind its gate; ``$operations`` come first, because their names would also fit as ids."""
     routes = [_route(world, *one, authenticated=False) for one in _OPEN]
-    routes += [_route(world, *one) for one in bot_half.ROUTES]
+    routes += [_route(world, *one) for one in bot_half.routes(world)]
     routes += [_route(world, *one) for one in _FHIR]
     every = ("GET", "POST", "PUT", "PATCH", "DELETE")
     routes.append(_route(world, every, "/{rest:path}", _nowhere))

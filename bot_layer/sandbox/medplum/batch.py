@@ -16,7 +16,7 @@ from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.outcomes import CREATED, OK, FhirError, bad_request, not_found
 from bot_layer.sandbox.medplum.references import replace_urns
 from bot_layer.sandbox.medplum.repository import Repository
-from bot_layer.sandbox.medplum.search_request import Query, query_of
+from bot_layer.sandbox.medplum.search_request import Query, condition_of, query_of
 
 _ORDER = ("DELETE", "POST", "PUT", "PATCH", "GET", "HEAD")
 MAX_UPDATES = 50
@@ -127,7 +127,7 @@ class _Run:
         if step.method == "POST":
             step.assigned_id = str(uuid.uuid4())
             if "ifNoneExist" in step.request:
-                found = self._repository.matching_ids(step.path, query_of(step.request["ifNoneExist"]))
+                found = self._repository.matching_ids(step.path, condition_of(step.request["ifNoneExist"]))
                 step.id = found[0] if len(found) == 1 else None
         elif step.query is not None and step.method in ("PUT", "PATCH", "DELETE"):
             found = self._repository.matching_ids(step.path, step.query)
@@ -183,7 +183,7 @@ class _Run:
         check_type(resource, step.path)
         if "ifNoneExist" not in step.request:
             return self._answer(self._repository.create(resource, assigned_id=step.assigned_id), created=True)
-        query = query_of(step.request["ifNoneExist"])
+        query = condition_of(step.request["ifNoneExist"])
         found, created = self._repository.conditional_create(resource, query, assigned_id=step.assigned_id)
         return self._answer(found, created=created)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.search_parameters import SUPPORTED_TYPES, parameters
-from bot_layer.sandbox.medplum.world import SERVER_VERSION
 
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type")
 _SECURITY = ("OAuth", "Basic", "SMART-on-FHIR")
@@ -27,11 +26,11 @@ _SHARED = frozenset(
 _PERSONS = ("Patient", "Person", "Practitioner", "RelatedPerson")
 
 
-def health() -> Json:
-    """``GET /healthcheck``."""
+def health(version: str) -> Json:
+    """``GET /healthcheck``: bots probe the version to know how the server behaves."""
     return {
         "ok": True,
-        "version": SERVER_VERSION,
+        "version": version,
         "platform": "linux",
         "runtime": "sandbox",
         "postgres": True,
@@ -39,7 +38,7 @@ def health() -> Json:
     }
 
 
-def capability_statement(base_url: str) -> Json:
+def capability_statement(base_url: str, version: str) -> Json:
     """``GET /fhir/R4/metadata``: the types of the search table, in their order; every other type answers too."""
     urls = [
         {"url": "authorize", "valueUri": f"{base_url}/oauth2/authorize"},
@@ -58,7 +57,7 @@ def capability_statement(base_url: str) -> Json:
         "kind": "instance",
         "fhirVersion": "4.0.1",
         "format": ["json"],
-        "software": {"name": "medplum", "version": SERVER_VERSION},
+        "software": {"name": "medplum", "version": version},
         "implementation": {"description": "A sandbox that answers as a Medplum server", "url": f"{base_url}/fhir/R4"},
         "rest": [{"mode": "server", "security": security, "resource": _resources()}],
     }

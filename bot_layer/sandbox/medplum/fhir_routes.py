@@ -10,11 +10,11 @@ from urllib.parse import parse_qsl
 import orjson
 
 from bot_layer.core.json import Json
-from bot_layer.sandbox.medplum import batch, binary, quota
+from bot_layer.sandbox.medplum import batch, binary
 from bot_layer.sandbox.medplum.calls import FHIR_TYPE, Answer, Call, outcome_answer, parse_json
 from bot_layer.sandbox.medplum.outcomes import OK, accepted, bad_request
 from bot_layer.sandbox.medplum.repository import Repository
-from bot_layer.sandbox.medplum.search_request import query_of
+from bot_layer.sandbox.medplum.search_request import condition_of
 from bot_layer.sandbox.medplum.world import Actor, World
 
 _FORM = "application/x-www-form-urlencoded"
@@ -41,7 +41,7 @@ def create(world: World, call: Call) -> Answer:
         if condition is None:
             made, created = repository.create(resource), True
         else:
-            made, created = repository.conditional_create(resource, query_of(condition))
+            made, created = repository.conditional_create(resource, condition_of(condition))
         return resource_answer(repository, made, created=created, minimal=minimal(call))
 
 
@@ -186,11 +186,6 @@ def version_headers(resource: Json) -> dict[str, str]:
     meta = resource["meta"]
     modified = format_datetime(datetime.fromisoformat(meta["lastUpdated"]), usegmt=True)
     return {"ETag": f'W/"{meta["versionId"]}"', "Last-Modified": modified}
-
-
-def charge_read(world: World, actor: Actor) -> None:
-    """One unit for a read that no repository does."""
-    Repository(world, actor).charge(quota.READ)
 
 
 def _unthrottled(actor: Actor) -> Actor:

@@ -71,7 +71,8 @@ class Gate:
         METER.set(meter)
         kind = "auth" if path.startswith(_AUTH_PATHS) else "all"
         left = self._counter.take(kind, scope["client"][0] if scope.get("client") else "")
-        answered = _Answered(send, f'"requests";r={max(left, 0)};t=60', meter)
+        shown = meter if _shows_units(method, path) else Meter()
+        answered = _Answered(send, f'"requests";r={max(left, 0)};t=60', shown)
         fault = self._world.faults.strike(method, path, _BEFORE)
         if left < 0:
             error = too_many_requests()
@@ -121,6 +122,17 @@ class _Answered:
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self({"type": "http.response.start", "status": answer.status, "headers": raw})
         await self({"type": "http.response.body", "body": answer.body})
+
+
+def _shows_units(method: str, path: str) -> bool:
+    """Whether the answer tells how much quota is left: the FHIR router's do, those with raw content and others do not."""
+    head, _, id_ = path.removeprefix("/fhir/R4/Binary").partition("/")
+    raw = (
+        path.startswith("/fhir/R4/Binary")
+        and not head
+        and (method == "POST" or (method in ("GET", "PUT") and bool(id_)))
+    )
+    return path.startswith("/fhir/R4") and not raw
 
 
 async def _swallow(message: MutableMapping[str, Any]) -> None:

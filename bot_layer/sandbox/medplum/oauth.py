@@ -17,6 +17,7 @@ import jwt
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum import policy
+from bot_layer.sandbox.medplum.binary import signed_attachments
 from bot_layer.sandbox.medplum.calls import Answer, json_answer
 from bot_layer.sandbox.medplum.outcomes import unauthorized
 from bot_layer.sandbox.medplum.search_request import Filter, SearchRequest
@@ -85,13 +86,15 @@ def me(world: World, actor: Actor) -> Json:
     """``GET /auth/me``: who the caller is and what the caller may do."""
     with world.lock:
         project = _resource(world, actor.project)
+        profile = signed_attachments(world, actor.profile, world.store.get)
     membership = actor.membership
+    menu = _MENU if actor.admin else _MENU[:1]
     kept = ("resourceType", "id", "user", "profile", "admin", "accessPolicy", "access")
     return {
         "project": {"resourceType": "Project", "id": project["id"], "name": project["name"], "strictMode": True},
         "membership": {key: membership[key] for key in kept if key in membership},
-        "profile": actor.profile,
-        "config": _USER_CONFIGURATION,
+        "profile": profile,
+        "config": {"resourceType": "UserConfiguration", "menu": menu},
         "accessPolicy": policy.policy_of(actor),
     }
 
@@ -199,32 +202,15 @@ def _resource(world: World, id: str) -> Json:
     return stored.resource()
 
 
-_USER_CONFIGURATION = {
-    "resourceType": "UserConfiguration",
-    "menu": [
-        {
-            "title": "Favorites",
-            "link": [
-                {"name": name, "target": f"/{name}"}
-                for name in (
-                    "Patient",
-                    "Practitioner",
-                    "Organization",
-                    "ServiceRequest",
-                    "DiagnosticReport",
-                    "Questionnaire",
-                )
-            ],
-        },
-        {
-            "title": "Admin",
-            "link": [
-                {"name": "Project", "target": "/admin/project"},
-                {"name": "AccessPolicy", "target": "/AccessPolicy"},
-                {"name": "Subscriptions", "target": "/Subscription"},
-                {"name": "Batch", "target": "/batch"},
-                {"name": "Config", "target": "/admin/config"},
-            ],
-        },
-    ],
+_FAVORITES = ("Patient", "Practitioner", "Organization", "ServiceRequest", "DiagnosticReport", "Questionnaire")
+_FOR_ADMINS = {
+    "Project": "/admin/project",
+    "AccessPolicy": "/AccessPolicy",
+    "Subscriptions": "/Subscription",
+    "Batch": "/batch",
+    "Config": "/admin/config",
 }
+_MENU: list[Json] = [
+    {"title": "Favorites", "link": [{"name": name, "target": f"/{name}"} for name in _FAVORITES]},
+    {"title": "Admin", "link": [{"name": name, "target": target} for name, target in _FOR_ADMINS.items()]},
+]

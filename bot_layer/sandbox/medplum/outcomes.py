@@ -79,7 +79,9 @@ def gone(text: str = "Gone") -> FhirError:
 def conflict() -> FhirError:
     """409, as PostgreSQL's serialization failure reaches the caller."""
     text = "could not serialize access due to read/write dependencies among transactions"
-    return FhirError(409, outcome([issue("error", "conflict", text)], id="conflict"))
+    found = issue("error", "conflict", text)
+    found["details"]["coding"] = [{"code": "40001"}]
+    return FhirError(409, outcome([found], id="conflict"))
 
 
 def precondition_failed() -> FhirError:

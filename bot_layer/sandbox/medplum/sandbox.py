@@ -15,7 +15,7 @@ from bot_layer.sandbox.medplum.middleware import Gate, RequestRecord
 from bot_layer.sandbox.medplum.oauth import issue_token
 from bot_layer.sandbox.medplum.projects import load_quota
 from bot_layer.sandbox.medplum.store import Store
-from bot_layer.sandbox.medplum.world import ProjectInfo, Settings, World
+from bot_layer.sandbox.medplum.world import SERVER_VERSION, ProjectInfo, Settings, World
 from bot_layer.sandbox.server import Server
 
 # Obviously invented, and the same at each start: what a README can print.
@@ -35,15 +35,25 @@ class MedplumSandbox:
         quota: int = 50_000,
         bot_host: str | None = None,
         operation_input: str = "resource",
+        honours_success: bool = False,
+        version: str = SERVER_VERSION,
+        lambda_endpoint: str | None = None,
         faults: Faults | None = None,
         features: Sequence[str] = ("bots", "cron"),
         auth_rate_limit: int = 160,
         project_name: str = "Sandbox",
         client_name: str = "sandbox client",
     ) -> None:
-        settings = Settings(quota=quota, auth_rate_limit=auth_rate_limit, operation_input=operation_input)
+        settings = Settings(
+            quota=quota,
+            auth_rate_limit=auth_rate_limit,
+            operation_input=operation_input,
+            honours_success=honours_success,
+            version=version,
+        )
         self.world = World(store=Store(str(db) if db else None), faults=faults or Faults(), settings=settings)
         self.world.bot_host = bot_host
+        self.world.lambda_endpoint = lambda_endpoint
         self._gate = build_app(self.world, lambda app: Gate(app, self.world))
         self._server = Server(self._gate, port=port)
         self.world.base_url = self._server.base_url

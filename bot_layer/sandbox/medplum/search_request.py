@@ -97,6 +97,11 @@ def query_of(text: str) -> Query:
     return parse_qsl(text.removeprefix("?"), keep_blank_values=True)
 
 
+def condition_of(text: str) -> Query:
+    """The pairs of an If-None-Exist; what stands behind a second question mark does not count."""
+    return query_of(text.removeprefix("?").partition("?")[0])
+
+
 def parse_search(resource_type: str, query: Query) -> SearchRequest:
     """The search that a query asks for. Raises 400 for a date that is none; unknown names are found when it runs."""
     filters: list[Filter] = []
