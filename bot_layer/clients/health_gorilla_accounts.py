@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from bot_layer.clients.fhir_check import require_valid
 from bot_layer.clients.health_gorilla import HealthGorillaClient, created_id
 from bot_layer.clients.transport import Answer
-from bot_layer.core import refusals
+from bot_layer.core import accounts, refusals
+from bot_layer.core import health_gorilla as hg
 from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.json import Json
+from bot_layer.core.outcomes import Issue, warning
 from bot_layer.errors import BotError, InputError, PermanentError, TransientError
 
 _ATTEMPTS = 3
@@ -21,55 +23,103 @@ Replan = Callable[[], Update | NothingToDo]
 
 @dataclass(frozen=True)
 class Account:
-    """An account as it stands afterwards. ``login`` is None where neither side tells it."""
+    """An account as it stands afterwards. ``login`` is None where neither side tells it.
+
+    ``issues`` say what Health Gorilla did not take; ``heeded`` is False where it took nothing of a change.
+    """
 
     health_gorilla_id: str | None = field(repr=False)
     login: str | None = field(repr=False)
+    issues: tuple[Issue, ...] = ()
+    heeded: bool = True
 
 
 def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
     """The account, created once: a lost answer is settled by ``find`` before anything is sent again.
 
-    A login that is taken makes way for the next candidate. InputError or PermanentError where Health Gorilla refuses.
+    A login or an e-mail address that is taken makes way for the next one, the addresses at last for none. InputError
+    or PermanentError where Health Gorilla refuses.
     """
-    refused: BotError | None = None
-    for login in plan.logins:
-        payload = plan.payload(login)
+    logins, emails = list(plan.logins), [*plan.emails, None]
+    while True:
+        payload = plan.payload(logins[0], emails[0])
         require_valid(payload)
         answer, found = _create(gorilla, payload, find)
+        issues = _without_email(plan.emails, emails[0])
         if found is None and answer is not None and answer.ok and answer.status != 202:
-            return _created(gorilla, plan, answer, login, find)
+            return _created(gorilla, plan, answer, login=logins[0], find=find, issues=issues)
         # Whatever the refusal says: if the person has an account by now, it is theirs, and no second one is made.
         found = found or find()
         if found is not None:
-            return Account(found.id or plan.directory_id, found.login or login)
+            return Account(found.id or plan.directory_id, found.login or logins[0])
         refused = _refusal(answer)
-        if refused.code != refusals.LOGIN_TAKEN:
+        if refused.code == refusals.LOGIN_TAKEN and len(logins) > 1:
+            logins.pop(0)
+        elif refused.code == refusals.EMAIL_TAKEN and emails[0] is not None:
+            emails.pop(0)
+        else:
             raise refused
-    assert refused is not None
-    raise refused
 
 
-def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Replan) -> Enrolment:
-    """The enrolment after the PUT; on a conflict or a lost answer it is planned anew from what is there by then."""
-    current = plan
-    for attempt in range(_ATTEMPTS):
+def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Replan) -> Account:
+    """The account after the PUT; on a conflict or a lost answer it is planned anew from what is there by then."""
+    current, taken = plan, 0
+    attempts = _ATTEMPTS + (len(plan.emails) if isinstance(plan, Update) else 0)
+    for attempt in range(attempts):
         if isinstance(current, NothingToDo):
-            return current.found
-        require_valid(current.payload)
+            return _settled(current.found)
+        email = current.emails[taken] if taken < len(current.emails) else None
+        issues = _without_email(current.emails, email)
+        if email is None and not current.required:
+            return _settled(current.found, issues, heeded=False)
+        payload = current.with_email(email)
+        require_valid(payload)
         try:
-            answer = gorilla.update_account(current.payload)
+            answer = gorilla.update_account(payload)
         except TransientError as error:
-            if not error.maybe_done or attempt == _ATTEMPTS - 1:
+            if not error.maybe_done or attempt == attempts - 1:
                 raise
         else:
             if answer.ok:
-                return current.found
-            if answer.status not in {409, 412} or attempt == _ATTEMPTS - 1:
-                raise _refusal(answer)
+                return _after_update(gorilla, current, issues, email=email)
+            refused = _refusal(answer)
+            if email is not None and refused.code == refusals.EMAIL_TAKEN:
+                taken += 1
+                continue
+            if answer.status not in {409, 412} or attempt == attempts - 1:
+                raise refused
         current = replan()
     assert isinstance(current, NothingToDo)
-    return current.found
+    return _settled(current.found)
+
+
+def _settled(found: Enrolment, issues: tuple[Issue, ...] = (), *, heeded: bool = True) -> Account:
+    return Account(found.id, found.login, issues, heeded)
+
+
+def _after_update(
+    gorilla: HealthGorillaClient, done: Update, issues: tuple[Issue, ...], *, email: str | None
+) -> Account:
+    """The account after a PUT; locations are read back, because releases before July 2026 ignore them silently."""
+    if not done.moves:
+        return _settled(done.found, issues)
+    now = gorilla.enrolment(str(done.found.role["id"]))
+    ignored = accounts.locations_of(now.role) != accounts.locations_of(done.payload)
+    return _settled(now, (*issues, *_ignored(ignored)), heeded=not (ignored and done.only_moves and email is None))
+
+
+def _ignored(ignored: bool) -> list[Issue]:
+    text = (
+        "Health Gorilla left the locations as they were: this release takes them for new accounts only. "
+        "Ask its support to assign them."
+    )
+    return [warning("location-ignored", text)] if ignored else []
+
+
+def _without_email(wished: tuple[str, ...], used: str | None) -> tuple[Issue, ...]:
+    if not wished or used is not None:
+        return ()
+    return (warning(refusals.EMAIL_TAKEN, "No e-mail address was accepted: each is taken in some tenant."),)
 
 
 def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[Answer | None, Enrolment | None]:
@@ -88,12 +138,16 @@ def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[An
     raise AssertionError("the last attempt returns or raises")
 
 
-def _created(gorilla: HealthGorillaClient, plan: Enroll, answer: Answer, login: str, find: Find) -> Account:
+def _created(
+    gorilla: HealthGorillaClient, plan: Enroll, answer: Answer, *, login: str, find: Find, issues: tuple[Issue, ...]
+) -> Account:
     """The account that a create made; its body may be empty, so the account is read."""
     role_id = created_id(answer, "PractitionerRole")
     found = gorilla.enrolment(role_id) if role_id else find()
-    known = found.id if found else None
-    return Account(known or plan.directory_id, (found.login if found else None) or login)
+    wished = {hg.bare_id(reference) for reference in plan.account.locations}
+    ignored = found is not None and bool(wished) and accounts.locations_of(found.role) != wished
+    known, told = (found.id, found.login) if found else (None, None)
+    return Account(known or plan.directory_id or None, told or login, (*issues, *_ignored(ignored)))
 
 
 def _refusal(answer: Answer | None) -> BotError:

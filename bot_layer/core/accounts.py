@@ -133,6 +133,40 @@ def with_login(person: Json, login: str | None) -> Json:
     return {**person, "extension": [*person.get("extension", []), {"url": hg.LOGIN_EXTENSION, "valueString": login}]}
 
 
+def emails_of(person: Json | None) -> list[str]:
+    """The e-mail addresses in use, by rank, then in their order."""
+    points = [
+        point
+        for point in (person or {}).get("telecom", ())
+        if point.get("system") == "email" and "@" in str(point.get("value") or "") and point.get("use") != "old"
+    ]
+    points.sort(key=lambda point: point.get("rank", 1_000_000))
+    return list(dict.fromkeys(str(point["value"]).strip() for point in points))
+
+
+def with_email(role: Json, email: str) -> Json:
+    """The PractitionerRole with this e-mail address added to its contained Practitioner."""
+    point = {"system": "email", "value": email, "use": "work"}
+    contained = [
+        {**found, "telecom": [*found.get("telecom", []), point]} if found["resourceType"] == "Practitioner" else found
+        for found in role["contained"]
+    ]
+    return {**role, "contained": contained}
+
+
+def locations_of(role: Json) -> frozenset[str]:
+    """The ids of the practice locations, whatever the form of their references."""
+    return frozenset(hg.bare_id(str(location.get("reference") or "")) for location in role.get("location", ()))
+
+
+def with_locations(role: Json, locations: Sequence[str]) -> Json:
+    """The PractitionerRole with this list of locations in place of its own; itself where they are the same."""
+    if locations_of(role) == {hg.bare_id(reference) for reference in locations}:
+        return role
+    kept = {key: value for key, value in role.items() if key != "location"}
+    return {**kept, "location": [{"reference": reference} for reference in locations]} if locations else kept
+
+
 def without_password(resource: Any) -> Any:
     """A copy without any password extension, at any depth: for previews."""
     if isinstance(resource, dict):

@@ -45,33 +45,60 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What Health Gorilla shall have beside the name: identifiers to merge, locations; and what to say of them."""
+    """What Health Gorilla shall have beside the name: identifiers to merge, locations; and what to say of them.
+
+    ``locations`` replaces the list there, None leaves it. ``emails`` are tried in turn. ``password`` is for a new
+    account only.
+    """
 
     identifiers: Sequence[Json] = field(default=(), repr=False)
     locations: Sequence[str] | None = None
     issues: Sequence[Issue] = ()
+    emails: Sequence[str] = field(default=(), repr=False)
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Enroll:
-    """Create the account; ``logins`` are tried in turn, and ``payload(login)`` is what is sent."""
+    """Create the account; ``logins`` and ``emails`` are tried in turn in ``payload(login, email)``, which is sent."""
 
     account: Account
     logins: tuple[str, ...] = field(repr=False)
     directory_id: str
+    emails: tuple[str, ...] = field(default=(), repr=False)
 
-    def payload(self, login: str) -> Json:
-        """The PractitionerRole with this login."""
-        return accounts.build(Account(**{**vars(self.account), "login": login}))
+    def payload(self, login: str, email: str | None = None) -> Json:
+        """The PractitionerRole with this login and e-mail address."""
+        return accounts.build(replace(self.account, login=login, email=email))
 
 
 @dataclass(frozen=True)
 class Update:
-    """Put the PractitionerRole: ``payload`` is whole, ``added`` the identifiers that it gains."""
+    """Put the PractitionerRole: ``payload`` is whole, ``added`` the identifiers that it gains.
+
+    ``emails`` are tried in turn; ``required`` is False where an address is all that would change.
+    """
 
     payload: Json = field(repr=False)
     added: Sequence[Json] = field(repr=False)
     found: Enrolment
+    emails: tuple[str, ...] = field(default=(), repr=False)
+    required: bool = True
+
+    @property
+    def moves(self) -> bool:
+        """True where the locations change."""
+        return accounts.locations_of(self.payload) != accounts.locations_of(self.found.role)
+
+    @property
+    def only_moves(self) -> bool:
+        """True where nothing but the locations changes."""
+        same = all(self.payload.get(key) == self.found.role.get(key) for key in ("code", "extension"))
+        return self.moves and same and not self.added
+
+    def with_email(self, email: str | None) -> Json:
+        """The payload with this e-mail address."""
+        return self.payload if email is None else accounts.with_email(self.payload, email)
 
 
 @dataclass(frozen=True)
@@ -167,27 +194,60 @@ def plan_enrolment(practitioner: Json, entry: Json, wishes: Wishes, settings: He
         locations=wishes.locations or (),
         invite=settings.invite,
         notify=settings.notify,
+        password=wishes.password,
     )
-    known = accounts.login_of(practitioner)
+    known = kept_login(practitioner, settings)
     candidates = (known,) if known else accounts.login_candidates(name, f"{settings.tenant_id}|{number}")
-    return Enroll(account, candidates, str(accounts.person_id({}, entry) or entry.get("id") or ""))
+    directory_id = str(accounts.person_id({}, entry) or entry.get("id") or "")
+    return Enroll(account, candidates, directory_id, tuple(wishes.emails))
 
 
-def plan_update(practitioner: Json, found: Enrolment, wishes: Wishes) -> Update | NothingToDo:
-    """What an enrolled clinician's account lacks. Raises ReviewNeeded where the ids contradict each other."""
+def kept_login(practitioner: Json, settings: HealthGorilla) -> str | None:
+    """The login that Medplum keeps for the tenant: it keeps that of the configured one only."""
+    return accounts.login_of(practitioner) if settings.is_configured_tenant else None
+
+
+def login_to_send(practitioner: Json, found: Enrolment, settings: HealthGorilla) -> str | None:
+    """The login to send where the account's own is not told: Medplum's, or in another tenant the generated one."""
+    if settings.is_configured_tenant:
+        return accounts.login_of(practitioner)
+    name = names.official((found.person or {}).get("name", []))
+    return accounts.login_candidates(name, f"{settings.tenant_id}|{npi_of(practitioner)}")[0]
+
+
+def plan_update(
+    practitioner: Json, found: Enrolment, wishes: Wishes, *, login: str | None = None, role: Json | None = None
+) -> Update | NothingToDo:
+    """What an account lacks. Raises ReviewNeeded where the ids contradict each other.
+
+    ``login`` is the tenant's where it is not the one that Medplum keeps, ``role`` the PractitionerRole as it shall be
+    where more than the locations changes.
+    """
     require_same_id(practitioner, found.id)
     person = found.person or {}
     old = person.get("identifier", [])
     merged = identifiers.merge(old, wishes.identifiers)
     keys = {identifiers.key(identifier) for identifier in old}
     added = [identifier for identifier in wishes.identifiers if identifiers.key(identifier) not in keys]
-    role = found.role if wishes.locations is None else _with_locations(found.role, wishes.locations)
-    if not added and role == found.role:
+    wanted = found.role if role is None else role
+    wanted = wanted if wishes.locations is None else accounts.with_locations(wanted, wishes.locations)
+    emails = () if accounts.emails_of(person) else tuple(wishes.emails)
+    required = bool(added) or wanted != found.role
+    if not required and not emails:
         return NothingToDo(found)
     # An account's login can't be told from an update that lacks it: Medplum's is sent where Health Gorilla does not
     # tell its own.
-    changed = accounts.with_login({**person, "identifier": merged}, accounts.login_of(practitioner))
-    return Update(accounts.with_person(role, changed), added, found)
+    changed = {**person, "identifier": merged} if merged else person
+    changed = accounts.with_login(changed, login or accounts.login_of(practitioner))
+    return Update(accounts.with_person(wanted, changed), added, found, emails, required)
+
+
+def for_existing(wishes: Wishes) -> Wishes:
+    """The wishes for an account that is there already: its password is not touched, and that is said."""
+    if wishes.password is None:
+        return wishes
+    text = "The account exists already: its password was left as it is; its user can change it in Health Gorilla."
+    return replace(wishes, password=None, issues=[*wishes.issues, warning("password-not-set", text)])
 
 
 def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | None) -> Json:
@@ -258,12 +318,3 @@ def assigner_references(practitioner: Json) -> list[str]:
     numbers = (found for found in practitioner.get("identifier", []) if identifiers.kind(found) == "AN")
     references = (identifiers.assigner(number) for number in numbers)
     return list(dict.fromkeys(found for found in references if found.startswith("Organization/")))
-
-
-def _with_locations(role: Json, locations: Sequence[str]) -> Json:
-    """The role with this list of locations in place of its own; itself where they are the same."""
-    own = [str(location.get("reference", "")) for location in role.get("location", [])]
-    if own == list(locations):
-        return role
-    kept = {key: value for key, value in role.items() if key != "location"}
-    return {**kept, "location": [{"reference": reference} for reference in locations]} if locations else kept

@@ -7,7 +7,7 @@ of the portal describe a private key and ``iss`` = ``sub`` = client id. Each is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bot_layer.core.declaration import Setting
 from bot_layer.errors import ConfigError
@@ -53,6 +53,10 @@ SETTINGS = (
     Setting("HEALTH_GORILLA_SSO_FACILITY_ID", "The facility (f-...) of single sign-on; people get a PRN identifier"),
     Setting("HEALTH_GORILLA_INVITE", "true: Health Gorilla sends new users an invitation by e-mail", default="false"),
     Setting("HEALTH_GORILLA_NOTIFY", "true: new users get notifications by e-mail", default="false"),
+    Setting(
+        "HEALTH_GORILLA_SYNC_EMAIL", "true: accounts get an e-mail address, which can reset a password", default="false"
+    ),
+    Setting("HEALTH_GORILLA_PASSWORD", "A first password, used where a call names this secret", sensitive=True),
 )
 GRANTS = ("jwt-bearer", "client-assertion", "client-secret")
 ALGORITHMS = ("HS256", "RS256", "RS384", "ES256", "ES384")
@@ -79,6 +83,8 @@ class HealthGorilla:
     sso_facility_id: str
     invite: bool
     notify: bool
+    sync_email: bool = False
+    configured_tenant_id: str = ""
 
     @property
     def tenant(self) -> str:
@@ -89,6 +95,20 @@ class HealthGorilla:
     def is_foreign_tenant(self) -> bool:
         """True where people are enrolled in another tenant than the login's own."""
         return self.tenant_id != self.home_tenant_id
+
+    @property
+    def is_configured_tenant(self) -> bool:
+        """True for the tenant whose id and login Medplum keeps; False for another that a call names."""
+        return self.tenant_id == (self.configured_tenant_id or self.tenant_id)
+
+    def in_tenant(self, tenant_id: str | None) -> HealthGorilla:
+        """These settings for another tenant of the same login; themselves for none or the same.
+
+        A facility for single sign-on belongs to one tenant, so another one goes without.
+        """
+        if not tenant_id or tenant_id == self.tenant_id:
+            return self
+        return replace(self, tenant_id=tenant_id, sso_facility_id="", configured_tenant_id=self.tenant_id)
 
 
 def read(settings: Mapping[str, str]) -> HealthGorilla:
@@ -118,6 +138,7 @@ def read(settings: Mapping[str, str]) -> HealthGorilla:
         sso_facility_id=bare_id(get("SSO_FACILITY_ID")),
         invite=get("INVITE") == "true",
         notify=get("NOTIFY") == "true",
+        sync_email=get("SYNC_EMAIL") == "true",
     )
 
 

@@ -1,0 +1,60 @@
+"""What Medplum holds of a practice, gathered in as few searches as it takes: tenant, locations, laboratories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bot_layer.clients.health_gorilla import HealthGorillaClient
+from bot_layer.clients.medplum import Medplum
+from bot_layer.core import accounts, enrollment, identifiers, password, practice
+from bot_layer.core.enrollment import Wishes
+from bot_layer.core.event import Event
+from bot_layer.core.health_gorilla import HealthGorilla
+from bot_layer.core.json import Json
+
+
+def in_tenant(gorilla: HealthGorillaClient, server: Medplum, event: Event) -> HealthGorillaClient:
+    """Health Gorilla in the tenant that the parameter ``organization`` names, else in the configured one."""
+    named = practice.references(event.parameters, "organization")
+    if not named:
+        return gorilla
+    tenant = practice.resolve_tenant(named[0], organizations(server, named))
+    return replace(gorilla, settings=gorilla.settings.in_tenant(tenant))
+
+
+def wishes(server: Medplum, event: Event, practitioner: Json, settings: HealthGorilla) -> Wishes:
+    """What Health Gorilla shall have of the practitioner beside name and role.
+
+    Account numbers and locations take one search, and a second one where a location has account numbers of its own.
+    """
+    named = practice.references(event.parameters, "location")
+    locations = named or practice.locations_of(practitioner)
+    own = practice.practice_numbers(practitioner)
+    known = organizations(server, [*enrollment.assigner_references(practitioner), *practice.assigners(own), *locations])
+    places = practice.resolve_locations(locations, known)
+    numbers = [number for reference in locations for number in practice.numbers_of(known.get(reference, {}))]
+    known |= organizations(server, [found for found in practice.assigners(numbers) if found not in known])
+
+    wished = enrollment.account_numbers(practitioner, known)
+    of_practice, practice_issues = practice.resolve_numbers(own, known, "Practitioner.extension")
+    of_places, place_issues = practice.resolve_numbers(numbers, known, "Organization.identifier")
+    wished = replace(
+        wished,
+        identifiers=identifiers.merge(wished.identifiers, [*of_practice, *of_places]),
+        locations=places or None,
+        issues=[*wished.issues, *practice_issues, *place_issues],
+        emails=accounts.emails_of(practitioner) if settings.sync_email else (),
+        password=password.given(event),
+    )
+    return enrollment.with_single_sign_on(wished, practitioner, settings)
+
+
+def organizations(server: Medplum, references: Iterable[str]) -> dict[str, Json]:
+    """The Organizations of Medplum by reference, in one search; ids of Health Gorilla itself are not looked up."""
+    ids = [reference.partition("/")[2] for reference in dict.fromkeys(references)]
+    ids = [found for found in ids if found and not found.startswith(practice.PREFIXES)]
+    if not ids:
+        return {}
+    found = server.search("Organization", [("_id", ",".join(ids)), ("_count", str(len(ids)))])
+    return {f"Organization/{organization['id']}": organization for organization in found}

@@ -1,0 +1,76 @@
+"""Fixture folders as test cases: what Medplum holds, the event, the answer, and what Health Gorilla gets.
+
+See fixtures/README.md for the files and the placeholders.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bot_layer.core.json import Json
+from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+_PLACEHOLDER = re.compile(r"<[a-z][a-z-]*(?::[A-Za-z0-9-]+)?>")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One folder ``fixtures/<stem>/<case>``."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def stem(self) -> str:
+        """The bot's stem."""
+        return self.folder.parent.name
+
+    def read(self, name: str) -> Any:
+        """One of the folder's files, or None where it has none of this name."""
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    @property
+    def stored(self) -> list[Json]:
+        """What Medplum holds before the call, in the order of creation."""
+        return list(self.read("medplum.json") or [])
+
+
+@dataclass
+class Bindings:
+    """What the placeholders stand for in one run."""
+
+    values: dict[str, str] = field(default_factory=dict)
+
+    def bind(self, given: Any) -> Any:
+        """The JSON with every placeholder replaced; an unknown one is a fault of the fixture."""
+        if isinstance(given, dict):
+            return {key: self.bind(value) for key, value in given.items()}
+        if isinstance(given, list):
+            return [self.bind(item) for item in given]
+        if isinstance(given, str):
+            return _PLACEHOLDER.sub(lambda found: self.values[found[0]], given)
+        return given
+
+
+def cases(stem: str | None = None) -> list[Case]:
+    """Every case of a bot, or of all bots."""
+    found = sorted(FIXTURES.glob(f"{stem or '*'}/*/event.json"))
+    return [Case(path.parent) for path in found]
+
+
+def partner_bindings(gorilla: HealthGorillaSandbox) -> dict[str, str]:
+    """The placeholders for what the Health Gorilla look-alike made up at its start."""
+    return {
+        "<tenant>": gorilla.tenant_id,
+        "<subtenant>": gorilla.subtenant_id,
+        "<sso>": gorilla.sso_facility_id,
+        **{f"<lab:{number}>": lab for number, lab in enumerate(gorilla.labs, start=1)},
+    }
