@@ -194,6 +194,18 @@ REFUSALS: dict[str, tuple[str, Change]] = {
         "lab",
         lambda b, _: practitioner(b)["identifier"].append({"type": {"text": "Account number"}, "value": "1"}),
     ),
+    "lab by its bare id": (
+        "lab",
+        lambda b, hg: practitioner(b)["identifier"].append(
+            {**account_number("", "1"), "assigner": {"reference": hg.labs[0]}}
+        ),
+    ),
+    "facility by its bare id": (
+        "sign-on",
+        lambda b, hg: practitioner(b)["identifier"].append(
+            {**provider_number("", "1"), "assigner": {"reference": hg.sso_facility_id}}
+        ),
+    ),
     "single sign-on at a lab": (
         "sign-on",
         lambda b, hg: practitioner(b)["identifier"].append(provider_number(hg.labs[0], "u")),

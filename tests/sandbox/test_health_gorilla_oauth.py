@@ -150,31 +150,42 @@ def test_other_grants_are_refused(hg: HealthGorillaSandbox) -> None:
 
 def test_client_secret_grant() -> None:
     """client_credentials with the secret, as form or JSON; a wrong secret is refused."""
-    with HealthGorillaSandbox(switches=Switches(grants=frozenset({"client_secret"}))) as hg:
+    with HealthGorillaSandbox(switches=Switches(grants=frozenset({"client-secret"}))) as hg:
         form = {"grant_type": "client_credentials", "client_id": hg.client_id, "client_secret": hg.client_secret}
         assert ask(hg, form).status_code == 200
         assert requests.post(hg.token_url, json=form, timeout=10).status_code == 200
         assert_refused(ask(hg, {**form, "client_secret": "wrong"}), "invalid_client")
         assert_refused(ask(hg, bearer_form(hg)), "unsupported_grant_type")
-        assert hg.settings()["HEALTH_GORILLA_GRANT"] == "client_credentials"
+        assert hg.settings()["HEALTH_GORILLA_GRANT"] == "client-secret"
         assert "HEALTH_GORILLA_PRIVATE_KEY" not in hg.settings()
 
 
 def test_private_key_grant() -> None:
     """client_credentials with an RS384 assertion of the registered key; issuer and subject are the client."""
-    with HealthGorillaSandbox(switches=Switches(grants=frozenset({"private_key_jwt"}))) as hg:
+    with HealthGorillaSandbox(switches=Switches(grants=frozenset({"client-assertion"}))) as hg:
         settings = hg.settings()
         its = claims(hg, iss=settings["HEALTH_GORILLA_ISSUER"], sub=settings["HEALTH_GORILLA_SUBJECT"])
         assertion = jwt.encode(its, settings["HEALTH_GORILLA_PRIVATE_KEY"], settings["HEALTH_GORILLA_ALGORITHM"])
         form = {
-            "grant_type": settings["HEALTH_GORILLA_GRANT"],
+            "grant_type": "client_credentials",
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": assertion,
         }
+        assert settings["HEALTH_GORILLA_GRANT"] == "client-assertion"
         assert ask(hg, form).status_code == 200
         assert_refused(ask(hg, {**form, "client_assertion_type": "other"}), "invalid_client")
         by_secret = jwt.encode(its, hg.client_secret, "HS256")
         assert_refused(ask(hg, {**form, "client_assertion": by_secret}), "invalid_grant")
+
+
+def test_jwt_bearer_by_key() -> None:
+    """The newer documents sign the jwt-bearer assertion with a private key: RS384 then, and the secret no more."""
+    with HealthGorillaSandbox(switches=Switches(grants=frozenset({"jwt-bearer-key"}))) as hg:
+        settings = hg.settings()
+        assert (settings["HEALTH_GORILLA_GRANT"], settings["HEALTH_GORILLA_ALGORITHM"]) == ("jwt-bearer", "RS384")
+        assertion = jwt.encode(claims(hg), settings["HEALTH_GORILLA_PRIVATE_KEY"], "RS384")
+        assert ask(hg, bearer_form(hg, assertion)).status_code == 200
+        assert_refused(ask(hg, bearer_form(hg)), "invalid_grant")
 
 
 def test_tokens_end_in_time_and_before_it() -> None:

@@ -94,6 +94,14 @@ def test_keys_are_forgotten_after_an_hour_and_may_be_ignored() -> None:
         assert statuses == [201, 409]
 
 
+def test_a_key_belongs_to_one_url(hg: HealthGorillaSandbox, caller: Caller) -> None:
+    """The same key and body at another type is another payload."""
+    key = {KEY: str(uuid.uuid4())}
+    assert caller.send("POST", "Organization", clinical(hg), **key).status_code == 400
+    assert caller.send("POST", "PractitionerRole", clinical(hg), **key).status_code == 409
+    assert hg.roles() == []
+
+
 @pytest.mark.parametrize("key", ["1", str(uuid.uuid5(uuid.NAMESPACE_URL, "x"))])
 def test_a_key_is_a_random_uuid(hg: HealthGorillaSandbox, caller: Caller, key: str) -> None:
     """The documents ask for UUID v4; anything else is 400 and makes nobody."""

@@ -112,17 +112,19 @@ class Authority:
     def _grant(self, form: Mapping[str, str]) -> list[str]:
         grant = form.get("grant_type")
         allowed = self._switches.grants
-        if grant == JWT_BEARER and "jwt-bearer" in allowed:
+        if grant == JWT_BEARER and not allowed.isdisjoint({"jwt-bearer", "jwt-bearer-key"}):
             self._check_client_id(form, required=self._switches.client_id_required)
-            claims = _verified(form.get("assertion", ""), key=self.client.client_secret, algorithm="HS256")
+            by_secret = "jwt-bearer" in allowed
+            key = self.client.client_secret if by_secret else self.client.public_key()
+            claims = _verified(form.get("assertion", ""), key=key, algorithm="HS256" if by_secret else "RS384")
             self._check_claims(claims, as_client=self._switches.subject == "client")
-        elif grant == "client_credentials" and "client_assertion" in form and "private_key_jwt" in allowed:
+        elif grant == "client_credentials" and "client_assertion" in form and "client-assertion" in allowed:
             if form.get("client_assertion_type") != ASSERTION_TYPE:
                 raise TokenRefused("invalid_client", "client_assertion_type is missing or unknown")
             self._check_client_id(form, required=False)
             claims = _verified(form["client_assertion"], key=self.client.public_key(), algorithm="RS384")
             self._check_claims(claims, as_client=True)
-        elif grant == "client_credentials" and "client_secret" in form and "client_secret" in allowed:
+        elif grant == "client_credentials" and "client_secret" in form and "client-secret" in allowed:
             self._check_client_id(form, required=True)
             if not secrets.compare_digest(form["client_secret"].encode(), self.client.client_secret.encode()):
                 raise TokenRefused("invalid_client", "improper client secret")

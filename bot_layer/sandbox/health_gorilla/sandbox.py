@@ -21,7 +21,7 @@ from bot_layer.sandbox.health_gorilla.oauth import Authority, Client
 from bot_layer.sandbox.health_gorilla.outcomes import outcome
 from bot_layer.sandbox.health_gorilla.roles import Roles
 from bot_layer.sandbox.health_gorilla.state import State
-from bot_layer.sandbox.health_gorilla.switches import Switches
+from bot_layer.sandbox.health_gorilla.switches import Grant, Switches
 from bot_layer.sandbox.health_gorilla.wire import Answer, Ask
 from bot_layer.sandbox.server import Server
 
@@ -144,7 +144,9 @@ class HealthGorillaSandbox:
 
     def settings(self) -> dict[str, str]:
         """The project secrets by which a bot talks to this look-alike, in the first way that its switches allow."""
-        grants, as_client = self.switches.grants, self.switches.subject == "client"
+        order: tuple[Grant, ...] = ("jwt-bearer", "jwt-bearer-key", "client-assertion", "client-secret")
+        grant = next(grant for grant in order if grant in self.switches.grants)
+        as_client = self.switches.subject == "client" or grant == "client-assertion"
         settings = {
             "HEALTH_GORILLA_BASE_URL": self.base_url,
             "HEALTH_GORILLA_TOKEN_URL": self.token_url,
@@ -154,18 +156,16 @@ class HealthGorillaSandbox:
             "HEALTH_GORILLA_ISSUER": self.client_uri,
             "HEALTH_GORILLA_SUBJECT": self.user_login,
             "HEALTH_GORILLA_SCOPES": "user/*.* create_users",
-            "HEALTH_GORILLA_GRANT": "jwt-bearer",
+            "HEALTH_GORILLA_GRANT": grant.removesuffix("-key"),
             "HEALTH_GORILLA_ALGORITHM": "HS256",
             "HEALTH_GORILLA_TENANT_ID": self.tenant_id,
             "HEALTH_GORILLA_SSO_FACILITY_ID": self.sso_facility_id,
             "HEALTH_GORILLA_INVITE": "false",
             "HEALTH_GORILLA_NOTIFY": "false",
         }
-        if "jwt-bearer" not in grants:
-            settings["HEALTH_GORILLA_GRANT"] = "client_credentials"
-        if "jwt-bearer" not in grants and "private_key_jwt" in grants:
+        if grant in ("jwt-bearer-key", "client-assertion"):
             settings |= {"HEALTH_GORILLA_ALGORITHM": "RS384", "HEALTH_GORILLA_PRIVATE_KEY": self.private_key}
-        if as_client or "jwt-bearer" not in grants:
+        if as_client:
             settings |= {"HEALTH_GORILLA_ISSUER": self.client_id, "HEALTH_GORILLA_SUBJECT": self.client_id}
         return settings
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Grant = Literal["jwt-bearer", "client_secret", "private_key_jwt"]
+Grant = Literal["jwt-bearer", "jwt-bearer-key", "client-secret", "client-assertion"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Switches:
 
     # OAuth
     grants: frozenset[Grant] = frozenset({"jwt-bearer"})
-    """The ways to get a token."""
+    """The ways to get a token. Assertions are signed with the secret (HS256) or the registered key (RS384)."""
     subject: Literal["user", "client"] = "user"
     """iss and sub are client URI and user login (older documents), or both the client id (newer)."""
     client_id_required: bool = True
@@ -126,7 +126,7 @@ _REST: dict[str, tuple[Any, ...]] = {
     "stale_patient_status": (412, 409),
     "omitted_patient_identifiers": ("dropped", "kept"),
     "other_genders": (True, False),
-    "grants": (frozenset({"jwt-bearer"}), frozenset({"client_secret"}), frozenset({"private_key_jwt"})),
+    "grants": tuple(frozenset({grant}) for grant in get_args(Grant)),
     "subject": ("user", "client"),
     "client_id_required": (True, False),
     "nbf_required": (False, True),
