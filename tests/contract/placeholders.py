@@ -108,6 +108,18 @@ class Bindings:
         same_kind = isinstance(expected, bool) == isinstance(actual, bool)
         return [] if same_kind and expected == actual else [f"{at}: expected {expected!r}, came {actual!r}"]
 
+    def trimmed(self, expected: Any, actual: Any) -> Any:
+        """What is left of a value when only that is kept which the recorder kept: keys, and the items of lists."""
+        if isinstance(expected, dict) and isinstance(actual, dict):
+            return {key: self.trimmed(expected[key], actual[key]) for key in expected if key in actual}
+        if not isinstance(expected, list) or not isinstance(actual, list):
+            return actual
+        kept = []
+        for one in expected:
+            cut = [self.trimmed(one, other) for other in actual]
+            kept += [other for other in cut if not self.compare(one, other, "item")][:1]
+        return kept
+
     def _compare_text(self, expected: str, actual: str, at: str) -> list[str]:
         expected = _unpad(expected)
         pattern, keys = self._pattern(expected)

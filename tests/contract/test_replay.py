@@ -81,6 +81,15 @@ def test_a_pad_is_as_long_as_it_says() -> None:
     assert Bindings({}).compare("<pad:3>", "xxx", "body") == []
 
 
+def test_a_trimmed_recording_is_a_part_of_what_comes() -> None:
+    """Only the named keys were kept, and of lists only some items: those must be there, as they are."""
+    bindings = Bindings({"base": "http://h:1"})
+    recorded = {"url": "<base>/x", "rest": [{"type": "b", "codes": ["2"]}]}
+    came = {"url": "http://h:1/x", "more": 1, "rest": [{"type": "a"}, {"type": "b", "codes": ["1", "2"], "more": 2}]}
+    assert bindings.compare(recorded, bindings.trimmed(recorded, came), "body") == []
+    assert bindings.compare(recorded, bindings.trimmed(recorded, {**came, "rest": [{"type": "b"}]}), "body") != []
+
+
 def test_last_modified_is_the_instant_of_the_version() -> None:
     """To the second, as an HTTP date."""
     body: Json = {"meta": {"lastUpdated": "2026-01-05T03:00:00.999Z"}}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets as chance
+import uuid
 from typing import Any
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.binary import create_binary
 from bot_layer.sandbox.medplum.bots import charge
-from bot_layer.sandbox.medplum.calls import Answer, Call, json_answer, parse_json
-from bot_layer.sandbox.medplum.outcomes import bad_request, forbidden
+from bot_layer.sandbox.medplum.calls import Answer, Call, json_answer, parse_json, shown
+from bot_layer.sandbox.medplum.outcomes import FhirError, forbidden, issue, outcome
 from bot_layer.sandbox.medplum.quota import WRITE
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.runs import project_of
@@ -37,7 +38,7 @@ def create_bot(world: World, call: Call) -> Answer:
     """A Bot with its ProjectMembership. Of the body only these fields count; an identifier does not."""
     body = admin_body(call)
     if not body.get("name"):
-        raise bad_request("Bot name is required", "name")
+        raise missing("Bot name is required", "name")
     source = create_binary(world, call.actor, DEFAULT_SOURCE, SOURCE_TYPE)
     bot: Json = {
         "resourceType": "Bot",
@@ -55,7 +56,7 @@ def create_client(world: World, call: Call) -> Answer:
     """A ClientApplication with a secret, and its ProjectMembership, which has no admin right."""
     body = admin_body(call)
     if not body.get("name"):
-        raise bad_request("Client name is required", "name")
+        raise missing("Client name is required", "name")
     client: Json = {
         "resourceType": "ClientApplication",
         "name": body["name"],
@@ -114,13 +115,13 @@ def admin_body(call: Call) -> Any:
     return parse_json(call.body) if call.body else {}
 
 
+def missing(text: str, expression: str) -> FhirError:
+    """400 of a check before any FHIR: such an outcome has an id of its own."""
+    found = issue("error", "invalid", text, expression=expression)
+    return FhirError(400, outcome([found], id=str(uuid.uuid4())))
+
+
 def require_admin(call: Call) -> None:
     """403 for anybody else."""
     if not call.actor.admin:
         raise forbidden()
-
-
-def shown(resource: Json) -> Json:
-    """The resource without what only extended answers show."""
-    meta = {key: resource["meta"][key] for key in ("versionId", "lastUpdated")}
-    return {**resource, "meta": meta}

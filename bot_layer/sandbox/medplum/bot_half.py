@@ -14,10 +14,11 @@ from bot_layer.sandbox.medplum.runs import Run, execute, membership_of, project_
 from bot_layer.sandbox.medplum.world import World
 
 Endpoint = Callable[[World, Call], Answer]
+Route = tuple[tuple[str, ...], str, Endpoint]
 _SCHEDULER = "cron_scheduler"
 
 # (methods, path, endpoint): the first that fits answers, so that what is special stands first.
-ROUTES: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
+_ROUTES: tuple[Route, ...] = (
     (("POST",), "/admin/projects/{project}/bot", admin.create_bot),
     (("POST",), "/admin/projects/{project}/client", admin.create_client),
     (("POST",), "/admin/projects/{project}/secrets", admin.set_secrets),
@@ -30,6 +31,14 @@ ROUTES: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
     (("GET", "POST", "PUT"), "/fhir/R4/{type}/${code}", operations.run_operation),
     (("GET", "POST", "PUT"), "/fhir/R4/{type}/{id}/${code}", operations.run_operation),
 )
+# 5.0.10 takes a system-level operation for a resource type; since 5.0.13 it is found.
+_SYSTEM_LEVEL: Route = (("GET", "POST", "PUT"), "/fhir/R4/${code}", operations.run_operation)
+
+
+def routes(world: World) -> tuple[Route, ...]:
+    """What this half answers: (methods, path with parameters in braces, endpoint)."""
+    newer = world.settings.operation_input == "resource"
+    return (*_ROUTES, _SYSTEM_LEVEL) if newer else _ROUTES
 
 
 def install(world: World) -> None:

@@ -86,6 +86,12 @@ def json_answer(status: int, body: Any, *, content_type: str = JSON_TYPE, **head
     return Answer(status, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(), content_type, headers)
 
 
+def shown(resource: Json) -> Json:
+    """The resource without what only extended answers show in ``meta``."""
+    meta = {key: value for key, value in resource["meta"].items() if key not in ("author", "project", "compartment")}
+    return {**resource, "meta": meta}
+
+
 def outcome_answer(status: int, outcome: Json, *, headers: dict[str, str] | None = None) -> Answer:
     """An outcome that the server itself answers: it carries the ids of the request."""
     answer = json_answer(status, traced(outcome), content_type=FHIR_TYPE)

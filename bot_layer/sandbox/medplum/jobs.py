@@ -47,6 +47,6 @@ def start_job(world: World, actor: Actor, request_url: str, work: Work) -> str:
 
 
 def read_job(world: World, actor: Actor, job_id: str) -> tuple[int, Json]:
-    """The job and the status that its state is answered with: 202 while it runs."""
+    """The status that the job's state is answered with, 202 while it runs, and the job."""
     job = Repository(world, actor).read("AsyncJob", job_id)
     return (202 if job["status"] in ("accepted", "active") else 200), job

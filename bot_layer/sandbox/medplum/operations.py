@@ -9,7 +9,7 @@ from typing import Any
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.bots import charge, run_for
-from bot_layer.sandbox.medplum.calls import FHIR_TYPE, Answer, Call, grouped, json_answer, server_error
+from bot_layer.sandbox.medplum.calls import FHIR_TYPE, Answer, Call, grouped, json_answer, server_error, shown
 from bot_layer.sandbox.medplum.operation_output import build_output
 from bot_layer.sandbox.medplum.outcomes import not_found
 from bot_layer.sandbox.medplum.quota import SEARCH
@@ -62,5 +62,6 @@ def input_of(world: World, repository: Repository, call: Call, definition: Json,
     """
     resource_id = call.parameters.get("id")
     if world.settings.operation_input == "resource" and resource_id and definition.get("instance"):
-        return repository.read(call.parameters["type"], resource_id)
+        resource = repository.read(call.parameters["type"], resource_id)
+        return resource if call.actor.extended else shown(resource)
     return body if call.method == "POST" else grouped(call.query)
