@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ def deploy(
 
     Exit codes: 0 the server is as declared; 1 failed or half done; 2 nothing was tried; 3 drift; 4 locked.
     """
+    # pymedplum warns at each start that loopback is spoken without TLS; anywhere else it refuses to.
+    logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
     out = _Out(Console(highlight=False, soft_wrap=True, markup=False), as_json)
     try:
         request = _request(only or [], runtime, prune, secrets)
@@ -54,7 +57,7 @@ def deploy(
         if rollback:
             _undo(server, out)
         planned = survey(server, request)
-        out.plan(planned)
+        out.plan(planned, details=dry_run or drift)
         if planned.errors:
             out.end(_NOTHING_TRIED)
         if dry_run or drift:
@@ -101,9 +104,9 @@ class _Out:
         self._json = as_json
         self._told: Json = {}
 
-    def plan(self, planned: Survey) -> None:
+    def plan(self, planned: Survey, *, details: bool) -> None:
         self._told |= report.as_json(planned.plan, planned.problems)
-        for line in report.lines(planned.plan):
+        for line in report.lines(planned.plan, details=details):
             self._say(line, style={"+": "green", "~": "yellow", "-": "red"}.get(line.strip()[:1], "dim"))
         for problem in planned.problems:
             self._say(f"  ! {problem.text} [{problem.code}]", style="red" if problem.error else "yellow")

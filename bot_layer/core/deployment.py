@@ -20,6 +20,9 @@ BOT_SYSTEMS = frozenset(
 IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
 ORDER = ("Secret", "AccessPolicy", "Bot", "ProjectMembership", "OperationDefinition", "Subscription")
 
+# Others may use a secret too. A Bot's membership can do nothing without its Bot, and only the server can make a new one.
+_KEPT = frozenset({"Secret", "ProjectMembership"})
+
 _MANAGED: Mapping[str, frozenset[str]] = {
     "Secret": frozenset({"value"}),
     "AccessPolicy": frozenset({"name", "resource"}),
@@ -97,7 +100,7 @@ def plan(declared: Sequence[Wanted], deployed: Sequence[Found], *, prune: bool =
     wanted = {(each.kind, each.key): each for each in declared}
     steps = [step for each in wanted.values() if (step := _step(each, held.get((each.kind, each.key))))]
     left = [found for key, found in held.items() if key not in wanted]
-    removed = [found for found in left if prune and found.ours and found.kind != "Secret"]
+    removed = [found for found in left if prune and found.ours and found.kind not in _KEPT]
     changed = {(step.kind, step.key) for step in steps}
     return Plan(
         steps=(

@@ -58,15 +58,6 @@ def _bot_problems(bot: Bot, features: frozenset[str]) -> Iterator[Problem]:
             "the host's own schedule can (medplum-bots serve --cron).",
             error=False,
         )
-    writes = {grant.resource_type for grant in bot.grants if grant.write}
-    for watch in bot.watches:
-        watched = watch.criteria.partition("?")[0]
-        if watched in writes and "update" in watch.interactions and not watch.fhirpath:
-            yield Problem(
-                "own-changes",
-                f"{bot.name} may change the {watched} that it watches; its own changes are not handed to it again.",
-                error=False,
-            )
 
 
 def _operation_problems(operation: Wanted, version: tuple[int, ...]) -> Iterator[Problem]:

@@ -58,7 +58,7 @@ class Project:
         if step.kind == "Secret":
             raise InputError("Secrets are written together, not one by one.")
         if step.action == "delete":
-            self._delete(step)
+            self.server.delete(self.reference(step))
         elif step.kind == "Bot":
             self._put_bot(step)
         elif step.kind == "ProjectMembership":
@@ -80,7 +80,7 @@ class Project:
             return False
         kind, _, resource_id = reference.partition("/")
         if before is None:
-            if kind != "ProjectMembership":
+            if kind != "ProjectMembership":  # the server made it with the Bot, without which it can do nothing
                 self.server.delete(reference)
             return True
         earlier = self.server.get(f"fhir/R4/{kind}/{resource_id}/_history/{before}")
@@ -143,12 +143,6 @@ class Project:
         self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{current['id']}"
         body = self._real(merged("ProjectMembership", current, step.body))
         self.server.post(f"admin/projects/{self.id}/members/{current['id']}", body)
-
-    def _delete(self, step: Step) -> None:
-        # A Bot's membership stays: without its Bot it can do nothing, and a rollback needs it, since nobody but the
-        # server can make one.
-        if step.kind != "ProjectMembership":
-            self.server.delete(self.reference(step))
 
     def _by_key(
         self, kind: str, name: str, keys: Sequence[str], system: str = "", *, everything: bool

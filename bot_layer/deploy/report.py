@@ -18,7 +18,7 @@ def lines(plan: Plan, *, details: bool = True) -> Iterator[str]:
     """One line for each resource, and one for each field that changes."""
     for step in plan.steps:
         yield step_line(step)
-        if details:
+        if details or step.action == "update":
             yield from (f"      {_difference(step, each)}" for each in step.differences)
     for each in plan.unchanged:
         yield f"  = unchanged  {each.kind:<20} {each.key}"

@@ -102,11 +102,13 @@ def roll_back(server: Medplum, *, now: datetime | None = None) -> tuple[list[str
         raise InputError("No deployment is recorded on this server.", code="nothing-to-roll-back")
     undone: list[str] = []
     kept: list[str] = []
-    project = open_project(server)
-    for entry in reversed(entries.values()):
-        (undone if project.undo(entry.reference, entry.before, entry.after) else kept).append(entry.reference)
-    lock.entries = {reference: entries[reference] for reference in kept}
-    lock.release(complete=not kept)
+    try:
+        project = open_project(server)
+        for entry in reversed(entries.values()):
+            (undone if project.undo(entry.reference, entry.before, entry.after) else kept).append(entry.reference)
+    finally:
+        lock.entries = {reference: each for reference, each in entries.items() if reference not in undone}
+        lock.release(complete=not lock.entries)
     return undone, kept
 
 
