@@ -251,13 +251,13 @@ def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> 
 
 
 def _plan_known(patient: Json, theirs: Json, policy: Policy, *, recorded: Sequence[str], force: bool) -> Plan:
-    identifier = str(theirs.get("id"))
-    if recorded and identifier not in recorded:
+    identifier, ours = str(theirs.get("id")), build(patient, policy)
+    is_ours = _holds_pt(theirs, ours["identifier"][0])
+    if recorded and identifier not in recorded and not (is_ours and force):
         return Review("health-gorilla-id-differs", "Medplum records another Health Gorilla id than the one found.")
     if theirs.get("active") is False:
         return Review("registration-inactive", "Health Gorilla holds this patient as inactive: have it revived there.")
-    ours = build(patient, policy)
-    if not _holds_pt(theirs, ours["identifier"][0]):
+    if not is_ours:
         if _other_pts(theirs, ours["identifier"][0]) and not (recorded and force):
             return _changed_identifier(is_own=bool(recorded))
         if ours["gender"] != theirs.get("gender") and not recorded:

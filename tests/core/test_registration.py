@@ -284,9 +284,10 @@ def test_a_patient_registered_under_another_id_is_for_a_person() -> None:
 
 
 def test_the_recorded_id_must_be_the_found_one() -> None:
-    """The id that Medplum keeps is checked on every run."""
+    """The id that Medplum keeps is checked on every run; forced, the registration under our own id is taken instead."""
     held = registered(build(patient(), POLICY), "hg-2")
     assert code(plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
+    assert plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY, force=True) == NothingToDo("hg-2")
 
 
 def test_several_recorded_ids_are_for_a_person() -> None:

@@ -1,0 +1,124 @@
+"""Patients in Medplum: merges followed, ADT messages carried out, registrations written back, failures made visible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import quote
+
+from bot_layer.clients.medplum import Medplum
+from bot_layer.core import adt, registration, registration_answer
+from bot_layer.core.adt import Adt, Person
+from bot_layer.core.demographics import entries
+from bot_layer.core.json import Json
+from bot_layer.core.registration_answer import TASK_SYSTEM
+from bot_layer.errors import BotError, InputError, ReviewNeeded
+
+_MOST_MERGES = 8
+
+
+@dataclass(frozen=True)
+class PatientStore:
+    """The Patients of one Medplum project."""
+
+    server: Medplum
+
+    def current(self, reference: str) -> Json:
+        """The Patient that stands for a reference now: merges are followed, a circle is for a person."""
+        patient = self.server.read(reference)
+        for _ in range(_MOST_MERGES):
+            successor = registration.replaced_by(patient)
+            if successor is None:
+                return patient
+            patient = self.server.read(successor)
+        raise ReviewNeeded("The Patient's merges lead in a circle, or are too many.", code="merge-loop")
+
+    def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
+        """Raise ReviewNeeded where another active Patient carries this Health Gorilla id."""
+        if health_gorilla_id in registration.health_gorilla_ids(patient):
+            return
+        query = [("identifier", f"{registration.HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
+        for other in self.server.search("Patient", query):
+            carried = health_gorilla_id in registration.health_gorilla_ids(other)
+            if carried and other["id"] != patient["id"] and other.get("active") is not False:
+                raise ReviewNeeded("Another Patient in Medplum carries this Health Gorilla id.", code="id-of-another")
+
+    def write_back(self, patient: Json, health_gorilla_id: str) -> None:
+        """Keeps Health Gorilla's id on the Patient; nothing is written where it is there."""
+        if registration.with_health_gorilla_id(patient, health_gorilla_id) is None:
+            return
+        self.server.change(
+            f"Patient/{patient['id']}",
+            lambda now: registration.with_health_gorilla_id(now, health_gorilla_id) or now,
+        )
+
+    def carry_out(self, message: Adt, patient_system: str | None) -> list[str]:
+        """The references of the Patients to register after a message: stored, merged, or none where one ended."""
+        if message.action == "inactivate":
+            self._inactivate(message.persons[0], patient_system)
+            return []
+        stored = [(person, self._store(person, patient_system)) for person in message.persons]
+        for person, patient in stored:
+            if person.prior:
+                self._merge(person.prior, patient, patient_system)
+        return [f"Patient/{patient['id']}" for _, patient in stored]
+
+    def fail(self, patient_id: str, error: BotError, now: datetime) -> None:
+        """Leaves one open Task for the patient, with the latest reason."""
+        open_tasks = self._open_tasks(patient_id)
+        if open_tasks:
+            reference = f"Task/{open_tasks[0]['id']}"
+            self.server.change(reference, lambda stored: registration_answer.renewed(stored, error, now))
+            return
+        task = registration_answer.task(patient_id, error, now)
+        self.server.create_once(task, f"identifier={TASK_SYSTEM}|{patient_id}&status=requested")
+
+    def succeed(self, patient_id: str, now: datetime) -> None:
+        """Closes the patient's open Task, if there is one."""
+        for task in self._open_tasks(patient_id):
+            self.server.change(f"Task/{task['id']}", lambda stored: registration_answer.completed(stored, now))
+
+    def _open_tasks(self, patient_id: str) -> list[Json]:
+        return self.server.search("Task", [("identifier", f"{TASK_SYSTEM}|{patient_id}"), ("status", "requested")])
+
+    def _store(self, person: Person, patient_system: str | None) -> Json:
+        key = adt.key(person.patient["identifier"], patient_system)
+        found = self._find(key)
+        if found is None:
+            query = f"identifier={quote(key['system'], safe=':/')}|{quote(key['value'], safe='')}"
+            found = self.server.create_once(adt.new_patient(person), query)
+        if registration.replaced_by(found) is not None:
+            raise InputError(
+                "The Patient of this identifier was merged away.", code="patient-merged", expression=["PID-3"]
+            )
+        return self.server.change(f"Patient/{found['id']}", lambda stored: adt.merged(stored, person))
+
+    def _merge(self, prior: Sequence[Json], patient: Json, patient_system: str | None) -> None:
+        """Links the record that ends and the one that stays; one that Medplum never knew needs no end."""
+        ending = self._find(adt.key(prior, patient_system))
+        if ending is None or ending["id"] == patient["id"]:
+            return
+        kept, gone = f"Patient/{patient['id']}", f"Patient/{ending['id']}"
+        self.server.change(gone, lambda stored: adt.ended(stored, kept))
+        self.server.change(kept, lambda stored: adt.survivor(stored, gone))
+
+    def _inactivate(self, person: Person, patient_system: str | None) -> None:
+        found = self._find(adt.key(person.patient["identifier"], patient_system))
+        if found is None:
+            raise InputError("Medplum has no Patient of this identifier.", code="unknown-patient", expression=["PID-3"])
+        self.server.change(f"Patient/{found['id']}", lambda stored: {**stored, "active": False})
+
+    def _find(self, key: Json) -> Json | None:
+        """The one Patient that carries the identifier."""
+        found = self.server.search("Patient", [("identifier", f"{key['system']}|{key['value']}"), ("_count", "10")])
+        carrying = [patient for patient in found if _carries(patient, key)]
+        if len(carrying) > 1:
+            raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
+        return carrying[0] if carrying else None
+
+
+def _carries(patient: Json, key: Json) -> bool:
+    """Whether the identifier is among the patient's: a comma in a value makes the search answer more than was asked."""
+    pairs = {(entry.get("system"), entry.get("value")) for entry in entries(patient.get("identifier"))}
+    return (key["system"], key["value"]) in pairs

@@ -1,0 +1,99 @@
+"""$register-patient: have a patient in Health Gorilla's index, under the id by which federated queries ask.
+
+Reads the Patient in Medplum (merges are followed) and what the index holds; creates, updates or leaves alone; writes
+Health Gorilla's id back. Also takes HL7 ADT messages: the Patient is stored first, the answer is an acknowledgement.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import cast
+
+from bot_layer.clients import health_gorilla, medplum, transport
+from bot_layer.clients.health_gorilla_patients import Patients
+from bot_layer.clients.medplum_patients import PatientStore
+from bot_layer.core import adt, adt_out, registration_answer
+from bot_layer.core import health_gorilla as hg
+from bot_layer.core.adt import Header
+from bot_layer.core.declaration import Bot, Grant, Watch
+from bot_layer.core.event import Event, target
+from bot_layer.core.json import Json
+from bot_layer.core.registration import Create
+from bot_layer.core.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, not_for_us, problem
+from bot_layer.core.registration_settings import SETTINGS, adt_policy, registration_policy
+from bot_layer.errors import BotError
+from bot_layer.handler import Handler
+
+HL7 = "x-application/hl7-v2+er7"
+
+BOT = Bot(
+    name="register-patient",
+    identifier="health-gorilla-labs/register-patient",
+    about="Registers patients in Health Gorilla's index, also from ADT messages, for federated queries",
+    target="Patient",
+    parameter="patient",
+    settings=(*SETTINGS, *hg.SETTINGS, *transport.SETTINGS),
+    watches=(Watch("Patient"),),
+    grants=(Grant("Patient", write=True), Grant("Task", write=True)),
+    content_types=(HL7,),
+)
+
+
+def register(event: Event) -> Json:
+    """One patient registered, or one ADT message carried out and acknowledged."""
+    if isinstance(event.input, str) or event.content_type.startswith(HL7):
+        # An HL7 caller gets HL7 back: the one answer of a bot that is text.
+        return cast(Json, receive(event, datetime.now(UTC)))
+    asked = target(event, "Patient", "patient")
+    if asked.deleted:
+        return registration_answer.deleted()
+    if not event.from_subscription:
+        return _register(event, asked.reference)
+    store = PatientStore(medplum.connect(event))
+    try:
+        answer = _register(event, asked.reference)
+    except BotError as error:
+        if error.code not in NOT_FOR_THE_INDEX:
+            store.fail(asked.id, error, datetime.now(UTC))
+        raise
+    store.succeed(asked.id, datetime.now(UTC))
+    return answer
+
+
+def receive(event: Event, now: datetime) -> str:
+    """The acknowledgement of an ADT message: AA done, AE failed, AR not taken."""
+    header, policy = Header(), adt_policy(event.secrets)
+    try:
+        header = adt.header(str(event.input))
+        message = adt.read(str(event.input), authorities=policy.authorities, processing_ids=policy.processing_ids)
+        if message.action == "ignore":
+            return adt_out.ack(header, "AA", now, [not_for_us()])
+        store = PatientStore(medplum.connect(event))
+        for reference in store.carry_out(message, policy.patient_system):
+            _register(event, reference)
+    except BotError as error:
+        return adt_out.ack(header, acknowledgement(error), now, [problem(error)])
+    return adt_out.ack(header, "AA", now)
+
+
+def _register(event: Event, reference: str) -> Json:
+    """Gather, decide, act; the answer is one Parameters resource."""
+    policy, force = registration_policy(event.secrets), event.flag("force")
+    store = PatientStore(medplum.connect(event))
+    index = Patients(health_gorilla.connect(event.secrets), policy)
+
+    # The event may be stale, or made up by its caller: what is registered is what Medplum holds.
+    patient = store.current(reference)
+    followed = f"Patient/{patient['id']}" != reference
+    plan = index.plan(patient, force=force)
+    if not isinstance(plan, Create):
+        store.require_own_id(patient, plan.id)
+
+    if event.flag("preview"):
+        return registration_answer.preview(plan, patient, policy, followed=followed)
+    health_gorilla_id = index.carry_out(plan, patient, force=force)
+    store.write_back(patient, health_gorilla_id)
+    return registration_answer.answer(plan, patient, policy, health_gorilla_id, followed=followed)
+
+
+handler = Handler(BOT, register)

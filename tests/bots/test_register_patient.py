@@ -1,0 +1,353 @@
+"""register-patient against the two look-alikes: what is written, what is refused, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bot_layer.core import hl7v2, parameters
+from bot_layer.core.json import Json
+from bot_layer.sandbox.faults import Faults
+from bot_layer.sandbox.health_gorilla.switches import Switches
+from bots.register_patient import handler
+
+from .patient_world import ADDRESS, MRN, SYSTEM, Clinic, action, clinic, codes, person
+
+HG = "https://www.healthgorilla.com"
+
+
+@pytest.fixture
+def world() -> Iterator[Clinic]:
+    """A clinic with the usual settings."""
+    with clinic() as made:
+        yield made
+
+
+def hg_ids(patient: Json) -> list[str]:
+    """The Health Gorilla ids in force on a patient."""
+    return [entry["value"] for entry in patient.get("identifier", []) if entry["system"] == HG and "use" not in entry]
+
+
+def pt(patient: Json) -> list[tuple[str, str]]:
+    """System and value of the registered patient's external identifiers."""
+    kinds = ((entry, entry.get("type", {}).get("coding", [{}])[0].get("code")) for entry in patient["identifier"])
+    return [(entry["system"], entry["value"]) for entry, kind in kinds if kind == "PT"]
+
+
+def test_a_patient_is_registered_and_the_id_written_back(world: Clinic) -> None:
+    """The index knows the patient by Medplum's id, and Medplum keeps the index's."""
+    stored = world.server.create(person())
+    answer = handler(world.asked(stored))
+    assert action(answer) == "registered"
+    (registered,) = world.gorilla.patients()
+    assert pt(registered) == [(SYSTEM, stored["id"])]
+    assert parameters.one(answer, "healthGorillaId") == registered["id"]
+    assert hg_ids(world.server.read(f"Patient/{stored['id']}")) == [registered["id"]]
+
+
+def test_registering_again_writes_nothing(world: Clinic) -> None:
+    """An unchanged patient costs reads alone, on both sides."""
+    stored = world.server.create(person())
+    handler(world.asked(stored))
+    before = world.writes()
+    answer = handler(world.asked(stored))
+    assert (action(answer), world.writes()) == ("unchanged", before)
+
+
+def test_a_change_is_put_and_nothing_of_theirs_is_lost(world: Clinic) -> None:
+    """One PUT with the version that was read; Health Gorilla's own identifiers stay."""
+    stored = world.server.create(person())
+    handler(world.asked(stored))
+    world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "address": [{**ADDRESS, "city": "Elm"}]})
+    answer = handler(world.asked(stored))
+    (registered,) = world.gorilla.patients()
+    assert action(answer) == "updated"
+    assert parameters.values(answer, "difference") == ["address"]
+    assert registered["address"][0]["city"] == "Elm"
+    assert len(registered["identifier"]) == 3
+
+
+def test_a_preview_writes_nothing_and_shows_the_payload(world: Clinic) -> None:
+    """The same decision, without acting on it."""
+    stored = world.server.create(person())
+    before = world.writes()
+    answer = handler(world.asked(stored, preview=True))
+    assert (action(answer), parameters.one(answer, "preview")) == ("registered", True)
+    assert parameters.one(answer, "payload")["identifier"][0]["value"] == stored["id"]
+    assert (world.gorilla.patients(), world.writes()) == ([], before)
+
+
+def test_all_that_is_missing_is_named_at_once(world: Clinic) -> None:
+    """One refusal for all elements, before anything is sent to Health Gorilla."""
+    stored = world.server.create({"resourceType": "Patient", "name": [{"family": "Only"}]})
+    answer = handler(world.asked(stored))
+    assert (action(answer), codes(answer)) == ("refused", ["missing-demographics"])
+    assert len(parameters.one(answer, "outcome")["issue"][0]["expression"]) == 7
+    assert not world.gorilla.requests
+
+
+@pytest.mark.parametrize("call", ["query", "resource", "reference"])
+def test_the_patient_is_named_in_any_of_medplums_ways(world: Clinic, call: str) -> None:
+    """A query, the resource itself, a bare reference."""
+    stored = world.server.create(person())
+    reference = f"Patient/{stored['id']}"
+    given = {"query": {"patient": reference}, "resource": stored, "reference": {"reference": reference}}[call]
+    assert action(handler(world.event(given))) == "registered"
+
+
+def test_a_record_number_may_be_the_registered_id() -> None:
+    """The configured identifier is what queries will ask by; changing it needs force."""
+    with clinic(FEDERATED_PATIENT_IDENTIFIER_SYSTEM=MRN) as world:
+        stored = world.server.create(person(identifier=[{"system": MRN, "value": "M-1"}]))
+        assert action(handler(world.asked(stored))) == "registered"
+        world.server.change(
+            f"Patient/{stored['id']}",
+            lambda now: {**now, "identifier": [{"system": MRN, "value": "M-2"}, *now["identifier"][1:]]},
+        )
+        assert codes(handler(world.asked(stored))) == ["identifier-changed"]
+        assert action(handler(world.asked(stored, force=True))) == "updated"
+        assert [pt(registered) for registered in world.gorilla.patients()] == [[(SYSTEM, "M-2")]]
+
+
+def test_two_patients_of_one_person_are_for_a_person_to_sort_out(world: Clinic) -> None:
+    """The second Medplum Patient is not registered, and the first registration stays."""
+    first, second = world.server.create(person()), world.server.create(person())
+    handler(world.asked(first))
+    answer = handler(world.asked(second))
+    assert (action(answer), codes(answer)) == ("refused", ["registered-as-another"])
+    assert len(world.gorilla.patients()) == 1
+    assert hg_ids(world.server.read(f"Patient/{second['id']}")) == []
+
+
+def test_an_id_that_another_patient_carries_is_not_taken(world: Clinic) -> None:
+    """One registration belongs to one Patient."""
+    stored = world.server.create(person())
+    handler(world.asked(stored))
+    registered_id = hg_ids(world.server.read(f"Patient/{stored['id']}"))[0]
+    world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "identifier": []})
+    world.server.create(person(identifier=[{"system": HG, "value": registered_id}]))
+    assert codes(handler(world.asked(stored))) == ["id-of-another"]
+
+
+def test_a_merged_patient_is_followed(world: Clinic) -> None:
+    """The one that it was merged into is registered, and said so; a circle is for a person."""
+    kept = world.server.create(person())
+    gone = world.server.create(
+        person(active=False, link=[{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}])
+    )
+    answer = handler(world.asked(gone))
+    assert (action(answer), codes(answer)) == ("registered", ["registered", "merge-followed"])
+    assert [pt(registered) for registered in world.gorilla.patients()] == [[(SYSTEM, kept["id"])]]
+    world.server.change(
+        f"Patient/{kept['id']}",
+        lambda now: {**now, "link": [{"type": "replaced-by", "other": {"reference": f"Patient/{gone['id']}"}}]},
+    )
+    assert codes(handler(world.asked(gone))) == ["merge-loop"]
+
+
+@pytest.mark.parametrize("shape", ["absolute", "absolute_history", "relative", "relative_history"])
+@pytest.mark.parametrize("body", ["empty", "resource"])
+def test_the_new_id_is_read_from_any_location(shape: str, body: str) -> None:
+    """Whatever a create answers with, the id that is written back is the one it made."""
+    with clinic(switches=Switches(location_header=shape, patient_create_body=body)) as world:  # type: ignore[arg-type]  # the parameters are its literals
+        stored = world.server.create(person())
+        handler(world.asked(stored))
+        assert hg_ids(world.server.read(f"Patient/{stored['id']}")) == [world.gorilla.patients()[0]["id"]]
+
+
+@pytest.mark.parametrize("duplicate", ["409", "existing", "second"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_lost_answer_makes_no_second_patient(duplicate: str, method: str) -> None:
+    """What was carried out although its answer was lost is found again, not sent again."""
+    faults = Faults()
+    switches = Switches(duplicate_patient=duplicate, conditional_create=False, idempotency_keys=False)  # type: ignore[arg-type]  # as above
+    with clinic(switches=switches, faults=faults) as world:
+        stored = world.server.create(person())
+        if method == "PUT":
+            handler(world.asked(stored))
+            world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "gender": "male"})
+        faults.add("reset_after_write", times=1, method=method, path="/Patient")
+        answer = handler(world.asked(stored))
+        assert faults.struck
+        assert action(answer) == ("registered" if method == "POST" else "updated")
+        assert len(world.gorilla.patients()) == 1
+
+
+def test_a_busy_partner_is_not_the_callers_fault() -> None:
+    """The answer says that it may work later, and nothing is half done."""
+    faults = Faults()
+    with clinic(faults=faults, BOT_RETRIES="0") as world:
+        stored = world.server.create(person())
+        faults.add("server_error", status=503, path="/Patient", method="GET")
+        answer = handler(world.asked(stored))
+        assert (action(answer), codes(answer)) == ("failed", ["try-again-later"])
+        assert world.gorilla.patients() == []
+
+
+def test_a_refusal_of_the_partner_is_told(world: Clinic) -> None:
+    """A rule that only Health Gorilla knows comes back as a refusal, not as success."""
+    with clinic(switches=Switches(other_genders=False), REGISTER_OTHER_GENDERS="true") as strict:
+        stored = strict.server.create(person(gender="other"))
+        assert codes(handler(strict.asked(stored))) == ["registration-refused"]
+    stored = world.server.create(person(gender="other"))
+    assert codes(handler(world.asked(stored))) == ["missing-demographics"]
+
+
+# Subscriptions
+
+
+def tasks(world: Clinic) -> list[Json]:
+    """The Tasks in Medplum."""
+    return world.server.search("Task", [("_count", "50")])
+
+
+def test_a_failed_registration_from_a_subscription_leaves_one_task(world: Clinic) -> None:
+    """The Task is for the patient, says why, is kept up to date, and ends when the patient is registered."""
+    stored = world.server.create(person(address=None))
+    for _ in range(2):
+        assert codes(handler(world.subscribed(stored))) == ["missing-demographics"]
+    (task,) = tasks(world)
+    assert (task["for"], task["status"]) == ({"reference": f"Patient/{stored['id']}"}, "requested")
+    assert task["statusReason"]["coding"][0]["code"] == "missing-demographics"
+
+    world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "address": [ADDRESS], "birthDate": "1980"})
+    handler(world.subscribed(stored))
+    assert "birthDate" in tasks(world)[0]["statusReason"]["text"]
+
+    world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "birthDate": "1980-02-29"})
+    assert action(handler(world.subscribed(stored))) == "registered"
+    assert [task["status"] for task in tasks(world)] == ["completed"]
+
+
+def test_a_patient_who_is_not_for_the_index_leaves_no_task(world: Clinic) -> None:
+    """Inactive, test and deceased patients are refused by rule: nobody needs to look."""
+    tag = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
+    for changes in ({"active": False}, {"meta": tag}, {"deceasedBoolean": True}):
+        assert action(handler(world.subscribed(world.server.create(person(**changes))))) == "refused"
+    assert (tasks(world), world.gorilla.patients()) == ([], [])
+
+
+def test_a_deleted_patient_is_left_as_registered(world: Clinic) -> None:
+    """Health Gorilla knows no delete: the answer says so, and nothing is called."""
+    stored = world.server.create(person())
+    answer = handler(world.subscribed(stored, "delete"))
+    assert (action(answer), codes(answer)) == ("unchanged", ["patient-deleted"])
+    assert not world.gorilla.requests
+
+
+# ADT
+
+
+def adt(event: str, number: str = "M-7", *, control: str = "C-1", prior: str = "", **fields: str) -> str:
+    """An ADT message from an invented EHR; fields are PID's, as f5, f7..."""
+    given = {
+        3: f"{number}^^^NORTH^MR",
+        5: "Sommer^Anna",
+        7: "19800229",
+        8: "F",
+        11: "12 Pine Road^^Santa Monica^CA^90402^USA^H",
+        13: "(310)555-0142^PRN^PH",
+        19: "123-45-6789",
+        **{int(name[1:]): value for name, value in fields.items()},
+    }
+    pid = "|".join(["PID", *(given.get(place, "") for place in range(1, 31))])
+    mrg = f"MRG|{prior}^^^NORTH^MR\r" if prior else ""
+    return rf"MSH|^~\&|EHR|NORTH|BOTS|SOUTH|20261122||ADT^{event}|{control}|P|2.5.1" + f"\rEVN||20261122\r{pid}\r{mrg}"
+
+
+@pytest.fixture
+def hospital() -> Iterator[Clinic]:
+    """A clinic whose assigning authority is known."""
+    with clinic(ADT_ASSIGNING_AUTHORITIES=f'{{"NORTH": "{MRN}"}}') as made:
+        yield made
+
+
+def acknowledged(answer: Json) -> tuple[str, str, list[str]]:
+    """MSA-1, MSA-2, and the codes of the ERR segments."""
+    segments = hl7v2.parse(str(answer))
+    msa = next(segment for segment in segments if segment.name == "MSA")
+    return msa.text(1), msa.text(2), [segment.text(5) for segment in segments if segment.name == "ERR"]
+
+
+def held(world: Clinic, number: str = "M-7") -> Json:
+    """The one Medplum Patient of a record number."""
+    (found,) = world.server.search("Patient", [("identifier", f"{MRN}|{number}")])
+    return found
+
+
+@pytest.mark.parametrize("event", ["A01", "A04", "A05", "A08", "A28", "A31"])
+def test_an_admission_stores_and_registers(hospital: Clinic, event: str) -> None:
+    """The Patient is in Medplum and in the index; the social security number is nowhere."""
+    assert acknowledged(handler(hospital.message(adt(event)))) == ("AA", "C-1", [])
+    (registered,) = hospital.gorilla.patients()
+    assert pt(registered) == [(SYSTEM, held(hospital)["id"])]
+    assert "6789" not in str(registered) + str(held(hospital))
+
+
+def test_the_same_message_twice_changes_nothing(hospital: Clinic) -> None:
+    """No version is made, neither here nor there."""
+    handler(hospital.message(adt("A04")))
+    before = (held(hospital)["meta"]["versionId"], hospital.gorilla.patients(), hospital.writes()[1])
+    assert acknowledged(handler(hospital.message(adt("A04")))) == ("AA", "C-1", [])
+    assert (held(hospital)["meta"]["versionId"], hospital.gorilla.patients(), hospital.writes()[1]) == before
+
+
+def test_an_update_reaches_the_index(hospital: Clinic) -> None:
+    """A08 changes the stored patient and the registration; an empty field leaves what was there."""
+    handler(hospital.message(adt("A04")))
+    handler(hospital.message(adt("A08", control="C-2", f5="Winter^Anna", f13="")))
+    assert held(hospital)["name"][0]["family"] == "Winter"
+    assert [one["name"][0]["family"] for one in hospital.gorilla.patients()] == ["Winter"]
+    assert held(hospital)["telecom"] == [{"system": "phone", "value": "(310)555-0142", "use": "home"}]
+
+
+def test_a_merge_links_and_keeps_both(hospital: Clinic) -> None:
+    """The record that ends stays, inactive and linked; twice is as good as once; an unknown one needs no end."""
+    handler(hospital.message(adt("A04", "M-7")))
+    handler(hospital.message(adt("A04", "M-8", f5="Sommer^Annie")))
+    merge = adt("A40", "M-7", prior="M-8")
+    for _ in range(2):
+        assert acknowledged(handler(hospital.message(merge)))[0] == "AA"
+    kept, gone = held(hospital, "M-7"), held(hospital, "M-8")
+    assert gone["active"] is False
+    assert gone["link"] == [{"other": {"reference": f"Patient/{kept['id']}"}, "type": "replaced-by"}]
+    assert kept["link"] == [{"other": {"reference": f"Patient/{gone['id']}"}, "type": "replaces"}]
+    assert acknowledged(handler(hospital.message(adt("A40", "M-7", prior="M-404"))))[0] == "AA"
+    assert acknowledged(handler(hospital.message(adt("A08", "M-8")))) == ("AE", "C-1", ["patient-merged"])
+
+
+def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
+    """A29 keeps the record; for a patient whom nobody knows it fails; a later update is no failure of the message."""
+    handler(hospital.message(adt("A04")))
+    assert acknowledged(handler(hospital.message(adt("A29")))) == ("AA", "C-1", [])
+    assert held(hospital)["active"] is False
+    assert acknowledged(handler(hospital.message(adt("A29", "M-404")))) == ("AE", "C-1", ["unknown-patient"])
+    assert acknowledged(handler(hospital.message(adt("A08")))) == ("AA", "C-1", ["patient-inactive"])
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (adt("A03"), ("AA", "C-1", ["unsupported-event"])),
+        (adt("A04").replace("ADT^A04", "ORU^R01"), ("AR", "C-1", ["unsupported-message"])),
+        (adt("A04").replace("|P|", "|D|"), ("AR", "C-1", ["unsupported-processing"])),
+        ("no message at all", ("AR", "", ["not-hl7"])),
+        (adt("A04", f7="1980-02-29"), ("AE", "C-1", ["data-type"])),
+        (adt("A04", f11=""), ("AE", "C-1", ["missing-demographics"])),
+        (adt("A04", f3="M-7^^^SOMEWHERE"), ("AE", "C-1", ["unknown-authority"])),
+    ],
+)
+def test_every_message_is_acknowledged_with_its_control_id(
+    hospital: Clinic, message: str, expected: tuple[str, str, list[str]]
+) -> None:
+    """AA: done or not for us. AE: to be corrected, and ERR says where. AR: not for this receiver at all."""
+    assert acknowledged(handler(hospital.message(message))) == expected
+    assert hospital.gorilla.patients() == []
+
+
+def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None:
+    """A message is never applied to one of two."""
+    for _ in range(2):
+        hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7"}]))
+    assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["several-patients"])
