@@ -43,14 +43,14 @@ REASONS = (
         r"(name.*(directory|npi registry|match))|((directory|npi registry).*name)",
     ),
     _reason(
-        "account-number-refused",
-        "An account number is not assigned to this practice: ask the laboratory or Health Gorilla to add it.",
-        r"account number",
-    ),
-    _reason(
         "laboratory-unknown",
         "Health Gorilla does not know a laboratory: correct the f- id of its Organization.",
         r"Organization/f-|facility|laborator",
+    ),
+    _reason(
+        "account-number-refused",
+        "An account number is not assigned to this practice: ask the laboratory or Health Gorilla to add it.",
+        r"account number",
     ),
     _reason("location-unknown", "Health Gorilla does not know a location: run $sync-location first.", r"location|tl-"),
     _reason("tenant-unknown", "Health Gorilla does not know the tenant: check its id.", r"tenant|Organization/t-"),
