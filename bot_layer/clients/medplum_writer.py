@@ -24,7 +24,7 @@ from bot_layer.core import pace
 from bot_layer.core import upsert as rules
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
-from bot_layer.core.source_identity import lookup_query, source_id_of
+from bot_layer.core.source_identity import lookup_query, source_id_of, stored_as
 from bot_layer.core.upsert import Entry, Found, Incoming, Write
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
@@ -218,8 +218,8 @@ class MedplumWriter:
 
     def _look_up(self, kind: str, ids: list[str], found: dict[Key, Found]) -> None:
         wanted = set(ids)
-        for resource in self.search(kind, f"{lookup_query(kind, ids)}&_count=1000"):
-            source_id = source_id_of(resource)
+        for resource in self.search(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
+            source_id = source_id_of(resource, kind)
             if source_id is None or source_id not in wanted:
                 continue
             key = Key(kind, source_id)
@@ -270,6 +270,26 @@ class MedplumWriter:
         if work.open and attempt:
             self._push_back(attempt)
 
+    def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> dict[Key, Found]:
+        """Edit what is there with If-Match; None leaves it. What comes back is each resource as it was last read."""
+        left, seen = list(dict.fromkeys(keys)), dict[Key, Found]()
+        for attempt in range(_ROUNDS):
+            found = self.look_up(left)
+            seen |= found
+            entries = []
+            for key, there in found.items():
+                wanted = change(key, there)
+                if wanted is not None:
+                    write = Write(Incoming(key, wanted), wanted, there.id, there.version)
+                    entries.append(rules.entry(write, orjson.dumps))
+            left = []
+            for batch in rules.batches(entries, max_bytes=self.max_bytes):
+                left += [entry.key for entry, verdict in self._batch(batch) if verdict.kind == "again"]
+            if not left:
+                break
+            self._push_back(attempt)
+        return seen
+
     # -- Deleting
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
@@ -294,8 +314,18 @@ class MedplumWriter:
 
     # -- Content
 
-    def store_content(self, content_type: str, chunks: Iterable[bytes], *, owner: str = "") -> str:
-        """The id of a new Binary that holds these bytes; the stream is sent as it comes."""
+    def store_content(self, content_type: str, pieces: Iterable[bytes], *, owner: str = "", tries: int = 8) -> str:
+        """The id of a new Binary that holds these bytes. A lost answer may leave one behind that nothing names."""
+        for attempt in range(tries):
+            try:
+                return self._store_content(content_type, iter(pieces), owner)
+            except TransientError:
+                if attempt == tries - 1 or pieces is iter(pieces):
+                    raise
+                self._push_back(attempt)
+        raise AssertionError("the last try returns or raises")
+
+    def _store_content(self, content_type: str, chunks: Iterator[bytes], owner: str) -> str:
         headers = {"Content-Type": content_type} | ({"X-Security-Context": owner} if owner else {})
         self.may_write()
         reply = self.send(

@@ -13,6 +13,8 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -24,6 +26,7 @@ from bot_layer.clients.wire import Reply, Wire
 from bot_layer.core import bulk_export, smart
 from bot_layer.core.bulk_export import Complete, Export, ExportFile, Failed, Refused, Started, Wait
 from bot_layer.core.json import Json
+from bot_layer.core.source_identity import POINTED_TO
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, BotError, ConfigError, PermanentError, TransientError
 
@@ -52,11 +55,12 @@ class PracticeFusion:
     tries: int = 6
     limits: bulk_export.WaitLimits = field(default_factory=bulk_export.WaitLimits)
     granted: tuple[str, ...] = ()
+    discovery: smart.Discovery | None = None  # what an earlier run learnt; a token endpoint that is gone is looked for
 
     def __post_init__(self) -> None:
         self._wire = Wire(SERVICE)
         self._lock = threading.RLock()
-        self._discovery: smart.Discovery | None = None
+        self._fresh_discovery = False
         self._token: smart.Token | None = None
         self.requests = 0
 
@@ -65,11 +69,12 @@ class PracticeFusion:
     def discover(self) -> smart.Discovery:
         """The token endpoint, from the SMART configuration or else the CapabilityStatement."""
         with self._lock:
-            if self._discovery is None:
+            if self.discovery is None:
                 self.log("PFSyncWorker", "Discovering SMART endpoints...")
-                self._discovery = self._discovered()
-                self.log("PFSyncWorker", f"Token endpoint: {_place(self._discovery.token_endpoint)}")
-            return self._discovery
+                self.discovery = self._discovered()
+                self._fresh_discovery = True
+                self.log("PFSyncWorker", f"Token endpoint: {_place(self.discovery.token_endpoint)}")
+            return self.discovery
 
     def _discovered(self) -> smart.Discovery:
         configuration, capability = smart.discovery_urls(self.settings.source)
@@ -93,13 +98,18 @@ class PracticeFusion:
         if self.settings.scopes:
             self.granted = self.settings.scopes
             return self.settings.types, ()
-        state = smart.start_negotiation(self.settings.types, self.discover().scopes)
+        wanted = self.settings.types
+        advertised = self.discover().scopes
+        # Rights to read what others point to are asked for only where they are offered: a refusal costs requests.
+        offered = smart.granted_types(frozenset(advertised), POINTED_TO) if self.settings.hydrate else frozenset()
+        state = smart.start_negotiation((*wanted, *sorted(offered - set(wanted))), advertised)
         while not state.settled:
             state = smart.answered(state, self._ask_token(state.scopes))
-        if not state.accepted:
+        accepted = tuple(each for each in wanted if each in state.accepted)
+        if not accepted:
             raise AuthError("The source refused every scope that was asked for.", code="no-scope-granted")
         self.granted = state.scopes
-        return state.accepted, state.refused
+        return accepted, tuple(each for each in wanted if each not in accepted)
 
     def token(self, *, stale: str = "") -> str:
         """A token that is good now. ``stale`` is one that the server has just refused."""
@@ -124,6 +134,15 @@ class PracticeFusion:
             raise AuthError("The source refuses the scopes that it granted before.", code="scopes-withdrawn")
 
     def _ask_token(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
+        try:
+            return self._asked_token(scopes)
+        except (PermanentError, AuthError):
+            if self._fresh_discovery:
+                raise
+            self.discovery = None
+            return self._asked_token(scopes)
+
+    def _asked_token(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
         discovery = self.discover()
         method = smart.auth_method(discovery, has_key=bool(self.settings.private_key))
         self.log("PFSmartClient", "Requesting access token from Practice Fusion...")
@@ -287,6 +306,15 @@ class PracticeFusion:
             following = [each.get("url") for each in page.get("link") or [] if each.get("relation") == "next"]
             url = urljoin(url, following[0]) if following and following[0] else ""
 
+    def server_time(self) -> str:
+        """The source's own time, a little earlier: a machine here may be ahead of it."""
+        reply = self._repeated("GET", f"{self.settings.source}/metadata", path="metadata", headers=_FHIR)
+        try:
+            moment = parsedate_to_datetime(reply.headers.get("date", ""))
+        except ValueError:
+            return ""
+        return (moment - timedelta(minutes=5)).isoformat()
+
     def group_members(self, group_id: str) -> tuple[str, ...] | None:
         """The ids of a Group's patients, or None where the source does not let it be read."""
         try:
@@ -298,11 +326,23 @@ class PracticeFusion:
         members = (_member_id(each, self.settings.source) for each in group.get("member") or [])
         return tuple(dict.fromkeys(each for each in members if each))
 
-    def open_content(self, url: str) -> _Opened:
-        """An attachment's bytes, with the token only if it stands on the source's host."""
+    def content(self, url: str) -> tuple[str, Iterator[bytes]]:
+        """An attachment's type and its bytes, with the token only if it stands on the source's host."""
         absolute = urljoin(self.settings.source + "/", url)
         own = _origin(absolute) == _origin(self.settings.source)
-        return self._followed(absolute, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=own)
+        opened = self._followed(absolute, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=own)
+        reply, stream = opened.__enter__()
+
+        def bytes_() -> Iterator[bytes]:
+            try:
+                if reply.headers.get("content-encoding", "") == "gzip":
+                    yield from _unpacked(stream, self._wire, _Progress(), resumed=False)
+                else:
+                    yield from stream
+            finally:
+                opened.__exit__(None, None, None)
+
+        return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
 
     # -- Requests
 

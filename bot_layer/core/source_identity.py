@@ -17,11 +17,10 @@ ORIGINAL_TYPE_URL: Final = f"{ROOT}/original-type"
 ATTACHMENT_URL: Final = f"{ROOT}/source-url"
 
 # R4 types without a list `identifier`: none at all, or a single one that belongs to the source.
-# https://hl7.org/fhir/R4/provenance.html, .../binary.html, .../questionnaireresponse.html, .../composition.html
+# https://hl7.org/fhir/R4/provenance.html, .../questionnaireresponse.html, .../composition.html
 KEYED_BY_TAG: Final = frozenset(
     {
         "AuditEvent",
-        "Binary",
         "Bundle",
         "CapabilityStatement",
         "Composition",
@@ -37,6 +36,10 @@ KEYED_BY_TAG: Final = frozenset(
     }
 )
 
+# Medplum does not search Binary (https://github.com/medplum/medplum/pull/4187), so that none could be found again. A
+# Basic with the identifier stands for each, and points to the content.
+_STORED_AS: Final = {"Binary": "Basic"}
+
 # What others point to comes first, so that a reference is there on first write. A type that is not named stands
 # with the clinical ones; cycles are closed by the repair at the end.
 LEVELS: Final[tuple[tuple[str, ...], ...]] = (
@@ -50,6 +53,8 @@ LEVELS: Final[tuple[tuple[str, ...], ...]] = (
     ("DocumentReference", "Composition", "QuestionnaireResponse"),
     ("Provenance", "AuditEvent", "List"),
 )
+# Types that the source's resources point to and that are seldom exported: read one by one where the rights allow it.
+POINTED_TO: Final = ("Location", "PractitionerRole", "Medication", "Organization", "Practitioner", "HealthcareService")
 _CLINICAL: Final = 4  # the place of Condition
 _LEVEL_OF: Final = {name: number for number, names in enumerate(LEVELS) for name in names}
 
@@ -77,15 +82,19 @@ def in_order(types: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys(types), key=level_of))
 
 
+def stored_as(resource_type: str) -> str:
+    """The type under which Medplum keeps and finds a resource of this type of the source."""
+    return _STORED_AS.get(resource_type, resource_type)
+
+
 def is_source_id(value: object) -> bool:
     """True for what FHIR allows as a resource id: nothing else can be looked up safely."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
-def source_id_of(resource: Json) -> str | None:
+def source_id_of(resource: Json, resource_type: str) -> str | None:
     """The source's id of a resource as Medplum holds it, or None if this sync did not bring it."""
-    resource_type = resource.get("resourceType")
-    if not isinstance(resource_type, str):
+    if resource.get("resourceType") != stored_as(resource_type):
         return None
     system = id_system(resource_type)
     if resource_type in KEYED_BY_TAG:

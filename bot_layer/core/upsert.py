@@ -15,13 +15,23 @@ from typing import Any, Final, Literal
 
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
-from bot_layer.core.source_identity import KEYED_BY_TAG, ROOT, UPDATED_URL, VERSION_URL, id_system, lookup_query
+from bot_layer.core.source_identity import (
+    KEYED_BY_TAG,
+    ROOT,
+    UPDATED_URL,
+    VERSION_URL,
+    id_system,
+    lookup_query,
+    stored_as,
+)
 
 Policy = Literal["source", "keep", "report"]
 Dumps = Callable[[Any], bytes]
 
 ORIGIN_URL: Final = f"{ROOT}/source-address"
 OWNED_URL: Final = f"{ROOT}/source-entries"
+CONTENT_URL: Final = f"{ROOT}/content"
+CONTENT_DIGEST_URL: Final = f"{ROOT}/content-digest"
 SYNC_TAG: Final = f"{ROOT}/sync"
 UNRESOLVED_TAG: Final[Json] = {"system": SYNC_TAG, "code": "unresolved-reference"}
 # Set by Medplum on every version.
@@ -111,6 +121,33 @@ def prepare(resource: Json, source: str) -> Json:
     return {**body, "meta": meta}
 
 
+def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str) -> Json:
+    """What stands for a Binary of the source: a Basic that can be found, and points to the content in Medplum."""
+    about = {name: value for name, value in resource.items() if name in ("id", "meta")}
+    basic = prepare({**about, "resourceType": "Binary"}, source)
+    return {
+        **basic,
+        "resourceType": "Basic",
+        "code": {"coding": [{"system": SYNC_TAG, "code": "binary"}]},
+        "extension": [
+            {"url": CONTENT_URL, "valueReference": {"reference": f"Binary/{content_id}"}},
+            {"url": CONTENT_DIGEST_URL, "valueString": digest},
+        ],
+    }
+
+
+def content_of(found: Found) -> tuple[str, str]:
+    """The id and the digest of the content that a Basic stands for; empty where there is none."""
+    extensions = {each.get("url"): each for each in _listed(found.resource.get("extension"))}
+    reference = (extensions.get(CONTENT_URL, {}).get("valueReference") or {}).get("reference", "")
+    return str(reference).removeprefix("Binary/"), str(extensions.get(CONTENT_DIGEST_URL, {}).get("valueString", ""))
+
+
+def target_id(key: Key, found: Found) -> str:
+    """The id that a reference to this resource must name in Medplum."""
+    return content_of(found)[0] if key.type == "Binary" else found.id
+
+
 def plan(found: Mapping[Key, Found], incoming: Iterable[Incoming], *, source: str, policy: Policy = "source") -> Plan:
     """What to create, to update and to leave alone."""
     creates: list[Write] = []
@@ -181,7 +218,8 @@ class Entry:
 def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
     """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
     key = write.incoming.key
-    request: Json = {"method": "PUT" if write.id else "POST", "url": f"{key.type}/{write.id}" if write.id else key.type}
+    kind = stored_as(key.type)
+    request: Json = {"method": "PUT" if write.id else "POST", "url": f"{kind}/{write.id}" if write.id else kind}
     if write.id and write.version:
         request["ifMatch"] = f'W/"{write.version}"'
     if guarded and not write.id:
@@ -192,7 +230,7 @@ def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
 def conditional_entry(write: Write, dumps: Dumps) -> Entry:
     """A conditional PUT, as the integration's description prints it."""
     key = write.incoming.key
-    request = {"method": "PUT", "url": f"{key.type}?{lookup_query(key.type, [key.id])}"}
+    request = {"method": "PUT", "url": f"{stored_as(key.type)}?{lookup_query(key.type, [key.id])}"}
     resource = {name: value for name, value in write.resource.items() if name != "id"}
     return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(resource)), write)
 

@@ -1,0 +1,163 @@
+"""The sync's Task in Medplum: one for each source, held by a lease so that two runs never write at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from bot_layer.clients.medplum_writer import SERVICE, MedplumWriter
+from bot_layer.core import pace
+from bot_layer.core.json import Json
+from bot_layer.core.sync_state import TASK_SYSTEM, SyncState, from_task, to_task
+from bot_layer.errors import PermanentError, TransientError
+
+LEASE_SECONDS: Final = 120.0
+
+
+class LeaseLost(TransientError):
+    """Somebody else works now: nothing more is written."""
+
+    default_code = "lease-lost"
+
+
+@dataclass
+class SyncStore:
+    """Reads and writes the Task. ``clock`` is the time of day, which two machines share more or less."""
+
+    medplum: MedplumWriter
+    source: str
+    owner: str
+    lease_seconds: float = LEASE_SECONDS
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    def __post_init__(self) -> None:
+        self._task: Json | None = None
+        self.lock = threading.RLock()
+        self.state = SyncState()
+
+    def load(self) -> SyncState:
+        """The state as Medplum holds it."""
+        query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}&_sort=_lastUpdated"
+        found = list(self.medplum.search("Task", query))
+        with self.lock:
+            self._task = min(found, key=lambda each: str(each["id"])) if found else None
+            self.state = from_task(self._task)
+            return self.state
+
+    def acquire(self) -> SyncState:
+        """The state, and the lease on it; TransientError ``sync-running`` while somebody else has it."""
+        for _ in range(8):
+            state = self.load()
+            now = self.clock()
+            if state.held_by_other(self.owner, now):
+                raise TransientError(
+                    "Another run of this sync is at work; it ends or its lease runs out.",
+                    service=SERVICE,
+                    code="sync-running",
+                    retry_after=max(state.until - now, 1.0),
+                )
+            if self._task is None:
+                self._create()
+                continue
+            try:
+                return self.save(state)
+            except LeaseLost:
+                continue
+        raise TransientError("Other runs keep taking the lease.", service=SERVICE, code="sync-running")
+
+    def save(self, state: SyncState, *, release: bool = False) -> SyncState:
+        """Write the state and renew the lease (or give it back); LeaseLost if somebody else wrote meanwhile."""
+        with self.lock:
+            until = 0.0 if release else self.clock() + self.lease_seconds
+            state = replace(state, owner="" if release else self.owner, until=until)
+            task = self._task
+            if task is None:
+                raise AssertionError("a lease is acquired first")
+            body = to_task(state, self.source, task=_bare(task))
+            self._task = self._put(task, body)
+            self.state = state
+            return state
+
+    def check(self) -> None:
+        """LeaseLost unless the lease is good for a while: asked before each write."""
+        if self.clock() > self.state.until - self.lease_seconds / 6:
+            self.renew()
+
+    def renew(self) -> None:
+        """Hold the lease longer, without touching the state."""
+        with self.lock:
+            if self.clock() > self.state.until - self.lease_seconds / 6:
+                if self.clock() >= self.state.until:
+                    raise self._lost()
+                self.save(self.state)
+
+    def _put(self, task: Json, body: Json) -> Json:
+        version = task["meta"]["versionId"]
+        path = f"fhir/R4/Task/{task['id']}"
+        headers = {"Content-Type": "application/fhir+json", "If-Match": f'W/"{version}"'}
+        for attempt in range(10):
+            try:
+                reply = self.medplum.send(
+                    "PUT", path, template="Task/{id}", body=orjson.dumps(body), headers=headers, cost=pace.WRITE_COST
+                )
+            except TransientError:
+                reply = None
+            if reply is not None and reply.status == 200:
+                stored: Json = orjson.loads(reply.body)
+                return stored
+            if reply is not None and reply.status not in (409, 412, 429) and reply.status < 500:
+                raise PermanentError(
+                    f"Medplum refused the sync's Task with status {reply.status}.",
+                    service=SERVICE,
+                    status=reply.status,
+                    method="PUT",
+                    path="Task/{id}",
+                )
+            # The answer may have been lost after the write: then the Task holds what we sent.
+            current = self._read(path)
+            if current is not None and current["meta"]["versionId"] != version:
+                if from_task(current) == from_task(body):
+                    return current
+                raise self._lost()
+            self.medplum.wait(min(0.05 * 2.0**attempt, 5.0))
+        raise TransientError("Medplum did not take the sync's Task.", service=SERVICE, method="PUT", path="Task/{id}")
+
+    def _read(self, path: str) -> Json | None:
+        reply = self.medplum.repeat("GET", path, template="Task/{id}")
+        found: Json | None = orjson.loads(reply.body) if reply.status == 200 else None
+        return found
+
+    def _create(self) -> None:
+        """The first run makes the Task; of two that try, Medplum lets one (If-None-Exist)."""
+        body = orjson.dumps(to_task(SyncState(), self.source))
+        headers = {
+            "Content-Type": "application/fhir+json",
+            "If-None-Exist": f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}",
+        }
+        try:
+            reply = self.medplum.send(
+                "POST", "fhir/R4/Task", template="Task", body=body, headers=headers, cost=pace.CONDITIONAL_COST
+            )
+        except TransientError:
+            return
+        if reply.status not in (200, 201, 409, 412, 429) and reply.status < 500:
+            raise PermanentError(
+                f"Medplum refused the sync's Task with status {reply.status}.",
+                service=SERVICE,
+                status=reply.status,
+                method="POST",
+                path="Task",
+            )
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost("Another run took over this sync.", service=SERVICE, method="PUT", path="Task/{id}")
+
+
+def _bare(task: Json) -> Json:
+    return {name: value for name, value in task.items() if name not in ("meta", "output", "executionPeriod")}

@@ -1,0 +1,225 @@
+"""What is left when every file is in: deletions, references that still wait, and what is gone at the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from bot_layer.clients.medplum_writer import MedplumWriter
+from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.sync_map import SyncMap
+from bot_layer.core import references, upsert
+from bot_layer.core.json import Json
+from bot_layer.core.ndjson import Resource
+from bot_layer.core.references import Key
+from bot_layer.core.source_identity import KEYED_BY_TAG, id_system, source_id_of, stored_as
+from bot_layer.core.sync_settings import Deletion
+from bot_layer.core.upsert import SYNC_TAG, Found
+from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
+from bot_layer.sync.loader import Loaded, Loader
+
+MANY: Final = 100
+_ROUNDS: Final = 10
+# Where a type says that a record should not have been (https://hl7.org/fhir/R4/ and its value sets).
+_INACTIVE: Final = frozenset(
+    {"Patient", "Practitioner", "PractitionerRole", "Organization", "RelatedPerson", "HealthcareService", "Group"}
+)
+_STATUS: Final = frozenset(
+    {
+        "CarePlan",
+        "CareTeam",
+        "Coverage",
+        "Device",
+        "DiagnosticReport",
+        "DocumentReference",
+        "Encounter",
+        "Immunization",
+        "Medication",
+        "MedicationDispense",
+        "MedicationRequest",
+        "MedicationStatement",
+        "Observation",
+        "Procedure",
+        "ServiceRequest",
+        "Specimen",
+    }
+)
+_VERIFICATION: Final = {
+    "Condition": "http://terminology.hl7.org/CodeSystem/condition-ver-status",
+    "AllergyIntolerance": "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification",
+}
+
+
+@dataclass
+class Ending:
+    """Works on what the files brought. ``halted`` is asked between handfuls."""
+
+    source: PracticeFusion
+    medplum: MedplumWriter
+    map: SyncMap
+    loader: Loader
+    address: str
+    halted: Callable[[], bool] = lambda: False
+
+    # -- References
+
+    def find_waiting(self, types: Iterable[str]) -> None:
+        """Learn from Medplum which references wait: only where the file on disk does not know."""
+        for kind in types:
+            try:
+                found = list(
+                    self.medplum.search(stored_as(kind), f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000")
+                )
+            except PermanentError:
+                continue
+            self.map.record((), waiting=(pair for each in found if (pair := _waiting(each, kind)) is not None))
+
+    def repair(self) -> int:
+        """Turn logical references into real ones where the target is there by now; the number of resources changed."""
+        repaired = 0
+        for _ in range(100_000):
+            keys = self.map.repairable(MANY)
+            if not keys or self.halted():
+                break
+            known = self.map.ids(target for key in keys for target in self.map.targets_of(key))
+            found = self.medplum.change(keys, partial(_repaired, known))
+            repaired += len(found)
+            left = ((key, self._left(found.get(key), known)) for key in keys)
+            self.map.record((), waiting=left)
+        return repaired
+
+    def _left(self, there: Found | None, known: dict[Key, str]) -> list[Key]:
+        return [] if there is None else [key for key in references.logical_targets(there.resource) if key not in known]
+
+    def fetch_missing(self, *, hydrate: bool) -> Loaded:
+        """Targets that were not exported: those that Medplum has already, else read once from the source."""
+        total = Loaded()
+        refused: set[str] = set()
+        for _ in range(_ROUNDS):
+            keys = self.map.waiting_targets(MANY)
+            if not keys or self.halted():
+                break
+            known = self.loader.known(keys)
+            missing = [key for key in keys if key not in known]
+            fetched = [each for key in missing if hydrate and (each := self._read(key, refused)) is not None]
+            self.map.write_asked(missing)
+            if fetched:
+                total = total.plus(self.loader.load(fetched))
+        return total
+
+    def _read(self, key: Key, refused: set[str]) -> Resource | None:
+        if key.type in refused:
+            return None
+        try:
+            found = self.source.read(key.type, key.id)
+        except (PermanentError, AuthError):
+            refused.add(key.type)
+            return None
+        except TransientError:
+            return None
+        same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
+        return Resource(0, found) if found is not None and same else None
+
+    # -- Deletions
+
+    def delete(self, keys: Sequence[Key], how: Deletion) -> int:
+        """Delete or mark what this sync brought; the number of resources."""
+        if how == "ignore":
+            return 0
+        done = 0
+        for start in range(0, len(keys), MANY):
+            some = keys[start : start + MANY]
+            found = {
+                key: there
+                for key, there in self.medplum.look_up(some).items()
+                if upsert.brought_by(there.resource, key, self.address)
+            }
+            if how == "mark":
+                markable = [key for key in found if marked(found[key].resource) is not None]
+                done += len(self.medplum.change(markable, lambda _, there: _newly_marked(there)))
+                self.map.record((key, upsert.target_id(key, found[key]), None) for key in markable)
+                found = {key: there for key, there in found.items() if key not in set(markable)}
+            gone = self.medplum.delete([(stored_as(key.type), there.id) for key, there in found.items()])
+            self.medplum.delete(
+                [("Binary", upsert.target_id(key, at)) for key, at in found.items() if key.type == "Binary"]
+            )
+            self.map.forget([key for key, ok in zip(found, gone, strict=True) if ok])
+            done += sum(gone)
+        return done
+
+    def missing_at_source(self, types: Iterable[str], *, most: float) -> list[Key]:
+        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share."""
+        brought, missing = 0, list[Key]()
+        for kind in types:
+            keys = list(self._brought(kind))
+            brought += len(keys)
+            missing += self.map.unseen(keys)
+        if brought and len(missing) > most * brought:
+            raise ReviewNeeded(
+                f"The source no longer shows {len(missing)} of {brought} resources; PF_MAX_DELETE_SHARE allows fewer. "
+                "Nothing was deleted: look whether the export is complete.",
+                code="too-many-deletions",
+            )
+        return [key for key in missing if self._gone(key)]
+
+    def _brought(self, kind: str) -> Iterable[Key]:
+        parameter = "_tag" if kind in KEYED_BY_TAG else "identifier"
+        fields = "identifier" if parameter == "identifier" else "meta"
+        query = f"{parameter}={id_system(kind)}%7C&_count=1000&_sort=_lastUpdated&_fields={fields}"
+        for resource in self.medplum.search(stored_as(kind), query):
+            source_id = source_id_of(resource, kind)
+            if source_id is not None:
+                key = Key(kind, source_id)
+                if upsert.brought_by(resource, key, self.address):
+                    yield key
+
+    def _gone(self, key: Key) -> bool:
+        """A resource that left the Group is still there: only what the source itself has no more is deleted."""
+        try:
+            return self.source.read(key.type, key.id) is None
+        except (PermanentError, AuthError):
+            return True
+        except TransientError:
+            return False
+
+
+def marked(resource: Json) -> Json | None:
+    """The resource marked as gone, or None for a type that can't say it."""
+    kind = resource["resourceType"]
+    if kind in _INACTIVE:
+        return {**resource, "active": False}
+    if kind in _STATUS:
+        return {**resource, "status": "entered-in-error"}
+    if kind == "Goal":
+        return {**resource, "lifecycleStatus": "entered-in-error"}
+    if kind in _VERIFICATION:
+        # Invariants con-5 and ait-2: no clinical status beside it.
+        rest = {name: value for name, value in resource.items() if name != "clinicalStatus"}
+        coding = [{"system": _VERIFICATION[kind], "code": "entered-in-error"}]
+        return {**rest, "verificationStatus": {"coding": coding}}
+    return None
+
+
+def _newly_marked(there: Found) -> Json | None:
+    wanted = marked(there.resource)
+    return None if wanted is None or upsert.comparable(wanted) == upsert.comparable(there.resource) else _bare(wanted)
+
+
+def _repaired(known: dict[Key, str], _key: Key, there: Found) -> Json | None:
+    wanted = references.repair(there.resource, known)
+    left = references.logical_targets(wanted)
+    wanted = upsert.tagged(wanted, left)
+    return None if wanted == there.resource else _bare(wanted)
+
+
+def _bare(resource: Json) -> Json:
+    """Without what the server sets on a version by itself."""
+    meta = {name: value for name, value in resource["meta"].items() if name in ("profile", "security", "tag", "source")}
+    return {**resource, "meta": meta}
+
+
+def _waiting(resource: Json, kind: str) -> tuple[Key, list[Key]] | None:
+    source_id = source_id_of(resource, kind)
+    return None if source_id is None else (Key(kind, source_id), sorted(references.logical_targets(resource)))

@@ -1,0 +1,188 @@
+"""A handful of the source's resources into Medplum: skip, rewrite, look up, write, remember."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import orjson
+
+from bot_layer.clients.medplum_writer import MedplumWriter, Outcome
+from bot_layer.clients.sync_map import Failure, SyncMap
+from bot_layer.core import references, upsert
+from bot_layer.core.json import Json
+from bot_layer.core.ndjson import Resource
+from bot_layer.core.references import Key
+from bot_layer.core.source_identity import is_source_id
+from bot_layer.core.sync_state import COUNTED, add_counts
+from bot_layer.core.upsert import Found, Incoming
+from bot_layer.errors import PermanentError
+from bot_layer.sync.attachments import Attachments
+
+_ABSENT_LIMIT: Final = 200_000
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a handful brought: counts by type, edits of Medplum's users overwritten or kept, and places of failures."""
+
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    overwritten: int = 0
+    kept: int = 0
+
+    def plus(self, other: Loaded) -> Loaded:
+        """Both together."""
+        return Loaded(
+            add_counts(self.counts, other.counts), self.overwritten + other.overwritten, self.kept + other.kept
+        )
+
+
+@dataclass
+class Loader:
+    """Loads into one Medplum from one source. Safe to share between threads."""
+
+    medplum: MedplumWriter
+    map: SyncMap
+    source: str
+    conditional: bool = False
+    look_at_all: bool = False
+    seeing: bool = False
+    attachments: Attachments | None = None
+
+    def __post_init__(self) -> None:
+        self._absent: set[Key] = set()
+        self._lock = threading.Lock()
+
+    def load(self, resources: Sequence[Resource]) -> Loaded:
+        """What became of these resources. No two of them may have the same type and id."""
+        valid = {Key(each.value["resourceType"], each.value["id"]): each for each in resources if has_id(each.value)}
+        loaded = Loaded(
+            _counted((each.value["resourceType"], "failed") for each in resources if not has_id(each.value))
+        )
+        if self.seeing:
+            self.map.write_seen(valid)
+        digests = {key: upsert.digest_of(each.raw or orjson.dumps(each.value)) for key, each in valid.items()}
+        rows = self.map.rows(valid)
+        skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
+        loaded = loaded.plus(Loaded(_counted((key.type, "unchanged") for key in skipped)))
+        left = {key: each.value for key, each in valid.items() if key not in skipped}
+        return loaded.plus(self._write(left, digests)) if left else loaded
+
+    def retry(self, failures: Iterable[Failure]) -> Loaded:
+        """Write once more what Medplum refused before."""
+        resources = [Resource(0, orjson.loads(each.resource), each.resource) for each in failures if each.resource]
+        total = Loaded()
+        for start in range(0, len(resources), 100):
+            total = total.plus(self.load(resources[start : start + 100]))
+        return total
+
+    def known(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """Medplum's ids of these: from the map, else looked up, once."""
+        wanted = set(keys)
+        known = self.map.ids(wanted)
+        with self._lock:
+            missing = [key for key in wanted if key not in known and key not in self._absent]
+        found = self._found(missing)
+        if found:
+            ids = {key: upsert.target_id(key, there) for key, there in found.items()}
+            self.map.record((key, at, None) for key, at in ids.items())
+            known |= ids
+        with self._lock:
+            if len(self._absent) > _ABSENT_LIMIT:
+                self._absent.clear()
+            self._absent.update(key for key in missing if key not in found)
+        return known
+
+    def _found(self, keys: Sequence[Key]) -> dict[Key, Found]:
+        """What Medplum has of these; a type that it does not know has nothing."""
+        found: dict[Key, Found] = {}
+        for kind in dict.fromkeys(key.type for key in keys):
+            try:
+                there = self.medplum.look_up(key for key in keys if key.type == kind)
+            except PermanentError:
+                continue
+            found |= {key: each for key, each in there.items() if upsert.brought_by(each.resource, key, self.source)}
+        return found
+
+    def _write(self, resources: Mapping[Key, Json], digests: Mapping[Key, bytes]) -> Loaded:
+        targets = {target for each in resources.values() for target in references.targets(each, self.source)}
+        known = self.known(targets)
+        found = {} if self.conditional else self.medplum.look_up(resources)
+        incoming = []
+        contents: dict[Key, str] = {}
+        for key, resource in resources.items():
+            rewritten = references.rewrite(resource, known, self.source)
+            if key.type == "Binary":
+                prepared, contents[key] = self._stored(rewritten.resource, found.get(key))
+            else:
+                prepared = upsert.prepare(rewritten.resource, self.source)
+            if self.attachments is not None:
+                prepared = self.attachments.carry(prepared, found.get(key), known=self.known)
+            incoming.append(Incoming(key, prepared, digests[key], rewritten.unresolved))
+        if self.conditional:
+            outcomes = self.medplum.upsert_conditionally(incoming)
+        else:
+            outcomes = self.medplum.upsert(incoming, found)
+        self._record(outcomes, resources, contents)
+        names = ((each.key.type, "unchanged" if each.action == "kept" else each.action) for each in outcomes)
+        return Loaded(
+            _counted(names),
+            overwritten=sum(each.overwrote_edit for each in outcomes),
+            kept=sum(each.action == "kept" for each in outcomes),
+        )
+
+    def _stored(self, resource: Json, found: Found | None) -> tuple[Json, str]:
+        """What stands for a Binary, and the id of its content: stored anew only where it differs."""
+        try:
+            data = base64.b64decode(str(resource.get("data") or ""))
+        except binascii.Error:
+            data = b""
+        kind = str(resource.get("contentType") or "application/octet-stream")
+        digest = upsert.digest_of(kind.encode() + b"\0" + data).hex()
+        content_id, before = upsert.content_of(found) if found else ("", "")
+        if not content_id or before != digest:
+            owner = str((resource.get("securityContext") or {}).get("reference") or "")
+            content_id = self.medplum.store_content(kind, [data], owner=owner)
+        return upsert.prepare_binary(resource, self.source, content_id=content_id, digest=digest), content_id
+
+    def _record(self, outcomes: Sequence[Outcome], resources: Mapping[Key, Json], contents: Mapping[Key, str]) -> None:
+        written = [each for each in outcomes if each.action != "failed"]
+        self.map.record(
+            ((each.key, contents.get(each.key, each.id), _digest(each)) for each in written),
+            waiting=((each.key, each.incoming.unresolved) for each in written if each.incoming),
+            failures=(
+                Failure(each.key, each.status, each.reason, orjson.dumps(resources[each.key]))
+                for each in outcomes
+                if each.action == "failed"
+            ),
+        )
+        with self._lock:
+            self._absent.difference_update(each.key for each in written)
+
+
+def has_id(resource: Json) -> bool:
+    """True where the source's resource can be told apart from others."""
+    return is_source_id(resource.get("id"))
+
+
+def _digest(outcome: Outcome) -> bytes | None:
+    # What was kept as Medplum's users left it is looked at again next time.
+    return outcome.incoming.digest if outcome.incoming and outcome.action != "kept" else None
+
+
+def _counted(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for kind, action in names:
+        row = counts.setdefault(kind, dict.fromkeys(COUNTED, 0))
+        row["seen"] += 1
+        row[action] += 1
+    return counts
+
+
+def unseen(loaded: Loaded) -> Loaded:
+    """The same without counting as seen again: a retry changes the outcome of what was seen before."""
+    return replace(loaded, counts={kind: dict(row) | {"seen": 0} for kind, row in loaded.counts.items()})

@@ -1,0 +1,60 @@
+"""A patient's resources by search, where a source offers no export: every page, no silent limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.core.json import Json
+from bot_layer.core.ndjson import Line
+
+# The types that can be searched by patient (https://hl7.org/fhir/R4/compartmentdefinition-patient.html). The others
+# (Organization, Practitioner, Medication, ...) are read when something points to them.
+_BY_PATIENT: Final = frozenset(
+    {
+        "AllergyIntolerance",
+        "CarePlan",
+        "CareTeam",
+        "Condition",
+        "Coverage",
+        "Device",
+        "DiagnosticReport",
+        "DocumentReference",
+        "Encounter",
+        "Goal",
+        "Immunization",
+        "MedicationAdministration",
+        "MedicationDispense",
+        "MedicationRequest",
+        "MedicationStatement",
+        "Observation",
+        "Procedure",
+        "Provenance",
+        "QuestionnaireResponse",
+        "RelatedPerson",
+        "ServiceRequest",
+        "Specimen",
+    }
+)
+PAGE: Final = 100
+
+
+def search_lines(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Line]:
+    """One line for each resource of a patient, in the order of the types."""
+    numbers = count(1)
+    for each in _found(source, patient, types, since):
+        yield Line(next(numbers), orjson.dumps(each))
+
+
+def _found(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Json]:
+    newer = f"&_lastUpdated=gt{quote(since, safe=':')}" if since else ""
+    for kind in types:
+        if kind == "Patient":
+            yield from source.search("Patient", f"_id={patient}{newer}&_count={PAGE}")
+        elif kind in _BY_PATIENT:
+            yield from source.search(kind, f"patient={patient}{newer}&_count={PAGE}")

@@ -1,0 +1,86 @@
+"""The parts of a sync, put together for one call."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot_layer.clients.medplum_writer import Login, MedplumWriter
+from bot_layer.clients.practice_fusion import Log, PracticeFusion
+from bot_layer.clients.sync_map import SyncMap
+from bot_layer.clients.sync_store import LEASE_SECONDS, SyncStore
+from bot_layer.core.sync_settings import SyncSettings
+from bot_layer.sync.engine import Halted, Progress, Sync
+
+
+def _silent(_component: str, _text: str) -> None:
+    """A log that nobody reads."""
+
+
+def _unseen(_kind: str, _name: str, _done: int, _total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the parts share: where the map lies, how long the lease is, who watches, who may stop it."""
+
+    folder: Path | None = None
+    lease_seconds: float = LEASE_SECONDS
+    log: Log = _silent
+    progress: Progress = _unseen
+    stop: threading.Event = field(default_factory=threading.Event)
+    seconds: float | None = None
+    sleep: Callable[[float], None] | None = None
+    clock: Callable[[], float] = time.time
+
+
+def make_sync(
+    settings: SyncSettings, base_url: str, login: Login, *, within: Surroundings | None = None, about: str = ""
+) -> Sync:
+    """A sync of this source into this Medplum. ``about`` tells apart the projects of one server."""
+    around = within or Surroundings()
+    timer = time.monotonic
+    deadline = None if around.seconds is None else timer() + around.seconds
+
+    def wait(seconds: float) -> None:
+        if around.sleep is not None:
+            around.sleep(seconds)
+        elif around.stop.wait(seconds if deadline is None else max(min(seconds, deadline - timer()), 0.0)):
+            raise Halted
+        if around.stop.is_set() or (deadline is not None and timer() >= deadline):
+            raise Halted
+
+    medplum = MedplumWriter(
+        base_url,
+        login,
+        settings.source,
+        share=settings.quota_share,
+        workers=settings.workers,
+        max_bytes=settings.max_batch_bytes,
+        policy=settings.local_edits,
+        wait=wait,
+    )
+    return Sync(
+        settings,
+        PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
+        medplum,
+        SyncStore(medplum, settings.source, uuid.uuid4().hex, around.lease_seconds, clock=around.clock),
+        SyncMap(map_path(around.folder, settings.source, base_url, about) if around.folder else None),
+        log=around.log,
+        progress=around.progress,
+        stop=around.stop,
+        clock=around.clock,
+        deadline=deadline,
+    )
+
+
+def map_path(folder: Path, source: str, base_url: str, about: str) -> Path:
+    """The file of one source in one project: its name tells neither."""
+    name = hashlib.blake2b(f"{source} {base_url} {about}".encode(), digest_size=12).hexdigest()
+    return folder / f"pf-sync-{name}.sqlite"
