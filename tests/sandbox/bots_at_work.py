@@ -34,7 +34,7 @@ class Scene:
         made: Json = (
             self.admin("bot", {"name": "sync", "runtimeVersion": "fission", **fields}).raise_for_status().json()
         )
-        late = {key: fields[key] for key in fields if key not in ("name", "runtimeVersion", "description")}
+        late = {key: fields[key] for key in fields if key not in ("name", "runtimeVersion", "accessPolicy")}
         return self.put({**made, **late}) if late else made
 
     def create(self, resource: Json) -> Json:

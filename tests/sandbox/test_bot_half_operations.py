@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.hosts import EXTERNAL_FUNCTION
+from bot_layer.sandbox.medplum.operations import IMPLEMENTATION
 from tests.contract.bot_host import RecordingBotHost
 from tests.sandbox.bots_at_work import FHIR, Scene, scene
 
@@ -186,3 +189,51 @@ def test_a_client_becomes_an_admin_by_its_membership(today: Scene) -> None:
 def test_a_client_needs_a_name(today: Scene) -> None:
     """As a bot does."""
     assert today.admin("client", {}).status_code == 400
+
+
+def test_waiting_callers_leave_room_for_what_their_bots_ask(today: Scene) -> None:
+    """Fifty callers wait for a bot; the sandbox still answers, so that the bots can read and write."""
+    bot = today.bot()
+    for _ in range(50):
+        plain = {"status": 200, "headers": {"Content-Type": "application/json"}, "body": {"returnValue": 1}}
+        today.host.plan(plain, held_until_step=0)
+    token = today.http.headers["Authorization"]
+
+    def wait(_: int) -> int:
+        url = f"{today.sandbox.base_url}/fhir/R4/Bot/{bot['id']}/$execute"
+        return httpx.post(url, json={}, headers={"Authorization": token}, timeout=30).status_code
+
+    with ThreadPoolExecutor(max_workers=50) as callers:
+        statuses = callers.map(wait, range(50))
+        came = [today.host.next_call() for _ in range(50)]
+        assert None not in came
+        assert today.http.get(f"/fhir/R4/Bot/{bot['id']}").status_code == 200
+        today.host.release(0)
+        assert set(statuses) == {200}
+
+
+def test_an_access_policy_of_a_bot_is_kept_in_its_membership(today: Scene) -> None:
+    """Given when the bot is made; the bot's token opens only what the policy allows."""
+    policy = today.create({"resourceType": "AccessPolicy", "name": "p", "resource": [{"resourceType": "Patient"}]})
+    bot = today.bot(accessPolicy={"reference": f"AccessPolicy/{policy['id']}"})
+    today.answers(None)
+    today.http.post(f"/fhir/R4/Bot/{bot['id']}/$execute", json={}).raise_for_status()
+    headers = {"Authorization": f"Bearer {today.events()[0]['accessToken']}"}
+    assert today.http.get("/fhir/R4/Patient", headers=headers).status_code == 200
+    assert today.http.get("/fhir/R4/Practitioner", headers=headers).status_code == 403
+
+
+def test_an_operation_whose_definition_names_something_else_is_not_found(today: Scene) -> None:
+    """Only a reference to a Bot carries an operation out."""
+    wrong = [
+        {"url": "https://example.org/other", "valueReference": {"reference": f"Bot/{today.bot()['id']}"}},
+        {"url": IMPLEMENTATION, "valueReference": {"reference": "Practitioner/1"}},
+    ]
+    today.operation(today.bot(), extension=wrong)
+    assert call(today, "Practitioner/$sync")[0] == 404
+
+
+def test_the_health_check_tells_the_version() -> None:
+    """Bots probe it to know how the server behaves."""
+    with scene(version="5.1.37") as running:
+        assert running.http.get("/healthcheck").json()["version"] == "5.1.37"

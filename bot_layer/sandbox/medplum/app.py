@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Iterable
 
 import orjson
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +23,7 @@ from bot_layer.sandbox.medplum.world import Actor, World
 
 Endpoint = Callable[[World, Call], Answer]
 LOG = logging.getLogger(__name__)
+WAITING_CALLERS = 200
 NOBODY = Actor(project="", membership={"profile": {}}, profile={})
 _TYPE = "/fhir/R4/{type:str}"
 
@@ -67,7 +69,9 @@ _FHIR: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
 def build_app(world: World, gate: Callable[[Starlette], Gate]) -> Gate:
     """The whole look-alike behind its gate; ``$operations`` come first, because their names would also fit as ids."""
     routes = [_route(world, *one, authenticated=False) for one in _OPEN]
-    routes += [_route(world, *one) for one in bot_half.routes(world)]
+    # Bots call back while their caller waits: were the threads shared, waiting callers could leave none for the bots.
+    threads = CapacityLimiter(WAITING_CALLERS)
+    routes += [_route(world, *one, threads=threads) for one in bot_half.routes(world)]
     routes += [_route(world, *one) for one in _FHIR]
     every = ("GET", "POST", "PUT", "PATCH", "DELETE")
     routes.append(_route(world, every, "/{rest:path}", _nowhere))
@@ -87,7 +91,15 @@ def answer(world: World, endpoint: Endpoint, call: Callable[[], Call]) -> Answer
         return server_error()
 
 
-def _route(world: World, methods: Iterable[str], path: str, endpoint: Endpoint, *, authenticated: bool = True) -> Route:
+def _route(
+    world: World,
+    methods: Iterable[str],
+    path: str,
+    endpoint: Endpoint,
+    *,
+    authenticated: bool = True,
+    threads: CapacityLimiter | None = None,
+) -> Route:
     async def handle(request: Request) -> Response:
         body = await request.body()
         TRACE.set(Trace())
@@ -105,7 +117,7 @@ def _route(world: World, methods: Iterable[str], path: str, endpoint: Endpoint, 
                 parameters=dict(request.path_params),
             )
 
-        found = await run_in_threadpool(answer, world, endpoint, call)
+        found = await run_sync(answer, world, endpoint, call, limiter=threads)
         return _response(found)
 
     return Route(path, handle, methods=list(methods))

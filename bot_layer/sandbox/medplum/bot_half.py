@@ -74,7 +74,9 @@ def cron_run(world: World, project: str, bot: Json) -> Run | None:
 
 
 def start_cron(world: World) -> None:
-    """Runs what is due at each full minute from now on."""
+    """Runs what is due at each full minute from now on; a second call changes nothing."""
+    if _SCHEDULER in world.parts:
+        return
     scheduler = Scheduler(lambda minute: run_cron(world, minute), clock=world.clock)
     world.parts[_SCHEDULER] = scheduler
     scheduler.start()

@@ -33,22 +33,24 @@ def run_operation(world: World, call: Call) -> Answer:
     repository = Repository(world, call.actor)
     body = call.parsed_body()
     definition = repository.search_one("OperationDefinition", [("code", call.parameters["code"])])
+    if definition is None:
+        raise not_found()
     bot = repository.read("Bot", bot_id_of(definition))
-    run = run_for(world, call, bot, input_of(world, repository, call, definition or {}, body))
+    run = run_for(world, call, bot, input_of(world, repository, call, definition, body))
     result = execute(world, run)
     if result.crashed or result.host_failed:
         return server_error()
     if result.outcome is not None:
         return json_answer(400, result.outcome, content_type=FHIR_TYPE)
-    output = build_output(definition or {}, result.returned)
+    output = build_output(definition, result.returned)
     if output["resourceType"] == "Parameters" and output is not result.returned:
         validate(output)
     return json_answer(200, output, content_type=FHIR_TYPE)
 
 
-def bot_id_of(definition: Json | None) -> str:
+def bot_id_of(definition: Json) -> str:
     """The id of the Bot that the definition names, or 404."""
-    for extension in (definition or {}).get("extension", []):
+    for extension in definition.get("extension", []):
         reference = extension.get("valueReference", {}).get("reference", "")
         if extension.get("url") == IMPLEMENTATION and reference.startswith("Bot/"):
             return str(reference.removeprefix("Bot/"))
