@@ -53,6 +53,16 @@ class HealthGorillaClient:
         query = [("identifier", f"{NPI_SYSTEM}|{npi}"), ("_include", "PractitionerRole:practitioner")]
         return [self.complete(found) for found in self._in_tenant(query)]
 
+    def accounts_of(self, person_id: str) -> list[Enrolment]:
+        """The accounts of a person by Health Gorilla id in the tenant."""
+        query = [("practitioner", person_id), ("_include", "PractitionerRole:practitioner")]
+        return [self.complete(found) for found in self._in_tenant(query)]
+
+    def members(self) -> list[Enrolment]:
+        """Every account of the tenant: a long answer, asked for only where nothing shorter identifies a person."""
+        query = [("organization", self.settings.tenant_id), ("_include", "PractitionerRole:practitioner")]
+        return [self.complete(found) for found in self._roles(self.search("PractitionerRole", query))]
+
     def enrolment(self, role_id: str) -> Enrolment:
         """One account by the PractitionerRole's id."""
         answer = self.send("GET", f"PractitionerRole/{role_id}", path="PractitionerRole/{id}")
@@ -132,7 +142,9 @@ class HealthGorillaClient:
         reference = accounts.person_reference(found.role)
         if person is None and reference and not reference.startswith("#"):
             person_id = reference.rpartition("/")[2]
-            person = _required(self.send("GET", f"Practitioner/{person_id}", path="Practitioner/{id}"))
+            answer = self.send("GET", f"Practitioner/{person_id}", path="Practitioner/{id}")
+            # Some users can't be read on their own; the role's reference has their id all the same.
+            person = None if answer.status == 404 else _required(answer)
         return Enrolment(found.role, person)
 
     def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrolment]:

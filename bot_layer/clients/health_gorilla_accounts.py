@@ -25,13 +25,15 @@ Replan = Callable[[], Update | NothingToDo]
 class Account:
     """An account as it stands afterwards. ``login`` is None where neither side tells it.
 
-    ``issues`` say what Health Gorilla did not take; ``heeded`` is False where it took nothing of a change.
+    ``issues`` say what Health Gorilla did not take; ``heeded`` is False where it took nothing of a change. ``existing``
+    is the account that was there although it was to be created.
     """
 
     health_gorilla_id: str | None = field(repr=False)
     login: str | None = field(repr=False)
     issues: tuple[Issue, ...] = ()
     heeded: bool = True
+    existing: Enrolment | None = field(default=None, repr=False)
 
 
 def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
@@ -51,7 +53,7 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
         # Whatever the refusal says: if the person has an account by now, it is theirs, and no second one is made.
         found = found or find()
         if found is not None:
-            return Account(found.id or plan.directory_id, found.login or logins[0])
+            return Account(found.id or plan.directory_id, found.login or logins[0], existing=found)
         refused = _refusal(answer)
         if refused.code == refusals.LOGIN_TAKEN and len(logins) > 1:
             logins.pop(0)

@@ -14,12 +14,20 @@ from bot_layer.core.health_gorilla import HealthGorilla
 from bot_layer.core.json import Json
 
 
-def in_tenant(gorilla: HealthGorillaClient, server: Medplum, event: Event) -> HealthGorillaClient:
-    """Health Gorilla in the tenant that the parameter ``organization`` names, else in the configured one."""
+def in_tenant(
+    gorilla: HealthGorillaClient, server: Medplum, event: Event, *, part_of: Json | None = None
+) -> HealthGorillaClient:
+    """Health Gorilla in the tenant that the parameter ``organization`` names, else in the configured one.
+
+    ``part_of`` is an Organization whose parent in Medplum may be a tenant: that one comes before the configured one.
+    """
     named = practice.references(event.parameters, "organization")
-    if not named:
-        return gorilla
-    tenant = practice.resolve_tenant(named[0], organizations(server, named))
+    if named:
+        tenant = practice.resolve_tenant(named[0], organizations(server, named))
+    else:
+        parent = str((part_of or {}).get("partOf", {}).get("reference") or "")
+        found = practice.health_gorilla_reference(parent, organizations(server, [parent]), "t-")
+        tenant = (found or "").partition("/")[2]
     return replace(gorilla, settings=gorilla.settings.in_tenant(tenant))
 
 

@@ -1,0 +1,47 @@
+"""$check-health-gorilla: does the connection to Health Gorilla work, and if not, what must be done.
+
+Tries settings, token, scopes, tenant and directory search, and looks a known practitioner up where the call names one.
+Writes nothing anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bot_layer.clients import health_gorilla_check, medplum, transport
+from bot_layer.core import checks
+from bot_layer.core import health_gorilla as hg
+from bot_layer.core.declaration import Bot, Grant
+from bot_layer.core.event import Event, target
+from bot_layer.core.json import Json
+from bot_layer.core.parameters import values
+from bot_layer.handler import Handler
+
+BOT = Bot(
+    name="check-health-gorilla",
+    identifier="health-gorilla-labs/check-health-gorilla",
+    about="Tells whether settings, login, tenant, NPI directory and a known practitioner work; writes nothing",
+    target="Practitioner",
+    parameter="practitioner",
+    # A missing setting is a finding here, not a reason not to look.
+    settings=tuple(replace(setting, required=False) for setting in (*hg.SETTINGS, *transport.SETTINGS)),
+    grants=(Grant("Practitioner"),),
+)
+
+
+def check(event: Event) -> Json:
+    """Gather, judge; the answer is one Parameters resource."""
+    if not _names_somebody(event):
+        return checks.answer(health_gorilla_check.check(event.secrets))
+    asked = target(event, "Practitioner", "practitioner")
+    server = medplum.connect(event)
+    return checks.answer(health_gorilla_check.check(event.secrets, lambda: server.read(asked.reference)))
+
+
+def _names_somebody(event: Event) -> bool:
+    given = event.input if isinstance(event.input, dict) else {}
+    is_resource = given.get("resourceType") == "Practitioner" or "reference" in given
+    return is_resource or bool(values(event.parameters, "practitioner")) or "practitioner" in event.query
+
+
+handler = Handler(BOT, check)

@@ -1,0 +1,48 @@
+"""$sync-location: a practice location in Health Gorilla for an Organization of Medplum, and its id written back.
+
+Reads the Organization, the one it is part of, and the location in Health Gorilla; without an id, looks for one of the
+same name and address in the tenant. Calling it again writes nothing.
+"""
+
+from __future__ import annotations
+
+from bot_layer.clients import health_gorilla, health_gorilla_locations, medplum, practice, transport
+from bot_layer.core import health_gorilla as hg
+from bot_layer.core import locations
+from bot_layer.core.declaration import Bot, Grant
+from bot_layer.core.event import Event, target
+from bot_layer.core.json import Json
+from bot_layer.handler import Handler
+
+BOT = Bot(
+    name="sync-location",
+    identifier="health-gorilla-labs/sync-location",
+    about="Creates or updates a practice location in Health Gorilla and writes its id back",
+    target="Organization",
+    parameter="location",
+    settings=(*hg.SETTINGS, *transport.SETTINGS),
+    grants=(Grant("Organization", write=True),),
+)
+
+
+def sync(event: Event) -> Json:
+    """Gather, decide, act; the answer is one Parameters resource."""
+    asked = target(event, "Organization", "location")
+    server = medplum.connect(event)
+    organization = server.read(asked.reference)
+    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, part_of=organization)
+
+    known = locations.health_gorilla_id(organization)
+    wished = locations.wanted(organization, gorilla.settings.tenant_id)
+    found = health_gorilla_locations.find(gorilla, wished, known)
+
+    decision = locations.plan(wished, found)
+    if event.flag("preview"):
+        return locations.answer(decision, known, preview=True)
+    location_id = health_gorilla_locations.carry_out(gorilla, decision, wished)
+    if locations.write_back(organization, location_id) != organization:
+        server.change(asked.reference, lambda now: locations.write_back(now, location_id))
+    return locations.answer(decision, location_id)
+
+
+handler = Handler(BOT, sync)
