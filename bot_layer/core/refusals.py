@@ -45,7 +45,7 @@ REASONS = (
     _reason(
         "laboratory-unknown",
         "Health Gorilla does not know a laboratory: correct the f- id of its Organization.",
-        r"Organization/f-|facility|laborator",
+        r"Organization/f-|facility|laborator|\blab\b",
     ),
     _reason(
         "account-number-refused",

@@ -13,6 +13,8 @@ from bot_layer.core.parameters import one, values
 from bot_layer.errors import TransientError
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla import Switches, npi
+from bot_layer.sandbox.medplum.actors import system_actor
+from bot_layer.sandbox.medplum.repository import Repository
 from bots.sync_practitioner import handler
 from tests.bots.practice_world import (
     HG,
@@ -225,22 +227,23 @@ def test_an_inactive_practitioner_is_refused(here: World) -> None:
 
 
 def test_other_peoples_edits_are_kept(here: World) -> None:
-    """An edit made while the bot was enrolling survives the write-back, which is done anew on what is there by then."""
+    """An edit between the bot's read and its write-back survives: If-Match fails, and the change is made anew."""
     practitioner = here.store(clinician())
-    edited: list[Json] = []
+    phone = [{"system": "phone", "value": "555 0100"}]
+    edits: list[str] = []
 
     def edit(method: str, path: str) -> bool:
-        if method == "PUT" and "Practitioner" in path and not edited:
-            edited.append(practitioner)  # before the call below, which comes by here too
-            here.put({**practitioner, "telecom": [{"system": "phone", "value": "555 0100"}]})
+        if method == "PUT" and "Practitioner" in path and not edits:
+            edits.append(path)
+            somebody = system_actor(here.medplum.project_id)
+            Repository(here.medplum.world, somebody).update({**practitioner, "telecom": phone})
         return False
 
     here.medplum.faults.add("slow", when=edit)
     assert action(sync(here, practitioner)) == "enrolled"
     written = here.read(practitioner)
-    assert edited
-    assert written["telecom"] == [{"system": "phone", "value": "555 0100"}]
-    assert len(hg_ids(written)) == 1
+    assert (len(edits), written["telecom"], len(hg_ids(written))) == (1, phone, 1)
+    assert 412 in [seen.status for seen in here.medplum.requests]
 
 
 # 6. consistency
