@@ -89,7 +89,7 @@ class RecordingBotHost:
             self._changed.notify_all()
         if planned is None:
             return {"status": 200, "headers": {"Content-Type": "application/json"}, "body": {}}
-        planned.released.wait(timeout=PATIENCE)
+        planned.released.wait(timeout=PATIENCE * 6)
         return planned.answer
 
     def __enter__(self) -> Self:

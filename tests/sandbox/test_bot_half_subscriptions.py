@@ -78,6 +78,14 @@ def test_nothing_guards_against_a_loop(today: Scene) -> None:
     assert rounds == 3
 
 
+def test_a_subscription_to_audit_events_never_fires(today: Scene) -> None:
+    """Each run of a bot writes one: it would never end."""
+    bot = today.bot()
+    today.subscription(f"Bot/{bot['id']}", criteria="AuditEvent")
+    today.http.post(f"/fhir/R4/Bot/{bot['id']}/$execute", json={}).raise_for_status()
+    assert len(today.events()) == 1
+
+
 def test_attachments_are_signed_in_the_event(today: Scene) -> None:
     """The bot can fetch the content without a token."""
     binary = today.http.post("/fhir/R4/Binary", content=b"hello", headers={"Content-Type": "text/plain"}).json()
