@@ -77,12 +77,9 @@ class Clinic:
         """An HL7 message as an agent delivers it."""
         return self.event(text, content_type="x-application/hl7-v2+er7")
 
-    def writes(self) -> tuple[int, int]:
-        """How many writes Medplum and Health Gorilla saw so far."""
-        return (
-            sum(one.method in {"POST", "PUT", "PATCH"} and "/fhir/" in one.path for one in self.medplum.requests),
-            sum(one.method in {"POST", "PUT"} and "/fhir/" in one.path for one in self.gorilla.requests),
-        )
+    def held(self) -> tuple[list[Json], list[Json]]:
+        """Every Patient here and in the index with its version: equal before and after means that nothing was written."""
+        return self.server.search("Patient", [("_count", "100"), ("_sort", "_id")]), self.gorilla.patients()
 
 
 @contextmanager
