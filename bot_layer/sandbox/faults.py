@@ -19,7 +19,8 @@ KINDS: Final = (
     "empty_body",
     "expired_token",
 )
-# Faults of a bulk data source. They stand apart, so that a look-alike which asks for any of KINDS is not handed one of these.
+# Faults of a bulk data source. They stand apart, so that a look-alike which asks for any of KINDS is not handed one of
+# these.
 EXPORT_KINDS: Final = (
     "broken_download",
     "wrong_count",
@@ -30,6 +31,9 @@ EXPORT_KINDS: Final = (
     "failed_export",
     "lost_job",
 )
+# A Subscription that runs its bot twice for one change: what a queue does whose worker died before it said "done".
+DELIVERY_KINDS: Final = ("deliver_twice",)
+_EVERY: Final = KINDS + EXPORT_KINDS + DELIVERY_KINDS
 WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _ONLY_WRITES: Final = frozenset({"conflict", "reset_before_write", "reset_after_write"})
 
@@ -96,8 +100,8 @@ class Faults:
         ``path`` is a part of the path; ``when`` decides by method and path. Conflicts and resets strike writes only,
         unless ``method`` says otherwise.
         """
-        if kind not in KINDS + EXPORT_KINDS:
-            raise ValueError(f"No such fault: {kind}. Take one of: {', '.join(KINDS + EXPORT_KINDS)}.")
+        if kind not in _EVERY:
+            raise ValueError(f"No such fault: {kind}. Take one of: {', '.join(_EVERY)}.")
         if not 0.0 <= share <= 1.0:
             raise ValueError("The share of a fault lies between 0 and 1.")
         rule = _Rule(Fault(kind, status=status, seconds=seconds), share, times, method, path, when)

@@ -140,6 +140,13 @@ def test_deploying_a_fission_bot_fails_after_the_fact(today: Scene) -> None:
     assert today.http.post(f"/fhir/R4/Bot/{bot['id']}/$execute", json={}).json() == {"ok": True}
 
 
+def test_a_bot_without_a_name_is_shown_by_its_reference(today: Scene) -> None:
+    """A name is not required by FHIR."""
+    bot = today.create({"resourceType": "Bot", "runtimeVersion": "fission"})
+    today.http.post(f"/fhir/R4/Bot/{bot['id']}/$execute", json={}).raise_for_status()
+    assert today.events()[0]["bot"] == {"reference": f"Bot/{bot['id']}", "display": f"Bot/{bot['id']}"}
+
+
 def test_a_lambda_function_is_named_by_the_bots_identifier() -> None:
     """It gets the same envelope, at the path of the emulator."""
     with RecordingBotHost() as functions, scene(lambda_endpoint=f"http://{functions.address}") as running:

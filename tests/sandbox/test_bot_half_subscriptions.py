@@ -105,6 +105,14 @@ def test_the_author_of_the_change_is_who_a_run_as_user_bot_runs_as(today: Scene)
     assert me["profile"]["resourceType"] == "ClientApplication"
 
 
+def test_a_change_may_be_delivered_twice(today: Scene) -> None:
+    """A queue promises at least once: bots must bear the same event again, so a test can ask for it."""
+    today.subscription(f"Bot/{today.bot()['id']}")
+    today.sandbox.faults.add("deliver_twice", times=1)
+    ann, ben = today.create(ANN), today.create({**ANN, "active": True})
+    assert [event["input"]["id"] for event in today.events()] == [ann["id"], ann["id"], ben["id"]]
+
+
 def test_a_hook_is_tried_four_times(today: Scene) -> None:
     """Until a 2xx comes; a closed connection counts as a failure."""
     today.subscription(f"http://{today.host.address}/hook")

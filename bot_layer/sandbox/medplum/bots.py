@@ -19,7 +19,6 @@ from bot_layer.sandbox.medplum.calls import (
     is_text,
     json_answer,
     outcome_answer,
-    parse_json,
     server_error,
 )
 from bot_layer.sandbox.medplum.jobs import start_job, wants_async
@@ -107,8 +106,8 @@ def deploy_bot(world: World, call: Call) -> Answer:
     bot = deployed_bot(world, repository, call)
     if "bots" not in project_of(world, call.actor.project).get("features", []):
         raise bad_request("Bots not enabled")
-    body = parse_json(call.body) if call.body else {}
-    if code := body.get("code"):
+    body = call.parsed_body()
+    if isinstance(body, dict) and (code := body.get("code")):
         title = body.get("filename") or "index.js"
         binary = create_binary(world, call.actor, code.encode(), "text/javascript")
         attachment = {"contentType": "text/javascript", "url": f"Binary/{binary['id']}", "title": title}

@@ -32,7 +32,8 @@ class Run:
     @property
     def bot_reference(self) -> Json:
         """The Bot as a reference shows it."""
-        return {"reference": f"Bot/{self.bot['id']}", "display": self.bot["name"]}
+        reference = f"Bot/{self.bot['id']}"
+        return {"reference": reference, "display": self.bot.get("name", reference)}
 
 
 def execute(world: World, run: Run) -> BotResult:

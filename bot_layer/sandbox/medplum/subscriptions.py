@@ -12,6 +12,7 @@ from dataclasses import replace
 from urllib.parse import parse_qsl
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.faults import DELIVERY_KINDS
 from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.backlog import Task
 from bot_layer.sandbox.medplum.binary import signed_attachments
@@ -43,7 +44,9 @@ def on_change(world: World, change: Change) -> None:
     for subscription in active_subscriptions(world, change.actor.project):
         if fires(subscription, change):
             endpoint = subscription["channel"]["endpoint"]
-            backlog(world).submit(endpoint, _delivery(world, subscription, change, trace))
+            twice = world.faults.strike(change.interaction, endpoint, DELIVERY_KINDS)
+            for _ in range(2 if twice else 1):
+                backlog(world).submit(endpoint, _delivery(world, subscription, change, trace))
 
 
 def active_subscriptions(world: World, project: str) -> list[Json]:
