@@ -86,7 +86,7 @@ def answer(world: World, endpoint: Endpoint, call: Callable[[], Call]) -> Answer
         return endpoint(world, call())
     except FhirError as error:
         return outcome_answer(error.status, error.outcome, headers=error.headers)
-    except Exception:  # noqa: BLE001  # as the server: whatever nobody foresaw is a 500 that says nothing
+    except Exception:  # as the server: whatever nobody foresaw is a 500 that says nothing
         LOG.exception("An endpoint of the sandbox failed")
         return server_error()
 

@@ -1,6 +1,9 @@
-"""Batches and transactions in Medplum's order and with its limits (https://www.medplum.com/docs/fhir-datastore/fhir-batch-requests).
+"""Batches and transactions in Medplum's order and with its limits.
 
-All conditions are looked up first, in the order of the entries; then the entries run by method: DELETE, POST, PUT, PATCH, GET.
+https://www.medplum.com/docs/fhir-datastore/fhir-batch-requests
+
+All conditions are looked up first, in the order of the entries; then the entries run by method: DELETE, POST, PUT,
+PATCH, GET.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.medplum import conditional
 from bot_layer.sandbox.medplum.outcomes import CREATED, OK, FhirError, bad_request, not_found
 from bot_layer.sandbox.medplum.references import replace_urns
 from bot_layer.sandbox.medplum.repository import Repository
@@ -184,7 +188,7 @@ class _Run:
         if "ifNoneExist" not in step.request:
             return self._answer(self._repository.create(resource, assigned_id=step.assigned_id), created=True)
         query = condition_of(step.request["ifNoneExist"])
-        found, created = self._repository.conditional_create(resource, query, assigned_id=step.assigned_id)
+        found, created = conditional.create(self._repository, resource, query, assigned_id=step.assigned_id)
         return self._answer(found, created=created)
 
     def _put(self, step: _Step, resource: Json) -> Json:
@@ -193,7 +197,9 @@ class _Run:
             if resource.get("resourceType") != kind:
                 raise bad_request("Search type must match resource type for conditional update")
             if step.id is None:
-                found, created = self._repository.conditional_update(resource, step.query, assigned_id=step.assigned_id)
+                found, created = conditional.update(
+                    self._repository, resource, step.query, assigned_id=step.assigned_id
+                )
                 return self._answer(found, created=created)
             self._repository.strike_conflict("PUT", kind)
             return self._answer(self._repository.update({**resource, "id": step.id}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hmac
 from typing import Any
 
@@ -10,7 +9,7 @@ from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum import binary
 from bot_layer.sandbox.medplum.calls import Answer, Call
 from bot_layer.sandbox.medplum.fhir_routes import body_of, fhir_answer, version_headers
-from bot_layer.sandbox.medplum.outcomes import OK, not_found
+from bot_layer.sandbox.medplum.outcomes import not_found
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.world import World
 

@@ -20,8 +20,10 @@ _US_CORE_PARAMETERS = (
 )
 # Parameters that HL7 defines once for Patient, Practitioner, Person and RelatedPerson.
 _SHARED = frozenset(
-    "address address-city address-country address-postalcode address-state address-use birthdate email family gender given "
-    "phone phonetic telecom".split()
+    (
+        *("address", "address-city", "address-country", "address-postalcode", "address-state", "address-use"),
+        *("birthdate", "email", "family", "gender", "given", "phone", "phonetic", "telecom"),
+    )
 )
 _PERSONS = ("Patient", "Person", "Practitioner", "RelatedPerson")
 
@@ -78,16 +80,18 @@ def smart_configuration(base_url: str) -> Json:
         "token_endpoint": f"{base_url}/oauth2/token",
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": ["RS256", "RS384", "ES384"],
-        "scopes_supported": (
-            "patient/*.rs user/*.cruds openid fhirUser launch launch/patient offline_access online_access".split()
-        ),
+        "scopes_supported": [
+            *("patient/*.rs", "user/*.cruds", "openid", "fhirUser"),
+            *("launch", "launch/patient", "offline_access", "online_access"),
+        ],
         "response_types_supported": ["code"],
         "introspection_endpoint": f"{base_url}/oauth2/introspect",
-        "capabilities": (
-            "authorize-post permission-v1 permission-v2 client-confidential-asymmetric client-confidential-symmetric "
-            "client-public context-banner context-ehr-patient context-ehr-encounter context-standalone-patient context-style "
-            "launch-ehr launch-standalone permission-offline permission-patient permission-user sso-openid-connect"
-        ).split(),
+        "capabilities": [
+            *("authorize-post", "permission-v1", "permission-v2", "client-confidential-asymmetric"),
+            *("client-confidential-symmetric", "client-public", "context-banner", "context-ehr-patient"),
+            *("context-ehr-encounter", "context-standalone-patient", "context-style", "launch-ehr"),
+            *("launch-standalone", "permission-offline", "permission-patient", "permission-user", "sso-openid-connect"),
+        ],
         "code_challenge_methods_supported": ["S256"],
     }
 

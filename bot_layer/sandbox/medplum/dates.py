@@ -10,6 +10,13 @@ from typing import Any
 FIRST, LAST = "0000", "9999"
 _SHAPE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?)?)?")
 
+_LENGTHS = {
+    "millisecond": timedelta(milliseconds=1),
+    "second": timedelta(seconds=1),
+    "minute": timedelta(minutes=1),
+    "day": timedelta(days=1),
+}
+
 
 def span(value: Any) -> tuple[str, str] | None:
     """(first, last) instant of a date, dateTime, instant, Period or Timing, or None where there is none."""
@@ -32,6 +39,8 @@ def _span(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     year, month, day, hour, minute, second, fraction, zone = match.groups()
+    parts = {"millisecond": fraction, "second": second, "minute": minute, "day": day, "month": month}
+    precision = next((name for name, part in parts.items() if part), "year")
     try:
         first = datetime.fromisoformat(
             f"{year}-{month or '01'}-{day or '01'}T{hour or '00'}:{minute or '00'}:{second or '00'}"
@@ -43,24 +52,16 @@ def _span(text: str) -> tuple[str, str] | None:
     if zone and zone != "Z":
         shift = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
         first = first - shift if zone[0] == "+" else first + shift
-    return _write(first), _write(_after(first, month, day, hour, second, fraction) - timedelta(milliseconds=1))
+    return _write(first), _write(_after(first, precision) - timedelta(milliseconds=1))
 
 
-def _after(
-    first: datetime, month: str | None, day: str | None, hour: str | None, second: str | None, fraction: str | None
-) -> datetime:
+def _after(first: datetime, precision: str) -> datetime:
     """The first instant that does not belong to the date any more."""
-    if fraction:
-        return first + timedelta(milliseconds=1)
-    if second:
-        return first + timedelta(seconds=1)
-    if hour:
-        return first + timedelta(minutes=1)
-    if day:
-        return first + timedelta(days=1)
-    if month:
+    if precision == "year":
+        return first.replace(year=first.year + 1)
+    if precision == "month":
         return first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
-    return first.replace(year=min(first.year + 1, 9999))
+    return first + _LENGTHS[precision]
 
 
 def _write(moment: datetime) -> str:

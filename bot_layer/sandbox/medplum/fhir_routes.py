@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from email.utils import format_datetime
 from datetime import datetime
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
 from bot_layer.core.json import Json
-from bot_layer.sandbox.medplum import batch, binary
+from bot_layer.sandbox.medplum import batch, binary, conditional
 from bot_layer.sandbox.medplum.calls import FHIR_TYPE, Answer, Call, outcome_answer, parse_json
 from bot_layer.sandbox.medplum.outcomes import OK, accepted, bad_request
 from bot_layer.sandbox.medplum.repository import Repository
@@ -41,7 +41,7 @@ def create(world: World, call: Call) -> Answer:
         if condition is None:
             made, created = repository.create(resource), True
         else:
-            made, created = repository.conditional_create(resource, condition_of(condition))
+            made, created = conditional.create(repository, resource, condition_of(condition))
         return resource_answer(repository, made, created=created, minimal=minimal(call))
 
 
@@ -83,7 +83,7 @@ def conditional_update(world: World, call: Call) -> Answer:
     if resource.get("resourceType") != call.parameters["type"]:
         raise bad_request("Search type must match resource type for conditional update")
     with world.transaction():
-        made, created = repository.conditional_update(resource, call.query)
+        made, created = conditional.update(repository, resource, call.query)
         return resource_answer(repository, made, created=created, minimal=minimal(call))
 
 
@@ -99,7 +99,7 @@ def conditional_patch(world: World, call: Call) -> Answer:
     """``PATCH /{type}?query``."""
     repository = Repository(world, call.actor)
     with world.transaction():
-        made = repository.conditional_patch(call.parameters["type"], call.query, call.parsed_body())
+        made = conditional.patch(repository, call.parameters["type"], call.query, call.parsed_body())
         return resource_answer(repository, made)
 
 
@@ -111,7 +111,7 @@ def delete(world: World, call: Call) -> Answer:
 
 def conditional_delete(world: World, call: Call) -> Answer:
     """``DELETE /{type}?query``."""
-    Repository(world, call.actor).conditional_delete(call.parameters["type"], call.query)
+    conditional.delete(Repository(world, call.actor), call.parameters["type"], call.query)
     return outcome_answer(200, OK)
 
 
@@ -189,7 +189,7 @@ def version_headers(resource: Json) -> dict[str, str]:
 
 
 def _unthrottled(actor: Actor) -> Actor:
-    """The caller of a job: jobs wait for quota where a request is refused, and their results show the whole ``meta``."""
+    """The caller of a job: a job waits for quota where a request is refused, and its results show all of ``meta``."""
     return Actor(
         project=actor.project,
         membership=actor.membership,

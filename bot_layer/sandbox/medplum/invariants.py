@@ -1,7 +1,7 @@
 """The constraints of FHIR that Medplum refuses a resource for, as far as data in use meets them.
 
-Medplum evaluates every constraint of severity error (https://hl7.org/fhir/R4/conformance-rules.html#constraints); here stand
-those on the types that bots write.
+Medplum evaluates every constraint of severity error; here stand those on the types that bots write.
+https://hl7.org/fhir/R4/conformance-rules.html#constraints
 """
 
 from __future__ import annotations

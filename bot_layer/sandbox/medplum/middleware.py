@@ -125,13 +125,8 @@ class _Answered:
 
 
 def _shows_units(method: str, path: str) -> bool:
-    """Whether the answer tells how much quota is left: the FHIR router's do, those with raw content and others do not."""
-    head, _, id_ = path.removeprefix("/fhir/R4/Binary").partition("/")
-    raw = (
-        path.startswith("/fhir/R4/Binary")
-        and not head
-        and (method == "POST" or (method in ("GET", "PUT") and bool(id_)))
-    )
+    """Whether the answer tells how much quota is left: the FHIR router's do, those of raw content and others do not."""
+    raw = path == "/fhir/R4/Binary" if method == "POST" else path.startswith("/fhir/R4/Binary/") and method != "DELETE"
     return path.startswith("/fhir/R4") and not raw
 
 

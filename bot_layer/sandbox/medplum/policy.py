@@ -1,6 +1,7 @@
 """What a membership may do: Medplum's access policies (https://www.medplum.com/docs/access/access-policies).
 
-Without a policy of its own a membership may do everything, except with the types that only a project's administrator sees.
+Without a policy of its own a membership may do everything, except with the types that only a project's administrator
+sees.
 """
 
 from __future__ import annotations

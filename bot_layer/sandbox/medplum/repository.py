@@ -1,7 +1,7 @@
 """What one caller can do with resources: every interaction of the FHIR API, without HTTP.
 
-What comes out is the resource as it is stored, with author, project and compartment in ``meta``; ``view`` makes of it what the
-caller is shown.
+What comes out is the resource as it is stored, with author, project and compartment in ``meta``; ``view`` makes of it
+what the caller is shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from bot_layer.sandbox.medplum.outcomes import (
     conflict,
     forbidden,
     gone,
-    multiple_matches,
     not_found,
     precondition_failed,
 )
@@ -74,8 +73,7 @@ class Repository:
         with self.world.lock:
             self.charge(quota.READ)
             self._allow(resource_type, "read")
-            found = self._existing(resource_type, id, "read").resource()
-        return found
+            return self.existing(resource_type, id)
 
     def vread(self, resource_type: str, id: str, version: str) -> Json:
         """One version, also of a resource that was deleted since."""
@@ -150,55 +148,9 @@ class Repository:
         with self.world.lock:
             return [stored.id for stored in search.find(self, resource_type, query, limit=2)]
 
-    def conditional_create(self, resource: Json, query: Query, *, assigned_id: str | None = None) -> tuple[Json, bool]:
-        """(resource, whether it is new): If-None-Exist."""
-        with self.world.transaction():
-            resource_type = resource["resourceType"]
-            found = self.matching_ids(resource_type, query)
-            self.strike_conflict("POST", resource_type)
-            if len(found) > 1:
-                raise multiple_matches()
-            if found:
-                return self._existing(resource_type, found[0], "read").resource(), False
-            return self.create(resource, assigned_id=assigned_id), True
-
-    def conditional_update(self, resource: Json, query: Query, *, assigned_id: str | None = None) -> tuple[Json, bool]:
-        """(resource, whether it is new): PUT with a query. ``assigned_id`` is the one a batch foresaw for a new one."""
-        resource_type = resource["resourceType"]
-        with self.world.transaction():
-            found = self.matching_ids(resource_type, query)
-            self.strike_conflict("PUT", resource_type)
-            if len(found) > 1:
-                raise multiple_matches()
-            expected = assigned_id or resource.get("id")
-            if found:
-                if expected not in (None, found[0]):
-                    raise bad_request("Resource ID did not match resolved ID", f"{resource_type}.id")
-                return self.update({**resource, "id": found[0]}), False
-            if resource.get("id") and assigned_id is None:
-                raise bad_request("Cannot perform create as update with client-assigned ID", f"{resource_type}.id")
-            return self.create(resource, assigned_id=assigned_id), True
-
-    def conditional_patch(self, resource_type: str, query: Query, operations: Any) -> Json:
-        """Patches the one match."""
-        with self.world.transaction():
-            found = self.matching_ids(resource_type, query)
-            self.strike_conflict("PATCH", resource_type)
-            if len(found) > 1:
-                raise multiple_matches()
-            if not found:
-                raise not_found()
-            return self.patch(resource_type, found[0], operations)
-
-    def conditional_delete(self, resource_type: str, query: Query) -> None:
-        """Deletes the one match; none is no error."""
-        with self.world.transaction():
-            found = self.matching_ids(resource_type, query)
-            self.strike_conflict("DELETE", resource_type)
-            if len(found) > 1:
-                raise multiple_matches()
-            if found:
-                self.delete(resource_type, found[0])
+    def existing(self, resource_type: str, id: str) -> Json:
+        """The current version, not charged."""
+        return self._existing(resource_type, id, "read").resource()
 
     def stored(self, resource_type: str, id: str) -> Stored | None:
         """What lies under the id in this project, deleted or not."""
@@ -208,7 +160,7 @@ class Repository:
         return found
 
     def view(self, resource: Json, *, charged: bool = True) -> Json:
-        """The resource as the caller is shown it: attachments as signed URLs, ``meta`` cut unless extended was asked for.
+        """The resource as the caller is shown it: attachments as signed URLs, ``meta`` cut unless all was asked for.
 
         Each attachment of a Binary is paid for as a read.
         """

@@ -8,6 +8,7 @@ from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum import policy, quota
 from bot_layer.sandbox.medplum.indexing import references, split_reference
 from bot_layer.sandbox.medplum.outcomes import bad_request, forbidden, invalid, issue
+from bot_layer.sandbox.medplum.search_conditions import Clause
 from bot_layer.sandbox.medplum.search_parameters import Parameter, parameters
 from bot_layer.sandbox.medplum.search_request import (
     MAX_COUNT,
@@ -18,7 +19,7 @@ from bot_layer.sandbox.medplum.search_request import (
     parse_search,
     query_of,
 )
-from bot_layer.sandbox.medplum.search_sql import Clause, clause, conjunction, order
+from bot_layer.sandbox.medplum.search_sql import clause, conjunction, order
 from bot_layer.sandbox.medplum.store import Stored
 from bot_layer.sandbox.medplum.structure import is_resource_type
 
@@ -60,7 +61,7 @@ def bundle(repository: Repository, resource_type: str, query: Query) -> Json:
 
 
 def matches_criteria(repository: Repository, stored_id: str, resource_type: str, criteria: str) -> bool:
-    """Whether a stored resource meets the query of an access policy or a Subscription, such as ``Patient?active=true``."""
+    """Whether a stored resource meets the query of an access policy, such as ``Patient?active=true``."""
     request = parse_search(resource_type, query_of(criteria.partition("?")[2]))
     one = Filter("_id", stored_id)
     compiled = _conjunction(repository, resource_type, [one, *request.filters])

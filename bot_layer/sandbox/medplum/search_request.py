@@ -24,7 +24,7 @@ _ID = Parameter("_id", "token", ())
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition. ``code`` may be a chain (``patient.identifier``) or a ``_has``; ``prefix`` is that of a date or number."""
+    """One condition. ``code`` may be a chain (``patient.identifier``) or a ``_has``; a date may have a ``prefix``."""
 
     code: str
     value: str

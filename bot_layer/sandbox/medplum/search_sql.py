@@ -1,31 +1,33 @@
+# ruff: noqa: S608
+# SQL is put together of constants here; every value of a caller is bound.
 """A search as SQL: conditions on the resource ``r`` that go through the index."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from bot_layer.sandbox.medplum.dates import span
-from bot_layer.sandbox.medplum.indexing import IDENTIFIER, TEXT, WHOLE, split_reference, words
+from bot_layer.sandbox.medplum.indexing import IDENTIFIER, TEXT, WHOLE, words
 from bot_layer.sandbox.medplum.outcomes import bad_request
+from bot_layer.sandbox.medplum.search_conditions import (
+    Clause,
+    any_of,
+    dated,
+    marks,
+    numbered,
+    parenthesised,
+    referring,
+    starting,
+    tokens,
+)
 from bot_layer.sandbox.medplum.search_parameters import Parameter
 from bot_layer.sandbox.medplum.search_request import Filter, SearchRequest, parameter_of, split_prefix
 from bot_layer.sandbox.medplum.structure import is_resource_type
 
-_AFTER = "\U0010ffff"
-_RANK = {"token": 1, "reference": 2}
+# How selective a condition is, as a rule: the least leads.
+_RANK = {"identifier": 0, "uri": 1, "reference": 2, "string": 3, "token": 4}
+_LAST = 6
 Key = Callable[[str, str], int]
-
-
-@dataclass(frozen=True)
-class Clause:
-    """SQL with its arguments. ``rows`` clauses stand for a set of index rows, the others look at ``r`` itself."""
-
-    sql: str
-    arguments: tuple[Any, ...] = ()
-    rows: bool = False
-    rank: int = 9
 
 
 def where(request: SearchRequest, project: str, key: Key) -> Clause:
@@ -36,8 +38,8 @@ def where(request: SearchRequest, project: str, key: Key) -> Clause:
 def conjunction(clauses: list[Clause], resource_type: str, project: str) -> Clause:
     """All of the clauses.
 
-    The most selective set of index rows leads: the others are asked about its resources only. Index rows belong to one project
-    and type and vanish with a deletion, so that nothing else needs to be asked then.
+    The most selective set of index rows leads: the others are asked about its resources only. Index rows belong to one
+    project and type and vanish with a deletion, so that nothing else needs to be asked then.
     """
     leading = min((c for c in clauses if c.rows), key=lambda c: c.rank, default=None)
     parts: list[str] = []
@@ -85,12 +87,12 @@ def clause(one: Filter, resource_type: str, key: Key) -> Clause:
     parameter = _known(resource_type, one.code)
     if one.code == "_id":
         ids = one.values()
-        sql = f"r.id {'NOT ' if one.modifier == 'not' else ''}IN ({_marks(ids)})"
+        sql = f"r.id {'NOT ' if one.modifier == 'not' else ''}IN ({marks(ids)})"
         return Clause(sql, tuple(ids))
     if one.code == "_lastUpdated":
-        return _any([_date("r.updated", "r.updated", one.prefix, v) for v in one.values()])
+        return parenthesised(any_of([dated("r.updated", "r.updated", one.prefix, v) for v in one.values()]))
     if one.modifier == "missing":
-        return _missing(parameter, one, key(resource_type, _stem(parameter)))
+        return _missing(one, key(resource_type, _stem(parameter)))
     found = _index_clause(parameter, one, resource_type, key)
     if one.modifier in ("not", "not-in"):
         return Clause(f"NOT EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND {found.sql})", found.arguments)
@@ -102,22 +104,22 @@ def _index_clause(parameter: Parameter, one: Filter, resource_type: str, key: Ke
     if one.modifier == "text":
         return _rows(
             key(resource_type, one.code + TEXT),
-            _any([Clause("s.value LIKE ?", (f"{v.lower()}%",)) for v in one.values()]),
+            any_of([Clause("s.value LIKE ?", (f"{v.lower()}%",)) for v in one.values()]),
         )
     if one.modifier == "identifier":
-        return _rows(key(resource_type, one.code + IDENTIFIER), _tokens(one.values()), 1)
+        return _rows(key(resource_type, one.code + IDENTIFIER), tokens(one.values()), _RANK["identifier"])
     number = key(resource_type, one.code)
     if kind == "token":
-        return _rows(number, _tokens(one.values()), 0 if one.code == "identifier" else _RANK[kind])
+        return _rows(number, tokens(one.values()), _RANK["identifier" if one.code == "identifier" else kind])
     if kind == "reference":
-        return _rows(number, _references(one), _RANK[kind])
+        return _rows(number, referring(one), _RANK[kind])
     if kind == "string":
         return _strings(one, number, key(resource_type, one.code + WHOLE))
     if kind == "date":
-        return _rows(number, _any([_date("s.value", "s.high", one.prefix, v) for v in one.values()]))
+        return _rows(number, any_of([dated("s.value", "s.high", one.prefix, v) for v in one.values()]))
     if kind == "uri":
-        return _rows(number, Clause(f"s.value IN ({_marks(one.values())})", tuple(one.values())), 1)
-    return _rows(number, _any([_number(one.prefix, v) for v in one.values()]))
+        return _rows(number, Clause(f"s.value IN ({marks(one.values())})", tuple(one.values())), _RANK[kind])
+    return _rows(number, any_of([numbered(one.prefix, v) for v in one.values()]))
 
 
 def _known(resource_type: str, code: str) -> Parameter:
@@ -127,115 +129,35 @@ def _known(resource_type: str, code: str) -> Parameter:
     return found
 
 
-def _rows(key: int, condition: Clause, rank: int = 5) -> Clause:
+def _rows(key: int, condition: Clause, rank: int = _LAST) -> Clause:
     return Clause(f"s.key=? AND ({condition.sql})", (key, *condition.arguments), rows=True, rank=rank)
-
-
-def _any(clauses: list[Clause]) -> Clause:
-    return Clause(" OR ".join(f"({c.sql})" for c in clauses), tuple(a for c in clauses for a in c.arguments))
-
-
-def _marks(values: list[str]) -> str:
-    return ",".join("?" * len(values))
-
-
-def _tokens(values: list[str]) -> Clause:
-    """Values of any system by one look-up each; pairs of system and value by the same, then compared."""
-    bare = [v for v in values if "|" not in v]
-    pairs = [tuple(reversed(v.split("|", 1))) for v in values if "|" in v]
-    systems = [system for value, system in pairs if value == ""]
-    exact = [pair for pair in pairs if pair[0] != ""]
-    clauses = []
-    if bare:
-        clauses.append(Clause(f"s.value IN ({_marks(bare)})", tuple(bare)))
-    if systems:
-        clauses.append(Clause(f"s.system IN ({_marks(systems)})", tuple(systems)))
-    if exact:
-        ids = [value for value, _ in exact]
-        rows = ",".join(["(?,?)"] * len(exact))
-        clauses.append(
-            Clause(
-                f"s.value IN ({_marks(ids)}) AND (s.value, s.system) IN (VALUES {rows})",
-                (*ids, *(part for pair in exact for part in pair)),
-            )
-        )
-    return clauses[0] if len(clauses) == 1 else _any(clauses)
-
-
-def _references(one: Filter) -> Clause:
-    bare: list[str] = []
-    typed: list[str] = []
-    for value in one.values():
-        kind, id_ = split_reference(value)
-        kind = kind or (one.target or "")
-        typed += [f"{kind}|{id_}"] if kind else []
-        bare += [] if kind else [value]
-    return _tokens([*bare, *typed]) if not bare or not typed else _any([_tokens(bare), _tokens(typed)])
 
 
 def _strings(one: Filter, number: int, whole: int) -> Clause:
     if one.modifier == "exact":
-        return _rows(whole, Clause(f"s.value IN ({_marks(one.values())})", tuple(one.values())))
+        return _rows(whole, Clause(f"s.value IN ({marks(one.values())})", tuple(one.values())), _RANK["string"])
     if one.modifier == "contains":
-        return _rows(whole, _any([Clause("instr(lower(s.value), ?)", (v.lower(),)) for v in one.values()]))
+        return _rows(whole, any_of([Clause("instr(lower(s.value), ?)", (v.lower(),)) for v in one.values()]))
     alternatives = [words(v) for v in one.values()]
     if all(len(found) == 1 for found in alternatives):
-        return _rows(number, _any([_starts(found[0]) for found in alternatives]))
+        return _rows(number, any_of([starting(found[0]) for found in alternatives]), _RANK["string"])
     clauses = []
     for found in alternatives:
-        rows = [_rows(number, _starts(word)) for word in found] or [Clause("0")]
+        rows = [_rows(number, starting(word)) for word in found] or [Clause("0")]
         exists = [
             f"EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND {c.sql})" if c.rows else c.sql for c in rows
         ]
         clauses.append(Clause(" AND ".join(exists), tuple(a for c in rows for a in c.arguments)))
-    return _parenthesised(_any(clauses))
+    return parenthesised(any_of(clauses))
 
 
-def _starts(word: str) -> Clause:
-    return Clause("s.value>=? AND s.value<?", (word, word + _AFTER))
-
-
-def _date(low: str, high: str, prefix: str, text: str) -> Clause:
-    """The resource's span from ``low`` to ``high`` against the span of the text."""
-    first, last = span(text) or ("", "")
-    conditions = {
-        "eq": (f"{low}>=? AND {high}<=?", (first, last)),
-        "ne": (f"{low}<? OR {high}>?", (first, last)),
-        "gt": (f"{high}>?", (last,)),
-        "ge": (f"{high}>=?", (first,)),
-        "lt": (f"{low}<?", (first,)),
-        "le": (f"{low}<=?", (last,)),
-        "sa": (f"{low}>?", (last,)),
-        "eb": (f"{high}<?", (first,)),
-        "ap": (f"{low}<=? AND {high}>=?", (last, first)),
-    }
-    sql, arguments = conditions[prefix]
-    return _parenthesised(Clause(sql, arguments))
-
-
-def _number(prefix: str, text: str) -> Clause:
-    number, *unit = text.split("|")
-    try:
-        value = float(number)
-    except ValueError:
-        raise bad_request(f"Invalid number: {number}") from None
-    operator = {"ne": "<>", "gt": ">", "sa": ">", "ge": ">=", "lt": "<", "eb": "<", "le": "<="}.get(prefix, "=")
-    if unit and unit[0]:
-        return Clause(f"s.value{operator}? AND s.system=?", (value, unit[0]))
-    return Clause(f"s.value{operator}?", (value,))
-
-
-def _missing(parameter: Parameter, one: Filter, number: int) -> Clause:
+def _missing(one: Filter, number: int) -> Clause:
     negation = "NOT " if one.value == "true" else ""
     return Clause(f"{negation}EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND +s.key=?)", (number,))
 
 
 def _stem(parameter: Parameter) -> str:
     return parameter.name + WHOLE if parameter.type == "string" else parameter.name
-
-
-def _parenthesised(one: Clause) -> Clause:
-    return Clause(f"({one.sql})", one.arguments)
 
 
 def _chain(one: Filter, resource_type: str, key: Key) -> Clause:
@@ -252,7 +174,9 @@ def _chain(one: Filter, resource_type: str, key: Key) -> Clause:
         raise bad_request(f"Invalid search parameter at end of chain: {target}?{inner.code}")
     found = _subselect(clause(inner, target, key), "r.id")
     return _rows(
-        key(resource_type, code), Clause(f"s.value IN ({found.sql}) AND s.system=?", (*found.arguments, target)), 1
+        key(resource_type, code),
+        Clause(f"s.value IN ({found.sql}) AND s.system=?", (*found.arguments, target)),
+        _RANK["uri"],
     )
 
 

@@ -1,8 +1,8 @@
 """Resources in SQLite: current versions, their history, and one index for every kind of search parameter.
 
-One index row is (key, value, system, high): ``key`` stands for project, type and parameter. A token is value and system, a
-reference id and type, a date its first and last instant, a text one row for each word. With the rows ordered by key and value,
-a search for a hundred identifiers among 200,000 resources is a hundred look-ups.
+One index row is (key, value, system, high): ``key`` stands for project, type and parameter. A token is value and
+system, a reference id and type, a date its first and last instant, a text one row for each word. With the rows
+ordered by key and value, a search for a hundred identifiers among 200,000 resources is a hundred look-ups.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS resource (
   rid INTEGER PRIMARY KEY, project TEXT NOT NULL, type TEXT NOT NULL, id TEXT NOT NULL UNIQUE,
   version TEXT NOT NULL, updated TEXT NOT NULL, deleted INTEGER NOT NULL, content BLOB);
 CREATE INDEX IF NOT EXISTS resource_type ON resource (project, type, deleted, rid);
+CREATE INDEX IF NOT EXISTS resource_updated ON resource (project, type, deleted, updated, rid);
 CREATE TABLE IF NOT EXISTS past (
   pid INTEGER PRIMARY KEY, rid INTEGER NOT NULL, version TEXT NOT NULL, updated TEXT NOT NULL,
   deleted INTEGER NOT NULL, content BLOB);
@@ -85,7 +86,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[bool]:
-        """True where this is the outermost transaction, whose end makes the writes durable; inner ones are savepoints."""
+        """True for the outermost transaction, whose end makes the writes durable; inner ones are savepoints."""
         outermost = self._depth == 0
         name = f"level{self._depth}"
         self._db.execute("BEGIN" if outermost else f"SAVEPOINT {name}")

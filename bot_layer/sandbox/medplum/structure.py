@@ -1,7 +1,7 @@
 """What FHIR R4 and Medplum allow in each type, as tables compiled from two libraries' models.
 
-``fhir.resources`` knows the standard's types with their primitives and choices (its R4B differs from R4 only in resources on
-evidence, which nobody here uses); ``pymedplum`` knows Medplum's own types (Bot, Project, ...).
+``fhir.resources`` knows the standard's types with their primitives and choices (its R4B differs from R4 only in
+resources on evidence, which nobody here uses); ``pymedplum`` knows Medplum's own types (Bot, Project, ...).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 from fhir.resources.R4B import get_fhir_model_class
 
 PRIMITIVES = frozenset(
-    "base64Binary boolean canonical code date dateTime decimal id instant integer markdown oid positiveInt string time "
-    "unsignedInt uri url uuid xhtml".split()
+    (
+        *("base64Binary", "boolean", "canonical", "code", "date", "dateTime", "decimal", "id", "instant", "integer"),
+        *("markdown", "oid", "positiveInt", "string", "time", "unsignedInt", "uri", "url", "uuid", "xhtml"),
+    )
 )
 ANY_RESOURCE = "Resource"
 

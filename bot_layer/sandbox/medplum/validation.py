@@ -1,7 +1,7 @@
 """Whether a resource has the structure of its type, with Medplum's messages in Medplum's order.
 
-Medplum looks at each element in the order of the definition, goes down into it, and names what is superfluous last. Codes are
-not checked (the feature validate-terminology is off).
+Medplum looks at each element in the order of the definition, goes down into it, and names what is superfluous last.
+Codes are not checked (the feature validate-terminology is off).
 """
 
 from __future__ import annotations
