@@ -26,7 +26,7 @@ from bot_layer.clients.wire import Reply, Wire
 from bot_layer.core import bulk_export, smart
 from bot_layer.core.bulk_export import Complete, Export, ExportFile, Failed, Refused, Started, Wait
 from bot_layer.core.json import Json
-from bot_layer.core.source_identity import POINTED_TO
+from bot_layer.core.source_identity import POINTED_TO, USUALLY_GRANTED
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, BotError, ConfigError, PermanentError, TransientError
 
@@ -102,9 +102,14 @@ class PracticeFusion:
         advertised = self.discover().scopes
         # Rights to read what others point to are asked for only where they are offered: a refusal costs requests.
         offered = smart.granted_types(frozenset(advertised), POINTED_TO) if self.settings.hydrate else frozenset()
-        state = smart.start_negotiation((*wanted, *sorted(offered - set(wanted))), advertised)
+        likely = advertised or tuple(smart.scope(each, "rs") for each in USUALLY_GRANTED)
+        state = smart.start_negotiation((*wanted, *sorted(offered - set(wanted))), likely)
+        asked: tuple[str, ...] = ()
         while not state.settled:
-            state = smart.answered(state, self._ask_token(state.scopes))
+            asked = state.scopes
+            state = smart.answered(state, self._ask_token(asked))
+        if asked != state.scopes:
+            self._token = None  # the last one was for a part of the types
         accepted = tuple(each for each in wanted if each in state.accepted)
         if not accepted:
             raise AuthError("The source refused every scope that was asked for.", code="no-scope-granted")

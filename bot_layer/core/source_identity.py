@@ -55,6 +55,32 @@ LEVELS: Final[tuple[tuple[str, ...], ...]] = (
 )
 # Types that the source's resources point to and that are seldom exported: read one by one where the rights allow it.
 POINTED_TO: Final = ("Location", "PractitionerRole", "Medication", "Organization", "Practitioner", "HealthcareService")
+# Practice Fusion advertises no scopes; these it grants (https://www.practicefusion.com/fhir/api-specifications/), so
+# that they are asked for together and the others apart.
+USUALLY_GRANTED: Final = (
+    "AllergyIntolerance",
+    "CarePlan",
+    "CareTeam",
+    "Condition",
+    "Coverage",
+    "Device",
+    "DiagnosticReport",
+    "DocumentReference",
+    "Encounter",
+    "Goal",
+    "Immunization",
+    "MedicationDispense",
+    "MedicationRequest",
+    "Observation",
+    "Organization",
+    "Patient",
+    "Practitioner",
+    "Procedure",
+    "Provenance",
+    "RelatedPerson",
+    "ServiceRequest",
+    "Specimen",
+)
 _CLINICAL: Final = 4  # the place of Condition
 _LEVEL_OF: Final = {name: number for number, names in enumerate(LEVELS) for name in names}
 

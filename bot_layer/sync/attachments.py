@@ -60,6 +60,13 @@ class Attachments:
         changed: Json = _changed(resource, place, change)
         return changed
 
+    def targets(self, resource: Json) -> set[Key]:
+        """The resources of the source that attachments point to."""
+        place = _PLACES.get(str(resource["resourceType"]))
+        links = [each.get("url") for each in _attachments(resource, place)] if place else []
+        keys = (references.read_reference(each, self.source.settings.source) for each in links if isinstance(each, str))
+        return {key for key in keys if key is not None}
+
     def _carried(self, attachment: Json, there: list[Json], owner: str, known: KnownIds) -> Json:
         url = attachment.get("url")
         if not isinstance(url, str) or not self._is_ours(url):

@@ -110,6 +110,8 @@ class Loader:
 
     def _write(self, resources: Mapping[Key, Json], digests: Mapping[Key, bytes]) -> Loaded:
         targets = {target for each in resources.values() for target in references.targets(each, self.source)}
+        if self.attachments is not None:
+            targets |= {target for each in resources.values() for target in self.attachments.targets(each)}
         known = self.known(targets)
         found = {} if self.conditional else self.medplum.look_up(resources)
         incoming = []

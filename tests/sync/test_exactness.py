@@ -1,0 +1,58 @@
+"""After any run Medplum holds each resource of the source once, equal to it, with every reference in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot_layer.sandbox.practice_fusion import Switches, generate
+from bot_layer.sync.engine import Options
+from tests.sync.world import assert_adds_up, assert_exact, counts, world
+
+
+def test_a_first_run_brings_everything_once(tmp_path: Path) -> None:
+    """Every type, cycles, contained, absolute and versioned references: all arrive, rewritten, nothing dangles."""
+    with world(generate(3, 6), folder=tmp_path) as both:
+        state = both.run()
+        number = assert_exact(both)
+        assert number == both.source.source.count()
+        assert counts(state)["created"] == number
+        assert_adds_up(state)
+
+
+@pytest.mark.parametrize("upsert", ["lookup", "conditional"])
+def test_a_second_full_run_changes_nothing(tmp_path: Path, upsert: str) -> None:
+    """Whichever way is taken, the same resources again write nothing new."""
+    with world(generate(3, 2), folder=tmp_path) as both:
+        both.run(upsert=upsert)
+        versions = {each["id"]: each["meta"]["versionId"] for each in both.stored("Observation")}
+        state = both.run(Options(full=True), upsert=upsert)
+        assert {each["id"]: each["meta"]["versionId"] for each in both.stored("Observation")} == versions
+        assert counts(state)["created"] == 0
+        assert_adds_up(state)
+
+
+def test_without_its_file_a_run_is_slower_but_never_wrong() -> None:
+    """The map on disk is a cache: a run that starts without it finds everything in Medplum."""
+    with world(generate(3, 2)) as both:
+        both.run()
+        state = both.run(Options(full=True))
+        assert counts(state)["unchanged"] == counts(state)["seen"] > 0
+        assert_exact(both)
+
+
+@pytest.mark.parametrize("shape", ["messy", "pretty", "array", "bundle"])
+def test_files_in_odd_shapes_are_read(shape: str) -> None:
+    """A byte order mark, CRLF, pretty-printed resources, arrays and Bundles bring the same as plain lines."""
+    with world(generate(4, 2), switches=Switches.general(shape=shape)) as both:
+        both.run()
+        assert_exact(both)
+
+
+@pytest.mark.parametrize("text", ["compact", "spaced", "ascii", "slashes"])
+def test_json_written_in_other_ways_is_the_same(text: str) -> None:
+    """White space and escapes of the source's JSON change nothing."""
+    with world(generate(4, 2), switches=Switches.general(text=text)) as both:
+        both.run()
+        assert_exact(both)
