@@ -138,6 +138,11 @@ class Medplum:
             answer = self.client.execute_batch({"resourceType": "Bundle", "type": "batch", "entry": list(entries)})
         return list(answer.get("entry", []))
 
+    def ccda(self, patient_id: str) -> bytes:
+        """The patient's data as a C-CDA document, made by Medplum when asked (``Patient/$ccda-export``)."""
+        with _named("GET", "Patient/{id}/$ccda-export"):
+            return str(self.client.export_ccda(patient_id)).encode()
+
     def get(self, path: str) -> Json:
         """Whatever a GET of a path under the server's root answers (``auth/me``, ``admin/projects/{id}``)."""
 

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode, urlsplit
@@ -34,7 +34,10 @@ _CCDA_NAMESPACE: Final = uuid.UUID("5b0c3a52-6f0e-4f7e-9d43-0f6f3c1d7a10")
 
 @dataclass(frozen=True)
 class Rules:
-    """What may leave. ``unlabelled`` is the level of documents without a label; ``show_level`` also says it."""
+    """What may leave. ``unlabelled`` is the level of documents without a label; ``show_level`` also says it.
+
+    ``document_url`` is where a document is fetched, with ``{id}``, ending where its query goes on.
+    """
 
     document_url: str
     highest: str = "N"
@@ -72,11 +75,13 @@ def sources(document: Json) -> list[Source | None]:
     return [_source(attachment) for attachment in attachments(document)]
 
 
-def measure(data: bytes, content_type: str | None = None) -> Content:
-    """Size and hash of bytes."""
-    return Content(
-        content_type, len(data), base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
-    )
+def measure(chunks: Iterable[bytes], content_type: str | None = None) -> Content:
+    """Size and hash of bytes that may come in pieces."""
+    size, digest = 0, hashlib.sha1(usedforsecurity=False)
+    for chunk in chunks:
+        size += len(chunk)
+        digest.update(chunk)
+    return Content(content_type, size, base64.b64encode(digest.digest()).decode())
 
 
 def stated(attachment: Json) -> Content | None:
@@ -235,7 +240,7 @@ def _content(document: Json, asked_id: str, contents: Sequence[Content | None], 
         told = {
             **{name: attachment[name] for name in _KEPT_ATTACHMENT if attachment.get(name)},
             **({"contentType": known.content_type} if known.content_type else {}),
-            "url": f"{rules.document_url}/{document['id']}?{urlencode(query)}",
+            "url": rules.document_url.format(id=document["id"]) + urlencode(query),
             **({"size": known.size} if known.size is not None else {}),
             **({"hash": known.hash} if known.hash else {}),
         }
