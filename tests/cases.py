@@ -72,5 +72,5 @@ def partner_bindings(gorilla: HealthGorillaSandbox) -> dict[str, str]:
         "<tenant>": gorilla.tenant_id,
         "<subtenant>": gorilla.subtenant_id,
         "<sso>": gorilla.sso_facility_id,
-        **{f"<lab:{number}>": lab for number, lab in enumerate(gorilla.labs, start=1)},
+        **{f"<lab:{number}>": lab for number, lab in enumerate(gorilla.labs)},
     }

@@ -154,7 +154,7 @@ def _created(
 
 def _refusal(answer: Answer | None) -> BotError:
     """The error of a refusal, by its cause where the answer tells one."""
-    if answer is None or answer.status == 202 or (answer.status == 409 and not answer.body.strip()):
+    if answer is None or answer.status == 202 or _is_busy(answer):
         return TransientError(
             "Health Gorilla is still busy with the same request; sync again later.",
             service="Health Gorilla",
@@ -170,3 +170,12 @@ def _refusal(answer: Answer | None) -> BotError:
     if isinstance(error, PermanentError):
         error.code = cause.code
     return error
+
+
+def _is_busy(answer: Answer) -> bool:
+    """True for a 409 that tells of another change at the same moment; one of a duplicate is for the rules to read."""
+    if answer.status != 409:
+        return False
+    outcome = answer.outcome()
+    told = [issue.get("code") for issue in outcome.get("issue", []) if isinstance(issue, dict)]
+    return not answer.body.strip() or ("conflict" in told and refusals.reason(outcome) is refusals.UNKNOWN)
