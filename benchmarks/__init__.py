@@ -1,0 +1,1 @@
+"""What is measured, against what, as ratios or counts of one run."""
