@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Annotated
+import signal
+import threading
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvicorn
 
+from bot_layer.clients.medplum import connect_environment
+from bot_layer.collection import Collection, load
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.runtime import host as hosting
-from bot_layer.runtime import listen
+from bot_layer.runtime import listen, logs
+
+if TYPE_CHECKING:
+    from bot_layer.runtime.durable import Inbox
 
 app = typer.Typer()
 
-Medplum = Annotated[
+_SQLITE = "sqlite:///bot-host.sqlite"
+_GRACE = 30
+
+MedplumOption = Annotated[
     list[str] | None,
     typer.Option("--medplum", help="Base URL of a Medplum server to serve; repeat for more. [MEDPLUM_BASE_URL]"),
+]
+InboxOption = Annotated[
+    str | None,
+    typer.Option(help=f"Where events are kept: a database URL, or 'off'. [BOT_HOST_DATABASE_URL, else {_SQLITE}]"),
 ]
 
 
@@ -27,22 +43,79 @@ def serve(
         listen.LOOPBACK
     ),
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
-    medplum: Medplum = None,
+    medplum: MedplumOption = None,
+    inbox: InboxOption = None,
+    cron: Annotated[
+        bool, typer.Option("--cron", help="Run the bots' schedules here, for a project without cron.")
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
 ) -> None:
     """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
 
-    Relays are answered where BOT_RELAY_KEY holds the key that they sign with.
+    Subscription and cron events are stored, answered at once, and run until they end; what a caller waits for is
+    answered when it is done. Relays are answered where BOT_RELAY_KEY holds the key that they sign with. Events are
+    encrypted where BOT_HOST_INBOX_KEY is set. SIGTERM ends what runs and takes nothing new.
     """
+    logs.configure(level=log_level)
     try:
-        settings = hosting.HostSettings(servers=_servers(medplum or []), relay_key=os.environ.get("BOT_RELAY_KEY"))
-        application = hosting.app(settings)
+        _serve(host, port, _servers(medplum or []), _database(inbox, os.environ), cron)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
+
+
+def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None, cron: bool) -> None:
+    bots, environ = load(), os.environ
+    box = _inbox(bots, database, environ) if database else None
+    relay_key = environ.get("BOT_RELAY_KEY") or None
+    application = hosting.app(hosting.HostSettings(servers=servers, bots=bots, relay_key=relay_key, inbox=box))
     bound = listen.bind(host, port)
+    bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda _sign, _frame: None)  # uvicorn ends by itself, and then raises the signal again
+    stopped = threading.Event()
+    if box is not None:
+        _launch(box, bots, stopped, cron_at=servers[0] if cron else None)
     address = bound.getsockname()
-    typer.echo(f"Serving {len(settings.bots.handlers)} bots on http://{address[0]}:{address[1]}", err=True)
-    asyncio.run(uvicorn.Server(listen.config(application, grace=30)).serve(sockets=[bound]))
+    typer.echo(f"Serving {len(bots.handlers)} bots on http://{address[0]}:{address[1]}", err=True)
+    try:
+        asyncio.run(uvicorn.Server(listen.config(application, grace=_GRACE)).serve(sockets=[bound]))
+    finally:
+        stopped.set()
+        if box is not None:
+            box.close(grace=_GRACE)
+
+
+def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox:
+    from bot_layer.runtime.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
+
+    settings = InboxSettings(
+        database_url=database,
+        key=environ.get("BOT_HOST_INBOX_KEY") or None,
+        host_id=environ.get("BOT_HOST_ID") or "local",
+        attempts=int(_number(environ, "BOT_HOST_ATTEMPTS", "8")),
+        first_pause=_number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
+        keep_days=_number(environ, "BOT_HOST_KEEP_DAYS", "7"),
+        client=partial(connect_environment, environ) if environ.get("MEDPLUM_CLIENT_ID") else None,
+    )
+    return Inbox(bots, settings, environ=environ)
+
+
+def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None) -> None:
+    from bot_layer.runtime.durable import sweep_hourly  # noqa: PLC0415  # as above
+    from bot_layer.runtime.schedule import start  # noqa: PLC0415  # as above
+
+    box.launch()
+    threading.Thread(target=sweep_hourly, args=(box, stopped), daemon=True).start()
+    if cron_at is not None:
+        start(bots, connect_environment(os.environ), cron_at)
+
+
+def _number(environ: Mapping[str, str], name: str, default: str) -> float:
+    try:
+        return float(environ.get(name) or default)
+    except ValueError as fault:
+        raise ConfigError(f"Give a number for {name}.", code="invalid-setting") from fault
 
 
 def _servers(given: list[str]) -> tuple[str, ...]:
@@ -50,3 +123,8 @@ def _servers(given: list[str]) -> tuple[str, ...]:
     if not servers:
         raise ConfigError("Say which Medplum server to serve: --medplum URL, or MEDPLUM_BASE_URL.")
     return servers
+
+
+def _database(given: str | None, environ: Mapping[str, str]) -> str | None:
+    chosen = given or environ.get("BOT_HOST_DATABASE_URL") or _SQLITE
+    return None if chosen == "off" else chosen

@@ -12,7 +12,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -26,8 +28,12 @@ from bot_layer.core.relay_signature import Verifier
 from bot_layer.errors import AuthError, BotError, InputError
 from bot_layer.handler import Handler
 from bot_layer.runtime.admission import Admission
-from bot_layer.runtime.invoke import Result, encode, invoke, refused
+from bot_layer.runtime.invoke import Result, encode, invoke, is_own_change, queued, refused
 from bot_layer.runtime.listen import ThreadedServer
+from bot_layer.runtime.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
+    from bot_layer.runtime.durable import Inbox
 
 _LARGEST_ENVELOPE = 64 * 1024 * 1024
 _log = logging.getLogger(__name__)
@@ -43,6 +49,7 @@ class HostSettings:
     remember_seconds: float = 60.0
     relay_key: str | None = field(default=None, repr=False)
     now: Callable[[], float] = time.time
+    inbox: Inbox | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,15 @@ class Dispatcher:
 
     settings: HostSettings
     admission: Admission
+    metrics: Metrics
 
     def by_bot_id(self, bot_id: str, envelope: Json) -> Result:
         """The result of the bot that Medplum knows under this id."""
         try:
             handler = self._handler(self.admission.identifiers(envelope, bot_id))
         except BotError as error:
-            _log.warning("Refused a call: %s", error.code)
-            return refused(error)
-        return invoke(handler, envelope, environ=self.settings.environ)
+            return self._refused(error)
+        return self._run(handler, envelope)
 
     def by_name(self, name: str, envelope: Json) -> Result:
         """The result of the bot that a relay names; the envelope's token must not be another bot's."""
@@ -69,9 +76,28 @@ class Dispatcher:
             if login.is_bot and handler.bot.identifier not in login.identifiers:
                 raise AuthError("The envelope's token is that of another bot.", code="wrong-bot")
         except BotError as error:
-            _log.warning("Refused a call: %s", error.code)
-            return refused(error)
-        return invoke(handler, envelope, environ=self.settings.environ)
+            return self._refused(error)
+        return self._run(handler, envelope)
+
+    def _run(self, handler: Handler, envelope: Json) -> Result:
+        """Events go to the inbox where there is one; what somebody waits for runs now."""
+        inbox, settings = self.settings.inbox, self.settings
+        with self.metrics.timed(handler.bot.name) as done:
+            if inbox is not None and not is_own_change(envelope):
+                event_id = inbox.take(handler, envelope, now=datetime.fromtimestamp(settings.now(), UTC))
+                if event_id is not None:
+                    result = queued(event_id)
+                    done(result)
+                    return result
+            result = invoke(handler, envelope, environ=settings.environ)
+            done(result)
+            return result
+
+    def _refused(self, error: BotError) -> Result:
+        _log.warning("Refused a call: %s", error.code)
+        result = refused(error)
+        self.metrics.count("-", result)
+        return result
 
     def _handler(self, identifiers: tuple[str, ...]) -> Handler:
         for identifier in identifiers:
@@ -85,7 +111,8 @@ class Dispatcher:
 
 def app(settings: HostSettings) -> Starlette:
     """The host as an ASGI application."""
-    dispatcher = Dispatcher(settings, Admission(settings.servers, settings.remember_seconds))
+    metrics = Metrics()
+    dispatcher = Dispatcher(settings, Admission(settings.servers, settings.remember_seconds), metrics)
 
     async def fission(request: Request) -> Response:
         body = await request.body()
@@ -102,7 +129,20 @@ def app(settings: HostSettings) -> Starlette:
     async def healthz(_request: Request) -> Response:
         return _json(200, {"ok": True, "bots": len(settings.bots.handlers)})
 
-    routes = [Route("/bot-{bot_id}", fission, methods=["POST"]), Route("/healthz", healthz)]
+    async def readyz(_request: Request) -> Response:
+        ready = settings.inbox is None or settings.inbox.ready
+        return _json(200 if ready else 503, {"ok": ready})
+
+    async def figures(_request: Request) -> Response:
+        counts = await run_in_threadpool(settings.inbox.counts) if settings.inbox and settings.inbox.ready else {}
+        return Response(metrics.page(counts), media_type=CONTENT_TYPE)
+
+    routes = [
+        Route("/bot-{bot_id}", fission, methods=["POST"]),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", figures),
+    ]
     if settings.relay_key:
         verifier = Verifier(settings.relay_key)
         routes.append(Route("/relay/{name}", relay, methods=["POST"]))

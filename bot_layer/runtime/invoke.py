@@ -20,6 +20,7 @@ from bot_layer.core import outcomes, parameters
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError
 from bot_layer.handler import Handler, failed
+from bot_layer.runtime.logs import call
 
 _LOGGERS: Final = ("bots", "bot_layer")
 _MOST_LINES: Final = 200
@@ -41,6 +42,7 @@ class Result:
     log: str = field(default="", repr=False)
     success: bool = True
     error: BotError | None = None
+    queued: bool = False
 
     def answer(self) -> Json:
         """The body that Medplum's Fission route reads.
@@ -54,7 +56,8 @@ def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | Non
     """The result of one call of a bot, whatever happens in it."""
     if is_own_change(envelope):
         return Result(_UNCHANGED, "skipped: own-change")
-    with _captured() as lines:
+    trace_id = envelope.get("traceId")
+    with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
         try:
             value = handler.run(envelope, environ=environ)
         except BotError as error:
@@ -85,6 +88,15 @@ def is_own_change(envelope: Json) -> bool:
 def refused(error: BotError) -> Result:
     """The result for a call that reached no bot."""
     return Result(failed(error), f"refused: {error.code}", success=False, error=error)
+
+
+def queued(event_id: str) -> Result:
+    """The result for an event that was taken in and will run."""
+    note = outcomes.note("queued", "The event was stored and will run.")
+    answer = parameters.build(
+        parameters.code("action", "queued"), parameters.resource("outcome", outcomes.outcome([note]))
+    )
+    return Result(answer, f"queued: {event_id}", queued=True)
 
 
 def encode(value: Any) -> bytes:

@@ -1,0 +1,216 @@
+"""The host's inbox on DBOS: events are stored before they are answered, and run until they end, across restarts.
+
+SQLite by default, PostgreSQL where several hosts share the work. A run is a workflow; each attempt is a step of it.
+A process that dies in an attempt makes that attempt again when it is back: bots can be called twice.
+https://docs.dbos.dev/python/tutorials/workflow-tutorial
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
+
+from bot_layer.clients.medplum import Medplum
+from bot_layer.collection import Collection
+from bot_layer.core import inbox as rules
+from bot_layer.core.inbox import Intake, Verdict
+from bot_layer.core.json import Json
+from bot_layer.errors import BotError, InputError
+from bot_layer.handler import Handler
+from bot_layer.runtime.invoke import invoke
+from bot_layer.runtime.vault import Vault
+
+EVENTS: Final = "events"
+CLOCK: Final = "clock"
+WORKFLOW: Final = "run_event"
+_FINISHED: Final = ["SUCCESS", "CANCELLED"]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InboxSettings:
+    """How the inbox works. ``client`` is the host's own login, for events whose token is gone."""
+
+    database_url: str
+    key: str | None = field(default=None, repr=False)
+    host_id: str = "local"
+    parallel: int = 16
+    attempts: int = 8
+    first_pause: float = 2.0
+    polling: float = 0.1
+    keep_days: float = 7.0
+    client: Callable[[], Medplum] | None = field(default=None, repr=False)
+
+
+class DeadLetter(Exception):
+    """A run that ended for good without having done its work; its text is the reason, a code."""
+
+
+class Inbox:
+    """The one inbox of a process, between ``launch`` and ``close``."""
+
+    def __init__(self, bots: Collection, settings: InboxSettings, *, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self._bots = bots
+        self._environ = environ
+        self._vault = Vault(settings.key)
+        self.ready = False
+
+    def launch(self) -> None:
+        """Take up what an earlier process left, and begin to run."""
+        _serving.append(self)
+        DBOS(config=config(self.settings))
+        DBOS.launch()
+        DBOS.register_queue(
+            EVENTS,
+            partition_concurrency=1,
+            worker_concurrency=self.settings.parallel,
+            polling_interval_sec=self.settings.polling,
+        )
+        DBOS.register_queue(CLOCK, polling_interval_sec=self.settings.polling)
+        self.ready = True
+
+    def close(self, *, grace: int = 30) -> None:
+        """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
+        self.ready = False
+        DBOS.destroy(workflow_completion_timeout_sec=grace)
+        _serving.remove(self)
+
+    def take(self, handler: Handler, envelope: Json, *, now: datetime) -> str | None:
+        """The id under which an event was stored, or None where its answer is waited for."""
+        taken = rules.intake(envelope, handler.bot.name, now=now)
+        if taken is None:
+            return None
+        self.enqueue(taken, envelope)
+        return taken.id
+
+    def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
+        """Store an event; one that is there already stays as it is."""
+        sealed = self._vault.put(taken.id, envelope) if envelope is not None else None
+        with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=taken.lane):
+            DBOS.enqueue_workflow(EVENTS, run_event, taken.record | {"sealed": sealed})
+
+    def enqueue_alone(self, taken: Intake) -> None:
+        """Store a run by the clock, unless one of this bot waits or runs already, at any host."""
+        with (
+            SetWorkflowID(taken.id),
+            SetEnqueueOptions(deduplication_id=taken.lane, duplication_policy="return-existing"),
+        ):
+            DBOS.enqueue_workflow(CLOCK, run_event, taken.record | {"sealed": None})
+
+    def attempt(self, event_id: str, record: Json) -> Verdict:
+        """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
+        handler = self._bots.named(record["bot"])
+        envelope = self._vault.get(event_id, record.get("sealed"))
+        if envelope is not None:
+            found = rules.verdict(invoke(handler, envelope, environ=self._environ).error)
+            if found.code != "medplum-login-refused" or self.settings.client is None:
+                return found
+        return self._by_medplum(record)
+
+    def forget(self, event_id: str) -> None:
+        """Drop what is kept in memory for a run that has ended."""
+        self._vault.forget(event_id)
+
+    def sweep(self, now: datetime) -> int:
+        """Delete the finished runs that are past their time; dead letters stay until somebody looks at them."""
+        before = (now - timedelta(days=self.settings.keep_days)).isoformat()
+        old = DBOS.list_workflows(
+            status=_FINISHED, completed_before=before, load_input=False, load_output=False, limit=1000
+        )
+        DBOS.delete_workflows([run.workflow_id for run in old])
+        return len(old)
+
+    def counts(self) -> dict[str, int]:
+        """How many runs wait, run, or are dead letters."""
+        states = {"waiting": ["ENQUEUED", "DELAYED"], "running": ["PENDING"], "dead": ["ERROR"]}
+        listed = {
+            name: DBOS.list_workflows(status=found, name=WORKFLOW, load_input=False, load_output=False)
+            for name, found in states.items()
+        }
+        return {name: len(runs) for name, runs in listed.items()}
+
+    def _by_medplum(self, record: Json) -> Verdict:
+        """Let Medplum run the bot on the resource as it is now: the run then has a fresh token of the bot's own."""
+        if self.settings.client is None:
+            return Verdict("dead", "no-login-for-a-later-run")
+        try:
+            client = self.settings.client()
+            given = _input(client, record)
+            answer = client.post(f"fhir/R4/Bot/{record['botId']}/$execute", given) if given else {}
+        except BotError as error:
+            return rules.verdict(error)
+        return rules.verdict_of_answer(answer)
+
+
+_serving: list[Inbox] = []
+
+
+def serving() -> Inbox:
+    """The inbox of this process."""
+    return _serving[-1]
+
+
+def config(settings: InboxSettings) -> Any:
+    """DBOS as the inbox uses it. The version is fixed, so that a newer release of the host takes up older events."""
+    return {
+        "name": "bot-host",
+        "system_database_url": settings.database_url,
+        "application_version": "1",
+        "executor_id": settings.host_id,
+        "serializer": DBOSPortableJSONSerializer(),
+        "log_level": "WARNING",
+        "run_migrations": True,
+    }
+
+
+@DBOS.step(name="attempt")
+def _attempt(event_id: str, record: Json, number: int) -> Json:
+    """One attempt, stored with its number."""
+    return asdict(serving().attempt(event_id, record)) | {"attempt": number}
+
+
+@DBOS.workflow(name=WORKFLOW)
+def run_event(record: Json) -> Json:
+    """Attempts until the run ends; the last transient failure, and every lasting one, makes a dead letter."""
+    event_id = DBOS.workflow_id or ""
+    settings = serving().settings
+    number = 0
+    while True:
+        end = _attempt(event_id, record, number)
+        if end["state"] != "again":
+            break
+        wait = rules.pause(number, end["retry_after"], first=settings.first_pause, most=settings.attempts)
+        if wait is None:
+            end["state"] = "dead"
+            break
+        DBOS.sleep(wait)
+        number += 1
+    serving().forget(event_id)
+    if end["state"] == "dead":
+        _log.error("A run of %s is a dead letter: %s", record["bot"], end["code"])
+        raise DeadLetter(end["code"])
+    return end
+
+
+def _input(client: Medplum, record: Json) -> Json | None:
+    """What the bot is to be called with, read again; None where a changed resource is gone meanwhile."""
+    if record["kind"] == "delete":
+        resource_type, _, resource_id = record["resource"].partition("/")
+        return {"deletedResource": {"resourceType": resource_type, "id": resource_id}}
+    try:
+        return client.read(record["resource"])
+    except InputError:
+        return None
+
+
+def sweep_hourly(inbox: Inbox, stopped: threading.Event) -> None:
+    """Sweep once an hour until the host stops."""
+    while not stopped.wait(3600):
+        inbox.sweep(datetime.now(UTC))

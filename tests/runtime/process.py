@@ -1,0 +1,110 @@
+"""A host as a process of its own, which a test can kill."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+_PATIENCE = 60.0
+_SERVING = re.compile(r"Serving \d+ bots on (http://\S+)")
+
+
+class HostProcess:
+    """``medplum-bots serve`` on one port and one database, started and killed as often as a test likes."""
+
+    def __init__(self, medplum: str, database: Path, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.lines: list[str] = []
+        self._command = [
+            *(sys.executable, "-m", "bot_layer.cli", "serve", "--medplum", medplum),
+            *("--port", str(self.port), "--inbox", f"sqlite:///{database}"),
+        ]
+        self._environ = {**os.environ, "BOT_HOST_FIRST_PAUSE_SECONDS": "0.05", **environment}
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Self:
+        """The host, once it serves."""
+        serving = threading.Event()
+        self._process = subprocess.Popen(self._command, env=self._environ, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=self._read, args=(self._process, serving), daemon=True).start()
+        assert serving.wait(_PATIENCE), "\n".join(self.lines)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: no last word."""
+        assert self._process is not None
+        self._process.kill()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code once it has ended."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(_PATIENCE)
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        assert self._process is not None
+        self._process.wait(_PATIENCE)
+
+    @property
+    def alive(self) -> bool:
+        """True while it runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def figure(self, name: str) -> float:
+        """One figure of its ``/metrics``."""
+        text = httpx.get(f"http://{self.address}/metrics", timeout=30).text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def idle(self) -> bool:
+        """True where it answers and no event waits or runs."""
+        try:
+            return self._standing() == 0
+        except httpx.TransportError:
+            return False
+
+    def _standing(self) -> float:
+        return sum(self.figure(f'bot_inbox_runs{{state="{state}"}}') for state in ("waiting", "running"))
+
+    def _read(self, process: subprocess.Popen[str], serving: threading.Event) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.lines.append(line.rstrip())
+            if _SERVING.search(line):
+                serving.set()
+        serving.set()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.alive:
+            self.kill()
+        self.wait()
+
+
+def until(condition: Callable[[], bool], *, seconds: float = _PATIENCE) -> None:
+    """Ask again until it is so; fails where it never becomes so."""
+    never = threading.Event()
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        never.wait(0.05)
+    raise AssertionError("It did not come about in time.")
