@@ -36,6 +36,10 @@ class _Planned:
     released: threading.Event = field(default_factory=threading.Event)
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # the default of 5 makes the sixth of many callers try again a second later
+
+
 class RecordingBotHost:
     """Answers each call with the next planned answer; ``address`` is its ``host:port``."""
 
@@ -45,7 +49,7 @@ class RecordingBotHost:
         self._planned: deque[_Planned] = deque()
         self._held: list[tuple[int, _Planned]] = []
         self._changed = threading.Condition()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
