@@ -1,0 +1,149 @@
+"""The command line as its user types it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bot_layer.cli import build
+from bot_layer.stage.teller import Teller, UnexpectedStep
+from bot_layer.stage.world import World
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_command_without_words_tells_its_subcommands() -> None:
+    """Help comes without asking, and names them all."""
+    told = CliRunner().invoke(build(), [], env={"COLUMNS": "200"})
+    assert "Python bots for Medplum" in told.output
+    assert {"demo", "sandbox", "serve", "invoke"} <= set(told.output.split())
+
+
+@pytest.mark.parametrize("name", ["demo", "sandbox", "serve", "invoke"])
+def test_each_subcommand_explains_itself(name: str) -> None:
+    """--help says what it does."""
+    told = CliRunner().invoke(build(), [name, "--help"], env={"COLUMNS": "200"})
+    assert told.exit_code == 0
+    assert "Usage" in told.output
+
+
+def test_the_demo_goes_as_told() -> None:
+    """Every step of the story is as expected, and it exits 0."""
+    told = CliRunner().invoke(build(), ["demo"], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, told.output
+    for step in ("no changes", "enrolled", "unchanged", "by Subscription", "family-name-mismatch"):
+        assert step in told.output
+    assert "✗" not in told.output
+
+
+def test_a_step_that_is_not_as_expected_ends_the_story() -> None:
+    """The reason is told."""
+    with World() as world:
+        teller = Teller(world, Console(quiet=True))
+        with pytest.raises(UnexpectedStep, match="the moon"):
+            teller.expect(False, "the moon is out", "clouds")
+        teller.login()
+        with pytest.raises(UnexpectedStep, match="404"):
+            teller.rest("GET", "fhir/R4/Patient/00000000-0000-4000-8000-000000000000")
+        with pytest.raises(UnexpectedStep, match="ended with"):
+            teller.command("-c", "raise SystemExit(3)")
+
+
+@contextmanager
+def sandbox(*words: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """A sandbox as a process of its own, and its ready line."""
+    line = [
+        sys.executable,
+        "-m",
+        "bot_layer.cli",
+        "sandbox",
+        "--port",
+        "0",
+        "--health-gorilla-port",
+        "0",
+        "--json",
+        *words,
+    ]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def token(ready: Any) -> str:
+    medplum = ready["medplum"]
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": medplum["clientId"],
+        "client_secret": medplum["clientSecret"],
+    }
+    answer = requests.post(f"{medplum['baseUrl']}/oauth2/token", data=form, timeout=10)
+    return str(answer.json()["access_token"])
+
+
+def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path: Path) -> None:
+    """--json is one line with all addresses; SIGTERM ends it with 0; with --db the resources are there again."""
+    database = str(tmp_path / "sandbox.sqlite")
+    with sandbox("--with-bots", "--host-port", "0", "--db", database) as (process, ready):
+        assert set(ready) >= {"medplum", "healthGorilla", "host"}
+        assert set(ready["medplum"]) == {"baseUrl", "clientId", "clientSecret", "projectId"}
+        wanted = {"baseUrl", "tokenUrl", "clientId", "clientSecret", "tenantId"}
+        assert set(ready["healthGorilla"]) == wanted
+        assert all(told["baseUrl"].startswith("http://127.0.0.1:") for told in ready.values())
+        found = requests.get(
+            f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner?identifier=https://example.org/sample-people|joe",
+            headers={"Authorization": f"Bearer {token(ready)}"},
+            timeout=10,
+        ).json()["entry"]
+        assert len(found) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    with sandbox("--db", database) as (process, ready):
+        again = requests.get(
+            f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner/{found[0]['resource']['id']}",
+            headers={"Authorization": f"Bearer {token(ready)}"},
+            timeout=10,
+        )
+        assert again.status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("words", [["--operation-input", "url"], ["--fault", "meteor"], ["--fault", "conflict=2"]])
+def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
+    """Nothing is started with options that mean nothing."""
+    told = CliRunner().invoke(build(), ["sandbox", "--port", "0", "--health-gorilla-port", "0", *words])
+    assert told.exit_code == 2
+
+
+def test_invoke_runs_one_bot_on_one_event(tmp_path: Path) -> None:
+    """The answer is printed; exit code 1 where the bot refused, 2 where there is no such bot or event."""
+    with World() as world:
+        world.load_sample_people()
+        (joe,) = world.client().search("Practitioner", [("identifier", "https://example.org/sample-people|joe")])
+        secrets = {name: {"name": name, "valueString": value} for name, value in world.settings().items() if value}
+        event = tmp_path / "event.json"
+        event.write_text(json.dumps({"input": {"reference": f"Practitioner/{joe['id']}"}, "secrets": secrets}))
+        words = ["invoke", "sync-practitioner", "--event", str(event)]
+        told = CliRunner().invoke(build(), words, env=world.environment())
+        assert told.exit_code == 0, told.output
+        assert '"valueCode": "enrolled"' in told.stdout
+        event.write_text(json.dumps({"input": {}, "secrets": secrets}))
+        assert CliRunner().invoke(build(), words, env=world.environment()).exit_code == 1
+    assert CliRunner().invoke(build(), ["invoke", "no-such-bot", "--event", str(event)]).exit_code == 2
+    assert (
+        CliRunner().invoke(build(), ["invoke", "sync-practitioner", "--event", str(tmp_path / "none")]).exit_code == 2
+    )
