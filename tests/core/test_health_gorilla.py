@@ -81,3 +81,19 @@ def test_an_unknown_grant_or_algorithm_is_refused(setting: dict[str, str]) -> No
 def test_no_secret_is_shown() -> None:
     """The value's representation tells neither the secret nor the key."""
     assert "s" * 40 not in repr(hg.read(LEAST))
+
+
+def test_another_tenant_goes_without_the_facility_of_this_one() -> None:
+    """A call may name another tenant of the same login: what Medplum keeps is not that one's."""
+    read = hg.read({**LEAST, "HEALTH_GORILLA_SSO_FACILITY_ID": "Organization/f-9"})
+    assert read.in_tenant(None) is read.in_tenant("") is read.in_tenant("t-1") is read
+    assert (read.sso_facility_id, read.is_configured_tenant) == ("f-9", True)
+    other = read.in_tenant("t-2")
+    assert (other.tenant, other.is_foreign_tenant, other.is_configured_tenant) == ("Organization/t-2", True, False)
+    assert (other.sso_facility_id, other.home_tenant_id) == ("", "t-1")
+
+
+def test_a_subtenant_is_the_configured_tenant() -> None:
+    """It is foreign to the login, but Medplum keeps its ids."""
+    read = hg.read({**LEAST, "HEALTH_GORILLA_SUBTENANT_ID": "t-2", "HEALTH_GORILLA_SYNC_EMAIL": "true"})
+    assert (read.is_foreign_tenant, read.is_configured_tenant, read.sync_email) == (True, True, True)
