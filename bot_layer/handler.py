@@ -20,6 +20,7 @@ import jsonschema
 from bot_layer.core import event as envelopes
 from bot_layer.core import outcomes, parameters
 from bot_layer.core.declaration import Bot
+from bot_layer.core.delivery import require_delivered
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, ConfigError, InputError
@@ -59,6 +60,7 @@ class Handler:
             event, secret_names=self.bot.secret_names, environ=os.environ if environ is None else environ
         )
         check_settings(self.bot, read.secrets)
+        require_delivered(read, self.bot)
         if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
             check_input(self.bot.stem, read.input)
         return self.act(read)

@@ -15,7 +15,6 @@ from bot_layer.clients.health_gorilla_accounts import Account
 from bot_layer.core import enrollment, enrollment_answer
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant, Watch
-from bot_layer.core.delivery import require_delivered
 from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
@@ -40,7 +39,6 @@ def sync(event: Event) -> Json:
     if asked.deleted:
         gone = note("practitioner-deleted", "The Practitioner was deleted in Medplum; its account was left as it is.")
         return enrollment_answer.answer("unchanged", issues=[gone])
-    require_delivered(event, asked, "practitioner")
     server = medplum.connect(event)
     gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 
-from bot_layer.core.event import Event, Target
+from bot_layer.core.declaration import Bot
+from bot_layer.core.event import Event
 from bot_layer.core.json import Json
 from bot_layer.core.parameters import build, reference
 from bot_layer.errors import InputError
@@ -19,21 +20,22 @@ _LONGEST_EMPTY = 64
 _SHORTEST_PARAMETER = len(',{"name":"preview","valueBoolean":true}')
 
 
-def require_delivered(event: Event, target: Target, parameter: str) -> None:
+def require_delivered(event: Event, bot: Bot) -> None:
     """Raise InputError ``parameters-not-delivered`` where the caller sent parameters that this server kept back."""
-    length = event.content_length
-    if target.resource is None or target.deleted or length is None or event.from_subscription:
+    resource, length = event.input, event.content_length
+    if bot.target is None or bot.parameter is None or length is None or event.from_subscription:
         return
-    if length >= len(_compact(target.resource)):
+    if not isinstance(resource, dict) or resource.get("resourceType") != bot.target:
+        return
+    if length >= len(_compact(resource)):
         return  # $execute with the resource itself as its body
-    naming = build(reference(parameter, target.reference))
+    naming = build(reference(bot.parameter, f"{bot.target}/{resource.get('id')}"))
     shortest = len(_compact(naming))
     if length <= _LONGEST_EMPTY or shortest <= length < shortest + _SHORTEST_PARAMETER or length in _indented(naming):
         return
-    resource_type = target.reference.partition("/")[0]
     raise InputError(
-        f"This Medplum server hands a bot the {resource_type} instead of the parameters of a call on it. Send the same "
-        f"body without the id in the URL, and with the parameter {parameter} naming it.",
+        f"This Medplum server hands a bot the {bot.target} instead of the parameters of a call on it. Send the same "
+        f"body without the id in the URL, and with the parameter {bot.parameter} naming it.",
         code="parameters-not-delivered",
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bot_layer.core.delivery import require_delivered
-from bot_layer.core.event import read, target
+from bot_layer.core.declaration import Bot
+from bot_layer.core.event import read
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError
 
@@ -24,10 +25,13 @@ NAMING = {"name": "practitioner", "valueReference": {"reference": f"Practitioner
 PREVIEW = {"name": "preview", "valueBoolean": True}
 
 
+BOT = Bot("b", "i", "a", target="Practitioner", parameter="practitioner")
+
+
 def check(body: str | None, given: Any = STORED, **headers: str) -> None:
     length = {} if body is None else {"content-length": str(len(body.encode()))}
     event = read({"input": given, "headers": {**length, **headers}})
-    require_delivered(event, target(event, "Practitioner", "practitioner"), "practitioner")
+    require_delivered(event, BOT)
 
 
 def parameters(*entries: Json, **style: Any) -> str:
@@ -65,3 +69,9 @@ def test_where_no_length_arrives_nothing_can_be_told() -> None:
     check(parameters(PREVIEW), **{"X-Medplum-Interaction": "update"})
     check(parameters(PREVIEW), {"reference": f"Practitioner/{STORED['id']}"})
     check(parameters(PREVIEW), {"deletedResource": STORED})
+
+
+def test_a_bot_without_target_takes_any_input() -> None:
+    """Nothing can be lost that nobody waits for."""
+    event = read({"input": STORED, "headers": {"content-length": "83"}})
+    require_delivered(event, Bot("b", "i", "a"))
