@@ -218,7 +218,7 @@ def login_to_send(practitioner: Json, found: Enrolment, settings: HealthGorilla)
 def plan_update(
     practitioner: Json, found: Enrolment, wishes: Wishes, *, login: str | None = None, role: Json | None = None
 ) -> Update | NothingToDo:
-    """What an account lacks. Raises ReviewNeeded where the ids contradict each other.
+    """What an account lacks. Raises ReviewNeeded where the ids contradict each other, or its person can't be read.
 
     ``login`` is the tenant's where it is not the one that Medplum keeps, ``role`` the PractitionerRole as it shall be
     where more than the locations changes.
@@ -235,6 +235,10 @@ def plan_update(
     required = bool(added) or wanted != found.role
     if not required and not emails:
         return NothingToDo(found)
+    if found.person is None:
+        # A PUT replaces the whole account: without its person the name and every number would be lost.
+        text = "Health Gorilla does not show the person of the account: it can't be changed without losing data."
+        raise ReviewNeeded(text, code="enrolment-unreadable")
     # An account's login can't be told from an update that lacks it: Medplum's is sent where Health Gorilla does not
     # tell its own.
     changed = {**person, "identifier": merged} if merged else person
@@ -285,11 +289,21 @@ def account_numbers(practitioner: Json, organizations: Mapping[str, Json]) -> Wi
 
 
 def with_single_sign_on(wishes: Wishes, practitioner: Json, settings: HealthGorilla) -> Wishes:
-    """The wishes with the identifier for single sign-on, where a facility is set: Medplum's id is the UUID."""
+    """The wishes with the identifier for single sign-on, where a facility is set."""
     if not settings.sso_facility_id:
         return wishes
-    number = identifiers.provider_number(f"Organization/{settings.sso_facility_id}", str(practitioner["id"]))
+    number = identifiers.provider_number(f"Organization/{settings.sso_facility_id}", sign_on_value(practitioner))
     return replace(wishes, identifiers=[*wishes.identifiers, number])
+
+
+def sign_on_value(practitioner: Json) -> str:
+    """The user's UUID for single sign-on: the practitioner's own PRN that no organization gave, else Medplum's id."""
+    own = (
+        str(found["value"]).strip()
+        for found in practitioner.get("identifier", [])
+        if identifiers.kind(found) == "PRN" and found.get("value") and not found.get("assigner")
+    )
+    return next(own, str(practitioner["id"]))
 
 
 def require_found(found: Enrolment | None) -> Enrolment:

@@ -311,6 +311,16 @@ def test_the_login_to_send_is_medplums_or_in_another_tenant_the_generated_one() 
     assert enrollment.login_to_send(known, Enrolment({}), elsewhere)
 
 
+def test_an_account_whose_person_is_not_shown_is_never_overwritten() -> None:
+    """A PUT replaces the whole: without the person, name and numbers would be lost. Nothing to do is fine."""
+    hidden = Enrolment({"id": "role-1", "practitioner": {"reference": "Practitioner/hg-1"}})
+    assert enrollment.plan_update(practitioner(), hidden, NO_WISHES) == NothingToDo(hidden)
+    for wishes in (Wishes([NUMBER]), Wishes(locations=["Organization/tl-1"]), Wishes(emails=["a@practice.example"])):
+        with pytest.raises(ReviewNeeded) as caught:
+            enrollment.plan_update(practitioner(), hidden, wishes)
+        assert caught.value.code == "enrolment-unreadable"
+
+
 def test_locations_move() -> None:
     """They replace the list there; that alone is a move and nothing else."""
     plan = updated(Wishes(locations=["Organization/tl-1"]))
