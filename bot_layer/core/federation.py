@@ -124,6 +124,11 @@ def searchset(query: Query, documents: Sequence[Json], base_url: str) -> Json:
     return bundle
 
 
+def canonical(query: Query) -> str:
+    """What was asked, without the page: for the record."""
+    return urlencode(query.repeated)
+
+
 def interval(text: str) -> Interval | None:
     """The span of time that a FHIR date, dateTime or instant covers; None where it is none. No zone means UTC."""
     match = _DAY.fullmatch(text)

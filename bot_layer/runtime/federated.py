@@ -1,8 +1,8 @@
 """The federated responder: token, DocumentReference search and document fetch, for Health Gorilla to call.
 
 Routes for the host, all under ``/federated``, and SMART's discovery document; nothing else exists. A query is answered
-200 with a total, 0 for nobody; a document that is not the patient's, or may not leave, is 404 like one that is not there.
-https://hl7.org/fhir/R4/search.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
+200 with a total, 0 for nobody; a document that is not the patient's, or may not leave, is 404 like one that is not
+there. https://hl7.org/fhir/R4/search.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
 """
 
 from __future__ import annotations
@@ -192,11 +192,11 @@ class Responder:
         with self._lock:
             gathering = self._gathering.setdefault(asked_id, threading.Lock())
         with gathering:
-            kept = self._kept(asked_id)
-            if kept is None:
-                kept = self._fresh(asked_id)
-                self._keep(asked_id, kept)
-        return kept
+            try:
+                return self._kept(asked_id) or self._keep(asked_id, self._fresh(asked_id))
+            finally:
+                with self._lock:
+                    self._gathering.pop(asked_id, None)
 
     def _kept(self, asked_id: str) -> _Answer | None:
         with self._lock:
@@ -211,12 +211,12 @@ class Responder:
             return _Answer(now, (), ())
         return _Answer(now, found.references[:1], tuple(self._source.documents(found, asked_id)))
 
-    def _keep(self, asked_id: str, answer: _Answer) -> None:
+    def _keep(self, asked_id: str, answer: _Answer) -> _Answer:
         with self._lock:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()
             self._answers[asked_id] = answer
-            self._gathering.pop(asked_id, None)
+        return answer
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""AuditEvents of the federated responder in Medplum: documents before they are sent, queries gathered and soon after.
+"""AuditEvents of the federated responder in Medplum: documents before they are sent, queries soon after.
 
-A write costs a hundred units of Medplum's quota and a query may come many times a second, so the same query asked again
-within some seconds becomes one AuditEvent with a count and a period. No query is answered once its record can't be kept.
+A write costs a hundred units of Medplum's quota and a query may come many times a second, so the same query asked
+again within some seconds becomes one AuditEvent with a count and a period. No query is answered once its record can't
+be kept.
 """
 
 from __future__ import annotations
