@@ -13,9 +13,11 @@ from typing import Any
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox
+from bot_layer.sandbox.health_gorilla.state import new_id
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-_PLACEHOLDER = re.compile(r"<[a-z][a-z-]*(?::[A-Za-z0-9-]+)?>")
+_NEW = re.compile(r"<new:[a-z-]+>")
+PLACEHOLDER = re.compile(r"<[a-z][a-z-]*(?::[A-Za-z0-9-]+)?>")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,19 @@ class Bindings:
         if isinstance(given, list):
             return [self.bind(item) for item in given]
         if isinstance(given, str):
-            return _PLACEHOLDER.sub(lambda found: self.values[found[0]], given)
+            return PLACEHOLDER.sub(lambda found: self.values[found[0]], given)
         return given
+
+    def learn(self, expected: Any, found: Any) -> None:
+        """Take ``<new:name>`` from what was found where it stands for a whole text: an id that a partner made up."""
+        if isinstance(expected, dict) and isinstance(found, dict):
+            for key, value in expected.items():
+                self.learn(value, found.get(key))
+        elif isinstance(expected, list) and isinstance(found, list):
+            for value, other in zip(expected, found, strict=False):
+                self.learn(value, other)
+        elif isinstance(expected, str) and isinstance(found, str) and _NEW.fullmatch(expected):
+            self.values.setdefault(expected, found)
 
 
 def cases(stem: str | None = None) -> list[Case]:
@@ -67,10 +80,26 @@ def cases(stem: str | None = None) -> list[Case]:
 
 
 def partner_bindings(gorilla: HealthGorillaSandbox) -> dict[str, str]:
-    """The placeholders for what the Health Gorilla look-alike made up at its start."""
+    """The placeholders for what the Health Gorilla look-alike made up at its start, and one practice location."""
     return {
+        "<location>": add_location(gorilla),
         "<tenant>": gorilla.tenant_id,
         "<subtenant>": gorilla.subtenant_id,
         "<sso>": gorilla.sso_facility_id,
         **{f"<lab:{number}>": lab for number, lab in enumerate(gorilla.labs)},
     }
+
+
+def add_location(gorilla: HealthGorillaSandbox, name: str = "Lumberton Office", *, tenant: str | None = None) -> str:
+    """The id of a practice location that Health Gorilla has from now on."""
+    location = new_id("tl-")
+    gorilla.state.organizations[location] = gorilla.state.stamp(
+        {
+            "resourceType": "Organization",
+            "id": location,
+            "identifier": [{"system": "https://www.healthgorilla.com", "value": location}],
+            "name": name,
+            "partOf": {"reference": f"Organization/{tenant or gorilla.tenant_id}"},
+        }
+    )
+    return location

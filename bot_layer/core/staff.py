@@ -214,10 +214,9 @@ def _code(concepts: Sequence[Json], system: str) -> str | None:
 
 
 def _signs_on_as(account: Enrolment, who: Person) -> bool:
+    own = enrollment.sign_on_value(who.practitioner)
     numbers = (account.person or {}).get("identifier", ())
-    return any(
-        identifiers.kind(number) == "PRN" and number.get("value") == who.practitioner["id"] for number in numbers
-    )
+    return any(identifiers.kind(number) == "PRN" and number.get("value") == own for number in numbers)
 
 
 def _comparable(name: Json) -> tuple[str, tuple[str, ...]]:
