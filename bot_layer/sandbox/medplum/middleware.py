@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -10,14 +11,16 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot_layer.sandbox.faults import Fault
-from bot_layer.sandbox.medplum.calls import Answer, json_answer, outcome_answer
-from bot_layer.sandbox.medplum.outcomes import too_many_requests
-from bot_layer.sandbox.medplum.quota import METER, WINDOW_SECONDS, Meter
+from bot_layer.sandbox.faults import KINDS, Fault
+from bot_layer.sandbox.medplum.calls import FHIR_TYPE, Answer, json_answer, outcome_answer
+from bot_layer.sandbox.medplum.outcomes import too_many_requests, unauthorized
+from bot_layer.sandbox.medplum.quota import METER, WINDOW_SECONDS, Meter, exhausted
 from bot_layer.sandbox.medplum.world import World
 from bot_layer.sandbox.server import RESET_EXTENSION
 
-_BEFORE = ("reset_before_write", "too_many", "server_error", "slow")
+# Conflicts strike where a condition is looked up, all others here.
+_STRIKING = tuple(kind for kind in KINDS if kind != "conflict")
+_PAGE = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _AUTH_PATHS = ("/auth/", "/oauth2/")
 Scope = MutableMapping[str, Any]
 
@@ -73,31 +76,37 @@ class Gate:
         left = self._counter.take(kind, scope["client"][0] if scope.get("client") else "")
         shown = meter if _shows_units(method, path) else Meter()
         answered = _Answered(send, f'"requests";r={max(left, 0)};t=60', shown)
-        fault = self._world.faults.strike(method, path, _BEFORE)
+        fault = self._world.faults.strike(method, path, _STRIKING)
         if left < 0:
             error = too_many_requests()
             await answered.give(outcome_answer(error.status, error.outcome))
-        elif fault is not None and fault.kind != "slow":
-            await self._fail(fault, scope, answered)
+        elif fault is None:
+            await self._app(scope, receive, answered)
         else:
-            if fault is not None:
-                await asyncio.sleep(fault.seconds)
-            if self._world.faults.strike(method, path, ("reset_after_write",)):
-                await self._app(scope, receive, _swallow)
-                _cut(scope)
-            else:
-                await self._app(scope, receive, answered)
+            await self._with_fault(fault, scope, receive, answered)
         query = scope.get("query_string", b"").decode("latin-1")
         self.requests.append(RequestRecord(method, path, query, answered.status))
 
-    async def _fail(self, fault: Fault, scope: Scope, answered: _Answered) -> None:
-        if fault.kind == "reset_before_write":
-            _cut(scope)
-        elif fault.kind == "too_many":
-            error = too_many_requests()
-            await answered.give(outcome_answer(error.status, error.outcome))
-        else:
-            await answered.give(json_answer(fault.status, {"msg": "Internal Server Error"}))
+    async def _with_fault(self, fault: Fault, scope: Scope, receive: Any, answered: _Answered) -> None:
+        if fault.kind in ("reset_after_write", "empty_body"):
+            await self._app(scope, receive, _swallow)
+        match fault.kind:
+            case "reset_before_write" | "reset_after_write":
+                scope["extensions"][RESET_EXTENSION]["abort"]()
+            case "slow":
+                await asyncio.sleep(fault.seconds)
+                await self._app(scope, receive, answered)
+            case "too_many":
+                await answered.give(_throttled(fault, self._world.settings.quota, answered.meter))
+            case "empty_body":
+                await answered.give(Answer(200, b"", FHIR_TYPE))
+            case "html":
+                await answered.give(Answer(fault.status, _PAGE, "text/html; charset=utf-8"))
+            case "expired_token":
+                error = unauthorized()
+                await answered.give(outcome_answer(error.status, error.outcome))
+            case _:
+                await answered.give(json_answer(fault.status, {"msg": "Internal Server Error"}))
 
 
 class _Answered:
@@ -106,13 +115,13 @@ class _Answered:
     def __init__(self, send: Any, requests: str, meter: Meter) -> None:
         self._send = send
         self._requests = requests
-        self._meter = meter
+        self.meter = meter
         self.status = 0
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            lines = [self._requests, self._meter.header()]
+            lines = [self._requests, self.meter.header()]
             message["headers"] = [*message["headers"], *((b"ratelimit", line.encode()) for line in lines if line)]
         await self._send(message)
 
@@ -134,5 +143,8 @@ async def _swallow(message: MutableMapping[str, Any]) -> None:
     """The answer that never arrives."""
 
 
-def _cut(scope: Scope) -> None:
-    scope["extensions"][RESET_EXTENSION]["abort"]()
+def _throttled(fault: Fault, limit: int, meter: Meter) -> Answer:
+    """The recorded 429: the quota is used up, and comes back after the fault's seconds."""
+    meter.remaining, meter.seconds = 0, math.ceil(fault.seconds)
+    error = too_many_requests(exhausted(limit, used=limit + 1, left_ms=round(fault.seconds * 1000)))
+    return outcome_answer(error.status, error.outcome)

@@ -69,15 +69,16 @@ class Quotas:
             meter.remaining = max(0, limit - used)
             meter.seconds = math.ceil(left_ms / 1000)
         if used > limit:
-            raise too_many_requests(
-                json.dumps(
-                    {
-                        "_remainingPoints": 0,
-                        "_msBeforeNext": left_ms,
-                        "_consumedPoints": used,
-                        "_isFirstInDuration": fresh,
-                        "limit": limit,
-                    },
-                    separators=(",", ":"),
-                )
-            )
+            raise too_many_requests(exhausted(limit, used=used, left_ms=left_ms, first=fresh))
+
+
+def exhausted(limit: int, *, used: int, left_ms: int, first: bool = False) -> str:
+    """The diagnostics of a 429, from which a client learns when to come back."""
+    state = {
+        "_remainingPoints": 0,
+        "_msBeforeNext": left_ms,
+        "_consumedPoints": used,
+        "_isFirstInDuration": first,
+        "limit": limit,
+    }
+    return json.dumps(state, separators=(",", ":"))

@@ -24,12 +24,11 @@ _ID = Parameter("_id", "token", ())
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition. ``code`` may be a chain (``patient.identifier``) or a ``_has``; a date may have a ``prefix``."""
+    """One condition. ``code`` may be a chain (``patient.identifier``) or a ``_has``."""
 
     code: str
     value: str
     modifier: str | None = None
-    prefix: str = "eq"
     target: str | None = None
 
     def values(self) -> list[str]:
@@ -39,8 +38,7 @@ class Filter:
     def written(self) -> str:
         """The condition as it stands in a link."""
         key = f"{self.code}:{self.modifier}" if self.modifier else self.code
-        prefix = "" if self.prefix == "eq" else self.prefix
-        return f"{key}={_encoded(prefix + self.value)}"
+        return f"{key}={_encoded(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,11 @@ def _filter(resource_type: str, key: str, value: str) -> Filter:
     target = modifier if modifier and is_resource_type(modifier) else None
     parameter = parameter_of(resource_type, code)
     kept = modifier if modifier in _MODIFIERS else None
-    if parameter is None or parameter.type not in ("date", "number", "quantity") or kept == "missing":
-        return Filter(code, value, kept, target=target)
-    prefix, rest = split_prefix(value)
-    if parameter.type == "date" and any(span(v) is None for v in rest.split(",")):
-        raise bad_request(f"Invalid format for date search parameter: {value}")
-    return Filter(code, rest, kept, prefix)
+    if parameter is not None and parameter.type == "date" and kept != "missing":
+        if any(span(split_prefix(v)[1]) is None for v in value.split(",")):
+            raise bad_request(f"Invalid format for date search parameter: {value}")
+        value = value.removeprefix("eq")
+    return Filter(code, value, kept, target)
 
 
 def _include(text: str) -> Include:

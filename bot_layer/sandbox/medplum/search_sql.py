@@ -90,7 +90,7 @@ def clause(one: Filter, resource_type: str, key: Key) -> Clause:
         sql = f"r.id {'NOT ' if one.modifier == 'not' else ''}IN ({marks(ids)})"
         return Clause(sql, tuple(ids))
     if one.code == "_lastUpdated":
-        return parenthesised(any_of([dated("r.updated", "r.updated", one.prefix, v) for v in one.values()]))
+        return parenthesised(any_of([dated("r.updated", "r.updated", *split_prefix(v)) for v in one.values()]))
     if one.modifier == "missing":
         return _missing(one, key(resource_type, _stem(parameter)))
     found = _index_clause(parameter, one, resource_type, key)
@@ -116,10 +116,10 @@ def _index_clause(parameter: Parameter, one: Filter, resource_type: str, key: Ke
     if kind == "string":
         return _strings(one, number, key(resource_type, one.code + WHOLE))
     if kind == "date":
-        return _rows(number, any_of([dated("s.value", "s.high", one.prefix, v) for v in one.values()]))
+        return _rows(number, any_of([dated("s.value", "s.high", *split_prefix(v)) for v in one.values()]))
     if kind == "uri":
         return _rows(number, Clause(f"s.value IN ({marks(one.values())})", tuple(one.values())), _RANK[kind])
-    return _rows(number, any_of([numbered(one.prefix, v) for v in one.values()]))
+    return _rows(number, any_of([numbered(*split_prefix(v)) for v in one.values()]))
 
 
 def _known(resource_type: str, code: str) -> Parameter:
@@ -169,7 +169,7 @@ def _chain(one: Filter, resource_type: str, key: Key) -> Clause:
     if len(targets) != 1 or parameter.type != "reference":
         raise bad_request(f"Unable to identify next resource type for search parameter: {resource_type}?{code}")
     target = targets[0]
-    inner = _inner(target, rest, one.value)
+    inner = _inner(rest, one.value)
     if "." not in rest and parameter_of(target, inner.code) is None:
         raise bad_request(f"Invalid search parameter at end of chain: {target}?{inner.code}")
     found = _subselect(clause(inner, target, key), "r.id")
@@ -186,20 +186,18 @@ def _has(one: Filter, resource_type: str, key: Key) -> Clause:
     parameter = parameter_of(other, code) if is_resource_type(other) else None
     if parameter is None or parameter.type != "reference" or not rest:
         raise bad_request(f"Invalid search parameter: {one.code}")
-    found = _subselect(clause(_inner(other, rest, one.value), other, key), "r.rid")
+    found = _subselect(clause(_inner(rest, one.value), other, key), "r.rid")
     number = key(other, code)
     sql = f"r.id IN (SELECT s.value FROM search_index s WHERE s.key=? AND s.system=? AND s.rid IN ({found.sql}))"
     return Clause(sql, (number, resource_type, *found.arguments))
 
 
-def _inner(resource_type: str, key: str, value: str) -> Filter:
+def _inner(key: str, value: str) -> Filter:
+    """The rest of a chain."""
     if key.startswith("_has:") or "." in key:
         return Filter(key, value)
     code, _, modifier = key.partition(":")
-    parameter = parameter_of(resource_type, code)
-    dated = parameter is not None and parameter.type in ("date", "number", "quantity")
-    prefix, rest = split_prefix(value) if dated else ("eq", value)
-    return Filter(code, rest, modifier or None, prefix)
+    return Filter(code, value, modifier or None)
 
 
 def _subselect(one: Clause, column: str) -> Clause:
