@@ -46,7 +46,7 @@ def _enrol(teller: Teller) -> None:
     call = f"fhir/R4/Practitioner/{joe['id']}/$sync-practitioner"
     asked = {**_EMPTY, "parameter": [_named(joe), parameters.boolean("preview", True)]}
     preview = teller.rest("POST", "fhir/R4/Practitioner/$sync-practitioner", asked)
-    teller.expect(not _accounts(teller, joe), "POST Practitioner/$sync-practitioner with preview", codes(preview)[0])
+    teller.expect(not accounts_of(teller, joe), "POST Practitioner/$sync-practitioner with preview", codes(preview)[0])
     answer = teller.rest("POST", call, _EMPTY)
     teller.expect(action(answer) == "enrolled", "POST Practitioner/{id}/$sync-practitioner", action(answer))
     written = teller.sample("Practitioner", "joe")
@@ -54,7 +54,7 @@ def _enrol(teller: Teller) -> None:
     teller.expect(kept == [parameters.one(answer, "healthGorillaId")], "Health Gorilla id written back")
     logins = [extension["valueString"] for extension in written.get("extension", [])]
     teller.expect(logins == [parameters.one(answer, "login")], "login written back", logins[0])
-    accounts = _accounts(teller, joe)
+    accounts = accounts_of(teller, joe)
     teller.expect(len(accounts) == 1 and len(_numbers(accounts[0])) == 1, "account number embedded from the start")
 
     teller.world.medplum.settle(timeout=30)
@@ -81,7 +81,7 @@ def _subscription(teller: Teller) -> None:
     }
     created = teller.rest("POST", "fhir/R4/Practitioner", person)
     teller.settled(
-        lambda: len(_accounts(teller, created)) == 1, "a Practitioner created in Medplum is enrolled by Subscription"
+        lambda: len(accounts_of(teller, created)) == 1, "a Practitioner created in Medplum is enrolled by Subscription"
     )
 
 
@@ -95,7 +95,7 @@ def _account_number(teller: Teller) -> None:
     }
     teller.rest("PUT", f"fhir/R4/Practitioner/{hana['id']}", {**hana, "identifier": [*hana["identifier"], number]})
     teller.settled(
-        lambda: _numbers(_accounts(teller, hana)[0]) == ["67890"],
+        lambda: _numbers(accounts_of(teller, hana)[0]) == ["67890"],
         "an account number added in Medplum appears in Health Gorilla",
     )
 
@@ -105,7 +105,7 @@ def _mismatch(teller: Teller) -> None:
     answer = teller.rest("POST", f"fhir/R4/Practitioner/{siobhan['id']}/$sync-practitioner", _EMPTY)
     teller.expect(action(answer) == "refused", "a name that is not the directory's is refused", codes(answer)[0])
     same = teller.sample("Practitioner", "siobhan")["meta"]["versionId"] == siobhan["meta"]["versionId"]
-    teller.expect(same and not _accounts(teller, siobhan), "and nothing is written")
+    teller.expect(same and not accounts_of(teller, siobhan), "and nothing is written")
 
 
 def _named(practitioner: Json) -> Json:
@@ -116,7 +116,7 @@ def _npi(resource: Json) -> list[str]:
     return [found["value"] for found in resource.get("identifier", []) if found.get("system") == _NPI]
 
 
-def _accounts(teller: Teller, practitioner: Json) -> list[Json]:
+def accounts_of(teller: Teller, practitioner: Json) -> list[Json]:
     """The person's accounts in Health Gorilla's tenant."""
     roles = teller.world.gorilla.roles()
     return [role for role in roles if any(_npi(person) == _npi(practitioner) for person in role["contained"])]
