@@ -58,7 +58,7 @@ def serve(
     """
     logs.configure(level=log_level)
     try:
-        _serve(host, port, _servers(medplum or []), _database(inbox, os.environ), cron)
+        _serve(host, port, _servers(medplum or []), database(inbox, os.environ), cron)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
@@ -125,6 +125,7 @@ def _servers(given: list[str]) -> tuple[str, ...]:
     return servers
 
 
-def _database(given: str | None, environ: Mapping[str, str]) -> str | None:
+def database(given: str | None, environ: Mapping[str, str]) -> str | None:
+    """Where the inbox is kept, or None where it is off."""
     chosen = given or environ.get("BOT_HOST_DATABASE_URL") or _SQLITE
     return None if chosen == "off" else chosen

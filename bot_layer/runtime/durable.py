@@ -49,7 +49,7 @@ class InboxSettings:
 
 
 class DeadLetter(Exception):
-    """A run that ended for good without having done its work; its text is the reason, a code."""
+    """A run that ended for good without having done its work; its text is ``<code> after <attempts>``."""
 
 
 class Inbox:
@@ -130,11 +130,13 @@ class Inbox:
     def counts(self) -> dict[str, int]:
         """How many runs wait, run, or are dead letters."""
         states = {"waiting": ["ENQUEUED", "DELAYED"], "running": ["PENDING"], "dead": ["ERROR"]}
-        listed = {
-            name: DBOS.list_workflows(status=found, name=WORKFLOW, load_input=False, load_output=False)
-            for name, found in states.items()
-        }
-        return {name: len(runs) for name, runs in listed.items()}
+        return {name: len(self._listed(found)) for name, found in states.items()}
+
+    def _listed(self, states: list[str]) -> list[Any]:
+        """The runs in these states; a dead letter that was run again is none any more."""
+        return DBOS.list_workflows(
+            status=states, name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
+        )
 
     def _by_medplum(self, record: Json) -> Verdict:
         """Let Medplum run the bot on the resource as it is now: the run then has a fresh token of the bot's own."""
@@ -195,7 +197,7 @@ def run_event(record: Json) -> Json:
     serving().forget(event_id)
     if end["state"] == "dead":
         _log.error("A run of %s is a dead letter: %s", record["bot"], end["code"])
-        raise DeadLetter(end["code"])
+        raise DeadLetter(f"{end['code']} after {number + 1}")
     return end
 
 

@@ -1,0 +1,360 @@
+"""The inbox: what is taken in, once, in order, until it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbos import DBOS
+from typer.testing import CliRunner
+
+from bot_layer.collection import Collection
+from bot_layer.commands.runs import app
+from bot_layer.core import inbox as rules
+from bot_layer.core import parameters
+from bot_layer.core.declaration import Bot, Grant
+from bot_layer.core.event import Event
+from bot_layer.core.json import Json
+from bot_layer.deploy.run import Request, carry_out, survey
+from bot_layer.errors import BotError, ConfigError, InputError, PermanentError, ReviewNeeded, TransientError
+from bot_layer.handler import Handler
+from bot_layer.runtime import schedule
+from bot_layer.runtime.durable import Inbox, InboxSettings
+from bot_layer.runtime.host import HostServer, HostSettings
+from bot_layer.runtime.runs import Run, Runs, open_runs
+from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.stage.world import Options, World
+from tests.runtime.process import until
+
+NOW = datetime(2026, 5, 4, 3, 0, 20, tzinfo=UTC)
+BUSY = TransientError("Busy.", service="Partner", code="busy")
+
+
+class Script:
+    """A bot that does as a test says, and remembers what it was called with."""
+
+    def __init__(self, *answers: BotError | threading.Event | None) -> None:
+        self.answers = list(answers)
+        self.seen: list[str] = []
+        self.called = threading.Condition()
+        bot = Bot("script", "test/script", "does as it is told", cron="0 3 * * *", grants=(Grant("Bot"),))
+        self.handler = Handler(bot, self._act)
+        self.bots = Collection({"script": self.handler})
+
+    def _act(self, event: Event) -> Json:
+        answer = self.answers.pop(0) if self.answers else None
+        with self.called:
+            self.seen.append(f"{event.input['id']}/{event.input.get('meta', {}).get('versionId', '')}")
+            self.called.notify_all()
+        if isinstance(answer, threading.Event):
+            assert answer.wait(30)
+        if isinstance(answer, BotError):
+            raise answer
+        return parameters.build()
+
+    def wait_for(self, calls: int) -> None:
+        with self.called:
+            assert self.called.wait_for(lambda: len(self.seen) >= calls, timeout=30)
+
+
+def changed(resource_id: str, version: str, interaction: str = "update") -> Json:
+    """A Subscription's event."""
+    resource = {
+        "resourceType": "Patient",
+        "id": resource_id,
+        "meta": {"versionId": version},
+        "name": [{"family": "Unseen"}],
+    }
+    return {
+        "bot": {"reference": "Bot/b"},
+        "baseUrl": "http://127.0.0.1/",
+        "accessToken": "token-unseen",
+        "input": {"deletedResource": resource} if interaction == "delete" else resource,
+        "secrets": {"KEY": {"name": "KEY", "valueString": "secret-unseen"}},
+        "headers": {"X-Medplum-Subscription": "s", "X-Medplum-Interaction": interaction},
+        "traceId": "t",
+    }
+
+
+@contextmanager
+def running(tmp_path: Path, script: Script, **settings: Any) -> Iterator[tuple[Inbox, Runs]]:
+    """An inbox in a file of its own, and the view of its runs."""
+    chosen: dict[str, Any] = {"attempts": 3, "first_pause": 0.01, "polling": 0.02, "parallel": 8} | settings
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    inbox = Inbox(script.bots, InboxSettings(url, **chosen), environ={})
+    inbox.launch()
+    try:
+        with open_runs(url, chosen.get("key")) as runs:
+            yield inbox, runs
+    finally:
+        inbox.close(grace=0)
+
+
+def ended(runs: Runs, count: int) -> list[Run]:
+    """The runs, once so many have ended."""
+    found: list[Run] = []
+
+    def enough() -> bool:
+        found[:] = [run for run in runs.listed() if run.state not in {"waiting", "running"}]
+        return len(found) >= count
+
+    until(enough)
+    return found
+
+
+def test_an_event_delivered_twice_runs_once(tmp_path: Path) -> None:
+    """The same change of the same version is one run; another version, or another interaction, is another."""
+    script = Script()
+    with running(tmp_path, script) as (inbox, runs):
+        for event in (changed("a", "1"), changed("a", "1"), changed("a", "2"), changed("a", "2", "delete")):
+            if "deletedResource" in event["input"]:
+                event["input"]["id"] = "a"
+            inbox.take(script.handler, event, now=NOW)
+        assert len(ended(runs, 3)) == 3
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        assert len(runs.listed()) == 3
+    assert len(script.seen) == 3
+
+
+def test_events_of_one_resource_run_in_order_and_others_beside_them(tmp_path: Path) -> None:
+    """While the first event of a resource runs its second waits, and another resource's runs."""
+    gate = threading.Event()
+    script = Script(gate)
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        script.wait_for(1)
+        inbox.take(script.handler, changed("a", "2"), now=NOW)
+        inbox.take(script.handler, changed("b", "1"), now=NOW)
+        script.wait_for(2)
+        assert script.seen == ["a/1", "b/1"]
+        gate.set()
+        ended(runs, 3)
+    assert script.seen == ["a/1", "b/1", "a/2"]
+
+
+def test_a_transient_failure_is_tried_again(tmp_path: Path) -> None:
+    """A TransientError is tried again until it works."""
+    script = Script(BUSY, BUSY)
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        (run,) = ended(runs, 1)
+    assert (run.state, run.attempts, len(script.seen)) == ("done", 3, 3)
+
+
+def test_after_the_last_attempt_an_event_is_a_dead_letter(tmp_path: Path) -> None:
+    """It is visible with its reason and counted; retry runs it again, and it is no dead letter any more."""
+    script = Script(BUSY, BUSY, BUSY)
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        (run,) = ended(runs, 1)
+        assert (run.state, run.code, run.attempts) == ("dead", "busy", 3)
+        assert inbox.counts() == {"waiting": 0, "running": 0, "dead": 1}
+        again = runs.again(run.id, only_failed=True)
+        ended(runs, 2)
+        assert {each.id: each.state for each in runs.listed()} == {run.id: "retried", again: "dead"}, (
+            "no envelope, no login"
+        )
+        assert runs.one(again).code == "no-login-for-a-later-run"
+
+
+def test_a_retry_of_an_encrypted_event_runs_it(tmp_path: Path) -> None:
+    """With a key the event is there to run again, by retry and by replay."""
+    script = Script(PermanentError("No.", service="Partner", code="refused-by-service"))
+    with running(tmp_path, script, key="k") as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        (run,) = ended(runs, 1)
+        assert (run.state, run.code, run.attempts) == ("dead", "refused-by-service", 1)
+        runs.again(run.id, only_failed=True)
+        done = next(each for each in ended(runs, 2) if each.id != run.id)
+        assert done.state == "done"
+        with pytest.raises(InputError, match="replay"):
+            runs.again(done.id, only_failed=True)
+        runs.again(done.id, only_failed=False)
+        ended(runs, 3)
+        assert runs.data(runs.one(run.id))["name"] == [{"family": "Unseen"}]
+    assert len(script.seen) == 3
+
+
+@pytest.mark.parametrize("error", [InputError("x", code="c"), ReviewNeeded("x", code="c")])
+def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path, error: BotError) -> None:
+    """A refusal ends a run: nobody but the caller or a person can change it."""
+    script = Script(error)
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        (run,) = ended(runs, 1)
+    assert (run.state, run.code, len(script.seen)) == ("refused", "c", 1)
+
+
+def test_a_waiting_run_can_be_cancelled(tmp_path: Path) -> None:
+    """A cancelled run does not run; an ended one can't be cancelled."""
+    gate = threading.Event()
+    script = Script(gate)
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        script.wait_for(1)
+        second = inbox.take(script.handler, changed("a", "2"), now=NOW)
+        assert second is not None
+        runs.cancel(second)
+        gate.set()
+        assert {run.state for run in ended(runs, 2)} == {"done", "cancelled"}
+        with pytest.raises(InputError, match="ended"):
+            runs.cancel(second)
+        with pytest.raises(InputError, match="no run"):
+            runs.one("nothing")
+    assert script.seen == ["a/1"]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_nothing_of_a_person_is_stored_in_the_clear(tmp_path: Path, key: str | None) -> None:
+    """Neither a name nor the token nor a secret stands in the database, with and without a key."""
+    script = Script(BUSY)
+    with running(tmp_path, script, key=key) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        ended(runs, 1)
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"Patient/a" in stored
+    assert b"nseen" not in stored
+
+
+def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path) -> None:
+    """Finished runs are kept for seven days; a dead letter until somebody deals with it."""
+    script = Script(None, ConfigError("x", code="c"))
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        ended(runs, 1)
+        inbox.take(script.handler, changed("b", "1"), now=NOW)
+        ended(runs, 2)
+        now = datetime.now(UTC)
+        assert inbox.sweep(now + timedelta(days=6.9)) == 0
+        assert inbox.sweep(now + timedelta(days=7.1)) == 1
+        assert [run.state for run in runs.listed()] == ["dead"]
+
+
+def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> None:
+    """An event that lost its envelope runs on the resource as Medplum has it, with a fresh token of the bot's own."""
+    script = Script()
+    script.handler = Handler(Bot("script", "test/script", "x", grants=(Grant("Practitioner"),)), script._act)
+    script.bots = Collection({"script": script.handler})
+    with _world(script) as (world, bot_id):
+        person = world.client().create({"resourceType": "Practitioner"})
+        with running(tmp_path, script, client=world.client) as (inbox, runs):
+            record = {"bot": "script", "botId": bot_id, "kind": "update", "resource": f"Practitioner/{person['id']}"}
+            gone = record | {"resource": "Practitioner/00000000-0000-4000-8000-000000000000"}
+            inbox.enqueue(rules.Intake("one", "lane-1", record))
+            inbox.enqueue(rules.Intake("two", "lane-2", gone))
+            assert {run.id: run.state for run in ended(runs, 2)} == {"one": "done", "two": "done"}
+    assert script.seen == [f"{person['id']}/{person['meta']['versionId']}"]
+
+
+def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
+    """Runs by the host's clock do not pile up: of those missed, or due while one runs, one is made."""
+    gate = threading.Event()
+    script = Script(gate)
+    with _world(script) as (world, bot_id), running(tmp_path, script, client=world.client) as (inbox, runs):
+        assert schedule.start(script.bots, world.client(), world.medplum.base_url) == 1
+        for minute in range(4):
+            inbox.enqueue_alone(
+                rules.cron("script", NOW + timedelta(minutes=minute), base_url=world.medplum.base_url, bot_id=bot_id)
+            )
+        script.wait_for(1)
+        assert len(runs.listed()) == 1
+        gate.set()
+        ended(runs, 1)
+        DBOS.trigger_schedule("script")
+        ended(runs, 2)
+    assert script.seen[0].startswith(bot_id)
+
+
+def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
+    """A schedule for a Bot that the server lacks is said at start, not at night."""
+    script = Script()
+    with MedplumSandbox() as server, running(tmp_path, script):
+        world = World(Options(with_bots=False))
+        world.medplum = server
+        with pytest.raises(ConfigError, match="Deploy script"):
+            schedule.start(script.bots, world.client(), server.base_url)
+
+
+@contextmanager
+def _world(script: Script) -> Iterator[tuple[World, str]]:
+    """Medplum with the script deployed and a host that runs it at once; the Bot's id."""
+    with World(Options(with_bots=False)) as world:
+        request = Request(script.bots)
+        assert carry_out(world.client(), request, survey(world.client(), request)).error is None
+        (bot,) = world.client().search("Bot", [("name", "script")])
+        with HostServer(HostSettings((world.medplum.base_url,), script.bots, environ={})) as host:
+            world.medplum.bot_host = host.base_url.removeprefix("http://")
+            yield world, bot["id"]
+
+
+def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
+    """``runs list``, ``show``, ``retry``, ``replay`` and ``cancel``; a person's data only when asked for."""
+    script = Script(ConfigError("x", code="not-set"))
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["runs", *arguments, "--inbox", url], env={"BOT_HOST_INBOX_KEY": "k"})
+        return result.exit_code, result.output
+
+    with running(tmp_path, script, key="k") as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        (dead,) = ended(runs, 1)
+        assert "not-set" in run("list", "--bot", "script", "--state", "dead", "--since", "1h")[1]
+        assert run("list", "--bot", "other")[1] == ""
+        assert "Unseen" not in run("show", dead.id)[1]
+        assert "Unseen" in run("show", dead.id, "--data")[1]
+        assert "token-unseen" not in run("show", dead.id, "--data")[1]
+        assert run("retry", dead.id)[0] == 0
+        ended(runs, 2)
+        assert run("replay", dead.id)[0] == 0
+        ended(runs, 3)
+        assert run("cancel", dead.id)[0] == 2
+        assert run("show", "nothing")[0] == 2
+        assert run("list", "--since", "soon")[0] == 2
+        assert '"state": "done"' in run("list", "--json")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"headers": {"authorization": "x"}, "requester": {}, "input": {"resourceType": "Parameters"}}, False),
+        ({"headers": {"authorization": "x"}, "requester": {}, "input": {"resourceType": "Bot", "id": "b"}}, False),
+        ({"headers": {"authorization": "x"}, "input": "MSH|"}, False),
+        ({"input": {"resourceType": "Bot", "id": "b"}}, True),
+        ({"headers": {"X-Medplum-Subscription": "s"}, "input": {"resourceType": "Patient", "id": "a"}}, True),
+    ],
+)
+def test_only_what_nobody_waits_for_is_taken_in(given: Json, taken: bool) -> None:
+    """Subscription and cron events go to the inbox; operations and ``$execute`` are answered when done."""
+    envelope = {"bot": {"reference": "Bot/b"}, "baseUrl": "http://127.0.0.1/"} | given
+    assert (rules.intake(envelope, "script", now=NOW) is not None) is taken
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "done"),
+        (BUSY, "again"),
+        (InputError("x"), "refused"),
+        (ReviewNeeded("x"), "refused"),
+        (ConfigError("x"), "dead"),
+    ],
+)
+def test_an_answer_by_way_of_medplum_is_judged_as_the_error_itself(error: BotError | None, state: str) -> None:
+    """The verdict on an answer is the verdict on the error that it tells of."""
+    build: Callable[[BotError], Json] = Script().handler.answer_failure
+    answer = build(error) if error else parameters.build()
+    assert rules.verdict(error).state == state
+    assert rules.verdict_of_answer(answer).state == state
+
+
+def test_pauses_double_up_to_ten_minutes() -> None:
+    """Pauses double, heed what the service asks for, and end after the last attempt."""
+    assert [rules.pause(n, None, first=2, most=4) for n in range(4)] == [2, 4, 8, None]
+    assert rules.pause(0, 30.0, first=2, most=4) == 30
+    assert rules.pause(20, None, first=2, most=99) == 600
