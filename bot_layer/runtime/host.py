@@ -50,6 +50,7 @@ class HostSettings:
     relay_key: str | None = field(default=None, repr=False)
     now: Callable[[], float] = time.time
     inbox: Inbox | None = field(default=None, repr=False)
+    more_routes: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def app(settings: HostSettings) -> Starlette:
     if settings.relay_key:
         verifier = Verifier(settings.relay_key)
         routes.append(Route("/relay/{name}", relay, methods=["POST"]))
-    return Starlette(routes=routes)
+    return Starlette(routes=[*routes, *settings.more_routes])
 
 
 class HostServer(ThreadedServer):

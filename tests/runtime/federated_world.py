@@ -98,10 +98,7 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
             "BOT_BACKOFF_SECONDS": "0",
             **settings,
         }
-        configured = read_settings(environ)
-        responder = Responder(
-            type(configured)(configured.serving, configured.answering, configured.server, lambda: now[0])
-        )
+        responder = Responder(replace(read_settings(environ), clock=lambda: now[0]))
         with ThreadedServer(Starlette(routes=responder.routes()), port=port) as server:
             yield Network(sandbox, responder, f"{server.base_url}/federated", secret, now)
         responder.close()

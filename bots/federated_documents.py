@@ -1,0 +1,100 @@
+"""$federated-documents: a network's DocumentReference query, and documents, answered through Medplum's own door.
+
+For clinics that give Health Gorilla Medplum's address: the base URL is ``.../fhir/R4/Bot/{id}/$execute``, and whatever
+path the caller appends, the query reaches the bot. ``?patient=...`` answers the searchset, ``?document=...&patient=``
+the document. The same rules as under /federated, and the same record of each access.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+from bot_layer.clients import medplum, transport
+from bot_layer.clients.federated_source import FederatedSource
+from bot_layer.core import federation, outcomes
+from bot_layer.core.declaration import Bot, Grant, Setting
+from bot_layer.core.event import Event
+from bot_layer.core.federated_audit import Access, audit_event
+from bot_layer.core.federation_settings import ANSWERING, read_answering
+from bot_layer.core.json import Json
+from bot_layer.errors import InputError
+from bot_layer.handler import Handler
+
+# What Medplum's own routing puts into the query, and this bot's own parameters.
+_NOT_SEARCHED = frozenset({"identifier", "document", "content"})
+
+BOT = Bot(
+    name="federated-documents",
+    identifier="health-gorilla-labs/federated-documents",
+    about="Answers a network's queries for the documents of registered patients",
+    settings=(
+        Setting("FEDERATED_PATIENT_IDENTIFIER_SYSTEM", "The system of the ids that patients were registered under"),
+        *ANSWERING,
+        *transport.SETTINGS,
+    ),
+    grants=(
+        Grant("Patient"),
+        Grant("DocumentReference"),
+        Grant("Binary"),
+        Grant("Organization"),
+        Grant("AuditEvent", write=True),
+    ),
+)
+
+
+def answer(event: Event) -> Json:
+    """The searchset of a query, or the Binary of a document."""
+    server = medplum.connect(event)
+    base_url = f"{event.base_url.rstrip('/')}/fhir/R4/{event.bot or 'Bot'}/$execute"
+    source = FederatedSource(server, read_answering(event.secrets, f"{base_url}?document={{id}}&"))
+    pairs = _pairs(event)
+    asked = dict(pairs)
+    if "document" in asked:
+        return _document(event, source, asked)
+
+    query = federation.read_query([(name, value) for name, value in pairs if name not in _NOT_SEARCHED])
+    found = source.patient(query.patient)
+    documents = source.documents(found, query.patient) if found else []
+    whose = found.references[:1] if found else ()
+    _record(source, Access(_agent(event), whose, None, federation.canonical(query)))
+    return federation.searchset(query, [one for one in documents if query.fits(one)], base_url)
+
+
+def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> Json:
+    found = source.patient(asked.get("patient", ""))
+    document = source.document(found, asked["document"]) if found else None
+    number = asked.get("content", "0")
+    opened = source.open(found, document, int(number)) if found and document and number.isdecimal() else None
+    if found is None or document is None or opened is None:
+        raise InputError("The patient has no such document here.", code="not-found")
+    try:
+        data = b"".join(opened.chunks)
+    finally:
+        opened.close()
+    _record(source, Access(_agent(event), found.references[:1], f"DocumentReference/{document['id']}"))
+    return {"resourceType": "Binary", "contentType": opened.content_type, "data": base64.b64encode(data).decode()}
+
+
+def _record(source: FederatedSource, access: Access) -> None:
+    """Without the record nothing is answered."""
+    now = datetime.now(UTC)
+    source.server.create(audit_event(access, now, now))
+
+
+def _agent(event: Event) -> str:
+    """Who asks: the caller that Medplum names, else the bot itself."""
+    return event.requester or event.bot or "Bot"
+
+
+def _pairs(event: Event) -> list[tuple[str, str]]:
+    """The query of a GET, or the entries of Parameters, as name and text."""
+    given: Any = event.input if isinstance(event.input, dict) else {}
+    if given.get("resourceType") == "Parameters":
+        given = {entry["name"]: entry.get("valueString") for entry in given.get("parameter", [])}
+    pairs = [(name, each) for name, value in given.items() for each in (value if isinstance(value, list) else [value])]
+    return [(name, each) for name, each in pairs if isinstance(each, str)]
+
+
+handler = Handler(BOT, answer, answer_failure=outcomes.of_error)
