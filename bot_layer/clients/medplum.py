@@ -7,6 +7,7 @@ A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhi
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,7 +165,8 @@ class Medplum:
                 with _named(method, path):
                     return call()
             except TransientError as error:
-                last = attempt == self.patience.retries or error.status in {409, 412}
+                # 409 is Medplum's word for two conditional writes at once: the second one goes through later.
+                last = attempt == self.patience.retries or error.status == 412
                 if last or not (repeatable or method in _REPEATABLE):
                     raise
                 self.wait(self._pause(attempt, error.retry_after))
@@ -286,7 +288,30 @@ def _named(method: str, path: str) -> Iterator[None]:
             path=path,
             code="edit-conflict",
         ) from fault
+    except refusals.TokenRefreshCooldownError as fault:
+        raise TransientError(
+            "Medplum gave no token a moment ago; try again later.",
+            service=_SERVICE,
+            method=method,
+            path=path,
+            code="medplum-unavailable",
+            retry_after=fault.retry_after,
+        ) from fault
+    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        raise TransientError(
+            "Medplum did not answer with JSON; try again later.",
+            service=_SERVICE,
+            method=method,
+            path=path,
+            code="unreadable-answer",
+            maybe_done=method not in {"GET", "HEAD"},
+        ) from fault
     except refusals.MedplumError as fault:
+        if isinstance(fault.__cause__, httpx.HTTPStatusError):
+            # pymedplum names a refused token request so, and nothing else.
+            raise AuthError(
+                "Medplum refused the login of this client: check its id and secret.", code="medplum-login-refused"
+            ) from fault
         raise PermanentError(
             f"Medplum refused {method} {path} with status {fault.status_code}.",
             service=_SERVICE,
