@@ -98,7 +98,9 @@ def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path:
     """--json is one line with all addresses; SIGTERM ends it with 0; with --db the resources are there again."""
     database = str(tmp_path / "sandbox.sqlite")
     with sandbox("--with-bots", "--host-port", "0", "--db", database) as (process, ready):
-        assert set(ready) >= {"medplum", "healthGorilla", "host"}
+        assert set(ready) == {"medplum", "healthGorilla", "practiceFusion", "host", "federated"}
+        assert set(ready["federated"]) == {"baseUrl", "tokenUrl", "clientId", "clientSecret"}
+        assert set(ready["practiceFusion"]) == {"baseUrl", "tokenUrl", "clientId", "clientSecret", "groupId"}
         assert set(ready["medplum"]) == {"baseUrl", "clientId", "clientSecret", "projectId"}
         wanted = {"baseUrl", "tokenUrl", "clientId", "clientSecret", "tenantId"}
         assert set(ready["healthGorilla"]) == wanted
@@ -125,7 +127,7 @@ def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path:
 @pytest.mark.parametrize("words", [["--operation-input", "url"], ["--fault", "meteor"], ["--fault", "conflict=2"]])
 def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
     """Nothing is started with options that mean nothing."""
-    told = CliRunner().invoke(build(), ["sandbox", "--port", "0", "--health-gorilla-port", "0", *words])
+    told = CliRunner().invoke(build(), ["sandbox", "--port", "0", *words])
     assert told.exit_code == 2
 
 

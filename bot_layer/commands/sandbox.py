@@ -28,6 +28,7 @@ _FAULTS = "conflict=0.2, too_many=0.1, server_error=0.1, reset_after_write=0.05,
 def sandbox(
     port: Annotated[int, typer.Option(help="Port of the Medplum look-alike; 0 takes a free one.")] = 8103,
     health_gorilla_port: Annotated[int, typer.Option(help="Port of the Health Gorilla look-alike; 0: free.")] = 8104,
+    practice_fusion_port: Annotated[int, typer.Option(help="Port of the Practice Fusion look-alike; 0: free.")] = 8105,
     host_port: Annotated[int, typer.Option(help="Port of the bots' host (with --with-bots); 0: free.")] = 8765,
     with_bots: Annotated[
         bool, typer.Option("--with-bots", help="Start the bots' host, deploy every bot, load the sample people.")
@@ -63,6 +64,7 @@ def sandbox(
         options = Options(
             port=port,
             health_gorilla_port=health_gorilla_port,
+            practice_fusion_port=practice_fusion_port,
             host_port=host_port,
             db=db,
             quota=quota,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,12 +13,20 @@ from typing import Any, Self
 
 from bot_layer.clients.medplum import Medplum, connect_client
 from bot_layer.clients.transport import Patience
+from bot_layer.core.federated_token import hash_secret
 from bot_layer.core.json import Json
+from bot_layer.runtime import federated
 from bot_layer.runtime.host import HostServer, HostSettings
+from bot_layer.runtime.listen import LOOPBACK, bind
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches
 from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, generate
+from bot_layer.sandbox.practice_fusion import Switches as PracticeFusionSwitches
 
+PATIENTS = 12
+# What the clinic tells of itself; the patients' ids are Medplum's own.
+FEDERATION = {"FEDERATED_PATIENT_SYSTEM": "https://clinic.example"}
 SAMPLE_PEOPLE = Path(__file__).resolve().parents[2] / "fixtures" / "sample_people" / "bundle.json"
 
 
@@ -27,6 +36,7 @@ class Options:
 
     port: int = 0
     health_gorilla_port: int = 0
+    practice_fusion_port: int = 0
     host_port: int = 0
     db: Path | None = None
     quota: int = 50_000
@@ -54,19 +64,44 @@ class World:
         self.gorilla = HealthGorillaSandbox(
             port=wanted.health_gorilla_port, switches=wanted.switches, faults=wanted.partner_faults
         )
+        self.practice_fusion = PracticeFusionSandbox(
+            generate(seed=7, patients=PATIENTS),
+            port=wanted.practice_fusion_port,
+            switches=PracticeFusionSwitches.general(),
+            faults=wanted.partner_faults,
+        )
+        self.federated_client = "health-gorilla"
+        self.federated_secret = secrets.token_urlsafe(32)
         self.host: HostServer | None = None
 
     def start(self) -> Self:
         """The world itself, once all of it answers."""
         self._stack.enter_context(self.medplum)
         self._stack.enter_context(self.gorilla)
+        self._stack.enter_context(self.practice_fusion)
         if self.options.with_bots:
-            self.host = self._stack.enter_context(
-                HostServer(HostSettings(servers=(self.medplum.base_url,)), port=self.options.host_port)
-            )
-            self.medplum.bot_host = self.host.base_url.removeprefix("http://")
+            self._start_host()
             self.put_secrets(self.settings())
         return self
+
+    def _start_host(self) -> None:
+        # The responder must know its public address before it listens there.
+        port = self.options.host_port or free_port()
+        settings = federated.read_settings({**self.environment(), **self._federated_settings(port)})
+        responder = federated.Responder(settings)
+        self._stack.callback(responder.close)
+        host = HostSettings(servers=(self.medplum.base_url,), more_routes=tuple(responder.routes()))
+        self.host = self._stack.enter_context(HostServer(host, port=port))
+        self.medplum.bot_host = self.host.base_url.removeprefix("http://")
+
+    def _federated_settings(self, port: int) -> dict[str, str]:
+        hashed = hash_secret(self.federated_secret, secrets.token_bytes(16))
+        return {
+            "FEDERATED_BASE_URL": f"http://{LOOPBACK}:{port}{federated.PREFIX}",
+            "FEDERATED_CLIENTS": json.dumps([{"id": self.federated_client, "secretHash": hashed}]),
+            "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(48),
+            **FEDERATION,
+        }
 
     def stop(self) -> None:
         """Ends all of it."""
@@ -87,12 +122,13 @@ class World:
 
     def settings(self) -> dict[str, str]:
         """The project secrets with which the bots find the partners."""
-        return {**self.gorilla.settings(), "BOT_BACKOFF_SECONDS": "0.05"}
+        partners = {**self.gorilla.settings(), **self.practice_fusion.settings()}
+        return {**partners, **FEDERATION, "BOT_BACKOFF_SECONDS": "0.05"}
 
     def put_secrets(self, settings: Mapping[str, str]) -> None:
         """Set the project's secrets, all of them."""
-        secrets = [{"name": name, "valueString": value} for name, value in settings.items() if value]
-        self.client().post(f"admin/projects/{self.medplum.project_id}/secrets", secrets)
+        named = [{"name": name, "valueString": value} for name, value in settings.items() if value]
+        self.client().post(f"admin/projects/{self.medplum.project_id}/secrets", named)
 
     def environment(self) -> dict[str, str]:
         """The variables with which commands find this Medplum."""
@@ -120,8 +156,22 @@ class World:
                 "tenantId": gorilla.tenant_id,
             },
         }
+        source = self.practice_fusion
+        told["practiceFusion"] = {
+            "baseUrl": source.base_url,
+            "tokenUrl": source.token_url,
+            "clientId": source.client_id,
+            "clientSecret": source.client_secret,
+            "groupId": source.group_id,
+        }
         if self.host is not None:
             told["host"] = {"baseUrl": self.host.base_url}
+            told["federated"] = {
+                "baseUrl": f"{self.host.base_url}{federated.PREFIX}/fhir/R4",
+                "tokenUrl": f"{self.host.base_url}{federated.PREFIX}/oauth2/token",
+                "clientId": self.federated_client,
+                "clientSecret": self.federated_secret,
+            }
         return told
 
     def load_sample_people(self) -> list[Json]:
@@ -129,3 +179,10 @@ class World:
         text = SAMPLE_PEOPLE.read_text(encoding="utf-8").replace("<lab:0>", self.gorilla.labs[0])
         answers = self.client().batch(json.loads(text)["entry"])
         return [answer["resource"] for answer in answers if "resource" in answer]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
+    with bind(LOOPBACK, 0) as bound:
+        port: int = bound.getsockname()[1]
+        return port
