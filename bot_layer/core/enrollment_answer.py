@@ -78,7 +78,11 @@ def _id_of(decision: Enroll | Update | NothingToDo) -> str | None:
 def _payload(decision: Enroll | Update | NothingToDo) -> Json | None:
     if isinstance(decision, NothingToDo):
         return None
-    payload = decision.payload(decision.logins[0]) if isinstance(decision, Enroll) else decision.payload
+    email = next(iter(decision.emails), None)
+    if isinstance(decision, Enroll):
+        payload = decision.payload(decision.logins[0], email)
+    else:
+        payload = decision.with_email(email)
     cleaned: Json = accounts.without_password(payload)
     return cleaned
 
@@ -91,8 +95,14 @@ def _differences(decision: Enroll | Update | NothingToDo, practitioner: Json) ->
     elif isinstance(decision, Update):
         if decision.added:
             found.append(f"PractitionerRole.contained.identifier: {len(decision.added)} added")
-        if decision.payload.get("location") != decision.found.role.get("location"):
+        if decision.payload.get("code") != decision.found.role.get("code"):
+            found.append("PractitionerRole.code: administrative role replaced")
+        if decision.payload.get("extension") != decision.found.role.get("extension"):
+            found.append("PractitionerRole.extension: security role set")
+        if decision.moves:
             found.append("PractitionerRole.location: replaced")
+        if decision.emails:
+            found.append("PractitionerRole.contained.telecom: e-mail address added")
     login = decision.logins[0] if isinstance(decision, Enroll) else decision.found.login
     if write_back(practitioner, _id_of(decision), login) != practitioner:
         found.append("Practitioner in Medplum: Health Gorilla id and login written back")
