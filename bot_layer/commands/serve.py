@@ -16,8 +16,8 @@ import uvicorn
 from bot_layer.clients.medplum import connect_environment
 from bot_layer.collection import Collection, load
 from bot_layer.errors import BotError, ConfigError
+from bot_layer.runtime import federated, listen, logs
 from bot_layer.runtime import host as hosting
-from bot_layer.runtime import listen, logs
 
 if TYPE_CHECKING:
     from bot_layer.runtime.durable import Inbox
@@ -54,7 +54,8 @@ def serve(
 
     Subscription and cron events are stored, answered at once, and run until they end; what a caller waits for is
     answered when it is done. Relays are answered where BOT_RELAY_KEY holds the key that they sign with. Events are
-    encrypted where BOT_HOST_INBOX_KEY is set. SIGTERM ends what runs and takes nothing new.
+    encrypted where BOT_HOST_INBOX_KEY is set. Federated queries are answered under /federated where FEDERATED_CLIENTS
+    says who may ask. SIGTERM ends what runs and takes nothing new.
     """
     logs.configure(level=log_level)
     try:
@@ -68,7 +69,10 @@ def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None,
     bots, environ = load(), os.environ
     box = _inbox(bots, database, environ) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
-    application = hosting.app(hosting.HostSettings(servers=servers, bots=bots, relay_key=relay_key, inbox=box))
+    responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
+    more = tuple(responder.routes()) if responder else ()
+    settings = hosting.HostSettings(servers=servers, bots=bots, relay_key=relay_key, inbox=box, more_routes=more)
+    application = hosting.app(settings)
     bound = listen.bind(host, port)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -82,6 +86,8 @@ def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None,
         asyncio.run(uvicorn.Server(listen.config(application, grace=_GRACE)).serve(sockets=[bound]))
     finally:
         stopped.set()
+        if responder is not None:
+            responder.close()
         if box is not None:
             box.close(grace=_GRACE)
 

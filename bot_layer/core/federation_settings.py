@@ -28,8 +28,8 @@ SERVING: Final = (
     Setting("FEDERATED_TOKEN_SECONDS", "How long a token is good", default="900"),
     Setting("FEDERATED_AUDIENCES", "The aud values that are taken, separated by spaces; any where not set"),
     Setting("FEDERATED_ATTEMPTS", "Wrong logins a minute from one address for one client", default="10"),
-    Setting("FEDERATED_CACHE_SECONDS", "How long an answer to a query may be given again; 0: never", default="5"),
-    Setting("FEDERATED_AUDIT_SECONDS", "How long repeated queries are gathered into one AuditEvent", default="10"),
+    Setting("FEDERATED_CACHE_SECONDS", "How many seconds an answer may be given again; 0: never", default="0"),
+    Setting("FEDERATED_AUDIT_SECONDS", "How many seconds queries are gathered before they are recorded", default="1"),
 )
 _LEVELS: Final = frozenset("ULMNRV")
 _ORGANIZATION: Final = re.compile(r"Organization/[A-Za-z0-9\-.]{1,64}")
@@ -58,8 +58,8 @@ class Serving:
     token_seconds: int = 900
     audiences: tuple[str, ...] = ()
     attempts: int = 10
-    cache_seconds: float = 5.0
-    audit_seconds: float = 10.0
+    cache_seconds: float = 0.0
+    audit_seconds: float = 1.0
 
     @property
     def fhir_url(self) -> str:
