@@ -19,7 +19,7 @@ def demo() -> None:
     Every step is checked; exit code 1 with the reason where one is not as expected.
     """
     # Imported here because the look-alikes cost a second that the other commands need not pay.
-    from bot_layer.stage import clinicians, practice  # noqa: PLC0415
+    from bot_layer.stage import clinicians, patients, practice  # noqa: PLC0415
     from bot_layer.stage.teller import Teller, UnexpectedStep  # noqa: PLC0415
     from bot_layer.stage.world import World  # noqa: PLC0415
 
@@ -29,7 +29,7 @@ def demo() -> None:
     with World() as world:
         teller = Teller(world, console)
         try:
-            for part in (clinicians, practice):
+            for part in (clinicians, practice, patients):
                 part.tell(teller)
         except (UnexpectedStep, BotError) as error:
             console.print(f"[red]✗[/] {error}", markup=True, highlight=False)

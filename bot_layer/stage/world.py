@@ -26,7 +26,10 @@ from bot_layer.sandbox.practice_fusion import Switches as PracticeFusionSwitches
 
 PATIENTS = 12
 # What the clinic tells of itself; the patients' ids are Medplum's own.
-FEDERATION = {"FEDERATED_PATIENT_SYSTEM": "https://clinic.example"}
+FEDERATION = {
+    "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",
+    "ADT_ASSIGNING_AUTHORITIES": '{"CLINIC": "https://clinic.example"}',
+}
 SAMPLE_PEOPLE = Path(__file__).resolve().parents[2] / "fixtures" / "sample_people" / "bundle.json"
 
 
