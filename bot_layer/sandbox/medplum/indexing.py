@@ -80,13 +80,13 @@ def _rows(parameter: Parameter, path: Path, value: Any) -> Iterator[IndexRow]:
     elif parameter.type == "date":
         first_last = span(value)
         if first_last is not None:
-            yield IndexRow(name, first_last[0], None, first_last[1])
+            yield IndexRow(name, first_last[0], high=first_last[1])
     elif parameter.type == "uri":
         yield IndexRow(name, str(value))
     else:
         number = value.get("value") if isinstance(value, dict) else value
         if isinstance(number, int | float):
-            system = (value.get("system") or "") if isinstance(value, dict) else None
+            system = (value.get("system") or "") if isinstance(value, dict) else ""
             yield IndexRow(name, float(number), system)
 
 

@@ -75,7 +75,12 @@ class Gate:
         kind = "auth" if path.startswith(_AUTH_PATHS) else "all"
         left = self._counter.take(kind, scope["client"][0] if scope.get("client") else "")
         shown = meter if _shows_units(method, path) else Meter()
-        answered = _Answered(send, f'"requests";r={max(left, 0)};t=60', shown)
+        query = scope.get("query_string", b"").decode("latin-1")
+
+        def record(status: int) -> None:
+            self.requests.append(RequestRecord(method, path, query, status))
+
+        answered = _Answered(send, f'"requests";r={max(left, 0)};t=60', shown, record)
         fault = self._world.faults.strike(method, path, _STRIKING)
         if left < 0:
             error = too_many_requests()
@@ -84,14 +89,13 @@ class Gate:
             await self._app(scope, receive, answered)
         else:
             await self._with_fault(fault, scope, receive, answered)
-        query = scope.get("query_string", b"").decode("latin-1")
-        self.requests.append(RequestRecord(method, path, query, answered.status))
 
     async def _with_fault(self, fault: Fault, scope: Scope, receive: Any, answered: _Answered) -> None:
         if fault.kind in ("reset_after_write", "empty_body"):
             await self._app(scope, receive, _swallow)
         match fault.kind:
             case "reset_before_write" | "reset_after_write":
+                answered.record(0)
                 scope["extensions"][RESET_EXTENSION]["abort"]()
             case "slow":
                 await asyncio.sleep(fault.seconds)
@@ -110,17 +114,17 @@ class Gate:
 
 
 class _Answered:
-    """The way out: adds the RateLimit lines and remembers the status."""
+    """The way out: adds the RateLimit lines, and records the status before anybody can see the answer."""
 
-    def __init__(self, send: Any, requests: str, meter: Meter) -> None:
+    def __init__(self, send: Any, requests: str, meter: Meter, record: Callable[[int], None]) -> None:
         self._send = send
         self._requests = requests
         self.meter = meter
-        self.status = 0
+        self.record = record
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.record(message["status"])
             lines = [self._requests, self.meter.header()]
             message["headers"] = [*message["headers"], *((b"ratelimit", line.encode()) for line in lines if line)]
         await self._send(message)

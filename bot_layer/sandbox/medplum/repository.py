@@ -47,7 +47,7 @@ class Repository:
 
     def charge(self, units: int) -> None:
         """Takes units from the caller's quota, or raises 429."""
-        if not self.actor.free:
+        if not self.actor.free and not self.actor.unmetered:
             self.world.quotas.charge(self.actor.project, self.actor.membership["id"], units)
 
     def key(self, resource_type: str, parameter: str) -> int:

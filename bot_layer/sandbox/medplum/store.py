@@ -28,9 +28,10 @@ CREATE TABLE IF NOT EXISTS past (
   deleted INTEGER NOT NULL, content BLOB);
 CREATE INDEX IF NOT EXISTS past_rid ON past (rid);
 CREATE TABLE IF NOT EXISTS search_key (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS search_index (key INTEGER NOT NULL, value, system TEXT, high TEXT, rid INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS search_index (
+  rid INTEGER NOT NULL, key INTEGER NOT NULL, value NOT NULL, system TEXT NOT NULL, high TEXT NOT NULL,
+  PRIMARY KEY (rid, key, value, system, high)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS search_value ON search_index (key, value, system, high, rid);
-CREATE INDEX IF NOT EXISTS search_rid ON search_index (rid);
 CREATE TABLE IF NOT EXISTS blob (id TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 
@@ -41,8 +42,8 @@ class IndexRow:
 
     parameter: str
     value: str | float
-    system: str | None = None
-    high: str | None = None
+    system: str = ""
+    high: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ class Store:
 
     def _index(self, rid: int, project: str, resource_type: str, rows: Sequence[IndexRow]) -> None:
         self._db.executemany(
-            "INSERT INTO search_index (key, value, system, high, rid) VALUES (?,?,?,?,?)",
-            [(self.key(project, resource_type, r.parameter), r.value, r.system, r.high, rid) for r in rows],
+            "INSERT OR IGNORE INTO search_index (rid, key, value, system, high) VALUES (?,?,?,?,?)",
+            [(rid, self.key(project, resource_type, r.parameter), r.value, r.system, r.high) for r in rows],
         )
 
 

@@ -6,12 +6,13 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.indexing import walk
 from bot_layer.sandbox.medplum.outcomes import OK, gone
-from bot_layer.sandbox.medplum.search_parameters import parameters
+from bot_layer.sandbox.medplum.search_parameters import Path, parameters
 from bot_layer.sandbox.medplum.store import Stored
 from bot_layer.sandbox.medplum.world import Actor
 
@@ -49,11 +50,16 @@ def compartments(resource: Json, project: str) -> list[Json]:
     found = {f"Project/{project}": None}
     if resource["resourceType"] == "Patient":
         found[f"Patient/{resource['id']}"] = None
-    for parameter in parameters(resource["resourceType"]).values():
-        if parameter.type == "reference" and "Patient" in parameter.targets:
-            for path in parameter.paths:
-                found |= dict.fromkeys(_patients(walk(resource, path.steps)))
+    for path in _paths_to_patients(resource["resourceType"]):
+        found |= dict.fromkeys(_patients(walk(resource, path.steps)))
     return [{"reference": reference} for reference in found]
+
+
+@cache
+def _paths_to_patients(resource_type: str) -> tuple[Path, ...]:
+    every = parameters(resource_type).values()
+    found = [p for p in every if p.type == "reference" and "Patient" in p.targets]
+    return tuple({path.steps: path for parameter in found for path in parameter.paths}.values())
 
 
 def versions_bundle(base_url: str, versions: list[Stored], query: dict[str, str], view: Callable[[Json], Json]) -> Json:

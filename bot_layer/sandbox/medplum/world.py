@@ -22,7 +22,8 @@ SERVER_VERSION = "5.0.10-6a4145c"
 class Actor:
     """Who calls: the membership in a project and the resource that it stands for.
 
-    ``free`` is the server itself at work: no quota, no access policy.
+    ``free`` is the server itself at work: no quota, no access policy. ``unmetered`` is a caller's work that waits for
+    quota where a request would be refused.
     """
 
     project: str
@@ -32,6 +33,7 @@ class Actor:
     extended: bool = False
     policy: Json | None = None
     free: bool = False
+    unmetered: bool = False
 
     @property
     def reference(self) -> Json:
