@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
@@ -22,6 +22,8 @@ from bot_layer.errors import AuthError, ConfigError, TransientError
 _LIFETIME = 300
 _MARGIN = 60.0
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+# https://www.rfc-editor.org/rfc/rfc6749#section-5.2: anything else might be a word on somebody.
+_CODES = frozenset({"invalid_grant", "invalid_client", "invalid_scope", "unsupported_grant_type"})
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -29,7 +31,7 @@ _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 class Token:
     """A token, the scopes that were granted, and when it ends (seconds since 1970)."""
 
-    value: str
+    value: str = field(repr=False)
     scopes: frozenset[str]
     ends: float
 
@@ -117,6 +119,6 @@ def _refusal(answer: Answer) -> Exception:
     if answer.status not in {400, 401, 403}:
         return answer.error()
     said: Any = answer.outcome().get("error")
-    code = said if said in {"invalid_grant", "invalid_client", "invalid_scope", "unsupported_grant_type"} else "login"
+    code = said if isinstance(said, str) and said in _CODES else "login"
     checks = "client id, secret or key, issuer, subject, audience and scopes"
     return AuthError(f"Health Gorilla refused the login ({code}): check {checks}.", code="health-gorilla-login-refused")
