@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvicorn
 
+from bot_layer import listening
 from bot_layer.clients.medplum import connect_environment
 from bot_layer.collection import Collection, load
 from bot_layer.errors import BotError, ConfigError
@@ -40,7 +41,7 @@ InboxOption = Annotated[
 @app.command("serve")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs a private network.")] = (
-        listen.LOOPBACK
+        listening.LOOPBACK
     ),
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
     medplum: MedplumOption = None,
@@ -73,7 +74,7 @@ def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None,
     more = tuple(responder.routes()) if responder else ()
     settings = hosting.HostSettings(servers=servers, bots=bots, relay_key=relay_key, inbox=box, more_routes=more)
     application = hosting.app(settings)
-    bound = listen.bind(host, port)
+    bound = listening.bind(host, port)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda _sign, _frame: None)  # uvicorn ends by itself, and then raises the signal again

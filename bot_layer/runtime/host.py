@@ -27,9 +27,10 @@ from bot_layer.core.json import Json
 from bot_layer.core.relay_signature import Verifier
 from bot_layer.errors import AuthError, BotError, InputError
 from bot_layer.handler import Handler
+from bot_layer.listening import ThreadedServer
+from bot_layer.runtime import listen
 from bot_layer.runtime.admission import Admission
 from bot_layer.runtime.invoke import Result, encode, invoke, is_own_change, queued, refused
-from bot_layer.runtime.listen import ThreadedServer
 from bot_layer.runtime.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
@@ -154,7 +155,7 @@ class HostServer(ThreadedServer):
     """The host on a loopback port in a thread of this process, for the sandbox, the demo and tests."""
 
     def __init__(self, settings: HostSettings, *, port: int = 0) -> None:
-        super().__init__(app(settings), port=port)
+        super().__init__(listen.config(app(settings), grace=5), port=port)
 
 
 def read_envelope(body: bytes) -> Json:

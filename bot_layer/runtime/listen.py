@@ -7,15 +7,10 @@ was 61 ms instead of 25 to 31.
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
-
-LOOPBACK = "127.0.0.1"
 
 
 class Corked:
@@ -69,63 +64,3 @@ def config(app: Any, *, grace: int) -> uvicorn.Config:
         timeout_keep_alive=65,
         timeout_graceful_shutdown=grace,
     )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening address; port 0 takes a free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, port))
-    return bound
-
-
-class ThreadedServer:
-    """An app on a loopback port, in a thread of this process, from ``start`` (or ``with``) until ``stop``."""
-
-    def __init__(self, app: Any, *, port: int = 0) -> None:
-        self._socket = bind(LOOPBACK, port)
-        self.port: int = self._socket.getsockname()[1]
-        self.base_url = f"http://{LOOPBACK}:{self.port}"
-        self._server = _Announced(config(app, grace=5))
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> Self:
-        """The server itself, once it answers."""
-        self._thread = threading.Thread(target=self._run, name=f"host-{self.port}", daemon=True)
-        self._thread.start()
-        if not self._server.ready.wait(timeout=15):
-            raise RuntimeError("The host did not start within fifteen seconds.")
-        return self
-
-    def stop(self) -> None:
-        """Lets running calls end (five seconds at most), then frees the port."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(timeout=15)
-            self._thread = None
-        self._socket.close()
-
-    def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-class _Announced(uvicorn.Server):
-    """uvicorn's server, which says when it is ready."""
-
-    def __init__(self, settings: uvicorn.Config) -> None:
-        super().__init__(settings)
-        self.ready = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen, then tells whoever waits."""
-        await super().startup(sockets=sockets)
-        self.ready.set()

@@ -15,9 +15,9 @@ from bot_layer.clients.medplum import Medplum, connect_client
 from bot_layer.clients.transport import Patience
 from bot_layer.core.federated_token import hash_secret
 from bot_layer.core.json import Json
+from bot_layer.listening import LOOPBACK, bind
 from bot_layer.runtime import federated
 from bot_layer.runtime.host import HostServer, HostSettings
-from bot_layer.runtime.listen import LOOPBACK, bind
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches
 from bot_layer.sandbox.medplum import MedplumSandbox

@@ -16,8 +16,9 @@ from starlette.applications import Starlette
 from bot_layer.clients.medplum import Medplum, connect_client
 from bot_layer.core.federated_token import hash_secret
 from bot_layer.core.json import Json
+from bot_layer.listening import ThreadedServer, bind
+from bot_layer.runtime import listen
 from bot_layer.runtime.federated import Responder, read_settings
-from bot_layer.runtime.listen import ThreadedServer, bind
 from bot_layer.sandbox.health_gorilla.network import FederatedCaller
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 
@@ -99,7 +100,7 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
             **settings,
         }
         responder = Responder(replace(read_settings(environ), clock=lambda: now[0]))
-        with ThreadedServer(Starlette(routes=responder.routes()), port=port) as server:
+        with ThreadedServer(listen.config(Starlette(routes=responder.routes()), grace=5), port=port) as server:
             yield Network(sandbox, responder, f"{server.base_url}/federated", secret, now)
         responder.close()
 
