@@ -85,7 +85,7 @@ def values(resources: list[Json]) -> list[str]:
         ("name:missing=false", ["ann", "bob"]),
         ("_id:not=00000000-0000-4000-8000-000000000000", ["ann", "bob"]),
         ("_lastUpdated=gt2000,lt1999", ["ann", "bob"]),
-        ("_lastUpdated=lt1999,gt2000&identifier=ann", ["ann"]),
+        ("identifier=ann&_lastUpdated=lt1999,gt2000", ["ann"]),
         ("active=true&name=ann&birthdate=ge1980", ["ann"]),
         ("_has:Observation:patient:code=1-8", ["ann"]),
         ("_has:Observation:patient:_id:not=1", ["ann"]),
