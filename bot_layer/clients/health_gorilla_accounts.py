@@ -85,14 +85,15 @@ def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Rep
             if answer.ok:
                 return _after_update(gorilla, current, issues, email=email)
             refused = _refusal(answer)
+            if attempt == attempts - 1:
+                raise refused
             if email is not None and refused.code == refusals.EMAIL_TAKEN:
                 taken += 1
                 continue
-            if answer.status not in {409, 412} or attempt == attempts - 1:
+            if answer.status not in {409, 412}:
                 raise refused
         current = replan()
-    assert isinstance(current, NothingToDo)
-    return _settled(current.found)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _settled(found: Enrolment, issues: tuple[Issue, ...] = (), *, heeded: bool = True) -> Account:
