@@ -164,6 +164,35 @@ def test_the_registered_id_may_be_a_record_number() -> None:
         assert world.caller().query("M-1") == []
 
 
+def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
+    """If configured, a C-CDA under a stable id: made when it is fetched, kept for that version of the patient."""
+    with network(FEDERATED_CCDA="true") as world:
+        patient, other = world.patient(), world.patient()
+        caller = world.caller()
+        (told,) = caller.query(patient["id"])
+        assert "hash" not in told["content"][0]["attachment"]
+        with world.http(token=caller.token()) as client:
+            url = told["content"][0]["attachment"]["url"]
+            first, again = client.get(url), client.get(url)
+            strangers = [client.get(url.replace(patient["id"], other["id"], 1)), client.get(f"{url}&content=1")]
+        assert first.headers["Content-Type"] == "application/xml"
+        assert first.content == again.content
+        assert b"ClinicalDocument" in first.content
+        assert [answer.status_code for answer in strangers] == [404, 404]
+        (measured,) = caller.query(patient["id"])
+        assert (measured["id"], caller.fetch(measured)) == (told["id"], first.content)
+        world.server.change(f"Patient/{patient['id']}", lambda now: {**now, "gender": "female"})
+        (changed,) = caller.query(patient["id"])
+        assert "hash" not in changed["content"][0]["attachment"]
+        world.document(patient)
+        assert [document["id"] for document in caller.query(patient["id"])] != [told["id"]]
+    with network() as world:
+        patient = world.patient()
+        assert world.caller().query(patient["id"]) == []
+        with world.http(token=world.caller().token()) as client:
+            assert client.get(f"documents/ccda-{patient['id']}?patient={patient['id']}").status_code == 404
+
+
 # Who may not
 
 

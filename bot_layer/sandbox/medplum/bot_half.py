@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from bot_layer.core.json import Json
-from bot_layer.sandbox.medplum import admin, bots, operations, subscriptions
+from bot_layer.sandbox.medplum import admin, bots, ccda, operations, subscriptions
 from bot_layer.sandbox.medplum.calls import Answer, Call
 from bot_layer.sandbox.medplum.cron import Scheduler, is_due
 from bot_layer.sandbox.medplum.jobs import backlog
@@ -27,7 +27,10 @@ _ROUTES: tuple[Route, ...] = (
     (("GET",), "/admin/projects/{project}", admin.read_project),
     (("GET", "POST"), "/fhir/R4/Bot/$execute", bots.execute_bot),
     (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute", bots.execute_bot),
+    # Whatever path a caller appends is passed over; the query is the input.
+    (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute/{rest:path}", bots.execute_bot),
     (("POST",), "/fhir/R4/Bot/{id}/$deploy", bots.deploy_bot),
+    (("GET",), "/fhir/R4/Patient/{id}/$ccda-export", ccda.export),
     (("GET", "POST", "PUT"), "/fhir/R4/{type}/${code}", operations.run_operation),
     (("GET", "POST", "PUT"), "/fhir/R4/{type}/{id}/${code}", operations.run_operation),
 )
