@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from bot_layer.core import outcomes, parameters
+from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.core.json import Json
+from bot_layer.runtime.host import HostServer, HostSettings
 from bots.federated_documents import handler
 from tests.runtime.federated_world import CCD, Network, network
 
@@ -131,3 +134,25 @@ def test_every_access_names_the_caller(world: Network) -> None:
     assert sorted(event["action"] for event in audits) == ["E", "R"]
     callers = {event["agent"][0]["who"]["reference"] for event in audits}
     assert callers == {f"ClientApplication/{world.medplum.client_id}"}
+
+
+def test_medplums_own_address_serves_the_network(world: Network) -> None:
+    """The base URL is the bot's $execute: the path that a caller appends is passed over, the query arrives."""
+    medplum, server = world.medplum, world.server
+    patient = world.patient()
+    world.document(patient)
+    made = server.post(
+        f"admin/projects/{medplum.project_id}/bot", {"name": "federated-documents", "runtimeVersion": "fission"}
+    )
+    identifier = [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]
+    server.change(f"Bot/{made['id']}", lambda bot: {**bot, "identifier": identifier})
+    with HostServer(HostSettings(servers=(medplum.base_url,))) as host:
+        medplum.bot_host = host.base_url.removeprefix("http://")
+        base_url = f"{medplum.base_url}/fhir/R4/Bot/{made['id']}/$execute"
+        with httpx.Client(headers={"Authorization": f"Bearer {medplum.token_for()}"}) as client:
+            bundle = client.get(f"{base_url}/DocumentReference", params={"patient": patient["id"]}).json()
+            (entry,) = bundle["entry"]
+            answer = client.get(entry["resource"]["content"][0]["attachment"]["url"])
+    assert bundle["total"] == 1
+    assert answer.status_code == 200
+    assert base64.b64decode(answer.json()["data"]) == CCD
