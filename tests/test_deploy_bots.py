@@ -351,6 +351,20 @@ def _operation(**changes: Any) -> Wanted:
             ["bots"],
             [("refused-output", True)],
         ),
+        (
+            WATCHER,
+            _operation(parameter=[{"use": "out", "name": "return", "type": "Resource"}]),
+            "5.0.10",
+            ["bots"],
+            [("refused-output", True)],
+        ),
+        (
+            WATCHER,
+            _operation(parameter=[{"use": "out", "name": "return", "type": "Bundle"}]),
+            "5.0.10",
+            ["bots"],
+            [("narrow-output", False)],
+        ),
     ],
 )
 def test_what_would_not_work_is_found_before(

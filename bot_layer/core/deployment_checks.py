@@ -71,9 +71,17 @@ def _operation_problems(operation: Wanted, version: tuple[int, ...]) -> Iterator
             error=not known,
         )
     outs = [parameter for parameter in operation.body.get("parameter", []) if parameter.get("use") == "out"]
-    if [(out.get("name"), out.get("type")) for out in outs] != [("return", "Parameters")]:
+    types = [out.get("type") for out in outs if out.get("name") == "return"]
+    if len(outs) != 1 or types in ([], [None], ["Resource"], ["Any"]):
         yield Problem(
             "refused-output",
             f"${code} must have one out parameter, return of type Parameters: "
             "no other shape passes on every version of Medplum.",
+        )
+    elif types != ["Parameters"]:
+        yield Problem(
+            "narrow-output",
+            f"${code} returns a {types[0]}: before 2026-08 Medplum turns an answer of any other type, such as a "
+            "refusal, into a 400.",
+            error=False,
         )

@@ -6,6 +6,7 @@ event's id is made of what happened to which version, so that an event delivered
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,10 +14,14 @@ from bot_layer.core.json import Json
 from bot_layer.core.parameters import one
 from bot_layer.errors import BotError, InputError, ReviewNeeded, TransientError
 
+# The queue is asked for each partition by itself, so there are not as many as there are resources: what waits behind
+# another resource of its partition waits longer, but never runs out of order.
+PARTITIONS = 48
+
 
 @dataclass(frozen=True)
 class Intake:
-    """An event for the inbox: ``lane`` holds those that must run one after the other."""
+    """An event for the inbox: those of one ``lane`` run one after the other."""
 
     id: str
     lane: str
@@ -62,6 +67,11 @@ def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str) -> Intake:
     record: Json = {"bot": bot, "botId": bot_id, "baseUrl": base_url, "traceId": None, "kind": "cron"}
     record |= {"resource": f"Bot/{bot_id}", "version": "", "subscription": ""}
     return Intake(f"{bot}:cron:{minute.strftime('%Y-%m-%dT%H:%M')}", f"{bot}:cron", record)
+
+
+def partition(lane: str) -> str:
+    """The partition of the queue that a lane is in, the same at every host."""
+    return f"partition-{zlib.crc32(lane.encode()) % PARTITIONS}"
 
 
 def verdict(error: BotError | None) -> Verdict:

@@ -93,7 +93,7 @@ class Inbox:
     def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
         """Store an event; one that is there already stays as it is."""
         sealed = self._vault.put(taken.id, envelope) if envelope is not None else None
-        with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=taken.lane):
+        with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=rules.partition(taken.lane)):
             DBOS.enqueue_workflow(EVENTS, run_event, taken.record | {"sealed": sealed})
 
     def enqueue_alone(self, taken: Intake) -> None:

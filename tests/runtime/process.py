@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -103,8 +104,9 @@ class HostProcess:
 def until(condition: Callable[[], bool], *, seconds: float = _PATIENCE) -> None:
     """Ask again until it is so; fails where it never becomes so."""
     never = threading.Event()
-    for _ in range(int(seconds / 0.05)):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         if condition():
             return
-        never.wait(0.05)
+        never.wait(0.1)
     raise AssertionError("It did not come about in time.")

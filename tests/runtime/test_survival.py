@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,9 @@ import pytest
 from bot_layer.collection import load
 from bot_layer.core.json import Json
 from bot_layer.deploy.run import Request, carry_out, survey
+from bot_layer.runtime.runs import open_runs
 from bot_layer.stage.world import Options, World
+from tests.bots.patient_world import person
 from tests.runtime.process import HostProcess, until
 
 NPI = "http://hl7.org/fhir/sid/us-npi"
@@ -37,12 +43,13 @@ def _npi(number: int) -> str:
 def _newcomer(world: World, number: int) -> Json:
     """A clinician whom the directory knows, created in Medplum: the Subscription enrols them."""
     world.gorilla.directory.add(npi=_npi(number), family="Example", given=["Ann"], suffix=["MD"])
-    person = {
-        "resourceType": "Practitioner",
-        "identifier": [{"system": NPI, "value": _npi(number)}],
-        "name": [{"family": "Example", "given": ["Ann"]}],
-    }
-    return world.client().create(person)
+    return world.client().create(
+        {
+            "resourceType": "Practitioner",
+            "identifier": [{"system": NPI, "value": _npi(number)}],
+            "name": [{"family": "Example", "given": ["Ann"]}],
+        }
+    )
 
 
 def _accounts(world: World, number: int) -> int:
@@ -51,9 +58,9 @@ def _accounts(world: World, number: int) -> int:
     return sum(_npi(number) in str(account) for account in accounts)
 
 
-def _written_back(world: World, person: Json) -> list[str]:
-    found = world.client().read(f"Practitioner/{person['id']}")
-    return [each["value"] for each in found["identifier"] if each.get("system") == HEALTH_GORILLA]
+def _written_back(world: World, subject: Json, kind: str = "Practitioner") -> list[str]:
+    found = world.client().read(f"{kind}/{subject['id']}")
+    return [each["value"] for each in found.get("identifier", []) if each.get("system") == HEALTH_GORILLA]
 
 
 class _Killer:
@@ -77,28 +84,98 @@ class _Killer:
         return False
 
 
+def _newborn(world: World, number: int) -> Json:
+    """A patient whom the Subscription registers."""
+    return world.client().create(person(name=[{"use": "official", "family": f"Sommer-{number}", "given": ["Anna"]}]))
+
+
+def _registered(world: World, number: int) -> int:
+    """How many patients of the index are this one."""
+    return sum(patient["name"][0]["family"] == f"Sommer-{number}" for patient in world.gorilla.patients())
+
+
+def _survive(world: World, host: HostProcess, begin: Callable[[World, int], Json]) -> Iterator[tuple[int, Json]]:
+    """Begins a run for one person after the other, and kills the host at its first, second, ... request."""
+    world.medplum.bot_host = host.address
+    killer = _Killer(world, host)
+    step, killed = 0, True
+    while killed:
+        step += 1
+        killer.left, killer.armed = step, False
+        subject = begin(world, step)
+        world.medplum.settle(timeout=60)
+        until(lambda: not host.alive or host.idle())
+        killed = not host.alive
+        killer.left = None
+        if killed:
+            host.wait()
+            host.start()
+            until(host.idle)
+        yield step, subject
+    assert step > 5
+
+
 @pytest.mark.parametrize("key", ["", "a-key-for-this-test"], ids=["references", "encrypted"])
 def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, tmp_path: Path, key: str) -> None:
     """Killed at each request of a run and started again, the host ends the run: one account, one id written back."""
-    with HostProcess(
-        world.medplum.base_url, tmp_path / "inbox.sqlite", BOT_HOST_INBOX_KEY=key, **world.environment()
-    ) as host:
+    environment = {"BOT_HOST_INBOX_KEY": key, **world.environment()}
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
+        for step, clinician in _survive(world, host, _newcomer):
+            found = (_accounts(world, step), len(_written_back(world, clinician)))
+            assert found == (1, 1), f"killed at step {step}: {host.lines}"
+
+
+def test_a_host_killed_at_every_step_of_a_registration_registers_once(world: World, tmp_path: Path) -> None:
+    """The same for a patient: one in Health Gorilla's index, one id written back."""
+    world.put_secrets({**world.settings(), "FEDERATED_PATIENT_SYSTEM": "https://clinic.example"})
+    environment = {"BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
+        for step, patient in _survive(world, host, _newborn):
+            found = (_registered(world, step), len(_written_back(world, patient, "Patient")))
+            assert found == (1, 1), f"killed at step {step}: {host.lines}"
+
+
+def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) -> None:
+    """A host that is told to end finishes the run that it is in, exits with 0, and a later one takes up the rest."""
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **world.environment()) as host:
         world.medplum.bot_host = host.address
-        killer = _Killer(world, host)
-        step, killed = 0, True
-        while killed:
-            step += 1
-            killer.left, killer.armed = step, False
-            person = _newcomer(world, step)
-            world.medplum.settle(timeout=60)
-            until(lambda: not host.alive or host.idle())
-            killed = not host.alive
-            killer.left = None
-            if killed:
-                host.wait()
-                host.start()
-                until(host.idle)
-            assert (_accounts(world, step), len(_written_back(world, person))) == (1, 1), (
-                f"killed at step {step}: {host.lines}"
-            )
-        assert step > 5
+        reached = threading.Event()
+
+        def in_the_middle(_method: str, _path: str) -> bool:
+            reached.set()
+            return True
+
+        world.gorilla.faults.add("slow", when=in_the_middle, seconds=0.5, times=2)
+        clinician = _newcomer(world, 1)
+        world.medplum.settle(timeout=60)
+        assert reached.wait(30)
+        assert host.terminate() == 0
+        assert (_accounts(world, 1), len(_written_back(world, clinician))) == (1, 1)
+        host.start()
+        until(host.idle)
+        assert _accounts(world, 1) == 1
+
+
+def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -> None:
+    """Events that wait when the host is killed are all there when it is back."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    # A process that only takes in and then is gone: what it stored is all that the next one has.
+    store = (
+        "import sys; from bot_layer.core.inbox import Intake; from bot_layer.collection import Collection\n"
+        "from bot_layer.runtime import durable\n"
+        "box = durable.Inbox(Collection({}), durable.InboxSettings(sys.argv[1], polling=3600), environ={})\n"
+        "box.launch()\n"
+        "for n in range(1000):\n"
+        "    record = {'bot': 'sync-practitioner', 'botId': 'b', 'kind': 'update', 'resource': f'Practitioner/{n}'}\n"
+        "    box.enqueue(Intake(f'e-{n}', f'l-{n}', record))\n"
+        "print('stored', flush=True); import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", store, url], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "stored\n")
+    with open_runs(url) as runs:
+        assert len({run.id for run in runs.listed(limit=5000)}) == 1000
+        assert {run.state for run in runs.listed(limit=5000)} <= {"waiting", "running"}
+    # Without a login these runs can't read their resource again: each ends at once, with that as its reason.
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", MEDPLUM_CLIENT_ID="") as host:
+        until(host.idle, seconds=300)
+        assert host.figure('bot_inbox_runs{state="dead"}') == 1000
