@@ -193,3 +193,11 @@ def codes(answer: Json) -> list[str]:
 def differences(answer: Json) -> list[str]:
     """What a preview says would change."""
     return [str(found) for found in values(answer, "difference")]
+
+
+def differing(switches: Switches) -> str:
+    """The name of a combination in a test's id: what differs from the defaults, the same in every process."""
+    plain = Switches()
+    changed = {name: value for name, value in vars(switches).items() if value != getattr(plain, name)}
+    shown = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in changed.items()}
+    return ",".join(f"{name}={value}" for name, value in shown.items()) or "defaults"

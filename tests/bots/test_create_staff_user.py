@@ -22,6 +22,7 @@ from tests.bots.practice_world import (
     clinician,
     codes,
     differences,
+    differing,
     named,
     organization,
     staff,
@@ -137,7 +138,7 @@ def test_both_spellings_of_the_security_role_are_read(spelling: str) -> None:
         assert security(here.account()) == [(SECURITY_ROLE, "staff")]
 
 
-@pytest.mark.parametrize("switches", Switches.combinations(), ids=lambda switches: str(hash(switches)))
+@pytest.mark.parametrize("switches", Switches.combinations(), ids=differing)
 def test_whatever_is_unknown(switches: Switches) -> None:
     """Made once, unchanged by a second call, changed by a third, under every combination of what is unknown."""
     with world(switches) as here:

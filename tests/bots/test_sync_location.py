@@ -20,6 +20,7 @@ from tests.bots.practice_world import (
     clinician,
     codes,
     differences,
+    differing,
     named,
     organization,
     world,
@@ -124,7 +125,7 @@ def test_a_conflict_is_settled_by_a_second_look(here: World) -> None:
     assert (action(answer), codes(answer)) == ("failed", ["location-in-flight"])
 
 
-@pytest.mark.parametrize("switches", Switches.combinations()[::3], ids=lambda switches: str(hash(switches)))
+@pytest.mark.parametrize("switches", Switches.combinations()[::3], ids=differing)
 def test_whatever_is_unknown(switches: Switches) -> None:
     """Made, left, changed and left again, under many combinations of what nobody outside knows."""
     with world(switches) as here:

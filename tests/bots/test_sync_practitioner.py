@@ -26,6 +26,7 @@ from tests.bots.practice_world import (
     clinician,
     codes,
     differences,
+    differing,
     named,
     organization,
     world,
@@ -418,12 +419,6 @@ def test_an_unknown_practitioner_is_not_found(here: World) -> None:
 
 
 # The unknown, and faults
-
-
-def differing(switches: Switches) -> str:
-    plain = Switches()
-    changed = {name: value for name, value in vars(switches).items() if value != getattr(plain, name)}
-    return ",".join(f"{name}={value}" for name, value in changed.items()) or "defaults"
 
 
 @pytest.mark.parametrize("switches", list(Switches.combinations()), ids=differing)
