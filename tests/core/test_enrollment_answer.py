@@ -107,6 +107,23 @@ def test_a_preview_names_only_what_differs() -> None:
     assert values(preview(update(places), synced()), "difference") == ["PractitionerRole.location: replaced"]
 
 
+def test_a_preview_names_each_change_of_roles_and_address() -> None:
+    """Roles of staff and an address that is added are told by element, without their values."""
+    found = enrolment(extension=[{"url": "x"}], code=[{"text": "old"}])
+    wishes = Wishes(emails=["a@practice.example"])
+    roles: list[tuple[Json, list[str]]] = [
+        ({"code": [{"text": "new"}]}, ["PractitionerRole.code: administrative role replaced"]),
+        ({"extension": []}, ["PractitionerRole.extension: security role set"]),
+        ({}, []),
+    ]
+    for changes, expected in roles:
+        decision = enrollment.plan_update(practitioner(), found, wishes, role={**found.role, **changes})
+        assert values(preview(decision, synced(), wishes), "difference") == [
+            *expected,
+            "PractitionerRole.contained.telecom: e-mail address added",
+        ]
+
+
 def test_a_preview_without_a_change_has_no_payload() -> None:
     """What would be written back to Medplum is a difference all the same."""
     nothing = NothingToDo(enrolment(NUMBER))
