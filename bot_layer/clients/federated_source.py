@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,7 +21,6 @@ from bot_layer.core.json import Json
 from bot_layer.errors import InputError, PermanentError, ReviewNeeded
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
-_MOST_DOCUMENTS = 2000
 _MOST_MEASURED = 20_000
 _MOST_SUMMARIES = 16
 
@@ -50,8 +49,9 @@ class FederatedSource:
 
     server: Medplum
     answering: Answering
-    _measured: _Kept = field(default_factory=lambda: _Kept(_MOST_MEASURED), repr=False)
-    _summaries: _Kept = field(default_factory=lambda: _Kept(_MOST_SUMMARIES), repr=False)
+    most_documents: int = 2000
+    _measured: Kept = field(default_factory=lambda: Kept(_MOST_MEASURED), repr=False)
+    _summaries: Kept = field(default_factory=lambda: Kept(_MOST_SUMMARIES), repr=False)
 
     def patient(self, asked_id: str) -> Found | None:
         """The patient who is registered under an id; None where nobody is, or nobody any more."""
@@ -64,17 +64,16 @@ class FederatedSource:
             return None
         if current.get("active") is False:
             return None
-        replaced = (_target(link) for link in entries(current.get("link")) if link.get("type") == "replaces")
-        own = [f"Patient/{current['id']}", f"Patient/{asked['id']}", *replaced]
-        return Found(current, tuple(dict.fromkeys(reference for reference in own if reference)))
+        own = [f"Patient/{current['id']}", f"Patient/{asked['id']}", *self._merged_into(current)]
+        return Found(current, tuple(dict.fromkeys(own)))
 
     def documents(self, found: Found, asked_id: str) -> list[Json]:
         """Every document of a patient that may leave, as the network sees it."""
         query = [("patient", ",".join(found.references)), ("_count", "200")]
-        held = list(islice(self.server.search_all("DocumentReference", query), _MOST_DOCUMENTS + 1))
-        if len(held) > _MOST_DOCUMENTS:
+        held = list(islice(self.server.search_all("DocumentReference", query), self.most_documents + 1))
+        if len(held) > self.most_documents:
             raise PermanentError(
-                f"The patient has more than {_MOST_DOCUMENTS} documents.",
+                f"The patient has more than {self.most_documents} documents.",
                 service="Medplum",
                 method="GET",
                 path="DocumentReference",
@@ -120,6 +119,14 @@ class FederatedSource:
         # Two patients under one number: whose documents are meant is not guessed.
         carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
         return carrying[0] if len(carrying) == 1 else None
+
+    def _merged_into(self, current: Json) -> Iterator[str]:
+        """The Patients that were merged into this one, as both sides say: a link on one side alone opens nothing."""
+        for link in entries(current.get("link")):
+            reference = _target(link) if link.get("type") == "replaces" else ""
+            merged = self._read(reference) if reference.startswith("Patient/") else None
+            if merged is not None and registration.replaced_by(merged) == f"Patient/{current['id']}":
+                yield reference
 
     def _read(self, reference: str) -> Json | None:
         try:
@@ -203,7 +210,7 @@ class FederatedSource:
         return Opened("application/xml", len(made), [made])
 
 
-class _Kept:
+class Kept:
     """The values used last, by key, shared by threads."""
 
     def __init__(self, most: int) -> None:

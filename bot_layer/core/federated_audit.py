@@ -6,7 +6,6 @@ https://hl7.org/fhir/R4/auditevent.html and https://profiles.ihe.net/ITI/BALP/
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -87,8 +86,3 @@ def _role(code: str) -> Json:
 
 def _instant(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds")
-
-
-def references(patients: Sequence[Json]) -> tuple[str, ...]:
-    """The references of Patients."""
-    return tuple(f"Patient/{patient['id']}" for patient in patients)
