@@ -114,9 +114,14 @@ def enroll(
 ) -> None:
     """Enrol many clinicians in Health Gorilla, and say what became of each.
 
-    Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET, Health Gorilla by the
-    HEALTH_GORILLA_ settings as environment variables. Running it again goes on with whoever is not settled yet. Exit
-    code 1: somebody was refused or failed; the report says why. 2: it could not begin.
+    Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and
+    MEDPLUM_CLIENT_SECRET; Health Gorilla by its HEALTH_GORILLA_ settings,
+    as environment variables.
+
+    Running it again goes on with whoever is not settled yet.
+
+    Exit code 1: somebody was refused or failed, and the report says why.
+    2: it could not begin.
     """
     console = Console(stderr=True)
     try:
@@ -150,10 +155,14 @@ def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], t
     """Enrol everybody who is not settled yet, and tell each row as it comes; how many were settled before."""
     known = dict(_resolve(enroller.server, entries, told))
     waiting = {reference: entry for reference, entry in known.items() if not _is_settled(done.get(reference))}
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         futures = [pool.submit(enroller.enroll, reference, entry.locations) for reference, entry in waiting.items()]
         for future in as_completed(futures):
             told(future.result())
+    finally:
+        # Ctrl-C ends it after those who are under way; the others wait for the next run.
+        pool.shutdown(cancel_futures=True)
     return len(known) - len(waiting)
 
 

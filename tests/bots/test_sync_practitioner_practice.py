@@ -22,6 +22,7 @@ from tests.bots.practice_world import (
     action,
     clinician,
     codes,
+    differences,
     named,
     organization,
     text,
@@ -260,6 +261,9 @@ def test_an_address_is_added_later_and_never_replaced(here: World) -> None:
     """An account without address gets one once it is asked for; one that it has stays, whatever Medplum says later."""
     person = here.store(clinician(telecom=[email(here.gorilla.taken_email), email("joe@clinic.example")]))
     sync(here, person)
+    assert "PractitionerRole.contained.telecom: e-mail address added" in differences(
+        sync(here, person, PREVIEW, **MAIL)
+    )
     assert action(sync(here, person, **MAIL)) == "updated"
     assert mails(here.account()) == ["joe@clinic.example"]
     here.put({**here.read(person), "telecom": [email("attacker@elsewhere.example")]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bot_layer.cli import build
+from bot_layer.clients.medplum import connect_client
+from bot_layer.collection import load
+from bot_layer.commands.enroll import Enroller, run
 from bot_layer.core.json import Json
+from bot_layer.core.roster import Entry, Row
 from bot_layer.sandbox.health_gorilla import npi
 from tests.bots.practice_world import HG, LOGIN, NPI, World, clinician, organization, world
 
@@ -188,6 +193,24 @@ def test_a_search_takes_whom_it_finds(here: World, tmp_path: Path) -> None:
     here.store(clinician(2, active=False))
     code, rows = enroll(here, tmp_path / "report.csv", "--search", f"Practitioner?identifier={npi(1)}")
     assert (code, list(rows)) == (0, [f"Practitioner/{wanted['id']}"])
+
+
+def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the run after those who are under way, and nobody else is begun."""
+    for name, value in here.gorilla.settings().items():
+        monkeypatch.setenv(name, value)
+    server = connect_client(here.medplum.base_url, here.medplum.client_id, here.medplum.client_secret)
+    people = [Entry(number, f"Practitioner/{found['id']}") for number, found in enumerate(invented(here, 40))]
+    told: list[Row] = []
+
+    def interrupt(row: Row) -> None:
+        told.append(row)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Enroller(load().named("sync-practitioner"), server, os.environ), people, {}, interrupt, workers=2)
+    assert len(told) == 1
+    assert len(here.gorilla.roles()) < 10, "of forty, twenty would have been enrolled"
 
 
 @pytest.mark.parametrize(
