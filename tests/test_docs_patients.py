@@ -1,0 +1,72 @@
+"""docs/patients.md knows every code, setting, parameter and event of the bots that it is about."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot_layer.core import adt
+from bot_layer.core.declaration import Setting
+from bot_layer.core.federation_settings import ANSWERING, SERVING
+from bot_layer.core.registration_settings import SETTINGS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "patients.md").read_text(encoding="utf-8")
+SHARED = (ROOT / "docs" / "health-gorilla.md").read_text(encoding="utf-8")
+SOURCES = [
+    ROOT / f"{name}.py"
+    for name in (
+        *(f"bot_layer/core/{stem}" for stem in ("registration", "registration_answer", "registration_settings")),
+        *(f"bot_layer/core/{stem}" for stem in ("adt", "adt_out", "pid", "hl7v2", "federation", "federated_token")),
+        *(f"bot_layer/clients/{stem}" for stem in ("health_gorilla_patients", "medplum_patients", "federated_source")),
+        *(f"bot_layer/runtime/{stem}" for stem in ("federated", "federated_audit", "federated_tokens")),
+        *(f"bots/{stem}" for stem in ("register_patient", "federated_documents")),
+    )
+]
+# Calls whose first argument is a code.
+NAMING = frozenset({"Refuse", "Review", "note", "warning", "Issue", "Problem"})
+
+
+def codes() -> Iterator[str]:
+    """Every code that the sources spell out."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            named = [word.value for word in node.keywords if word.arg == "code"]
+            is_naming = isinstance(node.func, ast.Attribute | ast.Name) and _name(node.func) in NAMING
+            for value in [*named, *(node.args[:1] if is_naming else [])]:
+                # A logger's warning has a sentence where ours has a code.
+                if isinstance(value, ast.Constant) and isinstance(value.value, str) and " " not in value.value:
+                    yield value.value
+
+
+def _name(function: ast.Attribute | ast.Name) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else function.id
+
+
+def test_every_code_is_explained() -> None:
+    """On this page, or on the page of the connection."""
+    found = set(codes())
+    assert len(found) > 40
+    assert {code for code in found if f"`{code}`" not in PAGE + SHARED} == set()
+
+
+@pytest.mark.parametrize("setting", [*SETTINGS, *ANSWERING, *SERVING], ids=lambda setting: str(setting.name))
+def test_every_setting_is_listed_with_its_default(setting: Setting) -> None:
+    """Name and default stand in one row."""
+    rows = [line for line in PAGE.splitlines() if line.startswith("|") and f"`{setting.name}`" in line]
+    assert rows
+    assert setting.default is None or any(f"`{setting.default}`" in row for row in rows)
+
+
+def test_every_parameter_and_event_is_listed() -> None:
+    """Of the operation, and of ADT."""
+    operation = json.loads((ROOT / "operation_definitions" / "register_patient.json").read_bytes())
+    names = [parameter["name"] for parameter in operation["parameter"] if parameter["use"] == "in"]
+    assert [name for name in names if f"`{name}`" not in PAGE] == []
+    assert [event for event in (*adt.REGISTERING, adt.MERGING, adt.INACTIVATING) if event not in PAGE] == []
