@@ -2,36 +2,34 @@
 
 Since February 2026 Medplum hands the *resource* to the bot of an instance-level operation, and the body of the call
 to nobody: a ``preview: true`` in it would be lost, and a trial would become a deed. The caller's Content-Length still
-arrives. A body that can only have been an empty Parameters, or one that names the resource itself, lost nothing; any
-other one must be sent to the type level, where every version delivers it.
+arrives. Only a body as long as an empty Parameters, as one that names the resource itself, or as the resource in a
+usual way of writing it, is believed to have lost nothing; any other one, and one whose length is not told, must be
+sent to the type level, where every version delivers it.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from bot_layer.core.declaration import Bot
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
-from bot_layer.core.parameters import build, reference
+from bot_layer.core.parameters import boolean, build, reference
 from bot_layer.errors import InputError
 
 _LONGEST_EMPTY = 64
-_SHORTEST_PARAMETER = len(',{"name":"preview","valueBoolean":true}')
+_INDENTS = (2, 4, "\t")
 
 
 def require_delivered(event: Event, bot: Bot) -> None:
     """Raise InputError ``parameters-not-delivered`` where the caller sent parameters that this server kept back."""
     resource, length = event.input, event.content_length
-    if bot.target is None or bot.parameter is None or length is None or event.from_subscription:
+    if bot.target is None or bot.parameter is None or event.from_subscription:
         return
     if not isinstance(resource, dict) or resource.get("resourceType") != bot.target:
         return
-    if length >= len(_compact(resource)):
-        return  # $execute with the resource itself as its body
-    naming = build(reference(bot.parameter, f"{bot.target}/{resource.get('id')}"))
-    shortest = len(_compact(naming))
-    if length <= _LONGEST_EMPTY or shortest <= length < shortest + _SHORTEST_PARAMETER or length in _indented(naming):
+    if not event.length_untold and (length is None or _is_whole(resource, length, bot)):
         return
     raise InputError(
         f"This Medplum server hands a bot the {bot.target} instead of the parameters of a call on it. Send the same "
@@ -40,9 +38,19 @@ def require_delivered(event: Event, bot: Bot) -> None:
     )
 
 
-def _compact(value: Json) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+def _is_whole(resource: Json, length: int, bot: Bot) -> bool:
+    """True for the length of an empty body, of one that only names the resource, or of the resource (``$execute``)."""
+    if length <= _LONGEST_EMPTY:
+        return True
+    if length in _lengths(build(boolean("preview", True))):
+        return False  # though the other bodies may be written as long: a trial must not become a deed
+    naming = build(reference(str(bot.parameter), f"{bot.target}/{resource.get('id')}"))
+    return length in _lengths(naming) or length in _lengths(resource)
 
 
-def _indented(value: Json) -> set[int]:
-    return {len(json.dumps(value, indent=indent).encode()) + end for indent in (1, 2, 3, 4, "\t") for end in (0, 1)}
+def _lengths(value: Json) -> set[int]:
+    """The lengths of a body in the usual ways of writing it: styles, escapes, ends of lines, and one at the end."""
+    styles: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, *({"indent": indent} for indent in _INDENTS)]
+    texts = [json.dumps(value, ensure_ascii=ascii_only, **style) for style in styles for ascii_only in (True, False)]
+    sizes = {(len(text.encode("utf-8", "replace")), text.count("\n")) for text in texts}
+    return {size + ends + last for size, lines in sizes for ends in (0, lines) for last in (0, 1, 2)}

@@ -15,7 +15,10 @@ from bot_layer.core.json import Json
 from bot_layer.core.parameters import one, values
 from bot_layer.errors import InputError
 
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _REFERENCE = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[^/]+)?$")
+_UNTOLD = ("transfer-encoding", "content-encoding")
+_LONGEST_NUMBER = 16
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Event:
     subscription: str | None = None
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     content_length: int | None = None
+    length_untold: bool = False
 
     @property
     def from_cron(self) -> bool:
@@ -103,7 +107,10 @@ def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[s
         interaction=headers.get("x-medplum-interaction"),
         subscription=headers.get("x-medplum-subscription"),
         query=_query(given),
-        content_length=int(headers["content-length"]) if headers.get("content-length", "").isdecimal() else None,
+        content_length=_length(headers.get("content-length", "")),
+        # Sent in chunks or packed: there was a body, and nobody says how long it was.
+        length_untold=any(headers.get(name, "identity") != "identity" for name in _UNTOLD)
+        or ("content-length" in headers and _length(headers["content-length"]) is None),
     )
 
 
@@ -120,35 +127,38 @@ def target(event: Event, resource_type: str, parameter: str) -> Target:
         if isinstance(given.get("deletedResource"), dict):
             return _whole(given["deletedResource"], resource_type, deleted=True)
         if isinstance(given.get("reference"), str):
-            return _named(given["reference"], resource_type, parameter)
+            return _named(event, given["reference"], resource_type, parameter)
     found = values(event.parameters, parameter)
     if len(found) > 1:
         raise InputError(
             f"Give one {parameter}, not {len(found)}.", code="ambiguous-target", expression=[_where(parameter)]
         )
     if found:
-        return _given(found[0], resource_type, parameter)
+        return _given(event, found[0], resource_type, parameter)
     if parameter in event.query:
-        return _named(event.query[parameter], resource_type, parameter)
+        return _named(event, event.query[parameter], resource_type, parameter)
     raise InputError(_how_to_name(resource_type, parameter), code="no-target", expression=[_where(parameter)])
 
 
-def _given(value: Any, resource_type: str, parameter: str) -> Target:
+def _given(event: Event, value: Any, resource_type: str, parameter: str) -> Target:
     if isinstance(value, dict) and value.get("resourceType") == resource_type:
         return _whole(value, resource_type)
     reference = value.get("reference") if isinstance(value, dict) else value
-    return _named(reference if isinstance(reference, str) else "", resource_type, parameter)
+    return _named(event, reference if isinstance(reference, str) else "", resource_type, parameter)
 
 
 def _whole(resource: Json, resource_type: str, *, deleted: bool = False) -> Target:
-    if resource.get("resourceType") != resource_type or not isinstance(resource.get("id"), str):
+    is_stored = isinstance(resource.get("id"), str) and _ID.fullmatch(resource["id"])
+    if resource.get("resourceType") != resource_type or not is_stored:
         raise InputError(f"The {resource_type} of the input has no id: name a stored one.", code="no-target")
     return Target(f"{resource_type}/{resource['id']}", None if deleted else resource, deleted)
 
 
-def _named(reference: str, resource_type: str, parameter: str) -> Target:
+def _named(event: Event, reference: str, resource_type: str, parameter: str) -> Target:
     match = _REFERENCE.search(reference)
-    if match is None or match[1] != resource_type:
+    # An id of another server says nothing here, and might be somebody else's.
+    is_foreign = "://" in reference and not reference.startswith(f"{event.base_url.rstrip('/')}/")
+    if match is None or match[1] != resource_type or is_foreign:
         raise InputError(
             f"The reference in {parameter} must have the form {resource_type}/{{id}}.",
             code="wrong-target",
@@ -189,6 +199,10 @@ def _text(secret: Any) -> str | None:
     if isinstance(secret, bool):
         return "true" if secret else "false"
     return str(secret) if isinstance(secret, str | int | float) and secret != "" else None
+
+
+def _length(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else None
 
 
 def _query(given: Any) -> dict[str, str]:

@@ -58,13 +58,43 @@ def test_a_preview_that_was_kept_back_is_refused(style: dict[str, Any]) -> None:
         assert caught.value.code == "parameters-not-delivered"
 
 
-def test_the_resource_as_the_body_of_execute_lost_nothing() -> None:
-    """There the input is the body itself."""
-    check(json.dumps(STORED))
+@pytest.mark.parametrize("kind", ["Practitioner", "Patient", "Organization"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("style", STYLES)
+def test_a_preview_is_never_taken_for_a_body_that_names_the_resource(
+    style: dict[str, Any], ends: str, kind: str
+) -> None:
+    """Written with much white space it is as long as one: that is no reason to believe it harmless."""
+    resource = {"resourceType": kind, "id": STORED["id"], "name": "x" * 400}
+    body = parameters(PREVIEW, **style).replace("\n", ends) + ends
+    event = read({"input": resource, "headers": {"content-length": str(len(body))}})
+    with pytest.raises(InputError, match="instead of the parameters"):
+        require_delivered(event, Bot("b", "i", "a", target=kind, parameter=kind.lower()))
+
+
+def test_a_body_longer_than_the_resource_is_no_resource() -> None:
+    """A preview with a long value beside it is kept back like a short one."""
+    with pytest.raises(InputError):
+        check(parameters(PREVIEW, {"name": "password", "valueString": "x" * 5000}))
+
+
+@pytest.mark.parametrize("headers", [{"Transfer-Encoding": "chunked"}, {"Content-Encoding": "gzip"}])
+def test_a_body_of_untold_length_is_not_believed(headers: dict[str, str]) -> None:
+    """In chunks no length arrives, and a packed body is shorter than what it says."""
+    with pytest.raises(InputError):
+        check(None, **headers)
+    with pytest.raises(InputError):
+        check("", **headers)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_resource_as_the_body_of_execute_lost_nothing(style: dict[str, Any]) -> None:
+    """There the input is the body itself, in whatever usual style."""
+    check(json.dumps(STORED, **style))
 
 
 def test_where_no_length_arrives_nothing_can_be_told() -> None:
-    """Subscriptions and chunked requests bring none of the caller's."""
+    """Subscriptions and files of the command line bring none of a caller's."""
     check(None)
     check(parameters(PREVIEW), **{"X-Medplum-Interaction": "update"})
     check(parameters(PREVIEW), {"reference": f"Practitioner/{STORED['id']}"})

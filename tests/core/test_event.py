@@ -74,6 +74,8 @@ def test_an_input_that_names_nobody_says_how_to_name(given: Any) -> None:
         {"reference": "Patient/p-1"},
         {"reference": "Practitioner/"},
         {"reference": "Practitioner/p-1/../../x"},
+        {"reference": "https://other.example/fhir/R4/Practitioner/p-1"},
+        {"practitioner": "https://medplum.example.other.example/fhir/R4/Practitioner/p-1"},
         parameters({"name": "practitioner", "valueReference": {"display": "nobody"}}),
         parameters({"name": "practitioner", "valueInteger": 1}),
     ],
