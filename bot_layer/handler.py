@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 
@@ -63,6 +64,7 @@ class Handler:
         require_delivered(read, self.bot)
         if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
             check_input(self.bot.stem, read.input)
+        check_plain_call(self.bot, read.input)
         return self.act(read)
 
 
@@ -84,6 +86,19 @@ def check_input(stem: str, given: Json) -> None:
             f"The input does not fit the operation's parameters: see {', '.join(faults)}.",
             code="invalid-input",
             expression=faults,
+        )
+
+
+def check_plain_call(bot: Bot, given: Any) -> None:
+    """Raise an InputError where an object that is no resource says more than is read from it."""
+    if bot.target is None or not isinstance(given, dict) or {"resourceType", "deletedResource"} & given.keys():
+        return
+    operation = operation_definition(bot.stem)
+    if operation is not None and not parameters.is_plain_call(operation, str(bot.parameter), given):
+        raise InputError(
+            "Beside the resource to work on, only flags (true or false) and codes can be given outside of Parameters: "
+            "send a Parameters resource.",
+            code="invalid-input",
         )
 
 

@@ -119,6 +119,40 @@ def test_all_that_is_missing_is_named_at_once(secrets: dict[str, str], missing: 
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"reference": "Practitioner/p-1", "preview": True},
+        {"practitioner": "Practitioner/p-1", "preview": True},
+        {"practitioner": "Practitioner/p-1", "preview": "1"},
+        {"practitioner": "Practitioner/p-1", "preveiw": "true"},
+        {"practitioner": "Practitioner/p-1", "organization": "Organization/another-tenant"},
+        {"practitioner": "Practitioner/p-1", "location": "Organization/l-1"},
+    ],
+)
+def test_what_would_be_lost_outside_of_parameters_is_refused(given: Json) -> None:
+    """A preview must not become a deed, nor another tenant the configured one, because of the shape of a call."""
+    listener = Listener()
+    with pytest.raises(InputError) as caught:
+        listener.handler.run(envelope(given), environ={})
+    assert (caught.value.code, listener.events) == ("invalid-input", [])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"reference": "Practitioner/p-1", "type": "Practitioner"},
+        {"practitioner": "Practitioner/p-1", "preview": "true", "identifier": "system|value", "_format": "json"},
+        {"deletedResource": {"resourceType": "Practitioner", "id": "p-1"}},
+        {},
+    ],
+)
+def test_a_reference_and_a_query_pass(given: Json) -> None:
+    """What is read from them reaches the bot."""
+    listener = Listener()
+    assert listener.handler(envelope(given)) == DONE
+
+
+@pytest.mark.parametrize(
     ("entry", "place"),
     [
         ({"name": "preveiw", "valueBoolean": True}, "Parameters.parameter[1].name"),

@@ -13,6 +13,7 @@ from bot_layer.core.json import Json
 _STRING_TYPES = frozenset(
     {"string", "code", "uri", "url", "canonical", "id", "date", "dateTime", "instant", "markdown", "oid"}
 )
+_REFERENCE_KEYS = frozenset({"reference", "type", "identifier", "display", "id", "extension"})
 _NUMBER_TYPES = {"integer": "integer", "positiveInt": "integer", "unsignedInt": "integer", "decimal": "number"}
 
 
@@ -91,6 +92,27 @@ def input_schema(operation: Json) -> Json:
             },
         },
     }
+
+
+def is_plain_call(operation: Json, target: str, given: Json) -> bool:
+    """Whether an object that is no resource says only what a bot reads from one: a Reference, or the query of a GET.
+
+    Texts and flags can stand in a query. What can't, or is misspelt, would be lost: a ``preview`` must not become a
+    deed, nor another tenant the configured one.
+    """
+    if "reference" in given:
+        return given.keys() <= _REFERENCE_KEYS
+    types = {parameter["name"]: parameter.get("type") for parameter in operation.get("parameter", [])}
+    return all(
+        name in {target, "identifier"} or name.startswith("_") or _fits_query(types.get(name), value)
+        for name, value in given.items()
+    )
+
+
+def _fits_query(kind: object, value: object) -> bool:
+    if kind == "boolean":
+        return value in ("true", "false")
+    return kind == "code" and isinstance(value, str)
 
 
 def _rule(parameter: Json) -> Json:
