@@ -178,5 +178,6 @@ def _is_busy(answer: Answer) -> bool:
     if answer.status != 409:
         return False
     outcome = answer.outcome()
-    told = [issue.get("code") for issue in outcome.get("issue", []) if isinstance(issue, dict)]
+    issues = outcome.get("issue")
+    told = [issue.get("code") for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
     return not answer.body.strip() or ("conflict" in told and refusals.reason(outcome) is refusals.UNKNOWN)

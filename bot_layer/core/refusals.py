@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from bot_layer.core.json import Json
 
@@ -68,7 +69,16 @@ def reason(outcome: Json) -> Reason:
 
 def _texts(outcome: Json) -> list[str]:
     texts: list[str] = []
-    for issue in outcome.get("issue", []):
-        texts += [str(issue.get("diagnostics") or ""), str((issue.get("details") or {}).get("text") or "")]
-        texts += [str(place) for key in ("location", "expression") for place in issue.get(key, [])]
+    for issue in _listed(outcome.get("issue")):
+        if not isinstance(issue, dict):
+            continue
+        details = issue.get("details")
+        texts.append(str(issue.get("diagnostics") or ""))
+        texts.append(str(details.get("text") or "") if isinstance(details, dict) else "")
+        texts += [str(place) for key in ("location", "expression") for place in _listed(issue.get(key))]
     return texts
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list as it is; anything else, which a gateway may send in its place, is an empty one."""
+    return value if isinstance(value, list) else []

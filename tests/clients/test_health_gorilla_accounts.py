@@ -248,9 +248,9 @@ def test_an_account_that_tells_no_id_has_the_directorys() -> None:
 
 
 @responses.activate
-@pytest.mark.parametrize("answer", [(202, ""), (409, " ")])
+@pytest.mark.parametrize("answer", [(202, ""), (409, " "), (409, {"issue": ["x", {"code": "conflict"}]})])
 def test_a_request_in_flight_is_for_nobody_yet(answer: tuple[int, Any]) -> None:
-    """202, or 409 without a word: the same key is being worked on."""
+    """202, or 409 without a word or with no other than conflict: the same account is being worked on."""
     answers("POST", answer)
     error = refused(lambda: accounts_there.enroll(client(), plan(), nobody))
     assert isinstance(error, TransientError)
@@ -278,13 +278,14 @@ def test_a_refusal_with_a_known_cause_is_the_callers_matter(status: int, text: s
 
 
 @responses.activate
-@pytest.mark.parametrize("body", [outcome("Zzyzx"), "<html>Zzyzx", {}])
-def test_a_refusal_without_a_known_cause_is_the_operators_matter(body: Any) -> None:
+@pytest.mark.parametrize("body", [outcome("Zzyzx"), "<html>Zzyzx", {}, {"issue": "Zzyzx"}])
+@pytest.mark.parametrize("status", [409, 422])
+def test_a_refusal_without_a_known_cause_is_the_operators_matter(status: int, body: Any) -> None:
     """With its status, and without Health Gorilla's words."""
-    answers("POST", (422, body))
+    answers("POST", (status, body))
     error = refused(lambda: accounts_there.enroll(client(), plan(), nobody))
     assert isinstance(error, PermanentError)
-    assert (error.code, error.status) == ("refused-by-health-gorilla", 422)
+    assert (error.code, error.status) == ("refused-by-health-gorilla", status)
     assert "Zzyzx" not in f"{error} {error.__dict__}"
 
 

@@ -15,7 +15,16 @@ from bot_layer.clients.medplum import Medplum
 from bot_layer.clients.transport import Patience
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
-from bot_layer.errors import AuthError, BotError, ConfigError, InputError, PermanentError, ServiceError, TransientError
+from bot_layer.errors import (
+    AuthError,
+    BotError,
+    ConfigError,
+    InputError,
+    PermanentError,
+    ReviewNeeded,
+    ServiceError,
+    TransientError,
+)
 from bot_layer.sandbox.medplum import MedplumSandbox
 
 UNKNOWN = "Patient/5a9dbc00-0000-4000-8000-00000000ffff"
@@ -221,6 +230,20 @@ def test_a_change_keeps_what_others_wrote_meanwhile(sandbox: MedplumSandbox, ser
     changed = server.change(reference, change)
     assert (changed["active"], [name["family"] for name in changed["name"]]) == (True, ["Edit1", "Edit2"])
     assert asked(sandbox, "PUT") == [200, 412, 200, 412, 200]
+
+
+def test_a_change_may_refuse(sandbox: MedplumSandbox, server: Medplum) -> None:
+    """What the pure change raises comes through as it is, and nothing is written."""
+    reference, _ = stored(server)
+    no = ReviewNeeded("Settle it first.")
+
+    def refuse(_: Json) -> Json:
+        raise no
+
+    with pytest.raises(ReviewNeeded) as caught:
+        server.change(reference, refuse)
+    assert caught.value is no
+    assert asked(sandbox, "PUT") == []
 
 
 def test_a_change_is_given_up_after_its_attempts(server: Medplum) -> None:
@@ -516,6 +539,16 @@ def test_the_wait_that_is_asked_for_is_read(header: str) -> None:
         error = lost(lambda: near.server.create(patient()))
     assert isinstance(error, TransientError)
     assert error.retry_after == (None if "soon" in header else 7.0)
+
+
+def test_a_patients_document_comes_as_it_is() -> None:
+    """XML, in UTF-8, and a refusal names the operation without the patient."""
+    document = "<ClinicalDocument>é</ClinicalDocument>".encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/cda+xml; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
+    with answering(head % len(document) + document, b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n") as near:
+        assert near.server.ccda("patient-1") == document
+        error = lost(lambda: near.server.ccda("patient-1"))
+    assert (error.path, "patient-1" in str(error)) == ("Patient/{id}/$ccda-export", False)
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bot_layer.core import refusals
+from bot_layer.core.json import Json
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,17 @@ def test_a_cause_is_known_by_the_words_it_must_contain(said: str, code: str) -> 
 def test_an_empty_answer_has_no_known_cause() -> None:
     """Bodies can be empty."""
     assert refusals.reason({}) is refusals.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {"issue": None},
+        {"issue": "login taken"},
+        {"issue": ["login taken", None]},
+        {"issue": [{"details": "login taken", "location": "login taken", "expression": None}]},
+    ],
+)
+def test_what_is_no_operation_outcome_has_no_known_cause(outcome: Json) -> None:
+    """A gateway's JSON does not break the reading of a refusal."""
+    assert refusals.reason(outcome) is refusals.UNKNOWN
