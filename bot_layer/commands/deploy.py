@@ -17,6 +17,7 @@ from bot_layer.core.deployment import Step
 from bot_layer.core.json import Json
 from bot_layer.deploy import report
 from bot_layer.deploy.declared import RUNTIMES
+from bot_layer.deploy.package import package as build
 from bot_layer.deploy.run import Report, Request, Survey, carry_out, roll_back, survey
 from bot_layer.deploy.secrets import read_values
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError
@@ -33,6 +34,14 @@ Secrets = Annotated[
 ]
 
 
+Package = Annotated[
+    Path | None,
+    typer.Option(
+        "--package", metavar="DIST", help="With --runtime lambda: build one zip for each bot there, and deploy nothing."
+    ),
+]
+
+
 @app.command("deploy")
 def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
@@ -42,6 +51,10 @@ def deploy(
     runtime: Annotated[str, typer.Option(help="How Medplum runs the bots: fission, relay or lambda.")] = "fission",
     only: Only = None,
     secrets: Secrets = None,
+    package: Package = None,
+    architecture: Annotated[
+        list[str] | None, typer.Option("--arch", help="With --package: x86_64 or arm64; repeat for both.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Deploy the bots to the Medplum server of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.
@@ -53,6 +66,8 @@ def deploy(
     out = _Out(Console(highlight=False, soft_wrap=True, markup=False), as_json)
     try:
         request = _request(only or [], runtime, prune, secrets)
+        if package is not None:
+            _package(request, package, architecture or ["x86_64"], out)
         server = connect_environment(os.environ)
         if rollback:
             _undo(server, out)
@@ -82,6 +97,15 @@ def _request(only: list[str], runtime: str, prune: bool, secrets: Path | None) -
         raise InputError("--prune looks at everything that was deployed; leave out --only.")
     values = read_values(secrets, os.environ) if secrets else None
     return Request(load().only(only), runtime, partial=bool(only), prune=prune, secrets=values)
+
+
+def _package(request: Request, folder: Path, architectures: list[str], out: _Out) -> None:
+    if request.runtime != "lambda":
+        raise InputError("--package belongs to --runtime lambda.")
+    for handler in request.bots:
+        for architecture in architectures:
+            out.packaged(build(handler.bot, folder, architecture=architecture))
+    out.end(0)
 
 
 def _undo(server: Medplum, out: _Out) -> None:
@@ -128,6 +152,10 @@ class _Out:
         self._say(f"Rolled back {len(undone)} resources.")
         for reference in kept:
             self._say(f"  ! {reference} was changed since and is left as it is.", style="yellow")
+
+    def packaged(self, path: Path) -> None:
+        self._told.setdefault("packages", []).append(str(path))
+        self._say(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
     def error(self, error: BotError) -> None:
         self._told["error"] = {"code": error.code, "text": error.message}
