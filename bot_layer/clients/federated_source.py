@@ -13,7 +13,7 @@ from typing import Any
 from bot_layer.clients.medplum import Medplum
 from bot_layer.clients.medplum_binary import open_binary
 from bot_layer.clients.medplum_patients import PatientStore
-from bot_layer.core import federated_document, registration
+from bot_layer.core import federated_document, index_patient, registration
 from bot_layer.core.demographics import entries
 from bot_layer.core.federated_document import Content, Source
 from bot_layer.core.federation_settings import Answering
@@ -56,7 +56,7 @@ class FederatedSource:
     def patient(self, asked_id: str) -> Found | None:
         """The patient who is registered under an id; None where nobody is, or nobody any more."""
         asked = self._asked(asked_id)
-        if asked is None or not (self.answering.unregistered or registration.health_gorilla_ids(asked)):
+        if asked is None or not (self.answering.unregistered or index_patient.health_gorilla_ids(asked)):
             return None
         try:
             current = PatientStore(self.server).current(f"Patient/{asked['id']}") if _is_merged(asked) else asked

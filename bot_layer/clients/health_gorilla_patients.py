@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from bot_layer.clients.fhir_check import require_valid
 from bot_layer.clients.health_gorilla import HealthGorillaClient, resources
 from bot_layer.clients.transport import Answer
-from bot_layer.core import demographics, registration
+from bot_layer.core import demographics, index_patient, registration
+from bot_layer.core.index_patient import Policy
 from bot_layer.core.json import Json
-from bot_layer.core.registration import Create, Found, NothingToDo, Policy, Update, id_in_location
+from bot_layer.core.registration import Create, Found, NothingToDo, Update, id_in_location
 from bot_layer.core.registration_answer import Act, required
 from bot_layer.errors import PermanentError, TransientError
 
@@ -29,7 +30,7 @@ class Patients:
 
     def find(self, patient: Json) -> Found:
         """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id."""
-        external = registration.external_id(patient, self.policy)
+        external = index_patient.external_id(patient, self.policy)
         by_identifier = self._search([("identifier", f"{self.policy.patient_system}|{external}")]) if external else []
         if by_identifier:
             return Found(by_identifier=by_identifier)
@@ -41,7 +42,7 @@ class Patients:
                 ("birthdate", str(patient.get("birthDate", ""))),
             ]
         )
-        recorded = registration.health_gorilla_ids(patient)
+        recorded = index_patient.health_gorilla_ids(patient)
         known = self._read(recorded[0]) if recorded and not by_demographics else None
         return Found(by_demographics=by_demographics, recorded=known)
 

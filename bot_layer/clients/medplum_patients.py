@@ -8,9 +8,10 @@ from datetime import datetime
 from urllib.parse import quote
 
 from bot_layer.clients.medplum import Medplum
-from bot_layer.core import adt, registration, registration_answer
+from bot_layer.core import adt, index_patient, registration, registration_answer
 from bot_layer.core.adt import Adt, Person
 from bot_layer.core.demographics import entries
+from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.core.json import Json
 from bot_layer.core.registration_answer import TASK_SYSTEM
 from bot_layer.errors import BotError, InputError, ReviewNeeded
@@ -36,21 +37,21 @@ class PatientStore:
 
     def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
         """Raise ReviewNeeded where another active Patient carries this Health Gorilla id."""
-        if health_gorilla_id in registration.health_gorilla_ids(patient):
+        if health_gorilla_id in index_patient.health_gorilla_ids(patient):
             return
-        query = [("identifier", f"{registration.HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
+        query = [("identifier", f"{HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
         for other in self.server.search("Patient", query):
-            carried = health_gorilla_id in registration.health_gorilla_ids(other)
+            carried = health_gorilla_id in index_patient.health_gorilla_ids(other)
             if carried and other["id"] != patient["id"] and other.get("active") is not False:
                 raise ReviewNeeded("Another Patient in Medplum carries this Health Gorilla id.", code="id-of-another")
 
     def write_back(self, patient: Json, health_gorilla_id: str) -> None:
         """Keeps Health Gorilla's id on the Patient; nothing is written where it is there."""
-        if registration.with_health_gorilla_id(patient, health_gorilla_id) is None:
+        if index_patient.with_health_gorilla_id(patient, health_gorilla_id) is None:
             return
         self.server.change(
             f"Patient/{patient['id']}",
-            lambda now: registration.with_health_gorilla_id(now, health_gorilla_id) or now,
+            lambda now: index_patient.with_health_gorilla_id(now, health_gorilla_id) or now,
         )
 
     def carry_out(self, message: Adt, patient_system: str | None) -> list[str]:

@@ -11,8 +11,8 @@ from datetime import date
 from typing import Final
 
 from bot_layer.core.hl7v2 import Repetition, Segment
+from bot_layer.core.identifiers import V2_0203
 from bot_layer.core.json import Json
-from bot_layer.core.registration import TYPE_SYSTEM
 from bot_layer.errors import InputError
 
 SSN_TYPE: Final = "SS"
@@ -111,7 +111,7 @@ def fhir_date(text: str, where: str) -> str:
 def _identifier(value: Repetition, authorities: Mapping[str, str]) -> Json:
     identifier: Json = {"system": _system(value, authorities), "value": value.text(1)}
     if value.text(5):
-        identifier["type"] = {"coding": [{"system": TYPE_SYSTEM, "code": value.text(5)}]}
+        identifier["type"] = {"coding": [{"system": V2_0203, "code": value.text(5)}]}
     return identifier
 
 

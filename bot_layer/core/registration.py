@@ -1,8 +1,7 @@
 """What to do to have a patient in Health Gorilla's index: create, update, nothing, refuse, or ask a person.
 
-The patient is known there by one identifier of type PT, under which federated queries will ask for it;
-it must stay the same.
-https://hl7.org/fhir/R4/patient.html and https://terminology.hl7.org/CodeSystem-v2-0203.html
+The id that the index knows a patient by must stay the same: federated queries ask by it.
+https://hl7.org/fhir/R4/patient.html
 """
 
 from __future__ import annotations
@@ -15,26 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from bot_layer.core import demographics
+from bot_layer.core import demographics, index_patient
+from bot_layer.core.index_patient import Policy, build
 from bot_layer.core.json import Json
 
-HEALTH_GORILLA_SYSTEM: Final = "https://www.healthgorilla.com"
-TYPE_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v2-0203"
-_OLD_TYPE_SYSTEM: Final = "http://hl7.org/fhir/v2/0203"
 _TEST_TAG: Final = ("http://terminology.hl7.org/CodeSystem/v3-ActReason", "HTEST")
-_GENDERS: Final = frozenset({"male", "female"})
-_OTHER_GENDERS: Final = frozenset({"other", "unknown"})
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The clinic's choices. ``identifier_system`` None: the PT identifier's value is the Medplum Patient's id."""
-
-    patient_system: str
-    identifier_system: str | None = None
-    other_genders: bool = False
-    test_patients: bool = False
-    deceased: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,7 @@ def plan(patient: Json, found: Found, policy: Policy, *, force: bool = False) ->
     refused = refusal(patient, policy)
     if refused is not None:
         return refused
-    recorded = health_gorilla_ids(patient)
+    recorded = index_patient.health_gorilla_ids(patient)
     if len(recorded) > 1:
         return Review("several-health-gorilla-ids", "Medplum's Patient carries several Health Gorilla ids: keep one.")
     candidates = _candidates(patient, found)
@@ -119,34 +103,11 @@ def refusal(patient: Json, policy: Policy) -> Refuse | None:
         return Refuse(
             "test-patient", "Test patients are not registered unless it is configured.", ("Patient.meta.tag",)
         )
-    missing = missing_demographics(patient, policy)
+    missing = index_patient.missing_demographics(patient, policy)
     if missing:
         elements = ", ".join(expression.removeprefix("Patient.") for expression in missing)
         return Refuse("missing-demographics", f"Registration needs these elements as well: {elements}.", missing)
     return None
-
-
-def missing_demographics(patient: Json, policy: Policy) -> tuple[str, ...]:
-    """Every required element that is absent or unusable, as FHIRPath."""
-    name, address = demographics.current_name(patient), demographics.current_address(patient)
-    genders = _GENDERS | _OTHER_GENDERS if policy.other_genders else _GENDERS
-    absent = {
-        "Patient.name.family": not name.get("family"),
-        "Patient.name.given": not name.get("given"),
-        "Patient.birthDate": not demographics.full_birth_date(patient.get("birthDate")),
-        "Patient.gender": patient.get("gender") not in genders,
-        **{f"Patient.address.{part}": True for part in demographics.missing_address_parts(address)},
-        "Patient.identifier" if policy.identifier_system else "Patient.id": external_id(patient, policy) is None,
-    }
-    return tuple(expression for expression, is_absent in absent.items() if is_absent)
-
-
-def external_id(patient: Json, policy: Policy) -> str | None:
-    """The id by which federated queries will ask: Medplum's own, or the one identifier of the configured system."""
-    if policy.identifier_system is None:
-        return demographics.words(patient.get("id")) or None
-    found = _values(patient, policy.identifier_system)
-    return found[0] if len(found) == 1 else None
 
 
 def replaced_by(patient: Json) -> str | None:
@@ -168,58 +129,6 @@ def is_test(patient: Json) -> bool:
 def is_deceased(patient: Json) -> bool:
     """Whether the Patient is recorded as deceased."""
     return patient.get("deceasedBoolean") is True or bool(patient.get("deceasedDateTime"))
-
-
-def health_gorilla_ids(patient: Json) -> tuple[str, ...]:
-    """The Health Gorilla ids that a Medplum Patient carries, each once."""
-    return _values(patient, HEALTH_GORILLA_SYSTEM)
-
-
-def build(patient: Json, policy: Policy) -> Json:
-    """The Patient as Health Gorilla takes it: only what it asks for, nothing invented, no part without a value."""
-    built: Json = {
-        "resourceType": "Patient",
-        "identifier": [_pt_identifier(patient, policy)],
-        "name": [{"use": "usual", **demographics.current_name(patient)}],
-        "gender": patient["gender"],
-        "birthDate": demographics.full_birth_date(patient["birthDate"]),
-        "address": [demographics.current_address(patient)],
-    }
-    points = demographics.telecom(patient)
-    return {**built, "telecom": points} if points else built
-
-
-def differences(ours: Json, theirs: Json) -> tuple[str, ...]:
-    """The elements in which the registered patient differs from what would be sent now."""
-    unequal = {
-        "identifier": not _holds_pt(theirs, ours["identifier"][0]) or _other_pts(theirs, ours["identifier"][0]),
-        "name": not demographics.same_name(ours["name"][0], demographics.current_name(theirs)),
-        "birthDate": ours["birthDate"] != theirs.get("birthDate"),
-        "gender": ours["gender"] != theirs.get("gender"),
-        "address": not demographics.same_address(ours["address"][0], demographics.current_address(theirs)),
-        "telecom": not demographics.same_telecom(ours.get("telecom", ()), demographics.telecom(theirs)),
-    }
-    return tuple(element for element, differs in unequal.items() if differs)
-
-
-def merge(ours: Json, theirs: Json) -> Json:
-    """The resource to put: theirs with our demographics, their own identifiers kept, the PT identifier ours."""
-    kept = {key: value for key, value in theirs.items() if key not in {"text", "telecom"}}
-    stale = _other_pts(theirs, ours["identifier"][0])
-    others = [entry for entry in demographics.entries(theirs.get("identifier")) if entry not in stale]
-    own = [] if _holds_pt(theirs, ours["identifier"][0]) else ours["identifier"]
-    return {**kept, **ours, "identifier": [*others, *own]}
-
-
-def with_health_gorilla_id(patient: Json, identifier: str) -> Json | None:
-    """Medplum's Patient with Health Gorilla's id as its only one in force; None where it is so already."""
-    if health_gorilla_ids(patient) == (identifier,):
-        return None
-    kept = [
-        {**entry, "use": "old"} if entry.get("system") == HEALTH_GORILLA_SYSTEM else entry
-        for entry in demographics.entries(patient.get("identifier"))
-    ]
-    return {**patient, "identifier": [*kept, {"system": HEALTH_GORILLA_SYSTEM, "value": identifier}]}
 
 
 def id_in_location(location: str | None, resource_type: str = "Patient") -> str | None:
@@ -252,13 +161,13 @@ def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> 
 
 def _plan_known(patient: Json, theirs: Json, policy: Policy, *, recorded: Sequence[str], force: bool) -> Plan:
     identifier, ours = str(theirs.get("id")), build(patient, policy)
-    is_ours = _holds_pt(theirs, ours["identifier"][0])
+    is_ours = index_patient.holds_pt(theirs, ours["identifier"][0])
     if recorded and identifier not in recorded and not (is_ours and force):
         return Review("health-gorilla-id-differs", "Medplum records another Health Gorilla id than the one found.")
     if theirs.get("active") is False:
         return Review("registration-inactive", "Health Gorilla holds this patient as inactive: have it revived there.")
     if not is_ours:
-        if _other_pts(theirs, ours["identifier"][0]) and not (recorded and force):
+        if index_patient.other_pts(theirs, ours["identifier"][0]) and not (recorded and force):
             return _changed_identifier(is_own=bool(recorded))
         if ours["gender"] != theirs.get("gender") and not recorded:
             return Review(
@@ -268,10 +177,10 @@ def _plan_known(patient: Json, theirs: Json, policy: Policy, *, recorded: Sequen
         return Review(
             "contradictory-demographics", "The patient under this identifier has another name and birth date there."
         )
-    changed = differences(ours, theirs)
+    changed = index_patient.differences(ours, theirs)
     if not changed:
         return NothingToDo(identifier)
-    return Update(identifier, merge(ours, theirs), changed, _version(theirs))
+    return Update(identifier, index_patient.merge(ours, theirs), changed, _version(theirs))
 
 
 def _changed_identifier(*, is_own: bool) -> Refuse | Review:
@@ -305,49 +214,6 @@ def _is_somebody_else(ours: Json, theirs: Json) -> bool:
     return ours["birthDate"] != theirs.get("birthDate") and demographics.folded(
         ours["name"][0]["family"]
     ) != demographics.folded(demographics.current_name(theirs).get("family"))
-
-
-def _pt_identifier(patient: Json, policy: Policy) -> Json:
-    text = "Patient external identifier"
-    return {
-        "type": {"coding": [{"system": TYPE_SYSTEM, "code": "PT", "display": text}], "text": text},
-        "system": policy.patient_system,
-        "value": external_id(patient, policy),
-    }
-
-
-def _is_pt(identifier: Json, system: str) -> bool:
-    kind = identifier.get("type")
-    codings = demographics.entries(kind.get("coding")) if isinstance(kind, dict) else ()
-    typed = any(
-        coding.get("code") == "PT" and coding.get("system") in (TYPE_SYSTEM, _OLD_TYPE_SYSTEM) for coding in codings
-    )
-    return typed or identifier.get("system") == system
-
-
-def _holds_pt(theirs: Json, pt: Json) -> bool:
-    return any(
-        (entry.get("system"), entry.get("value")) == (pt["system"], pt["value"])
-        for entry in demographics.entries(theirs.get("identifier"))
-    )
-
-
-def _other_pts(theirs: Json, pt: Json) -> list[Json]:
-    """Their PT identifiers that are not ours: a patient may be asked for by one of them only."""
-    return [
-        entry
-        for entry in demographics.entries(theirs.get("identifier"))
-        if _is_pt(entry, pt["system"]) and (entry.get("system"), entry.get("value")) != (pt["system"], pt["value"])
-    ]
-
-
-def _values(patient: Json, system: str) -> tuple[str, ...]:
-    own = (entry for entry in demographics.entries(patient.get("identifier")) if entry.get("system") == system)
-    return tuple(
-        dict.fromkeys(
-            filter(None, (demographics.words(entry.get("value")) for entry in own if entry.get("use") != "old"))
-        )
-    )
 
 
 def _version(theirs: Json) -> str | None:

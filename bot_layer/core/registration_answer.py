@@ -7,9 +7,10 @@ from typing import Final, Literal
 
 from bot_layer.core import outcomes, parameters
 from bot_layer.core.adt_out import Problem
+from bot_layer.core.index_patient import Policy, external_id
 from bot_layer.core.json import Json
 from bot_layer.core.outcomes import Issue, note
-from bot_layer.core.registration import Create, NothingToDo, Policy, Refuse, Review, Update, external_id
+from bot_layer.core.registration import Create, NothingToDo, Refuse, Review, Update
 from bot_layer.errors import BotError, InputError, ReviewNeeded
 
 TASK_SYSTEM: Final = "https://medplum.com/integrations/python-bots/registration-task"

@@ -10,7 +10,7 @@ from typing import Final
 
 from bot_layer.core.declaration import Setting
 from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
-from bot_layer.core.registration import Policy
+from bot_layer.core.index_patient import Policy
 from bot_layer.errors import ConfigError
 
 SETTINGS: Final = (

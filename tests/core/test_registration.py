@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import demographics, registration
+from bot_layer.core import demographics, index_patient, registration
+from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.core.index_patient import build
 from bot_layer.core.json import Json
-from bot_layer.core.registration import (
-    HEALTH_GORILLA_SYSTEM,
-    Create,
-    Found,
-    NothingToDo,
-    Refuse,
-    Review,
-    Update,
-    build,
-    plan,
-)
+from bot_layer.core.registration import Create, Found, NothingToDo, Refuse, Review, Update, plan
 
 from .people import PATIENT_ID, POLICY, SYSTEM, patient, registered
 
@@ -88,8 +80,8 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 @pytest.mark.parametrize("gender", ["other", "unknown", "F", None])
 def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> None:
     """FHIR's other genders need the clinic's word that Health Gorilla takes them; a wrong code never passes."""
-    refused = registration.missing_demographics(patient(gender=gender), POLICY)
-    configured = registration.missing_demographics(patient(gender=gender), replace(POLICY, other_genders=True))
+    refused = index_patient.missing_demographics(patient(gender=gender), POLICY)
+    configured = index_patient.missing_demographics(patient(gender=gender), replace(POLICY, other_genders=True))
     assert refused == ("Patient.gender",)
     assert configured == (() if gender in ("other", "unknown") else ("Patient.gender",))
 
@@ -97,7 +89,7 @@ def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> 
 @pytest.mark.parametrize("birth_date", ["1980", "1980-02", "1980-02-30", "19800229", "1980-W09-5", "", None])
 def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
     """Part of a date does not identify anybody."""
-    assert registration.missing_demographics(patient(birthDate=birth_date), POLICY) == ("Patient.birthDate",)
+    assert index_patient.missing_demographics(patient(birthDate=birth_date), POLICY) == ("Patient.birthDate",)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +108,7 @@ def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
 )
 def test_what_is_not_in_force_does_not_count(element: str, value: Any, expected: tuple[str, ...]) -> None:
     """An old name, an incomplete address or a wrong type is as good as absent."""
-    assert registration.missing_demographics(patient(**{element: value}), POLICY) == expected
+    assert index_patient.missing_demographics(patient(**{element: value}), POLICY) == expected
 
 
 def test_the_name_in_force_is_the_official_one() -> None:
@@ -294,7 +286,7 @@ def test_several_recorded_ids_are_for_a_person() -> None:
     """One patient has one registration; an old one does not count."""
     second = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}
     assert code(plan(patient(identifier=[HG, second]), Found(), POLICY)) == "several-health-gorilla-ids"
-    assert registration.health_gorilla_ids(patient(identifier=[{**HG, "use": "old"}, second])) == ("hg-2",)
+    assert index_patient.health_gorilla_ids(patient(identifier=[{**HG, "use": "old"}, second])) == ("hg-2",)
 
 
 def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
@@ -359,20 +351,20 @@ def test_the_registered_id_may_be_a_record_number() -> None:
     """The configured system must hold one value: none or two leave it open which one queries would ask for."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     one, two = {"system": "urn:mrn", "value": "M-1"}, {"system": "urn:mrn", "value": "M-2"}
-    assert registration.external_id(patient(identifier=[one]), policy) == "M-1"
-    assert registration.external_id(patient(identifier=[one, dict(one)]), policy) == "M-1"
-    assert registration.missing_demographics(patient(identifier=[one, two]), policy) == ("Patient.identifier",)
-    assert registration.missing_demographics(patient(), policy) == ("Patient.identifier",)
+    assert index_patient.external_id(patient(identifier=[one]), policy) == "M-1"
+    assert index_patient.external_id(patient(identifier=[one, dict(one)]), policy) == "M-1"
+    assert index_patient.missing_demographics(patient(identifier=[one, two]), policy) == ("Patient.identifier",)
+    assert index_patient.missing_demographics(patient(), policy) == ("Patient.identifier",)
 
 
 def test_the_id_is_written_back_once() -> None:
     """Medplum's Patient keeps one id in force; one that was replaced is kept as old."""
     mrn = {"system": "urn:mrn", "value": "M-1"}
-    written = registration.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1")
+    written = index_patient.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1")
     assert written is not None
     assert written["identifier"] == [mrn, HG]
-    assert registration.with_health_gorilla_id(written, "hg-1") is None
-    anew = registration.with_health_gorilla_id(written, "hg-2")
+    assert index_patient.with_health_gorilla_id(written, "hg-1") is None
+    anew = index_patient.with_health_gorilla_id(written, "hg-2")
     assert anew is not None
     assert anew["identifier"] == [mrn, {**HG, "use": "old"}, {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}]
 

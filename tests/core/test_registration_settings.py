@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core.registration import Policy
+from bot_layer.core.index_patient import Policy
 from bot_layer.core.registration_settings import AdtPolicy, adt_policy, registration_policy
 from bot_layer.errors import ConfigError
 

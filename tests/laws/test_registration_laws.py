@@ -7,9 +7,11 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import demographics, registration
+from bot_layer.core import demographics, index_patient
+from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.core.index_patient import Policy, build
 from bot_layer.core.json import Json
-from bot_layer.core.registration import Create, Found, NothingToDo, Policy, Refuse, Update, build, plan
+from bot_layer.core.registration import Create, Found, NothingToDo, Refuse, Update, plan
 
 POLICY = Policy("https://clinic.example")
 
@@ -77,7 +79,7 @@ _COMPLETE: st.SearchStrategy[Json] = st.builds(
 
 def held_after(answer: Create | Update) -> Json:
     """What Health Gorilla holds once the plan was carried out."""
-    own = {"system": registration.HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
+    own = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
     if isinstance(answer, Create):
         return {**answer.body, "id": "hg-1", "identifier": [own, *answer.body["identifier"]]}
     return answer.body
@@ -88,7 +90,7 @@ def test_a_refusal_names_exactly_what_is_missing(patient: Json) -> None:
     """A patient is refused for missing elements, or is complete and can be built; nothing raises in between."""
     answer = plan(patient, Found(), POLICY)
     assert isinstance(answer, Create | Refuse)
-    assert isinstance(answer, Refuse) == bool(registration.missing_demographics(patient, POLICY))
+    assert isinstance(answer, Refuse) == bool(index_patient.missing_demographics(patient, POLICY))
 
 
 @given(_COMPLETE)
