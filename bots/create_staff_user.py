@@ -11,13 +11,14 @@ from dataclasses import replace
 from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
 from bot_layer.clients.health_gorilla import HealthGorillaClient
 from bot_layer.clients.health_gorilla_accounts import Account
-from bot_layer.core import enrollment, enrollment_answer, staff
+from bot_layer.core import enrollment, enrollment_answer, refusals, staff
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant
 from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
 from bot_layer.core.staff import Person, Roles
+from bot_layer.errors import InputError
 from bot_layer.handler import Handler
 
 BOT = Bot(
@@ -65,7 +66,9 @@ def create(event: Event) -> Json:
     return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
 
 
-def _find(gorilla: HealthGorillaClient, who: Person, *, thorough: bool = False) -> Enrolment | None:
+def _find(
+    gorilla: HealthGorillaClient, who: Person, *, thorough: bool = False, login_taken: bool = False
+) -> Enrolment | None:
     """The account by the id that Medplum keeps; without one, by a look through the tenant where that is needed.
 
     Medplum keeps no id for another tenant than the configured one, so there it is always needed.
@@ -73,7 +76,7 @@ def _find(gorilla: HealthGorillaClient, who: Person, *, thorough: bool = False) 
     if who.health_gorilla_id:
         return staff.pick(gorilla.accounts_of(who.health_gorilla_id), who)
     if thorough or not gorilla.settings.is_configured_tenant:
-        return staff.recognise(gorilla.members(), who)
+        return staff.recognise(gorilla.members(), who, login_taken=login_taken)
     return None
 
 
@@ -82,18 +85,27 @@ def _act(
 ) -> tuple[str, Account]:
     """What was done, and the account afterwards. One that turns up while it is being made is brought up to date."""
 
+    login_taken = False
+
     def find() -> Enrolment | None:
-        return _find(gorilla, who, thorough=True)
+        return _find(gorilla, who, thorough=True, login_taken=login_taken)
 
     def plan(found: Enrolment | None) -> Update | NothingToDo:
         return staff.plan_update(who, enrollment.require_found(found), wanted, enrollment.for_existing(wishes))
 
     action = enrollment_answer.action_of(decision)
     if isinstance(decision, Enroll):
-        account = health_gorilla_accounts.enroll(gorilla, decision, find)
-        if account.existing is None:
-            return action, account
-        decision = plan(account.existing)
+        try:
+            account = health_gorilla_accounts.enroll(gorilla, decision, find)
+            if account.existing is None:
+                return action, account
+            existing = account.existing
+        except InputError as refused:
+            login_taken = refused.code == refusals.LOGIN_TAKEN
+            existing = find() if login_taken else None
+            if existing is None:
+                raise
+        decision = plan(existing)
     account = health_gorilla_accounts.update(gorilla, decision, lambda: plan(find()))
     return action if account.heeded else "unchanged", replace(account, login=account.login or who.login)
 

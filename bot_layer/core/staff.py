@@ -93,11 +93,12 @@ def pick(found: Sequence[Enrolment], who: Person) -> Enrolment | None:
     return enrollment.pick(mine)
 
 
-def recognise(members: Sequence[Enrolment], who: Person) -> Enrolment | None:
+def recognise(members: Sequence[Enrolment], who: Person, *, login_taken: bool = False) -> Enrolment | None:
     """The person's account among all of the tenant, for an answer that was lost or a login that is taken; or None.
 
     The name must be the same, and beside it the login or the identifier for single sign-on. Where Health Gorilla tells
-    no logins, the name is enough for a login that was made of this Practitioner's id: nobody else can have taken it.
+    no logins, the name is enough only once it has said that the login is taken, and only for one that was made of this
+    Practitioner's id: nobody else can have taken it. Before that, the account may be a namesake's.
     """
     name = _comparable(real_name(who.practitioner))
     same = [
@@ -107,7 +108,7 @@ def recognise(members: Sequence[Enrolment], who: Person) -> Enrolment | None:
     ]
     sure = [account for account in same if account.login == who.login or _signs_on_as(account, who)]
     silent = [account for account in same if account.login is None]
-    if sure or not who.login_is_generated:
+    if sure or not (login_taken and who.login_is_generated):
         return enrollment.pick(sure)
     return silent[0] if len(silent) == 1 else None
 

@@ -188,6 +188,22 @@ def test_a_login_of_somebody_else_is_not_taken_over(here: World) -> None:
         assert kept(here.read(person)) == ([], [login])
 
 
+@pytest.mark.parametrize("tenant", ["own", "other"])
+def test_a_namesake_is_not_taken_for_the_person(tenant: str) -> None:
+    """Where no logins are told: a failed create, or a second tenant, links nobody to an account of the same name."""
+    with world(Switches(login_echoed=False)) as here:
+        where = f"Organization/{here.gorilla.subtenant_id}"
+        entries = [{"name": "organization", "valueReference": {"reference": where}}] if tenant == "other" else []
+        namesake = create(here, here.store(staff()), *entries, **NO_SSO)
+        if tenant == "own":
+            here.gorilla.faults.add("server_error", times=9, method="POST", path="PractitionerRole")
+        person = here.store(staff())
+        answer = create(here, person, *entries, **NO_SSO)
+        assert action(answer) == ("failed" if tenant == "own" else "enrolled")
+        assert one(answer, "healthGorillaId") != one(namesake, "healthGorillaId")
+        assert kept(here.read(person)) == ([], [])
+
+
 def test_an_id_that_no_account_has_is_for_a_person_to_settle(here: World) -> None:
     """Medplum keeps an id that the tenant does not have, or a clinician's: nothing is made, nothing is changed."""
     gone = here.store(staff(identifier=[{"system": HG, "value": "ab" * 12}]))

@@ -108,13 +108,17 @@ def test_an_account_is_recognised_by_name_and_login_or_uuid() -> None:
     assert staff.recognise([Enrolment({"id": "r"}, None)], me) is None
 
 
-def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login() -> None:
-    """A login made of this Practitioner's id can be nobody else's; with two of the name, or a login by hand, it can."""
+def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
+    """A login made of this Practitioner's id is nobody else's once it is taken; till then the account may be a namesake's.
+
+    With two of the name, or a login by hand, it may be anybody's.
+    """
     me = who()
-    assert staff.recognise([account()], me) == account()
-    assert staff.recognise([account(), account(id="hg-2")], me) is None
+    assert staff.recognise([account()], me, login_taken=True) == account()
+    assert staff.recognise([account()], me) is None
+    assert staff.recognise([account(), account(id="hg-2")], me, login_taken=True) is None
     by_hand = who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": "flora"}]})
-    assert staff.recognise([account()], by_hand) is None
+    assert staff.recognise([account()], by_hand, login_taken=True) is None
 
 
 def test_pick_by_the_id_that_medplum_keeps() -> None:
