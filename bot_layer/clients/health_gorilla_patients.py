@@ -5,7 +5,9 @@ https://developer.healthgorilla.com/docs/patient
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from bot_layer.clients.fhir_check import require_valid
 from bot_layer.clients.health_gorilla import HealthGorillaClient, resources
@@ -31,7 +33,7 @@ class Patients:
     def find(self, patient: Json) -> Found:
         """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id."""
         external = index_patient.external_id(patient, self.policy)
-        by_identifier = self._search([("identifier", f"{self.policy.patient_system}|{external}")]) if external else []
+        by_identifier = self._search([("identifier", _token(self.policy.patient_system, external))]) if external else []
         if by_identifier:
             return Found(by_identifier=by_identifier)
         name = demographics.current_name(patient)
@@ -85,7 +87,7 @@ class Patients:
     def _create(self, plan: Create) -> str | None:
         pt = plan.body["identifier"][0]
         headers = {
-            "If-None-Exist": f"identifier={pt['system']}|{pt['value']}",
+            "If-None-Exist": f"identifier={quote(_token(pt['system'], pt['value']), safe=':/|')}",
             "HG-Idempotency-Key": registration.idempotency_key(plan.body),
         }
         answer = self.gorilla.send("POST", "Patient", path="Patient", json_body=plan.body, headers=headers)
@@ -123,6 +125,11 @@ class Patients:
             return None
         _require_ok(answer)
         return answer.outcome() or None
+
+
+def _token(system: str, value: str) -> str:
+    """``system|value`` as a search takes it: a comma in a value would begin another one."""
+    return f"{system}|" + re.sub(r"([\\,|$])", r"\\\1", value)
 
 
 def _require_ok(answer: Answer) -> None:

@@ -27,7 +27,8 @@ exports.handler = async (medplum, event) => {
     baseUrl: medplum.getBaseUrl(),
     accessToken: medplum.getAccessToken(),
     requester: event.requester,
-    input: event.input,
+    // Medplum's runtimes parse HL7 before a bot sees it; the host is to get the message's text.
+    input: /^x-application\/hl7-v2/.test(event.contentType || '') ? String(event.input) : event.input,
     contentType: event.contentType,
     secrets,
     traceId: event.traceId,
