@@ -257,7 +257,7 @@ def _until_quota(response: httpx.Response) -> float | None:
     """Seconds until the quota is filled again: ``t`` of the RateLimit header, else Retry-After."""
     for entry in response.headers.get_list("RateLimit", split_commas=True):
         parts = dict(part.strip().partition("=")[::2] for part in entry.split(";")[1:])
-        if parts.get("r") == "0" and parts.get("t", "").isdigit():
+        if parts.get("r") == "0" and parts.get("t", "").isdecimal():
             return float(parts["t"])
     return retry_after(response.headers)
 

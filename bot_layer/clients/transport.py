@@ -50,7 +50,7 @@ class Patience:
     def from_settings(cls, settings: Mapping[str, str]) -> Patience:
         """The patience that the settings ask for; raises ConfigError where one is no number."""
         values = {setting.name: settings.get(setting.name, setting.default or "") for setting in SETTINGS}
-        wrong = [name for name, value in values.items() if not value.replace(".", "", 1).isdigit()]
+        wrong = [name for name, value in values.items() if not value.replace(".", "", 1).isdecimal()]
         if wrong:
             raise ConfigError(f"Give a number of 0 or more for {', '.join(wrong)}.", code="invalid-setting")
         return cls(
@@ -210,7 +210,7 @@ def require_safe_url(url: str, service: str) -> None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Retry-After in seconds where it is a plain number, else None."""
     value = headers.get("Retry-After", "").strip()
-    return float(value) if value.isdigit() else None
+    return float(value) if value.isdecimal() else None
 
 
 class _BoundedRetry(Retry):

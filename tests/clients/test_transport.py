@@ -8,7 +8,7 @@ import pytest
 import requests
 import responses
 
-from bot_layer.clients.transport import LARGEST_ANSWER, Answer, Patience, Transport, require_safe_url
+from bot_layer.clients.transport import LARGEST_ANSWER, Answer, Patience, Transport, require_safe_url, retry_after
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 
 URL = "https://partner.example/fhir/Patient/1"
@@ -165,5 +165,14 @@ def test_patience_is_a_setting() -> None:
     """The settings are numbers; a wrong one is named."""
     assert Patience.from_settings({}) == Patience()
     assert Patience.from_settings({"BOT_RETRIES": "0", "BOT_BACKOFF_SECONDS": "0.25"}).backoff == 0.25
-    with pytest.raises(ConfigError, match="BOT_RETRIES"):
-        Patience.from_settings({"BOT_RETRIES": "many"})
+    for wrong in ("many", ".", "-1", "\N{SUPERSCRIPT TWO}"):
+        with pytest.raises(ConfigError, match="BOT_RETRIES"):
+            Patience.from_settings({"BOT_RETRIES": wrong})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("7", 7.0), (" 7 ", 7.0), ("soon", None), ("\N{SUPERSCRIPT TWO}", None)]
+)
+def test_a_retry_after_that_is_no_number_is_none(value: str, seconds: float | None) -> None:
+    """Whatever a gateway writes there, nothing breaks."""
+    assert retry_after({"Retry-After": value}) == seconds
