@@ -10,24 +10,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
-from bot_layer.clients.federated_source import FederatedSource, Found, Opened
+from bot_layer.clients.federated_source import FederatedSource, Found
 from bot_layer.clients.medplum import Medplum, connect_environment
 from bot_layer.core import federation, federation_metadata, outcomes
-from bot_layer.core.byte_range import Span, Unsatisfiable, byte_range
 from bot_layer.core.federated_audit import Access
 from bot_layer.core.federated_token import Refused
 from bot_layer.core.federation_settings import Answering, Serving, read_answering, read_serving
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.runtime.federated_audit import Recorder
+from bot_layer.runtime.federated_bytes import PRIVATE, document_answer
 from bot_layer.runtime.federated_tokens import Attempts, Issued, Tokens
 from bot_layer.runtime.invoke import encode
 
@@ -38,7 +38,6 @@ _LARGEST_HEADERS = 16 * 1024
 _LONGEST_QUERY = 4 * 1024
 _MOST_ANSWERS = 1000
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-_PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger(__name__)
 
 
@@ -141,16 +140,16 @@ class Responder:
             refused = outcomes.outcome(
                 [outcomes.Issue("token-required", "Send a token of this server.", issue_code="login")]
             )
-            return _json(401, refused, FHIR_JSON, {"WWW-Authenticate": "Bearer", **_PRIVATE})
+            return _json(401, refused, FHIR_JSON, {"WWW-Authenticate": "Bearer", **PRIVATE})
         try:
             return answer(request, client)
         except InputError as error:
-            return _json(400, outcomes.of_error(error), FHIR_JSON, _PRIVATE)
+            return _json(400, outcomes.of_error(error), FHIR_JSON, PRIVATE)
         except BotError as error:
             _log.warning("A federated request failed: %s", error.code)
             status = 503 if isinstance(error, TransientError) else 500
             headers = {"Retry-After": "5"} if status == 503 else {}
-            return _json(status, outcomes.of_error(error), FHIR_JSON, {**headers, **_PRIVATE})
+            return _json(status, outcomes.of_error(error), FHIR_JSON, {**headers, **PRIVATE})
 
     def _search(self, request: Request, client: str) -> Response:
         lenient = "handling=lenient" in request.headers.get("Prefer", "").replace(" ", "").lower()
@@ -159,7 +158,7 @@ class Responder:
         asked = federation.canonical(query)
         self.recorder.queried(Access(client, answer.patients, None, asked, self.settings.serving.base_url))
         fitting = [document for document in answer.documents if query.fits(document)]
-        return _json(200, federation.searchset(query, fitting, self.settings.serving.fhir_url), FHIR_JSON, _PRIVATE)
+        return _json(200, federation.searchset(query, fitting, self.settings.serving.fhir_url), FHIR_JSON, PRIVATE)
 
     def _document(self, request: Request, client: str) -> Response:
         """Looked up anew each time: what may not leave any more does not leave."""
@@ -177,7 +176,7 @@ class Responder:
             opened.close()
             raise
         version = str((document.get("meta") or {}).get("versionId", ""))
-        return _document_answer(request, opened, etag=f'"{version}-{number}"')
+        return document_answer(request, opened, etag=f'"{version}-{number}"')
 
     def _access(self, client: str, found: Found, document: Json) -> Access:
         return Access(
@@ -242,43 +241,6 @@ def _too_large(request: Request) -> Response | None:
     return Response(status_code=414) if len(request.scope["query_string"]) > _LONGEST_QUERY else None
 
 
-def _document_answer(request: Request, opened: Opened, *, etag: str) -> Response:
-    """All of the bytes or the range asked for; a HEAD has the same headers and no bytes."""
-    headers = {**_PRIVATE, "Accept-Ranges": "bytes", "ETag": etag, "Content-Type": opened.content_type}
-    asked = request.headers.get("Range") if request.headers.get("If-Range", etag) == etag else None
-    span = byte_range(asked, opened.length)
-    if isinstance(span, Unsatisfiable):
-        opened.close()
-        return Response(status_code=416, headers={**_PRIVATE, "Content-Range": f"bytes */{opened.length}"})
-    if span is not None:
-        headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{opened.length}"
-        headers["Content-Length"] = str(span.end - span.start)
-    elif opened.length is not None:
-        headers["Content-Length"] = str(opened.length)
-    status = 200 if span is None else 206
-    if request.method == "HEAD":
-        opened.close()
-        return Response(status_code=status, headers=headers)
-    return StreamingResponse(_part(opened, span), status, headers=headers)
-
-
-def _part(opened: Opened, span: Span | None) -> Iterator[bytes]:
-    """The bytes of a span, in pieces; the source is let go however this ends."""
-    place = 0
-    try:
-        for chunk in opened.chunks:
-            following = place + len(chunk)
-            if span is None:
-                yield chunk
-            elif following > span.start:
-                yield chunk[max(0, span.start - place) : span.end - place]
-            place = following
-            if span is not None and place >= span.end:
-                return
-    finally:
-        opened.close()
-
-
 def _refused_token(refused: Refused, *, basic: bool) -> Response:
     headers = dict(_NO_STORE)
     if refused.status == 401 and basic:
@@ -290,7 +252,7 @@ def _refused_token(refused: Refused, *, basic: bool) -> Response:
 
 def _not_found() -> Response:
     missing = outcomes.Issue("not-found", "The patient has no such document here.", issue_code="not-found")
-    return _json(404, outcomes.outcome([missing]), FHIR_JSON, _PRIVATE)
+    return _json(404, outcomes.outcome([missing]), FHIR_JSON, PRIVATE)
 
 
 def _json(status: int, value: Json, media_type: str, headers: Mapping[str, str]) -> Response:

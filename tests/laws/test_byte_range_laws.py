@@ -1,0 +1,28 @@
+"""Laws of ranges: a span lies within the document, and no header breaks the reader."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_layer.core.byte_range import Span, Unsatisfiable, byte_range
+
+NUMBERS = st.one_of(st.just(""), st.integers(0, 30).map(str))
+
+
+@given(NUMBERS, NUMBERS, st.integers(0, 20))
+def test_a_span_is_what_slicing_gives(first: str, last: str, length: int) -> None:
+    """The bytes of a span are those that the numbers name, as far as there are any."""
+    data = bytes(range(length))
+    span = byte_range(f"bytes={first}-{last}", length)
+    if isinstance(span, Span):
+        named = data[int(first) : int(last) + 1 if last else None] if first else data[-int(last) :]
+        assert data[span.start : span.end] == named != b""
+    elif isinstance(span, Unsatisfiable):
+        assert (int(first) >= length) if first else (not int(last) or not length)
+
+
+@given(st.text(max_size=80), st.one_of(st.none(), st.integers(0, 10)))
+def test_any_header_is_a_span_or_passed_over(header: str, length: int | None) -> None:
+    """What is no range asks for everything."""
+    assert byte_range(header, length) is None or header.replace(" ", "").startswith("bytes=")
