@@ -266,3 +266,11 @@ def test_somebody_with_an_old_npi_is_staff(here: World) -> None:
     """An NPI of use old does not make a clinician."""
     person = here.store(staff(identifier=[{"use": "old", "system": NPI, "value": npi(1)}]))
     assert action(create(here, person)) == "enrolled"
+
+
+def test_medplum_keeps_nothing_of_another_tenant(here: World) -> None:
+    """An account in another tenant leaves no id and no login in Medplum: they would pass for the configured one's."""
+    person = here.store(staff())
+    other = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
+    assert action(create(here, person, other)) == "enrolled"
+    assert kept(here.read(person)) == ([], [])

@@ -178,6 +178,7 @@ def test_one_login_for_each_tenant(here: World) -> None:
     answer = sync(here, person, named("organization", tenant))
     assert (action(answer), one(answer, "login") != one(first, "login")) == ("enrolled", True)
     (role,) = here.gorilla.roles(here.gorilla.subtenant_id)
+    assert here.gorilla.sso_facility_id not in json.dumps(role), "the facility is the configured tenant's"
     assert role["contained"][0]["extension"][0]["valueString"] == one(answer, "login")
     kept = [found["valueString"] for found in here.read(person)["extension"] if found["url"] == LOGIN]
     assert kept == [one(first, "login")]
@@ -329,8 +330,10 @@ def test_a_password_that_can_not_be_one(here: World, entries: list[Json], code: 
 
 
 def test_no_password_is_taken_from_a_query(here: World) -> None:
-    """The query of a GET is written into logs on its way, so a password there is not used."""
+    """The query of a GET is written into logs on its way: a password there is refused, and nothing is made."""
     person = here.store(clinician())
     query = {"practitioner": f"Practitioner/{person['id']}", "password": SECRET}
-    assert action(handler(here.event(query))) == "enrolled"
-    assert SECRET not in json.dumps(here.gorilla.heard)
+    answer = handler(here.event(query))
+    assert codes(answer) == ["invalid-input"]
+    assert SECRET not in json.dumps(answer)
+    assert here.gorilla.heard == []
