@@ -99,13 +99,15 @@ def _act(
             account = health_gorilla_accounts.enroll(gorilla, decision, find)
             if account.existing is None:
                 return action, account
-            existing = account.existing
+            decision = plan(account.existing)
         except InputError as refused:
-            login_taken = refused.code == refusals.LOGIN_TAKEN
-            existing = find() if login_taken else None
+            if refused.code != refusals.LOGIN_TAKEN:
+                raise
+            login_taken = True
+            existing = find()
             if existing is None:
                 raise
-        decision = plan(existing)
+            decision = plan(existing)
     account = health_gorilla_accounts.update(gorilla, decision, lambda: plan(find()))
     return action if account.heeded else "unchanged", replace(account, login=account.login or who.login)
 

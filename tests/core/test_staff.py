@@ -109,9 +109,9 @@ def test_an_account_is_recognised_by_name_and_login_or_uuid() -> None:
 
 
 def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
-    """A login made of this Practitioner's id is nobody else's once it is taken; till then the account may be a namesake's.
+    """A login made of this Practitioner's id is nobody else's once it is taken.
 
-    With two of the name, or a login by hand, it may be anybody's.
+    Till then the account may be a namesake's. With two of the name, or a login by hand, it may be anybody's.
     """
     me = who()
     assert staff.recognise([account()], me, login_taken=True) == account()
