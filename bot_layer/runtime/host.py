@@ -164,7 +164,7 @@ def read_envelope(body: bytes) -> Json:
         raise InputError("The envelope is too large.", code="envelope-too-large")
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
         raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")

@@ -77,12 +77,11 @@ def is_own_change(envelope: Json) -> bool:
 
     https://www.medplum.com/docs/subscriptions
     """
-    names = {str(name).lower() for name in envelope.get("headers") or {}}
-    given, bot = envelope.get("input"), envelope.get("bot")
-    if "x-medplum-subscription" not in names or not isinstance(given, dict) or not isinstance(bot, dict):
+    names = {name.lower() for name in _object(envelope.get("headers"))}
+    if "x-medplum-subscription" not in names:
         return False
-    author = given.get("meta", {}).get("author", {}).get("reference")
-    return author is not None and author == bot.get("reference")
+    author = _object(_object(_object(envelope.get("input")).get("meta")).get("author")).get("reference")
+    return author is not None and author == _object(envelope.get("bot")).get("reference")
 
 
 def refused(error: BotError) -> Result:
@@ -109,6 +108,11 @@ def place_of(fault: BaseException) -> str:
     frames = traceback.extract_tb(fault.__traceback__)[-4:]
     steps = " > ".join(f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames)
     return f"{type(fault).__name__} at {steps}"
+
+
+def _object(value: Any) -> Json:
+    """The value where it is an object: whoever calls may send anything."""
+    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def test_whatever_a_bot_raises_becomes_an_answer(medplum: TokenServer, name: str
     assert "Grüße" not in answer.text
 
 
-@pytest.mark.parametrize("body", [b"", b"hello", b"[1]", b"null", b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"hello", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
     """Only what is understood is answered 200."""
     with hosted(medplum) as (client, _):

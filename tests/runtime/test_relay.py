@@ -122,3 +122,24 @@ def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:
         assert client.post("/bot-b-3", json=others).json()["logResult"] == "INFO one line of log"
         called = client.post("/bot-b-3", json=own | {"headers": {}}).json()
     assert called["logResult"] == "INFO one line of log", "a call on purpose runs, whoever wrote last"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"input": {"resourceType": "Practitioner", "meta": None}},
+        {"input": {"resourceType": "Practitioner", "meta": {"author": "x"}}},
+        {"input": ["x"]},
+        {"bot": "x"},
+        {"headers": ["X-Medplum-Subscription"]},
+        {"headers": 7},
+    ],
+)
+def test_an_envelope_of_wrong_types_is_answered_all_the_same(medplum: TokenServer, odd: Json) -> None:
+    """Whoever calls may send anything: no other status than 200 carries an answer through an operation."""
+    headers = {"X-Medplum-Subscription": "s"}
+    event = envelope(medplum.server.base_url, "token-echo", None, headers=headers) | odd
+    with hosted(medplum) as (client, _):
+        answer = client.post("/bot-b-3", json=event)
+    assert answer.status_code == 200
+    assert "returnValue" in answer.json()
