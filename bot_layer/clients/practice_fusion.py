@@ -228,12 +228,16 @@ class PracticeFusion:
         )
 
     def status(self, url: str, *, attempt: int = 1) -> Wait | Complete | Failed:
-        """Ask once how the export stands."""
-        try:
-            reply = self._authorised("GET", url, path="export status", headers={"Accept": "application/json"})
-        except TransientError as fault:
-            asked = self.limits.first if fault.retry_after is None else fault.retry_after
-            return Wait(min(max(asked, self.limits.least), self.limits.most))
+        """How the export stands now. A plain 500 may be a bad moment: it counts when it is said three times."""
+        for again in range(3):
+            try:
+                reply = self._authorised("GET", url, path="export status", headers={"Accept": "application/json"})
+            except TransientError as fault:
+                asked = self.limits.first if fault.retry_after is None else fault.retry_after
+                return Wait(min(max(asked, self.limits.least), self.limits.most))
+            if reply.status != 500 or again == 2:
+                break
+            self.wait(self._pause(again + 1, None))
         return bulk_export.read_status(
             reply.status, reply.headers, reply.body, now=self.clock(), attempt=attempt, limits=self.limits
         )
@@ -354,7 +358,7 @@ class PracticeFusion:
     def _authorised(
         self, method: str, url: str, *, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
     ) -> Reply:
-        """An answer with our token; a 401 renews it once. Only the source's own host gets it."""
+        """An answer with our token; a 401 renews it, twice at most. Only the source's own host gets it."""
         if _origin(url) != _origin(self.settings.source):
             raise PermanentError(
                 "The source names an address on another host for this; the token is not sent there.",
@@ -364,9 +368,11 @@ class PracticeFusion:
                 code="foreign-host",
             )
         token = self.token()
-        reply = self._with(method, url, token, path=path, headers=headers, body=body)
-        if reply.status == 401:
-            reply = self._with(method, url, self.token(stale=token), path=path, headers=headers, body=body)
+        for attempt in range(3):
+            reply = self._with(method, url, token, path=path, headers=headers, body=body)
+            if reply.status != 401 or attempt == 2:
+                break
+            token = self.token(stale=token)
         return reply
 
     def _with(
@@ -418,7 +424,7 @@ class _Opened:
         self._source, self._url, self._headers, self._with_token = source, url, headers, with_token
 
     def __enter__(self) -> tuple[Reply, Iterator[bytes]]:
-        url, with_token, stale = self._url, self._with_token, ""
+        url, with_token, stale, renewed = self._url, self._with_token, "", 0
         for _ in range(8):
             _require_https(url)
             token = self._source.token(stale=stale) if with_token else ""
@@ -432,8 +438,8 @@ class _Opened:
             if reply.status in _MOVED and reply.headers.get("location"):
                 # The new place may belong to anybody (often a signed link to a store): it gets no token.
                 url, with_token = urljoin(url, reply.headers["location"]), False
-            elif reply.status == 401 and with_token and not stale:
-                stale = token
+            elif reply.status == 401 and with_token and renewed < 2:
+                stale, renewed = token, renewed + 1
             else:
                 raise _unreadable(reply, self._source.clock())
         raise PermanentError("Too many redirects.", service=SERVICE, method="GET", path="export file")

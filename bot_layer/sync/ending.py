@@ -21,7 +21,7 @@ from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientE
 from bot_layer.sync.loader import Loaded, Loader
 
 MANY: Final = 100
-_ROUNDS: Final = 10
+_ROUNDS: Final = 1000
 # Where a type says that a record should not have been (https://hl7.org/fhir/R4/ and its value sets).
 _INACTIVE: Final = frozenset(
     {"Patient", "Practitioner", "PractitionerRole", "Organization", "RelatedPerson", "HealthcareService", "Group"}
@@ -97,30 +97,35 @@ class Ending:
         """Targets that were not exported: those that Medplum has already, else read once from the source."""
         total = Loaded()
         refused: set[str] = set()
+        later: set[Key] = set()
         for _ in range(_ROUNDS):
-            keys = self.map.waiting_targets(MANY)
+            keys = [key for key in self.map.waiting_targets(MANY + len(later)) if key not in later]
             if not keys or self.halted():
                 break
             known = self.loader.known(keys)
             missing = [key for key in keys if key not in known]
-            fetched = [each for key in missing if hydrate and (each := self._read(key, refused)) is not None]
-            self.map.write_asked(missing)
+            fetched = []
+            for key in missing if hydrate else ():
+                try:
+                    fetched += self._read(key, refused)
+                except TransientError:
+                    later.add(key)  # not asked for good: the next run tries again
             if fetched:
                 total = total.plus(self.loader.load(fetched))
+            # Only now: a run that breaks off before this asks again.
+            self.map.write_asked(key for key in missing if key not in later)
         return total
 
-    def _read(self, key: Key, refused: set[str]) -> Resource | None:
+    def _read(self, key: Key, refused: set[str]) -> list[Resource]:
         if key.type in refused:
-            return None
+            return []
         try:
             found = self.source.read(key.type, key.id)
         except (PermanentError, AuthError):
             refused.add(key.type)
-            return None
-        except TransientError:
-            return None
+            return []
         same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
-        return Resource(0, found) if found is not None and same else None
+        return [Resource(0, found)] if found is not None and same else []
 
     # -- Deletions
 

@@ -38,6 +38,7 @@ class Surroundings:
     seconds: float | None = None
     sleep: Callable[[float], None] | None = None
     clock: Callable[[], float] = time.time
+    timer: Callable[[], float] = time.monotonic
 
 
 def make_sync(
@@ -45,7 +46,7 @@ def make_sync(
 ) -> Sync:
     """A sync of this source into this Medplum. ``about`` tells apart the projects of one server."""
     around = within or Surroundings()
-    timer = time.monotonic
+    timer = around.timer
     deadline = None if around.seconds is None else timer() + around.seconds
 
     def wait(seconds: float) -> None:
@@ -65,6 +66,7 @@ def make_sync(
         max_bytes=settings.max_batch_bytes,
         policy=settings.local_edits,
         wait=wait,
+        clock=timer,
     )
     return Sync(
         settings,
@@ -76,6 +78,7 @@ def make_sync(
         progress=around.progress,
         stop=around.stop,
         clock=around.clock,
+        timer=timer,
         deadline=deadline,
     )
 
