@@ -139,7 +139,7 @@ def answer(decision: Decision, location_id: str | None, *, preview: bool = False
 def _address(organization: Json) -> Json:
     """The address to send: that of use work, else the first one that is not old; with a country."""
     found = [address for address in organization.get("address", ()) if address.get("use") != "old"]
-    chosen = min(found, key=lambda address: address.get("use") != "work", default={})
+    chosen: Json = min(found, key=lambda address: bool(address.get("use") != "work"), default={})
     missing = [key for key in ("line", "city", "state", "postalCode") if not chosen.get(key)]
     if missing:
         text = f"The Organization's address needs {', '.join(missing)}."
