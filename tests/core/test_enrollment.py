@@ -14,7 +14,7 @@ from bot_layer.core.json import Json
 from bot_layer.errors import InputError, ReviewNeeded
 from tests.core.clinicians import DIRECTORY_NAME, ENTRY, NPI, NUMBER, enrolment, practitioner, settings
 
-SECOND_NPI = "1003000126"
+SECOND_NPI = "1000000004"
 NO_WISHES = Wishes()
 
 
