@@ -7,8 +7,40 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
+from bot_layer.core.declaration import Setting
 from bot_layer.core.source_identity import in_order
 from bot_layer.errors import ConfigError
+
+SETTINGS: Final = (
+    Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id", required=True),
+    Setting("PF_CLIENT_ID", "The app's client id", required=True),
+    Setting("PF_CLIENT_SECRET", "The app's secret, where a secret is used", sensitive=True),
+    Setting("PF_PRIVATE_KEY", "The app's private key (PKCS8 PEM); it is taken before a secret", sensitive=True),
+    Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS"),
+    Setting("PF_JWKS_URL", "The registered JWKS address, if the source wants it in the assertion (jku)"),
+    Setting("PF_KEY_ALGORITHM", "RS384, ES384 or RS256; default: RS384 for RSA keys, ES384 for P-384"),
+    Setting("PF_SYNC_ENABLED", "false: the timer does nothing", default="true"),
+    Setting("PF_SYNC_INTERVAL_MS", "Milliseconds between two runs", default="86400000"),
+    Setting("PF_SYNC_RUN_ON_STARTUP", "true: --watch runs at once", default="false"),
+    Setting("PF_RESOURCE_TYPES", "Types to sync, joined by commas"),
+    Setting("PF_GROUP_ID", "Groups to export, joined by commas; Practice Fusion allows 1,000 patients each"),
+    Setting("PF_EXPORT_LEVEL", "group, patient, system, search or auto", default="auto"),
+    Setting("PF_SCOPES", "Scopes in place of those derived from the types, joined by spaces"),
+    Setting("PF_TYPE_FILTER", "_typeFilter expressions, joined by spaces"),
+    Setting("PF_UPSERT", "lookup, or conditional: batches of conditional PUTs", default="lookup"),
+    Setting("PF_LOCAL_EDITS", "source (it wins), keep, or report", default="source"),
+    Setting("PF_DELETION", "delete, mark (inactive, entered-in-error) or ignore", default="delete"),
+    Setting("PF_MAX_DELETE_SHARE", "The largest share that a reconcile may delete", default="0.2"),
+    Setting("PF_ATTACHMENTS", "false: documents keep their links to the source", default="true"),
+    Setting("PF_MAX_ATTACHMENT_BYTES", "The largest document that is copied", default="52428800"),
+    Setting("PF_QUOTA_SHARE", "The share of Medplum's quota that the sync may use", default="0.8"),
+    Setting("PF_WORKERS", "The most batches at once", default="8"),
+    Setting("PF_POLL_LIMIT_SECONDS", "How long an export may take", default="21600"),
+    Setting("PF_MAX_BATCH_BYTES", "The largest batch; Medplum's own limit is 1 MB", default="900000"),
+    Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true"),
+    Setting("PF_STATE_DIR", "A folder for the map of ids; without it a run is slower"),
+    Setting("PF_STEP_SECONDS", "How long one call of the bot works", default="40"),
+)
 
 Level = Literal["auto", "group", "patient", "system", "search"]
 Upsert = Literal["lookup", "conditional"]
@@ -80,6 +112,8 @@ class SyncSettings:
     poll_limit_seconds: float = 6 * 3600.0
     max_batch_bytes: int = 900_000
     hydrate: bool = True
+    folder: str = ""
+    step_seconds: float = 40.0
 
     @property
     def source(self) -> str:
@@ -126,6 +160,8 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         poll_limit_seconds=float(reader.number("PF_POLL_LIMIT_SECONDS", 6 * 3600, least=1)),
         max_batch_bytes=reader.number("PF_MAX_BATCH_BYTES", 900_000, least=1000),
         hydrate=reader.flag("PF_HYDRATE", default=True),
+        folder=values.get("PF_STATE_DIR", ""),
+        step_seconds=float(reader.number("PF_STEP_SECONDS", 40, least=1)),
     )
     if settings.level == "group" and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])

@@ -88,7 +88,9 @@ class Sync:
                 self._check_time()
                 state = self._step(state)
         except Halted:
-            return self.store.save(self.store.state, release=True)
+            # The next step may run on another machine: what failed goes with the Task.
+            kept = replace(self.store.state, failures=self._store_failures(self.store.state))
+            return self.store.save(kept, release=True)
         except LeaseLost:
             raise
         except BotError as fault:
@@ -689,6 +691,43 @@ class Sync:
             raise Halted
         self.source.wait(seconds)
         self._check_time()
+
+    def preview(self, options: Options) -> dict[str, int]:
+        """How many resources of each type a run would read. Nothing is written; no lease is taken."""
+        state = self.store.load()
+        types, state = self._granted(state, options)
+        run = Run(id="preview", started=self.clock(), full=options.full)
+        run = self._planned(run, state, types, options)
+        numbers: dict[str, int] = {}
+        for job in run.jobs:
+            if job.level == "search":
+                continue
+            answer = self.source.kickoff(
+                Export(_export_level(job.level), job.types, job.group, job.since, self.settings.type_filters)
+            )
+            if isinstance(answer, Refused):
+                self._next_level(run, replace(job, level="search"), answer)
+            else:
+                self._count(answer.status_url, numbers)
+        return numbers
+
+    def _count(self, status_url: str, numbers: dict[str, int]) -> None:
+        try:
+            polls = 1
+            while isinstance(answer := self.source.status(status_url, attempt=polls), Wait):
+                polls += 1
+                self._wait(answer.seconds)
+            if isinstance(answer, Failed):
+                raise TransientError(f"The export failed: {answer.reason}.", service="Practice Fusion")
+            for file in self._whole(answer.manifest).files:
+                if file.kind == "output":
+                    count = file.count
+                    if count is None:
+                        requires = answer.manifest.requires_access_token
+                        count = sum(1 for _ in split_lines(self.source.chunks(file, requires_token=requires)))
+                    numbers[file.type] = numbers.get(file.type, 0) + count
+        finally:
+            self.source.cancel(status_url)
 
     def cancel(self) -> SyncState:
         """End the run that is under way, here and at the source."""

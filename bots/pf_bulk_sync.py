@@ -1,0 +1,88 @@
+"""$pf-bulk-sync: Practice Fusion's bulk export into Medplum, one step a call: kick off, poll, load, repair, commit.
+
+Each call works for a while and remembers where it stopped, in a Task. A timer calls it again until the run is over, and
+starts the next one when it is due. ``action`` is start (default), status, cancel or retry-failed.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from bot_layer.clients.medplum_writer import GivenToken
+from bot_layer.core import parameters as fhir
+from bot_layer.core import sync_answer
+from bot_layer.core.declaration import Bot, Grant
+from bot_layer.core.event import Event
+from bot_layer.core.json import Json
+from bot_layer.core.source_identity import POINTED_TO, in_order, stored_as
+from bot_layer.core.sync_settings import DEFAULT_TYPES, SETTINGS, read_settings
+from bot_layer.errors import InputError
+from bot_layer.handler import Handler
+from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.setup import Surroundings, make_sync
+
+WRITTEN = sorted({stored_as(each) for each in (*DEFAULT_TYPES, *POINTED_TO)} | {"Binary", "Task"})
+
+BOT = Bot(
+    name="pf-bulk-sync",
+    identifier="practice-fusion/pf-bulk-sync",
+    about="Brings a practice's patients from Practice Fusion into Medplum and keeps them up to date",
+    settings=SETTINGS,
+    grants=tuple(Grant(each, write=True) for each in WRITTEN),
+    cron="*/5 * * * *",
+    timeout=120,
+)
+
+
+def act(event: Event) -> Json:
+    """Gather what is asked, take a step, answer with where the sync stands."""
+    action = event.text("action") or "start"
+    settings = read_settings(event.secrets)
+    folder = Path(settings.folder) if settings.folder else None
+    within = Surroundings(folder=folder, seconds=settings.step_seconds)
+    login = GivenToken(event.access_token, event.bot or "")
+    sync = make_sync(settings, event.base_url, login, within=within, about=event.bot or "")
+    try:
+        if action == "status":
+            state = sync.store.load()
+        elif action == "cancel":
+            state = sync.cancel()
+        elif event.flag("preview"):
+            return sync_answer.of_preview(sync.preview(_options(event)))
+        elif action in ("start", "retry-failed"):
+            if event.from_cron and not _due(sync):
+                return sync_answer.of_state(sync.store.state, settings, now=time.time(), action="not-due")
+            state = sync.run(_options(event))
+        else:
+            raise InputError(
+                "Give action as start, status, cancel or retry-failed.",
+                code="unknown-action",
+                expression=["Parameters.parameter.where(name='action')"],
+            )
+        return sync_answer.of_state(state, settings, now=time.time(), action=action)
+    finally:
+        sync.map.close()
+
+
+def _options(event: Event) -> Options:
+    types = fhir.one(event.parameters, "resourceTypes") or event.text("resourceTypes") or ""
+    return Options(
+        full=event.flag("full"),
+        types=in_order(part for each in str(types).split(",") if (part := each.strip())),
+        since=str(fhir.one(event.parameters, "since") or ""),
+        reconcile=event.flag("reconcile"),
+        retry_failed=event.text("action") == "retry-failed",
+    )
+
+
+def _due(sync: Sync) -> bool:
+    """True where a run was broken off, or the last one is long enough ago."""
+    state = sync.store.load()
+    if not sync.settings.enabled:
+        return False
+    unfinished = state.run is not None and not state.run.over
+    return unfinished or time.time() - state.last_success >= sync.settings.interval_ms / 1000
+
+
+handler = Handler(BOT, act)

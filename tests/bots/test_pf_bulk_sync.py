@@ -1,0 +1,104 @@
+"""$pf-bulk-sync: each call a step, and the answer says where the sync stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bot_layer.core import parameters
+from bot_layer.core.json import Json
+from bot_layer.sandbox.practice_fusion import Switches, generate
+from bots.pf_bulk_sync import handler
+from tests.sync.world import World, assert_exact, world
+
+
+def call(both: World, *entries: Json, cron: bool = False, **settings: str) -> Json:
+    """The bot's answer."""
+    given = both.source.settings() | settings
+    return handler(
+        {
+            "bot": {"reference": f"ClientApplication/{both.medplum.client_id}"},
+            "baseUrl": both.medplum.base_url + "/",
+            "accessToken": both.medplum.token_for(),
+            "contentType": "application/fhir+json",
+            "input": {"resourceType": "Bot", "id": "b"} if cron else parameters.build(*entries),
+            "secrets": {name: {"name": name, "valueString": value} for name, value in given.items()},
+        }
+    )
+
+
+def one(answer: Json, name: str) -> Any:
+    """A value of the answer."""
+    return parameters.one(answer, name)
+
+
+FAST = Switches.general(retry_after="epoch", polls=0)
+
+
+def test_a_start_runs_to_the_end_and_says_so(tmp_path: Path) -> None:
+    """A small practice is done in one step: status, time stamp, counts and health tell it."""
+    with world(generate(1, 1), switches=FAST) as both:
+        answer = call(both, PF_STATE_DIR=str(tmp_path))
+        assert one(answer, "status") == "done", answer
+        assert one(answer, "lastSyncTime")
+        health = {each["name"]: each for each in one(answer, "health")}
+        assert health["healthy"]["valueBoolean"] is True
+        assert_exact(both)
+
+
+def test_steps_go_on_where_the_last_one_stopped() -> None:
+    """Without a disk and with a short budget each call goes on: the export is kicked off once."""
+    with world(generate(1, 6), switches=FAST) as both:
+        for _ in range(60):
+            answer = call(both, PF_STEP_SECONDS="1")
+            if one(answer, "status") == "done":
+                break
+        assert one(answer, "status") == "done", answer
+        assert len([each for each in both.source.requests if "$export" in each.path]) == 1
+        assert_exact(both)
+
+
+def test_status_and_preview_write_nothing() -> None:
+    """Asking costs nothing: no resource, no Task."""
+    with world(generate(1, 1), switches=FAST) as both:
+        assert one(call(both, parameters.code("action", "status")), "status") == "never-run"
+        answer = call(both, parameters.boolean("preview", True))
+        seen = {each[0]["valueCode"]: each[1]["valueInteger"] for each in parameters.values(answer, "counts")}
+        assert seen["Patient"] == 1
+        assert both.stored("Task") == []
+        assert both.stored("Patient") == []
+
+
+def test_the_timer_starts_a_run_only_when_it_is_due(tmp_path: Path) -> None:
+    """The timer calls often; a new run starts when the interval has passed, or where one was broken off."""
+    with world(generate(1, 1), switches=FAST) as both:
+        assert one(call(both, cron=True, PF_STATE_DIR=str(tmp_path)), "status") == "done"
+        before = len(both.source.requests)
+        assert one(call(both, cron=True, PF_STATE_DIR=str(tmp_path)), "action") == "not-due"
+        assert len(both.source.requests) == before
+        assert one(call(both, cron=True, PF_SYNC_INTERVAL_MS="1000", PF_SYNC_ENABLED="false"), "action") == "not-due"
+
+
+def test_cancel_ends_the_run_here_and_at_the_source() -> None:
+    """After cancel the job is deleted at the source, and the next start begins anew."""
+    with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
+        call(both, PF_STEP_SECONDS="1")
+        assert one(call(both, parameters.code("action", "cancel")), "status") == "cancelled"
+        assert [each for each in both.source.requests if each.method == "DELETE"]
+
+
+def test_an_unknown_action_is_refused_before_anything_is_done() -> None:
+    """A misspelt action must not start a sync."""
+    with world(generate(1, 1), switches=FAST) as both:
+        answer = call(both, parameters.code("action", "strat"))
+        assert one(answer, "action") == "refused"
+        assert both.source.requests == []
+
+
+def test_missing_settings_are_named_all_at_once() -> None:
+    """The operator learns everything that is missing from one answer."""
+    with world(generate(1, 1), switches=FAST) as both:
+        answer = handler({"baseUrl": both.medplum.base_url, "accessToken": "none", "input": {}, "secrets": {}})
+        text = str(one(answer, "outcome"))
+        assert "PF_FHIR_BASE_URL" in text
+        assert "PF_CLIENT_ID" in text
