@@ -61,7 +61,7 @@ def test_what_is_missing_is_named_with_what_to_do(world: World) -> None:
     world.put_secrets({})
     found = _found(world, host_url="http://127.0.0.1:9")
     assert "deploy_bots.py --only sync-practitioner" in found["bot sync-practitioner"].text
-    assert "HEALTH_GORILLA_CLIENT_SECRET" in found["secrets sync-practitioner"].text
+    assert "HEALTH_GORILLA_CLIENT_ID" in found["secrets sync-practitioner"].text
     assert "medplum-bots serve" in found["host"].text
     assert (found["deployment"].code, found["settings"].status) == ("drift", "failed")
 

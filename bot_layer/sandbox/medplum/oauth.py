@@ -51,6 +51,7 @@ def issue_token(world: World, project: str, membership: Json, *, scope: str = "o
         "iat": now,
         "exp": now + world.settings.token_seconds,
         "jti": str(uuid.uuid4()),
+        "login_id": str(uuid.uuid4()),  # by this claim Medplum's own clients know that they talk to a Medplum server
     }
     return jwt.encode(claims, world.signing_key, algorithm=_ALGORITHM)
 
