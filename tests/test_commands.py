@@ -124,6 +124,15 @@ def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path:
         assert process.wait(timeout=30) == 0
 
 
+def test_faults_begin_once_the_bots_are_there() -> None:
+    """A sandbox that is asked to be unkind is filled first; then it is."""
+    with sandbox("--with-bots", "--host-port", "0", "--fault", "server_error") as (process, ready):
+        answer = requests.get(f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner", timeout=10)
+        assert answer.status_code == 500
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
 @pytest.mark.parametrize("words", [["--operation-input", "url"], ["--fault", "meteor"], ["--fault", "conflict=2"]])
 def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
     """Nothing is started with options that mean nothing."""

@@ -70,9 +70,8 @@ def sandbox(
             quota=quota,
             operation_input=operation_input,
             with_bots=with_bots,
-            medplum_faults=Faults.parse(fault or []),
-            partner_faults=Faults.parse(partner_fault or []),
         )
+        unkind = (Faults.parse(fault or []), Faults.parse(partner_fault or []))
         world = World(options)
     except (OSError, ValueError) as refused:
         typer.echo(f"The sandbox can't start: {refused}", err=True)
@@ -80,6 +79,9 @@ def sandbox(
     with world:
         if with_bots:
             _fill(world)
+        # Only now: what is to be tried out must be there first.
+        options.medplum_faults.adopt(unkind[0])
+        options.partner_faults.adopt(unkind[1])
         _announce(world, as_json)
         ended.wait()
 
@@ -92,7 +94,7 @@ def _fill(world: World) -> None:
         deploy, env={**os.environ, **world.environment()}, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        typer.echo(f"The bots could not be deployed: {done.stderr}", err=True)
+        typer.echo(f"The bots could not be deployed: {done.stdout}{done.stderr}", err=True)
         raise typer.Exit(1)
 
 

@@ -108,6 +108,11 @@ class Faults:
         with self._lock:
             self._rules.append(rule)
 
+    def adopt(self, others: Faults) -> None:
+        """Lets happen what another switchboard says as well."""
+        with self._lock:
+            self._rules.extend(others._rules)
+
     def clear(self) -> None:
         """Forgets all rules and what they did."""
         with self._lock:
