@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from bot_layer.core import hl7v2, parameters
 from bot_layer.core.json import Json
 from bot_layer.sandbox.faults import Faults
+from bot_layer.sandbox.health_gorilla.sandbox import HealthGorillaSandbox
 from bot_layer.sandbox.health_gorilla.switches import Switches
+from bot_layer.sandbox.health_gorilla.wire import Answer, Ask
+from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 from bots.register_patient import handler
 
 from .patient_world import ADDRESS, MRN, SYSTEM, Clinic, action, clinic, codes, person
 
 HG = "https://www.healthgorilla.com"
+ADDED: Json = {"system": "urn:added", "value": "meanwhile"}
 
 
 @pytest.fixture
@@ -128,6 +133,10 @@ def test_an_id_that_another_patient_carries_is_not_taken(world: Clinic) -> None:
     world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "identifier": []})
     world.server.create(person(identifier=[{"system": HG, "value": registered_id}]))
     assert codes(handler(world.asked(stored))) == ["id-of-another"]
+    (other,) = world.server.search("Patient", [("identifier", f"{HG}|{registered_id}")])
+    world.server.change(f"Patient/{other['id']}", lambda now: {**now, "active": False})
+    assert action(handler(world.asked(stored))) == "unchanged"
+    assert hg_ids(world.server.read(f"Patient/{stored['id']}")) == [registered_id]
 
 
 def test_a_merged_patient_is_followed(world: Clinic) -> None:
@@ -172,6 +181,47 @@ def test_a_lost_answer_makes_no_second_patient(duplicate: str, method: str) -> N
         assert faults.struck
         assert action(answer) == ("registered" if method == "POST" else "updated")
         assert len(world.gorilla.patients()) == 1
+
+
+@pytest.mark.parametrize(("keys", "conditional"), [(True, False), (False, True)])
+def test_calls_at_the_same_time_register_once(keys: bool, conditional: bool) -> None:
+    """Either of the two guards is enough, where Health Gorilla has only one and would store a second patient."""
+    switches = Switches(duplicate_patient="second", idempotency_keys=keys, conditional_create=conditional)
+    with clinic(switches=switches) as world:
+        stored = world.server.create(person())
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(handler, [world.asked(stored)] * 6))
+        assert len(world.gorilla.patients()) == 1
+        assert {action(answer) for answer in answers} <= {"registered", "unchanged", "failed"}
+        assert "registered" in map(action, answers)
+
+
+class Edited(HealthGorillaSandbox):
+    """A Health Gorilla where somebody adds an identifier just before the first PUT of a Patient arrives."""
+
+    is_edited = False
+
+    def _answer(self, ask: Ask, url: str) -> Answer:
+        if ask.method == "PUT" and "/Patient/" in ask.path and not self.is_edited:
+            self.is_edited = True
+            (held,) = self.state.patients.values()
+            edited = {**held, "identifier": [*held["identifier"], ADDED]}
+            self.state.patients[held["id"]] = self.state.stamp(edited)
+        return super()._answer(ask, url)
+
+
+def test_an_edit_in_between_is_not_overwritten() -> None:
+    """The PUT carries the version that was read; on a newer one it is planned anew."""
+    with MedplumSandbox() as medplum, Edited() as gorilla:
+        world = Clinic(medplum, gorilla)
+        stored = world.server.create(person())
+        handler(world.asked(stored))
+        world.server.change(f"Patient/{stored['id']}", lambda now: {**now, "gender": "male"})
+        assert action(handler(world.asked(stored))) == "updated"
+        (registered,) = gorilla.patients()
+        assert gorilla.is_edited
+        assert ADDED in registered["identifier"]
+        assert registered["gender"] == "male"
 
 
 def test_a_busy_partner_is_not_the_callers_fault() -> None:

@@ -67,7 +67,7 @@ def test_other_events(event: str, action: str) -> None:
 def test_a_whole_pid_becomes_a_patient() -> None:
     """Lists, components, repetitions and escapes; PID-19 is not there."""
     person = one(
-        f3="M-7^^^CLINIC^MR~123-45-6789^^^&2.16.840.1.113883.4.1&ISO^SS~1^^^ELSEWHERE~X-1^^^&urn:x&URI~U-1^^^&9f0e&UUID^PI",
+        f3="M-7^^^CLINIC^MR~123-45-6789^^^&2.16.840.1.113883.4.1&ISO^SS~987-65-4321^^^CLINIC^SS~1^^^ELSEWHERE~X-1^^^&urn:x&URI~U-1^^^&9f0e&UUID^PI",
         f5=r"O\T\Brien^Anna^Maria Eva^Jr^Dr^PhD^L~Sommer^Anna^^^^^M~Nobody^X^^^^^NOUSE~^^^^^^T",
         f7="19800229120000",
         f8="F",

@@ -160,6 +160,13 @@ def test_pages_hold_every_document_once_newest_first() -> None:
     assert (counted["total"], "entry" in counted, len(counted["link"])) == (7, False, 1)
 
 
+def test_a_page_that_ends_with_the_last_document_has_no_next() -> None:
+    """A link to nothing would be followed for nothing."""
+    query = federation.read_query([("patient", "p"), ("_count", "3")])
+    links = [link["relation"] for link in federation.searchset(query, [document(n) for n in range(3)], BASE)["link"]]
+    assert links == ["self"]
+
+
 def test_december_ends_with_the_year() -> None:
     """A month's span reaches to the next month, also across the year."""
     assert fits("date=2026-12", date="2026-12-31")
