@@ -69,6 +69,7 @@ class ClientLogin:
     client_secret: str = field(repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
     profile: str = ""
+    project: str = ""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -97,6 +98,7 @@ class ClientLogin:
         life = float(answer.get("expires_in") or 300)
         self._value, self._until = str(answer["access_token"]), self.clock() + life * 0.9
         self.profile = str((answer.get("profile") or {}).get("reference") or "")
+        self.project = str((answer.get("project") or {}).get("reference") or "").removeprefix("Project/")
 
 
 @dataclass(frozen=True)

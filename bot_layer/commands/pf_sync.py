@@ -1,0 +1,272 @@
+"""``medplum-bots pf-sync``: the Practice Fusion sync on the command line, and its health for monitoring.
+
+Exit codes: 0 done (or healthy), 1 failed (or not healthy), 2 settings are missing, 3 another run is at work (or, for
+status, the sync never ran), 130 stopped by a signal: the place is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from bot_layer.clients.medplum_writer import ClientLogin, MedplumWriter
+from bot_layer.core import sync_state
+from bot_layer.core.source_identity import in_order
+from bot_layer.core.sync_settings import SETTINGS, SyncSettings, read_settings
+from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
+from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.setup import Surroundings, make_sync
+
+app = typer.Typer()
+pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
+app.add_typer(pf_sync, name="pf-sync")
+
+DONE, FAILED, MISSING, BUSY, STOPPED = 0, 1, 2, 3, 130
+STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
+
+Full = Annotated[bool, typer.Option("--full", help="Export everything, and look at each resource in Medplum.")]
+Types = Annotated[str, typer.Option("--types", help="Types of this run, joined by commas.")]
+Since = Annotated[str, typer.Option("--since", help="What changed after this moment, e.g. 2026-01-31T00:00:00Z.")]
+Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source has no more.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what Medplum refused; export nothing.")]
+Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resources a run would read; write nothing.")]
+Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Run every PF_SYNC_INTERVAL_MS until stopped.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@pf_sync.callback()
+def run(
+    context: typer.Context,
+    *,
+    full: Full = False,
+    types: Types = "",
+    since: Since = "",
+    reconcile: Reconcile = False,
+    retry_failed: Retry = False,
+    preview: Preview = False,
+    upsert: Upsert = "",
+    watch: Watch = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a sync to its end, or take up the one that was broken off."""
+    if context.invoked_subcommand is not None:
+        return
+    names = in_order(part for each in types.split(",") if (part := each.strip()))
+    options = Options(full=full, types=names, since=since, reconcile=reconcile, retry_failed=retry_failed)
+    changes = {"PF_UPSERT": upsert} if upsert else {}
+    with _told_errors():
+        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet)
+        if preview:
+            code = around.preview(options)
+        elif watch:
+            code = around.watch(options)
+        else:
+            code = around.once(options)
+    raise typer.Exit(code)
+
+
+@pf_sync.command("status")
+def status() -> None:
+    """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran."""
+    with _told_errors():
+        settings, medplum = read_world(os.environ)
+        sync = make_sync(settings, medplum.base_url, medplum)
+        state = sync.store.load()
+        record = sync_state.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
+    record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_state.describe(state.run)}
+    typer.echo(json.dumps(record, indent=2))
+    if state.run is None:
+        raise typer.Exit(BUSY)
+    raise typer.Exit(DONE if record["healthy"] else FAILED)
+
+
+def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
+    """The settings and the login. Without settings in the environment, the project's secrets are read."""
+    names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
+    base_url, client_id, secret = (environ[name] for name in names)
+    login = ClientLogin(base_url.rstrip("/"), client_id, secret)
+    given = {each.name: environ[each.name] for each in SETTINGS if environ.get(each.name)}
+    if "PF_FHIR_BASE_URL" not in given:
+        given = _project_secrets(login) | given
+    return read_settings(given), login
+
+
+def _project_secrets(login: ClientLogin) -> dict[str, str]:
+    medplum = MedplumWriter(login.base_url, login, "")
+    try:
+        login.token()
+        reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")
+    except (AuthError, TransientError):
+        return {}
+    document = orjson.loads(reply.body) if reply.status == 200 else {}
+    listed = (document.get("project") or {}).get("secret") or []
+    known = {each.name for each in SETTINGS}
+    return {each["name"]: _text(each) for each in listed if each.get("name") in known}
+
+
+def _text(secret: Mapping[str, object]) -> str:
+    value = next((each for name, each in secret.items() if name.startswith("value")), "")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Around:
+    """Progress, log and signals around runs."""
+
+    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool) -> None:
+        self.settings, self.login = world
+        self.stop = threading.Event()
+        self.console = Console(stderr=True)
+        self.quiet = quiet or not self.console.is_terminal
+        self.folder = Path(self.settings.folder) if self.settings.folder else STATE_FOLDER
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._stopped)
+
+    def _stopped(self, _number: int, _frame: FrameType | None) -> None:
+        self.log("PFSyncScheduler", "Stopping: the place is kept")
+        self.stop.set()
+
+    def log(self, component: str, text: str) -> None:
+        """One line in the words that operators know."""
+        self.console.print(f"[{component}] {text}", markup=False, highlight=False)
+
+    def once(self, options: Options) -> int:
+        """One run to its end; the exit code."""
+        with self._watched() as bars:
+            sync = self._sync(bars)
+            try:
+                state = self._patiently(sync, options)
+            except BotError as fault:
+                typer.echo(f"{fault.code}: {fault.message}", err=True)
+                return BUSY if fault.code == "sync-running" else FAILED
+            finally:
+                sync.map.close()
+        if self.stop.is_set() and (state.run is None or not state.run.over):
+            return STOPPED
+        typer.echo(sync_state.describe(state.run))
+        if state.run is not None:
+            for line in sync_state.report(state.run):
+                typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
+        return DONE if state.run is not None and state.run.phase == "done" else FAILED
+
+    def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
+        """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""
+        for attempt in range(5):
+            try:
+                return sync.run(options)
+            except TransientError as fault:
+                if attempt == 4 or (fault.code == "sync-running" and not self._left_behind(sync)):
+                    raise
+                self.log("PFSyncScheduler", f"{fault.code}: trying again")
+                if self.stop.wait(min(fault.retry_after or 5.0 * 2**attempt, 300.0)):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _left_behind(self, sync: Sync) -> bool:
+        """True where the lease is not renewed any more: the one who held it is gone."""
+        before = sync.store.load().until
+        return not self.stop.wait(sync.store.lease_seconds / 3) and sync.store.load().until == before
+
+    def preview(self, options: Options) -> int:
+        """Counts by type on standard output."""
+        with self._watched() as bars:
+            numbers = self._sync(bars).preview(options)
+        for kind, number in sorted(numbers.items()):
+            typer.echo(f"{kind}: {number}")
+        return DONE
+
+    def watch(self, options: Options) -> int:
+        """Runs until stopped; the code of the last one."""
+        hours = self.settings.interval_ms / 3_600_000
+        self.log("PFSyncScheduler", f"Starting Practice Fusion sync service with {hours:g} hour interval")
+        if not self.settings.enabled:
+            self.log("PFSyncScheduler", "PF_SYNC_ENABLED is false: nothing runs")
+            return DONE
+        code, wait = DONE, self._first_wait()
+        while not self.stop.wait(wait):
+            code = self.once(options)
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            word = "completed successfully" if code == DONE else "did not complete"
+            self.log("PFSyncScheduler", f"Sync {word} at {moment}")
+            wait = self.settings.interval_ms / 1000
+        return code
+
+    def _first_wait(self) -> float:
+        """The rest of the interval since the last success: a restart does not begin it anew."""
+        if self.settings.run_on_startup:
+            self.log("PFSyncScheduler", "Running initial sync on startup...")
+            return 0.0
+        state = self._sync(None).store.load()
+        return max(state.last_success + self.settings.interval_ms / 1000 - time.time(), 0.0)
+
+    def _sync(self, bars: _Bars | None) -> Sync:
+        within = Surroundings(folder=self.folder, log=self.log, stop=self.stop)
+        if bars is not None:
+            within = replace(within, progress=bars.show)
+        return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)
+
+    @contextmanager
+    def _watched(self) -> Iterator[_Bars | None]:
+        if self.quiet:
+            yield None
+            return
+        words = TextColumn("{task.description}")
+        columns = (SpinnerColumn(), words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console) as progress:
+            yield _Bars(progress)
+
+
+class _Bars:
+    """A bar for the poll, one for each type, and one for all."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def show(self, kind: str, name: str, done: int, total: int | None) -> None:
+        """Move a bar forward."""
+        with self._lock:
+            if kind == "file":
+                self._advance(name, done, total)
+                self._advance("all resources", done, None)
+            else:
+                bar = self._bar(kind, total)
+                self._progress.update(bar, completed=done, description=f"{kind} {name}".strip())
+
+    def _advance(self, name: str, done: int, total: int | None) -> None:
+        self._progress.update(self._bar(name, total), advance=done)
+
+    def _bar(self, name: str, total: int | None) -> TaskID:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total)
+        return self._bars[name]
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as fault:
+        typer.echo(f"{fault.code}: {fault.message}", err=True)
+        raise typer.Exit(MISSING) from fault
+    except BotError as fault:
+        typer.echo(f"{fault.code}: {fault.message}", err=True)
+        raise typer.Exit(FAILED) from fault

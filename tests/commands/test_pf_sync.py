@@ -1,0 +1,139 @@
+"""``medplum-bots pf-sync`` as its user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from bot_layer.sandbox.practice_fusion import Switches, generate
+from tests.sync.world import World, assert_exact, world
+
+FAST = Switches.general(polls=0)
+
+
+def typed(both: World, *words: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command's end."""
+    return subprocess.run(
+        [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words],
+        env=environment(both, folder) | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def environment(both: World, folder: Path) -> dict[str, str]:
+    """What the command needs to know."""
+    medplum = {
+        "MEDPLUM_BASE_URL": both.medplum.base_url,
+        "MEDPLUM_CLIENT_ID": both.medplum.client_id,
+        "MEDPLUM_CLIENT_SECRET": both.medplum.client_secret,
+        "PF_STATE_DIR": str(folder),
+    }
+    return dict(os.environ) | medplum | both.source.settings()
+
+
+def test_a_run_and_its_health(tmp_path: Path) -> None:
+    """Run to the end, exit 0, tell the counts; status says healthy; the log speaks the words that operators know."""
+    with world(generate(1, 1), switches=FAST) as both:
+        before = typed(both, "status", folder=tmp_path)
+        assert before.returncode == 3
+        told = typed(both, folder=tmp_path)
+        assert told.returncode == 0, told.stderr
+        assert "created" in told.stdout
+        for sentence in (
+            "[PFSyncWorker] Starting Practice Fusion sync...",
+            "[PFSyncWorker] Last sync time: never (initial sync)",
+            "[PFSyncWorker] Discovering SMART endpoints...",
+            "[PFSmartClient] Requesting access token from Practice Fusion...",
+            "[PFSmartClient] Successfully obtained access token",
+            "[PFBulkExport] Export complete with",
+            "[PFSyncWorker] Updated sync state: ",
+            "[PFSyncWorker] Sync complete!",
+            "[PFSyncWorker] Stats: ",
+        ):
+            assert sentence in told.stderr
+        assert_exact(both)
+        health = json.loads(typed(both, "status", folder=tmp_path).stdout)
+        assert health["healthy"] is True
+        assert health["lastRunSuccess"] is True
+        assert health["intervalMs"] == 86_400_000
+
+
+def test_no_person_and_no_secret_in_the_log(tmp_path: Path) -> None:
+    """Names, identifiers, ids of the source, tokens: none of them is logged or printed."""
+    with world(generate(2, 2), switches=FAST) as both:
+        told = typed(both, folder=tmp_path)
+        text = told.stdout + told.stderr
+        for each in both.source.source.resources("Patient"):
+            assert each["id"] not in text
+            for name in each["name"]:
+                assert name["family"] not in text
+        assert both.source.client_secret not in text
+        assert both.medplum.client_secret not in text
+
+
+def test_preview_counts_and_writes_nothing(tmp_path: Path) -> None:
+    """--preview prints counts by type."""
+    with world(generate(1, 1), switches=FAST) as both:
+        told = typed(both, "--preview", folder=tmp_path)
+        assert told.returncode == 0, told.stderr
+        assert "Patient: 1" in told.stdout
+        assert both.stored("Patient") == []
+
+
+def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
+    """Without PF_ settings in the environment, those of the Medplum project are taken."""
+    with world(generate(1, 1), switches=FAST) as both:
+        secrets = [{"name": name, "valueString": value} for name, value in both.source.settings().items()]
+        url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/secrets"
+        assert requests.post(url, json=secrets, headers=both.headers(), timeout=10).status_code == 200
+        bare = dict.fromkeys(both.source.settings(), "")
+        assert typed(both, folder=tmp_path, **bare).returncode == 0
+        assert_exact(both)
+
+
+def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
+    """Everything that is missing is named at once."""
+    with world(generate(1, 1), switches=FAST) as both:
+        told = typed(both, folder=tmp_path, PF_CLIENT_ID="", PF_CLIENT_SECRET="")
+        assert told.returncode == 2
+        assert "PF_CLIENT_ID" in told.stderr
+        assert "PF_CLIENT_SECRET" in told.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--watch",)])
+def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_path: Path) -> None:
+    """SIGTERM while polling: the lease is given back at once, and the next run goes on with the same export."""
+    with world(generate(1, 1), switches=Switches.general(polls=2, retry_after="hours")) as both:
+        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words]
+        environ = environment(both, tmp_path) | {"PF_SYNC_RUN_ON_STARTUP": "true"}
+        child = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 30
+        while not [each for each in both.source.requests if "/Export/" in each.path] and time.monotonic() < end:
+            assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 130
+        task = both.stored("Task")[0]
+        assert task["status"] == "in-progress"
+        state = both.run()
+        assert state.run is not None
+        assert state.run.phase == "done"
+        assert len([each for each in both.source.requests if "$export" in each.path]) == 1
+
+
+def test_a_failure_has_its_code(tmp_path: Path) -> None:
+    """A refused login exits 1 and says who must act; status tells monitoring that it is not healthy."""
+    with world(generate(1, 1), switches=FAST) as both:
+        told = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
+        assert told.returncode == 1
+        assert "PF_CLIENT_ID" in told.stderr
