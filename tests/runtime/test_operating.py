@@ -1,0 +1,178 @@
+"""What the one who operates a host sees: readiness, figures, log lines, and wrong settings at start."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bot_layer.commands import invoke as invoke_command
+from bot_layer.commands import serve as serve_command
+from bot_layer.core.json import Json
+from bot_layer.runtime import logs
+from bot_layer.runtime.durable import Inbox, InboxSettings
+from bot_layer.runtime.invoke import encode, invoke
+from bot_layer.sandbox.medplum import MedplumSandbox
+from tests.runtime.world import BOTS, BREAK, ECHO, TokenServer, bot_resource, envelope, hosted
+
+SAY = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "Unseen"}]}
+
+
+@pytest.fixture
+def medplum() -> Iterator[TokenServer]:
+    server = TokenServer()
+    server.login("token", bot_resource("b-1", "test/echo"))
+    with server.server:
+        yield server
+
+
+def test_a_host_is_ready_once_its_inbox_is(medplum: TokenServer, tmp_path: Path) -> None:
+    """``/readyz`` is 503 until the inbox runs, and again when it is told to end; ``/healthz`` says that it lives."""
+    inbox = Inbox(BOTS, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}"), environ={})
+    with hosted(medplum, inbox=inbox) as (client, _):
+        assert client.get("/readyz").status_code == 503
+        inbox.launch()
+        assert client.get("/readyz").status_code == 200
+        inbox.close(grace=0)
+        assert (client.get("/readyz").status_code, client.get("/healthz").status_code) == (503, 200)
+
+
+def test_events_are_stored_and_answered_at_once(medplum: TokenServer, tmp_path: Path) -> None:
+    """A Subscription's event is answered as queued; what a caller waits for is answered when it is done."""
+    inbox = Inbox(BOTS, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}", polling=0.02), environ={})
+    event = envelope(medplum.server.base_url, "token", {"resourceType": "Patient", "id": "a"})
+    inbox.launch()
+    try:
+        with hosted(medplum, inbox=inbox) as (client, _):
+            queued = client.post("/bot-b-1", json=event | {"headers": {"X-Medplum-Subscription": "s"}}).json()
+            waited = client.post("/bot-b-1", json=event | {"input": SAY}).json()
+            page = client.get("/metrics").text
+    finally:
+        inbox.close(grace=5)
+    assert queued["returnValue"]["parameter"][0] == {"name": "action", "valueCode": "queued"}
+    assert queued["success"] is True
+    assert waited["returnValue"]["parameter"][0]["name"] == "heard"
+    assert 'bot_calls_total{bot="echo",result="queued"} 1.0' in page
+    assert 'bot_calls_total{bot="echo",result="ok"} 1.0' in page
+    assert 'bot_inbox_runs{state="waiting"}' in page
+
+
+def test_refused_calls_are_counted(medplum: TokenServer) -> None:
+    """A call that reached no bot is counted under the reason."""
+    with hosted(medplum) as (client, _):
+        client.post("/bot-b-1", json=envelope(medplum.server.base_url, "forged", SAY))
+        assert 'bot_calls_total{bot="-",result="medplum-login-refused"} 1.0' in client.get("/metrics").text
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What goes through the host's formatter during a test."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonLines())
+    loggers = [logging.getLogger(name) for name in ("bots", "bot_layer")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield stream
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+def test_log_lines_are_json_with_the_trace_id_and_without_a_person(written: io.StringIO) -> None:
+    """Each line is one object with bot and trace id; an unforeseen failure tells its kind and place, not its text."""
+    for handler in (ECHO, BREAK):
+        invoke(handler, envelope("http://127.0.0.1", "token-unseen", SAY), environ={})
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["bot"], line["traceId"], line["level"]) for line in lines] == [
+        ("echo", "trace-1", "info"),
+        ("break", "trace-1", "error"),
+    ]
+    assert "KeyError" in lines[1]["message"]
+    assert "nseen" not in written.getvalue()
+
+
+def test_an_exception_in_a_log_line_tells_its_kind_alone(written: io.StringIO) -> None:
+    """A trace would show the values of a person's data."""
+    fault = ValueError("Unseen")
+    logging.getLogger("bots").error("It failed", exc_info=fault)
+    line = json.loads(written.getvalue())
+    assert (line["message"], line["exception"]) == ("It failed", "ValueError")
+    assert "Unseen" not in written.getvalue()
+
+
+def test_logs_go_to_standard_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """After ``configure`` the process's own log is JSON lines, and libraries that log addresses are quiet."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure(level="info")
+        logging.getLogger("anything").info("a line")
+        logging.getLogger("httpx").info("an address")
+        said = capsys.readouterr().err
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert [json.loads(line)["message"] for line in said.splitlines()] == ["a line"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "word"),
+    [
+        ([], {"MEDPLUM_BASE_URL": ""}, "--medplum"),
+        (["--medplum", "http://medplum.example.org", "--inbox", "off"], {}, "unsafe-address"),
+        (["--medplum", "https://medplum.example.org"], {"BOT_HOST_ATTEMPTS": "many"}, "BOT_HOST_ATTEMPTS"),
+    ],
+)
+def test_wrong_settings_are_said_at_start(arguments: list[str], environ: dict[str, str], word: str) -> None:
+    """A host with wrong settings does not start, and says which."""
+    result = CliRunner().invoke(serve_command.app, arguments, env=environ)
+    assert result.exit_code == 2
+    assert word in result.output
+
+
+def _event(tmp_path: Path, event: Json) -> str:
+    path = tmp_path / "event.json"
+    path.write_bytes(encode(event))
+    return str(path)
+
+
+def test_a_bot_is_invoked_from_the_command_line(tmp_path: Path) -> None:
+    """``invoke`` prints the bot's answer; a login that the event lacks is the operator's own."""
+    with MedplumSandbox() as server:
+        environ = {
+            "MEDPLUM_BASE_URL": server.base_url,
+            "MEDPLUM_CLIENT_ID": server.client_id,
+            "MEDPLUM_CLIENT_SECRET": server.client_secret,
+        }
+        settings = ("HEALTH_GORILLA_CLIENT_ID", "HEALTH_GORILLA_CLIENT_SECRET", "HEALTH_GORILLA_TENANT_ID")
+        event = {"input": {"resourceType": "Parameters"}, "secrets": {name: {"valueString": "x"} for name in settings}}
+        arguments = ["sync-practitioner", "--event", _event(tmp_path, event)]
+        result = CliRunner().invoke(invoke_command.app, arguments, env=environ)
+        given = CliRunner().invoke(invoke_command.app, [*arguments[:2], "-"], env=environ, input=json.dumps(event))
+    assert result.exit_code == 1
+    assert "no-target" in result.output
+    assert "no-target" in given.output
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "word"),
+    [
+        ("nobody", "{}", "unknown-bot"),
+        ("sync-practitioner", "hello", "unreadable-event"),
+        ("sync-practitioner", "[1]", "unreadable-event"),
+        ("sync-practitioner", "{}", "MEDPLUM_BASE_URL"),
+    ],
+)
+def test_what_can_not_be_invoked_is_exit_code_2(tmp_path: Path, name: str, text: str, word: str) -> None:
+    """An unknown bot, an event that is none, and a missing login are told from a bot that refused."""
+    path = tmp_path / "event.json"
+    path.write_text(text)
+    nobody = dict.fromkeys(("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET"), "")
+    result = CliRunner().invoke(invoke_command.app, [name, "--event", str(path)], env=nobody)
+    assert result.exit_code == 2
+    assert word in result.output
