@@ -13,13 +13,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from bot_layer.clients.health_gorilla_token import Token, TokenStore
 from bot_layer.clients.transport import Answer, Patience, Transport
-from bot_layer.core import accounts
+from bot_layer.core import accounts, identifiers
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core.enrollment import Enrolment
 from bot_layer.core.health_gorilla import HealthGorilla
 from bot_layer.core.identifiers import NPI_SYSTEM
 from bot_layer.core.json import Json
-from bot_layer.errors import PermanentError
+from bot_layer.errors import PermanentError, TransientError
 
 FHIR_JSON = "application/fhir+json"
 _MOST_PAGES = 20
@@ -46,12 +46,14 @@ class HealthGorillaClient:
     def directory(self, npi: str) -> list[Json]:
         """The NPI directory's records of an NPI, as FHIR Practitioners."""
         bundle = self.search("Practitioner", [("identifier", f"{NPI_SYSTEM}|{npi}")])
-        return [found for found in resources(bundle) if found.get("resourceType") == "Practitioner"]
+        found = [found for found in resources(bundle) if found.get("resourceType") == "Practitioner"]
+        return [person for person in found if _may_have(person, npi)]
 
     def enrolments(self, npi: str) -> list[Enrolment]:
         """The accounts of an NPI in the tenant; the persons are read where the search did not bring them along."""
         query = [("identifier", f"{NPI_SYSTEM}|{npi}"), ("_include", "PractitionerRole:practitioner")]
-        return [self.complete(found) for found in self._in_tenant(query)]
+        found = [self.complete(found) for found in self._in_tenant(query)]
+        return [account for account in found if _may_have(account.person or {}, npi)]
 
     def accounts_of(self, person_id: str) -> list[Enrolment]:
         """The accounts of a person by Health Gorilla id in the tenant."""
@@ -66,7 +68,7 @@ class HealthGorillaClient:
     def enrolment(self, role_id: str) -> Enrolment:
         """One account by the PractitionerRole's id."""
         answer = self.send("GET", f"PractitionerRole/{role_id}", path="PractitionerRole/{id}")
-        return self.complete(Enrolment(_required(answer)))
+        return self.complete(Enrolment(resource_of(answer)))
 
     def create_account(self, role: Json) -> Answer:
         """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
@@ -85,12 +87,12 @@ class HealthGorillaClient:
 
     def search(self, resource_type: str, query: Query) -> Json:
         """A searchset with all its pages, bounded; the link to the next page must stay on this server."""
-        bundle = _required(self.send("GET", resource_type, path=resource_type, query=query))
+        bundle = resource_of(self.send("GET", resource_type, path=resource_type, query=query))
         following = _next(bundle)
         for _ in range(_MOST_PAGES):
             if following is None:
                 return bundle
-            page = _required(self.send("GET", resource_type, path=resource_type, query=following))
+            page = resource_of(self.send("GET", resource_type, path=resource_type, query=following))
             bundle = {**page, "entry": [*bundle.get("entry", []), *page.get("entry", [])]}
             following = _next(page)
         raise PermanentError(
@@ -144,7 +146,7 @@ class HealthGorillaClient:
             person_id = reference.rpartition("/")[2]
             answer = self.send("GET", f"Practitioner/{person_id}", path="Practitioner/{id}")
             # Some users can't be read on their own; the role's reference has their id all the same.
-            person = None if answer.status == 404 else _required(answer)
+            person = None if answer.status == 404 else resource_of(answer)
         return Enrolment(found.role, person)
 
     def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrolment]:
@@ -153,7 +155,7 @@ class HealthGorillaClient:
             combined = [*query, ("organization", self.settings.tenant_id)]
             answer = self.send("GET", "PractitionerRole", path="PractitionerRole", query=combined)
             if answer.status != 400:
-                return self._roles(_required(answer))
+                return self._roles(resource_of(answer))
             _NO_COMBINED_SEARCH.add(self.settings.base_url)
         return self._roles(self.search("PractitionerRole", query))
 
@@ -174,6 +176,23 @@ def connect(secrets: Mapping[str, str]) -> HealthGorillaClient:
     return HealthGorillaClient(hg.read(secrets), Transport("Health Gorilla", Patience.from_settings(secrets)))
 
 
+def resource_of(answer: Answer) -> Json:
+    """The resource that a read or a search answered. An empty answer is none: it must not pass for "nobody"."""
+    if not answer.ok:
+        raise answer.error()
+    parsed = answer.json()
+    if isinstance(parsed, dict) and parsed.get("resourceType"):
+        return parsed
+    raise TransientError(
+        "Health Gorilla answered without a resource; try again later.",
+        service=answer.service,
+        status=answer.status,
+        method=answer.method,
+        path=answer.path,
+        code="unreadable-answer",
+    )
+
+
 def resources(bundle: Json) -> list[Json]:
     """The resources of a Bundle."""
     entries = bundle.get("entry")
@@ -189,11 +208,10 @@ def created_id(answer: Answer, resource_type: str) -> str | None:
     return str(found["id"]) if found.get("resourceType") == resource_type and found.get("id") else None
 
 
-def _required(answer: Answer) -> Json:
-    if not answer.ok:
-        raise answer.error()
-    parsed = answer.json()
-    return parsed if isinstance(parsed, dict) else {}
+def _may_have(person: Json, npi: str) -> bool:
+    """False for a person who has another NPI: a server that passes over a search parameter answers with anybody."""
+    known = identifiers.npis(person.get("identifier", []))
+    return not known or npi in known
 
 
 def _next(bundle: Json) -> list[tuple[str, str]] | None:

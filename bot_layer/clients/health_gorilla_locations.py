@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bot_layer.clients.fhir_check import require_valid
-from bot_layer.clients.health_gorilla import HealthGorillaClient, created_id, resources
+from bot_layer.clients.health_gorilla import HealthGorillaClient, created_id, resource_of, resources
 from bot_layer.core import accounts, locations
 from bot_layer.core.json import Json
 from bot_layer.core.locations import TYPE, Decision
@@ -21,10 +21,7 @@ def find(gorilla: HealthGorillaClient, wished: Json, known: str | None) -> Json 
     if answer.status in {404, 410}:
         text = "Medplum keeps a location's id, but Health Gorilla has no location with it."
         raise ReviewNeeded(text, code="location-vanished")
-    if not answer.ok:
-        raise answer.error()
-    found: Json = answer.json()
-    return found
+    return resource_of(answer)
 
 
 def carry_out(gorilla: HealthGorillaClient, decision: Decision, wished: Json) -> str:

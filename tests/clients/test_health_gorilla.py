@@ -188,12 +188,40 @@ def test_twenty_pages_are_read() -> None:
 
 
 @responses.activate
-@pytest.mark.parametrize("body", ["", "[]", "{}", '{"entry": null}', '{"entry": [{"search": {}}]}'])
-def test_an_empty_answer_is_no_account(body: str) -> None:
-    """Health Gorilla leaves bodies and entries out."""
+@pytest.mark.parametrize("entries", ["", ', "entry": null', ', "entry": [{"search": {}}]'])
+def test_a_searchset_without_entries_is_no_account(entries: str) -> None:
+    """Health Gorilla leaves entries out."""
+    client = conversation()
+    responses.get(f"{BASE}/PractitionerRole", body=f'{{"resourceType": "Bundle"{entries}}}')
+    assert client.enrolments(npi(1)) == []
+
+
+@responses.activate
+@pytest.mark.parametrize("body", ["", "[]", "{}", "null", '{"entry": []}'])
+def test_an_answer_without_a_resource_is_not_taken_for_nobody(body: str) -> None:
+    """Somebody who is enrolled would be enrolled again."""
     client = conversation()
     responses.get(f"{BASE}/PractitionerRole", body=body)
-    assert client.enrolments(npi(1)) == []
+    with pytest.raises(TransientError) as caught:
+        client.enrolments(npi(1))
+    assert (caught.value.code, caught.value.maybe_done) == ("unreadable-answer", False)
+
+
+@responses.activate
+def test_somebody_else_is_not_taken_for_the_person_who_was_asked_for() -> None:
+    """A server that passes over the NPI answers with anybody: whoever shows another one is left out."""
+    client = conversation()
+
+    def person(number: int) -> Json:
+        given = {"system": "http://hl7.org/fhir/sid/us-npi", "value": npi(number)}
+        return {"resourceType": "Practitioner", "id": f"p-{number}", "identifier": [given]}
+
+    people = [person(1), person(2)]
+    roles = [a_role(f"r-{n}", practitioner={"reference": f"Practitioner/p-{n}"}) for n in (1, 2)]
+    responses.get(f"{BASE}/PractitionerRole", json=bundle(*roles, *people))
+    responses.get(f"{BASE}/Practitioner", json=bundle(*people))
+    assert [account.id for account in client.enrolments(npi(1))] == ["p-1"]
+    assert client.directory(npi(2)) == [person(2)]
 
 
 @responses.activate
