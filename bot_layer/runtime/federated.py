@@ -245,8 +245,8 @@ def _refused_token(refused: Refused, *, basic: bool) -> Response:
     headers = dict(_NO_STORE)
     if refused.status == 401 and basic:
         headers["WWW-Authenticate"] = 'Basic realm="federated"'
-    if refused.status == 429:
-        headers["Retry-After"] = "60"
+    if refused.status in {429, 503}:
+        headers["Retry-After"] = "60" if refused.status == 429 else "1"
     return _json(refused.status, refused.body(), "application/json", headers)
 
 

@@ -22,6 +22,8 @@ _WINDOW = 60.0
 _MOST_COUNTED = 10_000
 # A check costs 16 MB and some tens of milliseconds: a flood of logins must not take the host's memory.
 _AT_ONCE = 2
+# More than these wait for nobody: queries with a good token must not stand behind a flood of logins.
+_MOST_WAITING = 8
 _CLAIMS = ["iss", "aud", "sub", "exp", "iat", "jti"]
 
 
@@ -47,6 +49,11 @@ class Attempts:
                 self._wrong = {each: times for each in list(self._wrong) if (times := self._recent(each))}
             self._wrong.setdefault(key, deque(maxlen=self.most)).append(self.clock())
 
+    @property
+    def counted(self) -> int:
+        """How many addresses and clients are remembered."""
+        return len(self._wrong)
+
     def _recent(self, key: str) -> deque[float]:
         times = self._wrong.get(key, deque())
         while times and times[0] <= self.clock() - _WINDOW:
@@ -68,6 +75,7 @@ class Tokens:
     serving: Serving
     clock: Callable[[], float]
     attempts: Attempts
+    waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_MOST_WAITING), repr=False)
     _checking: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_AT_ONCE), repr=False)
 
     def answer(self, body: bytes, authorization: str | None, address: str) -> Issued | Refused:
@@ -80,8 +88,13 @@ class Tokens:
         if wait is not None:
             return Refused(429, "temporarily_unavailable", f"Too many wrong logins; wait {wait} seconds.")
         client = self.serving.client(asked.client_id)
-        with self._checking:
-            is_right = is_secret(client, asked.client_secret)
+        if not self.waiting.acquire(blocking=False):
+            return Refused(503, "temporarily_unavailable", "Too many logins at once; try again in a moment.")
+        try:
+            with self._checking:
+                is_right = is_secret(client, asked.client_secret)
+        finally:
+            self.waiting.release()
         if client is None or not is_right:
             self.attempts.failed(key)
             return Refused(401, "invalid_client", "The client or its secret is wrong.")

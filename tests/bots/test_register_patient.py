@@ -396,6 +396,12 @@ def test_every_message_is_acknowledged_with_its_control_id(
     assert hospital.gorilla.patients() == []
 
 
+def test_a_wrong_setting_is_acknowledged_too() -> None:
+    """The sender gets an acknowledgement, not silence, when the operator has made a mistake."""
+    with clinic(ADT_ASSIGNING_AUTHORITIES="{") as world:
+        assert acknowledged(handler(world.message(adt("A04")))) == ("AE", "C-1", ["invalid-setting"])
+
+
 def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None:
     """A message is never applied to one of two."""
     for _ in range(2):
