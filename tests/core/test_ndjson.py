@@ -1,0 +1,72 @@
+"""Lines and resources out of bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bot_layer.core.ndjson import BadLine, Line, Resource, read_resources, split_lines
+
+ONE = b'{"resourceType":"Patient","id":"1"}'
+TWO = b'{"resourceType":"Patient","id":"2"}'
+
+
+def read(data: bytes, **options: bool) -> list[Resource | BadLine]:
+    """The items of a file."""
+    return list(read_resources(split_lines([data]), **options))
+
+
+def ids(data: bytes) -> list[object]:
+    """Ids of resources, and numbers of bad lines."""
+    return [each.value.get("id") if isinstance(each, Resource) else each.number for each in read(data)]
+
+
+def test_lines_are_numbered_from_one_and_empty_ones_are_skipped() -> None:
+    """A byte order mark, CRLF, empty lines and a missing last newline are no part of any line."""
+    found = list(split_lines([b"\xef\xbb\xbfa\r\n\r\n \nb"]))
+    assert found == [Line(1, b"a"), Line(4, b"b")]
+
+
+def test_a_line_keeps_its_bytes() -> None:
+    """What stood on one line is handed on raw; what came out of a document is not."""
+    plain, *_ = read(ONE)
+    assert isinstance(plain, Resource)
+    assert plain.raw == ONE
+    from_list, *_ = read(b"[" + ONE + b"]")
+    assert isinstance(from_list, Resource)
+    assert from_list.raw == b""
+
+
+@pytest.mark.parametrize("bad", [b"{", b"nonsense", b'{"resourceType":"Patient",', b"[", b"1", b'{"id":"x"}', b"null"])
+def test_a_bad_line_never_stops_the_rest(bad: bytes) -> None:
+    """It is kept with its number; the lines around it are read."""
+    assert ids(ONE + b"\n" + bad + b"\n" + TWO) == ["1", 2, "2"]
+
+
+def test_documents_in_place_of_lines_are_read() -> None:
+    """One pretty-printed resource after another, an array, a Bundle: compact or over many lines."""
+    pretty = json.dumps([json.loads(ONE), json.loads(TWO)], indent=2).encode()
+    assert ids(pretty) == ["1", "2"]
+    several = b"\n".join(json.dumps(json.loads(each), indent=2).encode() for each in (ONE, TWO))
+    assert ids(several) == ["1", "2"]
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": json.loads(ONE)}, {"fullUrl": "x"}, 3]}
+    assert ids(json.dumps(bundle, indent=1).encode()) == ["1"]
+    assert ids(json.dumps(bundle).encode()) == ["1"]
+
+
+def test_a_bundle_may_be_left_whole() -> None:
+    """Files of deletions hold Bundles that mean something themselves."""
+    (item,) = read(b'{"resourceType":"Bundle","entry":[]}', bundles=False)
+    assert isinstance(item, Resource)
+    assert item.value["resourceType"] == "Bundle"
+
+
+def test_a_document_that_never_ends_is_given_up_and_its_lines_read_alone() -> None:
+    """At the limit of size, at the end of the file, and at an end that is none."""
+    broken = b"[\n" + ONE + b",\n" + TWO
+    assert ids(broken) == [1, "1", "2"]
+    found = list(read_resources(split_lines([b"{\n" + b" " + ONE + b"\n" * 3]), limit=10))
+    assert [type(each) for each in found] == [BadLine, Resource]
+    assert ids(b"[\nnonsense\n]") == [1, 2, 3]
+    assert ids(b"{\n{nonsense}\n" + ONE) == [1, 2, "1"]
