@@ -80,8 +80,13 @@ def _bot(bot: Bot, runtime: str) -> Wanted:
 
 
 def _policy(bot: Bot) -> Wanted:
-    """Just what the bot declares. A policy without a rule would be read differently by different versions."""
-    rules = [_rule(grant) for grant in bot.grants] or [_rule(Grant("Bot"))]
+    """Just what the bot declares, and its own Bot, by which the host tells whom a token acts as."""
+    own = {
+        "resourceType": "Bot",
+        "criteria": f"Bot?identifier={BOT_IDENTIFIER_SYSTEM}|{bot.identifier}",
+        "interaction": ["read"],
+    }
+    rules = [*(_rule(grant) for grant in bot.grants), own]
     return Wanted(
         "AccessPolicy", bot.identifier, {"name": f"Bot {bot.name}", "resource": rules, "tag": [bot.identifier]}
     )
@@ -89,7 +94,8 @@ def _policy(bot: Bot) -> Wanted:
 
 def _rule(grant: Grant) -> Json:
     """https://www.medplum.com/docs/access/access-policies"""
-    return {"resourceType": grant.resource_type, "interaction": [*_READ, *(_WRITE if grant.write else ())]}
+    added = [*(_WRITE if grant.write else ()), *(["delete"] if grant.delete else ())]
+    return {"resourceType": grant.resource_type, "interaction": [*_READ, *added]}
 
 
 def _operation(bot: Bot, operation: Json) -> Wanted:

@@ -1,8 +1,9 @@
 """Who may run a bot: the envelope's token must act on a Medplum server that this host knows, before anything else.
 
-Medplum's Fission route carries no authentication of its own. ``GET auth/me`` with the envelope's token says both that
-the token is good and which Bot it acts as, so that nothing is configured by raw id.
-https://www.medplum.com/docs/api/auth
+Medplum's Fission route carries no authentication of its own. Reading the Bot with the envelope's own token says both
+that the token is good and which bot it is, so that nothing is configured by raw id. ``auth/me`` would say so too, but
+a server answers it 160 times a minute for one address (``defaultAuthRateLimit``), so it is asked only where the token
+may not read the Bot. https://www.medplum.com/docs/api/auth
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+
+import jwt
 
 from bot_layer.clients.medplum import connect
 from bot_layer.clients.transport import require_safe_url
@@ -23,26 +25,11 @@ from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, InputError
 
 _KEPT = 2048
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 def trimmed(url: str) -> str:
     """A server's address without the slash at its end."""
     return url.strip().rstrip("/")
-
-
-@dataclass(frozen=True)
-class Login:
-    """What a token acts as: a profile, and the identifiers of the Bot if it is one."""
-
-    profile: str
-    identifiers: tuple[str, ...] = ()
-
-    @property
-    def is_bot(self) -> bool:
-        """True where the token is a bot's own."""
-        return self.profile.startswith("Bot/")
 
 
 @dataclass
@@ -52,8 +39,7 @@ class Admission:
     servers: Sequence[str]
     seconds: float = 60.0
     clock: Callable[[], float] = time.monotonic
-    _logins: OrderedDict[bytes, tuple[float, Login]] = field(default_factory=OrderedDict, repr=False)
-    _bots: OrderedDict[tuple[bytes, str], tuple[float, tuple[str, ...]]] = field(
+    _known: OrderedDict[tuple[bytes, str], tuple[float, tuple[str, ...]]] = field(
         default_factory=OrderedDict, repr=False
     )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -63,8 +49,11 @@ class Admission:
         for server in self.servers:
             require_safe_url(server, "Medplum")
 
-    def login(self, envelope: Json) -> Login:
-        """What the envelope's token acts as; AuthError where the server is unknown or refuses the token."""
+    def identifiers(self, envelope: Json, bot_id: str) -> tuple[str, ...]:
+        """The identifiers of the Bot that Medplum wants to run, read with the envelope's own token.
+
+        A Bot without membership runs as its caller: then the caller must be able to read the Bot.
+        """
         event = _event(envelope)
         if trimmed(event.base_url) not in self.servers:
             raise AuthError(
@@ -73,42 +62,24 @@ class Admission:
             )
         if not event.access_token:
             raise AuthError("The envelope carries no accessToken.", code="no-token")
-        key = _digest(event)
-        known = self._kept(self._logins, key)
-        if known is None:
-            known = _ask(event)
-            self._keep(self._logins, key, known)
-        return known
-
-    def identifiers(self, envelope: Json, bot_id: str) -> tuple[str, ...]:
-        """The identifiers of the Bot that Medplum wants to run, read with the envelope's own token.
-
-        A Bot without membership runs as its caller: then the caller must be able to read the Bot.
-        """
-        login = self.login(envelope)
-        if login.profile == f"Bot/{bot_id}":
-            return login.identifiers
-        if login.is_bot:
-            raise AuthError("The envelope's token is that of another bot.", code="wrong-bot")
-        event = _event(envelope)
         key = (_digest(event), bot_id)
-        known = self._kept(self._bots, key)
+        known = self._kept(key)
         if known is None:
-            known = _values(connect(event).read(f"Bot/{bot_id}"))
-            self._keep(self._bots, key, known)
+            known = _ask(event, bot_id)
+            self._keep(key, known)
         return known
 
-    def _kept(self, store: OrderedDict[_K, tuple[float, _V]], key: _K) -> _V | None:
+    def _kept(self, key: tuple[bytes, str]) -> tuple[str, ...] | None:
         with self._lock:
-            found = store.get(key)
+            found = self._known.get(key)
             return found[1] if found is not None and self.clock() - found[0] < self.seconds else None
 
-    def _keep(self, store: OrderedDict[_K, tuple[float, _V]], key: _K, value: _V) -> None:
+    def _keep(self, key: tuple[bytes, str], value: tuple[str, ...]) -> None:
         with self._lock:
-            store[key] = (self.clock(), value)
-            store.move_to_end(key)
-            while len(store) > _KEPT:
-                store.popitem(last=False)
+            self._known[key] = (self.clock(), value)
+            self._known.move_to_end(key)
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
 
 
 def _event(envelope: Json) -> Event:
@@ -123,10 +94,30 @@ def _digest(event: Event) -> bytes:
     return hashlib.sha256(f"{trimmed(event.base_url)} {event.access_token}".encode()).digest()
 
 
-def _ask(event: Event) -> Login:
-    me = connect(event).get("auth/me")
-    profile = me.get("profile") or {}
-    return Login(f"{profile.get('resourceType')}/{profile.get('id')}", _values(profile))
+def _ask(event: Event, bot_id: str) -> tuple[str, ...]:
+    server = connect(event)
+    try:
+        found = _values(server.read(f"Bot/{bot_id}"))
+    except (InputError, AuthError) as error:
+        if error.code == "medplum-login-refused":
+            raise
+        me = server.get("auth/me").get("profile") or {}
+        if f"{me.get('resourceType')}/{me.get('id')}" != f"Bot/{bot_id}":
+            raise
+        return _values(me)
+    # Medplum has just accepted the token, so what it says of itself is true.
+    profile = _claimed_profile(event.access_token)
+    if profile.startswith("Bot/") and profile != f"Bot/{bot_id}":
+        raise AuthError("The envelope's token is that of another bot.", code="wrong-bot")
+    return found
+
+
+def _claimed_profile(token: str) -> str:
+    """The profile that a JWT names, or nothing where the token is none."""
+    try:
+        return str(jwt.decode(token, options={"verify_signature": False}).get("profile", ""))
+    except jwt.InvalidTokenError:
+        return ""
 
 
 def _values(bot: Json) -> tuple[str, ...]:

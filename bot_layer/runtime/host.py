@@ -71,12 +71,12 @@ class Dispatcher:
         return self._run(handler, envelope)
 
     def by_name(self, name: str, envelope: Json) -> Result:
-        """The result of the bot that a relay names; the envelope's token must not be another bot's."""
+        """The result of the bot that a relay names; the Bot that runs the relay must be that bot."""
         try:
             handler = self.settings.bots.named(name)
-            login = self.admission.login(envelope)
-            if login.is_bot and handler.bot.identifier not in login.identifiers:
-                raise AuthError("The envelope's token is that of another bot.", code="wrong-bot")
+            bot_id = str((envelope.get("bot") or {}).get("reference", "")).partition("/")[2]
+            if handler.bot.identifier not in self.admission.identifiers(envelope, bot_id):
+                raise AuthError("The relay runs as another bot than it names.", code="wrong-bot")
         except BotError as error:
             return self._refused(error)
         return self._run(handler, envelope)

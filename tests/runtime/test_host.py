@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import jwt
 import pytest
 
 from bot_layer.core import outcomes
@@ -54,7 +55,7 @@ def test_the_token_is_asked_for_once(medplum: TokenServer) -> None:
     with hosted(medplum) as (client, _):
         for _ in range(3):
             client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY))
-    assert medplum.asked == ["auth/me"]
+    assert medplum.asked == ["Bot/{id}"]
 
 
 def test_the_memory_ends(medplum: TokenServer) -> None:
@@ -62,13 +63,13 @@ def test_the_memory_ends(medplum: TokenServer) -> None:
     now = [0.0]
     admission = Admission((medplum.server.base_url,), seconds=60, clock=lambda: now[0])
     event = envelope(medplum.server.base_url, "token-echo", SAY)
-    admission.login(event)
+    admission.identifiers(event, "b-3")
     now[0] = 59.9
-    admission.login(event)
-    assert medplum.asked == ["auth/me"]
+    admission.identifiers(event, "b-3")
+    assert medplum.asked == ["Bot/{id}"]
     now[0] = 60.0
-    admission.login(event)
-    assert medplum.asked == ["auth/me", "auth/me"]
+    admission.identifiers(event, "b-3")
+    assert medplum.asked == ["Bot/{id}", "Bot/{id}"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_the_memory_ends(medplum: TokenServer) -> None:
     [
         ("forged", "b-3", "medplum-login-refused"),
         ("", "b-3", "no-token"),
-        ("token-echo", "b-1", "wrong-bot"),
+        ("token-echo", "b-8", "not-found"),
         ("token-stranger", "b-9", "unknown-bot"),
     ],
 )
@@ -90,6 +91,24 @@ def test_no_handler_runs_for_a_token_that_does_not_act(
     assert answer.status_code == 200
     assert answer.json()["success"] is False
     assert _codes(answer.json()) == [code]
+
+
+def test_a_token_of_another_bot_runs_nothing(medplum: TokenServer) -> None:
+    """A bot's token that may read another Bot does not run it: the token itself says whose it is."""
+    token = jwt.encode({"profile": "Bot/b-1"}, "a key that only the server has, long enough for HS256")
+    medplum.login(token, bot_resource("b-1", "test/break"))
+    with hosted(medplum) as (client, _):
+        answer = client.post("/bot-b-3", json=envelope(medplum.server.base_url, token, SAY))
+    assert _codes(answer.json()) == ["wrong-bot"]
+
+
+def test_a_bot_that_may_not_read_itself_is_known_by_its_login(medplum: TokenServer) -> None:
+    """Where a policy hides the Bot from itself, ``auth/me`` tells whom the token acts as."""
+    medplum.login("token-hidden", bot_resource("b-7", "test/echo"), readable=False)
+    with hosted(medplum) as (client, _):
+        answer = client.post("/bot-b-7", json=envelope(medplum.server.base_url, "token-hidden", SAY))
+    assert answer.json()["success"] is True
+    assert medplum.asked == ["Bot/{id}", "auth/me"]
 
 
 def test_an_unknown_server_is_not_asked(medplum: TokenServer) -> None:

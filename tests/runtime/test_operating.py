@@ -23,6 +23,16 @@ from tests.runtime.world import BOTS, BREAK, ECHO, TokenServer, bot_resource, en
 SAY = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "Unseen"}]}
 
 
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """The process's log as it was before a command configured it."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
 @pytest.fixture
 def medplum() -> Iterator[TokenServer]:
     server = TokenServer()
@@ -107,16 +117,10 @@ def test_an_exception_in_a_log_line_tells_its_kind_alone(written: io.StringIO) -
 
 def test_logs_go_to_standard_error_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     """After ``configure`` the process's own log is JSON lines, and libraries that log addresses are quiet."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        logs.configure(level="info")
-        logging.getLogger("anything").info("a line")
-        logging.getLogger("httpx").info("an address")
-        said = capsys.readouterr().err
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
+    logs.configure(level="info")
+    logging.getLogger("anything").info("a line")
+    logging.getLogger("httpx").info("an address")
+    said = capsys.readouterr().err
     assert [json.loads(line)["message"] for line in said.splitlines()] == ["a line"]
 
 

@@ -16,6 +16,7 @@ from tests.runtime.world import BOTS, TokenServer, bot_resource, envelope, hoste
 
 NOW = 1_790_000_000.0
 KEY = "test-key"
+ECHO = {"reference": "Bot/b-3"}
 SAY = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "hello"}]}
 
 
@@ -29,7 +30,9 @@ def medplum() -> Iterator[TokenServer]:
 
 
 def _call(medplum: TokenServer, bot: str = "echo", token: str = "token-echo", **signed: Any) -> tuple[int, Json]:
-    body = json.dumps(envelope(medplum.server.base_url, token, SAY)).encode()
+    bot_id = medplum.logins.get(token, {}).get("id", "b-3")
+    event = envelope(medplum.server.base_url, token, SAY, bot={"reference": f"Bot/{bot_id}"})
+    body = json.dumps(event).encode()
     with hosted(medplum, relay_key=KEY, now=lambda: NOW) as (client, _):
         return _send(client, bot, body, **signed)
 
@@ -71,7 +74,7 @@ def test_other_calls_are_refused(medplum: TokenServer, signed: dict[str, Any], c
 
 def test_a_replay_is_refused(medplum: TokenServer) -> None:
     """The same call passes once."""
-    body = json.dumps(envelope(medplum.server.base_url, "token-echo", SAY)).encode()
+    body = json.dumps(envelope(medplum.server.base_url, "token-echo", SAY, bot=ECHO)).encode()
     with hosted(medplum, relay_key=KEY, now=lambda: NOW) as (client, _):
         assert _send(client, "echo", body)[0] == 200
         status, answer = _send(client, "echo", body)

@@ -29,14 +29,17 @@ class TokenServer:
 
     def __init__(self) -> None:
         self.logins: dict[str, Json] = {}
+        # Bots that may be read with any good token; a token can always see its own profile.
         self.bots: dict[str, Json] = {}
         self.asked: list[str] = []
         routes = [Route("/auth/me", self._me), Route("/fhir/R4/Bot/{id}", self._bot)]
         self.server = Server(Starlette(routes=routes))
 
-    def login(self, token: str, profile: Json) -> None:
-        """From now on the token acts as the profile."""
+    def login(self, token: str, profile: Json, *, readable: bool = True) -> None:
+        """From now on the token acts as the profile, and may read it if it is a Bot."""
         self.logins[token] = profile
+        if readable and profile["resourceType"] == "Bot":
+            self.bots[profile["id"]] = profile
 
     async def _me(self, request: Request) -> Response:
         self.asked.append("auth/me")
@@ -45,6 +48,9 @@ class TokenServer:
 
     async def _bot(self, request: Request) -> Response:
         self.asked.append("Bot/{id}")
+        profile = self.logins.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        if profile is None:
+            return JSONResponse(_outcome("login"), 401)
         found = self.bots.get(request.path_params["id"])
         return JSONResponse(found) if found else JSONResponse(_outcome("not-found"), 404)
 
