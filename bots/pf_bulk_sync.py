@@ -29,7 +29,7 @@ BOT = Bot(
     identifier="practice-fusion/pf-bulk-sync",
     about="Brings a practice's patients from Practice Fusion into Medplum and keeps them up to date",
     settings=SETTINGS,
-    grants=tuple(Grant(each, write=True) for each in WRITTEN),
+    grants=tuple(Grant(each, write=True, delete=each != "Task") for each in WRITTEN),
     cron="*/5 * * * *",
     timeout=120,
 )

@@ -32,10 +32,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class Grant:
-    """Rights on one resource type: ``read`` and ``search``, and with ``write`` also ``create`` and ``update``."""
+    """Rights on one resource type: ``read`` and ``search``; ``write`` adds ``create`` and ``update``."""
 
     resource_type: str
     write: bool = False
+    delete: bool = False
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,16 @@ class Ending:
             )
             self.map.forget([key for key, ok in zip(found, gone, strict=True) if ok])
             done += sum(gone)
+            if not all(gone):
+                # The export is not told of again: a deletion that is passed over here would never come back.
+                raise PermanentError(
+                    f"Medplum refused {len(gone) - sum(gone)} deletions: grant the sync the right to delete, or set "
+                    "PF_DELETION to mark or ignore.",
+                    service="Medplum",
+                    method="DELETE",
+                    path="{type}/{id}",
+                    code="deletion-refused",
+                )
         return done
 
     def missing_at_source(self, types: Iterable[str], *, most: float) -> list[Key]:
