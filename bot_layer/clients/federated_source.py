@@ -248,5 +248,8 @@ def _target(link: Json) -> str:
 
 
 def _carries(patient: Json, system: str, value: str) -> bool:
-    pairs = {(entry.get("system"), entry.get("value")) for entry in entries(patient.get("identifier"))}
-    return (system, value) in pairs
+    """Whether the number is the patient's own. One of use ``old`` may have been somebody else's."""
+    in_force = (
+        entry for entry in entries(patient.get("identifier")) if entry.get("use") != "old" or _is_merged(patient)
+    )
+    return (system, value) in {(entry.get("system"), entry.get("value")) for entry in in_force}

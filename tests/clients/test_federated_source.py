@@ -69,6 +69,25 @@ def test_a_link_on_one_side_alone_opens_no_documents(medplum: MedplumSandbox) ->
     assert source(medplum).documents(found, claims["id"]) == []
 
 
+def test_a_number_that_a_patient_no_longer_has_leads_to_nobody(medplum: MedplumSandbox) -> None:
+    """Entered by mistake it may be somebody else's; a merged patient's old number still leads to the other one."""
+    system = "https://clinic.example/mrn"
+    asked = FederatedSource(client(medplum), Answering(Rules("https://x.example/{id}?"), system))
+    mistaken = [HG, {"system": system, "value": "1", "use": "old"}, {"system": system, "value": "2"}]
+    held = client(medplum).create({"resourceType": "Patient", "identifier": mistaken})
+    assert asked.patient("1") is None
+    found = asked.patient("2")
+    assert found is not None
+    assert found.references == (f"Patient/{held['id']}",)
+
+    merged = [HG, {"system": system, "value": "3", "use": "old"}]
+    link = [{"type": "replaced-by", "other": {"reference": f"Patient/{held['id']}"}}]
+    client(medplum).create({"resourceType": "Patient", "identifier": merged, "link": link})
+    followed = asked.patient("3")
+    assert followed is not None
+    assert followed.patient["id"] == held["id"]
+
+
 def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
     """A successor that is gone, or a circle: no patient is guessed."""
     assert source(medplum).patient(patient(medplum, ("replaced-by", f"Patient/{NOT_THERE}"))["id"]) is None
