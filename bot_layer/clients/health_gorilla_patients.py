@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from bot_layer.clients.fhir_check import require_valid
-from bot_layer.clients.health_gorilla import HealthGorillaClient, resources
+from bot_layer.clients.health_gorilla import HealthGorillaClient, resource_of, resources
 from bot_layer.clients.transport import Answer
 from bot_layer.core import demographics, index_patient, registration
 from bot_layer.core.index_patient import Policy
@@ -33,7 +33,10 @@ class Patients:
     def find(self, patient: Json) -> Found:
         """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id."""
         external = index_patient.external_id(patient, self.policy)
-        by_identifier = self._search([("identifier", _token(self.policy.patient_system, external))]) if external else []
+        system = self.policy.patient_system
+        answered = self._search([("identifier", _token(system, external))]) if external else []
+        # A server that passes over the system, or the whole parameter, answers with somebody else.
+        by_identifier = [theirs for theirs in answered if index_patient.holds_pt(theirs, _pt(system, external))]
         if by_identifier:
             return Found(by_identifier=by_identifier)
         name = demographics.current_name(patient)
@@ -124,7 +127,11 @@ class Patients:
         if answer.status in {404, 410}:
             return None
         _require_ok(answer)
-        return answer.outcome() or None
+        return resource_of(answer)
+
+
+def _pt(system: str, value: str | None) -> Json:
+    return {"system": system, "value": value}
 
 
 def _token(system: str, value: str) -> str:

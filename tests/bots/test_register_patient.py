@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -208,6 +209,29 @@ class Edited(HealthGorillaSandbox):
             edited = {**held, "identifier": [*held["identifier"], ADDED]}
             self.state.patients[held["id"]] = self.state.stamp(edited)
         return super()._answer(ask, url)
+
+
+class Loose(HealthGorillaSandbox):
+    """A Health Gorilla that passes over ``identifier`` where it searches for Patients."""
+
+    def _answer(self, ask: Ask, url: str) -> Answer:
+        if ask.method == "GET" and ask.path.endswith("/Patient"):
+            kept = tuple((name, value) for name, value in ask.query if name != "identifier")
+            return super()._answer(replace(ask, query=kept), url)
+        return super()._answer(ask, url)
+
+
+def test_somebody_else_is_not_taken_for_the_patient_who_was_asked_for() -> None:
+    """Whoever lacks the identifier that was searched for is no match: their record is not overwritten."""
+    with MedplumSandbox() as medplum, Loose() as gorilla:
+        world = Clinic(medplum, gorilla)
+        first = world.server.create(person())
+        handler(world.asked(first))
+        other = world.server.create(person(name=[{"family": "Winter", "given": ["Bea"]}], birthDate="1990-01-01"))
+        assert action(handler(world.asked(other))) == "registered"
+        assert sorted(value for theirs in gorilla.patients() for _, value in pt(theirs)) == sorted(
+            stored["id"] for stored in (first, other)
+        )
 
 
 def test_an_edit_in_between_is_not_overwritten() -> None:
