@@ -64,7 +64,8 @@ def receive(event: Event, now: datetime) -> str:
     """The acknowledgement of an ADT message: AA done, AE failed, AR not taken."""
     header = Header()
     try:
-        header, policy = adt.header(str(event.input)), adt_policy(event.secrets)
+        header = adt.header(str(event.input))
+        policy = adt_policy(event.secrets)
         message = adt.read(str(event.input), authorities=policy.authorities, processing_ids=policy.processing_ids)
         if message.action == "ignore":
             return adt_out.ack(header, "AA", now, [not_for_us()])
