@@ -40,6 +40,7 @@ SETTINGS: Final = (
     Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true"),
     Setting("PF_STATE_DIR", "A folder for the map of ids; without it a run is slower"),
     Setting("PF_STEP_SECONDS", "How long one call of the bot works", default="40"),
+    Setting("PF_LEASE_SECONDS", "How long others wait for a run that was killed", default="120"),
 )
 
 Level = Literal["auto", "group", "patient", "system", "search"]
@@ -114,6 +115,7 @@ class SyncSettings:
     hydrate: bool = True
     folder: str = ""
     step_seconds: float = 40.0
+    lease_seconds: float = 120.0
 
     @property
     def source(self) -> str:
@@ -162,6 +164,7 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         hydrate=reader.flag("PF_HYDRATE", default=True),
         folder=values.get("PF_STATE_DIR", ""),
         step_seconds=float(reader.number("PF_STEP_SECONDS", 40, least=1)),
+        lease_seconds=float(reader.number("PF_LEASE_SECONDS", 120, least=1)),
     )
     if settings.level == "group" and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])

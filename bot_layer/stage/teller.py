@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from bot_layer.stage.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 10.0
+_LONGEST = 90.0
 
 
 class UnexpectedStep(Exception):
@@ -83,19 +84,22 @@ class Teller:
         found: Json = self.rest("GET", query)["entry"][0]["resource"]
         return found
 
-    def command(self, *words: str, expect_code: int = 0) -> str:
-        """What a command of this project prints, run as its user would."""
-        environment = {**os.environ, **self.world.environment()}
-        done = subprocess.run(  # noqa: S603  # our own commands, with words of this module
-            [sys.executable, *words],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode != expect_code:
+    def command(self, *words: str, settings: Mapping[str, str] | None = None) -> str:
+        """What a command of this project prints, run as its user would with these settings in the environment."""
+        environment = {**os.environ, **self.world.environment(), **(settings or {})}
+        try:
+            done = subprocess.run(  # noqa: S603  # our own commands, with words of this module
+                [sys.executable, *words],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_LONGEST,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise UnexpectedStep(f"{' '.join(words)} was not done after {_LONGEST:g} seconds") from late
+        if done.returncode != 0:
             raise UnexpectedStep(
                 f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}{done.stdout[-500:]}"
             )

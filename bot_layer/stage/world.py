@@ -24,7 +24,7 @@ from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, generate
 from bot_layer.sandbox.practice_fusion import Switches as PracticeFusionSwitches
 
-PATIENTS = 12
+PATIENTS = 5
 # What the clinic tells of itself; the patients' ids are Medplum's own.
 FEDERATION = {
     "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",

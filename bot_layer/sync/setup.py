@@ -13,7 +13,7 @@ from pathlib import Path
 from bot_layer.clients.medplum_writer import Login, MedplumWriter
 from bot_layer.clients.practice_fusion import Log, PracticeFusion
 from bot_layer.clients.sync_map import SyncMap
-from bot_layer.clients.sync_store import LEASE_SECONDS, SyncStore
+from bot_layer.clients.sync_store import SyncStore
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.sync.engine import Halted, Progress, Sync
 
@@ -31,7 +31,7 @@ class Surroundings:
     """What the parts share: where the map lies, how long the lease is, who watches, who may stop it."""
 
     folder: Path | None = None
-    lease_seconds: float = LEASE_SECONDS
+    lease_seconds: float | None = None
     log: Log = _silent
     progress: Progress = _unseen
     stop: threading.Event = field(default_factory=threading.Event)
@@ -48,6 +48,8 @@ def make_sync(
     around = within or Surroundings()
     timer = around.timer
     deadline = None if around.seconds is None else timer() + around.seconds
+
+    lease = around.lease_seconds if around.lease_seconds is not None else settings.lease_seconds
 
     def wait(seconds: float) -> None:
         if around.sleep is not None:
@@ -72,7 +74,7 @@ def make_sync(
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
         medplum,
-        SyncStore(medplum, settings.source, uuid.uuid4().hex, around.lease_seconds, clock=around.clock),
+        SyncStore(medplum, settings.source, uuid.uuid4().hex, lease, clock=around.clock),
         SyncMap(map_path(around.folder, settings.source, base_url, about) if around.folder else None),
         log=around.log,
         progress=around.progress,
