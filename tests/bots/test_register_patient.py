@@ -473,3 +473,22 @@ def test_a_recorded_registration_is_found_by_its_id(world: Clinic) -> None:
     assert codes(handler(world.asked(lost))) == ["registration-vanished"]
     assert action(handler(world.asked(lost, force=True))) == "registered"
     assert len(hg_ids(world.server.read(f"Patient/{lost['id']}"))) == 1
+
+
+def test_no_refusal_and_no_log_quotes_a_person(hospital: Clinic, caplog: pytest.LogCaptureFixture) -> None:
+    """Outcomes, Tasks, acknowledgements and logs say codes and elements, never a name, a number or an id."""
+    caplog.set_level("DEBUG")
+    first = hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7"}]))
+    second = hospital.server.create(person())
+    handler(hospital.asked(first))
+    partial = hospital.server.create(person(birthDate="1980", gender="F"))
+    answers = [handler(hospital.asked(second)), handler(hospital.subscribed(partial)), handler(hospital.asked(partial))]
+    acks = [
+        handler(hospital.message(adt("A08", **fields))) for fields in ({"f7": "29.2.1980"}, {"f11": ""}, {"f8": "X"})
+    ]
+    said = [str(parameters.one(answer, "outcome")) for answer in answers] + [str(ack) for ack in acks]
+    said += [str(task["statusReason"]) for task in tasks(hospital)]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith(("bots", "bot_layer", "hl7"))]
+    private = ("Sommer", "Anna", "1980", "M-7", "555", "Pine", "6789", first["id"], second["id"], partial["id"])
+    assert len(said) == 7
+    assert [(text, word) for text in said + logged for word in private if word in text] == []
