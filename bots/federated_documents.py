@@ -24,6 +24,7 @@ from bot_layer.handler import Handler
 
 # What Medplum's own routing puts into the query, and this bot's own parameters.
 _NOT_SEARCHED = frozenset({"identifier", "document", "content"})
+_MOST_DIGITS = 4
 
 BOT = Bot(
     name="federated-documents",
@@ -66,7 +67,8 @@ def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> J
     found = source.patient(asked.get("patient", ""))
     document = source.document(found, asked["document"]) if found else None
     number = asked.get("content", "0")
-    opened = source.open(found, document, int(number)) if found and document and number.isdecimal() else None
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS
+    opened = source.open(found, document, int(number)) if found and document and is_number else None
     if found is None or document is None or opened is None:
         raise InputError("The patient has no such document here.", code="not-found")
     try:

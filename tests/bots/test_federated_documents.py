@@ -79,6 +79,7 @@ def test_the_address_of_a_document_leads_to_its_bytes(world: Network) -> None:
         {"patient": "nobody"},
         {"content": "1"},
         {"content": "x"},
+        {"content": "9" * 5000},
         {"document": "x"},
     ):
         assert outcomes.codes(call(world, {**asked, **wrong})) == ["not-found"]
