@@ -62,7 +62,7 @@ def _killed(teller: Teller) -> None:
     for patient in source.source.resources("Patient"):
         source.source.change("Patient", patient["id"], {"language": "en-US"}, at=source.now())
     before = len(source.requests)
-    quick = {"PF_LEASE_SECONDS": "3"}
+    quick = {"PF_LEASE_SECONDS": "1"}
     environment = {**os.environ, **teller.world.environment(), **teller.world.settings(), **quick}
     line = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--full", "--quiet"]
     with subprocess.Popen(  # noqa: S603  # our own command

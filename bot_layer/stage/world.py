@@ -24,7 +24,7 @@ from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, generate
 from bot_layer.sandbox.practice_fusion import Switches as PracticeFusionSwitches
 
-PATIENTS = 5
+PATIENTS = 4
 # What the clinic tells of itself; the patients' ids are Medplum's own.
 FEDERATION = {
     "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",
@@ -70,7 +70,7 @@ class World:
         self.practice_fusion = PracticeFusionSandbox(
             generate(seed=7, patients=PATIENTS),
             port=wanted.practice_fusion_port,
-            switches=PracticeFusionSwitches.general(),
+            switches=PracticeFusionSwitches.general(polls=0),
             faults=wanted.partner_faults,
         )
         self.federated_client = "health-gorilla"
