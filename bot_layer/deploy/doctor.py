@@ -18,6 +18,7 @@ from bot_layer.core.checks import Finding, passed
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.core.deployment_checks import version_of
 from bot_layer.core.json import Json
+from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.project import Project, open_project
 from bot_layer.deploy.run import Request, survey
 from bot_layer.deploy.secrets import secrets_of
@@ -150,7 +151,7 @@ def _secrets(case: Patient, held: list[Json]) -> Iterator[Finding]:
 
 
 def _deployment(case: Patient) -> Iterator[Finding]:
-    found = survey(case.server, Request(case.bots))
+    found = survey(case.server, Request(case.bots, _runtime(case)))
     for problem in found.problems:
         yield Finding("deployment", "failed" if problem.error else "warning", problem.code, problem.text)
     steps = len(found.plan.steps)
@@ -159,6 +160,14 @@ def _deployment(case: Patient) -> Iterator[Finding]:
         yield Finding("deployment", "warning", "drift", text)
     else:
         yield passed("deployment", "The server is as declared.")
+
+
+def _runtime(case: Patient) -> str:
+    """The way in which the bots are deployed, by the first of them that is there."""
+    by_version = {version: name for name, version in RUNTIMES.items()}
+    values = ",".join(f"{BOT_IDENTIFIER_SYSTEM}|{handler.bot.identifier}" for handler in case.bots)
+    versions = [bot.get("runtimeVersion") for bot in case.server.search("Bot", [("identifier", values)])]
+    return next((by_version[version] for version in versions if version in by_version), "fission")
 
 
 def _bot(project: Project, name: str, identifier: str) -> Finding:

@@ -59,7 +59,7 @@ def survey(server: Medplum, request: Request) -> Survey:
     wanted = declared(request.bots, runtime=request.runtime)
     found = project.found(wanted, everything=not request.partial)
     if request.secrets is not None:
-        named = wanted_secrets(request.bots, request.secrets)
+        named = wanted_secrets(request.bots, request.secrets, relay=request.runtime == "relay")
         found += found_secrets(secrets_of(project), {each.key for each in named})
         wanted = [*named, *wanted]
     problems = check([each.bot for each in request.bots], wanted, version=project.version, features=project.features)

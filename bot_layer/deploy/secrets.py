@@ -16,10 +16,14 @@ from bot_layer.core.json import Json
 from bot_layer.deploy.project import Project
 from bot_layer.errors import InputError
 
+RELAY_SECRETS = ("BOT_RELAY_KEY", "BOT_RELAY_URL")
 
-def wanted_secrets(bots: Collection, values: Mapping[str, str]) -> list[Wanted]:
-    """One for each declared name that has a value."""
-    names = sorted({name for handler in bots for name in handler.bot.secret_names})
+
+def wanted_secrets(bots: Collection, values: Mapping[str, str], *, relay: bool) -> list[Wanted]:
+    """One for each name that has a value, of those that the bots declare and, for the relay, its own two."""
+    names = sorted(
+        {*(name for handler in bots for name in handler.bot.secret_names), *(RELAY_SECRETS if relay else ())}
+    )
     return [Wanted("Secret", name, {"value": values[name]}) for name in names if values.get(name)]
 
 

@@ -66,6 +66,13 @@ def test_what_is_missing_is_named_with_what_to_do(world: World) -> None:
     assert (found["deployment"].code, found["settings"].status) == ("drift", "failed")
 
 
+def test_bots_behind_a_relay_are_compared_as_such(world: World) -> None:
+    """The doctor compares with the way in which the bots are deployed, not with another."""
+    request = Request(BOTS, "relay")
+    assert carry_out(world.client(), request, survey(world.client(), request)).error is None
+    assert _found(world)["deployment"].status == "passed"
+
+
 def test_clocks_that_differ_fail(world: World) -> None:
     """Signatures have a window of five minutes: clocks that are minutes apart are found before calls are refused."""
     assert _found(world)["clock"].status == "passed"

@@ -73,8 +73,8 @@ class _Killer:
         for faults in (world.medplum.faults, world.gorilla.faults):
             faults.add("slow", when=self._strike, seconds=0)
 
-    def _strike(self, _method: str, path: str) -> bool:
-        if path.endswith("/auth/me"):
+    def _strike(self, method: str, path: str) -> bool:
+        if method == "GET" and "/Bot/" in path:
             self.armed = True  # the host asks this before it takes an event in; a run begins after it
         elif self.left is not None and self.armed:
             self.left -= 1
