@@ -26,7 +26,7 @@ class Quota:
         """Seconds to wait before spending so much: 0 while our share lasts."""
         if self.remaining is None or now >= self.resets_at:
             return 0.0
-        reserve = int(self.limit * (1 - self.share))
+        reserve = round(self.limit * (1 - self.share))
         # A cost that would never fit is let through when the window is fresh: the server has the last word.
         if self.remaining - cost >= reserve or self.remaining >= self.limit:
             return 0.0

@@ -56,6 +56,13 @@ class Incoming:
     resource: Json
     digest: bytes = b""
     unresolved: frozenset[Key] = frozenset()
+    # The same as bytes, ready to be sent, where it was rewritten in bytes; ``resource`` is then made when it is needed.
+    body: bytes = b""
+    make: Callable[[], Json] | None = None
+
+    def full(self) -> Json:
+        """The resource, made now if only its bytes were made."""
+        return self.make() if self.make is not None else self.resource
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,16 @@ def digest_of(raw: bytes) -> bytes:
 
 def prepare(resource: Json, source: str) -> Json:
     """The resource as Medplum is to hold it, still with the source's references: no id, and our mark beside its own."""
+    body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
+    if resource["resourceType"] not in KEYED_BY_TAG:
+        body["identifier"] = mark_of(resource, source)
+    return {**body, "meta": meta_of(resource, source)}
+
+
+def mark_of(resource: Json, source: str) -> list[Any]:
+    """The source's own identifiers (or tags), and beside them the mark by which the sync finds the resource again."""
     kind, source_id = str(resource["resourceType"]), str(resource["id"])
-    meta = dict(resource.get("meta") or {})
+    meta = resource.get("meta") or {}
     system = id_system(kind)
     notes: list[Json] = [{"url": ORIGIN_URL, "valueUri": f"{source}/{kind}/{source_id}"}]
     if meta.get("versionId"):
@@ -108,17 +123,20 @@ def prepare(resource: Json, source: str) -> Json:
     owned = _owned(resource)
     if owned:
         notes.append({"url": OWNED_URL, "valueString": " ".join(sorted(owned))})
-    meta = {name: value for name, value in meta.items() if name not in _SERVER_META}
-    body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
     if kind in KEYED_BY_TAG:
-        mark: Json = {"extension": notes, "system": system, "code": source_id}
-        meta["tag"] = [*_others(meta.get("tag"), system), mark]
-    else:
-        mark = {"extension": notes, "system": system, "value": source_id}
-        body["identifier"] = [*_others(body.get("identifier"), system), mark]
+        return [*_others(meta.get("tag"), system), {"extension": notes, "system": system, "code": source_id}]
+    return [*_others(resource.get("identifier"), system), {"extension": notes, "system": system, "value": source_id}]
+
+
+def meta_of(resource: Json, source: str) -> Json:
+    """The source's meta without what a server sets, and with the address of the resource as its source."""
+    kind = str(resource["resourceType"])
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in _SERVER_META}
+    if kind in KEYED_BY_TAG:
+        meta["tag"] = mark_of(resource, source)
     # Where the source names no source of its own, its address is one; a source's own word is left alone.
-    meta.setdefault("source", f"{source}/{kind}/{source_id}")
-    return {**body, "meta": meta}
+    meta.setdefault("source", f"{source}/{kind}/{resource['id']}")
+    return meta
 
 
 def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str) -> Json:
@@ -158,7 +176,7 @@ def plan(found: Mapping[Key, Found], incoming: Iterable[Incoming], *, source: st
     for each in incoming:
         there = found.get(each.key)
         if there is None:
-            creates.append(Write(each, tagged(each.resource, each.unresolved)))
+            creates.append(Write(each, {} if each.body else tagged(each.full(), each.unresolved)))
         elif not brought_by(there.resource, each.key, source):
             foreign.append(each)
         else:
@@ -174,10 +192,10 @@ def plan(found: Mapping[Key, Found], incoming: Iterable[Incoming], *, source: st
 
 def merged(there: Found, incoming: Incoming) -> Json:
     """The source's fields, Medplum's id, and what was added in Medplum to the shared lists."""
-    wanted = tagged(incoming.resource, incoming.unresolved)
+    wanted = tagged(incoming.full(), incoming.unresolved)
     owned = _owned_before(there.resource, incoming.key)
     body = _with_local(wanted, there.resource, ("identifier", "extension"), owned)
-    meta = _with_local(wanted["meta"], there.resource.get("meta") or {}, ("tag", "security", "profile"), owned)
+    meta = _with_local(wanted["meta"], there.resource.get("meta") or {}, ("tag", "security"), owned)
     return {**body, "id": there.id, "meta": meta}
 
 
@@ -224,7 +242,8 @@ def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
         request["ifMatch"] = f'W/"{write.version}"'
     if guarded and not write.id:
         request["ifNoneExist"] = lookup_query(key.type, [key.id])
-    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(write.resource)), write)
+    body = write.incoming.body if write.incoming.body and not write.id else dumps(write.resource)
+    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), body), write)
 
 
 def conditional_entry(write: Write, dumps: Dumps) -> Entry:
@@ -282,7 +301,7 @@ def _token(name: str, item: Any) -> str:
 def _owned(resource: Json) -> set[str]:
     meta = resource.get("meta") or {}
     owned = {_token(name, item) for name in ("identifier", "extension") for item in _listed(resource.get(name))}
-    return owned | {_token(name, item) for name in ("tag", "security", "profile") for item in _listed(meta.get(name))}
+    return owned | {_token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
 
 
 def _owned_before(resource: Json, key: Key) -> frozenset[str]:

@@ -6,7 +6,8 @@ import base64
 import binascii
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import orjson
@@ -17,6 +18,7 @@ from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
+from bot_layer.core.resource_bytes import rewritten_bytes, targets_in_bytes
 from bot_layer.core.source_identity import is_source_id
 from bot_layer.core.sync_state import COUNTED, add_counts
 from bot_layer.core.upsert import Found, Incoming
@@ -69,7 +71,7 @@ class Loader:
         rows = self.map.rows(valid)
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
         loaded = loaded.plus(Loaded(_counted((key.type, "unchanged") for key in skipped)))
-        left = {key: each.value for key, each in valid.items() if key not in skipped}
+        left = {key: each for key, each in valid.items() if key not in skipped}
         return loaded.plus(self._write(left, digests)) if left else loaded
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
@@ -108,23 +110,15 @@ class Loader:
             found |= {key: each for key, each in there.items() if upsert.brought_by(each.resource, key, self.source)}
         return found
 
-    def _write(self, resources: Mapping[Key, Json], digests: Mapping[Key, bytes]) -> Loaded:
-        targets = {target for each in resources.values() for target in references.targets(each, self.source)}
-        if self.attachments is not None:
-            targets |= {target for each in resources.values() for target in self.attachments.targets(each)}
+    def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes]) -> Loaded:
+        targets = {target for each in resources.values() for target in self._targets(each)}
         known = self.known(targets)
         found = {} if self.conditional else self.medplum.look_up(resources)
-        incoming = []
         contents: dict[Key, str] = {}
-        for key, resource in resources.items():
-            rewritten = references.rewrite(resource, known, self.source)
-            if key.type == "Binary":
-                prepared, contents[key] = self._stored(rewritten.resource, found.get(key))
-            else:
-                prepared = upsert.prepare(rewritten.resource, self.source)
-            if self.attachments is not None:
-                prepared = self.attachments.carry(prepared, found.get(key), known=self.known)
-            incoming.append(Incoming(key, prepared, digests[key], rewritten.unresolved))
+        incoming = [
+            self._incoming(key, resource, digests[key], known, found.get(key), contents=contents)
+            for key, resource in resources.items()
+        ]
         if self.conditional:
             outcomes = self.medplum.upsert_conditionally(incoming)
         else:
@@ -136,6 +130,38 @@ class Loader:
             overwritten=sum(each.overwrote_edit for each in outcomes),
             kept=sum(each.action == "kept" for each in outcomes),
         )
+
+    def _targets(self, resource: Resource) -> frozenset[Key]:
+        found = targets_in_bytes(resource.raw, self.source) if resource.raw else None
+        targets = references.targets(resource.value, self.source) if found is None else found
+        return targets if self.attachments is None else targets | self.attachments.targets(resource.value)
+
+    def _incoming(
+        self,
+        key: Key,
+        resource: Resource,
+        digest: bytes,
+        known: Mapping[Key, str],
+        there: Found | None,
+        *,
+        contents: dict[Key, str],
+    ) -> Incoming:
+        """A resource as it is to be written: rewritten in bytes where it is new and that is safe, else as a value."""
+        if there is None and resource.raw and not self.conditional:
+            body = rewritten_bytes(resource.raw, resource.value, known, source=self.source, dumps=orjson.dumps)
+            if body is not None:
+                return Incoming(key, {}, digest, body=body, make=partial(self._prepared, resource.value, known))
+        rewritten = references.rewrite(resource.value, known, self.source)
+        if key.type == "Binary":
+            prepared, contents[key] = self._stored(rewritten.resource, there)
+        else:
+            prepared = upsert.prepare(rewritten.resource, self.source)
+        if self.attachments is not None:
+            prepared = self.attachments.carry(prepared, there, known=self.known)
+        return Incoming(key, prepared, digest, rewritten.unresolved)
+
+    def _prepared(self, value: Json, known: Mapping[Key, str]) -> Json:
+        return upsert.prepare(references.rewrite(value, known, self.source).resource, self.source)
 
     def _stored(self, resource: Json, found: Found | None) -> tuple[Json, str]:
         """What stands for a Binary, and the id of its content: stored anew only where it differs."""
@@ -151,13 +177,15 @@ class Loader:
             content_id = self.medplum.store_content(kind, [data], owner=owner)
         return upsert.prepare_binary(resource, self.source, content_id=content_id, digest=digest), content_id
 
-    def _record(self, outcomes: Sequence[Outcome], resources: Mapping[Key, Json], contents: Mapping[Key, str]) -> None:
+    def _record(
+        self, outcomes: Sequence[Outcome], resources: Mapping[Key, Resource], contents: Mapping[Key, str]
+    ) -> None:
         written = [each for each in outcomes if each.action != "failed"]
         self.map.record(
             ((each.key, contents.get(each.key, each.id), _digest(each)) for each in written),
             waiting=((each.key, each.incoming.unresolved) for each in written if each.incoming),
             failures=(
-                Failure(each.key, each.status, each.reason, orjson.dumps(resources[each.key]))
+                Failure(each.key, each.status, each.reason, orjson.dumps(resources[each.key].value))
                 for each in outcomes
                 if each.action == "failed"
             ),
@@ -183,8 +211,3 @@ def _counted(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
         row["seen"] += 1
         row[action] += 1
     return counts
-
-
-def unseen(loaded: Loaded) -> Loaded:
-    """The same without counting as seen again: a retry changes the outcome of what was seen before."""
-    return replace(loaded, counts={kind: dict(row) | {"seen": 0} for kind, row in loaded.counts.items()})

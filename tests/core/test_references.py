@@ -61,3 +61,13 @@ def test_targets_are_found_at_any_depth() -> None:
     """Contained resources and lists in lists of objects included."""
     given: Json = {"contained": [{"x": [{"y": {"reference": "Patient/1"}}]}], "z": {"reference": "#a"}}
     assert targets(given, BASE) == {Key("Patient", "1")}
+
+
+def test_what_is_known_points_into_medplum_and_the_rest_stays() -> None:
+    """In objects, lists and lists of lists."""
+    given: Json = {"a": [[{"reference": f"{BASE}/Patient/1"}, 1, "Patient/1"]], "b": {"reference": "#c"}, "c": 2}
+    assert rewrite(given, KNOWN, BASE).resource == {
+        "a": [[{"reference": "Patient/m-1"}, 1, "Patient/1"]],
+        "b": {"reference": "#c"},
+        "c": 2,
+    }

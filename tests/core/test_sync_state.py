@@ -1,0 +1,177 @@
+"""Where a sync stands, in a Task and out of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bot_layer.core import sync_answer, sync_state
+from bot_layer.core.bulk_export import ExportFile
+from bot_layer.core.sync_settings import SyncSettings
+from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of, plan_jobs
+
+RUN = Run(
+    "r",
+    1000.0,
+    jobs=(Job("group", ("A",), "g", files=(FileState("output", "A", 0, 5, count=7),), patients=("p",)),),
+    members={"g": ("p",)},
+    counts={"A": {"seen": 3, "created": 1, "updated": 1, "unchanged": 1, "failed": 0}},
+    deleted=2,
+    refused_types=("B",),
+    notes=("n",),
+    bad_lines=("b",),
+    problem="why",
+    ended=1010.0,
+)
+STATE = SyncState(
+    since={"g": {"A": "2024-01-01T00:00:00Z", "B": "2023-01-01T00:00:00Z"}},
+    members={"g": ("p",)},
+    scopes=("s",),
+    failures="Binary/1",
+    run=RUN,
+    owner="me",
+    until=2000.0,
+)
+
+
+def test_a_task_holds_the_whole_state() -> None:
+    """What is written is read again; other fields of the stored Task stay."""
+    task = sync_state.to_task(STATE, "https://s.example", task={"resourceType": "Task", "id": "t", "note": []})
+    assert sync_state.from_task(task) == STATE
+    assert task["id"] == "t"
+    values = [each["value"] for each in task["identifier"]]
+    assert values == ["https://s.example", "https://s.example/Group/g"]
+    assert task["executionPeriod"]["end"] == "1970-01-01T00:16:50.000Z"
+    assert {"type": {"text": "failed-resources"}, "valueReference": {"reference": "Binary/1"}} in task["output"]
+
+
+def test_before_the_first_sync_there_is_an_empty_state() -> None:
+    """No Task, a Task without ours, and an empty one."""
+    assert sync_state.from_task(None) == SyncState()
+    assert sync_state.from_task({"contained": [{"parameter": [{"name": "x"}]}, {}]}) == SyncState()
+    empty = sync_state.to_task(SyncState(), "s")
+    assert empty["status"] == "requested"
+    assert "output" not in empty
+    assert sync_state.from_task(empty) == SyncState()
+    assert sync_state.describe(None) == "No sync yet."
+
+
+def test_the_last_sync_time_is_the_oldest() -> None:
+    """Up to there everything is in Medplum."""
+    assert STATE.last_sync_time == "2023-01-01T00:00:00Z"
+    assert SyncState().last_sync_time == ""
+
+
+def test_a_lease_holds_until_it_ends() -> None:
+    """For others; not for its owner."""
+    assert STATE.held_by_other("you", 1999)
+    assert not STATE.held_by_other("you", 2000)
+    assert not STATE.held_by_other("me", 0)
+    assert not SyncState().held_by_other("me", 0)
+
+
+def test_the_status_of_the_task_follows_the_run() -> None:
+    """completed, failed, cancelled, in-progress."""
+    for phase, status in (
+        ("done", "completed"),
+        ("failed", "failed"),
+        ("cancelled", "cancelled"),
+        ("load", "in-progress"),
+    ):
+        run = replace(RUN, phase=phase, ended=0.0)
+        task = sync_state.to_task(replace(STATE, run=run, failures=""), "s")
+        assert task["status"] == status
+        assert "end" not in task["executionPeriod"]
+        assert run.over == (status != "in-progress")
+
+
+def test_the_report_says_what_a_person_must_know() -> None:
+    """Counts, and everything that is not as it should be."""
+    texts = {each["type"]["text"]: each.get("valueString", each.get("valueInteger")) for each in sync_state.report(RUN)}
+    assert texts == {
+        "A": "3 seen, 1 created, 1 updated, 1 unchanged, 0 failed",
+        "deleted": 2,
+        "refused-type": "B",
+        "note": "n",
+        "bad-line": "b",
+        "problem": "why",
+    }
+    assert "problem" not in {each["type"]["text"] for each in sync_state.report(replace(RUN, problem=""))}
+    assert sync_state.describe(RUN).endswith("why")
+
+
+def test_health_is_what_monitoring_asks() -> None:
+    """Healthy: off, or the last run succeeded and is not long ago, or one is at work."""
+    done = replace(STATE, run=replace(RUN, phase="done"), last_success=1010.0, until=0.0)
+    good = sync_state.health(done, enabled=True, interval_ms=60_000, now=1020.0)
+    assert good == {
+        "enabled": True,
+        "healthy": True,
+        "lastRun": "1970-01-01T00:16:40.000Z",
+        "lastRunSuccess": True,
+        "isRunning": False,
+        "intervalMs": 60_000,
+    }
+    assert not sync_state.health(done, enabled=True, interval_ms=60_000, now=2000.0)["healthy"]
+    assert sync_state.health(STATE, enabled=True, interval_ms=60_000, now=1020.0)["isRunning"]
+    never = sync_state.health(SyncState(), enabled=True, interval_ms=1, now=0.0)
+    assert (never["healthy"], never["lastRun"], never["lastRunSuccess"]) == (False, None, None)
+    assert sync_state.health(SyncState(), enabled=False, interval_ms=1, now=0.0)["healthy"]
+
+
+def test_counts_add_up() -> None:
+    """Type by type, and all together."""
+    total = sync_state.add_counts(RUN.counts, {"A": {"seen": 1, "failed": 1}, "B": {"seen": 2, "created": 2}})
+    assert total["A"]["seen"] == 4
+    assert sync_state.totals(total) == {"seen": 6, "created": 3, "updated": 1, "unchanged": 1, "failed": 1}
+
+
+def test_files_are_loaded_in_the_order_of_their_types() -> None:
+    """Deletions after outputs; what was handled before a break stays handled, whatever its new address."""
+    files = [
+        ExportFile("deleted", "Bundle", "u1"),
+        ExportFile("output", "Observation", "u2"),
+        ExportFile("output", "Patient", "u3", 3),
+        ExportFile("output", "Patient", "u4"),
+    ]
+    states = files_of(files, [FileState("output", "Patient", 1, 9, done=True)])
+    assert [(each.kind, each.type, each.turn, each.lines) for each in states] == [
+        ("output", "Patient", 0, 0),
+        ("output", "Patient", 1, 9),
+        ("output", "Observation", 0, 0),
+        ("deleted", "Bundle", 0, 0),
+    ]
+
+
+def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
+    """A new type, a newcomer, too many newcomers, a time stamp of the caller's, a full run."""
+    old = SyncState(since={"g": {"A": "t1"}}, members={"g": ("p1",)})
+    jobs = plan_jobs("group", "g", ["A", "B"], old, members=("p1",))
+    assert [(job.types, job.since) for job in jobs] == [(("B",), ""), (("A",), "t1")]
+    jobs = plan_jobs("group", "g", ["A"], old, members=("p1", "p2"))
+    assert [(job.level, job.since, job.patients) for job in jobs] == [("group", "t1", ()), ("search", "", ("p2",))]
+    jobs = plan_jobs("group", "g", ["A"], old, members=("p1", "p2"), few=0)
+    assert [(job.level, job.since) for job in jobs] == [("group", "")]
+    assert [job.since for job in plan_jobs("group", "g", ["A"], old, members=("p2",), since="x")] == ["x"]
+    assert [job.since for job in plan_jobs("group", "g", ["A"], old, full=True)] == [""]
+    (job,) = plan_jobs("search", "g", ["A"], SyncState(), members=("p1",))
+    assert job.patients == ("p1",)
+    assert plan_jobs("system", "", ["A"], SyncState())[0].group == ""
+
+
+def test_the_turn_of_jobs() -> None:
+    """One after another."""
+    run = replace(RUN, jobs=(Job("group", ("A",), done=True), Job("group", ("B",))))
+    assert run.job is not None
+    assert run.job.types == ("B",)
+    assert run.with_job(replace(run.job, done=True)).job is None
+
+
+def test_the_answer_of_the_operation() -> None:
+    """Everything of the report, and health; nothing where nothing ran."""
+    settings = SyncSettings("https://s", "c")
+    answer = sync_answer.of_state(STATE, settings, now=0.0, action="start")
+    names = [each["name"] for each in answer["parameter"]]
+    assert {"action", "status", "lastSyncTime", "summary", "health", "counts", "deleted", "problem"} <= set(names)
+    never = sync_answer.of_state(SyncState(), settings, now=0.0, action="status")
+    assert "lastSyncTime" not in [each["name"] for each in never["parameter"]]
+    assert sync_answer.of_preview({"A": 2})["parameter"][1]["part"][1]["valueInteger"] == 2

@@ -1,0 +1,228 @@
+"""Laws of the bulk sync's pure half."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_layer.core import bulk_export, references, resource_bytes, smart, upsert
+from bot_layer.core.bulk_export import Complete, Failed, Wait, WaitLimits
+from bot_layer.core.ndjson import LineSplitter, Resource, read_resources
+from bot_layer.core.references import Key
+from bot_layer.core.smart import ScopeRefused, Token
+from bot_layer.core.source_identity import id_system
+from bot_layer.core.upsert import Found, Incoming
+
+BASE = "https://source.example/fhir"
+TYPES = ("Patient", "Observation", "Encounter")
+ids = st.text("abc-.1", min_size=1, max_size=3)
+keys = st.builds(Key, st.sampled_from(TYPES), ids)
+texts = st.text(max_size=8)
+reference_texts = st.one_of(
+    st.builds(lambda key: f"{key.type}/{key.id}", keys),
+    st.builds(lambda key: f"{BASE}/{key.type}/{key.id}", keys),
+    st.builds(lambda key: f"{key.type}/{key.id}/_history/2", keys),
+    st.builds(lambda key: f"https://else.example/fhir/{key.type}/{key.id}", keys),
+    st.sampled_from(["#p", "urn:uuid:00000000-0000-4000-8000-000000000000", "Patient?identifier=x"]),
+    texts,
+)
+reference_objects = st.fixed_dictionaries(
+    {"reference": reference_texts}, optional={"display": texts, "type": st.sampled_from(TYPES)}
+)
+leaves = st.one_of(texts, st.integers(-(2**53), 2**53), st.booleans(), reference_objects)
+values = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "b", "c"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+resources = st.builds(
+    lambda key, body: {"resourceType": key.type, "id": key.id, **body},
+    keys,
+    st.dictionaries(st.sampled_from(["subject", "note", "extra"]), values, max_size=3),
+)
+maps = st.dictionaries(keys, st.builds(lambda text: f"m-{text}", ids), max_size=6)
+
+
+def closed(known: dict[Key, str]) -> dict[Key, str]:
+    """The map, which also answers for the ids that Medplum gave."""
+    return known | {Key(key.type, at): at for key, at in known.items()}
+
+
+# -- Lines
+
+
+def read(chunks: list[bytes]) -> list[Any]:
+    """The resources of a file that arrives in these chunks."""
+    splitter, lines = LineSplitter(), []
+    for chunk in chunks:
+        lines += splitter.feed(chunk)
+    return list(read_resources(lines + splitter.finish(), loads=orjson.loads))
+
+
+@given(st.lists(resources, max_size=5), st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\n \n"]), st.booleans(), st.data())
+def test_reading_what_was_written_gives_it_back(
+    given_: list[dict[str, Any]], newline: bytes, last: bool, data: st.DataObject
+) -> None:
+    """Wherever the chunks are cut, also inside a character, with any line end, with or without a last one."""
+    text = newline.join(orjson.dumps(each) for each in given_) + (newline if last else b"")
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    found = read(chunks)
+    assert [each.value for each in found if isinstance(each, Resource)] == given_
+    assert len(found) == len(given_)
+
+
+# -- References
+
+
+@given(resources)
+def test_an_empty_map_leaves_no_reference_to_the_source(resource: dict[str, Any]) -> None:
+    """Each one becomes logical; nothing else changes; the argument is left as it is."""
+    before = copy.deepcopy(resource)
+    rewritten = references.rewrite(resource, {}, BASE)
+    assert resource == before
+    assert references.targets(rewritten.resource, BASE) == frozenset()
+    assert rewritten.unresolved == references.targets(resource, BASE)
+
+
+@given(resources, maps)
+def test_rewriting_twice_is_rewriting_once(resource: dict[str, Any], known: dict[Key, str]) -> None:
+    """With a map that answers for Medplum's ids too."""
+    once = references.rewrite(resource, closed(known), BASE).resource
+    assert references.rewrite(once, closed(known), BASE).resource == once
+
+
+@given(resources, maps, maps)
+def test_repairing_later_is_having_known_before(
+    resource: dict[str, Any], first: dict[Key, str], second: dict[Key, str]
+) -> None:
+    """A reference that waited ends as if its target had been there."""
+    both = second | first
+    early = references.rewrite(resource, both, BASE).resource
+    late = references.repair(references.rewrite(resource, first, BASE).resource, both)
+    assert late == early
+
+
+# -- Upsert
+
+
+@given(resources)
+def test_after_a_write_there_is_nothing_to_write(resource: dict[str, Any]) -> None:
+    """plan(found after apply(plan), incoming) is empty."""
+    key = Key(resource["resourceType"], resource["id"])
+    incoming = Incoming(key, upsert.prepare(resource, BASE))
+    (write,) = upsert.plan({}, [incoming], source=BASE).creates
+    stored = orjson.loads(
+        orjson.dumps({**write.resource, "id": "m", "meta": {**write.resource["meta"], "versionId": "1"}})
+    )
+    again = upsert.plan({key: Found("m", "1", stored)}, [incoming], source=BASE)
+    assert len(again.unchanged) == 1
+
+
+@given(resources, resources)
+def test_an_update_leaves_nothing_of_the_former_version(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """And what was added in Medplum is still there."""
+    second = {**second, "resourceType": first["resourceType"], "id": first["id"]}
+    key = Key(first["resourceType"], first["id"])
+    stored = {**upsert.prepare(first, BASE), "id": "m"}
+    local = {"system": "https://clinic.example", "value": "L"}
+    stored["identifier"] = [*stored["identifier"], local]
+    merged = upsert.merged(Found("m", "1", stored), Incoming(key, upsert.prepare(second, BASE)))
+    merged["identifier"].remove(local)
+    assert upsert.comparable(merged) == upsert.comparable({**upsert.prepare(second, BASE), "id": "m"})
+
+
+texts_of_json = st.sampled_from(
+    [
+        orjson.dumps,
+        lambda value: json.dumps(value).encode(),
+        lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(),
+        lambda value: json.dumps(value, sort_keys=True).encode(),
+        lambda value: orjson.dumps(value).replace(b"/", b"\\/"),
+    ]
+)
+marked = st.builds(
+    lambda resource, more: resource | more,
+    resources,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "meta": st.fixed_dictionaries({}, optional={"versionId": texts, "tag": st.just([{"code": "x"}])}),
+            "identifier": st.lists(st.fixed_dictionaries({"value": texts}), max_size=2),
+            "extension": st.lists(st.fixed_dictionaries({"url": texts}), max_size=2),
+        },
+    ),
+)
+
+
+@given(marked, maps, texts_of_json)
+def test_rewriting_in_bytes_is_rewriting_the_value(
+    resource: dict[str, Any], known: dict[Key, str], write: Callable[[Any], bytes]
+) -> None:
+    """However the source writes its JSON; and where bytes give no answer, parsing does."""
+    raw = write(resource)
+    found = resource_bytes.targets_in_bytes(raw, BASE)
+    assert found is None or found == references.targets(resource, BASE)
+    body = resource_bytes.rewritten_bytes(raw, resource, known, source=BASE, dumps=orjson.dumps)
+    rewritten = references.rewrite(resource, known, BASE)
+    if body is not None:
+        assert not rewritten.unresolved
+        assert orjson.loads(body) == upsert.prepare(rewritten.resource, BASE)
+
+
+# -- Export
+
+
+@given(st.integers(100, 599), st.one_of(st.none(), texts, st.integers(0, 10**14).map(str)), st.binary(max_size=20))
+def test_each_status_means_exactly_one_thing(status: int, retry_after: str | None, body: bytes) -> None:
+    """Wait, complete or failed; and a wait stays between its limits."""
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    limits = WaitLimits()
+    for text in (body, b'{"output":[]}', b'{"issue":[{"code":"transient"}]}'):
+        answer = bulk_export.read_status(status, headers, text, now=1.7e9, limits=limits)
+        assert sum(isinstance(answer, kind) for kind in (Wait, Complete, Failed)) == 1
+        if isinstance(answer, Wait):
+            assert limits.least <= answer.seconds <= limits.most
+
+
+# -- Scopes
+
+
+@given(
+    st.lists(st.sampled_from(list("ABCDEFGH")), min_size=1, unique=True),
+    st.sets(st.sampled_from(list("ABCDEFGH"))),
+    st.sampled_from(["rs", "read"]),
+    st.sets(st.sampled_from(list("ABCDEFGH"))),
+    st.booleans(),
+)
+def test_the_negotiation_ends_with_what_is_granted(
+    types: list[str], granted: set[str], style: smart.Style, advertised: set[str], named: bool
+) -> None:
+    """Whatever the server grants, in whichever style, whether it says what it refuses or not."""
+    state = smart.start_negotiation(types, [smart.scope(each, "rs") for each in advertised])
+    for _ in range(200):
+        if state.settled:
+            break
+        refused = {each for each in state.scopes if each[7:].split(".")[1] != style or each[7:8] not in granted}
+        names = frozenset(each[7:8] for each in refused) if named and style == "rs" else frozenset[str]()
+        state = smart.answered(state, ScopeRefused(names) if refused else Token("t", 1.0))
+    assert state.settled
+    assert set(state.accepted) | set(state.refused) == set(types)
+    assert not set(state.accepted) & set(state.refused)
+    assert set(state.accepted) == set(types) & granted
+
+
+def test_the_identifier_systems_of_two_types_differ() -> None:
+    """No two types share one."""
+    from bot_layer.core.source_identity import LEVELS  # noqa: PLC0415 - data for this test alone
+
+    names = [name for level in LEVELS for name in level]
+    assert len({id_system(name) for name in names}) == len(names)
