@@ -142,3 +142,10 @@ def test_settings_name_every_secret(hg: HealthGorillaSandbox) -> None:
             *("GRANT", "ALGORITHM", "TENANT_ID", "SSO_FACILITY_ID", "INVITE", "NOTIFY"),
         )
     }
+
+
+def test_a_laboratory_has_the_same_id_after_a_restart() -> None:
+    """A Medplum that keeps its resources in a file remembers it."""
+    with HealthGorillaSandbox() as first, HealthGorillaSandbox() as second:
+        assert first.labs == second.labs
+        assert len(set(first.labs)) == len(first.labs)

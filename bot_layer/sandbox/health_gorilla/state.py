@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 from collections.abc import Callable
@@ -93,8 +94,11 @@ class State:
         return tenant
 
     def add_facility(self, name: str, *, lab: bool) -> str:
-        """A facility: a lab that takes orders, or the one for single sign-on."""
-        facility = new_id("f-")
+        """A facility: a lab that takes orders, or the one for single sign-on.
+
+        Its id is made of its name: what a Medplum in a file remembers of it is still right after a restart.
+        """
+        facility = f"f-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
         self.organizations[facility] = self.stamp(
             {
                 "resourceType": "Organization",
