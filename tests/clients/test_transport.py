@@ -101,6 +101,14 @@ def test_a_redirect_is_not_followed() -> None:
     assert isinstance(answer.error(), PermanentError)
 
 
+@pytest.mark.parametrize(("method", "maybe_done"), [("GET", False), ("POST", True), ("PUT", True)])
+def test_a_page_after_a_write_leaves_open_whether_it_was_done(method: str, maybe_done: bool) -> None:
+    """A gateway's page says nothing of what the service did behind it."""
+    with pytest.raises(TransientError) as caught:
+        Answer("Partner", method, "Thing", 200, {}, b"<html>").json()
+    assert caught.value.maybe_done is maybe_done
+
+
 @responses.activate
 def test_html_does_not_pass_for_data() -> None:
     """A gateway's page is transient; an empty body is an empty object."""
