@@ -11,6 +11,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -134,6 +136,7 @@ class MedplumWriter:
         self._wire = Wire(SERVICE)
         self._quota = pace.Quota(self.share)
         self._lock = threading.Lock()
+        self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
         self._gate = _Gate(pace.Concurrency(self.workers), self.clock)
         self.requests = 0
         self.duplicates = 0
@@ -209,17 +212,32 @@ class MedplumWriter:
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
         """What Medplum holds for these keys: one search for 100 of a type."""
+        return self.start_look_up(keys)()
+
+    def start_look_up(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
+        """The same, asked now and read later: several types, and other questions, are on their way at once."""
         by_type: dict[str, list[str]] = {}
         for key in dict.fromkeys(keys):
             by_type.setdefault(key.type, []).append(key.id)
-        found: dict[Key, Found] = {}
-        for kind, ids in by_type.items():
-            for some in _chunked(ids, LOOKUP_SIZE):
-                self._look_up(kind, some, found)
-        return found
+        asked = [
+            self._askers.submit(self._look_up, kind, some)
+            for kind, ids in by_type.items()
+            for some in _chunked(ids, LOOKUP_SIZE)
+        ]
 
-    def _look_up(self, kind: str, ids: list[str], found: dict[Key, Found]) -> None:
-        wanted = set(ids)
+        def read() -> dict[Key, Found]:
+            # All come to rest before the first failure is raised: nothing asks on when the lease is given back.
+            wait_for(asked)
+            return {key: there for each in asked for key, there in each.result().items()}
+
+        return read
+
+    def has_none(self, resource_type: str) -> bool:
+        """True where Medplum holds nothing at all of a type, whoever brought it."""
+        return next(iter(self.search(resource_type, "_count=1&_fields=id")), None) is None
+
+    def _look_up(self, kind: str, ids: list[str]) -> dict[Key, Found]:
+        wanted, found = set(ids), dict[Key, Found]()
         for resource in self.search(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
             source_id = source_id_of(resource, kind)
             if source_id is None or source_id not in wanted:
@@ -234,6 +252,7 @@ class MedplumWriter:
                 self.duplicates += 1
                 there = min(there, found[key], key=lambda each: each.id)
             found[key] = there
+        return found
 
     # -- Upsert
 

@@ -107,6 +107,11 @@ class SyncMap:
         """Medplum's ids of those keys that are known."""
         return {key: medplum for key, (medplum, _) in self.rows(keys).items()}
 
+    def knows(self, kind: str) -> bool:
+        """True where any resource of a type is known."""
+        with self._lock:
+            return self._base.execute("SELECT 1 FROM known WHERE type = ? LIMIT 1", (kind,)).fetchone() is not None
+
     def record(
         self,
         known: Iterable[tuple[Key, str, bytes | None]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -79,16 +80,22 @@ class Ending:
     def repair(self) -> int:
         """Turn logical references into real ones where the target is there by now; the number of resources changed."""
         repaired = 0
-        for _ in range(100_000):
-            keys = self.map.repairable(MANY)
-            if not keys or self.halted():
-                break
-            known = self.map.ids(target for key in keys for target in self.map.targets_of(key))
-            found = self.medplum.change(keys, partial(_repaired, known))
-            repaired += len(found)
-            left = ((key, self._left(found.get(key), known)) for key in keys)
-            self.map.record((), waiting=left)
+        at_once = self.medplum.workers
+        with ThreadPoolExecutor(at_once, thread_name_prefix="pf-repair") as pool:
+            for _ in range(100_000):
+                keys = self.map.repairable(MANY * at_once)
+                if not keys or self.halted():
+                    break
+                handfuls = [keys[start : start + MANY] for start in range(0, len(keys), MANY)]
+                repaired += sum(pool.map(self._repair, handfuls))
         return repaired
+
+    def _repair(self, keys: Sequence[Key]) -> int:
+        known = self.map.ids(target for key in keys for target in self.map.targets_of(key))
+        found = self.medplum.change(keys, partial(_repaired, known))
+        left = ((key, self._left(found.get(key), known)) for key in keys)
+        self.map.record((), waiting=left)
+        return len(found)
 
     def _left(self, there: Found | None, known: dict[Key, str]) -> list[Key]:
         return [] if there is None else [key for key in references.logical_targets(there.resource) if key not in known]

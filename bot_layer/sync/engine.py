@@ -34,7 +34,7 @@ from bot_layer.sync.loader import Loaded, Loader
 from bot_layer.sync.searching import search_lines
 
 SAVE_SECONDS: Final = 10.0
-READERS: Final = 4
+READERS: Final = 8
 _BAD_LINES: Final = 200
 Progress = Callable[[str, str, int, int | None], None]
 
@@ -73,6 +73,7 @@ class Sync:
     def __post_init__(self) -> None:
         self._manifest: Manifest | None = None
         self._fresh = False
+        self._alone = False  # True once this process has begun a run, rather than taken up one that broke off
         self._saved_at = self.timer()
         self.medplum.may_write = self.store.check
 
@@ -140,6 +141,7 @@ class Sync:
         if options.reconcile:
             self._check_reconcile(state)
             self.map.begin_seeing()
+        self._alone = True
         self.store.state = replace(state, run=run)
         return self.store.state
 
@@ -349,6 +351,7 @@ class Sync:
             look_at_all=run.full,
             seeing=run.reconcile,
             attachments=attachments,
+            alone=self._alone,
         )
         with ThreadPoolExecutor(self.settings.workers, thread_name_prefix="pf-sync") as pool:
             yield FileLoader(loader, pool, self.settings.workers, halted=self._halted)

@@ -19,7 +19,7 @@ from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
 from bot_layer.core.resource_bytes import rewritten_bytes, targets_in_bytes
-from bot_layer.core.source_identity import is_source_id
+from bot_layer.core.source_identity import is_source_id, stored_as
 from bot_layer.core.sync_state import COUNTED, add_counts
 from bot_layer.core.upsert import Found, Incoming
 from bot_layer.errors import PermanentError
@@ -54,9 +54,12 @@ class Loader:
     look_at_all: bool = False
     seeing: bool = False
     attachments: Attachments | None = None
+    # False where a run that broke off may still have a write under way: then every key is looked up.
+    alone: bool = False
 
     def __post_init__(self) -> None:
         self._absent: set[Key] = set()
+        self._held: dict[str, bool] = {}
         self._lock = threading.Lock()
 
     def load(self, resources: Sequence[Resource]) -> Loaded:
@@ -99,30 +102,60 @@ class Loader:
             self._absent.update(key for key in missing if key not in found)
         return known
 
-    def _found(self, keys: Sequence[Key]) -> dict[Key, Found]:
+    def _found(self, keys: Iterable[Key]) -> dict[Key, Found]:
         """What Medplum has of these; a type that it does not know has nothing."""
+        kinds: dict[str, list[Key]] = {}
+        for key in keys:
+            if self._may_hold(key.type):
+                kinds.setdefault(key.type, []).append(key)
         found: dict[Key, Found] = {}
-        for kind in dict.fromkeys(key.type for key in keys):
+        for read in [self.medplum.start_look_up(some) for some in kinds.values()]:
             try:
-                there = self.medplum.look_up(key for key in keys if key.type == kind)
+                there = read()
             except PermanentError:
                 continue
             found |= {key: each for key, each in there.items() if upsert.brought_by(each.resource, key, self.source)}
         return found
 
+    def _may_hold(self, kind: str) -> bool:
+        """False where Medplum had nothing of a type when this run began: then what the map does not know is new."""
+        if not self.alone:
+            return True
+        with self._lock:
+            held = self._held.get(kind)
+        if held is None:
+            try:
+                held = self.map.knows(kind) or not self.medplum.has_none(stored_as(kind))
+            except PermanentError:
+                held = True
+            with self._lock:
+                held = self._held.setdefault(kind, held)
+        return held
+
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes]) -> Loaded:
         targets = {target for each in resources.values() for target in self._targets(each)}
-        known = self.known(targets)
-        found = {} if self.conditional else self.medplum.look_up(resources)
+        asked = [] if self.conditional else [key for key in resources if self._may_hold(key.type)]
+        read = self.medplum.start_look_up(asked)
+        try:
+            known = self.known(targets)
+        finally:
+            found = read()
         contents: dict[Key, str] = {}
         incoming = [
             self._incoming(key, resource, digests[key], known, found.get(key), contents=contents)
             for key, resource in resources.items()
         ]
-        if self.conditional:
-            outcomes = self.medplum.upsert_conditionally(incoming)
-        else:
-            outcomes = self.medplum.upsert(incoming, found)
+        outcomes: list[Outcome] = []
+        try:
+            if self.conditional:
+                outcomes = self.medplum.upsert_conditionally(incoming)
+            else:
+                outcomes = self.medplum.upsert(incoming, found)
+        finally:
+            # What was not answered for may be there in spite of it.
+            unsure = set(resources) - {each.key for each in outcomes if each.action != "failed"}
+            with self._lock:
+                self._held |= dict.fromkeys((key.type for key in unsure), True)
         self._record(outcomes, resources, contents)
         names = ((each.key.type, "unchanged" if each.action == "kept" else each.action) for each in outcomes)
         return Loaded(

@@ -1,0 +1,50 @@
+"""Medplum is asked no more than it must be, and never less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bot_layer.sandbox.practice_fusion import generate
+from bot_layer.sync.engine import Options
+from tests.sync.world import World, assert_exact, counts, world
+
+
+def look_ups(both: World, kind: str) -> int:
+    """Searches of a type that name identifiers."""
+    return sum(each.path == f"/fhir/R4/{kind}" and "identifier=" in each.query for each in both.medplum.requests)
+
+
+def test_what_an_empty_medplum_cannot_hold_is_not_looked_up(tmp_path: Path) -> None:
+    """A first run asks once whether a type is there at all; then what the map does not know is new."""
+    with world(generate(21, 3), folder=tmp_path) as both:
+        both.run()
+        assert_exact(both)
+        # No reference of a Device has to wait for its target, so that none is looked up for repair either.
+        assert both.source.source.count("Device") > 0
+        assert look_ups(both, "Device") == 0
+
+
+def test_a_type_that_medplum_holds_already_is_looked_up(tmp_path: Path) -> None:
+    """Without its map a later run begins by itself too; it must not take Medplum for empty."""
+    with world(generate(21, 2), folder=tmp_path) as both:
+        both.run()
+        both.folder = None
+        before = look_ups(both, "Device")
+        state = both.run(Options(full=True))
+        assert look_ups(both, "Device") > before
+        assert counts(state)["created"] == 0
+        assert_exact(both)
+
+
+def test_a_run_that_was_broken_off_looks_everything_up(tmp_path: Path) -> None:
+    """A write of the process that broke off may still be under way: its successor takes nothing for new."""
+    with world(generate(21, 2), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.stop.set()
+        state = sync.run(Options())
+        sync.map.close()
+        assert state.run is not None
+        assert not state.run.over
+        both.run()
+        assert look_ups(both, "Device") > 0
+        assert_exact(both)
