@@ -82,7 +82,7 @@ class FederatedSource:
         leaving = [document for document in held if self._may_leave(document, found)]
         measured = [(document, self._contents(document)) for document in leaving]
         shown = [(document, contents) for document, contents in measured if any(contents)]
-        if not shown and self.answering.ccda:
+        if not held and self.answering.ccda:
             summary = federated_document.summary(found.patient)
             shown = [(summary, [self._summary_content(found.patient)])]
         return self._presented(shown, asked_id)

@@ -114,9 +114,18 @@ class PatientStore:
         """The one Patient that carries the identifier."""
         found = self.server.search("Patient", [("identifier", f"{key['system']}|{key['value']}"), ("_count", "10")])
         carrying = [patient for patient in found if _carries(patient, key)]
+        if any(_carried(patient, key) for patient in carrying):
+            raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
         if len(carrying) > 1:
             raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
         return carrying[0] if carrying else None
+
+
+def _carried(patient: Json, key: Json) -> bool:
+    """Whether the identifier is the patient's only as one of use ``old``: a number that was given in error."""
+    pairs = [entry for entry in entries(patient.get("identifier")) if entry.get("value") == key["value"]]
+    own = [entry for entry in pairs if entry.get("system") == key["system"]]
+    return bool(own) and all(entry.get("use") == "old" for entry in own)
 
 
 def _carries(patient: Json, key: Json) -> bool:

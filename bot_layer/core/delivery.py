@@ -18,7 +18,8 @@ from bot_layer.core.json import Json
 from bot_layer.core.parameters import boolean, build, reference
 from bot_layer.errors import InputError
 
-_LONGEST_EMPTY = 64
+# An empty body, ``{}``, or a Parameters without any; a plain ``{"preview": true}`` lies between.
+_EMPTY = frozenset((*range(4), *range(29, 65)))
 _INDENTS = (2, 4, "\t")
 
 
@@ -40,7 +41,7 @@ def require_delivered(event: Event, bot: Bot) -> None:
 
 def _is_whole(resource: Json, length: int, bot: Bot) -> bool:
     """True for the length of an empty body, of one that only names the resource, or of the resource (``$execute``)."""
-    if length <= _LONGEST_EMPTY:
+    if length in _EMPTY:
         return True
     if length in _lengths(build(boolean("preview", True))):
         return False  # though the other bodies may be written as long: a trial must not become a deed

@@ -85,6 +85,8 @@ def input_schema(operation: Json) -> Json:
                 "items": {
                     "type": "object",
                     "required": ["name"],
+                    # The name and one value: of two values nobody knows which one is meant.
+                    "maxProperties": 2,
                     "properties": {"name": {"enum": [parameter["name"] for parameter in taken]}},
                     "allOf": [_rule(parameter) for parameter in taken],
                 },

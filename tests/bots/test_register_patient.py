@@ -433,6 +433,13 @@ def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None
     assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["several-patients"])
 
 
+def test_a_number_that_was_given_in_error_is_for_a_person(hospital: Clinic) -> None:
+    """A Patient who carries the number as an old one is not overwritten by whoever has it now."""
+    other = hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7", "use": "old"}]))
+    assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["old-identifier"])
+    assert hospital.server.read(f"Patient/{other['id']}") == other
+
+
 # The index in other moods
 
 

@@ -52,6 +52,8 @@ def test_an_empty_body_and_one_that_names_the_resource_lost_nothing(style: dict[
 @pytest.mark.parametrize("style", STYLES)
 def test_a_preview_that_was_kept_back_is_refused(style: dict[str, Any]) -> None:
     """A trial must not become a deed: with or without naming the resource, in every style."""
+    with pytest.raises(InputError):
+        check(json.dumps({"preview": True}, **style))
     for entries in ([PREVIEW], [NAMING, PREVIEW]):
         with pytest.raises(InputError) as caught:
             check(parameters(*entries, **style))

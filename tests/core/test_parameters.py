@@ -66,6 +66,7 @@ def test_each_type_takes_its_value(entry: Json) -> None:
         {"name": "role"},
         {"name": "group"},
         {"valueBoolean": True},
+        {"name": "preview", "valueString": "x", "valueBoolean": True},
         "text",
     ],
 )

@@ -186,6 +186,10 @@ def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
         assert "hash" not in changed["content"][0]["attachment"]
         world.document(patient)
         assert [document["id"] for document in caller.query(patient["id"])] != [told["id"]]
+        # Documents that must not leave are documents: their content does not leave as a summary.
+        closed = world.patient()
+        world.document(closed, level="V")
+        assert caller.query(closed["id"]) == []
     with network() as world:
         patient = world.patient()
         assert world.caller().query(patient["id"]) == []
