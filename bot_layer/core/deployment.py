@@ -20,7 +20,7 @@ BOT_SYSTEMS = frozenset(
 IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
 ORDER = ("Secret", "AccessPolicy", "Bot", "ProjectMembership", "OperationDefinition", "Subscription")
 
-# Others may use a secret too. A Bot's membership can do nothing without its Bot, and only the server can make a new one.
+# Others may use a secret too. A Bot's membership can do nothing without its Bot, and only the server makes new ones.
 _KEPT = frozenset({"Secret", "ProjectMembership"})
 
 _MANAGED: Mapping[str, frozenset[str]] = {

@@ -12,9 +12,9 @@ ONE = b'{"resourceType":"Patient","id":"1"}'
 TWO = b'{"resourceType":"Patient","id":"2"}'
 
 
-def read(data: bytes, **options: bool) -> list[Resource | BadLine]:
+def read(data: bytes, *, bundles: bool = True) -> list[Resource | BadLine]:
     """The items of a file."""
-    return list(read_resources(split_lines([data]), **options))
+    return list(read_resources(split_lines([data]), bundles=bundles))
 
 
 def ids(data: bytes) -> list[object]:

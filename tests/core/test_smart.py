@@ -75,7 +75,7 @@ def test_a_token_is_renewed_before_it_ends() -> None:
     long = token(200, {"access_token": "t", "expires_in": 3600, "scope": "a b"})
     assert isinstance(long, Token)
     assert long.expires_at == 1000 + 3570
-    assert long.scopes == {"a", "b"}
+    assert long.scopes == frozenset({"a", "b"})
     assert long.fresh(1000)
     assert not long.fresh(5000)
     short = token(200, {"access_token": "t", "expires_in": "60"})

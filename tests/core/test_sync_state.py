@@ -71,12 +71,13 @@ def test_a_lease_holds_until_it_ends() -> None:
 
 def test_the_status_of_the_task_follows_the_run() -> None:
     """completed, failed, cancelled, in-progress."""
-    for phase, status in (
+    phases: tuple[tuple[sync_state.Phase, str], ...] = (
         ("done", "completed"),
         ("failed", "failed"),
         ("cancelled", "cancelled"),
         ("load", "in-progress"),
-    ):
+    )
+    for phase, status in phases:
         run = replace(RUN, phase=phase, ended=0.0)
         task = sync_state.to_task(replace(STATE, run=run, failures=""), "s")
         assert task["status"] == status

@@ -159,6 +159,7 @@ def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
             assert state.run is not None
             if state.run.over:
                 break
+        assert state.run is not None
         assert state.run.phase == "done"
         assert_adds_up(state)
         assert counts(state)["created"] > 0
