@@ -1,0 +1,146 @@
+"""Practice Fusion's exact shape, and the ways to log in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot_layer.errors import AuthError, ConfigError, PermanentError
+from bot_layer.sandbox.practice_fusion import Switches, generate
+from bot_layer.sync.engine import Options
+from tests.sync.keys import register
+from tests.sync.world import assert_adds_up, counts, world
+
+
+@pytest.mark.parametrize("kind", ["ES384", "RS384"])
+def test_the_exact_shape_is_synced(kind: str, tmp_path: Path) -> None:
+    """Key login, .rs only with an odd refusal, Group level, empty 202, no counts, no Retry-After, pretty files."""
+    with world(generate(8, 3), switches=Switches.exact(), folder=tmp_path) as both:
+        both.settings |= register(both.source, kind)
+        both.source.authorize_app()
+        state = both.run()
+        assert state.run is not None
+        assert set(state.run.refused_types) == {"Medication", "MedicationStatement", "Binary"}
+        assert counts(state)["failed"] == 0
+        assert_adds_up(state)
+        # What others point to and may be read one by one is there, although it can't be exported.
+        assert both.by_source_id("Location")
+        assert both.by_source_id("Medication")
+        again = both.run()
+        assert counts(again)["seen"] == 0
+
+
+def test_documents_are_read_by_rest_where_binary_is_not_exported(tmp_path: Path) -> None:
+    """Fetched with the token, checked, stored, linked; the next full run fetches nothing again."""
+    with world(generate(8, 3), switches=Switches.exact(), folder=tmp_path) as both:
+        both.settings |= register(both.source)
+        both.source.authorize_app()
+        both.run()
+        links = [each["content"][0]["attachment"].get("url", "") for each in both.stored("DocumentReference")]
+        stored = [link for link in links if "/storage/" in link]
+        assert stored
+        assert all(both.content(link) for link in stored)
+        fetched = [each for each in both.source.requests if "/Binary/" in each.path and "/export/" not in each.path]
+        assert fetched
+        both.source.clear_requests()
+        state = both.run(Options(full=True))
+        assert counts(state)["updated"] == 0
+        assert not [each for each in both.source.requests if "/Binary/" in each.path and "/export/" not in each.path]
+
+
+def test_documents_that_are_too_large_or_unwanted_keep_their_links(tmp_path: Path) -> None:
+    """The link stays complete, and the document reference is kept."""
+    for changes in ({"max_attachment_bytes": 1}, {"attachments": False}):
+        with world(generate(8, 1), switches=Switches.exact(), folder=None) as both:
+            both.settings |= register(both.source)
+            both.source.authorize_app()
+            state = both.run(**changes)
+            assert counts(state)["failed"] == 0
+            links = [each["content"][0]["attachment"].get("url", "") for each in both.stored("DocumentReference")]
+            assert not any("/storage/" in link for link in links)
+
+
+def test_before_the_practice_lets_the_app_in_the_error_says_so() -> None:
+    """The code and the sentence tell who must press what."""
+    with world(generate(8, 1), switches=Switches.exact()) as both:
+        both.settings |= register(both.source)
+        with pytest.raises(AuthError, match="Authorize App") as caught:
+            both.run()
+        assert caught.value.code == "practice-must-authorize"
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize("discovery", ["smart", "metadata"])
+def test_a_secret_is_sent_as_the_source_wants_it(method: str, discovery: str) -> None:
+    """Basic, or in the body; the token endpoint from either document."""
+    switches = Switches.general(token_methods=frozenset({method}), discovery=discovery)
+    with world(generate(8, 1), switches=switches) as both:
+        if (method, discovery) == ("client_secret_post", "metadata"):
+            with pytest.raises(AuthError):
+                both.run()  # nothing says that it must go in the body
+        else:
+            assert counts(both.run())["failed"] == 0
+
+
+def test_a_key_that_is_none_is_told_apart() -> None:
+    """No trace with the key in it."""
+    with world(generate(8, 1)) as both:
+        both.settings |= {"PF_PRIVATE_KEY": "none", "PF_KEY_ID": "k"}
+        with pytest.raises(ConfigError) as caught:
+            both.run()
+        assert caught.value.code == "unreadable-key"
+
+
+def test_a_source_without_discovery_is_told() -> None:
+    """The base is probably wrong."""
+    with (
+        world(generate(8, 1), switches=Switches.general(discovery="none")) as both,
+        pytest.raises(ConfigError) as caught,
+    ):
+        both.run()
+    assert caught.value.code == "no-token-endpoint"
+
+
+@pytest.mark.parametrize("level", ["Patient", "system"])
+def test_the_other_levels(level: str) -> None:
+    """Without a Group: all patients, else the system; the report says which and why."""
+    switches = Switches.general(levels=frozenset({level}))
+    with world(generate(8, 1), switches=switches) as both:
+        state = both.run(group_ids=())
+        assert state.run is not None
+        assert bool(state.run.notes) == (level == "system")
+        assert both.by_source_id("Patient")
+
+
+def test_a_level_that_is_not_offered_is_an_error_where_it_was_asked_for() -> None:
+    """No other is taken."""
+    with world(generate(8, 1), switches=Switches.general(levels=frozenset({"Group"}))) as both:
+        with pytest.raises(PermanentError) as caught:
+            both.run(level="system")
+        assert caught.value.code == "export-refused"
+
+
+def test_a_source_that_wants_post_gets_it() -> None:
+    """A kick-off by GET is refused; Parameters are sent instead."""
+    with world(generate(8, 1), switches=Switches.general(methods=frozenset({"POST"}))) as both:
+        assert counts(both.run())["failed"] == 0
+
+
+def test_pages_of_a_manifest_and_transient_answers() -> None:
+    """link.next, a 202 with a part, 503 with a transient outcome, errors under either name."""
+    switches = Switches.general(
+        manifest_files=4, partial_manifests=True, polls=3, transient_polls=2, retry_after="date", outcome_key="outcome"
+    )
+    with world(generate(8, 2), switches=switches) as both:
+        state = both.run()
+        assert counts(state)["seen"] >= both.source.source.count("Observation") > 0
+        assert len(both.by_source_id("Observation")) == both.source.source.count("Observation")
+        assert len(both.by_source_id("Provenance")) == both.source.source.count("Provenance")
+
+
+def test_a_retry_after_of_hours_is_capped() -> None:
+    """Some sources ask for five hours."""
+    with world(generate(8, 1), switches=Switches.general(retry_after="hours", polls=2)) as both:
+        both.run()
+        assert max(both.waited) <= 300
