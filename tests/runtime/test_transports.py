@@ -68,33 +68,35 @@ def _host(here: World) -> Iterator[HostServer]:
         yield host
 
 
+def _bot(here: World, handler: Handler) -> str:
+    """The id of a Bot in Medplum with the bot's identifier."""
+    identifier = [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]
+    return str(here.store({"resourceType": "Bot", "name": handler.bot.name, "identifier": identifier})["id"])
+
+
 def _fission(here: World, handler: Handler, event: Json) -> Any:
-    bot = here.store(
-        {
-            "resourceType": "Bot",
-            "name": handler.bot.name,
-            "identifier": [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}],
-        }
-    )
+    bot_id = _bot(here, handler)
     with _host(here) as host:
-        answer = httpx.post(f"{host.base_url}/bot-{bot['id']}", json=event, timeout=60)
+        answer = httpx.post(f"{host.base_url}/bot-{bot_id}", json=event, timeout=60)
     assert answer.status_code == 200
     return answer.json()["returnValue"]
 
 
 def _relay(here: World, handler: Handler, event: Json) -> Any:
+    bot_id = _bot(here, handler)
     with _host(here) as host:
         ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": KEY}
         secrets = {name: {"name": name, "valueString": value} for name, value in ours.items()}
         result = run_javascript(
             node(),
             relay_code(handler.bot),
-            event=event | {"secrets": event["secrets"] | secrets},
+            event=event | {"bot": {"reference": f"Bot/{bot_id}"}, "secrets": event["secrets"] | secrets},
             base_url=event["baseUrl"],
             access_token=event["accessToken"],
         )
     assert result.outcome is None, result.outcome
-    return result.returned
+    # A relay runs as a Bot that Medplum has; some answers name it.
+    return json.loads(json.dumps(result.returned).replace(f"Bot/{bot_id}", event["bot"]["reference"]))
 
 
 def _canonical(here: World, case: Case, transport: Transport) -> bytes:
