@@ -24,7 +24,7 @@ _SERVING = re.compile(r"Serving \d+ bots on (http://\S+)")
 class HostProcess:
     """``medplum-bots serve`` on one port and one database, started and killed as often as a test likes."""
 
-    def __init__(self, medplum: str, database: Path, **environment: str) -> None:
+    def __init__(self, medplum: str, database: Path | str, **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -32,7 +32,7 @@ class HostProcess:
         self.lines: list[str] = []
         self._command = [
             *(sys.executable, "-m", "bot_layer.cli", "serve", "--medplum", medplum),
-            *("--port", str(self.port), "--inbox", f"sqlite:///{database}"),
+            *("--port", str(self.port), "--inbox", database if isinstance(database, str) else f"sqlite:///{database}"),
         ]
         self._environ = {**os.environ, "BOT_HOST_FIRST_PAUSE_SECONDS": "0.05", **environment}
         self._process: subprocess.Popen[str] | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -179,3 +181,22 @@ def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", MEDPLUM_CLIENT_ID="") as host:
         until(host.idle, seconds=300)
         assert host.figure('bot_inbox_runs{state="dead"}') == 1000
+
+
+@pytest.mark.skipif("BOT_TEST_POSTGRES" not in os.environ, reason="BOT_TEST_POSTGRES has no PostgreSQL URL to try on")
+def test_two_hosts_share_an_inbox_on_postgresql(world: World) -> None:
+    """Events that come to one host are run by either, each once: one account for each clinician."""
+    url = f"{os.environ['BOT_TEST_POSTGRES']}_{uuid.uuid4().hex[:8]}"
+    key = {"BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
+    with (
+        HostProcess(world.medplum.base_url, url, BOT_HOST_ID="one", **key) as one,
+        HostProcess(world.medplum.base_url, url, BOT_HOST_ID="two", **key) as two,
+    ):
+        world.medplum.bot_host = one.address
+        clinicians = [_newcomer(world, number) for number in range(1, 13)]
+        world.medplum.settle(timeout=60)
+        until(lambda: one.idle() and two.idle())
+        for number, clinician in enumerate(clinicians, start=1):
+            assert (_accounts(world, number), len(_written_back(world, clinician))) == (1, 1)
+        with open_runs(url) as runs:
+            assert {run.state for run in runs.listed()} == {"done"}
