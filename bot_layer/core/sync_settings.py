@@ -12,8 +12,8 @@ from bot_layer.core.source_identity import in_order
 from bot_layer.errors import ConfigError
 
 SETTINGS: Final = (
-    Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id", required=True),
-    Setting("PF_CLIENT_ID", "The app's client id", required=True),
+    Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id; needed"),
+    Setting("PF_CLIENT_ID", "The app's client id; needed"),
     Setting("PF_CLIENT_SECRET", "The app's secret, where a secret is used", sensitive=True),
     Setting("PF_PRIVATE_KEY", "The app's private key (PKCS8 PEM); it is taken before a secret", sensitive=True),
     Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS"),

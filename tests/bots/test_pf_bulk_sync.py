@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bot_layer.core import parameters
 from bot_layer.core.json import Json
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bots.pf_bulk_sync import handler
+from tests.cases import Bindings, Case, cases
 from tests.sync.world import World, assert_exact, world
 
 
@@ -102,3 +105,11 @@ def test_missing_settings_are_named_all_at_once() -> None:
         text = str(one(answer, "outcome"))
         assert "PF_FHIR_BASE_URL" in text
         assert "PF_CLIENT_ID" in text
+
+
+@pytest.mark.parametrize("case", cases("pf_bulk_sync"), ids=str)
+def test_the_samples_are_answered_as_they_say(case: Case) -> None:
+    """Each folder of fixtures is an event and its whole answer."""
+    with world(generate(1, 1), switches=FAST) as both:
+        bound = Bindings({"<medplum>": both.medplum.base_url, "<token>": both.medplum.token_for()})
+        assert handler(bound.bind(case.read("event.json"))) == case.read("expected.json")
