@@ -470,3 +470,34 @@ def test_secrets_may_be_json(environment: dict[str, str], sandbox: MedplumSandbo
     assert CliRunner().invoke(app, ["--secrets", str(file)], env=environment).exit_code == 0
     listed = _client(sandbox).get(f"admin/projects/{sandbox.project_id}")["project"]["secret"]
     assert {"name": "HEALTH_GORILLA_CLIENT_SECRET", "valueString": "line one\nline two\n"} in listed
+
+
+def test_packages_are_built_instead_of_deployed(environment: dict[str, str], tmp_path: Path) -> None:
+    """``--runtime lambda --package`` writes one zip for each bot, for that runtime and for processors known."""
+    runner = CliRunner()
+    only = ["--only", "sync-practitioner", "--package", str(tmp_path / "dist")]
+    told = runner.invoke(app, ["--runtime", "lambda", *only, "--json"], env=environment)
+    assert told.exit_code == 0, told.output
+    assert [Path(each).name for each in json.loads(told.output)["packages"]] == ["sync-practitioner-x86_64.zip"]
+    assert runner.invoke(app, only, env=environment).exit_code == 2
+    assert runner.invoke(app, ["--runtime", "lambda", *only, "--arch", "mips"], env=environment).exit_code == 2
+
+
+def test_a_lambda_bot_names_its_function(server: Medplum) -> None:
+    """For Lambda a Bot carries the name of its function; back to Fission the name goes."""
+    _deploy(server, Request(BOTS, "lambda"))
+    system = "https://medplum.com/bot-external-function-id"
+    names = [each["value"] for each in _bot(server)["identifier"] if each["system"] == system]
+    assert (names, _bot(server)["runtimeVersion"]) == (["medplum-bot-sync-practitioner"], "awslambda")
+    _deploy(server)
+    assert system not in {each["system"] for each in _bot(server)["identifier"]}
+
+
+def test_a_rollback_that_leaves_something_is_exit_code_1(environment: dict[str, str], server: Medplum) -> None:
+    """What others changed since the deployment is named, and the exit code says that it is not all undone."""
+    assert CliRunner().invoke(app, [], env=environment).exit_code == 0
+    bot = _bot(server, "health-gorilla-labs/sync-practitioner")
+    server.update(bot | {"auditEventTrigger": "never"})
+    told = CliRunner().invoke(app, ["--rollback"], env=environment)
+    assert told.exit_code == 1
+    assert f"Bot/{bot['id']} was changed since" in told.output

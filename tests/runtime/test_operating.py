@@ -5,19 +5,26 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import signal
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from bot_layer.commands import invoke as invoke_command
 from bot_layer.commands import serve as serve_command
 from bot_layer.core.json import Json
-from bot_layer.runtime import logs
+from bot_layer.runtime import aws_lambda, logs
 from bot_layer.runtime.durable import Inbox, InboxSettings
 from bot_layer.runtime.invoke import encode, invoke
+from bot_layer.runtime.vault import Vault
 from bot_layer.sandbox.medplum import MedplumSandbox
+from tests.runtime.process import until
 from tests.runtime.world import BOTS, BREAK, ECHO, TokenServer, bot_resource, envelope, hosted
 
 SAY = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "Unseen"}]}
@@ -180,3 +187,65 @@ def test_what_can_not_be_invoked_is_exit_code_2(tmp_path: Path, name: str, text:
     result = CliRunner().invoke(invoke_command.app, [name, "--event", str(path)], env=nobody)
     assert result.exit_code == 2
     assert word in result.output
+
+
+def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
+    """``serve`` listens where it is told, keeps its inbox in the given file, and ends with 0 at SIGTERM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    answered: list[int] = []
+
+    def call_and_end() -> None:
+        until(lambda: _status(port, "readyz") == 200)
+        answered.append(_status(port, "metrics"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
+    caller = threading.Thread(target=call_and_end, daemon=True)
+    caller.start()
+    try:
+        with MedplumSandbox() as server:
+            environ = {
+                "MEDPLUM_BASE_URL": server.base_url,
+                "MEDPLUM_CLIENT_ID": server.client_id,
+                "MEDPLUM_CLIENT_SECRET": server.client_secret,
+                "BOT_RELAY_KEY": "a-key",
+            }
+            inbox = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+            result = CliRunner().invoke(serve_command.app, ["--port", str(port), "--inbox", inbox], env=environ)
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    caller.join(10)
+    assert (result.exit_code, answered) == (0, [200]), result.output
+    assert (tmp_path / "inbox.sqlite").is_file()
+
+
+def _status(port: int, path: str) -> int:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=10).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_a_function_answers_as_the_other_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    """The entry point of a Lambda function answers what is no event too, and its log ends with the cause, in ASCII."""
+    run = aws_lambda.entry("sync-practitioner")
+    refused = run(["no event"], None)
+    failed = run({"input": {"resourceType": "Parameters"}}, None)
+    assert refused["resourceType"] == failed["resourceType"] == "Parameters"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("invalid-input: ")
+    assert lines[-1].startswith("missing-settings: ")
+    assert all(line.isascii() for line in lines)
+
+
+def test_an_event_sealed_under_another_key_is_not_opened() -> None:
+    """Without its key, or with another, a sealed event stays closed; the run then goes by way of Medplum."""
+    sealed = Vault("one").put("id", {"input": "Unseen"})
+    assert sealed is not None
+    assert "Unseen" not in sealed
+    assert Vault("one").get("id", sealed) == {"input": "Unseen"}
+    assert Vault("another").get("id", sealed) is None
+    assert Vault(None).get("id", sealed) is None
