@@ -33,6 +33,7 @@ from bot_layer.errors import AuthError, PermanentError, TransientError
 SERVICE: Final = "Medplum"
 LOOKUP_SIZE: Final = 100
 _ROUNDS: Final = 40
+_TELLING: Final = 50  # a batch of fewer entries says little about the speed
 _FHIR_JSON: Final = "application/fhir+json"
 
 _T = TypeVar("_T")
@@ -525,8 +526,10 @@ class _Gate:
         finally:
             with self._free:
                 elapsed = max(self._clock() - started, 1e-6)
-                speed = size / elapsed * self._inside
-                self._state = self._state.pushed_back() if turn.slower else self._state.finished(speed)
+                if turn.slower:
+                    self._state = self._state.pushed_back()
+                elif size >= _TELLING:
+                    self._state = self._state.finished(size / elapsed * self._inside)
                 self._inside -= 1
                 self._free.notify_all()
 

@@ -57,11 +57,12 @@ def read_rate_limit(header: str) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Concurrency:
-    """How many batches at once: one more while that makes it faster, fewer on conflict, refusal and slowness."""
+    """How many batches at once: more while that makes it faster, fewer on conflict, refusal and slowness."""
 
     most: int
     allowed: float = 2.0
     speed: float = 0.0
+    untroubled: bool = True  # nothing spoke against more yet: one more with each batch, else one with each round
 
     @property
     def limit(self) -> int:
@@ -70,12 +71,14 @@ class Concurrency:
 
     def pushed_back(self) -> Concurrency:
         """After a 409, a 429, a 5xx or a broken connection."""
-        return replace(self, allowed=max(1.0, self.allowed * 0.7), speed=self.speed * 0.7)
+        return replace(self, allowed=max(1.0, self.allowed * 0.7), speed=self.speed * 0.7, untroubled=False)
 
     def finished(self, speed: float) -> Concurrency:
         """After a batch went through; ``speed`` is in resources a second over all workers."""
-        if speed >= self.speed * 0.95:
-            allowed = min(float(self.most), self.allowed + 1 / max(self.allowed, 1.0))
+        if speed >= self.speed * 0.8:
+            more = 1.0 if self.untroubled else 1 / max(self.allowed, 1.0)
+            allowed = min(float(self.most), self.allowed + more)
             return replace(self, allowed=allowed, speed=0.8 * self.speed + 0.2 * speed if self.speed else speed)
-        # Slower than before: more at once did not help.
-        return replace(self, allowed=max(1.0, self.allowed - 0.25), speed=0.9 * self.speed + 0.1 * speed)
+        # Much slower than before: more at once did not help.
+        fewer = max(1.0, self.allowed - 0.25)
+        return replace(self, allowed=fewer, speed=0.9 * self.speed + 0.1 * speed, untroubled=False)

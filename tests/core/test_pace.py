@@ -48,3 +48,11 @@ def test_concurrency_follows_the_server() -> None:
     for _ in range(20):
         state = state.pushed_back()
     assert state.limit == 1
+
+
+def test_before_any_trouble_each_batch_allows_one_more() -> None:
+    """The start is quick; after the first push-back it takes a whole round of batches for one more."""
+    quick = Concurrency(8).finished(10).finished(10).finished(10)
+    assert quick.limit == 5
+    careful = quick.pushed_back()
+    assert careful.finished(10).allowed - careful.allowed < 0.5
