@@ -1,0 +1,71 @@
+"""Files by handfuls: the place is kept line by line, and no key is written twice at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bot_layer.core.json import Json
+from bot_layer.core.ndjson import split_lines
+from bot_layer.core.sync_state import add_counts, totals
+from bot_layer.errors import PermanentError
+from bot_layer.sync.files import FileLoader, handfuls
+from bot_layer.sync.loader import Loader
+from tests.sync.world import observation, patient, world
+
+
+def file(*resources: Json) -> bytes:
+    """Lines."""
+    return b"\n".join(orjson.dumps(each) for each in resources)
+
+
+def test_a_handful_ends_before_a_key_comes_again() -> None:
+    """Two entries with one identifier never share a batch."""
+    data = file(patient("1"), patient("2"), patient("1"), patient("3"))
+    found = [(last, [each.value["id"] for each in some]) for last, some, _ in handfuls(split_lines([data]))]
+    assert found == [(2, ["1", "2"]), (4, ["1", "3"])]
+
+
+def test_handfuls_are_no_larger_than_asked_and_cover_every_line() -> None:
+    """Bad lines belong to the handful in which they stand; lines before the kept place are passed over."""
+    data = file(patient("1")) + b"\nnonsense\n" + file(patient("2"), patient("3"))
+    found = [(last, len(some), len(bad)) for last, some, bad in handfuls(split_lines([data]), size=2)]
+    assert found == [(2, 1, 1), (4, 2, 0)]
+    assert [last for last, _, _ in handfuls(split_lines([data]), after=3)] == [4]
+    assert list(handfuls(split_lines([data]), after=9)) == []
+
+
+def test_a_key_that_comes_twice_ends_as_it_came_last(tmp_path: Path) -> None:
+    """Once in Medplum, whatever runs in parallel; both are counted."""
+    with world() as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        states = ("registered", "preliminary", "final", "amended")
+        things = [observation(f"o{n % 7}", status=states[n // 7]) for n in range(28)]
+        with ThreadPoolExecutor(4) as pool:
+            files = FileLoader(loader, pool, 4)
+            counts: dict[str, dict[str, int]] = {}
+            for step in files.load(split_lines([file(*things)]), type_="Observation"):
+                counts = add_counts(counts, step.loaded.counts)
+        stored = both.by_source_id("Observation")
+        assert {source_id: [each["status"] for each in found] for source_id, found in stored.items()} == {
+            f"o{n}": ["amended"] for n in range(7)
+        }
+        assert totals(counts) == {"seen": 28, "created": 7, "updated": 21, "unchanged": 0, "failed": 0}
+
+
+def test_a_failure_is_raised_when_all_others_have_come_to_rest() -> None:
+    """Nothing writes on after the lease is given back."""
+    with world() as both:
+        sync = both.sync()
+        sync.medplum.base_url = both.source.base_url  # no Medplum at all: every request is refused
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        with ThreadPoolExecutor(2) as pool:
+            files = FileLoader(loader, pool, 2)
+            with pytest.raises(PermanentError):
+                list(files.load(split_lines([file(*(observation(f"o{n}") for n in range(500)))]), type_="Observation"))
+            assert not files.keys._keys
