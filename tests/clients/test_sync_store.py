@@ -1,0 +1,94 @@
+"""The lease on a sync: one works, the others are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from bot_layer.clients.medplum_writer import ClientLogin, MedplumWriter
+from bot_layer.clients.sync_store import LeaseLost, SyncStore
+from bot_layer.core.sync_state import SyncState
+from bot_layer.errors import TransientError
+from bot_layer.sandbox.medplum import MedplumSandbox
+
+SOURCE = "https://source.example/fhir"
+
+
+@dataclass
+class Clock:
+    """Time that a test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """Now."""
+        return self.now
+
+
+@pytest.fixture
+def medplum() -> Iterator[MedplumSandbox]:
+    """A Medplum."""
+    with MedplumSandbox() as sandbox:
+        yield sandbox
+
+
+def store(medplum: MedplumSandbox, owner: str, clock: Clock) -> SyncStore:
+    """A store of one owner; leases last a minute."""
+    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
+    writer = MedplumWriter(medplum.base_url, login, SOURCE, wait=lambda _: None)
+    return SyncStore(writer, SOURCE, owner, 60.0, clock=clock)
+
+
+def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> None:
+    """The second is told; after the first one's time it takes over, and the first can write no more."""
+    clock = Clock()
+    first, second = store(medplum, "a", clock), store(medplum, "b", clock)
+    first.acquire()
+    with pytest.raises(TransientError) as caught:
+        second.acquire()
+    assert caught.value.code == "sync-running"
+    clock.now += 61
+    second.acquire()
+    with pytest.raises(LeaseLost):
+        first.save(SyncState())
+    with pytest.raises(LeaseLost):
+        first.check()
+    second.check()
+
+
+def test_a_lease_is_renewed_before_it_ends_and_given_back(medplum: MedplumSandbox) -> None:
+    """Whoever works keeps it; afterwards the next one need not wait."""
+    clock = Clock()
+    first = store(medplum, "a", clock)
+    first.acquire()
+    for _ in range(5):
+        clock.now += 55
+        first.check()
+    first.save(first.state, release=True)
+    store(medplum, "b", clock).acquire()
+
+
+@pytest.mark.parametrize("kind", ["conflict", "server_error", "reset_before_write", "reset_after_write", "too_many"])
+def test_a_write_of_the_state_gets_over_bad_answers(medplum: MedplumSandbox, kind: str) -> None:
+    """Also where the write was done and its answer lost: the version that we wrote is ours."""
+    clock = Clock()
+    first = store(medplum, "a", clock)
+    first.acquire()
+    medplum.faults.add(kind, times=1, method="PUT")
+    first.save(replace(first.state, cache_id="x"))
+    medplum.faults.add(kind, times=1, method="PUT")
+    first.save(replace(first.state, cache_id="y"))
+    assert store(medplum, "b", clock).load().cache_id == "y"
+
+
+def test_two_that_begin_at_once_make_one_task(medplum: MedplumSandbox) -> None:
+    """If-None-Exist lets one of them create it."""
+    clock = Clock()
+    first, second = store(medplum, "a", clock), store(medplum, "b", clock)
+    assert first.load() == second.load() == SyncState()
+    first.acquire()
+    with pytest.raises(TransientError):
+        second.acquire()
+    assert len(list(first.medplum.search("Task", ""))) == 1
