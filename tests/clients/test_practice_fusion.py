@@ -1,0 +1,179 @@
+"""The source's client: where the token goes, and downloads that break."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from bot_layer.clients.practice_fusion import LinkExpired, PracticeFusion
+from bot_layer.core.bulk_export import ExportFile
+from bot_layer.core.sync_settings import SyncSettings
+from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.sandbox.server import Server
+
+TEXT = b"".join(b'{"resourceType":"Patient","id":"%d"}\n' % number for number in range(20_000))
+PACKED = gzip.compress(TEXT[: len(TEXT) // 2]) + gzip.compress(TEXT[len(TEXT) // 2 :])
+
+
+@dataclass
+class Odd:
+    """A source with odd files. ``breaks`` downloads end in the middle."""
+
+    breaks: int = 0
+    ranges: bool = False
+    refusals: int = 0
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def app(self) -> Starlette:
+        """The routes."""
+        return Starlette(
+            routes=[
+                Route("/fhir/.well-known/smart-configuration", self.discovery),
+                Route("/token", self.token, methods=["POST"]),
+                Route("/fhir/{name:path}", self.file),
+            ]
+        )
+
+    async def discovery(self, request: Request) -> Response:
+        """Where tokens come from."""
+        return JSONResponse({"token_endpoint": f"http://{request.headers['host']}/token"})
+
+    async def token(self, _request: Request) -> Response:
+        """A new token each time."""
+        return JSONResponse({"access_token": f"t{len(self.asked)}", "expires_in": 3600})
+
+    async def file(self, request: Request) -> Response:
+        """What the name says."""
+        name = request.path_params["name"]
+        self.asked.append((name, request.headers.get("authorization", ""), request.headers.get("range", "")))
+        if self.refusals:
+            self.refusals -= 1
+            return PlainTextResponse("", 401)
+        if name == "moved":
+            return RedirectResponse("/fhir/plain")
+        if name == "unsafe":
+            return RedirectResponse("http://files.example/x")
+        if name == "round":
+            return RedirectResponse("/fhir/round")
+        if name.isdecimal():
+            return PlainTextResponse("", int(name))
+        data = PACKED if name.startswith("packed") else TEXT
+        if name == "packed-short":
+            return Response(PACKED[:-5])
+        return self._sent(data, request)
+
+    def _sent(self, data: bytes, request: Request) -> Response:
+        begin, status, headers = 0, 200, {}
+        if self.ranges and "range" in request.headers:
+            begin, status = int(request.headers["range"][6:-1]), 206
+            headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}
+        rest = data[begin:]
+        broken = self.breaks > 0
+        self.breaks -= broken
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield rest[: len(rest) // 2]
+            if broken:
+                raise ConnectionError
+            yield rest[len(rest) // 2 :]
+
+        return StreamingResponse(pieces(), status, headers | {"Content-Length": str(len(rest))})
+
+
+@pytest.fixture
+def odd() -> Odd:
+    """The behaviour."""
+    return Odd()
+
+
+@pytest.fixture
+def client(odd: Odd) -> Iterator[PracticeFusion]:
+    """A client of it that waits for nothing."""
+    with Server(odd.app()) as server:
+        settings = SyncSettings(f"{server.base_url}/fhir", "c", "s", types=("Patient",))
+        yield PracticeFusion(settings, wait=lambda _: None, tries=3)
+
+
+def read(client: PracticeFusion, name: str, *, token: bool = True) -> bytes:
+    """A whole file."""
+    file = ExportFile("output", "Patient", f"{client.settings.source}/{name}")
+    return b"".join(client.chunks(file, requires_token=token))
+
+
+@pytest.mark.parametrize("name", ["plain", "packed"])
+@pytest.mark.parametrize("ranges", [False, True])
+@pytest.mark.parametrize("breaks", [0, 1, 2])
+def test_a_broken_download_goes_on(client: PracticeFusion, odd: Odd, name: str, ranges: bool, breaks: int) -> None:
+    """By a range where the server can, else from the beginning up to the place; packed or not; byte for byte."""
+    odd.breaks, odd.ranges = breaks, ranges
+    assert read(client, name) == TEXT
+
+
+def test_a_download_that_never_comes_to_its_end_is_an_error(client: PracticeFusion, odd: Odd) -> None:
+    """No endless trying; half a packed file is not taken for a whole one."""
+    odd.breaks = 1000
+    with pytest.raises(TransientError):
+        read(client, "packed")
+    odd.breaks = 0
+    with pytest.raises(TransientError):
+        read(client, "packed-short")
+
+
+def test_the_token_is_sent_only_where_it_is_wanted(client: PracticeFusion, odd: Odd) -> None:
+    """requiresAccessToken false: none; a redirect: none at the new place."""
+    read(client, "plain", token=False)
+    assert odd.asked[-1][1] == ""
+    odd.asked.clear()
+    read(client, "moved")
+    assert [bool(token) for _, token, _ in odd.asked] == [True, False]
+
+
+def test_addresses_without_tls_get_nothing(client: PracticeFusion) -> None:
+    """Not even a request."""
+    with pytest.raises(PermanentError) as caught:
+        read(client, "unsafe")
+    assert caught.value.code == "unsafe-address"
+
+
+def test_a_redirect_in_a_circle_ends(client: PracticeFusion) -> None:
+    """After a few."""
+    with pytest.raises(PermanentError, match="redirects"):
+        read(client, "round")
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_an_expired_link_is_told_apart(client: PracticeFusion, status: int) -> None:
+    """So that the manifest is fetched again."""
+    with pytest.raises(LinkExpired):
+        read(client, str(status))
+    with pytest.raises(PermanentError):
+        read(client, "418")
+    with pytest.raises(TransientError):
+        read(client, "503")
+
+
+def test_a_refused_token_is_renewed(client: PracticeFusion, odd: Odd) -> None:
+    """And the request sent again; a third refusal is final."""
+    odd.refusals = 1
+    assert read(client, "plain") == TEXT
+    first, second = (token for _, token, _ in odd.asked)
+    assert first != second
+    odd.refusals = 3
+    with pytest.raises(AuthError):
+        client.read("Patient", "1")
+
+
+def test_no_other_host_gets_the_token(client: PracticeFusion, odd: Odd) -> None:
+    """A status address elsewhere is refused before anything is sent."""
+    for call in (client.status, client.cancel):
+        with pytest.raises(PermanentError) as caught:
+            call("https://elsewhere.example/status/1")
+        assert caught.value.code == "foreign-host"
+    assert odd.asked == []
