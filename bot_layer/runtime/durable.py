@@ -106,7 +106,10 @@ class Inbox:
 
     def attempt(self, event_id: str, record: Json) -> Verdict:
         """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
-        handler = self._bots.named(record["bot"])
+        try:
+            handler = self._bots.named(record["bot"])
+        except InputError as error:
+            return Verdict("dead", error.code)
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
             found = rules.verdict(invoke(handler, envelope, environ=self._environ).error)

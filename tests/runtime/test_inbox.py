@@ -190,6 +190,15 @@ def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path
     assert (run.state, run.code, len(script.seen)) == ("refused", "c", 1)
 
 
+def test_an_event_of_a_bot_that_is_gone_is_a_dead_letter(tmp_path: Path) -> None:
+    """A run whose bot this host does not have waits for somebody as a dead letter."""
+    script = Script()
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.enqueue(rules.Intake("one", "lane", {"bot": "gone", "kind": "update", "resource": "Patient/a"}))
+        (run,) = ended(runs, 1)
+    assert (run.state, run.code) == ("dead", "unknown-bot")
+
+
 def test_a_waiting_run_can_be_cancelled(tmp_path: Path) -> None:
     """A cancelled run does not run; an ended one can't be cancelled."""
     gate = threading.Event()
