@@ -1,72 +1,74 @@
-"""The same rewriting as in ``references`` and ``upsert``, on the bytes that the source sent.
+"""The same rewriting as in ``references`` and ``upsert``, on bytes: parsed once, printed once, references exchanged.
 
-A quote inside a JSON string is always escaped, so that ``"reference":"`` can only be a key. Where the bytes are not
-plainly what the parsed value says (white space, escapes, another order), there is no answer, and the caller works on
-the parsed value instead.
+A quote inside a JSON string is always escaped, so that ``"reference":"`` can only be a key. What the source wrote in
+another way (white space, escapes, another order of keys) is parsed anyway; what is searched here is what we printed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key, Known, read_reference
-from bot_layer.core.source_identity import KEYED_BY_TAG
-from bot_layer.core.upsert import mark_of, meta_of
+from bot_layer.core.upsert import SYNC_TAG, prepare
 
 Dumps = Callable[[Any], bytes]
 
-_REFERENCE: Final = re.compile(rb'"reference":"([^"\\]*)"')
-# Their content is fetched or stored, so that the value itself changes.
-_CHANGED: Final = KEYED_BY_TAG | {"Binary", "DocumentReference", "DiagnosticReport", "Media"}
+_REFERENCE: Final = b'"reference":"'
+_TAG: Final = SYNC_TAG.encode()
+# Where there is content that is fetched or stored, so that the value itself changes.
+_CONTENT: Final = {
+    "Binary": "resourceType",
+    "DocumentReference": "content",
+    "DiagnosticReport": "presentedForm",
+    "Media": "content",
+}
 
 
-class _Unknown(Exception):
-    """A reference whose target is not in Medplum."""
+class Cut(NamedTuple):
+    """A resource as Medplum is to hold it, printed and cut before each reference; and what each one points to."""
+
+    pieces: list[bytes]
+    keys: list[Key | None]
 
 
-def rewritten_bytes(raw: bytes, value: Json, known: Known, *, source: str, dumps: Dumps) -> bytes | None:
-    """The resource as Medplum is to hold it, or None where the bytes can't be trusted or a target is missing."""
-    kind, source_id = value["resourceType"], value["id"]
-    head = b'{"resourceType":"%b","id":"%b"' % (kind.encode(), source_id.encode())
-    if not raw.startswith(head) or raw[-1:] != b"}" or kind in _CHANGED or b"\\u" in raw:
+def cut(value: Json, *, source: str, dumps: Dumps) -> Cut | None:
+    """The resource in pieces, or None where only the value itself can be worked on."""
+    has_content = _CONTENT.get(value["resourceType"], "") in value
+    if has_content or _anonymous(value.get("identifier")) or _anonymous(value.get("extension")):
         return None
-    body = raw[len(head) :]
-    if body.count(b'"reference"') != len(_REFERENCE.findall(body)):
+    text = dumps(prepare(value, source))
+    # A key that only ends like ours, and a tag of ours that the source sent: seldom, and left to the value.
+    if b'\\"reference":"' in text or _TAG in text:
         return None
-    cuts = []
-    for name in ("meta", "identifier"):
-        if name in value:
-            member = b',"%b":%b' % (name.encode(), dumps(value[name]))
-            if body.count(member) != 1:
-                return None
-            cuts.append(member)
-    for member in cuts:
-        body = body.replace(member, b"")
-    identifier, meta = mark_of(value, source), meta_of(value, source)
+    pieces = text.split(_REFERENCE)
+    return Cut(pieces, [_key(each[: each.index(b'"')], source) for each in pieces[1:]])
 
-    def change(match: re.Match[bytes]) -> bytes:
-        key = read_reference(match[1].decode(), source)
+
+def joined(cut: Cut, known: Known) -> bytes | None:
+    """The resource pointing into Medplum, or None where a target is missing."""
+    head, *rest = cut.pieces
+    out = [head]
+    for piece, key in zip(rest, cut.keys, strict=True):
         if key is None:
-            return match[0]
-        if key not in known:
-            raise _Unknown
-        return b'"reference":"%b/%b"' % (key.type.encode(), known[key].encode())
-
-    try:
-        body = _REFERENCE.sub(change, body)
-        start = _REFERENCE.sub(change, b'{"resourceType":"%b","identifier":%b' % (kind.encode(), dumps(identifier)))
-    except _Unknown:
-        return None
-    return start + b',"meta":' + dumps(meta) + body
+            out.append(piece)
+        elif (target := known.get(key)) is None:
+            return None
+        else:
+            out.append(b"%b/%b%b" % (key.type.encode(), target.encode(), piece[piece.index(b'"') :]))
+    return _REFERENCE.join(out)
 
 
-def targets_in_bytes(raw: bytes, source: str) -> frozenset[Key] | None:
-    """The resources of the source that the bytes point to, or None where only parsing tells."""
-    found = _REFERENCE.findall(raw)
-    if raw.count(b'"reference"') != len(found) or b"\\u" in raw:
-        return None
-    keys = (read_reference(each.decode(), source) for each in found)
-    return frozenset(key for key in keys if key is not None)
+@lru_cache(maxsize=50_000)
+def _key(reference: bytes, source: str) -> Key | None:
+    """Patients and clinicians are pointed to again and again."""
+    return read_reference(reference.decode(), source)
+
+
+def _anonymous(items: Any) -> bool:
+    """True where an entry is told apart by all that it holds: a reference in it counts then."""
+    return isinstance(items, list) and any(
+        not (isinstance(each, dict) and (each.get("system") or each.get("value") or each.get("url"))) for each in items
+    )

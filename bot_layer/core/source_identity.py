@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from bot_layer.core.json import Json
@@ -93,6 +94,7 @@ def kebab(resource_type: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", resource_type).lower()
 
 
+@lru_cache(maxsize=500)
 def id_system(resource_type: str) -> str:
     """The identifier system under which Medplum keeps the source's id of this type."""
     return f"{ROOT}/{kebab(resource_type)}-id"

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from bot_layer.core.json import Json
@@ -290,12 +291,20 @@ def dumps(value: Any) -> bytes:
 def _token(name: str, item: Any) -> str:
     """What makes two entries of a shared list the same, as eight hexadecimal digits."""
     if isinstance(item, dict):
-        parts = [item.get(each) for each in ("system", "value", "code", "url")]
-        # An identifier without a value is told apart by all that it holds.
-        text = json.dumps(parts if any(parts) else item, sort_keys=True)
+        parts = (item.get("system"), item.get("value"), item.get("code"), item.get("url"))
+        if any(parts) and all(each is None or isinstance(each, str) for each in parts):
+            text = "\n".join([each or "" for each in parts])
+        else:
+            # An identifier without a value is told apart by all that it holds.
+            text = json.dumps(parts if any(parts) else item, sort_keys=True)
     else:
         text = str(item)
-    return hashlib.blake2b(f"{name} {text}".encode(), digest_size=4).hexdigest()
+    return _short(f"{name} {text}")
+
+
+@lru_cache(maxsize=10_000)
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def _owned(resource: Json) -> set[str]:
@@ -330,7 +339,7 @@ def _notes(resource: Json, key: Key) -> dict[str, str]:
     marks = tags if key.type in KEYED_BY_TAG else resource.get("identifier")
     system = id_system(key.type)
     for mark in _listed(marks):
-        if mark.get("system") == system and key.id in (mark.get("value"), mark.get("code")):
+        if isinstance(mark, dict) and mark.get("system") == system and key.id in (mark.get("value"), mark.get("code")):
             return {
                 str(each.get("url")): str(each.get("valueUri") or each.get("valueString") or "")
                 for each in _listed(mark.get("extension"))

@@ -99,7 +99,7 @@ def handfuls(
         if item.number <= after:
             continue
         new_line = item.number != last
-        key = (item.value["resourceType"], item.value.get("id")) if isinstance(item, Resource) else None
+        key = (item.value["resourceType"], str(item.value.get("id"))) if isinstance(item, Resource) else None
         # A document of many resources stands on one line: it is one handful's worth of place, so that a resumed run
         # reads it again as a whole. Only the same key twice forces a cut, and then the place stays before the line.
         if (len(resources) + len(bad) >= size and new_line) or (key is not None and key in keys):
@@ -108,7 +108,7 @@ def handfuls(
         last = item.number
         if isinstance(item, Resource):
             resources.append(item)
-            keys.add((item.value["resourceType"], item.value.get("id")))
+            keys.add((item.value["resourceType"], str(item.value.get("id"))))
         else:
             bad.append(item)
     if resources or bad:

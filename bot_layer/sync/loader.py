@@ -18,7 +18,7 @@ from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import rewritten_bytes, targets_in_bytes
+from bot_layer.core.resource_bytes import Cut, cut, joined
 from bot_layer.core.source_identity import is_source_id, stored_as
 from bot_layer.core.sync_state import COUNTED, add_counts
 from bot_layer.core.upsert import Found, Incoming
@@ -133,7 +133,8 @@ class Loader:
         return held
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes]) -> Loaded:
-        targets = {target for each in resources.values() for target in self._targets(each)}
+        cuts = {key: cut(each.value, source=self.source, dumps=orjson.dumps) for key, each in resources.items()}
+        targets = {target for key, each in resources.items() for target in self._targets(each, cuts[key])}
         asked = [] if self.conditional else [key for key in resources if self._may_hold(key.type)]
         read = self.medplum.start_look_up(asked)
         try:
@@ -142,7 +143,8 @@ class Loader:
             found = read()
         contents: dict[Key, str] = {}
         incoming = [
-            self._incoming(key, resource, digests[key], known, found.get(key), contents=contents)
+            self._in_bytes(key, resource, digests[key], None if key in found else cuts[key], known)
+            or self._incoming(key, resource, digests[key], known, found.get(key), contents=contents)
             for key, resource in resources.items()
         ]
         outcomes: list[Outcome] = []
@@ -164,10 +166,20 @@ class Loader:
             kept=sum(each.action == "kept" for each in outcomes),
         )
 
-    def _targets(self, resource: Resource) -> frozenset[Key]:
-        found = targets_in_bytes(resource.raw, self.source) if resource.raw else None
-        targets = references.targets(resource.value, self.source) if found is None else found
+    def _targets(self, resource: Resource, pieces: Cut | None) -> Iterable[Key]:
+        if pieces is not None:
+            return (key for key in pieces.keys if key is not None)
+        targets = references.targets(resource.value, self.source)
         return targets if self.attachments is None else targets | self.attachments.targets(resource.value)
+
+    def _in_bytes(
+        self, key: Key, resource: Resource, digest: bytes, pieces: Cut | None, known: Mapping[Key, str]
+    ) -> Incoming | None:
+        """A new resource, rewritten in bytes; None where that is not possible."""
+        body = None if pieces is None or self.conditional else joined(pieces, known)
+        if body is None:
+            return None
+        return Incoming(key, {}, digest, body=body, make=partial(self._prepared, resource.value, known))
 
     def _incoming(
         self,
@@ -179,11 +191,7 @@ class Loader:
         *,
         contents: dict[Key, str],
     ) -> Incoming:
-        """A resource as it is to be written: rewritten in bytes where it is new and that is safe, else as a value."""
-        if there is None and resource.raw and not self.conditional:
-            body = rewritten_bytes(resource.raw, resource.value, known, source=self.source, dumps=orjson.dumps)
-            if body is not None:
-                return Incoming(key, {}, digest, body=body, make=partial(self._prepared, resource.value, known))
+        """A resource as it is to be written, as a value."""
         rewritten = references.rewrite(resource.value, known, self.source)
         if key.type == "Binary":
             prepared, contents[key] = self._stored(rewritten.resource, there)
@@ -228,8 +236,8 @@ class Loader:
 
 
 def has_id(resource: Json) -> bool:
-    """True where the source's resource can be told apart from others."""
-    return is_source_id(resource.get("id"))
+    """True where the source's resource can be told apart from others, and can carry the sync's mark."""
+    return is_source_id(resource.get("id")) and isinstance(resource.get("meta", {}), dict)
 
 
 def _digest(outcome: Outcome) -> bytes | None:

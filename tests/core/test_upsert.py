@@ -177,3 +177,13 @@ def test_what_stands_for_a_binary() -> None:
 def test_digests_tell_bytes_apart() -> None:
     """Equal bytes, equal digests."""
     assert upsert.digest_of(b"a") == upsert.digest_of(b"a") != upsert.digest_of(b"b")
+
+
+def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
+    """An identifier without a value, and what is no object at all: the source's go with it, local ones stay."""
+    odd = [{"type": {"text": "a"}}, "text"]
+    there = stored(incoming(PATIENT | {"identifier": odd}).resource)
+    mark = there.resource["identifier"][-1]
+    local = there.resource | {"identifier": [*odd, {"type": {"text": "local"}}, mark]}
+    now = upsert.merged(Found("m1", "v", local), incoming(PATIENT | {"identifier": []}))
+    assert [each for each in now["identifier"] if "system" not in each] == [{"type": {"text": "local"}}]

@@ -167,14 +167,16 @@ marked = st.builds(
 def test_rewriting_in_bytes_is_rewriting_the_value(
     resource: dict[str, Any], known: dict[Key, str], write: Callable[[Any], bytes]
 ) -> None:
-    """However the source writes its JSON; and where bytes give no answer, parsing does."""
-    raw = write(resource)
-    found = resource_bytes.targets_in_bytes(raw, BASE)
-    assert found is None or found == references.targets(resource, BASE)
-    body = resource_bytes.rewritten_bytes(raw, resource, known, source=BASE, dumps=orjson.dumps)
+    """However the source writes its JSON; and where bytes give no answer, the value does."""
+    value = orjson.loads(write(resource))
+    cut = resource_bytes.cut(value, source=BASE, dumps=orjson.dumps)
+    if cut is None:
+        return
+    assert {key for key in cut.keys if key} == references.targets(resource, BASE)
+    body = resource_bytes.joined(cut, known)
     rewritten = references.rewrite(resource, known, BASE)
+    assert (body is None) == bool(rewritten.unresolved)
     if body is not None:
-        assert not rewritten.unresolved
         assert orjson.loads(body) == upsert.prepare(rewritten.resource, BASE)
 
 

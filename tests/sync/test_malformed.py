@@ -1,0 +1,32 @@
+"""A resource that is none, although it is JSON, stops nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from bot_layer.core.ndjson import Line
+from bot_layer.sandbox.practice_fusion import generate
+from bot_layer.sync.files import handfuls
+from bot_layer.sync.loader import Loader
+from tests.sync.world import world
+
+
+@pytest.mark.parametrize(
+    "odd", [{"id": []}, {"id": {"a": 1}}, {"id": "x", "meta": "text"}, {"id": "x", "meta": [1]}, {"id": "no spaces"}]
+)
+def test_a_resource_of_wrong_types_fails_alone(odd: dict[str, Any]) -> None:
+    """It is counted as failed, and its neighbour arrives."""
+    good = {"resourceType": "Patient", "id": "good"}
+    lines = [Line(1, orjson.dumps({"resourceType": "Patient"} | odd)), Line(2, orjson.dumps(good))]
+    with world(generate(1, 1)) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        counted = [loader.load(resources).counts["Patient"] for _, resources, _ in handfuls(lines)]
+        sync.map.close()
+        assert sum(each["failed"] for each in counted) == 1
+        assert sum(each["created"] for each in counted) == 1
+        assert list(both.by_source_id("Patient")) == ["good"]
