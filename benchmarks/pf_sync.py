@@ -1,0 +1,362 @@
+"""What a Practice Fusion sync costs: the pipeline without network, writes against the usual way, quota, and memory.
+
+Ratios of one run on one machine. ``python -m benchmarks.pf_sync --big-mb 2048`` measures memory with the full file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from carebundle import generate_cohort, to_ndjson
+from rich.console import Console
+from rich.table import Table
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bot_layer.clients.medplum_writer import ClientLogin, MedplumWriter
+from bot_layer.core import references, upsert
+from bot_layer.core.ndjson import Resource, split_lines
+from bot_layer.core.references import Key
+from bot_layer.core.resource_bytes import cut, joined
+from bot_layer.core.sync_settings import read_settings
+from bot_layer.core.sync_state import totals
+from bot_layer.core.upsert import Incoming
+from bot_layer.sandbox.faults import Faults
+from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.sandbox.medplum.quota import Quotas
+from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
+from bot_layer.sandbox.server import Server
+from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.files import handfuls
+from bot_layer.sync.setup import Surroundings, make_sync
+
+_ROUNDS = 5
+_PATIENTS = 200  # about 45 resources each
+_LATENCY_SECONDS = 0.5
+_START = datetime(2024, 1, 1, tzinfo=UTC)
+_UNLIMITED = 10**9
+_MB = 1024 * 1024
+
+
+def run(console: Console, *, small_mb: int = 5, big_mb: int = 50) -> None:
+    """Print the figures. The files of the memory test are small unless larger ones are asked for."""
+    table = Table("what", "figure", "goal", title="Practice Fusion sync")
+    table.add_row("pipeline without network, of orjson loads + dumps", *_pipeline())
+    table.add_row(f"resources a second at {_LATENCY_SECONDS} s a request, of sequential conditional PUTs", *_writing())
+    for row in _unchanged():
+        table.add_row(*row)
+    table.add_row(f"peak memory of a run, file of {small_mb} MB and of {big_mb} MB", *_memory(small_mb, big_mb))
+    console.print(table)
+
+
+def _practice() -> Source:
+    """Resources that nobody here wrote: a cohort of US Core patients with their records, the same each time."""
+    source = Source()
+    for lines in to_ndjson(generate_cohort(count=_PATIENTS, seed=7)).values():
+        for line in lines.splitlines():
+            source.add(orjson.loads(line), at=_START)
+    source.groups["everybody"] = dict.fromkeys(source.entries["Patient"], _START)
+    return source
+
+
+# -- Without network
+
+
+def _pipeline() -> tuple[str, str]:
+    """Bytes of files to bytes of batches, as on a first run: every resource new, every reference known."""
+    source = _practice()
+    source.rebase("https://source.example/fhir/r4/v1/practice")
+    entries = [each for kind in source.entries.values() for each in kind.values()]
+    data = b"".join(each.line + b"\n" for each in entries)
+    known = {Key(each.type, each.id): str(uuid.UUID(int=place)) for place, each in enumerate(entries)}
+    # What the benchmark itself holds is no garbage of the pipeline.
+    gc.collect()
+    gc.freeze()
+    ours: list[float] = []
+    bare: list[float] = []
+    for _ in range(_ROUNDS):
+        ours.append(_cpu_seconds(lambda: _batches(data, known, source.base)))
+        bare.append(_cpu_seconds(lambda: _parsed_and_printed(data)))
+    ratio = min(bare) / min(ours)
+    speed = len(entries) / min(ours)
+    return f"{ratio:.0%} ({speed:,.0f} resources a second, {len(data) / len(entries):,.0f} bytes each)", ">= 60 %"
+
+
+def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
+    chunks = (data[start : start + 256 * 1024] for start in range(0, len(data), 256 * 1024))
+    size = 0
+    for _, resources, _ in handfuls(split_lines(chunks)):
+        incoming = [_incoming(each, known, source) for each in resources]
+        plan = upsert.plan({}, incoming, source=source)
+        entries = [upsert.entry(each, orjson.dumps) for each in plan.creates]
+        size += sum(len(upsert.bundle(batch)) for batch in upsert.batches(entries, max_bytes=900_000))
+    return size
+
+
+def _incoming(resource: Resource, known: dict[Key, str], source: str) -> Incoming:
+    """What the loader does with a new resource: in bytes where that is possible, else with the parsed value."""
+    value = resource.value
+    key = Key(value["resourceType"], value["id"])
+    digest = upsert.digest_of(resource.raw)
+    pieces = cut(value, source=source, dumps=orjson.dumps)
+    body = joined(pieces, known) if pieces is not None else None
+    if body is not None:
+        return Incoming(key, {}, digest, body=body)
+    references.targets(value, source)
+    rewritten = references.rewrite(value, known, source)
+    return Incoming(key, upsert.prepare(rewritten.resource, source), digest, rewritten.unresolved)
+
+
+def _parsed_and_printed(data: bytes) -> int:
+    return sum(len(orjson.dumps(orjson.loads(line))) for line in data.splitlines())
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    """The processor's time, so that others on the machine count less."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+# -- Against the sandbox
+
+
+def _writing() -> tuple[str, str]:
+    """A first run, every request to Medplum taking a fixed time; and the same resources by the usual way."""
+    with _ends(_practice(), latency=_LATENCY_SECONDS) as (medplum, source):
+        number = source.source.count()
+        began = time.perf_counter()
+        with _sync(medplum, source) as sync:
+            written = totals(_counts(sync, Options()))["created"]
+        ours = written / (time.perf_counter() - began)
+    with _ends(_practice(), latency=_LATENCY_SECONDS) as (medplum, source):
+        began = time.perf_counter()
+        _conditional_puts(medplum, source.source)
+        usual = number / (time.perf_counter() - began)
+    return f"{ours / usual:.1f} times ({number:,} resources, {ours:,.0f} a second)", ">= 3 times"
+
+
+def _unchanged() -> list[tuple[str, str, str]]:
+    """Units of Medplum's quota for resources that it holds already, and the requests of a run with nothing new."""
+    with (
+        _ends(_practice()) as (medplum, source),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        with _sync(medplum, source, Path(folder)) as sync:
+            sync.run(Options())
+        asked = len(medplum.requests), len(source.requests)
+        with _sync(medplum, source, Path(folder)) as sync:
+            seen = totals(_counts(sync, Options()))["seen"]
+        asked = len(medplum.requests) - asked[0], len(source.requests) - asked[1]
+        number = source.source.count()
+        with_look_up = _units(medplum, lambda: _full_run(medplum, source, Path(folder)))
+        without_map = _units(medplum, lambda: _full_run(medplum, source, None))
+        usual = _units(medplum, lambda: _conditional_puts(medplum, source.source))
+    return [
+        (
+            "requests of an incremental run with nothing new",
+            f"{sum(asked)} ({asked[0]} to Medplum, {asked[1]} to the source; {seen} resources came)",
+            "< 10",
+        ),
+        (
+            f"units for {number:,} unchanged resources, each looked at, of conditional PUTs'",
+            f"1/{usual / with_look_up:.0f} ({with_look_up:,} of {usual:,}; without the map on disk {without_map:,})",
+            "<= 1/100",
+        ),
+    ]
+
+
+def _full_run(medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None) -> None:
+    with _sync(medplum, source, folder) as sync:
+        sync.run(Options(full=True))
+
+
+def _conditional_puts(medplum: MedplumSandbox, source: Source) -> None:
+    """What the integration's description prints: batches of 100 conditional PUTs, one after the other."""
+    writer = MedplumWriter(medplum.base_url, _login(medplum), source.base, share=1.0)
+    lines = [each.line for kind in source.entries.values() for each in kind.values()]
+    for start in range(0, len(lines), 100):
+        values = [orjson.loads(line) for line in lines[start : start + 100]]
+        writer.upsert_conditionally(
+            [Incoming(Key(each["resourceType"], each["id"]), upsert.prepare(each, source.base)) for each in values]
+        )
+
+
+class _Counting(Quotas):
+    """Medplum's quota, which adds up what was used."""
+
+    units = 0
+
+    def charge(self, project: str, membership: str, units: int) -> None:
+        """Count, and charge as usual."""
+        self.units += units
+        super().charge(project, membership, units)
+
+
+def _units(medplum: MedplumSandbox, work: Callable[[], object]) -> int:
+    quotas = _Counting(_UNLIMITED)
+    medplum.world.quotas = quotas
+    work()
+    return quotas.units
+
+
+@contextmanager
+def _ends(source: Source, *, latency: float = 0.0) -> Iterator[tuple[MedplumSandbox, PracticeFusionSandbox]]:
+    faults = Faults()
+    if latency:
+        faults.add("slow", seconds=latency)
+    with (
+        MedplumSandbox(quota=_UNLIMITED, auth_rate_limit=10**6, faults=faults) as medplum,
+        # The export is ready when it is first asked for: a run with nothing new would wait as often as the source says.
+        PracticeFusionSandbox(source, switches=Switches.general(polls=0)) as end,
+    ):
+        yield medplum, end
+
+
+@contextmanager
+def _sync(medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None = None) -> Iterator[Sync]:
+    settings = read_settings(source.settings())
+    # Between two questions to the source nobody waits: what is measured is the writing.
+    within = Surroundings(folder=folder, sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
+    sync = make_sync(settings, medplum.base_url, _login(medplum), within=within)
+    try:
+        yield sync
+    finally:
+        sync.map.close()
+
+
+def _login(medplum: MedplumSandbox) -> ClientLogin:
+    return ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
+
+
+def _counts(sync: Sync, options: Options) -> dict[str, dict[str, int]]:
+    run_ = sync.run(options).run
+    if run_ is None or run_.phase != "done":
+        raise AssertionError("the run came to its end")
+    return {kind: dict(row) for kind, row in run_.counts.items()}
+
+
+# -- Memory
+
+
+def _memory(small_mb: int, big_mb: int) -> tuple[str, str]:
+    small, big = _peak(small_mb), _peak(big_mb)
+    growth = big["peak"] / small["peak"] - 1
+    speed = big["resources"] / big["seconds"]
+    figure = f"{small['peak']:.0f} MB, {big['peak']:.0f} MB: {growth:+.1%} ({speed:,.0f} resources a second)"
+    return figure, "< 200 MB, < 10 % more"
+
+
+def _peak(size_mb: int) -> dict[str, float]:
+    """The peak of a process of its own, which syncs one file of this size into a Medplum that keeps nothing."""
+    source = generate(17, 1, types=("Patient",))
+    source.add_big("Observation", size_mb * _MB)
+    switches = Switches.general(gzip=False, counts=False)
+    with (
+        Server(_Sink().app()) as sink,
+        PracticeFusionSandbox(source, switches=switches) as end,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        given = {"medplum": sink.base_url, "settings": end.settings(), "folder": folder}
+        child = subprocess.run(
+            [sys.executable, "-m", "benchmarks.pf_sync", "--child"],
+            input=json.dumps(given).encode(),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+    measured: dict[str, float] = json.loads(child.stdout)
+    return measured
+
+
+def _child() -> None:
+    """One run; what it took goes to standard output."""
+    given = json.loads(sys.stdin.readline())
+    settings = read_settings(given["settings"] | {"PF_RESOURCE_TYPES": "Patient,Observation"})
+    login = ClientLogin(given["medplum"], "client", "secret")
+    sync = make_sync(settings, given["medplum"], login, within=Surroundings(folder=Path(given["folder"])))
+    began = time.perf_counter()
+    number = totals(_counts(sync, Options()))["created"]
+    seconds = time.perf_counter() - began
+    # Linux counts in kilobytes: https://man7.org/linux/man-pages/man2/getrusage.2.html
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps({"peak": peak, "resources": number, "seconds": seconds}))
+
+
+class _Sink:
+    """As much of Medplum as a first run asks for; it keeps the sync's Task, and forgets the rest."""
+
+    def __init__(self) -> None:
+        self._task: dict[str, Any] | None = None
+
+    def app(self) -> Starlette:
+        """The sink as an app."""
+        return Starlette(
+            routes=[
+                Route("/oauth2/token", _token, methods=["POST"]),
+                Route("/fhir/R4", _batch, methods=["POST"]),
+                Route("/fhir/R4/Task", self._made, methods=["POST"]),
+                Route("/fhir/R4/Task/{id}", self._put, methods=["PUT"]),
+                Route("/fhir/R4/{type}", self._search, methods=["GET"]),
+            ]
+        )
+
+    async def _made(self, request: Request) -> Response:
+        return self._keep(await request.body(), "1", 201)
+
+    async def _put(self, request: Request) -> Response:
+        version = int(self._task["meta"]["versionId"]) if self._task else 0
+        return self._keep(await request.body(), str(version + 1), 200)
+
+    async def _search(self, request: Request) -> Response:
+        found = [{"resource": self._task}] if request.path_params["type"] == "Task" and self._task else []
+        return JSONResponse({"resourceType": "Bundle", "type": "searchset", "entry": found})
+
+    def _keep(self, body: bytes, version: str, status: int) -> Response:
+        self._task = orjson.loads(body) | {"id": "task", "meta": {"versionId": version}}
+        return JSONResponse(self._task, status)
+
+
+async def _token(_request: Request) -> Response:
+    return JSONResponse({"access_token": "token", "expires_in": 3600})
+
+
+async def _batch(request: Request) -> Response:
+    number = len(orjson.loads(await request.body())["entry"])
+    entries = [{"response": {"status": "201", "location": f"Observation/{uuid.uuid4()}"}} for _ in range(number)]
+    return Response(orjson.dumps({"resourceType": "Bundle", "type": "batch-response", "entry": entries}))
+
+
+def main() -> None:
+    """From the command line, with other sizes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small-mb", type=int, default=100)
+    parser.add_argument("--big-mb", type=int, default=2048)
+    parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        _child()
+    elif options.memory_only:
+        Console().print(*_memory(options.small_mb, options.big_mb))
+    else:
+        run(Console(), small_mb=options.small_mb, big_mb=options.big_mb)
+
+
+if __name__ == "__main__":
+    main()
