@@ -29,7 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bot_layer.clients.medplum_writer import ClientLogin, MedplumWriter
+from bot_layer.clients.medplum_writer import ClientLogin, GivenToken, Login, MedplumWriter
 from bot_layer.core import references, upsert
 from bot_layer.core.ndjson import Resource, split_lines
 from bot_layer.core.references import Key
@@ -47,8 +47,8 @@ from bot_layer.sync.files import handfuls
 from bot_layer.sync.setup import Surroundings, make_sync
 
 _ROUNDS = 5
-_PATIENTS = 200  # about 45 resources each
-_LATENCY_SECONDS = 0.5
+_PATIENTS = 225  # about 45 resources each
+_LATENCY_SECONDS = 1.0  # a batch of 100 takes Medplum longer
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 _UNLIMITED = 10**9
 _MB = 1024 * 1024
@@ -161,7 +161,8 @@ def _unchanged() -> list[tuple[str, str, str]]:
         with _sync(medplum, source, Path(folder)) as sync:
             sync.run(Options())
         asked = len(medplum.requests), len(source.requests)
-        with _sync(medplum, source, Path(folder)) as sync:
+        # As the bot does it: Medplum hands it a token with each call.
+        with _sync(medplum, source, Path(folder), GivenToken(medplum.token_for())) as sync:
             seen = totals(_counts(sync, Options()))["seen"]
         asked = len(medplum.requests) - asked[0], len(source.requests) - asked[1]
         number = source.source.count()
@@ -170,7 +171,7 @@ def _unchanged() -> list[tuple[str, str, str]]:
         usual = _units(medplum, lambda: _conditional_puts(medplum, source.source))
     return [
         (
-            "requests of an incremental run with nothing new",
+            "requests of the bot's incremental run with nothing new, ready when first asked",
             f"{sum(asked)} ({asked[0]} to Medplum, {asked[1]} to the source; {seen} resources came)",
             "< 10",
         ),
@@ -230,11 +231,13 @@ def _ends(source: Source, *, latency: float = 0.0) -> Iterator[tuple[MedplumSand
 
 
 @contextmanager
-def _sync(medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None = None) -> Iterator[Sync]:
+def _sync(
+    medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None = None, login: Login | None = None
+) -> Iterator[Sync]:
     settings = read_settings(source.settings())
     # Between two questions to the source nobody waits: what is measured is the writing.
     within = Surroundings(folder=folder, sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
-    sync = make_sync(settings, medplum.base_url, _login(medplum), within=within)
+    sync = make_sync(settings, medplum.base_url, login or _login(medplum), within=within)
     try:
         yield sync
     finally:

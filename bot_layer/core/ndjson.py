@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bot_layer.core.json import Json
 
@@ -18,16 +18,14 @@ _BOM: Final = b"\xef\xbb\xbf"
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line that is not empty, with its number in the file (from 1); the text has no line end."""
 
     number: int
     text: bytes
 
 
-@dataclass(frozen=True)
-class Resource:
+class Resource(NamedTuple):
     """A resource and the line where it begins. ``raw`` is that line, or empty if it stood in a larger document."""
 
     number: int

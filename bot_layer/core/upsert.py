@@ -292,7 +292,7 @@ def _token(name: str, item: Any) -> str:
     """What makes two entries of a shared list the same, as eight hexadecimal digits."""
     if isinstance(item, dict):
         parts = (item.get("system"), item.get("value"), item.get("code"), item.get("url"))
-        if any(parts) and all(each is None or isinstance(each, str) for each in parts):
+        if any(parts) and not [each for each in parts if each is not None and not isinstance(each, str)]:
             text = "\n".join([each or "" for each in parts])
         else:
             # An identifier without a value is told apart by all that it holds.
