@@ -130,11 +130,14 @@ def test_events_of_one_resource_run_in_order_and_others_beside_them(tmp_path: Pa
         script.wait_for(1)
         inbox.take(script.handler, changed("a", "2"), now=NOW)
         inbox.take(script.handler, changed("b", "1"), now=NOW)
-        script.wait_for(2)
-        assert script.seen == ["a/1", "b/1"]
+        for number, resource in enumerate("cde"):  # the queue is asked again for each of them
+            ended(runs, number + 1)
+            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+        ended(runs, 4)
+        assert script.seen == ["a/1", "b/1", "c/1", "d/1", "e/1"]
         gate.set()
-        ended(runs, 3)
-    assert script.seen == ["a/1", "b/1", "a/2"]
+        ended(runs, 6)
+    assert script.seen[-1] == "a/2"
 
 
 def test_a_transient_failure_is_tried_again(tmp_path: Path) -> None:
