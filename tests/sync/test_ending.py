@@ -1,0 +1,66 @@
+"""The end of a run: what is marked instead of deleted, and how little a run with nothing new asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot_layer.sandbox.practice_fusion import Switches, generate
+from bot_layer.sync.ending import marked
+from bot_layer.sync.engine import Options
+from tests.sync.world import observation, world
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("Patient", "active", False),
+        ("Observation", "status", "entered-in-error"),
+        ("Goal", "lifecycleStatus", "entered-in-error"),
+    ],
+)
+def test_a_type_says_in_its_own_way_that_a_record_is_void(kind: str, field: str, value: object) -> None:
+    """active, status, lifecycleStatus."""
+    assert marked({"resourceType": kind, "id": "1"}) == {"resourceType": kind, "id": "1", field: value}
+
+
+@pytest.mark.parametrize("kind", ["Condition", "AllergyIntolerance"])
+def test_a_void_condition_has_no_clinical_status(kind: str) -> None:
+    """FHIR's invariants con-5 and ait-2."""
+    found = marked({"resourceType": kind, "clinicalStatus": {}})
+    assert found is not None
+    assert found["verificationStatus"]["coding"][0]["code"] == "entered-in-error"
+    assert "clinicalStatus" not in found
+
+
+def test_a_type_that_cannot_say_it_is_deleted() -> None:
+    """Provenance has no word for it."""
+    assert marked({"resourceType": "Provenance"}) is None
+
+
+def test_a_resource_that_was_marked_comes_back_with_the_source(tmp_path: Path) -> None:
+    """What returns at the source is as the source says."""
+    with world(generate(1, 1), folder=tmp_path) as both:
+        person = next(iter(both.source.source.resources("Patient")))["id"]
+        both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
+        both.run(deletion="mark")
+        both.source.source.delete("Observation", "o1", at=both.source.now())
+        both.run(deletion="mark")
+        assert both.by_source_id("Observation")["o1"][0]["status"] == "entered-in-error"
+        both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
+        both.run(deletion="mark")
+        assert both.by_source_id("Observation")["o1"][0]["status"] == "final"
+
+
+def test_a_run_with_nothing_new_asks_little(tmp_path: Path) -> None:
+    """Nine requests besides the two logins: four at Medplum (look, lease, job, commit), five at the source."""
+    with world(generate(1, 2), switches=Switches.general(polls=0), folder=tmp_path) as both:
+        both.run()
+        both.source.clear_requests()
+        before = len(both.medplum.requests)
+        both.run(Options())
+        medplum = [each for each in both.medplum.requests[before:] if not each.path.endswith("token")]
+        source = [each for each in both.source.requests if not each.path.endswith("token")]
+        assert len(medplum) == 4
+        assert len(medplum) + len(source) < 10
