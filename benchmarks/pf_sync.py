@@ -296,9 +296,16 @@ def _child() -> None:
     began = time.perf_counter()
     number = totals(_counts(sync, Options()))["created"]
     seconds = time.perf_counter() - began
-    # Linux counts in kilobytes: https://man7.org/linux/man-pages/man2/getrusage.2.html
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = _peak_megabytes()
     sys.stdout.write(json.dumps({"peak": peak, "resources": number, "seconds": seconds}))
+
+
+def _peak_megabytes() -> float:
+    """The most memory that this process ever held. getrusage would count its parent's until it was started, too."""
+    for line in Path("/proc/self/status").read_text().splitlines() if sys.platform == "linux" else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MB
 
 
 class _Sink:

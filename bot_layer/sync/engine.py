@@ -363,6 +363,7 @@ class Sync:
             for each in job.files:
                 if each.kind == "output" and not each.done:
                     levels.setdefault(_turn(each), []).append(each)
+            files.loader.prepare(each.type for some in levels.values() for each in some)
             try:
                 for _, some in sorted(levels.items()):
                     self._load_level(files, some, places)

@@ -6,6 +6,7 @@ import base64
 import binascii
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -116,6 +117,11 @@ class Loader:
                 continue
             found |= {key: each for key, each in there.items() if upsert.brought_by(each.resource, key, self.source)}
         return found
+
+    def prepare(self, kinds: Iterable[str]) -> None:
+        """Ask for all these types at once what would else be asked type by type."""
+        with ThreadPoolExecutor(self.medplum.workers, thread_name_prefix="pf-first") as pool:
+            list(pool.map(self._may_hold, dict.fromkeys(kinds)))
 
     def _may_hold(self, kind: str) -> bool:
         """False where Medplum had nothing of a type when this run began: then what the map does not know is new."""
