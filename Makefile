@@ -23,7 +23,7 @@ contracts: .venv/ready-dev
 	$(BIN)/lint-imports --no-cache
 
 check: .venv/ready-dev
-	$(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 	$(BIN)/python tests/coverage_floor.py
 
 bench: .venv/ready-dev
