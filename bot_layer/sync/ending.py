@@ -15,7 +15,7 @@ from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
-from bot_layer.core.source_identity import KEYED_BY_TAG, id_system, source_id_of, stored_as
+from bot_layer.core.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
 from bot_layer.core.sync_settings import Deletion
 from bot_layer.core.upsert import SYNC_TAG, Found
 from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
@@ -67,8 +67,11 @@ class Ending:
     # -- References
 
     def find_waiting(self, types: Iterable[str]) -> None:
-        """Learn from Medplum which references wait: only where the file on disk does not know."""
-        for kind in types:
+        """Learn from Medplum which references wait: only where the file on disk does not know.
+
+        What was read because something pointed to it may wait too, though its type is not exported.
+        """
+        for kind in dict.fromkeys((*types, *POINTED_TO)):
             try:
                 found = list(
                     self.medplum.search(stored_as(kind), f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000")
