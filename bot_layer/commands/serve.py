@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,7 +116,7 @@ def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: 
     box.launch()
     threading.Thread(target=sweep_hourly, args=(box, stopped), daemon=True).start()
     if cron_at is not None:
-        start(bots, connect_environment(os.environ), cron_at)
+        start(bots, connect_environment(os.environ), cron_at, now=datetime.now(UTC))
 
 
 def _number(environ: Mapping[str, str], name: str, default: str) -> float:
