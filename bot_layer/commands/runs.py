@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,18 +42,13 @@ def list_runs(
     as_json: AsJson = False,
     inbox: Inbox = None,
 ) -> None:
-    """List runs, newest first."""
-    with _opened(inbox) as opened:
-        after = _since(since)
-        shown: dict[str, str] = {}
-        while True:
-            for run in reversed(opened.listed(bot=bot, state=state, since=after, limit=limit)):
-                if shown.get(run.id) != run.state:
-                    shown[run.id] = run.state
-                    typer.echo(_line(run, as_json))
-            if not follow:
-                return
-            threading.Event().wait(1.0)
+    """List the newest runs, the newest last."""
+    after, never = _since(since), threading.Event()
+    with _opened(inbox) as opened, suppress(KeyboardInterrupt):
+        for run in opened.followed(
+            go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, since=after, limit=limit
+        ):
+            typer.echo(_line(run, as_json))
 
 
 @runs.command("show")

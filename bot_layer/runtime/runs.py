@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from bot_layer.errors import InputError
 from bot_layer.runtime.durable import WORKFLOW
 from bot_layer.runtime.vault import Vault
 
+_MOST: Final = 10_000
 STATES: Final = ("waiting", "running", "done", "refused", "dead", "retried", "cancelled")
 _STATES: Final = {"ENQUEUED": "waiting", "DELAYED": "waiting", "PENDING": "running", "CANCELLED": "cancelled"}
 
@@ -47,11 +48,32 @@ class Runs:
     ) -> list[Run]:
         """The newest runs, of one bot, in one state, since an instant."""
         found = self._client.list_workflows(
-            name=WORKFLOW, start_time=since.isoformat() if since else None, sort_desc=True, limit=10_000
+            name=WORKFLOW, start_time=since.isoformat() if since else None, sort_desc=True, limit=_MOST
         )
         runs = (_run(status) for status in found)
         chosen = (run for run in runs if (bot is None or run.bot == bot) and (state is None or run.state == state))
         return [run for run, _ in zip(chosen, range(limit), strict=False)]
+
+    def followed(
+        self,
+        *,
+        go_on: Callable[[], bool],
+        bot: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> Iterator[Run]:
+        """The newest runs, oldest first, then each that is new or in another state, for as long as ``go_on`` says."""
+        shown: dict[str, str] = {}
+        most = limit
+        while True:
+            found = self.listed(bot=bot, state=state, since=since, limit=_MOST)
+            changed = [run for run in found if shown.get(run.id) != run.state]
+            shown.update({run.id: run.state for run in changed})
+            yield from reversed(changed[:most])
+            most = _MOST  # later rounds leave nothing out, however many runs came meanwhile
+            if not go_on():
+                return
 
     def one(self, run_id: str) -> Run:
         """The run of an id; InputError where there is none."""

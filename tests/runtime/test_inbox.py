@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -268,7 +272,7 @@ def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
     gate = threading.Event()
     script = Script(gate)
     with _world(script) as (world, bot_id), running(tmp_path, script, client=world.client) as (inbox, runs):
-        assert schedule.start(script.bots, world.client(), world.medplum.base_url) == 1
+        assert schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW) == 1
         for minute in range(4):
             inbox.enqueue_alone(
                 rules.cron("script", NOW + timedelta(minutes=minute), base_url=world.medplum.base_url, bot_id=bot_id)
@@ -282,6 +286,61 @@ def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
     assert script.seen[0].startswith(bot_id)
 
 
+def test_what_falls_due_while_a_run_is_on_is_dropped_at_every_host(tmp_path: Path) -> None:
+    """Hosts that put four nights into the inbox, each of them twice, make one run of it while that one is on."""
+    gate = threading.Event()
+    script = Script(gate)
+    with _world(script) as (world, _), running(tmp_path, script, client=world.client) as (_inbox, runs):
+        schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW)
+        DBOS.trigger_schedule("script")
+        script.wait_for(1)
+        ticks = [DBOS.backfill_schedule("script", NOW, NOW + timedelta(days=4)) for _host in range(2)]
+        for each in ticks[0] + ticks[1]:
+            each.get_result()
+        assert ([len(each) for each in ticks], len(runs.listed())) == ([4, 4], 1)
+        gate.set()
+        ended(runs, 1)
+    assert len(script.seen) == 1
+
+
+def test_after_an_outage_the_last_missed_run_is_made_up_for_once(tmp_path: Path) -> None:
+    """The first start makes up for nothing; one after five missed nights runs the last; another finds it done."""
+    script = Script()
+    outage = NOW + timedelta(days=5)
+
+    def start(now: datetime) -> list[str]:
+        """What a host that is started then finds in the inbox."""
+        with running(tmp_path, script, client=world.client) as (_, runs):
+            for _each in "two hosts":
+                schedule.start(script.bots, world.client(), world.medplum.base_url, now=now)
+            until(lambda: all(run.state == "done" for run in runs.listed()))
+            return sorted(run.id for run in runs.listed())
+
+    with _world(script) as (world, _):
+        assert start(NOW) == []
+        assert start(NOW + timedelta(hours=23)) == []
+        assert start(outage) == ["script:cron:2026-05-09T03:00"]
+        assert start(outage + timedelta(hours=23)) == ["script:cron:2026-05-09T03:00"]
+        with running(tmp_path, script) as (inbox, runs):
+            assert inbox.sweep(datetime.now(UTC) + timedelta(days=8)) > 0
+            assert runs.listed() == []
+        assert start(outage + timedelta(hours=23)) == [], "it is not made up for again once its run is swept"
+        assert start(outage + timedelta(hours=24)) == ["script:cron:2026-05-10T03:00"]
+    assert len(script.seen) == 2
+
+
+def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
+    """A time that a bot did not have yet while no host was up was not missed."""
+    script = Script()
+    with _world(script) as (world, _), running(tmp_path, script, client=world.client) as (_inbox, runs):
+        schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW)
+        script.bots = Collection({"script": Handler(replace(script.handler.bot, cron="0 2 * * *"), script._act)})
+        schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=5))
+        assert runs.listed() == []
+        schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=6))
+        assert [run.id for run in ended(runs, 1)] == ["script:cron:2026-05-10T02:00"]
+
+
 def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
     """A schedule for a Bot that the server lacks is said at start, not at night."""
     script = Script()
@@ -289,7 +348,7 @@ def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
         world = World(Options(with_bots=False))
         world.medplum = server
         with pytest.raises(ConfigError, match="Deploy script"):
-            schedule.start(script.bots, world.client(), server.base_url)
+            schedule.start(script.bots, world.client(), server.base_url, now=NOW)
 
 
 @contextmanager
@@ -329,6 +388,53 @@ def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
         assert run("show", "nothing")[0] == 2
         assert run("list", "--since", "soon")[0] == 2
         assert '"state": "done"' in run("list", "--json")[1]
+
+
+def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path) -> None:
+    """The newest first of all, then what changed since the last look, all of it, and nothing twice."""
+    gate = threading.Event()
+    script = Script(None, None, gate)
+    with running(tmp_path, script) as (inbox, runs):
+        for number, resource in enumerate("xyz"):
+            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+            ended(runs, min(number + 1, 2))
+        script.wait_for(3)
+        until(lambda: runs.listed(limit=1)[0].state == "running")
+        looks = 0
+
+        def go_on() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                inbox.take(script.handler, changed("v", "1"), now=NOW)
+                inbox.take(script.handler, changed("w", "1"), now=NOW)
+                gate.set()
+                ended(runs, 5)
+            return looks < 4
+
+        told = [(run.resource[-1], run.state) for run in runs.followed(go_on=go_on, limit=2)]
+    assert told == [("y", "done"), ("z", "running"), ("z", "done"), ("v", "done"), ("w", "done")]
+
+
+def test_the_command_follows_until_ctrl_c(tmp_path: Path) -> None:
+    """``runs list --follow``, in a process of its own, prints a run as it comes, and Ctrl-C is no failure."""
+    script = Script()
+    command = [sys.executable, "-m", "bot_layer.cli", "runs", "list", "--follow", "--json"]
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        ended(runs, 1)
+        url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+        with subprocess.Popen([*command, "--inbox", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as follower:
+            assert follower.stdout is not None
+            lines = [follower.stdout.readline()]
+            inbox.take(script.handler, changed("b", "1"), now=NOW)
+            while b'"done"' not in lines[-1] or b"Patient/b" not in lines[-1]:
+                lines.append(follower.stdout.readline())
+                assert lines[-1], "it ended by itself"
+            follower.send_signal(signal.SIGINT)
+            rest, said = follower.communicate(timeout=30)
+    assert b"Patient/a" in lines[0]
+    assert (follower.returncode, rest, said) == (0, b"", b"")
 
 
 @pytest.mark.parametrize(
