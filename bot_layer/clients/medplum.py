@@ -159,6 +159,15 @@ class Medplum:
             answered: Json = self.client.post(path, body)
             return answered
 
+    def project_secrets(self) -> Json:
+        """The project's secrets by name, as an event carries them; none where this login may not read them."""
+        try:
+            project = self.get("auth/me").get("project") or {}
+            held = self.get(f"admin/projects/{project.get('id')}").get("project") or {}
+        except (AuthError, InputError):
+            return {}
+        return {each["name"]: each for each in held.get("secret") or () if each.get("name")}
+
     def _repeat(self, method: str, path: str, call: Callable[[], Json], *, repeatable: bool = False) -> Json:
         for attempt in range(self.patience.retries + 1):
             try:

@@ -45,6 +45,7 @@ class Enroller:
     server: Medplum
     environ: Mapping[str, str] = field(repr=False)
     preview: bool = False
+    secrets: Json = field(default_factory=dict, repr=False)
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     _login: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -70,7 +71,7 @@ class Enroller:
             *(parameters.reference("location", location) for location in locations),
             parameters.boolean("preview", True) if self.preview else None,
         )
-        return {"baseUrl": client.base_url, "accessToken": token, "input": given, "secrets": {}}
+        return {"baseUrl": client.base_url, "accessToken": token, "input": given, "secrets": self.secrets}
 
 
 class Report:
@@ -116,7 +117,7 @@ def enroll(
 
     Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and
     MEDPLUM_CLIENT_SECRET; Health Gorilla by its HEALTH_GORILLA_ settings,
-    as environment variables.
+    as project secrets or, where these lack, as environment variables.
 
     Running it again goes on with whoever is not settled yet.
 
@@ -125,7 +126,9 @@ def enroll(
     """
     console = Console(stderr=True)
     try:
-        enroller = Enroller(load().named("sync-practitioner"), connect_environment(os.environ), os.environ, preview)
+        server = connect_environment(os.environ)
+        handler = load().named("sync-practitioner")
+        enroller = Enroller(handler, server, os.environ, preview, server.project_secrets())
         entries = _people(enroller.server, source, search)
         written = Report(report, fresh=fresh)
     except (BotError, OSError) as error:

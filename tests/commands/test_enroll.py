@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from bot_layer.cli import build
 from bot_layer.clients.medplum import connect_client
+from bot_layer.clients.medplum import connect_client
 from bot_layer.collection import load
 from bot_layer.commands.enroll import Enroller, run
 from bot_layer.core.json import Json
@@ -193,6 +194,23 @@ def test_a_search_takes_whom_it_finds(here: World, tmp_path: Path) -> None:
     here.store(clinician(2, active=False))
     code, rows = enroll(here, tmp_path / "report.csv", "--search", f"Practitioner?identifier={npi(1)}")
     assert (code, list(rows)) == (0, [f"Practitioner/{wanted['id']}"])
+
+
+def test_the_settings_of_the_project_serve_as_those_of_the_bot(here: World, tmp_path: Path) -> None:
+    """Without Health Gorilla's settings in the environment the project's secrets are taken."""
+    server = connect_client(here.medplum.base_url, here.medplum.client_id, here.medplum.client_secret)
+    given = {**here.gorilla.settings(), "BOT_BACKOFF_SECONDS": "0"}
+    secrets = [{"name": name, "valueString": value} for name, value in given.items() if value]
+    server.post(f"admin/projects/{here.medplum.project_id}/secrets", secrets)
+    here.store(clinician(1))
+    environ = {
+        "MEDPLUM_BASE_URL": here.medplum.base_url,
+        "MEDPLUM_CLIENT_ID": here.medplum.client_id,
+        "MEDPLUM_CLIENT_SECRET": here.medplum.client_secret,
+    }
+    words = ["enroll", "--report", str(tmp_path / "r.csv"), "--search", f"Practitioner?identifier={npi(1)}"]
+    result = CliRunner().invoke(build(), words, env=environ)
+    assert (result.exit_code, len(here.gorilla.roles())) == (0, 1), result.output
 
 
 def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
