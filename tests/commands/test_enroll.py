@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from bot_layer.cli import build
 from bot_layer.clients.medplum import connect_client
-from bot_layer.clients.medplum import connect_client
 from bot_layer.collection import load
 from bot_layer.commands.enroll import Enroller, run
 from bot_layer.core.json import Json
