@@ -26,6 +26,8 @@ from bot_layer.runtime.durable import serving
 def start(bots: Collection, server: Medplum, base_url: str, *, now: datetime) -> int:
     """Schedule every bot that declares a cron string, and make up for what each missed; how many."""
     timed = [handler.bot for handler in bots if handler.bot.cron]
+    for name in {each["schedule_name"] for each in DBOS.list_schedules()} - {bot.name for bot in timed}:
+        DBOS.delete_schedule(name)  # else it would make a dead letter each time
     for bot in timed:
         found = server.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|{bot.identifier}")])
         if len(found) != 1:

@@ -341,6 +341,17 @@ def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
         assert [run.id for run in ended(runs, 1)] == ["script:cron:2026-05-10T02:00"]
 
 
+def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:
+    """What an earlier release scheduled does not go on as a dead letter every night."""
+    script = Script()
+    with _world(script) as (world, _), running(tmp_path, script):
+        schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW)
+        assert [each["schedule_name"] for each in DBOS.list_schedules()] == ["script"]
+        still = Collection({"script": Handler(replace(script.handler.bot, cron=None), script._act)})
+        assert schedule.start(still, world.client(), world.medplum.base_url, now=NOW) == 0
+        assert DBOS.list_schedules() == []
+
+
 def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
     """A schedule for a Bot that the server lacks is said at start, not at night."""
     script = Script()
