@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -425,27 +422,6 @@ def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path
 
         told = [(run.resource[-1], run.state) for run in runs.followed(go_on=go_on, limit=2)]
     assert told == [("y", "done"), ("z", "running"), ("z", "done"), ("v", "done"), ("w", "done")]
-
-
-def test_the_command_follows_until_ctrl_c(tmp_path: Path) -> None:
-    """``runs list --follow``, in a process of its own, prints a run as it comes, and Ctrl-C is no failure."""
-    script = Script()
-    command = [sys.executable, "-m", "bot_layer.cli", "runs", "list", "--follow", "--json"]
-    with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
-        ended(runs, 1)
-        url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
-        with subprocess.Popen([*command, "--inbox", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as follower:
-            assert follower.stdout is not None
-            lines = [follower.stdout.readline()]
-            inbox.take(script.handler, changed("b", "1"), now=NOW)
-            while b'"done"' not in lines[-1] or b"Patient/b" not in lines[-1]:
-                lines.append(follower.stdout.readline())
-                assert lines[-1], "it ended by itself"
-            follower.send_signal(signal.SIGINT)
-            rest, said = follower.communicate(timeout=30)
-    assert b"Patient/a" in lines[0]
-    assert (follower.returncode, rest, said) == (0, b"", b"")
 
 
 @pytest.mark.parametrize(
