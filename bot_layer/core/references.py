@@ -150,6 +150,4 @@ def _mapped(value: Any, change: Callable[[Json], Json], *, wanted: Callable[[Jso
             for name, each in value.items()
         }
         return change(inner) if wanted(inner) else inner
-    if isinstance(value, list):
-        return [_mapped(each, change, wanted=wanted) if isinstance(each, dict | list) else each for each in value]
-    return value
+    return [_mapped(each, change, wanted=wanted) if isinstance(each, dict | list) else each for each in value]
