@@ -15,7 +15,8 @@ from bot_layer.clients.practice_fusion import Log, PracticeFusion
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import SyncStore
 from bot_layer.core.sync_settings import SyncSettings
-from bot_layer.sync.engine import Halted, Progress, Sync
+from bot_layer.sync.engine import Sync
+from bot_layer.sync.session import Halted, Progress, Session
 
 
 def _silent(_component: str, _text: str) -> None:
@@ -70,7 +71,7 @@ def make_sync(
         wait=wait,
         clock=timer,
     )
-    return Sync(
+    session = Session(
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
         medplum,
@@ -83,6 +84,7 @@ def make_sync(
         timer=timer,
         deadline=deadline,
     )
+    return Sync(session)
 
 
 def map_path(folder: Path, source: str, base_url: str, about: str) -> Path:

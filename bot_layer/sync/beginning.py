@@ -1,0 +1,94 @@
+"""The run to work on: a new one, one that was broken off, or another try of what failed."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+from bot_layer.core import sync_state
+from bot_layer.core.smart import Discovery
+from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.errors import ConfigError
+from bot_layer.sync.failures import retry, stored_failures
+from bot_layer.sync.planning import planned
+from bot_layer.sync.session import Options, Session
+
+
+def begin(session: Session, state: SyncState, options: Options) -> SyncState:
+    """The state with a run in it that is not over."""
+    state = _same_past(session, state)
+    if state.run is not None and not state.run.over:
+        session.log("PFSyncWorker", "Resuming the run that was broken off")
+        use_scopes(session, state)
+        return session.store.save(replace(state, run=replace(state.run, problem="")))
+    if options.retry_failed:
+        return retry(session, state)
+    said = state.last_sync_time or "never (initial sync)"
+    session.log("PFSyncWorker", f"Last sync time: {said}")
+    types, state = granted(session, state, options)
+    run = Run(
+        id=uuid.uuid4().hex,
+        started=session.clock(),
+        full=options.full or options.reconcile,
+        reconcile=options.reconcile,
+        refused_types=state.refused_types,
+    )
+    run = planned(session, run, state, types, options)
+    if options.reconcile:
+        _check_reconcile(session, state)
+        session.map.begin_seeing()
+    session.alone = True
+    session.store.state = replace(state, run=run)
+    return session.store.state
+
+
+def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple[str, ...], SyncState]:
+    """The types that the source grants, and the state that remembers them."""
+    types = options.types or session.settings.types
+    if state.scopes and state.scopes_for == types and not session.settings.scopes:
+        use_scopes(session, state)
+        return tuple(each for each in types if each not in state.refused_types), state
+    session.source.settings = replace(session.settings, types=types)
+    accepted, refused = session.source.negotiate()
+    if refused:
+        session.log("PFSmartClient", f"The source does not grant: {', '.join(refused)}")
+    discovery = session.source.discover()
+    changed = replace(
+        state,
+        scopes=session.source.granted,
+        scopes_for=types,
+        refused_types=refused,
+        token_endpoint=discovery.token_endpoint,
+        auth_methods=discovery.auth_methods,
+    )
+    return accepted, changed
+
+
+def use_scopes(session: Session, state: SyncState) -> None:
+    """Log in to the source as before, without asking it again what it grants and where."""
+    session.source.granted = session.settings.scopes or state.scopes
+    if state.token_endpoint and session.source.discovery is None:
+        session.source.discovery = Discovery(state.token_endpoint, state.auth_methods)
+
+
+def _same_past(session: Session, state: SyncState) -> SyncState:
+    """Empty the file on disk if it belongs to another past than the Task in Medplum."""
+    if state.cache_id and session.map.note("cache_id") == state.cache_id:
+        return state
+    cache_id = uuid.uuid4().hex
+    session.map.clear(cache_id)
+    session.fresh = bool(state.cache_id)
+    session.map.record((), failures=stored_failures(session, state))
+    return replace(state, cache_id=cache_id)
+
+
+def _check_reconcile(session: Session, state: SyncState) -> None:
+    mine = set(session.settings.group_ids) or {sync_state.WHOLE}
+    others = set(state.since) - mine
+    if others:
+        raise ConfigError(
+            "This source's other Groups were synced too: name all of them in PF_GROUP_ID for a reconcile, or their "
+            "patients would look deleted.",
+            code="reconcile-needs-all-groups",
+            missing=["PF_GROUP_ID"],
+        )

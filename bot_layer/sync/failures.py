@@ -1,0 +1,66 @@
+"""What Medplum refused: kept beside the Task, and tried again when asked."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import orjson
+
+from bot_layer.clients.sync_map import Failure
+from bot_layer.core.references import Key
+from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.core.upsert import digest_of
+from bot_layer.sync.hands import loading
+from bot_layer.sync.session import Session
+
+
+def retry(session: Session, state: SyncState) -> SyncState:
+    """The state with a run that has written what failed before, and only has to be finished."""
+    run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True)
+    with loading(session, run) as files:
+        loaded = files.loader.retry(session.map.failures())
+    return session.save(replace(run, counts=loaded.counts), state)
+
+
+def store_failures(session: Session, state: SyncState) -> str:
+    """What Medplum refused, as a Binary beside the Task, so that it outlives this machine's disk."""
+    failures = session.map.failures()
+    if not failures:
+        return ""
+    lines = b"\n".join(
+        orjson.dumps(
+            {
+                "type": each.key.type,
+                "id": each.key.id,
+                "status": each.status,
+                "reason": each.reason,
+                "resource": orjson.loads(each.resource) if each.resource else None,
+            }
+        )
+        for each in failures
+    )
+    digest = session.map.note("failures_digest")
+    now = digest_of(lines).hex()
+    if digest == now and state.failures:
+        return state.failures
+    stored = session.medplum.store_content("application/x-ndjson", [lines])
+    session.map.write_note("failures_digest", now)
+    return f"Binary/{stored}"
+
+
+def stored_failures(session: Session, state: SyncState) -> list[Failure]:
+    """The failures that an earlier run put beside the Task."""
+    if not state.failures:
+        return []
+    reply = session.medplum.repeat("GET", f"fhir/R4/{state.failures}", template="Binary/{id}")
+    rows = [orjson.loads(line) for line in reply.body.splitlines()] if reply.status == 200 else []
+    return [
+        Failure(
+            Key(each["type"], each["id"]),
+            each["status"],
+            each["reason"],
+            orjson.dumps(each["resource"]) if each["resource"] else b"",
+        )
+        for each in rows
+    ]

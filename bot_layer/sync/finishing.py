@@ -1,0 +1,69 @@
+"""The end of a run: the rest is fetched, repaired and deleted, then the time stamps move forward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from bot_layer.core import bulk_export, sync_state
+from bot_layer.core.sync_state import Run, SyncState, add_counts, totals
+from bot_layer.sync.failures import store_failures
+from bot_layer.sync.hands import ending
+from bot_layer.sync.session import Session
+
+
+def finish(session: Session, run: Run) -> SyncState:
+    """The state with the run done."""
+    session.keep(replace(run, phase="finish"))
+    state = session.store.state
+    with ending(session) as rest:
+        if session.fresh:
+            rest.find_waiting(session.settings.types)
+            session.fresh = False
+        loaded = rest.fetch_missing(hydrate=session.settings.hydrate)
+        repaired = rest.repair()
+        session.check_time()
+        deleted = 0
+        if run.reconcile:
+            types = tuple(dict.fromkeys(each for job in run.jobs for each in job.types))
+            missing = rest.missing_at_source(types, most=session.settings.max_delete_share)
+            deleted = rest.delete(missing, session.settings.deletion)
+    run = session.run
+    run = replace(
+        run,
+        counts=add_counts(run.counts, loaded.counts),
+        repaired=run.repaired + repaired,
+        deleted=run.deleted + deleted,
+        waiting=session.map.waiting(),
+    )
+    return _commit(session, state, run)
+
+
+def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
+    """Move the time stamps forward: every file was handled, and what failed is kept."""
+    since = {group: dict(types) for group, types in state.since.items()}
+    members = dict(state.members)
+    for job in run.jobs:
+        place = job.group or sync_state.WHOLE
+        if job.patients and job.level == "search" and not job.since and place in since and not run.full:
+            continue  # newcomers alone: the others' stamps are another job's
+        since[place] = bulk_export.next_since(since.get(place, {}), job.types, job.transaction_time)
+    members |= run.members
+    failures = store_failures(session, state)
+    # The addresses and places of the export are of no use any more.
+    jobs = tuple(replace(job, status_url="", files=(), patients=()) for job in run.jobs)
+    ended = replace(run, phase="done", ended=session.clock(), jobs=jobs, members={})
+    new = replace(
+        state,
+        since=since,
+        members=members,
+        failures=failures,
+        run=ended,
+        last_success=session.clock(),
+    )
+    saved = session.store.save(new, release=True)
+    session.log("PFSyncWorker", f"Updated sync state: {saved.last_sync_time}")
+    session.log("PFSyncWorker", "Sync complete!")
+    session.log("PFSyncWorker", f"Stats: {orjson.dumps(totals(run.counts)).decode()}")
+    return saved

@@ -1,0 +1,151 @@
+"""The files of one export into Medplum: level by level, several at once, each until it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bot_layer.clients.practice_fusion import LinkExpired
+from bot_layer.core.bulk_export import ExportFile, Failed, Manifest
+from bot_layer.core.ndjson import Line, split_lines
+from bot_layer.core.source_identity import level_of
+from bot_layer.core.sync_state import FileState, Job, Run, SyncState, totals
+from bot_layer.errors import PermanentError, TransientError
+from bot_layer.sync.files import FileLoader
+from bot_layer.sync.hands import loading
+from bot_layer.sync.notices import apply_deleted, read_errors
+from bot_layer.sync.places import after_step, file_done, place_of
+from bot_layer.sync.polling import Places, after_failure, fresh_places, places_of
+from bot_layer.sync.searching import search_lines
+from bot_layer.sync.session import Halted, Session, job_of
+
+READERS: Final = 8
+
+
+def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
+    """The state with every file of the export in Medplum, or with the export lost."""
+    places = places_of(manifest)
+    with loading(session, run) as files:
+        levels: dict[int, list[FileState]] = {}
+        for each in job.files:
+            if each.kind == "output" and not each.done:
+                levels.setdefault(level_of(each.type), []).append(each)
+        files.loader.prepare(each.type for some in levels.values() for each in some)
+        try:
+            for _, some in sorted(levels.items()):
+                _load_level(session, files, some, places)
+        except LinkExpired:
+            session.manifest = None
+            return after_failure(session, session.run, session.job, Failed(410, "links expired", lost=True))
+        session.check_time()
+        for each in job.files:
+            if each.kind == "deleted" and not each.done:
+                apply_deleted(session, each, places[each.kind, each.type, each.turn])
+            elif each.kind == "error" and not each.done:
+                read_errors(session, each, places[each.kind, each.type, each.turn])
+    done = session.run
+    # Some sources take no second export before the first was deleted.
+    session.source.cancel(job.status_url)
+    session.manifest = None
+    return session.keep(done.with_job(replace(job_of(done), done=True)))
+
+
+def load_searched(session: Session, run: Run, job: Job) -> SyncState:
+    """The stated fallback: every patient's resources by search, patient by patient."""
+    if not job.transaction_time:
+        job = replace(job, transaction_time=session.source.server_time())
+        run = run.with_job(job)
+        session.save(run)
+    done = {each.turn for each in job.files}
+    with loading(session, run) as files:
+        for turn, patient in enumerate(job.patients):
+            if turn in done:
+                continue
+            lines = search_lines(session.source, patient, job.types, job.since)
+            state = FileState("output", "Patient", turn)
+            for step in files.load(lines, type_="Patient"):
+                after_step(session, state, step, keep_place=False)
+            session.check_time()
+            current = session.run
+            now = job_of(current)
+            session.keep(current.with_job(replace(now, files=(*now.files, replace(state, done=True)))))
+            session.progress("patients", "", turn + 1, len(job.patients))
+    done_run = session.run
+    return session.save(done_run.with_job(replace(job_of(done_run), done=True, files=())))
+
+
+def _load_level(session: Session, files: FileLoader, states: list[FileState], places: Places) -> None:
+    """Several files at once; the first failure is raised when all of them have come to rest."""
+    faults: list[BaseException] = []
+    with ThreadPoolExecutor(min(READERS, len(states)), thread_name_prefix="pf-read") as readers:
+        tasks = [
+            readers.submit(_load_file, session, files, each, places[each.kind, each.type, each.turn]) for each in states
+        ]
+    for task in tasks:
+        fault = task.exception()
+        if fault is not None:
+            faults.append(fault)
+    # Somebody else's turn, or a lost link, says more than that the time is over.
+    for fault in sorted(faults, key=lambda each: isinstance(each, Halted)):
+        raise fault
+
+
+def _load_file(session: Session, files: FileLoader, state: FileState, file: ExportFile) -> None:
+    session.log("PFBulkExport", f"Downloading NDJSON file: {state.type} {state.turn + 1}")
+    for attempt in (1, 2):
+        try:
+            handled = _read_file(session, files, state, file)
+        except LinkExpired:
+            if attempt == 2:
+                raise
+            state, file = _fresh_link(session, state)
+            continue
+        if state.count is None or handled >= state.count or attempt == 2:
+            break
+        # Fewer resources than the manifest promised: something was cut off. To read it again does no harm.
+        session.log("PFBulkExport", f"{state.type}: {handled} of {state.count} resources arrived; reading it again")
+        state = file_done(session, replace(state, lines=0), done=False)
+    if state.count is not None and handled < state.count:
+        raise PermanentError(
+            f"A file of {state.type} holds {handled} resources, but the manifest says {state.count}.",
+            service="Practice Fusion",
+            path="export file",
+            code="file-incomplete",
+        )
+    file_done(session, place_of(session, state), done=True)
+
+
+def _read_file(session: Session, files: FileLoader, state: FileState, file: ExportFile) -> int:
+    """The number of resources and bad lines in the whole file."""
+    requires = session.job.requires_token
+    seen = 0
+    before = state.lines
+    counted = _Counted(split_lines(session.source.chunks(file, requires_token=requires)))
+    for step in files.load(counted, type_=state.type, after=before):
+        state = after_step(session, state, step)
+        seen += totals(step.loaded.counts)["seen"]
+    session.check_time()
+    session.log("PFBulkExport", f"Parsed {max(seen, counted.lines)} resources from file")
+    return max(seen, counted.lines)
+
+
+def _fresh_link(session: Session, state: FileState) -> tuple[FileState, ExportFile]:
+    file = fresh_places(session).get((state.kind, state.type, state.turn))
+    if file is None:
+        raise TransientError("The manifest changed.", service="Practice Fusion", code="link-expired")
+    return place_of(session, state), file
+
+
+@dataclass
+class _Counted:
+    """Counts the lines that pass."""
+
+    inner: Iterator[Line]
+    lines: int = 0
+
+    def __iter__(self) -> Iterator[Line]:
+        for line in self.inner:
+            self.lines += 1
+            yield line

@@ -1,0 +1,48 @@
+"""What an export says beside its resources: what was deleted at the source, and what the source could not export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from bot_layer.core import bulk_export
+from bot_layer.core.bulk_export import ExportFile
+from bot_layer.core.ndjson import Resource, read_resources, split_lines
+from bot_layer.core.references import Key
+from bot_layer.core.sync_state import FileState
+from bot_layer.sync.hands import ending
+from bot_layer.sync.places import file_done
+from bot_layer.sync.session import Session
+
+
+def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
+    """Delete or mark in Medplum what the source deleted."""
+    keys: list[Key] = []
+    for item in _items(session, file):
+        keys += [Key(*each) for each in bulk_export.deleted_keys(item)]
+    with ending(session) as rest:
+        number = rest.delete(list(dict.fromkeys(keys)), session.settings.deletion)
+    run = session.run
+    session.keep(replace(run, deleted=run.deleted + number))
+    file_done(session, state, done=True)
+
+
+def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
+    """The source's own OperationOutcomes: counted by code, as their words may name a person."""
+    codes: dict[str, int] = {}
+    for item in _items(session, file):
+        for issue in item.get("issue") or []:
+            name = f"{issue.get('severity', 'error')} {issue.get('code', 'unknown')}"
+            codes[name] = codes.get(name, 0) + 1
+    run = session.run
+    notes = tuple(f"the source reports {number} x {name}" for name, number in sorted(codes.items()))
+    session.keep(replace(run, notes=(*run.notes, *notes)))
+    file_done(session, state, done=True)
+
+
+def _items(session: Session, file: ExportFile) -> Iterator[dict[str, Any]]:
+    requires = session.job.requires_token
+    for item in read_resources(split_lines(session.source.chunks(file, requires_token=requires)), bundles=False):
+        if isinstance(item, Resource):
+            yield item.value

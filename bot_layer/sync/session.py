@@ -1,0 +1,119 @@
+"""What every step of a sync works with: both ends, the state of the run, and the time that is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from bot_layer.clients.medplum_writer import MedplumWriter
+from bot_layer.clients.practice_fusion import Log, PracticeFusion
+from bot_layer.clients.sync_map import SyncMap
+from bot_layer.clients.sync_store import SyncStore
+from bot_layer.core.bulk_export import Manifest
+from bot_layer.core.sync_settings import SyncSettings
+from bot_layer.core.sync_state import Job, Run, SyncState
+
+SAVE_SECONDS: Final = 10.0
+Progress = Callable[[str, str, int, int | None], None]
+
+
+class Halted(Exception):
+    """The time is over, or somebody asked to stop: what was done is kept, the rest is for the next step."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one call asks for."""
+
+    full: bool = False
+    types: tuple[str, ...] = ()
+    since: str = ""
+    reconcile: bool = False
+    retry_failed: bool = False
+
+
+@dataclass
+class Session:
+    """One source and one Medplum, with the run between them. The steps are functions that are given this."""
+
+    settings: SyncSettings
+    source: PracticeFusion
+    medplum: MedplumWriter
+    store: SyncStore
+    map: SyncMap
+    log: Log = lambda _component, _text: None
+    progress: Progress = lambda _kind, _name, _done, _total: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.time
+    timer: Callable[[], float] = time.monotonic
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        self.manifest: Manifest | None = None  # of the current job, once its export is complete
+        self.fresh = False  # True while the file on disk does not know which references wait
+        self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
+        self._saved_at = self.timer()
+        self.medplum.may_write = self.store.check
+
+    # -- State
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while the run is changed: several files are loaded at once."""
+        return self.store.lock
+
+    @property
+    def run(self) -> Run:
+        """The run that is under way."""
+        run = self.store.state.run
+        if run is None:
+            raise AssertionError("there is a run")
+        return run
+
+    @property
+    def job(self) -> Job:
+        """The job whose turn it is."""
+        return job_of(self.run)
+
+    def save(self, run: Run, state: SyncState | None = None) -> SyncState:
+        """Write the run to Medplum now."""
+        with self.lock:
+            self._saved_at = self.timer()
+            return self.store.save(replace(state or self.store.state, run=run))
+
+    def keep(self, run: Run) -> SyncState:
+        """Remember, and write it to Medplum now and then."""
+        with self.lock:
+            self.store.state = replace(self.store.state, run=run)
+            if self.timer() - self._saved_at > SAVE_SECONDS:
+                return self.save(run)
+            return self.store.state
+
+    # -- Time
+
+    def halted(self) -> bool:
+        """True once the time is over, or somebody asked to stop."""
+        return self.stop.is_set() or (self.deadline is not None and self.timer() >= self.deadline)
+
+    def check_time(self) -> None:
+        """Halted, if it is time to stop."""
+        if self.halted():
+            raise Halted
+
+    def wait(self, seconds: float) -> None:
+        """Wait; or stop now, if the time would be over by then."""
+        if self.deadline is not None and self.timer() + seconds >= self.deadline:
+            raise Halted
+        self.source.wait(seconds)
+        self.check_time()
+
+
+def job_of(run: Run) -> Job:
+    """The job whose turn it is in this run."""
+    job = run.job
+    if job is None:
+        raise AssertionError("there is a job")
+    return job
