@@ -30,6 +30,10 @@ class Reply:
     body: bytes = field(repr=False)
 
 
+# The head of an answer (its body is empty there), and the body as a stream.
+Opened = tuple[Reply, Iterator[bytes]]
+
+
 @dataclass
 class Wire:
     """One service. ``service`` is its name in errors; ``path`` in each call stands there for the URL."""
@@ -68,7 +72,7 @@ class Wire:
         headers: Mapping[str, str] | None = None,
         body: bytes | Iterable[bytes] | None = None,
         decode: bool = True,
-    ) -> Iterator[tuple[Reply, Iterator[bytes]]]:
+    ) -> Iterator[Opened]:
         """The head of an answer, and its body as a stream that ends in TransientError if it breaks."""
         try:
             response = self._session().request(

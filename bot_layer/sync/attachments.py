@@ -114,7 +114,7 @@ class Attachments:
         raise AssertionError("the last try returns or raises")
 
     def _fetched(self, url: str, spool: IO[bytes]) -> str:
-        kind, chunks = self.source.content(url)
+        kind, chunks = self.source.files.content(url)
         size = 0
         for chunk in chunks:
             size += len(chunk)

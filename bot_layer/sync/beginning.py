@@ -48,14 +48,14 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     if state.scopes and state.scopes_for == types and not session.settings.scopes:
         use_scopes(session, state)
         return tuple(each for each in types if each not in state.refused_types), state
-    session.source.settings = replace(session.settings, types=types)
-    accepted, refused = session.source.negotiate()
+    session.source.login.types = types
+    accepted, refused = session.source.login.negotiate()
     if refused:
         session.log("PFSmartClient", f"The source does not grant: {', '.join(refused)}")
-    discovery = session.source.discover()
+    discovery = session.source.login.discover()
     changed = replace(
         state,
-        scopes=session.source.granted,
+        scopes=session.source.login.granted,
         scopes_for=types,
         refused_types=refused,
         token_endpoint=discovery.token_endpoint,
@@ -66,9 +66,9 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
 
 def use_scopes(session: Session, state: SyncState) -> None:
     """Log in to the source as before, without asking it again what it grants and where."""
-    session.source.granted = session.settings.scopes or state.scopes
-    if state.token_endpoint and session.source.discovery is None:
-        session.source.discovery = Discovery(state.token_endpoint, state.auth_methods)
+    session.source.login.granted = session.settings.scopes or state.scopes
+    if state.token_endpoint and session.source.login.discovery is None:
+        session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
 
 
 def _same_past(session: Session, state: SyncState) -> SyncState:

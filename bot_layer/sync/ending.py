@@ -130,7 +130,7 @@ class Ending:
         if key.type in refused:
             return []
         try:
-            found = self.source.read(key.type, key.id)
+            found = self.source.records.read(key.type, key.id)
         except (PermanentError, AuthError):
             refused.add(key.type)
             return []
@@ -203,7 +203,7 @@ class Ending:
     def _gone(self, key: Key) -> bool:
         """A resource that left the Group is still there: only what the source itself has no more is deleted."""
         try:
-            return self.source.read(key.type, key.id) is None
+            return self.source.records.read(key.type, key.id) is None
         except (PermanentError, AuthError):
             return True
         except TransientError:

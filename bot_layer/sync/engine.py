@@ -90,7 +90,7 @@ class Sync:
         if run is not None and not run.over:
             use_scopes(session, state)
             if run.job is not None and run.job.status_url:
-                session.source.cancel(run.job.status_url)
+                session.source.exports.cancel(run.job.status_url)
             state = replace(state, run=replace(run, phase="cancelled", ended=session.clock()))
         return session.store.save(state, release=True)
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bot_layer.clients.practice_fusion import LinkExpired
+from bot_layer.clients.practice_fusion_files import LinkExpired
 from bot_layer.core.bulk_export import ExportFile, Failed, Manifest
 from bot_layer.core.ndjson import Line, split_lines
 from bot_layer.core.source_identity import level_of
@@ -47,7 +47,7 @@ def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> Sync
                 read_errors(session, each, places[each.kind, each.type, each.turn])
     done = session.run
     # Some sources take no second export before the first was deleted.
-    session.source.cancel(job.status_url)
+    session.source.exports.cancel(job.status_url)
     session.manifest = None
     return session.keep(done.with_job(replace(job_of(done), done=True)))
 
@@ -55,7 +55,7 @@ def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> Sync
 def load_searched(session: Session, run: Run, job: Job) -> SyncState:
     """The stated fallback: every patient's resources by search, patient by patient."""
     if not job.transaction_time:
-        job = replace(job, transaction_time=session.source.server_time())
+        job = replace(job, transaction_time=session.source.records.server_time())
         run = run.with_job(job)
         session.save(run)
     done = {each.turn for each in job.files}
@@ -122,7 +122,7 @@ def _read_file(session: Session, files: FileLoader, state: FileState, file: Expo
     requires = session.job.requires_token
     seen = 0
     before = state.lines
-    counted = _Counted(split_lines(session.source.chunks(file, requires_token=requires)))
+    counted = _Counted(split_lines(session.source.files.chunks(file, requires_token=requires)))
     for step in files.load(counted, type_=state.type, after=before):
         state = after_step(session, state, step)
         seen += totals(step.loaded.counts)["seen"]

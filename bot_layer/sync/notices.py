@@ -43,6 +43,6 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
 
 def _items(session: Session, file: ExportFile) -> Iterator[dict[str, Any]]:
     requires = session.job.requires_token
-    for item in read_resources(split_lines(session.source.chunks(file, requires_token=requires)), bundles=False):
+    for item in read_resources(split_lines(session.source.files.chunks(file, requires_token=requires)), bundles=False):
         if isinstance(item, Resource):
             yield item.value

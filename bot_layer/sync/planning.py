@@ -19,7 +19,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
     members: dict[str, tuple[str, ...]] = {}
     grouped = level in ("group", "search")
     for group in session.settings.group_ids if grouped else ("",):
-        found = session.source.group_members(group) if group else None
+        found = session.source.records.group_members(group) if group else None
         if found is not None:
             members[group] = found
         elif level == "search":
@@ -48,7 +48,7 @@ def ask_for_export(session: Session, job: Job) -> Started | Refused:
     export = Export(
         _export_level(job.level), job.types, job.group, job.since, type_filters=session.settings.type_filters
     )
-    return session.source.kickoff(export)
+    return session.source.exports.kickoff(export)
 
 
 def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
@@ -68,7 +68,7 @@ def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
     note = f"{job.level} level: {refused.reason}; taking {level} level"
     session.log("PFBulkExport", note)
     if level == "search":
-        members = session.source.group_members(job.group)
+        members = session.source.records.group_members(job.group)
         if members is None:
             raise PermanentError(
                 "The Group can't be exported nor read.", service="Practice Fusion", code="group-unreadable"

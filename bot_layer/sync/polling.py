@@ -14,7 +14,7 @@ Places = dict[tuple[str, str, int], ExportFile]
 
 def poll(session: Session, run: Run, job: Job) -> SyncState:
     """The state after one look at the export: later, complete with its files, or kicked off anew."""
-    answer = session.source.status(job.status_url, attempt=job.polls + 1)
+    answer = session.source.exports.status(job.status_url, attempt=job.polls + 1)
     if isinstance(answer, Wait):
         return _wait(session, run, job, answer)
     if isinstance(answer, Complete):
@@ -33,7 +33,7 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
 
 def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
     if session.clock() - job.started > session.settings.poll_limit_seconds:
-        session.source.cancel(job.status_url)
+        session.source.exports.cancel(job.status_url)
         raise PermanentError(
             f"Bulk export timed out after {job.polls + 1} polling attempts. Raise PF_POLL_LIMIT_SECONDS or ask "
             "for fewer resource types.",
@@ -55,7 +55,7 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
         session.log("PFBulkExport", "The source lost the export; kicking it off again, once")
         return session.save(run.with_job(replace(job, status_url="", files=(), polls=0)))
     if not answer.lost:
-        session.source.cancel(job.status_url)
+        session.source.exports.cancel(job.status_url)
     raise PermanentError(
         f"The export failed: {answer.reason}.",
         service="Practice Fusion",
@@ -72,7 +72,7 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
     seen = {url}
     attempt = 0
     while url:
-        answer = session.source.status(url)
+        answer = session.source.exports.status(url)
         if isinstance(answer, Wait) and attempt < session.source.tries:
             attempt += 1
             session.wait(answer.seconds)
@@ -90,7 +90,7 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
 def fresh_places(session: Session) -> Places:
     """The current export's files with new links, for when the old ones expired."""
     session.log("PFBulkExport", "A link expired; fetching the manifest again")
-    answer = session.source.status(session.job.status_url)
+    answer = session.source.exports.status(session.job.status_url)
     if not isinstance(answer, Complete):
         raise TransientError(
             "The export's links expired, and its manifest is gone too.",

@@ -35,7 +35,7 @@ def preview(session: Session, options: Options) -> dict[str, int]:
 def _count(session: Session, status_url: str, numbers: dict[str, int]) -> None:
     try:
         polls = 1
-        while isinstance(answer := session.source.status(status_url, attempt=polls), Wait):
+        while isinstance(answer := session.source.exports.status(status_url, attempt=polls), Wait):
             polls += 1
             session.wait(answer.seconds)
         if isinstance(answer, Failed):
@@ -45,7 +45,7 @@ def _count(session: Session, status_url: str, numbers: dict[str, int]) -> None:
                 count = file.count
                 if count is None:
                     requires = answer.manifest.requires_access_token
-                    count = sum(1 for _ in split_lines(session.source.chunks(file, requires_token=requires)))
+                    count = sum(1 for _ in split_lines(session.source.files.chunks(file, requires_token=requires)))
                 numbers[file.type] = numbers.get(file.type, 0) + count
     finally:
-        session.source.cancel(status_url)
+        session.source.exports.cancel(status_url)

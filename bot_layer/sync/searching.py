@@ -55,6 +55,6 @@ def _found(source: PracticeFusion, patient: str, types: Iterable[str], since: st
     newer = f"&_lastUpdated=gt{quote(since, safe=':')}" if since else ""
     for kind in types:
         if kind == "Patient":
-            yield from source.search("Patient", f"_id={patient}{newer}&_count={PAGE}")
+            yield from source.records.search("Patient", f"_id={patient}{newer}&_count={PAGE}")
         elif kind in _BY_PATIENT:
-            yield from source.search(kind, f"patient={patient}{newer}&_count={PAGE}")
+            yield from source.records.search(kind, f"patient={patient}{newer}&_count={PAGE}")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.clients.practice_fusion import Log, PracticeFusion
+from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.practice_fusion_requests import Log
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import SyncStore
 from bot_layer.core.bulk_export import Manifest

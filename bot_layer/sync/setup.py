@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_layer.clients.medplum_writer import Login, MedplumWriter
-from bot_layer.clients.practice_fusion import Log, PracticeFusion
+from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.practice_fusion_requests import Log
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import SyncStore
 from bot_layer.core.sync_settings import SyncSettings

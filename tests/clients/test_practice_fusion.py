@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from bot_layer.clients.practice_fusion import LinkExpired, PracticeFusion
+from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.practice_fusion_files import LinkExpired
 from bot_layer.core.bulk_export import ExportFile
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, PermanentError, TransientError
@@ -104,7 +105,7 @@ def client(odd: Odd) -> Iterator[PracticeFusion]:
 def read(client: PracticeFusion, name: str, *, token: bool = True) -> bytes:
     """A whole file."""
     file = ExportFile("output", "Patient", f"{client.settings.source}/{name}")
-    return b"".join(client.chunks(file, requires_token=token))
+    return b"".join(client.files.chunks(file, requires_token=token))
 
 
 @pytest.mark.parametrize("name", ["plain", "packed"])
@@ -167,12 +168,12 @@ def test_a_refused_token_is_renewed(client: PracticeFusion, odd: Odd) -> None:
     assert first != second
     odd.refusals = 3
     with pytest.raises(AuthError):
-        client.read("Patient", "1")
+        client.records.read("Patient", "1")
 
 
 def test_no_other_host_gets_the_token(client: PracticeFusion, odd: Odd) -> None:
     """A status address elsewhere is refused before anything is sent."""
-    for call in (client.status, client.cancel):
+    for call in (client.exports.status, client.exports.cancel):
         with pytest.raises(PermanentError) as caught:
             call("https://elsewhere.example/status/1")
         assert caught.value.code == "foreign-host"
