@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests import postgres
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +18,24 @@ def _no_handler_outlives_its_stream() -> None:
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
                 logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server, started when a test of this process first asks; BOT_TEST_POSTGRES has the URL of another."""
+    given = os.environ.get("BOT_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    try:
+        with postgres.server() as url:
+            yield url
+    except postgres.Unavailable as fault:
+        pytest.skip(str(fault))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """An empty PostgreSQL database for one test."""
+    with postgres.database(postgres_server) as url:
+        yield url

