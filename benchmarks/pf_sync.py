@@ -29,11 +29,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bot_layer.clients.medplum_writer import ClientLogin, GivenToken, Login, MedplumWriter
+from bot_layer.clients.medplum_login import ClientLogin, GivenToken, Login
+from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.core import references, upsert
 from bot_layer.core.ndjson import Resource, split_lines
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import cut, joined
+from bot_layer.core.resource_bytes import Cut, cut, joined, references_of, renamed
 from bot_layer.core.sync_settings import read_settings
 from bot_layer.core.sync_state import totals
 from bot_layer.core.upsert import Incoming
@@ -99,25 +100,32 @@ def _pipeline() -> tuple[str, str]:
 
 
 def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
+    """What the loader does with new resources: in bytes where that is possible, else with the parsed value."""
     chunks = (data[start : start + 256 * 1024] for start in range(0, len(data), 256 * 1024))
     size = 0
     for _, resources, _ in handfuls(split_lines(chunks)):
-        incoming = [_incoming(each, known, source) for each in resources]
+        cuts = [cut(each.raw, each.members, source=source) if each.members else None for each in resources]
+        names = renamed(references_of(cuts, source), known)
+        incoming = [
+            _incoming(each, pieces, names, known, source) for each, pieces in zip(resources, cuts, strict=True)
+        ]
         plan = upsert.plan({}, incoming, source=source)
         entries = [upsert.entry(each, orjson.dumps) for each in plan.creates]
         size += sum(len(upsert.bundle(batch)) for batch in upsert.batches(entries, max_bytes=900_000))
     return size
 
 
-def _incoming(resource: Resource, known: dict[Key, str], source: str) -> Incoming:
-    """What the loader does with a new resource: in bytes where that is possible, else with the parsed value."""
-    value = resource.value
-    key = Key(value["resourceType"], value["id"])
+def _incoming(
+    resource: Resource, pieces: Cut | None, names: dict[bytes, bytes], known: dict[Key, str], source: str
+) -> Incoming:
+    key = resource.key
+    if key is None:
+        raise AssertionError("the generated resources have ids")
     digest = upsert.digest_of(resource.raw)
-    pieces = cut(value, source=source, dumps=orjson.dumps)
-    body = joined(pieces, known) if pieces is not None else None
+    body = joined(pieces, names) if pieces is not None else None
     if body is not None:
         return Incoming(key, {}, digest, body=body)
+    value = resource.value
     references.targets(value, source)
     rewritten = references.rewrite(value, known, source)
     return Incoming(key, upsert.prepare(rewritten.resource, source), digest, rewritten.unresolved)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from bot_layer.clients.medplum_writer import GivenToken
+from bot_layer.clients.medplum_login import GivenToken
 from bot_layer.core import parameters as fhir
 from bot_layer.core import sync_answer
 from bot_layer.core.declaration import Bot, Grant

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import orjson
 
-from bot_layer.clients.medplum_writer import SERVICE, MedplumWriter
+from bot_layer.clients.medplum_login import SERVICE
+from bot_layer.clients.medplum_requests import FHIR_JSON, MedplumRequests
 from bot_layer.core import pace
 from bot_layer.core.json import Json
 from bot_layer.core.sync_state import TASK_SYSTEM, SyncState, from_task, to_task
@@ -30,7 +31,7 @@ class LeaseLost(TransientError):
 class SyncStore:
     """Reads and writes the Task. ``clock`` is the time of day, which two machines share more or less."""
 
-    medplum: MedplumWriter
+    medplum: MedplumRequests
     source: str
     owner: str
     lease_seconds: float = LEASE_SECONDS
@@ -100,7 +101,7 @@ class SyncStore:
     def _put(self, task: Json, body: Json) -> Json:
         version = task["meta"]["versionId"]
         path = f"fhir/R4/Task/{task['id']}"
-        headers = {"Content-Type": "application/fhir+json", "If-Match": f'W/"{version}"'}
+        headers = {"Content-Type": FHIR_JSON, "If-Match": f'W/"{version}"'}
         for attempt in range(10):
             try:
                 reply = self.medplum.send(
@@ -137,7 +138,7 @@ class SyncStore:
         """The first run makes the Task; of two that try, Medplum lets one (If-None-Exist)."""
         body = orjson.dumps(to_task(SyncState(), self.source))
         headers = {
-            "Content-Type": "application/fhir+json",
+            "Content-Type": FHIR_JSON,
             "If-None-Exist": f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}",
         }
         try:

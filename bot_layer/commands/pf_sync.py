@@ -23,7 +23,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bot_layer.clients.medplum_writer import ClientLogin, MedplumWriter
+from bot_layer.clients.medplum_login import ClientLogin
+from bot_layer.clients.medplum_requests import MedplumRequests
 from bot_layer.core import sync_state
 from bot_layer.core.source_identity import in_order
 from bot_layer.core.sync_settings import SETTINGS, SyncSettings, read_settings
@@ -110,7 +111,7 @@ def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
 
 
 def _project_secrets(login: ClientLogin) -> dict[str, str]:
-    medplum = MedplumWriter(login.base_url, login, "")
+    medplum = MedplumRequests(login.base_url, login)
     try:
         login.token()
         reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")

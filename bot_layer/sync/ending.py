@@ -13,7 +13,7 @@ from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
-from bot_layer.core.ndjson import Resource
+from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
 from bot_layer.core.sync_settings import Deletion
@@ -74,7 +74,7 @@ class Ending:
         for kind in dict.fromkeys((*types, *POINTED_TO)):
             try:
                 found = list(
-                    self.medplum.search(stored_as(kind), f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000")
+                    self.medplum.requests.search(stored_as(kind), f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000")
                 )
             except PermanentError:
                 continue
@@ -135,7 +135,7 @@ class Ending:
             refused.add(key.type)
             return []
         same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
-        return [Resource(0, found)] if found is not None and same else []
+        return [resource_of(found)] if found is not None and same else []
 
     # -- Deletions
 
@@ -193,7 +193,7 @@ class Ending:
         parameter = "_tag" if kind in KEYED_BY_TAG else "identifier"
         fields = "identifier" if parameter == "identifier" else "meta"
         query = f"{parameter}={id_system(kind)}%7C&_count=1000&_sort=_lastUpdated&_fields={fields}"
-        for resource in self.medplum.search(stored_as(kind), query):
+        for resource in self.medplum.requests.search(stored_as(kind), query):
             source_id = source_id_of(resource, kind)
             if source_id is not None:
                 key = Key(kind, source_id)

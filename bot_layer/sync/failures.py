@@ -53,7 +53,7 @@ def stored_failures(session: Session, state: SyncState) -> list[Failure]:
     """The failures that an earlier run put beside the Task."""
     if not state.failures:
         return []
-    reply = session.medplum.repeat("GET", f"fhir/R4/{state.failures}", template="Binary/{id}")
+    reply = session.medplum.requests.repeat("GET", f"fhir/R4/{state.failures}", template="Binary/{id}")
     rows = [orjson.loads(line) for line in reply.body.splitlines()] if reply.status == 200 else []
     return [
         Failure(

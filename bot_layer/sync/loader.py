@@ -13,14 +13,16 @@ from typing import Final
 
 import orjson
 
-from bot_layer.clients.medplum_writer import MedplumWriter, Outcome
+from bot_layer.clients.medplum_upserts import Outcome
+from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
-from bot_layer.core.ndjson import Resource
+from bot_layer.core.members import read_members
+from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Cut, cut, joined
-from bot_layer.core.source_identity import is_source_id, stored_as
+from bot_layer.core.resource_bytes import Cut, cut, joined, references_of, renamed
+from bot_layer.core.source_identity import stored_as
 from bot_layer.core.sync_state import COUNTED, add_counts
 from bot_layer.core.upsert import Found, Incoming
 from bot_layer.errors import PermanentError
@@ -65,10 +67,8 @@ class Loader:
 
     def load(self, resources: Sequence[Resource]) -> Loaded:
         """What became of these resources. No two of them may have the same type and id."""
-        valid = {Key(each.value["resourceType"], each.value["id"]): each for each in resources if has_id(each.value)}
-        loaded = Loaded(
-            _counted((each.value["resourceType"], "failed") for each in resources if not has_id(each.value))
-        )
+        valid = {each.key: each for each in resources if each.key is not None}
+        loaded = Loaded(_counted((each.type, "failed") for each in resources if each.key is None))
         if self.seeing:
             self.map.write_seen(valid)
         digests = {key: upsert.digest_of(each.raw or orjson.dumps(each.value)) for key, each in valid.items()}
@@ -80,7 +80,7 @@ class Loader:
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""
-        resources = [Resource(0, orjson.loads(each.resource), each.resource) for each in failures if each.resource]
+        resources = [resource_of(orjson.loads(each.resource), raw=each.resource) for each in failures if each.resource]
         total = Loaded()
         for start in range(0, len(resources), 100):
             total = total.plus(self.load(resources[start : start + 100]))
@@ -139,8 +139,10 @@ class Loader:
         return held
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes]) -> Loaded:
-        cuts = {key: cut(each.value, source=self.source, dumps=orjson.dumps) for key, each in resources.items()}
-        targets = {target for key, each in resources.items() for target in self._targets(each, cuts[key])}
+        cuts = {key: self._cut(each) for key, each in resources.items()}
+        pointed = references_of(cuts.values(), self.source)
+        targets = {key for key in pointed.values() if key is not None}
+        targets |= {key for at, each in resources.items() if cuts[at] is None for key in self._targets(each.value)}
         asked = [] if self.conditional else [key for key in resources if self._may_hold(key.type)]
         read = self.medplum.start_look_up(asked)
         try:
@@ -148,8 +150,9 @@ class Loader:
         finally:
             found = read()
         contents: dict[Key, str] = {}
+        names = renamed(pointed, known)
         incoming = [
-            self._in_bytes(key, resource, digests[key], None if key in found else cuts[key], known)
+            self._in_bytes(key, resource, digests[key], None if key in found else cuts[key], names, known)
             or self._incoming(key, resource, digests[key], known, found.get(key), contents=contents)
             for key, resource in resources.items()
         ]
@@ -165,27 +168,43 @@ class Loader:
             with self._lock:
                 self._held |= dict.fromkeys((key.type for key in unsure), True)
         self._record(outcomes, resources, contents)
-        names = ((each.key.type, "unchanged" if each.action == "kept" else each.action) for each in outcomes)
+        became = ((each.key.type, "unchanged" if each.action == "kept" else each.action) for each in outcomes)
         return Loaded(
-            _counted(names),
+            _counted(became),
             overwritten=sum(each.overwrote_edit for each in outcomes),
             kept=sum(each.action == "kept" for each in outcomes),
         )
 
-    def _targets(self, resource: Resource, pieces: Cut | None) -> Iterable[Key]:
-        if pieces is not None:
-            return (key for key in pieces.keys if key is not None)
-        targets = references.targets(resource.value, self.source)
-        return targets if self.attachments is None else targets | self.attachments.targets(resource.value)
+    def _cut(self, resource: Resource) -> Cut | None:
+        """The resource in parts, where it can be rewritten in bytes; printed anew if the source prints otherwise."""
+        if self.conditional:
+            return None
+        members, text = resource.members, resource.raw
+        found = cut(text, members, source=self.source) if members is not None else None
+        if found is None:
+            text = orjson.dumps(resource.value)
+            members = read_members(text)
+            found = cut(text, members, source=self.source) if members is not None else None
+        return found
+
+    def _targets(self, value: Json) -> frozenset[Key] | set[Key]:
+        targets = references.targets(value, self.source)
+        return targets if self.attachments is None else targets | self.attachments.targets(value)
 
     def _in_bytes(
-        self, key: Key, resource: Resource, digest: bytes, pieces: Cut | None, known: Mapping[Key, str]
+        self,
+        key: Key,
+        resource: Resource,
+        digest: bytes,
+        pieces: Cut | None,
+        names: Mapping[bytes, bytes],
+        known: Mapping[Key, str],
     ) -> Incoming | None:
         """A new resource, rewritten in bytes; None where that is not possible."""
-        body = None if pieces is None or self.conditional else joined(pieces, known)
+        body = None if pieces is None else joined(pieces, names)
         if body is None:
             return None
-        return Incoming(key, {}, digest, body=body, make=partial(self._prepared, resource.value, known))
+        return Incoming(key, {}, digest, body=body, make=partial(self._prepared, resource, known))
 
     def _incoming(
         self,
@@ -207,8 +226,8 @@ class Loader:
             prepared = self.attachments.carry(prepared, there, known=self.known)
         return Incoming(key, prepared, digest, rewritten.unresolved)
 
-    def _prepared(self, value: Json, known: Mapping[Key, str]) -> Json:
-        return upsert.prepare(references.rewrite(value, known, self.source).resource, self.source)
+    def _prepared(self, resource: Resource, known: Mapping[Key, str]) -> Json:
+        return upsert.prepare(references.rewrite(resource.value, known, self.source).resource, self.source)
 
     def _stored(self, resource: Json, found: Found | None) -> tuple[Json, str]:
         """What stands for a Binary, and the id of its content: stored anew only where it differs."""
@@ -232,18 +251,13 @@ class Loader:
             ((each.key, contents.get(each.key, each.id), _digest(each)) for each in written),
             waiting=((each.key, each.incoming.unresolved) for each in written if each.incoming),
             failures=(
-                Failure(each.key, each.status, each.reason, orjson.dumps(resources[each.key].value))
+                Failure(each.key, each.status, each.reason, resources[each.key].raw or orjson.dumps(resources[each.key].value))
                 for each in outcomes
                 if each.action == "failed"
             ),
         )
         with self._lock:
             self._absent.difference_update(each.key for each in written)
-
-
-def has_id(resource: Json) -> bool:
-    """True where the source's resource can be told apart from others, and can carry the sync's mark."""
-    return is_source_id(resource.get("id")) and isinstance(resource.get("meta", {}), dict)
 
 
 def _digest(outcome: Outcome) -> bytes | None:

@@ -57,7 +57,7 @@ class Session:
         self.fresh = False  # True while the file on disk does not know which references wait
         self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
         self._saved_at = self.timer()
-        self.medplum.may_write = self.store.check
+        self.medplum.requests.may_write = self.store.check
 
     # -- State
 

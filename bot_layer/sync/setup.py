@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot_layer.clients.medplum_writer import Login, MedplumWriter
+from bot_layer.clients.medplum_login import Login
+from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.practice_fusion_requests import Log
 from bot_layer.clients.sync_map import SyncMap
@@ -76,7 +77,7 @@ def make_sync(
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
         medplum,
-        SyncStore(medplum, settings.source, uuid.uuid4().hex, lease, clock=around.clock),
+        SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock),
         SyncMap(map_path(around.folder, settings.source, base_url, about) if around.folder else None),
         log=around.log,
         progress=around.progress,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from bot_layer.clients.medplum_writer import ClientLogin, GivenToken, MedplumWriter
+from bot_layer.clients.medplum_login import ClientLogin, GivenToken
+from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.core import upsert
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
@@ -92,7 +93,7 @@ def test_of_duplicates_that_others_made_always_the_same_is_kept_up(medplum: Medp
         requests.post(f"{medplum.base_url}/fhir/R4/Patient", json=body, headers=headers, timeout=10)
     one = writer(medplum)
     assert [each.action for each in one.upsert(people("1", active=False))] == ["updated"]
-    assert one.duplicates > 0
+    assert one.lookups.duplicates > 0
     assert sorted(each["active"] for each in stored(medplum)) == [False, True]
 
 

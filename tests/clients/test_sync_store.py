@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from bot_layer.clients.medplum_writer import ClientLogin, MedplumWriter
+from bot_layer.clients.medplum_login import ClientLogin
+from bot_layer.clients.medplum_requests import MedplumRequests
 from bot_layer.clients.sync_store import LeaseLost, SyncStore
 from bot_layer.core.sync_state import SyncState
 from bot_layer.errors import TransientError
@@ -37,7 +38,7 @@ def medplum() -> Iterator[MedplumSandbox]:
 def store(medplum: MedplumSandbox, owner: str, clock: Clock) -> SyncStore:
     """A store of one owner; leases last a minute."""
     login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
-    writer = MedplumWriter(medplum.base_url, login, SOURCE, wait=lambda _: None)
+    writer = MedplumRequests(medplum.base_url, login, wait=lambda _: None)
     return SyncStore(writer, SOURCE, owner, 60.0, clock=clock)
 
 

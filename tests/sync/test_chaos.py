@@ -91,7 +91,7 @@ CHILD = """
 import sys, threading
 from pathlib import Path
 import orjson
-from bot_layer.clients.medplum_writer import ClientLogin
+from bot_layer.clients.medplum_login import ClientLogin
 from bot_layer.core.sync_settings import read_settings
 from bot_layer.errors import TransientError
 from bot_layer.sync.engine import Options

@@ -62,7 +62,7 @@ def test_a_failure_is_raised_when_all_others_have_come_to_rest() -> None:
     """Nothing writes on after the lease is given back."""
     with world() as both:
         sync = both.sync()
-        sync.medplum.base_url = both.source.base_url  # no Medplum at all: every request is refused
+        sync.medplum.requests.base_url = both.source.base_url  # no Medplum at all: every request is refused
         loader = Loader(sync.medplum, sync.map, sync.settings.source)
         with ThreadPoolExecutor(2) as pool:
             files = FileLoader(loader, pool, 2)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 
-from bot_layer.clients.medplum_writer import ClientLogin
+from bot_layer.clients.medplum_login import ClientLogin
 from bot_layer.core.json import Json
 from bot_layer.core.sync_settings import DEFAULT_TYPES, SyncSettings, read_settings
 from bot_layer.core.sync_state import SyncState
