@@ -66,6 +66,7 @@ class Run:
     phase: Phase = "export"
     full: bool = False
     reconcile: bool = False
+    seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
     jobs: tuple[Job, ...] = ()
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Run:
     refused_types: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     bad_lines: tuple[str, ...] = ()
+    source_errors: bool = False  # the export named resources that it could not give
     problem: str = ""
     ended: float = 0.0
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 
-from bot_layer.core import sync_state
 from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_state import Run, SyncState
 from bot_layer.errors import ConfigError
 from bot_layer.sync.failures import retry, stored_failures
 from bot_layer.sync.planning import planned
+from bot_layer.sync.reconciling import begin_seeing, check_map
 from bot_layer.sync.session import Options, Session
 
 
@@ -20,6 +20,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
         use_scopes(session, state)
+        _check_taken_up(session, state.run)
         return session.store.save(replace(state, run=replace(state.run, problem="")))
     if options.retry_failed:
         return retry(session, state)
@@ -35,8 +36,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     )
     run = planned(session, run, state, types, options)
     if options.reconcile:
-        _check_reconcile(session, state)
-        session.map.begin_seeing()
+        run = replace(run, seen_in=begin_seeing(session, state))
     session.alone = True
     session.store.state = replace(state, run=run)
     return session.store.state
@@ -71,6 +71,15 @@ def use_scopes(session: Session, state: SyncState) -> None:
         session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
 
 
+def _check_taken_up(session: Session, run: Run) -> None:
+    try:
+        check_map(session, run)
+    except ConfigError:
+        if run.job is not None and run.job.status_url:
+            session.source.exports.cancel(run.job.status_url)
+        raise
+
+
 def _same_past(session: Session, state: SyncState) -> SyncState:
     """Empty the file on disk if it belongs to another past than the Task in Medplum."""
     if state.cache_id and session.map.note("cache_id") == state.cache_id:
@@ -80,15 +89,3 @@ def _same_past(session: Session, state: SyncState) -> SyncState:
     session.fresh = bool(state.cache_id)
     session.map.record((), failures=stored_failures(session, state))
     return replace(state, cache_id=cache_id)
-
-
-def _check_reconcile(session: Session, state: SyncState) -> None:
-    mine = set(session.settings.group_ids) or {sync_state.WHOLE}
-    others = set(state.since) - mine
-    if others:
-        raise ConfigError(
-            "This source's other Groups were synced too: name all of them in PF_GROUP_ID for a reconcile, or their "
-            "patients would look deleted.",
-            code="reconcile-needs-all-groups",
-            missing=["PF_GROUP_ID"],
-        )

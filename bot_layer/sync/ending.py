@@ -174,8 +174,11 @@ class Ending:
                 )
         return done
 
-    def missing_at_source(self, types: Iterable[str], *, most: float) -> list[Key]:
-        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share."""
+    def missing_at_source(self, types: Iterable[str], *, most: float, whole: bool) -> list[Key]:
+        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share.
+
+        Where the export was not ``whole``, only what the source itself says to be gone is missing.
+        """
         brought, missing = 0, list[Key]()
         for kind in types:
             keys = list(self._brought(kind))
@@ -187,7 +190,7 @@ class Ending:
                 "Nothing was deleted: look whether the export is complete.",
                 code="too-many-deletions",
             )
-        return [key for key in missing if self._gone(key)]
+        return [key for key in missing if self._gone(key, refused=whole)]
 
     def _brought(self, kind: str) -> Iterable[Key]:
         parameter = "_tag" if kind in KEYED_BY_TAG else "identifier"
@@ -200,12 +203,15 @@ class Ending:
                 if upsert.brought_by(resource, key, self.address):
                     yield key
 
-    def _gone(self, key: Key) -> bool:
-        """A resource that left the Group is still there: only what the source itself has no more is deleted."""
+    def _gone(self, key: Key, *, refused: bool) -> bool:
+        """A resource that left the Group is still there: only what the source itself has no more is deleted.
+
+        ``refused`` is the answer where the source does not let the resource be read.
+        """
         try:
             return self.source.records.read(key.type, key.id) is None
         except (PermanentError, AuthError):
-            return True
+            return refused
         except TransientError:
             return False
 

@@ -10,6 +10,7 @@ from bot_layer.core import bulk_export, sync_state
 from bot_layer.core.sync_state import Run, SyncState, add_counts, totals
 from bot_layer.sync.failures import store_failures
 from bot_layer.sync.hands import ending
+from bot_layer.sync.reconciling import check_map, is_whole, shown_types
 from bot_layer.sync.session import Session
 
 
@@ -26,8 +27,9 @@ def finish(session: Session, run: Run) -> SyncState:
         session.check_time()
         deleted = 0
         if run.reconcile:
-            types = tuple(dict.fromkeys(each for job in run.jobs for each in job.types))
-            missing = rest.missing_at_source(types, most=session.settings.max_delete_share)
+            check_map(session, run)
+            most = session.settings.max_delete_share
+            missing = rest.missing_at_source(shown_types(run), most=most, whole=is_whole(run))
             deleted = rest.delete(missing, session.settings.deletion)
     run = session.run
     run = replace(

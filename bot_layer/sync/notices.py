@@ -37,7 +37,8 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
             codes[name] = codes.get(name, 0) + 1
     run = session.run
     notes = tuple(f"the source reports {number} x {name}" for name, number in sorted(codes.items()))
-    session.keep(replace(run, notes=(*run.notes, *notes)))
+    grave = any(name.startswith(("error", "fatal")) for name in codes)
+    session.keep(replace(run, notes=(*run.notes, *notes), source_errors=run.source_errors or grave))
     file_done(session, state, done=True)
 
 

@@ -44,6 +44,11 @@ _BY_PATIENT: Final = frozenset(
 PAGE: Final = 100
 
 
+def searched(kind: str) -> bool:
+    """True for a type of which the search brings everything that a patient has."""
+    return kind == "Patient" or kind in _BY_PATIENT
+
+
 def search_lines(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Line]:
     """One line for each resource of a patient, in the order of the types."""
     numbers = count(1)

@@ -1,0 +1,112 @@
+"""A reconcile deletes only what it is sure of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bot_layer.errors import ConfigError
+from bot_layer.sandbox.practice_fusion import Source, Switches
+from bot_layer.sync.engine import Options
+from bot_layer.sync.setup import Surroundings
+from tests.sync.world import World, observation, patient, world
+
+THEN = datetime(2024, 1, 1, tzinfo=UTC)
+MANY = 20
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[World]:
+    """Many Observations in Medplum, whose source tells no deletions and lets nobody read one by one."""
+    source = Source()
+    source.add(patient("p1"), at=THEN)
+    for number in range(MANY):
+        source.add(observation(f"o{number}"), at=THEN)
+    source.groups["g1"] = {"p1": THEN}
+    with world(source, switches=Switches.general(deleted=False, part_size=10), folder=tmp_path / "one") as made:
+        made.run()
+        for path in ("/Observation/o", "/Patient/p"):
+            made.source.faults.add("server_error", status=403, method="GET", path=path)
+        yield made
+
+
+def half_a_reconcile(both: World, folder: Path | None) -> None:
+    """A step of a reconcile that ends when the Patients were read, and nothing else was."""
+    stop = threading.Event()
+
+    def progress(kind: str, name: str, _done: int, _total: int | None) -> None:
+        if (kind, name) == ("file", "Patient"):
+            stop.set()
+
+    within = Surroundings(folder=folder, sleep=both.sleep, timer=both.timer, progress=progress, stop=stop)
+    sync = both.sync(within=within, max_delete_share=1.0)
+    state = sync.run(Options(reconcile=True))
+    sync.map.close()
+    assert state.run is not None
+    assert not state.run.over
+    assert set(state.run.counts) == {"Patient"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("second", ["another", "none"])
+def test_a_reconcile_that_goes_on_with_another_map_deletes_nothing(
+    both: World, tmp_path: Path, first: bool, second: str
+) -> None:
+    """What was seen before stands in the map that is not at hand: without it all of that would look deleted."""
+    half_a_reconcile(both, tmp_path / "one" if first else None)
+    both.folder = tmp_path / "two" if second == "another" else None
+    with pytest.raises(ConfigError) as caught:
+        both.run(max_delete_share=1.0)
+    assert caught.value.code == "reconcile-lost-its-map"
+    assert both.by_source_id("Patient")
+    # The run is over, its export given back, and the next one is an ordinary one.
+    assert both.source.jobs == {}
+    state = both.run()
+    assert state.run is not None
+    assert state.run.phase == "done"
+    assert both.by_source_id("Patient")
+
+
+def test_a_reconcile_that_goes_on_with_its_map_deletes_what_is_gone(both: World) -> None:
+    """In two steps as in one."""
+    both.source.source.delete("Observation", "o1", at=both.source.now())
+    half_a_reconcile(both, both.folder)
+    state = both.run(max_delete_share=1.0)
+    assert state.run is not None
+    assert state.run.deleted == 1
+    assert set(both.by_source_id("Observation")) == {f"o{number}" for number in range(MANY)} - {"o1"}
+
+
+@pytest.mark.parametrize("trouble", ["bad line", "errors"])
+def test_what_an_export_with_errors_did_not_show_is_not_taken_for_gone(both: World, trouble: str) -> None:
+    """It may stand in the line that could not be read, or among what the source could not export."""
+    both.source.source.delete("Observation", "o1", at=both.source.now())
+    if trouble == "bad line":
+        both.source.faults.add("bad_line", times=1)
+    else:
+        both.source.switches = Switches.general(deleted=False, outcomes=("error",))
+    state = both.run(Options(reconcile=True), max_delete_share=1.0)
+    assert state.run is not None
+    assert state.run.bad_lines or state.run.source_errors
+    assert state.run.deleted == 0
+    assert len(both.by_source_id("Observation")) == MANY
+
+
+def test_a_search_by_patient_does_not_make_other_types_look_gone(tmp_path: Path) -> None:
+    """Organizations are read when something points to them, and are in no patient's search."""
+    source = Source()
+    source.add(patient("p1", managingOrganization={"reference": "Organization/a"}), at=THEN)
+    source.add({"resourceType": "Organization", "id": "a", "name": "Sample"}, at=THEN)
+    source.groups["g1"] = {"p1": THEN}
+    with world(source, folder=tmp_path) as both:
+        both.run(level="search")
+        assert set(both.by_source_id("Organization")) == {"a"}
+        both.source.faults.add("server_error", status=403, method="GET", path="/Organization/a")
+        state = both.run(Options(reconcile=True), level="search", max_delete_share=1.0)
+        assert state.run is not None
+        assert state.run.deleted == 0
+        assert set(both.by_source_id("Organization")) == {"a"}
