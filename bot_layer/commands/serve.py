@@ -96,11 +96,13 @@ def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None,
 
 def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox:
     from bot_layer.runtime.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
+    from bot_layer.runtime.heart import new_host_id  # noqa: PLC0415  # as above
 
     settings = InboxSettings(
         database_url=database,
         key=environ.get("BOT_HOST_INBOX_KEY") or None,
-        host_id=environ.get("BOT_HOST_ID") or "local",
+        host_id=environ.get("BOT_HOST_ID") or new_host_id(),
+        takeover_seconds=max(_number(environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0),
         attempts=int(_number(environ, "BOT_HOST_ATTEMPTS", "8")),
         first_pause=_number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
         keep_days=_number(environ, "BOT_HOST_KEEP_DAYS", "7"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -23,6 +24,7 @@ from bot_layer.core.inbox import Intake, Verdict
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError
 from bot_layer.handler import Handler
+from bot_layer.runtime.heart import Heart, new_host_id
 from bot_layer.runtime.invoke import invoke
 from bot_layer.runtime.vault import Vault
 
@@ -39,7 +41,8 @@ class InboxSettings:
 
     database_url: str
     key: str | None = field(default=None, repr=False)
-    host_id: str = "local"
+    host_id: str = field(default_factory=new_host_id)
+    takeover_seconds: float = 60.0
     parallel: int = 16
     attempts: int = 8
     first_pause: float = 2.0
@@ -60,6 +63,8 @@ class Inbox:
         self._bots = bots
         self._environ = environ
         self._vault = Vault(settings.key)
+        self._under_way, self._counting = 0, threading.Lock()
+        self._heart = Heart(settings.database_url, settings.host_id, limit=settings.takeover_seconds)
         self.ready = False
 
     def launch(self) -> None:
@@ -74,13 +79,20 @@ class Inbox:
             polling_interval_sec=self.settings.polling,
         )
         DBOS.register_queue(CLOCK, polling_interval_sec=self.settings.polling)
+        self._heart.start()
         self.ready = True
 
     def close(self, *, grace: int = 30) -> None:
         """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
         self.ready = False
+        self._heart.retire()
         DBOS.destroy(workflow_completion_timeout_sec=grace)
+        self._heart.stop(at_rest=self._under_way == 0)
         _serving.remove(self)
+
+    def run_clock(self) -> None:
+        """Follow the schedules of the database, at every host of it, as long as this one lives."""
+        self._heart.run_clock()
 
     def take(self, handler: Handler, envelope: Json, *, now: datetime) -> str | None:
         """The id under which an event was stored, or None where its answer is waited for."""
@@ -106,6 +118,10 @@ class Inbox:
 
     def attempt(self, event_id: str, record: Json) -> Verdict:
         """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
+        with self._counted():
+            return self._attempt(event_id, record)
+
+    def _attempt(self, event_id: str, record: Json) -> Verdict:
         try:
             handler = self._bots.named(record["bot"])
         except InputError as error:
@@ -134,6 +150,16 @@ class Inbox:
         """How many runs wait, run, or are dead letters."""
         states = {"waiting": ["ENQUEUED", "DELAYED"], "running": ["PENDING"], "dead": ["ERROR"]}
         return {name: len(self._listed(found)) for name, found in states.items()}
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._counting:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
 
     def _listed(self, states: list[str]) -> list[Any]:
         """The runs in these states; a dead letter that was run again is none any more."""

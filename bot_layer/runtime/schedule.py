@@ -35,6 +35,7 @@ def start(bots: Collection, server: Medplum, base_url: str, *, now: datetime) ->
                 f"Deploy {bot.name} before it is scheduled: the server has no such Bot.", code="not-deployed"
             )
         _apply(bot, {"bot": bot.name, "botId": found[0]["id"], "baseUrl": base_url}, now)
+    serving().run_clock()
     return len(timed)
 
 

@@ -87,7 +87,7 @@ def take_over(
     """
     instant = now.timestamp()
     with _opened(database) as engine:
-        _beat(engine, application, Host(executor_id, instant, instant, cron), limit)
+        beat(engine, executor_id, now=now, limit=limit, cron=cron, application=application)
         known = {host.id: host for host in _hosts(engine, application)}
         for holder in sorted({each for each in work.holders() if each} - set(known)):
             known[holder] = Host(holder, instant, instant)
@@ -100,6 +100,27 @@ def take_over(
                 _forget(engine, application, other.id, instant)
                 taken.append(other.id)
         return taken
+
+
+def beat(
+    database: sa.Engine | str,
+    executor_id: str,
+    *,
+    now: datetime,
+    limit: float,
+    cron: bool = False,
+    application: str = APPLICATION,
+) -> None:
+    """Say that this host lives, and no more than that; after a gap its watch over the others begins anew."""
+    instant = now.timestamp()
+    watched = sa.and_(_TABLE.c.gone.is_(False), _TABLE.c.beat >= instant - limit)
+    since = sa.case((watched, _TABLE.c.since), else_=instant)
+    update = _TABLE.update().where(*_is(application, executor_id))
+    with _opened(database) as engine:
+        with engine.begin() as connection:
+            known = connection.execute(update.values(beat=instant, since=since, cron=cron, gone=False)).rowcount
+        if not known:
+            _insert(engine, application, Host(executor_id, instant, instant, cron))
 
 
 def living(
@@ -158,17 +179,6 @@ def _insert(engine: sa.Engine, application: str, host: Host) -> None:
     values = {"application": application, "id": host.id, "beat": host.beat, "since": host.since}
     with suppress(sa.exc.IntegrityError), engine.begin() as connection:  # another host was quicker
         connection.execute(_TABLE.insert().values(**values, cron=host.cron, gone=host.gone))
-
-
-def _beat(engine: sa.Engine, application: str, me: Host, limit: float) -> None:
-    """Write this host's heartbeat; after a gap its watch begins anew."""
-    watched = sa.and_(_TABLE.c.gone.is_(False), _TABLE.c.beat >= me.beat - limit)
-    since = sa.case((watched, _TABLE.c.since), else_=me.beat)
-    values = {"beat": me.beat, "since": since, "cron": me.cron, "gone": False}
-    with engine.begin() as connection:
-        known = connection.execute(_TABLE.update().where(*_is(application, me.id)).values(values)).rowcount
-    if not known:
-        _insert(engine, application, me)
 
 
 def _claim(engine: sa.Engine, application: str, other: Host, instant: float) -> bool:
