@@ -21,6 +21,7 @@ import httpx
 from pymedplum import MedplumClient
 from pymedplum import exceptions as refusals
 
+from bot_layer import spans
 from bot_layer.clients.transport import DEFAULT_PATIENCE, Patience, require_safe_url, retry_after
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
@@ -234,6 +235,13 @@ class _Wire(httpx.BaseTransport):
         self._inner = inner
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with spans.request(_SERVICE, request.method, str(request.url)) as span:
+            request.headers.update(span.headers)
+            response = self._send(request)
+            span.tell(status=response.status_code)
+            return response
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             response = self._inner.handle_request(request)
             if response.status_code in _BUSY:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import httpx
 
+from bot_layer import spans
 from bot_layer.clients.medplum import Medplum
 from bot_layer.clients.transport import Patience
 from bot_layer.errors import AuthError, InputError, PermanentError, TransientError
@@ -78,11 +79,15 @@ def _get(server: Medplum, binary_id: str) -> httpx.Response:
         "Accept-Encoding": "identity",
     }
     http = _http(server.patience)
-    request = http.build_request("GET", f"{server.client.fhir_base_url}Binary/{binary_id}", headers=headers)
-    try:
-        return http.send(request, stream=True)
-    except httpx.TransportError as fault:
-        raise _lost(None) from fault
+    url = f"{server.client.fhir_base_url}Binary/{binary_id}"
+    with spans.request("Medplum", "GET", url) as span:
+        request = http.build_request("GET", url, headers={**headers, **span.headers})
+        try:
+            response = http.send(request, stream=True)
+        except httpx.TransportError as fault:
+            raise _lost(None) from fault
+        span.tell(status=response.status_code)
+        return response
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
+from bot_layer import spans
 from bot_layer.core.declaration import Setting
 from bot_layer.errors import AuthError, ConfigError, PermanentError, ServiceError, TransientError
 
@@ -154,22 +155,23 @@ class Transport:
         Raises TransientError where no whole answer came, ConfigError for an unsafe URL.
         """
         require_safe_url(url, self.service)
-        session = _session(self.patience)
         body = None if json_body is None else json.dumps(json_body, ensure_ascii=False).encode()
-        try:
-            with session.request(
-                method,
-                url,
-                headers=dict(headers or {}),
-                params=params,
-                data=body if body is not None else data,
-                timeout=(self.patience.connect, self.patience.read),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                return self._read(response, method, path)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as fault:
-            raise self._lost(fault, method, path) from fault
+        with spans.request(self.service, method, url, path) as span:
+            try:
+                with _session(self.patience).request(
+                    method,
+                    url,
+                    headers={**(headers or {}), **span.headers},
+                    params=params,
+                    data=body if body is not None else data,
+                    timeout=(self.patience.connect, self.patience.read),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    span.tell(status=response.status_code, resent=_resent(response))
+                    return self._read(response, method, path)
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as fault:
+                raise self._lost(fault, method, path) from fault
 
     def _read(self, response: requests.Response, method: str, path: str) -> Answer:
         body = bytearray()
@@ -253,6 +255,12 @@ def _session(patience: Patience) -> requests.Session:
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry, pool_connections=8, pool_maxsize=32))
     return session
+
+
+def _resent(response: requests.Response) -> int | None:
+    """How often urllib3 repeated the request."""
+    retries = response.raw.retries
+    return len(retries.history) or None if retries is not None else None
 
 
 def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -15,6 +15,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from bot_layer import spans
 from bot_layer.errors import TransientError
 
 LARGEST_BODY = 64 * 1024 * 1024
@@ -74,19 +75,21 @@ class Wire:
         decode: bool = True,
     ) -> Iterator[Opened]:
         """The head of an answer, and its body as a stream that ends in TransientError if it breaks."""
-        try:
-            response = self._session().request(
-                method,
-                url,
-                headers=dict(headers or {}),
-                data=body,
-                timeout=(self.connect_seconds, self.read_seconds),
-                allow_redirects=False,
-                stream=True,
-            )
-        except requests.RequestException as fault:
-            unsent = isinstance(fault, requests.exceptions.ConnectTimeout)
-            raise self.lost(method, path, sent=not unsent) from fault
+        with spans.request(self.service, method, url, path) as span:
+            try:
+                response = self._session().request(
+                    method,
+                    url,
+                    headers={**(headers or {}), **span.headers},
+                    data=body,
+                    timeout=(self.connect_seconds, self.read_seconds),
+                    allow_redirects=False,
+                    stream=True,
+                )
+            except requests.RequestException as fault:
+                unsent = isinstance(fault, requests.exceptions.ConnectTimeout)
+                raise self.lost(method, path, sent=not unsent) from fault
+            span.tell(status=response.status_code)
         try:
             head = Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, b"")
             yield head, self._chunks(response, method, path, decode=decode)

@@ -11,11 +11,13 @@ from typing import Annotated
 
 import typer
 
+from bot_layer import spans
 from bot_layer.clients.medplum import connect_environment
 from bot_layer.collection import load
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError
 from bot_layer.runtime import invoke as running
+from bot_layer.runtime import tracing
 
 app = typer.Typer()
 
@@ -37,7 +39,10 @@ def invoke(
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
-    result = running.invoke(handler, envelope)
+    with tracing.recorded(os.environ), spans.call("in-process", envelope) as span:
+        span.tell(name=handler.bot.name)
+        result = running.invoke(handler, envelope)
+        span.tell(**result.facts())
     if result.log:
         typer.echo(result.log, err=True)
     typer.echo(json.dumps(result.return_value, ensure_ascii=False, indent=2))

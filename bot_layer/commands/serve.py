@@ -18,7 +18,7 @@ from bot_layer import listening
 from bot_layer.clients.medplum import connect_environment
 from bot_layer.collection import Collection, load
 from bot_layer.errors import BotError, ConfigError
-from bot_layer.runtime import federated, listen, logs
+from bot_layer.runtime import federated, listen, logs, tracing
 from bot_layer.runtime import host as hosting
 
 if TYPE_CHECKING:
@@ -57,11 +57,13 @@ def serve(
     Subscription and cron events are stored, answered at once, and run until they end; what a caller waits for is
     answered when it is done. Relays are answered where BOT_RELAY_KEY holds the key that they sign with. Events are
     encrypted where BOT_HOST_INBOX_KEY is set. Federated queries are answered under /federated where FEDERATED_CLIENTS
-    says who may ask. SIGTERM ends what runs and takes nothing new.
+    says who may ask. Traces are written where OpenTelemetry's OTEL_* variables ask for them. SIGTERM ends what runs and
+    takes nothing new.
     """
     logs.configure(level=log_level)
     try:
-        _serve(host, port, _servers(medplum or []), database(inbox, os.environ), cron)
+        with tracing.recorded(os.environ):
+            _serve(host, port, _servers(medplum or []), database(inbox, os.environ), cron)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error

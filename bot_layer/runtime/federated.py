@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bot_layer import spans
 from bot_layer.clients.federated_source import FederatedSource, Found
 from bot_layer.clients.medplum import Medplum, connect_environment
 from bot_layer.core import federation, federation_metadata, outcomes
@@ -142,7 +143,12 @@ class Responder:
             )
             return _json(401, refused, FHIR_JSON, {"WWW-Authenticate": "Bearer", **PRIVATE})
         try:
-            return answer(request, client)
+            # A partner's trace is not carried on: what goes on inside is nothing to it.
+            with spans.call("federated", {}) as span:
+                span.tell(name="federated-documents")
+                answered = answer(request, client)
+                span.tell(status=answered.status_code)
+                return answered
         except InputError as error:
             return _json(400, outcomes.of_error(error), FHIR_JSON, PRIVATE)
         except BotError as error:

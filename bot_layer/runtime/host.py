@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bot_layer import spans
 from bot_layer.collection import Collection, load
 from bot_layer.core.json import Json
 from bot_layer.core.relay_signature import Verifier
@@ -62,24 +63,34 @@ class Dispatcher:
     admission: Admission
     metrics: Metrics
 
-    def by_bot_id(self, bot_id: str, envelope: Json) -> Result:
+    def by_bot_id(self, bot_id: str, envelope: Json, *, traceparent: str | None = None) -> Result:
         """The result of the bot that Medplum knows under this id."""
-        try:
-            handler = self._handler(self.admission.identifiers(envelope, bot_id))
-        except BotError as error:
-            return self._refused(error)
-        return self._run(handler, envelope)
+        with spans.call("fission", envelope, traceparent) as span:
+            return self._answer(span, envelope, lambda: self._handler(self.admission.identifiers(envelope, bot_id)))
 
-    def by_name(self, name: str, envelope: Json) -> Result:
+    def by_name(self, name: str, envelope: Json, *, traceparent: str | None = None) -> Result:
         """The result of the bot that a relay names; the Bot that runs the relay must be that bot."""
+        with spans.call("relay", envelope, traceparent) as span:
+            return self._answer(span, envelope, lambda: self._relayed(name, envelope))
+
+    def _answer(self, span: spans.Span, envelope: Json, find: Callable[[], Handler]) -> Result:
+        """The result of the bot that is found, or the reason why there is none; the span is told of it."""
         try:
-            handler = self.settings.bots.named(name)
-            bot_id = str((envelope.get("bot") or {}).get("reference", "")).partition("/")[2]
-            if handler.bot.identifier not in self.admission.identifiers(envelope, bot_id):
-                raise AuthError("The relay runs as another bot than it names.", code="wrong-bot")
+            handler = find()
         except BotError as error:
-            return self._refused(error)
-        return self._run(handler, envelope)
+            result = self._refused(error)
+        else:
+            span.tell(name=handler.bot.name)
+            result = self._run(handler, envelope)
+        span.tell(**result.facts())
+        return result
+
+    def _relayed(self, name: str, envelope: Json) -> Handler:
+        handler = self.settings.bots.named(name)
+        bot_id = str((envelope.get("bot") or {}).get("reference", "")).partition("/")[2]
+        if handler.bot.identifier not in self.admission.identifiers(envelope, bot_id):
+            raise AuthError("The relay runs as another bot than it names.", code="wrong-bot")
+        return handler
 
     def _run(self, handler: Handler, envelope: Json) -> Result:
         """Events go to the inbox where there is one; what somebody waits for runs now."""
@@ -118,7 +129,7 @@ def app(settings: HostSettings) -> Starlette:
 
     async def fission(request: Request) -> Response:
         body = await request.body()
-        return await run_in_threadpool(_answer, dispatcher, request.path_params["bot_id"], body)
+        return await run_in_threadpool(_answer, dispatcher, request.path_params["bot_id"], body, _traceparent(request))
 
     async def relay(request: Request) -> Response:
         body, name = await request.body(), request.path_params["name"]
@@ -126,7 +137,7 @@ def app(settings: HostSettings) -> Starlette:
             verifier.verify(request.headers.get("X-Bot-Signature", ""), name, body, now=settings.now())
         except AuthError as error:
             return _json(401, refused(error).answer())
-        return await run_in_threadpool(_relayed, dispatcher, name, body)
+        return await run_in_threadpool(_relayed, dispatcher, name, body, _traceparent(request))
 
     async def healthz(_request: Request) -> Response:
         return _json(200, {"ok": True, "bots": len(settings.bots.handlers)})
@@ -171,12 +182,16 @@ def read_envelope(body: bytes) -> Json:
     return parsed
 
 
-def _answer(dispatcher: Dispatcher, bot_id: str, body: bytes) -> Response:
-    return _of_envelope(body, partial(dispatcher.by_bot_id, bot_id))
+def _traceparent(request: Request) -> str | None:
+    return request.headers.get("traceparent")
 
 
-def _relayed(dispatcher: Dispatcher, name: str, body: bytes) -> Response:
-    return _of_envelope(body, partial(dispatcher.by_name, name))
+def _answer(dispatcher: Dispatcher, bot_id: str, body: bytes, traceparent: str | None) -> Response:
+    return _of_envelope(body, partial(dispatcher.by_bot_id, bot_id, traceparent=traceparent))
+
+
+def _relayed(dispatcher: Dispatcher, name: str, body: bytes, traceparent: str | None) -> Response:
+    return _of_envelope(body, partial(dispatcher.by_name, name, traceparent=traceparent))
 
 
 def _of_envelope(body: bytes, run: Callable[[Json], Result]) -> Response:

@@ -51,6 +51,16 @@ class Result:
         """
         return {"returnValue": self.return_value, "logResult": self.log, "success": self.success}
 
+    def facts(self) -> dict[str, str | bool | None]:
+        """What a trace may tell of it: the action, whether it went as foreseen, and the cause's code."""
+        value = self.return_value if isinstance(self.return_value, dict) else {}
+        action = parameters.one(value, "action")
+        return {
+            "action": action if isinstance(action, str) else None,
+            "success": self.success,
+            "code": self.error.code if self.error else None,
+        }
+
 
 def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None) -> Result:
     """The result of one call of a bot, whatever happens in it."""

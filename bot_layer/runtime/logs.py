@@ -16,6 +16,8 @@ from bot_layer.core.json import Json
 _call: ContextVar[Mapping[str, Any] | None] = ContextVar("call", default=None)
 # Libraries write addresses with ids in them at these levels.
 _QUIET = {"httpx": logging.WARNING, "httpcore": logging.WARNING, "dbos": logging.WARNING, "pymedplum": logging.ERROR}
+# A collector that is away for a moment is no news; spans that are lost are.
+_QUIET |= {"opentelemetry": logging.ERROR}
 
 
 class JsonLines(logging.Formatter):

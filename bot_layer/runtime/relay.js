@@ -18,7 +18,7 @@ exports.handler = async (medplum, event) => {
   const { BOT_RELAY_KEY, BOT_RELAY_URL, ...secrets } = event.secrets;
   const headers = {};
   for (const [name, value] of Object.entries(event.headers || {})) {
-    if (/^(x-medplum-|x-trace-id$|content-type$)/i.test(name)) {
+    if (/^(x-medplum-|x-trace-id$|traceparent$|content-type$)/i.test(name)) {
       headers[name] = value;
     }
   }
