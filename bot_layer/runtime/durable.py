@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
+from bot_layer import spans
 from bot_layer.clients.medplum import Medplum
 from bot_layer.collection import Collection
 from bot_layer.core import inbox as rules
@@ -106,7 +107,8 @@ class Inbox:
         """Store an event; one that is there already stays as it is."""
         sealed = self._vault.put(taken.id, envelope) if envelope is not None else None
         with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=rules.partition(taken.lane)):
-            DBOS.enqueue_workflow(EVENTS, run_event, taken.record | {"sealed": sealed})
+            trace = {"sealed": sealed, "traceparent": spans.traceparent()}
+            DBOS.enqueue_workflow(EVENTS, run_event, taken.record | trace)
 
     def enqueue_alone(self, taken: Intake) -> None:
         """Store a run by the clock, unless one of this bot waits or runs already, at any host."""
@@ -198,13 +200,18 @@ def config(settings: InboxSettings) -> Any:
         "serializer": DBOSPortableJSONSerializer(),
         "log_level": "WARNING",
         "run_migrations": True,
+        "enable_otlp": False,  # its spans and log records carry workflow ids, and these name a patient's resource
     }
 
 
 @DBOS.step(name="attempt")
 def _attempt(event_id: str, record: Json, number: int) -> Json:
     """One attempt, stored with its number."""
-    return asdict(serving().attempt(event_id, record)) | {"attempt": number}
+    with spans.call("inbox", record, record.get("traceparent")) as span:
+        span.tell(name=record["bot"], attempt=number + 1)
+        end = serving().attempt(event_id, record)
+        span.tell(state=end.state, code=end.code or None)
+    return asdict(end) | {"attempt": number}
 
 
 @DBOS.workflow(name=WORKFLOW)
