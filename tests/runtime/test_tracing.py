@@ -548,7 +548,11 @@ def test_a_collector_that_is_away_costs_no_call(medplum: TokenServer, tmp_path: 
     """The host answers and ends in time, though nobody takes its traces."""
     with Server(Starlette()) as gone:
         nowhere = gone.base_url
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": nowhere, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": nowhere,
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "60",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
     with HostProcess(medplum.server.base_url, "off", **environ) as host:
         event = envelope(medplum.server.base_url, "token-echo", SAY)
         answer = httpx.post(f"http://{host.address}/bot-b-3", json=event, timeout=30).json()
