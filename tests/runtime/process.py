@@ -24,7 +24,7 @@ _SERVING = re.compile(r"Serving \d+ bots on (http://\S+)")
 class HostProcess:
     """``medplum-bots serve`` on one port and one database, started and killed as often as a test likes."""
 
-    def __init__(self, medplum: str, database: Path | str, **environment: str) -> None:
+    def __init__(self, medplum: str, database: Path | str, *options: str, **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -33,6 +33,7 @@ class HostProcess:
         self._command = [
             *(sys.executable, "-m", "bot_layer.cli", "serve", "--medplum", medplum),
             *("--port", str(self.port), "--inbox", database if isinstance(database, str) else f"sqlite:///{database}"),
+            *options,
         ]
         self._environ = {**os.environ, "BOT_HOST_FIRST_PAUSE_SECONDS": "0.05", **environment}
         self._process: subprocess.Popen[str] | None = None
@@ -42,8 +43,14 @@ class HostProcess:
         serving = threading.Event()
         self._process = subprocess.Popen(self._command, env=self._environ, stderr=subprocess.PIPE, text=True)
         threading.Thread(target=self._read, args=(self._process, serving), daemon=True).start()
-        assert serving.wait(_PATIENCE), "\n".join(self.lines)
+        assert serving.wait(_PATIENCE) and _SERVING.search(" ".join(self.lines)), "\n".join(self.lines)
         return self
+
+    @property
+    def pid(self) -> int:
+        """Its number at the system."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """SIGKILL: no last word."""

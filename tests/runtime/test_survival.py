@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bot_layer.collection import load
 from bot_layer.core.json import Json
-from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.runtime.runs import open_runs
-from bot_layer.stage.world import Options, World
+from bot_layer.stage.world import World
 from tests.bots.patient_world import person
+from tests.runtime.enrolments import accounts, deployed, newcomer, written_back
 from tests.runtime.process import HostProcess, until
-
-NPI = "http://hl7.org/fhir/sid/us-npi"
-HEALTH_GORILLA = "https://www.healthgorilla.com"
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with World(Options(with_bots=False)) as running:
-        running.put_secrets(running.settings())
-        request = Request(load())
-        assert carry_out(running.client(), request, survey(running.client(), request)).error is None
+    with deployed() as running:
         yield running
-
-
-def _npi(number: int) -> str:
-    """An invented NPI with a right check digit (ISO 7812 with the prefix 80840)."""
-    stem = f"1{77000000 + number:08d}"
-    digits = [int(digit) for digit in f"80840{stem}"]
-    doubled = [digit * 2 - 9 * (digit > 4) if place % 2 == 0 else digit for place, digit in enumerate(reversed(digits))]
-    return f"{stem}{-sum(doubled) % 10}"
-
-
-def _newcomer(world: World, number: int) -> Json:
-    """A clinician whom the directory knows, created in Medplum: the Subscription enrols them."""
-    world.gorilla.directory.add(npi=_npi(number), family="Example", given=["Ann"], suffix=["MD"])
-    return world.client().create(
-        {
-            "resourceType": "Practitioner",
-            "identifier": [{"system": NPI, "value": _npi(number)}],
-            "name": [{"family": "Example", "given": ["Ann"]}],
-        }
-    )
-
-
-def _accounts(world: World, number: int) -> int:
-    """How many accounts Health Gorilla has for an NPI."""
-    accounts = world.gorilla.state.accounts_in(world.gorilla.tenant_id)
-    return sum(_npi(number) in str(account) for account in accounts)
-
-
-def _written_back(world: World, subject: Json, kind: str = "Practitioner") -> list[str]:
-    found = world.client().read(f"{kind}/{subject['id']}")
-    return [each["value"] for each in found.get("identifier", []) if each.get("system") == HEALTH_GORILLA]
 
 
 class _Killer:
@@ -122,8 +82,8 @@ def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, t
     """Killed at each request of a run and started again, the host ends the run: one account, one id written back."""
     environment = {"BOT_HOST_INBOX_KEY": key, **world.environment()}
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
-        for step, clinician in _survive(world, host, _newcomer):
-            found = (_accounts(world, step), len(_written_back(world, clinician)))
+        for step, clinician in _survive(world, host, newcomer):
+            found = (accounts(world, step), len(written_back(world, clinician)))
             assert found == (1, 1), f"killed at step {step}: {host.lines}"
 
 
@@ -133,7 +93,7 @@ def test_a_host_killed_at_every_step_of_a_registration_registers_once(world: Wor
     environment = {"BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
         for step, patient in _survive(world, host, _newborn):
-            found = (_registered(world, step), len(_written_back(world, patient, "Patient")))
+            found = (_registered(world, step), len(written_back(world, patient, "Patient")))
             assert found == (1, 1), f"killed at step {step}: {host.lines}"
 
 
@@ -148,14 +108,14 @@ def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) 
             return True
 
         world.gorilla.faults.add("slow", when=in_the_middle, seconds=0.5, times=2)
-        clinician = _newcomer(world, 1)
+        clinician = newcomer(world, 1)
         world.medplum.settle(timeout=60)
         assert reached.wait(30)
         assert host.terminate() == 0
-        assert (_accounts(world, 1), len(_written_back(world, clinician))) == (1, 1)
+        assert (accounts(world, 1), len(written_back(world, clinician))) == (1, 1)
         host.start()
         until(host.idle)
-        assert _accounts(world, 1) == 1
+        assert accounts(world, 1) == 1
 
 
 def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -> None:
@@ -180,22 +140,3 @@ def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", MEDPLUM_CLIENT_ID="") as host:
         until(host.idle, seconds=300)
         assert host.figure('bot_inbox_runs{state="dead"}') == 1000
-
-
-@pytest.mark.skipif("BOT_TEST_POSTGRES" not in os.environ, reason="BOT_TEST_POSTGRES has no PostgreSQL URL to try on")
-def test_two_hosts_share_an_inbox_on_postgresql(world: World) -> None:
-    """Events that come to one host are run by either, each once: one account for each clinician."""
-    url = f"{os.environ['BOT_TEST_POSTGRES']}_{uuid.uuid4().hex[:8]}"
-    key = {"BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
-    with (
-        HostProcess(world.medplum.base_url, url, BOT_HOST_ID="one", **key) as one,
-        HostProcess(world.medplum.base_url, url, BOT_HOST_ID="two", **key) as two,
-    ):
-        world.medplum.bot_host = one.address
-        clinicians = [_newcomer(world, number) for number in range(1, 13)]
-        world.medplum.settle(timeout=60)
-        until(lambda: one.idle() and two.idle())
-        for number, clinician in enumerate(clinicians, start=1):
-            assert (_accounts(world, number), len(_written_back(world, clinician))) == (1, 1)
-        with open_runs(url) as runs:
-            assert {run.state for run in runs.listed()} == {"done"}
