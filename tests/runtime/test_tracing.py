@@ -35,6 +35,7 @@ from bot_layer.collection import load
 from bot_layer.commands import invoke as invoke_command
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
+from bot_layer.deploy.declared import relay_code
 from bot_layer.deploy.run import Request as Deployment
 from bot_layer.deploy.run import carry_out, survey
 from bot_layer.errors import ConfigError, ReviewNeeded, TransientError
@@ -42,13 +43,15 @@ from bot_layer.runtime import tracing
 from bot_layer.runtime.durable import Inbox, InboxSettings
 from bot_layer.runtime.invoke import encode
 from bot_layer.runtime.otel import Tracer
+from bot_layer.sandbox.medplum.vmcontext import node
+from bot_layer.sandbox.medplum.vmcontext import run as run_javascript
 from bot_layer.sandbox.server import Server
 from bot_layer.stage.world import Options, World
 from tests.bots.patient_world import person
 from tests.runtime.federated_world import network
 from tests.runtime.process import HostProcess, until
 from tests.runtime.test_inbox import Script, changed
-from tests.runtime.world import BOTS, TokenServer, bot_resource, envelope, hosted
+from tests.runtime.world import BOTS, ECHO, TokenServer, bot_resource, envelope, hosted
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -156,6 +159,21 @@ def test_the_callers_trace_is_continued(
         client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY, **event), headers=header)
     (call,) = _calls(exported)
     assert (_trace(call) if call.parent else None) == trace
+
+
+@pytest.mark.skipif(node() is None, reason="Node runs relay.js: put node on the PATH")
+def test_a_relay_hands_the_callers_trace_on(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
+    """A call by way of a relay is part of the trace of whoever called the relay."""
+    with hosted(medplum, relay_key="key-of-this-test") as (_, host):
+        ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": "key-of-this-test"}
+        event = envelope(medplum.server.base_url, "token-echo", SAY, bot={"reference": "Bot/b-3"})
+        event["secrets"] = {name: {"name": name, "valueString": value} for name, value in ours.items()}
+        event["headers"] = {"traceparent": TRACEPARENT, "authorization": "Bearer unseen"}
+        run_javascript(
+            node(), relay_code(ECHO.bot), event=event, base_url=event["baseUrl"], access_token=event["accessToken"]
+        )
+    (call,) = _calls(exported)
+    assert (_facts(call)["bot.transport"], _trace(call)) == ("relay", TRACE)
 
 
 def test_tracestate_and_baggage_stay_out(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
