@@ -1,7 +1,8 @@
 """$pf-bulk-sync: Practice Fusion's bulk export into Medplum, one step a call: kick off, poll, load, repair, commit.
 
 Each call works for a while and remembers where it stopped, in a Task. A timer calls it again until the run is over, and
-starts the next one when it is due. ``action`` is start (default), status, cancel or retry-failed.
+starts the next one when it is due. ``action`` is start (default), status, cancel, retry-failed or
+overwrite-reported.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def act(event: Event) -> Json:
             state = sync.cancel()
         elif event.flag("preview"):
             return sync_answer.of_preview(sync.preview(_options(event)))
-        elif action in ("start", "retry-failed"):
+        elif action in ("start", "retry-failed", "overwrite-reported"):
             if event.from_cron and not _due(sync):
                 return sync_answer.of_state(sync.store.state, settings, now=time.time(), action="not-due")
             state = sync.run(_options(event))
         else:
             raise InputError(
-                "Give action as start, status, cancel or retry-failed.",
+                "Give action as start, status, cancel, retry-failed or overwrite-reported.",
                 code="unknown-action",
                 expression=["Parameters.parameter.where(name='action')"],
             )
@@ -73,6 +74,7 @@ def _options(event: Event) -> Options:
         since=str(fhir.one(event.parameters, "since") or ""),
         reconcile=event.flag("reconcile"),
         retry_failed=event.text("action") == "retry-failed",
+        overwrite_reported=event.text("action") == "overwrite-reported",
     )
 
 

@@ -23,6 +23,7 @@ class Lookups:
     requests: MedplumRequests
     workers: int
     duplicates: int = 0
+    writers: frozenset[str] = frozenset()  # who else writes for this sync
 
     def __post_init__(self) -> None:
         self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
@@ -59,7 +60,7 @@ class Lookups:
             meta = resource.get("meta") or {}
             author = str((meta.get("author") or {}).get("reference") or "")
             profile = self.requests.login.profile
-            edited = bool(author and profile and author != profile)
+            edited = bool(author and profile and author not in self.writers | {profile})
             there = Found(str(resource["id"]), str(meta.get("versionId") or ""), resource, edited)
             if key in found:
                 # Duplicates that somebody else made: always the same one is kept up to date.

@@ -13,6 +13,7 @@ from bot_layer.clients.medplum_lookups import Lookups
 from bot_layer.clients.medplum_requests import ROUNDS
 from bot_layer.core import pace
 from bot_layer.core import upsert as rules
+from bot_layer.core.local_edits import LocalEdit, edit_of
 from bot_layer.core.references import Key
 from bot_layer.core.upsert import Entry, Found, Incoming, Write
 
@@ -30,27 +31,32 @@ class Outcome:
     reason: str = field(default="", repr=False)
     incoming: Incoming | None = field(default=None, repr=False, compare=False)
     overwrote_edit: bool = False
+    edit: LocalEdit | None = None
 
 
 @dataclass(frozen=True)
 class Upserts:
-    """Writes for one source, by its policy on edits made in Medplum. Safe to share between threads."""
+    """Writes for one source. Safe to share between threads."""
 
     lookups: Lookups
     batches: Batches
     source: str
-    policy: rules.Policy
     max_bytes: int
 
-    def by_look_up(self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None) -> list[Outcome]:
-        """Look up, then write only what differs; an answer that was lost is settled by looking up again."""
-        work = _Work({each.key: each for each in incoming})
+    def by_look_up(
+        self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None, *, policy: rules.Policy
+    ) -> list[Outcome]:
+        """Look up, then write only what differs; an answer that was lost is settled by looking up again.
+
+        ``policy`` says what becomes of edits that others made in Medplum.
+        """
+        work = _Work({each.key: each for each in incoming}, listing=policy == "report")
         for attempt in range(ROUNDS):
             if not work.open:
                 break
             if found is None or attempt:
                 found = self.lookups.start(work.open)()
-            plan = rules.plan(found, work.open.values(), source=self.source, policy=self.policy)
+            plan = rules.plan(found, work.open.values(), source=self.source, policy=policy)
             work.settle(plan)
             entries = [
                 rules.entry(each, orjson.dumps, guarded=each.incoming.key in work.sent)
@@ -84,6 +90,7 @@ class _Work:
 
     open: dict[Key, Incoming]
     sent: dict[Key, Action] = field(default_factory=dict)
+    listing: bool = False
     overwrote: set[Key] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -93,7 +100,8 @@ class _Work:
         for each, there in plan.unchanged:
             self._close(each.key, self.sent.get(each.key, "unchanged"), there.id)
         for each, there in plan.kept:
-            self._close(each.key, "kept", there.id)
+            edit = edit_of(each, there) if self.listing else None
+            self._close(each.key, "kept", there.id, edit=edit)
         for stranger in plan.foreign:
             self._close(stranger.key, "failed", reason="This identifier belongs to a resource of another source.")
 
@@ -114,6 +122,15 @@ class _Work:
             self._close(key, "failed", reason="Medplum stayed busy.")
         return self.outcomes
 
-    def _close(self, key: Key, action: Action, resource_id: str = "", *, status: int = 0, reason: str = "") -> None:
+    def _close(
+        self,
+        key: Key,
+        action: Action,
+        resource_id: str = "",
+        *,
+        status: int = 0,
+        reason: str = "",
+        edit: LocalEdit | None = None,
+    ) -> None:
         incoming, overwrote = self.open.pop(key), key in self.overwrote
-        self.outcomes.append(Outcome(key, action, resource_id, status, reason, incoming, overwrote))
+        self.outcomes.append(Outcome(key, action, resource_id, status, reason, incoming, overwrote, edit))

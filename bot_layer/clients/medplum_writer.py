@@ -39,7 +39,7 @@ class MedplumWriter:
         self.lookups = Lookups(self.requests, self.workers)
         batches = Batches(self.requests, Gate(pace.Concurrency(self.workers), self.clock))
         self.changes = Changes(self.lookups, batches, self.max_bytes)
-        self._upserts = Upserts(self.lookups, batches, self.source, self.policy, self.max_bytes)
+        self._upserts = Upserts(self.lookups, batches, self.source, self.max_bytes)
         self._contents = Contents(self.requests)
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
@@ -54,9 +54,15 @@ class MedplumWriter:
         """True where Medplum holds nothing at all of a type, whoever brought it."""
         return self.lookups.has_none(resource_type)
 
-    def upsert(self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None = None) -> list[Outcome]:
+    def upsert(
+        self,
+        incoming: Sequence[Incoming],
+        found: Mapping[Key, Found] | None = None,
+        *,
+        policy: upsert.Policy | None = None,
+    ) -> list[Outcome]:
         """What became of each resource: exactly one outcome for every one; no two may have the same key."""
-        return self._upserts.by_look_up(incoming, found)
+        return self._upserts.by_look_up(incoming, found, policy=policy or self.policy)
 
     def upsert_conditionally(self, incoming: Sequence[Incoming]) -> list[Outcome]:
         """The same with batches of conditional PUTs, as the integration's description prints it."""

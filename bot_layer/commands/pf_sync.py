@@ -44,6 +44,9 @@ Types = Annotated[str, typer.Option("--types", help="Types of this run, joined b
 Since = Annotated[str, typer.Option("--since", help="What changed after this moment, e.g. 2026-01-31T00:00:00Z.")]
 Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source has no more.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what Medplum refused; export nothing.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite-reported", help="Let the source win over the edits that the report lists, once.")
+]
 Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resources a run would read; write nothing.")]
 Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Run every PF_SYNC_INTERVAL_MS until stopped.")]
@@ -59,6 +62,7 @@ def run(
     since: Since = "",
     reconcile: Reconcile = False,
     retry_failed: Retry = False,
+    overwrite_reported: Overwrite = False,
     preview: Preview = False,
     upsert: Upsert = "",
     watch: Watch = False,
@@ -68,7 +72,14 @@ def run(
     if context.invoked_subcommand is not None:
         return
     names = in_order(part for each in types.split(",") if (part := each.strip()))
-    options = Options(full=full, types=names, since=since, reconcile=reconcile, retry_failed=retry_failed)
+    options = Options(
+        full=full,
+        types=names,
+        since=since,
+        reconcile=reconcile,
+        retry_failed=retry_failed,
+        overwrite_reported=overwrite_reported,
+    )
     changes = {"PF_UPSERT": upsert} if upsert else {}
     with _told_errors():
         around = _Around(read_world(dict(os.environ) | changes), quiet=quiet)
@@ -90,6 +101,9 @@ def status() -> None:
         state = sync.store.load()
         record = sync_state.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
     record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_state.describe(state.run)}
+    if state.run is not None and state.run.edits.listed:
+        record["edited"] = {each.reference: list(each.fields) for each in state.run.edits.listed}
+        record["editedMore"] = state.run.edits.more
     typer.echo(json.dumps(record, indent=2))
     if state.run is None:
         raise typer.Exit(BUSY)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bot_layer.core import parameters as fhir
 from bot_layer.core.json import Json
+from bot_layer.core.local_edits import LocalEdit
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.core.sync_state import COUNTED, SyncState, describe, health
 
@@ -30,6 +31,8 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
         entries += [fhir.code("refusedType", each) for each in run.refused_types]
         entries += [fhir.string("note", each) for each in run.notes]
         entries += [fhir.string("badLine", each) for each in run.bad_lines]
+        entries += [_edit(each) for each in run.edits.listed]
+        entries.append(fhir.integer("moreEdited", run.edits.more) if run.edits.more else None)
         entries.append(fhir.string("problem", run.problem))
     return fhir.build(*entries)
 
@@ -43,6 +46,11 @@ def of_preview(numbers: Mapping[str, int]) -> Json:
             for kind, number in sorted(numbers.items())
         ),
     )
+
+
+def _edit(edit: LocalEdit) -> Json | None:
+    fields = (fhir.string("field", each) for each in edit.fields)
+    return fhir.parts("edited", fhir.code("type", edit.type), fhir.string("id", edit.id), *fields)
 
 
 def _entry(name: str, value: object) -> Json | None:

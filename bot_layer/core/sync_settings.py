@@ -28,7 +28,7 @@ SETTINGS: Final = (
     Setting("PF_SCOPES", "Scopes in place of those derived from the types, joined by spaces"),
     Setting("PF_TYPE_FILTER", "_typeFilter expressions, joined by spaces"),
     Setting("PF_UPSERT", "lookup, or conditional: batches of conditional PUTs", default="lookup"),
-    Setting("PF_LOCAL_EDITS", "source (it wins), keep, or report", default="source"),
+    Setting("PF_LOCAL_EDITS", "source (it wins), keep (edits stay), or report (and are listed)", default="source"),
     Setting("PF_DELETION", "delete, mark (inactive, entered-in-error) or ignore", default="delete"),
     Setting("PF_MAX_DELETE_SHARE", "The largest share that a reconcile may delete", default="0.2"),
     Setting("PF_ATTACHMENTS", "false: documents keep their links to the source", default="true"),
@@ -168,6 +168,8 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
     )
     if settings.level == "group" and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])
+    if settings.upsert == "conditional" and settings.local_edits != "source":
+        reader.wrong.append("PF_LOCAL_EDITS (conditional PUTs go over every edit: set PF_UPSERT to lookup)")
     reader.complain()
     return settings
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from bot_layer.core.bulk_export import ExportFile, Level, instant
 from bot_layer.core.json import Json
+from bot_layer.core.local_edits import EditList, read_list
 from bot_layer.core.source_identity import ROOT, level_of
 
 TASK_SYSTEM: Final = f"{ROOT}/sync-source"
@@ -75,6 +76,7 @@ class Run:
     waiting: int = 0
     overwritten: int = 0
     kept: int = 0
+    edits: EditList = field(default_factory=EditList)
     refused_types: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     bad_lines: tuple[str, ...] = ()
@@ -111,6 +113,7 @@ class SyncState:
     auth_methods: tuple[str, ...] = ()
     cache_id: str = ""
     failures: str = ""
+    writers: tuple[str, ...] = ()  # who has written for this sync: what others wrote are edits
     run: Run | None = None
     last_success: float = 0.0
     owner: str = ""
@@ -261,6 +264,11 @@ def report(run: Run) -> list[Json]:
             outputs.append({"type": {"text": name}, "valueInteger": number})
     for name, texts in (("refused-type", run.refused_types), ("note", run.notes), ("bad-line", run.bad_lines)):
         outputs += [{"type": {"text": name}, "valueString": each} for each in texts]
+    for edit in run.edits.listed:
+        text = f"{edit.reference}: {', '.join(edit.fields)}"
+        outputs.append({"type": {"text": "edited"}, "valueString": text})
+    if run.edits.more:
+        outputs.append({"type": {"text": "edited-more"}, "valueInteger": run.edits.more})
     if run.problem:
         outputs.append({"type": {"text": "problem"}, "valueString": run.problem})
     return outputs
@@ -296,7 +304,7 @@ def _written(moment: float) -> str:
 def _state(document: Mapping[str, Any]) -> SyncState:
     run = document.get("run")
     return SyncState(
-        **_tupled(document, ("scopes", "scopes_for", "refused_types", "auth_methods"))
+        **_tupled(document, ("scopes", "scopes_for", "refused_types", "auth_methods", "writers"))
         | {
             "members": {group: tuple(ids) for group, ids in document["members"].items()},
             "run": _run(run) if run else None,
@@ -310,6 +318,7 @@ def _run(document: Mapping[str, Any]) -> Run:
         | {
             "members": {group: tuple(ids) for group, ids in document["members"].items()},
             "jobs": tuple(_job(each) for each in document["jobs"]),
+            "edits": read_list(document.get("edits", {})),
         }
     )
 
@@ -321,4 +330,4 @@ def _job(document: Mapping[str, Any]) -> Job:
 
 
 def _tupled(document: Mapping[str, Any], names: Iterable[str]) -> Json:
-    return dict(document) | {name: tuple(document[name]) for name in names}
+    return dict(document) | {name: tuple(document[name]) for name in names if name in document}

@@ -9,6 +9,7 @@ from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_state import Run, SyncState
 from bot_layer.errors import ConfigError
 from bot_layer.sync.failures import retry, stored_failures
+from bot_layer.sync.overwriting import carried_edits, overwrite
 from bot_layer.sync.planning import planned
 from bot_layer.sync.reconciling import begin_seeing, check_map
 from bot_layer.sync.session import Options, Session
@@ -16,7 +17,7 @@ from bot_layer.sync.session import Options, Session
 
 def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     """The state with a run in it that is not over."""
-    state = _same_past(session, state)
+    state = _known_writers(session, _same_past(session, state))
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
         use_scopes(session, state)
@@ -24,6 +25,9 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
         return session.store.save(replace(state, run=replace(state.run, problem="")))
     if options.retry_failed:
         return retry(session, state)
+    if options.overwrite_reported:
+        use_scopes(session, state)
+        return overwrite(session, state)
     said = state.last_sync_time or "never (initial sync)"
     session.log("PFSyncWorker", f"Last sync time: {said}")
     types, state = granted(session, state, options)
@@ -33,6 +37,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
         full=options.full or options.reconcile,
         reconcile=options.reconcile,
         refused_types=state.refused_types,
+        edits=carried_edits(session, state),
     )
     run = planned(session, run, state, types, options)
     if options.reconcile:
@@ -69,6 +74,15 @@ def use_scopes(session: Session, state: SyncState) -> None:
     session.source.login.granted = session.settings.scopes or state.scopes
     if state.token_endpoint and session.source.login.discovery is None:
         session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
+
+
+def _known_writers(session: Session, state: SyncState) -> SyncState:
+    """Let the bot and the command line not take each other for somebody who edits."""
+    profile = session.medplum.requests.login.profile
+    if profile and profile not in state.writers:
+        state = replace(state, writers=(*state.writers, profile))
+    session.medplum.lookups.writers = frozenset(state.writers)
+    return state
 
 
 def _check_taken_up(session: Session, run: Run) -> None:

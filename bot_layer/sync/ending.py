@@ -95,10 +95,18 @@ class Ending:
 
     def _repair(self, keys: Sequence[Key]) -> int:
         known = self.map.ids(target for key in keys for target in self.map.targets_of(key))
-        found = self.medplum.change(keys, partial(_repaired, known))
+        found = self.medplum.change(keys, partial(self._repaired, known))
         left = ((key, self._left(found.get(key), known)) for key in keys)
         self.map.record((), waiting=left)
         return len(found)
+
+    def _repaired(self, known: dict[Key, str], _key: Key, there: Found) -> Json | None:
+        if there.edited and self.medplum.policy != "source":
+            return None  # left as it is: with our name on it the edit could not be told any more
+        wanted = references.repair(there.resource, known)
+        left = references.logical_targets(wanted)
+        wanted = upsert.tagged(wanted, left)
+        return None if wanted == there.resource else _bare(wanted)
 
     def _left(self, there: Found | None, known: dict[Key, str]) -> list[Key]:
         return [] if there is None else [key for key in references.logical_targets(there.resource) if key not in known]
@@ -236,13 +244,6 @@ def marked(resource: Json) -> Json | None:
 def _newly_marked(there: Found) -> Json | None:
     wanted = marked(there.resource)
     return None if wanted is None or upsert.comparable(wanted) == upsert.comparable(there.resource) else _bare(wanted)
-
-
-def _repaired(known: dict[Key, str], _key: Key, there: Found) -> Json | None:
-    wanted = references.repair(there.resource, known)
-    left = references.logical_targets(wanted)
-    wanted = upsert.tagged(wanted, left)
-    return None if wanted == there.resource else _bare(wanted)
 
 
 def _bare(resource: Json) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 
 import orjson
 
@@ -12,15 +11,18 @@ from bot_layer.core.references import Key
 from bot_layer.core.sync_state import Run, SyncState
 from bot_layer.core.upsert import digest_of
 from bot_layer.sync.hands import loading
+from bot_layer.sync.overwriting import carried_edits
+from bot_layer.sync.places import with_loaded
 from bot_layer.sync.session import Session
 
 
 def retry(session: Session, state: SyncState) -> SyncState:
     """The state with a run that has written what failed before, and only has to be finished."""
-    run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True)
+    edits = carried_edits(session, state)
+    run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True, edits=edits)
     with loading(session, run) as files:
         loaded = files.loader.retry(session.map.failures())
-    return session.save(replace(run, counts=loaded.counts), state)
+    return session.save(with_loaded(run, loaded), state)
 
 
 def store_failures(session: Session, state: SyncState) -> str:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import orjson
 
 from bot_layer.core import bulk_export, sync_state
-from bot_layer.core.sync_state import Run, SyncState, add_counts, totals
+from bot_layer.core.sync_state import Run, SyncState, totals
 from bot_layer.sync.failures import store_failures
 from bot_layer.sync.hands import ending
+from bot_layer.sync.places import with_loaded
 from bot_layer.sync.reconciling import check_map, is_whole, shown_types
 from bot_layer.sync.session import Session
 
@@ -31,10 +32,9 @@ def finish(session: Session, run: Run) -> SyncState:
             most = session.settings.max_delete_share
             missing = rest.missing_at_source(shown_types(run), most=most, whole=is_whole(run))
             deleted = rest.delete(missing, session.settings.deletion)
-    run = session.run
+    run = with_loaded(session.run, loaded)
     run = replace(
         run,
-        counts=add_counts(run.counts, loaded.counts),
         repaired=run.repaired + repaired,
         deleted=run.deleted + deleted,
         waiting=session.map.waiting(),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from bot_layer.core.sync_state import Run
+from bot_layer.core.upsert import Policy
 from bot_layer.sync.attachments import Attachments
 from bot_layer.sync.ending import Ending
 from bot_layer.sync.files import FileLoader
@@ -15,8 +16,8 @@ from bot_layer.sync.session import Session
 
 
 @contextmanager
-def loading(session: Session, run: Run) -> Iterator[FileLoader]:
-    """A loader with its pool of workers, which is at rest again afterwards."""
+def loading(session: Session, run: Run, *, policy: Policy | None = None) -> Iterator[FileLoader]:
+    """A loader with its pool of workers, which is at rest again afterwards; ``policy`` in place of the setting's."""
     settings = session.settings
     attachments = (
         Attachments(session.source, session.medplum, settings.max_attachment_bytes) if settings.attachments else None
@@ -29,6 +30,7 @@ def loading(session: Session, run: Run) -> Iterator[FileLoader]:
         look_at_all=run.full,
         seeing=run.reconcile,
         attachments=attachments,
+        policy=policy,
         alone=session.alone,
     )
     with ThreadPoolExecutor(settings.workers, thread_name_prefix="pf-sync") as pool:

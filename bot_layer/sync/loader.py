@@ -18,6 +18,7 @@ from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
+from bot_layer.core.local_edits import LocalEdit
 from bot_layer.core.members import read_members
 from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
@@ -38,11 +39,17 @@ class Loaded:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     overwritten: int = 0
     kept: int = 0
+    edits: tuple[LocalEdit, ...] = ()
+    settled: frozenset[str] = frozenset()  # references of what is in Medplum as the source says
 
     def plus(self, other: Loaded) -> Loaded:
         """Both together."""
         return Loaded(
-            add_counts(self.counts, other.counts), self.overwritten + other.overwritten, self.kept + other.kept
+            add_counts(self.counts, other.counts),
+            self.overwritten + other.overwritten,
+            self.kept + other.kept,
+            self.edits + other.edits,
+            self.settled | other.settled,
         )
 
 
@@ -57,6 +64,7 @@ class Loader:
     look_at_all: bool = False
     seeing: bool = False
     attachments: Attachments | None = None
+    policy: upsert.Policy | None = None  # in place of the setting's
     # False where a run that broke off may still have a write under way: then every key is looked up.
     alone: bool = False
 
@@ -161,7 +169,7 @@ class Loader:
             if self.conditional:
                 outcomes = self.medplum.upsert_conditionally(incoming)
             else:
-                outcomes = self.medplum.upsert(incoming, found)
+                outcomes = self.medplum.upsert(incoming, found, policy=self.policy)
         finally:
             # What was not answered for may be there in spite of it.
             unsure = set(resources) - {each.key for each in outcomes if each.action != "failed"}
@@ -173,6 +181,10 @@ class Loader:
             _counted(became),
             overwritten=sum(each.overwrote_edit for each in outcomes),
             kept=sum(each.action == "kept" for each in outcomes),
+            edits=tuple(each.edit for each in outcomes if each.edit is not None),
+            settled=frozenset(
+                f"{stored_as(each.key.type)}/{each.id}" for each in outcomes if each.action not in ("kept", "failed")
+            ),
         )
 
     def _cut(self, resource: Resource) -> Cut | None:

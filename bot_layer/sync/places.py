@@ -5,11 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.core.sync_state import FileState, Job, add_counts
+from bot_layer.core.sync_state import FileState, Job, Run, add_counts
 from bot_layer.sync.files import Step
+from bot_layer.sync.loader import Loaded
 from bot_layer.sync.session import Session, job_of
 
 _BAD_LINES: Final = 200
+
+
+def with_loaded(run: Run, loaded: Loaded) -> Run:
+    """The run with what was loaded now counted in."""
+    return replace(
+        run,
+        counts=add_counts(run.counts, loaded.counts),
+        overwritten=run.overwritten + loaded.overwritten,
+        kept=run.kept + loaded.kept,
+        edits=run.edits.after(loaded.edits, loaded.settled),
+    )
 
 
 def after_step(session: Session, state: FileState, step: Step, *, keep_place: bool = True) -> FileState:
@@ -18,13 +30,7 @@ def after_step(session: Session, state: FileState, step: Step, *, keep_place: bo
         run = session.run
         loaded = step.loaded
         bad = tuple(f"{state.type} file {state.turn + 1} line {each.number}: {each.reason}" for each in step.bad)
-        run = replace(
-            run,
-            counts=add_counts(run.counts, loaded.counts),
-            overwritten=run.overwritten + loaded.overwritten,
-            kept=run.kept + loaded.kept,
-            bad_lines=(run.bad_lines + bad)[:_BAD_LINES],
-        )
+        run = replace(with_loaded(run, loaded), bad_lines=(run.bad_lines + bad)[:_BAD_LINES])
         if keep_place:
             state = replace(state, lines=max(state.lines, step.lines))
             run = run.with_job(_with_file(job_of(run), state))

@@ -34,6 +34,7 @@ class Options:
     since: str = ""
     reconcile: bool = False
     retry_failed: bool = False
+    overwrite_reported: bool = False
 
 
 @dataclass

@@ -55,6 +55,13 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     assert {each.partition(" ")[0] for each in caught.value.missing} == set(wrong)
 
 
+def test_conditional_puts_cannot_spare_an_edit() -> None:
+    """They see none; that is said before anything is written."""
+    with pytest.raises(ConfigError, match="PF_LOCAL_EDITS"):
+        read_settings(BASE | {"PF_UPSERT": "conditional", "PF_LOCAL_EDITS": "keep"})
+    assert read_settings(BASE | {"PF_UPSERT": "conditional"}).upsert == "conditional"
+
+
 def test_every_setting_is_read() -> None:
     """Lists with spaces, flags in three spellings, a key in one line, loopback without TLS."""
     settings = read_settings(

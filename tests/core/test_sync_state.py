@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from bot_layer.core import sync_answer, sync_state
 from bot_layer.core.bulk_export import ExportFile
+from bot_layer.core.local_edits import EditList, LocalEdit
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of, plan_jobs
 
@@ -19,6 +21,7 @@ RUN = Run(
     refused_types=("B",),
     notes=("n",),
     bad_lines=("b",),
+    edits=EditList((LocalEdit("A", "m", ("x", "y")),), 3),
     problem="why",
     ended=1010.0,
 )
@@ -27,6 +30,7 @@ STATE = SyncState(
     members={"g": ("p",)},
     scopes=("s",),
     failures="Binary/1",
+    writers=("Bot/1",),
     run=RUN,
     owner="me",
     until=2000.0,
@@ -42,6 +46,20 @@ def test_a_task_holds_the_whole_state() -> None:
     assert values == ["https://s.example", "https://s.example/Group/g"]
     assert task["executionPeriod"]["end"] == "1970-01-01T00:16:50.000Z"
     assert {"type": {"text": "failed-resources"}, "valueReference": {"reference": "Binary/1"}} in task["output"]
+
+
+def test_a_task_of_an_earlier_version_is_read() -> None:
+    """What it does not name is as if it had never happened."""
+    task = sync_state.to_task(STATE, "https://s.example")
+    held = task["contained"][0]["parameter"][-1]
+    document = json.loads(held["valueString"])
+    for name in ("writers", "cache_id"):
+        del document[name]
+    for name in ("edits", "seen_in", "source_errors"):
+        del document["run"][name]
+    held["valueString"] = json.dumps(document)
+    run = replace(RUN, edits=EditList())
+    assert sync_state.from_task(task) == replace(STATE, writers=(), run=run)
 
 
 def test_before_the_first_sync_there_is_an_empty_state() -> None:
@@ -94,6 +112,8 @@ def test_the_report_says_what_a_person_must_know() -> None:
         "refused-type": "B",
         "note": "n",
         "bad-line": "b",
+        "edited": "A/m: x, y",
+        "edited-more": 3,
         "problem": "why",
     }
     assert "problem" not in {each["type"]["text"] for each in sync_state.report(replace(RUN, problem=""))}
@@ -172,7 +192,9 @@ def test_the_answer_of_the_operation() -> None:
     settings = SyncSettings("https://s", "c")
     answer = sync_answer.of_state(STATE, settings, now=0.0, action="start")
     names = [each["name"] for each in answer["parameter"]]
-    assert {"action", "status", "lastSyncTime", "summary", "health", "counts", "deleted", "problem"} <= set(names)
+    assert {"action", "status", "lastSyncTime", "summary", "health", "counts", "deleted", "edited", "problem"} <= set(
+        names
+    )
     never = sync_answer.of_state(SyncState(), settings, now=0.0, action="status")
     assert "lastSyncTime" not in [each["name"] for each in never["parameter"]]
     assert sync_answer.of_preview({"A": 2})["parameter"][1]["part"][1]["valueInteger"] == 2

@@ -1,0 +1,67 @@
+"""Edits that were left alone and listed: carried from run to run, and given up to the source when somebody says so."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from bot_layer.core.local_edits import EditList, LocalEdit
+from bot_layer.core.ndjson import Resource, resource_of
+from bot_layer.core.source_identity import brought_as, source_id_of
+from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.errors import AuthError, PermanentError
+from bot_layer.sync.hands import loading
+from bot_layer.sync.loader import Loaded
+from bot_layer.sync.places import with_loaded
+from bot_layer.sync.session import Session
+
+_MANY: Final = 100
+
+
+def carried_edits(session: Session, state: SyncState) -> EditList:
+    """What a new run begins with: the edits that an earlier one listed."""
+    if state.run is None or session.settings.local_edits != "report":
+        return EditList()
+    return state.run.edits.carried()
+
+
+def overwrite(session: Session, state: SyncState) -> SyncState:
+    """The state with a run in which the source won over every edit that is listed, once."""
+    edits = state.run.edits if state.run is not None else EditList()
+    run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True, edits=edits)
+    listed = _by_type(edits)
+    loaded = Loaded()
+    with loading(session, run, policy="source") as files:
+        for kind, some in listed.items():
+            for start in range(0, len(some), _MANY):
+                ids = [each.id for each in some[start : start + _MANY]]
+                loaded = loaded.plus(files.loader.load(list(_from_source(session, kind, ids))))
+    run = with_loaded(run, loaded)
+    if run.edits.listed:
+        note = f"{len(run.edits.listed)} of the edits that were listed stay: the source does not give those resources"
+        run = replace(run, notes=(note,))
+    return session.save(run, state)
+
+
+def _by_type(edits: EditList) -> dict[str, list[LocalEdit]]:
+    by_type: dict[str, list[LocalEdit]] = {}
+    for each in edits.listed:
+        by_type.setdefault(each.type, []).append(each)
+    return by_type
+
+
+def _from_source(session: Session, stored_type: str, ids: list[str]) -> Iterator[Resource]:
+    """What the source has for these resources of Medplum, read one by one."""
+    kind = brought_as(stored_type)
+    for there in session.medplum.requests.search(stored_type, f"_id={','.join(ids)}&_count={_MANY}"):
+        source_id = source_id_of(there, kind)
+        if source_id is None:
+            continue
+        try:
+            found = session.source.records.read(kind, source_id)
+        except (PermanentError, AuthError):
+            return
+        if found is not None and (found.get("resourceType"), found.get("id")) == (kind, source_id):
+            yield resource_of(found)
