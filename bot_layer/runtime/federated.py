@@ -29,11 +29,11 @@ from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.runtime.federated_audit import Recorder
 from bot_layer.runtime.federated_bytes import PRIVATE, document_answer
+from bot_layer.runtime.federated_elsewhere import FHIR_JSON, Elsewhere
 from bot_layer.runtime.federated_tokens import Attempts, Issued, Tokens
 from bot_layer.runtime.invoke import encode
 
 PREFIX = "/federated"
-FHIR_JSON = "application/fhir+json"
 _LARGEST_BODY = 8 * 1024
 _LARGEST_HEADERS = 16 * 1024
 _LONGEST_QUERY = 4 * 1024
@@ -84,7 +84,7 @@ class Responder:
     def routes(self) -> list[Route]:
         """Every route there is."""
         discovery = "/.well-known/smart-configuration"
-        return [
+        there = [
             Route(f"{PREFIX}/oauth2/token", self.token, methods=["POST"]),
             Route(f"{PREFIX}/fhir/R4/DocumentReference", self.search, methods=["GET"]),
             Route(f"{PREFIX}/documents/{{id}}", self.document, methods=["GET"]),
@@ -94,6 +94,7 @@ class Responder:
                 for prefix in ("", PREFIX, f"{PREFIX}/fhir/R4")
             ),
         ]
+        return [*there, *Elsewhere(there).beneath(PREFIX)]
 
     def close(self) -> None:
         """Writes what waits."""

@@ -428,8 +428,12 @@ def test_without_a_record_no_document_leaves(world: Network) -> None:
 # The rest
 
 
+def _said(answer: httpx.Response) -> str:
+    return str(answer.json()["issue"][0]["details"]["coding"][0]["code"])
+
+
 def test_only_these_routes_exist(world: Network) -> None:
-    """Everything else is 404 or, with a wrong method, 405; with a good token too."""
+    """Everything else is 404 or, with a wrong method, 405: an OperationOutcome with a code; with a good token too."""
     paths = [
         "",
         "fhir/R4/Patient",
@@ -440,9 +444,18 @@ def test_only_these_routes_exist(world: Network) -> None:
         "documents/",
     ]
     with world.http(token=world.caller().token()) as client:
-        assert {client.get(path).status_code for path in paths} == {404}
-        assert client.post("fhir/R4/DocumentReference", json={}).status_code == 405
-        assert client.get("oauth2/token").status_code == 405
+        missing = [client.get(path) for path in paths]
+        wrong = [
+            client.request("PROPFIND", "fhir/R4/DocumentReference"),
+            client.post("documents/1"),
+            client.get("oauth2/token"),
+        ]
+        assert client.head("fhir/R4/Patient").status_code == 404
+    assert [(answer.status_code, _said(answer)) for answer in missing] == [(404, "not-found")] * len(paths)
+    assert [(answer.status_code, _said(answer)) for answer in wrong] == [(405, "method-not-allowed")] * 3
+    assert [answer.headers["Allow"] for answer in wrong] == ["GET, HEAD", "GET, HEAD", "POST"]
+    assert {answer.headers["Content-Type"] for answer in (*missing, *wrong)} == {"application/fhir+json"}
+    assert {answer.headers["Cache-Control"] for answer in (*missing, *wrong)} == {"no-store"}
 
 
 def test_anybody_may_learn_where_to_log_in(world: Network) -> None:
