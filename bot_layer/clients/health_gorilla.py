@@ -86,15 +86,21 @@ class HealthGorillaClient:
         )
 
     def search(self, resource_type: str, query: Query) -> Json:
-        """A searchset with all its pages, bounded; the link to the next page must stay on this server."""
-        bundle = resource_of(self.send("GET", resource_type, path=resource_type, query=query))
+        """A searchset with all its pages, 20 of them at most; a longer one is an error, never a part of it."""
+        return self._whole(resource_type, self.send("GET", resource_type, path=resource_type, query=query))
+
+    def _whole(self, resource_type: str, answer: Answer) -> Json:
+        """The searchset whose first page is answered. Of a link to the next page only the query is used."""
+        bundle = resource_of(answer)
         following = _next(bundle)
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MOST_PAGES - 1):
             if following is None:
-                return bundle
+                break
             page = resource_of(self.send("GET", resource_type, path=resource_type, query=following))
-            bundle = {**page, "entry": [*bundle.get("entry", []), *page.get("entry", [])]}
+            bundle = {**page, "entry": [*(bundle.get("entry") or ()), *(page.get("entry") or ())]}
             following = _next(page)
+        if following is None:
+            return bundle
         raise PermanentError(
             f"Health Gorilla's answer has more than {_MOST_PAGES} pages.",
             service=self.transport.service,
@@ -155,7 +161,7 @@ class HealthGorillaClient:
             combined = [*query, ("organization", self.settings.tenant_id)]
             answer = self.send("GET", "PractitionerRole", path="PractitionerRole", query=combined)
             if answer.status != 400:
-                return self._roles(resource_of(answer))
+                return self._roles(self._whole("PractitionerRole", answer))
             _NO_COMBINED_SEARCH.add(self.settings.base_url)
         return self._roles(self.search("PractitionerRole", query))
 

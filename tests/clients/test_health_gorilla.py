@@ -165,13 +165,26 @@ def test_pages_are_read_at_this_host_whatever_the_link_says() -> None:
 
 @responses.activate
 def test_an_answer_without_end_is_given_up() -> None:
-    """Twenty pages and the first one, then the operator is told."""
+    """Twenty pages are read and no more, then the operator is told."""
     client = conversation()
     responses.get(f"{BASE}/Organization", json=bundle(following=f"{BASE}/Organization?_cursor=again"))
     with pytest.raises(PermanentError) as caught:
         client.search("Organization", [("partof", "t-1")])
     assert (caught.value.code, caught.value.path) == ("answer-too-large", "Organization")
-    assert len(fhir_calls()) == 21
+    assert "more than 20 pages" in caught.value.message
+    assert len(fhir_calls()) == 20
+
+
+@responses.activate
+def test_the_accounts_of_a_person_are_read_to_the_last_page() -> None:
+    """The combined search has pages as any other: an account on the second one is not taken for a missing one."""
+    client = conversation()
+    url = f"{BASE}/PractitionerRole"
+    combined = {"practitioner": "p-1", "_include": "PractitionerRole:practitioner", "organization": "t-1"}
+    first = bundle(following=f"{url}?_cursor=2")
+    responses.get(url, json=first, match=[query_param_matcher(combined)])
+    responses.get(url, json=bundle(a_role(), PERSON), match=[query_param_matcher({"_cursor": "2"})])
+    assert [found.role["id"] for found in client.accounts_of("p-1")] == ["r-1"]
 
 
 @responses.activate
