@@ -34,7 +34,7 @@ from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.core import references, upsert
 from bot_layer.core.ndjson import Resource, split_lines
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Cut, cut, joined, references_of, renamed
+from bot_layer.core.resource_bytes import Marked, marked, names_of
 from bot_layer.core.sync_settings import read_settings
 from bot_layer.core.sync_state import totals
 from bot_layer.core.upsert import Incoming
@@ -104,10 +104,15 @@ def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
     chunks = (data[start : start + 256 * 1024] for start in range(0, len(data), 256 * 1024))
     size = 0
     for _, resources, _ in handfuls(split_lines(chunks)):
-        cuts = [cut(each.raw, each.members, source=source) if each.members else None for each in resources]
-        names = renamed(references_of(cuts, source), known)
+        texts = [
+            marked(each.raw, each.key, each.members, source) if each.key and each.members else None
+            for each in resources
+        ]
+        printed = Marked([each for each in texts if each is not None])
+        bodies = iter(printed.pointing(names_of(printed.keys(source), known)))
         incoming = [
-            _incoming(each, pieces, names, known, source) for each, pieces in zip(resources, cuts, strict=True)
+            _incoming(each, next(bodies) if text is not None else None, known, source)
+            for each, text in zip(resources, texts, strict=True)
         ]
         plan = upsert.plan({}, incoming, source=source)
         entries = [upsert.entry(each, orjson.dumps) for each in plan.creates]
@@ -115,14 +120,11 @@ def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
     return size
 
 
-def _incoming(
-    resource: Resource, pieces: Cut | None, names: dict[bytes, bytes], known: dict[Key, str], source: str
-) -> Incoming:
+def _incoming(resource: Resource, body: bytes | None, known: dict[Key, str], source: str) -> Incoming:
     key = resource.key
     if key is None:
         raise AssertionError("the generated resources have ids")
     digest = upsert.digest_of(resource.raw)
-    body = joined(pieces, names) if pieces is not None else None
     if body is not None:
         return Incoming(key, {}, digest, body=body)
     value = resource.value

@@ -9,28 +9,59 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from bot_layer.core.json import Json
+from bot_layer.core.members import Members, read_members
+from bot_layer.core.references import Key
+from bot_layer.core.source_identity import is_source_id
 
 Loads = Callable[[bytes], Any]
 _BOM: Final = b"\xef\xbb\xbf"
+_BLANK: Final = b" \t\r"
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True):
     """A line that is not empty, with its number in the file (from 1); the text has no line end."""
 
     number: int
     text: bytes
 
 
-class Resource(NamedTuple):
-    """A resource and the line where it begins. ``raw`` is that line, or empty if it stood in a larger document."""
+class Resource(msgspec.Struct, frozen=True):
+    """A resource and the line where it begins.
+
+    ``raw`` is that line, or empty if it stood in a larger document. ``key`` is None where the resource can't be told
+    apart from others, or can't carry our mark. ``parsed`` is None where only the members were looked at.
+    """
 
     number: int
-    value: Json
+    key: Key | None
     raw: bytes = b""
+    members: Members | None = None
+    parsed: Json | None = None
+
+    @property
+    def value(self) -> Json:
+        """The resource, parsed now if it was not before."""
+        if self.parsed is not None:
+            return self.parsed
+        parsed: Json = msgspec.json.decode(self.raw)
+        return parsed
+
+    @property
+    def type(self) -> str:
+        """The type of the resource."""
+        return self.key.type if self.key is not None else str(self.value["resourceType"])
+
+
+def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
+    """A resource that was parsed already."""
+    fit = is_source_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
+    return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, raw, parsed=value)
 
 
 @dataclass(frozen=True)
@@ -66,16 +97,11 @@ class LineSplitter:
         return self._numbered([last]) if last else []
 
     def _numbered(self, texts: list[bytes]) -> list[Line]:
-        lines = []
-        for text in texts:
-            self._number += 1
-            if self._number == 1 and text.startswith(_BOM):
-                text = text[len(_BOM) :]  # noqa: PLW2901 - the mark belongs to the file, not to its first line
-            if text.endswith(b"\r"):
-                text = text[:-1]  # noqa: PLW2901 - CRLF is a line end
-            if text and not text.isspace():
-                lines.append(Line(self._number, text))
-        return lines
+        first = self._number + 1
+        self._number += len(texts)
+        if first == 1:
+            texts[0] = texts[0].removeprefix(_BOM)
+        return [Line(number, line) for number, text in enumerate(texts, first) if (line := text.rstrip(_BLANK))]
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
@@ -92,7 +118,11 @@ def read_resources(
     """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
     reader = _Reader(loads, bundles, limit)
     for line in lines:
-        yield from reader.read(line)
+        found = None if reader.waiting else read_members(line.text)
+        if found is not None:
+            yield Resource(line.number, found[0], line.text, found[1])
+        else:
+            yield from reader.read(line)
     yield from reader.finish()
 
 
@@ -172,4 +202,4 @@ class _Reader:
         if self.bundles and value["resourceType"] == "Bundle" and isinstance(value.get("entry"), list):
             inner = [each["resource"] for each in value["entry"] if isinstance(each, dict) and "resource" in each]
             return self._resources(number, inner, b"")
-        return [Resource(number, value, raw)]
+        return [resource_of(value, number, raw)]

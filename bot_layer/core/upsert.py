@@ -10,9 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
+
+import msgspec
+import xxhash
 
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
@@ -49,8 +52,7 @@ _SERVER_META: Final = (
 _STORAGE: Final = re.compile(r"https?://[^/]+(?:/[^?]*)?/storage/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*")
 
 
-@dataclass(frozen=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """A resource of the source as Medplum is to hold it, and the digest of what the source sent."""
 
     key: Key
@@ -76,8 +78,7 @@ class Found:
     edited: bool = False
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One entry of a batch: a create (``id`` empty) or an update of a version."""
 
     incoming: Incoming
@@ -99,8 +100,8 @@ class Plan:
 
 
 def digest_of(raw: bytes) -> bytes:
-    """A short digest of what the source sent; two that are equal were the same bytes."""
-    return hashlib.blake2b(raw, digest_size=16).digest()
+    """A short digest of what the source sent: two that are equal were the same bytes. It keeps no secret."""
+    return xxhash.xxh3_128_digest(raw)
 
 
 def prepare(resource: Json, source: str) -> Json:
@@ -203,7 +204,7 @@ def merged(there: Found, incoming: Incoming) -> Json:
 def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
     """The resource with a searchable tag while one of its references waits for its target, and without it after."""
     meta = resource.get("meta") or {}
-    tags = [each for each in meta.get("tag", []) if each.get("system") != SYNC_TAG]
+    tags = [each for each in _listed(meta.get("tag")) if not _is_ours(each, SYNC_TAG)]
     if unresolved:
         tags.append(UNRESOLVED_TAG)
     rest = {name: value for name, value in meta.items() if name != "tag"}
@@ -225,19 +226,22 @@ def comparable(resource: Json) -> Json:
     return cleaned
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A batch entry as bytes, with the key that must not stand twice in one batch."""
 
     key: Key
     body: bytes
-    write: Write | None = field(default=None, compare=False)
+    write: Write | None = None
 
 
 def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
     """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
     key = write.incoming.key
     kind = stored_as(key.type)
+    if write.incoming.body and not write.id and not guarded:
+        return Entry(
+            key, b'{"request":{"method":"POST","url":"%b"},"resource":%b}' % (kind.encode(), write.incoming.body), write
+        )
     request: Json = {"method": "PUT" if write.id else "POST", "url": f"{kind}/{write.id}" if write.id else kind}
     if write.id and write.version:
         request["ifMatch"] = f'W/"{write.version}"'
@@ -288,7 +292,7 @@ def dumps(value: Any) -> bytes:
 # -- The lists that the source and Medplum's users share
 
 
-def _token(name: str, item: Any) -> str:
+def token(name: str, item: Any) -> str:
     """What makes two entries of a shared list the same, as eight hexadecimal digits."""
     if isinstance(item, dict):
         parts = (item.get("system"), item.get("value"), item.get("code"), item.get("url"))
@@ -309,8 +313,8 @@ def _short(text: str) -> str:
 
 def _owned(resource: Json) -> set[str]:
     meta = resource.get("meta") or {}
-    owned = {_token(name, item) for name in ("identifier", "extension") for item in _listed(resource.get(name))}
-    return owned | {_token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
+    owned = {token(name, item) for name in ("identifier", "extension") for item in _listed(resource.get(name))}
+    return owned | {token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
 
 
 def _owned_before(resource: Json, key: Key) -> frozenset[str]:
@@ -323,8 +327,8 @@ def _with_local(wanted: Json, there: Json, names: Iterable[str], owned: frozense
         if name == "identifier" and not isinstance(wanted.get(name, []), list):
             continue
         mine = _listed(wanted.get(name))
-        taken = {_token(name, item) for item in mine} | owned
-        local = [item for item in _listed(there.get(name)) if _token(name, item) not in taken and not _ours(item)]
+        taken = {token(name, item) for item in mine} | owned
+        local = [item for item in _listed(there.get(name)) if token(name, item) not in taken and not _ours(item)]
         if mine or local:
             result[name] = [*mine, *local]
     return result
@@ -348,7 +352,11 @@ def _notes(resource: Json, key: Key) -> dict[str, str]:
 
 
 def _others(items: Any, system: str) -> list[Any]:
-    return [each for each in _listed(items) if not (isinstance(each, dict) and each.get("system") == system)]
+    return [each for each in _listed(items) if not _is_ours(each, system)]
+
+
+def _is_ours(item: Any, system: str) -> bool:
+    return isinstance(item, dict) and item.get("system") == system
 
 
 def _listed(value: Any) -> list[Any]:

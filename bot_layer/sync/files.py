@@ -14,7 +14,7 @@ import orjson
 from bot_layer.core.ndjson import BadLine, Line, Resource, read_resources
 from bot_layer.core.references import Key
 from bot_layer.core.sync_state import COUNTED
-from bot_layer.sync.loader import Loaded, Loader, has_id
+from bot_layer.sync.loader import Loaded, Loader
 
 HANDFUL: Final = 100
 
@@ -76,7 +76,7 @@ class FileLoader:
                 future.exception()
 
     def _submit(self, resources: list[Resource]) -> Future[Loaded]:
-        keys = {Key(each.value["resourceType"], each.value["id"]) for each in resources if has_id(each.value)}
+        keys = {each.key for each in resources if each.key is not None}
         self.keys.take(keys)
         try:
             future = self.pool.submit(self.loader.load, resources)
@@ -93,22 +93,22 @@ def handfuls(
     """Up to a hundred resources with different keys, the number of the last line that they cover, and its bad lines."""
     resources: list[Resource] = []
     bad: list[BadLine] = []
-    keys: set[tuple[str, object]] = set()
+    keys: set[Key | None] = set()
     last = after
     for item in read_resources(lines, loads=orjson.loads):
-        if item.number <= after:
+        number = item.number
+        if number <= after:
             continue
-        new_line = item.number != last
-        key = (item.value["resourceType"], str(item.value.get("id"))) if isinstance(item, Resource) else None
+        key = item.key if isinstance(item, Resource) else None
         # A document of many resources stands on one line: it is one handful's worth of place, so that a resumed run
         # reads it again as a whole. Only the same key twice forces a cut, and then the place stays before the line.
-        if (len(resources) + len(bad) >= size and new_line) or (key is not None and key in keys):
-            yield (last if new_line else last - 1), resources, tuple(bad)
+        if (number != last and len(resources) + len(bad) >= size) or (key is not None and key in keys):
+            yield (last if number != last else last - 1), resources, tuple(bad)
             resources, bad, keys = [], [], set()
-        last = item.number
+        last = number
         if isinstance(item, Resource):
             resources.append(item)
-            keys.add((item.value["resourceType"], str(item.value.get("id"))))
+            keys.add(key)
         else:
             bad.append(item)
     if resources or bad:

@@ -22,7 +22,7 @@ from bot_layer.core.local_edits import LocalEdit
 from bot_layer.core.members import read_members
 from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Cut, cut, joined, references_of, renamed
+from bot_layer.core.resource_bytes import Marked, marked, names_of
 from bot_layer.core.source_identity import stored_as
 from bot_layer.core.sync_state import COUNTED, add_counts
 from bot_layer.core.upsert import Found, Incoming
@@ -79,7 +79,7 @@ class Loader:
         loaded = Loaded(_counted((each.type, "failed") for each in resources if each.key is None))
         if self.seeing:
             self.map.write_seen(valid)
-        digests = {key: upsert.digest_of(each.raw or orjson.dumps(each.value)) for key, each in valid.items()}
+        digests = {key: upsert.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
         loaded = loaded.plus(Loaded(_counted((key.type, "unchanged") for key in skipped)))
@@ -147,10 +147,11 @@ class Loader:
         return held
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes]) -> Loaded:
-        cuts = {key: self._cut(each) for key, each in resources.items()}
-        pointed = references_of(cuts.values(), self.source)
+        texts = {key: text for key, each in resources.items() if (text := self._marked(each)) is not None}
+        printed = Marked(list(texts.values()))
+        pointed = printed.keys(self.source)
         targets = {key for key in pointed.values() if key is not None}
-        targets |= {key for at, each in resources.items() if cuts[at] is None for key in self._targets(each.value)}
+        targets |= {key for at, each in resources.items() if at not in texts for key in self._targets(each.value)}
         asked = [] if self.conditional else [key for key in resources if self._may_hold(key.type)]
         read = self.medplum.start_look_up(asked)
         try:
@@ -158,11 +159,12 @@ class Loader:
         finally:
             found = read()
         contents: dict[Key, str] = {}
-        names = renamed(pointed, known)
+        bodies = dict(zip(texts, printed.pointing(names_of(pointed, known)), strict=True))
         incoming = [
-            self._in_bytes(key, resource, digests[key], None if key in found else cuts[key], names, known)
-            or self._incoming(key, resource, digests[key], known, found.get(key), contents=contents)
-            for key, resource in resources.items()
+            Incoming(key, {}, digests[key], body=body, make=partial(self._prepared, each, known))
+            if (body := bodies.get(key)) is not None and key not in found
+            else self._incoming(key, each, digests[key], known, found.get(key), contents=contents)
+            for key, each in resources.items()
         ]
         outcomes: list[Outcome] = []
         try:
@@ -187,36 +189,22 @@ class Loader:
             ),
         )
 
-    def _cut(self, resource: Resource) -> Cut | None:
-        """The resource in parts, where it can be rewritten in bytes; printed anew if the source prints otherwise."""
+    def _marked(self, resource: Resource) -> bytes | None:
+        """The resource with our mark, where bytes will do; printed anew if the source prints otherwise."""
         if self.conditional:
             return None
-        members, text = resource.members, resource.raw
-        found = cut(text, members, source=self.source) if members is not None else None
+        found = None
+        if resource.key is not None and resource.members is not None:
+            found = marked(resource.raw, resource.key, resource.members, self.source)
         if found is None:
             text = orjson.dumps(resource.value)
-            members = read_members(text)
-            found = cut(text, members, source=self.source) if members is not None else None
+            read = read_members(text)
+            found = marked(text, *read, self.source) if read is not None else None
         return found
 
     def _targets(self, value: Json) -> frozenset[Key] | set[Key]:
         targets = references.targets(value, self.source)
         return targets if self.attachments is None else targets | self.attachments.targets(value)
-
-    def _in_bytes(
-        self,
-        key: Key,
-        resource: Resource,
-        digest: bytes,
-        pieces: Cut | None,
-        names: Mapping[bytes, bytes],
-        known: Mapping[Key, str],
-    ) -> Incoming | None:
-        """A new resource, rewritten in bytes; None where that is not possible."""
-        body = None if pieces is None else joined(pieces, names)
-        if body is None:
-            return None
-        return Incoming(key, {}, digest, body=body, make=partial(self._prepared, resource, known))
 
     def _incoming(
         self,
@@ -263,13 +251,22 @@ class Loader:
             ((each.key, contents.get(each.key, each.id), _digest(each)) for each in written),
             waiting=((each.key, each.incoming.unresolved) for each in written if each.incoming),
             failures=(
-                Failure(each.key, each.status, each.reason, resources[each.key].raw or orjson.dumps(resources[each.key].value))
+                Failure(
+                    each.key,
+                    each.status,
+                    each.reason,
+                    resources[each.key].raw or orjson.dumps(resources[each.key].value),
+                )
                 for each in outcomes
                 if each.action == "failed"
             ),
         )
         with self._lock:
             self._absent.difference_update(each.key for each in written)
+
+
+def _text_of(resource: Resource) -> bytes:
+    return resource.raw or orjson.dumps(resource.value)
 
 
 def _digest(outcome: Outcome) -> bytes | None:

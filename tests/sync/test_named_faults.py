@@ -513,6 +513,6 @@ def _loader(both: World) -> Any:
 
 
 def _resource(value: Json) -> Any:
-    from bot_layer.core.ndjson import Resource  # noqa: PLC0415
+    from bot_layer.core.ndjson import resource_of  # noqa: PLC0415
 
-    return Resource(1, value)
+    return resource_of(value, 1)
