@@ -28,10 +28,10 @@ from bot_layer.errors import BotError, ConfigError, InputError
 
 OPERATION_DEFINITIONS = Path(__file__).resolve().parent.parent / "operation_definitions"
 
-Answerer = Callable[[BotError], Json]
+Answerer = Callable[[BotError, Json], Json]
 
 
-def failed(error: BotError) -> Json:
+def failed(error: BotError, _event: Json | None = None) -> Json:
     """The answer for a failure: ``action`` is refused where the caller or a person must act, else failed."""
     refused = error.issue_code in {"invalid", "conflict", "processing"}
     return parameters.build(
@@ -42,7 +42,10 @@ def failed(error: BotError) -> Json:
 
 @dataclass(frozen=True)
 class Handler:
-    """A bot that can be called: ``handler(event)`` answers, ``handler.run(event)`` raises BotError where it can't."""
+    """A bot that can be called: ``handler(event)`` answers, ``handler.run(event)`` raises BotError where it can't.
+
+    ``answer_failure`` makes the answer for a failure, and is given the event, because not every caller reads FHIR.
+    """
 
     bot: Bot
     act: Callable[[Event], Json]
@@ -53,7 +56,11 @@ class Handler:
         try:
             return self.run(event)
         except BotError as error:
-            return self.answer_failure(error)
+            return self.failure(error, event)
+
+    def failure(self, error: BotError, event: Any) -> Json:
+        """The answer for a failure, before the bot's own work or in it."""
+        return self.answer_failure(error, event if isinstance(event, dict) else {})
 
     def run(self, event: Json, *, environ: Mapping[str, str] | None = None) -> Json:
         """The answer to Medplum's envelope, or a BotError. A host that retries calls this."""

@@ -7,7 +7,7 @@ Health Gorilla's id back. Also takes HL7 ADT messages: the Patient is stored fir
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 from bot_layer.clients import health_gorilla, medplum, transport
 from bot_layer.clients.health_gorilla_patients import Patients
@@ -21,8 +21,8 @@ from bot_layer.core.json import Json
 from bot_layer.core.registration import Create
 from bot_layer.core.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, not_for_us, problem
 from bot_layer.core.registration_settings import SETTINGS, adt_policy, registration_policy
-from bot_layer.errors import BotError
-from bot_layer.handler import Handler
+from bot_layer.errors import BotError, InputError
+from bot_layer.handler import Handler, failed
 
 HL7 = "x-application/hl7-v2+er7"
 
@@ -41,7 +41,7 @@ BOT = Bot(
 
 def register(event: Event) -> Json:
     """One patient registered, or one ADT message carried out and acknowledged."""
-    if isinstance(event.input, str) or event.content_type.startswith(HL7):
+    if _is_hl7(event.input, event.content_type):
         # An HL7 caller gets HL7 back: the one answer of a bot that is text.
         return cast(Json, receive(event, datetime.now(UTC)))
     asked = target(event, "Patient", "patient")
@@ -77,6 +77,22 @@ def receive(event: Event, now: datetime) -> str:
     return adt_out.ack(header, "AA", now)
 
 
+def refuse(error: BotError, event: Json) -> Json:
+    """The answer for a failure around the bot, as a missing setting: an HL7 sender gets an acknowledgement here too."""
+    given = event.get("input")
+    if not _is_hl7(given, str(event.get("contentType") or "")):
+        return failed(error)
+    try:
+        header = adt.header(str(given))
+    except InputError:
+        header = Header()
+    return cast(Json, adt_out.ack(header, acknowledgement(error), datetime.now(UTC), [problem(error)]))
+
+
+def _is_hl7(given: Any, content_type: str) -> bool:
+    return isinstance(given, str) or content_type.startswith(HL7)
+
+
 def _register(event: Event, reference: str) -> Json:
     """Gather, decide, act; the answer is one Parameters resource."""
     policy, force = registration_policy(event.secrets), event.flag("force")
@@ -97,4 +113,4 @@ def _register(event: Event, reference: str) -> Json:
     return registration_answer.answer(plan, patient, policy, health_gorilla_id, followed=followed)
 
 
-handler = Handler(BOT, register)
+handler = Handler(BOT, register, answer_failure=refuse)

@@ -272,7 +272,7 @@ def test_a_fault_of_the_code_passes_through() -> None:
 def test_a_bot_can_answer_failures_in_its_own_way() -> None:
     """An HL7 caller wants an acknowledgement, and gets it for a missing setting too."""
 
-    def acknowledge(error: BotError) -> Json:
+    def acknowledge(error: BotError, _event: Json) -> Json:
         return {"resourceType": "Basic", "code": {"text": error.code}}
 
     made = replace(failing(InputError("x", code="odd")), answer_failure=acknowledge)

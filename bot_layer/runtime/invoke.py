@@ -72,13 +72,15 @@ def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | Non
             value = handler.run(envelope, environ=environ)
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
-            return Result(handler.answer_failure(error), "\n".join(lines), error=error)
+            return Result(handler.failure(error, envelope), "\n".join(lines), error=error)
         except Exception as fault:  # noqa: BLE001  # the transport must answer whatever the code does
             unforeseen = BotError(
                 "The bot failed in a way that it does not foresee; the log names the place.", code="internal-error"
             )
             _log.error("%s failed: %s", handler.bot.name, place_of(fault))  # a trace would quote values
-            return Result(handler.answer_failure(unforeseen), "\n".join(lines), success=False, error=unforeseen)
+            answer = handler.failure(unforeseen, envelope)
+            # Text is an acknowledgement, which says itself that it failed; as a failure it would not be delivered.
+            return Result(answer, "\n".join(lines), success=isinstance(answer, str), error=unforeseen)
         return Result(value, "\n".join(lines))
 
 

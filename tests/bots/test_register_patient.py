@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from bot_layer.core import hl7v2, parameters
+from bot_layer.core.event import Event
 from bot_layer.core.json import Json
+from bot_layer.runtime.invoke import invoke
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla.sandbox import HealthGorillaSandbox
 from bot_layer.sandbox.health_gorilla.switches import Switches
@@ -424,6 +426,35 @@ def test_a_wrong_setting_is_acknowledged_too() -> None:
     """The sender gets an acknowledgement, not silence, when the operator has made a mistake."""
     with clinic(ADT_ASSIGNING_AUTHORITIES="{") as world:
         assert acknowledged(handler(world.message(adt("A04")))) == ("AE", "C-1", ["invalid-setting"])
+
+
+@pytest.mark.parametrize(
+    ("message", "control"), [(adt("A04"), "C-1"), ("no message at all", "")], ids=["a message", "none"]
+)
+def test_missing_settings_are_acknowledged_as_well(hospital: Clinic, message: str, control: str) -> None:
+    """What is wrong before the bot begins is told an HL7 sender as HL7, with its code; a caller of FHIR as FHIR."""
+    event = hospital.message(message)
+    del event["secrets"]["HEALTH_GORILLA_CLIENT_ID"]
+    result = invoke(handler, event, environ={})
+    assert acknowledged(result.return_value) == ("AE", control, ["missing-settings"])
+    assert result.success
+    assert "HEALTH_GORILLA_CLIENT_ID" in str(result.return_value)
+    asked = event | {"input": {"resourceType": "Parameters"}, "contentType": "application/fhir+json"}
+    assert codes(invoke(handler, asked, environ={}).return_value) == ["missing-settings"]
+
+
+def test_a_fault_of_the_code_is_acknowledged_too(hospital: Clinic) -> None:
+    """Medplum delivers no answer of a failed bot: the acknowledgement itself says that it failed, and why is told as a
+    code.
+    """
+
+    def broken(_event: Event) -> Json:
+        raise KeyError("Sommer")
+
+    result = invoke(replace(handler, act=broken), hospital.message(adt("A04")), environ={})
+    assert acknowledged(result.return_value) == ("AE", "C-1", ["internal-error"])
+    assert result.success
+    assert "Sommer" not in str(result)
 
 
 def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None:
