@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,13 +39,15 @@ def list_runs(
     ] = None,
     since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on and print what changes, until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on and print what changes, until Ctrl-C or SIGTERM.")
+    ] = False,
     as_json: AsJson = False,
     inbox: Inbox = None,
 ) -> None:
     """List the newest runs, the newest last."""
     after, never = _since(since), threading.Event()
-    with _opened(inbox) as opened, suppress(KeyboardInterrupt):
+    with _interrupted_by_sigterm(), suppress(KeyboardInterrupt), _opened(inbox) as opened:
         for run in opened.followed(
             go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, since=after, limit=limit
         ):
@@ -85,6 +88,16 @@ def cancel(run_id: RunId, inbox: Inbox = None) -> None:
     """End a run that waits; one that runs ends after its present attempt."""
     with _opened(inbox) as opened:
         opened.cancel(run_id)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what goes on as Ctrl-C does: a shell may have its background processes ignore that."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,16 +92,19 @@ def schedules(client: DBOSClient) -> set[str]:
     return {each["status"] for each in client.list_schedules()}
 
 
-def heartbeats(url: str, count: int) -> None:
-    """Wait until a host of the database has said so often that it lives."""
+def heartbeats(url: str, count: int, look: Callable[[], object] = lambda: None) -> None:
+    """Wait until the hosts of the database have said so often that they live, and look on meanwhile."""
     seen: set[float] = set()
+    engine = takeover.open_engine(url)
 
     def enough() -> bool:
-        with takeover.open_engine(url).connect() as connection:
+        look()
+        with engine.connect() as connection:
             seen.update(connection.execute(sa.text("SELECT beat FROM bot_hosts")).scalars())
         return len(seen) > count
 
     until(enough)
+    engine.dispose()
 
 
 class Gate:
@@ -242,8 +245,9 @@ def test_the_schedules_go_on_as_long_as_a_host_with_a_clock_lives(idle_world: Wo
         HostProcess(world.medplum.base_url, postgres_url, **settings),
         opened(postgres_url) as client,
     ):
-        heartbeats(postgres_url, 8)
-        assert schedules(client) == {"ACTIVE"}
+        seen: set[str] = set()
+        heartbeats(postgres_url, 12, lambda: seen.update(schedules(client)))
+        assert seen == {"ACTIVE"}
         timed.kill()
         timed.wait()
         until(lambda: schedules(client) == {"PAUSED"})
