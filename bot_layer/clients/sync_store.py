@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote
 
 import orjson
@@ -19,6 +19,7 @@ from bot_layer.core.sync_state import TASK_SYSTEM, SyncState, from_task, to_task
 from bot_layer.errors import PermanentError, TransientError
 
 LEASE_SECONDS: Final = 120.0
+_COPY: Final = "task"
 
 
 class LeaseLost(TransientError):
@@ -27,15 +28,29 @@ class LeaseLost(TransientError):
     default_code = "lease-lost"
 
 
+class Copy(Protocol):
+    """Where this machine keeps a text from run to run."""
+
+    def note(self, name: str) -> str:
+        """The text, or an empty one."""
+
+    def write_note(self, name: str, value: str) -> None:
+        """Keep the text."""
+
+
 @dataclass
 class SyncStore:
-    """Reads and writes the Task. ``clock`` is the time of day, which two machines share more or less."""
+    """Reads and writes the Task. ``clock`` is the time of day, which two machines share more or less.
+
+    ``copy`` spares a question: a Task that is still of the version which this machine wrote last need not be read.
+    """
 
     medplum: MedplumRequests
     source: str
     owner: str
     lease_seconds: float = LEASE_SECONDS
     clock: Callable[[], float] = field(default=time.time, repr=False)
+    copy: Copy | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._task: Json | None = None
@@ -53,8 +68,8 @@ class SyncStore:
 
     def acquire(self) -> SyncState:
         """The state, and the lease on it; TransientError ``sync-running`` while somebody else has it."""
-        for _ in range(8):
-            state = self.load()
+        for attempt in range(8):
+            state = self._at_hand() if attempt == 0 else self.load()
             now = self.clock()
             if state.held_by_other(self.owner, now):
                 raise TransientError(
@@ -72,6 +87,16 @@ class SyncStore:
                 continue
         raise TransientError("Other runs keep taking the lease.", service=SERVICE, code="sync-running")
 
+    def _at_hand(self) -> SyncState:
+        """The state as it was last read or written here, unless somebody holds it: If-Match tells if it still is."""
+        with self.lock:
+            if self._task is None and self.copy is not None and (text := self.copy.note(_COPY)):
+                self._task = orjson.loads(text)
+                self.state = from_task(self._task)
+            if self._task is None or self.state.held_by_other(self.owner, self.clock()):
+                return self.load()
+            return self.state
+
     def save(self, state: SyncState, *, release: bool = False) -> SyncState:
         """Write the state and renew the lease (or give it back); LeaseLost if somebody else wrote meanwhile."""
         with self.lock:
@@ -82,6 +107,8 @@ class SyncStore:
                 raise AssertionError("a lease is acquired first")
             body = to_task(state, self.source, task=_bare(task))
             self._task = self._put(task, body)
+            if release and self.copy is not None:
+                self.copy.write_note(_COPY, orjson.dumps(self._task).decode())
             self.state = state
             return state
 
@@ -126,6 +153,8 @@ class SyncStore:
                 if from_task(current) == from_task(body):
                     return current
                 raise self._lost()
+            if current is None and reply is not None and reply.status == 412:
+                raise self._lost()  # it was deleted
             self.medplum.wait(min(0.05 * 2.0**attempt, 5.0))
         raise TransientError("Medplum did not take the sync's Task.", service=SERVICE, method="PUT", path="Task/{id}")
 

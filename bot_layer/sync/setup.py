@@ -73,12 +73,13 @@ def make_sync(
         wait=wait,
         clock=timer,
     )
+    kept = SyncMap(map_path(around.folder, settings.source, base_url, about) if around.folder else None)
     session = Session(
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
         medplum,
-        SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock),
-        SyncMap(map_path(around.folder, settings.source, base_url, about) if around.folder else None),
+        SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
+        kept,
         log=around.log,
         progress=around.progress,
         stop=around.stop,

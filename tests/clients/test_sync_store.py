@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -35,11 +35,26 @@ def medplum() -> Iterator[MedplumSandbox]:
         yield sandbox
 
 
-def store(medplum: MedplumSandbox, owner: str, clock: Clock) -> SyncStore:
+@dataclass
+class Notes:
+    """A machine's disk."""
+
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def note(self, name: str) -> str:
+        """A note."""
+        return self.notes.get(name, "")
+
+    def write_note(self, name: str, value: str) -> None:
+        """Keep a note."""
+        self.notes[name] = value
+
+
+def store(medplum: MedplumSandbox, owner: str, clock: Clock, copy: Notes | None = None) -> SyncStore:
     """A store of one owner; leases last a minute."""
     login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
     writer = MedplumRequests(medplum.base_url, login, wait=lambda _: None)
-    return SyncStore(writer, SOURCE, owner, 60.0, clock=clock)
+    return SyncStore(writer, SOURCE, owner, 60.0, clock=clock, copy=copy)
 
 
 def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> None:
@@ -93,3 +108,42 @@ def test_two_that_begin_at_once_make_one_task(medplum: MedplumSandbox) -> None:
     with pytest.raises(TransientError):
         second.acquire()
     assert len(list(first.medplum.search("Task", ""))) == 1
+
+
+def finished(one: SyncStore, name: str) -> None:
+    """A run that leaves this name in the state."""
+    one.acquire()
+    one.save(replace(one.state, cache_id=name), release=True)
+
+
+def test_a_task_that_nobody_changed_need_not_be_read(medplum: MedplumSandbox) -> None:
+    """The copy on this machine is of the same version: one request takes the lease, with the state."""
+    clock, disk = Clock(), Notes()
+    finished(store(medplum, "a", clock, disk), "first")
+    before = len(medplum.requests)
+    second = store(medplum, "b", clock, disk)
+    assert second.acquire().cache_id == "first"
+    asked = [each.method for each in medplum.requests[before:] if not each.path.endswith("token")]
+    assert asked == ["PUT"]
+
+
+def test_a_copy_that_is_out_of_date_is_not_believed(medplum: MedplumSandbox) -> None:
+    """Another machine wrote since: its state counts, and nothing of it is overwritten."""
+    clock, disk = Clock(), Notes()
+    finished(store(medplum, "a", clock, disk), "first")
+    finished(store(medplum, "b", clock, Notes()), "second")
+    assert store(medplum, "c", clock, disk).acquire().cache_id == "second"
+    # And a lease that was taken since holds.
+    with pytest.raises(TransientError) as caught:
+        store(medplum, "d", clock, disk).acquire()
+    assert caught.value.code == "sync-running"
+
+
+def test_a_task_that_was_deleted_is_made_anew(medplum: MedplumSandbox) -> None:
+    """Whatever the copy says."""
+    clock, disk = Clock(), Notes()
+    first = store(medplum, "a", clock, disk)
+    finished(first, "first")
+    (task,) = first.medplum.search("Task", "")
+    first.medplum.repeat("DELETE", f"fhir/R4/Task/{task['id']}", template="Task/{id}")
+    assert store(medplum, "b", clock, disk).acquire().cache_id == ""

@@ -9,6 +9,7 @@ import pytest
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.ending import marked
 from bot_layer.sync.engine import Options
+from tests.sync.keys import register
 from tests.sync.world import observation, world
 
 
@@ -53,14 +54,34 @@ def test_a_resource_that_was_marked_comes_back_with_the_source(tmp_path: Path) -
         assert both.by_source_id("Observation")["o1"][0]["status"] == "final"
 
 
-def test_a_run_with_nothing_new_asks_little(tmp_path: Path) -> None:
-    """Nine requests besides the two logins: four at Medplum (look, lease, job, commit), five at the source."""
-    with world(generate(1, 2), switches=Switches.general(polls=0), folder=tmp_path) as both:
+@pytest.mark.parametrize("shape", ["general", "exact"])
+def test_a_run_with_nothing_new_asks_little(shape: str, tmp_path: Path) -> None:
+    """Nine requests, both logins among them: three more at Medplum (lease, job, commit), four at the source.
+
+    The source is asked for the Group's members, for an export, how it stands, and to forget it; once more each time
+    that the export is not ready.
+    """
+    made = {"general": Switches.general, "exact": Switches.exact}[shape](polls=0)
+    with world(generate(1, 2), switches=made, folder=tmp_path) as both:
+        both.settings |= register(both.source)
+        both.source.authorize_app()
         both.run()
         both.source.clear_requests()
         before = len(both.medplum.requests)
         both.run(Options())
-        medplum = [each for each in both.medplum.requests[before:] if not each.path.endswith("token")]
-        source = [each for each in both.source.requests if not each.path.endswith("token")]
-        assert len(medplum) == 4
-        assert len(medplum) + len(source) < 10
+        medplum = [(each.method, each.path.rpartition("/")[0]) for each in both.medplum.requests[before:]]
+        assert medplum == [("POST", "/oauth2"), *[("PUT", "/fhir/R4/Task")] * 3]
+        assert len(medplum) + len(both.source.requests) == 9
+
+
+def test_a_run_on_another_machine_asks_once_more(tmp_path: Path) -> None:
+    """It has no copy of the Task, and reads it."""
+    with world(generate(1, 2), switches=Switches.general(polls=0), folder=tmp_path / "one") as both:
+        both.run()
+        both.run()
+        both.folder = tmp_path / "two"
+        both.run()
+        before = len(both.medplum.requests)
+        both.folder = tmp_path / "one"
+        both.run()
+        assert [each.method for each in both.medplum.requests[before:]].count("GET") > 0
