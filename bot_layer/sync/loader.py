@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,7 +84,7 @@ class Loader:
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
         loaded = loaded.plus(Loaded(_counted((key.type, "unchanged") for key in skipped)))
         left = {key: each for key, each in valid.items() if key not in skipped}
-        return loaded.plus(self._write(left, digests)) if left else loaded
+        return loaded.plus(self._write(left, digests, rows)) if left else loaded
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""
@@ -146,13 +146,15 @@ class Loader:
                 held = self._held.setdefault(kind, held)
         return held
 
-    def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes]) -> Loaded:
+    def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], mapped: Container[Key]) -> Loaded:
         texts = {key: text for key, each in resources.items() if (text := self._marked(each)) is not None}
         printed = Marked(list(texts.values()))
         pointed = printed.keys(self.source)
         targets = {key for key in pointed.values() if key is not None}
         targets |= {key for at, each in resources.items() if at not in texts for key in self._targets(each.value)}
-        asked = [] if self.conditional else [key for key in resources if self._may_hold(key.type)]
+        # What the map knows may have come in this very run: a source that sends an id twice sends one resource.
+        asked = [key for key in resources if key in mapped or self._may_hold(key.type)]
+        asked = [] if self.conditional else asked
         read = self.medplum.start_look_up(asked)
         try:
             known = self.known(targets)

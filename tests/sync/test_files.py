@@ -9,9 +9,10 @@ import orjson
 import pytest
 
 from bot_layer.core.json import Json
-from bot_layer.core.ndjson import split_lines
+from bot_layer.core.ndjson import resource_of, split_lines
 from bot_layer.core.sync_state import add_counts, totals
 from bot_layer.errors import PermanentError
+from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sync.files import FileLoader, handfuls
 from bot_layer.sync.loader import Loader
 from tests.sync.world import observation, patient, world
@@ -69,3 +70,17 @@ def test_a_failure_is_raised_when_all_others_have_come_to_rest() -> None:
             with pytest.raises(PermanentError):
                 list(files.load(split_lines([file(*(observation(f"o{n}") for n in range(500)))]), type_="Observation"))
             assert not files.keys._keys
+
+
+def test_an_id_that_comes_twice_is_one_resource() -> None:
+    """Also on a first run, where nothing is looked up because Medplum held nothing: the later version stands."""
+    with world(generate(1, 1)) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source, alone=True)
+        first = loader.load([resource_of(patient("twice"))])
+        second = loader.load([resource_of(patient("twice", gender="male"))])
+        sync.map.close()
+        assert (first.counts["Patient"]["created"], second.counts["Patient"]["updated"]) == (1, 1)
+        (stored,) = both.by_source_id("Patient")["twice"]
+        assert stored["gender"] == "male"
