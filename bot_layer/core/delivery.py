@@ -5,6 +5,9 @@ to nobody: a ``preview: true`` in it would be lost, and a trial would become a d
 arrives. Only a body as long as an empty Parameters, as one that names the resource itself, or as the resource in a
 usual way of writing it, is believed to have lost nothing; any other one, and one whose length is not told, must be
 sent to the type level, where every version delivers it.
+
+A Subscription's event has no caller, and nothing to lose. It is known by headers that only Medplum's worker can write
+(``bot_layer.core.event``), so that no caller can pass for one.
 """
 
 from __future__ import annotations

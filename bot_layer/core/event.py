@@ -15,6 +15,10 @@ from bot_layer.core.json import Json
 from bot_layer.core.parameters import one, values
 from bot_layer.errors import InputError
 
+# Medplum's worker writes these names so in the events of Subscriptions. What a caller of $execute or of an operation
+# sends comes through Node's HTTP server, which writes every name in lower case: such a header is the caller's own word.
+SUBSCRIPTION = "X-Medplum-Subscription"
+INTERACTION = "X-Medplum-Interaction"
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _REFERENCE = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[^/]+)?$")
 _UNTOLD = ("transfer-encoding", "content-encoding")
@@ -93,7 +97,8 @@ def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[s
     """
     if not isinstance(envelope, dict):
         raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
-    headers = {str(name).lower(): str(value) for name, value in _object(envelope.get("headers")).items()}
+    written = _object(envelope.get("headers"))
+    headers = {str(name).lower(): str(value) for name, value in written.items()}
     given = envelope.get("input")
     return Event(
         base_url=str(envelope.get("baseUrl") or ""),
@@ -104,8 +109,8 @@ def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[s
         bot=_object(envelope.get("bot")).get("reference"),
         requester=_object(envelope.get("requester")).get("reference"),
         trace_id=envelope.get("traceId"),
-        interaction=headers.get("x-medplum-interaction"),
-        subscription=headers.get("x-medplum-subscription"),
+        interaction=_said(written, INTERACTION),
+        subscription=_said(written, SUBSCRIPTION),
         query=_query(given),
         content_length=_length(headers.get("content-length", "")),
         # Sent in chunks or packed: there was a body, and nobody says how long it was.
@@ -199,6 +204,10 @@ def _text(secret: Any) -> str | None:
     if isinstance(secret, bool):
         return "true" if secret else "false"
     return str(secret) if isinstance(secret, str | int | float) and secret != "" else None
+
+
+def _said(headers: Json, name: str) -> str | None:
+    return str(headers[name]) if name in headers else None
 
 
 def _length(text: str) -> int | None:

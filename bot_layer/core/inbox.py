@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from bot_layer.core.event import INTERACTION, SUBSCRIPTION
 from bot_layer.core.json import Json
 from bot_layer.core.parameters import one
 from bot_layer.errors import BotError, InputError, ReviewNeeded, TransientError
@@ -39,8 +40,8 @@ class Verdict:
 
 def intake(envelope: Json, bot: str, *, now: datetime) -> Intake | None:
     """How an event is taken in, or None where somebody waits for its answer (``$execute``, an operation)."""
-    headers = {str(name).lower(): str(value) for name, value in (envelope.get("headers") or {}).items()}
-    given = envelope.get("input")
+    sent, given = envelope.get("headers"), envelope.get("input")
+    headers = {str(name): str(value) for name, value in sent.items()} if isinstance(sent, dict) else {}
     if not isinstance(given, dict):
         return None
     base: Json = {
@@ -49,15 +50,15 @@ def intake(envelope: Json, bot: str, *, now: datetime) -> Intake | None:
         "baseUrl": envelope.get("baseUrl"),
         "traceId": envelope.get("traceId"),
     }
-    subscription = headers.get("x-medplum-subscription")
+    subscription = headers.get(SUBSCRIPTION)
     if subscription:
         changed = given.get("deletedResource", given)
         reference = f"{changed.get('resourceType')}/{changed.get('id')}"
         version = changed.get("meta", {}).get("versionId", "")
-        interaction = headers.get("x-medplum-interaction", "update")
+        interaction = headers.get(INTERACTION, "update")
         record = base | {"kind": interaction, "resource": reference, "version": version, "subscription": subscription}
         return Intake(f"{bot}:{reference}:{version}:{interaction}:{subscription}", f"{bot}:{reference}", record)
-    if given.get("resourceType") == "Bot" and not headers and "requester" not in envelope:
+    if given.get("resourceType") == "Bot" and not sent and "requester" not in envelope:
         return cron(bot, now, base_url=str(base["baseUrl"]), bot_id=base["botId"])
     return None
 

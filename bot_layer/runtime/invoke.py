@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bot_layer.core import outcomes, parameters
+from bot_layer.core.event import SUBSCRIPTION
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError
 from bot_layer.handler import Handler, failed
@@ -89,8 +90,7 @@ def is_own_change(envelope: Json) -> bool:
 
     https://www.medplum.com/docs/subscriptions
     """
-    names = {name.lower() for name in _object(envelope.get("headers"))}
-    if "x-medplum-subscription" not in names:
+    if SUBSCRIPTION not in _object(envelope.get("headers")):
         return False
     author = _object(_object(_object(envelope.get("input")).get("meta")).get("author")).get("reference")
     return author is not None and author == _object(envelope.get("bot")).get("reference")

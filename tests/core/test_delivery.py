@@ -103,6 +103,15 @@ def test_where_no_length_arrives_nothing_can_be_told() -> None:
     check(parameters(PREVIEW), {"deletedResource": STORED})
 
 
+@pytest.mark.parametrize("name", ["X-Medplum-Interaction", "X-Medplum-Subscription"])
+def test_a_caller_cannot_pass_for_a_subscription(name: str) -> None:
+    """Medplum writes its own headers in this case; a caller's arrive in lower case, and switch nothing off."""
+    check(parameters(PREVIEW), **{name: "update"})
+    with pytest.raises(InputError) as caught:
+        check(parameters(PREVIEW), **{name.lower(): "update"})
+    assert caught.value.code == "parameters-not-delivered"
+
+
 def test_a_bot_without_target_takes_any_input() -> None:
     """Nothing can be lost that nobody waits for."""
     event = read({"input": STORED, "headers": {"content-length": "83"}})

@@ -119,13 +119,15 @@ def test_only_declared_secrets_pass_and_the_environment_stands_in() -> None:
     assert event.secrets == {"A": "a", "N": "5", "B": "true", "OFF": "false", "PLAIN": "text", "E": "env"}
 
 
-def test_the_headers_of_a_subscription_are_read_in_any_case() -> None:
-    """Medplum does not lower-case them for Subscriptions."""
+def test_the_headers_of_a_subscription_are_read_as_medplum_writes_them() -> None:
+    """Medplum does not lower-case its own; in lower case they come from whoever called, and say nothing."""
     headers = {"X-Medplum-Interaction": "update", "X-Medplum-Subscription": "Subscription/s"}
     event = read(envelope(PRACTITIONER, headers=headers, requester={"reference": "Practitioner/x"}))
     assert (event.interaction, event.subscription, event.requester) == ("update", "Subscription/s", "Practitioner/x")
     assert event.from_subscription
     assert not event.from_cron
+    forged = read(envelope(PRACTITIONER, headers={name.lower(): value for name, value in headers.items()}))
+    assert (forged.interaction, forged.subscription, forged.from_subscription) == (None, None, False)
 
 
 def test_the_timer_hands_over_the_bot_itself() -> None:

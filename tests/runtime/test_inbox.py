@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -432,6 +432,8 @@ def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path
         ({"headers": {"authorization": "x"}, "input": "MSH|"}, False),
         ({"input": {"resourceType": "Bot", "id": "b"}}, True),
         ({"headers": {"X-Medplum-Subscription": "s"}, "input": {"resourceType": "Patient", "id": "a"}}, True),
+        ({"headers": {"x-medplum-subscription": "s"}, "input": {"resourceType": "Patient", "id": "a"}}, False),
+        ({"headers": ["X-Medplum-Subscription"], "input": {"resourceType": "Bot", "id": "a"}}, False),
     ],
 )
 def test_only_what_nobody_waits_for_is_taken_in(given: Json, taken: bool) -> None:
@@ -452,8 +454,7 @@ def test_only_what_nobody_waits_for_is_taken_in(given: Json, taken: bool) -> Non
 )
 def test_an_answer_by_way_of_medplum_is_judged_as_the_error_itself(error: BotError | None, state: str) -> None:
     """The verdict on an answer is the verdict on the error that it tells of."""
-    build: Callable[[BotError], Json] = Script().handler.answer_failure
-    answer = build(error) if error else parameters.build()
+    answer = Script().handler.failure(error, {}) if error else parameters.build()
     assert rules.verdict(error).state == state
     assert rules.verdict_of_answer(answer).state == state
 

@@ -123,7 +123,7 @@ def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:
     with hosted(medplum) as (client, _):
         assert _code(client.post("/bot-b-3", json=own).json()) == "own-change"
         assert client.post("/bot-b-3", json=others).json()["logResult"] == "INFO one line of log"
-        called = client.post("/bot-b-3", json=own | {"headers": {}}).json()
+        called = client.post("/bot-b-3", json=own | {"headers": {"x-medplum-subscription": "s"}}).json()
     assert called["logResult"] == "INFO one line of log", "a call on purpose runs, whoever wrote last"
 
 

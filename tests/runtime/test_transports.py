@@ -185,6 +185,12 @@ def test_a_relay_works_through_medplum() -> None:
             answer = server.post(f"fhir/R4/Bot/{bot['id']}/$execute", {"resourceType": "Parameters", "parameter": []})
             assert "no-target" in json.dumps(answer)
 
+            # The server keeps the parameters back and hands the resource over: the relay tells that there were some.
+            clinician = server.create({"resourceType": "Practitioner", "name": [{"family": "Example"}]})
+            asked = {"resourceType": "Parameters", "parameter": [{"name": "preview", "valueBoolean": True}]}
+            kept = server.post(f"fhir/R4/Practitioner/{clinician['id']}/$sync-practitioner", asked)
+            assert "parameters-not-delivered" in json.dumps(kept)
+
             stage.put_secrets({**stage.settings(), **relay, "BOT_RELAY_KEY": "strange-key-value"})
             with httpx.Client(headers={"Authorization": f"Bearer {stage.medplum.token_for()}"}) as http:
                 refused = http.post(f"{stage.medplum.base_url}/fhir/R4/Bot/{bot['id']}/$execute", json={}, timeout=60)
