@@ -120,7 +120,11 @@ def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: 
     box.launch()
     threading.Thread(target=sweep_hourly, args=(box, stopped), daemon=True).start()
     if cron_at is not None:
-        start(bots, connect_environment(os.environ), cron_at, now=datetime.now(UTC))
+        try:
+            start(bots, connect_environment(os.environ), cron_at, now=datetime.now(UTC))
+        except BotError:
+            box.close(grace=1)
+            raise
 
 
 def _number(environ: Mapping[str, str], name: str, default: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -56,6 +57,10 @@ class DeadLetter(Exception):
     """A run that ended for good without having done its work; its text is ``<code> after <attempts>``."""
 
 
+class Broken(BaseException):
+    """The host ends while a run pauses. As no Exception, it leaves the run unended: the next host goes on with it."""
+
+
 class Inbox:
     """The one inbox of a process, between ``launch`` and ``close``."""
 
@@ -64,7 +69,7 @@ class Inbox:
         self._bots = bots
         self._environ = environ
         self._vault = Vault(settings.key)
-        self._under_way, self._counting = 0, threading.Lock()
+        self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
         self._heart = Heart(settings.database_url, settings.host_id, limit=settings.takeover_seconds)
         self.ready = False
 
@@ -87,6 +92,7 @@ class Inbox:
         """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
         self.ready = False
         self._heart.retire()
+        self._closing.set()
         DBOS.destroy(workflow_completion_timeout_sec=grace)
         self._heart.stop(at_rest=self._under_way == 0)
         _serving.remove(self)
@@ -134,6 +140,11 @@ class Inbox:
             if found.code != "medplum-login-refused" or self.settings.client is None:
                 return found
         return self._by_medplum(record)
+
+    def pause(self, until: float) -> None:
+        """Wait until an instant; Broken where the host ends before."""
+        if self._closing.wait(max(0.0, until - time.time())):
+            raise Broken
 
     def forget(self, event_id: str) -> None:
         """Drop what is kept in memory for a run that has ended."""
@@ -200,6 +211,7 @@ def config(settings: InboxSettings) -> Any:
         "serializer": DBOSPortableJSONSerializer(),
         "log_level": "WARNING",
         "run_migrations": True,
+        "scheduler_polling_interval_sec": 5.0,  # how long a host may go on with a schedule that another one stopped
         "enable_otlp": False,  # its spans and log records carry workflow ids, and these name a patient's resource
     }
 
@@ -212,6 +224,12 @@ def _attempt(event_id: str, record: Json, number: int) -> Json:
         end = serving().attempt(event_id, record)
         span.tell(state=end.state, code=end.code or None)
     return asdict(end) | {"attempt": number}
+
+
+@DBOS.step(name="pause")
+def _next_attempt(wait: float) -> float:
+    """The instant of the next attempt, stored: a host that goes on with the run waits for what is left alone."""
+    return time.time() + wait
 
 
 @DBOS.workflow(name=WORKFLOW)
@@ -228,7 +246,7 @@ def run_event(record: Json) -> Json:
         if wait is None:
             end["state"] = "dead"
             break
-        DBOS.sleep(wait)
+        serving().pause(_next_attempt(wait))
         number += 1
     serving().forget(event_id)
     if end["state"] == "dead":

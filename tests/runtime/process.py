@@ -63,10 +63,10 @@ class HostProcess:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(_PATIENCE)
 
-    def wait(self) -> None:
-        """Until it has ended."""
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
         assert self._process is not None
-        self._process.wait(_PATIENCE)
+        return self._process.wait(_PATIENCE)
 
     @property
     def alive(self) -> bool:

@@ -10,13 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from bot_layer.core.json import Json
+from bot_layer.runtime import takeover
 from bot_layer.runtime.runs import open_runs
-from bot_layer.stage.world import World
+from bot_layer.stage.world import Options, World
 from tests.bots.patient_world import person
 from tests.runtime.enrolments import accounts, deployed, newcomer, written_back
 from tests.runtime.process import HostProcess, until
+
+# Alone on its SQLite file, a host that starts knows that the last one is dead, however long silence would be heeded.
+AT_ONCE = {"BOT_HOST_TAKEOVER_SECONDS": "3600"}
 
 
 @pytest.fixture
@@ -80,7 +85,7 @@ def _survive(world: World, host: HostProcess, begin: Callable[[World, int], Json
 @pytest.mark.parametrize("key", ["", "a-key-for-this-test"], ids=["references", "encrypted"])
 def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, tmp_path: Path, key: str) -> None:
     """Killed at each request of a run and started again, the host ends the run: one account, one id written back."""
-    environment = {"BOT_HOST_INBOX_KEY": key, **world.environment()}
+    environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": key, **world.environment()}
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
         for step, clinician in _survive(world, host, newcomer):
             found = (accounts(world, step), len(written_back(world, clinician)))
@@ -90,7 +95,7 @@ def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, t
 def test_a_host_killed_at_every_step_of_a_registration_registers_once(world: World, tmp_path: Path) -> None:
     """The same for a patient: one in Health Gorilla's index, one id written back."""
     world.put_secrets({**world.settings(), "FEDERATED_PATIENT_SYSTEM": "https://clinic.example"})
-    environment = {"BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
+    environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
         for step, patient in _survive(world, host, _newborn):
             found = (_registered(world, step), len(written_back(world, patient, "Patient")))
@@ -118,6 +123,20 @@ def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) 
         assert accounts(world, 1) == 1
 
 
+def test_sigterm_does_not_wait_for_a_run_that_pauses(world: World, tmp_path: Path) -> None:
+    """A run that waits for its next attempt is left to the next host; nobody waits for the end of its pause."""
+    world.gorilla.faults.add("server_error", status=503)
+    paused = {"BOT_HOST_FIRST_PAUSE_SECONDS": "600", **world.environment()}
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **paused) as host:
+        world.medplum.bot_host = host.address
+        newcomer(world, 1)
+        world.medplum.settle(timeout=60)
+        until(lambda: any("try-again-later" in line for line in host.lines))
+        assert host.terminate() == 0
+    with open_runs(f"sqlite:///{tmp_path / 'inbox.sqlite'}") as runs:
+        assert [run.state for run in runs.listed()] == ["running"]
+
+
 def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -> None:
     """Events that wait when the host is killed are all there when it is back."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
@@ -140,3 +159,14 @@ def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", MEDPLUM_CLIENT_ID="") as host:
         until(host.idle, seconds=300)
         assert host.figure('bot_inbox_runs{state="dead"}') == 1000
+
+
+def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Where a bot with a schedule is not deployed, ``serve --cron`` says so, ends with 2, and says farewell."""
+    with World(Options(with_bots=False)) as bare:
+        host = HostProcess(bare.medplum.base_url, tmp_path / "inbox.sqlite", "--cron", **bare.environment())
+        with pytest.raises(AssertionError, match="not-deployed: Deploy pf-bulk-sync"):
+            host.start()
+        assert host.wait() == 2
+    with takeover.open_engine(f"sqlite:///{tmp_path / 'inbox.sqlite'}").connect() as connection:
+        assert list(connection.execute(sa.text("SELECT gone FROM bot_hosts")).scalars()) == [1]
