@@ -6,19 +6,19 @@ back. Writes the account, then id and login back. Calling it again writes nothin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
 from bot_layer.clients.health_gorilla import HealthGorillaClient
-from bot_layer.clients.health_gorilla_accounts import Account
-from bot_layer.core import enrollment, enrollment_answer, refusals, staff
+from bot_layer.clients.health_gorilla_accounts import Account, LoginTaken
+from bot_layer.core import enrollment, enrollment_answer, staff
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant
 from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
 from bot_layer.core.staff import Person, Roles
-from bot_layer.errors import InputError
 from bot_layer.handler import Handler
 
 BOT = Bot(
@@ -45,7 +45,7 @@ def create(event: Event) -> Json:
     wanted = staff.roles(event.text("role"), event.text("securityRole"), practitioner)
     wishes = practice.wishes(server, event, practitioner, gorilla.settings)
     wishes = replace(wishes, issues=[*wanted.issues, *wishes.issues])
-    found = _find(gorilla, who)
+    found, members = _gather(gorilla, who)
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
@@ -56,7 +56,7 @@ def create(event: Event) -> Json:
 
     if event.flag("preview"):
         return enrollment_answer.preview(decision, practitioner, wishes)
-    action, account = _act(gorilla, decision, who, wanted, wishes)
+    action, account = _act(gorilla, decision, who, wanted, wishes, members=members)
     if gorilla.settings.is_configured_tenant:
         written = enrollment.write_back(practitioner, account.health_gorilla_id, account.login)
         if written != practitioner:
@@ -66,29 +66,39 @@ def create(event: Event) -> Json:
     return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
 
 
-def _find(
-    gorilla: HealthGorillaClient, who: Person, *, thorough: bool = False, login_taken: bool = False
-) -> Enrolment | None:
-    """The account by the id that Medplum keeps; without one, by a look through the tenant where that is needed.
+def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrolment | None, Sequence[Enrolment]]:
+    """The account by the id that Medplum keeps; in another tenant, for which it keeps none, by a look through all."""
+    if who.health_gorilla_id or gorilla.settings.is_configured_tenant:
+        return (_find(gorilla, who) if who.health_gorilla_id else None), ()
+    members = gorilla.members()
+    return staff.recognise(members, who), members
 
-    Medplum keeps no id for another tenant than the configured one, so there it is always needed.
-    """
+
+def _find(gorilla: HealthGorillaClient, who: Person, *, login_taken: bool = False) -> Enrolment | None:
+    """The account by the id that Medplum keeps, else by a look through the tenant."""
     if who.health_gorilla_id:
         return staff.pick(gorilla.accounts_of(who.health_gorilla_id), who)
-    if thorough or not gorilla.settings.is_configured_tenant:
-        return staff.recognise(gorilla.members(), who, login_taken=login_taken)
-    return None
+    return staff.recognise(gorilla.members(), who, login_taken=login_taken)
 
 
 def _act(
-    gorilla: HealthGorillaClient, decision: Enroll | Update | NothingToDo, who: Person, wanted: Roles, wishes: Wishes
+    gorilla: HealthGorillaClient,
+    decision: Enroll | Update | NothingToDo,
+    who: Person,
+    wanted: Roles,
+    wishes: Wishes,
+    *,
+    members: Sequence[Enrolment],
 ) -> tuple[str, Account]:
-    """What was done, and the account afterwards. One that turns up while it is being made is brought up to date."""
+    """What was done, and the account afterwards. One that was or turns up there is brought up to date.
+
+    It was made now only if it was not there before, or turned up after an answer of this call was lost.
+    """
 
     login_taken = False
 
     def find() -> Enrolment | None:
-        return _find(gorilla, who, thorough=True, login_taken=login_taken)
+        return _find(gorilla, who, login_taken=login_taken)
 
     def plan(found: Enrolment | None) -> Update | NothingToDo:
         return staff.plan_update(who, enrollment.require_found(found), wanted, enrollment.for_existing(wishes))
@@ -97,17 +107,19 @@ def _act(
     if isinstance(decision, Enroll):
         try:
             account = health_gorilla_accounts.enroll(gorilla, decision, find)
-            if account.existing is None:
+            # For an hour Health Gorilla answers the same create as it answered the first one.
+            before = [member for member in members if member.id == account.health_gorilla_id]
+            existing = before[0] if before else account.existing
+            if existing is None:
                 return action, account
-            decision = plan(account.existing)
-        except InputError as refused:
-            if refused.code != refusals.LOGIN_TAKEN:
-                raise
-            login_taken = True
+            maybe_made = account.maybe_made and not before
+        except LoginTaken as refused:
+            maybe_made, login_taken = refused.maybe_made, True
             existing = find()
             if existing is None:
                 raise
-            decision = plan(existing)
+        decision = plan(existing)
+        action = action if maybe_made else enrollment_answer.action_of(decision)
     account = health_gorilla_accounts.update(gorilla, decision, lambda: plan(find()))
     return action if account.heeded else "unchanged", replace(account, login=account.login or who.login)
 

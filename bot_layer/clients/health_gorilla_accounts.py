@@ -26,7 +26,8 @@ class Account:
     """An account as it stands afterwards. ``login`` is None where neither side tells it.
 
     ``issues`` say what Health Gorilla did not take; ``heeded`` is False where it took nothing of a change. ``existing``
-    is the account that was there although it was to be created.
+    is the account that was there although it was to be created; ``maybe_made`` is True where an answer of this call was
+    lost, so that it may be what the call itself made.
     """
 
     health_gorilla_id: str | None = field(repr=False)
@@ -34,6 +35,13 @@ class Account:
     issues: tuple[Issue, ...] = ()
     heeded: bool = True
     existing: Enrolment | None = field(default=None, repr=False)
+    maybe_made: bool = False
+
+
+class LoginTaken(InputError):
+    """The last login is taken, by nobody who was found. ``maybe_made`` as of an Account: it may have been this call."""
+
+    maybe_made = False
 
 
 def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
@@ -42,24 +50,27 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
     A login or an e-mail address that is taken makes way for the next one, the addresses at last for none. InputError
     or PermanentError where Health Gorilla refuses.
     """
-    logins, emails = list(plan.logins), [*plan.emails, None]
+    logins, emails, lost = list(plan.logins), [*plan.emails, None], False
     while True:
         payload = plan.payload(logins[0], emails[0])
         require_valid(payload)
-        answer, found = _create(gorilla, payload, find)
+        answer, found, lost_now = _create(gorilla, payload, find)
+        lost = lost or lost_now
         issues = _without_email(plan.emails, emails[0])
         if found is None and answer is not None and answer.ok and answer.status != 202:
             return _created(gorilla, plan, answer, login=logins[0], find=find, issues=issues)
         # Whatever the refusal says: if the person has an account by now, it is theirs, and no second one is made.
         found = found or find()
         if found is not None:
-            return Account(found.id or plan.directory_id, found.login or logins[0], existing=found)
+            return Account(found.id or plan.directory_id, found.login or logins[0], existing=found, maybe_made=lost)
         refused = _refusal(answer)
         if refused.code == refusals.LOGIN_TAKEN and len(logins) > 1:
             logins.pop(0)
         elif refused.code == refusals.EMAIL_TAKEN and emails[0] is not None:
             emails.pop(0)
         else:
+            if isinstance(refused, LoginTaken):
+                refused.maybe_made = lost
             raise refused
 
 
@@ -125,17 +136,17 @@ def _without_email(wished: tuple[str, ...], used: str | None) -> tuple[Issue, ..
     return (warning(refusals.EMAIL_TAKEN, "No e-mail address was accepted: each is taken in some tenant."),)
 
 
-def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[Answer | None, Enrolment | None]:
-    """The answer, or what was found after an answer was lost."""
+def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[Answer | None, Enrolment | None, bool]:
+    """The answer, or what was found after an answer was lost; and whether one was lost."""
     for attempt in range(_ATTEMPTS):
         try:
-            return gorilla.create_account(payload), None
+            return gorilla.create_account(payload), None, attempt > 0
         except TransientError as error:
             if not error.maybe_done:
                 raise
             found = find()
             if found is not None:
-                return None, found
+                return None, found, True
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
@@ -166,7 +177,8 @@ def _refusal(answer: Answer | None) -> BotError:
         )
     cause = refusals.reason(answer.outcome())
     if cause is not refusals.UNKNOWN:
-        return InputError(cause.text, code=cause.code)
+        kind = LoginTaken if cause.code == refusals.LOGIN_TAKEN else InputError
+        return kind(cause.text, code=cause.code)
     error = answer.error()
     if isinstance(error, PermanentError):
         error.code = cause.code

@@ -172,6 +172,7 @@ def test_an_account_whose_write_back_was_lost_is_found_again(here: World) -> Non
     first = create(here, person, **NO_SSO)
     here.put({key: value for key, value in here.read(person).items() if key not in {"identifier", "extension"}})
     answer = create(here, person, text("role", "officeManager"), **NO_SSO)
+    assert action(answer) == "updated"
     assert one(answer, "healthGorillaId") == one(first, "healthGorillaId")
     assert role_code(here.account()) == "officeManager"
 
@@ -260,6 +261,19 @@ def test_another_tenant_has_its_own_login(here: World, sign_on: bool) -> None:
     assert len(here.gorilla.roles(here.gorilla.subtenant_id)) == 1
     assert role_code(here.gorilla.roles(here.gorilla.subtenant_id)[0]) == "officeManager"
     assert kept(here.read(person)) == before
+
+
+@pytest.mark.parametrize("keys", [True, False])
+@pytest.mark.parametrize("sign_on", [True, False])
+def test_an_account_in_another_tenant_is_made_once_although_no_logins_are_told(sign_on: bool, keys: bool) -> None:
+    """There it is known by its login being taken, or by the first answer coming again: no later call made it."""
+    with world(Switches(login_echoed=False, idempotency_keys=keys)) as here:
+        person, secrets = here.store(staff()), {} if sign_on else NO_SSO
+        other = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
+        done = [action(create(here, person, other, **secrets)) for _ in range(2)]
+        done.append(action(create(here, person, other, text("role", "officeManager"), **secrets)))
+        assert done == ["enrolled", "unchanged", "updated"]
+        assert len(here.gorilla.roles(here.gorilla.subtenant_id)) == 1
 
 
 def test_somebody_with_an_old_npi_is_staff(here: World) -> None:

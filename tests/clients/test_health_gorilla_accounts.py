@@ -138,7 +138,7 @@ def test_a_lost_answer_is_settled_by_a_look() -> None:
     found = enrolment(login=None)
     made = plan()
     account = accounts_there.enroll(client(), made, finds(found))
-    assert account == Account("hg-1", made.logins[0], existing=found)
+    assert account == Account("hg-1", made.logins[0], existing=found, maybe_made=True)
     assert len(sent("POST")) == 1
 
 
