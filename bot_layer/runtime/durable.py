@@ -24,7 +24,7 @@ from bot_layer.collection import Collection
 from bot_layer.core import inbox as rules
 from bot_layer.core.inbox import Intake, Verdict
 from bot_layer.core.json import Json
-from bot_layer.errors import BotError, InputError
+from bot_layer.errors import BotError, InputError, PermanentError
 from bot_layer.handler import Handler
 from bot_layer.runtime.heart import Heart, new_host_id
 from bot_layer.runtime.invoke import invoke
@@ -188,6 +188,9 @@ class Inbox:
             client = self.settings.client()
             given = _input(client, record)
             answer = client.post(f"fhir/R4/Bot/{record['botId']}/$execute", given) if given else {}
+        except PermanentError as error:
+            # A bot's own refusal comes with 200. With 400 Medplum says that it lost the host, or did not reach one.
+            return Verdict("again", error.code) if error.status == 400 else rules.verdict(error)
         except BotError as error:
             return rules.verdict(error)
         return rules.verdict_of_answer(answer)

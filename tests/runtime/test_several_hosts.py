@@ -118,9 +118,10 @@ class Gate:
         return False
 
 
-def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url: str) -> None:
+@pytest.mark.parametrize("key", ["", "a-key-for-this-test"], ids=["references", "encrypted"])
+def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url: str, key: str) -> None:
     """Of a host that is killed in the middle and never comes back another ends the runs: everybody is there once."""
-    settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, "BOT_HOST_INBOX_KEY": "k", **world.environment()}
+    settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, "BOT_HOST_INBOX_KEY": key, **world.environment()}
     gate = Gate()
     world.gorilla.faults.add("slow", when=gate, seconds=0)
     with (
