@@ -91,6 +91,17 @@ def test_the_locations_given_replace_the_list_there(here: World) -> None:
     assert locations(here.account()) == [hg(south)]
 
 
+@pytest.mark.parametrize("nothing", [{}, {"valueReference": {}}, {"valueReference": {"reference": ""}}])
+def test_the_list_of_locations_is_never_emptied(here: World, nothing: Json) -> None:
+    """None given leaves it; a reference to nothing is refused, so that nobody takes "unchanged" for "emptied"."""
+    person, north = here.store(clinician()), location(here, "North")
+    sync(here, person, named("location", north))
+    answer = sync(here, person, {"name": "location", **nothing})
+    assert (action(answer), codes(answer)) in [("refused", ["invalid-input"]), ("refused", ["wrong-target"])]
+    assert action(sync(here, person)) == "unchanged"
+    assert locations(here.account()) == [hg(north)]
+
+
 def test_the_extension_names_locations_where_the_call_does_not(here: World) -> None:
     """The practitioner's own extension is the durable setting; a parameter comes before it."""
     north, south = location(here, "North"), location(here, "South")
