@@ -1,0 +1,91 @@
+"""The database of a sync's map: a file of SQLite for one machine, or a schema of PostgreSQL that several share."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+Row = Sequence[Any]
+
+
+class Change:
+    """One transaction. Questions are marked ``?``."""
+
+    def __init__(self, connection: sa.Connection, marker: str) -> None:
+        self._connection = connection
+        self._marker = marker
+
+    def run(self, statement: str, values: Row = ()) -> list[Row]:
+        """The rows that a statement gives, if it gives any."""
+        result = self._connection.exec_driver_sql(statement.replace("?", self._marker), tuple(values))
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    def many(self, statement: str, rows: Iterable[Row]) -> None:
+        """The same statement for each row. In order of rows: two machines that write the same ones don't lock up."""
+        values = sorted((tuple(row) for row in rows), key=lambda row: [str(each) for each in row])
+        if values:
+            self._connection.exec_driver_sql(statement.replace("?", self._marker), values)
+
+
+class SyncDatabase:
+    """Opened tables. Safe to share between threads."""
+
+    def __init__(self, tables: Iterable[str], *, path: Path | None = None, url: str = "", schema: str = "") -> None:
+        self._postgres = bool(url)
+        # SQLite has one connection, which one thread uses at a time.
+        self._turn = nullcontext() if self._postgres else threading.RLock()
+        self._engine = _postgres(url, schema) if self._postgres else _sqlite(path)
+        with self.changing() as change:
+            if self._postgres:
+                # Two machines that begin at once would both find nothing, and one would fail.
+                change.run("SELECT pg_advisory_xact_lock(hashtext(?))", (schema,))
+                change.run(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+            for table in tables:
+                change.run(table.replace("BLOB", "BYTEA") if self._postgres else table)
+
+    @contextmanager
+    def changing(self) -> Iterator[Change]:
+        """A transaction, which is undone where an exception leaves it."""
+        with self._turn, self._engine.begin() as connection:
+            yield Change(connection, "%s" if self._postgres else "?")
+
+    def read(self, query: str, values: Row = ()) -> list[Row]:
+        """The rows of a question."""
+        with self.changing() as change:
+            return change.run(query, values)
+
+    def close(self) -> None:
+        """Let go of it."""
+        with self._turn:
+            self._engine.dispose()
+
+
+def _sqlite(path: Path | None) -> sa.Engine:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def connect() -> sqlite3.Connection:
+        base = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=30)
+        base.execute("PRAGMA journal_mode=WAL")
+        base.execute("PRAGMA synchronous=NORMAL")
+        return base
+
+    return sa.create_engine("sqlite://", creator=connect, poolclass=sa.StaticPool)
+
+
+def _postgres(url: str, schema: str) -> sa.Engine:
+    parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(parsed, pool_size=8, max_overflow=24, pool_pre_ping=True)
+
+    @sa.event.listens_for(engine, "connect")
+    def _choose(connection: Any, _record: Any) -> None:
+        connection.execute(f'SET search_path TO "{schema}"')
+        connection.commit()
+
+    return engine
