@@ -511,9 +511,11 @@ class Collector:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        self.server = Server(Starlette(routes=[Route("/v1/traces", self._take, methods=["POST"])]))
+        self.paths: set[str] = set()
+        self.server = Server(Starlette(routes=[Route("/{path:path}", self._take, methods=["POST"])]))
 
     async def _take(self, request: Request) -> Response:
+        self.paths.add(request.path_params["path"])
         self.bodies.append(await request.body())
         return Response(b"", media_type="application/x-protobuf")
 
@@ -552,6 +554,7 @@ def test_a_host_sends_its_traces_to_a_collector(tmp_path: Path) -> None:
             until(host.idle)
             assert host.terminate() in {0, -15}
         registered = world.client().read(f"Patient/{patient['id']}")
+    assert collector.paths == {"v1/traces"}  # no logs, no figures
     found = collector.spans()
     assert {(service, scope) for service, scope, _ in found} == {("medplum-python-bots", "medplum-python-bots")}
     names = [name for _, _, name in found]
