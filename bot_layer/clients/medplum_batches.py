@@ -39,8 +39,13 @@ class Batches:
     requests: MedplumRequests
     gate: Gate
 
-    def send(self, batch: list[Entry], *, cost: int = pace.WRITE_COST) -> list[tuple[Entry, Verdict]]:
-        """The verdict on each entry of a batch, in their order. Nothing is repeated."""
+    def send(
+        self, batch: list[Entry], *, cost: int = pace.WRITE_COST, divisible: bool = True
+    ) -> list[tuple[Entry, Verdict]]:
+        """The verdict on each entry of a batch, in their order. Nothing is repeated.
+
+        A batch that is refused as a whole is sent again in halves, unless its entries belong together.
+        """
         body = rules.bundle(batch)
         with self.gate.turn(len(batch)) as turn:
             self.requests.may_write()
@@ -56,7 +61,7 @@ class Batches:
             except TransientError as fault:
                 turn.pushed_back()
                 return [(each, Verdict("again", maybe_done=fault.maybe_done)) for each in batch]
-            verdicts = _read(reply, batch)
+            verdicts = _read(reply, batch, divisible=divisible and len(batch) > 1)
             if any(verdict.kind == "again" for _, verdict in verdicts):
                 turn.pushed_back()
         limited = reply.status == 429 or any(verdict.status == 429 for _, verdict in verdicts)
@@ -69,7 +74,7 @@ class Batches:
         return verdicts
 
 
-def _read(reply: Reply, batch: list[Entry]) -> list[tuple[Entry, Verdict]]:
+def _read(reply: Reply, batch: list[Entry], *, divisible: bool) -> list[tuple[Entry, Verdict]]:
     """The verdict on each entry, or nothing where the whole was refused and may be halved."""
     if reply.status == 429:
         return [(each, Verdict("again", 429)) for each in batch]
@@ -77,9 +82,8 @@ def _read(reply: Reply, batch: list[Entry]) -> list[tuple[Entry, Verdict]]:
         return [(each, Verdict("again", reply.status, maybe_done=True)) for each in batch]
     entries = read_object(reply.body).get("entry")
     if reply.status != 200:
-        if len(batch) > 1:
-            return []
-        return [(batch[0], Verdict("refused", reply.status, words=_words(read_object(reply.body))))]
+        words = _words(read_object(reply.body))
+        return [] if divisible else [(each, Verdict("refused", reply.status, words=words)) for each in batch]
     if not isinstance(entries, list) or len(entries) != len(batch):
         return [(each, Verdict("again", maybe_done=True)) for each in batch]
     return [(each, _verdict(each, answer)) for each, answer in zip(batch, entries, strict=True)]

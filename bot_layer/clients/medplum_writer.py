@@ -40,7 +40,7 @@ class MedplumWriter:
         batches = Batches(self.requests, Gate(pace.Concurrency(self.workers), self.clock))
         self.changes = Changes(self.lookups, batches, self.max_bytes)
         self._upserts = Upserts(self.lookups, batches, self.source, self.max_bytes)
-        self._contents = Contents(self.requests)
+        self.contents = Contents(self.requests, batches, self.source)
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
         """What Medplum holds for these keys: one search for 100 of a type."""
@@ -78,4 +78,4 @@ class MedplumWriter:
 
     def store_content(self, content_type: str, pieces: Iterable[bytes], *, owner: str = "") -> str:
         """The id of a Binary that holds these bytes."""
-        return self._contents.store(content_type, pieces, owner=owner)
+        return self.contents.store(content_type, pieces, owner=owner)

@@ -20,7 +20,7 @@ from bot_layer.core.upsert import Found
 from bot_layer.errors import AuthError, BotError, TransientError
 
 # Where attachments stand in the types that the source exports.
-_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
+PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "DocumentReference": ("content", "attachment"),
     "DiagnosticReport": ("presentedForm",),
     "Media": ("content",),
@@ -48,7 +48,7 @@ class Attachments:
 
     def carry(self, resource: Json, found: Found | None, *, known: KnownIds) -> Json:
         """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again."""
-        place = _PLACES.get(str(resource["resourceType"]))
+        place = PLACES.get(str(resource["resourceType"]))
         if place is None:
             return resource
         there = list(_attachments(upsert.comparable(found.resource), place)) if found else []
@@ -62,7 +62,7 @@ class Attachments:
 
     def targets(self, resource: Json) -> set[Key]:
         """The resources of the source that attachments point to."""
-        place = _PLACES.get(str(resource["resourceType"]))
+        place = PLACES.get(str(resource["resourceType"]))
         links = [each.get("url") for each in _attachments(resource, place)] if place else []
         keys = (references.read_reference(each, self.source.settings.source) for each in links if isinstance(each, str))
         return {key for key in keys if key is not None}

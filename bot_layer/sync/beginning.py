@@ -18,6 +18,7 @@ from bot_layer.sync.session import Options, Session
 def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     """The state with a run in it that is not over."""
     state = _known_writers(session, _same_past(session, state))
+    session.unsettled = state.unsettled or (state.run is not None and state.run.phase != "done")
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
         use_scopes(session, state)

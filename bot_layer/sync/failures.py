@@ -29,6 +29,7 @@ def store_failures(session: Session, state: SyncState) -> str:
     """What Medplum refused, as a Binary beside the Task, so that it outlives this machine's disk."""
     failures = session.map.failures()
     if not failures:
+        session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
         return ""
     lines = b"\n".join(
         orjson.dumps(
@@ -46,9 +47,17 @@ def store_failures(session: Session, state: SyncState) -> str:
     now = digest_of(lines).hex()
     if digest == now and state.failures:
         return state.failures
-    stored = session.medplum.store_content("application/x-ndjson", [lines])
+    stored = _stored(session, state.failures.removeprefix("Binary/"), lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
+
+
+def _stored(session: Session, before: str, lines: bytes) -> str:
+    """The id of the Binary with these lines: the one of before, as long as it is there."""
+    kind = "application/x-ndjson"
+    if before and session.medplum.contents.replace(before, kind, [lines]):
+        return before
+    return session.medplum.store_content(kind, [lines])
 
 
 def stored_failures(session: Session, state: SyncState) -> list[Failure]:

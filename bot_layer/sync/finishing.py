@@ -13,6 +13,7 @@ from bot_layer.sync.hands import ending
 from bot_layer.sync.places import with_loaded
 from bot_layer.sync.reconciling import check_map, is_whole, shown_types
 from bot_layer.sync.session import Session
+from bot_layer.sync.spare_contents import give_back
 
 
 def finish(session: Session, run: Run) -> SyncState:
@@ -53,6 +54,7 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         since[place] = bulk_export.next_since(since.get(place, {}), job.types, job.transaction_time)
     members |= run.members
     failures = store_failures(session, state)
+    give_back(session, named=failures)
     # The addresses and places of the export are of no use any more.
     jobs = tuple(replace(job, status_url="", files=(), patients=()) for job in run.jobs)
     ended = replace(run, phase="done", ended=session.clock(), jobs=jobs, members={})
@@ -61,6 +63,7 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         since=since,
         members=members,
         failures=failures,
+        unsettled=session.unsettled,
         run=ended,
         last_success=session.clock(),
     )

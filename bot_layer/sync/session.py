@@ -16,6 +16,8 @@ from bot_layer.clients.sync_store import SyncStore
 from bot_layer.core.bulk_export import Manifest
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.core.sync_state import Job, Run, SyncState
+from bot_layer.sync.files import KeysInFlight
+from bot_layer.sync.fleet import Fleet
 
 SAVE_SECONDS: Final = 10.0
 Progress = Callable[[str, str, int, int | None], None]
@@ -52,10 +54,13 @@ class Session:
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
     deadline: float | None = None
+    keys: KeysInFlight = field(default_factory=KeysInFlight)
+    fleet: Fleet | None = None  # who else loads files
 
     def __post_init__(self) -> None:
         self.manifest: Manifest | None = None  # of the current job, once its export is complete
         self.fresh = False  # True while the file on disk does not know which references wait
+        self.unsettled = False  # True where an earlier run may have left room for content that nothing names
         self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
         self._saved_at = self.timer()
         self.medplum.requests.may_write = self.store.check
