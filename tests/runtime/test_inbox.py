@@ -264,6 +264,30 @@ def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> No
     assert script.seen == [f"{person['id']}/{person['meta']['versionId']}"]
 
 
+@pytest.mark.parametrize(("back", "state", "attempts"), [(False, "dead", 3), (True, "done", 2)])
+def test_a_run_whose_host_medplum_does_not_reach_is_tried_again(
+    tmp_path: Path, back: bool, state: str, attempts: int
+) -> None:
+    """Medplum's 400 may say that it lost the host, or found none: it may be back at the next attempt."""
+    script = Script()
+    with _world(script) as (world, bot_id):
+        there, world.medplum.bot_host = world.medplum.bot_host, "127.0.0.1:1"
+        asked: list[str] = []
+
+        def come_back(_method: str, path: str) -> bool:
+            if path.endswith("$execute"):
+                asked.append(path)
+            if back and len(asked) == 2:
+                world.medplum.bot_host = there
+            return False
+
+        world.medplum.faults.add("slow", when=come_back)
+        with running(tmp_path, script, client=world.client) as (inbox, runs):
+            inbox.enqueue(rules.cron("script", NOW, base_url=world.medplum.base_url, bot_id=bot_id))
+            (run,) = ended(runs, 1)
+    assert (run.state, run.attempts, len(asked)) == (state, attempts, attempts)
+
+
 def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
     """Runs by the host's clock do not pile up: of those missed, or due while one runs, one is made."""
     gate = threading.Event()

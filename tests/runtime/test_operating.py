@@ -14,16 +14,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from bot_layer.commands import invoke as invoke_command
 from bot_layer.commands import serve as serve_command
 from bot_layer.core.json import Json
-from bot_layer.runtime import aws_lambda, logs
+from bot_layer.runtime import aws_lambda, logs, takeover
 from bot_layer.runtime.durable import Inbox, InboxSettings
 from bot_layer.runtime.invoke import encode, invoke
 from bot_layer.runtime.vault import Vault
 from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.stage.world import Options, World
 from tests.runtime.process import until
 from tests.runtime.world import BOTS, BREAK, ECHO, TokenServer, bot_resource, envelope, hosted
 
@@ -220,6 +222,25 @@ def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
     caller.join(10)
     assert (result.exit_code, answered) == (0, [200]), result.output
     assert (tmp_path / "inbox.sqlite").is_file()
+
+
+def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Where a bot with a schedule is not deployed, ``serve --cron`` says so, ends with 2, and says farewell."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with World(Options(with_bots=False)) as bare:
+            arguments = ["--cron", "--port", "0", "--inbox", url]
+            result = CliRunner().invoke(serve_command.app, arguments, env=bare.environment())
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    assert result.exit_code == 2
+    assert "not-deployed: Deploy pf-bulk-sync" in result.output
+    engine = takeover.open_engine(url)
+    with engine.connect() as connection:
+        assert list(connection.execute(sa.text("SELECT gone FROM bot_hosts")).scalars()) == [1]
+    engine.dispose()
 
 
 def _status(port: int, path: str) -> int:

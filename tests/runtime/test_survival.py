@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from bot_layer.core.json import Json
-from bot_layer.runtime import takeover
 from bot_layer.runtime.runs import open_runs
-from bot_layer.stage.world import Options, World
+from bot_layer.stage.world import World
 from tests.bots.patient_world import person
 from tests.runtime.enrolments import accounts, deployed, newcomer, written_back
 from tests.runtime.process import HostProcess, until
@@ -159,14 +157,3 @@ def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", MEDPLUM_CLIENT_ID="") as host:
         until(host.idle, seconds=300)
         assert host.figure('bot_inbox_runs{state="dead"}') == 1000
-
-
-def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Where a bot with a schedule is not deployed, ``serve --cron`` says so, ends with 2, and says farewell."""
-    with World(Options(with_bots=False)) as bare:
-        host = HostProcess(bare.medplum.base_url, tmp_path / "inbox.sqlite", "--cron", **bare.environment())
-        with pytest.raises(AssertionError, match="not-deployed: Deploy pf-bulk-sync"):
-            host.start()
-        assert host.wait() == 2
-    with takeover.open_engine(f"sqlite:///{tmp_path / 'inbox.sqlite'}").connect() as connection:
-        assert list(connection.execute(sa.text("SELECT gone FROM bot_hosts")).scalars()) == [1]
