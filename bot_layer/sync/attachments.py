@@ -124,6 +124,14 @@ class Attachments:
         return kind
 
 
+def stored_contents(resource: Json) -> list[str]:
+    """The ids of the Binaries that the sync made for a resource's attachments."""
+    place = PLACES.get(str(resource["resourceType"]))
+    there = _attachments(upsert.comparable(resource), place) if place else ()
+    urls = (str(each.get("url")) for each in there if _noted(each))
+    return [url.removeprefix("Binary/") for url in urls if url.startswith("Binary/")]
+
+
 def _check(spool: IO[bytes], attachment: Json) -> None:
     """Raise unless the content has the SHA-1 that the source states (https://hl7.org/fhir/R4/datatypes.html)."""
     stated = attachment.get("hash")
@@ -155,9 +163,13 @@ def _linked(attachment: Json, url: str, target: str) -> Json:
 
 
 def _same_content(there: Json, attachment: Json, url: str) -> bool:
-    noted = [each.get("valueUrl") for each in there.get("extension", []) if each.get("url") == ATTACHMENT_URL]
     same = all(there.get(name) == attachment.get(name) for name in ("hash", "size", "creation", "contentType"))
-    return noted == [url] and same and str(there.get("url", "")).startswith("Binary/")
+    return _noted(there) == [url] and same and str(there.get("url", "")).startswith("Binary/")
+
+
+def _noted(attachment: Json) -> list[Any]:
+    """The source's own addresses of what the sync stored."""
+    return [each.get("valueUrl") for each in attachment.get("extension", []) if each.get("url") == ATTACHMENT_URL]
 
 
 def _absolute(url: str, source: str) -> str:

@@ -19,6 +19,7 @@ from bot_layer.core.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, 
 from bot_layer.core.sync_settings import Deletion
 from bot_layer.core.upsert import SYNC_TAG, Found
 from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
+from bot_layer.sync.attachments import stored_contents
 from bot_layer.sync.loader import Loaded, Loader
 
 MANY: Final = 100
@@ -165,9 +166,8 @@ class Ending:
                 self.map.record((key, upsert.target_id(key, found[key]), None) for key in markable)
                 found = {key: there for key, there in found.items() if key not in set(markable)}
             gone = self.medplum.delete([(stored_as(key.type), there.id) for key, there in found.items()])
-            self.medplum.delete(
-                [("Binary", upsert.target_id(key, at)) for key, at in found.items() if key.type == "Binary"]
-            )
+            deleted = [(key, there) for (key, there), ok in zip(found.items(), gone, strict=True) if ok]
+            self.medplum.delete([("Binary", each) for key, there in deleted for each in _contents(key, there)])
             self.map.forget([key for key, ok in zip(found, gone, strict=True) if ok])
             done += sum(gone)
             if not all(gone):
@@ -239,6 +239,11 @@ def marked(resource: Json) -> Json | None:
         coding = [{"system": _VERIFICATION[kind], "code": "entered-in-error"}]
         return {**rest, "verificationStatus": {"coding": coding}}
     return None
+
+
+def _contents(key: Key, there: Found) -> list[str]:
+    """The ids of the content that goes with a resource."""
+    return [upsert.target_id(key, there)] if key.type == "Binary" else stored_contents(there.resource)
 
 
 def _newly_marked(there: Found) -> Json | None:

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from bot_layer.sandbox.practice_fusion import Switches, generate
-from tests.sync.world import World, assert_exact, world
+from tests.sync.world import World, assert_exact, observation, world
 
 FAST = Switches.general(polls=0)
 
@@ -67,6 +67,27 @@ def test_a_run_and_its_health(tmp_path: Path) -> None:
         assert health["healthy"] is True
         assert health["lastRunSuccess"] is True
         assert health["intervalMs"] == 86_400_000
+
+
+def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
+    """PF_LOCAL_EDITS=report: the report and the health name it; --overwrite-reported lets the source win, once."""
+    with world(generate(1, 1), switches=FAST) as both:
+        person = next(iter(both.source.source.resources("Patient")))["id"]
+        both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
+        assert typed(both, folder=tmp_path).returncode == 0
+        (stored,) = both.by_source_id("Observation")["o1"]
+        both.put(stored | {"status": "corrected"})
+        both.source.source.add(observation("o1", f"Patient/{person}", status="amended"), at=both.source.now())
+        told = typed(both, folder=tmp_path, PF_LOCAL_EDITS="report")
+        assert f"edited: Observation/{stored['id']}: status" in told.stdout
+        health = json.loads(typed(both, "status", folder=tmp_path, PF_LOCAL_EDITS="report").stdout)
+        assert health["edited"] == {f"Observation/{stored['id']}": ["status"]}
+        assert health["editedMore"] == 0
+        told = typed(both, "--overwrite-reported", folder=tmp_path, PF_LOCAL_EDITS="report")
+        assert told.returncode == 0, told.stderr
+        assert "edited" not in told.stdout
+        (now,) = both.by_source_id("Observation")["o1"]
+        assert now["status"] == "amended"
 
 
 def test_no_person_and_no_secret_in_the_log(tmp_path: Path) -> None:

@@ -54,6 +54,30 @@ def test_a_resource_that_was_marked_comes_back_with_the_source(tmp_path: Path) -
         assert both.by_source_id("Observation")["o1"][0]["status"] == "final"
 
 
+@pytest.mark.parametrize("how", ["delete", "mark"])
+def test_a_document_that_is_deleted_takes_its_content_along(how: str, tmp_path: Path) -> None:
+    """The source has taken it back; what is only marked keeps it."""
+    document = {
+        "resourceType": "DocumentReference",
+        "id": "d1",
+        "status": "current",
+        "content": [{"attachment": {"contentType": "text/plain", "url": "Binary/b1"}}],
+    }
+    binary = {"resourceType": "Binary", "id": "b1", "contentType": "text/plain", "data": "YQ=="}
+    readable = Switches.general(open_types=frozenset({"Group", "Binary"}))
+    with world(generate(1, 1), switches=readable, folder=tmp_path) as both:
+        both.settings["PF_RESOURCE_TYPES"] = "Patient,DocumentReference"
+        for each in (document, binary):
+            both.source.source.add(each, at=both.source.now())
+        both.run()
+        (stored,) = both.by_source_id("DocumentReference")["d1"]
+        link = stored["content"][0]["attachment"]["url"]
+        assert both.content(link) == b"a"
+        both.source.source.delete("DocumentReference", "d1", at=both.source.now())
+        both.run(deletion=how)
+        assert (both.content(link) == b"a") == (how == "mark")
+
+
 @pytest.mark.parametrize("shape", ["general", "exact"])
 def test_a_run_with_nothing_new_asks_little(shape: str, tmp_path: Path) -> None:
     """Nine requests, both logins among them: three more at Medplum (lease, job, commit), four at the source.

@@ -104,7 +104,8 @@ def test_what_a_refused_document_pointed_to_does_not_stay(tmp_path: Path) -> Non
     }
     source = documents(3)
     source.add(document, at=THEN)
-    with world(source, folder=tmp_path) as both:
+    readable = Switches.general(open_types=frozenset({"Group", "Binary"}))
+    with world(source, switches=readable, folder=tmp_path) as both:
         both.settings["PF_RESOURCE_TYPES"] = "Patient,DocumentReference"
         for _ in range(2):
             state = both.run(Options(full=True))
@@ -118,7 +119,9 @@ def test_what_a_refused_document_pointed_to_does_not_stay(tmp_path: Path) -> Non
             fixed = {key: value for key, value in document.items() if key != "shoeSize"}
             both.source.source.add(fixed | {"id": name}, at=both.source.now())
         assert both.run().failures == ""
-        assert set(both.by_source_id("DocumentReference")) == {"d1", "d2"}
+        documents_ = both.by_source_id("DocumentReference")
+        links = [documents_[name][0]["content"][0]["attachment"]["url"] for name in ("d1", "d2")]
+        assert [both.content(link) for link in links] == [b"a", b"a"]
         assert spare_contents(both) == set()
 
 
