@@ -128,8 +128,11 @@ def _reachable(binaries: Path, folder: Path, user: str | None) -> Path:
     try:
         _run([str(binaries / "postgres"), "--version"], user)
     except (OSError, subprocess.SubprocessError):
-        shutil.copytree(binaries.parent, folder / "install", symlinks=True)
-        return folder / "install" / binaries.name
+        # As in the package: the programs look for their libraries in the folder beside it.
+        package, copy = binaries.parent.parent, folder / binaries.parent.parent.name
+        shutil.copytree(binaries.parent, copy / binaries.parent.name, symlinks=True)
+        shutil.copytree(package.with_name(f"{package.name}.libs"), copy.with_name(f"{package.name}.libs"))
+        return copy / binaries.parent.name / binaries.name
     return binaries
 
 
