@@ -59,12 +59,20 @@ class SyncStore:
 
     def load(self) -> SyncState:
         """The state as Medplum holds it."""
+        task = self._found()
+        with self.lock:
+            self._task = task
+            self.state = from_task(task)
+            return self.state
+
+    def look(self) -> SyncState:
+        """The state as Medplum holds it, for one who only looks: what this store holds stays as it is."""
+        return from_task(self._found())
+
+    def _found(self) -> Json | None:
         query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}&_sort=_lastUpdated"
         found = list(self.medplum.search("Task", query))
-        with self.lock:
-            self._task = min(found, key=lambda each: str(each["id"])) if found else None
-            self.state = from_task(self._task)
-            return self.state
+        return min(found, key=lambda each: str(each["id"])) if found else None
 
     def acquire(self) -> SyncState:
         """The state, and the lease on it; TransientError ``sync-running`` while somebody else has it."""

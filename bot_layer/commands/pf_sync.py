@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -25,12 +26,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from bot_layer.clients.medplum_login import ClientLogin
 from bot_layer.clients.medplum_requests import MedplumRequests
+from bot_layer.commands.environment import number
 from bot_layer.core import sync_state
 from bot_layer.core.source_identity import in_order
 from bot_layer.core.sync_settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.sync.engine import Options, Sync
-from bot_layer.sync.setup import Surroundings, make_sync
+from bot_layer.sync.part import FileWorker
+from bot_layer.sync.setup import Surroundings, make_sync, map_name
+
+if TYPE_CHECKING:
+    from bot_layer.runtime.sync_fleet import SyncFleet
 
 app = typer.Typer()
 pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
@@ -82,14 +88,28 @@ def run(
     )
     changes = {"PF_UPSERT": upsert} if upsert else {}
     with _told_errors():
-        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet)
+        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet, database=_database(os.environ))
         if preview:
             code = around.preview(options)
-        elif watch:
-            code = around.watch(options)
         else:
-            code = around.once(options)
+            with around.sharing():
+                code = around.watch(options) if watch else around.once(options)
     raise typer.Exit(code)
+
+
+@pf_sync.command("worker")
+def worker() -> None:
+    """Load files for the runs of other processes, until stopped. Needs PostgreSQL in BOT_HOST_DATABASE_URL."""
+    with _told_errors():
+        around = _Around(read_world(os.environ), quiet=True, database=_database(os.environ))
+        if not around.database:
+            raise ConfigError(
+                "Set BOT_HOST_DATABASE_URL to the PostgreSQL database that the processes share.",
+                missing=["BOT_HOST_DATABASE_URL"],
+            )
+        with around.sharing():
+            around.log("PFSyncWorker", "Loading files for the runs of other processes")
+            around.stop.wait()
 
 
 @pf_sync.command("status")
@@ -124,6 +144,12 @@ def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
     return read_settings(given), login
 
 
+def _database(environ: Mapping[str, str]) -> str:
+    """The database that several processes share; an SQLite file is one machine's own, which needs none."""
+    url = environ.get("BOT_HOST_DATABASE_URL") or ""
+    return url if url.startswith("postgres") else ""
+
+
 def _project_secrets(login: ClientLogin) -> dict[str, str]:
     medplum = MedplumRequests(login.base_url, login)
     try:
@@ -145,8 +171,10 @@ def _text(secret: Mapping[str, object]) -> str:
 class _Around:
     """Progress, log and signals around runs."""
 
-    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool) -> None:
+    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool, database: str = "") -> None:
         self.settings, self.login = world
+        self.database = database
+        self.fleet: SyncFleet | None = None
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
@@ -162,10 +190,32 @@ class _Around:
         """One line in the words that operators know."""
         self.console.print(f"[{component}] {text}", markup=False, highlight=False)
 
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Load files with every other process of the database, if there is one that is shared."""
+        if not self.database:
+            yield
+            return
+        from bot_layer.runtime.sync_fleet import FleetSettings, SyncFleet  # noqa: PLC0415  # DBOS costs half a second
+
+        sync = self._sync(None)
+        queue = map_name(self.settings.source, self.login.base_url, self.login.client_id)
+        limit = max(number(os.environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0)
+        self.fleet = SyncFleet(FleetSettings(self.database, queue, takeover_seconds=limit))
+        self.fleet.launch(FileWorker(sync.session))
+        try:
+            self.fleet.sweep(datetime.now(UTC))
+            yield
+        finally:
+            self.stop.set()
+            self.fleet.close()
+            sync.map.close()
+
     def once(self, options: Options) -> int:
         """One run to its end; the exit code."""
         with self._watched() as bars:
             sync = self._sync(bars)
+            sync.session.fleet = self.fleet
             try:
                 state = self._patiently(sync, options)
             except BotError as fault:
@@ -203,8 +253,8 @@ class _Around:
         """Counts by type on standard output."""
         with self._watched() as bars:
             numbers = self._sync(bars).preview(options)
-        for kind, number in sorted(numbers.items()):
-            typer.echo(f"{kind}: {number}")
+        for kind, many in sorted(numbers.items()):
+            typer.echo(f"{kind}: {many}")
         return DONE
 
     def watch(self, options: Options) -> int:
@@ -232,7 +282,7 @@ class _Around:
         return max(state.last_success + self.settings.interval_ms / 1000 - time.time(), 0.0)
 
     def _sync(self, bars: _Bars | None) -> Sync:
-        within = Surroundings(folder=self.folder, log=self.log, stop=self.stop)
+        within = Surroundings(folder=self.folder, database=self.database, log=self.log, stop=self.stop)
         if bars is not None:
             within = replace(within, progress=bars.show)
         return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)

@@ -17,6 +17,7 @@ import uvicorn
 from bot_layer import listening
 from bot_layer.clients.medplum import connect_environment
 from bot_layer.collection import Collection, load
+from bot_layer.commands.environment import number
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.runtime import federated, listen, logs, tracing
 from bot_layer.runtime import host as hosting
@@ -104,10 +105,10 @@ def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox
         database_url=database,
         key=environ.get("BOT_HOST_INBOX_KEY") or None,
         host_id=environ.get("BOT_HOST_ID") or new_host_id(),
-        takeover_seconds=max(_number(environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0),
-        attempts=int(_number(environ, "BOT_HOST_ATTEMPTS", "8")),
-        first_pause=_number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
-        keep_days=_number(environ, "BOT_HOST_KEEP_DAYS", "7"),
+        takeover_seconds=max(number(environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0),
+        attempts=int(number(environ, "BOT_HOST_ATTEMPTS", "8")),
+        first_pause=number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
+        keep_days=number(environ, "BOT_HOST_KEEP_DAYS", "7"),
         client=partial(connect_environment, environ) if environ.get("MEDPLUM_CLIENT_ID") else None,
     )
     return Inbox(bots, settings, environ=environ)
@@ -125,13 +126,6 @@ def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: 
         except BotError:
             box.close(grace=1)
             raise
-
-
-def _number(environ: Mapping[str, str], name: str, default: str) -> float:
-    try:
-        return float(environ.get(name) or default)
-    except ValueError as fault:
-        raise ConfigError(f"Give a number for {name}.", code="invalid-setting") from fault
 
 
 def _servers(given: list[str]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from bot_layer.sync.session import Session
 def loading(session: Session, run: Run, *, policy: Policy | None = None) -> Iterator[FileLoader]:
     """A loader with its pool of workers, which is at rest again afterwards; ``policy`` in place of the setting's."""
     settings = session.settings
+    session.medplum.contents.serve(run.id)
     attachments = (
         Attachments(session.source, session.medplum, settings.max_attachment_bytes) if settings.attachments else None
     )
@@ -34,7 +35,7 @@ def loading(session: Session, run: Run, *, policy: Policy | None = None) -> Iter
         alone=session.alone,
     )
     with ThreadPoolExecutor(settings.workers, thread_name_prefix="pf-sync") as pool:
-        yield FileLoader(loader, pool, settings.workers, halted=session.halted)
+        yield FileLoader(loader, pool, settings.workers, halted=session.halted, keys=session.keys)
 
 
 @contextmanager

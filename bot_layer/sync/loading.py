@@ -20,6 +20,7 @@ from bot_layer.sync.places import after_step, file_done, place_of
 from bot_layer.sync.polling import Places, after_failure, fresh_places, places_of
 from bot_layer.sync.searching import search_lines
 from bot_layer.sync.session import Halted, Session, job_of
+from bot_layer.sync.sharing import share
 
 READERS: Final = 8
 
@@ -27,24 +28,21 @@ READERS: Final = 8
 def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
     """The state with every file of the export in Medplum, or with the export lost."""
     places = places_of(manifest)
-    with loading(session, run) as files:
-        levels: dict[int, list[FileState]] = {}
-        for each in job.files:
-            if each.kind == "output" and not each.done:
-                levels.setdefault(level_of(each.type), []).append(each)
-        files.loader.prepare(each.type for some in levels.values() for each in some)
-        try:
-            for _, some in sorted(levels.items()):
-                _load_level(session, files, some, places)
-        except LinkExpired:
-            session.manifest = None
-            return after_failure(session, session.run, session.job, Failed(410, "links expired", lost=True))
-        session.check_time()
-        for each in job.files:
-            if each.kind == "deleted" and not each.done:
-                apply_deleted(session, each, places[each.kind, each.type, each.turn])
-            elif each.kind == "error" and not each.done:
-                read_errors(session, each, places[each.kind, each.type, each.turn])
+    levels: dict[int, list[FileState]] = {}
+    for each in job.files:
+        if each.kind == "output" and not each.done:
+            levels.setdefault(level_of(each.type), []).append(each)
+    try:
+        _load_levels(session, run, [some for _, some in sorted(levels.items())], places)
+    except LinkExpired:
+        session.manifest = None
+        return after_failure(session, session.run, session.job, Failed(410, "links expired", lost=True))
+    session.check_time()
+    for each in job.files:
+        if each.kind == "deleted" and not each.done:
+            apply_deleted(session, each, places[each.kind, each.type, each.turn])
+        elif each.kind == "error" and not each.done:
+            read_errors(session, each, places[each.kind, each.type, each.turn])
     done = session.run
     # Some sources take no second export before the first was deleted.
     session.source.exports.cancel(job.status_url)
@@ -76,12 +74,24 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
     return session.save(done_run.with_job(replace(job_of(done_run), done=True, files=())))
 
 
+def _load_levels(session: Session, run: Run, levels: list[list[FileState]], places: Places) -> None:
+    """Level by level, so that what others point to is there before them."""
+    if session.fleet is not None:
+        for some in levels:
+            share(session, session.fleet, some)
+        return
+    with loading(session, run) as files:
+        files.loader.prepare(each.type for some in levels for each in some)
+        for some in levels:
+            _load_level(session, files, some, places)
+
+
 def _load_level(session: Session, files: FileLoader, states: list[FileState], places: Places) -> None:
     """Several files at once; the first failure is raised when all of them have come to rest."""
     faults: list[BaseException] = []
     with ThreadPoolExecutor(min(READERS, len(states)), thread_name_prefix="pf-read") as readers:
         tasks = [
-            readers.submit(_load_file, session, files, each, places[each.kind, each.type, each.turn]) for each in states
+            readers.submit(load_file, session, files, each, places[each.kind, each.type, each.turn]) for each in states
         ]
     for task in tasks:
         fault = task.exception()
@@ -92,7 +102,8 @@ def _load_level(session: Session, files: FileLoader, states: list[FileState], pl
         raise fault
 
 
-def _load_file(session: Session, files: FileLoader, state: FileState, file: ExportFile) -> None:
+def load_file(session: Session, files: FileLoader, state: FileState, file: ExportFile) -> None:
+    """Have a whole file in Medplum, from its place on."""
     session.log("PFBulkExport", f"Downloading NDJSON file: {state.type} {state.turn + 1}")
     for attempt in (1, 2):
         try:

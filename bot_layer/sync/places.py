@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
-from bot_layer.core.sync_state import FileState, Job, Run, add_counts
+from bot_layer.core.sync_state import BAD_LINES, FileState, Job, Run, add_counts
 from bot_layer.sync.files import Step
 from bot_layer.sync.loader import Loaded
 from bot_layer.sync.session import Session, job_of
-
-_BAD_LINES: Final = 200
 
 
 def with_loaded(run: Run, loaded: Loaded) -> Run:
@@ -30,7 +27,7 @@ def after_step(session: Session, state: FileState, step: Step, *, keep_place: bo
         run = session.run
         loaded = step.loaded
         bad = tuple(f"{state.type} file {state.turn + 1} line {each.number}: {each.reason}" for each in step.bad)
-        run = replace(with_loaded(run, loaded), bad_lines=(run.bad_lines + bad)[:_BAD_LINES])
+        run = replace(with_loaded(run, loaded), bad_lines=(run.bad_lines + bad)[:BAD_LINES])
         if keep_place:
             state = replace(state, lines=max(state.lines, step.lines))
             run = run.with_job(_with_file(job_of(run), state))

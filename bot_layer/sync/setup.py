@@ -34,6 +34,7 @@ class Surroundings:
     """What the parts share: where the map lies, how long the lease is, who watches, who may stop it."""
 
     folder: Path | None = None
+    database: str = ""  # of PostgreSQL, where several machines share the map
     lease_seconds: float | None = None
     log: Log = _silent
     progress: Progress = _unseen
@@ -73,7 +74,7 @@ def make_sync(
         wait=wait,
         clock=timer,
     )
-    kept = SyncMap(map_path(around.folder, settings.source, base_url, about) if around.folder else None)
+    kept = open_map(around, settings.source, base_url, about)
     session = Session(
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
@@ -90,7 +91,14 @@ def make_sync(
     return Sync(session)
 
 
-def map_path(folder: Path, source: str, base_url: str, about: str) -> Path:
-    """The file of one source in one project: its name tells neither."""
-    name = hashlib.blake2b(f"{source} {base_url} {about}".encode(), digest_size=12).hexdigest()
-    return folder / f"pf-sync-{name}.sqlite"
+def open_map(around: Surroundings, source: str, base_url: str, about: str) -> SyncMap:
+    """The map of one source in one project: its name tells neither."""
+    name = map_name(source, base_url, about)
+    if around.database:
+        return SyncMap(url=around.database, schema=name.replace("-", "_"))
+    return SyncMap(around.folder / f"{name}.sqlite" if around.folder else None)
+
+
+def map_name(source: str, base_url: str, about: str) -> str:
+    """A name for one source in one project."""
+    return f"pf-sync-{hashlib.blake2b(f'{source} {base_url} {about}'.encode(), digest_size=12).hexdigest()}"
