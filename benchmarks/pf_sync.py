@@ -246,7 +246,7 @@ def _sync(
 ) -> Iterator[Sync]:
     settings = read_settings(source.settings())
     # Between two questions to the source nobody waits: what is measured is the writing.
-    within = Surroundings(folder=folder, sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
+    within = Surroundings(place=str(folder or ""), sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
     sync = make_sync(settings, medplum.base_url, login or _login(medplum), within=within)
     try:
         yield sync
@@ -302,7 +302,7 @@ def _child() -> None:
     given = json.loads(sys.stdin.readline())
     settings = read_settings(given["settings"] | {"PF_RESOURCE_TYPES": "Patient,Observation"})
     login = ClientLogin(given["medplum"], "client", "secret")
-    sync = make_sync(settings, given["medplum"], login, within=Surroundings(folder=Path(given["folder"])))
+    sync = make_sync(settings, given["medplum"], login, within=Surroundings(place=given["folder"]))
     began = time.perf_counter()
     number = totals(_counts(sync, Options()))["created"]
     seconds = time.perf_counter() - began

@@ -8,7 +8,6 @@ overwrite-reported.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from bot_layer.clients.medplum_login import GivenToken
 from bot_layer.core import parameters as fhir
@@ -40,8 +39,7 @@ def act(event: Event) -> Json:
     """Gather what is asked, take a step, answer with where the sync stands."""
     action = event.text("action") or "start"
     settings = read_settings(event.secrets)
-    folder = Path(settings.folder) if settings.folder else None
-    within = Surroundings(folder=folder, seconds=settings.step_seconds)
+    within = Surroundings(place=settings.folder, seconds=settings.step_seconds)
     login = GivenToken(event.access_token, event.bot or "")
     sync = make_sync(settings, event.base_url, login, within=within, about=event.bot or "")
     try:

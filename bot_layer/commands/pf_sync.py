@@ -33,7 +33,7 @@ from bot_layer.core.sync_settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.sync.engine import Options, Sync
 from bot_layer.sync.part import FileWorker
-from bot_layer.sync.setup import Surroundings, make_sync, map_name
+from bot_layer.sync.setup import Surroundings, is_shared, make_sync, map_name
 
 if TYPE_CHECKING:
     from bot_layer.runtime.sync_fleet import SyncFleet
@@ -147,7 +147,7 @@ def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
 def _database(environ: Mapping[str, str]) -> str:
     """The database that several processes share; an SQLite file is one machine's own, which needs none."""
     url = environ.get("BOT_HOST_DATABASE_URL") or ""
-    return url if url.startswith("postgres") else ""
+    return url if is_shared(url) else ""
 
 
 def _project_secrets(login: ClientLogin) -> dict[str, str]:
@@ -178,7 +178,7 @@ class _Around:
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
-        self.folder = Path(self.settings.folder) if self.settings.folder else STATE_FOLDER
+        self.place = database or self.settings.folder or str(STATE_FOLDER)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stopped)
 
@@ -282,7 +282,7 @@ class _Around:
         return max(state.last_success + self.settings.interval_ms / 1000 - time.time(), 0.0)
 
     def _sync(self, bars: _Bars | None) -> Sync:
-        within = Surroundings(folder=self.folder, database=self.database, log=self.log, stop=self.stop)
+        within = Surroundings(place=self.place, log=self.log, stop=self.stop)
         if bars is not None:
             within = replace(within, progress=bars.show)
         return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)

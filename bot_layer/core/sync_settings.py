@@ -38,7 +38,7 @@ SETTINGS: Final = (
     Setting("PF_POLL_LIMIT_SECONDS", "How long an export may take", default="21600"),
     Setting("PF_MAX_BATCH_BYTES", "The largest batch; Medplum's own limit is 1 MB", default="900000"),
     Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true"),
-    Setting("PF_STATE_DIR", "A folder for the map of ids; without it a run is slower"),
+    Setting("PF_STATE_DIR", "A folder for the map of ids, or a PostgreSQL database; without it a run is slower"),
     Setting("PF_STEP_SECONDS", "How long one call of the bot works", default="40"),
     Setting("PF_LEASE_SECONDS", "How long others wait for a run that was killed", default="120"),
 )

@@ -33,8 +33,7 @@ def _unseen(_kind: str, _name: str, _done: int, _total: int | None) -> None:
 class Surroundings:
     """What the parts share: where the map lies, how long the lease is, who watches, who may stop it."""
 
-    folder: Path | None = None
-    database: str = ""  # of PostgreSQL, where several machines share the map
+    place: str = ""  # a folder, or the URL of a PostgreSQL database that several machines share; empty: nowhere
     lease_seconds: float | None = None
     log: Log = _silent
     progress: Progress = _unseen
@@ -94,9 +93,14 @@ def make_sync(
 def open_map(around: Surroundings, source: str, base_url: str, about: str) -> SyncMap:
     """The map of one source in one project: its name tells neither."""
     name = map_name(source, base_url, about)
-    if around.database:
-        return SyncMap(url=around.database, schema=name.replace("-", "_"))
-    return SyncMap(around.folder / f"{name}.sqlite" if around.folder else None)
+    if is_shared(around.place):
+        return SyncMap(url=around.place, schema=name.replace("-", "_"))
+    return SyncMap(Path(around.place) / f"{name}.sqlite" if around.place else None)
+
+
+def is_shared(place: str) -> bool:
+    """True for the URL of a database that several machines can open."""
+    return place.startswith(("postgresql:", "postgresql+", "postgres:"))
 
 
 def map_name(source: str, base_url: str, about: str) -> str:

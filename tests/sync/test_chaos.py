@@ -89,7 +89,6 @@ def test_two_runs_at_once_bring_everything_once() -> None:
 
 CHILD = """
 import sys, threading
-from pathlib import Path
 import orjson
 from bot_layer.clients.medplum_login import ClientLogin
 from bot_layer.core.sync_settings import read_settings
@@ -98,7 +97,7 @@ from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings, make_sync
 given = orjson.loads(sys.stdin.readline())
 login = ClientLogin(given["medplum"], given["id"], given["secret"])
-within = Surroundings(folder=Path(given["folder"]), lease_seconds=0.6)
+within = Surroundings(place=given["folder"], lease_seconds=0.6)
 print("ready", flush=True)
 while True:
     try:
@@ -152,7 +151,7 @@ def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
     """Steps of no length at all still come to the end: each does at least the next thing, none repeats the whole."""
     with world(generate(6, 3), switches=Switches.general(part_size=5, polls=3), folder=tmp_path) as both:
         for _ in range(400):
-            within = Surroundings(folder=tmp_path, seconds=0.15, sleep=lambda _: None)
+            within = Surroundings(place=str(tmp_path), seconds=0.15, sleep=lambda _: None)
             sync = both.sync(within=within)
             state = sync.run(Options())
             sync.map.close()

@@ -157,7 +157,7 @@ def test_the_bot_does_not_take_the_command_line_for_somebody_who_edits(both: Wor
     """Both write for the same sync; the Task remembers who did."""
     token = both.medplum.token_for(f"Practitioner/{both.medplum.owner_profile_id}")
     login = GivenToken(token, f"Practitioner/{both.medplum.owner_profile_id}")
-    within = Surroundings(folder=both.folder, sleep=both.sleep, timer=both.timer)
+    within = Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer)
     # The one who edited writes for the sync now: what the command line wrote is no edit to it.
     sync = make_sync(both.read(local_edits="keep"), both.medplum.base_url, login, within=within)
     state = sync.run(Options())

@@ -42,7 +42,7 @@ def half_a_reconcile(both: World, folder: Path | None) -> None:
         if (kind, name) == ("file", "Patient"):
             stop.set()
 
-    within = Surroundings(folder=folder, sleep=both.sleep, timer=both.timer, progress=progress, stop=stop)
+    within = Surroundings(place=str(folder or ""), sleep=both.sleep, timer=both.timer, progress=progress, stop=stop)
     sync = both.sync(within=within, max_delete_share=1.0)
     state = sync.run(Options(reconcile=True))
     sync.map.close()

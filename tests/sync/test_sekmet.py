@@ -94,7 +94,7 @@ def test_a_foreign_server_is_synced_at_each_level(level: str, people: set[str], 
 
         def run() -> dict[str, int]:
             login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
-            within = Surroundings(folder=tmp_path / "map", sleep=lambda _: None)
+            within = Surroundings(place=str(tmp_path / "map"), sleep=lambda _: None)
             sync = make_sync(settings, medplum.base_url, login, within=within)
             state = sync.run(Options())
             sync.map.close()

@@ -22,6 +22,7 @@ from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options, Sync
 from bot_layer.sync.fleet import FileTask
 from bot_layer.sync.part import FileWorker, PartStore, SharedKeys
+from bot_layer.sync.setup import Surroundings
 from tests.sync.test_chaos import MEDPLUM_FAULTS, SOURCE_FAULTS
 from tests.sync.world import World, assert_adds_up, assert_exact, counts, world
 
@@ -300,3 +301,44 @@ def _through_json(part: Any) -> Json:
 
     document: Json = orjson.loads(orjson.dumps(asdict(part)))
     return document
+
+
+def test_a_reconcile_that_several_load_deletes_what_is_gone_and_nothing_else(tmp_path: Path) -> None:
+    """What each of them saw is in the map that all share."""
+    source = generate(5, 4)
+    with world(source, switches=Switches.general(deleted=False, part_size=6), folder=tmp_path) as both:
+        shared_run(both)
+        gone = sorted(source.entries["Observation"])[0]
+        before = len(both.by_source_id("Observation"))
+        source.delete("Observation", gone, at=both.source.now())
+        state = shared_run(both, options=Options(reconcile=True))
+        assert state.run is not None
+        assert state.run.deleted == 1
+        left = both.by_source_id("Observation")
+        assert (gone in left, len(left)) == (False, before - 1)
+
+
+def test_a_reconcile_in_steps_needs_no_folder_where_there_is_a_database(postgres_url: str) -> None:
+    """Each step on another machine, as in Lambda: the map is in PostgreSQL."""
+    source = generate(6, 2)
+    with world(source, switches=Switches.general(deleted=False, part_size=6, polls=0)) as both:
+
+        def step(options: Options) -> SyncState:
+            within = Surroundings(place=postgres_url, seconds=0.3, sleep=lambda _: None)
+            sync = both.sync(within=within)
+            try:
+                return sync.run(options)
+            finally:
+                sync.map.close()
+
+        for options in (Options(), Options(reconcile=True)):
+            steps = 0
+            while (state := step(options)).run is None or not state.run.over:
+                steps += 1
+            assert state.run.phase == "done"
+            if not options.reconcile:
+                gone = sorted(source.entries["Patient"])[0]
+                source.delete("Patient", gone, at=both.source.now())
+        assert state.run is not None
+        assert state.run.deleted == 1
+        assert gone not in both.by_source_id("Patient")

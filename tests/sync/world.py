@@ -45,7 +45,7 @@ class World:
 
     def sync(self, *, within: Surroundings | None = None, **changes: Any) -> Sync:
         """A sync, not run yet. Nothing sleeps."""
-        around = within or Surroundings(folder=self.folder, sleep=self.sleep, timer=self.timer, log=self._log)
+        around = within or Surroundings(place=str(self.folder or ""), sleep=self.sleep, timer=self.timer, log=self._log)
         login = ClientLogin(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
         return make_sync(self.read(**changes), self.medplum.base_url, login, within=around)
 
