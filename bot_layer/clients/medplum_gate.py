@@ -35,7 +35,8 @@ class Gate:
                 elapsed = max(self._clock() - started, 1e-6)
                 if turn.slower:
                     self._state = self._state.pushed_back()
-                elif size >= _TELLING:
+                elif size >= _TELLING and self._inside >= self._state.limit:
+                    # A gate that is not full tells nothing: there was no more to send.
                     self._state = self._state.finished(size / elapsed * self._inside)
                 self._inside -= 1
                 self._free.notify_all()

@@ -60,7 +60,7 @@ class Concurrency:
     """How many batches at once: more while that makes it faster, fewer on conflict, refusal and slowness."""
 
     most: int
-    allowed: float = 2.0
+    allowed: float = 4.0
     speed: float = 0.0
     untroubled: bool = True  # nothing spoke against more yet: one more with each batch, else one with each round
 

@@ -39,7 +39,7 @@ def test_before_the_first_answer_nothing_is_known() -> None:
 
 def test_concurrency_follows_the_server() -> None:
     """More while it gets faster, up to the most; fewer on push-back and when it gets slower; never none."""
-    state = Concurrency(4)
+    state = Concurrency(4, allowed=2.0)
     for speed in (10, 20, 30, 40, 50, 60, 70, 80, 90, 100):
         state = state.finished(speed)
     assert state.limit == 4
@@ -52,7 +52,7 @@ def test_concurrency_follows_the_server() -> None:
 
 def test_before_any_trouble_each_batch_allows_one_more() -> None:
     """The start is quick; after the first push-back it takes a whole round of batches for one more."""
-    quick = Concurrency(8).finished(10).finished(10).finished(10)
+    quick = Concurrency(8, allowed=2.0).finished(10).finished(10).finished(10)
     assert quick.limit == 5
     careful = quick.pushed_back()
     assert careful.finished(10).allowed - careful.allowed < 0.5
