@@ -36,6 +36,7 @@ class Contents:
         self._lock = threading.Lock()
         self._free: list[str] = []
         self._next = 1
+        self._run = ""
 
     def store(self, content_type: str, pieces: Iterable[bytes], *, owner: str = "") -> str:
         """The id of a Binary that holds these bytes; where answers are lost, no other one does."""
@@ -75,6 +76,12 @@ class Contents:
             else:
                 self.requests.push_back(attempt)
         raise AssertionError("the last try returns or raises")
+
+    def serve(self, run: str) -> None:
+        """Room is a run's own: what an earlier one did not use was given back, maybe by another process."""
+        if run != self._run:
+            self.forget_room()
+            self._run = run
 
     def forget_room(self) -> None:
         """Nothing that was reserved is there any more."""

@@ -23,7 +23,8 @@ def give_back(session: Session, *, named: str) -> int:
 
     ``named`` is what the Task is going to name. A run that stored nothing asks nothing, unless one before it broke off.
     """
-    if not session.medplum.contents.reserved and not session.unsettled:
+    elsewhere = session.fleet is not None and bool(session.run.counts)
+    if not (session.medplum.contents.reserved or session.unsettled or elsewhere):
         return 0
     query = f"identifier={quote(RESERVE_SYSTEM, safe=':/')}%7C&_count=1000&_sort=_lastUpdated"
     reserves = [

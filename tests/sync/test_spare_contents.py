@@ -39,7 +39,7 @@ def begun(both: World) -> Sync:
     """A sync whose run began and is not over, with the lease on it."""
     stop = threading.Event()
     stop.set()
-    first = both.sync(within=Surroundings(folder=both.folder, sleep=both.sleep, timer=both.timer, stop=stop))
+    first = both.sync(within=Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer, stop=stop))
     first.run(Options())
     first.map.close()
     sync = both.sync()
@@ -123,6 +123,20 @@ def test_what_a_refused_document_pointed_to_does_not_stay(tmp_path: Path) -> Non
         links = [documents_[name][0]["content"][0]["attachment"]["url"] for name in ("d1", "d2")]
         assert [both.content(link) for link in links] == [b"a", b"a"]
         assert spare_contents(both) == set()
+
+
+def test_room_is_a_run_s_own(tmp_path: Path) -> None:
+    """A process that loads for one run after another has no room left from the first: somebody gave it back."""
+    with world(documents(1), folder=tmp_path) as both:
+        sync = begun(both)
+        contents = sync.medplum.contents
+        contents.serve("first")
+        for data in (b"a", b"b"):  # room for one, then for two, of which one stays free
+            contents.store("text/plain", [data])
+        contents.serve("second")
+        before = len(both.medplum.requests)
+        contents.store("text/plain", [b"c"])
+        assert [each.method for each in both.medplum.requests[before:]] == ["POST", "PUT"]
 
 
 def test_room_of_another_source_is_left_alone(tmp_path: Path) -> None:
