@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 from bot_layer.clients.practice_fusion_files import LinkExpired
@@ -28,21 +29,19 @@ READERS: Final = 8
 def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
     """The state with every file of the export in Medplum, or with the export lost."""
     places = places_of(manifest)
-    levels: dict[int, list[FileState]] = {}
-    for each in job.files:
-        if each.kind == "output" and not each.done:
-            levels.setdefault(level_of(each.type), []).append(each)
+    left = [each for each in job.files if not each.done]
     try:
-        _load_levels(session, run, [some for _, some in sorted(levels.items())], places)
+        refused = _delete_first(session, [each for each in left if each.kind == "deleted"], places)
+        _load_levels(session, run, [each for each in left if each.kind == "output"], places)
+        for each in left:
+            if each.kind == "error":
+                read_errors(session, each, _place(places, each))
     except LinkExpired:
         session.manifest = None
         return after_failure(session, session.run, session.job, Failed(410, "links expired", lost=True))
     session.check_time()
-    for each in job.files:
-        if each.kind == "deleted" and not each.done:
-            apply_deleted(session, each, places[each.kind, each.type, each.turn])
-        elif each.kind == "error" and not each.done:
-            read_errors(session, each, places[each.kind, each.type, each.turn])
+    if refused is not None:
+        raise refused
     done = session.run
     # Some sources take no second export before the first was deleted.
     session.source.exports.cancel(job.status_url)
@@ -74,25 +73,45 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
     return session.save(done_run.with_job(replace(job_of(done_run), done=True, files=())))
 
 
-def _load_levels(session: Session, run: Run, levels: list[list[FileState]], places: Places) -> None:
+def _delete_first(session: Session, states: list[FileState], places: Places) -> PermanentError | None:
+    """What is gone goes before the rest comes: nothing new is made to point to it, and what was made anew stays.
+
+    Where Medplum refuses a deletion, the rest is loaded all the same, and the refusal ends the run.
+    """
+    try:
+        for each in states:
+            apply_deleted(session, each, _place(places, each))
+    except PermanentError as fault:
+        return fault
+    return None
+
+
+def _load_levels(session: Session, run: Run, states: list[FileState], places: Places) -> None:
     """Level by level, so that what others point to is there before them."""
+    levels = [list(some) for _, some in groupby(sorted(states, key=_level), key=_level)]
     if session.fleet is not None:
         for some in levels:
             share(session, session.fleet, some)
         return
     with loading(session, run) as files:
-        files.loader.prepare(each.type for some in levels for each in some)
+        files.loader.prepare(each.type for each in states)
         for some in levels:
             _load_level(session, files, some, places)
+
+
+def _level(state: FileState) -> int:
+    return level_of(state.type)
+
+
+def _place(places: Places, state: FileState) -> ExportFile:
+    return places[state.kind, state.type, state.turn]
 
 
 def _load_level(session: Session, files: FileLoader, states: list[FileState], places: Places) -> None:
     """Several files at once; the first failure is raised when all of them have come to rest."""
     faults: list[BaseException] = []
     with ThreadPoolExecutor(min(READERS, len(states)), thread_name_prefix="pf-read") as readers:
-        tasks = [
-            readers.submit(load_file, session, files, each, places[each.kind, each.type, each.turn]) for each in states
-        ]
+        tasks = [readers.submit(load_file, session, files, each, _place(places, each)) for each in states]
     for task in tasks:
         fault = task.exception()
         if fault is not None:

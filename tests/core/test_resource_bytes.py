@@ -91,6 +91,7 @@ def test_white_space_around_the_members_does_no_harm() -> None:
         {"resourceType": "Provenance", "id": "1"},
         {"resourceType": "Provenance", "id": "1", "meta": {"source": "urn:x", "security": [{"code": "R"}]}},
         {"resourceType": "Patient", "id": "1", "meta": {"versionId": '1"', "lastUpdated": "2026", "profile": ["p"]}},
+        {"resourceType": "Patient", "id": "1", "meta": {"source": "urn:x"}},
         {"resourceType": "Patient", "id": "1", "meta": {}, "contained": [{"resourceType": "Patient", "id": "1"}]},
         {"resourceType": "Patient", "id": "1", "identifier": [{"system": "s", "value": "v"}, {"value": "w"}]},
     ],

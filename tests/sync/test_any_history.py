@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bot_layer.errors import TransientError
@@ -51,6 +51,12 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(HISTORIES, st.booleans())
+@example(  # a new resource points to one that the same export tells to be gone
+    history=[("add", 1, 0, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 0, 1, "final")], ranges=False
+)
+@example(  # gone and made anew between two runs
+    history=[("add", 1, 1, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 1, 1, "amended")], ranges=False
+)
 def test_after_any_history_medplum_is_as_the_source_is(history: list[tuple[Any, ...]], ranges: bool) -> None:
     """Additions, changes, deletions, cycles, pointers to what comes later or never, and faults of both ends."""
     source = Source()
