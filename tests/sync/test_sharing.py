@@ -93,11 +93,11 @@ def shared_run(both: World, *, tries: int = 40, options: Options | None = None) 
             each.map.close()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_shared_files_end_exact_under_every_fault(seed: int, tmp_path: Path) -> None:
     """Conflicts, quota, 5xx, resets after the write, broken downloads: everything once, and the report adds up."""
     rng = random.Random(seed)  # noqa: S311 - a schedule that can be repeated
-    with world(generate(seed, 2), switches=Switches.general(part_size=6, ranges=bool(seed % 2))) as both:
+    with world(generate(seed, 1), switches=Switches.general(part_size=4, ranges=bool(seed % 2))) as both:
         both.folder = tmp_path
         for kind, share in MEDPLUM_FAULTS.items():
             both.medplum.faults.add(kind, share=share * rng.choice((0, 1, 2)))
@@ -305,8 +305,8 @@ def _through_json(part: Any) -> Json:
 
 def test_a_reconcile_that_several_load_deletes_what_is_gone_and_nothing_else(tmp_path: Path) -> None:
     """What each of them saw is in the map that all share."""
-    source = generate(5, 4)
-    with world(source, switches=Switches.general(deleted=False, part_size=6), folder=tmp_path) as both:
+    source = generate(5, 1)
+    with world(source, switches=Switches.general(deleted=False, part_size=3), folder=tmp_path) as both:
         shared_run(both)
         gone = sorted(source.entries["Observation"])[0]
         before = len(both.by_source_id("Observation"))
@@ -320,7 +320,7 @@ def test_a_reconcile_that_several_load_deletes_what_is_gone_and_nothing_else(tmp
 
 def test_a_reconcile_in_steps_needs_no_folder_where_there_is_a_database(postgres_url: str) -> None:
     """Each step on another machine, as in Lambda: the map is in PostgreSQL."""
-    source = generate(6, 2)
+    source = generate(6, 1)
     with world(source, switches=Switches.general(deleted=False, part_size=6, polls=0)) as both:
 
         def step(options: Options) -> SyncState:
