@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from bot_layer.cli import build
 from bot_layer.stage.teller import Teller, UnexpectedStep
-from bot_layer.stage.world import World
+from bot_layer.stage.world import Options, World, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -158,3 +158,11 @@ def test_invoke_runs_one_bot_on_one_event(tmp_path: Path) -> None:
     assert (
         CliRunner().invoke(build(), ["invoke", "sync-practitioner", "--event", str(tmp_path / "none")]).exit_code == 2
     )
+
+
+def test_without_bots_a_host_of_ones_own_is_called() -> None:
+    """As by a Medplum whose Fission router points there; the partners' settings are project secrets already."""
+    with World(Options(with_bots=False, host_port=free_port())) as world:
+        assert world.medplum.bot_host == f"127.0.0.1:{world.options.host_port}"
+        project = world.client().get(f"admin/projects/{world.medplum.project_id}")["project"]
+        assert {each["name"] for each in project["secret"]} >= {"HEALTH_GORILLA_CLIENT_ID", "PF_FHIR_BASE_URL"}

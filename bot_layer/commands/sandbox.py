@@ -49,7 +49,9 @@ def sandbox(
 ) -> None:
     """Run a Medplum server's look-alike, with its partners, on loopback. For trials and tests only.
 
-    Everything in it is invented. It ends on Ctrl-C or SIGTERM.
+    Everything in it is invented. Without --with-bots it calls the host that you start at --host-port (medplum-bots
+    serve), as a Medplum with a Fission router does, and the partners' settings are project secrets already. It ends on
+    Ctrl-C or SIGTERM.
     """
     from bot_layer.sandbox.faults import Faults  # noqa: PLC0415  # the look-alikes cost a second that --help need not pay
     from bot_layer.stage.world import Options, World  # noqa: PLC0415

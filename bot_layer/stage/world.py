@@ -85,6 +85,10 @@ class World:
         if self.options.with_bots:
             self._start_host()
             self.put_secrets(self.settings())
+        elif self.options.host_port:
+            # As a Medplum whose Fission router points to a host, which somebody starts or not.
+            self.medplum.bot_host = f"{LOOPBACK}:{self.options.host_port}"
+            self.put_secrets(self.settings())
         return self
 
     def _start_host(self) -> None:
