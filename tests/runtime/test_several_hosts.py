@@ -119,7 +119,7 @@ class Gate:
         return False
 
 
-@pytest.mark.parametrize("key", ["", "a-key-for-this-test"], ids=["references", "encrypted"])
+@pytest.mark.parametrize("key", ["a-key-for-this-test"], ids=["encrypted"])  # references: test_survival.py
 def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url: str, key: str) -> None:
     """Of a host that is killed in the middle and never comes back another ends the runs: everybody is there once."""
     settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, "BOT_HOST_INBOX_KEY": key, **world.environment()}

@@ -80,7 +80,7 @@ def _survive(world: World, host: HostProcess, begin: Callable[[World, int], Json
     assert step > 5
 
 
-@pytest.mark.parametrize("key", ["", "a-key-for-this-test"], ids=["references", "encrypted"])
+@pytest.mark.parametrize("key", [""], ids=["references"])  # encrypted: test_several_hosts.py
 def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, tmp_path: Path, key: str) -> None:
     """Killed at each request of a run and started again, the host ends the run: one account, one id written back."""
     environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": key, **world.environment()}

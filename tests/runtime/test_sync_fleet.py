@@ -128,7 +128,7 @@ def test_a_killed_leader_s_run_is_taken_up_by_the_next(postgres_url: str) -> Non
             leader.kill()
         with running(both, postgres_url, "--quiet") as following:
             assert following.ended() == 0, following.lines
-        assert following.said("Resuming") == 1
+        assert following.said("Resuming") >= 1
         state = state_of(both)
         assert_adds_up(state)
         assert_exact(both)
