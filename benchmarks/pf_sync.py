@@ -34,7 +34,7 @@ from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.core import references, upsert
 from bot_layer.core.ndjson import Resource, split_lines
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked, marked, names_of
+from bot_layer.core.resource_bytes import Marked
 from bot_layer.core.sync_settings import read_settings
 from bot_layer.core.sync_state import totals
 from bot_layer.core.upsert import Incoming
@@ -104,26 +104,18 @@ def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
     chunks = (data[start : start + 256 * 1024] for start in range(0, len(data), 256 * 1024))
     size = 0
     for _, resources, _ in handfuls(split_lines(chunks)):
-        texts = [
-            marked(each.raw, each.key, each.members, source) if each.key and each.members else None
-            for each in resources
-        ]
-        printed = Marked([each for each in texts if each is not None])
-        bodies = iter(printed.pointing(names_of(printed.keys(source), known)))
-        incoming = [
-            _incoming(each, next(bodies) if text is not None else None, known, source)
-            for each, text in zip(resources, texts, strict=True)
-        ]
+        keyed = {each.key: each for each in resources if each.key}
+        marked = Marked(keyed, source)
+        marked.targets()
+        bodies = marked.pointing(known)
+        incoming = [_incoming(key, each, bodies.get(key), known, source) for key, each in keyed.items()]
         plan = upsert.plan({}, incoming, source=source)
         entries = [upsert.entry(each, orjson.dumps) for each in plan.creates]
         size += sum(len(upsert.bundle(batch)) for batch in upsert.batches(entries, max_bytes=900_000))
     return size
 
 
-def _incoming(resource: Resource, body: bytes | None, known: dict[Key, str], source: str) -> Incoming:
-    key = resource.key
-    if key is None:
-        raise AssertionError("the generated resources have ids")
+def _incoming(key: Key, resource: Resource, body: bytes | None, known: dict[Key, str], source: str) -> Incoming:
     digest = upsert.digest_of(resource.raw)
     if body is not None:
         return Incoming(key, {}, digest, body=body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -21,17 +22,18 @@ from bot_layer.core.source_identity import is_source_id
 Loads = Callable[[bytes], Any]
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
+_TOGETHER: Final = 20  # lines: enough that what a call costs does not count, and few enough if they are long
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A line that is not empty, with its number in the file (from 1); the text has no line end."""
 
     number: int
     text: bytes
 
 
-class Resource(msgspec.Struct, frozen=True):
+class Resource(msgspec.Struct, frozen=True, gc=False):
     """A resource and the line where it begins.
 
     ``raw`` is that line, or empty if it stood in a larger document. ``key`` is None where the resource can't be told
@@ -117,12 +119,13 @@ def read_resources(
 ) -> Iterator[Resource | BadLine]:
     """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
     reader = _Reader(loads, bundles, limit)
-    for line in lines:
-        found = None if reader.waiting else read_members(line.text)
-        if found is not None:
-            yield Resource(line.number, found[0], line.text, found[1])
-        else:
-            yield from reader.read(line)
+    rest = iter(lines)
+    while some := list(islice(rest, _TOGETHER)):
+        for line, found in zip(some, read_members([each.text for each in some]), strict=True):
+            if found is not None and not reader.waiting:
+                yield Resource(line.number, found[0], line.text, found[1])
+            else:
+                yield from reader.read(line)
     yield from reader.finish()
 
 

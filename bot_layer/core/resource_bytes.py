@@ -1,14 +1,15 @@
-"""The same rewriting as in ``references`` and ``upsert``, on the bytes that the source printed.
+"""The same rewriting as in ``references`` and ``upsert``, on the bytes that the source printed, many resources at once.
 
 A quote inside a JSON string is always escaped, so that ``"reference":"`` can only be a key. Where a source prints in
-another way (white space, escapes), or bytes can't tell what is meant, the answer is None, and the parsed value is
-worked on. What the source's meta says of version and time is left there: the server sets its own.
+another way (white space, escapes), or bytes can't tell what is meant, the resource is left out, and its parsed value
+is worked on.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from copy import copy
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,12 +17,17 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from bot_layer.core import upsert
-from bot_layer.core.members import Members, read_meta
+from bot_layer.core.json import Json
+from bot_layer.core.members import Members, read_members
+from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key, Known, read_reference
-from bot_layer.core.source_identity import KEYED_BY_TAG, ROOT, UPDATED_URL, VERSION_URL, id_system
+from bot_layer.core.source_identity import KEYED_BY_TAG, ROOT
 
-_REFERENCE: Final = b'"reference"'
-_is_odd: Final = re.compile(rb'\\(?:[uU]00|"reference")').search
+# A key, with the text that it names: empty where this is no text, or spelled in another way. Behind a backslash stands
+# the end of another name.
+_cut_at_references: Final = re.compile(rb'"reference"(?<!\\"reference")(:"[^"\\]*"|(?=\s*:))').split
+# A letter that is written as an escape, so that a name may be.
+_is_escaped: Final = re.compile(rb"\\u00").search
 # No JSON holds it: it stands where a reference has no name in Medplum.
 _MISSING: Final = b"\0"
 # Where there is content that is fetched or stored, so that the value itself changes.
@@ -31,118 +37,117 @@ _HOLDING_CONTENT: Final = {
     "DocumentReference": "content",
     "Media": "content",
 }
-_print: Final = msgspec.json.encode
+_SHARED: Final = ("identifier", "extension", "tag", "security")
+_printer: Final = msgspec.json.Encoder()
+_print: Final = _printer.encode
 
 
 class Marked:
-    """Resources that carry our mark already, and still the source's references."""
+    """Resources that carry our mark already, and still the source's references: those that bytes can tell, by key."""
 
-    def __init__(self, texts: Sequence[bytes]) -> None:
-        head, *rest = b"\n".join(texts).split(_REFERENCE)
-        ends = [each.find(b'"', 2) for each in rest]
-        self._between = [head, *[each[end:] for each, end in zip(rest, ends, strict=True)]]
-        self._references = [each[:end] for each, end in zip(rest, ends, strict=True)]
-        self._number = len(texts)
+    def __init__(self, resources: Mapping[Key, Resource], source: str) -> None:
+        members = {key: each.members for key, each in resources.items() if each.members is not None}
+        self.keys, text = _marked(members, source)
+        parts = _cut(text) if len(members) == len(resources) else []
+        if not parts:
+            # Something is printed in another way: it is told as the others when it is printed as we do.
+            keys, text = _marked(_printed_anew(resources.values()), source)
+            told = {key: line for key, line in zip(keys, text.split(b"\n"), strict=False) if _cut(line)}
+            self.keys, parts = list(told), _cut(b"\n".join(told.values()))
+        self._parts = parts
+        self._meant = {text: _key(text, source) for text in set(parts[1::2])}
 
-    def keys(self, source: str) -> dict[bytes, Key | None]:
-        """What each reference means, by its text."""
-        return {text: _key(text, source) for text in set(self._references) if _is_plain(text)}
+    def targets(self) -> set[Key]:
+        """The resources of the source that these point to."""
+        return {key for key in self._meant.values() if key is not None}
 
-    def pointing(self, names: Mapping[bytes, bytes]) -> list[bytes | None]:
-        """Each resource pointing into Medplum, in order; None where a reference has no name there."""
-        parts = [b""] * (len(self._between) + len(self._references))
-        parts[::2] = self._between
-        parts[1::2] = [names.get(each, _MISSING) for each in self._references]
-        texts = b"".join(parts).split(b"\n") if self._number else []
-        return [None if _MISSING in each else each for each in texts]
-
-
-def names_of(keys: Mapping[bytes, Key | None], known: Known) -> dict[bytes, bytes]:
-    """Each reference as it is to be printed; without those whose target is missing."""
-    found: dict[bytes, bytes] = {}
-    for text, key in keys.items():
-        if key is None:
-            found[text] = _REFERENCE + text
-        elif (target := known.get(key)) is not None:
-            found[text] = f'"reference":"{key.type}/{target}'.encode()
-    return found
+    def pointing(self, known: Known) -> dict[Key, bytes]:
+        """The resources pointing into Medplum; without those that point to what has no name there."""
+        names = {text: _named(text, key, known) for text, key in self._meant.items()}
+        parts = self._parts.copy()
+        parts[1::2] = [names[each] for each in parts[1::2]]
+        # What follows the last line end is no text.
+        lines = zip(self.keys, b"".join(parts).split(b"\n"), strict=False)
+        return {key: line for key, line in lines if _MISSING not in line}
 
 
-def _is_plain(text: bytes) -> bool:
-    """False for a reference that is no text, or is spelled with escapes."""
-    return text.startswith(b':"') and b"\\" not in text
+def _cut(text: bytes) -> list[bytes]:
+    """What stands between references, and these, in turns; nothing where bytes can't tell what one means."""
+    parts = [] if _is_escaped(text) else _cut_at_references(text)
+    return parts if all(parts[1::2]) else []
+
+
+def _named(text: bytes, key: Key | None, known: Known) -> bytes:
+    """A reference as it is to be printed."""
+    if key is None:
+        return b'"reference"' + text
+    target = known.get(key)
+    return _MISSING if target is None else f'"reference":"{key.type}/{target}"'.encode()
 
 
 @lru_cache(maxsize=50_000)
 def _key(text: bytes, source: str) -> Key | None:
     """Patients and clinicians are pointed to again and again."""
-    return read_reference(text[2:].decode(), source)
+    return read_reference(text[2:-1].decode(), source)
 
 
 # -- Our mark
 
 
-def marked(text: bytes, key: Key, members: Members, source: str) -> bytes | None:
-    """The resource without its id and with our mark, or None where only the value itself can be worked on."""
-    kind, source_id = key.type, key.id.encode()
-    # A letter that is written as an escape, so that a name may be; and a name that only ends like ours.
-    if _is_odd(text) or (kind in _HOLDING_CONTENT and _HOLDING_CONTENT[kind] in members):
+def _printed_anew(resources: Iterable[Resource]) -> dict[Key, Members]:
+    texts = [_print(each.value) for each in resources]
+    return dict(found for found in read_members(texts) if found is not None)
+
+
+def _marked(resources: Mapping[Key, Members], source: str) -> tuple[list[Key], bytes]:
+    """The resources that bytes can mark: their keys, and a line for each without its id and with our mark."""
+    bodies = {key: body for key, each in resources.items() if (body := _body(key, each, source)) is not None}
+    return list(bodies), _printer.encode_lines(list(bodies.values()))
+
+
+def _body(key: Key, members: Members, source: str) -> Json | None:
+    """The members as they are to be printed, or None where only the value itself can be worked on."""
+    kind, printed, meta = key.type, members.printed, copy(members.meta)
+    if kind in _HOLDING_CONTENT and _HOLDING_CONTENT[kind] in printed:
         return None
-    meta_text = bytes(members.get("meta", b"{}"))
-    meta = read_meta(meta_text)
-    if meta is None or (meta.tag and kind in KEYED_BY_TAG):
+    identifiers, extensions = bytes(printed.get("identifier", b"")), bytes(printed.get("extension", b""))
+    lists = (identifiers, extensions, bytes(meta.tag), bytes(meta.security))
+    frame = _frame(kind, source, bool(meta.version_id), bool(meta.last_updated), lists)
+    if not frame:
         return None
-    listed = bytes(members.get("identifier", b""))
-    note = _owned(listed, bytes(members.get("extension", b"")), bytes(meta.tag), bytes(meta.security))
-    if note is None:
-        return None
-    before, after, address = _frame(kind, source)
-    version, updated = _noted(VERSION_URL, meta.version_id), _noted(UPDATED_URL, meta.last_updated)
-    mark = b'%b%b"}%b%b%b%b%b"}' % (before, source_id, version, updated, note, after, source_id)
-    about = [] if meta.source is not UNSET else [b'"source":"%b%b"' % (address, source_id)]
-    body = members.copy()
+    source_id = key.id.encode()
+    # As text in JSON: what they hold may have to be escaped.
+    about = [_print(text)[1:-1] for text in (meta.version_id, meta.last_updated) if text]
+    marks = Raw(frame % (source_id, *about, source_id))
+    meta.version_id = meta.last_updated = ""  # the server sets its own
+    if meta.source is UNSET:
+        meta.source = f"{source}/{kind}/{key.id}"
+    body = {**printed, "meta": meta}
     del body["id"]
     if kind in KEYED_BY_TAG:
-        about.append(b'"tag":[%b]' % mark)
+        meta.tag = marks
     else:
-        body["identifier"] = Raw(_with(listed, mark))
-    if about:
-        body["meta"] = Raw(_with(meta_text, *about))
-    return _print(body)
-
-
-def _with(text: bytes, *more: bytes) -> bytes:
-    """A printed list or object with more in it."""
-    inner = text[1:-1].strip()
-    start, end = (b"{", b"}") if text.startswith(b"{") else (b"[", b"]")
-    return b"%b%b%b" % (start, b",".join((inner, *more) if inner else more), end)
-
-
-@lru_cache(maxsize=500)
-def _frame(kind: str, source: str) -> tuple[bytes, bytes, bytes]:
-    """What stands before the source's id in the mark, what after, and the address of the type, as JSON."""
-    address = upsert.dumps(f"{source}/{kind}/")[1:-1]
-    name = "code" if kind in KEYED_BY_TAG else "value"
-    before = b'{"extension":[{"url":"%b","valueUri":"%b' % (upsert.ORIGIN_URL.encode(), address)
-    return before, f'],"system":"{id_system(kind)}","{name}":"'.encode(), address
-
-
-def _noted(url: str, text: str) -> bytes:
-    return b',{"url":"%b","valueString":%b}' % (url.encode(), _print(text)) if text else b""
+        body["identifier"] = marks
+    return body
 
 
 @lru_cache(maxsize=2_000)
-def _owned(*shared: bytes) -> bytes | None:
-    """The note of which entries of the shared lists are the source's; None where bytes can't tell them apart."""
-    owned: set[str] = set()
-    for name, text in zip(("identifier", "extension", "tag", "security"), shared, strict=True):
-        listed = msgspec.json.decode(text) if text else []
-        if not isinstance(listed, list) or not all(_is_told(name, each) for each in listed):
-            return None
-        if name == "tag" and text and not listed:
-            return None
-        owned |= {upsert.token(name, each) for each in listed}
-    return _noted(upsert.OWNED_URL, " ".join(sorted(owned)))
+def _frame(kind: str, source: str, versioned: bool, timed: bool, lists: tuple[bytes, ...]) -> bytes:
+    """The printed list of identifiers (or tags) and our mark, to be filled with the id, the version, its time, the id.
+
+    Empty where bytes can't tell which entries of the shared lists are the source's.
+    """
+    values = {name: msgspec.json.decode(text or b"[]") for name, text in zip(_SHARED, lists, strict=True)}
+    for name, items in values.items():
+        if not isinstance(items, list) or not all(_is_told(name, each) for each in items):
+            return b""
+    identifiers, _, tags, _ = lists
+    if tags and (kind in KEYED_BY_TAG or not values["tag"]):
+        return b""
+    about = ("\0" if versioned else "", "\0" if timed else "", upsert.owned_of({**values, "meta": values}))
+    mark = _print(upsert.mark(Key(kind, "\0"), source, about))
+    before = identifiers[:-1] + b"," if values["identifier"] and kind not in KEYED_BY_TAG else b"["
+    return before.replace(b"%", b"%%") + mark.replace(b"%", b"%%").replace(b"\\u0000", b"%b") + b"]"
 
 
 def _is_told(name: str, item: Any) -> bool:

@@ -36,6 +36,7 @@ ORIGIN_URL: Final = f"{ROOT}/source-address"
 OWNED_URL: Final = f"{ROOT}/source-entries"
 CONTENT_URL: Final = f"{ROOT}/content"
 CONTENT_DIGEST_URL: Final = f"{ROOT}/content-digest"
+_ABOUT_URLS: Final = (VERSION_URL, UPDATED_URL, OWNED_URL)
 SYNC_TAG: Final = f"{ROOT}/sync"
 UNRESOLVED_TAG: Final[Json] = {"system": SYNC_TAG, "code": "unresolved-reference"}
 # Set by Medplum on every version.
@@ -52,7 +53,7 @@ _SERVER_META: Final = (
 _STORAGE: Final = re.compile(r"https?://[^/]+(?:/[^?]*)?/storage/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*")
 
 
-class Incoming(msgspec.Struct, frozen=True):
+class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A resource of the source as Medplum is to hold it, and the digest of what the source sent."""
 
     key: Key
@@ -78,7 +79,7 @@ class Found:
     edited: bool = False
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One entry of a batch: a create (``id`` empty) or an update of a version."""
 
     incoming: Incoming
@@ -114,20 +115,21 @@ def prepare(resource: Json, source: str) -> Json:
 
 def mark_of(resource: Json, source: str) -> list[Any]:
     """The source's own identifiers (or tags), and beside them the mark by which the sync finds the resource again."""
-    kind, source_id = str(resource["resourceType"]), str(resource["id"])
+    key = Key(str(resource["resourceType"]), str(resource["id"]))
     meta = resource.get("meta") or {}
-    system = id_system(kind)
-    notes: list[Json] = [{"url": ORIGIN_URL, "valueUri": f"{source}/{kind}/{source_id}"}]
-    if meta.get("versionId"):
-        notes.append({"url": VERSION_URL, "valueString": str(meta["versionId"])})
-    if meta.get("lastUpdated"):
-        notes.append({"url": UPDATED_URL, "valueString": str(meta["lastUpdated"])})
-    owned = _owned(resource)
-    if owned:
-        notes.append({"url": OWNED_URL, "valueString": " ".join(sorted(owned))})
-    if kind in KEYED_BY_TAG:
-        return [*_others(meta.get("tag"), system), {"extension": notes, "system": system, "code": source_id}]
-    return [*_others(resource.get("identifier"), system), {"extension": notes, "system": system, "value": source_id}]
+    about = (str(meta.get("versionId") or ""), str(meta.get("lastUpdated") or ""), owned_of(resource))
+    theirs = meta.get("tag") if key.type in KEYED_BY_TAG else resource.get("identifier")
+    return [*_others(theirs, id_system(key.type)), mark(key, source, about)]
+
+
+def mark(key: Key, source: str, about: tuple[str, str, str]) -> Json:
+    """The mark itself, which tells the version, its time, and which entries of the shared lists are the source's."""
+    notes = [{"url": ORIGIN_URL, "valueUri": f"{source}/{key.type}/{key.id}"}]
+    for url, text in zip(_ABOUT_URLS, about, strict=True):
+        if text:
+            notes.append({"url": url, "valueString": text})
+    name = "code" if key.type in KEYED_BY_TAG else "value"
+    return {"extension": notes, "system": id_system(key.type), name: key.id}
 
 
 def meta_of(resource: Json, source: str) -> Json:
@@ -226,7 +228,7 @@ def comparable(resource: Json) -> Json:
     return cleaned
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A batch entry as bytes, with the key that must not stand twice in one batch."""
 
     key: Key
@@ -236,19 +238,23 @@ class Entry(msgspec.Struct, frozen=True):
 
 def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
     """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
-    key = write.incoming.key
+    key, body = write.incoming.key, write.incoming.body
     kind = stored_as(key.type)
-    if write.incoming.body and not write.id and not guarded:
-        return Entry(
-            key, b'{"request":{"method":"POST","url":"%b"},"resource":%b}' % (kind.encode(), write.incoming.body), write
-        )
+    if body and not write.id and not guarded:
+        return Entry(key, b"".join((_posted(kind), body, b"}")), write)
     request: Json = {"method": "PUT" if write.id else "POST", "url": f"{kind}/{write.id}" if write.id else kind}
     if write.id and write.version:
         request["ifMatch"] = f'W/"{write.version}"'
     if guarded and not write.id:
         request["ifNoneExist"] = lookup_query(key.type, [key.id])
-    body = write.incoming.body if write.incoming.body and not write.id else dumps(write.resource)
+    body = body if body and not write.id else dumps(write.resource)
     return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), body), write)
+
+
+@lru_cache(maxsize=500)
+def _posted(kind: str) -> bytes:
+    """What stands before a resource that is created."""
+    return f'{{"request":{{"method":"POST","url":"{kind}"}},"resource":'.encode()
 
 
 def conditional_entry(write: Write, dumps: Dumps) -> Entry:
@@ -264,7 +270,7 @@ _HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
 
 def bundle(entries: Sequence[Entry]) -> bytes:
     """The batch as bytes."""
-    return _HEAD + b",".join(each.body for each in entries) + b"]}"
+    return _HEAD + b",".join([each.body for each in entries]) + b"]}"
 
 
 def batches(entries: Iterable[Entry], *, max_bytes: int, max_entries: int = 100) -> Iterator[list[Entry]]:
@@ -311,10 +317,12 @@ def _short(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def _owned(resource: Json) -> set[str]:
+def owned_of(resource: Json) -> str:
+    """Which entries of the shared lists are the source's: the tokens of all that it sent."""
     meta = resource.get("meta") or {}
     owned = {token(name, item) for name in ("identifier", "extension") for item in _listed(resource.get(name))}
-    return owned | {token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
+    owned |= {token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
+    return " ".join(sorted(owned))
 
 
 def _owned_before(resource: Json, key: Key) -> frozenset[str]:

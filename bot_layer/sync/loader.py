@@ -19,10 +19,9 @@ from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.local_edits import LocalEdit
-from bot_layer.core.members import read_members
 from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked, marked, names_of
+from bot_layer.core.resource_bytes import Marked
 from bot_layer.core.source_identity import stored_as
 from bot_layer.core.sync_state import COUNTED, add_counts
 from bot_layer.core.upsert import Found, Incoming
@@ -147,11 +146,10 @@ class Loader:
         return held
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], mapped: Container[Key]) -> Loaded:
-        texts = {key: text for key, each in resources.items() if (text := self._marked(each)) is not None}
-        printed = Marked(list(texts.values()))
-        pointed = printed.keys(self.source)
-        targets = {key for key in pointed.values() if key is not None}
-        targets |= {key for at, each in resources.items() if at not in texts for key in self._targets(each.value)}
+        # A conditional PUT is printed from the value.
+        marked = Marked({} if self.conditional else resources, self.source)
+        others = [resources[key] for key in resources.keys() - set(marked.keys)]
+        targets = marked.targets().union(*[self._targets(each.value) for each in others])
         # What the map knows may have come in this very run: a source that sends an id twice sends one resource.
         asked = [key for key in resources if key in mapped or self._may_hold(key.type)]
         asked = [] if self.conditional else asked
@@ -161,7 +159,7 @@ class Loader:
         finally:
             found = read()
         contents: dict[Key, str] = {}
-        bodies = dict(zip(texts, printed.pointing(names_of(pointed, known)), strict=True))
+        bodies = marked.pointing(known)
         incoming = [
             Incoming(key, {}, digests[key], body=body, make=partial(self._prepared, each, known))
             if (body := bodies.get(key)) is not None and key not in found
@@ -190,19 +188,6 @@ class Loader:
                 f"{stored_as(each.key.type)}/{each.id}" for each in outcomes if each.action not in ("kept", "failed")
             ),
         )
-
-    def _marked(self, resource: Resource) -> bytes | None:
-        """The resource with our mark, where bytes will do; printed anew if the source prints otherwise."""
-        if self.conditional:
-            return None
-        found = None
-        if resource.key is not None and resource.members is not None:
-            found = marked(resource.raw, resource.key, resource.members, self.source)
-        if found is None:
-            text = orjson.dumps(resource.value)
-            read = read_members(text)
-            found = marked(text, *read, self.source) if read is not None else None
-        return found
 
     def _targets(self, value: Json) -> frozenset[Key] | set[Key]:
         targets = references.targets(value, self.source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 
 from bot_layer.core.ndjson import BadLine, Line, Resource, read_resources, split_lines
@@ -50,7 +51,7 @@ def test_documents_in_place_of_lines_are_read() -> None:
     assert ids(pretty) == ["1", "2"]
     several = b"\n".join(json.dumps(json.loads(each), indent=2).encode() for each in (ONE, TWO))
     assert ids(several) == ["1", "2"]
-    bundle = {"resourceType": "Bundle", "entry": [{"resource": json.loads(ONE)}, {"fullUrl": "x"}, 3]}
+    bundle = {"resourceType": "Bundle", "id": "b", "entry": [{"resource": json.loads(ONE)}, {"fullUrl": "x"}, 3]}
     assert ids(json.dumps(bundle, indent=1).encode()) == ["1"]
     assert ids(json.dumps(bundle).encode()) == ["1"]
 
@@ -70,3 +71,49 @@ def test_a_document_that_never_ends_is_given_up_and_its_lines_read_alone() -> No
     assert [type(each) for each in found] == [BadLine, Resource]
     assert ids(b"[\nnonsense\n]") == [1, 2, 3]
     assert ids(b"{\n{nonsense}\n" + ONE) == [1, 2, "1"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"resourceType":"Patient","id":"\xff"}',
+        b'{"resourceType":"Patient","id":"x","name":"\xff"}',
+        b'{"resourceType":"Patient","id":"x","name":"\0"}',
+        b'{"resourceType":"Patient","id":"x","name":"\t"}',
+        b'{"resourceType":"Patient","id":"x","na\tme":""}',
+        b'{"resourceType":"Patient","id":"x"} ' + TWO,
+        b'{"resourceType":"Patient","id":"x"' + TWO,
+        b'{"resourceType":"Patient","id":"x","a":{}',
+        b'{"resourceType":"Patient","id":"x"}}',
+        b'{"resourceType":"Patient","id":"x","a":"}',
+        b'"resourceType":"Patient","id":"x"}',
+        b'{"resourceType":"Patient","id":"x","a":01}',
+        b"{}" * 2,
+        b"[" * 5_000,
+    ],
+)
+def test_a_bad_line_spoils_no_neighbour(bad: bytes) -> None:
+    """Lines are read many at once: what is wrong with one is told of that one, and nothing of it reaches another."""
+    others = [b'{"resourceType":"Patient","id":"%d","a":{"b":"}"}}' % each for each in range(45)]
+    lines = [*others[:7], bad, *others[7:31], bad, bad, *others[31:]]
+    found = list(read_resources(split_lines([b"\n".join(lines)]), loads=orjson.loads))
+    assert [each.number for each in found if isinstance(each, BadLine)] == [8, 33, 34]
+    resources = [each for each in found if isinstance(each, Resource)]
+    assert [each.raw for each in resources] == others
+    assert [each.key and each.key.id for each in resources] == [str(each) for each in range(45)]
+
+
+def test_two_broken_lines_are_no_whole_one() -> None:
+    """A value that goes on in the next line is not taken for two; nor two in one line for those of two lines."""
+    lines = [b'{"resourceType":"Patient","id":"1"} {"resourceType":"Patient","id":"2"}', b'{"resourceType":"Patient",']
+    lines += [b'"id":"3"}', TWO]
+    assert ids(b"\n".join(lines)) == [1, 2, 3, "2"]
+
+
+def test_a_member_that_comes_twice_is_the_last() -> None:
+    """As every reader of JSON takes it."""
+    (item,) = read(b'{"resourceType":"Patient","id":"1","id":"2","meta":{"source":"a"},"meta":{"source":"b"}}')
+    assert isinstance(item, Resource)
+    assert item.key == ("Patient", "2")
+    assert item.members is not None
+    assert item.members.meta.source == "b"

@@ -8,87 +8,126 @@ import orjson
 import pytest
 
 from bot_layer.core import upsert
-from bot_layer.core.members import read_members
+from bot_layer.core.ndjson import Resource, read_resources, split_lines
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked, marked, names_of
+from bot_layer.core.resource_bytes import Marked
 
 BASE = "https://ehr.example/fhir"
 PATIENT = Key("Patient", "p")
+KNOWN = {PATIENT: "m1", Key("Practitioner", "d"): "m2"}
 OBSERVATION: dict[str, Any] = {
     "resourceType": "Observation",
     "id": "o",
+    "code": "reference",
     "subject": {"reference": "Patient/p", "display": 'says "reference":"Patient/p" and more'},
     "performer": [{"reference": "#here"}, {"reference": f"{BASE}/Practitioner/d/_history/3"}],
     "identifier": [{"value": "1", "assigner": {"reference": "Patient/p"}}],
 }
 
 
-def marked_of(value: dict[str, Any], text: bytes = b"") -> bytes | None:
-    """The resource with our mark, read from its text."""
-    printed = text or orjson.dumps(value)
-    found = read_members(printed)
-    assert found is not None
-    return marked(printed, *found, BASE)
+def read(*texts: bytes) -> dict[Key, Resource]:
+    """The resources of these lines, by key."""
+    items = [each for each in read_resources(split_lines([b"\n".join(texts)])) if isinstance(each, Resource)]
+    return {each.key: each for each in items if each.key is not None}
 
 
-def pointing(value: dict[str, Any], known: dict[Key, str], text: bytes = b"") -> dict[str, Any] | None:
-    """The resource with references into Medplum."""
-    body = marked_of(value, text)
-    assert body is not None
-    printed = Marked([body])
-    (written,) = printed.pointing(names_of(printed.keys(BASE), known))
-    return orjson.loads(written) if written is not None else None
+def pointing(known: dict[Key, str], *texts: bytes) -> dict[str, dict[str, Any]]:
+    """The resources with references into Medplum, by the source's id; each is JSON that stands on one line."""
+    bodies = Marked(read(*texts), BASE).pointing(known)
+    assert not [body for body in bodies.values() if b"\n" in body]
+    return {key.id: orjson.loads(body) for key, body in bodies.items()}
 
 
 def test_references_are_exchanged_and_nothing_else() -> None:
     """Also in an identifier; never in a text that only looks like one."""
-    written = pointing(OBSERVATION, {PATIENT: "m1", Key("Practitioner", "d"): "m2"})
-    assert written is not None
+    written = pointing(KNOWN, orjson.dumps(OBSERVATION))["o"]
     assert written["subject"] == {**OBSERVATION["subject"], "reference": "Patient/m1"}
     assert written["performer"] == [{"reference": "#here"}, {"reference": "Practitioner/m2"}]
     assert written["identifier"][0]["assigner"] == {"reference": "Patient/m1"}
+    assert written["code"] == "reference"
     assert "id" not in written
 
 
-def test_a_missing_target_is_left_to_the_value() -> None:
-    """It becomes a logical reference, which bytes can't make."""
-    assert pointing(OBSERVATION, {PATIENT: "m1"}) is None
-
-
 def test_one_missing_target_leaves_the_others_alone() -> None:
-    """Each resource of a handful is answered for by itself, in order."""
-    other = {"resourceType": "Observation", "id": "q", "subject": {"reference": "Patient/q"}}
-    bodies = [marked_of(each) or b"" for each in (OBSERVATION, other, OBSERVATION)]
-    printed = Marked(bodies)
-    assert set(printed.keys(BASE).values()) == {PATIENT, Key("Practitioner", "d"), Key("Patient", "q"), None}
-    names = names_of(printed.keys(BASE), {PATIENT: "m1", Key("Practitioner", "d"): "m2"})
-    assert [each is None for each in printed.pointing(names)] == [False, True, False]
-    assert Marked([]).pointing({}) == []
+    """It becomes a logical reference, which bytes can't make; each resource of a handful is answered for by itself."""
+    texts = [orjson.dumps(OBSERVATION | {"id": each}) for each in "abc"]
+    texts.insert(1, b'{"resourceType":"Observation","id":"q","subject":{"reference":"Patient/q"}}')
+    marked = Marked(read(*texts), BASE)
+    assert marked.targets() == {PATIENT, Key("Practitioner", "d"), Key("Patient", "q")}
+    assert list(pointing(KNOWN, *texts)) == ["a", "b", "c"]
+    assert pointing({}, *texts) == {}
+    assert Marked({}, BASE).pointing({}) == {}
 
 
 @pytest.mark.parametrize(
-    "text",
+    "reference",
     [
-        b'{"resourceType":"Patient","id":"1","a":{"reference" : "Patient/p"}}',
-        b'{"resourceType":"Patient","id":"1","a":{"reference": "Patient/p"}}',
-        b'{"resourceType":"Patient","id":"1","a":{"reference":"Patient\\/p"}}',
+        b'"reference" : "Patient/p"',
+        b'"reference": "Patient/p"',
+        b'"reference":"Patient\\/p"',
+        b'"\\u0072eference":"Patient/p"',
+        b'"note":"\\u003cb\\u003e","reference":"Patient/p"',
     ],
 )
-def test_a_reference_that_is_spelled_otherwise_is_left_to_the_value(text: bytes) -> None:
-    """White space and escapes: the value tells what is meant."""
-    assert pointing({}, {PATIENT: "m1"}, text) is None
+def test_a_reference_that_is_spelled_otherwise_means_the_same(reference: bytes) -> None:
+    """White space and escapes: the resource is printed anew; so are its neighbours, which end as without it."""
+    odd = b'{"resourceType":"Patient","id":"1","a":{%b}}' % reference
+    other = orjson.dumps(OBSERVATION)
+    assert Marked(read(odd), BASE).targets() == {PATIENT}
+    found = pointing(KNOWN, other, odd, orjson.dumps(OBSERVATION | {"id": "o2"}))
+    assert found["1"]["a"]["reference"] == "Patient/m1"
+    assert list(found) == ["o", "1", "o2"]
+    assert found["o"] == pointing(KNOWN, other)["o"]
+
+
+@pytest.mark.parametrize("odd", [b'{"reference":1}', b'{"reference":{"x":1}}', b'{"reference":["Patient/p"]}'])
+def test_what_is_no_reference_takes_nothing_of_its_neighbours(odd: bytes) -> None:
+    """At the end of a line, where the next text that is quoted stands in the next line."""
+    text = b'{"resourceType":"Patient","id":"1","identifier":[{"value":"1"}],"meta":{},"x":%b}' % odd
+    other = orjson.dumps(OBSERVATION)
+    assert pointing(KNOWN, other, text, orjson.dumps(OBSERVATION | {"id": "o2"})) == pointing(
+        KNOWN, other, orjson.dumps(OBSERVATION | {"id": "o2"})
+    )
+
+
+def test_a_name_that_only_ends_like_reference_is_left_alone() -> None:
+    """Its quote is escaped."""
+    value = {"resourceType": "Patient", "id": "1", "odd": {'x"reference': "Patient/p"}}
+    assert pointing(KNOWN, orjson.dumps(value))["1"]["odd"] == value["odd"]
 
 
 def test_white_space_around_the_members_does_no_harm() -> None:
     """Each member is taken as it is printed; what stands between them is not kept."""
     text = b'{ "meta" : {"tag":[{"code":"x"}] } , "resourceType" : "Patient" ,"identifier": [ ] , "id":"1" }'
-    assert pointing({}, {}, text) == upsert.prepare(orjson.loads(text), BASE)
+    assert pointing({}, text)["1"] == upsert.prepare(orjson.loads(text), BASE)
+
+
+def test_marking_again_says_the_same() -> None:
+    """The resources are left as they are; and an address may hold what would mean something in a template."""
+    source = "https://ehr.example/a%20b"
+    text = orjson.dumps({"resourceType": "Patient", "id": "1", "meta": {"versionId": "2"}})
+    resources = read(text)
+    for _ in range(2):
+        (body,) = Marked(resources, source).pointing({}).values()
+        assert orjson.loads(body) == upsert.prepare(orjson.loads(text), source)
+
+
+def test_what_came_out_of_a_document_is_told_too() -> None:
+    """It stood on no line of its own: it is printed first."""
+    text = orjson.dumps([OBSERVATION])
+    assert pointing(KNOWN, text) == pointing(KNOWN, text[1:-1])
 
 
 @pytest.mark.parametrize(
     "value",
     [
         {"resourceType": "Provenance", "id": "1"},
+        {
+            "resourceType": "Patient",
+            "id": "1",
+            "meta": {"id": "m", "extension": [{"url": "100 %", "valueString": "%b"}]},
+        },
+        {"resourceType": "Patient", "id": "1", "identifier": [{"system": "%b", "value": "100 %"}]},
         {"resourceType": "Provenance", "id": "1", "meta": {"source": "urn:x", "security": [{"code": "R"}]}},
         {"resourceType": "Patient", "id": "1", "meta": {"versionId": '1"', "lastUpdated": "2026", "profile": ["p"]}},
         {"resourceType": "Patient", "id": "1", "meta": {"source": "urn:x"}},
@@ -98,7 +137,8 @@ def test_white_space_around_the_members_does_no_harm() -> None:
 )
 def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
     """Tags for types without identifiers, the source's own meta, and what it holds within itself."""
-    assert upsert.comparable(pointing(value, {}) or {}) == upsert.comparable(upsert.prepare(value, BASE))
+    (written,) = pointing({}, orjson.dumps(value)).values()
+    assert upsert.comparable(written) == upsert.comparable(upsert.prepare(value, BASE))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +149,6 @@ def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
         {"resourceType": "DocumentReference", "content": []},
         {"identifier": [{"assigner": {"reference": "Patient/p"}}]},
         {"extension": [{"valueReference": {"reference": "Patient/p"}}]},
-        {"odd": {'x"reference': "Patient/p"}},
         {"meta": {"tag": [{"system": upsert.SYNC_TAG, "code": "unresolved-reference"}]}},
         {"meta": {"tag": []}},
         {"meta": {"tag": None}},
@@ -120,5 +159,6 @@ def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
     ],
 )
 def test_what_bytes_cannot_tell_is_left_to_the_value(more: dict[str, Any]) -> None:
-    """Content, entries without a name of their own, keys that end like ours, our own tag."""
-    assert marked_of(OBSERVATION | more) is None
+    """Content, entries without a name of their own, our own tag."""
+    neighbour = orjson.dumps(OBSERVATION | {"id": "neighbour"})
+    assert list(pointing(KNOWN, orjson.dumps(OBSERVATION | more), neighbour)) == ["neighbour"]

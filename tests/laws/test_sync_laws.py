@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from typing import Any
 
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import bulk_export, references, resource_bytes, smart, upsert
+from bot_layer.core import bulk_export, references, smart, upsert
 from bot_layer.core.bulk_export import Complete, Failed, Wait, WaitLimits
-from bot_layer.core.members import read_members
 from bot_layer.core.ndjson import LineSplitter, Resource, read_resources
 from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked, names_of
+from bot_layer.core.resource_bytes import Marked
 from bot_layer.core.smart import ScopeRefused, Token
 from bot_layer.core.source_identity import id_system
 from bot_layer.core.upsert import Found, Incoming
@@ -149,6 +147,7 @@ texts_of_json = st.sampled_from(
         lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(),
         lambda value: json.dumps(value, sort_keys=True).encode(),
         lambda value: orjson.dumps(value).replace(b"/", b"\\/"),
+        lambda value: json.dumps(value, separators=(" ,\t", "\r: ")).encode(),
     ]
 )
 marked = st.builds(
@@ -165,27 +164,32 @@ marked = st.builds(
 )
 
 
-@given(marked, maps, texts_of_json)
-def test_rewriting_in_bytes_is_rewriting_the_value(
-    resource: dict[str, Any], known: dict[Key, str], write: Callable[[Any], bytes]
-) -> None:
-    """However the source writes its JSON; and where bytes give no answer, the value does."""
-    text = write(resource)
-    found = read_members(text)
-    assert found is not None
-    marked = resource_bytes.marked(text, *found, BASE)
-    if marked is None:
-        return
-    printed = Marked([marked])
-    keys = printed.keys(BASE)
-    (body,) = printed.pointing(names_of(keys, known))
-    rewritten = references.rewrite(resource, known, BASE)
-    assert (body is None) >= bool(rewritten.unresolved)
-    if body is not None:
-        assert {key for key in keys.values() if key} == references.targets(resource, BASE)
-        written = orjson.loads(body)
-        wanted = upsert.prepare(rewritten.resource, BASE)
-        assert upsert.comparable(written) == upsert.comparable(wanted)
+bad_lines = st.sampled_from(
+    [b"", b"{", b"}", b'{"a":1}{"b":2}', b'{"resourceType":"Patient","id":"1","x":{}', b'"\xff"']
+)
+files = st.lists(
+    st.one_of(bad_lines, st.builds(lambda resource, write: write(resource), marked, texts_of_json)), max_size=45
+)
+
+
+@given(files, maps)
+def test_rewriting_in_bytes_is_rewriting_the_value(lines: list[bytes], known: dict[Key, str]) -> None:
+    """However the source writes its JSON, and whatever stands between; where bytes give no answer, the value does."""
+    found = [each for each in read([b"\n".join(lines)]) if isinstance(each, Resource)]
+    given_ = [orjson.loads(each) for each in lines if b'"id"' in each and not each.endswith(b'"x":{}')]
+    assert [each.value for each in found] == given_
+    resources = {each.key: each for each in found if each.key is not None}
+    marked = Marked(resources, BASE)
+    bodies = marked.pointing(known)
+    assert set(bodies) <= set(marked.keys) <= set(resources)
+    assert marked.targets() == {to for at in marked.keys for to in references.targets(resources[at].value, BASE)}
+    for key in marked.keys:
+        rewritten = references.rewrite(resources[key].value, known, BASE)
+        assert (key not in bodies) == bool(rewritten.unresolved)
+        if key in bodies:
+            assert b"\n" not in bodies[key]
+            wanted = upsert.prepare(rewritten.resource, BASE)
+            assert upsert.comparable(orjson.loads(bodies[key])) == upsert.comparable(wanted)
 
 
 # -- Export
