@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 from bot_layer.core.json import Json
 from bot_layer.core.members import Members, read_members
@@ -51,7 +52,12 @@ class Resource(msgspec.Struct, frozen=True, gc=False):
         """The resource, parsed now if it was not before."""
         if self.parsed is not None:
             return self.parsed
-        parsed: Json = msgspec.json.decode(self.raw)
+        parsed: Json
+        try:
+            parsed = orjson.loads(self.raw)
+        except orjson.JSONDecodeError:
+            # It was checked when it was read, so that it holds a number that is too large even for a float.
+            parsed = json.loads(self.raw, parse_int=float)
         return parsed
 
     @property

@@ -14,7 +14,7 @@ What each kind of reference becomes (https://hl7.org/fhir/R4/references.html):
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -57,8 +57,8 @@ def read_reference(reference: str, base: str) -> Key | None:
 
 def targets(resource: Json, base: str) -> frozenset[Key]:
     """Every resource of the source that this one points to."""
-    found = (read_reference(each["reference"], base) for each in _references(resource))
-    return frozenset(key for key in found if key is not None)
+    found = {each["reference"] for each in _objects(resource) if _is_reference(each)}
+    return frozenset(key for each in found if (key := read_reference(each, base)) is not None)
 
 
 def rewrite(resource: Json, known: Known, base: str) -> Rewritten:
@@ -129,18 +129,18 @@ def _is_reference(value: Json) -> bool:
     return isinstance(value.get("reference"), str)
 
 
-def _references(value: Any) -> Iterator[Json]:
-    return (each for each in _objects(value) if _is_reference(each))
-
-
-def _objects(value: Any) -> Iterator[Json]:
-    if isinstance(value, dict):
-        yield value
-        for each in value.values():
-            yield from _objects(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _objects(each)
+def _objects(value: Any) -> list[Json]:
+    """Every object in a value, at any depth."""
+    found = []
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            found.append(each)
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+    return found
 
 
 def _mapped(value: Any, change: Callable[[Json], Json], *, wanted: Callable[[Json], bool] = _is_reference) -> Any:

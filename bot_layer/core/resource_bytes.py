@@ -23,20 +23,13 @@ from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key, Known, read_reference
 from bot_layer.core.source_identity import KEYED_BY_TAG, ROOT
 
-# A key, with the text that it names: empty where this is no text, or spelled in another way. Behind a backslash stands
-# the end of another name.
-_cut_at_references: Final = re.compile(rb'"reference"(?<!\\"reference")(:"[^"\\]*"|(?=\s*:))').split
+# A key with the text that follows it, which is empty where it is spelled in another way. Not the end of another name,
+# which a backslash tells; nor one with a value that is no text (CarePlan.activity.reference is an object).
+_cut_at_references: Final = re.compile(rb'"reference"(?<!\\"reference")(?!:[^"\s])(:"[^"\\]*"|(?=\s*:))').split
 # A letter that is written as an escape, so that a name may be.
 _is_escaped: Final = re.compile(rb"\\u00").search
 # No JSON holds it: it stands where a reference has no name in Medplum.
 _MISSING: Final = b"\0"
-# Where there is content that is fetched or stored, so that the value itself changes.
-_HOLDING_CONTENT: Final = {
-    "Binary": "resourceType",
-    "DiagnosticReport": "presentedForm",
-    "DocumentReference": "content",
-    "Media": "content",
-}
 _SHARED: Final = ("identifier", "extension", "tag", "security")
 _printer: Final = msgspec.json.Encoder()
 _print: Final = _printer.encode
@@ -108,46 +101,58 @@ def _marked(resources: Mapping[Key, Members], source: str) -> tuple[list[Key], b
 def _body(key: Key, members: Members, source: str) -> Json | None:
     """The members as they are to be printed, or None where only the value itself can be worked on."""
     kind, printed, meta = key.type, members.printed, copy(members.meta)
-    if kind in _HOLDING_CONTENT and _HOLDING_CONTENT[kind] in printed:
-        return None
+    if kind == "Binary":
+        return None  # another resource stands for it
     identifiers, extensions = bytes(printed.get("identifier", b"")), bytes(printed.get("extension", b""))
     lists = (identifiers, extensions, bytes(meta.tag), bytes(meta.security))
-    frame = _frame(kind, source, bool(meta.version_id), bool(meta.last_updated), lists)
-    if not frame:
+    owned = _owned(*lists)
+    if owned is None or (meta.tag and kind in KEYED_BY_TAG):
         return None
     source_id = key.id.encode()
     # As text in JSON: what they hold may have to be escaped.
-    about = [_print(text)[1:-1] for text in (meta.version_id, meta.last_updated) if text]
-    marks = Raw(frame % (source_id, *about, source_id))
+    about = [_print(text)[1:-1] for text in (meta.version_id, meta.last_updated, owned) if text]
+    frame = _frame(kind, source, bool(meta.version_id), bool(meta.last_updated), bool(owned))
+    mark = frame % (source_id, *about, source_id)
     meta.version_id = meta.last_updated = ""  # the server sets its own
     if meta.source is UNSET:
         meta.source = f"{source}/{kind}/{key.id}"
     body = {**printed, "meta": meta}
     del body["id"]
     if kind in KEYED_BY_TAG:
-        meta.tag = marks
+        meta.tag = Raw(b"[%b]" % mark)
     else:
-        body["identifier"] = marks
+        theirs = identifiers[1:-1].strip()
+        body["identifier"] = Raw(b"[%b,%b]" % (theirs, mark) if theirs else b"[%b]" % mark)
     return body
 
 
 @lru_cache(maxsize=2_000)
-def _frame(kind: str, source: str, versioned: bool, timed: bool, lists: tuple[bytes, ...]) -> bytes:
-    """The printed list of identifiers (or tags) and our mark, to be filled with the id, the version, its time, the id.
+def _frame(kind: str, source: str, *told: bool) -> bytes:
+    """A printed mark, to be filled with the id, with what is told of version, time and entries, and with the id."""
+    hole = "\0"
+    version, updated, owned = (hole if each else "" for each in told)
+    mark = _print(upsert.mark(Key(kind, hole), source, (version, updated, owned)))
+    return mark.replace(b"%", b"%%").replace(b"\\u0000", b"%b")
 
-    Empty where bytes can't tell which entries of the shared lists are the source's.
-    """
-    values = {name: msgspec.json.decode(text or b"[]") for name, text in zip(_SHARED, lists, strict=True)}
-    for name, items in values.items():
-        if not isinstance(items, list) or not all(_is_told(name, each) for each in items):
-            return b""
-    identifiers, _, tags, _ = lists
-    if tags and (kind in KEYED_BY_TAG or not values["tag"]):
-        return b""
-    about = ("\0" if versioned else "", "\0" if timed else "", upsert.owned_of({**values, "meta": values}))
-    mark = _print(upsert.mark(Key(kind, "\0"), source, about))
-    before = identifiers[:-1] + b"," if values["identifier"] and kind not in KEYED_BY_TAG else b"["
-    return before.replace(b"%", b"%%") + mark.replace(b"%", b"%%").replace(b"\\u0000", b"%b") + b"]"
+
+@lru_cache(maxsize=2_000)
+def _owned(*lists: bytes) -> str | None:
+    """Which entries of the shared lists are the source's; None where bytes can't tell them apart."""
+    owned: set[str] = set()
+    for name, text in zip(_SHARED, lists, strict=True):
+        tokens = _tokens(name, text) if text else frozenset()
+        if tokens is None:
+            return None
+        owned |= tokens
+    return " ".join(sorted(owned))
+
+
+@lru_cache(maxsize=2_000)
+def _tokens(name: str, text: bytes) -> frozenset[str] | None:
+    items = msgspec.json.decode(text)
+    if not isinstance(items, list) or not all(_is_told(name, each) for each in items) or (name == "tag" and not items):
+        return None
+    return frozenset([upsert.token(name, each) for each in items])
 
 
 def _is_told(name: str, item: Any) -> bool:

@@ -117,7 +117,8 @@ def mark_of(resource: Json, source: str) -> list[Any]:
     """The source's own identifiers (or tags), and beside them the mark by which the sync finds the resource again."""
     key = Key(str(resource["resourceType"]), str(resource["id"]))
     meta = resource.get("meta") or {}
-    about = (str(meta.get("versionId") or ""), str(meta.get("lastUpdated") or ""), owned_of(resource))
+    owned = " ".join(sorted(_owned(resource)))
+    about = (str(meta.get("versionId") or ""), str(meta.get("lastUpdated") or ""), owned)
     theirs = meta.get("tag") if key.type in KEYED_BY_TAG else resource.get("identifier")
     return [*_others(theirs, id_system(key.type)), mark(key, source, about)]
 
@@ -317,12 +318,10 @@ def _short(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def owned_of(resource: Json) -> str:
-    """Which entries of the shared lists are the source's: the tokens of all that it sent."""
+def _owned(resource: Json) -> set[str]:
     meta = resource.get("meta") or {}
     owned = {token(name, item) for name in ("identifier", "extension") for item in _listed(resource.get(name))}
-    owned |= {token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
-    return " ".join(sorted(owned))
+    return owned | {token(name, item) for name in ("tag", "security") for item in _listed(meta.get(name))}
 
 
 def _owned_before(resource: Json, key: Key) -> frozenset[str]:

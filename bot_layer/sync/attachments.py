@@ -14,6 +14,7 @@ from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
+from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import ATTACHMENT_URL
 from bot_layer.core.upsert import Found
@@ -45,6 +46,11 @@ class Attachments:
     stored: int = 0
     failed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def hold(self, resource: Resource) -> bool:
+        """True where a resource may have content that is carried."""
+        place = PLACES.get(resource.type)
+        return place is not None and (resource.members is None or place[0] in resource.members.printed)
 
     def carry(self, resource: Json, found: Found | None, *, known: KnownIds) -> Json:
         """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again."""

@@ -148,8 +148,9 @@ class Loader:
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], mapped: Container[Key]) -> Loaded:
         # A conditional PUT is printed from the value.
         marked = Marked({} if self.conditional else resources, self.source)
-        others = [resources[key] for key in resources.keys() - set(marked.keys)]
-        targets = marked.targets().union(*[self._targets(each.value) for each in others])
+        told = set(marked.keys)
+        values = {key: each.value for key, each in resources.items() if key not in told or self._holds_content(each)}
+        targets = marked.targets().union(*[self._targets(each) for each in values.values()])
         # What the map knows may have come in this very run: a source that sends an id twice sends one resource.
         asked = [key for key in resources if key in mapped or self._may_hold(key.type)]
         asked = [] if self.conditional else asked
@@ -162,8 +163,8 @@ class Loader:
         bodies = marked.pointing(known)
         incoming = [
             Incoming(key, {}, digests[key], body=body, make=partial(self._prepared, each, known))
-            if (body := bodies.get(key)) is not None and key not in found
-            else self._incoming(key, each, digests[key], known, found.get(key), contents=contents)
+            if (body := bodies.get(key)) is not None and key not in found and key not in values
+            else self._incoming(key, each, digests[key], known, found.get(key), body=body, contents=contents)
             for key, each in resources.items()
         ]
         outcomes: list[Outcome] = []
@@ -189,6 +190,9 @@ class Loader:
             ),
         )
 
+    def _holds_content(self, resource: Resource) -> bool:
+        return self.attachments is not None and self.attachments.hold(resource)
+
     def _targets(self, value: Json) -> frozenset[Key] | set[Key]:
         targets = references.targets(value, self.source)
         return targets if self.attachments is None else targets | self.attachments.targets(value)
@@ -201,17 +205,23 @@ class Loader:
         known: Mapping[Key, str],
         there: Found | None,
         *,
+        body: bytes | None,
         contents: dict[Key, str],
     ) -> Incoming:
         """A resource as it is to be written, as a value."""
-        rewritten = references.rewrite(resource.value, known, self.source)
-        if key.type == "Binary":
-            prepared, contents[key] = self._stored(rewritten.resource, there)
+        unresolved: frozenset[Key] = frozenset()
+        if body is not None:
+            prepared = orjson.loads(body)
         else:
-            prepared = upsert.prepare(rewritten.resource, self.source)
+            rewritten = references.rewrite(resource.value, known, self.source)
+            unresolved = rewritten.unresolved
+            if key.type == "Binary":
+                prepared, contents[key] = self._stored(rewritten.resource, there)
+            else:
+                prepared = upsert.prepare(rewritten.resource, self.source)
         if self.attachments is not None:
             prepared = self.attachments.carry(prepared, there, known=self.known)
-        return Incoming(key, prepared, digest, rewritten.unresolved)
+        return Incoming(key, prepared, digest, unresolved)
 
     def _prepared(self, resource: Resource, known: Mapping[Key, str]) -> Json:
         return upsert.prepare(references.rewrite(resource.value, known, self.source).resource, self.source)

@@ -80,14 +80,21 @@ def test_a_reference_that_is_spelled_otherwise_means_the_same(reference: bytes) 
     assert found["o"] == pointing(KNOWN, other)["o"]
 
 
-@pytest.mark.parametrize("odd", [b'{"reference":1}', b'{"reference":{"x":1}}', b'{"reference":["Patient/p"]}'])
-def test_what_is_no_reference_takes_nothing_of_its_neighbours(odd: bytes) -> None:
-    """At the end of a line, where the next text that is quoted stands in the next line."""
+@pytest.mark.parametrize("odd", [b'{"reference":1}', b'{"reference":{"reference":"#x"}}', b'{"reference":["#x"]}'])
+def test_what_is_no_text_is_no_reference(odd: bytes) -> None:
+    """Also at the end of a line, where the next text that is quoted stands in the next line."""
     text = b'{"resourceType":"Patient","id":"1","identifier":[{"value":"1"}],"meta":{},"x":%b}' % odd
-    other = orjson.dumps(OBSERVATION)
-    assert pointing(KNOWN, other, text, orjson.dumps(OBSERVATION | {"id": "o2"})) == pointing(
-        KNOWN, other, orjson.dumps(OBSERVATION | {"id": "o2"})
-    )
+    neighbours = [orjson.dumps(OBSERVATION | {"id": each}) for each in "ab"]
+    found = pointing(KNOWN, neighbours[0], text, neighbours[1])
+    assert found.pop("1")["x"] == orjson.loads(odd)
+    assert found == pointing(KNOWN, *neighbours)
+
+
+def test_a_reference_that_cannot_be_told_takes_no_neighbour_along() -> None:
+    """An escape that stays one however it is printed."""
+    text = b'{"resourceType":"Patient","id":"1","x":{"reference":"Patient/\\"p"}}'
+    neighbours = [orjson.dumps(OBSERVATION | {"id": each}) for each in "ab"]
+    assert pointing(KNOWN, neighbours[0], text, neighbours[1]) == pointing(KNOWN, *neighbours)
 
 
 def test_a_name_that_only_ends_like_reference_is_left_alone() -> None:
@@ -145,8 +152,6 @@ def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
     "more",
     [
         {"resourceType": "Binary"},
-        {"resourceType": "DiagnosticReport", "presentedForm": [{"url": "x"}]},
-        {"resourceType": "DocumentReference", "content": []},
         {"identifier": [{"assigner": {"reference": "Patient/p"}}]},
         {"extension": [{"valueReference": {"reference": "Patient/p"}}]},
         {"meta": {"tag": [{"system": upsert.SYNC_TAG, "code": "unresolved-reference"}]}},
@@ -159,6 +164,6 @@ def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
     ],
 )
 def test_what_bytes_cannot_tell_is_left_to_the_value(more: dict[str, Any]) -> None:
-    """Content, entries without a name of their own, our own tag."""
+    """A Binary, entries without a name of their own, our own tag."""
     neighbour = orjson.dumps(OBSERVATION | {"id": "neighbour"})
     assert list(pointing(KNOWN, orjson.dumps(OBSERVATION | more), neighbour)) == ["neighbour"]

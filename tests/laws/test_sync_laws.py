@@ -35,7 +35,14 @@ reference_texts = st.one_of(
 reference_objects = st.fixed_dictionaries(
     {"reference": reference_texts}, optional={"display": texts, "type": st.sampled_from(TYPES)}
 )
-leaves = st.one_of(texts, st.integers(-(2**53), 2**53), st.booleans(), reference_objects)
+# Texts and names that look like a reference, and references that are no text.
+look_alikes = st.sampled_from(["reference", 'x"reference', '"reference":"Patient/a"', "\\", "\0", "<b>", "—"])
+not_references: st.SearchStrategy[Any] = st.one_of(
+    look_alikes,
+    st.builds(lambda name, value: {name: value}, look_alikes, look_alikes),
+    st.builds(lambda value: {"reference": value}, st.sampled_from([1, None, [], ["#a"], {}, {"reference": "#a"}])),
+)
+leaves = st.one_of(texts, st.integers(-(2**53), 2**53), st.booleans(), reference_objects, not_references)
 values = st.recursive(
     leaves,
     lambda inner: st.one_of(
