@@ -22,7 +22,7 @@ _NOTHING: Final = Raw()
 _NO_META: Final = Raw(b"{}")
 
 
-class Meta(msgspec.Struct, gc=False, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
+class Meta(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
     """What a resource says of itself (https://hl7.org/fhir/R4/resource.html#Meta), as far as sources do."""
 
     id: str | UnsetType = UNSET

@@ -1,20 +1,20 @@
 """The same rewriting as in ``references`` and ``upsert``, on the bytes that the source printed, many resources at once.
 
 A quote inside a JSON string is always escaped, so that ``"reference":"`` can only be a key. Where a source prints in
-another way (white space, escapes), or bytes can't tell what is meant, the resource is left out, and its parsed value
-is worked on.
+another way (white space, escapes), the resource is printed anew first; where bytes can't tell what is meant, it is
+left out, and its parsed value is worked on.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from copy import copy
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from bot_layer.core import upsert
 from bot_layer.core.json import Json
@@ -44,8 +44,10 @@ class Marked:
         parts = _cut(text) if len(members) == len(resources) else []
         if not parts:
             # Something is printed in another way: it is told as the others when it is printed as we do.
-            keys, text = _marked(_printed_anew(resources.values()), source)
-            told = {key: line for key, line in zip(keys, text.split(b"\n"), strict=False) if _cut(line)}
+            self.keys, text = _marked(_printed_anew(resources.values()), source)
+            parts = _cut(text)
+        if not parts:
+            told = {key: line for key, line in zip(self.keys, text.split(b"\n"), strict=False) if _cut(line)}
             self.keys, parts = list(told), _cut(b"\n".join(told.values()))
         self._parts = parts
         self._meant = {text: _key(text, source) for text in set(parts[1::2])}
@@ -100,26 +102,24 @@ def _marked(resources: Mapping[Key, Members], source: str) -> tuple[list[Key], b
 
 def _body(key: Key, members: Members, source: str) -> Json | None:
     """The members as they are to be printed, or None where only the value itself can be worked on."""
-    kind, printed, meta = key.type, members.printed, copy(members.meta)
+    kind, printed, meta = key.type, members.printed, members.meta
     if kind == "Binary":
         return None  # another resource stands for it
-    identifiers, extensions = bytes(printed.get("identifier", b"")), bytes(printed.get("extension", b""))
-    lists = (identifiers, extensions, bytes(meta.tag), bytes(meta.security))
-    owned = _owned(*lists)
-    if owned is None or (meta.tag and kind in KEYED_BY_TAG):
+    identifiers, tags = bytes(printed.get("identifier", b"")), bytes(meta.tag)
+    owned = _owned(identifiers, bytes(printed.get("extension", b"")), tags, bytes(meta.security))
+    if owned is None or (tags and kind in KEYED_BY_TAG):
         return None
     source_id = key.id.encode()
     # As text in JSON: what they hold may have to be escaped.
     about = [_print(text)[1:-1] for text in (meta.version_id, meta.last_updated, owned) if text]
     frame = _frame(kind, source, bool(meta.version_id), bool(meta.last_updated), bool(owned))
     mark = frame % (source_id, *about, source_id)
-    meta.version_id = meta.last_updated = ""  # the server sets its own
-    if meta.source is UNSET:
-        meta.source = f"{source}/{kind}/{key.id}"
-    body = {**printed, "meta": meta}
+    origin = f"{source}/{kind}/{key.id}" if meta.source is UNSET else meta.source
+    # The server sets a version and a time of its own.
+    body: Json = {**printed, "meta": replace(meta, version_id="", last_updated="", source=origin)}
     del body["id"]
     if kind in KEYED_BY_TAG:
-        meta.tag = Raw(b"[%b]" % mark)
+        body["meta"] = replace(body["meta"], tag=Raw(b"[%b]" % mark))
     else:
         theirs = identifiers[1:-1].strip()
         body["identifier"] = Raw(b"[%b,%b]" % (theirs, mark) if theirs else b"[%b]" % mark)

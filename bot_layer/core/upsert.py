@@ -240,9 +240,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
     """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
     key, body = write.incoming.key, write.incoming.body
-    kind = stored_as(key.type)
     if body and not write.id and not guarded:
-        return Entry(key, b"".join((_posted(kind), body, b"}")), write)
+        return Entry(key, b"".join((_posted(key.type), body, b"}")), write)
+    kind = stored_as(key.type)
     request: Json = {"method": "PUT" if write.id else "POST", "url": f"{kind}/{write.id}" if write.id else kind}
     if write.id and write.version:
         request["ifMatch"] = f'W/"{write.version}"'
@@ -255,7 +255,7 @@ def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
 @lru_cache(maxsize=500)
 def _posted(kind: str) -> bytes:
     """What stands before a resource that is created."""
-    return f'{{"request":{{"method":"POST","url":"{kind}"}},"resource":'.encode()
+    return f'{{"request":{{"method":"POST","url":"{stored_as(kind)}"}},"resource":'.encode()
 
 
 def conditional_entry(write: Write, dumps: Dumps) -> Entry:

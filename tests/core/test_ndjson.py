@@ -128,3 +128,13 @@ def test_a_number_that_nothing_holds_is_still_a_value(number: bytes) -> None:
     assert isinstance(item, Resource)
     assert item.members is not None
     assert orjson.loads(orjson.dumps(item.value))["id"] == "1"
+
+
+@pytest.mark.parametrize(
+    "odd", [b'{"resourceType":"Patient","id":"no spaces"}', b'{"resourceType":"Patient","id":["1"]}']
+)
+def test_what_cannot_be_looked_up_has_no_key(odd: bytes) -> None:
+    """It is a resource of its type all the same."""
+    found = read(ONE + b"\n" + odd)
+    assert [each.key for each in found if isinstance(each, Resource)] == [("Patient", "1"), None]
+    assert [each.type for each in found if isinstance(each, Resource)] == ["Patient", "Patient"]

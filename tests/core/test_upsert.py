@@ -142,6 +142,9 @@ def test_entries_of_a_batch() -> None:
     new = Write(Incoming(KEY, {"a": 1}), {"a": 1})
     assert upsert.entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
     assert b'"ifNoneExist":"identifier=' in upsert.entry(new, dumps, guarded=True).body
+    printed = Write(Incoming(KEY, {}, body=b'{"a":1}'), {})
+    assert upsert.entry(printed, dumps) == Entry(KEY, upsert.entry(new, dumps).body, printed)
+    assert upsert.entry(printed, dumps, guarded=True).body == upsert.entry(new, dumps, guarded=True).body
     old = Write(Incoming(KEY, {}), {"id": "m"}, "m", "3")
     assert b'"ifMatch":"W/\\"3\\""' in upsert.entry(old, dumps, guarded=True).body
     conditional = upsert.conditional_entry(old, dumps).body
