@@ -83,7 +83,25 @@ class Loader:
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
         loaded = loaded.plus(Loaded(_counted((key.type, "unchanged") for key in skipped)))
         left = {key: each for key, each in valid.items() if key not in skipped}
-        return loaded.plus(self._write(left, digests, rows)) if left else loaded
+        if not left:
+            return loaded
+        try:
+            return loaded.plus(self._write(left, digests, rows))
+        except RecursionError:
+            return loaded.plus(self._one_by_one(left, digests, rows))
+
+    def _one_by_one(
+        self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], mapped: Container[Key]
+    ) -> Loaded:
+        """The same where one of them is nested so deeply that it can't be worked on: it fails alone."""
+        total = Loaded()
+        for key, resource in resources.items():
+            try:
+                total = total.plus(self._write({key: resource}, digests, mapped))
+            except RecursionError:
+                self.map.record((), failures=[Failure(key, 0, "nested too deeply", _text_of(resource))])
+                total = total.plus(Loaded(_counted([(key.type, "failed")])))
+        return total
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""

@@ -30,3 +30,21 @@ def test_a_resource_of_wrong_types_fails_alone(odd: dict[str, Any]) -> None:
         assert sum(each["failed"] for each in counted) == 1
         assert sum(each["created"] for each in counted) == 1
         assert list(both.by_source_id("Patient")) == ["good"]
+
+
+def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
+    """It is kept as a failure, and its neighbours arrive, once."""
+    head = b'{"resourceType":"Patient","id":"deep","managingOrganization":{"reference":"Organization/none"},"x":'
+    deep = head + b'{"x":' * 600 + b"1" + b"}" * 601
+    lines = [Line(1, orjson.dumps({"resourceType": "Patient", "id": "a"})), Line(2, deep)]
+    lines.append(Line(3, orjson.dumps({"resourceType": "Patient", "id": "b"})))
+    with world(generate(1, 1)) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source, alone=True, attachments=None)
+        ((_, resources, _),) = handfuls(lines)
+        row = loader.load(resources).counts["Patient"]
+        assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
+        assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("deep", "nested too deeply")]
+        assert {name: len(found) for name, found in both.by_source_id("Patient").items()} == {"a": 1, "b": 1}
+        sync.map.close()
