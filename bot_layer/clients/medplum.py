@@ -7,11 +7,9 @@ A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhi
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,18 +17,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from pymedplum import MedplumClient
-from pymedplum import exceptions as refusals
 
-from bot_layer import spans
-from bot_layer.clients.transport import DEFAULT_PATIENCE, Patience, require_safe_url, retry_after
+from bot_layer.clients.medplum_wire import SERVICE, Wire, named
+from bot_layer.clients.transport import DEFAULT_PATIENCE, Patience, require_safe_url
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
-from bot_layer.errors import AuthError, BotError, ConfigError, InputError, PermanentError, ServiceError, TransientError
+from bot_layer.errors import AuthError, ConfigError, InputError, TransientError
 
-_SERVICE = "Medplum"
 # pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
 logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
-_BUSY = frozenset({429, 500, 502, 503, 504})
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
 
 Change = Callable[[Json], Json]
@@ -85,7 +80,7 @@ class Medplum:
 
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
-        with _named("POST", resource["resourceType"]):
+        with named("POST", resource["resourceType"]):
             created: Json = self.client.create_resource(resource)
             return created
 
@@ -131,18 +126,18 @@ class Medplum:
     def delete(self, reference: str) -> None:
         """Delete ``Type/id``; one that is gone already is no error."""
         resource_type, _, resource_id = reference.partition("/")
-        with _named("DELETE", f"{resource_type}/{{id}}"):
+        with named("DELETE", f"{resource_type}/{{id}}"):
             self.client.delete_resource(resource_type, resource_id)
 
     def batch(self, entries: Sequence[Json]) -> list[Json]:
         """The answers of a batch, one for each entry and in their order. Each has its own status: read them all."""
-        with _named("POST", "batch"):
+        with named("POST", "batch"):
             answer = self.client.execute_batch({"resourceType": "Bundle", "type": "batch", "entry": list(entries)})
         return list(answer.get("entry", []))
 
     def ccda(self, patient_id: str) -> bytes:
         """The patient's data as a C-CDA document, made by Medplum when asked (``Patient/$ccda-export``)."""
-        with _named("GET", "Patient/{id}/$ccda-export"):
+        with named("GET", "Patient/{id}/$ccda-export"):
             return str(self.client.export_ccda(patient_id)).encode()
 
     def get(self, path: str) -> Json:
@@ -156,7 +151,7 @@ class Medplum:
 
     def post(self, path: str, body: Any) -> Json:
         """Whatever a POST to a path under the server's root answers. Never repeated."""
-        with _named("POST", path.partition("/")[0]):
+        with named("POST", path.partition("/")[0]):
             answered: Json = self.client.post(path, body)
             return answered
 
@@ -172,7 +167,7 @@ class Medplum:
     def _repeat(self, method: str, path: str, call: Callable[[], Json], *, repeatable: bool = False) -> Json:
         for attempt in range(self.patience.retries + 1):
             try:
-                with _named(method, path):
+                with named(method, path):
                     return call()
             except TransientError as error:
                 # 409 is Medplum's word for two conditional writes at once: the second one goes through later.
@@ -192,7 +187,7 @@ def connect(event: Event) -> Medplum:
     if not event.base_url or not event.access_token:
         raise InputError("The event carries no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
     patience = Patience.from_settings(event.secrets)
-    require_safe_url(event.base_url, _SERVICE)
+    require_safe_url(event.base_url, SERVICE)
     http = _http(patience)
     client = MedplumClient(event.base_url, access_token=event.access_token, http_client=http, allow_insecure_http=True)
     return Medplum(client, patience)
@@ -202,7 +197,7 @@ def connect_client(
     base_url: str, client_id: str, client_secret: str, *, patience: Patience = DEFAULT_PATIENCE
 ) -> Medplum:
     """Medplum as a ClientApplication, for the command line and the hosts' own work."""
-    require_safe_url(base_url, _SERVICE)
+    require_safe_url(base_url, SERVICE)
     http = _http(patience)
     client = MedplumClient(
         base_url, client_id=client_id, client_secret=client_secret, http_client=http, allow_insecure_http=True
@@ -225,115 +220,4 @@ def _http(patience: Patience) -> httpx.Client:
     """One pool of connections for all calls of a process."""
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
     timeout = httpx.Timeout(patience.read, connect=patience.connect)
-    return httpx.Client(transport=_Wire(httpx.HTTPTransport(limits=limits)), timeout=timeout, follow_redirects=False)
-
-
-class _Wire(httpx.BaseTransport):
-    """httpx's transport, with busy and broken answers as TransientError, before pymedplum sleeps over them."""
-
-    def __init__(self, inner: httpx.BaseTransport) -> None:
-        self._inner = inner
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        with spans.request(_SERVICE, request.method, str(request.url)) as span:
-            request.headers.update(span.headers)
-            response = self._send(request)
-            span.tell(status=response.status_code)
-            return response
-
-    def _send(self, request: httpx.Request) -> httpx.Response:
-        try:
-            response = self._inner.handle_request(request)
-            if response.status_code in _BUSY:
-                response.read()
-        except httpx.TransportError as fault:
-            unsent = isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-            raise _transient(request.method, None, maybe_done=not unsent) from fault
-        if response.status_code in _BUSY:
-            busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
-            busy.retry_after = _until_quota(response)
-            raise busy
-        return response
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-def _transient(method: str, status: int | None, *, maybe_done: bool) -> TransientError:
-    return TransientError(
-        "Medplum was too busy, failed, or its answer was lost; try again later.",
-        service=_SERVICE,
-        status=status,
-        method=method,
-        code="medplum-unavailable",
-        maybe_done=maybe_done and method not in {"GET", "HEAD"},
-    )
-
-
-def _until_quota(response: httpx.Response) -> float | None:
-    """Seconds until the quota is filled again: ``t`` of the RateLimit header, else Retry-After."""
-    for entry in response.headers.get_list("RateLimit", split_commas=True):
-        parts = dict(part.strip().partition("=")[::2] for part in entry.split(";")[1:])
-        if parts.get("r") == "0" and parts.get("t", "").isdecimal():
-            return float(parts["t"])
-    return retry_after(response.headers)
-
-
-@contextmanager
-def _named(method: str, path: str) -> Iterator[None]:
-    """pymedplum's exceptions as ours, with a path template and without the server's words."""
-    try:
-        yield
-    except BotError as error:
-        if isinstance(error, ServiceError):
-            error.method, error.path = method, path
-        raise
-    except refusals.NotFoundError as fault:
-        raise InputError(f"Medplum has no {path}, or this bot may not see it.", code="not-found") from fault
-    except (refusals.AuthenticationError, refusals.AuthorizationError) as fault:
-        word = "login" if isinstance(fault, refusals.AuthenticationError) else "rights"
-        raise AuthError(
-            f"Medplum refused the {word} of this bot for {method} {path}.",
-            code="medplum-login-refused" if word == "login" else "medplum-rights-missing",
-        ) from fault
-    except (refusals.ConflictError, refusals.PreconditionFailedError) as fault:
-        raise TransientError(
-            f"{path} was changed by somebody else meanwhile; try again.",
-            service=_SERVICE,
-            status=fault.status_code,
-            method=method,
-            path=path,
-            code="edit-conflict",
-        ) from fault
-    except refusals.TokenRefreshCooldownError as fault:
-        raise TransientError(
-            "Medplum gave no token a moment ago; try again later.",
-            service=_SERVICE,
-            method=method,
-            path=path,
-            code="medplum-unavailable",
-            retry_after=fault.retry_after,
-        ) from fault
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise TransientError(
-            "Medplum did not answer with JSON; try again later.",
-            service=_SERVICE,
-            method=method,
-            path=path,
-            code="unreadable-answer",
-            maybe_done=method not in {"GET", "HEAD"},
-        ) from fault
-    except refusals.MedplumError as fault:
-        if isinstance(fault.__cause__, httpx.HTTPStatusError):
-            # pymedplum names a refused token request so, and nothing else.
-            raise AuthError(
-                "Medplum refused the login of this client: check its id and secret.", code="medplum-login-refused"
-            ) from fault
-        raise PermanentError(
-            f"Medplum refused {method} {path} with status {fault.status_code}.",
-            service=_SERVICE,
-            status=fault.status_code,
-            method=method,
-            path=path,
-            code="refused-by-medplum",
-        ) from fault
+    return httpx.Client(transport=Wire(httpx.HTTPTransport(limits=limits)), timeout=timeout, follow_redirects=False)
