@@ -12,10 +12,11 @@ from dataclasses import replace
 from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
 from bot_layer.clients.health_gorilla import HealthGorillaClient
 from bot_layer.clients.health_gorilla_accounts import Account, LoginTaken
-from bot_layer.core import enrollment, enrollment_answer, staff
+from bot_layer.core import account_wishes, enrollment, enrollment_answer, staff
 from bot_layer.core import health_gorilla as hg
+from bot_layer.core.account_wishes import Wishes
 from bot_layer.core.declaration import Bot, Grant
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
+from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
 from bot_layer.core.staff import Person, Roles
@@ -49,7 +50,7 @@ def create(event: Event) -> Json:
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
-        wishes = enrollment.for_existing(wishes)
+        wishes = account_wishes.for_existing(wishes)
         decision = staff.plan_update(who, found, wanted, wishes)
     else:
         decision = staff.plan_account(who, wanted, wishes, gorilla.settings)
@@ -101,7 +102,7 @@ def _act(
         return _find(gorilla, who, login_taken=login_taken)
 
     def plan(found: Enrolment | None) -> Update | NothingToDo:
-        return staff.plan_update(who, enrollment.require_found(found), wanted, enrollment.for_existing(wishes))
+        return staff.plan_update(who, enrollment.require_found(found), wanted, account_wishes.for_existing(wishes))
 
     action = enrollment_answer.action_of(decision)
     if isinstance(decision, Enroll):

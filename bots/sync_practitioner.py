@@ -12,10 +12,11 @@ from dataclasses import replace
 from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
 from bot_layer.clients.health_gorilla import HealthGorillaClient
 from bot_layer.clients.health_gorilla_accounts import Account
-from bot_layer.core import enrollment, enrollment_answer
+from bot_layer.core import account_wishes, enrollment, enrollment_answer
 from bot_layer.core import health_gorilla as hg
+from bot_layer.core.account_wishes import Wishes
 from bot_layer.core.declaration import Bot, Grant, Watch
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
+from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
 from bot_layer.core.outcomes import note
@@ -51,7 +52,7 @@ def sync(event: Event) -> Json:
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
-        wishes = enrollment.for_existing(wishes)
+        wishes = account_wishes.for_existing(wishes)
         decision = _plan(gorilla, practitioner, found, wishes)
     else:
         entry = enrollment.directory_entry(gorilla.directory(npi))

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from bot_layer.clients.health_gorilla import HealthGorillaClient
 from bot_layer.clients.medplum import Medplum
-from bot_layer.core import accounts, enrollment, identifiers, password, practice
-from bot_layer.core.enrollment import Wishes
+from bot_layer.core import account_wishes, accounts, identifiers, password, practice
+from bot_layer.core.account_wishes import Wishes
 from bot_layer.core.event import Event
 from bot_layer.core.health_gorilla import HealthGorilla
 from bot_layer.core.json import Json
@@ -39,12 +39,14 @@ def wishes(server: Medplum, event: Event, practitioner: Json, settings: HealthGo
     named = practice.references(event.parameters, "location")
     locations = named or practice.locations_of(practitioner)
     own = practice.practice_numbers(practitioner)
-    known = organizations(server, [*enrollment.assigner_references(practitioner), *practice.assigners(own), *locations])
+    known = organizations(
+        server, [*account_wishes.assigner_references(practitioner), *practice.assigners(own), *locations]
+    )
     places = practice.resolve_locations(locations, known)
     numbers = [number for reference in locations for number in practice.numbers_of(known.get(reference, {}))]
     known |= organizations(server, [found for found in practice.assigners(numbers) if found not in known])
 
-    wished = enrollment.account_numbers(practitioner, known)
+    wished = account_wishes.account_numbers(practitioner, known)
     of_practice, practice_issues = practice.resolve_numbers(own, known, "Practitioner.extension")
     of_places, place_issues = practice.resolve_numbers(numbers, known, "Organization.identifier")
     wished = replace(
@@ -55,7 +57,7 @@ def wishes(server: Medplum, event: Event, practitioner: Json, settings: HealthGo
         emails=accounts.emails_of(practitioner) if settings.sync_email else (),
         password=password.given(event),
     )
-    return enrollment.with_single_sign_on(wished, practitioner, settings)
+    return account_wishes.with_single_sign_on(wished, practitioner, settings)
 
 
 def organizations(server: Medplum, references: Iterable[str]) -> dict[str, Json]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bot_layer.core import accounts, identifiers, outcomes, parameters
-from bot_layer.core.enrollment import Enroll, NothingToDo, Update, Wishes, write_back
+from bot_layer.core.account_wishes import Wishes
+from bot_layer.core.enrollment import Enroll, NothingToDo, Update, write_back
 from bot_layer.core.json import Json
 from bot_layer.core.outcomes import Issue, note
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bot_layer.core import accounts, enrollment, identifiers, names
+from bot_layer.core import account_wishes, accounts, enrollment, identifiers, names
 from bot_layer.core import health_gorilla as hg
+from bot_layer.core.account_wishes import Wishes
 from bot_layer.core.accounts import Account
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
+from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.health_gorilla import HealthGorilla
 from bot_layer.core.json import Json
 from bot_layer.core.names import NameMatch
@@ -215,7 +216,7 @@ def _code(concepts: Sequence[Json], system: str) -> str | None:
 
 
 def _signs_on_as(account: Enrolment, who: Person) -> bool:
-    own = enrollment.sign_on_value(who.practitioner)
+    own = account_wishes.sign_on_value(who.practitioner)
     numbers = (account.person or {}).get("identifier", ())
     return any(identifiers.kind(number) == "PRN" and number.get("value") == own for number in numbers)
 

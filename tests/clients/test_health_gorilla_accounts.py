@@ -18,7 +18,8 @@ from bot_layer.clients.health_gorilla_accounts import Account
 from bot_layer.clients.transport import Patience, Transport
 from bot_layer.core import accounts, enrollment
 from bot_layer.core import health_gorilla as hg
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
+from bot_layer.core.account_wishes import Wishes
+from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.identifiers import account_number
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, TransientError

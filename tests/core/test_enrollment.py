@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from bot_layer.core import accounts, enrollment
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update, Wishes
-from bot_layer.core.identifiers import NPI_SYSTEM, V2_0203, account_number, health_gorilla, npi, provider_number
+from bot_layer.core import account_wishes, accounts, enrollment
+from bot_layer.core.account_wishes import Wishes
+from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.core.identifiers import NPI_SYSTEM, V2_0203, account_number, health_gorilla, npi
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError, ReviewNeeded
 from tests.core.clinicians import DIRECTORY_NAME, ENTRY, NPI, NUMBER, enrolment, practitioner, settings
@@ -366,10 +364,10 @@ def test_an_account_without_identifiers_gets_no_empty_list() -> None:
 def test_an_existing_accounts_password_is_left_and_that_is_said() -> None:
     """Without a password nothing is said, and the wishes are the same."""
     wishes = Wishes([NUMBER], password="first-password")
-    changed = enrollment.for_existing(wishes)
+    changed = account_wishes.for_existing(wishes)
     assert (changed.password, [issue.code for issue in changed.issues]) == (None, ["password-not-set"])
     assert changed.identifiers == [NUMBER]
-    assert enrollment.for_existing(changed) is changed
+    assert account_wishes.for_existing(changed) is changed
     assert "first-password" not in repr(wishes)
 
 
@@ -393,76 +391,6 @@ def test_what_medplum_has_stays() -> None:
     known = accounts.with_login(practitioner(health_gorilla("hg-1")), "amara")
     assert enrollment.write_back(known, "hg-2", "other") is known
     assert enrollment.write_back(practitioner(), None, None) == practitioner()
-
-
-# Account numbers
-
-
-LABORATORY: Json = {"resourceType": "Organization", "id": "lab", "identifier": [{"system": hg.SYSTEM, "value": "f-1"}]}
-KNOWN = {"Organization/lab": LABORATORY}
-
-
-def number(value: str | None = "A-1", assigner: Json | None = None, **changes: str) -> Json:
-    made: Json = {"type": {"text": "account NUMBER"}, "assigner": assigner or {"reference": "Organization/lab"}}
-    return {**made, **({} if value is None else {"value": value}), **changes}
-
-
-def test_an_account_number_names_its_laboratory_as_health_gorilla_does() -> None:
-    """By coding or by text, with the assigner's f- id; the same one twice is one."""
-    coded = {**number(" A-1 "), "type": {"coding": [{"system": "http://hl7.org/fhir/v2/0203", "code": "AN"}]}}
-    wishes = enrollment.account_numbers(practitioner(number(), coded), KNOWN)
-    assert wishes == Wishes([account_number("Organization/f-1", "A-1")])
-
-
-@pytest.mark.parametrize(
-    ("identifier", "code", "severity"),
-    [
-        (number(use="old"), "account-number-old", "information"),
-        (number(None), "account-number-empty", "warning"),
-        (number("  "), "account-number-empty", "warning"),
-        (number(assigner={"reference": "Organization/unknown"}), "account-number-unresolved", "warning"),
-        (number(assigner={"display": "Some laboratory"}), "account-number-unresolved", "warning"),
-    ],
-)
-def test_an_account_number_that_is_left_out_is_told(identifier: Json, code: str, severity: str) -> None:
-    """With its place, and without stopping the others."""
-    wishes = enrollment.account_numbers(practitioner(identifier, number("A-2")), KNOWN)
-    assert [found["value"] for found in wishes.identifiers] == ["A-2"]
-    assert [(issue.code, issue.severity) for issue in wishes.issues] == [(code, severity)]
-    assert wishes.issues[0].expression in {(), ("Practitioner.identifier[1]",)}
-
-
-def test_nobody_without_account_numbers_is_warned() -> None:
-    """Other identifiers are no account numbers."""
-    assert enrollment.account_numbers(practitioner(), KNOWN) == enrollment.account_numbers({}, KNOWN) == Wishes([])
-
-
-def test_a_laboratory_is_known_by_its_resource_or_by_a_logical_reference() -> None:
-    """Only an id with f- is one: a tenant or a location gives no account numbers."""
-    logical = {"identifier": {"system": hg.SYSTEM, "value": "f-3"}}
-    tenant = {"Organization/lab": {"identifier": [{"system": hg.SYSTEM, "value": "t-1"}]}}
-    assert enrollment.laboratory_of({"assigner": logical}, {}) == "Organization/f-3"
-    assert enrollment.laboratory_of(number(), KNOWN) == "Organization/f-1"
-    assert enrollment.laboratory_of(number(), tenant) is None
-    assert enrollment.laboratory_of({}, KNOWN) is None
-    assert enrollment.laboratory_of({"assigner": {"identifier": "x"}}, KNOWN) is None
-
-
-def test_each_laboratory_is_asked_for_once() -> None:
-    """And only what stands in Medplum: foreign addresses and other identifiers are not looked up."""
-    foreign = number(assigner={"reference": "https://x.example/Organization/1"})
-    other = {"system": "https://x.example", "value": "1", "assigner": {"reference": "Organization/other"}}
-    given = practitioner(number(), number("A-2"), foreign, other)
-    assert enrollment.assigner_references(given) == ["Organization/lab"]
-    assert enrollment.assigner_references({}) == []
-
-
-def test_single_sign_on_is_an_identifier_of_the_facility() -> None:
-    """Medplum's id is the UUID; without a facility nothing is added."""
-    wishes = Wishes([NUMBER])
-    assert enrollment.with_single_sign_on(wishes, practitioner(), settings()) is wishes
-    signed = enrollment.with_single_sign_on(wishes, practitioner(), settings(SSO_FACILITY_ID="f-9"))
-    assert signed == replace(wishes, identifiers=[NUMBER, provider_number("Organization/f-9", practitioner()["id"])])
 
 
 def test_no_person_shows_in_the_representation() -> None:

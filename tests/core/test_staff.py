@@ -6,7 +6,8 @@ import pytest
 
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core import identifiers, staff
-from bot_layer.core.enrollment import Enrolment, NothingToDo, Update, Wishes
+from bot_layer.core.account_wishes import Wishes
+from bot_layer.core.enrollment import Enrolment, NothingToDo, Update
 from bot_layer.core.json import Json
 from bot_layer.core.staff import Person, Roles
 from bot_layer.errors import BotError, ReviewNeeded
