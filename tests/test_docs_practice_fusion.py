@@ -1,4 +1,4 @@
-"""docs/practice-fusion.md names every setting and every parameter, and only tests that exist."""
+"""docs/practice-fusion.md names every setting and every parameter; README names only tests that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot_layer.core.sync_settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "practice-fusion.md").read_text(encoding="utf-8")
-ROOMS = ("bot_layer/sync", "bot_layer/core", "bot_layer/clients")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_setting_is_explained() -> None:
@@ -44,7 +44,7 @@ def test_every_error_of_the_sync_has_its_line() -> None:
 
 def test_every_test_that_is_named_exists() -> None:
     """A yes in the table is shown by a test."""
-    named = re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", PAGE)
+    named = re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", README)
     assert len(named) > 15
     for file, name in named:
         text = (ROOT / (file or "tests/sync/test_named_faults.py")).read_text(encoding="utf-8")
