@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from urllib.parse import urljoin
 
-from bot_layer.clients.practice_fusion_requests import SERVICE, AuthorisedRequests, Log, require_https
+from bot_layer.clients.practice_fusion_requests import SERVICE, AuthorisedRequests, Log, absolute, require_https
 from bot_layer.clients.wire import Reply
 from bot_layer.core import bulk_export
 from bot_layer.core.bulk_export import Complete, Export, Failed, Refused, Started, Wait
@@ -57,7 +56,7 @@ class Exports:
             reply.status, reply.headers, reply.body, now=tools.clock(), attempt=attempt, limits=tools.limits
         )
         if isinstance(answer, Started):
-            url = urljoin(request.url, answer.status_url)
+            url = absolute(request.url, answer.status_url)
             require_https(url)
             self.log("PFBulkExport", "Export initiated, status URL is kept")
             return Started(url)

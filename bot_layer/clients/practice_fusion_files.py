@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urljoin
 
 from bot_layer.clients.practice_fusion_requests import (
     BUSY,
     SERVICE,
     AuthorisedRequests,
     OpenRequests,
+    absolute,
     origin,
     refused,
     require_https,
@@ -81,10 +81,10 @@ class Files:
 
     def content(self, url: str) -> tuple[str, Iterator[bytes]]:
         """An attachment's type and its bytes, with the token only if it stands on the source's host."""
-        absolute = self._absolute(url)
-        own = origin(absolute) == origin(self.requests.source)
+        place = self._absolute(url)
+        own = origin(place) == origin(self.requests.source)
         stack = ExitStack()
-        reply, stream = self._followed(stack, absolute, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=own)
+        reply, stream = self._followed(stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=own)
 
         def bytes_() -> Iterator[bytes]:
             with stack:
@@ -96,7 +96,7 @@ class Files:
         return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
 
     def _absolute(self, url: str) -> str:
-        return urljoin(self.requests.source + "/", url)
+        return absolute(self.requests.source + "/", url)
 
     def _followed(self, stack: ExitStack, url: str, headers: dict[str, str], *, with_token: bool) -> Opened:
         """An open download, after redirects and at most two new tokens; the stack closes it."""
@@ -111,7 +111,7 @@ class Files:
             stack.close()
             if reply.status in _MOVED and reply.headers.get("location"):
                 # The new place may belong to anybody (often a signed link to a store): it gets no token.
-                url, with_token = urljoin(url, reply.headers["location"]), False
+                url, with_token = absolute(url, reply.headers["location"]), False
             elif reply.status == 401 and with_token and renewed < 2:
                 stale, renewed = token, renewed + 1
             else:

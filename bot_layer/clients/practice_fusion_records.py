@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin
 
-from bot_layer.clients.practice_fusion_requests import FHIR, AuthorisedRequests, read_object, refused
+from bot_layer.clients.practice_fusion_requests import FHIR, AuthorisedRequests, absolute, read_object, refused
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, PermanentError
 
@@ -42,7 +41,7 @@ class Records:
                 if isinstance(found, dict) and found.get("resourceType") == resource_type:
                     yield found
             following = [each.get("url") for each in page.get("link") or [] if each.get("relation") == "next"]
-            url = urljoin(url, following[0]) if following and following[0] else ""
+            url = absolute(url, following[0]) if following and following[0] else ""
 
     def server_time(self) -> str:
         """The source's own time, a little earlier: a machine here may be ahead of it."""

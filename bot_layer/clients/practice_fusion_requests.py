@@ -11,7 +11,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
 
 from bot_layer.clients.wire import Opened, Reply, Wire
 from bot_layer.core import bulk_export, smart
@@ -21,7 +24,7 @@ from bot_layer.errors import AuthError, PermanentError, TransientError
 SERVICE: Final = smart.SERVICE
 BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 FHIR: Final = {"Accept": "application/fhir+json"}
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 Log = Callable[[str, str], None]
 
 
@@ -142,19 +145,39 @@ def refused(reply: Reply, path: str) -> PermanentError | AuthError | TransientEr
 
 def require_https(url: str) -> None:
     """PermanentError for an address where the token, or a patient's data, would go in the clear."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    parts = _parts(url)
+    if parts.host and (parts.scheme == "https" or (parts.scheme == "http" and parts.host in _LOOPBACK)):
         return
-    raise PermanentError(
-        "The source names an address without https; nothing is sent there.", service=SERVICE, code="unsafe-address"
-    )
+    raise _unsafe("without https")
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port of an address."""
-    parts = urlsplit(url)
-    default = {"https": 443, "http": 80}.get(parts.scheme)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or default
+    parts = _parts(url)
+    scheme = parts.scheme or ""
+    return scheme, parts.host or "", parts.port or {"https": 443, "http": 80}.get(scheme)
+
+
+def absolute(base: str, url: str) -> str:
+    """An address that the source names, which may be relative."""
+    try:
+        return urljoin(base, url)
+    except ValueError as fault:
+        raise _unsafe("that can't be read") from fault
+
+
+def _parts(url: str) -> Url:
+    # Read as the connection reads it: the standard library finds another host in "https://one\@other/".
+    try:
+        return parse_url(url)
+    except LocationParseError as fault:
+        raise _unsafe("that can't be read") from fault
+
+
+def _unsafe(what: str) -> PermanentError:
+    return PermanentError(
+        f"The source names an address {what}; nothing is sent there.", service=SERVICE, code="unsafe-address"
+    )
 
 
 def read_object(body: bytes) -> Json:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.practice_fusion_files import LinkExpired
+from bot_layer.clients.practice_fusion_requests import origin
 from bot_layer.core.bulk_export import ExportFile
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, PermanentError, TransientError
@@ -178,3 +179,36 @@ def test_no_other_host_gets_the_token(client: PracticeFusion, odd: Odd) -> None:
             call("https://elsewhere.example/status/1")
         assert caught.value.code == "foreign-host"
     assert odd.asked == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://elsewhere.example\\@{host}/x",
+        "https://{host}@elsewhere.example/x",
+        "https://{host}.elsewhere.example/x",
+        "https://elsewhere.example#@{host}/x",
+        "https://{host}:1/x",
+        "http://{host}/x",
+    ],
+)
+def test_a_host_is_told_as_the_connection_will_tell_it(other: str) -> None:
+    """What merely looks like the source's host is another one."""
+    place = other.format(host="api.practice.example")
+    assert origin(place) != origin("https://api.practice.example/fhir")
+
+
+def test_one_host_may_be_written_in_several_ways() -> None:
+    """Case and the default port make no other host; user information is no part of it."""
+    same = {origin(f"https://{each}/x") for each in ("API.example", "api.example:443", "someone@api.example")}
+    assert same == {("https", "api.example", 443)}
+
+
+@pytest.mark.parametrize("url", ["https://[::1", "https://h:99999/x", "https://", "https://a]b/x", "//h/x"])
+def test_an_address_that_cannot_be_read_is_refused(client: PracticeFusion, url: str) -> None:
+    """As one without TLS is, before anything is sent."""
+    file = ExportFile("output", "Patient", url)
+    with pytest.raises(PermanentError):
+        list(client.files.chunks(file, requires_token=False))
+    with pytest.raises(PermanentError):
+        client.exports.status(url)
