@@ -43,8 +43,13 @@ class Files:
 
     requests: AuthorisedRequests
 
-    def chunks(self, file: ExportFile, *, requires_token: bool) -> Iterator[bytes]:
-        """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place."""
+    def chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
+        """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place.
+
+        Where the manifest does not say whether it wants the token (None), the source's own host alone gets it.
+        """
+        if requires_token is None:
+            requires_token = self._is_own(self._absolute(file.url))
         tools = self.requests.open
         progress, failures = _Progress(), 0
         while True:
@@ -82,9 +87,10 @@ class Files:
     def content(self, url: str) -> tuple[str, Iterator[bytes]]:
         """An attachment's type and its bytes, with the token only if it stands on the source's host."""
         place = self._absolute(url)
-        own = origin(place) == origin(self.requests.source)
         stack = ExitStack()
-        reply, stream = self._followed(stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=own)
+        reply, stream = self._followed(
+            stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=self._is_own(place)
+        )
 
         def bytes_() -> Iterator[bytes]:
             with stack:
@@ -94,6 +100,9 @@ class Files:
                     yield from stream
 
         return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
+
+    def _is_own(self, url: str) -> bool:
+        return origin(url) == origin(self.requests.source)
 
     def _absolute(self, url: str) -> str:
         return absolute(self.requests.source + "/", url)

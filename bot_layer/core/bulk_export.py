@@ -58,7 +58,7 @@ class Manifest:
     """What an export brought, or a part of it (``partial``)."""
 
     transaction_time: str
-    requires_access_token: bool
+    requires_access_token: bool | None  # None: the manifest does not say
     files: tuple[ExportFile, ...]
     next_url: str = ""
     partial: bool = False
@@ -235,11 +235,11 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
     # STU4 renames `error` to `outcome`.
     for name, kind in (("output", "output"), ("deleted", "deleted"), ("error", "error"), ("outcome", "error")):
         files += _files(document.get(name), kind)  # type: ignore[arg-type] # the four literals above are Kinds
+    requires = document.get("requiresAccessToken")
     links = [each for each in document.get("link") or [] if isinstance(each, dict) and each.get("relation") == "next"]
     return Manifest(
         transaction_time=str(document.get("transactionTime") or ""),
-        # A server that says nothing wants the token: it stands on the host that the token is for (checked when used).
-        requires_access_token=document.get("requiresAccessToken") is not False,
+        requires_access_token=requires if isinstance(requires, bool) else None,
         files=tuple(files),
         next_url=str(links[0].get("url") or "") if links else "",
         partial=partial,

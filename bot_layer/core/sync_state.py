@@ -54,7 +54,7 @@ class Job:
     polls: int = 0
     started: float = 0.0
     transaction_time: str = ""
-    requires_token: bool = True
+    requires_token: bool | None = None  # None: the manifest does not say
     files: tuple[FileState, ...] = ()
     done: bool = False
 

@@ -103,7 +103,7 @@ def client(odd: Odd) -> Iterator[PracticeFusion]:
         yield PracticeFusion(settings, wait=lambda _: None, tries=3)
 
 
-def read(client: PracticeFusion, name: str, *, token: bool = True) -> bytes:
+def read(client: PracticeFusion, name: str, *, token: bool | None = True) -> bytes:
     """A whole file."""
     file = ExportFile("output", "Patient", f"{client.settings.source}/{name}")
     return b"".join(client.files.chunks(file, requires_token=token))
@@ -135,6 +135,17 @@ def test_the_token_is_sent_only_where_it_is_wanted(client: PracticeFusion, odd: 
     odd.asked.clear()
     read(client, "moved")
     assert [bool(token) for _, token, _ in odd.asked] == [True, False]
+
+
+def test_a_manifest_that_does_not_ask_for_the_token_gets_it_to_no_other_host(odd: Odd, client: PracticeFusion) -> None:
+    """Without requiresAccessToken the own host gets it; another one only where the manifest asks for it."""
+    read(client, "plain", token=None)
+    assert odd.asked[-1][1] != ""
+    with Server(odd.app()) as other:
+        file = ExportFile("output", "Patient", f"{other.base_url}/fhir/plain")
+        for requires, sent in ((None, False), (True, True)):
+            assert b"".join(client.files.chunks(file, requires_token=requires)) == TEXT
+            assert (odd.asked[-1][1] != "") == sent
 
 
 def test_addresses_without_tls_get_nothing(client: PracticeFusion) -> None:

@@ -149,7 +149,7 @@ def test_a_manifest_of_any_version_is_read() -> None:
     assert bulk_export.read_manifest(b"no") is None
     bare = bulk_export.read_manifest(body({"output": [], "error": [{"url": "e"}]}))
     assert bare is not None
-    assert bare.requires_access_token
+    assert bare.requires_access_token is None
     assert bare.next_url == ""
 
 
