@@ -258,11 +258,17 @@ def deleted_keys(resource: Json) -> tuple[tuple[str, str], ...]:
     return tuple(keys)
 
 
-def next_since(previous: Mapping[str, str], types: Iterable[str], transaction_time: str) -> dict[str, str]:
-    """The time stamps after a run that handled every file of these types; it never moves back."""
+def next_since(
+    previous: Mapping[str, str], types: Iterable[str], transaction_time: str, *, since: str = ""
+) -> dict[str, str]:
+    """The time stamps after a run that handled every file of these types; none moves back, or over a gap.
+
+    ``since`` is where the export began: what changed between an older time stamp and that moment is not in it.
+    """
     moved = dict(previous)
     for each in types:
-        if transaction_time and instant(transaction_time) >= instant(moved.get(each, "")):
+        before = instant(moved.get(each, ""))
+        if transaction_time and instant(since) <= before <= instant(transaction_time):
             moved[each] = transaction_time
     return moved
 

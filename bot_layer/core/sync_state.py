@@ -67,6 +67,7 @@ class Run:
     started: float
     phase: Phase = "export"
     full: bool = False
+    narrow: bool = False  # since a moment, or of some types only: newcomers are not fetched with all of their history
     reconcile: bool = False
     seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
     jobs: tuple[Job, ...] = ()

@@ -49,10 +49,12 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     members = dict(state.members)
     for job in run.jobs:
         place = job.group or sync_state.WHOLE
-        if job.patients and job.level == "search" and not job.since and place in since and not run.full:
+        if job.level == "search" and job.patients != run.members.get(job.group):
             continue  # newcomers alone: the others' stamps are another job's
-        since[place] = bulk_export.next_since(since.get(place, {}), job.types, job.transaction_time)
-    members |= run.members
+        before = since.get(place, {})
+        since[place] = bulk_export.next_since(before, job.types, job.transaction_time, since=job.since)
+    if not run.narrow:
+        members |= run.members
     failures = store_failures(session, state)
     give_back(session, named=failures)
     # The addresses and places of the export are of no use any more.

@@ -30,7 +30,8 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
                 code="group-unreadable",
             )
         jobs += plan_jobs(_level(level), group, types, state, members=found, full=run.full, since=options.since)
-    return replace(run, jobs=jobs, members=members)
+    narrow = bool(options.since) or bool(options.types and set(session.settings.types) - set(options.types))
+    return replace(run, jobs=jobs, members=members, narrow=narrow)
 
 
 def kick_off(session: Session, run: Run, job: Job) -> SyncState:

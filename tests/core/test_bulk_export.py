@@ -174,6 +174,8 @@ def test_time_stamps_only_move_forward() -> None:
     moved = bulk_export.next_since(before, ["A", "B", "C"], "2024-01-01T14:00:00+01:00")
     assert moved == {"A": "2024-01-01T14:00:00+01:00", "B": "2024-06-01T00:00:00Z", "C": "2024-01-01T14:00:00+01:00"}
     assert bulk_export.next_since(before, ["A"], "") == before
+    later = "2024-07-01T00:00:00Z"
+    assert bulk_export.next_since(before, ["A", "B", "C"], later, since=before["B"]) == before | {"B": later}
     assert bulk_export.instant("2024-01-01") < bulk_export.instant("2024-01-02T00:00:00Z")
     assert bulk_export.instant("never") < bulk_export.instant("1970-01-01")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +239,40 @@ def test_3_a_patient_who_joins_the_group_is_fetched_with_the_history() -> None:
         both.run()
         assert set(both.by_source_id("Patient")) == {"p1", "p2"}
         assert set(both.by_source_id("Observation")) == {"o2"}
+
+
+def test_3_a_run_since_a_moment_leaves_no_gap_behind() -> None:
+    """``since`` is for one run: what changed between the kept time stamp and that moment comes with the next one."""
+    with small(patient("p1")) as both:
+        before = both.run().last_sync_time
+        moment = both.source.now()
+        for name, seconds in (("o1", 0), ("o2", 2)):
+            both.source.source.add(observation(name), at=moment + timedelta(seconds=seconds))
+        between = (moment + timedelta(seconds=1)).isoformat()
+        assert counts(both.run(Options(since=between)))["seen"] == 1
+        assert both.sync().store.load().last_sync_time == before
+        both.run()
+        assert set(both.by_source_id("Observation")) == {"o1", "o2"}
+
+
+@pytest.mark.parametrize("options", [Options(since="2024-06-01T00:00:00Z"), Options(types=("Patient",))])
+def test_3_a_patient_who_joins_before_a_narrow_run_keeps_the_history(options: Options) -> None:
+    """A run of some types, or since a moment, does not make a newcomer known: the next one still fetches everything."""
+    with small(patient("p1"), patient("p2"), observation("o2", "Patient/p2"), members=("p1",)) as both:
+        both.run()
+        both.source.source.add_member("p2", at=both.source.now())
+        both.run(options)
+        both.run()
+        assert set(both.by_source_id("Patient")) == {"p1", "p2"}
+        assert set(both.by_source_id("Observation")) == {"o2"}
+
+
+def test_3_a_type_added_to_a_search_is_fetched_in_full_once() -> None:
+    """Its time stamp is kept like that of an export."""
+    with small(patient("p1"), observation("o1")) as both:
+        both.run(level="search", types=("Patient",))
+        assert counts(both.run(level="search", types=("Patient", "Observation")))["seen"] == 1
+        assert counts(both.run(level="search", types=("Patient", "Observation")))["seen"] == 0
 
 
 # -- 4 What the manifest says
