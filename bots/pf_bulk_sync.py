@@ -69,7 +69,7 @@ def _options(event: Event) -> Options:
     return Options(
         full=event.flag("full"),
         types=in_order(part for each in str(types).split(",") if (part := each.strip())),
-        since=str(fhir.one(event.parameters, "since") or ""),
+        since=event.text("since") or "",
         reconcile=event.flag("reconcile"),
         retry_failed=event.text("action") == "retry-failed",
         overwrite_reported=event.text("action") == "overwrite-reported",

@@ -78,16 +78,16 @@ def run(
     if context.invoked_subcommand is not None:
         return
     names = in_order(part for each in types.split(",") if (part := each.strip()))
-    options = Options(
-        full=full,
-        types=names,
-        since=since,
-        reconcile=reconcile,
-        retry_failed=retry_failed,
-        overwrite_reported=overwrite_reported,
-    )
     changes = {"PF_UPSERT": upsert} if upsert else {}
     with _told_errors():
+        options = Options(
+            full=full,
+            types=names,
+            since=since,
+            reconcile=reconcile,
+            retry_failed=retry_failed,
+            overwrite_reported=overwrite_reported,
+        )
         around = _Around(read_world(dict(os.environ) | changes), quiet=quiet, database=_database(os.environ))
         if preview:
             code = around.preview(options)

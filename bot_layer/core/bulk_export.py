@@ -6,6 +6,7 @@ https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ NDJSON_TYPE: Final = "application/fhir+ndjson"
 # Sources have been seen to ask for hours, and for an instant in seconds or milliseconds since 1970.
 _EPOCH_SECONDS: Final = 1_000_000_000
 _EPOCH_MILLISECONDS: Final = 1_000_000_000_000
+# https://hl7.org/fhir/R4/datatypes.html#instant
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -271,6 +274,11 @@ def next_since(
         if transaction_time and instant(since) <= before <= instant(transaction_time):
             moved[each] = transaction_time
     return moved
+
+
+def is_instant(text: str) -> bool:
+    """True for a moment as ``_since`` wants it: to the second, and with its time zone."""
+    return _INSTANT.fullmatch(text) is not None and instant(text) != instant("")
 
 
 def instant(text: str) -> datetime:

@@ -13,9 +13,10 @@ from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.practice_fusion_requests import Log
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import SyncStore
-from bot_layer.core.bulk_export import Manifest
+from bot_layer.core.bulk_export import Manifest, is_instant
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.core.sync_state import Job, Run, SyncState
+from bot_layer.errors import InputError
 from bot_layer.sync.files import KeysInFlight
 from bot_layer.sync.fleet import Fleet
 
@@ -37,6 +38,15 @@ class Options:
     reconcile: bool = False
     retry_failed: bool = False
     overwrite_reported: bool = False
+
+    def __post_init__(self) -> None:
+        if self.since and not is_instant(self.since):
+            # A source answers 400 to it, as it does to a level that it does not offer.
+            raise InputError(
+                "Give since as a moment with its time zone, such as 2026-01-31T00:00:00Z.",
+                code="since-unreadable",
+                expression=["Parameters.parameter.where(name='since')"],
+            )
 
 
 @dataclass

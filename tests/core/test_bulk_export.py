@@ -180,6 +180,14 @@ def test_time_stamps_only_move_forward() -> None:
     assert bulk_export.instant("never") < bulk_export.instant("1970-01-01")
 
 
+def test_since_is_a_moment_with_a_time_zone() -> None:
+    """An instant, as the guide has it; nothing shorter."""
+    for good in ("2026-01-31T00:00:00Z", "2026-01-31T00:00:00.123+02:00"):
+        assert bulk_export.is_instant(good)
+    for bad in ("", "soon", "2026-01-31", "2026-01-31T00:00:00", "2026-01-31T00:00Z", "20260131T000000Z"):
+        assert not bulk_export.is_instant(bad)
+
+
 def test_issue_codes_are_read_from_anything() -> None:
     """The codes, and nothing of what an outcome says in words."""
     assert bulk_export.issue_codes(body({"issue": [{"code": "a"}, {"code": 1}, 2]})) == ("a",)
