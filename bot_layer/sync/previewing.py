@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from bot_layer.core.bulk_export import Failed, Refused, Wait
 from bot_layer.core.ndjson import split_lines
-from bot_layer.core.sync_state import Run
+from bot_layer.core.sync_state import Job, Run
 from bot_layer.errors import TransientError
 from bot_layer.sync.beginning import granted
 from bot_layer.sync.planning import ask_for_export, next_level, planned
 from bot_layer.sync.polling import whole
-from bot_layer.sync.session import Options, Session
+from bot_layer.sync.searching import searched_resources
+from bot_layer.sync.session import Halted, Options, Session
 
 
 def preview(session: Session, options: Options) -> dict[str, int]:
@@ -21,15 +22,32 @@ def preview(session: Session, options: Options) -> dict[str, int]:
     run = Run(id="preview", started=session.clock(), full=options.full)
     run = planned(session, run, state, types, options)
     numbers: dict[str, int] = {}
-    for job in run.jobs:
-        if job.level == "search":
-            continue
-        answer = ask_for_export(session, job)
-        if isinstance(answer, Refused):
-            next_level(session, run, replace(job, level="search"), answer)
-        else:
-            _count(session, answer.status_url, numbers)
+    try:
+        while (job := run.job) is not None:
+            if job.level == "search":
+                _count_searched(session, job, numbers)
+            else:
+                answer = ask_for_export(session, job)
+                if isinstance(answer, Refused):
+                    run = next_level(session, run, job, answer)
+                    continue
+                _count(session, answer.status_url, numbers)
+            run = run.with_job(replace(job, done=True))
+    except Halted as halt:
+        raise TransientError(
+            "The preview was stopped before its end: give it more time, or use the command line.",
+            service="Practice Fusion",
+            code="preview-stopped",
+        ) from halt
     return numbers
+
+
+def _count_searched(session: Session, job: Job, numbers: dict[str, int]) -> None:
+    for patient in job.patients:
+        for resource in searched_resources(session.source, patient, job.types, job.since):
+            session.check_time()
+            kind = resource["resourceType"]
+            numbers[kind] = numbers.get(kind, 0) + 1
 
 
 def _count(session: Session, status_url: str, numbers: dict[str, int]) -> None:

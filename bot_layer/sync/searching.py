@@ -52,11 +52,12 @@ def searched(kind: str) -> bool:
 def search_lines(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Line]:
     """One line for each resource of a patient, in the order of the types."""
     numbers = count(1)
-    for each in _found(source, patient, types, since):
+    for each in searched_resources(source, patient, types, since):
         yield Line(next(numbers), orjson.dumps(each))
 
 
-def _found(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Json]:
+def searched_resources(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Json]:
+    """A patient's resources in the order of the types."""
     newer = f"&_lastUpdated=gt{quote(since, safe=':')}" if since else ""
     for kind in types:
         if kind == "Patient":

@@ -72,6 +72,31 @@ def test_status_and_preview_write_nothing() -> None:
         assert both.stored("Patient") == []
 
 
+@pytest.mark.parametrize(
+    ("levels", "settings"),
+    [
+        pytest.param({"system"}, {"PF_GROUP_ID": ""}, id="the system, as all patients are not offered"),
+        pytest.param({"Patient"}, {}, id="by search, as the Group's export is not offered"),
+        pytest.param({"Group"}, {"PF_EXPORT_LEVEL": "search"}, id="by search, as the settings say"),
+    ],
+)
+def test_a_preview_takes_the_level_that_a_run_would_take(levels: set[str], settings: dict[str, Any]) -> None:
+    """And counts there what a run would read."""
+    with world(generate(1, 1), switches=Switches.general(polls=0, levels=frozenset(levels))) as both:
+        answer = call(both, parameters.boolean("preview", True), **settings)
+        seen = {each[0]["valueCode"]: each[1]["valueInteger"] for each in parameters.values(answer, "counts")}
+        assert (seen["Patient"], seen["Observation"]) == (1, both.source.source.count("Observation"))
+        assert both.stored("Task") == []
+
+
+def test_a_preview_that_takes_longer_than_a_step_says_so() -> None:
+    """And its export is not left behind at the source."""
+    with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
+        answer = call(both, parameters.boolean("preview", True), PF_STEP_SECONDS="1")
+        assert "preview-stopped" in str(one(answer, "outcome"))
+        assert both.source.jobs == {}
+
+
 def test_the_timer_starts_a_run_only_when_it_is_due(tmp_path: Path) -> None:
     """The timer calls often; a new run starts when the interval has passed, or where one was broken off."""
     with world(generate(1, 1), switches=FAST) as both:
