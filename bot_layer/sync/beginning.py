@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_state import Run, SyncState
-from bot_layer.errors import ConfigError
 from bot_layer.sync.failures import retry, stored_failures
 from bot_layer.sync.overwriting import carried_edits, overwrite
 from bot_layer.sync.planning import planned
@@ -22,7 +21,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
         use_scopes(session, state)
-        _check_taken_up(session, state.run)
+        check_map(session, state.run)
         return session.store.save(replace(state, run=replace(state.run, problem="")))
     if options.retry_failed:
         return retry(session, state)
@@ -84,15 +83,6 @@ def _known_writers(session: Session, state: SyncState) -> SyncState:
         state = replace(state, writers=(*state.writers, profile))
     session.medplum.lookups.writers = frozenset(state.writers)
     return state
-
-
-def _check_taken_up(session: Session, run: Run) -> None:
-    try:
-        check_map(session, run)
-    except ConfigError:
-        if run.job is not None and run.job.status_url:
-            session.source.exports.cancel(run.job.status_url)
-        raise
 
 
 def _same_past(session: Session, state: SyncState) -> SyncState:

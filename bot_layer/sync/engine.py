@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from bot_layer.clients.medplum_writer import MedplumWriter
@@ -89,8 +90,7 @@ class Sync:
         run = state.run
         if run is not None and not run.over:
             use_scopes(session, state)
-            if run.job is not None and run.job.status_url:
-                session.source.exports.cancel(run.job.status_url)
+            _forget_job(session, run)
             state = replace(state, run=replace(run, phase="cancelled", ended=session.clock()))
         return session.store.save(state, release=True)
 
@@ -118,6 +118,15 @@ def _fail(session: Session, fault: BotError) -> None:
     phase: sync_state.Phase = "failed" if over else run.phase
     session.save(replace(run, problem=problem, phase=phase, ended=session.clock() if over else 0.0))
     session.log("PFSyncWorker", f"Sync failed: {problem}")
+    if over:
+        _forget_job(session, run)
+
+
+def _forget_job(session: Session, run: Run) -> None:
+    """Have the source forget an export that nobody will take up: some take no other before."""
+    if run.job is not None and run.job.status_url:
+        with suppress(BotError, Halted):
+            session.source.exports.cancel(run.job.status_url)
 
 
 def _let_go(session: Session) -> None:

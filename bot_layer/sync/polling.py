@@ -33,7 +33,6 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
 
 def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
     if session.clock() - job.started > session.settings.poll_limit_seconds:
-        session.source.exports.cancel(job.status_url)
         raise PermanentError(
             f"Bulk export timed out after {job.polls + 1} polling attempts. Raise PF_POLL_LIMIT_SECONDS or ask "
             "for fewer resource types.",
@@ -53,9 +52,9 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
     """The state in which a lost export is kicked off again, once; else PermanentError."""
     if answer.lost and job.kickoffs < 2:
         session.log("PFBulkExport", "The source lost the export; kicking it off again, once")
-        return session.save(run.with_job(replace(job, status_url="", files=(), polls=0)))
-    if not answer.lost:
+        # If only its links expired, the source still knows it, and may take no other beside it.
         session.source.exports.cancel(job.status_url)
+        return session.save(run.with_job(replace(job, status_url="", files=(), polls=0)))
     raise PermanentError(
         f"The export failed: {answer.reason}.",
         service="Practice Fusion",

@@ -351,6 +351,28 @@ def test_4_the_job_is_deleted_after_the_last_file() -> None:
         assert both.source.jobs == {}
 
 
+@pytest.mark.parametrize("fault", ["wrong_count", "failed_export"])
+def test_4_the_job_is_deleted_when_the_run_has_failed(fault: str) -> None:
+    """Otherwise a source that takes one export at a time keeps the next run out until the job ends by itself."""
+    with small(patient("p1"), switches=Switches.general(one_job=True)) as both:
+        both.source.faults.add(fault)
+        with pytest.raises(PermanentError):
+            both.run()
+        assert both.source.jobs == {}
+        both.source.faults.clear()
+        both.run()
+        assert_exact(both)
+
+
+def test_4_a_job_with_expired_links_is_deleted_before_the_next_is_asked_for() -> None:
+    """The source still knows it."""
+    with small(patient("p1"), switches=Switches.general(one_job=True)) as both:
+        both.source.faults.add("expired_link", times=2)
+        both.run()
+        assert both.source.jobs == {}
+        assert_exact(both)
+
+
 def test_4_the_token_does_not_go_to_signed_links_nor_along_redirects() -> None:
     """requiresAccessToken false: no token; a redirect never carries it."""
     with small(patient("p1"), observation("o1"), switches=Switches.general(signed_urls=True)) as both:

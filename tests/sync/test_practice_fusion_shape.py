@@ -144,3 +144,12 @@ def test_a_retry_after_of_hours_is_capped() -> None:
     with world(generate(8, 1), switches=Switches.general(retry_after="hours", polls=2)) as both:
         both.run()
         assert max(both.waited) <= 300
+
+
+def test_an_export_that_takes_too_long_is_given_up() -> None:
+    """After PF_POLL_LIMIT_SECONDS; the source is told to forget it."""
+    with world(generate(8, 1), switches=Switches.general(polls=1000)) as both:
+        with pytest.raises(PermanentError, match="timed out after 1 polling attempts") as caught:
+            both.run(poll_limit_seconds=0.0)
+        assert caught.value.code == "export-timeout"
+        assert both.source.jobs == {}
