@@ -15,7 +15,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from bot_layer.clients.practice_fusion_requests import Log, OpenRequests, read_object, require_https
+from bot_layer.clients.practice_fusion_requests import BUSY, SERVICE, Log, OpenRequests, read_object, require_https
 from bot_layer.core import smart
 from bot_layer.core.source_identity import POINTED_TO, USUALLY_GRANTED
 from bot_layer.core.sync_settings import SyncSettings
@@ -55,12 +55,16 @@ class SourceLogin:
             (configuration, smart.read_smart_configuration, ".well-known/smart-configuration"),
             (capability, smart.read_capability_statement, "metadata"),
         )
+        busy = False
         for url, read, path in readers:
             reply = self.requests.repeated(url, path=path, headers={"Accept": "application/json"})
             found = read(read_object(reply.body)) if reply.status == 200 else None
             if found is not None:
                 require_https(found.token_endpoint)
                 return found
+            busy = busy or reply.status in BUSY
+        if busy:
+            raise TransientError("The source is too busy to name its token endpoint.", service=SERVICE, path=path)
         raise ConfigError(
             "The source names no token endpoint: check PF_FHIR_BASE_URL (it ends in the practice's id).",
             code="no-token-endpoint",
@@ -116,12 +120,17 @@ class SourceLogin:
             raise AuthError("The source refuses the scopes that it granted before.", code="scopes-withdrawn")
 
     def _ask(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
+        """The answer to a token request. What an earlier run learnt of the token endpoint may hold no more."""
+        before = self.discover()
         try:
             return self._asked(scopes)
-        except (PermanentError, AuthError):
+        except (PermanentError, AuthError, TransientError):
             if self._fresh_discovery:
                 raise
             self.discovery = None
+            now = self.discover()
+            if (now.token_endpoint, now.auth_methods) == (before.token_endpoint, before.auth_methods):
+                raise
             return self._asked(scopes)
 
     def _asked(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:

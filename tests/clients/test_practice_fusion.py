@@ -16,6 +16,7 @@ from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.practice_fusion_files import LinkExpired
 from bot_layer.clients.practice_fusion_requests import origin
 from bot_layer.core.bulk_export import ExportFile
+from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.sandbox.server import Server
@@ -31,6 +32,9 @@ class Odd:
     breaks: int = 0
     ranges: bool = False
     refusals: int = 0
+    discovery_status: int = 200
+    login_status: int = 200
+    forms: list[dict[str, str]] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     def app(self) -> Starlette:
@@ -45,11 +49,12 @@ class Odd:
 
     async def discovery(self, request: Request) -> Response:
         """Where tokens come from."""
-        return JSONResponse({"token_endpoint": f"http://{request.headers['host']}/token"})
+        return JSONResponse({"token_endpoint": f"http://{request.headers['host']}/token"}, self.discovery_status)
 
-    async def token(self, _request: Request) -> Response:
+    async def token(self, request: Request) -> Response:
         """A new token each time."""
-        return JSONResponse({"access_token": f"t{len(self.asked)}", "expires_in": 3600})
+        self.forms.append({name: str(value) for name, value in (await request.form()).items()})
+        return JSONResponse({"access_token": f"t{len(self.asked)}", "expires_in": 3600}, self.login_status)
 
     async def file(self, request: Request) -> Response:
         """What the name says."""
@@ -64,6 +69,8 @@ class Odd:
             return RedirectResponse("http://files.example/x")
         if name == "round":
             return RedirectResponse("/fhir/round")
+        if name == "metadata":
+            return JSONResponse({}, self.discovery_status)
         if name.isdecimal():
             return PlainTextResponse("", int(name))
         data = PACKED if name.startswith("packed") else TEXT
@@ -223,3 +230,28 @@ def test_an_address_that_cannot_be_read_is_refused(client: PracticeFusion, url: 
         list(client.files.chunks(file, requires_token=False))
     with pytest.raises(PermanentError):
         client.exports.status(url)
+
+
+def test_a_source_that_is_busy_is_not_taken_for_one_without_discovery(odd: Odd, client: PracticeFusion) -> None:
+    """What may work later is no fault of the settings."""
+    odd.discovery_status = 503
+    with pytest.raises(TransientError):
+        client.login.discover()
+
+
+def test_a_token_endpoint_that_moved_is_found_again(client: PracticeFusion, odd: Odd) -> None:
+    """Also where the old one does not answer at all."""
+    client.login.discovery = Discovery("http://127.0.0.1:1/token")
+    client.login.granted = ("system/Patient.rs",)
+    assert client.login.token()
+    assert len(odd.forms) == 1
+
+
+def test_a_refused_login_is_not_repeated_where_nothing_moved(client: PracticeFusion, odd: Odd) -> None:
+    """Some sources lock a client out that asks again and again."""
+    odd.login_status = 401
+    client.login.discovery = Discovery(client.settings.source.removesuffix("/fhir") + "/token")
+    client.login.granted = ("system/Patient.rs",)
+    with pytest.raises(AuthError):
+        client.login.token()
+    assert len(odd.forms) == 1
