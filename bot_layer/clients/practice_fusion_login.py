@@ -9,9 +9,11 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -20,6 +22,8 @@ from bot_layer.core import smart
 from bot_layer.core.source_identity import POINTED_TO, USUALLY_GRANTED
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
+
+_CURVES: Final = {"secp384r1": "ES384", "secp256r1": "ES256"}
 
 
 @dataclass
@@ -173,21 +177,36 @@ class SourceLogin:
             self.settings.client_id, discovery.token_endpoint, now=now, unique=self.unique()
         )
         headers = smart.assertion_headers(self.settings.key_id, self.settings.key_url)
-        algorithm = self.settings.algorithm or _algorithm(self.settings.private_key)
+        algorithm = _algorithm(self.settings.private_key, self.settings.algorithm)
         return jwt.encode(claims, self.settings.private_key, algorithm=algorithm, headers=headers)
 
 
-def _algorithm(private_key: str) -> str:
-    """RS384 for an RSA key, ES384 or ES256 for an elliptic one: what SMART asks servers to support."""
+def _algorithm(private_key: str, asked: str) -> str:
+    """What an assertion is signed with: the algorithm that was asked for, if the key is one for it."""
+    fitting = _fitting(private_key)
+    if asked and asked not in fitting:
+        raise ConfigError(
+            f"PF_KEY_ALGORITHM does not fit PF_PRIVATE_KEY, which is a key for {' or '.join(fitting)}.",
+            code="wrong-settings",
+            missing=["PF_KEY_ALGORITHM"],
+        )
+    return asked or fitting[0]
+
+
+def _fitting(private_key: str) -> tuple[str, ...]:
+    """RS384 for an RSA key, ES384 or ES256 for an elliptic one come first: what SMART asks servers to support."""
     try:
         key = load_pem_private_key(private_key.encode(), password=None)
-    except (ValueError, TypeError) as fault:
-        raise ConfigError("PF_PRIVATE_KEY is no PEM private key (PKCS8).", code="unreadable-key") from fault
+    except (ValueError, TypeError, UnsupportedAlgorithm) as fault:
+        raise ConfigError(
+            "PF_PRIVATE_KEY is no PEM private key (PKCS8), or is locked with a password.", code="unreadable-key"
+        ) from fault
     if isinstance(key, rsa.RSAPrivateKey):
-        return "RS384"
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return "ES384" if key.curve.name == "secp384r1" else "ES256"
-    raise ConfigError("PF_PRIVATE_KEY must be an RSA or an elliptic curve key.", code="unreadable-key")
+        return "RS384", "RS256"
+    curve = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else ""
+    if curve not in _CURVES:
+        raise ConfigError("PF_PRIVATE_KEY must be an RSA key, or one for P-384 or P-256.", code="unreadable-key")
+    return (_CURVES[curve],)
 
 
 def _place(url: str) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -18,7 +22,7 @@ from bot_layer.clients.practice_fusion_requests import origin
 from bot_layer.core.bulk_export import ExportFile
 from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_settings import SyncSettings
-from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.sandbox.server import Server
 
 TEXT = b"".join(b'{"resourceType":"Patient","id":"%d"}\n' % number for number in range(20_000))
@@ -255,3 +259,65 @@ def test_a_refused_login_is_not_repeated_where_nothing_moved(client: PracticeFus
     with pytest.raises(AuthError):
         client.login.token()
     assert len(odd.forms) == 1
+
+
+def login_with(client: PracticeFusion, key: str, **settings: str) -> None:
+    """Log in anew with a key."""
+    changed = replace(client.settings, private_key=key, key_id="k", **settings)  # type: ignore[arg-type] # all are text
+    PracticeFusion(changed, wait=lambda _: None, tries=1).login.token()
+
+
+def pem(key: PrivateKeyTypes, password: bytes = b"") -> str:
+    """A key as text."""
+    locked = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked).decode()
+
+
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+P256, P384 = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1())
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "used"),
+    [(RSA, "", "RS384"), (RSA, "RS256", "RS256"), (P384, "", "ES384"), (P384, "ES384", "ES384"), (P256, "", "ES256")],
+)
+def test_an_assertion_names_its_key_and_lives_five_minutes(
+    client: PracticeFusion, odd: Odd, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, asked: str, used: str
+) -> None:
+    """Each login has a new jti; the server's checks of it are those of the guide."""
+    for _ in range(2):
+        login_with(client, pem(key), algorithm=asked, key_url="https://app.example/jwks.json")
+    assertions = [each["client_assertion"] for each in odd.forms]
+    header = jwt.get_unverified_header(assertions[0])
+    assert header == {"alg": used, "kid": "k", "jku": "https://app.example/jwks.json", "typ": "JWT"}
+    place = client.settings.source.removesuffix("/fhir") + "/token"
+    claims = [jwt.decode(each, key.public_key(), algorithms=[used], audience=place) for each in assertions]
+    assert claims[0]["iss"] == claims[0]["sub"] == "c"
+    assert claims[0]["exp"] - claims[0]["iat"] <= 300
+    assert claims[0]["jti"] != claims[1]["jti"]
+    assert "client_secret" not in odd.forms[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm"),
+    [
+        pytest.param(pem(P256), "ES384", id="another curve"),
+        pytest.param(pem(P384), "RS384", id="another kind"),
+        pytest.param(pem(RSA), "ES384", id="another kind, too"),
+        pytest.param(pem(RSA), "HS256", id="no public key"),
+        pytest.param(pem(RSA), "none", id="no signature"),
+        pytest.param(pem(RSA, b"a password"), "RS384", id="locked"),
+        pytest.param(pem(RSA, b"a password"), "", id="locked, nothing asked"),
+        pytest.param("nonsense", "RS384", id="no key"),
+        pytest.param(pem(ed25519.Ed25519PrivateKey.generate()), "", id="a kind that SMART does not know"),
+        pytest.param(pem(ec.generate_private_key(ec.SECP521R1())), "", id="a curve that SMART does not know"),
+    ],
+)
+def test_a_key_that_does_not_fit_is_told_before_anything_is_sent(
+    client: PracticeFusion, odd: Odd, key: str, algorithm: str
+) -> None:
+    """The operator learns which setting to change; the key is in no message."""
+    with pytest.raises(ConfigError) as caught:
+        login_with(client, key, algorithm=algorithm)
+    assert "PF_PRIVATE_KEY" in caught.value.message
+    assert odd.forms == []
