@@ -6,6 +6,7 @@ redirect never carries it.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from bot_layer.errors import BotError, PermanentError, TransientError
 
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _PATH: Final = "export file"
+_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class LinkExpired(BotError):
@@ -67,14 +69,16 @@ class Files:
     def _from(self, file: ExportFile, progress: _Progress, *, requires_token: bool) -> Iterator[bytes]:
         headers = {"Accept": bulk_export.NDJSON_TYPE, "Accept-Encoding": "gzip"}
         offset = progress.done
-        if offset and not progress.packed:
+        if offset and progress.resumable:
             # A range counts packed bytes, so that only the plain form can be resumed.
             headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
         skip = offset
         with ExitStack() as stack:
             reply, stream = self._followed(stack, self._absolute(file.url), headers, with_token=requires_token)
-            if reply.status == 206 and reply.headers.get("content-range", "").startswith(f"bytes {offset}-"):
-                skip = 0
+            if reply.headers.get("content-type", "").startswith("text/html"):
+                raise TransientError("A page came in place of a file.", service=SERVICE, method="GET", path=_PATH)
+            if reply.status != 200:
+                skip = offset - self._begin(reply, progress)
             for chunk in _unpacked(stream, self.requests.open.wire, progress, resumed=skip != offset):
                 if skip >= len(chunk):
                     skip -= len(chunk)
@@ -83,6 +87,20 @@ class Files:
                 skip = 0
                 progress.done += len(kept)
                 yield kept
+        if skip or progress.done < progress.total:
+            raise self._lost()  # less than came before it broke, or a part of the range alone
+
+    def _begin(self, reply: Reply, progress: _Progress) -> int:
+        """Where the answer to a range begins; 416 and other useless ones are not asked for again."""
+        match = _RANGE.match(reply.headers.get("content-range", ""))
+        if reply.status == 206 and match and int(match[1]) <= progress.done:
+            progress.total = int(match[2])
+            return int(match[1])
+        progress.resumable = False
+        raise self._lost()
+
+    def _lost(self) -> TransientError:
+        return self.requests.open.wire.lost("GET", _PATH, sent=True)
 
     def content(self, url: str) -> tuple[str, Iterator[bytes]]:
         """An attachment's type and its bytes, with the token only if it stands on the source's host."""
@@ -115,7 +133,7 @@ class Files:
             token = self.requests.login.token(stale=stale) if with_token else ""
             sent = headers | ({"Authorization": f"Bearer {token}"} if token else {})
             reply, stream = stack.enter_context(self.requests.open.opened(url, path=_PATH, headers=sent))
-            if reply.status in (200, 206):
+            if reply.status in (200, 206) or (reply.status == 416 and "Range" in headers):
                 return reply, stream
             stack.close()
             if reply.status in _MOVED and reply.headers.get("location"):
@@ -130,10 +148,11 @@ class Files:
 
 @dataclass
 class _Progress:
-    """How many unpacked bytes of a file were handed on, and whether they came packed."""
+    """How many unpacked bytes of a file were handed on, and whether a range can bring the rest."""
 
     done: int = 0
-    packed: bool = False
+    resumable: bool = True
+    total: int = 0  # bytes of the whole file, as the answer to a range tells
 
 
 def _unreadable(reply: Reply, tools: OpenRequests) -> BotError:
@@ -163,7 +182,7 @@ def _unpacked(stream: Iterator[bytes], wire: Wire, progress: _Progress, *, resum
         yield from (chunk for chunk in (first,) if chunk)
         yield from stream
         return
-    progress.packed = True
+    progress.resumable = False
     unpacker = zlib.decompressobj(31)
     try:
         for chunk in _chained(first, stream):

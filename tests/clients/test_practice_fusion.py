@@ -13,7 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from bot_layer.clients.practice_fusion import PracticeFusion
@@ -35,6 +42,9 @@ class Odd:
 
     breaks: int = 0
     ranges: bool = False
+    early: int = 0  # a range begins so many bytes before the place that was asked for
+    span: int = 10**9  # so many bytes of a range come at once
+    ends_open: bool = False  # all bytes come before the break, and no length tells so
     refusals: int = 0
     discovery_status: int = 200
     login_status: int = 200
@@ -75,6 +85,8 @@ class Odd:
             return RedirectResponse("/fhir/round")
         if name == "metadata":
             return JSONResponse({}, self.discovery_status)
+        if name == "page":
+            return HTMLResponse("<html>We will be back soon.</html>")
         if name.isdecimal():
             return PlainTextResponse("", int(name))
         data = PACKED if name.startswith("packed") else TEXT
@@ -86,18 +98,23 @@ class Odd:
         begin, status, headers = 0, 200, {}
         if self.ranges and "range" in request.headers:
             begin, status = int(request.headers["range"][6:-1]), 206
-            headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}
+            if begin >= len(data):
+                return Response(status_code=416, headers={"Content-Range": f"bytes */{len(data)}"})
+            begin = begin - self.early
+            whole, data = len(data), data[: begin + self.span]
+            headers = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{whole}"}
         rest = data[begin:]
         broken = self.breaks > 0
         self.breaks -= broken
 
         async def pieces() -> AsyncIterator[bytes]:
-            yield rest[: len(rest) // 2]
+            yield rest if self.ends_open else rest[: len(rest) // 2]
             if broken:
                 raise ConnectionError
-            yield rest[len(rest) // 2 :]
+            yield b"" if self.ends_open else rest[len(rest) // 2 :]
 
-        return StreamingResponse(pieces(), status, headers | {"Content-Length": str(len(rest))})
+        length = {} if self.ends_open else {"Content-Length": str(len(rest))}
+        return StreamingResponse(pieces(), status, headers | length)
 
 
 @pytest.fixture
@@ -127,6 +144,31 @@ def test_a_broken_download_goes_on(client: PracticeFusion, odd: Odd, name: str, 
     """By a range where the server can, else from the beginning up to the place; packed or not; byte for byte."""
     odd.breaks, odd.ranges = breaks, ranges
     assert read(client, name) == TEXT
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_download_that_breaks_behind_its_last_byte_is_whole(client: PracticeFusion, odd: Odd, ranges: bool) -> None:
+    """There is no range behind the end: the source says so by 416."""
+    odd.breaks, odd.ranges, odd.ends_open = 1, ranges, True
+    assert read(client, "plain") == TEXT
+
+
+def test_a_range_that_begins_elsewhere_is_put_where_it_belongs(client: PracticeFusion, odd: Odd) -> None:
+    """A source may send more than was asked for."""
+    odd.breaks, odd.ranges, odd.early = 1, True, 100
+    assert read(client, "plain") == TEXT
+
+
+def test_a_range_of_which_a_part_comes_is_asked_for_again(client: PracticeFusion, odd: Odd) -> None:
+    """A source may send less than was asked for, too."""
+    odd.breaks, odd.ranges, odd.span = 1, True, 100_000
+    assert read(client, "plain") == TEXT
+
+
+def test_a_page_for_people_is_no_file(client: PracticeFusion) -> None:
+    """A gateway's page must not pass for data, whatever its status."""
+    with pytest.raises(TransientError):
+        read(client, "page")
 
 
 def test_a_download_that_never_comes_to_its_end_is_an_error(client: PracticeFusion, odd: Odd) -> None:
