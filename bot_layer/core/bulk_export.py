@@ -173,7 +173,7 @@ def read_kickoff(
     location = known.get("content-location", "") or known.get("location", "")
     if status in (200, 201, 202) and location:
         return Started(location)
-    if status in (408, 425, 429, 502, 503, 504) or (status >= 500 and _transient(body)):
+    if status in (408, 425, 429, 502, 503, 504) or (status >= 400 and _transient(body)):
         return Wait(wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits()))
     reason = f"the kick-off was answered {status}" + _listed(issue_codes(body))
     post_only = status == 405 or (status == 400 and b"POST" in body)
@@ -196,7 +196,7 @@ def read_status(
         if manifest is None:
             return Failed(status, "the export ended without a manifest", issues=issue_codes(body))
         return Complete(manifest)
-    if status == 202 or status in (408, 425, 429, 502, 503, 504) or (status >= 500 and _transient(body)):
+    if status == 202 or status in (408, 425, 429, 502, 503, 504) or (status >= 400 and _transient(body)):
         seconds = wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits())
         manifest = read_manifest(body, partial=True) if status == 202 else None
         return Wait(seconds, known.get("x-progress", "")[:100], manifest)

@@ -76,6 +76,13 @@ def test_what_the_answer_to_a_kickoff_means() -> None:
     assert not kickoff(202).unsupported
 
 
+@pytest.mark.parametrize("code", [400, 403, 404, 409, 500, 501])
+def test_a_transient_outcome_is_waited_out_whatever_the_status(code: int) -> None:
+    """The guide has 4XX and 5XX for it (https://hl7.org/fhir/uv/bulkdata/export.html#bulk-data-status-request)."""
+    assert isinstance(kickoff(code, {}, outcome("transient")), Wait)
+    assert isinstance(status(code, {}, outcome("transient")), Wait)
+
+
 def status(code: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Any:
     """What an answer means."""
     return bulk_export.read_status(code, headers or {}, text, now=1_700_000_000.0)
