@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
-from bot_layer.clients.practice_fusion_requests import FHIR, AuthorisedRequests, absolute, read_object, refused
+from bot_layer.clients.practice_fusion_requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, PermanentError
 
@@ -31,7 +31,17 @@ class Records:
     def search(self, resource_type: str, query: str) -> Iterator[Json]:
         """Every match of a search, page by page, without a limit."""
         url = f"{self.requests.source}/{resource_type}?{query}"
+        seen: set[str] = set()
         while url:
+            if url in seen:
+                raise PermanentError(
+                    "The pages of a search lead in a circle.",
+                    service=SERVICE,
+                    method="GET",
+                    path=resource_type,
+                    code="endless-pages",
+                )
+            seen.add(url)
             reply = self.requests.read(url, path=resource_type)
             if reply.status != 200:
                 raise refused(reply, resource_type)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from bot_layer.core.bulk_export import Complete, ExportFile, Failed, Manifest, Wait
 from bot_layer.core.sync_state import Job, Run, SyncState, files_of
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sync.session import Session
 
+EMPTY_PAGES: Final = 20  # so many that bring nothing are borne, one after the other
 Places = dict[tuple[str, str, int], ExportFile]
 
 
@@ -67,10 +69,11 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
 
 def whole(session: Session, manifest: Manifest) -> Manifest:
     """The manifest with all its pages."""
-    files, url = list(manifest.files), manifest.next_url
+    files, url = dict.fromkeys(manifest.files), manifest.next_url
     seen = {url}
-    attempt = 0
+    attempt = empty = 0
     while url:
+        session.check_time()
         answer = session.source.exports.status(url)
         if isinstance(answer, Wait) and attempt < session.source.tries:
             attempt += 1
@@ -80,10 +83,18 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
             raise TransientError(
                 "A page of the manifest could not be read.", service="Practice Fusion", path="export manifest"
             )
-        files += answer.manifest.files
+        empty = 0 if answer.manifest.files else empty + 1
+        if empty > EMPTY_PAGES:
+            raise PermanentError(
+                "The pages of the manifest have no end.",
+                service="Practice Fusion",
+                path="export manifest",
+                code="endless-pages",
+            )
+        files |= dict.fromkeys(answer.manifest.files)
         url = "" if answer.manifest.next_url in seen else answer.manifest.next_url
         seen.add(url)
-    return replace(manifest, files=tuple(dict.fromkeys(files)), next_url="")
+    return replace(manifest, files=tuple(files), next_url="")
 
 
 def fresh_places(session: Session) -> Places:

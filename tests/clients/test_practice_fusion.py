@@ -48,6 +48,7 @@ class Odd:
     refusals: int = 0
     discovery_status: int = 200
     login_status: int = 200
+    following: str = ""
     forms: list[dict[str, str]] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -85,6 +86,9 @@ class Odd:
             return RedirectResponse("/fhir/round")
         if name == "metadata":
             return JSONResponse({}, self.discovery_status)
+        if name == "Observation":
+            links = [{"relation": "next", "url": self.following or str(request.url)}]
+            return JSONResponse({"resourceType": "Bundle", "link": links})
         if name == "page":
             return HTMLResponse("<html>We will be back soon.</html>")
         if name.isdecimal():
@@ -363,3 +367,19 @@ def test_a_key_that_does_not_fit_is_told_before_anything_is_sent(
         login_with(client, key, algorithm=algorithm)
     assert "PF_PRIVATE_KEY" in caught.value.message
     assert odd.forms == []
+
+
+def test_pages_that_lead_to_themselves_end(client: PracticeFusion, odd: Odd) -> None:
+    """No page limit is not the same as no end; a wrong count of pages would be silent, so this is not."""
+    with pytest.raises(PermanentError) as caught:
+        list(client.records.search("Observation", "patient=1"))
+    assert caught.value.code == "endless-pages"
+    assert len([name for name, _, _ in odd.asked if name == "Observation"]) == 1
+
+
+def test_the_next_page_of_a_search_may_not_be_on_another_host(client: PracticeFusion, odd: Odd) -> None:
+    """The token would go there."""
+    odd.following = "https://elsewhere.example/fhir/Observation?page=2"
+    with pytest.raises(PermanentError) as caught:
+        list(client.records.search("Observation", "patient=1"))
+    assert caught.value.code == "foreign-host"

@@ -153,3 +153,12 @@ def test_an_export_that_takes_too_long_is_given_up() -> None:
             both.run(poll_limit_seconds=0.0)
         assert caught.value.code == "export-timeout"
         assert both.source.jobs == {}
+
+
+def test_a_manifest_without_an_end_is_given_up() -> None:
+    """A next page for ever, each at an address of its own."""
+    with world(generate(8, 1), switches=Switches.general(endless_manifest=True)) as both:
+        with pytest.raises(PermanentError) as caught:
+            both.run()
+        assert caught.value.code == "endless-pages"
+        assert both.source.jobs == {}

@@ -73,7 +73,7 @@ def manifest(job: Job, page: int, switches: Switches, links: Links, *, miscounte
         body[switches.outcome_key] = _files(job, job.named(special=OUTCOMES), switches, links, kind="OperationOutcome")
         if deleted := job.named(special=DELETED):
             body["deleted"] = _files(job, deleted, switches, links, kind="Bundle")
-    if page * per_page < len(output):
+    if page * per_page < len(output) or switches.endless_manifest:
         body["link"] = [{"relation": "next", "url": links.status(job, page + 1)}]
     if switches.lists_extension:
         del body["request"]
