@@ -46,9 +46,9 @@ def kick_off(session: Session, run: Run, job: Job) -> SyncState:
 
 def ask_for_export(session: Session, job: Job) -> Started | Refused:
     """The source's answer to the kick-off of this job."""
-    export = Export(
-        _export_level(job.level), job.types, job.group, job.since, type_filters=session.settings.type_filters
-    )
+    # What is exported apart takes its own filters along: one of another type is refused.
+    filters = tuple(each for each in session.settings.type_filters if each.partition("?")[0] in job.types)
+    export = Export(_export_level(job.level), job.types, job.group, job.since, type_filters=filters)
     return session.source.exports.kickoff(export)
 
 

@@ -10,7 +10,7 @@ from bot_layer.errors import AuthError, ConfigError, PermanentError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
 from tests.sync.keys import register
-from tests.sync.world import assert_adds_up, counts, world
+from tests.sync.world import assert_adds_up, counts, observation, world
 
 
 @pytest.mark.parametrize("kind", ["ES384", "RS384"])
@@ -162,3 +162,17 @@ def test_a_manifest_without_an_end_is_given_up() -> None:
             both.run()
         assert caught.value.code == "endless-pages"
         assert both.source.jobs == {}
+
+
+def test_a_type_filter_goes_with_the_export_of_its_type() -> None:
+    """Where types are exported apart, a filter of another one would be refused."""
+    only = ("Observation?status=final",)
+    with world(generate(8, 1), switches=Switches.general()) as both:
+        both.source.source.add(observation("o1", status="amended"), at=both.source.now())
+        both.run(types=("Patient", "Observation"), type_filters=only)
+        assert both.by_source_id("Observation")
+        assert "o1" not in both.by_source_id("Observation")
+        state = both.run(types=("Patient", "Condition", "Observation"), type_filters=only)
+        assert state.run is not None
+        assert state.run.notes == ()
+        assert both.by_source_id("Condition")
