@@ -110,6 +110,7 @@ class SyncState:
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
     scopes_for: tuple[str, ...] = ()
+    scopes_at: float = 0.0  # when they were negotiated
     refused_types: tuple[str, ...] = ()
     token_endpoint: str = ""
     auth_methods: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from typing import Final
 
 from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_state import Run, SyncState
@@ -12,6 +13,8 @@ from bot_layer.sync.overwriting import carried_edits, overwrite
 from bot_layer.sync.planning import planned
 from bot_layer.sync.reconciling import begin_seeing, check_map
 from bot_layer.sync.session import Options, Session
+
+SCOPES_SECONDS: Final = 6.5 * 86_400  # once a week, also where a run starts a little early
 
 
 def begin(session: Session, state: SyncState, options: Options) -> SyncState:
@@ -50,7 +53,10 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
 def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple[str, ...], SyncState]:
     """The types that the source grants, and the state that remembers them."""
     types = options.types or session.settings.types
-    if state.scopes and state.scopes_for == types and not session.settings.scopes:
+    known = bool(state.scopes) and state.scopes_for == types and not session.settings.scopes
+    # What was refused may be granted by now; to ask at each run would cost more requests than all the rest of it.
+    anew = options.full or options.reconcile or session.clock() - state.scopes_at > SCOPES_SECONDS
+    if known and not (state.refused_types and anew):
         use_scopes(session, state)
         return tuple(each for each in types if each not in state.refused_types), state
     session.source.login.types = types
@@ -62,6 +68,7 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
         state,
         scopes=session.source.login.granted,
         scopes_for=types,
+        scopes_at=session.clock(),
         refused_types=refused,
         token_endpoint=discovery.token_endpoint,
         auth_methods=discovery.auth_methods,

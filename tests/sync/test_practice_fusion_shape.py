@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,4 +176,22 @@ def test_a_type_filter_goes_with_the_export_of_its_type() -> None:
         state = both.run(types=("Patient", "Condition", "Observation"), type_filters=only)
         assert state.run is not None
         assert state.run.notes == ()
+        assert both.by_source_id("Condition")
+
+
+@pytest.mark.parametrize("later", ["full", "a week"])
+def test_a_type_that_was_refused_is_asked_for_again(later: str, tmp_path: Path) -> None:
+    """The scope may have been granted meanwhile: with each full run, and once a week."""
+    with world(generate(8, 1), switches=Switches.general(types=("Patient",)), folder=tmp_path) as both:
+        state = both.run(types=("Patient", "Condition"))
+        assert state.refused_types == ("Condition",)
+        widened = replace(both.source.switches, types=("Patient", "Condition"))
+        both.source.switches = both.source.desk.switches = widened
+        if later == "full":
+            state = both.run(Options(full=True), types=("Patient", "Condition"))
+        else:
+            assert both.run(types=("Patient", "Condition")).refused_types == ("Condition",)
+            both.moved = 7 * 86_400
+            state = both.run(types=("Patient", "Condition"))
+        assert state.refused_types == ()
         assert both.by_source_id("Condition")

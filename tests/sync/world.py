@@ -38,6 +38,7 @@ class World:
     settings: dict[str, str] = field(default_factory=dict)
     logged: list[str] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
+    moved: float = 0.0  # seconds by which the sync's own clock is ahead
 
     def read(self, **changes: Any) -> SyncSettings:
         """The settings of a run."""
@@ -45,7 +46,13 @@ class World:
 
     def sync(self, *, within: Surroundings | None = None, **changes: Any) -> Sync:
         """A sync, not run yet. Nothing sleeps."""
-        around = within or Surroundings(place=str(self.folder or ""), sleep=self.sleep, timer=self.timer, log=self._log)
+        around = within or Surroundings(
+            place=str(self.folder or ""),
+            sleep=self.sleep,
+            timer=self.timer,
+            clock=lambda: time.time() + self.moved,
+            log=self._log,
+        )
         login = ClientLogin(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
         return make_sync(self.read(**changes), self.medplum.base_url, login, within=around)
 
