@@ -77,12 +77,14 @@ def _options(event: Event) -> Options:
 
 
 def _due(sync: Sync) -> bool:
-    """True where a run was broken off, or the last one is long enough ago."""
+    """True where a run was broken off, or the last one is long enough ago, whatever its end was."""
     state = sync.store.load()
     if not sync.settings.enabled:
         return False
-    unfinished = state.run is not None and not state.run.over
-    return unfinished or time.time() - state.last_success >= sync.settings.interval_ms / 1000
+    if state.run is not None and not state.run.over:
+        return True
+    ended = max(state.last_success, state.run.ended if state.run is not None else 0.0)
+    return time.time() - ended >= sync.settings.interval_ms / 1000
 
 
 handler = Handler(BOT, act)

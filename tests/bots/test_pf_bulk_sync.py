@@ -115,6 +115,29 @@ def test_cancel_ends_the_run_here_and_at_the_source() -> None:
         assert [each for each in both.source.requests if each.method == "DELETE"]
 
 
+def test_the_timer_does_not_undo_a_cancel() -> None:
+    """The next run comes when the interval has passed; somebody who starts one gets it at once."""
+    with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
+        call(both, cron=True, PF_STEP_SECONDS="1")
+        call(both, parameters.code("action", "cancel"))
+        both.source.clear_requests()
+        assert one(call(both, cron=True, PF_STEP_SECONDS="1"), "action") == "not-due"
+        assert both.source.requests == []
+        assert one(call(both, PF_STEP_SECONDS="1"), "status") == "export"
+
+
+def test_the_timer_does_not_ask_a_source_that_gave_up_every_five_minutes() -> None:
+    """A run that failed for good is followed by the next one when the interval has passed, as with --watch."""
+    with world(generate(1, 1), switches=FAST) as both:
+        both.source.faults.add("failed_export")
+        assert one(call(both, cron=True), "action") == "refused"
+        both.source.clear_requests()
+        assert one(call(both, cron=True), "action") == "not-due"
+        assert both.source.requests == []
+        both.source.faults.clear()
+        assert one(call(both), "status") == "done"
+
+
 def test_an_unknown_action_is_refused_before_anything_is_done() -> None:
     """A misspelt action must not start a sync."""
     with world(generate(1, 1), switches=FAST) as both:
