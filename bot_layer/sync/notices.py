@@ -10,6 +10,7 @@ from bot_layer.core import bulk_export
 from bot_layer.core.bulk_export import ExportFile
 from bot_layer.core.ndjson import Resource, read_resources, split_lines
 from bot_layer.core.references import Key
+from bot_layer.core.source_identity import POINTED_TO
 from bot_layer.core.sync_state import FileState
 from bot_layer.sync.hands import ending
 from bot_layer.sync.places import file_done
@@ -18,9 +19,11 @@ from bot_layer.sync.session import Session
 
 def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     """Delete or mark in Medplum what the source deleted."""
+    # Of other types the sync brought nothing, and Medplum may not even know them.
+    brought = {*session.job.types, *session.settings.types, *POINTED_TO}
     keys: list[Key] = []
     for item in _items(session, file):
-        keys += [Key(*each) for each in bulk_export.deleted_keys(item)]
+        keys += [Key(*each) for each in bulk_export.deleted_keys(item) if each[0] in brought]
     with ending(session) as rest:
         number = rest.delete(list(dict.fromkeys(keys)), session.settings.deletion)
     run = session.run
@@ -32,8 +35,7 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     """The source's own OperationOutcomes: counted by code, as their words may name a person."""
     codes: dict[str, int] = {}
     for item in _items(session, file):
-        for issue in item.get("issue") or []:
-            name = f"{issue.get('severity', 'error')} {issue.get('code', 'unknown')}"
+        for name in bulk_export.named_issues(item):
             codes[name] = codes.get(name, 0) + 1
     run = session.run
     notes = tuple(f"the source reports {number} x {name}" for name, number in sorted(codes.items()))

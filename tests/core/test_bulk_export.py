@@ -173,6 +173,16 @@ def test_deletions_are_read_out_of_bundles() -> None:
     }
     assert bulk_export.deleted_keys(bundle) == (("Patient", "1"), ("Patient", "2"))
     assert bulk_export.deleted_keys({}) == ()
+    odd = ["x", {"request": "x"}, {"request": {"method": "DELETE", "url": 7}}, bundle["entry"][0]]
+    assert bulk_export.deleted_keys({"entry": odd}) == (("Patient", "1"),)
+    assert bulk_export.deleted_keys({"entry": "x"}) == ()
+
+
+def test_issues_are_read_out_of_outcomes() -> None:
+    """Severity and code, in words that are FHIR's; what is no issue is left out."""
+    odd = ["x", 7, {"severity": [], "code": {}}, {"severity": "warning", "code": "processing", "diagnostics": "x"}, {}]
+    assert bulk_export.named_issues({"issue": odd}) == ("error unknown", "warning processing", "error unknown")
+    assert bulk_export.named_issues({"issue": "x"}) == ()
 
 
 def test_time_stamps_only_move_forward() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from bot_layer.core.ndjson import Line
 from bot_layer.sandbox.practice_fusion import generate
+from bot_layer.sandbox.practice_fusion.source import Deletion
 from bot_layer.sync.files import handfuls
 from bot_layer.sync.loader import Loader
-from tests.sync.world import world
+from tests.sync.world import observation, world
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,17 @@ def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
         assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("deep", "nested too deeply")]
         assert {name: len(found) for name, found in both.by_source_id("Patient").items()} == {"a": 1, "b": 1}
         sync.map.close()
+
+
+@pytest.mark.parametrize("odd", ["x/Nonsense/1", "no spaces", "a,b", "1/_history/2", "x/Patient?identifier=1"])
+def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
+    """And the next one is carried out: the export would name both again and again."""
+    with world(generate(1, 1)) as both:
+        person = next(iter(both.source.source.resources("Patient")))["id"]
+        both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
+        both.run()
+        both.source.source.deletions["Patient", odd] = Deletion("Patient", odd, both.source.now(), None)
+        both.source.source.delete("Observation", "o1", at=both.source.now())
+        state = both.run()
+        assert state.run is not None
+        assert (state.run.phase, state.run.deleted) == ("done", 1)
