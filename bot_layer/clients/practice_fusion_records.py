@@ -8,7 +8,8 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
 from bot_layer.clients.practice_fusion_requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
-from bot_layer.core.json import Json
+from bot_layer.core.json import Json, objects
+from bot_layer.core.source_identity import is_source_id
 from bot_layer.errors import AuthError, PermanentError
 
 
@@ -46,12 +47,12 @@ class Records:
             if reply.status != 200:
                 raise refused(reply, resource_type)
             page = read_object(reply.body)
-            for entry in page.get("entry") or []:
+            for entry in objects(page.get("entry")):
                 found = entry.get("resource")
                 if isinstance(found, dict) and found.get("resourceType") == resource_type:
                     yield found
-            following = [each.get("url") for each in page.get("link") or [] if each.get("relation") == "next"]
-            url = absolute(url, following[0]) if following and following[0] else ""
+            following = [each.get("url") for each in objects(page.get("link")) if each.get("relation") == "next"]
+            url = absolute(url, str(following[0])) if following and following[0] else ""
 
     def server_time(self) -> str:
         """The source's own time, a little earlier: a machine here may be ahead of it."""
@@ -70,7 +71,7 @@ class Records:
             return None
         if group is None:
             return None
-        members = (_member_id(each, self.requests.source) for each in group.get("member") or [])
+        members = (_member_id(each, self.requests.source) for each in objects(group.get("member")))
         return tuple(dict.fromkeys(each for each in members if each))
 
 
@@ -78,6 +79,7 @@ def _member_id(member: Json, source: str) -> str:
     """The patient id that a Group's member names, or an empty text."""
     if member.get("inactive"):
         return ""
-    reference = str((member.get("entity") or {}).get("reference") or "").removeprefix(f"{source}/")
-    kind, _, patient = reference.partition("/")
-    return patient.partition("/")[0] if kind == "Patient" else ""
+    named = [str(each.get("reference")).removeprefix(f"{source}/") for each in objects([member.get("entity")])]
+    kind, _, rest = "".join(named).partition("/")
+    patient = rest.partition("/")[0]
+    return patient if kind == "Patient" and is_source_id(patient) else ""

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
-from bot_layer.core.json import Json
+from bot_layer.core.json import Json, objects
 from bot_layer.core.source_identity import is_source_id
 
 Level = Literal["group", "patient", "system"]
@@ -240,7 +240,7 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
     for name, kind in (("output", "output"), ("deleted", "deleted"), ("error", "error"), ("outcome", "error")):
         files += _files(document.get(name), kind)  # type: ignore[arg-type] # the four literals above are Kinds
     requires = document.get("requiresAccessToken")
-    links = [each for each in _objects(document.get("link")) if each.get("relation") == "next"]
+    links = [each for each in objects(document.get("link")) if each.get("relation") == "next"]
     return Manifest(
         transaction_time=str(document.get("transactionTime") or ""),
         requires_access_token=requires if isinstance(requires, bool) else None,
@@ -254,8 +254,8 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
 def deleted_keys(resource: Json) -> tuple[tuple[str, str], ...]:
     """The (type, id) pairs that a Bundle of a ``deleted`` file deletes."""
     keys = []
-    for entry in _objects(resource.get("entry")):
-        for request in _objects([entry.get("request")]):
+    for entry in objects(resource.get("entry")):
+        for request in objects([entry.get("request")]):
             parts = str(request.get("url")).rstrip("/").split("/")
             if request.get("method") == "DELETE" and len(parts) >= 2 and is_source_id(parts[-1]):
                 keys.append((parts[-2], parts[-1]))
@@ -266,7 +266,7 @@ def named_issues(outcome: Json) -> tuple[str, ...]:
     """Severity and code of each issue of an OperationOutcome; its texts may hold a person's data."""
     return tuple(
         f"{_word(each.get('severity'), 'error')} {_word(each.get('code'), 'unknown')}"
-        for each in _objects(outcome.get("issue"))
+        for each in objects(outcome.get("issue"))
     )
 
 
@@ -301,7 +301,7 @@ def instant(text: str) -> datetime:
 
 def issue_codes(body: bytes) -> tuple[str, ...]:
     """The issue codes of an OperationOutcome; its texts may hold a person's data."""
-    found = [each.get("code") for each in _objects(_parsed(body).get("issue"))]
+    found = [each.get("code") for each in objects(_parsed(body).get("issue"))]
     return tuple(each for each in found if isinstance(each, str))
 
 
@@ -310,17 +310,13 @@ def _transient(body: bytes) -> bool:
     return "transient" in issue_codes(body)
 
 
-def _objects(value: object) -> list[Json]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
 def _word(value: object, otherwise: str) -> str:
     return value if isinstance(value, str) and value else otherwise
 
 
 def _files(value: Any, kind: Kind) -> list[ExportFile]:
     files = []
-    for each in _objects(value):
+    for each in objects(value):
         if isinstance(each.get("url"), str):
             count = each.get("count")
             files.append(ExportFile(kind, str(each.get("type") or ""), each["url"], _count(count)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from bot_layer.core.json import Json
+from bot_layer.core.json import Json, objects
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
 SERVICE: Final = "Practice Fusion"
@@ -87,12 +87,12 @@ def read_smart_configuration(document: Json) -> Discovery | None:
 
 def read_capability_statement(document: Json) -> Discovery | None:
     """The token endpoint of a CapabilityStatement's ``oauth-uris`` extension, or None."""
-    for rest in document.get("rest") or []:
-        for extension in (rest.get("security") or {}).get("extension") or []:
-            if str(extension.get("url", "")).endswith("/oauth-uris"):
-                for part in extension.get("extension") or []:
-                    if part.get("url") == "token" and part.get("valueUri"):
-                        return Discovery(str(part["valueUri"]))
+    securities = objects([each.get("security") for each in objects(document.get("rest"))])
+    for extension in (each for security in securities for each in objects(security.get("extension"))):
+        if str(extension.get("url", "")).endswith("/oauth-uris"):
+            for part in objects(extension.get("extension")):
+                if part.get("url") == "token" and part.get("valueUri"):
+                    return Discovery(str(part["valueUri"]))
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jwt
 import pytest
@@ -49,6 +50,7 @@ class Odd:
     discovery_status: int = 200
     login_status: int = 200
     following: str = ""
+    answers: dict[str, Any] = field(default_factory=dict)
     forms: list[dict[str, str]] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -86,6 +88,8 @@ class Odd:
             return RedirectResponse("/fhir/round")
         if name == "metadata":
             return JSONResponse({}, self.discovery_status)
+        if name in self.answers:
+            return JSONResponse(self.answers[name])
         if name == "Observation":
             links = [{"relation": "next", "url": self.following or str(request.url)}]
             return JSONResponse({"resourceType": "Bundle", "link": links})
@@ -383,3 +387,30 @@ def test_the_next_page_of_a_search_may_not_be_on_another_host(client: PracticeFu
     with pytest.raises(PermanentError) as caught:
         list(client.records.search("Observation", "patient=1"))
     assert caught.value.code == "foreign-host"
+
+
+def test_a_groups_members_are_its_patients(client: PracticeFusion, odd: Odd) -> None:
+    """Once each, relative or absolute, without those who left and what is no patient; odd entries are passed over."""
+    references = (
+        "Patient/1",
+        f"{client.settings.source}/Patient/2",
+        "Patient/1/_history/3",
+        "Device/4",
+        "Patient/a&b=c",
+    )
+    members: list[Any] = [{"entity": {"reference": each}} for each in references]
+    members += [
+        "x",
+        {"entity": "x"},
+        {},
+        {"entity": {"reference": 7}},
+        {"entity": {"reference": "Patient/5"}, "inactive": True},
+    ]
+    odd.answers = {
+        "Group/g": {"member": members},
+        "Group/odd": {"member": "x"},
+        "Patient": {"entry": ["x"], "link": ["x"]},
+    }
+    assert client.records.group_members("g") == ("1", "2")
+    assert client.records.group_members("odd") == ()
+    assert list(client.records.search("Patient", "_id=1")) == []

@@ -41,6 +41,8 @@ def test_both_documents_are_read() -> None:
         smart.read_capability_statement({"rest": [{"security": {"extension": [extension | {"extension": []}]}}]})
         is None
     )
+    for odd in ("x", ["x"], [{"security": "x"}], [{"security": {"extension": ["x", {"url": 7, "extension": "x"}]}}]):
+        assert smart.read_capability_statement({"rest": odd}) is None
 
 
 def test_an_assertion_lives_under_five_minutes_and_names_its_key() -> None:
