@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
-from urllib.parse import urlsplit
 
 from bot_layer.core.declaration import Setting
 from bot_layer.core.source_identity import in_order
@@ -79,7 +79,9 @@ DEFAULT_TYPES: Final = in_order(
     )
 )
 DAY_MS: Final = 86_400_000
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+# Scheme, host, port and path: whoever reads it finds the same host in it. A login or a query has no place there.
+_BASE: Final = re.compile(r"(?i)(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d+)?(/[a-z0-9._~!$&'()*+,;=:@%/-]*)?")
 _Choice = TypeVar("_Choice", bound=str)
 
 
@@ -166,7 +168,7 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         step_seconds=float(reader.number("PF_STEP_SECONDS", 40, least=1)),
         lease_seconds=float(reader.number("PF_LEASE_SECONDS", 120, least=1)),
     )
-    if settings.level == "group" and not settings.group_ids:
+    if settings.level in ("group", "search") and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])
     if settings.upsert == "conditional" and settings.local_edits != "source":
         reader.wrong.append("PF_LOCAL_EDITS (conditional PUTs go over every edit: set PF_UPSERT to lookup)")
@@ -184,8 +186,8 @@ class _Reader:
         self.wrong: list[str] = []
 
     def url(self, name: str) -> str:
-        parts = urlsplit(self.values[name])
-        if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        match = _BASE.fullmatch(self.values[name])
+        if match and (match[1].lower() == "https" or match[2].lower() in _LOOPBACK):
             return self.values[name].rstrip("/")
         self.wrong.append(f"{name} (an https address)")
         return ""

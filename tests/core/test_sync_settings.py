@@ -55,6 +55,35 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     assert {each.partition(" ")[0] for each in caught.value.missing} == set(wrong)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://",
+        "https:///fhir",
+        "https://[::1",
+        "https://somebody:secret@pf.example/fhir",
+        "https://pf.example\\@127.0.0.1/fhir",
+        "http://pf.example\\@127.0.0.1/fhir",
+        "https://pf.example/fhir?x=1",
+        "https://pf.example/fhir#x",
+        "https://pf.example:port/fhir",
+        "pf.example/fhir",
+    ],
+)
+def test_a_base_that_is_no_plain_https_address_is_refused(url: str) -> None:
+    """It names the source in Medplum, so that no secret may stand in it; and the token goes there."""
+    with pytest.raises(ConfigError) as caught:
+        read_settings(BASE | {"PF_FHIR_BASE_URL": url})
+    assert caught.value.missing == ("PF_FHIR_BASE_URL (an https address)",)
+
+
+def test_a_search_by_patient_needs_a_group() -> None:
+    """Whose patients else?"""
+    with pytest.raises(ConfigError) as caught:
+        read_settings(BASE | {"PF_EXPORT_LEVEL": "search"})
+    assert caught.value.missing == ("PF_GROUP_ID",)
+
+
 def test_conditional_puts_cannot_spare_an_edit() -> None:
     """They see none; that is said before anything is written."""
     with pytest.raises(ConfigError, match="PF_LOCAL_EDITS"):
