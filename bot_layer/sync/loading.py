@@ -13,12 +13,12 @@ from bot_layer.core.bulk_export import ExportFile, Failed, Manifest
 from bot_layer.core.ndjson import Line, split_lines
 from bot_layer.core.source_identity import level_of
 from bot_layer.core.sync_state import FileState, Job, Run, SyncState, totals
-from bot_layer.errors import PermanentError, TransientError
+from bot_layer.errors import PermanentError
 from bot_layer.sync.files import FileLoader
 from bot_layer.sync.hands import loading
 from bot_layer.sync.notices import apply_deleted, read_errors
 from bot_layer.sync.places import after_step, file_done, place_of
-from bot_layer.sync.polling import Places, after_failure, fresh_places, places_of
+from bot_layer.sync.polling import Places, after_failure, fresh_place, places_of
 from bot_layer.sync.searching import search_lines
 from bot_layer.sync.session import Halted, Session, job_of
 from bot_layer.sync.sharing import share
@@ -130,7 +130,7 @@ def load_file(session: Session, files: FileLoader, state: FileState, file: Expor
         except LinkExpired:
             if attempt == 2:
                 raise
-            state, file = _fresh_link(session, state)
+            state, file = place_of(session, state), fresh_place(session, state)
             continue
         if state.count is None or handled >= state.count or attempt == 2:
             break
@@ -159,13 +159,6 @@ def _read_file(session: Session, files: FileLoader, state: FileState, file: Expo
     session.check_time()
     session.log("PFBulkExport", f"Parsed {max(seen, counted.lines)} resources from file")
     return max(seen, counted.lines)
-
-
-def _fresh_link(session: Session, state: FileState) -> tuple[FileState, ExportFile]:
-    file = fresh_places(session).get((state.kind, state.type, state.turn))
-    if file is None:
-        raise TransientError("The manifest changed.", service="Practice Fusion", code="link-expired")
-    return place_of(session, state), file
 
 
 @dataclass

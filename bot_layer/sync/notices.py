@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from bot_layer.clients.practice_fusion_files import LinkExpired
 from bot_layer.core import bulk_export
 from bot_layer.core.bulk_export import ExportFile
 from bot_layer.core.ndjson import Resource, read_resources, split_lines
@@ -14,6 +15,7 @@ from bot_layer.core.source_identity import POINTED_TO
 from bot_layer.core.sync_state import FileState
 from bot_layer.sync.hands import ending
 from bot_layer.sync.places import file_done
+from bot_layer.sync.polling import fresh_place
 from bot_layer.sync.session import Session
 
 
@@ -22,7 +24,7 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     # Of other types the sync brought nothing, and Medplum may not even know them.
     brought = {*session.job.types, *session.settings.types, *POINTED_TO}
     keys: list[Key] = []
-    for item in _items(session, file):
+    for item in _items(session, state, file):
         keys += [Key(*each) for each in bulk_export.deleted_keys(item) if each[0] in brought]
     with ending(session) as rest:
         number = rest.delete(list(dict.fromkeys(keys)), session.settings.deletion)
@@ -34,7 +36,7 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
 def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     """The source's own OperationOutcomes: counted by code, as their words may name a person."""
     codes: dict[str, int] = {}
-    for item in _items(session, file):
+    for item in _items(session, state, file):
         for name in bulk_export.named_issues(item):
             codes[name] = codes.get(name, 0) + 1
     run = session.run
@@ -44,7 +46,24 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     file_done(session, state, done=True)
 
 
-def _items(session: Session, file: ExportFile) -> Iterator[dict[str, Any]]:
+def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[dict[str, Any]]:
+    """What stands in a file; where its link expired, behind a fresh one, once."""
+    seen = 0
+    for attempt in (1, 2):
+        try:
+            for number, item in enumerate(_read(session, file)):
+                if number >= seen:
+                    seen += 1
+                    yield item
+        except LinkExpired:
+            if attempt == 2:
+                raise
+            file = fresh_place(session, state)
+        else:
+            return
+
+
+def _read(session: Session, file: ExportFile) -> Iterator[dict[str, Any]]:
     requires = session.job.requires_token
     for item in read_resources(split_lines(session.source.files.chunks(file, requires_token=requires)), bundles=False):
         if isinstance(item, Resource):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from bot_layer.core.bulk_export import Complete, ExportFile, Failed, Manifest, Wait
-from bot_layer.core.sync_state import Job, Run, SyncState, files_of
+from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sync.session import Session
 
@@ -97,8 +97,8 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
     return replace(manifest, files=tuple(files), next_url="")
 
 
-def fresh_places(session: Session) -> Places:
-    """The current export's files with new links, for when the old ones expired."""
+def fresh_place(session: Session, state: FileState) -> ExportFile:
+    """A file of the current export with a new link, for when the old one expired."""
     session.log("PFBulkExport", "A link expired; fetching the manifest again")
     answer = session.source.exports.status(session.job.status_url)
     if not isinstance(answer, Complete):
@@ -107,7 +107,10 @@ def fresh_places(session: Session) -> Places:
             service="Practice Fusion",
             code="link-expired",
         )
-    return places_of(whole(session, answer.manifest))
+    file = places_of(whole(session, answer.manifest)).get((state.kind, state.type, state.turn))
+    if file is None:
+        raise TransientError("The manifest changed.", service="Practice Fusion", code="link-expired")
+    return file
 
 
 def places_of(manifest: Manifest) -> Places:

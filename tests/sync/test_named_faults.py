@@ -535,6 +535,22 @@ def test_9_a_link_that_expired_is_fetched_again() -> None:
         assert_exact(both)
 
 
+@pytest.mark.parametrize("kind", ["deleted", "outcome"])
+def test_9_a_link_to_what_an_export_says_beside_is_fetched_again_too(kind: str) -> None:
+    """The export goes on; it is not kicked off again."""
+    switches = Switches.general(signed_urls=True, outcomes=("error",))
+    with small(patient("p1"), observation("o1"), switches=switches) as both:
+        both.run()
+        both.source.source.delete("Observation", "o1", at=both.source.now())
+        both.source.clear_requests()
+        both.source.faults.add("expired_link", times=1, path=f"/{kind}/")
+        state = both.run()
+        assert state.run is not None
+        assert state.run.deleted == 1
+        assert state.run.notes
+        assert len([each for each in both.source.requests if each.path.endswith("$export")]) == 1
+
+
 def test_a_bad_line_is_kept_with_its_place_and_stops_nothing() -> None:
     """The report names file and line, not the content."""
     things = [observation(f"o{n}") for n in range(5)]
