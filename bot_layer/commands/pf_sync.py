@@ -188,7 +188,7 @@ class _Around:
 
     def log(self, component: str, text: str) -> None:
         """One line in the words that operators know."""
-        self.console.print(f"[{component}] {text}", markup=False, highlight=False)
+        self.console.print(f"[{component}] {text}", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def sharing(self) -> Iterator[None]:

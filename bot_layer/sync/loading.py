@@ -124,6 +124,8 @@ def _load_level(session: Session, files: FileLoader, states: list[FileState], pl
 def load_file(session: Session, files: FileLoader, state: FileState, file: ExportFile) -> None:
     """Have a whole file in Medplum, from its place on."""
     session.log("PFBulkExport", f"Downloading NDJSON file: {state.type} {state.turn + 1}")
+    many = "" if state.count is None else f"{state.count} "
+    session.log("PFSyncWorker", f"Processing {many}{state.type} resources...")
     for attempt in (1, 2):
         try:
             handled = _read_file(session, files, state, file)

@@ -42,6 +42,11 @@ def environment(both: World, folder: Path) -> dict[str, str]:
     return dict(os.environ) | medplum | both.source.settings()
 
 
+def kickoffs(both: World) -> list[str]:
+    """The exports that were asked for."""
+    return [each.path for each in both.source.requests if each.path.endswith("$export")]
+
+
 def test_a_run_and_its_health(tmp_path: Path) -> None:
     """Run to the end, exit 0, tell the counts; status says healthy; the log speaks the words that operators know."""
     with world(generate(1, 1), switches=FAST) as both:
@@ -150,6 +155,51 @@ def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_pa
         assert state.run is not None
         assert state.run.phase == "done"
         assert len([each for each in both.source.requests if "$export" in each.path]) == 1
+
+
+def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
+    """At once where PF_SYNC_RUN_ON_STARTUP says so, then every PF_SYNC_INTERVAL_MS, until it is stopped.
+
+    A line of the log is one line, however long it is: it is searched by its component.
+    """
+    with world(generate(1, 1), switches=FAST) as both:
+        changes = {"PF_SYNC_RUN_ON_STARTUP": "true", "PF_SYNC_INTERVAL_MS": "1000"}
+        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--watch"]
+        environ = environment(both, tmp_path) | changes
+        child = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        end = time.monotonic() + 60
+        while len(kickoffs(both)) < 2 and time.monotonic() < end:
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        _, told = child.communicate(timeout=20)
+        assert len(kickoffs(both)) >= 2
+        for sentence in (
+            "[PFSyncScheduler] Starting Practice Fusion sync service with 0.000277778 hour interval",
+            "[PFSyncScheduler] Running initial sync on startup...",
+            "[PFSyncScheduler] Sync completed successfully at ",
+            "[PFSyncScheduler] Stopping",
+        ):
+            assert sentence in told
+
+
+def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
+    """Without PF_SYNC_RUN_ON_STARTUP a restart waits for the rest of the interval; switched off, it ends at once."""
+    with world(generate(1, 1), switches=FAST) as both:
+        both.run()
+        both.source.clear_requests()
+        assert typed(both, "--watch", folder=tmp_path, PF_SYNC_ENABLED="false").returncode == 0
+        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--watch"]
+        environ = environment(both, tmp_path) | {"PF_SYNC_RUN_ON_STARTUP": "false"}
+        before = len(both.medplum.requests)
+        child = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while len(both.medplum.requests) < before + 2:  # the login, and the Task
+            assert child.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        child.send_signal(signal.SIGTERM)
+        child.wait(20)
+        assert both.source.requests == []
 
 
 def test_a_failure_has_its_code(tmp_path: Path) -> None:

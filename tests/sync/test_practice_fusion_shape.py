@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,3 +196,34 @@ def test_a_type_that_was_refused_is_asked_for_again(later: str, tmp_path: Path) 
             state = both.run(types=("Patient", "Condition"))
         assert state.refused_types == ()
         assert both.by_source_id("Condition")
+
+
+def test_the_log_speaks_the_words_that_operators_know() -> None:
+    """Sentence by sentence, in the order of a run; none of them names a person, an address of a file, or a token."""
+    with world(generate(8, 1), switches=Switches.general(polls=2)) as both:
+        both.run(types=("Patient",))
+        log = "\n".join(both.logged)
+        sentences = (
+            r"\[PFSyncWorker\] Starting Practice Fusion sync\.\.\.",
+            r"\[PFSyncWorker\] Last sync time: never \(initial sync\)",
+            r"\[PFSyncWorker\] Discovering SMART endpoints\.\.\.",
+            r"\[PFSyncWorker\] Token endpoint: http://127\.0\.0\.1:\d+/\.\.\.",
+            r"\[PFSmartClient\] Requesting access token from Practice Fusion\.\.\.",
+            r"\[PFSmartClient\] Using client_secret authentication",
+            r"\[PFSmartClient\] Successfully obtained access token",
+            r"\[PFBulkExport\] Initiating bulk export: group level",
+            r"\[PFBulkExport\] Export initiated, status URL",
+            r"\[PFBulkExport\] Export in progress \(attempt 1\), progress: 0% complete",
+            r"\[PFBulkExport\] Export in progress \(attempt 2\), progress: 50% complete",
+            r"\[PFBulkExport\] Export complete with 1 output files",
+            r"\[PFBulkExport\] Downloading NDJSON file: Patient 1",
+            r"\[PFSyncWorker\] Processing 1 Patient resources\.\.\.",
+            r"\[PFBulkExport\] Parsed 1 resources from file",
+            r"\[PFSyncWorker\] Patient: 1 created, 0 updated, 0 failed",
+            r"\[PFSyncWorker\] Updated sync state: \S+",
+            r"\[PFSyncWorker\] Sync complete!",
+            r"\[PFSyncWorker\] Stats: {.*\"created\":4,",
+        )
+        assert re.search(".*".join(sentences), log, re.DOTALL), log
+        both.run(types=("Patient",))
+        assert re.search(r"Last sync time: \d{4}-.*\(incremental\)", "\n".join(both.logged), re.DOTALL)
