@@ -46,6 +46,7 @@ class SyncMap:
 
     def __init__(self, path: Path | None = None, *, url: str = "", schema: str = "") -> None:
         self._base = SyncDatabase(_TABLES, path=path, url=url, schema=schema)
+        self.lasting = path is not None or bool(url)  # a process that is killed leaves it behind
 
     def close(self) -> None:
         """Let go of it."""

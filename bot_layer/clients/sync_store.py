@@ -56,13 +56,14 @@ class SyncStore:
         self._task: Json | None = None
         self.lock = threading.RLock()
         self.state = SyncState()
+        self.written = self.state  # as Medplum holds it
 
     def load(self) -> SyncState:
         """The state as Medplum holds it."""
         task = self._found()
         with self.lock:
             self._task = task
-            self.state = from_task(task)
+            self.state = self.written = from_task(task)
             return self.state
 
     def look(self) -> SyncState:
@@ -100,7 +101,7 @@ class SyncStore:
         with self.lock:
             if self._task is None and self.copy is not None and (text := self.copy.note(_COPY)):
                 self._task = orjson.loads(text)
-                self.state = from_task(self._task)
+                self.state = self.written = from_task(self._task)
             if self._task is None or self.state.held_by_other(self.owner, self.clock()):
                 return self.load()
             return self.state
@@ -108,17 +109,19 @@ class SyncStore:
     def save(self, state: SyncState, *, release: bool = False) -> SyncState:
         """Write the state and renew the lease (or give it back); LeaseLost if somebody else wrote meanwhile."""
         with self.lock:
-            until = 0.0 if release else self.clock() + self.lease_seconds
-            state = replace(state, owner="" if release else self.owner, until=until)
-            task = self._task
-            if task is None:
-                raise AssertionError("a lease is acquired first")
-            body = to_task(state, self.source, task=_bare(task))
-            self._task = self._put(task, body)
+            self._write(state, until=0.0 if release else self.clock() + self.lease_seconds)
             if release and self.copy is not None:
                 self.copy.write_note(_COPY, orjson.dumps(self._task).decode())
-            self.state = state
-            return state
+            self.state = self.written
+            return self.state
+
+    def _write(self, state: SyncState, *, until: float) -> None:
+        state = replace(state, owner=self.owner if until else "", until=until)
+        task = self._task
+        if task is None:
+            raise AssertionError("a lease is acquired first")
+        self._task = self._put(task, to_task(state, self.source, task=_bare(task)))
+        self.written = state
 
     def check(self) -> None:
         """LeaseLost unless the lease is good for a while: asked before each write."""
@@ -131,7 +134,9 @@ class SyncStore:
             if self.clock() > self.state.until - self.lease_seconds / 6:
                 if self.clock() >= self.state.until:
                     raise self._lost()
-                self.save(self.state)
+                # Nothing but the lease: what was done since is written by whoever has seen to all that belongs to it.
+                self._write(self.written, until=self.clock() + self.lease_seconds)
+                self.state = replace(self.state, owner=self.written.owner, until=self.written.until)
 
     def _put(self, task: Json, body: Json) -> Json:
         version = task["meta"]["versionId"]

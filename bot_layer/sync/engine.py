@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.sync_map import SyncMap
@@ -61,6 +62,8 @@ class Sync:
         session = self.session
         session.log("PFSyncWorker", "Starting Practice Fusion sync...")
         state = session.store.acquire()
+        if not session.map.lasting:
+            session.keep_failures = partial(store_failures, session)
         try:
             state = begin(session, state, options)
             while state.run is not None and not state.run.over:
@@ -68,8 +71,9 @@ class Sync:
                 state = _step(session, state.run)
         except Halted:
             # The next step may run on another machine: what failed goes with the Task.
-            kept = replace(session.store.state, failures=store_failures(session, session.store.state))
-            return session.store.save(kept, release=True)
+            with session.grace():
+                kept = replace(session.store.state, failures=store_failures(session, session.store.state))
+                return session.store.save(kept, release=True)
         except LeaseLost:
             raise
         except BotError as fault:
@@ -131,7 +135,10 @@ def _forget_job(session: Session, run: Run) -> None:
 
 def _let_go(session: Session) -> None:
     if session.store.state.owner == session.store.owner:
+        # What failed is beside the Task only as far as was written, where no map outlives this process.
+        store = session.store
         try:
-            session.store.save(session.store.state, release=True)
+            with session.grace():
+                store.save(store.state if session.map.lasting else store.written, release=True)
         except BotError:
             session.log("PFSyncWorker", "The lease could not be given back; it runs out by itself")

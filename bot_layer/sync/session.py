@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,11 +17,12 @@ from bot_layer.clients.sync_store import SyncStore
 from bot_layer.core.bulk_export import Manifest, is_instant
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.core.sync_state import Job, Run, SyncState
-from bot_layer.errors import InputError
+from bot_layer.errors import InputError, TransientError
 from bot_layer.sync.files import KeysInFlight
 from bot_layer.sync.fleet import Fleet
 
 SAVE_SECONDS: Final = 10.0
+_GRACE_SECONDS: Final = 20.0
 Progress = Callable[[str, str, int, int | None], None]
 
 
@@ -66,6 +68,9 @@ class Session:
     deadline: float | None = None
     keys: KeysInFlight = field(default_factory=KeysInFlight)
     fleet: Fleet | None = None  # who else loads files
+    sleep: Callable[[float], None] = time.sleep
+    # Puts what failed beside the Task, and tells where: asked before a place in a file is written that lies behind it.
+    keep_failures: Callable[[SyncState], str] = lambda state: state.failures
 
     def __post_init__(self) -> None:
         self.manifest: Manifest | None = None  # of the current job, once its export is complete
@@ -99,7 +104,8 @@ class Session:
         """Write the run to Medplum now."""
         with self.lock:
             self._saved_at = self.timer()
-            return self.store.save(replace(state or self.store.state, run=run))
+            state = replace(state or self.store.state, run=run)
+            return self.store.save(replace(state, failures=self.keep_failures(state)))
 
     def keep(self, run: Run) -> SyncState:
         """Remember, and write it to Medplum now and then."""
@@ -119,6 +125,25 @@ class Session:
         """Halted, if it is time to stop."""
         if self.halted():
             raise Halted
+
+    @contextmanager
+    def grace(self) -> Iterator[None]:
+        """Let Medplum be waited for a little, though the time is over: what was done is to be kept."""
+        requests, left = self.medplum.requests, _GRACE_SECONDS
+        hurried = requests.wait
+
+        def wait(seconds: float) -> None:
+            nonlocal left
+            left -= seconds
+            if left < 0:
+                raise TransientError("Medplum stayed busy while the place was to be kept.", service="Medplum")
+            self.sleep(seconds)
+
+        requests.wait = wait
+        try:
+            yield
+        finally:
+            requests.wait = hurried
 
     def wait(self, seconds: float) -> None:
         """Wait; or stop now, if the time would be over by then."""

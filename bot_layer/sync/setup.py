@@ -86,6 +86,7 @@ def make_sync(
         clock=around.clock,
         timer=timer,
         deadline=deadline,
+        sleep=around.sleep or time.sleep,
     )
     return Sync(session)
 

@@ -1,0 +1,87 @@
+"""What failed is kept as far as the places in the files go, also where no map outlives the process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from bot_layer.errors import TransientError
+from bot_layer.sandbox.practice_fusion import Switches
+from bot_layer.sync import engine, session
+from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.setup import Surroundings
+from tests.sync.test_named_faults import small
+from tests.sync.world import World, observation, patient
+
+REFUSED = observation("o1", shoeSize=1)
+OTHERS = [observation(f"x{number}") for number in range(30)]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killed(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without a folder that is killed when every file was loaded, and wrote its place down at each step."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "SAVE_SECONDS", -1.0)
+        patched.setattr(engine, "finish", die)
+        patched.setattr(engine, "_let_go", lambda _: None)
+        with pytest.raises(Killed):
+            both.sync().run(Options())
+
+
+def later(both: World) -> Sync:
+    """The next process, when the lease has run out."""
+    return both.sync(within=Surroundings(sleep=both.sleep, timer=both.timer, clock=lambda: time.time() + 1000))
+
+
+def test_a_killed_process_takes_no_failure_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one goes on behind the lines that were handled: what Medplum refused of these is beside the Task."""
+    with small(patient("p1"), REFUSED, *OTHERS, switches=Switches.general(part_size=10)) as both:
+        killed(both, monkeypatch)
+        sync = later(both)
+        assert sync.run(Options()).failures
+        assert [each.key.id for each in sync.map.failures()] == ["o1"]
+
+
+def test_a_renewed_lease_takes_no_place_along() -> None:
+    """The lease is renewed in the middle of writing: the place is written with what failed, or not at all."""
+    with small(patient("p1")) as both:
+        sync = both.sync()
+        state = sync.store.acquire()
+        sync.store.state = replace(state, last_success=1.0)
+        sync.store.clock = lambda: time.time() + sync.store.lease_seconds - 1
+        sync.store.renew()
+        assert sync.store.look().last_success == 0.0
+        assert sync.store.look().until == sync.store.state.until > state.until
+        assert sync.store.state.last_success == 1.0
+
+
+@pytest.mark.parametrize("busy", [1, 1000])
+def test_a_step_whose_time_is_over_still_puts_its_failures_aside(busy: int) -> None:
+    """Medplum is busy at that moment: it is waited for a little, or else the lines are handled once more."""
+    with small(patient("p1"), REFUSED) as both:
+        stop = threading.Event()
+
+        def progress(kind: str, name: str, _done: int, _total: int | None) -> None:
+            if (kind, name) == ("file", "Observation"):
+                both.medplum.faults.add("server_error", status=503, times=busy, method="POST", path="/fhir/R4")
+                stop.set()
+
+        sync = both.sync(within=Surroundings(sleep=both.sleep, timer=both.timer, progress=progress, stop=stop))
+        if busy == 1:
+            sync.run(Options())
+        else:
+            with pytest.raises(TransientError):
+                sync.run(Options())
+        both.medplum.faults.clear()
+        assert sync.store.look().owner == ""
+        assert both.run().failures
