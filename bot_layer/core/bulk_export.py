@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from bot_layer.core.json import Json, objects
 from bot_layer.core.source_identity import is_source_id
@@ -146,7 +146,8 @@ def kickoff_request(base: str, export: Export, *, post: bool = False) -> Kickoff
     if export.type_filters:
         # A comma inside a filter belongs to the filter, so that it is escaped once more.
         query["_typeFilter"] = ",".join(each.replace(",", "%2C") for each in export.type_filters)
-    return KickoffRequest("GET", f"{url}?{urlencode(query, safe='/,:+$')}".replace("+ndjson", "%2Bndjson"), headers)
+    # A plus would be read as a space: in the type of the output as in a time stamp's offset (HAPI sends +00:00).
+    return KickoffRequest("GET", f"{url}?{urlencode(query, safe='/,:$', quote_via=quote)}", headers)
 
 
 def _parameters(export: Export) -> list[Json]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_the_kickoff_of_each_level() -> None:
         "https://source.example/fhir/$export?"
     )
     assert "/Patient/$export" in bulk_export.kickoff_request(BASE, Export("patient", ())).url
+
+
+def test_a_time_stamp_with_an_offset_arrives_as_it_was_given() -> None:
+    """A plus in a query is a space: HAPI's transactionTime ends in +00:00, and the next export was refused."""
+    stamp = "2024-01-01T00:00:00.000+05:30"
+    asked = bulk_export.kickoff_request(BASE, Export("system", ("A",), since=stamp, type_filters=("A?x=1 2+3",)))
+    assert parse_qs(urlsplit(asked.url).query) == {
+        "_outputFormat": ["application/fhir+ndjson"],
+        "_type": ["A"],
+        "_since": [stamp],
+        "_typeFilter": ["A?x=1 2+3"],
+    }
 
 
 def test_a_kickoff_by_post_carries_parameters() -> None:
