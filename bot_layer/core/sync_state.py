@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from bot_layer.core.bulk_export import ExportFile, Level, instant
+from bot_layer.core.bulk_export import ExportFile, Level, instant, next_since
 from bot_layer.core.json import Json
 from bot_layer.core.local_edits import EditList, read_list
 from bot_layer.core.source_identity import ROOT, level_of
@@ -57,6 +57,7 @@ class Job:
     requires_token: bool | None = None  # None: the manifest does not say
     files: tuple[FileState, ...] = ()
     done: bool = False
+    newcomers: bool = False  # the history of patients who are new in the Group, and nobody else's
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,31 @@ def plan_jobs(
     ]
     if newcomers and stamps:
         old = tuple(each for each in types if stamps.get(each))
-        jobs.append(Job("search", old, group, "", patients=newcomers))
+        jobs.append(Job("search", old, group, "", patients=newcomers, newcomers=True))
     return tuple(jobs)
+
+
+def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
+    """The time stamps after a run that handled every file.
+
+    Where patients are new in a Group, a type that is not synced any more lacks their history: should it ever be synced
+    again, then in full.
+    """
+    since = {group: dict(types) for group, types in state.since.items()}
+    for place, now in run.members.items() if not run.narrow else ():
+        if set(now) - set(state.members.get(place, ())):
+            asked = {kind for job in run.jobs if (job.group or WHOLE) == place for kind in job.types}
+            since[place] = {kind: stamp for kind, stamp in since.get(place, {}).items() if kind in asked}
+    for job in run.jobs:
+        if not job.newcomers:
+            place = job.group or WHOLE
+            since[place] = next_since(since.get(place, {}), job.types, job.transaction_time, since=job.since)
+    return since
+
+
+def next_members(state: SyncState, run: Run) -> dict[str, tuple[str, ...]]:
+    """Whose history Medplum has: those whom a narrow run found stay newcomers."""
+    return {**state.members, **(run.members if not run.narrow else {})}
 
 
 # -- Into a Task and out of it

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import orjson
 
-from bot_layer.core import bulk_export, sync_state
-from bot_layer.core.sync_state import Run, SyncState, totals
+from bot_layer.core.sync_state import Run, SyncState, next_members, next_stamps, totals
 from bot_layer.sync.failures import store_failures
 from bot_layer.sync.hands import ending
 from bot_layer.sync.places import with_loaded
@@ -45,16 +44,6 @@ def finish(session: Session, run: Run) -> SyncState:
 
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     """Move the time stamps forward: every file was handled, and what failed is kept."""
-    since = {group: dict(types) for group, types in state.since.items()}
-    members = dict(state.members)
-    for job in run.jobs:
-        place = job.group or sync_state.WHOLE
-        if job.level == "search" and job.patients != run.members.get(job.group):
-            continue  # newcomers alone: the others' stamps are another job's
-        before = since.get(place, {})
-        since[place] = bulk_export.next_since(before, job.types, job.transaction_time, since=job.since)
-    if not run.narrow:
-        members |= run.members
     failures = store_failures(session, state)
     give_back(session, named=failures)
     # The addresses and places of the export are of no use any more.
@@ -62,8 +51,8 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     ended = replace(run, phase="done", ended=session.clock(), jobs=jobs, members={})
     new = replace(
         state,
-        since=since,
-        members=members,
+        since=next_stamps(state, run),
+        members=next_members(state, run),
         failures=failures,
         unsettled=session.unsettled,
         run=ended,

@@ -30,7 +30,8 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
                 code="group-unreadable",
             )
         jobs += plan_jobs(_level(level), group, types, state, members=found, full=run.full, since=options.since)
-    narrow = bool(options.since) or bool(options.types and set(session.settings.types) - set(options.types))
+    some = bool(options.types) and bool(set(session.settings.types) - set(options.types))
+    narrow = some or (bool(options.since) and not run.full)
     return replace(run, jobs=jobs, members=members, narrow=narrow)
 
 

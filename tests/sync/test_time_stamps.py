@@ -1,0 +1,57 @@
+"""The time stamps move over nothing that was not asked for, and every newcomer's history comes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bot_layer.core.sync_state import Job, Run, SyncState, next_stamps
+from bot_layer.sync.engine import Options
+from tests.sync.test_named_faults import change, small
+from tests.sync.world import observation, patient
+
+NEW = (patient("p1"), patient("p2"), observation("o2", "Patient/p2"))
+
+
+@pytest.mark.parametrize("options", [Options(types=("Patient",)), Options(since="2025-01-01T00:00:00Z")])
+def test_a_run_that_asks_for_less_leaves_the_newcomers_new(options: Options, tmp_path: Path) -> None:
+    """Of a patient who joined, the next run brings what this one did not ask for."""
+    with small(*NEW, folder=tmp_path) as both:
+        both.run()
+        both.source.source.add_member("p2", at=both.source.now())
+        both.run(options)
+        both.run()
+        assert set(both.by_source_id("Observation")) == {"o2"}
+
+
+def test_a_moment_later_than_the_stamp_leaves_the_stamp(tmp_path: Path) -> None:
+    """What changed between the two was not asked for, and comes with the next run."""
+    with small(patient("p1"), folder=tmp_path) as both:
+        before = both.run().since
+        change(both, observation("o1"))
+        moment = both.source.now() + timedelta(milliseconds=1)
+        state = both.run(Options(since=moment.isoformat()))
+        assert state.since == before
+        both.run()
+        assert set(both.by_source_id("Observation")) == {"o1"}
+
+
+def test_a_moment_before_the_stamp_moves_it() -> None:
+    """Everything since then was asked for."""
+    state = SyncState(since={"g": {"A": "2024-01-02T00:00:00+01:00", "B": "2024-01-02T00:00:00Z"}})
+    job = Job("group", ("A", "B"), "g", since="2024-01-01T23:30:00Z", transaction_time="2024-02-01T00:00:00Z")
+    stamps = next_stamps(state, Run("r", 0.0, jobs=(job,)))
+    assert stamps == {"g": {"A": "2024-01-02T00:00:00+01:00", "B": "2024-02-01T00:00:00Z"}}
+
+
+@pytest.mark.parametrize("level", ["search", "auto"])
+def test_a_type_that_is_new_to_a_search_gets_its_stamp(level: str, tmp_path: Path) -> None:
+    """It was searched for every patient, not for newcomers alone: the next run asks for what changed."""
+    with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
+        if level == "auto":
+            both.source.faults.add("server_error", status=404, method="GET", path="$export")
+        both.run(level=level, types=("Patient",))
+        state = both.run(level=level, types=("Patient", "Observation"))
+        assert set(state.since["g1"]) == {"Patient", "Observation"}
