@@ -129,11 +129,13 @@ class SyncStore:
             self.renew()
 
     def renew(self) -> None:
-        """Hold the lease longer, without touching the state."""
+        """Hold the lease longer, without touching the state.
+
+        One that ran out while nothing was written (the source was slow) is still held unless somebody took it: then
+        the Task is of another version, and If-Match says so.
+        """
         with self.lock:
             if self.clock() > self.state.until - self.lease_seconds / 6:
-                if self.clock() >= self.state.until:
-                    raise self._lost()
                 # Nothing but the lease: what was done since is written by whoever has seen to all that belongs to it.
                 self._write(self.written, until=self.clock() + self.lease_seconds)
                 self.state = replace(self.state, owner=self.written.owner, until=self.written.until)

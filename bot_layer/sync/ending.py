@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from bot_layer.clients.medplum_writer import MedplumWriter
@@ -23,6 +24,7 @@ from bot_layer.sync.attachments import stored_contents
 from bot_layer.sync.loader import Loaded, Loader
 
 MANY: Final = 100
+_PAGE: Final = 1000
 _ROUNDS: Final = 1000
 # Where a type says that a record should not have been (https://hl7.org/fhir/R4/ and its value sets).
 _INACTIVE: Final = frozenset(
@@ -182,23 +184,30 @@ class Ending:
                 )
         return done
 
-    def missing_at_source(self, types: Iterable[str], *, most: float, whole: bool) -> list[Key]:
-        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share.
-
-        Where the export was not ``whole``, only what the source itself says to be gone is missing.
-        """
+    def missing_at_source(self, types: Iterable[str], *, most: float) -> list[Key]:
+        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share."""
         brought, missing = 0, list[Key]()
         for kind in types:
-            keys = list(self._brought(kind))
-            brought += len(keys)
-            missing += self.map.unseen(keys)
+            keys = iter(self._brought(kind))
+            while some := list(islice(keys, _PAGE)):
+                brought += len(some)
+                missing += self.map.unseen(some)
         if brought and len(missing) > most * brought:
             raise ReviewNeeded(
                 f"The source no longer shows {len(missing)} of {brought} resources; PF_MAX_DELETE_SHARE allows fewer. "
                 "Nothing was deleted: look whether the export is complete.",
                 code="too-many-deletions",
             )
-        return [key for key in missing if self._gone(key, refused=whole)]
+        return missing
+
+    def gone(self, keys: Iterable[Key], *, whole: bool) -> list[Key]:
+        """Those that the source itself has no more. The others are noted, so that they are asked for once.
+
+        Where the export was not ``whole``, what the source does not let be read is not taken for gone.
+        """
+        answers = {key: self._gone(key, refused=whole) for key in keys if not self.halted()}
+        self.map.write_seen(key for key, gone in answers.items() if not gone)
+        return [key for key, gone in answers.items() if gone]
 
     def _brought(self, kind: str) -> Iterable[Key]:
         parameter = "_tag" if kind in KEYED_BY_TAG else "identifier"

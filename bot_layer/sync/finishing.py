@@ -7,6 +7,7 @@ from dataclasses import replace
 import orjson
 
 from bot_layer.core.sync_state import Run, SyncState, next_members, next_stamps, totals
+from bot_layer.sync.ending import MANY, Ending
 from bot_layer.sync.failures import store_failures
 from bot_layer.sync.hands import ending
 from bot_layer.sync.places import with_loaded
@@ -18,7 +19,6 @@ from bot_layer.sync.spare_contents import give_back
 def finish(session: Session, run: Run) -> SyncState:
     """The state with the run done."""
     session.keep(replace(run, phase="finish"))
-    state = session.store.state
     with ending(session) as rest:
         if session.fresh:
             rest.find_waiting(session.settings.types)
@@ -26,20 +26,23 @@ def finish(session: Session, run: Run) -> SyncState:
         loaded = rest.fetch_missing(hydrate=session.settings.hydrate)
         repaired = rest.repair()
         session.check_time()
-        deleted = 0
         if run.reconcile:
-            check_map(session, run)
-            most = session.settings.max_delete_share
-            missing = rest.missing_at_source(shown_types(run), most=most, whole=is_whole(run))
-            deleted = rest.delete(missing, session.settings.deletion)
+            _reconcile(session, rest)
     run = with_loaded(session.run, loaded)
-    run = replace(
-        run,
-        repaired=run.repaired + repaired,
-        deleted=run.deleted + deleted,
-        waiting=session.map.waiting(),
-    )
-    return _commit(session, state, run)
+    run = replace(run, repaired=run.repaired + repaired, waiting=session.map.waiting())
+    return _commit(session, session.store.state, run)
+
+
+def _reconcile(session: Session, rest: Ending) -> None:
+    """Delete what the source has no more, a handful at a time: a run that breaks off here goes on behind it."""
+    run, settings = session.run, session.settings
+    check_map(session, run)
+    missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share)
+    for start in range(0, len(missing), MANY):
+        gone = rest.gone(missing[start : start + MANY], whole=is_whole(run))
+        number = rest.delete(gone, settings.deletion)
+        session.keep(replace(session.run, deleted=session.run.deleted + number))
+        session.check_time()
 
 
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:

@@ -86,6 +86,21 @@ def test_a_lease_is_renewed_before_it_ends_and_given_back(medplum: MedplumSandbo
     store(medplum, "b", clock).acquire()
 
 
+def test_a_lease_that_ran_out_is_held_on_unless_somebody_took_it(medplum: MedplumSandbox) -> None:
+    """The source may be slow for longer than a lease, and nothing is written in the meantime."""
+    clock = Clock()
+    first, second = store(medplum, "a", clock), store(medplum, "b", clock)
+    first.acquire()
+    clock.now += 1000
+    first.check()
+    with pytest.raises(TransientError):
+        second.acquire()
+    clock.now += 1000
+    second.acquire()
+    with pytest.raises(LeaseLost):
+        first.check()
+
+
 @pytest.mark.parametrize("kind", ["conflict", "server_error", "reset_before_write", "reset_after_write", "too_many"])
 def test_a_write_of_the_state_gets_over_bad_answers(medplum: MedplumSandbox, kind: str) -> None:
     """Also where the write was done and its answer lost: the version that we wrote is ours."""

@@ -110,3 +110,52 @@ def test_a_search_by_patient_does_not_make_other_types_look_gone(tmp_path: Path)
         assert state.run is not None
         assert state.run.deleted == 0
         assert set(both.by_source_id("Organization")) == {"a"}
+
+
+def test_a_reconcile_may_take_longer_than_a_lease(tmp_path: Path) -> None:
+    """The source is asked one by one for what looks gone: nothing is written meanwhile, and nobody took the lease."""
+    source = Source()
+    for number in range(MANY):
+        source.add(observation(f"o{number}"), at=THEN)
+    source.groups["g1"] = {"p1": THEN}
+    with world(source, switches=Switches.general(deleted=False), folder=tmp_path) as both:
+        both.run()
+        for number in range(3):
+            source.delete("Observation", f"o{number}", at=both.source.now())
+        both.source.faults.add("slow", method="GET", path="/Observation/o", seconds=0.2)
+        state = both.run(Options(reconcile=True), lease_seconds=0.3)
+        assert state.run is not None
+        assert state.run.deleted == 3
+
+
+def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World) -> None:
+    """Each step takes up where the last one stopped: what was asked for is not asked again."""
+    both.source.faults.clear()
+    for number in range(3):
+        both.source.source.delete("Observation", f"o{number}", at=both.source.now())
+    both.source.source.remove_member("p1")
+    both.source.source.add_member("p2", at=both.source.now())
+    asked: list[str] = []
+    steps = 0
+    for _ in range(40):
+        steps += 1
+        stop = threading.Event()
+
+        def count(method: str, path: str, stop: threading.Event = stop) -> bool:
+            if method == "GET" and "/Observation/o" in path:
+                asked.append(path)
+                stop.set()
+            return False
+
+        both.source.faults.clear()
+        both.source.faults.add("slow", when=count)
+        within = Surroundings(place=str(both.folder), sleep=both.sleep, timer=both.timer, stop=stop)
+        sync = both.sync(within=within, max_delete_share=1.0)
+        state = sync.run(Options(reconcile=True))
+        sync.map.close()
+        assert state.run is not None
+        if state.run.over:
+            break
+    assert steps > 3
+    assert state.run.deleted == 3
+    assert len(asked) == len(set(asked)) == MANY
