@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
 
-from bot_layer.clients.medplum_batches import Batches
+from bot_layer.clients.medplum_batches import Batches, Verdict
+from bot_layer.clients.medplum_login import SERVICE
 from bot_layer.clients.medplum_lookups import Lookups
 from bot_layer.clients.medplum_requests import ROUNDS
 from bot_layer.core import upsert as rules
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
 from bot_layer.core.upsert import Entry, Found, Incoming, Write
+from bot_layer.errors import TransientError
 
 _MANY: Final = 100
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Each resource as it was last read, those that were written, and those that Medplum refused."""
+
+    seen: dict[Key, Found] = field(default_factory=dict)
+    done: set[Key] = field(default_factory=set)
+    refused: set[Key] = field(default_factory=set)
+
+    def note(self, key: Key, verdict: Verdict) -> None:
+        """What Medplum said to one of them."""
+        if verdict.kind != "again":
+            (self.done if verdict.kind == "done" else self.refused).add(key)
 
 
 @dataclass(frozen=True)
@@ -27,25 +43,30 @@ class Changes:
     batches: Batches
     max_bytes: int
 
-    def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> dict[Key, Found]:
-        """Edit what is there with If-Match; None leaves it. What comes back is each resource as it was last read."""
-        left, seen = list(dict.fromkeys(keys)), dict[Key, Found]()
+    def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
+        """Edit what is there with If-Match; None leaves it. TransientError where Medplum does not take it for long."""
+        left, unsure, changed = list(dict.fromkeys(keys)), set[Key](), Changed()
         for attempt in range(ROUNDS):
             found = self.lookups.start(left)()
-            seen |= found
-            entries = []
-            for key, there in found.items():
-                wanted = change(key, there)
-                if wanted is not None:
-                    write = Write(Incoming(key, wanted), wanted, there.id, there.version)
-                    entries.append(rules.entry(write, orjson.dumps))
+            changed.seen.update(found)
+            wanted = {key: edited for key, there in found.items() if (edited := change(key, there)) is not None}
+            # An answer was lost after the write: what we sent is there.
+            changed.done.update((unsure & found.keys()) - wanted.keys())
+            writes = (
+                Write(Incoming(key, each), each, found[key].id, found[key].version) for key, each in wanted.items()
+            )
+            entries = [rules.entry(each, orjson.dumps) for each in writes]
             left = []
             for batch in rules.batches(entries, max_bytes=self.max_bytes):
-                left += [entry.key for entry, verdict in self.batches.send(batch) if verdict.kind == "again"]
+                for entry, verdict in self.batches.send(batch):
+                    changed.note(entry.key, verdict)
+                    if verdict.kind == "again":
+                        left.append(entry.key)
+                        unsure |= {entry.key} if verdict.maybe_done else set()
             if not left:
-                break
+                return changed
             self.batches.requests.push_back(attempt)
-        return seen
+        raise TransientError("Medplum stayed busy.", service=SERVICE, method="PUT", path="{type}/{id}")
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
         """Delete by (type, Medplum id); True for each that is gone now. Deleting twice is deleting once."""
@@ -66,6 +87,10 @@ class Changes:
                 break
             self.batches.requests.push_back(attempt)
         return [done.get(each, False) for each in ids]
+
+
+def _edit(key: Key, there: Found, wanted: Json) -> Write:
+    return Write(Incoming(key, wanted), wanted, there.id, there.version)
 
 
 def _deletion(kind: str, resource_id: str) -> Entry:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bot_layer.clients.medplum_batches import Batches
-from bot_layer.clients.medplum_changes import Changes
+from bot_layer.clients.medplum_changes import Changed, Changes
 from bot_layer.clients.medplum_content import Contents
 from bot_layer.clients.medplum_gate import Gate
 from bot_layer.clients.medplum_login import Login
@@ -68,8 +68,8 @@ class MedplumWriter:
         """The same with batches of conditional PUTs, as the integration's description prints it."""
         return self._upserts.conditionally(incoming)
 
-    def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> dict[Key, Found]:
-        """Edit what is there with If-Match; None leaves it. What comes back is each resource as it was last read."""
+    def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
+        """Edit what is there with If-Match; None leaves it."""
         return self.changes.change(keys, change)
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:

@@ -40,7 +40,7 @@ _ABOUT_URLS: Final = (VERSION_URL, UPDATED_URL, OWNED_URL)
 SYNC_TAG: Final = f"{ROOT}/sync"
 UNRESOLVED_TAG: Final[Json] = {"system": SYNC_TAG, "code": "unresolved-reference"}
 # Set by Medplum on every version.
-_SERVER_META: Final = (
+SERVER_META: Final = (
     "versionId",
     "lastUpdated",
     "author",
@@ -136,7 +136,7 @@ def mark(key: Key, source: str, about: tuple[str, str, str]) -> Json:
 def meta_of(resource: Json, source: str) -> Json:
     """The source's meta without what a server sets, and with the address of the resource as its source."""
     kind = str(resource["resourceType"])
-    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in _SERVER_META}
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
     if kind in KEYED_BY_TAG:
         meta["tag"] = mark_of(resource, source)
     # Where the source names no source of its own, its address is one; a source's own word is left alone.
@@ -224,7 +224,7 @@ def brought_by(resource: Json, key: Key, source: str) -> bool:
 
 def comparable(resource: Json) -> Json:
     """What counts when two versions are compared: not what the server sets, nor the source's version number."""
-    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in _SERVER_META}
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
     cleaned: Json = _cleaned({**resource, "meta": meta})
     return cleaned
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Final
 
+from bot_layer.clients.medplum_changes import Changed
 from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
+from bot_layer.core.marking import marked
 from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
@@ -26,34 +28,6 @@ from bot_layer.sync.loader import Loaded, Loader
 MANY: Final = 100
 _PAGE: Final = 1000
 _ROUNDS: Final = 1000
-# Where a type says that a record should not have been (https://hl7.org/fhir/R4/ and its value sets).
-_INACTIVE: Final = frozenset(
-    {"Patient", "Practitioner", "PractitionerRole", "Organization", "RelatedPerson", "HealthcareService", "Group"}
-)
-_STATUS: Final = frozenset(
-    {
-        "CarePlan",
-        "CareTeam",
-        "Coverage",
-        "Device",
-        "DiagnosticReport",
-        "DocumentReference",
-        "Encounter",
-        "Immunization",
-        "Medication",
-        "MedicationDispense",
-        "MedicationRequest",
-        "MedicationStatement",
-        "Observation",
-        "Procedure",
-        "ServiceRequest",
-        "Specimen",
-    }
-)
-_VERIFICATION: Final = {
-    "Condition": "http://terminology.hl7.org/CodeSystem/condition-ver-status",
-    "AllergyIntolerance": "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification",
-}
 
 
 @dataclass
@@ -66,6 +40,9 @@ class Ending:
     loader: Loader
     address: str
     halted: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self._refused: set[Key] = set()  # repairs that Medplum refused: the next run tries again
 
     # -- References
 
@@ -89,7 +66,8 @@ class Ending:
         at_once = self.medplum.workers
         with ThreadPoolExecutor(at_once, thread_name_prefix="pf-repair") as pool:
             for _ in range(100_000):
-                keys = self.map.repairable(MANY * at_once)
+                most = MANY * at_once + len(self._refused)
+                keys = [key for key in self.map.repairable(most) if key not in self._refused]
                 if not keys or self.halted():
                     break
                 handfuls = [keys[start : start + MANY] for start in range(0, len(keys), MANY)]
@@ -98,10 +76,11 @@ class Ending:
 
     def _repair(self, keys: Sequence[Key]) -> int:
         known = self.map.ids(target for key in keys for target in self.map.targets_of(key))
-        found = self.medplum.change(keys, partial(self._repaired, known))
-        left = ((key, self._left(found.get(key), known)) for key in keys)
+        changed = self.medplum.change(keys, partial(self._repaired, known))
+        self._refused |= changed.refused
+        left = ((key, self._left(changed.seen.get(key), known)) for key in keys if key not in changed.refused)
         self.map.record((), waiting=left)
-        return len(found)
+        return len(changed.done)
 
     def _repaired(self, known: dict[Key, str], _key: Key, there: Found) -> Json | None:
         if there.edited and self.medplum.policy != "source":
@@ -162,20 +141,20 @@ class Ending:
                 for key, there in self.medplum.look_up(some).items()
                 if upsert.brought_by(there.resource, key, self.address)
             }
-            if how == "mark":
-                markable = [key for key in found if marked(found[key].resource) is not None]
-                done += len(self.medplum.change(markable, lambda _, there: _newly_marked(there)))
-                self.map.record((key, upsert.target_id(key, found[key]), None) for key in markable)
-                found = {key: there for key, there in found.items() if key not in set(markable)}
+            changed = self._mark(found) if how == "mark" else Changed()
+            found = {key: there for key, there in found.items() if key not in changed.seen}
             gone = self.medplum.delete([(stored_as(key.type), there.id) for key, there in found.items()])
             deleted = [(key, there) for (key, there), ok in zip(found.items(), gone, strict=True) if ok]
             self.medplum.delete([("Binary", each) for key, there in deleted for each in _contents(key, there)])
-            self.map.forget([key for key, ok in zip(found, gone, strict=True) if ok])
-            done += sum(gone)
-            if not all(gone):
+            kept = {*changed.seen, *found} - {key for key, _ in deleted}
+            # What Medplum never had, or has no more, is gone too: nothing of it is to be tried again.
+            self.map.forget([key for key in some if key not in kept])
+            done += len(deleted) + len(changed.done)
+            refused = len(found) - len(deleted) + len(changed.refused)
+            if refused:
                 # The export is not told of again: a deletion that is passed over here would never come back.
                 raise PermanentError(
-                    f"Medplum refused {len(gone) - sum(gone)} deletions: grant the sync the right to delete, or set "
+                    f"Medplum refused {refused} deletions: grant the sync the right to delete, or set "
                     "PF_DELETION to mark or ignore.",
                     service="Medplum",
                     method="DELETE",
@@ -184,11 +163,23 @@ class Ending:
                 )
         return done
 
-    def missing_at_source(self, types: Iterable[str], *, most: float) -> list[Key]:
-        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share."""
+    def _mark(self, found: Mapping[Key, Found]) -> Changed:
+        """Mark those of a type that can say so."""
+        markable = [key for key, there in found.items() if marked(there.resource) is not None]
+        changed = self.medplum.change(markable, _marked)
+        # The source may send them again: then they are looked at, and what was refused before is not tried any more.
+        done = [key for key in markable if key not in changed.refused]
+        self.map.record((key, upsert.target_id(key, found[key]), None) for key in done)
+        return replace(changed, seen={key: found[key] for key in markable})
+
+    def missing_at_source(self, types: Iterable[str], *, most: float, how: Deletion) -> list[Key]:
+        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share.
+
+        What was marked before counts no more, so that it does not add up to that share.
+        """
         brought, missing = 0, list[Key]()
         for kind in types:
-            keys = iter(self._brought(kind))
+            keys = self._brought(kind, marks=how == "mark")
             while some := list(islice(keys, _PAGE)):
                 brought += len(some)
                 missing += self.map.unseen(some)
@@ -209,15 +200,17 @@ class Ending:
         self.map.write_seen(key for key, gone in answers.items() if not gone)
         return [key for key, gone in answers.items() if gone]
 
-    def _brought(self, kind: str) -> Iterable[Key]:
+    def _brought(self, kind: str, *, marks: bool) -> Iterator[Key]:
         parameter = "_tag" if kind in KEYED_BY_TAG else "identifier"
-        fields = "identifier" if parameter == "identifier" else "meta"
+        said = [name for name in marked({"resourceType": kind}) or () if name != "resourceType"] if marks else []
+        fields = ",".join(["identifier" if parameter == "identifier" else "meta", *said])
         query = f"{parameter}={id_system(kind)}%7C&_count=1000&_sort=_lastUpdated&_fields={fields}"
         for resource in self.medplum.requests.search(stored_as(kind), query):
             source_id = source_id_of(resource, kind)
             if source_id is not None:
                 key = Key(kind, source_id)
-                if upsert.brought_by(resource, key, self.address):
+                is_marked = marks and marked(resource) == resource
+                if upsert.brought_by(resource, key, self.address) and not is_marked:
                     yield key
 
     def _gone(self, key: Key, *, refused: bool) -> bool:
@@ -233,36 +226,19 @@ class Ending:
             return False
 
 
-def marked(resource: Json) -> Json | None:
-    """The resource marked as gone, or None for a type that can't say it."""
-    kind = resource["resourceType"]
-    if kind in _INACTIVE:
-        return {**resource, "active": False}
-    if kind in _STATUS:
-        return {**resource, "status": "entered-in-error"}
-    if kind == "Goal":
-        return {**resource, "lifecycleStatus": "entered-in-error"}
-    if kind in _VERIFICATION:
-        # Invariants con-5 and ait-2: no clinical status beside it.
-        rest = {name: value for name, value in resource.items() if name != "clinicalStatus"}
-        coding = [{"system": _VERIFICATION[kind], "code": "entered-in-error"}]
-        return {**rest, "verificationStatus": {"coding": coding}}
-    return None
-
-
 def _contents(key: Key, there: Found) -> list[str]:
     """The ids of the content that goes with a resource."""
     return [upsert.target_id(key, there)] if key.type == "Binary" else stored_contents(there.resource)
 
 
-def _newly_marked(there: Found) -> Json | None:
+def _marked(_key: Key, there: Found) -> Json | None:
     wanted = marked(there.resource)
     return None if wanted is None or upsert.comparable(wanted) == upsert.comparable(there.resource) else _bare(wanted)
 
 
 def _bare(resource: Json) -> Json:
     """Without what the server sets on a version by itself."""
-    meta = {name: value for name, value in resource["meta"].items() if name in ("profile", "security", "tag", "source")}
+    meta = {name: value for name, value in resource["meta"].items() if name not in upsert.SERVER_META}
     return {**resource, "meta": meta}
 
 

@@ -37,7 +37,7 @@ def _reconcile(session: Session, rest: Ending) -> None:
     """Delete what the source has no more, a handful at a time: a run that breaks off here goes on behind it."""
     run, settings = session.run, session.settings
     check_map(session, run)
-    missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share)
+    missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share, how=settings.deletion)
     for start in range(0, len(missing), MANY):
         gone = rest.gone(missing[start : start + MANY], whole=is_whole(run))
         number = rest.delete(gone, settings.deletion)

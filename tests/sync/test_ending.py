@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.core.marking import marked
 from bot_layer.sandbox.practice_fusion import Switches, generate
-from bot_layer.sync.ending import marked
 from bot_layer.sync.engine import Options
 from tests.sync.keys import register
 from tests.sync.world import observation, world
