@@ -8,6 +8,7 @@ from typing import Final
 
 from bot_layer.core.smart import Discovery
 from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.sync.ending import KNOWS_WAITING
 from bot_layer.sync.failures import retry, stored_failures
 from bot_layer.sync.overwriting import carried_edits, overwrite
 from bot_layer.sync.planning import planned
@@ -98,6 +99,7 @@ def _same_past(session: Session, state: SyncState) -> SyncState:
         return state
     cache_id = uuid.uuid4().hex
     session.map.clear(cache_id)
-    session.fresh = bool(state.cache_id)
+    if not state.cache_id:
+        session.map.write_note(KNOWS_WAITING, "yes")  # before the first sync nothing waits
     session.map.record((), failures=stored_failures(session, state))
     return replace(state, cache_id=cache_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -27,6 +28,7 @@ from bot_layer.sync.loader import Loaded, Loader
 
 MANY: Final = 100
 _PAGE: Final = 1000
+KNOWS_WAITING: Final = "knows_waiting"  # a note in the map; it goes with all the rest of it
 _ROUNDS: Final = 1000
 
 
@@ -46,19 +48,21 @@ class Ending:
 
     # -- References
 
-    def find_waiting(self, types: Iterable[str]) -> None:
+    def learn_waiting(self, types: Iterable[str]) -> None:
         """Learn from Medplum which references wait: only where the file on disk does not know.
 
         What was read because something pointed to it may wait too, though its type is not exported.
         """
+        if self.map.note(KNOWS_WAITING):
+            return
+        # Sorted so, Medplum pages without a limit (https://www.medplum.com/docs/search/paginated-search).
+        query = f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000&_sort=_lastUpdated"
         for kind in dict.fromkeys((*types, *POINTED_TO)):
-            try:
-                found = list(
-                    self.medplum.requests.search(stored_as(kind), f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000")
-                )
-            except PermanentError:
-                continue
-            self.map.record((), waiting=(pair for each in found if (pair := _waiting(each, kind)) is not None))
+            found = self.medplum.requests.search(stored_as(kind), query)
+            with suppress(PermanentError):
+                while some := list(islice(found, MANY)):
+                    self.map.record((), waiting=(pair for each in some if (pair := _waiting(each, kind)) is not None))
+        self.map.write_note(KNOWS_WAITING, "yes")
 
     def repair(self) -> int:
         """Turn logical references into real ones where the target is there by now; the number of resources changed."""

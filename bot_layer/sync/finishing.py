@@ -20,9 +20,8 @@ def finish(session: Session, run: Run) -> SyncState:
     """The state with the run done."""
     session.keep(replace(run, phase="finish"))
     with ending(session) as rest:
-        if session.fresh:
-            rest.find_waiting(session.settings.types)
-            session.fresh = False
+        types = {*session.settings.types, *(kind for each in session.store.state.since.values() for kind in each)}
+        rest.learn_waiting(sorted(types))
         loaded = rest.fetch_missing(hydrate=session.settings.hydrate)
         repaired = rest.repair()
         session.check_time()

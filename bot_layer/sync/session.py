@@ -74,7 +74,6 @@ class Session:
 
     def __post_init__(self) -> None:
         self.manifest: Manifest | None = None  # of the current job, once its export is complete
-        self.fresh = False  # True while the file on disk does not know which references wait
         self.unsettled = False  # True where an earlier run may have left room for content that nothing names
         self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
         self._saved_at = self.timer()

@@ -1,0 +1,54 @@
+"""A map that is lost makes a run slower, never wrong, wherever the run breaks off."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from bot_layer.sync.engine import Options
+from bot_layer.sync.setup import Surroundings
+from tests.sync.test_named_faults import change, one, small
+from tests.sync.world import World, observation, patient
+
+
+def broken_off(both: World) -> None:
+    """A run that ends with its first handful."""
+    stop = threading.Event()
+    within = Surroundings(
+        place=str(both.folder), sleep=both.sleep, timer=both.timer, stop=stop, progress=lambda *_: stop.set()
+    )
+    sync = both.sync(within=within)
+    state = sync.run(Options())
+    sync.map.close()
+    assert state.run is not None
+    assert not state.run.over
+
+
+def test_the_run_that_goes_on_learns_what_waits(tmp_path: Path) -> None:
+    """The one that found the map lost broke off before it had asked Medplum which references wait."""
+    waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
+    with small(patient("p1"), waiting, folder=tmp_path / "one") as both:
+        both.run()
+        assert "reference" not in one(both, "Observation", "o1")["derivedFrom"][0]
+        both.folder = tmp_path / "two"
+        change(both, observation("o9"))
+        broken_off(both)
+        both.run()
+        assert "reference" in one(both, "Observation", "o1")["derivedFrom"][0]
+
+
+def test_a_type_that_is_synced_no_more_is_asked_too(tmp_path: Path) -> None:
+    """Its references wait for the others as before."""
+    procedure = {
+        "resourceType": "Procedure",
+        "id": "x1",
+        "status": "completed",
+        "subject": {"reference": "Patient/p1"},
+        "reasonReference": [{"reference": "Observation/o9"}],
+    }
+    with small(patient("p1"), procedure, folder=tmp_path / "one") as both:
+        both.run()
+        both.folder = tmp_path / "two"
+        change(both, observation("o9"))
+        both.run(types=("Patient", "Observation"))
+        assert "reference" in one(both, "Procedure", "x1")["reasonReference"][0]
