@@ -173,6 +173,13 @@ class SyncMap:
         with self._base.changing() as base:
             base.many("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
 
+    def ask_anew(self, rights: str) -> None:
+        """Forget what the source was asked for if it was asked with other rights, or not at all."""
+        if self.note("asked_with") != rights:
+            with self._base.changing() as base:
+                base.run("DELETE FROM asked")
+            self.write_note("asked_with", rights)
+
     # -- Failures
 
     def failures(self) -> list[Failure]:

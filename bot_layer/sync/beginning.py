@@ -54,7 +54,9 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
 def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple[str, ...], SyncState]:
     """The types that the source grants, and the state that remembers them."""
     types = options.types or session.settings.types
-    known = bool(state.scopes) and state.scopes_for == types and not session.settings.scopes
+    # Others are asked for where what is pointed to is read too.
+    asked_for = (*types, *(("hydrate",) if session.settings.hydrate else ()))
+    known = bool(state.scopes) and state.scopes_for == asked_for and not session.settings.scopes
     # What was refused may be granted by now; to ask at each run would cost more requests than all the rest of it.
     anew = options.full or options.reconcile or session.clock() - state.scopes_at > SCOPES_SECONDS
     if known and not (state.refused_types and anew):
@@ -68,7 +70,7 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     changed = replace(
         state,
         scopes=session.source.login.granted,
-        scopes_for=types,
+        scopes_for=asked_for,
         scopes_at=session.clock(),
         refused_types=refused,
         token_endpoint=discovery.token_endpoint,

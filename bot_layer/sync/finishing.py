@@ -22,7 +22,9 @@ def finish(session: Session, run: Run) -> SyncState:
     with ending(session) as rest:
         types = {*session.settings.types, *(kind for each in session.store.state.since.values() for kind in each)}
         rest.learn_waiting(sorted(types))
-        loaded = rest.fetch_missing(hydrate=session.settings.hydrate)
+        hydrate = session.settings.hydrate
+        session.map.ask_anew(" ".join(session.store.state.scopes) if hydrate else "none")
+        loaded = rest.fetch_missing(hydrate=hydrate)
         repaired = rest.repair()
         session.check_time()
         if run.reconcile:

@@ -1,0 +1,91 @@
+"""What others point to is read once; but not to have asked, or to have been refused, is not for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot_layer.core.json import Json
+from bot_layer.sandbox.practice_fusion import Switches
+from bot_layer.sync.engine import Options
+from bot_layer.sync.setup import Surroundings
+from tests.sync.test_named_faults import one, small
+from tests.sync.world import World, observation, patient
+
+LOCATION: Json = {"resourceType": "Location", "id": "l1", "name": "Sample"}
+ENCOUNTER: Json = {
+    "resourceType": "Encounter",
+    "id": "e1",
+    "status": "finished",
+    "class": {"code": "AMB"},
+    "subject": {"reference": "Patient/p1"},
+    "location": [{"location": {"reference": "Location/l1"}}],
+}
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[World]:
+    """An Encounter at a Location that is not exported."""
+    with small(patient("p1"), ENCOUNTER, LOCATION, folder=tmp_path) as made:
+        made.settings["PF_RESOURCE_TYPES"] = "Patient,Encounter"
+        yield made
+
+
+def grant(both: World, switches: Switches) -> None:
+    """What the practice grants from now on."""
+    both.source.switches = both.source.desk.switches = switches
+
+
+def is_there(both: World) -> bool:
+    """True where the Encounter points to the Location."""
+    place = one(both, "Encounter", "e1")["location"][0]["location"]
+    return "reference" in place and "l1" in both.by_source_id("Location")
+
+
+def test_what_was_not_wanted_is_read_when_it_is(both: World) -> None:
+    """PF_HYDRATE was false."""
+    both.run(hydrate=False)
+    assert not is_there(both)
+    both.run()
+    assert is_there(both)
+
+
+def test_what_was_refused_is_read_when_the_rights_are_there(both: World) -> None:
+    """The practice grants the type later."""
+    grant(both, Switches.general(types=("Patient", "Encounter")))
+    both.run()
+    assert not is_there(both)
+    grant(both, Switches.general())
+    both.run(types=("Patient", "Encounter", "Goal"))
+    assert is_there(both)
+
+
+def test_what_the_source_has_not_is_asked_for_once(both: World) -> None:
+    """A run with nothing new asks nothing."""
+    both.source.source.delete("Location", "l1", at=both.source.now())
+    both.run()
+    before = len(both.source.requests)
+    both.run()
+    assert not [each for each in both.source.requests[before:] if "/Location/" in each.path]
+
+
+@pytest.mark.parametrize("how", ["full", "a week later"])
+def test_a_type_that_is_granted_later_comes(how: str, tmp_path: Path) -> None:
+    """What was refused once is asked for again, by a full run or after a week, and not each time."""
+    with small(patient("p1"), observation("o1"), folder=tmp_path) as made:
+        made.settings["PF_RESOURCE_TYPES"] = "Patient,Observation"
+        grant(made, Switches.general(types=("Patient", "Encounter")))
+        assert made.run().refused_types == ("Observation",)
+        grant(made, Switches.general())
+        made.run()
+        assert not made.by_source_id("Observation")
+        later = time.time() + (8 * 24 * 3600 if how == "a week later" else 0)
+        within = Surroundings(place=str(tmp_path), sleep=made.sleep, timer=made.timer, clock=lambda: later)
+        sync = made.sync(within=within)
+        state = sync.run(Options(full=how == "full"))
+        sync.map.close()
+        assert state.refused_types == ()
+        assert set(made.by_source_id("Observation")) == {"o1"}
