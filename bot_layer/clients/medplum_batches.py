@@ -100,7 +100,8 @@ def _verdict(entry: Entry, answer: Json) -> Verdict:
         guarded = entry.write is not None and not entry.write.id and status == 200 and b'"ifNoneExist"' in entry.body
         # If-None-Exist found one: whether it is what we want to write, the look-up tells.
         return Verdict("again", status, maybe_done=True) if guarded else Verdict("done", status, resource_id)
-    if status in (404, 410, 409, 412, 429):
+    creates = entry.write is not None and not entry.write.id
+    if status in (409, 412, 429) or (status in (404, 410) and not creates):
         # Somebody was faster, or it is gone: look again, then decide anew. Nothing was written.
         return Verdict("again", status)
     if status >= 500 or not status:

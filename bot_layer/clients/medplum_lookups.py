@@ -12,6 +12,7 @@ from bot_layer.clients.medplum_requests import MedplumRequests
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import lookup_query, source_id_of, stored_as
 from bot_layer.core.upsert import Found
+from bot_layer.errors import PermanentError
 
 LOOKUP_SIZE: Final = 100
 
@@ -26,6 +27,7 @@ class Lookups:
     writers: frozenset[str] = frozenset()  # who else writes for this sync
 
     def __post_init__(self) -> None:
+        self.unknown: set[str] = set()  # types that Medplum does not have: it holds none of them
         self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
 
     def start(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
@@ -36,6 +38,7 @@ class Lookups:
         asked = [
             self._askers.submit(self._found, kind, ids[start : start + LOOKUP_SIZE])
             for kind, ids in by_type.items()
+            if kind not in self.unknown
             for start in range(0, len(ids), LOOKUP_SIZE)
         ]
 
@@ -51,6 +54,16 @@ class Lookups:
         return next(iter(self.requests.search(resource_type, "_count=1&_fields=id")), None) is None
 
     def _found(self, kind: str, ids: list[str]) -> dict[Key, Found]:
+        try:
+            return self._searched(kind, ids)
+        except PermanentError as fault:
+            # Ids are what FHIR allows, so that only the type can be wrong.
+            if fault.status not in (400, 404):
+                raise
+            self.unknown.add(kind)
+            return {}
+
+    def _searched(self, kind: str, ids: list[str]) -> dict[Key, Found]:
         wanted, found = set(ids), dict[Key, Found]()
         for resource in self.requests.search(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
             source_id = source_id_of(resource, kind)

@@ -50,6 +50,11 @@ class MedplumWriter:
         """The same, asked now and read later."""
         return self.lookups.start(keys)
 
+    @property
+    def unknown(self) -> set[str]:
+        """Types that Medplum was found not to have."""
+        return self.lookups.unknown
+
     def has_none(self, resource_type: str) -> bool:
         """True where Medplum holds nothing at all of a type, whoever brought it."""
         return self.lookups.has_none(resource_type)

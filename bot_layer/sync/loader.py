@@ -99,9 +99,13 @@ class Loader:
             try:
                 total = total.plus(self._write({key: resource}, digests, mapped))
             except RecursionError:
-                self.map.record((), failures=[Failure(key, 0, "nested too deeply", _text_of(resource))])
-                total = total.plus(Loaded(_counted([(key.type, "failed")])))
+                total = total.plus(self._failed({key: resource}, "nested too deeply"))
         return total
+
+    def _failed(self, resources: Mapping[Key, Resource], reason: str) -> Loaded:
+        """What can't be written at all."""
+        self.map.record((), failures=[Failure(key, 0, reason, _text_of(each)) for key, each in resources.items()])
+        return Loaded(_counted((key.type, "failed") for key in resources))
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""
@@ -177,6 +181,10 @@ class Loader:
             known = self.known(targets)
         finally:
             found = read()
+        if strangers := {key: each for key, each in resources.items() if key.type in self.medplum.unknown}:
+            failed = self._failed(strangers, "Medplum does not have this type")
+            others = {key: each for key, each in resources.items() if key not in strangers}
+            return failed.plus(self._write(others, digests, mapped)) if others else failed
         contents: dict[Key, str] = {}
         bodies = marked.pointing(known)
         incoming = [

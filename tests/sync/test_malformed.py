@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
 from bot_layer.core.ndjson import Line
+from bot_layer.core.references import Key
 from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sandbox.practice_fusion.source import Deletion
+from bot_layer.sync.ending import Ending
 from bot_layer.sync.files import handfuls
 from bot_layer.sync.loader import Loader
 from tests.sync.world import observation, world
@@ -63,3 +66,26 @@ def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
         state = both.run()
         assert state.run is not None
         assert (state.run.phase, state.run.deleted) == ("done", 1)
+
+
+@pytest.mark.parametrize("upsert", ["lookup", "conditional"])
+@pytest.mark.parametrize("kind", ["Unheardof", "patient"])
+def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, upsert: str, tmp_path: Path) -> None:
+    """It is kept with the reason, its neighbours arrive, and the run ends; so does one whose deletion is told."""
+    with world(generate(1, 1), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source, conditional=upsert == "conditional")
+        lines = [
+            Line(number, orjson.dumps({"resourceType": each, "id": "x"}))
+            for number, each in ((1, kind), (2, "Patient"))
+        ]
+        ((_, resources, _),) = handfuls(lines)
+        counts = loader.load(resources).counts
+        assert counts[kind]["failed"] == counts["Patient"]["created"] == 1
+        assert [each.key for each in sync.map.failures()] == [Key(kind, "x")]
+        assert both.waited == []
+        ending = Ending(sync.session.source, sync.medplum, sync.map, loader, sync.settings.source)
+        assert ending.delete([Key(kind, "x"), Key("Patient", "x")], "delete") == 1
+        assert sync.map.failures() == []
+        sync.map.close()
