@@ -108,6 +108,7 @@ class SyncMap:
         """What a batch brought, in one transaction: ids, references that wait, failures."""
         rows = list(known)
         pairs = [(key, list(targets)) for key, targets in waiting]
+        refused = list(failures)
         with self._base.changing() as base:
             base.many(
                 "INSERT INTO known VALUES (?, ?, ?, ?) ON CONFLICT (type, id) "
@@ -123,8 +124,10 @@ class SyncMap:
             base.many(
                 "INSERT INTO failed VALUES (?, ?, ?, ?, ?) ON CONFLICT (type, id) DO UPDATE SET "
                 "status = excluded.status, reason = excluded.reason, resource = excluded.resource",
-                [(*each.key, each.status, each.reason, each.resource) for each in failures],
+                [(*each.key, each.status, each.reason, each.resource) for each in refused],
             )
+            # Should the source go back to what it sent before, that is to end the failure.
+            base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
 
     def forget(self, keys: Sequence[Key]) -> None:
         """What was deleted in Medplum: nothing points to it any more."""
@@ -182,10 +185,14 @@ class SyncMap:
 
     # -- Failures
 
-    def failures(self) -> list[Failure]:
-        """What Medplum refused, in order of key."""
-        rows = self._base.read("SELECT type, id, status, reason, resource FROM failed ORDER BY type, id")
-        return [Failure(Key(row[0], row[1]), row[2], row[3], bytes(row[4])) for row in rows]
+    def failures(self) -> Iterator[Failure]:
+        """What Medplum refused, in order of key: a handful in memory, as it may be all that the source has."""
+        last = ("", "")
+        columns = "type, id, status, reason, resource"
+        query = f"SELECT {columns} FROM failed WHERE (type, id) > (?, ?) ORDER BY type, id LIMIT {_MANY}"  # noqa: S608
+        while rows := self._base.read(query, last):
+            yield from (Failure(Key(row[0], row[1]), row[2], row[3], bytes(row[4])) for row in rows)
+            last = (rows[-1][0], rows[-1][1])
 
     # -- What a full export showed
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
-import orjson
+import msgspec
+import xxhash
 
-from bot_layer.clients.sync_map import Failure
+from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core.references import Key
 from bot_layer.core.sync_state import Run, SyncState
-from bot_layer.core.upsert import digest_of
 from bot_layer.sync.hands import loading
 from bot_layer.sync.overwriting import carried_edits
 from bot_layer.sync.places import with_loaded
 from bot_layer.sync.session import Session
+
+_NONE: Final = b"null"
 
 
 def retry(session: Session, state: SyncState) -> SyncState:
@@ -27,37 +32,53 @@ def retry(session: Session, state: SyncState) -> SyncState:
 
 def store_failures(session: Session, state: SyncState) -> str:
     """What Medplum refused, as a Binary beside the Task, so that it outlives this machine's disk."""
-    failures = session.map.failures()
-    if not failures:
+    lines = _Lines(session.map)
+    if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
         return ""
-    lines = b"\n".join(
-        orjson.dumps(
-            {
-                "type": each.key.type,
-                "id": each.key.id,
-                "status": each.status,
-                "reason": each.reason,
-                "resource": orjson.loads(each.resource) if each.resource else None,
-            }
-        )
-        for each in failures
-    )
-    digest = session.map.note("failures_digest")
-    now = digest_of(lines).hex()
-    if digest == now and state.failures:
+    now = lines.digest()
+    if session.map.note("failures_digest") == now and state.failures:
         return state.failures
     stored = _stored(session, state.failures.removeprefix("Binary/"), lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
 
 
-def _stored(session: Session, before: str, lines: bytes) -> str:
+class _Kept(msgspec.Struct):
+    """A line of that Binary. The resource is what the source sent, byte by byte: it may be what nothing can parse."""
+
+    type: str
+    id: str
+    status: int
+    reason: str
+    resource: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """All failures as NDJSON, from the first one each time it is asked for."""
+
+    map: SyncMap
+
+    def __iter__(self) -> Iterator[bytes]:
+        for each in self.map.failures():
+            kept = _Kept(*each.key, each.status, each.reason, msgspec.Raw(each.resource or _NONE))
+            yield msgspec.json.encode(kept) + b"\n"
+
+    def digest(self) -> str:
+        """What tells it from others."""
+        digest = xxhash.xxh3_128()
+        for line in self:
+            digest.update(line)
+        return digest.hexdigest()
+
+
+def _stored(session: Session, before: str, lines: Iterable[bytes]) -> str:
     """The id of the Binary with these lines: the one of before, as long as it is there."""
     kind = "application/x-ndjson"
-    if before and session.medplum.contents.replace(before, kind, [lines]):
+    if before and session.medplum.contents.replace(before, kind, lines):
         return before
-    return session.medplum.store_content(kind, [lines])
+    return session.medplum.store_content(kind, lines)
 
 
 def stored_failures(session: Session, state: SyncState) -> list[Failure]:
@@ -65,13 +86,10 @@ def stored_failures(session: Session, state: SyncState) -> list[Failure]:
     if not state.failures:
         return []
     reply = session.medplum.requests.repeat("GET", f"fhir/R4/{state.failures}", template="Binary/{id}")
-    rows = [orjson.loads(line) for line in reply.body.splitlines()] if reply.status == 200 else []
-    return [
-        Failure(
-            Key(each["type"], each["id"]),
-            each["status"],
-            each["reason"],
-            orjson.dumps(each["resource"]) if each["resource"] else b"",
-        )
-        for each in rows
-    ]
+    rows = msgspec.json.Decoder(_Kept).decode_lines(reply.body) if reply.status == 200 else []
+    return [Failure(Key(each.type, each.id), each.status, each.reason, _sent(each)) for each in rows]
+
+
+def _sent(kept: _Kept) -> bytes:
+    resource = bytes(kept.resource)
+    return b"" if resource == _NONE else resource

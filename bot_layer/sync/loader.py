@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import orjson
@@ -19,7 +20,7 @@ from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.local_edits import LocalEdit
-from bot_layer.core.ndjson import Resource, resource_of
+from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
 from bot_layer.core.resource_bytes import Marked
 from bot_layer.core.source_identity import stored_as
@@ -109,10 +110,10 @@ class Loader:
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""
-        resources = [resource_of(orjson.loads(each.resource), raw=each.resource) for each in failures if each.resource]
+        resources = (Resource(0, each.key, each.resource) for each in failures if each.resource)
         total = Loaded()
-        for start in range(0, len(resources), 100):
-            total = total.plus(self.load(resources[start : start + 100]))
+        while some := list(islice(resources, 100)):
+            total = total.plus(self.load(some))
         return total
 
     def known(self, keys: Iterable[Key]) -> dict[Key, str]:

@@ -28,11 +28,11 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SyncMap]:
 def test_what_was_brought_is_known_with_its_digest(kept: SyncMap) -> None:
     """The last word counts, and a resource that arrived is no failure any more."""
     kept.record([], failures=[Failure(ONE, 422, "why", b"{}")])
-    assert kept.failures() == [Failure(ONE, 422, "why", b"{}")]
+    assert list(kept.failures()) == [Failure(ONE, 422, "why", b"{}")]
     kept.record([(ONE, "m1", b"digest"), (THREE, "m3", None)])
     kept.record([(ONE, "m1", b"later")])
     assert kept.rows([ONE, TWO, THREE]) == {ONE: ("m1", b"later"), THREE: ("m3", None)}
-    assert kept.failures() == []
+    assert list(kept.failures()) == []
     assert (kept.count(), kept.knows("Patient"), kept.knows("Encounter")) == (2, True, False)
     kept.forget_digests()
     assert kept.rows([ONE]) == {ONE: ("m1", None)}

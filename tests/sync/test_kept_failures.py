@@ -5,13 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from bot_layer.clients.sync_map import Failure, SyncMap
+from bot_layer.core.ndjson import Line
+from bot_layer.core.references import Key
 from bot_layer.errors import TransientError
 from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync import engine, session
 from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.failures import store_failures
+from bot_layer.sync.files import handfuls
+from bot_layer.sync.loader import Loader
 from bot_layer.sync.setup import Surroundings
 from tests.sync.test_named_faults import small
 from tests.sync.world import World, observation, patient
@@ -85,3 +92,51 @@ def test_a_step_whose_time_is_over_still_puts_its_failures_aside(busy: int) -> N
         both.medplum.faults.clear()
         assert sync.store.look().owner == ""
         assert both.run().failures
+
+
+@pytest.mark.parametrize("number", ["1e400", "1.10", '"\\/"'])
+def test_what_failed_is_kept_byte_by_byte(number: str, tmp_path: Path) -> None:
+    """Beside the Task as in the map, also where nothing can parse it: a number that no float holds ended every run."""
+    line = f'{{"resourceType":"Patient","id":"p9","shoeSize":{number}}}'.encode()
+    with small(patient("p1"), folder=tmp_path / "one") as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        ((_, resources, _),) = handfuls([Line(1, line)])
+        assert loader.load(resources).counts["Patient"]["failed"] == 1
+        sync.store.save(
+            replace(sync.store.state, failures=store_failures(sync.session, sync.store.state)), release=True
+        )
+        sync.map.close()
+        both.folder = tmp_path / "two"
+        sync = both.sync()
+        state = sync.run(Options(retry_failed=True))
+        assert state.run is not None
+        assert state.run.counts["Patient"]["failed"] == 1
+        assert [each.resource for each in sync.map.failures()] == [line]
+        sync.map.close()
+
+
+def test_more_failures_than_fit_into_memory_are_read_in_handfuls() -> None:
+    """The source may send a type that Medplum refuses altogether."""
+    keys = [Key(kind, f"x{number}") for kind in ("A", "B") for number in range(1000)]
+    kept = SyncMap()
+    kept.record((), failures=(Failure(key, 400, "why", b"{}") for key in keys))
+    found = kept.failures()
+    assert next(found).key == Key("A", "x0")
+    assert len({each.key for each in found}) == len(keys) - 1
+    kept.close()
+
+
+def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
+    """What it sends is what Medplum holds: else --retry-failed would bring what was refused."""
+    texts = [b'{"resourceType":"Patient","id":"p"}', b'{"resourceType":"Patient","id":"p","shoeSize":1}']
+    with small(patient("p1"), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        for text in (*texts, texts[0]):
+            ((_, resources, _),) = handfuls([Line(1, text)])
+            loader.load(resources)
+        assert not list(sync.map.failures())
+        sync.map.close()

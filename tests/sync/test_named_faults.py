@@ -183,7 +183,7 @@ def test_3_what_medplum_refuses_is_kept_and_tried_again(tmp_path: Path) -> None:
             assert counts(state)["created"] == 2
             sync = both.sync()
             sync.run(Options())
-            kept = sync.map.failures()
+            kept = list(sync.map.failures())
             assert [each.key.id for each in kept] == ["o1"]
             assert "shoeSize" in kept[0].reason
             sync.map.close()
