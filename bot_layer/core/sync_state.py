@@ -7,9 +7,11 @@ export jobs and the place in each file, the counts and the report. https://hl7.o
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, Final, Literal
 
 from bot_layer.core.bulk_export import ExportFile, Level, instant, next_since
@@ -72,7 +74,7 @@ class Run:
     reconcile: bool = False
     seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
     jobs: tuple[Job, ...] = ()
-    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     deleted: int = 0
     repaired: int = 0
@@ -108,7 +110,7 @@ class SyncState:
     """All that one source's sync keeps. ``since`` and ``members`` are kept for each Group."""
 
     since: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)  # of each Group, as ``roll`` writes them
     scopes: tuple[str, ...] = ()
     scopes_for: tuple[str, ...] = ()
     scopes_at: float = 0.0  # when they were negotiated
@@ -219,8 +221,8 @@ def plan_jobs(
     if since and not full:
         stamps = dict.fromkeys(types, since)
     if stamps and members is not None and not since:
-        before = set(state.members.get(place, ()))
-        newcomers = tuple(each for each in members if each not in before)
+        before = _called(state.members.get(place, ""))
+        newcomers = tuple(each for each in members if roll([each]) not in before)
         if len(newcomers) > few:
             stamps = {}
     else:
@@ -247,7 +249,7 @@ def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
     """
     since = {group: dict(types) for group, types in state.since.items()}
     for place, now in run.members.items() if not run.narrow else ():
-        if set(now) - set(state.members.get(place, ())):
+        if _called(now) - _called(state.members.get(place, "")):
             asked = {kind for job in run.jobs if (job.group or WHOLE) == place for kind in job.types}
             since[place] = {kind: stamp for kind, stamp in since.get(place, {}).items() if kind in asked}
     for job in run.jobs:
@@ -257,9 +259,19 @@ def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
     return since
 
 
-def next_members(state: SyncState, run: Run) -> dict[str, tuple[str, ...]]:
+def next_members(state: SyncState, run: Run) -> dict[str, str]:
     """Whose history Medplum has: those whom a narrow run found stay newcomers."""
     return {**state.members, **(run.members if not run.narrow else {})}
+
+
+def roll(patients: Iterable[str]) -> str:
+    """Who is in a Group, in eight letters each: Medplum takes a Task of 1 MB, and a practice may have many patients."""
+    digests = (blake2b(each.encode(), digest_size=6).digest() for each in patients)
+    return "".join(b64encode(each).decode() for each in digests)
+
+
+def _called(text: str) -> set[str]:
+    return {text[start : start + 8] for start in range(0, len(text), 8)}
 
 
 # -- Into a Task and out of it
@@ -371,7 +383,7 @@ def _state(document: Mapping[str, Any]) -> SyncState:
     return SyncState(
         **_tupled(document, ("scopes", "scopes_for", "refused_types", "auth_methods", "writers"))
         | {
-            "members": {group: tuple(ids) for group, ids in document["members"].items()},
+            "members": _rolls(document),
             "run": _run(run) if run else None,
         }
     )
@@ -381,11 +393,16 @@ def _run(document: Mapping[str, Any]) -> Run:
     return Run(
         **_tupled(document, ("refused_types", "notes", "bad_lines"))
         | {
-            "members": {group: tuple(ids) for group, ids in document["members"].items()},
+            "members": _rolls(document),
             "jobs": tuple(_job(each) for each in document["jobs"]),
             "edits": read_list(document.get("edits", {})),
         }
     )
+
+
+def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
+    # An earlier version wrote the ids themselves.
+    return {group: each if isinstance(each, str) else roll(each) for group, each in document["members"].items()}
 
 
 def _job(document: Mapping[str, Any]) -> Job:

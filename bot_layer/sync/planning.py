@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from bot_layer.core import bulk_export
 from bot_layer.core.bulk_export import Export, Level, Refused, Started
-from bot_layer.core.sync_state import Job, Run, SyncState, plan_jobs
+from bot_layer.core.sync_state import Job, Run, SyncState, plan_jobs, roll
 from bot_layer.errors import PermanentError
 from bot_layer.sync.session import Options, Session
 
@@ -16,12 +16,12 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
     """The run with its jobs, and with the members of each Group that can be read."""
     level = _levels(session)[0]
     jobs: tuple[Job, ...] = ()
-    members: dict[str, tuple[str, ...]] = {}
+    members: dict[str, str] = {}
     grouped = level in ("group", "search")
     for group in session.settings.group_ids if grouped else ("",):
         found = session.source.records.group_members(group) if group else None
         if found is not None:
-            members[group] = found
+            members[group] = roll(found)
         elif level == "search":
             raise PermanentError(
                 "The Group can't be read, so that its patients are not known; nobody else's are taken instead.",

@@ -9,13 +9,13 @@ from bot_layer.core import sync_answer, sync_state
 from bot_layer.core.bulk_export import ExportFile
 from bot_layer.core.local_edits import EditList, LocalEdit
 from bot_layer.core.sync_settings import SyncSettings
-from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of, plan_jobs
+from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of, plan_jobs, roll
 
 RUN = Run(
     "r",
     1000.0,
     jobs=(Job("group", ("A",), "g", files=(FileState("output", "A", 0, 5, count=7),), patients=("p",)),),
-    members={"g": ("p",)},
+    members={"g": roll(["p"])},
     counts={"A": {"seen": 3, "created": 1, "updated": 1, "unchanged": 1, "failed": 0}},
     deleted=2,
     refused_types=("B",),
@@ -27,7 +27,7 @@ RUN = Run(
 )
 STATE = SyncState(
     since={"g": {"A": "2024-01-01T00:00:00Z", "B": "2023-01-01T00:00:00Z"}},
-    members={"g": ("p",)},
+    members={"g": roll(["p"])},
     scopes=("s",),
     failures="Binary/1",
     writers=("Bot/1",),
@@ -57,9 +57,17 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
         del document[name]
     for name in ("edits", "seen_in", "source_errors"):
         del document["run"][name]
+    document["members"] = document["run"]["members"] = {"g": ["p"]}
     held["valueString"] = json.dumps(document)
     run = replace(RUN, edits=EditList())
     assert sync_state.from_task(task) == replace(STATE, writers=(), run=run)
+
+
+def test_a_practice_of_many_groups_fits_into_a_task() -> None:
+    """Medplum takes a Task of 1 MB: a Group holds a thousand patients, and a run may be new to all of them."""
+    groups = {f"{number:036}": roll(f"{number:018}{each:018}" for each in range(1000)) for number in range(40)}
+    state = replace(STATE, members=groups, run=replace(RUN, members=groups))
+    assert len(json.dumps(sync_state.to_task(state, "https://s.example"))) < 1_000_000
 
 
 def test_before_the_first_sync_there_is_an_empty_state() -> None:
@@ -165,7 +173,7 @@ def test_files_are_loaded_in_the_order_of_their_types() -> None:
 
 def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
     """A new type, a newcomer, too many newcomers, a time stamp of the caller's, a full run."""
-    old = SyncState(since={"g": {"A": "t1"}}, members={"g": ("p1",)})
+    old = SyncState(since={"g": {"A": "t1"}}, members={"g": roll(["p1"])})
     jobs = plan_jobs("group", "g", ["A", "B"], old, members=("p1",))
     assert [(job.types, job.since) for job in jobs] == [(("B",), ""), (("A",), "t1")]
     jobs = plan_jobs("group", "g", ["A"], old, members=("p1", "p2"))
