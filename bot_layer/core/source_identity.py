@@ -16,6 +16,7 @@ UPDATED_URL: Final = f"{ROOT}/source-last-updated"
 ORIGINAL_IDENTIFIER_URL: Final = f"{ROOT}/original-identifier"
 ORIGINAL_TYPE_URL: Final = f"{ROOT}/original-type"
 ATTACHMENT_URL: Final = f"{ROOT}/source-url"
+ATTACHMENT_DIGEST_URL: Final = f"{ROOT}/source-content-digest"
 
 # R4 types without a list `identifier`: none at all, or a single one that belongs to the source.
 # https://hl7.org/fhir/R4/provenance.html, .../questionnaireresponse.html, .../composition.html

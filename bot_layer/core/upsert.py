@@ -26,6 +26,7 @@ from bot_layer.core.source_identity import (
     VERSION_URL,
     id_system,
     lookup_query,
+    source_id_of,
     stored_as,
 )
 
@@ -220,6 +221,13 @@ def brought_by(resource: Json, key: Key, source: str) -> bool:
     origin = notes.get(ORIGIN_URL)
     # A mark without an address is an older sync's, or one made by hand as the integration's description prints it.
     return origin is None or origin.startswith(f"{source}/")
+
+
+def source_version(resource: Json) -> tuple[str, str]:
+    """The source's version and its time, as our mark on a resource tells them."""
+    kind = str(resource["resourceType"])
+    notes = _notes(resource, Key(kind, source_id_of(resource, kind) or ""))
+    return notes.get(VERSION_URL, ""), notes.get(UPDATED_URL, "")
 
 
 def comparable(resource: Json) -> Json:

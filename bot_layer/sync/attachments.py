@@ -12,11 +12,12 @@ from typing import IO, Any, Final
 
 from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.sync_store import LeaseLost
 from bot_layer.core import references, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
-from bot_layer.core.source_identity import ATTACHMENT_URL
+from bot_layer.core.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
 from bot_layer.core.upsert import Found
 from bot_layer.errors import AuthError, BotError, TransientError
 
@@ -28,6 +29,7 @@ PLACES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _MEMORY: Final = 1024 * 1024
 _TRIES: Final = 5
+_NOTES: Final = (ATTACHMENT_URL, ATTACHMENT_DIGEST_URL)
 
 KnownIds = Callable[[Iterable[Key]], dict[Key, str]]
 
@@ -52,16 +54,29 @@ class Attachments:
         place = PLACES.get(resource.type)
         return place is not None and (resource.members is None or place[0] in resource.members.printed)
 
-    def carry(self, resource: Json, found: Found | None, *, known: KnownIds) -> Json:
-        """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again."""
+    def carry(self, resource: Json, found: Found | None, *, known: KnownIds, missed: Callable[[], None]) -> Json:
+        """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again.
+
+        ``missed`` is called where a link stays for now, because the content could not be had at this moment.
+        """
         place = PLACES.get(str(resource["resourceType"]))
         if place is None:
             return resource
         there = list(_attachments(upsert.comparable(found.resource), place)) if found else []
+        # Content may be another one behind the same link: a hash tells, or that the source changed nothing at all.
+        same = found is not None and upsert.source_version(found.resource) == upsert.source_version(resource)
         owner = _patient(resource)
 
         def change(attachment: Json) -> Json:
-            return self._carried(attachment, there, owner, known)
+            likely = [each for each in there if _may_hold(each, attachment)]
+            sure = likely if same or attachment.get("hash") else []
+            try:
+                return self._carried(attachment, sure, likely, owner, known)
+            except TransientError as fault:
+                if isinstance(fault, LeaseLost):
+                    raise
+                missed()
+                return self._left(attachment)
 
         changed: Json = _changed(resource, place, change)
         return changed
@@ -73,39 +88,47 @@ class Attachments:
         keys = (references.read_reference(each, self.source.settings.source) for each in links if isinstance(each, str))
         return {key for key in keys if key is not None}
 
-    def _carried(self, attachment: Json, there: list[Json], owner: str, known: KnownIds) -> Json:
+    def _carried(self, attachment: Json, sure: list[Json], likely: list[Json], owner: str, known: KnownIds) -> Json:
         url = attachment.get("url")
         if not isinstance(url, str) or not self._is_ours(url):
             return attachment
         exported = references.read_reference(url, self.source.settings.source)
         if exported is not None and exported in (ids := known([exported])):
             return attachment | {"url": f"{exported.type}/{ids[exported]}"}
-        for each in there:
-            if _same_content(each, attachment, url):
-                return _linked(attachment, url, str(each["url"]))
+        if sure:
+            return _linked(attachment, url, str(sure[0]["url"]), _digest(sure[0]))
         try:
-            stored = self._store(attachment, url, owner)
+            target, digest = self._store(attachment, url, likely, owner)
         except (_Unusable, BotError) as fault:
-            if isinstance(fault, AuthError) and fault.code.startswith("medplum"):
+            refused = isinstance(fault, AuthError) and fault.code.startswith("medplum")
+            if refused or isinstance(fault, TransientError):
                 raise
-            with self._lock:
-                self.failed += 1
-            # The link stays, complete, so that it can be followed with the source's rights.
-            return attachment | {"url": _absolute(url, self.source.settings.source)}
+            return self._left(attachment)
         with self._lock:
             self.stored += 1
-        return _linked(attachment, url, f"Binary/{stored}")
+        return _linked(attachment, url, target, digest)
+
+    def _left(self, attachment: Json) -> Json:
+        """The link stays, complete, so that it can be followed with the source's rights."""
+        with self._lock:
+            self.failed += 1
+        return attachment | {"url": _absolute(str(attachment["url"]), self.source.settings.source)}
 
     def _is_ours(self, url: str) -> bool:
         return references.read_reference(url, self.source.settings.source) is not None or url.startswith(
             self.source.settings.source + "/"
         )
 
-    def _store(self, attachment: Json, url: str, owner: str) -> str:
+    def _store(self, attachment: Json, url: str, likely: list[Json], owner: str) -> tuple[str, str]:
+        """Where the content is in Medplum, and its digest: stored now, unless it is what is there already."""
         with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as spool:
             kind = self._fetch(url, spool)
-            _check(spool, attachment)
-            return self.medplum.store_content(str(attachment.get("contentType") or kind), _Pieces(spool), owner=owner)
+            digest = _check(spool, attachment)
+            for each in likely:
+                if _digest(each) == digest:
+                    return str(each["url"]), digest
+            kind = str(attachment.get("contentType") or kind)
+            return f"Binary/{self.medplum.store_content(kind, _Pieces(spool), owner=owner)}", digest
 
     def _fetch(self, url: str, spool: IO[bytes]) -> str:
         for attempt in range(1, _TRIES + 1):
@@ -138,16 +161,16 @@ def stored_contents(resource: Json) -> list[str]:
     return [url.removeprefix("Binary/") for url in urls if url.startswith("Binary/")]
 
 
-def _check(spool: IO[bytes], attachment: Json) -> None:
-    """Raise unless the content has the SHA-1 that the source states (https://hl7.org/fhir/R4/datatypes.html)."""
-    stated = attachment.get("hash")
-    if not isinstance(stated, str):
-        return
+def _check(spool: IO[bytes], attachment: Json) -> str:
+    """The SHA-1 of the content, if it is the one that the source states (https://hl7.org/fhir/R4/datatypes.html)."""
     digest = hashlib.sha1(usedforsecurity=False)
     for piece in _Pieces(spool):
         digest.update(piece)
-    if base64.b64encode(digest.digest()).decode() != stated:
+    found = base64.b64encode(digest.digest()).decode()
+    stated = attachment.get("hash")
+    if isinstance(stated, str) and found != stated:
         raise _Unusable
+    return found
 
 
 @dataclass(frozen=True)
@@ -162,15 +185,23 @@ class _Pieces:
             yield piece
 
 
-def _linked(attachment: Json, url: str, target: str) -> Json:
-    note = {"url": ATTACHMENT_URL, "valueUrl": url}
-    others = [each for each in attachment.get("extension", []) if each.get("url") != ATTACHMENT_URL]
-    return attachment | {"url": target, "extension": [*others, note]}
+def _linked(attachment: Json, url: str, target: str, digest: str) -> Json:
+    notes = [{"url": ATTACHMENT_URL, "valueUrl": url}]
+    if digest:
+        notes.append({"url": ATTACHMENT_DIGEST_URL, "valueString": digest})
+    others = [each for each in attachment.get("extension", []) if each.get("url") not in _NOTES]
+    return attachment | {"url": target, "extension": [*others, *notes]}
 
 
-def _same_content(there: Json, attachment: Json, url: str) -> bool:
+def _may_hold(there: Json, attachment: Json) -> bool:
+    """True where what stands in Medplum came from the same link, and nothing that is said of it differs."""
     same = all(there.get(name) == attachment.get(name) for name in ("hash", "size", "creation", "contentType"))
-    return _noted(there) == [url] and same and str(there.get("url", "")).startswith("Binary/")
+    return _noted(there) == [attachment.get("url")] and same and str(there.get("url", "")).startswith("Binary/")
+
+
+def _digest(attachment: Json) -> str:
+    notes = (each for each in attachment.get("extension", []) if each.get("url") == ATTACHMENT_DIGEST_URL)
+    return next((str(each.get("valueString")) for each in notes), "")
 
 
 def _noted(attachment: Json) -> list[Any]:

@@ -30,6 +30,7 @@ from bot_layer.errors import PermanentError
 from bot_layer.sync.attachments import Attachments
 
 _ABSENT_LIMIT: Final = 200_000
+_MISSED: Final = "its content could not be fetched for now: it points to the source"
 
 
 @dataclass(frozen=True)
@@ -187,11 +188,14 @@ class Loader:
             others = {key: each for key, each in resources.items() if key not in strangers}
             return failed.plus(self._write(others, digests, mapped)) if others else failed
         contents: dict[Key, str] = {}
+        missed: set[Key] = set()
         bodies = marked.pointing(known)
         incoming = [
             Incoming(key, {}, digests[key], body=body, make=partial(self._prepared, each, known))
             if (body := bodies.get(key)) is not None and key not in found and key not in values
-            else self._incoming(key, each, digests[key], known, found.get(key), body=body, contents=contents)
+            else self._incoming(
+                key, each, digests[key], known, found.get(key), body=body, contents=contents, missed=missed
+            )
             for key, each in resources.items()
         ]
         outcomes: list[Outcome] = []
@@ -205,7 +209,7 @@ class Loader:
             unsure = set(resources) - {each.key for each in outcomes if each.action != "failed"}
             with self._lock:
                 self._held |= dict.fromkeys((key.type for key in unsure), True)
-        self._record(outcomes, resources, contents)
+        self._record(outcomes, resources, contents, missed)
         became = ((each.key.type, "unchanged" if each.action == "kept" else each.action) for each in outcomes)
         return Loaded(
             _counted(became),
@@ -234,6 +238,7 @@ class Loader:
         *,
         body: bytes | None,
         contents: dict[Key, str],
+        missed: set[Key],
     ) -> Incoming:
         """A resource as it is to be written, as a value."""
         unresolved: frozenset[Key] = frozenset()
@@ -247,7 +252,7 @@ class Loader:
             else:
                 prepared = upsert.prepare(rewritten.resource, self.source)
         if self.attachments is not None:
-            prepared = self.attachments.carry(prepared, there, known=self.known)
+            prepared = self.attachments.carry(prepared, there, known=self.known, missed=lambda: missed.add(key))
         return Incoming(key, prepared, digest, unresolved)
 
     def _prepared(self, resource: Resource, known: Mapping[Key, str]) -> Json:
@@ -268,21 +273,20 @@ class Loader:
         return upsert.prepare_binary(resource, self.source, content_id=content_id, digest=digest), content_id
 
     def _record(
-        self, outcomes: Sequence[Outcome], resources: Mapping[Key, Resource], contents: Mapping[Key, str]
+        self,
+        outcomes: Sequence[Outcome],
+        resources: Mapping[Key, Resource],
+        contents: Mapping[Key, str],
+        missed: Container[Key],
     ) -> None:
         written = [each for each in outcomes if each.action != "failed"]
         self.map.record(
             ((each.key, contents.get(each.key, each.id), _digest(each)) for each in written),
             waiting=((each.key, each.incoming.unresolved) for each in written if each.incoming),
             failures=(
-                Failure(
-                    each.key,
-                    each.status,
-                    each.reason,
-                    resources[each.key].raw or orjson.dumps(resources[each.key].value),
-                )
+                Failure(each.key, each.status, each.reason or _MISSED, _text_of(resources[each.key]))
                 for each in outcomes
-                if each.action == "failed"
+                if each.action == "failed" or each.key in missed
             ),
         )
         with self._lock:

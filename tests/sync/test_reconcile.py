@@ -157,5 +157,6 @@ def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World
         if state.run.over:
             break
     assert steps > 3
+    assert state.run is not None
     assert state.run.deleted == 3
     assert len(asked) == len(set(asked)) == MANY
