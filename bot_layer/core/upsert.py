@@ -220,7 +220,7 @@ def brought_by(resource: Json, key: Key, source: str) -> bool:
     notes = _notes(resource, key)
     origin = notes.get(ORIGIN_URL)
     # A mark without an address is an older sync's, or one made by hand as the integration's description prints it.
-    return origin is None or origin.startswith(f"{source}/")
+    return origin is None or origin == f"{source}/{key.type}/{key.id}"
 
 
 def source_version(resource: Json) -> tuple[str, str]:

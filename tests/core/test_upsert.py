@@ -190,3 +190,11 @@ def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
     local = there.resource | {"identifier": [*odd, {"type": {"text": "local"}}, mark]}
     now = upsert.merged(Found("m1", "v", local), incoming(PATIENT | {"identifier": []}))
     assert [each for each in now["identifier"] if "system" not in each] == [{"type": {"text": "local"}}]
+
+
+def test_a_source_whose_address_goes_on_is_another_one() -> None:
+    """A base without the practice's id is the beginning of every practice's base."""
+    of_practice = upsert.prepare({"resourceType": "Patient", "id": "1"}, "https://source.example/fhir/practice")
+    key = Key("Patient", "1")
+    assert upsert.brought_by(of_practice, key, "https://source.example/fhir/practice")
+    assert not upsert.brought_by(of_practice, key, "https://source.example/fhir")
