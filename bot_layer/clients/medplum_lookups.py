@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -53,12 +53,26 @@ class Lookups:
         """True where Medplum holds nothing at all of a type, whoever brought it."""
         return next(iter(self.requests.search(resource_type, "_count=1&_fields=id")), None) is None
 
+    def alive(self, ids: Mapping[Key, str]) -> set[str]:
+        """Those of Medplum's ids that are there, whatever they are by now."""
+        by_type: dict[str, list[str]] = {}
+        for key, at in ids.items():
+            by_type.setdefault(key.type, []).append(at)
+        return {
+            str(found["id"])
+            for kind, some in by_type.items()
+            for start in range(0, len(some), LOOKUP_SIZE)
+            for found in self.requests.search(
+                kind, f"_id={','.join(some[start : start + LOOKUP_SIZE])}&_count=1000&_fields=id"
+            )
+        }
+
     def _found(self, kind: str, ids: list[str]) -> dict[Key, Found]:
         try:
             return self._searched(kind, ids)
         except PermanentError as fault:
             # Ids are what FHIR allows, so that only the type can be wrong.
-            if fault.status not in (400, 404):
+            if fault.status != 400:
                 raise
             self.unknown.add(kind)
             return {}

@@ -44,25 +44,35 @@ class Upserts:
     max_bytes: int
 
     def by_look_up(
-        self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None, *, policy: rules.Policy
+        self,
+        incoming: Sequence[Incoming],
+        found: Mapping[Key, Found] | None,
+        *,
+        policy: rules.Policy,
+        former: Mapping[Key, str] | None = None,
     ) -> list[Outcome]:
         """Look up, then write only what differs; an answer that was lost is settled by looking up again.
 
-        ``policy`` says what becomes of edits that others made in Medplum.
+        ``policy`` says what becomes of edits that others made in Medplum; ``former`` are the ids of what was deleted.
         """
+        if former:
+            alive = self.lookups.alive(former)
+            former = {key: at for key, at in former.items() if at not in alive}
         work = _Work({each.key: each for each in incoming}, listing=policy == "report")
         for attempt in range(ROUNDS):
             if not work.open:
                 break
             if found is None or attempt:
                 found = self.lookups.start(work.open)()
-            plan = rules.plan(found, work.open.values(), source=self.source, policy=policy)
+            plan = rules.plan(found, work.open.values(), source=self.source, policy=policy, former=former)
             work.settle(plan)
             entries = [
                 rules.entry(each, orjson.dumps, guarded=each.incoming.key in work.sent)
                 for each in (*plan.creates, *plan.updates)
             ]
             self._write(work, entries, pace.WRITE_COST, attempt)
+            # Medplum may know the id no more; but what may have come back under it must not come twice.
+            former = {key: at for key, at in (former or {}).items() if key in work.sent}
         return work.ended()
 
     def conditionally(self, incoming: Sequence[Incoming]) -> list[Outcome]:

@@ -65,9 +65,10 @@ class MedplumWriter:
         found: Mapping[Key, Found] | None = None,
         *,
         policy: upsert.Policy | None = None,
+        former: Mapping[Key, str] | None = None,
     ) -> list[Outcome]:
         """What became of each resource: exactly one outcome for every one; no two may have the same key."""
-        return self._upserts.by_look_up(incoming, found, policy=policy or self.policy)
+        return self._upserts.by_look_up(incoming, found, policy=policy or self.policy, former=former)
 
     def upsert_conditionally(self, incoming: Sequence[Incoming]) -> list[Outcome]:
         """The same with batches of conditional PUTs, as the integration's description prints it."""

@@ -17,6 +17,7 @@ from bot_layer.core.references import Key
 
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS known (type TEXT, id TEXT, medplum TEXT NOT NULL, digest BLOB, PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS gone (type TEXT, id TEXT, medplum TEXT NOT NULL, PRIMARY KEY (type, id))",
     "CREATE TABLE IF NOT EXISTS waiting (type TEXT, id TEXT, to_type TEXT, to_id TEXT, "
     "PRIMARY KEY (type, id, to_type, to_id))",
     "CREATE INDEX IF NOT EXISTS waiting_to ON waiting (to_type, to_id)",
@@ -74,7 +75,7 @@ class SyncMap:
     def clear(self, cache_id: str) -> None:
         """Forget everything: the map belongs to another past."""
         with self._base.changing() as base:
-            for table in ("known", "waiting", "failed", "seen", "asked", "writing", "note"):
+            for table in ("known", "gone", "waiting", "failed", "seen", "asked", "writing", "note"):
                 base.run(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
             base.run("INSERT INTO note VALUES ('cache_id', ?)", (cache_id,))
 
@@ -88,6 +89,16 @@ class SyncMap:
                 query = f"SELECT id, medplum, digest FROM known WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
                 for source_id, medplum, digest in base.run(query, (kind, *ids)):
                     found[Key(kind, source_id)] = (medplum, None if digest is None else bytes(digest))
+        return found
+
+    def former(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """The ids that these had in Medplum before they were deleted there, by this sync or by somebody else."""
+        found: dict[Key, str] = {}
+        with self._base.changing() as base:
+            for kind, ids in _by_type(key for key in keys if key.type != "Binary"):  # another resource stands for it
+                for table in ("gone", "known"):
+                    query = f"SELECT id, medplum FROM {table} WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
+                    found |= {Key(kind, row[0]): str(row[1]) for row in base.run(query, (kind, *ids))}
         return found
 
     def ids(self, keys: Iterable[Key]) -> dict[Key, str]:
@@ -115,7 +126,8 @@ class SyncMap:
                 "DO UPDATE SET medplum = excluded.medplum, digest = excluded.digest",
                 [(*key, at, digest) for key, at, digest in rows],
             )
-            base.many("DELETE FROM failed WHERE type = ? AND id = ?", [key for key, _, _ in rows])
+            for table in ("failed", "gone"):
+                base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", [key for key, _, _ in rows])  # noqa: S608
             base.many("DELETE FROM waiting WHERE type = ? AND id = ?", [key for key, _ in pairs])
             base.many(
                 "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -130,8 +142,13 @@ class SyncMap:
             base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
 
     def forget(self, keys: Sequence[Key]) -> None:
-        """What was deleted in Medplum: nothing points to it any more."""
+        """What was deleted in Medplum; its id stays noted, should it come back."""
         with self._base.changing() as base:
+            base.many(
+                "INSERT INTO gone SELECT type, id, medplum FROM known WHERE type = ? AND id = ? AND type <> 'Binary' "
+                "ON CONFLICT (type, id) DO UPDATE SET medplum = excluded.medplum",
+                keys,
+            )
             for table in ("known", "waiting", "failed"):
                 base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", keys)  # noqa: S608
 

@@ -172,8 +172,18 @@ def target_id(key: Key, found: Found) -> str:
     return content_of(found)[0] if key.type == "Binary" else found.id
 
 
-def plan(found: Mapping[Key, Found], incoming: Iterable[Incoming], *, source: str, policy: Policy = "source") -> Plan:
-    """What to create, to update and to leave alone."""
+def plan(
+    found: Mapping[Key, Found],
+    incoming: Iterable[Incoming],
+    *,
+    source: str,
+    policy: Policy = "source",
+    former: Mapping[Key, str] | None = None,
+) -> Plan:
+    """What to create, to update and to leave alone.
+
+    What was deleted in Medplum comes back under its ``former`` id, so that whatever points to it still does.
+    """
     creates: list[Write] = []
     updates: list[Write] = []
     unchanged: list[tuple[Incoming, Found]] = []
@@ -181,7 +191,10 @@ def plan(found: Mapping[Key, Found], incoming: Iterable[Incoming], *, source: st
     foreign: list[Incoming] = []
     for each in incoming:
         there = found.get(each.key)
-        if there is None:
+        if there is None and former and each.key in former:
+            again = tagged(each.full(), each.unresolved) | {"id": former[each.key]}
+            updates.append(Write(each, again, former[each.key]))
+        elif there is None:
             creates.append(Write(each, {} if each.body else tagged(each.full(), each.unresolved)))
         elif not brought_by(there.resource, each.key, source):
             foreign.append(each)

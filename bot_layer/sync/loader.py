@@ -203,7 +203,8 @@ class Loader:
             if self.conditional:
                 outcomes = self.medplum.upsert_conditionally(incoming)
             else:
-                outcomes = self.medplum.upsert(incoming, found, policy=self.policy)
+                former = self.map.former(key for key in resources if key not in found)
+                outcomes = self.medplum.upsert(incoming, found, policy=self.policy, former=former)
         finally:
             # What was not answered for may be there in spite of it.
             unsure = set(resources) - {each.key for each in outcomes if each.action != "failed"}

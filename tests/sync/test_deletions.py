@@ -18,7 +18,7 @@ from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync.engine import Options, Sync
 from tests.sync.test_named_faults import change, one, small
-from tests.sync.world import World, observation, patient
+from tests.sync.world import World, assert_adds_up, assert_exact, observation, patient
 
 WAITING = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
 
@@ -154,3 +154,54 @@ def test_a_repair_keeps_the_source_s_meta(waiting: World) -> None:
     stored = one(waiting, "Observation", "o2")
     assert "reference" in stored["derivedFrom"][0]
     assert stored["meta"]["extension"] == extension
+
+
+def delete_in_medplum(both: World, kind: str, source_id: str) -> str:
+    """Somebody deletes a resource there; the id that it had."""
+    stored = str(one(both, kind, source_id)["id"])
+    url = f"{both.medplum.base_url}/fhir/R4/{kind}/{stored}"
+    assert requests.delete(url, headers=both.headers(), timeout=10).status_code == 200
+    return stored
+
+
+@pytest.mark.parametrize("who", ["somebody", "the source"])
+@pytest.mark.parametrize("trouble", ["", "reset_after_write", "reset_before_write", "server_error"])
+def test_what_comes_back_has_its_former_id(who: str, trouble: str, tmp_path: Path) -> None:
+    """What points to it was not sent again, and points to it still."""
+    with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
+        both.run()
+        if who == "somebody":
+            delete_in_medplum(both, "Patient", "p1")
+        else:
+            both.source.source.delete("Patient", "p1", at=both.source.now())
+            both.run()
+        change(both, patient("p1", gender="other"))
+        if trouble:
+            both.medplum.faults.add(trouble, times=2, when=lambda method, path: method == "POST" and path == "/fhir/R4")
+        assert_adds_up(both.run())
+        both.medplum.faults.clear()
+        assert_exact(both)
+
+
+def test_what_lost_our_mark_is_not_written_over(tmp_path: Path) -> None:
+    """It is alive under the id that it had, and is somebody else's by now: the source's comes beside it."""
+    with small(patient("p1"), folder=tmp_path) as both:
+        both.run()
+        theirs = both.put(one(both, "Patient", "p1") | {"identifier": [], "gender": "female"})
+        change(both, patient("p1", gender="other"))
+        both.run()
+        assert one(both, "Patient", "p1")["id"] != theirs["id"]
+        assert [each["gender"] for each in both.stored("Patient") if each["id"] == theirs["id"]] == ["female"]
+
+
+def test_an_id_that_medplum_does_not_know_any_more_does_no_harm(tmp_path: Path) -> None:
+    """The map may be older than Medplum's own data: then it is created."""
+    with small(patient("p1"), folder=tmp_path) as both:
+        both.run()
+        delete_in_medplum(both, "Patient", "p1")
+        sync = both.sync()
+        sync.map.record([(Key("Patient", "p1"), "00000000-0000-4000-8000-000000000000", None)])
+        sync.map.close()
+        change(both, patient("p1", gender="other"))
+        assert_adds_up(both.run())
+        assert_exact(both)
