@@ -24,6 +24,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     session.unsettled = state.unsettled or (state.run is not None and state.run.phase != "done")
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
+        session.alone = False  # it may be this process' own: what it sent last may still be under way
         use_scopes(session, state)
         check_map(session, state.run)
         return session.store.save(replace(state, run=replace(state.run, problem="")))

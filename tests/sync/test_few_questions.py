@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from bot_layer.errors import TransientError
 from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sync.engine import Options
 from tests.sync.world import World, assert_exact, counts, world
@@ -46,5 +49,21 @@ def test_a_run_that_was_broken_off_looks_everything_up(tmp_path: Path) -> None:
         assert state.run is not None
         assert not state.run.over
         both.run()
+        assert look_ups(both, "Device") > 0
+        assert_exact(both)
+
+
+def test_a_run_that_this_process_takes_up_again_looks_everything_up(tmp_path: Path) -> None:
+    """What it sent last may still be under way, as another process' may."""
+    with world(generate(21, 2), folder=tmp_path) as both:
+        sync = both.sync()
+        both.source.faults.add("server_error", status=503, method="GET", path="/Practitioner/")
+        with pytest.raises(TransientError):
+            sync.run(Options())
+        both.source.faults.clear()
+        state = sync.run(Options())
+        sync.map.close()
+        assert state.run is not None
+        assert state.run.over
         assert look_ups(both, "Device") > 0
         assert_exact(both)
