@@ -13,6 +13,7 @@ from bot_layer.core.ndjson import Resource, read_resources, split_lines
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import POINTED_TO
 from bot_layer.core.sync_state import FileState
+from bot_layer.errors import TransientError
 from bot_layer.sync.hands import ending
 from bot_layer.sync.places import file_done
 from bot_layer.sync.polling import fresh_place
@@ -34,16 +35,29 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
 
 
 def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
-    """The source's own OperationOutcomes: counted by code, as their words may name a person."""
-    codes: dict[str, int] = {}
-    for item in _items(session, state, file):
-        for name in bulk_export.named_issues(item):
-            codes[name] = codes.get(name, 0) + 1
+    """The source's own OperationOutcomes: counted by code, as their words may name a person.
+
+    One that the source names and does not give is told too; everything else was handled, and is not exported anew.
+    """
+    try:
+        codes = _codes(session, state, file)
+    except (LinkExpired, TransientError) as fault:
+        if fault.code != LinkExpired.default_code:
+            raise
+        codes = {"error file that can't be read": 1}
     run = session.run
     notes = tuple(f"the source reports {number} x {name}" for name, number in sorted(codes.items()))
     grave = any(name.startswith(("error", "fatal")) for name in codes)
     session.keep(replace(run, notes=(*run.notes, *notes), source_errors=run.source_errors or grave))
     file_done(session, state, done=True)
+
+
+def _codes(session: Session, state: FileState, file: ExportFile) -> dict[str, int]:
+    codes: dict[str, int] = {}
+    for item in _items(session, state, file):
+        for name in bulk_export.named_issues(item):
+            codes[name] = codes.get(name, 0) + 1
+    return codes
 
 
 def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from bot_layer.errors import AuthError, ConfigError, PermanentError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
 from tests.sync.keys import register
-from tests.sync.world import assert_adds_up, counts, observation, world
+from tests.sync.world import assert_adds_up, assert_exact, counts, observation, world
 
 
 @pytest.mark.parametrize("kind", ["ES384", "RS384"])
@@ -227,3 +227,19 @@ def test_the_log_speaks_the_words_that_operators_know() -> None:
         assert re.search(".*".join(sentences), log, re.DOTALL), log
         both.run(types=("Patient",))
         assert re.search(r"Last sync time: \d{4}-.*\(incremental\)", "\n".join(both.logged), re.DOTALL)
+
+
+@pytest.mark.parametrize("times", [1, None])
+def test_an_error_file_whose_link_is_no_good_stops_nothing(times: int | None) -> None:
+    """Sources have been seen to name one that is gone: it is told, and the export is not made anew for it."""
+    with world(generate(1, 1), switches=Switches.general(outcomes=("error",))) as both:
+        both.source.faults.add("server_error", status=404, times=times, method="GET", path="/outcome/")
+        state = both.run()
+        assert state.run is not None
+        assert state.run.source_errors
+        assert state.run.notes == (
+            ("the source reports 1 x error file that can't be read",) if times is None else state.run.notes[:1]
+        )
+        assert len([each for each in both.source.requests if "$export" in each.path]) == 1
+        assert state.last_sync_time
+        assert_exact(both)
