@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -214,8 +214,12 @@ def plan_jobs(
     full: bool = False,
     since: str = "",
     few: int = 25,
+    by_search: Callable[[str], bool] = lambda _kind: True,
 ) -> tuple[Job, ...]:
-    """The exports that bring what is new: new types and the Group's newcomers in full, the rest since last time."""
+    """The exports that bring what is new: new types and the Group's newcomers in full, the rest since last time.
+
+    The history of a few newcomers is searched; what no search brings (``by_search``) is exported in full for them.
+    """
     place = group or WHOLE
     stamps = {} if full else dict(state.since.get(place, {}))
     if since and not full:
@@ -225,6 +229,8 @@ def plan_jobs(
         newcomers = tuple(each for each in members if roll([each]) not in before)
         if len(newcomers) > few:
             stamps = {}
+        elif newcomers:
+            stamps = {kind: stamp for kind, stamp in stamps.items() if by_search(kind)}
     else:
         newcomers = ()
     by_since: dict[str, list[str]] = {}

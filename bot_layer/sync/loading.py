@@ -19,7 +19,7 @@ from bot_layer.sync.hands import loading
 from bot_layer.sync.notices import apply_deleted, read_errors
 from bot_layer.sync.places import after_step, file_done, place_of
 from bot_layer.sync.polling import Places, after_failure, fresh_place, places_of
-from bot_layer.sync.searching import search_lines
+from bot_layer.sync.searching import left_out, search_lines
 from bot_layer.sync.session import Halted, Session, job_of
 from bot_layer.sync.sharing import share
 
@@ -53,7 +53,8 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
     """The stated fallback: every patient's resources by search, patient by patient."""
     if not job.transaction_time:
         job = replace(job, transaction_time=session.source.records.server_time())
-        run = run.with_job(job)
+        unsought = [f"{kind} is not searched by patient: it needs an export" for kind in job.types if left_out(kind)]
+        run = replace(run.with_job(job), notes=tuple(dict.fromkeys((*run.notes, *unsought))))
         session.save(run)
     done = {each.turn for each in job.files}
     with loading(session, run) as files:

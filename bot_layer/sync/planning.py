@@ -9,6 +9,7 @@ from bot_layer.core import bulk_export
 from bot_layer.core.bulk_export import Export, Level, Refused, Started
 from bot_layer.core.sync_state import Job, Run, SyncState, plan_jobs, roll
 from bot_layer.errors import PermanentError
+from bot_layer.sync.searching import left_out
 from bot_layer.sync.session import Options, Session
 
 
@@ -29,7 +30,16 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
                 path="Group/{id}",
                 code="group-unreadable",
             )
-        jobs += plan_jobs(_level(level), group, types, state, members=found, full=run.full, since=options.since)
+        jobs += plan_jobs(
+            _level(level),
+            group,
+            types,
+            state,
+            members=found,
+            full=run.full,
+            since=options.since,
+            by_search=lambda kind: not left_out(kind),
+        )
     some = bool(options.types) and bool(set(session.settings.types) - set(options.types))
     narrow = some or (bool(options.since) and not run.full)
     return replace(run, jobs=jobs, members=members, narrow=narrow)

@@ -12,6 +12,7 @@ import orjson
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Line
+from bot_layer.core.source_identity import POINTED_TO
 
 # The types that can be searched by patient (https://hl7.org/fhir/R4/compartmentdefinition-patient.html). The others
 # (Organization, Practitioner, Medication, ...) are read when something points to them.
@@ -41,12 +42,19 @@ _BY_PATIENT: Final = frozenset(
         "Specimen",
     }
 )
+# These are no patient's own: they are read when something points to them.
+_NOBODYS: Final = frozenset({*POINTED_TO, "Binary", "Endpoint", "Group", "Questionnaire", "Substance"})
 PAGE: Final = 100
 
 
 def searched(kind: str) -> bool:
     """True for a type of which the search brings everything that a patient has."""
     return kind == "Patient" or kind in _BY_PATIENT
+
+
+def left_out(kind: str) -> bool:
+    """True for a type of which a patient has something that the search does not bring."""
+    return not searched(kind) and kind not in _NOBODYS
 
 
 def search_lines(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Line]:

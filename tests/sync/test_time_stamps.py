@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bot_layer.core.sync_state import Job, Run, SyncState, next_stamps
+from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync.engine import Options
 from tests.sync.test_named_faults import change, small
 from tests.sync.world import observation, patient
@@ -55,3 +56,27 @@ def test_a_type_that_is_new_to_a_search_gets_its_stamp(level: str, tmp_path: Pat
         both.run(level=level, types=("Patient",))
         state = both.run(level=level, types=("Patient", "Observation"))
         assert set(state.since["g1"]) == {"Patient", "Observation"}
+
+
+def test_a_newcomer_brings_the_history_of_a_type_that_is_not_searched_too(tmp_path: Path) -> None:
+    """A type that is one word of configuration: it is exported in full for the newcomer, and a search tells of it."""
+    history = {
+        "resourceType": "FamilyMemberHistory",
+        "id": "f2",
+        "status": "completed",
+        "patient": {"reference": "Patient/p2"},
+        "relationship": {"text": "mother"},
+    }
+    shape = Switches.general(types=("Patient", "FamilyMemberHistory"))
+    with small(patient("p1"), patient("p2"), history, switches=shape, folder=tmp_path) as both:
+        both.settings["PF_RESOURCE_TYPES"] = "Patient,FamilyMemberHistory"
+        both.run()
+        both.source.source.add_member("p2", at=both.source.now())
+        both.run()
+        state = both.run()
+        assert set(both.by_source_id("FamilyMemberHistory")) == {"f2"}
+        assert state.run is not None
+        assert all(job.since for job in state.run.jobs)
+        state = both.run(level="search")
+        assert state.run is not None
+        assert ["FamilyMemberHistory" in note for note in state.run.notes] == [True]
