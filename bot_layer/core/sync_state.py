@@ -115,6 +115,7 @@ class SyncState:
     scopes_for: tuple[str, ...] = ()
     scopes_at: float = 0.0  # when they were negotiated
     refused_types: tuple[str, ...] = ()
+    type_filters: tuple[str, ...] = ()
     token_endpoint: str = ""
     auth_methods: tuple[str, ...] = ()
     cache_id: str = ""
@@ -245,6 +246,16 @@ def plan_jobs(
         old = tuple(each for each in types if stamps.get(each))
         jobs.append(Job("search", old, group, "", patients=newcomers, newcomers=True))
     return tuple(jobs)
+
+
+def filtered_by(state: SyncState, filters: tuple[str, ...]) -> SyncState:
+    """The state before a run with these filters: a type of which they let through something else is new again."""
+    changed = {each.partition("?")[0] for each in {*filters} ^ {*state.type_filters}}
+    since = {
+        group: {kind: stamp for kind, stamp in types.items() if kind not in changed}
+        for group, types in state.since.items()
+    }
+    return replace(state, since=since, type_filters=filters)
 
 
 def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
@@ -387,7 +398,7 @@ def _written(moment: float) -> str:
 def _state(document: Mapping[str, Any]) -> SyncState:
     run = document.get("run")
     return SyncState(
-        **_tupled(document, ("scopes", "scopes_for", "refused_types", "auth_methods", "writers"))
+        **_tupled(document, ("scopes", "scopes_for", "refused_types", "type_filters", "auth_methods", "writers"))
         | {
             "members": _rolls(document),
             "run": _run(run) if run else None,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from bot_layer.core.smart import Discovery
-from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.core.sync_state import Run, SyncState, filtered_by
 from bot_layer.sync.ending import KNOWS_WAITING
 from bot_layer.sync.failures import retry, stored_failures
 from bot_layer.sync.overwriting import carried_edits, overwrite
@@ -33,6 +33,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     if options.overwrite_reported:
         use_scopes(session, state)
         return overwrite(session, state)
+    state = filtered_by(state, session.settings.type_filters)
     said = state.last_sync_time or "never (initial sync)"
     session.log("PFSyncWorker", f"Last sync time: {said}")
     types, state = granted(session, state, options)

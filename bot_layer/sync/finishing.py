@@ -40,7 +40,9 @@ def _reconcile(session: Session, rest: Ending) -> None:
     check_map(session, run)
     missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share, how=settings.deletion)
     for start in range(0, len(missing), MANY):
-        gone = rest.gone(missing[start : start + MANY], whole=is_whole(run))
+        # What a filter leaves out is not gone.
+        whole = is_whole(run) and not settings.type_filters
+        gone = rest.gone(missing[start : start + MANY], whole=whole)
         number = rest.delete(gone, settings.deletion)
         session.keep(replace(session.run, deleted=session.run.deleted + number))
         session.check_time()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.core.json import Json
 from bot_layer.core.sync_state import Job, Run, SyncState, next_stamps
 from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync.engine import Options
@@ -80,3 +81,38 @@ def test_a_newcomer_brings_the_history_of_a_type_that_is_not_searched_too(tmp_pa
         state = both.run(level="search")
         assert state.run is not None
         assert ["FamilyMemberHistory" in note for note in state.run.notes] == [True]
+
+
+def lab(source_id: str, category: str) -> Json:
+    """An Observation of a category."""
+    system = "http://terminology.hl7.org/CodeSystem/observation-category"
+    return observation(source_id, category=[{"coding": [{"system": system, "code": category}]}])
+
+
+FILTER = ("Observation?category=laboratory",)
+
+
+def test_what_another_filter_lets_through_comes_with_its_history(tmp_path: Path) -> None:
+    """It did not change since, and was never asked for; other types and later runs ask for what changed."""
+    with small(patient("p1"), lab("o1", "laboratory"), lab("o2", "vital-signs"), folder=tmp_path) as both:
+        both.run(type_filters=FILTER)
+        assert set(both.by_source_id("Observation")) == {"o1"}
+        state = both.run()
+        assert set(both.by_source_id("Observation")) == {"o1", "o2"}
+        assert state.run is not None
+        assert {job.types: bool(job.since) for job in state.run.jobs}[("Observation",)] is False
+        state = both.run()
+        assert state.run is not None
+        assert all(job.since for job in state.run.jobs)
+
+
+def test_what_a_filter_leaves_out_is_not_gone(tmp_path: Path) -> None:
+    """A reconcile does not see it, and the source does not let it be read one by one."""
+    shape = Switches.general(deleted=False)
+    with small(
+        patient("p1"), lab("o1", "laboratory"), lab("o2", "vital-signs"), switches=shape, folder=tmp_path
+    ) as both:
+        both.run()
+        both.source.faults.add("server_error", status=403, method="GET", path="/Observation/o")
+        both.run(Options(reconcile=True), type_filters=FILTER, max_delete_share=1.0)
+        assert set(both.by_source_id("Observation")) == {"o1", "o2"}
