@@ -25,6 +25,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
 _TOGETHER: Final = 20  # lines: enough that what a call costs does not count, and few enough if they are long
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
+_TOO_LONG: Final = b"\0"  # in place of a line that would fill the memory; no JSON begins so
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -82,27 +83,37 @@ class BadLine:
 
 @dataclass
 class LineSplitter:
-    """Cuts chunks into lines. Feed it, then ask for the rest."""
+    """Cuts chunks into lines. Feed it, then ask for the rest. Of a line beyond the limit a mark is left."""
 
+    limit: int = DOCUMENT_LIMIT
     _rest: list[bytes] = field(default_factory=list)
+    _size: int = 0
     _number: int = 0
 
     def feed(self, chunk: bytes) -> list[Line]:
         """The lines that this chunk ends."""
         head, newline, tail = chunk.partition(b"\n")
         if not newline:
-            self._rest.append(chunk)
+            self._hold(chunk)
             return []
-        self._rest.append(head)
+        self._hold(head)
         pieces = tail.split(b"\n")
         whole = [b"".join(self._rest), *pieces[:-1]]
-        self._rest = [pieces[-1]]
+        self._rest, self._size = [], 0
+        self._hold(pieces[-1])
         return self._numbered(whole)
 
     def finish(self) -> list[Line]:
         """The last line, if the file does not end in a newline."""
         last, self._rest = b"".join(self._rest), []
         return self._numbered([last]) if last else []
+
+    def _hold(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > self.limit:
+            self._rest = [_TOO_LONG]
+        else:
+            self._rest.append(piece)
 
     def _numbered(self, texts: list[bytes]) -> list[Line]:
         first = self._number + 1
@@ -112,9 +123,9 @@ class LineSplitter:
         return [Line(number, line) for number, text in enumerate(texts, first) if (line := text.rstrip(_BLANK))]
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
-    """The lines of a file that arrives in chunks, without holding more than the longest of them."""
-    splitter = LineSplitter()
+def split_lines(chunks: Iterable[bytes], *, limit: int = DOCUMENT_LIMIT) -> Iterator[Line]:
+    """The lines of a file that arrives in chunks, without holding more than the longest of them, or the limit."""
+    splitter = LineSplitter(limit)
     for chunk in chunks:
         yield from splitter.feed(chunk)
     yield from splitter.finish()
@@ -146,6 +157,8 @@ class _Reader:
     def read(self, line: Line) -> list[Resource | BadLine]:
         if self.waiting:
             return self._read_within_document(line)
+        if line.text == _TOO_LONG:
+            return [BadLine(line.number, "too long")]
         try:
             value = self.loads(line.text)
         except ValueError:

@@ -7,7 +7,7 @@ import json
 import orjson
 import pytest
 
-from bot_layer.core.ndjson import BadLine, Line, Resource, read_resources, split_lines
+from bot_layer.core.ndjson import BadLine, Line, LineSplitter, Resource, read_resources, split_lines
 
 ONE = b'{"resourceType":"Patient","id":"1"}'
 TWO = b'{"resourceType":"Patient","id":"2"}'
@@ -138,3 +138,24 @@ def test_what_cannot_be_looked_up_has_no_key(odd: bytes) -> None:
     found = read(ONE + b"\n" + odd)
     assert [each.key for each in found if isinstance(each, Resource)] == [("Patient", "1"), None]
     assert [each.type for each in found if isinstance(each, Resource)] == ["Patient", "Patient"]
+
+
+def test_a_line_that_would_fill_the_memory_is_counted_and_left() -> None:
+    """Wherever it is cut, and whether or not it ends; its neighbours are read."""
+    endless = b'{"resourceType":"Patient","id":"' + b"x" * 300
+    for rest in (b"", b"\n" + TWO):
+        data = ONE + b"\n" + endless + rest
+        chunks = [data[start : start + 7] for start in range(0, len(data), 7)]
+        found = list(read_resources(split_lines(chunks, limit=100)))
+        assert found[1] == BadLine(2, "too long")
+        read_well = [each.value["id"] for each in found if isinstance(each, Resource)]
+        assert read_well == (["1", "2"] if rest else ["1"])
+
+
+def test_a_line_without_an_end_is_not_held() -> None:
+    """A small packed file may unpack to one."""
+    splitter = LineSplitter(limit=1000)
+    for _ in range(100):
+        splitter.feed(b"x" * 500)
+    assert sum(map(len, splitter._rest)) <= 1000
+    assert [each.number for each in splitter.finish()] == [1]
