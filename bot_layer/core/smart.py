@@ -159,7 +159,7 @@ def read_token(status: int, body: bytes, *, now: float, retry_after: float | Non
             path="token",
             retry_after=retry_after,
         )
-    if "not granted access" in words:
+    if b"not granted access" in body.lower():  # wherever it stands: the shape of this answer is not documented
         raise AuthError(AUTHORIZE_HINT, code="practice-must-authorize")
     if "scope" in words and status in (400, 401, 403):
         return ScopeRefused(frozenset(match[1] for match in _SCOPE.finditer(_spoken(document))))

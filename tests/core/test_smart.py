@@ -97,6 +97,11 @@ def test_refusals_say_who_must_act() -> None:
     assert token(400, named) == ScopeRefused(frozenset({"Medication"}))
     with pytest.raises(AuthError, match="Authorize App"):
         token(403, {"message": "practice has not granted access to system application"})
+    for text in (b"practice has not granted access to system application", b'["Practice Has Not Granted Access"]'):
+        with pytest.raises(AuthError, match="Authorize App"):
+            smart.read_token(403, text, now=0)
+    with pytest.raises(AuthError, match="Authorize App"):
+        token(401, {"issue": [{"diagnostics": "practice has not granted access to system application"}]})
     with pytest.raises(AuthError, match="PF_CLIENT_ID"):
         token(401, {"error": "invalid_client"})
     with pytest.raises(TransientError):

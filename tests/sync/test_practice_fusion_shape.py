@@ -11,6 +11,7 @@ import pytest
 from bot_layer.errors import AuthError, ConfigError, PermanentError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
+from bot_layer.sync.setup import Surroundings
 from tests.sync.keys import register
 from tests.sync.world import assert_adds_up, assert_exact, counts, observation, world
 
@@ -243,3 +244,18 @@ def test_an_error_file_whose_link_is_no_good_stops_nothing(times: int | None) ->
         assert len([each for each in both.source.requests if "$export" in each.path]) == 1
         assert state.last_sync_time
         assert_exact(both)
+
+
+def test_the_job_is_kept_before_it_is_asked_for_the_first_time() -> None:
+    """Whoever is killed right after the kick-off leaves its address behind."""
+    kept: list[str] = []
+
+    def log(_component: str, text: str) -> None:
+        if text.startswith("Export in progress (attempt 1)"):
+            kept.append(str(both.stored("Task")))
+
+    with world(generate(8, 1), switches=Switches.general(polls=1)) as both:
+        sync = both.sync(within=Surroundings(sleep=both.sleep, timer=both.timer, log=log))
+        sync.run(Options(types=("Patient",)))
+        sync.map.close()
+        assert "/Export/" in kept[0]
