@@ -523,8 +523,10 @@ def test_9_a_lost_job_is_kicked_off_again_once() -> None:
         both.run()
         assert set(both.by_source_id("Patient")) == {"p1"}
         both.source.faults.add("lost_job")
+        both.source.clear_requests()
         with pytest.raises(PermanentError):
             both.run()
+        assert len([each for each in both.source.requests if each.path.endswith("$export")]) == 2
 
 
 def test_9_a_link_that_expired_is_fetched_again() -> None:

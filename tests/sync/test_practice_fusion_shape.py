@@ -259,3 +259,10 @@ def test_the_job_is_kept_before_it_is_asked_for_the_first_time() -> None:
         sync.run(Options(types=("Patient",)))
         sync.map.close()
         assert "/Export/" in kept[0]
+
+
+def test_a_source_that_names_no_pause_is_asked_less_and_less() -> None:
+    """Practice Fusion sends no Retry-After: the guide wants exponential backoff."""
+    with world(generate(8, 1), switches=Switches.general(polls=4, retry_after="none")) as both:
+        both.run(types=("Patient",), hydrate=False)
+        assert both.waited == [5.0, 7.5, 11.25, 16.875]
