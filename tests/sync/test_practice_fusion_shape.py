@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.errors import AuthError, ConfigError, PermanentError
+from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings
@@ -266,3 +266,49 @@ def test_a_source_that_names_no_pause_is_asked_less_and_less() -> None:
     with world(generate(8, 1), switches=Switches.general(polls=4, retry_after="none")) as both:
         both.run(types=("Patient",), hydrate=False)
         assert both.waited == [5.0, 7.5, 11.25, 16.875]
+
+
+def test_a_source_that_is_busy_with_another_export_is_waited_for() -> None:
+    """As long as it asks; where it stays busy, the next call tries again."""
+    with world(generate(8, 1), switches=Switches.general(polls=0)) as both:
+        both.source.faults.add("too_many", times=2, path="$export")
+        both.run(types=("Patient",), hydrate=False)
+        assert both.waited == [1.0, 1.0]
+        both.source.faults.add("too_many", path="$export")
+        with pytest.raises(TransientError) as caught:
+            both.run(types=("Patient",))
+        assert caught.value.code == "export-busy"
+        both.source.faults.clear()
+        state = both.run(types=("Patient",))
+        assert state.run is not None
+        assert state.run.phase == "done"
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_bad_moment_of_the_status_is_no_failed_export(times: int) -> None:
+    """A plain 500 counts when it is said three times."""
+    with world(generate(8, 1), switches=Switches.general(polls=0)) as both:
+        both.source.faults.add("server_error", times=times, status=500, path="/Export/", method="GET")
+        if times == 2:
+            both.run(types=("Patient",))
+            assert both.by_source_id("Patient")
+        else:
+            with pytest.raises(PermanentError) as caught:
+                both.run(types=("Patient",))
+            assert caught.value.code == "export-failed"
+
+
+def test_a_group_that_is_not_exported_is_searched_and_that_is_said() -> None:
+    """Its own patients, each with everything; nobody else's records are asked for."""
+    switches = Switches.general(levels=frozenset({"Patient", "system"}))
+    with world(generate(8, 2, outside=1), switches=switches) as both:
+        state = both.run()
+        assert state.run is not None
+        (note,) = state.run.notes
+        assert note.startswith("group level: ")
+        assert note.endswith("taking search level")
+        members = set(both.source.source.groups[both.source.group_id])
+        asked = re.findall(r"patient=([^&]+)", " ".join(each.query for each in both.source.requests))
+        assert set(asked) == members
+        assert members <= set(both.by_source_id("Patient"))
+        assert both.by_source_id("Observation")
