@@ -76,9 +76,9 @@ class _Lines:
 def _stored(session: Session, before: str, lines: Iterable[bytes]) -> str:
     """The id of the Binary with these lines: the one of before, as long as it is there."""
     kind = "application/x-ndjson"
-    if before and session.medplum.contents.replace(before, kind, lines):
+    if before and session.medplum.aside.replace(before, kind, lines):
         return before
-    return session.medplum.store_content(kind, lines)
+    return session.medplum.aside.store(kind, lines)
 
 
 def stored_failures(session: Session, state: SyncState) -> list[Failure]:

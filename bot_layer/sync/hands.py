@@ -19,7 +19,8 @@ from bot_layer.sync.session import Session
 def loading(session: Session, run: Run, *, policy: Policy | None = None) -> Iterator[FileLoader]:
     """A loader with its pool of workers, which is at rest again afterwards; ``policy`` in place of the setting's."""
     settings = session.settings
-    session.medplum.contents.serve(run.id)
+    for contents in (session.medplum.contents, session.medplum.aside):
+        contents.serve(run.id)
     attachments = (
         Attachments(session.source, session.medplum, settings.max_attachment_bytes) if settings.attachments else None
     )

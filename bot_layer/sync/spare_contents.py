@@ -24,7 +24,8 @@ def give_back(session: Session, *, named: str) -> int:
     ``named`` is what the Task is going to name. A run that stored nothing asks nothing, unless one before it broke off.
     """
     elsewhere = session.fleet is not None and bool(session.run.counts)
-    if not (session.medplum.contents.reserved or session.unsettled or elsewhere):
+    here = (session.medplum.contents, session.medplum.aside)
+    if not (any(each.reserved for each in here) or session.unsettled or elsewhere):
         return 0
     query = f"identifier={quote(RESERVE_SYSTEM, safe=':/')}%7C&_count=1000&_sort=_lastUpdated"
     reserves = [
@@ -44,7 +45,8 @@ def give_back(session: Session, *, named: str) -> int:
         # The Basics go last: a run that breaks off here finds them again.
         _delete(session, [("Binary", each) for each in spare])
         _delete(session, [("Basic", str(basic["id"])) for basic, _ in reserves])
-    session.medplum.contents.forget_room()
+    for each in here:
+        each.forget_room()
     session.unsettled = False
     return len(spare)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,4 +140,21 @@ def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
             ((_, resources, _),) = handfuls([Line(1, text)])
             loader.load(resources)
         assert not list(sync.map.failures())
+        sync.map.close()
+
+
+def test_to_put_failures_aside_waits_for_no_batch() -> None:
+    """The lease is not renewed meanwhile, and whoever writes a batch may be waiting for just that."""
+    with small(patient("p1")) as both:
+        sync = both.sync()
+        state = sync.store.acquire()
+        sync.map.record((), failures=[Failure(Key("Patient", "x"), 400, "why", b"{}")])
+        kept: list[str] = []
+        saver = threading.Thread(target=lambda: kept.append(store_failures(sync.session, state)), daemon=True)
+        with ExitStack() as stack:
+            for _ in range(4):  # so many are let through at first
+                stack.enter_context(sync.medplum.changes.batches.gate.turn(1))
+            saver.start()
+            saver.join(20)
+            assert kept
         sync.map.close()
