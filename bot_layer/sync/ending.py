@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +29,7 @@ from bot_layer.sync.loader import Loaded, Loader
 
 MANY: Final = 100
 _PAGE: Final = 1000
+_REFUSALS: Final = 3
 KNOWS_WAITING: Final = "knows_waiting"  # a note in the map; it goes with all the rest of it
 _ROUNDS: Final = 1000
 
@@ -100,34 +102,40 @@ class Ending:
     def fetch_missing(self, *, hydrate: bool) -> Loaded:
         """Targets that were not exported: those that Medplum has already, else read once from the source."""
         total = Loaded()
-        refused: set[str] = set()
-        later: set[Key] = set()
+        refusals: Counter[str] = Counter()
+        later: set[Key] = set()  # not asked for good: the next run tries again
         for _ in range(_ROUNDS):
             keys = [key for key in self.map.waiting_targets(MANY + len(later)) if key not in later]
             if not keys or self.halted():
                 break
             known = self.loader.known(keys)
             missing = [key for key in keys if key not in known]
-            fetched = []
+            fetched: list[Resource] = []
             for key in missing if hydrate else ():
+                # A source that is down was tried for half a minute: that is enough for one run.
+                if later:
+                    later.add(key)
+                    continue
                 try:
-                    fetched += self._read(key, refused)
+                    fetched += self._read(key, refusals)
                 except TransientError:
-                    later.add(key)  # not asked for good: the next run tries again
+                    later.add(key)
             if fetched:
                 total = total.plus(self.loader.load(fetched))
             # Only now: a run that breaks off before this asks again.
             self.map.write_asked(key for key in missing if key not in later)
         return total
 
-    def _read(self, key: Key, refused: set[str]) -> list[Resource]:
-        if key.type in refused:
+    def _read(self, key: Key, refusals: Counter[str]) -> list[Resource]:
+        # A type is refused as a whole, or a resource alone: a few of them tell.
+        if refusals[key.type] >= _REFUSALS:
             return []
         try:
             found = self.source.records.read(key.type, key.id)
         except (PermanentError, AuthError):
-            refused.add(key.type)
+            refusals[key.type] += 1
             return []
+        refusals[key.type] = -_ROUNDS * MANY
         same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
         return [resource_of(found)] if found is not None and same else []
 
@@ -200,7 +208,13 @@ class Ending:
 
         Where the export was not ``whole``, what the source does not let be read is not taken for gone.
         """
-        answers = {key: self._gone(key, refused=whole) for key in keys if not self.halted()}
+        answers: dict[Key, bool] = {}
+        # A source that is down is not tried for each of them: what was not answered is not gone.
+        with suppress(TransientError):
+            for key in keys:
+                if self.halted():
+                    break
+                answers[key] = self._gone(key, refused=whole)
         self.map.write_seen(key for key, gone in answers.items() if not gone)
         return [key for key, gone in answers.items() if gone]
 
@@ -226,8 +240,6 @@ class Ending:
             return self.source.records.read(key.type, key.id) is None
         except (PermanentError, AuthError):
             return refused
-        except TransientError:
-            return False
 
 
 def _contents(key: Key, there: Found) -> list[str]:

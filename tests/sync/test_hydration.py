@@ -89,3 +89,40 @@ def test_a_type_that_is_granted_later_comes(how: str, tmp_path: Path) -> None:
         sync.map.close()
         assert state.refused_types == ()
         assert set(made.by_source_id("Observation")) == {"o1"}
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Iterator[World]:
+    """Encounters at many Locations that are not exported."""
+    places = [LOCATION | {"id": f"l{number:02}"} for number in range(30)]
+    visits = [
+        ENCOUNTER | {"id": f"e{number}", "location": [{"location": {"reference": f"Location/l{number:02}"}}]}
+        for number in range(30)
+    ]
+    with small(patient("p1"), *visits, *places, folder=tmp_path) as made:
+        made.settings["PF_RESOURCE_TYPES"] = "Patient,Encounter"
+        yield made
+
+
+def test_one_that_is_refused_keeps_no_other_away(many: World) -> None:
+    """The source shows all Locations but one."""
+    many.source.faults.add("server_error", status=403, method="GET", path="/Location/l00")
+    many.run()
+    assert len(many.by_source_id("Location")) == 29
+
+
+def test_a_type_that_is_refused_is_tried_three_times(many: World) -> None:
+    """Not once for each reference."""
+    many.source.faults.add("server_error", status=403, method="GET", path="/Location/l")
+    many.run()
+    assert len([each for each in many.source.requests if "/Location/" in each.path]) == 3
+
+
+def test_a_source_that_is_down_is_not_tried_for_each(many: World) -> None:
+    """The next run asks for all of them."""
+    many.source.faults.add("server_error", status=503, method="GET", path="/Location/l")
+    many.run()
+    assert sum(many.waited) < 120
+    many.source.faults.clear()
+    many.run()
+    assert len(many.by_source_id("Location")) == 30

@@ -160,3 +160,16 @@ def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World
     assert state.run is not None
     assert state.run.deleted == 3
     assert len(asked) == len(set(asked)) == MANY
+
+
+def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
+    """What it does not answer is not gone; the next reconcile asks again."""
+    both.source.faults.clear()
+    both.source.source.remove_member("p1")
+    both.source.source.add_member("p2", at=both.source.now())
+    both.source.faults.add("server_error", status=503, method="GET", path="/Observation/o")
+    state = both.run(Options(reconcile=True), max_delete_share=1.0)
+    assert state.run is not None
+    assert state.run.deleted == 0
+    assert sum(both.waited) < 120
+    assert len(both.by_source_id("Observation")) == MANY
