@@ -202,11 +202,13 @@ class _Reader:
         return "resourceType" in value
 
     def _give_up(self) -> list[Resource | BadLine]:
-        """The first line was broken, not the start of a document: what followed it is read by itself."""
-        first, *others = self.waiting
-        self.waiting = []
-        items: list[Resource | BadLine] = [BadLine(first.number, "not JSON")]
-        for line in others:
+        """The first line was broken, not the start of a document: each line is read by itself.
+
+        So is a resource of an array that is too large to be held: it ends in a comma.
+        """
+        lines, self.waiting = self.waiting, []
+        items: list[Resource | BadLine] = []
+        for line in lines:
             text = line.text.rstrip(b", \t")
             try:
                 value = self.loads(text)

@@ -159,3 +159,11 @@ def test_a_line_without_an_end_is_not_held() -> None:
         splitter.feed(b"x" * 500)
     assert sum(map(len, splitter._rest)) <= 1000
     assert [each.number for each in splitter.finish()] == [1]
+
+
+def test_an_array_that_is_too_large_to_be_held_loses_no_resource() -> None:
+    """It is given up again and again, and each time its first line is a resource as good as the others."""
+    rows = [f'{{"resourceType":"Patient","id":"{number}"}},' for number in range(30)]
+    text = "\n".join(["[", *rows]).rstrip(",") + "\n]\n"
+    items = list(read_resources(split_lines([text.encode()]), limit=200))
+    assert [each.key.id for each in items if isinstance(each, Resource) and each.key] == [str(n) for n in range(30)]
