@@ -33,6 +33,10 @@ _ABSENT_LIMIT: Final = 200_000
 _MISSED: Final = "its content could not be fetched for now: it points to the source"
 
 
+class _Undecodable(Exception):
+    """The data of a Binary is none."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What a handful brought: counts by type, edits of Medplum's users overwritten or kept, and places of failures."""
@@ -89,19 +93,21 @@ class Loader:
             return loaded
         try:
             return loaded.plus(self._write(left, digests, rows))
-        except RecursionError:
+        except (RecursionError, _Undecodable):
             return loaded.plus(self._one_by_one(left, digests, rows))
 
     def _one_by_one(
         self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], mapped: Container[Key]
     ) -> Loaded:
-        """The same where one of them is nested so deeply that it can't be worked on: it fails alone."""
+        """The same where one of them can't be worked on (it is nested too deeply, say): it fails alone."""
         total = Loaded()
         for key, resource in resources.items():
             try:
                 total = total.plus(self._write({key: resource}, digests, mapped))
             except RecursionError:
                 total = total.plus(self._failed({key: resource}, "nested too deeply"))
+            except _Undecodable:
+                total = total.plus(self._failed({key: resource}, "its data is not base64"))
         return total
 
     def _failed(self, resources: Mapping[Key, Resource], reason: str) -> Loaded:
@@ -263,8 +269,8 @@ class Loader:
         """What stands for a Binary, and the id of its content: stored anew only where it differs."""
         try:
             data = base64.b64decode(str(resource.get("data") or ""))
-        except binascii.Error:
-            data = b""
+        except binascii.Error as fault:
+            raise _Undecodable from fault
         kind = str(resource.get("contentType") or "application/octet-stream")
         digest = upsert.digest_of(kind.encode() + b"\0" + data).hex()
         content_id, before = upsert.content_of(found) if found else ("", "")

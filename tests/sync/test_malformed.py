@@ -89,3 +89,19 @@ def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, 
         assert ending.delete([Key(kind, "x"), Key("Patient", "x")], "delete") == 1
         assert not list(sync.map.failures())
         sync.map.close()
+
+
+def test_a_binary_whose_data_is_none_fails_alone(tmp_path: Path) -> None:
+    """Empty content in its place would look as if all were well."""
+    with world(generate(1, 1), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        datas = ((1, "YQ=="), (2, "YWJj ZA"), (3, "Yg=="))
+        lines = [Line(n, orjson.dumps({"resourceType": "Binary", "id": f"b{n}", "data": data})) for n, data in datas]
+        ((_, resources, _),) = handfuls(lines)
+        row = loader.load(resources).counts["Binary"]
+        assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
+        assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("b2", "its data is not base64")]
+        assert set(both.by_source_id("Binary")) == {"b1", "b3"}
+        sync.map.close()
