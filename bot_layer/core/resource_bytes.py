@@ -30,6 +30,7 @@ _cut_at_references: Final = re.compile(rb'"reference"(?<!\\"reference")(?!:[^"\s
 _is_escaped: Final = re.compile(rb"\\u00").search
 # No JSON holds it: it stands where a reference has no name in Medplum.
 _MISSING: Final = b"\0"
+_SHORT: Final = 4_000
 _SHARED: Final = ("identifier", "extension", "tag", "security")
 _printer: Final = msgspec.json.Encoder()
 _print: Final = _printer.encode
@@ -135,12 +136,17 @@ def _frame(kind: str, source: str, *told: bool) -> bytes:
     return mark.replace(b"%", b"%%").replace(b"\\u0000", b"%b")
 
 
-@lru_cache(maxsize=2_000)
 def _owned(*lists: bytes) -> str | None:
+    # Short lists come again and again; large ones would fill the memory.
+    return _owned_of(*lists) if sum(map(len, lists)) < _SHORT else _owned_of.__wrapped__(*lists)
+
+
+@lru_cache(maxsize=2_000)
+def _owned_of(*lists: bytes) -> str | None:
     """Which entries of the shared lists are the source's; None where bytes can't tell them apart."""
     owned: set[str] = set()
     for name, text in zip(_SHARED, lists, strict=True):
-        tokens = _tokens(name, text) if text else frozenset()
+        tokens = (_tokens if len(text) < _SHORT else _tokens.__wrapped__)(name, text) if text else frozenset()
         if tokens is None:
             return None
         owned |= tokens

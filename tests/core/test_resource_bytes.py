@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bot_layer.core import upsert
+from bot_layer.core import resource_bytes, upsert
 from bot_layer.core.ndjson import Resource, read_resources, split_lines
 from bot_layer.core.references import Key
 from bot_layer.core.resource_bytes import Marked
@@ -167,3 +167,13 @@ def test_what_bytes_cannot_tell_is_left_to_the_value(more: dict[str, Any]) -> No
     """A Binary, entries without a name of their own, our own tag."""
     neighbour = orjson.dumps(OBSERVATION | {"id": "neighbour"})
     assert list(pointing(KNOWN, orjson.dumps(OBSERVATION | more), neighbour)) == ["neighbour"]
+
+
+def test_large_lists_are_not_remembered() -> None:
+    """Thousands of them would be held in memory, although none comes again."""
+    caches = (resource_bytes._owned_of, resource_bytes._tokens)
+    before = [each.cache_info().currsize for each in caches]
+    extension = [{"url": "https://example.org/x", "valueString": "y" * 10_000}]
+    resources = read(orjson.dumps({"resourceType": "Patient", "id": "large", "extension": extension}))
+    assert Marked(resources, BASE).keys == list(resources)
+    assert [each.cache_info().currsize for each in caches] == before
