@@ -103,27 +103,24 @@ class Ending:
         """Targets that were not exported: those that Medplum has already, else read once from the source."""
         total = Loaded()
         refusals: Counter[str] = Counter()
-        later: set[Key] = set()  # not asked for good: the next run tries again
         for _ in range(_ROUNDS):
-            keys = [key for key in self.map.waiting_targets(MANY + len(later)) if key not in later]
+            keys = self.map.waiting_targets(MANY)
             if not keys or self.halted():
                 break
             known = self.loader.known(keys)
             missing = [key for key in keys if key not in known]
             fetched: list[Resource] = []
-            for key in missing if hydrate else ():
-                # A source that is down was tried for half a minute: that is enough for one run.
-                if later:
-                    later.add(key)
-                    continue
-                try:
+            asked = [] if hydrate else missing
+            with suppress(TransientError):
+                for key in missing if hydrate else ():
                     fetched += self._read(key, refusals)
-                except TransientError:
-                    later.add(key)
+                    asked.append(key)
             if fetched:
                 total = total.plus(self.loader.load(fetched))
             # Only now: a run that breaks off before this asks again.
-            self.map.write_asked(key for key in missing if key not in later)
+            self.map.write_asked(asked)
+            if len(asked) < len(missing):
+                break  # the source is down, and was tried for long enough: the next run goes on here
         return total
 
     def _read(self, key: Key, refusals: Counter[str]) -> list[Resource]:
