@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +12,7 @@ from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import LeaseLost, SyncStore
 from bot_layer.core import sync_state
+from bot_layer.core.local_edits import EditList
 from bot_layer.core.sync_settings import SyncSettings
 from bot_layer.core.sync_state import Run, SyncState
 from bot_layer.errors import BotError, TransientError
@@ -115,15 +117,21 @@ def _step(session: Session, run: Run) -> SyncState:
 def _fail(session: Session, fault: BotError) -> None:
     run = session.store.state.run
     if run is None or run.over:
-        return
+        # It did not even begin: monitoring must not go on reading how the run before it went.
+        edits = run.edits if run is not None else EditList()
+        run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="failed", edits=edits)
     # What may work later is taken up where it broke; what will not is over, and the time stamps stay.
-    over = not isinstance(fault, TransientError)
+    over = run.over or not isinstance(fault, TransientError)
     problem = f"{fault.code}: {fault.message}"
     phase: sync_state.Phase = "failed" if over else run.phase
-    session.save(replace(run, problem=problem, phase=phase, ended=session.clock() if over else 0.0))
     session.log("PFSyncWorker", f"Sync failed: {problem}")
-    if over:
-        _forget_job(session, run)
+    try:
+        session.save(replace(run, problem=problem, phase=phase, ended=session.clock() if over else 0.0))
+    except BotError:
+        session.log("PFSyncWorker", "Medplum did not take the news of it")
+    else:
+        if over:
+            _forget_job(session, run)
 
 
 def _forget_job(session: Session, run: Run) -> None:

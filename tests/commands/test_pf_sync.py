@@ -208,3 +208,17 @@ def test_a_failure_has_its_code(tmp_path: Path) -> None:
         told = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
         assert told.returncode == 1
         assert "PF_CLIENT_ID" in told.stderr
+        assert typed(both, "status", folder=tmp_path).returncode == 1
+
+
+def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> None:
+    """A run that can't even begin is told to monitoring; the next good one makes it healthy again."""
+    with world(generate(1, 1), switches=FAST) as both:
+        assert typed(both, folder=tmp_path).returncode == 0
+        assert typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong").returncode == 1
+        told = typed(both, "status", folder=tmp_path)
+        record = json.loads(told.stdout)
+        assert (told.returncode, record["healthy"], record["lastRunSuccess"]) == (1, False, False)
+        assert "token-refused" in record["summary"]
+        assert typed(both, folder=tmp_path).returncode == 0
+        assert typed(both, "status", folder=tmp_path).returncode == 0
