@@ -17,9 +17,9 @@ from bot_layer.core.event import Event
 from bot_layer.core.json import Json
 from bot_layer.core.source_identity import POINTED_TO, in_order, stored_as
 from bot_layer.core.sync_settings import DEFAULT_TYPES, SETTINGS, read_settings
-from bot_layer.errors import InputError
+from bot_layer.errors import InputError, TransientError
 from bot_layer.handler import Handler
-from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.engine import Halted, Options, Sync
 from bot_layer.sync.setup import Surroundings, make_sync
 
 WRITTEN = sorted({stored_as(each) for each in (*DEFAULT_TYPES, *POINTED_TO)} | {"Binary", "Task"})
@@ -60,6 +60,13 @@ def act(event: Event) -> Json:
                 expression=["Parameters.parameter.where(name='action')"],
             )
         return sync_answer.of_state(state, settings, now=time.time(), action=action)
+    except Halted as over:
+        raise TransientError(
+            "The time of one call was over before there was anything to keep: raise PF_STEP_SECONDS and the bot's "
+            "timeout, or use medplum-bots pf-sync (with --preview, for counts).",
+            service="the sync",
+            code="step-too-short",
+        ) from over
     finally:
         sync.map.close()
 

@@ -31,7 +31,7 @@ from bot_layer.core import sync_state
 from bot_layer.core.source_identity import in_order
 from bot_layer.core.sync_settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
-from bot_layer.sync.engine import Options, Sync
+from bot_layer.sync.engine import Halted, Options, Sync
 from bot_layer.sync.part import FileWorker
 from bot_layer.sync.setup import Surroundings, is_shared, make_sync, map_name
 
@@ -335,3 +335,5 @@ def _told_errors() -> Iterator[None]:
     except BotError as fault:
         typer.echo(f"{fault.code}: {fault.message}", err=True)
         raise typer.Exit(FAILED) from fault
+    except Halted as stopped:
+        raise typer.Exit(STOPPED) from stopped  # outside a run, which keeps its place

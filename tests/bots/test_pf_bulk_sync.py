@@ -97,6 +97,16 @@ def test_a_preview_that_takes_longer_than_a_step_says_so() -> None:
         assert both.source.jobs == {}
 
 
+def test_a_preview_that_takes_longer_than_a_call_says_what_to_do() -> None:
+    """It waits for a whole export and keeps nothing: the answer names the ways out, and the export is given up."""
+    with world(generate(1, 1), switches=Switches.general(polls=9)) as both:
+        answer = call(both, parameters.boolean("preview", True), PF_STEP_SECONDS="1")
+        issue = one(answer, "outcome")["issue"][0]
+        assert issue["details"]["coding"][0]["code"] == "step-too-short"
+        assert "--preview" in issue["details"]["text"]
+        assert not both.source.jobs
+
+
 def test_the_timer_starts_a_run_only_when_it_is_due(tmp_path: Path) -> None:
     """The timer calls often; a new run starts when the interval has passed, or where one was broken off."""
     with world(generate(1, 1), switches=FAST) as both:

@@ -202,6 +202,21 @@ def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
         assert both.source.requests == []
 
 
+@pytest.mark.parametrize("words", [(), ("--watch",)])
+def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ...], tmp_path: Path) -> None:
+    """There is no run yet whose place could be kept: the command just ends."""
+    with world(generate(1, 1), switches=FAST) as both:
+        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words]
+        environ = environment(both, tmp_path) | {"MEDPLUM_BASE_URL": "http://127.0.0.1:1"}
+        child = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert child.stderr is not None
+        assert "Starting" in child.stderr.readline()
+        child.send_signal(signal.SIGTERM)
+        _, told = child.communicate(timeout=20)
+        assert child.returncode in ((0, 130) if words else (130,)), told  # a watch that never began a run ended well
+        assert "Traceback" not in told
+
+
 def test_a_failure_has_its_code(tmp_path: Path) -> None:
     """A refused login exits 1 and says who must act; status tells monitoring that it is not healthy."""
     with world(generate(1, 1), switches=FAST) as both:
