@@ -152,11 +152,15 @@ def _database(environ: Mapping[str, str]) -> str:
 
 def _project_secrets(login: ClientLogin) -> dict[str, str]:
     medplum = MedplumRequests(login.base_url, login)
+    login.token()  # which tells the project
     try:
-        login.token()
         reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")
-    except (AuthError, TransientError):
-        return {}
+    except AuthError as refused:
+        raise ConfigError(
+            "Set the PF_ settings in the environment, or use a client that is an admin: this one may not read the "
+            "project's secrets.",
+            missing=["PF_FHIR_BASE_URL"],
+        ) from refused
     document = orjson.loads(reply.body) if reply.status == 200 else {}
     listed = (document.get("project") or {}).get("secret") or []
     known = {each.name for each in SETTINGS}

@@ -128,6 +128,33 @@ def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
         assert_exact(both)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("MEDPLUM_CLIENT_SECRET", "wrong", "medplum-login-refused"),
+        ("MEDPLUM_BASE_URL", "http://127.0.0.1:1", "answer-lost"),
+    ],
+)
+def test_a_medplum_that_cannot_be_asked_is_told_as_that(name: str, value: str, code: str, tmp_path: Path) -> None:
+    """Its secrets may well hold the settings: to call those missing would send somebody to the wrong place."""
+    with world(generate(1, 1), switches=FAST) as both:
+        bare = dict.fromkeys(both.source.settings(), "") | {name: value}
+        told = typed(both, folder=tmp_path, **bare)
+        assert (told.returncode, told.stderr.partition(":")[0]) == (1, code)
+
+
+def test_a_client_that_may_not_read_the_secrets_is_told(tmp_path: Path) -> None:
+    """The settings may be there: it is the client that lacks a right."""
+    with world(generate(1, 1), switches=FAST) as both:
+        url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/client"
+        client = requests.post(url, json={"name": "no admin"}, headers=both.headers(), timeout=10).json()
+        bare = dict.fromkeys(both.source.settings(), "")
+        login = {"MEDPLUM_CLIENT_ID": client["id"], "MEDPLUM_CLIENT_SECRET": client["secret"]}
+        told = typed(both, folder=tmp_path, **bare | login)
+        assert told.returncode == 2
+        assert "admin" in told.stderr
+
+
 def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
     """Everything that is missing is named at once."""
     with world(generate(1, 1), switches=FAST) as both:
