@@ -18,7 +18,7 @@ SETTINGS: Final = (
     Setting("PF_PRIVATE_KEY", "The app's private key (PKCS8 PEM); it is taken before a secret", sensitive=True),
     Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS"),
     Setting("PF_JWKS_URL", "The registered JWKS address, if the source wants it in the assertion (jku)"),
-    Setting("PF_KEY_ALGORITHM", "RS384, ES384 or RS256; default: RS384 for RSA keys, ES384 for P-384"),
+    Setting("PF_KEY_ALGORITHM", "RS384, ES384, RS256 or ES256; default: RS384 for RSA keys, ES384 for P-384"),
     Setting("PF_SYNC_ENABLED", "false: the timer does nothing", default="true"),
     Setting("PF_SYNC_INTERVAL_MS", "Milliseconds between two runs", default="86400000"),
     Setting("PF_SYNC_RUN_ON_STARTUP", "true: --watch runs at once", default="false"),
@@ -78,6 +78,8 @@ DEFAULT_TYPES: Final = in_order(
         "Specimen",
     )
 )
+# https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html names the first two.
+ALGORITHMS: Final = ("RS384", "ES384", "RS256", "ES256")
 DAY_MS: Final = 86_400_000
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # Scheme, host, port and path: whoever reads it finds the same host in it. A login or a query has no place there.
@@ -141,10 +143,10 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         client_id=values["PF_CLIENT_ID"],
         client_secret=values.get("PF_CLIENT_SECRET", ""),
         # A PEM in one line, as .env files hold it, has its line ends spelled out.
-        private_key=values.get("PF_PRIVATE_KEY", "").replace("\\n", "\n"),
+        private_key=values.get("PF_PRIVATE_KEY", "").replace("\\r", "").replace("\\n", "\n"),
         key_id=values.get("PF_KEY_ID", ""),
         key_url=values.get("PF_JWKS_URL", ""),
-        algorithm=values.get("PF_KEY_ALGORITHM", ""),
+        algorithm=reader.one_of("PF_KEY_ALGORITHM", ALGORITHMS),
         enabled=reader.flag("PF_SYNC_ENABLED", default=True),
         interval_ms=reader.number("PF_SYNC_INTERVAL_MS", DAY_MS, least=1000),
         run_on_startup=reader.flag("PF_SYNC_RUN_ON_STARTUP", default=False),
@@ -224,6 +226,13 @@ class _Reader:
                 return each
         self.wrong.append(f"{name} (one of {', '.join(allowed)})")
         return default
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
+        """One of the words, or none."""
+        value = self.values.get(name, "").upper()
+        if value and value not in allowed:
+            self.wrong.append(f"{name} (one of {', '.join(allowed)})")
+        return value
 
     def complain(self) -> None:
         if self.wrong:

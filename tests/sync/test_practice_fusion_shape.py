@@ -95,6 +95,29 @@ def test_a_key_that_is_none_is_told_apart() -> None:
         assert caught.value.code == "unreadable-key"
 
 
+@pytest.mark.parametrize("algorithm", ["RS384", "ES256", "HS256"])
+def test_an_algorithm_that_does_not_fit_the_key_is_told(algorithm: str) -> None:
+    """The setting is named; no trace of the code."""
+    with world(generate(8, 1), switches=Switches.exact()) as both:
+        both.settings |= register(both.source, "ES384") | {"PF_KEY_ALGORITHM": algorithm}
+        both.source.authorize_app()
+        with pytest.raises(ConfigError, match="PF_KEY_ALGORITHM") as caught:
+            both.run()
+        assert caught.value.code == "wrong-settings"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\\n", "\\r\\n"])
+def test_a_key_is_read_however_its_lines_end(line_end: str) -> None:
+    """A PEM in one line has its line ends spelled out, those of Windows too."""
+    with world(generate(8, 1), switches=Switches.exact()) as both:
+        keys = register(both.source, "ES384")
+        both.settings |= keys | {"PF_PRIVATE_KEY": keys["PF_PRIVATE_KEY"].replace("\n", line_end)}
+        both.source.authorize_app()
+        state = both.run()
+        assert state.run is not None
+        assert state.run.phase == "done"
+
+
 def test_a_source_without_discovery_is_told() -> None:
     """The base is probably wrong."""
     with (
