@@ -7,9 +7,12 @@ overwrite-reported.
 
 from __future__ import annotations
 
+import contextvars
+import logging
 import time
 
 from bot_layer.clients.medplum_login import GivenToken
+from bot_layer.clients.practice_fusion_requests import Log
 from bot_layer.core import parameters as fhir
 from bot_layer.core import sync_answer
 from bot_layer.core.declaration import Bot, Grant
@@ -21,6 +24,8 @@ from bot_layer.errors import InputError, TransientError
 from bot_layer.handler import Handler
 from bot_layer.sync.engine import Halted, Options, Sync
 from bot_layer.sync.setup import Surroundings, make_sync
+
+_log = logging.getLogger(__name__)
 
 WRITTEN = sorted({stored_as(each) for each in (*DEFAULT_TYPES, *POINTED_TO)} | {"Binary", "Task"})
 
@@ -39,7 +44,7 @@ def act(event: Event) -> Json:
     """Gather what is asked, take a step, answer with where the sync stands."""
     action = event.text("action") or "start"
     settings = read_settings(event.secrets)
-    within = Surroundings(place=settings.folder, seconds=settings.step_seconds)
+    within = Surroundings(place=settings.folder, seconds=settings.step_seconds, log=_log_of_this_call())
     login = GivenToken(event.access_token, event.bot or "")
     sync = make_sync(settings, event.base_url, login, within=within, about=event.bot or "")
     try:
@@ -69,6 +74,16 @@ def act(event: Event) -> Json:
         ) from over
     finally:
         sync.map.close()
+
+
+def _log_of_this_call() -> Log:
+    """Lines in the words that operators know; the sync's threads write into the same call's log."""
+    here = contextvars.copy_context()
+
+    def log(component: str, text: str) -> None:
+        here.copy().run(_log.info, "[%s] %s", component, text)
+
+    return log
 
 
 def _options(event: Event) -> Options:

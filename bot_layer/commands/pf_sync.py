@@ -233,6 +233,8 @@ class _Around:
         if state.run is not None:
             for line in sync_state.report(state.run):
                 typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
+        if state.failures:
+            typer.echo(f"  failed-resources: {state.failures}")
         return DONE if state.run is not None and state.run.phase == "done" else FAILED
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:

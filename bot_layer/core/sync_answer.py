@@ -33,6 +33,8 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
         entries += [fhir.string("badLine", each) for each in run.bad_lines]
         entries += [_edit(each) for each in run.edits.listed]
         entries.append(fhir.integer("moreEdited", run.edits.more) if run.edits.more else None)
+        if state.failures:
+            entries.append(fhir.reference("failedResources", state.failures))
         entries.append(fhir.string("problem", run.problem))
     return fhir.build(*entries)
 

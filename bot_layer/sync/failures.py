@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -36,12 +38,20 @@ def store_failures(session: Session, state: SyncState) -> str:
     if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
         return ""
+    for status, many in sorted(Counter(each.status for each in session.map.failures()).items()):
+        session.log("PFSyncWorker", f"Failed to upsert resource: {_said(status)} ({many} kept for --retry-failed)")
     now = lines.digest()
     if session.map.note("failures_digest") == now and state.failures:
         return state.failures
     stored = _stored(session, state.failures.removeprefix("Binary/"), lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
+
+
+def _said(status: int) -> str:
+    """A status with its words; some of what fails is never sent."""
+    known = {each.value: each.phrase for each in HTTPStatus}
+    return f"{status} {known.get(status, '')}".rstrip() if status else "not sent"
 
 
 class _Kept(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from bot_layer.core import parameters
 from bot_layer.core.json import Json
 from bot_layer.sandbox.practice_fusion import Switches, generate
+from bot_layer.sandbox.practice_fusion.generate import START
 from bots.pf_bulk_sync import handler
 from tests.cases import Bindings, Case, cases
-from tests.sync.world import World, assert_exact, world
+from tests.sync.world import World, assert_exact, observation, world
 
 
 def call(both: World, *entries: Json, cron: bool = False, **settings: str) -> Json:
@@ -47,6 +49,25 @@ def test_a_start_runs_to_the_end_and_says_so(tmp_path: Path) -> None:
         health = {each["name"]: each for each in one(answer, "health")}
         assert health["healthy"]["valueBoolean"] is True
         assert_exact(both)
+
+
+def test_a_call_logs_in_the_words_that_operators_know(caplog: pytest.LogCaptureFixture) -> None:
+    """As the command line does; what Medplum refused is told with its status, and where its words are kept."""
+    source = generate(1, 1)
+    source.add(observation("bad", status=None), at=START)
+    with world(source, switches=FAST) as both, caplog.at_level(logging.INFO, logger="bots"):
+        answer = call(both, PF_GROUP_ID="")
+        lines = [each.getMessage() for each in caplog.records]
+        for sentence in (
+            "[PFSyncWorker] Starting Practice Fusion sync...",
+            "[PFSmartClient] Successfully obtained access token",
+            "[PFSyncWorker] Processing 1 Patient resources...",
+            "[PFBulkExport] Parsed 1 resources from file",
+            "[PFSyncWorker] Patient: 1 created, 0 updated, 0 failed",
+            "[PFSyncWorker] Failed to upsert resource: 400 Bad Request (1 kept for --retry-failed)",
+        ):
+            assert sentence in lines
+        assert both.content(f"{both.medplum.base_url}/fhir/R4/{one(answer, 'failedResources')}")
 
 
 def test_steps_go_on_where_the_last_one_stopped() -> None:
