@@ -78,7 +78,13 @@ class SourceLogin:
         """Those of ``types`` that this client may read, and those that the source refused; the scopes are kept."""
         if self.settings.scopes:
             self.granted = self.settings.scopes
-            return self.types, ()
+            readable = smart.types_of(self.settings.scopes, self.types)
+            if not readable:
+                raise AuthError(
+                    "PF_SCOPES lets no type of PF_RESOURCE_TYPES be read: name scopes such as system/*.rs.",
+                    code="no-scope-granted",
+                )
+            return readable, tuple(each for each in self.types if each not in readable)
         wanted = self.types
         advertised = self.discover().scopes
         # Rights to read what others point to are asked for only where they are offered: a refusal costs requests.
@@ -115,6 +121,8 @@ class SourceLogin:
 
     def _renew(self) -> None:
         answer = self._ask(self.granted)
+        if isinstance(answer, smart.ScopeRefused) and self.settings.scopes:
+            raise AuthError("The source refuses the scopes of PF_SCOPES.", code="no-scope-granted")
         if isinstance(answer, smart.ScopeRefused):
             # What was granted at the start is granted no more: find out what still is.
             self.granted = ()

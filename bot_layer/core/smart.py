@@ -189,6 +189,15 @@ def granted_types(scopes: frozenset[str], asked: Iterable[str]) -> frozenset[str
     return frozenset(asked) if "*" in readable else frozenset(asked) & readable
 
 
+def types_of(scopes: Iterable[str], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the wanted types that the scopes name; all of them where the scopes speak of no types."""
+    given = frozenset(scopes)
+    if not any(each.startswith("system/") for each in given):
+        return wanted
+    readable = granted_types(given, wanted)
+    return tuple(each for each in wanted if each in readable)
+
+
 def _reads(permissions: str) -> bool:
     letters = permissions.partition("?")[0]
     return letters in ("read", "*") or ("r" in letters and set(letters) <= set("cruds"))

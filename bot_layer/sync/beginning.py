@@ -71,7 +71,8 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     discovery = session.source.login.discover()
     changed = replace(
         state,
-        scopes=session.source.login.granted,
+        # Scopes that somebody set are theirs to change.
+        scopes=() if session.settings.scopes else session.source.login.granted,
         scopes_for=asked_for,
         scopes_at=session.clock(),
         refused_types=refused,

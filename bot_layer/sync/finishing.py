@@ -23,7 +23,7 @@ def finish(session: Session, run: Run) -> SyncState:
         types = {*session.settings.types, *(kind for each in session.store.state.since.values() for kind in each)}
         rest.learn_waiting(sorted(types))
         hydrate = session.settings.hydrate
-        session.map.ask_anew(" ".join(session.store.state.scopes) if hydrate else "none")
+        session.map.ask_anew(" ".join(session.settings.scopes or session.store.state.scopes) if hydrate else "none")
         loaded = rest.fetch_missing(hydrate=hydrate)
         repaired = rest.repair()
         session.check_time()

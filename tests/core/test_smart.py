@@ -185,3 +185,10 @@ def test_nothing_granted_at_all_ends_too() -> None:
     assert state.scopes == ("system/B.read",)
     state, _ = settle(["A"], all_or_nothing(named=True))
     assert state.refused == ("A",)
+
+
+def test_scopes_that_somebody_sets_say_which_types_they_open() -> None:
+    """Types that they don't name are not asked for; scopes of another kind open what the source will tell."""
+    assert smart.types_of(["system/A.rs", "system/B.c", "openid"], ("A", "B", "C")) == ("A",)
+    assert smart.types_of(["system/*.read"], ("A", "B")) == ("A", "B")
+    assert smart.types_of(["https://source.example/.default"], ("A", "B")) == ("A", "B")

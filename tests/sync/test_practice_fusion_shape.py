@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.core.sync_settings import DEFAULT_TYPES
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
@@ -116,6 +117,29 @@ def test_a_key_is_read_however_its_lines_end(line_end: str) -> None:
         state = both.run()
         assert state.run is not None
         assert state.run.phase == "done"
+
+
+def test_scopes_that_are_set_leave_out_the_types_that_they_do_not_name() -> None:
+    """The rest is reported; and once they are not set any more, all is asked for again."""
+    with world(generate(8, 1), switches=Switches.general(polls=0)) as both:
+        both.settings["PF_SCOPES"] = "system/Patient.rs system/Organization.rs"
+        run = both.run(hydrate=False).run
+        assert run is not None
+        assert (sorted(run.counts), len(run.refused_types)) == (["Organization", "Patient"], len(DEFAULT_TYPES) - 2)
+        del both.settings["PF_SCOPES"]
+        run = both.run().run
+        assert run is not None
+        assert run.refused_types == ()
+        assert_exact(both)
+
+
+def test_scopes_that_are_set_and_refused_are_named() -> None:
+    """It is the setting that is wrong, not what the source granted before."""
+    with world(generate(8, 1), switches=Switches.general()) as both:
+        both.settings["PF_SCOPES"] = "nonsense"
+        with pytest.raises(AuthError, match="PF_SCOPES") as caught:
+            both.run()
+        assert caught.value.code == "no-scope-granted"
 
 
 def test_a_source_without_discovery_is_told() -> None:
