@@ -11,6 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bot_layer.errors import ConfigError
+
 Row = Sequence[Any]
 
 
@@ -40,7 +42,31 @@ class SyncDatabase:
         self._postgres = bool(url)
         # SQLite has one connection, which one thread uses at a time.
         self._turn = nullcontext() if self._postgres else threading.RLock()
-        self._engine = _postgres(url, schema) if self._postgres else _sqlite(path)
+        try:
+            self._engine = _postgres(url, schema) if self._postgres else _sqlite(path)
+            self._set_up(list(tables), path, schema)
+        except (OSError, sa.exc.OperationalError) as fault:
+            raise ConfigError(
+                "The map of ids can't be opened: set PF_STATE_DIR to a folder that may be written; a PostgreSQL "
+                f"database there, or in BOT_HOST_DATABASE_URL, must answer ({type(fault).__name__}).",
+                code="map-unusable",
+                missing=["PF_STATE_DIR"],
+            ) from fault
+
+    def _set_up(self, tables: list[str], path: Path | None, schema: str) -> None:
+        try:
+            self._make(tables, schema)
+        except sa.exc.DatabaseError as fault:
+            if path is None or isinstance(fault, sa.exc.OperationalError):
+                raise
+            # A file that is damaged or none of SQLite's: a cache is made anew.
+            self._engine.dispose()
+            for each in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                each.unlink(missing_ok=True)
+            self._engine = _sqlite(path)
+            self._make(tables, schema)
+
+    def _make(self, tables: list[str], schema: str) -> None:
         with self.changing() as change:
             if self._postgres:
                 # Two machines that begin at once would both find nothing, and one would fail.

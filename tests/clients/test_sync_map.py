@@ -10,6 +10,7 @@ import pytest
 
 from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core.references import Key
+from bot_layer.errors import ConfigError
 
 ONE, TWO, THREE = Key("Patient", "1"), Key("Patient", "2"), Key("Observation", "1")
 
@@ -112,3 +113,28 @@ def test_two_machines_share_a_schema_and_no_other(postgres_url: str) -> None:
     assert other.ids([ONE]) == {}
     for each in maps:
         each.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database", b"half"])
+def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
+    """The map is a cache: a run without it is slower, and a run that stops for it would be wrong."""
+    path = tmp_path / "map.sqlite"
+    first = SyncMap(path)
+    first.write_note("much", "x" * 100_000)
+    first.close()
+    path.write_bytes(content if content != b"half" else path.read_bytes()[: path.stat().st_size // 2])
+    again = SyncMap(path)
+    assert again.note("much") == ""
+    again.write_note("little", "y")
+    assert again.note("little") == "y"
+    again.close()
+
+
+@pytest.mark.parametrize("url", ["", "postgresql://user:hidden@127.0.0.1:1/none"])
+def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: Path) -> None:
+    """A folder that is none, and a database that does not answer; without the address, which holds a password."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="PF_STATE_DIR") as caught:
+        SyncMap(None if url else tmp_path / "file" / "map.sqlite", url=url, schema="pf_none")
+    assert caught.value.code == "map-unusable"
+    assert "hidden" not in str(caught.value)
