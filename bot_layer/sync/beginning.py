@@ -27,7 +27,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
         session.alone = False  # it may be this process' own: what it sent last may still be under way
         use_scopes(session, state)
         check_map(session, state.run)
-        return session.store.save(replace(state, run=replace(state.run, problem="")))
+        run = _told_what_is_left_out(session, state.run, options)
+        return session.store.save(replace(state, run=replace(run, problem="")))
     if options.retry_failed:
         return retry(session, state)
     if options.overwrite_reported:
@@ -51,6 +52,30 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     session.alone = True
     session.store.state = replace(state, run=run)
     return session.store.state
+
+
+def _told_what_is_left_out(session: Session, run: Run, options: Options) -> Run:
+    """The run that goes on, with a note where this call asked for something else: nobody shall think it done."""
+    left = not_asked_then(run, options)
+    note = f"this ended a run that was broken off; call again for: {', '.join(left)}" if left else ""
+    if not note or note in run.notes:
+        return run
+    session.log("PFSyncWorker", f"A run that was broken off goes on first; call again for: {', '.join(left)}")
+    return replace(run, notes=(*run.notes, note))
+
+
+def not_asked_then(run: Run, options: Options) -> tuple[str, ...]:
+    """The names of those options of which a run that is under way knows nothing."""
+    types = {kind for job in run.jobs for kind in job.types} | set(run.refused_types)
+    new = {
+        "full": options.full and not run.full,
+        "types": bool(options.types) and set(options.types) != types,
+        "since": bool(options.since) and all(job.since != options.since for job in run.jobs),
+        "reconcile": options.reconcile and not run.reconcile,
+        "retry-failed": options.retry_failed and bool(run.jobs),
+        "overwrite-reported": options.overwrite_reported and bool(run.jobs),
+    }
+    return tuple(name for name, asked in new.items() if asked)
 
 
 def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple[str, ...], SyncState]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.errors import ConfigError
+from bot_layer.errors import BotError, ConfigError
 from bot_layer.sandbox.practice_fusion import Source, Switches
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings
@@ -173,3 +173,23 @@ def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
     assert state.run.deleted == 0
     assert sum(both.waited) < 120
     assert len(both.by_source_id("Observation")) == MANY
+
+
+def test_what_was_asked_for_beside_a_run_that_goes_on_is_told(both: World) -> None:
+    """Nobody shall take the end of an older run for the reconcile that was asked for now."""
+    both.source.faults.clear()
+    both.source.source.change("Patient", "p1", {"gender": "other"}, at=both.source.now())
+    both.source.faults.add("broken_download")
+    with pytest.raises(BotError):
+        both.run()
+    both.source.faults.clear()
+    both.source.source.delete("Observation", "o1", at=both.source.now())
+    state = both.run(Options(reconcile=True))
+    assert state.run is not None
+    assert (state.run.deleted, state.run.notes) == (
+        0,
+        ("this ended a run that was broken off; call again for: reconcile",),
+    )
+    state = both.run(Options(reconcile=True))
+    assert state.run is not None
+    assert (state.run.deleted, state.run.notes) == (1, ())
