@@ -373,10 +373,13 @@ def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> 
     run = state.run
     running = run is not None and not run.over and now < state.until
     success = run is not None and run.phase == "done"
-    late = state.last_success > 0 and now - state.last_success > 2 * interval_ms / 1000
+    patience = 2 * interval_ms / 1000
+    late = state.last_success > 0 and now - state.last_success > patience
+    # Between two steps of the bot nobody holds the lease, and nothing is wrong.
+    paused = run is not None and not run.over and not run.problem and now - run.started <= patience
     return {
         "enabled": enabled,
-        "healthy": not enabled or (not late and (success or running)),
+        "healthy": not enabled or (not late and (success or running or paused)),
         "lastRun": _written(run.started) if run else None,
         "lastRunSuccess": success if run and run.over else None,
         "isRunning": running,

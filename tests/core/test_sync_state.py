@@ -129,7 +129,7 @@ def test_the_report_says_what_a_person_must_know() -> None:
 
 
 def test_health_is_what_monitoring_asks() -> None:
-    """Healthy: off, or the last run succeeded and is not long ago, or one is at work."""
+    """Healthy: off, or the last run succeeded and is not long ago, or one is at work or between two steps."""
     done = replace(STATE, run=replace(RUN, phase="done"), last_success=1010.0, until=0.0)
     good = sync_state.health(done, enabled=True, interval_ms=60_000, now=1020.0)
     assert good == {
@@ -145,6 +145,18 @@ def test_health_is_what_monitoring_asks() -> None:
     never = sync_state.health(SyncState(), enabled=True, interval_ms=1, now=0.0)
     assert (never["healthy"], never["lastRun"], never["lastRunSuccess"]) == (False, None, None)
     assert sync_state.health(SyncState(), enabled=False, interval_ms=1, now=0.0)["healthy"]
+
+
+def test_a_run_between_two_steps_of_the_bot_is_healthy() -> None:
+    """Nobody holds it for minutes; with a problem, or after two intervals, it waits in vain."""
+    paused = replace(STATE, run=replace(RUN, problem=""), until=0.0)
+    for state, now, healthy in (
+        (paused, 1020.0, True),
+        (replace(paused, run=RUN), 1020.0, False),
+        (paused, 2000.0, False),
+    ):
+        record = sync_state.health(state, enabled=True, interval_ms=60_000, now=now)
+        assert (record["healthy"], record["isRunning"]) == (healthy, False)
 
 
 def test_counts_add_up() -> None:
