@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def sandbox(*words: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
         "0",
         "--health-gorilla-port",
         "0",
+        "--practice-fusion-port",
+        "0",
         "--json",
         *words,
     ]
@@ -133,7 +136,29 @@ def test_faults_begin_once_the_bots_are_there() -> None:
         assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("words", [["--operation-input", "url"], ["--fault", "meteor"], ["--fault", "conflict=2"]])
+def test_the_source_takes_practice_fusions_own_shape(tmp_path: Path) -> None:
+    """By a switch: the practice's id in the base, a Group, a private key among the project's secrets."""
+    with sandbox("--practice-fusion", "exact") as (_, ready):
+        assert ready["practiceFusion"]["baseUrl"].count("-") == 4
+        names = {
+            "baseUrl": "MEDPLUM_BASE_URL",
+            "clientId": "MEDPLUM_CLIENT_ID",
+            "clientSecret": "MEDPLUM_CLIENT_SECRET",
+        }
+        environ = {name: ready["medplum"][each] for each, name in names.items()} | {"PF_STATE_DIR": ""}
+        line = [sys.executable, "-m", "bot_layer.cli", "pf-sync"]
+        told = subprocess.run(
+            line, env={**os.environ, "HOME": str(tmp_path), **environ}, capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stderr
+        assert "Using private_key JWT authentication" in told.stderr
+        assert "refused-type: MedicationStatement" in told.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--operation-input", "url"], ["--fault", "meteor"], ["--fault", "conflict=2"], ["--practice-fusion", "odd"]],
+)
 def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
     """Nothing is started with options that mean nothing."""
     told = CliRunner().invoke(build(), ["sandbox", "--port", "0", *words])

@@ -39,6 +39,10 @@ def sandbox(
         str,
         typer.Option(help="What an instance-level operation hands to its bot: 'resource' (since 2026-02) or 'body'."),
     ] = "resource",
+    practice_fusion: Annotated[
+        str,
+        typer.Option(help="The source's shape: 'general' (all that bulk data offers) or 'exact' (Practice Fusion's)."),
+    ] = "general",
     fault: Annotated[
         list[str] | None, typer.Option(help=f"Let Medplum fail now and then; repeat for more: {_FAULTS}.")
     ] = None,
@@ -58,6 +62,8 @@ def sandbox(
 
     if operation_input not in {"resource", "body"}:
         raise typer.BadParameter("--operation-input is 'resource' or 'body'.")
+    if practice_fusion not in ("general", "exact"):
+        raise typer.BadParameter("--practice-fusion is 'general' or 'exact'.")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     ended = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -72,6 +78,7 @@ def sandbox(
             quota=quota,
             operation_input=operation_input,
             with_bots=with_bots,
+            practice_fusion=practice_fusion,
         )
         unkind = (Faults.parse(fault or []), Faults.parse(partner_fault or []))
         world = World(options)

@@ -9,7 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from bot_layer.clients.medplum import Medplum, connect_client
 from bot_layer.clients.transport import Patience
@@ -30,6 +33,7 @@ FEDERATION = {
     "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",
     "ADT_ASSIGNING_AUTHORITIES": '{"CLINIC": "https://clinic.example"}',
 }
+_SHAPES: Final = {"general": PracticeFusionSwitches.general(polls=0), "exact": PracticeFusionSwitches.exact()}
 SAMPLE_PEOPLE = Path(__file__).resolve().parents[2] / "fixtures" / "sample_people" / "bundle.json"
 
 
@@ -45,6 +49,7 @@ class Options:
     quota: int = 50_000
     operation_input: str = "resource"
     with_bots: bool = True
+    practice_fusion: str = "general"  # or "exact"
     medplum_faults: Faults = field(default_factory=Faults)
     partner_faults: Faults = field(default_factory=Faults)
     switches: Switches = field(default_factory=Switches)
@@ -70,9 +75,11 @@ class World:
         self.practice_fusion = PracticeFusionSandbox(
             generate(seed=7, patients=PATIENTS),
             port=wanted.practice_fusion_port,
-            switches=PracticeFusionSwitches.general(polls=0),
+            switches=_SHAPES[wanted.practice_fusion],
             faults=wanted.partner_faults,
         )
+        # Practice Fusion takes keys alone, from an app that the practice has let in.
+        self.practice_fusion_key = _registered(self.practice_fusion) if wanted.practice_fusion == "exact" else ""
         self.federated_client = "health-gorilla"
         self.federated_secret = secrets.token_urlsafe(32)
         self.host: HostServer | None = None
@@ -130,7 +137,8 @@ class World:
     def settings(self) -> dict[str, str]:
         """The project secrets with which the bots find the partners."""
         partners = {**self.gorilla.settings(), **self.practice_fusion.settings()}
-        return {**partners, **FEDERATION, "BOT_BACKOFF_SECONDS": "0.05"}
+        key = {"PF_PRIVATE_KEY": self.practice_fusion_key} if self.practice_fusion_key else {}
+        return {**partners, **key, **FEDERATION, "BOT_BACKOFF_SECONDS": "0.05"}
 
     def put_secrets(self, settings: Mapping[str, str]) -> None:
         """Set the project's secrets, all of them."""
@@ -186,6 +194,16 @@ class World:
         text = SAMPLE_PEOPLE.read_text(encoding="utf-8").replace("<lab:0>", self.gorilla.labs[0])
         answers = self.client().batch(json.loads(text)["entry"])
         return [answer["resource"] for answer in answers if "resource" in answer]
+
+
+def _registered(source: PracticeFusionSandbox) -> str:
+    """A new private key of the app, whose public half the source knows, and which the practice has let in."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    source.register_public_key(public.decode(), "sandbox-key", "ES384")
+    source.authorize_app()
+    unlocked = serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unlocked).decode()
 
 
 def free_port() -> int:
