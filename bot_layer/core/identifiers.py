@@ -23,16 +23,21 @@ IdentifierKey = NewType("IdentifierKey", tuple[str, str, str, str])
 
 
 def kind(identifier: Json) -> str:
-    """``AN``, ``PRN``, ``NPI`` or another v2-0203 code, by coding or by text; empty where neither says."""
+    """``AN``, ``PRN``, ``NPI`` or another v2-0203 code, by system, by any coding, or by text; empty where none says.
+
+    The system of an NPI comes first: some records type it as a provider number.
+    """
+    if identifier.get("system") == NPI_SYSTEM:
+        return "NPI"
     said = identifier.get("type")
     if not isinstance(said, dict):
-        return "NPI" if identifier.get("system") == NPI_SYSTEM else ""
-    for coding in said.get("coding") or ():
-        if coding.get("system") in V2_0203_SYSTEMS and coding.get("code"):
-            return str(coding["code"])
+        return ""
+    codings = (coding for coding in said.get("coding") or () if coding.get("system") in V2_0203_SYSTEMS)
+    coded = [str(coding["code"]) for coding in codings if coding.get("code")]
+    if coded:
+        return next((code for code in coded if code in DISPLAYS), coded[0])
     text = said.get("text")
-    named = _KINDS_BY_TEXT.get(text.strip().casefold(), "") if isinstance(text, str) else ""
-    return named or ("NPI" if identifier.get("system") == NPI_SYSTEM else "")
+    return _KINDS_BY_TEXT.get(text.strip().casefold(), "") if isinstance(text, str) else ""
 
 
 def key(identifier: Json) -> IdentifierKey | None:

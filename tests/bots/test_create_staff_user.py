@@ -17,6 +17,7 @@ from tests.bots.practice_world import (
     NPI,
     OLD_SECURITY_ROLE,
     SECURITY_ROLE,
+    V2_0203,
     World,
     action,
     clinician,
@@ -78,9 +79,10 @@ def test_an_account_is_made_once_and_told_to_medplum(here: World) -> None:
     assert here.read(person)["meta"]["versionId"] == now["meta"]["versionId"]
 
 
-def test_a_clinician_is_sent_to_the_other_operation(here: World) -> None:
-    """A Practitioner with an NPI is refused with a pointer to sync-practitioner; nothing is written."""
-    answer = create(here, here.store(clinician()))
+@pytest.mark.parametrize("said", [{}, {"type": {"coding": [{"system": V2_0203, "code": "PRN"}]}}])
+def test_a_clinician_is_sent_to_the_other_operation(here: World, said: Json) -> None:
+    """A Practitioner with an NPI, whatever it is typed as, is refused with a pointer; nothing is written."""
+    answer = create(here, here.store(clinician(identifier=[{"system": NPI, "value": npi(1), **said}])))
     assert (action(answer), codes(answer)) == ("refused", ["npi-present"])
     assert "$sync-practitioner" in one(answer, "outcome")["issue"][0]["details"]["text"]
     assert here.gorilla.roles() == []

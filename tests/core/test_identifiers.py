@@ -24,11 +24,14 @@ V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
         ({"type": "text"}, ""),
         ({"system": identifiers.NPI_SYSTEM}, "NPI"),
         ({"system": identifiers.NPI_SYSTEM, "type": {"text": "whatever"}}, "NPI"),
+        ({"system": identifiers.NPI_SYSTEM, "type": {"coding": [{"system": V2, "code": "PRN"}]}}, "NPI"),
+        ({"type": {"coding": [{"system": V2, "code": "XX"}, {"system": V2, "code": "AN"}]}}, "AN"),
+        ({"type": {"coding": [{"system": V2, "code": "XX"}]}}, "XX"),
         ({}, ""),
     ],
 )
 def test_a_kind_is_known_by_coding_or_by_text(identifier: Json, kind: str) -> None:
-    """Both systems of v2-0203 count, and the text that Health Gorilla writes alone."""
+    """Both systems of v2-0203 count in any coding, and the text that Health Gorilla writes alone."""
     assert identifiers.kind(identifier) == kind
 
 
