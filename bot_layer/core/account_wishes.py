@@ -93,8 +93,8 @@ def with_single_sign_on(wishes: Wishes, practitioner: Json, settings: HealthGori
 def sign_on_value(practitioner: Json) -> str:
     """The user's UUID for single sign-on: the practitioner's own PRN that no organization gave, else Medplum's id."""
     own = (
-        str(found["value"]).strip()
+        str(found.get("value") or "").strip()
         for found in practitioner.get("identifier", [])
-        if identifiers.kind(found) == "PRN" and found.get("value") and not found.get("assigner")
+        if identifiers.kind(found) == "PRN" and found.get("use") != "old" and not found.get("assigner")
     )
-    return next(own, str(practitioner["id"]))
+    return next(filter(None, own), str(practitioner["id"]))

@@ -79,3 +79,12 @@ def test_single_sign_on_is_an_identifier_of_the_facility() -> None:
     assert account_wishes.with_single_sign_on(wishes, practitioner(), settings()) is wishes
     signed = account_wishes.with_single_sign_on(wishes, practitioner(), settings(SSO_FACILITY_ID="f-9"))
     assert signed == replace(wishes, identifiers=[NUMBER, provider_number("Organization/f-9", practitioner()["id"])])
+
+
+@pytest.mark.parametrize("retired", [{"use": "old"}, {"value": " "}, {"assigner": {"reference": "Organization/1"}}])
+def test_a_retired_or_foreign_provider_number_signs_nobody_on(retired: Json) -> None:
+    """A number of use old, an empty one, and one that an organization gave are passed over."""
+    person = practitioner(identifier=[{"type": {"text": "Provider Number"}, "value": "retired", **retired}])
+    assert account_wishes.sign_on_value(person) == person["id"]
+    own = {"type": {"text": "Provider Number"}, "value": " own "}
+    assert account_wishes.sign_on_value({**person, "identifier": [*person["identifier"], own]}) == "own"
