@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bot_layer.core import identifiers, parameters
+from bot_layer.core.account_wishes import laboratory_of
 from bot_layer.core.health_gorilla import SYSTEM
 from bot_layer.core.json import Json
-from bot_layer.core.outcomes import Issue, warning
+from bot_layer.core.outcomes import Issue, note, warning
 from bot_layer.errors import InputError
 
 LOCATION_EXTENSION = "https://medplum.com/integrations/health-gorilla/practitioner-location"
@@ -105,9 +106,13 @@ def resolve_numbers(
     resolved: list[Json] = []
     issues: list[Issue] = []
     for number in numbers:
-        laboratory = health_gorilla_reference(identifiers.assigner(number), organizations, "f-")
+        laboratory = laboratory_of(number, organizations) or health_gorilla_reference(
+            identifiers.assigner(number), organizations, "f-"
+        )
         value = str(number.get("value") or "").strip()
-        if not value:
+        if number.get("use") == "old":
+            issues.append(note("account-number-old", "An account number of the practice of use old was left out."))
+        elif not value:
             text = "An account number of the practice has no value."
             issues.append(warning("account-number-empty", text, expression=[where]))
         elif laboratory is None:
@@ -124,9 +129,8 @@ def _number(parts: Sequence[Json]) -> Json:
         if isinstance(part.get("valueReference"), dict):
             found["assigner"] = part["valueReference"]
         elif isinstance(part.get("valueIdentifier"), dict):
-            found |= {
-                key: part["valueIdentifier"][key] for key in ("value", "assigner") if key in part["valueIdentifier"]
-            }
+            known = part["valueIdentifier"]
+            found |= {key: known[key] for key in ("use", "value", "assigner") if key in known}
         elif isinstance(part.get("valueString"), str):
             found["value"] = part["valueString"]
     return found

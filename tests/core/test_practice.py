@@ -106,6 +106,23 @@ def test_practice_numbers_by_the_types_of_their_parts() -> None:
     ]
 
 
+def test_practice_numbers_that_are_old_or_have_a_logical_laboratory() -> None:
+    """The rules are those of a physician's own: old ones are left out, a laboratory may be named by its id."""
+    logical = {"identifier": {"system": HG, "value": "f-1"}}
+    numbers = [
+        {"type": {"text": "Account number"}, "value": "A", "use": "old", "assigner": {"reference": "Organization/1"}},
+        {"type": {"text": "Account number"}, "value": "B", "assigner": logical},
+    ]
+    resolved, issues = practice.resolve_numbers(numbers, {"Organization/1": LAB}, "Organization.identifier")
+    assert resolved == [identifiers.account_number("Organization/f-1", "B")]
+    assert [(issue.code, issue.severity) for issue in issues] == [("account-number-old", "information")]
+    part = {"url": "number", "valueIdentifier": {key: numbers[0][key] for key in ("value", "use", "assigner")}}
+    (read,) = practice.practice_numbers(
+        {"extension": [{"url": practice.LAB_ACCOUNT_EXTENSION, "extension": [part]}]},
+    )
+    assert practice.resolve_numbers([read], {"Organization/1": LAB}, "Practitioner.extension")[0] == []
+
+
 def test_numbers_of_a_location() -> None:
     """Account numbers are told from other identifiers of the Organization by their type."""
     number = {"type": {"text": "Account number"}, "value": "A"}
