@@ -37,13 +37,13 @@ def references(given: Json, name: str) -> list[str]:
 
 
 def locations_of(practitioner: Json) -> list[str]:
-    """The practice locations that the practitioner's own extensions name, each once."""
-    found = (
-        _reference(extension.get("valueReference"))
-        for extension in practitioner.get("extension", ())
-        if extension.get("url") == LOCATION_EXTENSION
-    )
-    return list(dict.fromkeys(reference for reference in found if reference.startswith("Organization/")))
+    """The practice locations that the practitioner's own extensions name, each once.
+
+    One that names none that can be known stays in the list, to be refused: the list replaces the one in Health Gorilla,
+    and a location would be lost there.
+    """
+    given = (found.get("valueReference") for found in practitioner.get("extension", ()) if _is_location(found))
+    return list(dict.fromkeys(_place(value) for value in given if isinstance(value, dict)))
 
 
 def health_gorilla_reference(reference: str, organizations: Mapping[str, Json], prefix: str) -> str | None:
@@ -134,6 +134,17 @@ def _number(parts: Sequence[Json]) -> Json:
         elif isinstance(part.get("valueString"), str):
             found["value"] = part["valueString"]
     return found
+
+
+def _is_location(extension: Json) -> bool:
+    return extension.get("url") == LOCATION_EXTENSION
+
+
+def _place(value: Json) -> str:
+    """A Reference's text, or Health Gorilla's own where it names the location by its id alone."""
+    logical = value.get("identifier")
+    known = identifiers.values_of([logical], SYSTEM) if isinstance(logical, dict) else []
+    return _reference(value) or (f"Organization/{known[0]}" if known else "")
 
 
 def _reference(value: Any) -> str:

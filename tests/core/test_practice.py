@@ -54,6 +54,21 @@ def test_locations_of_the_practitioner() -> None:
     assert practice.locations_of({}) == []
 
 
+@pytest.mark.parametrize("other", [{"reference": "Location/2"}, {"display": "North"}, {"identifier": {"value": "2"}}])
+def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Json) -> None:
+    """The others alone would replace the list in Health Gorilla; one that is named by its id there is known."""
+    logical = {"identifier": {"system": HG, "value": "tl-9"}}
+    named = [{"reference": "Organization/2"}, logical, other]
+    extensions = [{"url": practice.LOCATION_EXTENSION, "valueReference": value} for value in named]
+    found = practice.locations_of({"extension": extensions})
+    with pytest.raises(InputError, match="1 of 3 locations"):
+        practice.resolve_locations(found, {"Organization/2": PLACE})
+    assert practice.resolve_locations(found[:2], {"Organization/2": PLACE}) == [
+        "Organization/tl-2",
+        "Organization/tl-9",
+    ]
+
+
 def test_health_gorilla_references() -> None:
     """An Organization is named by the id of the kind that is asked for; Health Gorilla's own references pass."""
     known = {"Organization/1": LAB, "Organization/2": PLACE}
