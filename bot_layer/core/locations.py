@@ -169,7 +169,12 @@ def _comparable(address: Json) -> tuple[str, ...]:
 
 
 def _covers(there: Any, wished: Any) -> bool:
-    """Whether all that is wished is there; Health Gorilla adds texts and ids of its own, which do not count."""
+    """Whether all that is wished is there; Health Gorilla adds texts and ids of its own, which do not count.
+
+    The lines of an address are one text: none may be missing, and none left over from before.
+    """
+    if isinstance(wished, list) and all(isinstance(line, str) for line in wished):
+        return bool(there == wished)
     if isinstance(wished, dict):
         return isinstance(there, dict) and all(_covers(there.get(key), value) for key, value in wished.items())
     if isinstance(wished, list):

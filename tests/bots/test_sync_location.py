@@ -83,6 +83,17 @@ def test_a_change_in_medplum_arrives_and_nothing_else_is_lost(here: World) -> No
     assert action(sync(here, location)) == "unchanged"
 
 
+def test_a_line_that_is_taken_away_or_moved_in_medplum_is_so_there(here: World) -> None:
+    """The lines are one text: what is sent to a suite that was left would go astray."""
+    location = office(here, address=[{**ADDRESS, "line": ["7 Canopy Road", "Suite 5"]}])
+    sync(here, location)
+    for lines in (["Suite 5", "7 Canopy Road"], ["7 Canopy Road"]):
+        here.put({**here.read(location), "address": [{**ADDRESS, "line": lines}]})
+        assert action(sync(here, location)) == "updated"
+        assert there(here)[0]["address"][0]["line"] == lines
+    assert action(sync(here, location)) == "unchanged"
+
+
 def test_a_location_that_is_there_already_is_linked(here: World) -> None:
     """One of the same name and address in the tenant is taken instead of making a second; two are for a person."""
     location = office(here)
