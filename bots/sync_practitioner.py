@@ -12,7 +12,7 @@ from dataclasses import replace
 from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
 from bot_layer.clients.health_gorilla import HealthGorillaClient
 from bot_layer.clients.health_gorilla_accounts import Account
-from bot_layer.core import account_wishes, enrollment, enrollment_answer
+from bot_layer.core import account_wishes, enrollment, enrollment_answer, names
 from bot_layer.core import health_gorilla as hg
 from bot_layer.core.account_wishes import Wishes
 from bot_layer.core.declaration import Bot, Grant, Watch
@@ -53,7 +53,7 @@ def sync(event: Event) -> Json:
     decision: Enroll | Update | NothingToDo
     if found is not None:
         wishes = account_wishes.for_existing(wishes)
-        decision = _plan(gorilla, practitioner, found, wishes)
+        decision = _plan(gorilla, practitioner, found, wishes, npi)
     else:
         entry = enrollment.directory_entry(gorilla.directory(npi))
         decision = enrollment.plan_enrolment(practitioner, entry, wishes, gorilla.settings)
@@ -69,7 +69,14 @@ def sync(event: Event) -> Json:
     return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
 
 
-def _plan(gorilla: HealthGorillaClient, practitioner: Json, found: Enrolment, wishes: Wishes) -> Update | NothingToDo:
+def _plan(
+    gorilla: HealthGorillaClient, practitioner: Json, found: Enrolment, wishes: Wishes, npi: str
+) -> Update | NothingToDo:
+    if enrollment.health_gorilla_id_of(practitioner) is None:
+        # Nothing but the NPI leads to this account, and it may be a colleague's, typed by mistake.
+        name = names.official((found.person or {}).get("name", []))
+        entry = {} if name else enrollment.directory_entry(gorilla.directory(npi))
+        enrollment.require_name(practitioner, name or names.official(entry.get("name", [])))
     login = enrollment.login_to_send(practitioner, found, gorilla.settings)
     return enrollment.plan_update(practitioner, found, wishes, login=login)
 
@@ -85,7 +92,7 @@ def _act(
         return enrollment.pick(gorilla.enrolments(npi))
 
     def replan() -> Update | NothingToDo:
-        return _plan(gorilla, practitioner, enrollment.require_found(find()), wishes)
+        return _plan(gorilla, practitioner, enrollment.require_found(find()), wishes, npi)
 
     if isinstance(decision, Enroll):
         return health_gorilla_accounts.enroll(gorilla, decision, find)

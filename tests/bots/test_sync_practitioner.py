@@ -266,6 +266,41 @@ def test_another_id_in_medplum_is_refused(here: World, enrolled: bool) -> None:
     assert here.read(wrong) == wrong
 
 
+@pytest.mark.parametrize("carried", ["contained", "include"])
+def test_a_colleagues_account_is_not_taken_for_ones_own(carried: Any) -> None:
+    """Enrolled under this NPI, and Medplum keeps no id yet: the name must be the account's, or nothing is written."""
+    with world(Switches(role_practitioner=carried)) as here:
+        sync(here, here.store(clinician()))
+        accounts = copy.deepcopy(here.gorilla.roles())
+        lab = here.store(organization(here.gorilla.labs[0]))
+        identifiers = [*clinician()["identifier"], account_number(lab, "ANNS")]
+        ann = here.store(clinician(identifier=identifiers, name=[{"family": "Smith", "given": ["Ann"]}]))
+        for entry in ([], [PREVIEW]):
+            answer = sync(here, ann, *entry)
+            assert (action(answer), codes(answer)) == ("refused", ["family-name-mismatch"])
+        assert here.gorilla.roles() == accounts
+        assert here.read(ann) == ann
+
+
+def test_an_account_that_shows_no_name_is_compared_with_the_directory(here: World) -> None:
+    """The directory has the name of the NPI's owner."""
+    joe = here.store(clinician())
+    sync(here, joe)
+    for account in here.gorilla.state.visible_accounts():
+        del account.practitioner["name"]
+    ann = here.store(clinician(name=[{"family": "Smith", "given": ["Ann"]}]))
+    assert codes(sync(here, ann)) == ["family-name-mismatch"]
+    assert action(sync(here, here.put({**joe, "meta": {}}))) == "unchanged"
+
+
+def test_a_linked_clinician_may_change_the_name(here: World) -> None:
+    """Once Medplum keeps the id it decides, so that a marriage in Medplum stops no account number."""
+    practitioner = here.store(clinician())
+    sync(here, practitioner)
+    here.put({**here.read(practitioner), "name": [{"family": "Kong", "given": ["Joe"]}]})
+    assert action(sync(here, practitioner)) == "unchanged"
+
+
 # 7. account numbers
 
 
