@@ -60,12 +60,11 @@ def sync(event: Event) -> Json:
 
     if event.flag("preview"):
         return enrollment_answer.preview(decision, practitioner, wishes)
-    account = _act(gorilla, decision, practitioner, wishes, npi)
+    action, account = _act(gorilla, decision, practitioner, wishes, npi)
     kept = account.login if gorilla.settings.is_configured_tenant else None
     written = enrollment.write_back(practitioner, account.health_gorilla_id, kept)
     if written != practitioner:
         server.change(asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, kept))
-    action = enrollment_answer.action_of(decision) if account.heeded else "unchanged"
     return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
 
 
@@ -87,17 +86,27 @@ def _act(
     practitioner: Json,
     wishes: Wishes,
     npi: str,
-) -> Account:
+) -> tuple[str, Account]:
+    """What was done, and the account afterwards. One that turns up there instead of a new one is brought up to date."""
+
     def find() -> Enrolment | None:
         return enrollment.pick(gorilla.enrolments(npi))
 
     def replan() -> Update | NothingToDo:
         return _plan(gorilla, practitioner, enrollment.require_found(find()), wishes, npi)
 
+    action, login = enrollment_answer.action_of(decision), enrollment.kept_login(practitioner, gorilla.settings)
     if isinstance(decision, Enroll):
-        return health_gorilla_accounts.enroll(gorilla, decision, find)
+        account = health_gorilla_accounts.enroll(gorilla, decision, find)
+        if account.existing is None:
+            return action, account
+        # Made by another call, which may have known less: an earlier state of the Practitioner, say.
+        decision, login = _plan(gorilla, practitioner, account.existing, wishes, npi), account.login
+        action = action if account.maybe_made else enrollment_answer.action_of(decision)
     settled = health_gorilla_accounts.update(gorilla, decision, replan)
-    return replace(settled, login=settled.login or enrollment.kept_login(practitioner, gorilla.settings))
+    if action == "updated" and not settled.heeded:
+        action = "unchanged"
+    return action, replace(settled, login=settled.login or login)
 
 
 handler = Handler(BOT, sync)

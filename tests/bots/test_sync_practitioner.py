@@ -13,6 +13,7 @@ from bot_layer.core.parameters import one, values
 from bot_layer.errors import TransientError
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla import Switches, npi
+from bot_layer.sandbox.health_gorilla.roles import Roles
 from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.repository import Repository
 from bots.sync_practitioner import handler
@@ -328,6 +329,26 @@ def test_account_numbers_are_embedded_then_merged_without_loss(here: World) -> N
     ]
     assert action(sync(here, changed)) == "unchanged"
     assert len(here.gorilla.sent("PUT")) == 1
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_an_account_that_another_call_made_meanwhile_is_brought_up_to_date(here: World, numbered: bool) -> None:
+    """Two events of one clinician at once, the later with an account number: whichever is faster, it arrives."""
+    earlier = one(sync(here, here.store(clinician()), PREVIEW), "payload")
+    number = [account_number(here.store(organization(here.gorilla.labs[0])), "LATE")] if numbered else []
+
+    def meet(method: str, path: str) -> bool:
+        if method == "POST" and path.endswith("/PractitionerRole") and not here.gorilla.roles():
+            Roles(here.gorilla.state).create(earlier)
+        return False
+
+    here.gorilla.faults.add("slow", when=meet)
+    later = here.store(clinician(identifier=[*clinician()["identifier"], *number]))
+    answer = sync(here, later, HEALTH_GORILLA_SSO_FACILITY_ID="")
+    assert action(answer) == ("updated" if numbered else "unchanged")
+    assert [value for _, value in numbers(here.account())] == ["LATE"] * numbered
+    assert hg_ids(here.read(later)) == [one(answer, "healthGorillaId")]
+    assert logins(here.read(later)) == logins(person(here.account()))
 
 
 def test_an_account_number_that_cant_be_resolved_is_a_warning(here: World) -> None:
