@@ -121,7 +121,8 @@ class HealthGorillaClient:
     ) -> Answer:
         """The answer to a FHIR call with the bearer token; a token that ended early is replaced once.
 
-        Raises for answers of 401, 403, 429 and 5xx; all others come back.
+        Raises for answers of 401, 403, 429 and 5xx, and for a gateway's page in place of an answer to a write; all
+        others come back.
         """
 
         def attempt(token: Token) -> Answer:
@@ -140,6 +141,9 @@ class HealthGorillaClient:
             answer = attempt(self.token())
         if answer.status in {401, 403, 429} or answer.status >= 500:
             raise answer.error()
+        # A page with status 200 does not say that anything was written; only Health Gorilla itself answers 201.
+        if method != "GET" and answer.ok and answer.status != 201:
+            answer.json()
         return answer
 
     def complete(self, found: Enrolment) -> Enrolment:

@@ -107,6 +107,16 @@ def test_a_location_that_is_there_already_is_linked(here: World) -> None:
     assert codes(sync(here, office(here))) == ["location-ambiguous"]
 
 
+def test_a_page_with_status_200_is_no_location(here: World) -> None:
+    """A gateway's page in place of an answer is a lost answer: it is looked up, and sent again."""
+    location = office(here)
+    here.gorilla.faults.add("html", method="POST", path="/Organization", status=200, times=1)
+    assert (action(sync(here, location)), len(there(here))) == ("created", 1)
+    here.put({**here.read(location), "name": "Canopy Office"})
+    here.gorilla.faults.add("html", method="PUT", path="/Organization", status=200, times=1)
+    assert (action(sync(here, location)), there(here)[0]["name"]) == ("updated", "Canopy Office")
+
+
 @pytest.mark.parametrize("keys", [True, False])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_lost_answer_makes_no_second_location(keys: bool, method: str) -> None:

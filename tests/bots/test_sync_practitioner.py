@@ -302,6 +302,24 @@ def test_a_linked_clinician_may_change_the_name(here: World) -> None:
     assert action(sync(here, practitioner)) == "unchanged"
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_page_with_status_200_is_no_account(here: World, times: int) -> None:
+    """A gateway's page in place of an answer is a lost answer: what was not written is not told as done."""
+    practitioner = here.store(clinician())
+    here.gorilla.faults.add("html", method="POST", path="/PractitionerRole", status=200, times=times)
+    answer = sync(here, practitioner)
+    assert (action(answer), len(here.gorilla.roles())) == (("enrolled", 1) if times == 1 else ("failed", 0))
+    here.gorilla.faults.clear()
+    assert action(sync(here, practitioner)) == ("unchanged" if times == 1 else "enrolled")
+
+    number = account_number(here.store(organization(here.gorilla.labs[0])), "LATE")
+    written = here.read(practitioner)
+    here.put({**written, "identifier": [*written["identifier"], number]})
+    here.gorilla.faults.add("html", method="PUT", path="/PractitionerRole", status=200, times=times)
+    answer = sync(here, practitioner)
+    assert (action(answer), len(numbers(here.account()))) == (("updated", 1) if times == 1 else ("failed", 0))
+
+
 # 7. account numbers
 
 
