@@ -122,7 +122,7 @@ def _act(
         decision = plan(existing)
         action = action if maybe_made else enrollment_answer.action_of(decision)
     account = health_gorilla_accounts.update(gorilla, decision, lambda: plan(find()))
-    return action if account.heeded else "unchanged", replace(account, login=account.login or who.login)
+    return action if account.heeded else "unchanged", replace(account, login=account.login or who.known_login)
 
 
 handler = Handler(BOT, create)

@@ -45,6 +45,11 @@ class Person:
     login: str = field(repr=False)
     login_is_generated: bool = True
 
+    @property
+    def known_login(self) -> str | None:
+        """The login unless it was only made up beside an id that leads to an account, which may have another one."""
+        return None if self.login_is_generated and self.health_gorilla_id else self.login
+
 
 def require_no_npi(practitioner: Json) -> None:
     """Raise InputError for a clinician: their account needs the NPI directory."""
@@ -137,7 +142,7 @@ def plan_update(who: Person, found: Enrolment, wanted: Roles, wishes: Wishes) ->
     role = with_roles(found.role, wanted)
     # The id that Medplum keeps is the configured tenant's: it says nothing of an account in another one.
     known = who.practitioner if who.health_gorilla_id else {**who.practitioner, "identifier": []}
-    return enrollment.plan_update(known, found, wishes, login=who.login, role=role)
+    return enrollment.plan_update(known, found, wishes, login=who.known_login, role=role)
 
 
 def with_roles(role: Json, wanted: Roles) -> Json:

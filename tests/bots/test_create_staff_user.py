@@ -290,3 +290,16 @@ def test_medplum_keeps_nothing_of_another_tenant(here: World) -> None:
     other = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
     assert action(create(here, person, other)) == "enrolled"
     assert kept(here.read(person)) == ([], [])
+
+
+def test_no_login_is_made_up_for_an_account_that_is_there() -> None:
+    """Linked by hand with its id, and neither side tells the login: none is sent, answered or written to Medplum."""
+    with world(Switches(login_echoed=False)) as here:
+        made = create(here, here.store(staff()), **NO_SSO)
+        by_hand = here.store(staff(identifier=[{"system": HG, "value": one(made, "healthGorillaId")}]))
+        for entries, done in ([], "unchanged"), ([text("role", "officeManager")], "updated"):
+            answer = create(here, by_hand, *entries, **NO_SSO)
+            assert (action(answer), one(answer, "login")) == (done, None)
+        (sent,) = here.gorilla.sent("PUT")
+        assert "extension" not in sent["contained"][0]
+        assert here.read(by_hand)["meta"]["versionId"] == by_hand["meta"]["versionId"]
