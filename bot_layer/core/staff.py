@@ -102,21 +102,22 @@ def pick(found: Sequence[Enrolment], who: Person) -> Enrolment | None:
 def recognise(members: Sequence[Enrolment], who: Person, *, login_taken: bool = False) -> Enrolment | None:
     """The person's account among all of the tenant, for an answer that was lost or a login that is taken; or None.
 
-    The name must be the same, and beside it the login or the identifier for single sign-on. Where Health Gorilla tells
-    no logins, the name is enough only once it has said that the login is taken, and only for one that was made of this
-    Practitioner's id: nobody else can have taken it. Before that, the account may be a namesake's.
+    The name must be the same, and beside it the login or the identifier for single sign-on; or the login was made of
+    this Practitioner's id and an earlier name. Where Health Gorilla tells no logins, the name is enough only once it
+    has said that the login is taken, and only for one that was made of this Practitioner's id: nobody else can have
+    taken it. Before that, the account may be a namesake's.
     """
     name = _comparable(real_name(who.practitioner))
+    others = [account for account in members if not is_clinical(account.role)]
     same = [
-        account
-        for account in members
-        if not is_clinical(account.role) and name == _comparable(names.official((account.person or {}).get("name", [])))
+        account for account in others if name == _comparable(names.official((account.person or {}).get("name", [])))
     ]
     sure = [account for account in same if account.login == who.login or _signs_on_as(account, who)]
+    sure += [account for account in others if account not in sure and _has_earlier_login(account, who)]
     silent = [account for account in same if account.login is None]
     if sure or not (login_taken and who.login_is_generated):
         return enrollment.pick(sure)
-    return silent[0] if len(silent) == 1 else None
+    return enrollment.pick(silent) if len(silent) == 1 else None
 
 
 def plan_account(who: Person, wanted: Roles, wishes: Wishes, settings: HealthGorilla) -> Enroll:
@@ -218,6 +219,13 @@ def _code(concepts: Sequence[Json], system: str) -> str | None:
         if coding.get("system") == system
     )
     return next((str(code) for code in found if code), None)
+
+
+def _has_earlier_login(account: Enrolment, who: Person) -> bool:
+    """True for the digest of this Practitioner's id behind a stem of another name."""
+    login = account.login or ""
+    same_digest = login.rpartition("-")[2] == who.login.rpartition("-")[2]
+    return who.login_is_generated and same_digest and login != who.login
 
 
 def _signs_on_as(account: Enrolment, who: Person) -> bool:

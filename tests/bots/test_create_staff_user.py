@@ -303,3 +303,14 @@ def test_no_login_is_made_up_for_an_account_that_is_there() -> None:
         (sent,) = here.gorilla.sent("PUT")
         assert "extension" not in sent["contained"][0]
         assert here.read(by_hand)["meta"]["versionId"] == by_hand["meta"]["versionId"]
+
+
+def test_a_new_name_makes_no_second_account_in_another_tenant(here: World) -> None:
+    """Medplum keeps no id of that tenant: the login that was made of the Practitioner's id tells who it is."""
+    tenant = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
+    person = here.store(staff())
+    made = create(here, person, tenant)
+    here.put({**person, "meta": {}, "name": [{"family": "Kong", "given": ["Flora"]}]})
+    again = create(here, person, tenant)
+    assert (action(again), one(again, "login")) == ("unchanged", one(made, "login"))
+    assert len(here.gorilla.roles()) == 1

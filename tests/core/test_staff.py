@@ -118,6 +118,9 @@ def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_ta
     assert staff.recognise([account()], me, login_taken=True) == account()
     assert staff.recognise([account()], me) is None
     assert staff.recognise([account(), account(id="hg-2")], me, login_taken=True) is None
+    off = account()
+    with pytest.raises(ReviewNeeded, match="switched off"):
+        staff.recognise([Enrolment({**off.role, "active": False}, off.person)], me, login_taken=True)
     by_hand = who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": "flora"}]})
     assert staff.recognise([account()], by_hand, login_taken=True) is None
 
