@@ -243,6 +243,8 @@ def _session(patience: Patience) -> requests.Session:
     """One pool of connections for each patience; it sends no login of its own, whatever a .netrc says."""
     retry = _BoundedRetry(
         total=patience.retries,
+        # urllib3 repeats whatever it can't sort, writes too: TLS that breaks after the request was sent.
+        other=0,
         backoff_factor=patience.backoff,
         allowed_methods=_READS,
         status_forcelist=(),

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import requests
 import responses
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from bot_layer.clients.transport import LARGEST_ANSWER, Answer, Patience, Transport, require_safe_url, retry_after
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
@@ -184,3 +193,57 @@ def test_patience_is_a_setting() -> None:
 def test_a_retry_after_that_is_no_number_is_none(value: str, seconds: float | None) -> None:
     """Whatever a gateway writes there, nothing breaks."""
     assert retry_after({"Retry-After": value}) == seconds
+
+
+def certificate(folder: Path) -> Path:
+    """A key and a certificate of this machine, made here."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = folder / "localhost.pem"
+    file.write_bytes(private + made.public_bytes(pem))
+    return file
+
+
+def test_a_write_is_not_repeated_where_tls_breaks_after_it_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request arrived and may have been carried out: the caller must look."""
+    file = certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    arrived: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with context.wrap_socket(connection, server_side=True) as secured:
+                arrived.append(secured.recv(4096).partition(b" ")[0])
+                with socket.socket(fileno=secured.detach()) as bare:
+                    bare.sendall(b"this is no TLS at all")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        with pytest.raises(TransientError) as caught:
+            PARTNER.send("POST", f"https://localhost:{listener.getsockname()[1]}/Patient", path="Patient", json_body={})
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(timeout=5)
+    assert (arrived, caught.value.maybe_done) == ([b"POST"], True)
