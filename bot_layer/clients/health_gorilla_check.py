@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bot_layer.clients import health_gorilla
 from bot_layer.clients.health_gorilla import HealthGorillaClient
-from bot_layer.core import checks, enrollment, names
+from bot_layer.core import accounts, checks, enrollment, names
 from bot_layer.core.checks import Finding
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError
@@ -61,5 +61,5 @@ def _practitioner(gorilla: HealthGorillaClient, read: ReadPractitioner | None) -
     entry = enrollment.directory_entry(gorilla.directory(npi))
     enrollment.require_name(practitioner, names.official(entry.get("name", [])))
     found = enrollment.pick(gorilla.enrolments(npi))
-    enrollment.require_same_id(practitioner, found.id if found else None)
+    enrollment.require_same_id(practitioner, found.id if found else accounts.person_id({}, entry) or entry.get("id"))
     return checks.practitioner(found)

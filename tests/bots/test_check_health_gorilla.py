@@ -151,6 +151,13 @@ def test_an_id_that_differs_is_found(here: World) -> None:
     assert found(answer)["practitioner"] == ("failed", "health-gorilla-id-mismatch")
 
 
+def test_an_id_that_differs_from_the_directorys_is_found(here: World) -> None:
+    """Nobody is enrolled yet: what an enrolment would refuse the check does not call in order."""
+    wrong = [*clinician()["identifier"], {"system": HG, "value": "0" * 24}]
+    answer = check(here, named("practitioner", here.store(clinician(identifier=wrong))))
+    assert found(answer)["practitioner"] == ("failed", "health-gorilla-id-mismatch")
+
+
 def test_somebody_whom_medplum_lacks_is_not_blamed_on_health_gorilla(here: World) -> None:
     """A Practitioner that Medplum does not have fails the last step, in Medplum's name."""
     nobody = {
