@@ -66,7 +66,7 @@ def _given_forms(name: Json) -> frozenset[ComparableName]:
     """All that a first given name may equal: the given names as a whole, each of them, and each single word."""
     given = _given(name)
     words = [ComparableName(word) for part in given for word in part.split()]
-    return frozenset({ComparableName(" ".join(given)), *given, *words} - {ComparableName("")})
+    return frozenset({ComparableName(" ".join(filter(None, given))), *given, *words} - {ComparableName("")})
 
 
 def _given(name: Json) -> list[ComparableName]:

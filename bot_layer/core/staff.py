@@ -197,9 +197,15 @@ def real_name(practitioner: Json) -> Json:
         text = "The Practitioner needs a name with family and given."
         raise InputError(text, code=NameMatch.MISSING.value, expression=["Practitioner.name"])
     chosen = min(current, key=lambda name: ranks.get(name.get("use", ""), 2))
-    spoken = " ".join([*chosen["given"], chosen["family"]])
-    kept = {key: chosen[key] for key in ("family", "given", "prefix", "suffix") if chosen.get(key)}
-    return {"use": "official", "text": chosen.get("text") or spoken, **kept}
+    lists = {key: _words(chosen, key) for key in ("given", "prefix", "suffix")}
+    spoken = " ".join([*lists["given"], chosen["family"]])
+    kept = {key: words for key, words in lists.items() if words}
+    return {"use": "official", "text": chosen.get("text") or spoken, "family": chosen["family"], **kept}
+
+
+def _words(name: Json, key: str) -> list[str]:
+    """The words of a name's part; FHIR writes null for one of which only an extension is told."""
+    return [word for word in name.get(key) or () if isinstance(word, str)]
 
 
 def _administrative(code: str) -> Json:

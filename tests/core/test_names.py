@@ -62,3 +62,9 @@ def test_the_directory_goes_by_its_official_name() -> None:
     assert official([name("A", "a"), name("B", "b", use="official")]) == name("B", "b", use="official")
     assert official([name("A", "a"), name("B", "b")]) == name("A", "a")
     assert official([]) == {}
+
+
+def test_a_null_among_the_given_names_is_passed_over() -> None:
+    """FHIR writes it where only an extension is told of a word."""
+    theirs = {"family": "Gorilla", "given": ["Mary Ann"]}
+    assert match([{"family": "Gorilla", "given": ["Mary", None, "Ann"]}], theirs) is NameMatch.MATCH

@@ -95,6 +95,17 @@ def test_the_login_is_medplums_or_made_of_its_id() -> None:
     assert SETTINGS.in_tenant(None) is SETTINGS
 
 
+def test_a_word_of_a_name_may_be_null() -> None:
+    """FHIR writes null where only an extension is told of a word: it is not sent, and stops nothing."""
+    name = {"family": "Deskwright", "given": [None, "Flora"], "_given": [{"id": "x"}, None], "suffix": [None]}
+    assert staff.real_name({"name": [name]}) == {
+        "use": "official",
+        "text": "Flora Deskwright",
+        "family": "Deskwright",
+        "given": ["Flora"],
+    }
+
+
 def test_an_account_is_recognised_by_name_and_login_or_uuid() -> None:
     """The name must be the same, and login or UUID beside it; a clinician's account never counts."""
     me = who()
