@@ -49,7 +49,7 @@ class Enroll:
 
     account: Account
     logins: tuple[str, ...] = field(repr=False)
-    directory_id: str
+    directory_id: str = field(repr=False)
     emails: tuple[str, ...] = field(default=(), repr=False)
 
     def payload(self, login: str, email: str | None = None) -> Json:

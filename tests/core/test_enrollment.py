@@ -397,5 +397,5 @@ def test_no_person_shows_in_the_representation() -> None:
     """Decisions may be logged: they tell neither name, number, login nor address."""
     wishes = Wishes([NUMBER], emails=["amara@practice.example"], password="first-password")
     for value in (wishes, planned(practitioner(), wishes), updated(wishes), enrolment(NUMBER)):
-        for secret in ("OKONKWO", NPI, "A-1", "amara", "first-password"):
+        for secret in ("OKONKWO", NPI, "A-1", "amara", "first-password", "hg-1"):
             assert secret not in repr(value)
