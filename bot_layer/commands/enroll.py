@@ -156,7 +156,9 @@ def enroll(
 
 def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], told: Told, *, workers: int) -> int:
     """Enrol everybody who is not settled yet, and tell each row as it comes; how many were settled before."""
-    known = dict(_resolve(enroller.server, entries, told))
+    known: dict[str, Entry] = {}
+    for reference, entry in _resolve(enroller.server, entries, told):
+        known[reference] = roster.together(known.get(reference, entry), entry)
     waiting = {reference: entry for reference, entry in known.items() if not _is_settled(done.get(reference))}
     pool = ThreadPoolExecutor(workers)
     try:
@@ -173,7 +175,10 @@ def _people(server: Medplum, source: Path | None, search: str | None) -> list[En
     if (source is None) == (search is None):
         raise InputError("Say whom to enrol: --from FILE or --search 'Practitioner?...'.", code="no-list")
     if source is not None:
-        return roster.once(roster.read(source.read_text(encoding="utf-8")))
+        try:
+            return roster.once(roster.read(source.read_text(encoding="utf-8")))
+        except UnicodeDecodeError as fault:
+            raise InputError("The list is no UTF-8: save it as CSV UTF-8.", code="unreadable-list") from fault
     resource_type, _, query = str(search).partition("?")
     if resource_type != "Practitioner":
         raise InputError("--search begins with Practitioner?.", code="no-list")

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bot_layer.core import identifiers, outcomes, parameters
 from bot_layer.core.json import Json
@@ -80,8 +80,17 @@ def read(text: str) -> list[Entry]:
 
 
 def once(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries without those whose person stands further up already."""
-    return list({(entry.practitioner, entry.npi): entry for entry in reversed(list(entries))}.values())[::-1]
+    """Everybody where they stand first, with the locations of all their lines."""
+    found: dict[tuple[str | None, str | None], Entry] = {}
+    for entry in entries:
+        key = (entry.practitioner, entry.npi)
+        found[key] = together(found.get(key, entry), entry)
+    return list(found.values())
+
+
+def together(first: Entry, other: Entry) -> Entry:
+    """The first of two entries of one person, with the locations of both: what is sent replaces the list there."""
+    return replace(first, locations=tuple(dict.fromkeys((*first.locations, *other.locations))))
 
 
 def row_of(practitioner: str, answer: Json) -> Row:

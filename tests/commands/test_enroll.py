@@ -187,6 +187,17 @@ def test_a_list_of_npis_with_locations(here: World, tmp_path: Path) -> None:
     assert [found["reference"] for found in here.account()["location"]] == [f"Organization/{_location_id(place)}"]
 
 
+def test_a_person_of_several_lines_gets_the_locations_of_all(here: World, tmp_path: Path) -> None:
+    """By NPI and by reference: the list that is sent replaces the one there, so each of the lines counts."""
+    places = [here.store(organization(_location(here, letter))) for letter in "ab"]
+    person = here.store(clinician(1))
+    people = tmp_path / "people.csv"
+    lines = [f",{npi(1)},Organization/{places[0]['id']}", f"{person['id']},,Organization/{places[1]['id']}"]
+    people.write_text("\n".join(["practitioner,npi,location", *lines]), "utf-8")
+    assert enroll(here, tmp_path / "report.csv", "--from", str(people))[0] == 0
+    assert len(here.account()["location"]) == 2
+
+
 def test_a_search_takes_whom_it_finds(here: World, tmp_path: Path) -> None:
     """--search enrols the matches of a search in Medplum, and nobody else."""
     wanted = here.store(clinician(1, active=True))
@@ -238,6 +249,7 @@ def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeyp
         ["--search", "Patient?active=true"],
         ["--from", "people.csv", "--search", "Practitioner?"],
         ["--from", "people.csv"],
+        ["--from", "of-a-spreadsheet.csv"],
     ],
 )
 def test_what_can_not_begin_ends_with_2(
@@ -246,13 +258,14 @@ def test_what_can_not_begin_ends_with_2(
     """Without exactly one readable list nothing is begun, and no report is written."""
     monkeypatch.chdir(tmp_path)
     Path("people.csv").write_text("practitioner\nnot a reference\n", encoding="utf-8")
+    Path("of-a-spreadsheet.csv").write_text("practitioner,name\nPractitioner/a,Müller\n", encoding="cp1252")
     code, rows = enroll(here, tmp_path / "report.csv", *options)
     assert (code, rows) == (2, {})
 
 
-def _location(place: World) -> str:
+def _location(place: World, letter: str = "a") -> str:
     made = place.gorilla.state.organizations
-    location = "tl-" + "a" * 24
+    location = "tl-" + letter * 24
     made[location] = {
         "resourceType": "Organization",
         "id": location,

@@ -51,6 +51,14 @@ def test_everybody_once() -> None:
     assert roster.once(entries) == entries[:2]
 
 
+def test_the_locations_of_all_lines_of_a_person_count() -> None:
+    """One line for each location is a natural list: a location that was passed over would be taken away there."""
+    entries = [Entry(2, "Practitioner/a", None, ("Organization/1",)), Entry(3, "Practitioner/b")]
+    entries += [Entry(4, "Practitioner/a", None, (other,)) for other in ("Organization/2", "Organization/1")]
+    both = ("Organization/1", "Organization/2")
+    assert roster.once(entries) == [Entry(2, "Practitioner/a", None, both), entries[1]]
+
+
 def test_a_row_says_the_gravest_thing() -> None:
     """Action, further codes, the gravest sentence; a preview is told from the deed; no answer is a failure."""
     issues = [note("enrolled", "Made."), warning("email-taken", "Taken.")]
