@@ -155,13 +155,23 @@ def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[An
 def _created(
     gorilla: HealthGorillaClient, plan: Enroll, answer: Answer, *, login: str, find: Find, issues: tuple[Issue, ...]
 ) -> Account:
-    """The account that a create made; its body may be empty, so the account is read."""
+    """The account that a create made; its body may be empty, so the account is read, or looked for."""
     role_id = created_id(answer, "PractitionerRole")
-    found = gorilla.enrolment(role_id) if role_id else find()
+    found = (_read(gorilla, role_id) if role_id else None) or find()
     wished = {hg.bare_id(reference) for reference in plan.account.locations}
     ignored = found is not None and bool(wished) and accounts.locations_of(found.role) != wished
     known, told = (found.id, found.login) if found else (None, None)
     return Account(known or plan.directory_id or None, told or login, (*issues, *_ignored(ignored)))
+
+
+def _read(gorilla: HealthGorillaClient, role_id: str) -> Enrolment | None:
+    """The account, or None where it is not shown yet: it was made all the same."""
+    try:
+        return gorilla.enrolment(role_id)
+    except PermanentError as error:
+        if error.status != 404:
+            raise
+        return None
 
 
 def _refusal(answer: Answer | None) -> BotError:

@@ -48,7 +48,7 @@ class Person:
     @property
     def known_login(self) -> str | None:
         """The login unless it was only made up beside an id that leads to an account, which may have another one."""
-        return None if self.login_is_generated and self.health_gorilla_id else self.login
+        return accounts.login_of(self.practitioner) if self.health_gorilla_id else self.login
 
 
 def require_no_npi(practitioner: Json) -> None:
@@ -84,7 +84,7 @@ def person(practitioner: Json, settings: HealthGorilla) -> Person:
     # One candidate only: it is made of the Practitioner's id, so if it is taken, it is this person's.
     made = accounts.login_candidates(real_name(practitioner), f"{settings.tenant_id}|{practitioner['id']}", count=1)[0]
     known = enrollment.health_gorilla_id_of(practitioner) if kept else None
-    return Person(practitioner, known, login or made, login is None)
+    return Person(practitioner, known, login or made, login in {None, made})
 
 
 def pick(found: Sequence[Enrolment], who: Person) -> Enrolment | None:

@@ -320,6 +320,15 @@ def test_a_page_with_status_200_is_no_account(here: World, times: int) -> None:
     assert (action(answer), len(numbers(here.account()))) == (("updated", 1) if times == 1 else ("failed", 0))
 
 
+def test_an_account_that_can_not_be_read_at_once_is_told_as_enrolled(here: World) -> None:
+    """Some servers show what was made a moment later: it is made all the same, and Medplum keeps its id."""
+    practitioner = here.store(clinician())
+    here.gorilla.faults.add("server_error", method="GET", path="/PractitionerRole/", status=404)
+    answer = sync(here, practitioner)
+    assert (action(answer), len(here.gorilla.roles())) == ("enrolled", 1)
+    assert hg_ids(here.read(practitioner)) == [one(answer, "healthGorillaId")]
+
+
 # 7. account numbers
 
 

@@ -132,8 +132,12 @@ def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_ta
     off = account()
     with pytest.raises(ReviewNeeded, match="switched off"):
         staff.recognise([Enrolment({**off.role, "active": False}, off.person)], me, login_taken=True)
-    by_hand = who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": "flora"}]})
+    by_hand, written_back = (
+        who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": login}]})
+        for login in ("flora", me.login)
+    )
     assert staff.recognise([account()], by_hand, login_taken=True) is None
+    assert staff.recognise([account()], written_back, login_taken=True) == account()
 
 
 def test_pick_by_the_id_that_medplum_keeps() -> None:
