@@ -44,7 +44,7 @@ def key(identifier: Json) -> IdentifierKey | None:
     """What makes two identifiers the same, or None without a value: then it is like no other.
 
     For AN and PRN that is the assigner and the value, for the rest the system, the assigner and the value; an NPI is
-    its digits.
+    its digits. An assigner is its id, in whatever form the reference is told: relative, whole, or of a version.
     """
     value = identifier.get("value")
     if not isinstance(value, str) or not value.strip():
@@ -53,7 +53,8 @@ def key(identifier: Json) -> IdentifierKey | None:
     if named == "NPI":
         return IdentifierKey((named, NPI_SYSTEM, "", value.strip()))
     system = "" if named in {"AN", "PRN"} else str(identifier.get("system") or "")
-    return IdentifierKey((named, system, assigner(identifier), value.strip()))
+    organization = assigner(identifier).partition("/_history/")[0].rpartition("/")[2]
+    return IdentifierKey((named, system, organization, value.strip()))
 
 
 def assigner(identifier: Json) -> str:

@@ -329,6 +329,20 @@ def test_an_account_that_can_not_be_read_at_once_is_told_as_enrolled(here: World
     assert hg_ids(here.read(practitioner)) == [one(answer, "healthGorillaId")]
 
 
+@pytest.mark.parametrize("form", ["https://gorilla.example/fhir/R4/{}", "{}/_history/3"])
+def test_an_account_number_is_the_same_in_whatever_form_its_laboratory_is_told(here: World, form: str) -> None:
+    """A reference may be whole or of a version: the number is not added again, sync after sync."""
+    number = account_number(here.store(organization(here.gorilla.labs[0])), "SAME")
+    practitioner = here.store(clinician(identifier=[*clinician()["identifier"], number]))
+    sync(here, practitioner)
+    for account in here.gorilla.state.visible_accounts():
+        for identifier in account.practitioner["identifier"]:
+            if "assigner" in identifier:
+                identifier["assigner"] = {"reference": form.format(identifier["assigner"]["reference"])}
+    assert action(sync(here, practitioner)) == "unchanged"
+    assert len(numbers(here.account())) == 1
+
+
 # 7. account numbers
 
 
