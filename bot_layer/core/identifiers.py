@@ -88,23 +88,13 @@ def merge(target: Sequence[Json], source: Iterable[Json]) -> list[Json]:
 
 
 def values_of(identifiers: Iterable[Json], system: str) -> list[str]:
-    """The different values under a system, in order; identifiers of use ``old`` are left out."""
-    found = [
-        str(identifier["value"]).strip()
-        for identifier in identifiers
-        if identifier.get("system") == system and identifier.get("value") and identifier.get("use") != "old"
-    ]
-    return list(dict.fromkeys(found))
+    """The different values under a system, in order; identifiers of use ``old`` are left out, and blank ones."""
+    return _current(identifier for identifier in identifiers if identifier.get("system") == system)
 
 
 def npis(identifiers: Sequence[Json]) -> list[str]:
     """The different NPIs of a practitioner, marked by system or by type."""
-    found = [
-        str(identifier["value"]).strip()
-        for identifier in identifiers
-        if kind(identifier) == "NPI" and identifier.get("value") and identifier.get("use") != "old"
-    ]
-    return list(dict.fromkeys(found))
+    return _current(identifier for identifier in identifiers if kind(identifier) == "NPI")
 
 
 def is_npi(value: str) -> bool:
@@ -138,6 +128,11 @@ def typed(code: str) -> Json:
 def health_gorilla(value: str) -> Json:
     """The identifier under which a Medplum resource keeps its Health Gorilla id."""
     return {"system": HEALTH_GORILLA_SYSTEM, "value": value}
+
+
+def _current(identifiers: Iterable[Json]) -> list[str]:
+    values = (str(found.get("value") or "").strip() for found in identifiers if found.get("use") != "old")
+    return list(dict.fromkeys(filter(None, values)))
 
 
 def _luhn(digits: str) -> int:

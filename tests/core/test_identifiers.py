@@ -58,11 +58,12 @@ def test_a_gap_is_filled_and_nothing_is_overwritten() -> None:
 
 
 def test_an_old_number_is_no_npi() -> None:
-    """use old marks a number that is no longer valid."""
+    """use old marks a number that is no longer valid, and a blank one is none: it makes no second NPI or id."""
     old = {"system": identifiers.NPI_SYSTEM, "value": "1", "use": "old"}
     now = {"system": identifiers.NPI_SYSTEM, "value": " 2 "}
-    assert identifiers.npis([old, now, now, {"system": identifiers.NPI_SYSTEM}]) == ["2"]
-    assert identifiers.values_of([old, now], identifiers.NPI_SYSTEM) == ["2"]
+    blank = {"system": identifiers.NPI_SYSTEM, "value": " "}
+    assert identifiers.npis([old, blank, now, now, {"system": identifiers.NPI_SYSTEM}]) == ["2"]
+    assert identifiers.values_of([old, blank, now], identifiers.NPI_SYSTEM) == ["2"]
 
 
 @pytest.mark.parametrize(
