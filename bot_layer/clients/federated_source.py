@@ -17,6 +17,7 @@ from bot_layer.core import federated_document, index_patient, registration
 from bot_layer.core.demographics import entries
 from bot_layer.core.federated_document import Content, Source
 from bot_layer.core.federation_settings import Answering
+from bot_layer.core.identifiers import search_token
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError, PermanentError, ReviewNeeded
 
@@ -115,7 +116,7 @@ class FederatedSource:
         system = self.answering.identifier_system
         if system is None:
             return self._read(f"Patient/{asked_id}") if _ID.fullmatch(asked_id) else None
-        hits = self.server.search("Patient", [("identifier", f"{system}|{asked_id}"), ("_count", "10")])
+        hits = self.server.search("Patient", [("identifier", search_token(system, asked_id)), ("_count", "10")])
         # Two patients under one number: whose documents are meant is not guessed.
         carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
         return carrying[0] if len(carrying) == 1 else None

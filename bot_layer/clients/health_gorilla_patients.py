@@ -5,7 +5,6 @@ https://developer.healthgorilla.com/docs/patient
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ from bot_layer.clients.fhir_check import require_valid
 from bot_layer.clients.health_gorilla import HealthGorillaClient, resource_of, resources
 from bot_layer.clients.transport import Answer
 from bot_layer.core import demographics, index_patient, registration
+from bot_layer.core.identifiers import search_token
 from bot_layer.core.index_patient import Policy
 from bot_layer.core.json import Json
 from bot_layer.core.registration import Create, Found, NothingToDo, Update, id_in_location
@@ -34,7 +34,7 @@ class Patients:
         """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id."""
         external = index_patient.external_id(patient, self.policy)
         system = self.policy.patient_system
-        answered = self._search([("identifier", _token(system, external))]) if external else []
+        answered = self._search([("identifier", search_token(system, external))]) if external else []
         # A server that passes over the system, or the whole parameter, answers with somebody else.
         by_identifier = [theirs for theirs in answered if index_patient.holds_pt(theirs, _pt(system, external))]
         if by_identifier:
@@ -90,7 +90,7 @@ class Patients:
     def _create(self, plan: Create) -> str | None:
         pt = plan.body["identifier"][0]
         headers = {
-            "If-None-Exist": f"identifier={quote(_token(pt['system'], pt['value']), safe=':/|')}",
+            "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
             "HG-Idempotency-Key": registration.idempotency_key(plan.body),
         }
         answer = self.gorilla.send("POST", "Patient", path="Patient", json_body=plan.body, headers=headers)
@@ -132,11 +132,6 @@ class Patients:
 
 def _pt(system: str, value: str | None) -> Json:
     return {"system": system, "value": value}
-
-
-def _token(system: str, value: str) -> str:
-    """``system|value`` as a search takes it: a comma in a value would begin another one."""
-    return f"{system}|" + re.sub(r"([\\,|$])", r"\\\1", value)
 
 
 def _require_ok(answer: Answer) -> None:

@@ -11,7 +11,7 @@ from bot_layer.clients.medplum import Medplum
 from bot_layer.core import adt, index_patient, registration, registration_answer
 from bot_layer.core.adt import Adt, Person
 from bot_layer.core.demographics import entries
-from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM, search_token
 from bot_layer.core.json import Json
 from bot_layer.core.registration_answer import TASK_SYSTEM
 from bot_layer.errors import BotError, InputError, ReviewNeeded
@@ -87,7 +87,7 @@ class PatientStore:
         key = adt.key(person.patient["identifier"], patient_system)
         found = self._find(key)
         if found is None:
-            query = f"identifier={quote(key['system'], safe=':/')}|{quote(key['value'], safe='')}"
+            query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
             found = self.server.create_once(adt.new_patient(person), query)
         if registration.replaced_by(found) is not None:
             raise InputError(
@@ -112,7 +112,8 @@ class PatientStore:
 
     def _find(self, key: Json) -> Json | None:
         """The one Patient that carries the identifier."""
-        found = self.server.search("Patient", [("identifier", f"{key['system']}|{key['value']}"), ("_count", "10")])
+        query = [("identifier", search_token(key["system"], key["value"])), ("_count", "10")]
+        found = self.server.search("Patient", query)
         carrying = [patient for patient in found if _carries(patient, key)]
         if any(_carried(patient, key) for patient in carrying):
             raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
@@ -129,6 +130,6 @@ def _carried(patient: Json, key: Json) -> bool:
 
 
 def _carries(patient: Json, key: Json) -> bool:
-    """Whether the identifier is among the patient's: a comma in a value makes the search answer more than was asked."""
+    """Whether the identifier is among the patient's, whatever the search answered."""
     pairs = {(entry.get("system"), entry.get("value")) for entry in entries(patient.get("identifier"))}
     return (key["system"], key["value"]) in pairs

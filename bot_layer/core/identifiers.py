@@ -7,6 +7,7 @@ are written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NewType
 
@@ -85,6 +86,14 @@ def merge(target: Sequence[Json], source: Iterable[Json]) -> list[Json]:
             places[found] = len(merged)
             merged.append(identifier)
     return merged
+
+
+def search_token(system: str, value: str) -> str:
+    """``system|value`` as a search takes it: a comma would begin another value, and a backslash is a sign of its own.
+
+    https://hl7.org/fhir/R4/search.html#escaping
+    """
+    return "|".join(re.sub(r"([\\,|$])", r"\\\1", part) for part in (system, value))
 
 
 def values_of(identifiers: Iterable[Json], system: str) -> list[str]:

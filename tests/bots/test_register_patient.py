@@ -471,6 +471,17 @@ def test_a_number_that_was_given_in_error_is_for_a_person(hospital: Clinic) -> N
     assert hospital.server.read(f"Patient/{other['id']}") == other
 
 
+@pytest.mark.parametrize(("number", "alike"), [("M-7,M-8", ["M-7", "M-8"]), (r"M\E\9", ["M9"])])
+def test_a_number_is_searched_for_as_it_is(hospital: Clinic, number: str, alike: list[str]) -> None:
+    """A comma or a backslash in it means something to a search: nobody else's Patient is found and overwritten."""
+    others = [hospital.server.create(person(identifier=[{"system": MRN, "value": value}])) for value in alike]
+    message = adt("A04", number, f5="Winter^Bea", f7="19900101")
+    for _ in range(2):
+        assert acknowledged(handler(hospital.message(message))) == ("AA", "C-1", [])
+    assert [hospital.server.read(f"Patient/{other['id']}") for other in others] == others
+    assert [one["name"][0]["family"] for one in hospital.gorilla.patients()] == ["Winter"]
+
+
 # The index in other moods
 
 

@@ -17,7 +17,8 @@ DEFAULT_COUNT, MAX_COUNT = 20, 1000
 PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 _MODIFIERS = frozenset(("not", "exact", "contains", "missing", "text", "identifier", "in", "not-in", "above", "below"))
 _IGNORED = frozenset(("_format", "_pretty"))
-_COMMA = re.compile(r"(?<!\\),")
+_ALTERNATIVE = re.compile(r"(?:^|(?<=,))(?:\\.|[^,\\])*\\?")
+_ESCAPED = re.compile(r"\\(.?)")
 _LAST_UPDATED = Parameter("_lastUpdated", "date", ())
 _ID = Parameter("_id", "token", ())
 
@@ -32,8 +33,8 @@ class Filter:
     target: str | None = None
 
     def values(self) -> list[str]:
-        """The alternatives."""
-        return [v.replace("\\,", ",") for v in _COMMA.split(self.value)]
+        """The alternatives: a comma divides them, and what stands behind a backslash is only itself."""
+        return [_ESCAPED.sub(r"\1", v) for v in _ALTERNATIVE.findall(self.value)]
 
     def written(self) -> str:
         """The condition as it stands in a link."""
