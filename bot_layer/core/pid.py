@@ -6,7 +6,7 @@ https://build.fhir.org/ig/HL7/v2-to-fhir/ConceptMap-segment-pid-to-patient.html
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Final
 
@@ -51,10 +51,12 @@ def patient(segment: Segment, authorities: Mapping[str, str]) -> Json:
     stated: Json = {
         "resourceType": "Patient",
         "identifier": identifiers(segment, 3, authorities),
-        "name": [_name(value) for value in segment.repetitions(5) if value.text(7) not in _PAST_NAMES],
+        "name": _saying(_name(value) for value in segment.repetitions(5) if value.text(7) not in _PAST_NAMES),
         "birthDate": fhir_date(segment.text(7), "PID-7"),
         "gender": _gender(segment.text(8)),
-        "address": [_address(value) for value in segment.repetitions(11) if value.text(7) not in _NOT_REACHED_AT],
+        "address": _saying(
+            _address(value) for value in segment.repetitions(11) if value.text(7) not in _NOT_REACHED_AT
+        ),
         "telecom": [*_points(segment, 13, "home"), *_points(segment, 14, "work")],
         **_deceased(segment),
     }
@@ -106,6 +108,11 @@ def fhir_date(text: str, where: str) -> str:
     except ValueError:
         raise InputError("A date does not exist in the calendar.", code="data-type", expression=[where]) from None
     return "-".join(parts)
+
+
+def _saying(parts: Iterable[Json]) -> list[Json]:
+    """Those that say more than their kind, which some senders write where there is nothing to say."""
+    return [part for part in parts if part.keys() - {"use", "type"}]
 
 
 def _identifier(value: Repetition, authorities: Mapping[str, str]) -> Json:

@@ -97,7 +97,6 @@ def test_a_whole_pid_becomes_a_patient() -> None:
                 "suffix": ["Jr", "PhD"],
             },
             {"use": "maiden", "family": "Sommer", "given": ["Anna"]},
-            {"use": "temp"},
         ],
         "birthDate": "1980-02-29",
         "gender": "female",
@@ -283,6 +282,13 @@ def test_a_null_removes_and_an_empty_field_does_not() -> None:
     assert "telecom" not in adt.merged(emptied, one(f14='""'))
     untouched = adt.merged(stored, one())
     assert {**untouched, "identifier": None} == {**stored, "identifier": None}
+
+
+def test_a_name_or_address_of_nothing_but_its_type_is_an_empty_one() -> None:
+    """Some senders write the type beside nothing: what is stored stays."""
+    stored = patient()
+    assert adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["name"] == stored["name"]
+    assert adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["address"] == stored["address"]
 
 
 def test_a_null_component_is_an_empty_one() -> None:
