@@ -20,6 +20,10 @@ from bot_layer.core.demographics import entries
 from bot_layer.core.json import Json
 
 CONFIDENTIALITY_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+# What the same code system was called before, and is called in C-CDA.
+_CONFIDENTIALITY_SYSTEMS: Final = frozenset(
+    {CONFIDENTIALITY_SYSTEM, "http://hl7.org/fhir/v3/Confidentiality", "urn:oid:2.16.840.1.113883.5.25"}
+)
 _LEVELS: Final = ("U", "L", "M", "N", "R", "V")
 _KEPT: Final = ("docStatus", "type", "category", "relatesTo", "description", "securityLabel")
 _KEPT_CONTEXT: Final = ("encounter", "event", "period", "facilityType", "practiceSetting")
@@ -145,8 +149,10 @@ def present(
         "content": _content(document, asked_id, contents, rules),
         "context": {name: value for name, value in (document.get("context") or {}).items() if name in _KEPT_CONTEXT},
     }
-    if rules.show_level and not parts["securityLabel"]:
-        parts["securityLabel"] = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": rules.unlabelled}]}]
+    levels = _labelled(document) or ([rules.unlabelled] if rules.show_level else [])
+    if levels and not parts["securityLabel"]:
+        level = max(levels, key=_rank)
+        parts["securityLabel"] = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": level}]}]
     return {name: value for name, value in parts.items() if value}
 
 
@@ -194,13 +200,16 @@ def _source(attachment: Json) -> Source | None:
 
 def _level(document: Json, rules: Rules) -> int:
     """The highest level of a document's labels; a level that is not known counts as the highest there is."""
-    codes = [
-        str(coding.get("code"))
-        for label in entries(document.get("securityLabel"))
-        for coding in entries(label.get("coding"))
-        if coding.get("system") == CONFIDENTIALITY_SYSTEM
+    return max(map(_rank, _labelled(document) or [rules.unlabelled]))
+
+
+def _labelled(document: Json) -> list[str]:
+    """The levels that a document is labelled with: as a document, or as any resource may be (``meta.security``)."""
+    codings = [
+        *(coding for label in entries(document.get("securityLabel")) for coding in entries(label.get("coding"))),
+        *entries((document.get("meta") or {}).get("security")),
     ]
-    return max(map(_rank, codes or [rules.unlabelled]))
+    return [str(coding.get("code")) for coding in codings if coding.get("system") in _CONFIDENTIALITY_SYSTEMS]
 
 
 def _rank(code: str) -> int:

@@ -213,6 +213,24 @@ def test_confidentiality_has_a_ceiling(codes: list[str], highest: str, expected:
     assert documents.may_leave(held, Rules("u", highest=highest)) is expected
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"meta": {"security": [{"system": documents.CONFIDENTIALITY_SYSTEM, "code": "R"}]}},
+        {"securityLabel": [{"coding": [{"system": "http://hl7.org/fhir/v3/Confidentiality", "code": "R"}]}]},
+        {"securityLabel": [{"coding": [{"system": "urn:oid:2.16.840.1.113883.5.25", "code": "R"}]}]},
+    ],
+)
+def test_a_label_counts_wherever_it_stands_and_whatever_its_system_was_called(changes: Json) -> None:
+    """Any resource may carry one in its meta; earlier versions of FHIR and C-CDA name the code system otherwise."""
+    held = document(**changes)
+    assert not documents.may_leave(held, RULES)
+    open_rules = Rules("u", highest="R", show_level=True)
+    assert documents.may_leave(held, open_rules)
+    (label,) = present(held, rules=open_rules)["securityLabel"]
+    assert label["coding"][0]["code"] == "R"
+
+
 def test_the_bytes_are_found_in_the_binary_or_the_resource() -> None:
     """Medplum rewrites Binary/{id} into a signed address: the id is read back from it."""
     held = document(
