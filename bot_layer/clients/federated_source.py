@@ -70,8 +70,7 @@ class FederatedSource:
 
     def documents(self, found: Found, asked_id: str) -> list[Json]:
         """Every document of a patient that may leave, as the network sees it."""
-        query = [("patient", ",".join(found.references)), ("_count", "200")]
-        held = list(islice(self.server.search_all("DocumentReference", query), self.most_documents + 1))
+        held = self._held(found, self.most_documents + 1)
         if len(held) > self.most_documents:
             raise PermanentError(
                 f"The patient has more than {self.most_documents} documents.",
@@ -83,16 +82,17 @@ class FederatedSource:
         leaving = [document for document in held if self._may_leave(document, found)]
         measured = [(document, self._contents(document)) for document in leaving]
         shown = [(document, contents) for document, contents in measured if any(contents)]
-        if not held and self.answering.ccda:
-            summary = federated_document.summary(found.patient)
+        summary = None if held else self._summary(found)
+        if summary is not None:
             shown = [(summary, [self._summary_content(found.patient)])]
         return self._presented(shown, asked_id)
 
     def document(self, found: Found, document_id: str) -> Json | None:
         """One document of the patient that may leave, as it is stored now; None for any other."""
         if federated_document.summarised_patient(document_id) is not None:
-            summary = federated_document.summary(found.patient)
-            return summary if self.answering.ccda and summary["id"] == document_id else None
+            summary = self._summary(found)
+            is_meant = summary is not None and summary["id"] == document_id
+            return summary if is_meant and not self._held(found, 1) else None
         if not _ID.fullmatch(document_id):
             return None
         stored = self._read(f"DocumentReference/{document_id}")
@@ -111,6 +111,16 @@ class FederatedSource:
             return self._open(source, attachment.get("contentType"))
         except InputError:
             return None
+
+    def _held(self, found: Found, most: int) -> list[Json]:
+        query = [("patient", ",".join(found.references)), ("_count", str(min(most, 200)))]
+        return list(islice(self.server.search_all("DocumentReference", query), most))
+
+    def _summary(self, found: Found) -> Json | None:
+        """What stands for the patient's data, where there may be such a document."""
+        summary = federated_document.summary(found.patient)
+        is_offered = self.answering.ccda and federated_document.is_open(summary, self.answering.rules)
+        return summary if is_offered else None
 
     def _asked(self, asked_id: str) -> Json | None:
         system = self.answering.identifier_system

@@ -71,7 +71,12 @@ def may_leave(document: Json, rules: Rules) -> bool:
     """Whether a document may be told of: in force or superseded, not too confidential, and with bytes to give."""
     if "entered-in-error" in (document.get("status"), document.get("docStatus")):
         return False
-    return _level(document, rules) <= _rank(rules.highest) and any(sources(document))
+    return is_open(document, rules) and any(sources(document))
+
+
+def is_open(document: Json, rules: Rules) -> bool:
+    """Whether a document is not too confidential."""
+    return max(map(_rank, _labelled(document) or [rules.unlabelled])) <= _rank(rules.highest)
 
 
 def sources(document: Json) -> list[Source | None]:
@@ -159,7 +164,7 @@ def present(
 def summary(patient: Json) -> Json:
     """The document that stands for a patient's data where there is none: a C-CDA, made when it is fetched.
 
-    Its id is stable for the patient; its version is the patient's.
+    Its id is stable for the patient; its version, and how confidential it is, are the patient's.
     """
     document_uuid = {"system": "urn:ietf:rfc:3986", "value": uuid.uuid5(_CCDA_NAMESPACE, patient["id"]).urn}
     return {
@@ -198,11 +203,6 @@ def _source(attachment: Json) -> Source | None:
     return Source(binary=match[1]) if match else None
 
 
-def _level(document: Json, rules: Rules) -> int:
-    """The highest level of a document's labels; a level that is not known counts as the highest there is."""
-    return max(map(_rank, _labelled(document) or [rules.unlabelled]))
-
-
 def _labelled(document: Json) -> list[str]:
     """The levels that a document is labelled with: as a document, or as any resource may be (``meta.security``)."""
     codings = [
@@ -213,6 +213,7 @@ def _labelled(document: Json) -> list[str]:
 
 
 def _rank(code: str) -> int:
+    """Where a level stands; one that is not known counts as the highest there is."""
     return _LEVELS.index(code) if code in _LEVELS else len(_LEVELS)
 
 

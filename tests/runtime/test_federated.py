@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from bot_layer.clients.medplum import connect_client
+from bot_layer.core.federated_document import CONFIDENTIALITY_SYSTEM
 from bot_layer.sandbox.health_gorilla.network import NetworkError
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 
@@ -190,6 +191,11 @@ def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
         closed = world.patient()
         world.document(closed, level="V")
         assert caller.query(closed["id"]) == []
+        secret = world.patient(meta={"security": [{"system": CONFIDENTIALITY_SYSTEM, "code": "R"}]})
+        assert caller.query(secret["id"]) == []
+        with world.http(token=caller.token()) as client:
+            for each in (patient, closed, secret):
+                assert client.get(f"documents/ccda-{each['id']}?patient={each['id']}").status_code == 404
     with network() as world:
         patient = world.patient()
         assert world.caller().query(patient["id"]) == []
