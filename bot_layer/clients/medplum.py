@@ -8,6 +8,7 @@ A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhi
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from bot_layer.errors import AuthError, ConfigError, InputError, TransientError
 
 # pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
 logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
+_REFERENCE = re.compile(r"[A-Za-z]+/[A-Za-z0-9\-.]{1,64}")
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
 
 Change = Callable[[Json], Json]
@@ -44,6 +46,9 @@ class Medplum:
         """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
         resource_type, _, resource_id = reference.partition("/")
         path = f"{resource_type}/{{id}}"
+        if not _REFERENCE.fullmatch(reference):
+            # Another server's address, a contained resource, or nonsense that somebody stored as a reference.
+            raise InputError("Medplum has nothing under such a reference.", code="not-found")
 
         def call() -> Json:
             found: Json = self.client.read_resource(resource_type, resource_id)

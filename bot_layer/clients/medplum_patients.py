@@ -32,8 +32,10 @@ class PatientStore:
             successor = registration.replaced_by(patient)
             if successor is None:
                 return patient
+            if not successor.startswith("Patient/"):
+                break
             patient = self.server.read(successor)
-        raise ReviewNeeded("The Patient's merges lead in a circle, or are too many.", code="merge-loop")
+        raise ReviewNeeded("The Patient's merges lead in a circle or elsewhere, or are too many.", code="merge-loop")
 
     def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
         """Raise ReviewNeeded where another active Patient carries this Health Gorilla id."""

@@ -156,6 +156,9 @@ def test_a_merged_patient_is_followed(world: Clinic) -> None:
         lambda now: {**now, "link": [{"type": "replaced-by", "other": {"reference": f"Patient/{gone['id']}"}}]},
     )
     assert codes(handler(world.asked(gone))) == ["merge-loop"]
+    foreign = [{"type": "replaced-by", "other": {"reference": "https://other.example/fhir/R4/Patient/1"}}]
+    world.server.change(f"Patient/{gone['id']}", lambda now: {**now, "link": foreign})
+    assert codes(handler(world.asked(gone))) == ["merge-loop"]
 
 
 @pytest.mark.parametrize("shape", ["absolute", "absolute_history", "relative", "relative_history"])

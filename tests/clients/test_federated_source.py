@@ -98,6 +98,16 @@ def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
     assert source(medplum).patient(one["id"]) is None
 
 
+@pytest.mark.parametrize("odd", ["https://other.example/fhir/R4/Patient/1", "RelatedPerson/1", "#p", "Patient/a/b"])
+def test_a_link_to_what_is_no_patient_here_leads_nowhere(medplum: MedplumSandbox, odd: str) -> None:
+    """Medplum stores any text as a reference: it is nobody, and no failure."""
+    assert source(medplum).patient(patient(medplum, ("replaced-by", odd))["id"]) is None
+    replacing = patient(medplum, ("replaces", odd))
+    found = source(medplum).patient(replacing["id"])
+    assert found is not None
+    assert found.references == (f"Patient/{replacing['id']}",)
+
+
 def test_a_deleted_patient_or_document_is_not_there(medplum: MedplumSandbox) -> None:
     """What Medplum answers with 410 is as good as unknown."""
     owner = patient(medplum)
