@@ -91,10 +91,7 @@ class PatientStore:
         if found is None:
             query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
             found = self.server.create_once(adt.new_patient(person), query)
-        if registration.replaced_by(found) is not None:
-            raise InputError(
-                "The Patient of this identifier was merged away.", code="patient-merged", expression=["PID-3"]
-            )
+        _require_unmerged(found)
         return self.server.change(f"Patient/{found['id']}", lambda stored: adt.merged(stored, person))
 
     def _merge(self, prior: Sequence[Json], patient: Json, patient_system: str | None) -> None:
@@ -103,6 +100,8 @@ class PatientStore:
         if ending is None or ending["id"] == patient["id"]:
             return
         kept, gone = f"Patient/{patient['id']}", f"Patient/{ending['id']}"
+        # One message may merge several: what an earlier part of it ended does not stay.
+        _require_unmerged(self.server.read(kept))
         self.server.change(gone, lambda stored: adt.ended(stored, kept))
         self.server.change(kept, lambda stored: adt.survivor(stored, gone))
 
@@ -122,6 +121,11 @@ class PatientStore:
         if len(carrying) > 1:
             raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
         return carrying[0] if carrying else None
+
+
+def _require_unmerged(patient: Json) -> None:
+    if registration.replaced_by(patient) is not None:
+        raise InputError("The Patient of this identifier was merged away.", code="patient-merged", expression=["PID-3"])
 
 
 def _carried(patient: Json, key: Json) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from bot_layer.core import demographics, pid
+from bot_layer.core import demographics, pid, registration
 from bot_layer.core.hl7v2 import Segment, parse
 from bot_layer.core.json import Json
-from bot_layer.errors import InputError
+from bot_layer.errors import InputError, ReviewNeeded
 
 REGISTERING: Final = frozenset({"A01", "A04", "A05", "A08", "A28", "A31"})
 MERGING: Final = "A40"
@@ -111,7 +111,9 @@ def survivor(patient: Json, prior: str) -> Json:
 
 
 def ended(patient: Json, successor: str) -> Json:
-    """The Patient that was merged away: kept, inactive, linked to its successor."""
+    """The Patient that was merged away: kept, inactive, linked to its one successor."""
+    if registration.replaced_by(patient) not in (None, successor):
+        raise ReviewNeeded("The Patient that ends was merged into another one before.", code="merged-elsewhere")
     return {**_linked(patient, "replaced-by", successor), "active": False}
 
 

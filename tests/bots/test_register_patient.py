@@ -396,6 +396,21 @@ def test_a_merge_links_and_keeps_both(hospital: Clinic) -> None:
     assert acknowledged(handler(hospital.message(adt("A08", "M-8")))) == ("AE", "C-1", ["patient-merged"])
 
 
+def test_a_patient_is_merged_into_one_other_only(hospital: Clinic) -> None:
+    """A second successor is for a person, and two records do not end each other."""
+    for number, name in (("M-7", "Sommer^Anna"), ("M-8", "Winter^Bea"), ("M-9", "Herbst^Cleo")):
+        handler(hospital.message(adt("A04", number, f5=name)))
+    both = adt("A40", "M-7", prior="M-8") + "PID|||M-8^^^NORTH^MR\rMRG|M-7^^^NORTH^MR\r"
+    assert acknowledged(handler(hospital.message(both))) == ("AE", "C-1", ["patient-merged"])
+    kept, gone = held(hospital, "M-7"), held(hospital, "M-8")
+    assert (kept["active"], gone["active"]) == (True, False)
+    assert [link["type"] for link in kept["link"]] == ["replaces"]
+    elsewhere = adt("A40", "M-9", prior="M-8", f5="Herbst^Cleo")
+    assert acknowledged(handler(hospital.message(elsewhere))) == ("AE", "C-1", ["merged-elsewhere"])
+    assert held(hospital, "M-8") == gone
+    assert "link" not in held(hospital, "M-9")
+
+
 def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
     """A29 keeps the record; for a patient whom nobody knows it fails; a later update is no failure of the message."""
     handler(hospital.message(adt("A04")))

@@ -10,7 +10,7 @@ import pytest
 from bot_layer.core import adt, adt_out, hl7v2
 from bot_layer.core.adt import Person
 from bot_layer.core.json import Json
-from bot_layer.errors import InputError
+from bot_layer.errors import InputError, ReviewNeeded
 
 from .people import patient
 
@@ -326,6 +326,8 @@ def test_a_merge_links_both_records_once() -> None:
     assert (loser["active"], loser["link"]) == (False, [{"other": {"reference": "Patient/w"}, "type": "replaced-by"}])
     assert adt.survivor(winner, "Patient/l") == winner
     assert adt.ended(loser, "Patient/w") == loser
+    with pytest.raises(ReviewNeeded):
+        adt.ended(loser, "Patient/other")
     assert adt.read(message(msh("A08"), pid(), "MRG|X")).persons[0].prior == ()
 
 
