@@ -5,18 +5,20 @@ https://www.hl7.eu/HL7v2x/v251/std251/ch03.html and https://build.fhir.org/ig/HL
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bot_layer.core import demographics, pid, registration
-from bot_layer.core.hl7v2 import Segment, parse
+from bot_layer.core.hl7v2 import Segment, first_segment, parse
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError, ReviewNeeded
 
 REGISTERING: Final = frozenset({"A01", "A04", "A05", "A08", "A28", "A31"})
 MERGING: Final = "A40"
 INACTIVATING: Final = "A29"
+_SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
 _KEY_TYPES: Final = ("MR", "PI", "PT")
 
 Action = Literal["register", "merge", "inactivate", "ignore"]
@@ -55,8 +57,8 @@ class Adt:
 
 
 def header(text: str) -> Header:
-    """The header of a message; InputError where the text is no HL7 message."""
-    return _header(parse(text)[0])
+    """The header of a message, also of one that can't be read further; InputError where the text has none."""
+    return _header(first_segment(text))
 
 
 def read(text: str, *, authorities: Mapping[str, str] | None = None, processing_ids: Sequence[str] = ("P",)) -> Adt:
@@ -66,6 +68,8 @@ def read(text: str, *, authorities: Mapping[str, str] | None = None, processing_
     action = _action(head, processing_ids)
     if action == "ignore":
         return Adt(head, action)
+    if not all(_SEGMENT_NAME.fullmatch(segment.name) for segment in segments):
+        raise InputError("A line end within a field cut a segment in two.", code="segment-sequence")
     persons = _persons(segments, authorities or {}, merging=action == "merge")
     if action == "merge" and not all(person.prior for person in persons):
         raise InputError("A merge needs MRG-1 beside each PID.", code="required-field", expression=["MRG-1"])

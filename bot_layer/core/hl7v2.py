@@ -110,10 +110,9 @@ def codec(character_set: str) -> str:
 
 def parse(text: str) -> tuple[Segment, ...]:
     """The segments of one message, whatever ends its lines and whatever frames it. The first one is MSH."""
-    lines = [line.strip(_FRAMING) for line in re.split(r"\r\n|\r|\n", text.strip(_FRAMING))]
-    lines = [line for line in lines if line]
-    if not lines or not _HEADER.match(lines[0]) or any(line.startswith("MSH") for line in lines[1:]):
-        raise InputError("Send one HL7 message that begins with MSH.", code="not-hl7", expression=["MSH"])
+    lines = _lines(text)
+    if any(line.startswith("MSH") for line in lines[1:]):
+        raise _no_message()
     if _LOST in text:
         raise InputError(
             "Characters were lost before the message arrived: have it decoded by MSH-18.",
@@ -124,6 +123,14 @@ def parse(text: str) -> tuple[Segment, ...]:
     character_set = codec(_segment(message[0], {}, "utf-8").text(18))
     names = _escapes(lines[0])
     return tuple(_segment(segment, names, character_set) for segment in message)
+
+
+def first_segment(text: str) -> Segment:
+    """The MSH alone, also of a message whose characters can't be read: an answer needs its control id."""
+    line = _lines(text)[0]
+    message = hl7.parse(line)  # type: ignore[no-untyped-call]  # as above
+    declared = _segment(message[0], {}, "utf-8").text(18)
+    return _segment(message[0], _escapes(line), _CHARACTER_SETS.get(declared.strip().upper(), "utf-8"))
 
 
 def unescape(text: str, names: Mapping[str, str], character_set: str) -> str:
@@ -146,6 +153,18 @@ def escape(text: str) -> str:
 def render(*segments: Sequence[str]) -> str:
     """A message of segments whose fields are rendered already; empty fields at the end of a segment are left away."""
     return "".join("|".join(segment).rstrip("|") + "\r" for segment in segments)
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.strip(_FRAMING) for line in re.split(r"\r\n|\r|\n", text.strip(_FRAMING))]
+    lines = [line for line in lines if line]
+    if not lines or not _HEADER.match(lines[0]):
+        raise _no_message()
+    return lines
+
+
+def _no_message() -> InputError:
+    return InputError("Send one HL7 message that begins with MSH.", code="not-hl7", expression=["MSH"])
 
 
 def _escape_sign(sign: str) -> str:

@@ -430,6 +430,10 @@ def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
         (adt("A04", f7="1980-02-29"), ("AE", "C-1", ["data-type"])),
         (adt("A04", f11=""), ("AE", "C-1", ["missing-demographics"])),
         (adt("A04", f3="M-7^^^SOMEWHERE"), ("AE", "C-1", ["unknown-authority"])),
+        (adt("A04", f5="Sommer^An\nna"), ("AE", "C-1", ["segment-sequence"])),
+        (adt("A04", f5="M\ufffdller^Anna"), ("AE", "C-1", ["character-set"])),
+        (adt("A04").replace("|2.5.1", "|2.5.1||||||KLINGON"), ("AE", "C-1", ["character-set"])),
+        (adt("A04") + adt("A04", control="C-2"), ("AR", "C-1", ["not-hl7"])),
     ],
 )
 def test_every_message_is_acknowledged_with_its_control_id(

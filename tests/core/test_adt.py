@@ -185,6 +185,7 @@ def test_what_cannot_be_read_is_refused_with_its_place(fields: dict[str, str], c
         (message(msh().replace("C-1", ""), pid()), "required-field"),
         (message(msh()), "required-segment"),
         (message(msh(), pid(), pid()), "segment-sequence"),
+        (message(msh(), pid(f5="Sommer^An\nna", f11="12 Pine Road")), "segment-sequence"),
         (message(msh("A40"), pid()), "required-field"),
         (message(msh("A40"), "MRG|M-8^^^CLINIC", pid()), "required-field"),
         (message(msh("A40"), pid(), "MRG|M-8^^^NOWHERE"), "unknown-authority"),
