@@ -201,19 +201,21 @@ def _candidates(patient: Json, found: Found) -> list[Json]:
 
 def _is_alike(patient: Json, theirs: Json) -> bool:
     """Same family name, first given name and birth date: the search may answer more loosely."""
-    mine, other = demographics.current_name(patient), demographics.current_name(theirs)
-    return (
-        demographics.folded(mine.get("family")) == demographics.folded(other.get("family"))
-        and [*map(demographics.folded, mine.get("given", ()))][:1]
-        == [*map(demographics.folded, other.get("given", ()))][:1]
-        and patient.get("birthDate") == theirs.get("birthDate")
-    )
+    return _is_namesake(patient, theirs) and patient.get("birthDate") == theirs.get("birthDate")
+
+
+def _is_namesake(patient: Json, theirs: Json) -> bool:
+    return _first_names(patient) == _first_names(theirs)
+
+
+def _first_names(patient: Json) -> tuple[str, list[str]]:
+    name = demographics.current_name(patient)
+    return demographics.folded(name.get("family")), [*map(demographics.folded, name.get("given", ()))][:1]
 
 
 def _is_somebody_else(ours: Json, theirs: Json) -> bool:
-    return ours["birthDate"] != theirs.get("birthDate") and demographics.folded(
-        ours["name"][0]["family"]
-    ) != demographics.folded(demographics.current_name(theirs).get("family"))
+    """Another name and birth date: of a family, too, one may get the number of another."""
+    return ours["birthDate"] != theirs.get("birthDate") and not _is_namesake(ours, theirs)
 
 
 def _version(theirs: Json) -> str | None:

@@ -241,9 +241,10 @@ def test_another_gender_under_the_same_name_is_for_a_person() -> None:
     assert code(plan(patient(), Found(by_demographics=[held]), POLICY)) == "contradictory-demographics"
 
 
-def test_somebody_else_under_our_identifier_is_for_a_person() -> None:
-    """An id that was used for another person must not carry this one's data."""
-    other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1950-01-01")
+@pytest.mark.parametrize("family", ["Winter", "Sommer"])
+def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None:
+    """An id that was used for another person, of the same family too, must not carry this one's data."""
+    other = patient(name=[{"family": family, "given": ["Bo"]}], birthDate="1950-01-01")
     held = registered(build(other, POLICY))
     assert code(plan(patient(), Found(by_identifier=[held]), POLICY)) == "contradictory-demographics"
     assert isinstance(plan(patient(), Found(by_identifier=[held]), POLICY, force=True), Update)
