@@ -48,8 +48,9 @@ class Patients:
             ]
         )
         recorded = index_patient.health_gorilla_ids(patient)
-        known = self._read(recorded[0]) if recorded and not by_demographics else None
-        return Found(by_demographics=by_demographics, recorded=known)
+        alike = [theirs for theirs in by_demographics if registration.is_alike(patient, theirs)]
+        known = self._read(recorded[0]) if recorded and not alike else None
+        return Found(by_demographics=alike, recorded=known)
 
     def plan(self, patient: Json, *, force: bool = False) -> Act:
         """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""

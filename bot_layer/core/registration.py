@@ -119,6 +119,11 @@ def replaced_by(patient: Json) -> str | None:
     return None
 
 
+def is_alike(patient: Json, theirs: Json) -> bool:
+    """Same family name, first given name and birth date: the search may answer more loosely."""
+    return _is_namesake(patient, theirs) and patient.get("birthDate") == theirs.get("birthDate")
+
+
 def is_test(patient: Json) -> bool:
     """Whether the Patient is marked as test data (tag HTEST)."""
     meta = patient.get("meta")
@@ -194,14 +199,9 @@ def _changed_identifier(*, is_own: bool) -> Refuse | Review:
 
 
 def _candidates(patient: Json, found: Found) -> list[Json]:
-    alike = [theirs for theirs in found.by_demographics if _is_alike(patient, theirs)]
+    alike = [theirs for theirs in found.by_demographics if is_alike(patient, theirs)]
     chosen = found.by_identifier or alike or ([found.recorded] if found.recorded else [])
     return list({str(theirs.get("id")): theirs for theirs in chosen}.values())
-
-
-def _is_alike(patient: Json, theirs: Json) -> bool:
-    """Same family name, first given name and birth date: the search may answer more loosely."""
-    return _is_namesake(patient, theirs) and patient.get("birthDate") == theirs.get("birthDate")
 
 
 def _is_namesake(patient: Json, theirs: Json) -> bool:

@@ -217,11 +217,13 @@ class Edited(HealthGorillaSandbox):
 
 
 class Loose(HealthGorillaSandbox):
-    """A Health Gorilla that passes over ``identifier`` where it searches for Patients."""
+    """A Health Gorilla that passes over a parameter, ``identifier`` at first, where it searches for Patients."""
+
+    passed_over = "identifier"
 
     def _answer(self, ask: Ask, url: str) -> Answer:
         if ask.method == "GET" and ask.path.endswith("/Patient"):
-            kept = tuple((name, value) for name, value in ask.query if name != "identifier")
+            kept = tuple((name, value) for name, value in ask.query if name != self.passed_over)
             return super()._answer(replace(ask, query=kept), url)
         return super()._answer(ask, url)
 
@@ -237,6 +239,22 @@ def test_somebody_else_is_not_taken_for_the_patient_who_was_asked_for() -> None:
         assert sorted(value for theirs in gorilla.patients() for _, value in pt(theirs)) == sorted(
             stored["id"] for stored in (first, other)
         )
+
+
+def test_a_loose_answer_does_not_hide_the_recorded_registration() -> None:
+    """A twin whom the search brings along is nobody: the recorded one is read, and a forced call makes no second."""
+    with MedplumSandbox() as medplum, Loose() as gorilla:
+        gorilla.passed_over = "given"
+        world = Clinic(medplum, gorilla)
+        stored, twin = (world.server.create(person(name=[{"family": "Sommer", "given": [n]}])) for n in ("Ann", "Bea"))
+        assert [action(handler(world.asked(each))) for each in (stored, twin)] == ["registered", "registered"]
+        world.server.change(
+            f"Patient/{stored['id']}", lambda now: {**now, "name": [{"family": "Sommer", "given": ["Cleo"]}]}
+        )
+        moved = world.asked(stored, force=True)
+        moved["secrets"]["FEDERATED_PATIENT_SYSTEM"] = "https://moved.example"
+        assert action(handler(moved)) == "updated"
+        assert sorted(one["name"][0]["given"][0] for one in gorilla.patients()) == ["Bea", "Cleo"]
 
 
 def test_an_edit_in_between_is_not_overwritten() -> None:
