@@ -107,7 +107,9 @@ class Patients:
         if answer.status in _CHANGED_MEANWHILE:
             return None
         _require_ok(answer)
-        return id_in_location(answer.headers.get("Location")) or answer.outcome().get("id")
+        body = answer.outcome()
+        own = body.get("id") if body.get("resourceType") == "Patient" else None
+        return id_in_location(answer.headers.get("Location")) or own
 
     def _update(self, plan: Update) -> str | None:
         headers = {"If-Match": f'W/"{plan.version}"'} if plan.version else {}

@@ -171,6 +171,25 @@ def test_the_new_id_is_read_from_any_location(shape: str, body: str) -> None:
         assert hg_ids(world.server.read(f"Patient/{stored['id']}")) == [world.gorilla.patients()[0]["id"]]
 
 
+class Informative(HealthGorillaSandbox):
+    """A Health Gorilla that answers a create with an OperationOutcome which has an id of its own, and no Location."""
+
+    def _answer(self, ask: Ask, url: str) -> Answer:
+        answer = super()._answer(ask, url)
+        if ask.method != "POST" or not ask.path.endswith("/Patient"):
+            return answer
+        return replace(answer, headers={}, content={"resourceType": "OperationOutcome", "id": "created"})
+
+
+def test_the_id_of_an_outcome_is_not_the_patients() -> None:
+    """A create whose answer does not name the patient is looked up."""
+    with MedplumSandbox() as medplum, Informative() as gorilla:
+        world = Clinic(medplum, gorilla)
+        stored = world.server.create(person())
+        assert action(handler(world.asked(stored))) == "registered"
+        assert hg_ids(world.server.read(f"Patient/{stored['id']}")) == [gorilla.patients()[0]["id"]]
+
+
 @pytest.mark.parametrize("duplicate", ["409", "existing", "second"])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_lost_answer_makes_no_second_patient(duplicate: str, method: str) -> None:
