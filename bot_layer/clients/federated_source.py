@@ -131,13 +131,17 @@ class FederatedSource:
         carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
         return carrying[0] if len(carrying) == 1 else None
 
-    def _merged_into(self, current: Json) -> Iterator[str]:
-        """The Patients that were merged into this one, as both sides say: a link on one side alone opens nothing."""
-        for link in entries(current.get("link")):
+    def _merged_into(self, patient: Json) -> Iterator[str]:
+        """The Patients that were merged into this one, or into one of those, as both sides of a link say.
+
+        A link on one side alone opens nothing. Each has one successor, so that nobody is met twice.
+        """
+        for link in entries(patient.get("link")):
             reference = _target(link) if link.get("type") == "replaces" else ""
             merged = self._read(reference) if reference.startswith("Patient/") else None
-            if merged is not None and registration.replaced_by(merged) == f"Patient/{current['id']}":
+            if merged is not None and registration.replaced_by(merged) == f"Patient/{patient['id']}":
                 yield reference
+                yield from self._merged_into(merged)
 
     def _read(self, reference: str) -> Json | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,7 @@ from bot_layer.clients import federated_source, medplum_binary
 from bot_layer.clients.federated_source import FederatedSource
 from bot_layer.clients.medplum import Medplum, connect_client
 from bot_layer.clients.transport import Patience
+from bot_layer.core import adt
 from bot_layer.core.federated_document import Rules
 from bot_layer.core.federation_settings import Answering
 from bot_layer.core.json import Json
@@ -67,6 +69,18 @@ def test_a_link_on_one_side_alone_opens_no_documents(medplum: MedplumSandbox) ->
     assert found is not None
     assert found.references == (f"Patient/{claims['id']}",)
     assert source(medplum).documents(found, claims["id"]) == []
+
+
+def test_merges_are_followed_to_the_first_record(medplum: MedplumSandbox) -> None:
+    """Whichever id is asked for, the documents are those of all records that ended in the one that stays."""
+    first = patient(medplum)
+    second = patient(medplum, ("replaces", f"Patient/{first['id']}"))
+    third = patient(medplum, ("replaces", f"Patient/{second['id']}"))
+    for gone, successor in ((first, second), (second, third)):
+        client(medplum).change(f"Patient/{gone['id']}", partial(adt.ended, successor=f"Patient/{successor['id']}"))
+    found = [source(medplum).patient(each["id"]) for each in (first, second, third)]
+    everyone = {f"Patient/{each['id']}" for each in (first, second, third)}
+    assert [each and set(each.references) for each in found] == [everyone] * 3
 
 
 def test_a_number_that_a_patient_no_longer_has_leads_to_nobody(medplum: MedplumSandbox) -> None:
