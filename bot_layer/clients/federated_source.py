@@ -6,7 +6,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ from bot_layer.clients.medplum_binary import open_binary
 from bot_layer.clients.medplum_patients import PatientStore
 from bot_layer.core import federated_document, index_patient, registration
 from bot_layer.core.demographics import entries
-from bot_layer.core.federated_document import Content, Source
+from bot_layer.core.federated_document import Content, Rules, Source
 from bot_layer.core.federation_settings import Answering
 from bot_layer.core.identifiers import search_token
 from bot_layer.core.json import Json
@@ -53,6 +53,10 @@ class FederatedSource:
     most_documents: int = 2000
     _measured: Kept = field(default_factory=lambda: Kept(_MOST_MEASURED), repr=False)
     _summaries: Kept = field(default_factory=lambda: Kept(_MOST_SUMMARIES), repr=False)
+
+    @property
+    def _rules(self) -> Rules:
+        return replace(self.answering.rules, server=self.server.client.fhir_base_url)
 
     def patient(self, asked_id: str) -> Found | None:
         """The patient who is registered under an id; None where nobody is, or nobody any more."""
@@ -102,7 +106,7 @@ class FederatedSource:
         """The bytes of one content of a document; None where there are none."""
         if federated_document.summarised_patient(document["id"]) is not None:
             return self._open_summary(found.patient) if number == 0 else None
-        sources = federated_document.sources(document)
+        sources = federated_document.sources(document, self._rules.server)
         source = sources[number] if number < len(sources) else None
         if source is None:
             return None
@@ -119,7 +123,7 @@ class FederatedSource:
     def _summary(self, found: Found) -> Json | None:
         """What stands for the patient's data, where there may be such a document."""
         summary = federated_document.summary(found.patient)
-        is_offered = self.answering.ccda and federated_document.is_open(summary, self.answering.rules)
+        is_offered = self.answering.ccda and federated_document.is_open(summary, self._rules)
         return summary if is_offered else None
 
     def _asked(self, asked_id: str) -> Json | None:
@@ -156,10 +160,11 @@ class FederatedSource:
     def _may_leave(self, document: Json, found: Found) -> bool:
         subject = document.get("subject")
         is_theirs = isinstance(subject, dict) and subject.get("reference") in found.references
-        return is_theirs and federated_document.may_leave(document, self.answering.rules)
+        return is_theirs and federated_document.may_leave(document, self._rules)
 
     def _contents(self, document: Json) -> list[Content | None]:
-        sources, held = federated_document.sources(document), federated_document.attachments(document)
+        sources = federated_document.sources(document, self._rules.server)
+        held = federated_document.attachments(document)
         version = str((document.get("meta") or {}).get("versionId"))
         return [
             self._content(f"{document['id']}/{version}/{number}", source, attachment)
@@ -202,7 +207,7 @@ class FederatedSource:
                 contents=contents,
                 organizations=organizations,
                 own=own,
-                rules=self.answering.rules,
+                rules=self._rules,
             )
             for document, contents in shown
         ]

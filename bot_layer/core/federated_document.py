@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from bot_layer.core.demographics import entries
 from bot_layer.core.json import Json
@@ -29,7 +29,8 @@ _KEPT: Final = ("docStatus", "type", "category", "relatesTo", "description", "se
 _KEPT_CONTEXT: Final = ("encounter", "event", "period", "facilityType", "practiceSetting")
 _KEPT_ORGANIZATION: Final = ("resourceType", "identifier", "active", "type", "name", "telecom", "address")
 _KEPT_ATTACHMENT: Final = ("contentType", "language", "title", "creation")
-_STORED: Final = re.compile(r"(?:^|/)(?:Binary|binary|storage)/([A-Za-z0-9\-]{1,64})(?:/|$)")
+_STORED: Final = re.compile(r"/(?:binary|storage)/([A-Za-z0-9\-]{1,64})(?:/|$)")
+_BINARY: Final = re.compile(r"Binary/([A-Za-z0-9\-]{1,64})(?:/|$)")
 _SUMMARY: Final = "Summarization of episode note"
 _CCDA_PREFIX: Final = "ccda-"
 # An arbitrary, fixed name space: the same patient's summary has the same UUID on every host.
@@ -40,7 +41,8 @@ _CCDA_NAMESPACE: Final = uuid.UUID("5b0c3a52-6f0e-4f7e-9d43-0f6f3c1d7a10")
 class Rules:
     """What may leave. ``unlabelled`` is the level of documents without a label; ``show_level`` also says it.
 
-    ``document_url`` is where a document is fetched, with ``{id}``, ending where its query goes on.
+    ``document_url`` is where a document is fetched, with ``{id}``, ending where its query goes on; ``server`` is
+    Medplum's FHIR base, with its slash.
     """
 
     document_url: str
@@ -48,6 +50,7 @@ class Rules:
     unlabelled: str = "N"
     show_level: bool = False
     oid: str | None = None
+    server: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def may_leave(document: Json, rules: Rules) -> bool:
     """Whether a document may be told of: in force or superseded, not too confidential, and with bytes to give."""
     if "entered-in-error" in (document.get("status"), document.get("docStatus")):
         return False
-    return is_open(document, rules) and any(sources(document))
+    return is_open(document, rules) and any(sources(document, rules.server))
 
 
 def is_open(document: Json, rules: Rules) -> bool:
@@ -79,9 +82,9 @@ def is_open(document: Json, rules: Rules) -> bool:
     return max(map(_rank, _labelled(document) or [rules.unlabelled])) <= _rank(rules.highest)
 
 
-def sources(document: Json) -> list[Source | None]:
+def sources(document: Json, server: str = "") -> list[Source | None]:
     """Where the bytes of each content are; None for one that lies elsewhere: it is not fetched on anybody's behalf."""
-    return [_source(attachment) for attachment in attachments(document)]
+    return [_source(attachment, server) for attachment in attachments(document)]
 
 
 def measure(chunks: Iterable[bytes], content_type: str | None = None) -> Content:
@@ -193,13 +196,15 @@ def summarised_patient(document_id: str) -> str | None:
     return document_id.removeprefix(_CCDA_PREFIX) if document_id.startswith(_CCDA_PREFIX) else None
 
 
-def _source(attachment: Json) -> Source | None:
+def _source(attachment: Json, server: str) -> Source | None:
     if isinstance(attachment.get("data"), str):
         try:
             return Source(data=base64.b64decode(attachment["data"], validate=True))
         except binascii.Error:
             return None
-    match = _STORED.search(urlsplit(str(attachment.get("url", ""))).path)
+    address = re.split(r"[?#]", str(attachment.get("url", "")))[0]
+    # The same id at another server's FHIR address is somebody else's content.
+    match = _BINARY.match(address.removeprefix(server)) or _STORED.search(address)
     return Source(binary=match[1]) if match else None
 
 

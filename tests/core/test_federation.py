@@ -243,6 +243,23 @@ def test_the_bytes_are_found_in_the_binary_or_the_resource() -> None:
     assert documents.sources(held) == [documents.Source(binary=BINARY), documents.Source(data=b"Hi"), None]
 
 
+@pytest.mark.parametrize(
+    ("url", "is_here"),
+    [
+        (f"Binary/{BINARY}", True),
+        (f"Binary/{BINARY}/_history/2", True),
+        (f"https://m.example/fhir/R4/Binary/{BINARY}", True),
+        (f"https://elsewhere.example/fhir/R4/Binary/{BINARY}", False),
+        (f"Binary/{BINARY}x!", False),
+        (f"http://[no/Binary/{BINARY}", False),
+    ],
+)
+def test_an_id_at_another_server_is_not_ours(url: str, is_here: bool) -> None:
+    """A link that a sync left as it was leads to the source, not to whatever has this id here."""
+    (source,) = documents.sources(document(content=[{"attachment": {"url": url}}]), "https://m.example/fhir/R4/")
+    assert source == (documents.Source(binary=BINARY) if is_here else None)
+
+
 def test_size_and_hash_are_those_of_the_bytes() -> None:
     """FHIR R4: the SHA-1, in base64."""
     digest = base64.b64encode(hashlib.sha1(b"Hi", usedforsecurity=False).digest()).decode()
