@@ -175,6 +175,8 @@ class FederatedSource:
         """Type, size and hash: as stated, else measured once for each version; None where there are no bytes."""
         if source is None:
             return None
+        # Medplum's signed address has the Binary's version, which may be newer than the document's.
+        key = f"{key}/{str(attachment.get('url', '')).partition('?')[0]}"
         known = federated_document.stated(attachment) or self._measured.get(key)
         if known is not None:
             return known

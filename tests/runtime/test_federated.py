@@ -116,6 +116,21 @@ def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
     assert len([one for one in world.medplum.requests if "/Binary/" in one.path]) == before
 
 
+def test_a_new_version_of_the_content_is_measured_anew(world: Network) -> None:
+    """A Binary may be replaced while the DocumentReference stays as it is."""
+    patient = world.patient()
+    stored = world.document(patient)
+    caller = world.caller()
+    (first,) = caller.query(patient["id"])
+    binary_id = stored["content"][0]["attachment"]["url"].split("/storage/")[1].partition("/")[0]
+    data = base64.b64encode(b"<other/>").decode()
+    world.server.change(f"Binary/{binary_id}", lambda now: {**now, "data": data})
+    (second,) = caller.query(patient["id"])
+    assert first["content"][0]["attachment"]["size"] == len(CCD)
+    assert second["content"][0]["attachment"]["size"] == len(b"<other/>")
+    assert caller.fetch(second) == b"<other/>"
+
+
 def test_inline_data_is_a_document_too(world: Network) -> None:
     """Bytes in the resource itself; a document whose bytes are gone is not told of."""
     patient = world.patient()
