@@ -24,6 +24,8 @@ _FORMATS: Final = frozenset({"json", "application/json", "application/fhir+json"
 _ONCE: Final = ("patient", "_count", "_offset", "_format")
 _PREFIX: Final = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb)?(\d.*)")
 _DAY: Final = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+# The seconds may be left away in a search.
+_TO_THE_MINUTE: Final = re.compile(r"[^T]+T\d{2}:\d{2}(?:Z|[+ -]\d{2}:\d{2})?")
 
 Interval = tuple[datetime, datetime]
 
@@ -136,7 +138,9 @@ def interval(text: str) -> Interval | None:
         if match is None:
             moment = datetime.fromisoformat(text.replace(" ", "+"))
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            return moment, moment + (timedelta(microseconds=1) if "." in text else timedelta(seconds=1))
+            if "." in text:
+                return moment, moment + timedelta(microseconds=1)
+            return moment, moment + (timedelta(minutes=1) if _TO_THE_MINUTE.fullmatch(text) else timedelta(seconds=1))
         year, month, day = (int(part) if part else None for part in match.groups())
         assert year is not None
         start = datetime(year, month or 1, day or 1, tzinfo=UTC)
