@@ -88,16 +88,28 @@ class PatientStore:
     def _store(self, person: Person, patient_system: str | None) -> Json:
         key = adt.key(person.patient["identifier"], patient_system)
         found = self._find(key)
+        self._require_own_numbers(person, found, patient_system)
         if found is None:
             query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
             found = self.server.create_once(adt.new_patient(person), query)
         _require_unmerged(found)
         return self.server.change(f"Patient/{found['id']}", lambda stored: adt.merged(stored, person))
 
+    def _require_own_numbers(self, person: Person, found: Json | None, patient_system: str | None) -> None:
+        """Raise ReviewNeeded where a number that the message adds is another Patient's, who does not end by it."""
+        own = found["id"] if found else None
+        ending: Json = {"identifier": [*person.prior]}
+        for number in adt.record_numbers(person.patient["identifier"], patient_system):
+            if _carries(ending, number) or (found and _carries(found, number)):
+                continue
+            holder = self._find(number)
+            if holder is not None and self.current(f"Patient/{holder['id']}")["id"] != own:
+                raise ReviewNeeded("Another Patient in Medplum carries a number of this one.", code="number-of-another")
+
     def _merge(self, prior: Sequence[Json], patient: Json, patient_system: str | None) -> None:
         """Links the record that ends and the one that stays; one that Medplum never knew needs no end."""
-        ending = self._find(adt.key(prior, patient_system))
-        if ending is None or ending["id"] == patient["id"]:
+        ending = self._find(adt.key(prior, patient_system), besides=patient["id"])
+        if ending is None:
             return
         kept, gone = f"Patient/{patient['id']}", f"Patient/{ending['id']}"
         # One message may merge several: what an earlier part of it ended does not stay.
@@ -111,11 +123,12 @@ class PatientStore:
             raise InputError("Medplum has no Patient of this identifier.", code="unknown-patient", expression=["PID-3"])
         self.server.change(f"Patient/{found['id']}", lambda stored: {**stored, "active": False})
 
-    def _find(self, key: Json) -> Json | None:
-        """The one Patient that carries the identifier."""
+    def _find(self, key: Json, *, besides: str | None = None) -> Json | None:
+        """The one Patient that carries the identifier; one that ended in another who carries it too is not meant."""
         query = [("identifier", search_token(key["system"], key["value"])), ("_count", "10")]
-        found = self.server.search("Patient", query)
-        carrying = [patient for patient in found if _carries(patient, key)]
+        found = [each for each in self.server.search("Patient", query) if _carries(each, key) and each["id"] != besides]
+        names = {f"Patient/{each['id']}" for each in found}
+        carrying = [each for each in found if registration.replaced_by(each) not in names]
         if any(_carried(patient, key) for patient in carrying):
             raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
         if len(carrying) > 1:

@@ -88,6 +88,11 @@ def key(identifiers: Sequence[Json], preferred_system: str | None = None) -> Jso
     return identifiers[0]
 
 
+def record_numbers(identifiers: Sequence[Json], preferred_system: str | None = None) -> list[Json]:
+    """The identifiers that belong to one patient alone: those of the configured system, and MR, PI and PT."""
+    return [each for each in identifiers if each["system"] == preferred_system or pid.type_code(each) in _KEY_TYPES]
+
+
 def merged(existing: Json, person: Person) -> Json:
     """The stored Patient with what the message states; equal to ``existing`` where it states nothing new.
 

@@ -40,6 +40,7 @@ _ERROR_CODES: Final = {
     "unknown-authority": ("204", "Unknown key identifier"),
     "unknown-patient": ("204", "Unknown key identifier"),
     "several-patients": ("205", "Duplicate key identifier"),
+    "number-of-another": ("205", "Duplicate key identifier"),
     "old-identifier": ("205", "Duplicate key identifier"),
 }
 _OTHER_ERROR: Final = ("207", "Application internal error")

@@ -523,6 +523,32 @@ def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None
     assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["several-patients"])
 
 
+def test_a_number_of_another_patient_is_not_taken_over(hospital: Clinic) -> None:
+    """Neither a new Patient nor a known one gets it: queries and messages by it would lead to nobody any more."""
+    other = hospital.server.create(
+        person(name=[{"family": "Winter", "given": ["Bea"]}], identifier=[{"system": MRN, "value": "M-8"}])
+    )
+    both = "M-7^^^NORTH^MR~M-8^^^NORTH^MR"
+    assert acknowledged(handler(hospital.message(adt("A04", f3=both)))) == ("AE", "C-1", ["number-of-another"])
+    assert hospital.server.search("Patient", [("identifier", f"{MRN}|M-7")]) == []
+    handler(hospital.message(adt("A04")))
+    assert acknowledged(handler(hospital.message(adt("A08", f3=both)))) == ("AE", "C-1", ["number-of-another"])
+    assert hospital.server.read(f"Patient/{other['id']}") == other
+
+
+def test_the_number_of_a_merged_record_may_stand_beside_the_survivors(hospital: Clinic) -> None:
+    """Some senders list both from then on: the survivor is meant by either."""
+    handler(hospital.message(adt("A04", "M-7")))
+    handler(hospital.message(adt("A04", "M-8", f5="Sommer^Annie")))
+    both = {"f3": "M-7^^^NORTH^MR~M-8^^^NORTH^MR"}
+    merge = adt("A40", prior="M-8", **both).replace("M-8^^^NORTH^MR\r", "M-8^^^NORTH\r")
+    messages = [merge, adt("A08", **both), adt("A08", "M-8"), merge]
+    for message in messages:
+        assert acknowledged(handler(hospital.message(message)))[0] == "AA"
+    active = [each for each in hospital.server.search("Patient", [("_count", "9")]) if each["active"]]
+    assert [{entry["value"] for entry in each["identifier"]} >= {"M-7", "M-8"} for each in active] == [True]
+
+
 def test_a_number_that_was_given_in_error_is_for_a_person(hospital: Clinic) -> None:
     """A Patient who carries the number as an old one is not overwritten by whoever has it now."""
     other = hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7", "use": "old"}]))
