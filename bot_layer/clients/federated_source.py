@@ -131,9 +131,12 @@ class FederatedSource:
         if system is None:
             return self._read(f"Patient/{asked_id}") if _ID.fullmatch(asked_id) else None
         hits = self.server.search("Patient", [("identifier", search_token(system, asked_id)), ("_count", "10")])
-        # Two patients under one number: whose documents are meant is not guessed.
         carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
-        return carrying[0] if len(carrying) == 1 else None
+        # A record that ended leads to the survivor, who may have taken its number over.
+        successors = {registration.replaced_by(patient) for patient in carrying}
+        first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
+        # Two patients under one number: whose documents are meant is not guessed.
+        return first[0] if len(first) == 1 else None
 
     def _merged_into(self, patient: Json) -> Iterator[str]:
         """The Patients that were merged into this one, or into one of those, as both sides of a link say.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -100,6 +101,10 @@ def test_a_number_that_a_patient_no_longer_has_leads_to_nobody(medplum: MedplumS
     followed = asked.patient("3")
     assert followed is not None
     assert followed.patient["id"] == held["id"]
+
+    taken_over = {"system": system, "value": "3"}
+    client(medplum).change(f"Patient/{held['id']}", lambda now: {**now, "identifier": [*now["identifier"], taken_over]})
+    assert asked.patient("3") == replace(followed, patient=client(medplum).read(f"Patient/{held['id']}"))
 
 
 def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
