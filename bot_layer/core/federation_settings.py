@@ -34,6 +34,8 @@ SERVING: Final = (
 _LEVELS: Final = frozenset("ULMNRV")
 _ORGANIZATION: Final = re.compile(r"Organization/[A-Za-z0-9\-.]{1,64}")
 _OID: Final = re.compile(r"[0-2](?:\.\d+)+")
+# With 0 nobody could log in, or records would be written without a pause.
+_POSITIVE: Final = re.compile(r"0*[1-9][0-9]{0,8}")
 _LEAST_KEY: Final = 32
 
 
@@ -107,7 +109,8 @@ def read_serving(settings: Mapping[str, str]) -> Serving:
     base_url = settings["FEDERATED_BASE_URL"].strip().rstrip("/")
     _refuse(
         {
-            **{name: not _text(settings, name).isdigit() for name in numbers},
+            **{name: not _POSITIVE.fullmatch(_text(settings, name)) for name in numbers},
+            "FEDERATED_CACHE_SECONDS": not re.fullmatch(r"[0-9]{1,9}", _text(settings, "FEDERATED_CACHE_SECONDS")),
             "FEDERATED_BASE_URL": re.fullmatch(r"https?://[^\s?#]+", base_url) is None,
             "FEDERATED_SIGNING_KEY": len(settings["FEDERATED_SIGNING_KEY"]) < _LEAST_KEY,
         }

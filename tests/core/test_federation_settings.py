@@ -60,6 +60,10 @@ def test_missing_doors_are_named_together() -> None:
         ("FEDERATED_BASE_URL", "clinic.example"),
         ("FEDERATED_SIGNING_KEY", "short"),
         ("FEDERATED_TOKEN_SECONDS", "an hour"),
+        ("FEDERATED_TOKEN_SECONDS", "0"),
+        ("FEDERATED_ATTEMPTS", "0"),
+        ("FEDERATED_ATTEMPTS", "²"),
+        ("FEDERATED_AUDIT_SECONDS", "0"),
         ("FEDERATED_CACHE_SECONDS", "-1"),
     ],
 )
