@@ -22,6 +22,7 @@ from bot_layer.core.json import Json
 from bot_layer.errors import InputError, PermanentError, ReviewNeeded
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
 _MOST_MEASURED = 20_000
 _MOST_SUMMARIES = 16
 
@@ -195,10 +196,12 @@ class FederatedSource:
         return content
 
     def _open(self, source: Source, content_type: str | None) -> Opened:
+        # What Medplum stores as a content type may be no header that can be sent.
+        stated = content_type if content_type and _MEDIA_TYPE.fullmatch(content_type) else None
         if source.data is not None:
-            return Opened(content_type or "application/octet-stream", len(source.data), [source.data])
+            return Opened(stated or "application/octet-stream", len(source.data), [source.data])
         stream = open_binary(self.server, str(source.binary))
-        kind = content_type or stream.content_type or "application/octet-stream"
+        kind = stated or stream.content_type or "application/octet-stream"
         return Opened(kind, stream.length, stream.chunks(), stream.close)
 
     def _presented(self, shown: list[tuple[Json, list[Content | None]]], asked_id: str) -> list[Json]:

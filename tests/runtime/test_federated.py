@@ -116,6 +116,17 @@ def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
     assert len([one for one in world.medplum.requests if "/Binary/" in one.path]) == before
 
 
+@pytest.mark.parametrize("stated", ["text/\u4e2d", "text/plain; name=\u201da\u201d", "picture"])
+def test_a_content_type_that_is_no_header_is_not_sent(world: Network, stated: str) -> None:
+    """The bytes are given all the same, as bytes of no known type."""
+    patient = world.patient()
+    stored = world.document(patient, content=[{"attachment": {"contentType": stated, "data": "SGk="}}])
+    with world.http(token=world.caller().token()) as client:
+        answer = client.get(f"documents/{stored['id']}?patient={patient['id']}")
+    assert (answer.status_code, answer.content) == (200, b"Hi")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+
+
 def test_a_new_version_of_the_content_is_measured_anew(world: Network) -> None:
     """A Binary may be replaced while the DocumentReference stays as it is."""
     patient = world.patient()
@@ -523,3 +534,11 @@ def test_an_answer_may_be_given_again_for_some_seconds() -> None:
         assert len(caller.query(patient["id"])) == 1
         world.now[0] += 5
         assert len(caller.query(patient["id"])) == 2
+
+
+def test_an_answer_that_is_never_given_again_is_not_kept(world: Network) -> None:
+    """Nobody's documents stay in memory for nothing."""
+    patient = world.patient()
+    world.document(patient)
+    assert len(world.caller().query(patient["id"])) == 1
+    assert not vars(world.responder)["_answers"]
