@@ -218,6 +218,8 @@ class Responder:
         return _Answer(now, found.references[:1], tuple(self._source.documents(found, asked_id)))
 
     def _keep(self, asked_id: str, answer: _Answer) -> _Answer:
+        if not self.settings.serving.cache_seconds:
+            return answer  # what is never given again would be a person's data in memory for nothing
         with self._lock:
             if len(self._answers) >= _MOST_ANSWERS:
                 self._answers.clear()
