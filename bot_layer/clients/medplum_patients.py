@@ -88,18 +88,18 @@ class PatientStore:
     def _store(self, person: Person, patient_system: str | None) -> Json:
         key = adt.key(person.patient["identifier"], patient_system)
         found = self._find(key)
-        self._require_own_numbers(person, found, patient_system)
+        numbers = adt.record_numbers(person.patient["identifier"], patient_system)
+        self._require_own(found, [each for each in numbers if each != key], ending={"identifier": [*person.prior]})
         if found is None:
             query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
             found = self.server.create_once(adt.new_patient(person), query)
         _require_unmerged(found)
         return self.server.change(f"Patient/{found['id']}", lambda stored: adt.merged(stored, person))
 
-    def _require_own_numbers(self, person: Person, found: Json | None, patient_system: str | None) -> None:
+    def _require_own(self, found: Json | None, numbers: Sequence[Json], *, ending: Json) -> None:
         """Raise ReviewNeeded where a number that the message adds is another Patient's, who does not end by it."""
         own = found["id"] if found else None
-        ending: Json = {"identifier": [*person.prior]}
-        for number in adt.record_numbers(person.patient["identifier"], patient_system):
+        for number in numbers:
             if _carries(ending, number) or (found and _carries(found, number)):
                 continue
             holder = self._find(number)
@@ -131,7 +131,7 @@ class PatientStore:
         carrying = [each for each in found if registration.replaced_by(each) not in names]
         if any(_carried(patient, key) for patient in carrying):
             raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
-        if len(carrying) > 1:
+        if found and len(carrying) != 1:
             raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
         return carrying[0] if carrying else None
 

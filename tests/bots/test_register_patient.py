@@ -549,6 +549,16 @@ def test_the_number_of_a_merged_record_may_stand_beside_the_survivors(hospital: 
     assert [{entry["value"] for entry in each["identifier"]} >= {"M-7", "M-8"} for each in active] == [True]
 
 
+def test_records_that_ended_in_each_other_are_for_a_person(hospital: Clinic) -> None:
+    """None of them is meant, and a third one is not made."""
+    made = [hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7"}])) for _ in range(2)]
+    for one, other in (made, reversed(made)):
+        link = [{"type": "replaced-by", "other": {"reference": f"Patient/{other['id']}"}}]
+        hospital.server.update({**one, "link": link})
+    assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["several-patients"])
+    assert len(hospital.server.search("Patient", [("_count", "9")])) == 2
+
+
 def test_a_number_that_was_given_in_error_is_for_a_person(hospital: Clinic) -> None:
     """A Patient who carries the number as an old one is not overwritten by whoever has it now."""
     other = hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7", "use": "old"}]))
