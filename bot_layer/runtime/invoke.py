@@ -71,6 +71,7 @@ def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | Non
     with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
         try:
             value = handler.run(envelope, environ=environ)
+            encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
             return Result(handler.failure(error, envelope), "\n".join(lines), error=error)
@@ -111,8 +112,8 @@ def queued(event_id: str) -> Result:
 
 
 def encode(value: Any) -> bytes:
-    """JSON as every transport writes it: the same value is the same bytes."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON as every transport writes it: the same value is the same bytes. Half of a surrogate pair becomes ``?``."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def place_of(fault: BaseException) -> str:

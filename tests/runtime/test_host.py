@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,13 @@ import jwt
 import pytest
 
 from bot_layer.core import outcomes
+from bot_layer.core.declaration import Bot
 from bot_layer.core.json import Json
 from bot_layer.errors import ConfigError
+from bot_layer.handler import Handler
 from bot_layer.runtime.admission import Admission
 from bot_layer.runtime.host import HostSettings, app
+from bot_layer.runtime.invoke import encode, invoke
 from bot_layer.runtime.listen import Corked
 from tests.runtime.world import BOTS, TokenServer, bot_resource, envelope, hosted
 
@@ -150,6 +154,24 @@ def test_what_is_no_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
     """Only what is understood is answered 200."""
     with hosted(medplum) as (client, _):
         assert client.post("/bot-b-3", content=body).status_code == 400
+
+
+def test_half_a_character_in_an_answer_spoils_it_alone(medplum: TokenServer) -> None:
+    """JSON may carry half of a surrogate pair, which no bytes stand for: the answer comes all the same."""
+    half = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "a\ud83d"}]}
+    body = json.dumps(envelope(medplum.server.base_url, "token-echo", half))
+    with hosted(medplum) as (client, _):
+        answer = client.post("/bot-b-3", content=body.encode())
+    assert answer.status_code == 200
+    assert answer.json()["returnValue"]["parameter"] == [{"name": "heard", "valueString": "a?"}]
+
+
+def test_an_answer_that_is_no_json_is_a_failure_of_the_bot() -> None:
+    """What can't be written as JSON would become a 500 without a reason, and on Lambda a stack trace."""
+    bot = Handler(Bot("odd", "test/odd", "answers oddly"), lambda _event: {"at": object()})
+    result = invoke(bot, {})
+    assert (result.success, result.error and result.error.code) == (False, "internal-error")
+    assert encode(result.return_value)
 
 
 def test_a_setting_may_come_from_the_hosts_environment(medplum: TokenServer) -> None:
