@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -128,11 +128,11 @@ def app(settings: HostSettings) -> Starlette:
     dispatcher = Dispatcher(settings, Admission(settings.servers, settings.remember_seconds), metrics)
 
     async def fission(request: Request) -> Response:
-        body = await request.body()
+        body = await _body(request)
         return await run_in_threadpool(_answer, dispatcher, request.path_params["bot_id"], body, _traceparent(request))
 
     async def relay(request: Request) -> Response:
-        body, name = await request.body(), request.path_params["name"]
+        body, name = await _body(request), request.path_params["name"]
         try:
             verifier.verify(request.headers.get("X-Bot-Signature", ""), name, body, now=settings.now())
         except AuthError as error:
@@ -159,7 +159,7 @@ def app(settings: HostSettings) -> Starlette:
     if settings.relay_key:
         verifier = Verifier(settings.relay_key)
         routes.append(Route("/relay/{name}", relay, methods=["POST"]))
-    return Starlette(routes=[*routes, *settings.more_routes])
+    return Starlette(routes=[*routes, *settings.more_routes], exception_handlers={InputError: _unread})
 
 
 class HostServer(ThreadedServer):
@@ -171,8 +171,6 @@ class HostServer(ThreadedServer):
 
 def read_envelope(body: bytes) -> Json:
     """The envelope of a request's body; InputError where it is none."""
-    if len(body) > _LARGEST_ENVELOPE:
-        raise InputError("The envelope is too large.", code="envelope-too-large")
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
@@ -180,6 +178,20 @@ def read_envelope(body: bytes) -> Json:
     if not isinstance(parsed, dict):
         raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
     return parsed
+
+
+async def _body(request: Request) -> bytes:
+    """The body; InputError for one that is too large, of which no more is read."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST_ENVELOPE:
+            raise InputError("The envelope is too large.", code="envelope-too-large")
+    return bytes(body)
+
+
+async def _unread(_request: Request, error: Exception) -> Response:
+    return _json(400, refused(cast(InputError, error)).answer())
 
 
 def _traceparent(request: Request) -> str | None:

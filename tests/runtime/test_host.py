@@ -156,6 +156,27 @@ def test_what_is_no_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
         assert client.post("/bot-b-3", content=body).status_code == 400
 
 
+@pytest.mark.parametrize("path", ["/bot-b-3", "/relay/echo"])
+def test_of_what_is_too_large_no_more_is_read(path: str) -> None:
+    """A body that goes on and on is refused at the limit: anybody may send one to a relay's address."""
+    read = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x" * 1024 * 1024, "more_body": read < 200}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    host = app(HostSettings(servers=("https://medplum.example.org",), bots=BOTS, relay_key="k"))
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
+    asyncio.run(host(scope, receive, send))
+    assert (sent[0]["status"], read) == (400, 65)
+
+
 def test_half_a_character_in_an_answer_spoils_it_alone(medplum: TokenServer) -> None:
     """JSON may carry half of a surrogate pair, which no bytes stand for: the answer comes all the same."""
     half = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "a\ud83d"}]}
