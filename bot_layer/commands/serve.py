@@ -115,7 +115,7 @@ def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox
 
 
 def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None) -> None:
-    from bot_layer.runtime.durable import sweep_hourly  # noqa: PLC0415  # as above
+    from bot_layer.runtime.retention import sweep_hourly  # noqa: PLC0415  # as above
     from bot_layer.runtime.schedule import start  # noqa: PLC0415  # as above
 
     box.launch()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
@@ -27,13 +27,13 @@ from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError, PermanentError
 from bot_layer.handler import Handler
 from bot_layer.runtime.heart import Heart, new_host_id
+from bot_layer.runtime import retention
 from bot_layer.runtime.invoke import invoke
 from bot_layer.runtime.vault import Vault
 
 EVENTS: Final = "events"
 CLOCK: Final = "clock"
 WORKFLOW: Final = "run_event"
-_FINISHED: Final = ["SUCCESS", "CANCELLED"]
 _log = logging.getLogger(__name__)
 
 
@@ -150,14 +150,9 @@ class Inbox:
         """Drop what is kept in memory for a run that has ended."""
         self._vault.forget(event_id)
 
-    def sweep(self, now: datetime) -> int:
-        """Delete the finished runs that are past their time; dead letters stay until somebody looks at them."""
-        before = (now - timedelta(days=self.settings.keep_days)).isoformat()
-        old = DBOS.list_workflows(
-            status=_FINISHED, completed_before=before, load_input=False, load_output=False, limit=1000
-        )
-        DBOS.delete_workflows([run.workflow_id for run in old])
-        return len(old)
+    def sweep(self, now: datetime, *, at_once: int = 1000) -> int:
+        """Delete the finished runs that are past their time; dead letters stay until somebody deals with them."""
+        return retention.sweep(now - timedelta(days=self.settings.keep_days), at_once=at_once)
 
     def counts(self) -> dict[str, int]:
         """How many runs wait, run, or are dead letters."""
@@ -267,9 +262,3 @@ def _input(client: Medplum, record: Json) -> Json | None:
         return client.read(record["resource"])
     except InputError:
         return None
-
-
-def sweep_hourly(inbox: Inbox, stopped: threading.Event) -> None:
-    """Sweep once an hour until the host stops."""
-    while not stopped.wait(3600):
-        inbox.sweep(datetime.now(UTC))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from dbos import DBOS
 from typer.testing import CliRunner
 
@@ -28,6 +29,7 @@ from bot_layer.runtime import schedule
 from bot_layer.runtime.durable import Inbox, InboxSettings
 from bot_layer.runtime.host import HostServer, HostSettings
 from bot_layer.runtime.runs import Run, Runs, open_runs
+from bot_layer.runtime.retention import sweep_hourly
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.stage.world import Options, World
 from tests.runtime.process import until
@@ -246,6 +248,43 @@ def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path)
         assert inbox.sweep(now + timedelta(days=6.9)) == 0
         assert inbox.sweep(now + timedelta(days=7.1)) == 1
         assert [run.state for run in runs.listed()] == ["dead"]
+
+
+def test_what_was_retried_goes_after_its_time(tmp_path: Path) -> None:
+    """A dead letter that was run again is dealt with: it is kept as long as a finished run, and no longer."""
+    script = Script(ConfigError("x", code="c"))
+    with running(tmp_path, script, key="k") as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        (dead,) = ended(runs, 1)
+        runs.again(dead.id, only_failed=True)
+        ended(runs, 2)
+        now = datetime.now(UTC)
+        assert inbox.sweep(now + timedelta(days=6.9)) == 0
+        assert inbox.sweep(now + timedelta(days=7.1)) == 2
+        assert runs.listed() == []
+
+
+def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_last(tmp_path: Path) -> None:
+    """However much there is, one sweep deletes it; where the database fails, the next hour's goes on."""
+    script = Script()
+    with running(tmp_path, script) as (inbox, runs):
+        for resource in "abc":
+            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+        ended(runs, 3)
+        assert inbox.sweep(datetime.now(UTC) + timedelta(days=8), at_once=2) == 3
+
+    class Failing:
+        sweeps = 0
+
+        def sweep(self, _now: datetime) -> int:
+            self.sweeps += 1
+            if self.sweeps == 2:
+                stopped.set()
+            raise sa.exc.OperationalError("DELETE", {}, Exception("disk I/O error"))
+
+    stopped, failing = threading.Event(), Failing()
+    sweep_hourly(failing, stopped, every=0.0)  # type: ignore[arg-type]  # what it uses of an inbox
+    assert failing.sweeps == 2
 
 
 def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""How long the inbox keeps its runs: finished ones for their time, dead letters until somebody deals with them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from dbos import DBOS, error
+
+if TYPE_CHECKING:
+    from bot_layer.runtime.durable import Inbox
+
+DEAD: Final = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+# A dead letter that was run again is dealt with: its event lives on in the new run.
+_ENDED: Final[tuple[dict[str, Any], ...]] = (
+    {"status": ["SUCCESS", "CANCELLED"]},
+    {"status": list(DEAD), "was_forked_from": True},
+)
+_log = logging.getLogger(__name__)
+
+
+def sweep(before: datetime, *, at_once: int) -> int:
+    """Delete the runs that ended before an instant; how many."""
+    swept = 0
+    for chosen in _ENDED:
+        while old := DBOS.list_workflows(
+            **chosen, completed_before=before.isoformat(), load_input=False, load_output=False, limit=at_once
+        ):
+            DBOS.delete_workflows([run.workflow_id for run in old])
+            swept += len(old)
+    return swept
+
+
+def sweep_hourly(inbox: Inbox, stopped: threading.Event, *, every: float = 3600.0) -> None:
+    """Sweep once an hour until the host stops; what the database refuses is left for the next hour."""
+    while not stopped.wait(every):
+        try:
+            inbox.sweep(datetime.now(UTC))
+        except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            _log.warning("No sweep: %s", type(fault).__name__)
