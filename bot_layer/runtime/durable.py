@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
+import sqlalchemy as sa
+from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, error
 
 from bot_layer import spans
 from bot_layer.clients.medplum import Medplum
@@ -102,11 +103,19 @@ class Inbox:
         self._heart.run_clock()
 
     def take(self, handler: Handler, envelope: Json, *, now: datetime) -> str | None:
-        """The id under which an event was stored, or None where its answer is waited for."""
+        """The id under which an event was stored, or None where it must run now.
+
+        Its answer is waited for, or the database does not take it: nobody would send it again.
+        """
         taken = rules.intake(envelope, handler.bot.name, now=now)
         if taken is None:
             return None
-        self.enqueue(taken, envelope)
+        try:
+            self.enqueue(taken, envelope)
+        except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, type(fault).__name__)
+            self.forget(taken.id)
+            return None
         return taken.id
 
     def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
@@ -132,8 +141,8 @@ class Inbox:
     def _attempt(self, event_id: str, record: Json) -> Verdict:
         try:
             handler = self._bots.named(record["bot"])
-        except InputError as error:
-            return Verdict("dead", error.code)
+        except InputError as unknown:
+            return Verdict("dead", unknown.code)
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
             found = rules.verdict(invoke(handler, envelope, environ=self._environ).error)
@@ -183,11 +192,11 @@ class Inbox:
             client = self.settings.client()
             given = _input(client, record)
             answer = client.post(f"fhir/R4/Bot/{record['botId']}/$execute", given) if given else {}
-        except PermanentError as error:
+        except PermanentError as refusal:
             # A bot's own refusal comes with 200. With 400 Medplum says that it lost the host, or did not reach one.
-            return Verdict("again", error.code) if error.status == 400 else rules.verdict(error)
-        except BotError as error:
-            return rules.verdict(error)
+            return Verdict("again", refusal.code) if refusal.status == 400 else rules.verdict(refusal)
+        except BotError as failure:
+            return rules.verdict(failure)
         return rules.verdict_of_answer(answer)
 
 

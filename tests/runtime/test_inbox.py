@@ -287,6 +287,22 @@ def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_las
     assert failing.sweeps == 2
 
 
+def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk loses no event: its answer is waited for, and the log says so without the database's words."""
+    script = Script()
+    with running(tmp_path, script) as (inbox, _runs):
+        with sa.create_engine(inbox.settings.database_url).begin() as connection:
+            connection.execute(
+                sa.text(
+                    "CREATE TRIGGER full BEFORE INSERT ON workflow_status "
+                    "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+                )
+            )
+        assert inbox.take(script.handler, changed("a", "1"), now=NOW) is None
+    assert "IntegrityError" in caplog.text
+    assert "Patient/a" not in caplog.text
+
+
 def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> None:
     """An event that lost its envelope runs on the resource as Medplum has it, with a fresh token of the bot's own."""
     script = Script()
