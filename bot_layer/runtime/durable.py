@@ -25,7 +25,7 @@ from bot_layer.collection import Collection
 from bot_layer.core import inbox as rules
 from bot_layer.core.inbox import Intake, Verdict
 from bot_layer.core.json import Json
-from bot_layer.errors import BotError, InputError, PermanentError
+from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.handler import Handler
 from bot_layer.runtime.heart import Heart, new_host_id
 from bot_layer.runtime import retention
@@ -263,7 +263,14 @@ def run_event(record: Json) -> Json:
 
 
 def _input(client: Medplum, record: Json) -> Json | None:
-    """What the bot is to be called with, read again; None where a changed resource is gone meanwhile."""
+    """What the bot is to be called with, read again; None where a changed resource is gone meanwhile.
+
+    ConfigError where this login does not see the Bot: to a stranger of the project every resource looks gone.
+    """
+    try:
+        client.read(f"Bot/{record['botId']}")
+    except InputError as unseen:
+        raise ConfigError("The host's login is of another project.", code="no-login-for-a-later-run") from unseen
     if record["kind"] == "delete":
         resource_type, _, resource_id = record["resource"].partition("/")
         return {"deletedResource": {"resourceType": resource_type, "id": resource_id}}

@@ -287,6 +287,17 @@ def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_las
     assert failing.sweeps == 2
 
 
+def test_a_host_logged_in_elsewhere_does_not_pass_an_event_off_as_done(tmp_path: Path) -> None:
+    """A resource that the host's login can't see may be of another project or server: then the run is a dead letter."""
+    script = Script()
+    with _world(script) as (world, _), running(tmp_path, script, client=world.client) as (inbox, runs):
+        record = {"bot": "script", "kind": "update", "resource": "Practitioner/00000000-0000-4000-8000-000000000000"}
+        record["botId"] = "00000000-0000-4000-8000-000000000001"
+        inbox.enqueue(rules.Intake("one", "lane-1", record))
+        (run,) = ended(runs, 1)
+    assert (run.state, run.code) == ("dead", "no-login-for-a-later-run")
+
+
 def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A full disk loses no event: its answer is waited for, and the log says so without the database's words."""
     script = Script()
