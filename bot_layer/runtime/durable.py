@@ -165,7 +165,7 @@ class Inbox:
 
     def counts(self) -> dict[str, int]:
         """How many runs wait, run, or are dead letters."""
-        states = {"waiting": ["ENQUEUED", "DELAYED"], "running": ["PENDING"], "dead": ["ERROR"]}
+        states = {"waiting": ["ENQUEUED", "DELAYED"], "running": ["PENDING"], "dead": [*retention.DEAD]}
         return {name: len(self._listed(found)) for name, found in states.items()}
 
     @contextmanager

@@ -287,6 +287,18 @@ def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_las
     assert failing.sweeps == 2
 
 
+def test_a_run_that_ended_its_host_too_often_is_counted_as_the_dead_letter_that_it_is(tmp_path: Path) -> None:
+    """DBOS gives up an event that killed its host again and again: it is dead in the list and in the figures."""
+    script = Script(ConfigError("x", code="c"))
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        ended(runs, 1)
+        with sa.create_engine(inbox.settings.database_url).begin() as connection:
+            connection.execute(sa.text("UPDATE workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'"))
+        assert [run.state for run in runs.listed()] == ["dead"]
+        assert inbox.counts()["dead"] == 1
+
+
 def test_a_host_logged_in_elsewhere_does_not_pass_an_event_off_as_done(tmp_path: Path) -> None:
     """A resource that the host's login can't see may be of another project or server: then the run is a dead letter."""
     script = Script()
