@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from bot_layer.core.event import INTERACTION, SUBSCRIPTION
 from bot_layer.core.json import Json
@@ -64,10 +64,11 @@ def intake(envelope: Json, bot: str, *, now: datetime) -> Intake | None:
 
 
 def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str) -> Intake:
-    """A run by the clock: one for each bot and minute, one after the other."""
+    """A run by the clock: one for each Bot and minute (the nearest: clocks differ), one after the other."""
     record: Json = {"bot": bot, "botId": bot_id, "baseUrl": base_url, "traceId": None, "kind": "cron"}
     record |= {"resource": f"Bot/{bot_id}", "version": "", "subscription": ""}
-    return Intake(f"{bot}:cron:{minute.strftime('%Y-%m-%dT%H:%M')}", f"{bot}:cron", record)
+    nearest = (minute + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M")
+    return Intake(f"{bot}:cron:{bot_id}:{nearest}", f"{bot}:cron", record)
 
 
 def partition(lane: str) -> str:

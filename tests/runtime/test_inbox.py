@@ -415,29 +415,29 @@ def test_after_an_outage_the_last_missed_run_is_made_up_for_once(tmp_path: Path)
             until(lambda: all(run.state == "done" for run in runs.listed()))
             return sorted(run.id for run in runs.listed())
 
-    with _world(script) as (world, _):
+    with _world(script) as (world, bot_id):
         assert start(NOW) == []
         assert start(NOW + timedelta(hours=23)) == []
-        assert start(outage) == ["script:cron:2026-05-09T03:00"]
-        assert start(outage + timedelta(hours=23)) == ["script:cron:2026-05-09T03:00"]
+        assert start(outage) == [f"script:cron:{bot_id}:2026-05-09T03:00"]
+        assert start(outage + timedelta(hours=23)) == [f"script:cron:{bot_id}:2026-05-09T03:00"]
         with running(tmp_path, script) as (inbox, runs):
             assert inbox.sweep(datetime.now(UTC) + timedelta(days=8)) > 0
             assert runs.listed() == []
         assert start(outage + timedelta(hours=23)) == [], "it is not made up for again once its run is swept"
-        assert start(outage + timedelta(hours=24)) == ["script:cron:2026-05-10T03:00"]
+        assert start(outage + timedelta(hours=24)) == [f"script:cron:{bot_id}:2026-05-10T03:00"]
     assert len(script.seen) == 2
 
 
 def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
     """A time that a bot did not have yet while no host was up was not missed."""
     script = Script()
-    with _world(script) as (world, _), running(tmp_path, script, client=world.client) as (_inbox, runs):
+    with _world(script) as (world, bot_id), running(tmp_path, script, client=world.client) as (_inbox, runs):
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW)
         script.bots = Collection({"script": Handler(replace(script.handler.bot, cron="0 2 * * *"), script._act)})
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=5))
         assert runs.listed() == []
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=6))
-        assert [run.id for run in ended(runs, 1)] == ["script:cron:2026-05-10T02:00"]
+        assert [run.id for run in ended(runs, 1)] == [f"script:cron:{bot_id}:2026-05-10T02:00"]
 
 
 def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:
@@ -459,6 +459,25 @@ def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
         world.medplum = server
         with pytest.raises(ConfigError, match="Deploy script"):
             schedule.start(script.bots, world.client(), server.base_url, now=NOW)
+
+
+def test_the_same_minute_of_two_projects_is_two_runs() -> None:
+    """One host may serve several projects: a bot that each of them runs at three is run for each."""
+    events = [
+        {"bot": {"reference": f"Bot/{bot_id}"}, "baseUrl": "http://127.0.0.1/", "input": {"resourceType": "Bot"}}
+        for bot_id in ("a", "b", "a")
+    ]
+    ids = [taken.id for each in events if (taken := rules.intake(each, "script", now=NOW))]
+    assert (len(ids), len(set(ids))) == (3, 2)
+
+
+def test_two_minutes_stay_two_where_the_hosts_clock_is_a_little_late() -> None:
+    """Medplum fires in the first tenths of a minute: by a late clock the last of the one before."""
+    event = {"bot": {"reference": "Bot/b"}, "baseUrl": "http://127.0.0.1/", "input": {"resourceType": "Bot"}}
+    minute = NOW.replace(second=0)
+    came = (minute + timedelta(seconds=0.02), minute + timedelta(seconds=59.98))
+    ids = [taken.id for now in came if (taken := rules.intake(event, "script", now=now))]
+    assert len(set(ids)) == 2
 
 
 @contextmanager
