@@ -27,9 +27,9 @@ from bot_layer.core.inbox import Intake, Verdict
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.handler import Handler
-from bot_layer.runtime.heart import Heart, new_host_id
 from bot_layer.runtime import retention
-from bot_layer.runtime.invoke import invoke
+from bot_layer.runtime.heart import Heart, new_host_id
+from bot_layer.runtime.invoke import invoke, place_of
 from bot_layer.runtime.vault import Vault
 
 EVENTS: Final = "events"
@@ -136,7 +136,11 @@ class Inbox:
     def attempt(self, event_id: str, record: Json) -> Verdict:
         """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
         with self._counted():
-            return self._attempt(event_id, record)
+            try:
+                return self._attempt(event_id, record)
+            except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
+                _log.error("A run of %s failed: %s", record.get("bot"), place_of(fault))
+                return Verdict("dead", "internal-error")
 
     def _attempt(self, event_id: str, record: Json) -> Verdict:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from bot_layer.runtime.durable import WORKFLOW
 from bot_layer.runtime.vault import Vault
 
 _MOST: Final = 10_000
+# Of a DeadLetter; whatever else ended a run may quote anything.
+_REASON: Final = re.compile(r"(\S+) after (\d+)")
 STATES: Final = ("waiting", "running", "done", "refused", "dead", "retried", "cancelled")
 _STATES: Final = {"ENQUEUED": "waiting", "DELAYED": "waiting", "PENDING": "running", "CANCELLED": "cancelled"}
 
@@ -126,8 +129,8 @@ def _run(status: WorkflowStatus) -> Run:
     record: Json = (status.input or {"args": [{}]})["args"][0]
     output: Json = status.output if isinstance(status.output, dict) else {}
     if status.error is not None:
-        code, _, attempts = str(status.error.args[0] if status.error.args else "").partition(" after ")
-        output = {"code": code, "attempt": int(attempts or 1) - 1}
+        told = _REASON.fullmatch(str(status.error.args[0] if status.error.args else ""))
+        output = {"code": told[1], "attempt": int(told[2]) - 1} if told else {"code": "internal-error"}
     return Run(
         id=status.workflow_id,
         bot=record.get("bot", ""),

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from dbos import DBOS
 from typer.testing import CliRunner
 
+from bot_layer.clients.medplum import Medplum
 from bot_layer.collection import Collection
 from bot_layer.commands.runs import app
 from bot_layer.core import inbox as rules
@@ -28,8 +29,8 @@ from bot_layer.handler import Handler
 from bot_layer.runtime import schedule
 from bot_layer.runtime.durable import Inbox, InboxSettings
 from bot_layer.runtime.host import HostServer, HostSettings
-from bot_layer.runtime.runs import Run, Runs, open_runs
 from bot_layer.runtime.retention import sweep_hourly
+from bot_layer.runtime.runs import Run, Runs, open_runs
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.stage.world import Options, World
 from tests.runtime.process import until
@@ -297,6 +298,20 @@ def test_a_run_that_ended_its_host_too_often_is_counted_as_the_dead_letter_that_
             connection.execute(sa.text("UPDATE workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'"))
         assert [run.state for run in runs.listed()] == ["dead"]
         assert inbox.counts()["dead"] == 1
+
+
+def test_what_nobody_foresaw_is_a_dead_letter_that_quotes_nothing(tmp_path: Path) -> None:
+    """A fault outside of the bot ends its run with a code; its text stands neither in the list nor in the database."""
+    script = Script(ConfigError("x", code="c"))
+
+    def fail() -> Medplum:
+        raise ValueError("Unseen after all")
+
+    with running(tmp_path, script, client=fail) as (inbox, runs):
+        inbox.enqueue(rules.Intake("one", "lane", {"bot": "script", "botId": "b", "kind": "update"}))
+        (run,) = ended(runs, 1)
+        assert (run.state, run.code) == ("dead", "internal-error")
+    assert b"Unseen" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_a_host_logged_in_elsewhere_does_not_pass_an_event_off_as_done(tmp_path: Path) -> None:
