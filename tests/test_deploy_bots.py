@@ -278,6 +278,15 @@ def test_a_failure_half_way_is_told_and_completed_by_the_next_run(
     assert counts == {"Bot": 2, "AccessPolicy": 2, "OperationDefinition": 1, "Subscription": 2}
 
 
+def test_a_failure_while_the_plan_is_checked_again_lets_the_lock_go(server: Medplum, sandbox: MedplumSandbox) -> None:
+    """The plan is made anew under the lock; where the server can't be read then, nobody waits ten minutes for it."""
+    planned = survey(server, REQUEST)
+    sandbox.faults.add("server_error", times=1, method="GET", path="/auth/me")
+    with pytest.raises(TransientError):
+        carry_out(server, REQUEST, planned, now=NOW)
+    assert _deploy(server).error is None
+
+
 def test_secrets_join_those_of_others(server: Medplum, sandbox: MedplumSandbox) -> None:
     """Only declared names are set; what others keep in the project's list stays as it was."""
     theirs = [

@@ -82,7 +82,11 @@ def carry_out(
     if not steps:
         return Report(())
     lock, _entries, _complete = locking.take(server, now or datetime.now(UTC))
-    current = survey(server, request)
+    try:
+        current = survey(server, request)
+    except BotError:
+        lock.release(complete=not lock.entries)
+        raise
     if current.plan.steps != steps:
         lock.release(complete=not lock.entries)
         raise TransientError(
