@@ -26,6 +26,7 @@ from bot_layer.core.deployment_checks import SPECIFIED, check, version_of
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
 from bot_layer.deploy.lock import take
+from bot_layer.deploy.project import binary_id
 from bot_layer.deploy.run import Report, Request, Survey, carry_out, roll_back, survey
 from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.handler import Handler
@@ -285,6 +286,20 @@ def test_a_failure_while_the_plan_is_checked_again_lets_the_lock_go(server: Medp
     with pytest.raises(TransientError):
         carry_out(server, REQUEST, planned, now=NOW)
     assert _deploy(server).error is None
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("Binary/b-1", "b-1"),
+        ("https://medplum.example.org/storage/b-1/v-1?Expires=1", "b-1"),
+        ("https://storage.medplum.com/binary/b-1/v-1?Signature=x", "b-1"),
+        ("", None),
+    ],
+)
+def test_the_code_of_a_relay_is_found_wherever_a_server_keeps_its_contents(url: str, found: str | None) -> None:
+    """Medplum's own service keeps them at another address than a server at home; a second plan is empty on both."""
+    assert binary_id(url) == found
 
 
 def test_secrets_join_those_of_others(server: Medplum, sandbox: MedplumSandbox) -> None:

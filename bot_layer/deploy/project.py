@@ -16,7 +16,9 @@ from bot_layer.errors import ConfigError, InputError, PermanentError
 
 _TAGGED = ("AccessPolicy", "Subscription")
 _PAGE = 40
-_BINARY = re.compile(r"(?:Binary|storage)/([A-Za-z0-9-]+)")
+# A server signs the address of a content: its own ``.../storage/``, or its ``storageBaseUrl``, such as ``.../binary/``.
+# https://www.medplum.com/docs/api/fhir/operations/binary-presigned-url
+_BINARY = re.compile(r"(?:Binary|binary|storage)/([A-Za-z0-9-]+)")
 
 
 @dataclass
@@ -176,10 +178,10 @@ class Project:
 
     def _with_code(self, key: str, bot: Json) -> Json:
         """The Bot with a digest of its code, where the declaration has one to compare."""
-        stored = _BINARY.search(bot.get("executableCode", {}).get("url", ""))
+        stored = binary_id(bot.get("executableCode", {}).get("url", ""))
         if key not in self.code or stored is None:
             return bot
-        content = self.server.client.download_binary(stored[1])
+        content = self.server.client.download_binary(stored)
         return bot | {"code": digest(content.decode())}
 
     def reference(self, step: Step) -> str:
@@ -218,6 +220,12 @@ def symbolic(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [symbolic(each, names) for each in value]
     return names.get(value, value) if isinstance(value, str) else value
+
+
+def binary_id(url: str) -> str | None:
+    """The id of the Binary that a content's address stands for."""
+    found = _BINARY.search(url)
+    return found[1] if found else None
 
 
 def tags(resource: Json) -> list[str]:
