@@ -80,15 +80,17 @@ def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None,
     application = hosting.app(settings)
     bound = listening.bind(host, port)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
+    server = uvicorn.Server(listen.config(application, grace=_GRACE))
     for sign in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sign, lambda _sign, _frame: None)  # uvicorn ends by itself, and then raises the signal again
+        # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
+        signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
     stopped = threading.Event()
     if box is not None:
         _launch(box, bots, stopped, cron_at=servers[0] if cron else None)
     address = bound.getsockname()
     typer.echo(f"Serving {len(bots.handlers)} bots on http://{address[0]}:{address[1]}", err=True)
     try:
-        asyncio.run(uvicorn.Server(listen.config(application, grace=_GRACE)).serve(sockets=[bound]))
+        asyncio.run(server.serve(sockets=[bound]))
     finally:
         stopped.set()
         if responder is not None:

@@ -17,9 +17,11 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from bot_layer.collection import load
 from bot_layer.commands import invoke as invoke_command
 from bot_layer.commands import serve as serve_command
 from bot_layer.core.json import Json
+from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.runtime import aws_lambda, logs, takeover
 from bot_layer.runtime.durable import Inbox, InboxSettings
 from bot_layer.runtime.invoke import encode, invoke
@@ -222,6 +224,42 @@ def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
     caller.join(10)
     assert (result.exit_code, answered) == (0, [200]), result.output
     assert (tmp_path / "inbox.sqlite").is_file()
+
+
+def test_a_sigterm_that_comes_while_a_host_starts_is_not_lost(tmp_path: Path) -> None:
+    """A host that is told to end before it listens does not listen, and ends with 0."""
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
+    served, over = threading.Event(), threading.Event()
+
+    def end_while_it_starts(_method: str, path: str) -> bool:
+        if path.endswith("/Bot"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    def end_where_it_serves() -> None:
+        until(lambda: over.is_set() or _status(port, "readyz") == 200)
+        if not over.is_set():
+            served.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    watcher = threading.Thread(target=end_where_it_serves, daemon=True)
+    try:
+        with World(Options(with_bots=False)) as world:
+            request = Request(load().only(["pf-bulk-sync"]))
+            assert carry_out(world.client(), request, survey(world.client(), request)).error is None
+            world.medplum.faults.add("slow", when=end_while_it_starts)
+            watcher.start()
+            arguments = ["--cron", "--port", str(port), "--inbox", f"sqlite:///{tmp_path / 'inbox.sqlite'}"]
+            result = CliRunner().invoke(serve_command.app, arguments, env=world.environment())
+    finally:
+        over.set()
+        watcher.join(10)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    assert (result.exit_code, served.is_set()) == (0, False), result.output
 
 
 def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path) -> None:
