@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -210,14 +210,18 @@ def connect_client(
     return Medplum(client, patience)
 
 
-def connect_environment(environ: Mapping[str, str]) -> Medplum:
-    """Medplum as ``MEDPLUM_BASE_URL``, ``MEDPLUM_CLIENT_ID`` and ``MEDPLUM_CLIENT_SECRET`` say."""
+def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> Medplum:
+    """Medplum as ``MEDPLUM_BASE_URL``, ``MEDPLUM_CLIENT_ID`` and ``MEDPLUM_CLIENT_SECRET`` say.
+
+    ``working`` is how many seconds longer an answer may take, because a bot works for it.
+    """
     names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
     missing = [name for name in names if not environ.get(name)]
     if missing:
         raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
     base_url, client_id, client_secret = (environ[name] for name in names)
-    return connect_client(base_url, client_id, client_secret, patience=Patience.from_settings(environ))
+    patience = Patience.from_settings(environ)
+    return connect_client(base_url, client_id, client_secret, patience=replace(patience, read=patience.read + working))
 
 
 @lru_cache(maxsize=8)

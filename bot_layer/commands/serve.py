@@ -15,7 +15,7 @@ import typer
 import uvicorn
 
 from bot_layer import listening
-from bot_layer.clients.medplum import connect_environment
+from bot_layer.clients.medplum import Medplum, connect_environment
 from bot_layer.collection import Collection, load
 from bot_layer.commands.environment import number
 from bot_layer.errors import BotError, ConfigError
@@ -111,9 +111,14 @@ def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox
         attempts=int(number(environ, "BOT_HOST_ATTEMPTS", "8")),
         first_pause=number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
         keep_days=number(environ, "BOT_HOST_KEEP_DAYS", "7"),
-        client=partial(connect_environment, environ) if environ.get("MEDPLUM_CLIENT_ID") else None,
+        client=partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None,
     )
     return Inbox(bots, settings, environ=environ)
+
+
+def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
+    """The host's own login, that waits for an answer as long as the slowest bot may work."""
+    return connect_environment(environ, working=max((each.bot.timeout for each in bots), default=0))
 
 
 def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from bot_layer.clients.medplum import Medplum
 from bot_layer.collection import Collection
+from bot_layer.commands import serve
 from bot_layer.commands.runs import app
 from bot_layer.core import inbox as rules
 from bot_layer.core import parameters
@@ -355,6 +357,18 @@ def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> No
             inbox.enqueue(rules.Intake("two", "lane-2", gone))
             assert {run.id: run.state for run in ended(runs, 2)} == {"one": "done", "two": "done"}
     assert script.seen == [f"{person['id']}/{person['meta']['versionId']}"]
+
+
+def test_a_bot_that_works_longer_than_a_service_may_be_silent_is_waited_for(tmp_path: Path) -> None:
+    """By way of Medplum the answer comes when the bot is done: the same run is not begun again beside it."""
+    script = Script()
+    with _world(script) as (world, bot_id):
+        world.medplum.faults.add("slow", path="$execute", seconds=0.3)
+        login = partial(serve.login, world.environment() | {"BOT_TIMEOUT_SECONDS": "0.2"}, script.bots)
+        with running(tmp_path, script, client=login) as (inbox, runs):
+            inbox.enqueue(rules.cron("script", NOW, base_url=world.medplum.base_url, bot_id=bot_id))
+            (run,) = ended(runs, 1)
+    assert (run.state, run.attempts, len(script.seen)) == ("done", 1, 1)
 
 
 @pytest.mark.parametrize(("back", "state", "attempts"), [(False, "dead", 3), (True, "done", 2)])
