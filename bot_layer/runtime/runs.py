@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +14,21 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError
 from bot_layer.runtime.durable import WORKFLOW
+from bot_layer.runtime.retention import DEAD
 from bot_layer.runtime.vault import Vault
 
-_MOST: Final = 10_000
 # Of a DeadLetter; whatever else ended a run may quote anything.
 _REASON: Final = re.compile(r"(\S+) after (\d+)")
 STATES: Final = ("waiting", "running", "done", "refused", "dead", "retried", "cancelled")
+_STATUSES: Final[Mapping[str, list[str]]] = {  # of DBOS, so that what is asked for is not looked for among all others
+    "waiting": ["ENQUEUED", "DELAYED"],
+    "running": ["PENDING"],
+    "done": ["SUCCESS"],
+    "refused": ["SUCCESS"],
+    "dead": [*DEAD],
+    "retried": [*DEAD],
+    "cancelled": ["CANCELLED"],
+}
 _STATES: Final = {"ENQUEUED": "waiting", "DELAYED": "waiting", "PENDING": "running", "CANCELLED": "cancelled"}
 
 
@@ -43,6 +52,7 @@ class Runs:
     """The runs in one database, newest first."""
 
     def __init__(self, client: DBOSClient, key: str | None = None) -> None:
+        self.most = 10_000
         self._client = client
         self._vault = Vault(key)
 
@@ -51,7 +61,11 @@ class Runs:
     ) -> list[Run]:
         """The newest runs, of one bot, in one state, since an instant."""
         found = self._client.list_workflows(
-            name=WORKFLOW, start_time=since.isoformat() if since else None, sort_desc=True, limit=_MOST
+            name=WORKFLOW,
+            status=_STATUSES.get(state or ""),
+            start_time=since.isoformat() if since else None,
+            sort_desc=True,
+            limit=self.most,
         )
         runs = (_run(status) for status in found)
         chosen = (run for run in runs if (bot is None or run.bot == bot) and (state is None or run.state == state))
@@ -70,11 +84,11 @@ class Runs:
         shown: dict[str, str] = {}
         most = limit
         while True:
-            found = self.listed(bot=bot, state=state, since=since, limit=_MOST)
+            found = self.listed(bot=bot, state=state, since=since, limit=self.most)
             changed = [run for run in found if shown.get(run.id) != run.state]
             shown.update({run.id: run.state for run in changed})
             yield from reversed(changed[:most])
-            most = _MOST  # later rounds leave nothing out, however many runs came meanwhile
+            most = self.most  # later rounds leave nothing out, however many runs came meanwhile
             if not go_on():
                 return
 
@@ -148,7 +162,7 @@ def _run(status: WorkflowStatus) -> Run:
 def _state(status: WorkflowStatus, output: Json) -> str:
     if status.status == "SUCCESS":
         return str(output.get("state", "done"))
-    if status.status in {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}:
+    if status.status in DEAD:
         return "retried" if status.was_forked_from else "dead"
     return _STATES[status.status]
 

@@ -548,6 +548,18 @@ def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
         assert '"state": "done"' in run("list", "--json")[1]
 
 
+def test_a_dead_letter_is_found_behind_any_number_of_newer_runs(tmp_path: Path) -> None:
+    """The list looks as far back as it must: what somebody has to deal with does not vanish behind what went well."""
+    script = Script(ConfigError("x", code="c"))
+    with running(tmp_path, script) as (inbox, runs):
+        for number, resource in enumerate("abcd"):
+            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+            ended(runs, number + 1)
+        runs.most = 3
+        assert [run.resource for run in runs.listed(state="dead")] == ["Patient/a"]
+        assert [run.resource[-1] for run in runs.listed()] == ["d", "c", "b"]
+
+
 def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path) -> None:
     """The newest first of all, then what changed since the last look, all of it, and nothing twice."""
     gate = threading.Event()
