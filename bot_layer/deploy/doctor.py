@@ -27,6 +27,7 @@ from bot_layer.errors import BotError
 _TRIED = (5, 0, 10)
 _LARGEST_DIFFERENCE = 60
 _QUOTA = re.compile(r'"fhirInteractions";r=(\d+)')
+_UNWELL = re.compile(r"^(?:refused: ([a-z0-9-]+)$|ERROR )", re.MULTILINE)
 _QUICK = Patience(retries=0, connect=3.0, read=10.0)
 
 
@@ -192,9 +193,12 @@ def _last_run(project: Project, label: str, reference: str) -> Finding:
     if not runs:
         return passed(label, "It is deployed and has not run yet.")
     when, outcome = runs[0].get("recorded", ""), runs[0].get("outcome")
-    if outcome == "0":
+    # Before 5.1.22 Medplum writes 0 whatever a host answers; the log is the host's own.
+    unwell = _UNWELL.search(runs[0].get("outcomeDesc", ""))
+    if outcome == "0" and unwell is None:
         return passed(label, f"Its last run, {when}, ended well.")
-    text = f"Its last run, {when}, failed: read the AuditEvent, or medplum-bots runs list --state dead."
+    why = f" ({unwell[1]})" if unwell and unwell[1] else ""
+    text = f"Its last run, {when}, failed{why}: read the AuditEvent, or medplum-bots runs list --state dead."
     return Finding(label, "warning", "last-run-failed", text)
 
 

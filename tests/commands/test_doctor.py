@@ -16,6 +16,7 @@ from bot_layer.commands.doctor import app
 from bot_layer.core.checks import Finding
 from bot_layer.deploy.doctor import Patient, examine
 from bot_layer.deploy.run import Request, carry_out, survey
+from bot_layer.runtime.host import HostServer, HostSettings
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.stage.world import Options, World
 
@@ -95,6 +96,18 @@ def test_a_failed_last_run_is_told(world: World) -> None:
     assert "ended well" in _found(world)["bot sync-practitioner"].text
     world.client().create(event | {"outcome": "4"})
     assert _found(world)["bot sync-practitioner"].code == "last-run-failed"
+
+
+def test_a_host_that_refuses_this_server_is_told(world: World) -> None:
+    """Medplum before 5.1.22 takes whatever a host answers for a good run: the run's log tells that no bot ran."""
+    _deploy(world.client())
+    with HostServer(HostSettings(("https://another.example.org",), BOTS, environ={})) as host:
+        world.medplum.bot_host = host.base_url.removeprefix("http://")
+        (bot,) = world.client().search("Bot", [("name", "sync-practitioner")])
+        world.client().post(f"fhir/R4/Bot/{bot['id']}/$execute", {"resourceType": "Parameters"})
+        found = _found(world)["bot sync-practitioner"]
+    assert (found.status, found.code) == ("warning", "last-run-failed")
+    assert "unknown-server" in found.text
 
 
 def test_a_bot_without_policy_or_membership_is_told(world: World) -> None:
