@@ -302,6 +302,17 @@ def test_the_code_of_a_relay_is_found_wherever_a_server_keeps_its_contents(url: 
     assert binary_id(url) == found
 
 
+def test_what_would_overrule_a_declaration_is_drift(server: Medplum) -> None:
+    """A ``cronTiming`` wins over the cron string, and a Bot that runs as its user has that one's rights: both go."""
+    _deploy(server)
+    timing = {"repeat": {"period": 1, "periodUnit": "d"}}
+    server.update(_bot(server, "test/nightly") | {"cronTiming": timing, "runAsUser": True})
+    (step,) = survey(server, REQUEST).plan.steps
+    assert {(each.path, each.after) for each in step.differences} == {("cronTiming", None), ("runAsUser", None)}
+    _deploy(server)
+    assert {"cronTiming", "runAsUser"} & _bot(server, "test/nightly").keys() == set()
+
+
 def test_secrets_join_those_of_others(server: Medplum, sandbox: MedplumSandbox) -> None:
     """Only declared names are set; what others keep in the project's list stays as it was."""
     theirs = [

@@ -26,7 +26,15 @@ _KEPT = frozenset({"Secret", "ProjectMembership"})
 _MANAGED: Mapping[str, frozenset[str]] = {
     "Secret": frozenset({"value"}),
     "AccessPolicy": frozenset({"name", "resource"}),
-    "Bot": frozenset({"name", "description", "runtimeVersion", "timeout", "cronString", "code"}),
+    "Bot": frozenset(
+        {
+            *("name", "description", "runtimeVersion", "timeout", "cronString", "code"),
+            *(
+                "cronTiming",
+                "runAsUser",
+            ),  # never declared: the one wins over cronString, the other over the AccessPolicy
+        }
+    ),
     "ProjectMembership": frozenset({"accessPolicy"}),
     "OperationDefinition": frozenset(
         {
