@@ -28,6 +28,7 @@ from bot_layer.core.json import Json
 from bot_layer.deploy.lock import take
 from bot_layer.deploy.project import binary_id
 from bot_layer.deploy.run import Report, Request, Survey, carry_out, roll_back, survey
+from bot_layer.deploy.secrets import read_values
 from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.handler import Handler
 from bot_layer.sandbox.medplum import MedplumSandbox
@@ -311,6 +312,24 @@ def test_what_would_overrule_a_declaration_is_drift(server: Medplum) -> None:
     assert {(each.path, each.after) for each in step.differences} == {("cronTiming", None), ("runAsUser", None)}
     _deploy(server)
     assert {"cronTiming", "runAsUser"} & _bot(server, "test/nightly").keys() == set()
+
+
+def test_values_of_a_json_file_are_text_as_an_event_carries_it(tmp_path: Path) -> None:
+    """A flag is written as the bots read it, and nothing is no value: a secret is not replaced by the word None."""
+    file = tmp_path / "secrets.json"
+    file.write_text('{"FLAG": true, "COUNT": 5, "NAME": "x", "NOTHING": null}')
+    assert read_values(file, {}) == {"FLAG": "true", "COUNT": "5", "NAME": "x"}
+
+
+@pytest.mark.parametrize(
+    "text", ['KEY="-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"\n', '{"KEY": {}}']
+)
+def test_a_value_that_would_be_cut_is_refused(tmp_path: Path, text: str) -> None:
+    """Of a value over several lines only the first would be set, in the place of one that works."""
+    file = tmp_path / "secrets.env"
+    file.write_text(text)
+    with pytest.raises(InputError, match="KEY"):
+        read_values(file, {})
 
 
 def test_secrets_join_those_of_others(server: Medplum, sandbox: MedplumSandbox) -> None:

@@ -63,20 +63,30 @@ def _from_json(text: str) -> dict[str, str]:
         parsed = json.loads(text)
     except ValueError as fault:
         raise InputError("The file of secrets is no JSON object.", code="unreadable-secrets") from fault
-    return {str(name): str(value) for name, value in parsed.items()}
+    if nested := [name for name, value in parsed.items() if isinstance(value, dict | list)]:
+        raise InputError(f"Give text for {', '.join(nested)}.", code="unreadable-secrets")
+    return {name: _as_text(value) for name, value in parsed.items() if value is not None}
 
 
 def _from_lines(text: str) -> dict[str, str]:
     lines = (line.strip() for line in text.splitlines())
     pairs = (line.removeprefix("export ").partition("=") for line in lines if line and not line.startswith("#"))
-    return {name.strip(): _unquoted(value.strip()) for name, _, value in pairs}
+    return {name.strip(): _unquoted(name.strip(), value.strip()) for name, _, value in pairs}
 
 
-def _unquoted(value: str) -> str:
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
-    return value[1:-1] if quoted else value
+def _unquoted(name: str, value: str) -> str:
+    if value[:1] not in {'"', "'"}:
+        return value
+    if len(value) == 1 or value[0] != value[-1]:
+        text = f"The value of {name} does not end in its line: put one over several lines into a JSON object."
+        raise InputError(text, code="unreadable-secrets")
+    return value[1:-1]
 
 
 def _text(secret: Json) -> str:
-    value: Any = next((each for key, each in secret.items() if key.startswith("value")), "")
+    return _as_text(next((each for key, each in secret.items() if key.startswith("value")), ""))
+
+
+def _as_text(value: Any) -> str:
+    """A value as the bots read it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
