@@ -308,3 +308,18 @@ def test_an_event_sealed_under_another_key_is_not_opened() -> None:
     assert Vault("one").get("id", sealed) == {"input": "Unseen"}
     assert Vault("another").get("id", sealed) is None
     assert Vault(None).get("id", sealed) is None
+
+
+def test_an_event_whose_end_nobody_tells_is_not_kept_in_memory_for_ever() -> None:
+    """One that comes again after its run, or is run by another host, is dropped a day later, and no other with it."""
+    now = [0.0]
+    vault = Vault(None, clock=lambda: now[0])
+    vault.put("again", {"input": "Unseen"})
+    vault.forget("again")
+    vault.put("again", {"input": "Unseen"})
+    now[0] = 86_399.0
+    vault.put("young", {"input": "x"})
+    assert vault.get("again", None) == {"input": "Unseen"}
+    now[0] = 86_400.0
+    vault.put("next", {"input": "y"})
+    assert [vault.get(each, None) for each in ("again", "young", "next")] == [None, {"input": "x"}, {"input": "y"}]
