@@ -22,6 +22,11 @@ from bot_layer.stage.teller import Teller, UnexpectedStep
 from bot_layer.stage.world import Options, World, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+SUBCOMMANDS = [
+    name.replace("_", "-")
+    for name in sorted(path.stem for path in (ROOT / "bot_layer" / "commands").glob("[!_]*.py"))
+    if name != "environment"
+]
 
 
 def test_the_command_without_words_tells_its_subcommands() -> None:
@@ -37,6 +42,23 @@ def test_each_subcommand_explains_itself(name: str) -> None:
     told = CliRunner().invoke(build(), [name, "--help"], env={"COLUMNS": "200"})
     assert told.exit_code == 0
     assert "Usage" in told.output
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_a_subcommand_is_in_the_file_of_its_name(name: str) -> None:
+    """Asked for one, the command loads it alone, and it says what it says among the others."""
+    alone = build([name, "--help"])
+    assert len(alone.registered_groups) == 1
+    told, among = (CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}) for app in (alone, build()))
+    assert (told.exit_code, told.output) == (0, among.output)
+
+
+def test_a_word_that_is_no_subcommand_is_told_as_before() -> None:
+    """A file that holds none is as good as none."""
+    for word in ("environment", "nonsense"):
+        told = CliRunner().invoke(build([word]), [word], env={"COLUMNS": "200"})
+        assert told.exit_code == 2
+        assert f"No such command '{word}'" in told.output
 
 
 def test_the_demo_goes_as_told() -> None:
