@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# The tests start many processes: what one has compiled the others load, also in an image that sets this variable.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test sandbox serve bench lint types contracts check clean
 
