@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,12 @@ from bot_layer.runtime.vault import Vault
 EVENTS: Final = "events"
 CLOCK: Final = "clock"
 WORKFLOW: Final = "run_event"
+_COUNTED: Final = {
+    "ENQUEUED": "waiting",
+    "DELAYED": "waiting",
+    "PENDING": "running",
+    **dict.fromkeys(retention.DEAD, "dead"),
+}
 _log = logging.getLogger(__name__)
 
 
@@ -168,9 +175,11 @@ class Inbox:
         return retention.sweep(now - timedelta(days=self.settings.keep_days), at_once=at_once)
 
     def counts(self) -> dict[str, int]:
-        """How many runs wait, run, or are dead letters."""
-        states = {"waiting": ["ENQUEUED", "DELAYED"], "running": ["PENDING"], "dead": [*retention.DEAD]}
-        return {name: len(self._listed(found)) for name, found in states.items()}
+        """How many runs wait, run, or are dead letters, at one moment; what was run again counts as what it is now."""
+        found = DBOS.list_workflows(
+            status=list(_COUNTED), name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
+        )
+        return dict.fromkeys(_COUNTED.values(), 0) | Counter(_COUNTED[run.status] for run in found)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -181,12 +190,6 @@ class Inbox:
         finally:
             with self._counting:
                 self._under_way -= 1
-
-    def _listed(self, states: list[str]) -> list[Any]:
-        """The runs in these states; a dead letter that was run again is none any more."""
-        return DBOS.list_workflows(
-            status=states, name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
-        )
 
     def _by_medplum(self, record: Json) -> Verdict:
         """Let Medplum run the bot on the resource as it is now: the run then has a fresh token of the bot's own."""

@@ -75,9 +75,7 @@ class HostProcess:
 
     def figure(self, name: str) -> float:
         """One figure of its ``/metrics``."""
-        text = httpx.get(f"http://{self.address}/metrics", timeout=30).text
-        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        return self._figures(name)
 
     def idle(self) -> bool:
         """True where it answers and no event waits or runs."""
@@ -87,7 +85,13 @@ class HostProcess:
             return False
 
     def _standing(self) -> float:
-        return sum(self.figure(f'bot_inbox_runs{{state="{state}"}}') for state in ("waiting", "running"))
+        return self._figures(*(f'bot_inbox_runs{{state="{state}"}}' for state in ("waiting", "running")))
+
+    def _figures(self, *names: str) -> float:
+        """The sum of some figures, of one moment."""
+        text = httpx.get(f"http://{self.address}/metrics", timeout=30).text
+        found = (re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE) for name in names)
+        return sum(float(each[1]) for each in found if each)
 
     def _read(self, process: subprocess.Popen[str], serving: threading.Event) -> None:
         assert process.stderr is not None
