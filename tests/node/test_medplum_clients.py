@@ -16,6 +16,7 @@ import pytest
 from pymedplum import MedplumClient
 
 from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.sandbox.medplum.vmcontext import bundled_node
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"
@@ -63,8 +64,10 @@ def test_medplums_client_and_command_line_work(sandbox: MedplumSandbox, modules:
     (tmp_path / "hello.js").write_text("exports.handler = async (medplum, event) => ({ got: event.input });\n")
     config = {"bots": [{"name": "hello", "id": bot, "source": "hello.js", "dist": "hello.js"}]}
     (tmp_path / "medplum.config.json").write_text(json.dumps(config))
+    # Medplum wants a newer Node than a distribution has: the one that the tests install for bots will do.
+    newer = [str(Path(found).parent)] if (found := bundled_node()) else []
     environ = {
-        "PATH": f"{modules / '.bin'}:{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(modules / ".bin"), *newer, os.environ["PATH"]]),
         "HOME": str(tmp_path),
         "MEDPLUM_BASE_URL": sandbox.base_url,
         "MEDPLUM_CLIENT_ID": sandbox.client_id,
