@@ -103,6 +103,7 @@ def test_a_bot_is_granted_what_its_code_names(handler: Handler) -> None:
     assert handler.bot.target is None or handler.bot.target in granted
 
 
+@pytest.mark.no_cover  # the ways of the bots, which the tests of each take
 @pytest.mark.parametrize("case", cases(), ids=str)
 def test_a_bot_works_with_no_more_rights_than_it_declares(case: Case) -> None:
     """Under the AccessPolicy that is deployed for it, a bot answers each fixture as without one."""

@@ -12,6 +12,8 @@ from bot_layer.sandbox.health_gorilla import Switches
 from tests.bots.practice_world import NPI, world
 from tests.cases import PLACEHOLDER, Case, cases
 
+pytestmark = pytest.mark.no_cover  # the ways of the bots, which the tests of each take
+
 STEMS = ("sync_practitioner", "create_staff_user", "sync_location", "check_health_gorilla")
 CASES = [case for stem in STEMS for case in cases(stem)]
 

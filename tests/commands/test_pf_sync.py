@@ -16,6 +16,8 @@ import requests
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from tests.sync.world import World, assert_exact, observation, world
 
+pytestmark = pytest.mark.no_cover  # the command that counts is another process
+
 FAST = Switches.general(polls=0)
 
 

@@ -7,6 +7,7 @@ import json
 import uuid
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from bot_layer.core.enrollment import Enrolment, NothingToDo, Update
 from bot_layer.core.identifiers import account_number, health_gorilla, key, provider_number
 from bot_layer.core.json import Json
 from tests.core.clinicians import DIRECTORY_NAME, NPI, practitioner, settings
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 LABORATORIES = st.sampled_from(["Organization/f-1", "Organization/f-2"])
 NUMBERS = st.builds(account_number, LABORATORIES, st.sampled_from(["1", "2", "3"]))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bot_layer.core.json import Json
 from bot_layer.core.names import NameMatch, comparable, match
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 letters = st.characters(categories=["Lu", "Ll", "Lm", "Lo", "Mn"], include_characters="'-.")
 words = st.text(letters, min_size=1, max_size=12).filter(lambda word: bool(comparable(word)))

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,8 @@ from bot_layer.core.resource_bytes import Marked
 from bot_layer.core.smart import ScopeRefused, Token
 from bot_layer.core.source_identity import id_system
 from bot_layer.core.upsert import Found, Incoming
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 BASE = "https://source.example/fhir"
 TYPES = ("Patient", "Observation", "Encounter")

@@ -18,6 +18,8 @@ from bot_layer.core.json import Json
 from bot_layer.handler import Handler
 from tests.runtime.world import TokenServer, bot_resource, hosted
 
+pytestmark = pytest.mark.no_cover  # one way through the host, with a hundred events
+
 CONTRACT = Path(__file__).resolve().parents[2].parent / "shared" / "contract" / "medplum"
 HEADERS_OF_THE_CONNECTION = {"host", "content-length", "connection", "accept-encoding"}
 

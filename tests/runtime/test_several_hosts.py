@@ -25,6 +25,8 @@ from bot_layer.stage.world import World
 from tests.runtime.enrolments import accounts, deployed, newcomer, written_back
 from tests.runtime.process import HostProcess, until
 
+pytestmark = pytest.mark.no_cover  # the hosts that count are other processes
+
 # Long enough for hosts that live on a busy machine, which must not be taken for dead.
 LIMIT = "6"
 

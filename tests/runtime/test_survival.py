@@ -18,6 +18,8 @@ from tests.bots.patient_world import person
 from tests.runtime.enrolments import accounts, deployed, newcomer, written_back
 from tests.runtime.process import HostProcess, until
 
+pytestmark = pytest.mark.no_cover  # the host that counts is another process
+
 # Alone on its SQLite file, a host that starts knows that the last one is dead, however long silence would be heeded.
 AT_ONCE = {"BOT_HOST_TAKEOVER_SECONDS": "3600"}
 

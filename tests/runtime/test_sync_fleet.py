@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import pytest
+
 from bot_layer.core.sync_state import SyncState
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from tests.runtime.process import until
 from tests.sync.world import World, assert_adds_up, assert_exact, counts, world
+
+pytestmark = pytest.mark.no_cover  # the processes that count are others
 
 
 class Process:

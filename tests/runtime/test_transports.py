@@ -111,6 +111,7 @@ def _canonical(here: World, case: Case, transport: Transport) -> bytes:
 
 
 @needs_node
+@pytest.mark.no_cover  # the ways of the bots, which the tests of each take
 @pytest.mark.parametrize("case", cases(), ids=str)
 def test_four_transports_give_the_same_answer(case: Case, functions: Functions) -> None:
     """A fixture's event gets the same answer, byte for byte, whichever way it comes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
             both.source.faults.clear()
 
 
+@pytest.mark.no_cover  # the ways of a run, again and again
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(HISTORIES, st.booleans())
 @example(  # a new resource points to one that the same export tells to be gone
