@@ -37,6 +37,7 @@ BOT = Bot(
     grants=tuple(Grant(each, write=True, delete=each != "Task") for each in WRITTEN),
     cron="*/5 * * * *",
     timeout=120,
+    types_setting="PF_RESOURCE_TYPES",
 )
 
 

@@ -157,6 +157,21 @@ def test_a_bot_may_do_what_it_declares_and_no_more(server: Medplum, sandbox: Med
     assert statuses == [201, 200, 200, 200, 403, 403, 403, 403]
 
 
+def test_a_setting_that_lists_types_grants_them(server: Medplum) -> None:
+    """As the project keeps it, or as it is being deployed; what is no type, or is declared already, grants nothing."""
+    lister = replace(NIGHTLY, settings=(Setting("TYPES", "types"),), types_setting="TYPES", grants=(Grant("Patient"),))
+    bots = Collection({lister.name: _handler(lister)})
+    for named, secrets in (("Goal", {"TYPES": "Patient, Goal,no type,"}), ("Goal", None), ("Slot", {"TYPES": "Slot"})):
+        request = Request(bots, secrets=secrets)
+        assert not carry_out(server, request, survey(server, request)).left
+        assert survey(server, request).plan.steps == ()
+        (policy,) = [each for each in server.search("AccessPolicy", []) if each["name"] == "Bot nightly"]
+        rules = {each["resourceType"]: each["interaction"] for each in policy["resource"]}
+        assert rules.keys() == {"Patient", named, "Bot"}
+        assert rules["Patient"] == ["read", "search"]
+        assert rules[named] == ["read", "search", "create", "update", "delete"]
+
+
 def test_a_change_is_named_field_by_field_and_leaves_the_rest(server: Medplum) -> None:
     """Somebody's edit of a managed field is undone; an edit of another field stays."""
     _deploy(server)

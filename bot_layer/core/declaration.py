@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 BOT_IDENTIFIER_SYSTEM = "https://www.medplum.com/integrations/bot-identifier"
+_TYPE = re.compile(r"[A-Z][A-Za-z]+")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Bot:
 
     ``identifier`` is the value under ``https://www.medplum.com/integrations/bot-identifier``. ``cron`` has five fields.
     ``target`` is the type of the resource that a call is about, and ``parameter`` the name under which Parameters
-    carry it.
+    carry it. ``types_setting`` is a setting that lists further resource types, joined by commas, which the bot may
+    write and delete.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Bot:
     cron: str | None = None
     timeout: int = 60
     content_types: tuple[str, ...] = ()
+    types_setting: str = ""
 
     @property
     def stem(self) -> str:
@@ -69,3 +74,10 @@ class Bot:
     def secret_names(self) -> frozenset[str]:
         """The only secrets that reach the handler."""
         return frozenset(setting.name for setting in self.settings)
+
+    def granted(self, settings: Mapping[str, str]) -> tuple[Grant, ...]:
+        """Every right of the bot where these settings hold."""
+        named = (each.strip() for each in settings.get(self.types_setting, "").split(","))
+        known = {grant.resource_type for grant in self.grants}
+        more = sorted({each for each in named if _TYPE.fullmatch(each)} - known)
+        return (*self.grants, *(Grant(each, write=True, delete=True) for each in more))

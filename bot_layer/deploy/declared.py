@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from bot_layer.collection import Collection
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
@@ -18,13 +19,14 @@ EXTERNAL_FUNCTION = "https://medplum.com/bot-external-function-id"
 RUNTIMES: Mapping[str, str] = {"fission": "fission", "relay": "vmcontext", "lambda": "awslambda"}
 RELAY = Path(__file__).resolve().parent.parent / "runtime" / "relay.js"
 
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _READ = ("read", "search")
 _WRITE = ("create", "update")
 
 
-def declared(bots: Collection, *, runtime: str = "fission") -> list[Wanted]:
-    """Every resource of the bots, in the order of the bots."""
-    return [wanted for handler in bots for wanted in _of(handler.bot, runtime)]
+def declared(bots: Collection, *, runtime: str = "fission", settings: Mapping[str, str] = NO_SETTINGS) -> list[Wanted]:
+    """Every resource of the bots, in the order of the bots. ``settings`` are what the project keeps, by name."""
+    return [wanted for handler in bots for wanted in _of(handler.bot, runtime, settings)]
 
 
 def relay_code(bot: Bot) -> str:
@@ -42,10 +44,10 @@ def digest(code: str) -> str:
     return f"sha256:{hashlib.sha256(code.encode()).hexdigest()[:16]}"
 
 
-def _of(bot: Bot, runtime: str) -> list[Wanted]:
+def _of(bot: Bot, runtime: str, settings: Mapping[str, str]) -> list[Wanted]:
     operation = operation_definition(bot.stem)
     found = [
-        _policy(bot),
+        _policy(bot, settings),
         _bot(bot, runtime),
         Wanted(
             "ProjectMembership",
@@ -79,14 +81,14 @@ def _bot(bot: Bot, runtime: str) -> Wanted:
     return Wanted("Bot", bot.identifier, body)
 
 
-def _policy(bot: Bot) -> Wanted:
+def _policy(bot: Bot, settings: Mapping[str, str]) -> Wanted:
     """Just what the bot declares, and its own Bot, by which the host tells whom a token acts as."""
     own = {
         "resourceType": "Bot",
         "criteria": f"Bot?identifier={BOT_IDENTIFIER_SYSTEM}|{bot.identifier}",
         "interaction": ["read"],
     }
-    rules = [*(_rule(grant) for grant in bot.grants), own]
+    rules = [*(_rule(grant) for grant in bot.granted(settings)), own]
     return Wanted(
         "AccessPolicy", bot.identifier, {"name": f"Bot {bot.name}", "resource": rules, "tag": [bot.identifier]}
     )

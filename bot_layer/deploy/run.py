@@ -56,7 +56,7 @@ def survey(server: Medplum, request: Request) -> Survey:
     """Read the server and plan; nothing is written."""
     code = {each.bot.identifier: relay_code(each.bot) for each in request.bots} if request.runtime == "relay" else {}
     project = open_project(server, code=code)
-    wanted = declared(request.bots, runtime=request.runtime)
+    wanted = declared(request.bots, runtime=request.runtime, settings=_settings(project, request))
     found = project.found(wanted, everything=not request.partial)
     if request.secrets is not None:
         named = wanted_secrets(request.bots, request.secrets, relay=request.runtime == "relay")
@@ -137,6 +137,14 @@ def _carry_out(project: Project, steps: tuple[Step, ...], lock: locking.Lock, te
         return Report(tuple(done), steps[len(done) :], error)
     lock.release(complete=True)
     return Report(tuple(done))
+
+
+def _settings(project: Project, request: Request) -> Mapping[str, str]:
+    """What decides which rights a bot needs, as the project has it after this deployment."""
+    names = {each.bot.types_setting for each in request.bots if each.bot.types_setting}
+    held = found_secrets(secrets_of(project), names) if names else []
+    given = {name: value for name, value in (request.secrets or {}).items() if name in names and value}
+    return {each.key: str(each.resource["value"]) for each in held} | given
 
 
 def _missing_secrets(project: Project, request: Request) -> list[Problem]:
