@@ -51,7 +51,10 @@ SERVER_META: Final = (
     "accounts",
     "onBehalfOf",
 )
-_STORAGE: Final = re.compile(r"https?://[^/]+(?:/[^?]*)?/storage/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*")
+# A server of one's own signs links under /storage/, Medplum's service those under /binary/.
+_STORAGE: Final = re.compile(
+    r"https?://[^/]+(?:/[^?]*)?/(?:storage|binary)/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*Signature=.*"
+)
 
 
 class Incoming(msgspec.Struct, frozen=True, gc=False):

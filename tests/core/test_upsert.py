@@ -132,9 +132,11 @@ def test_a_reference_that_waits_is_tagged() -> None:
 def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
     """Empty values, and links into its storage."""
     sent = {"a": [], "b": "", "c": {"d": None}, "url": "Binary/abc", "e": [{}]}
-    held = {"url": "https://m.example/storage/abc/v1?Expires=1&Signature=x"}
-    assert upsert.comparable(sent) == upsert.comparable(held) | {}
-    assert upsert.comparable({"url": "https://m.example/x?y=1"})["url"] == "https://m.example/x?y=1"
+    for place in ("m.example/storage", "storage.m.example/binary"):
+        held = {"url": f"https://{place}/abc/v1?Expires=1&Key-Pair-Id=k&Signature=x"}
+        assert upsert.comparable(sent) == upsert.comparable(held) | {}
+    for other in ("https://m.example/x?y=1", "https://ehr.example/fhir/binary/abc?y=1"):
+        assert upsert.comparable({"url": other})["url"] == other
 
 
 def test_entries_of_a_batch() -> None:
