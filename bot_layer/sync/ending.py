@@ -124,6 +124,8 @@ class Ending:
         return total
 
     def _read(self, key: Key, refusals: Counter[str]) -> list[Resource]:
+        if key.type == "Patient":
+            return []  # who was not exported is not in the Group, and not ours to copy, whoever is linked to them
         # A type is refused as a whole, or a resource alone: a few of them tell.
         if refusals[key.type] >= _REFUSALS:
             return []

@@ -126,3 +126,16 @@ def test_a_source_that_is_down_is_not_tried_for_each(many: World) -> None:
     many.source.faults.clear()
     many.run()
     assert len(many.by_source_id("Location")) == 30
+
+
+def test_a_patient_who_is_not_in_the_group_is_not_copied(tmp_path: Path) -> None:
+    """Though a member is linked to them, and the source lets them be read; once a member too, the link is there."""
+    linked = patient("p1", link=[{"type": "seealso", "other": {"reference": "Patient/p2"}}])
+    with small(linked, patient("p2"), folder=tmp_path) as both:
+        both.run()
+        assert set(both.by_source_id("Patient")) == {"p1"}
+        assert "reference" not in one(both, "Patient", "p1")["link"][0]["other"]
+        both.source.source.add_member("p2", at=both.source.now())
+        both.run()
+        reference = f"Patient/{one(both, 'Patient', 'p2')['id']}"
+        assert one(both, "Patient", "p1")["link"][0]["other"]["reference"] == reference
