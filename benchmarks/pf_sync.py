@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from bot_layer.clients.medplum_login import ClientLogin, GivenToken, Login
 from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.core import references, upsert
+from bot_layer.core import batch_entries, references, source_mark, upsert
 from bot_layer.core.ndjson import Resource, split_lines
 from bot_layer.core.references import Key
 from bot_layer.core.resource_bytes import Marked
@@ -114,19 +114,19 @@ def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
         bodies = marked.pointing(known)
         incoming = [_incoming(key, each, bodies.get(key), known, source) for key, each in keyed.items()]
         plan = upsert.plan({}, incoming, source=source)
-        entries = [upsert.entry(each, orjson.dumps) for each in plan.creates]
-        size += sum(len(upsert.bundle(batch)) for batch in upsert.batches(entries, max_bytes=900_000))
+        entries = [batch_entries.entry(each, orjson.dumps) for each in plan.creates]
+        size += sum(len(batch_entries.bundle(batch)) for batch in batch_entries.batches(entries, max_bytes=900_000))
     return size
 
 
 def _incoming(key: Key, resource: Resource, body: bytes | None, known: dict[Key, str], source: str) -> Incoming:
-    digest = upsert.digest_of(resource.raw)
+    digest = source_mark.digest_of(resource.raw)
     if body is not None:
         return Incoming(key, {}, digest, body=body)
     value = resource.value
     references.targets(value, source)
     rewritten = references.rewrite(value, known, source)
-    return Incoming(key, upsert.prepare(rewritten.resource, source), digest, rewritten.unresolved)
+    return Incoming(key, source_mark.prepare(rewritten.resource, source), digest, rewritten.unresolved)
 
 
 def _parsed_and_printed(data: bytes) -> int:
@@ -201,7 +201,7 @@ def _conditional_puts(medplum: MedplumSandbox, source: Source) -> None:
     for start in range(0, len(lines), 100):
         values = [orjson.loads(line) for line in lines[start : start + 100]]
         writer.upsert_conditionally(
-            [Incoming(Key(each["resourceType"], each["id"]), upsert.prepare(each, source.base)) for each in values]
+            [Incoming(Key(each["resourceType"], each["id"]), source_mark.prepare(each, source.base)) for each in values]
         )
 
 

@@ -14,10 +14,9 @@ from bot_layer.clients.medplum_gate import Gate
 from bot_layer.clients.medplum_login import read_object
 from bot_layer.clients.medplum_requests import FHIR_JSON, MedplumRequests
 from bot_layer.clients.wire import Reply
-from bot_layer.core import pace
-from bot_layer.core import upsert as rules
+from bot_layer.core import batch_entries, pace
+from bot_layer.core.batch_entries import Entry
 from bot_layer.core.json import Json
-from bot_layer.core.upsert import Entry
 from bot_layer.errors import TransientError
 
 
@@ -46,7 +45,7 @@ class Batches:
 
         A batch that is refused as a whole is sent again in halves, unless its entries belong together.
         """
-        body = rules.bundle(batch)
+        body = batch_entries.bundle(batch)
         with self.gate.turn(len(batch)) as turn:
             self.requests.may_write()
             try:

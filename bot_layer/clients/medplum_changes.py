@@ -12,10 +12,11 @@ from bot_layer.clients.medplum_batches import Batches, Verdict
 from bot_layer.clients.medplum_login import SERVICE
 from bot_layer.clients.medplum_lookups import Lookups
 from bot_layer.clients.medplum_requests import ROUNDS
-from bot_layer.core import upsert as rules
+from bot_layer.core import batch_entries
+from bot_layer.core.batch_entries import Entry
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
-from bot_layer.core.upsert import Entry, Found, Incoming, Write
+from bot_layer.core.upsert import Found, Incoming, Write
 from bot_layer.errors import TransientError
 
 _MANY: Final = 100
@@ -55,9 +56,9 @@ class Changes:
             writes = (
                 Write(Incoming(key, each), each, found[key].id, found[key].version) for key, each in wanted.items()
             )
-            entries = [rules.entry(each, orjson.dumps) for each in writes]
+            entries = [batch_entries.entry(each, orjson.dumps) for each in writes]
             left = []
-            for batch in rules.batches(entries, max_bytes=self.max_bytes):
+            for batch in batch_entries.batches(entries, max_bytes=self.max_bytes):
                 for entry, verdict in self.batches.send(batch):
                     changed.note(entry.key, verdict)
                     if verdict.kind == "again":

@@ -14,9 +14,9 @@ from bot_layer.clients.medplum_batches import Batches
 from bot_layer.clients.medplum_login import SERVICE
 from bot_layer.clients.medplum_requests import ROUNDS, MedplumRequests
 from bot_layer.core import pace
+from bot_layer.core.batch_entries import Entry
 from bot_layer.core.content_reserve import reserve_entries
 from bot_layer.core.references import Key
-from bot_layer.core.upsert import Entry
 from bot_layer.errors import PermanentError, TransientError
 
 _MOST_AT_ONCE: Final = 32

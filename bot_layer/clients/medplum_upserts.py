@@ -11,11 +11,12 @@ import orjson
 from bot_layer.clients.medplum_batches import Batches, Verdict
 from bot_layer.clients.medplum_lookups import Lookups
 from bot_layer.clients.medplum_requests import ROUNDS
-from bot_layer.core import pace
+from bot_layer.core import batch_entries, pace, source_mark
 from bot_layer.core import upsert as rules
+from bot_layer.core.batch_entries import Entry
 from bot_layer.core.local_edits import LocalEdit, edit_of
 from bot_layer.core.references import Key
-from bot_layer.core.upsert import Entry, Found, Incoming, Write
+from bot_layer.core.upsert import Found, Incoming, Write
 
 Action = Literal["created", "updated", "unchanged", "kept", "failed"]
 
@@ -67,7 +68,7 @@ class Upserts:
             plan = rules.plan(found, work.open.values(), source=self.source, policy=policy, former=former)
             work.settle(plan)
             entries = [
-                rules.entry(each, orjson.dumps, guarded=each.incoming.key in work.sent)
+                batch_entries.entry(each, orjson.dumps, guarded=each.incoming.key in work.sent)
                 for each in (*plan.creates, *plan.updates)
             ]
             self._write(work, entries, pace.WRITE_COST, attempt)
@@ -81,13 +82,13 @@ class Upserts:
         for attempt in range(ROUNDS):
             if not work.open:
                 break
-            writes = [Write(each, rules.tagged(each.resource, each.unresolved)) for each in work.open.values()]
-            entries = [rules.conditional_entry(each, orjson.dumps) for each in writes]
+            writes = [Write(each, source_mark.tagged(each.resource, each.unresolved)) for each in work.open.values()]
+            entries = [batch_entries.conditional_entry(each, orjson.dumps) for each in writes]
             self._write(work, entries, pace.CONDITIONAL_COST, attempt)
         return work.ended()
 
     def _write(self, work: _Work, entries: Sequence[Entry], cost: int, attempt: int) -> None:
-        for batch in rules.batches(entries, max_bytes=self.max_bytes):
+        for batch in batch_entries.batches(entries, max_bytes=self.max_bytes):
             for entry, verdict in self.batches.send(batch, cost=cost):
                 work.note(entry, verdict)
         if work.open and attempt:

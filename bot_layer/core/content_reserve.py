@@ -15,7 +15,7 @@ from typing import Final
 
 from bot_layer.core.json import Json
 from bot_layer.core.source_identity import ROOT
-from bot_layer.core.upsert import CONTENT_URL, ORIGIN_URL, SYNC_TAG
+from bot_layer.core.source_mark import CONTENT_URL, ORIGIN_URL, SYNC_TAG
 
 RESERVE_SYSTEM: Final = f"{ROOT}/content-reserve"
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from bot_layer.core import upsert
+from bot_layer.core import source_mark
 from bot_layer.core.json import Json
 from bot_layer.core.members import Members, read_members
 from bot_layer.core.ndjson import Resource
@@ -132,7 +132,7 @@ def _frame(kind: str, source: str, *told: bool) -> bytes:
     """A printed mark, to be filled with the id, with what is told of version, time and entries, and with the id."""
     hole = "\0"
     version, updated, owned = (hole if each else "" for each in told)
-    mark = _print(upsert.mark(Key(kind, hole), source, (version, updated, owned)))
+    mark = _print(source_mark.mark(Key(kind, hole), source, (version, updated, owned)))
     return mark.replace(b"%", b"%%").replace(b"\\u0000", b"%b")
 
 
@@ -158,7 +158,7 @@ def _tokens(name: str, text: bytes) -> frozenset[str] | None:
     items = msgspec.json.decode(text)
     if not isinstance(items, list) or not all(_is_told(name, each) for each in items) or (name == "tag" and not items):
         return None
-    return frozenset([upsert.token(name, each) for each in items])
+    return frozenset([source_mark.token(name, each) for each in items])
 
 
 def _is_told(name: str, item: Any) -> bool:

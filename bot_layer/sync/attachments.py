@@ -13,7 +13,7 @@ from typing import IO, Any, Final
 from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.sync_store import LeaseLost
-from bot_layer.core import references, upsert
+from bot_layer.core import references, source_mark, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.ndjson import Resource
 from bot_layer.core.references import Key
@@ -64,7 +64,7 @@ class Attachments:
             return resource
         there = list(_attachments(upsert.comparable(found.resource), place)) if found else []
         # Content may be another one behind the same link: a hash tells, or that the source changed nothing at all.
-        same = found is not None and upsert.source_version(found.resource) == upsert.source_version(resource)
+        same = found is not None and source_mark.source_version(found.resource) == source_mark.source_version(resource)
         owner = _patient(resource)
 
         def change(attachment: Json) -> Json:

@@ -15,14 +15,15 @@ from bot_layer.clients.medplum_changes import Changed
 from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.practice_fusion import PracticeFusion
 from bot_layer.clients.sync_map import SyncMap
-from bot_layer.core import references, upsert
+from bot_layer.core import references, source_mark, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.marking import marked
 from bot_layer.core.ndjson import Resource, resource_of
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
+from bot_layer.core.source_mark import SYNC_TAG
 from bot_layer.core.sync_settings import Deletion
-from bot_layer.core.upsert import SYNC_TAG, Found
+from bot_layer.core.upsert import Found
 from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.sync.attachments import stored_contents
 from bot_layer.sync.loader import Loaded, Loader
@@ -93,7 +94,7 @@ class Ending:
             return None  # left as it is: with our name on it the edit could not be told any more
         wanted = references.repair(there.resource, known)
         left = references.logical_targets(wanted)
-        wanted = upsert.tagged(wanted, left)
+        wanted = source_mark.tagged(wanted, left)
         return None if wanted == there.resource else _bare(wanted)
 
     def _left(self, there: Found | None, known: dict[Key, str]) -> list[Key]:
@@ -150,7 +151,7 @@ class Ending:
             found = {
                 key: there
                 for key, there in self.medplum.look_up(some).items()
-                if upsert.brought_by(there.resource, key, self.address)
+                if source_mark.brought_by(there.resource, key, self.address)
             }
             changed = self._mark(found) if how == "mark" else Changed()
             found = {key: there for key, there in found.items() if key not in changed.seen}
@@ -227,7 +228,7 @@ class Ending:
             if source_id is not None:
                 key = Key(kind, source_id)
                 is_marked = marks and marked(resource) == resource
-                if upsert.brought_by(resource, key, self.address) and not is_marked:
+                if source_mark.brought_by(resource, key, self.address) and not is_marked:
                     yield key
 
     def _gone(self, key: Key, *, refused: bool) -> bool:
@@ -253,7 +254,7 @@ def _marked(_key: Key, there: Found) -> Json | None:
 
 def _bare(resource: Json) -> Json:
     """Without what the server sets on a version by itself."""
-    meta = {name: value for name, value in resource["meta"].items() if name not in upsert.SERVER_META}
+    meta = {name: value for name, value in resource["meta"].items() if name not in source_mark.SERVER_META}
     return {**resource, "meta": meta}
 
 

@@ -17,7 +17,7 @@ import orjson
 from bot_layer.clients.medplum_upserts import Outcome
 from bot_layer.clients.medplum_writer import MedplumWriter
 from bot_layer.clients.sync_map import Failure, SyncMap
-from bot_layer.core import references, upsert
+from bot_layer.core import references, source_mark, upsert
 from bot_layer.core.json import Json
 from bot_layer.core.local_edits import LocalEdit
 from bot_layer.core.ndjson import Resource
@@ -84,7 +84,7 @@ class Loader:
         loaded = Loaded(_counted((each.type, "failed") for each in resources if each.key is None))
         if self.seeing:
             self.map.write_seen(valid)
-        digests = {key: upsert.digest_of(_text_of(each)) for key, each in valid.items()}
+        digests = {key: source_mark.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
         loaded = loaded.plus(Loaded(_counted((key.type, "unchanged") for key in skipped)))
@@ -152,7 +152,9 @@ class Loader:
                 there = read()
             except PermanentError:
                 continue
-            found |= {key: each for key, each in there.items() if upsert.brought_by(each.resource, key, self.source)}
+            found |= {
+                key: each for key, each in there.items() if source_mark.brought_by(each.resource, key, self.source)
+            }
         return found
 
     def prepare(self, kinds: Iterable[str]) -> None:
@@ -257,13 +259,13 @@ class Loader:
             if key.type == "Binary":
                 prepared, contents[key] = self._stored(rewritten.resource, there)
             else:
-                prepared = upsert.prepare(rewritten.resource, self.source)
+                prepared = source_mark.prepare(rewritten.resource, self.source)
         if self.attachments is not None:
             prepared = self.attachments.carry(prepared, there, known=self.known, missed=lambda: missed.add(key))
         return Incoming(key, prepared, digest, unresolved)
 
     def _prepared(self, resource: Resource, known: Mapping[Key, str]) -> Json:
-        return upsert.prepare(references.rewrite(resource.value, known, self.source).resource, self.source)
+        return source_mark.prepare(references.rewrite(resource.value, known, self.source).resource, self.source)
 
     def _stored(self, resource: Json, found: Found | None) -> tuple[Json, str]:
         """What stands for a Binary, and the id of its content: stored anew only where it differs."""
@@ -272,12 +274,12 @@ class Loader:
         except binascii.Error as fault:
             raise _Undecodable from fault
         kind = str(resource.get("contentType") or "application/octet-stream")
-        digest = upsert.digest_of(kind.encode() + b"\0" + data).hex()
+        digest = source_mark.digest_of(kind.encode() + b"\0" + data).hex()
         content_id, before = upsert.content_of(found) if found else ("", "")
         if not content_id or before != digest:
             owner = str((resource.get("securityContext") or {}).get("reference") or "")
             content_id = self.medplum.store_content(kind, [data], owner=owner)
-        return upsert.prepare_binary(resource, self.source, content_id=content_id, digest=digest), content_id
+        return source_mark.prepare_binary(resource, self.source, content_id=content_id, digest=digest), content_id
 
     def _record(
         self,

@@ -9,7 +9,7 @@ import requests
 
 from bot_layer.clients.medplum_login import ClientLogin, GivenToken
 from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.core import upsert
+from bot_layer.core import source_mark
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
 from bot_layer.core.upsert import Incoming
@@ -35,7 +35,7 @@ def writer(medplum: MedplumSandbox, **options: object) -> MedplumWriter:
 def people(*names: str, **fields: object) -> list[Incoming]:
     """Patients as they arrive."""
     made: list[Json] = [{"resourceType": "Patient", "id": name, "active": True, **fields} for name in names]
-    return [Incoming(Key("Patient", each["id"]), upsert.prepare(each, SOURCE)) for each in made]
+    return [Incoming(Key("Patient", each["id"]), source_mark.prepare(each, SOURCE)) for each in made]
 
 
 def stored(medplum: MedplumSandbox) -> list[Json]:

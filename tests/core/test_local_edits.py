@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bot_layer.core.local_edits import MOST_LISTED, EditList, LocalEdit, edit_of, read_list
 from bot_layer.core.references import Key
-from bot_layer.core.upsert import Found, Incoming, prepare
+from bot_layer.core.source_mark import prepare
+from bot_layer.core.upsert import Found, Incoming
 
 SOURCE = "https://source.example/fhir"
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bot_layer.core import resource_bytes, upsert
+from bot_layer.core import resource_bytes, source_mark, upsert
 from bot_layer.core.ndjson import Resource, read_resources, split_lines
 from bot_layer.core.references import Key
 from bot_layer.core.resource_bytes import Marked
@@ -106,7 +106,7 @@ def test_a_name_that_only_ends_like_reference_is_left_alone() -> None:
 def test_white_space_around_the_members_does_no_harm() -> None:
     """Each member is taken as it is printed; what stands between them is not kept."""
     text = b'{ "meta" : {"tag":[{"code":"x"}] } , "resourceType" : "Patient" ,"identifier": [ ] , "id":"1" }'
-    assert pointing({}, text)["1"] == upsert.prepare(orjson.loads(text), BASE)
+    assert pointing({}, text)["1"] == source_mark.prepare(orjson.loads(text), BASE)
 
 
 def test_marking_again_says_the_same() -> None:
@@ -116,7 +116,7 @@ def test_marking_again_says_the_same() -> None:
     resources = read(text)
     for _ in range(2):
         (body,) = Marked(resources, source).pointing({}).values()
-        assert orjson.loads(body) == upsert.prepare(orjson.loads(text), source)
+        assert orjson.loads(body) == source_mark.prepare(orjson.loads(text), source)
 
 
 def test_what_came_out_of_a_document_is_told_too() -> None:
@@ -145,7 +145,7 @@ def test_what_came_out_of_a_document_is_told_too() -> None:
 def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
     """Tags for types without identifiers, the source's own meta, and what it holds within itself."""
     (written,) = pointing({}, orjson.dumps(value)).values()
-    assert upsert.comparable(written) == upsert.comparable(upsert.prepare(value, BASE))
+    assert upsert.comparable(written) == upsert.comparable(source_mark.prepare(value, BASE))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_bytes_and_value_agree(value: dict[str, Any]) -> None:
         {"resourceType": "Binary"},
         {"identifier": [{"assigner": {"reference": "Patient/p"}}]},
         {"extension": [{"valueReference": {"reference": "Patient/p"}}]},
-        {"meta": {"tag": [{"system": upsert.SYNC_TAG, "code": "unresolved-reference"}]}},
+        {"meta": {"tag": [{"system": source_mark.SYNC_TAG, "code": "unresolved-reference"}]}},
         {"meta": {"tag": []}},
         {"meta": {"tag": None}},
         {"meta": {"author": {"reference": "Patient/p"}}},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bot_layer.core import upsert
+from bot_layer.core import batch_entries, source_mark, upsert
+from bot_layer.core.batch_entries import Entry, dumps
 from bot_layer.core.json import Json
 from bot_layer.core.references import Key
 from bot_layer.core.source_identity import UPDATED_URL, VERSION_URL, lookup_query
-from bot_layer.core.upsert import Entry, Found, Incoming, Write, dumps
+from bot_layer.core.upsert import Found, Incoming, Write
 
 SOURCE = "https://source.example/fhir"
 KEY = Key("Patient", "1")
@@ -21,7 +22,7 @@ PATIENT: Json = {
 
 def incoming(resource: Json = PATIENT) -> Incoming:
     """A resource as it arrives."""
-    return Incoming(Key(resource["resourceType"], resource["id"]), upsert.prepare(resource, SOURCE))
+    return Incoming(Key(resource["resourceType"], resource["id"]), source_mark.prepare(resource, SOURCE))
 
 
 def stored(resource: Json, **changes: object) -> Found:
@@ -32,7 +33,7 @@ def stored(resource: Json, **changes: object) -> Found:
 
 def test_the_source_s_id_goes_into_an_identifier_and_its_version_beside_it() -> None:
     """Original data stay; the id and the server's meta go; the source's own meta.source is left alone."""
-    made = upsert.prepare(PATIENT, SOURCE)
+    made = source_mark.prepare(PATIENT, SOURCE)
     assert "id" not in made
     assert made["meta"] == {"profile": ["p"], "source": "urn:own"}
     assert made["identifier"][:2] == PATIENT["identifier"]
@@ -41,14 +42,14 @@ def test_the_source_s_id_goes_into_an_identifier_and_its_version_beside_it() -> 
     notes = {each["url"]: each.get("valueString") or each.get("valueUri") for each in mark["extension"]}
     assert notes[VERSION_URL] == "7"
     assert notes[UPDATED_URL] == "2024-01-01T00:00:00Z"
-    assert notes[upsert.ORIGIN_URL] == f"{SOURCE}/Patient/1"
-    bare = upsert.prepare({"resourceType": "Patient", "id": "1"}, SOURCE)
+    assert notes[source_mark.ORIGIN_URL] == f"{SOURCE}/Patient/1"
+    bare = source_mark.prepare({"resourceType": "Patient", "id": "1"}, SOURCE)
     assert bare["meta"]["source"] == f"{SOURCE}/Patient/1"
 
 
 def test_types_without_identifier_are_marked_by_a_tag() -> None:
     """Provenance has no identifier; a tag can be searched."""
-    made = upsert.prepare({"resourceType": "Provenance", "id": "1", "meta": {"tag": [{"code": "x"}]}}, SOURCE)
+    made = source_mark.prepare({"resourceType": "Provenance", "id": "1", "meta": {"tag": [{"code": "x"}]}}, SOURCE)
     assert "identifier" not in made
     assert [each["code"] for each in made["meta"]["tag"]] == ["x", "1"]
     found = stored(made)
@@ -59,7 +60,7 @@ def test_types_without_identifier_are_marked_by_a_tag() -> None:
 def test_a_single_identifier_of_the_source_is_not_touched() -> None:
     """QuestionnaireResponse has one identifier, and it is the source's."""
     given: Json = {"resourceType": "QuestionnaireResponse", "id": "1", "identifier": {"value": "own"}}
-    made = upsert.prepare(given, SOURCE)
+    made = source_mark.prepare(given, SOURCE)
     assert made["identifier"] == {"value": "own"}
     assert upsert.merged(stored(made), Incoming(Key("QuestionnaireResponse", "1"), made))["identifier"] == {
         "value": "own"
@@ -88,14 +89,14 @@ def test_an_update_names_the_version_that_it_replaces() -> None:
 
 def test_what_others_brought_is_never_touched() -> None:
     """Another practice's resource of the same id is foreign; a mark made by hand is ours."""
-    other = stored(upsert.prepare(PATIENT, "https://other.example"))
+    other = stored(source_mark.prepare(PATIENT, "https://other.example"))
     assert len(upsert.plan({KEY: other}, [incoming()], source=SOURCE).foreign) == 1
     by_hand = {
         "resourceType": "Patient",
         "identifier": [{"system": "https://practicefusion.com/fhir/patient-id", "value": "1"}],
     }
-    assert upsert.brought_by(by_hand, KEY, SOURCE)
-    assert upsert.brought_by({"resourceType": "Patient"}, KEY, SOURCE)
+    assert source_mark.brought_by(by_hand, KEY, SOURCE)
+    assert source_mark.brought_by({"resourceType": "Patient"}, KEY, SOURCE)
 
 
 def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
@@ -124,9 +125,9 @@ def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
 
 def test_a_reference_that_waits_is_tagged() -> None:
     """And the tag goes with the repair."""
-    tagged = upsert.tagged({"meta": {"tag": [{"code": "x"}]}}, frozenset({KEY}))
-    assert upsert.UNRESOLVED_TAG in tagged["meta"]["tag"]
-    assert upsert.tagged(tagged, frozenset()) == {"meta": {"tag": [{"code": "x"}]}}
+    tagged = source_mark.tagged({"meta": {"tag": [{"code": "x"}]}}, frozenset({KEY}))
+    assert source_mark.UNRESOLVED_TAG in tagged["meta"]["tag"]
+    assert source_mark.tagged(tagged, frozenset()) == {"meta": {"tag": [{"code": "x"}]}}
 
 
 def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
@@ -142,34 +143,34 @@ def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
 def test_entries_of_a_batch() -> None:
     """POST, guarded POST, PUT with If-Match, conditional PUT; the identifier stands in the query."""
     new = Write(Incoming(KEY, {"a": 1}), {"a": 1})
-    assert upsert.entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
-    assert b'"ifNoneExist":"identifier=' in upsert.entry(new, dumps, guarded=True).body
+    assert batch_entries.entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
+    assert b'"ifNoneExist":"identifier=' in batch_entries.entry(new, dumps, guarded=True).body
     printed = Write(Incoming(KEY, {}, body=b'{"a":1}'), {})
-    assert upsert.entry(printed, dumps) == Entry(KEY, upsert.entry(new, dumps).body, printed)
-    assert upsert.entry(printed, dumps, guarded=True).body == upsert.entry(new, dumps, guarded=True).body
+    assert batch_entries.entry(printed, dumps) == Entry(KEY, batch_entries.entry(new, dumps).body, printed)
+    assert batch_entries.entry(printed, dumps, guarded=True).body == batch_entries.entry(new, dumps, guarded=True).body
     old = Write(Incoming(KEY, {}), {"id": "m"}, "m", "3")
-    assert b'"ifMatch":"W/\\"3\\""' in upsert.entry(old, dumps, guarded=True).body
-    conditional = upsert.conditional_entry(old, dumps).body
+    assert b'"ifMatch":"W/\\"3\\""' in batch_entries.entry(old, dumps, guarded=True).body
+    conditional = batch_entries.conditional_entry(old, dumps).body
     assert f'"PUT","url":"Patient?{lookup_query("Patient", ["1"])}"'.encode() in conditional
     assert b'"id":"m"' not in conditional
     binary = Write(Incoming(Key("Binary", "b"), {}), {})
-    assert b'"url":"Basic"' in upsert.entry(binary, dumps).body
+    assert b'"url":"Basic"' in batch_entries.entry(binary, dumps).body
 
 
 def test_batches_stay_small_and_never_hold_a_key_twice() -> None:
     """By bytes, by number, by key; in order; one that is too large stands alone."""
     entries = [Entry(Key("A", name), body) for name, body in (("1", b"x"), ("1", b"y"), ("2", b"z" * 500), ("3", b"w"))]
-    made = list(upsert.batches(entries, max_bytes=200))
+    made = list(batch_entries.batches(entries, max_bytes=200))
     assert [[each.body[:1] for each in batch] for batch in made] == [[b"x"], [b"y"], [b"z"], [b"w"]]
-    assert [len(batch) for batch in upsert.batches(entries[2:], max_bytes=10_000, max_entries=1)] == [1, 1]
-    assert list(upsert.batches([], max_bytes=1)) == []
-    assert upsert.bundle(entries[:1]) == b'{"resourceType":"Bundle","type":"batch","entry":[x]}'
+    assert [len(batch) for batch in batch_entries.batches(entries[2:], max_bytes=10_000, max_entries=1)] == [1, 1]
+    assert list(batch_entries.batches([], max_bytes=1)) == []
+    assert batch_entries.bundle(entries[:1]) == b'{"resourceType":"Bundle","type":"batch","entry":[x]}'
 
 
 def test_what_stands_for_a_binary() -> None:
     """A Basic with the identifier, the content's place and its digest."""
     given: Json = {"resourceType": "Binary", "id": "b", "contentType": "text/plain", "data": "eA=="}
-    made = upsert.prepare_binary(given, SOURCE, content_id="c", digest="d")
+    made = source_mark.prepare_binary(given, SOURCE, content_id="c", digest="d")
     assert made["resourceType"] == "Basic"
     assert "data" not in made
     found = Found("m", "1", made)
@@ -181,7 +182,7 @@ def test_what_stands_for_a_binary() -> None:
 
 def test_digests_tell_bytes_apart() -> None:
     """Equal bytes, equal digests."""
-    assert upsert.digest_of(b"a") == upsert.digest_of(b"a") != upsert.digest_of(b"b")
+    assert source_mark.digest_of(b"a") == source_mark.digest_of(b"a") != source_mark.digest_of(b"b")
 
 
 def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
@@ -196,7 +197,7 @@ def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
 
 def test_a_source_whose_address_goes_on_is_another_one() -> None:
     """A base without the practice's id is the beginning of every practice's base."""
-    of_practice = upsert.prepare({"resourceType": "Patient", "id": "1"}, "https://source.example/fhir/practice")
+    of_practice = source_mark.prepare({"resourceType": "Patient", "id": "1"}, "https://source.example/fhir/practice")
     key = Key("Patient", "1")
-    assert upsert.brought_by(of_practice, key, "https://source.example/fhir/practice")
-    assert not upsert.brought_by(of_practice, key, "https://source.example/fhir")
+    assert source_mark.brought_by(of_practice, key, "https://source.example/fhir/practice")
+    assert not source_mark.brought_by(of_practice, key, "https://source.example/fhir")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import bulk_export, references, smart, upsert
+from bot_layer.core import bulk_export, references, smart, source_mark, upsert
 from bot_layer.core.bulk_export import Complete, Failed, Wait, WaitLimits
 from bot_layer.core.ndjson import LineSplitter, Resource, read_resources
 from bot_layer.core.references import Key
@@ -128,7 +128,7 @@ def test_repairing_later_is_having_known_before(
 def test_after_a_write_there_is_nothing_to_write(resource: dict[str, Any]) -> None:
     """plan(found after apply(plan), incoming) is empty."""
     key = Key(resource["resourceType"], resource["id"])
-    incoming = Incoming(key, upsert.prepare(resource, BASE))
+    incoming = Incoming(key, source_mark.prepare(resource, BASE))
     (write,) = upsert.plan({}, [incoming], source=BASE).creates
     stored = orjson.loads(
         orjson.dumps({**write.resource, "id": "m", "meta": {**write.resource["meta"], "versionId": "1"}})
@@ -142,12 +142,12 @@ def test_an_update_leaves_nothing_of_the_former_version(first: dict[str, Any], s
     """And what was added in Medplum is still there."""
     second = {**second, "resourceType": first["resourceType"], "id": first["id"]}
     key = Key(first["resourceType"], first["id"])
-    stored = {**upsert.prepare(first, BASE), "id": "m"}
+    stored = {**source_mark.prepare(first, BASE), "id": "m"}
     local = {"system": "https://clinic.example", "value": "L"}
     stored["identifier"] = [*stored["identifier"], local]
-    merged = upsert.merged(Found("m", "1", stored), Incoming(key, upsert.prepare(second, BASE)))
+    merged = upsert.merged(Found("m", "1", stored), Incoming(key, source_mark.prepare(second, BASE)))
     merged["identifier"].remove(local)
-    assert upsert.comparable(merged) == upsert.comparable({**upsert.prepare(second, BASE), "id": "m"})
+    assert upsert.comparable(merged) == upsert.comparable({**source_mark.prepare(second, BASE), "id": "m"})
 
 
 texts_of_json = st.sampled_from(
@@ -198,7 +198,7 @@ def test_rewriting_in_bytes_is_rewriting_the_value(lines: list[bytes], known: di
         assert (key not in bodies) == bool(rewritten.unresolved)
         if key in bodies:
             assert b"\n" not in bodies[key]
-            wanted = upsert.prepare(rewritten.resource, BASE)
+            wanted = source_mark.prepare(rewritten.resource, BASE)
             assert upsert.comparable(orjson.loads(bodies[key])) == upsert.comparable(wanted)
 
 
