@@ -68,9 +68,9 @@ def act(event: Event) -> Json:
         return sync_answer.of_state(state, settings, now=time.time(), action=action)
     except Halted as over:
         raise TransientError(
-            "The time of one call was over before there was anything to keep: raise PF_STEP_SECONDS and the bot's "
-            "timeout, or use medplum-bots pf-sync (with --preview, for counts).",
-            service="the sync",
+            "The time of one call was over before there was anything to keep: call again, or raise PF_STEP_SECONDS "
+            "and the bot's timeout.",
+            service="Medplum",
             code="step-too-short",
         ) from over
     finally:

@@ -90,10 +90,6 @@ class Changes:
         return [done.get(each, False) for each in ids]
 
 
-def _edit(key: Key, there: Found, wanted: Json) -> Write:
-    return Write(Incoming(key, wanted), wanted, there.id, there.version)
-
-
 def _deletion(kind: str, resource_id: str) -> Entry:
     request = {"method": "DELETE", "url": f"{kind}/{resource_id}"}
     return Entry(Key(kind, resource_id), b'{"request":%b}' % orjson.dumps(request))

@@ -35,7 +35,8 @@ def preview(session: Session, options: Options) -> dict[str, int]:
             run = run.with_job(replace(job, done=True))
     except Halted as halt:
         raise TransientError(
-            "The preview was stopped before its end: give it more time, or use the command line.",
+            "A preview waits for a whole export, and was stopped before its end: raise PF_STEP_SECONDS and the bot's "
+            "timeout, or use medplum-bots pf-sync --preview.",
             service="Practice Fusion",
             code="preview-stopped",
         ) from halt
