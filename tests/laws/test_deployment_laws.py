@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_layer.core.deployment import (
@@ -64,7 +64,6 @@ def wanteds(draw: st.DrawFn) -> Wanted:
 
 
 @given(st.lists(wanteds(), max_size=6), st.lists(founds(), max_size=6), st.booleans())
-@settings(max_examples=300)
 def test_a_plan_after_its_own_steps_is_empty(declared: list[Wanted], deployed: list[Found], prune: bool) -> None:
     """plan(declared, apply(plan(declared, x))) = [] for every x."""
     steps = plan(declared, deployed, prune=prune).steps
@@ -72,7 +71,6 @@ def test_a_plan_after_its_own_steps_is_empty(declared: list[Wanted], deployed: l
 
 
 @given(st.sampled_from(ORDER), resources(), resources())
-@settings(max_examples=300)
 def test_a_merge_sets_what_is_managed_and_nothing_else(kind: str, before: Json, other: Json) -> None:
     """After a merge the managed fields are those of the declaration; others' fields are as they were."""
     kept = copy.deepcopy(before)

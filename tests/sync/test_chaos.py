@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import orjson
@@ -90,6 +90,20 @@ def test_two_runs_at_once_bring_everything_once() -> None:
         assert_exact(both)
 
 
+def count_down(both: World, requests: int) -> threading.Event:
+    """Set when so many more requests came to Medplum."""
+    reached, left = threading.Event(), [requests]
+
+    def count(_method: str, _path: str) -> bool:
+        left[0] -= 1
+        if left[0] <= 0:
+            reached.set()
+        return False
+
+    both.medplum.faults.add("slow", when=count)
+    return reached
+
+
 CHILD = """
 import sys, threading
 import orjson
@@ -131,11 +145,11 @@ def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None
             child.stdin.write(orjson.dumps(given) + b"\n")
             child.stdin.flush()
             child.stdout.readline()
-            before = len(both.medplum.requests)
-            wanted = before + rng.randint(3, 60)
-            end = time.monotonic() + 20
-            while len(both.medplum.requests) < wanted and child.poll() is None and time.monotonic() < end:
+            reached = count_down(both, rng.randint(3, 60))
+            while not reached.wait(0.05) and child.poll() is None:
                 pass
+            both.medplum.faults.clear()
+            both.medplum.faults.add("reset_after_write", share=0.05)
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
         last = subprocess.run(

@@ -10,6 +10,8 @@ from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
 from tests.sync.world import assert_adds_up, assert_exact, counts, world
 
+pytestmark = pytest.mark.no_cover  # the ways of a run, again and again
+
 
 def test_a_first_run_brings_everything_once(tmp_path: Path) -> None:
     """Every type, cycles, contained, absolute and versioned references: all arrive, rewritten, nothing dangles."""

@@ -11,6 +11,8 @@ from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sync.engine import Options
 from tests.sync.world import World, assert_exact, counts, world
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose requests are counted
+
 
 def look_ups(both: World, kind: str) -> int:
     """Searches of a type that name identifiers."""

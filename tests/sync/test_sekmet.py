@@ -22,6 +22,8 @@ from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings, make_sync
 from tests.sync.world import assert_adds_up, counts, observation, patient
 
+pytestmark = pytest.mark.no_cover  # the ways of a run, with another source
+
 PRACTITIONER: Json = {"resourceType": "Practitioner", "id": "d1", "name": [{"family": "Sample"}]}
 GROUP: Json = {
     "resourceType": "Group",

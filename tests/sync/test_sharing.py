@@ -26,6 +26,8 @@ from bot_layer.sync.setup import Surroundings
 from tests.sync.test_chaos import MEDPLUM_FAULTS, SOURCE_FAULTS
 from tests.sync.world import World, assert_adds_up, assert_exact, counts, world
 
+pytestmark = pytest.mark.no_cover  # the ways of a run, shared among processes
+
 
 class Threads:
     """A fleet in one process: its workers share nothing but the map, the source and Medplum."""

@@ -17,6 +17,8 @@ from bot_layer.sync.setup import Surroundings
 from bot_layer.sync.spare_contents import give_back
 from tests.sync.world import World, assert_exact, patient, spare_contents, world
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways test_named_faults takes
+
 THEN = datetime(2024, 1, 1, tzinfo=UTC)
 
 
