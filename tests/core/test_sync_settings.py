@@ -41,7 +41,7 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 
 
 def test_everything_that_is_wrong_is_named_at_once() -> None:
-    """Addresses without TLS, numbers, shares, choices, flags."""
+    """Addresses without TLS, numbers, shares, choices, flags, an algorithm that signs nothing here."""
     wrong = {
         "PF_FHIR_BASE_URL": "http://pf.example",
         "PF_SYNC_ENABLED": "perhaps",
@@ -49,6 +49,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
         "PF_QUOTA_SHARE": "much",
         "PF_MAX_DELETE_SHARE": "2",
         "PF_EXPORT_LEVEL": "planet",
+        "PF_KEY_ALGORITHM": "HS256",
     }
     with pytest.raises(ConfigError) as caught:
         read_settings(BASE | wrong)
