@@ -38,11 +38,11 @@ def store_failures(session: Session, state: SyncState) -> str:
     if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
         return ""
-    for status, many in sorted(Counter(each.status for each in session.map.failures()).items()):
-        session.log("PFSyncWorker", f"Failed to upsert resource: {_said(status)} ({many} kept for --retry-failed)")
     now = lines.digest()
     if session.map.note("failures_digest") == now and state.failures:
         return state.failures
+    for status, many in sorted(Counter(each.status for each in session.map.failures()).items()):
+        session.log("PFSyncWorker", f"Failed to upsert resource: {_said(status)} ({many} kept for --retry-failed)")
     stored = _stored(session, state.failures.removeprefix("Binary/"), lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
