@@ -126,7 +126,7 @@ def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: 
     from bot_layer.runtime.schedule import start  # noqa: PLC0415  # as above
 
     box.launch()
-    threading.Thread(target=sweep_hourly, args=(box, stopped), daemon=True).start()
+    threading.Thread(target=sweep_hourly, args=(box.sweep, stopped), daemon=True).start()
     if cron_at is not None:
         try:
             start(bots, connect_environment(os.environ), cron_at, now=datetime.now(UTC))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from dbos import DBOS, error
-
-if TYPE_CHECKING:
-    from bot_layer.runtime.durable import Inbox
 
 DEAD: Final = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 # A dead letter that was run again is dealt with: its event lives on in the new run.
@@ -34,10 +32,10 @@ def sweep(before: datetime, *, at_once: int) -> int:
     return swept
 
 
-def sweep_hourly(inbox: Inbox, stopped: threading.Event, *, every: float = 3600.0) -> None:
+def sweep_hourly(sweep: Callable[[datetime], object], stopped: threading.Event, *, every: float = 3600.0) -> None:
     """Sweep once an hour until the host stops; what the database refuses is left for the next hour."""
     while not stopped.wait(every):
         try:
-            inbox.sweep(datetime.now(UTC))
+            sweep(datetime.now(UTC))
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
             _log.warning("No sweep: %s", type(fault).__name__)

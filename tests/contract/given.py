@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import httpx
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.medplum.projects import new_project
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 from tests.contract.replay import Given
 
@@ -16,7 +17,8 @@ from tests.contract.replay import Given
 def sandbox_for(setup: Json, bot_host: str) -> Iterator[tuple[MedplumSandbox, Given]]:
     """A sandbox that speaks as 5.0.10 did, with the project that the scenario's set-up describes."""
     with MedplumSandbox(bot_host=bot_host, operation_input="body") as sandbox:
-        project = sandbox.world.new_project(
+        project = new_project(
+            sandbox.world,
             "Contract",
             features=setup["features"],
             client_admin=setup["client"] == "project admin",

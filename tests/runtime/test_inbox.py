@@ -286,7 +286,7 @@ def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_las
             raise sa.exc.OperationalError("DELETE", {}, Exception("disk I/O error"))
 
     stopped, failing = threading.Event(), Failing()
-    sweep_hourly(failing, stopped, every=0.0)  # type: ignore[arg-type]  # what it uses of an inbox
+    sweep_hourly(failing.sweep, stopped, every=0.0)
     assert failing.sweeps == 2
 
 

@@ -12,6 +12,7 @@ import pytest
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.sandbox.medplum.middleware import RequestCounter
 from bot_layer.sandbox.medplum.outcomes import FhirError
+from bot_layer.sandbox.medplum.projects import new_project
 from bot_layer.sandbox.medplum.quota import Quotas
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.store import Store
@@ -46,7 +47,7 @@ def test_projects_do_not_see_each_other() -> None:
     """Neither by search nor by id."""
     with medplum() as (sandbox, client):
         made = client.created(patient("a"))
-        other = sandbox.world.new_project("Other")
+        other = new_project(sandbox.world, "Other")
         login = httpx.BasicAuth(other.client_id, other.client_secret)
         url = f"{sandbox.base_url}/fhir/R4/Patient"
         assert "entry" not in httpx.get(url, auth=login).json()
@@ -64,7 +65,7 @@ def test_a_token_lives_twelve_hours_by_the_sandbox_clock() -> None:
 def test_a_client_that_was_deleted_gets_no_token() -> None:
     """Its old tokens end with its membership."""
     with medplum() as (sandbox, _):
-        other = sandbox.world.new_project("Other", second_client=True)
+        other = new_project(sandbox.world, "Other", second_client=True)
         owner = caller(sandbox, None)
         login = httpx.BasicAuth(other.plain_client_id or "", other.plain_client_secret or "")
         url = f"{sandbox.base_url}/oauth2/token"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.actors import system_actor
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.results import BotResult
+from bot_layer.sandbox.medplum.run import Run
 from bot_layer.sandbox.medplum.world import World
-
-if TYPE_CHECKING:
-    from bot_layer.sandbox.medplum.runs import Run
 
 AUDIT_EVENT_TYPE = {"system": "https://medplum.com/CodeSystem/audit-event", "code": "execute"}
 SUCCESS, FAILURE = "0", "4"

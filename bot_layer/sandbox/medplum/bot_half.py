@@ -10,7 +10,8 @@ from bot_layer.sandbox.medplum import admin, bots, ccda, operations, subscriptio
 from bot_layer.sandbox.medplum.calls import Answer, Call
 from bot_layer.sandbox.medplum.cron import Scheduler, is_due
 from bot_layer.sandbox.medplum.jobs import backlog
-from bot_layer.sandbox.medplum.runs import Run, execute, membership_of, project_of
+from bot_layer.sandbox.medplum.run import Run
+from bot_layer.sandbox.medplum.runs import execute, membership_of, project_of
 from bot_layer.sandbox.medplum.world import World
 
 Endpoint = Callable[[World, Call], Answer]

@@ -26,7 +26,8 @@ from bot_layer.sandbox.medplum.outcomes import OK, FhirError, accepted, bad_requ
 from bot_layer.sandbox.medplum.quota import READ, SEARCH
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.results import UNDEFINED, BotResult, is_outcome
-from bot_layer.sandbox.medplum.runs import Run, execute, membership_of, project_of
+from bot_layer.sandbox.medplum.run import Run
+from bot_layer.sandbox.medplum.runs import execute, membership_of, project_of
 from bot_layer.sandbox.medplum.trace import current_trace
 from bot_layer.sandbox.medplum.world import World
 

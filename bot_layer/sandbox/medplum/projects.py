@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Sequence
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.references import reference_to
@@ -13,14 +14,14 @@ from bot_layer.sandbox.medplum.world import Actor, ProjectInfo, World
 
 def new_project(
     world: World,
-    name: str,
+    name: str = "Contract",
     *,
-    features: list[str],
-    client_admin: bool,
-    user_fhir_quota: int | None,
-    second_client: bool,
-    client_id: str | None,
-    client_secret: str | None,
+    features: Sequence[str] = ("bots", "cron"),
+    client_admin: bool = True,
+    user_fhir_quota: int | None = None,
+    second_client: bool = False,
+    client_id: str | None = None,
+    client_secret: str | None = None,
     client_name: str = "contract client",
     project_id: str | None = None,
 ) -> ProjectInfo:
@@ -36,7 +37,7 @@ def new_project(
             "resourceType": "Project",
             "name": name,
             "owner": {"reference": f"User/{user['id']}", "display": email},
-            "features": features,
+            "features": [*features],
         }
         if user_fhir_quota is not None:
             project["systemSetting"] = [{"name": "userFhirQuota", "valueInteger": user_fhir_quota}]

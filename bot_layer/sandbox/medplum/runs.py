@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum import hosts, vmcontext
@@ -12,28 +10,8 @@ from bot_layer.sandbox.medplum.audit import record_run
 from bot_layer.sandbox.medplum.binary import content_of
 from bot_layer.sandbox.medplum.oauth import issue_token
 from bot_layer.sandbox.medplum.results import BotResult, failed
-from bot_layer.sandbox.medplum.trace import Trace
+from bot_layer.sandbox.medplum.run import Run
 from bot_layer.sandbox.medplum.world import World
-
-
-@dataclass(frozen=True)
-class Run:
-    """One call of a bot. A cron run has no ``requester``, no ``headers``, and shows no trace."""
-
-    project: str
-    bot: Json
-    run_as: Json
-    input: Any
-    content_type: str | None
-    trace: Trace = field(default_factory=Trace)
-    requester: Json | None = None
-    headers: dict[str, str] | None = None
-
-    @property
-    def bot_reference(self) -> Json:
-        """The Bot as a reference shows it."""
-        reference = f"Bot/{self.bot['id']}"
-        return {"reference": reference, "display": self.bot.get("name", reference)}
 
 
 def execute(world: World, run: Run) -> BotResult:

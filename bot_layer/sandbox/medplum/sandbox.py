@@ -13,7 +13,7 @@ from bot_layer.sandbox.medplum import bot_half
 from bot_layer.sandbox.medplum.app import build_app
 from bot_layer.sandbox.medplum.middleware import Gate, RequestRecord
 from bot_layer.sandbox.medplum.oauth import issue_token
-from bot_layer.sandbox.medplum.projects import load_quota
+from bot_layer.sandbox.medplum.projects import load_quota, new_project
 from bot_layer.sandbox.medplum.store import Store
 from bot_layer.sandbox.medplum.world import SERVER_VERSION, ProjectInfo, Settings, World
 from bot_layer.sandbox.server import Server
@@ -156,9 +156,10 @@ class MedplumSandbox:
         """The project of the file, or a fresh one."""
         stored = self.world.store.get(PROJECT_ID)
         if stored is None:
-            return self.world.new_project(
+            return new_project(
+                self.world,
                 name,
-                features=tuple(features),
+                features=features,
                 client_id=CLIENT_ID,
                 client_secret=CLIENT_SECRET,
                 client_name=client_name,

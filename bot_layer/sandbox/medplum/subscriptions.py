@@ -21,7 +21,8 @@ from bot_layer.sandbox.medplum.indexing import index_rows
 from bot_layer.sandbox.medplum.jobs import backlog
 from bot_layer.sandbox.medplum.outcomes import FhirError
 from bot_layer.sandbox.medplum.repository import Repository
-from bot_layer.sandbox.medplum.runs import Run, execute, membership_of
+from bot_layer.sandbox.medplum.run import Run
+from bot_layer.sandbox.medplum.runs import execute, membership_of
 from bot_layer.sandbox.medplum.store import Store
 from bot_layer.sandbox.medplum.trace import Trace, current_trace
 from bot_layer.sandbox.medplum.world import Change, World

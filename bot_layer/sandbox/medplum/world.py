@@ -151,35 +151,6 @@ class World:
             for listener in self.listeners:
                 listener(change)
 
-    def new_project(
-        self,
-        name: str = "Contract",
-        *,
-        features: tuple[str, ...] | list[str] = ("bots", "cron"),
-        client_admin: bool = True,
-        user_fhir_quota: int | None = None,
-        second_client: bool = False,
-        client_id: str | None = None,
-        client_secret: str | None = None,
-        client_name: str = "contract client",
-        project_id: str | None = None,
-    ) -> ProjectInfo:
-        """A fresh project with an owner and a ClientApplication, as the contract's README describes."""
-        from bot_layer.sandbox.medplum.projects import new_project  # noqa: PLC0415  # it needs the repository, which needs this module
-
-        return new_project(
-            self,
-            name,
-            features=list(features),
-            client_admin=client_admin,
-            user_fhir_quota=user_fhir_quota,
-            second_client=second_client,
-            client_id=client_id,
-            client_secret=client_secret,
-            client_name=client_name,
-            project_id=project_id,
-        )
-
 
 def instant(moment: datetime) -> str:
     """The moment as FHIR's instant in UTC, to the millisecond."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.practice_fusion import chart, directory
+from bot_layer.sandbox.practice_fusion.case import Case
 from bot_layer.sandbox.practice_fusion.make import Make
 from bot_layer.sandbox.practice_fusion.source import Source
 from bot_layer.sandbox.practice_fusion.switches import ALL_TYPES
@@ -54,5 +55,5 @@ def _all(
     for number, patient in enumerate(everybody):
         # Everybody knows the next one, and the last one the first: a ring of references between patients.
         other = everybody[(number + 1) % len(everybody)]
-        case = chart.Case(make, office, patient, other, note_bytes=note_bytes, attachment_bytes=attachment_bytes)
-        yield from case.resources()
+        case = Case(make, office, patient, other, note_bytes=note_bytes, attachment_bytes=attachment_bytes)
+        yield from chart.resources(case)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from bot_layer.core.json import Json
+from bot_layer.sandbox.practice_fusion.case import Case
 from bot_layer.sandbox.practice_fusion.directory import DRUGS
 from bot_layer.sandbox.practice_fusion.make import FOREIGN, RXNORM, SNOMED, TERMS
-
-if TYPE_CHECKING:
-    from bot_layer.sandbox.practice_fusion.chart import Case
 
 
 def resources(case: Case) -> Iterator[Json]:
