@@ -23,7 +23,7 @@ def demo() -> None:
     from bot_layer.stage.teller import Teller, UnexpectedStep  # noqa: PLC0415
     from bot_layer.stage.world import Options, World  # noqa: PLC0415
 
-    console = Console()
+    console = Console(soft_wrap=True)
     began = time.monotonic()
     console.print("Embedded look-alikes on loopback: nothing leaves this machine.", style="dim")
     # A roomy quota: with Medplum's default the bulk sync would rest for most of a minute, to leave others their share.
