@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from bot_layer import spans
+from bot_layer.clients.body import pieces
 from bot_layer.core.declaration import Setting
 from bot_layer.errors import AuthError, ConfigError, PermanentError, ServiceError, TransientError
 
@@ -138,6 +140,7 @@ class Transport:
 
     service: str
     patience: Patience = DEFAULT_PATIENCE
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def send(
         self,
@@ -175,7 +178,7 @@ class Transport:
 
     def _read(self, response: requests.Response, method: str, path: str) -> Answer:
         body = bytearray()
-        for chunk in response.iter_content(64 * 1024):
+        for chunk in pieces(response, clock=self.clock):
             body += chunk
             if len(body) > LARGEST_ANSWER:
                 raise PermanentError(

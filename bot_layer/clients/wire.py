@@ -7,7 +7,8 @@ may have been carried out. Who calls decides what is repeated, because a repeate
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from bot_layer import spans
+from bot_layer.clients.body import pieces
 from bot_layer.errors import TransientError
 
 LARGEST_BODY = 64 * 1024 * 1024
@@ -42,6 +44,7 @@ class Wire:
     service: str
     connect_seconds: float = 10.0
     read_seconds: float = 120.0
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     _local: threading.local = field(default_factory=threading.local, repr=False)
 
     def send(
@@ -98,7 +101,7 @@ class Wire:
 
     def _chunks(self, response: requests.Response, method: str, path: str, *, decode: bool) -> Iterator[bytes]:
         try:
-            yield from response.raw.stream(256 * 1024, decode_content=decode)
+            yield from pieces(response, decode=decode, clock=self.clock)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as fault:
             raise self.lost(method, path, sent=True) from fault
 

@@ -1,0 +1,69 @@
+"""The body of an answer: what comes too slowly to end is ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import requests
+import responses
+
+from bot_layer.clients import transport, wire
+from bot_layer.clients.body import pieces
+from bot_layer.errors import TransientError
+
+URL = "https://partner.example/fhir/Patient/1"
+
+
+@dataclass
+class Trickle:
+    """A clock, and a socket on which each read brings ``size`` bytes after ``seconds``."""
+
+    size: int
+    seconds: float
+    now: float = 0.0
+    raw: Trickle = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.raw = self
+
+    def read1(self, _amount: int, **_options: bool) -> bytes:
+        self.now += self.seconds
+        return b" " * self.size
+
+    def arrived(self, *, resting: float = 0.0) -> Iterator[int]:
+        """What has come after each piece; the caller rests in between."""
+        total = 0
+        for piece in pieces(self, clock=lambda: self.now):  # type: ignore[arg-type]  # what it uses of a response
+            total += len(piece)
+            self.now += resting
+            yield total
+
+
+def test_an_answer_that_only_trickles_is_ended_after_two_minutes() -> None:
+    """A byte every ten seconds never times out by itself."""
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        assert all(total <= 12 for total in Trickle(size=1, seconds=10).arrived())
+
+
+def test_a_slow_line_may_bring_a_large_file() -> None:
+    """At 2,000 bytes a second a file comes for as long as it takes, and what its reader does with it is no delay."""
+    totals = Trickle(size=20_000, seconds=10).arrived(resting=600)
+    assert any(total > 100_000_000 for total in totals)
+
+
+@responses.activate
+def test_each_client_reports_it_as_an_answer_that_was_lost() -> None:
+    """A read may be tried again; of a write nobody knows."""
+    responses.get(URL, body=b"{}")
+    responses.post(URL, body=b"{}")
+    hours = iter(range(0, 10**6, 3600))
+    late = lambda: float(next(hours))  # noqa: E731
+    for method, maybe_done in (("GET", False), ("POST", True)):
+        with pytest.raises(TransientError) as lost:
+            transport.Transport("Partner", clock=late).send(method, URL, path="Patient/{id}")
+        assert (lost.value.code, lost.value.maybe_done) == ("service-unreachable", maybe_done)
+        with pytest.raises(TransientError) as lost:
+            wire.Wire("Partner", clock=late).send(method, URL, path="Patient/{id}")
+        assert (lost.value.code, lost.value.maybe_done) == ("answer-lost", maybe_done)
