@@ -27,8 +27,8 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.table import Table
 
-from bot_layer.clients.medplum import Medplum, connect_client
-from bot_layer.core.federated_token import hash_secret
+from bot_layer.clients.medplum.client import Medplum, connect_client
+from bot_layer.core.federation.token import hash_secret
 from bot_layer.core.json import Json
 from bot_layer.sandbox.health_gorilla.network import FederatedCaller
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox

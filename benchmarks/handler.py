@@ -15,10 +15,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bot_layer.core import enrollment, enrollment_answer
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.account_wishes import Wishes
-from bot_layer.core.enrollment import Enrolment
+from bot_layer.core.clinicians import enrollment, enrollment_answer
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enrolment
 from bot_layer.core.event import read, target
 from bot_layer.core.json import Json
 from bot_layer.handler import check_input

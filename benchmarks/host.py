@@ -25,12 +25,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from bot_layer.clients.medplum import connect_client
+from bot_layer.clients.medplum.client import connect_client
 from bot_layer.collection import Collection
 from bot_layer.core import parameters
 from bot_layer.core.declaration import Bot
 from bot_layer.core.event import Event
-from bot_layer.core.inbox import Intake
+from bot_layer.core.hosting.inbox import Intake
 from bot_layer.core.json import Json
 from bot_layer.deploy.run import Request as Deployment
 from bot_layer.deploy.run import carry_out, survey

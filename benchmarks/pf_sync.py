@@ -29,15 +29,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bot_layer.clients.medplum_login import ClientLogin, GivenToken, Login
-from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.core import batch_entries, references, source_mark, upsert
-from bot_layer.core.ndjson import Resource, split_lines
-from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked
-from bot_layer.core.sync_settings import read_settings
-from bot_layer.core.sync_state import totals
-from bot_layer.core.upsert import Incoming
+from bot_layer.clients.medplum.login import ClientLogin, GivenToken, Login
+from bot_layer.clients.medplum.writer import MedplumWriter
+from bot_layer.core.bulk import batch_entries, references, source_mark, upsert
+from bot_layer.core.bulk.ndjson import Resource, split_lines
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.resource_bytes import Marked
+from bot_layer.core.bulk.sync_settings import read_settings
+from bot_layer.core.bulk.sync_state import totals
+from bot_layer.core.bulk.upsert import Incoming
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.sandbox.medplum.quota import Quotas

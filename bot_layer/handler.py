@@ -21,8 +21,8 @@ import jsonschema
 from bot_layer.core import event as envelopes
 from bot_layer.core import outcomes, parameters
 from bot_layer.core.declaration import Bot
-from bot_layer.core.delivery import require_delivered
 from bot_layer.core.event import Event
+from bot_layer.core.hosting.delivery import require_delivered
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, ConfigError, InputError
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot_layer.clients import health_gorilla_check, medplum, transport
-from bot_layer.core import checks
-from bot_layer.core import health_gorilla as hg
+from bot_layer.clients import transport
+from bot_layer.clients.health_gorilla import check as health_gorilla_check
+from bot_layer.clients.medplum import client as medplum
+from bot_layer.core.clinicians import checks
+from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json

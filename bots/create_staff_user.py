@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bot_layer.clients import health_gorilla, health_gorilla_accounts, medplum, practice, transport
-from bot_layer.clients.health_gorilla import HealthGorillaClient
-from bot_layer.clients.health_gorilla_accounts import Account, LoginTaken
-from bot_layer.core import account_wishes, enrollment, enrollment_answer, staff
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.account_wishes import Wishes
+from bot_layer.clients import practice, transport
+from bot_layer.clients.health_gorilla import accounts as health_gorilla_accounts
+from bot_layer.clients.health_gorilla import client as health_gorilla
+from bot_layer.clients.health_gorilla.accounts import Account, LoginTaken
+from bot_layer.clients.health_gorilla.client import HealthGorillaClient
+from bot_layer.clients.medplum import client as medplum
+from bot_layer.core.clinicians import account_wishes, enrollment, enrollment_answer, staff
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.core.clinicians.staff import Person, Roles
 from bot_layer.core.declaration import Bot, Grant
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
-from bot_layer.core.staff import Person, Roles
 from bot_layer.handler import Handler
 
 BOT = Bot(

@@ -11,13 +11,15 @@ import base64
 from datetime import UTC, datetime
 from typing import Any
 
-from bot_layer.clients import medplum, transport
+from bot_layer.clients import transport
 from bot_layer.clients.federated_source import FederatedSource
-from bot_layer.core import federation, outcomes
+from bot_layer.clients.medplum import client as medplum
+from bot_layer.core import outcomes
 from bot_layer.core.declaration import Bot, Grant, Setting
 from bot_layer.core.event import Event
-from bot_layer.core.federated_audit import Access, audit_event
-from bot_layer.core.federation_settings import ANSWERING, read_answering
+from bot_layer.core.federation import query as federation
+from bot_layer.core.federation.audit import Access, audit_event
+from bot_layer.core.federation.settings import ANSWERING, read_answering
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError
 from bot_layer.handler import Handler

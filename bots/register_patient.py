@@ -9,18 +9,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from bot_layer.clients import health_gorilla, medplum, transport
-from bot_layer.clients.health_gorilla_patients import Patients
-from bot_layer.clients.medplum_patients import PatientStore
-from bot_layer.core import adt, adt_out, registration_answer
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.adt import Header
+from bot_layer.clients import transport
+from bot_layer.clients.health_gorilla import client as health_gorilla
+from bot_layer.clients.health_gorilla.patients import Patients
+from bot_layer.clients.medplum import client as medplum
+from bot_layer.clients.medplum.patients import PatientStore
+from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant, Watch
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
-from bot_layer.core.registration import Create
-from bot_layer.core.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, not_for_us, problem
-from bot_layer.core.registration_settings import SETTINGS, adt_policy, registration_policy
+from bot_layer.core.patients import adt, adt_out, registration_answer
+from bot_layer.core.patients.adt import Header
+from bot_layer.core.patients.registration import Create
+from bot_layer.core.patients.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, not_for_us, problem
+from bot_layer.core.patients.registration_settings import SETTINGS, adt_policy, registration_policy
 from bot_layer.errors import BotError, InputError
 from bot_layer.handler import Handler, failed
 

@@ -6,9 +6,12 @@ same name and address in the tenant. Calling it again writes nothing.
 
 from __future__ import annotations
 
-from bot_layer.clients import health_gorilla, health_gorilla_locations, medplum, practice, transport
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core import locations
+from bot_layer.clients import practice, transport
+from bot_layer.clients.health_gorilla import client as health_gorilla
+from bot_layer.clients.health_gorilla import locations as health_gorilla_locations
+from bot_layer.clients.medplum import client as medplum
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians import locations
 from bot_layer.core.declaration import Bot, Grant
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json

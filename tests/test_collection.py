@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fhir.resources.R4B.operationdefinition import OperationDefinition
 
-from bot_layer.clients.medplum import connect_client
+from bot_layer.clients.medplum.client import connect_client
 from bot_layer.collection import load
-from bot_layer.core.deployment_checks import check
+from bot_layer.core.hosting.deployment_checks import check
 from bot_layer.deploy.declared import declared
 from bot_layer.deploy.package import closure
 from bot_layer.deploy.run import Request, carry_out, survey

@@ -15,15 +15,15 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from bot_layer.clients.medplum import Medplum, connect_client
+from bot_layer.clients.medplum.client import Medplum, connect_client
 from bot_layer.clients.transport import Patience
 from bot_layer.collection import Collection
 from bot_layer.commands.deploy import app
 from bot_layer.core import parameters
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Setting, Watch
-from bot_layer.core.deployment import Wanted
-from bot_layer.core.deployment_checks import SPECIFIED, check, version_of
 from bot_layer.core.event import Event
+from bot_layer.core.hosting.deployment import Wanted
+from bot_layer.core.hosting.deployment_checks import SPECIFIED, check, version_of
 from bot_layer.core.json import Json
 from bot_layer.deploy.lock import take
 from bot_layer.deploy.project import binary_id

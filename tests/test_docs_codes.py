@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bot_layer.collection import load
-from bot_layer.core.checks import STEPS
-from bot_layer.core.names import NameMatch
+from bot_layer.core.clinicians.checks import STEPS
+from bot_layer.core.clinicians.names import NameMatch
 from bot_layer.errors import BotError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ MADE = frozenset(
 # Errors of these classes always carry a code of their own.
 NEVER_ALONE = frozenset({"error", "service-error", "review-needed"})
 # Told by the runtime around every bot, or by the command for many people.
-AROUND = ("bot_layer/runtime/invoke.py", "bot_layer/commands/enroll.py", "bot_layer/core/roster.py")
+AROUND = ("bot_layer/runtime/invoke.py", "bot_layer/commands/enroll.py", "bot_layer/core/clinicians/roster.py")
 
 
 def modules() -> list[Path]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.core import adt
 from bot_layer.core.declaration import Setting
-from bot_layer.core.federation_settings import ANSWERING, SERVING
-from bot_layer.core.registration_settings import SETTINGS
+from bot_layer.core.federation.settings import ANSWERING, SERVING
+from bot_layer.core.patients import adt
+from bot_layer.core.patients.registration_settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "patients.md").read_text(encoding="utf-8")
@@ -20,9 +20,13 @@ SHARED = (ROOT / "docs" / "health-gorilla.md").read_text(encoding="utf-8")
 SOURCES = [
     ROOT / f"{name}.py"
     for name in (
-        *(f"bot_layer/core/{stem}" for stem in ("registration", "registration_answer", "registration_settings")),
-        *(f"bot_layer/core/{stem}" for stem in ("adt", "adt_out", "pid", "hl7v2", "federation", "federated_token")),
-        *(f"bot_layer/clients/{stem}" for stem in ("health_gorilla_patients", "medplum_patients", "federated_source")),
+        *(
+            f"bot_layer/core/patients/{stem}"
+            for stem in ("registration", "registration_answer", "registration_settings")
+        ),
+        *(f"bot_layer/core/patients/{stem}" for stem in ("adt", "adt_out", "pid", "hl7v2")),
+        *(f"bot_layer/core/federation/{stem}" for stem in ("query", "token")),
+        *(f"bot_layer/clients/{stem}" for stem in ("health_gorilla/patients", "medplum/patients", "federated_source")),
         *(f"bot_layer/runtime/{stem}" for stem in ("federated", "federated_audit", "federated_tokens")),
         *(f"bots/{stem}" for stem in ("register_patient", "federated_documents")),
     )

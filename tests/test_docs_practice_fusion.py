@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bot_layer.core.sync_settings import SETTINGS
+from bot_layer.core.bulk.sync_settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "practice-fusion.md").read_text(encoding="utf-8")
@@ -29,9 +29,9 @@ def test_every_error_of_the_sync_has_its_line() -> None:
     """A code that the sync can end with stands in the table of what to do."""
     files = [
         *(ROOT / "bot_layer" / "sync").glob("*.py"),
-        *(ROOT / "bot_layer" / "clients").glob("practice_fusion*.py"),
+        *(ROOT / "bot_layer" / "clients" / "practice_fusion").glob("*.py"),
         *(ROOT / "bot_layer" / "clients" / name for name in ("sync_store.py", "wire.py")),
-        ROOT / "bot_layer" / "core" / "smart.py",
+        *(ROOT / "bot_layer" / "core" / "bulk").glob("*.py"),
         ROOT / "bots" / "pf_bulk_sync.py",
     ]
     codes: set[str] = set()

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from bot_layer.clients.medplum import Medplum
-from bot_layer.clients.medplum_binary import open_binary
-from bot_layer.clients.medplum_patients import PatientStore
-from bot_layer.core import federated_document, index_patient, registration
+from bot_layer.clients.medplum.binary import open_binary
+from bot_layer.clients.medplum.client import Medplum
+from bot_layer.clients.medplum.patients import PatientStore
 from bot_layer.core.demographics import entries
-from bot_layer.core.federated_document import Content, Rules, Source
-from bot_layer.core.federation_settings import Answering
+from bot_layer.core.federation import document as federated_document
+from bot_layer.core.federation.document import Content, Rules, Source
+from bot_layer.core.federation.settings import Answering
 from bot_layer.core.identifiers import search_token
 from bot_layer.core.json import Json
+from bot_layer.core.patients import index_patient, registration
 from bot_layer.errors import InputError, PermanentError, ReviewNeeded
 
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from bot_layer.clients.health_gorilla import HealthGorillaClient
-from bot_layer.clients.medplum import Medplum
-from bot_layer.core import account_wishes, accounts, identifiers, password, practice
-from bot_layer.core.account_wishes import Wishes
+from bot_layer.clients.health_gorilla.client import HealthGorillaClient
+from bot_layer.clients.medplum.client import Medplum
+from bot_layer.core import identifiers
+from bot_layer.core.clinicians import account_wishes, accounts, password, practice
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.health_gorilla import HealthGorilla
 from bot_layer.core.event import Event
-from bot_layer.core.health_gorilla import HealthGorilla
 from bot_layer.core.json import Json
 
 

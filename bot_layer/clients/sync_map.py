@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bot_layer.clients.sync_database import Row, SyncDatabase
-from bot_layer.core.references import Key
+from bot_layer.core.bulk.references import Key
 
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS known (type TEXT, id TEXT, medplum TEXT NOT NULL, digest BLOB, PRIMARY KEY (type, id))",

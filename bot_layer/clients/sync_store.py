@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 import orjson
 
-from bot_layer.clients.medplum_login import SERVICE
-from bot_layer.clients.medplum_requests import FHIR_JSON, MedplumRequests
+from bot_layer.clients.medplum.login import SERVICE
+from bot_layer.clients.medplum.requests import FHIR_JSON, MedplumRequests
 from bot_layer.core import pace
+from bot_layer.core.bulk.sync_state import SyncState
+from bot_layer.core.bulk.sync_task import TASK_SYSTEM, from_task, to_task
 from bot_layer.core.json import Json
-from bot_layer.core.sync_state import TASK_SYSTEM, SyncState, from_task, to_task
 from bot_layer.errors import PermanentError, TransientError
 
 LEASE_SECONDS: Final = 120.0

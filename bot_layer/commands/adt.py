@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from bot_layer.clients.medplum import connect_environment
-from bot_layer.clients.medplum_patients import PatientStore
-from bot_layer.core import adt_out
-from bot_layer.core.registration_settings import adt_policy
+from bot_layer.clients.medplum.client import connect_environment
+from bot_layer.clients.medplum.patients import PatientStore
+from bot_layer.core.patients import adt_out
+from bot_layer.core.patients.registration_settings import adt_policy
 from bot_layer.errors import BotError
 
 app = typer.Typer()

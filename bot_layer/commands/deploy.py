@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bot_layer.clients.medplum import Medplum, connect_environment
+from bot_layer.clients.medplum.client import Medplum, connect_environment
 from bot_layer.collection import load
-from bot_layer.core.deployment import Step
+from bot_layer.core.hosting.deployment import Step
 from bot_layer.core.json import Json
 from bot_layer.deploy import report
 from bot_layer.deploy.declared import RUNTIMES

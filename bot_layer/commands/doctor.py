@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bot_layer.clients.medplum import connect_environment
+from bot_layer.clients.medplum.client import connect_environment
 from bot_layer.clients.transport import require_safe_url
 from bot_layer.collection import load
-from bot_layer.core.checks import Finding
+from bot_layer.core.clinicians.checks import Finding
 from bot_layer.errors import BotError
 
 app = typer.Typer()

@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bot_layer.clients.medplum import Medplum, connect_environment
+from bot_layer.clients.medplum.client import Medplum, connect_environment
 from bot_layer.clients.transport import Patience
 from bot_layer.collection import load
-from bot_layer.core import parameters, roster
+from bot_layer.core import parameters
+from bot_layer.core.clinicians import roster
+from bot_layer.core.clinicians.roster import Entry, Row
 from bot_layer.core.identifiers import NPI_SYSTEM
 from bot_layer.core.json import Json
-from bot_layer.core.roster import Entry, Row
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.handler import Handler
 from bot_layer.runtime.invoke import invoke

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bot_layer.core.federated_token import hash_secret
+from bot_layer.core.federation.token import hash_secret
 
 app = typer.Typer()
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bot_layer import spans
-from bot_layer.clients.medplum import connect_environment
+from bot_layer.clients.medplum.client import connect_environment
 from bot_layer.collection import load
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError

@@ -24,12 +24,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bot_layer.clients.medplum_login import ClientLogin
-from bot_layer.clients.medplum_requests import MedplumRequests
+from bot_layer.clients.medplum.login import ClientLogin
+from bot_layer.clients.medplum.requests import MedplumRequests
 from bot_layer.commands.environment import number
-from bot_layer.core import sync_state
-from bot_layer.core.source_identity import in_order
-from bot_layer.core.sync_settings import SETTINGS, SyncSettings, read_settings
+from bot_layer.core.bulk import sync_state, sync_task
+from bot_layer.core.bulk.source_identity import in_order
+from bot_layer.core.bulk.sync_settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.sync.engine import Halted, Options, Sync
 from bot_layer.sync.part import FileWorker
@@ -119,8 +119,8 @@ def status() -> None:
         settings, medplum = read_world(os.environ)
         sync = make_sync(settings, medplum.base_url, medplum)
         state = sync.store.load()
-        record = sync_state.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
-    record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_state.describe(state.run)}
+        record = sync_task.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
+    record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_task.describe(state.run)}
     if state.run is not None and state.run.edits.listed:
         record["edited"] = {each.reference: list(each.fields) for each in state.run.edits.listed}
         record["editedMore"] = state.run.edits.more
@@ -229,9 +229,9 @@ class _Around:
                 sync.map.close()
         if self.stop.is_set() and (state.run is None or not state.run.over):
             return STOPPED
-        typer.echo(sync_state.describe(state.run))
+        typer.echo(sync_task.describe(state.run))
         if state.run is not None:
-            for line in sync_state.report(state.run):
+            for line in sync_task.report(state.run):
                 typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
         if state.failures:
             typer.echo(f"  failed-resources: {state.failures}")

@@ -15,7 +15,7 @@ import typer
 import uvicorn
 
 from bot_layer import listening
-from bot_layer.clients.medplum import Medplum, connect_environment
+from bot_layer.clients.medplum.client import Medplum, connect_environment
 from bot_layer.collection import Collection, load
 from bot_layer.commands.environment import number
 from bot_layer.errors import BotError, ConfigError

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from bot_layer.collection import Collection
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
-from bot_layer.core.deployment import IMPLEMENTATION, Wanted, symbol
+from bot_layer.core.hosting.deployment import IMPLEMENTATION, Wanted, symbol
 from bot_layer.core.json import Json
 from bot_layer.handler import operation_definition
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.clients.transport import Answer, Patience, Transport
 from bot_layer.collection import Collection, module_of
-from bot_layer.core.checks import Finding, passed
+from bot_layer.core.clinicians.checks import Finding, passed
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
-from bot_layer.core.deployment_checks import version_of
+from bot_layer.core.hosting.deployment_checks import version_of
 from bot_layer.core.json import Json
 from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.project import Project, open_project

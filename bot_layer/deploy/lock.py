@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.core.json import Json
 from bot_layer.errors import TransientError
 

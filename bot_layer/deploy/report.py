@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bot_layer.core.deployment import Difference, Plan, Step
-from bot_layer.core.deployment_checks import Problem
+from bot_layer.core.hosting.deployment import Difference, Plan, Step
+from bot_layer.core.hosting.deployment_checks import Problem
 from bot_layer.core.json import Json
 
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}

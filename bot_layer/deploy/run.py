@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.collection import Collection
-from bot_layer.core.deployment import Plan, Step, Wanted, plan
-from bot_layer.core.deployment_checks import Problem, check
+from bot_layer.core.hosting.deployment import Plan, Step, Wanted, plan
+from bot_layer.core.hosting.deployment_checks import Problem, check
 from bot_layer.deploy import lock as locking
 from bot_layer.deploy.declared import declared, relay_code
 from bot_layer.deploy.lock import Entry

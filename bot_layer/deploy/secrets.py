@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bot_layer.collection import Collection
-from bot_layer.core.deployment import Found, Step, Wanted
+from bot_layer.core.hosting.deployment import Found, Step, Wanted
 from bot_layer.core.json import Json
 from bot_layer.deploy.project import Project
 from bot_layer.errors import InputError

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import jwt
 
-from bot_layer.clients.medplum import connect
+from bot_layer.clients.medplum.client import connect
 from bot_layer.clients.transport import require_safe_url
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.core.event import Event

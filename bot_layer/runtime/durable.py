@@ -21,10 +21,10 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, error
 
 from bot_layer import spans
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.collection import Collection
-from bot_layer.core import inbox as rules
-from bot_layer.core.inbox import Intake, Verdict
+from bot_layer.core.hosting import inbox as rules
+from bot_layer.core.hosting.inbox import Intake, Verdict
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.handler import Handler

@@ -20,11 +20,13 @@ from starlette.routing import Route
 
 from bot_layer import spans
 from bot_layer.clients.federated_source import FederatedSource, Found
-from bot_layer.clients.medplum import Medplum, connect_environment
-from bot_layer.core import federation, federation_metadata, outcomes
-from bot_layer.core.federated_audit import Access
-from bot_layer.core.federated_token import Refused
-from bot_layer.core.federation_settings import Answering, Serving, read_answering, read_serving
+from bot_layer.clients.medplum.client import Medplum, connect_environment
+from bot_layer.core import outcomes
+from bot_layer.core.federation import metadata as federation_metadata
+from bot_layer.core.federation import query as federation
+from bot_layer.core.federation.audit import Access
+from bot_layer.core.federation.settings import Answering, Serving, read_answering, read_serving
+from bot_layer.core.federation.token import Refused
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.runtime.federated_audit import Recorder

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from bot_layer.clients.medplum import Medplum
-from bot_layer.core.federated_audit import Access, audit_event
+from bot_layer.clients.medplum.client import Medplum
+from bot_layer.core.federation.audit import Access, audit_event
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError, TransientError
 

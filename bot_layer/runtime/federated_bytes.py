@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from bot_layer.clients.federated_source import Opened
-from bot_layer.core.byte_range import Span, Unsatisfiable, byte_range
+from bot_layer.core.hosting.byte_range import Span, Unsatisfiable, byte_range
 
 PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 

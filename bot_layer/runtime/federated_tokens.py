@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import jwt
 
-from bot_layer.core.federated_token import Client, Refused, granted, is_secret, read_request
-from bot_layer.core.federation_settings import Serving
+from bot_layer.core.federation.settings import Serving
+from bot_layer.core.federation.token import Client, Refused, granted, is_secret, read_request
 from bot_layer.core.json import Json
 
 _ALGORITHM = "HS256"

@@ -24,8 +24,8 @@ from starlette.routing import Route
 
 from bot_layer import spans
 from bot_layer.collection import Collection, load
+from bot_layer.core.hosting.relay_signature import Verifier
 from bot_layer.core.json import Json
-from bot_layer.core.relay_signature import Verifier
 from bot_layer.errors import AuthError, BotError, InputError
 from bot_layer.handler import Handler
 from bot_layer.listening import ThreadedServer

@@ -27,7 +27,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from bot_layer import spans
-from bot_layer.core.path_template import of_path, of_template
+from bot_layer.core.hosting.path_template import of_path, of_template
 from bot_layer.errors import BotError, InputError, ReviewNeeded
 
 _NAME: Final = "medplum-python-bots"

@@ -14,10 +14,10 @@ from typing import Any
 from croniter import croniter
 from dbos import DBOS
 
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.collection import Collection
-from bot_layer.core import inbox as rules
 from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM, Bot
+from bot_layer.core.hosting import inbox as rules
 from bot_layer.core.json import Json
 from bot_layer.errors import ConfigError
 from bot_layer.runtime.durable import serving

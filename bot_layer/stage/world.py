@@ -14,9 +14,9 @@ from typing import Any, Final, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bot_layer.clients.medplum import Medplum, connect_client
+from bot_layer.clients.medplum.client import Medplum, connect_client
 from bot_layer.clients.transport import Patience
-from bot_layer.core.federated_token import hash_secret
+from bot_layer.core.federation.token import hash_secret
 from bot_layer.core.json import Json
 from bot_layer.listening import LOOPBACK, bind
 from bot_layer.runtime import federated

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
-from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.medplum.writer import MedplumWriter
+from bot_layer.clients.practice_fusion.client import PracticeFusion
 from bot_layer.clients.sync_store import LeaseLost
-from bot_layer.core import references, source_mark, upsert
+from bot_layer.core.bulk import references, source_mark, upsert
+from bot_layer.core.bulk.ndjson import Resource
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
+from bot_layer.core.bulk.upsert import Found
 from bot_layer.core.json import Json
-from bot_layer.core.ndjson import Resource
-from bot_layer.core.references import Key
-from bot_layer.core.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
-from bot_layer.core.upsert import Found
 from bot_layer.errors import AuthError, BotError, TransientError
 
 # Where attachments stand in the types that the source exports.

@@ -6,8 +6,9 @@ import uuid
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.core.smart import Discovery
-from bot_layer.core.sync_state import Run, SyncState, filtered_by
+from bot_layer.core.bulk.smart import Discovery
+from bot_layer.core.bulk.sync_plan import filtered_by
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.sync.ending import KNOWS_WAITING
 from bot_layer.sync.failures import retry, stored_failures
 from bot_layer.sync.overwriting import carried_edits, overwrite

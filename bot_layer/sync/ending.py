@@ -11,19 +11,19 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from bot_layer.clients.medplum_changes import Changed
-from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.medplum.changes import Changed
+from bot_layer.clients.medplum.writer import MedplumWriter
+from bot_layer.clients.practice_fusion.client import PracticeFusion
 from bot_layer.clients.sync_map import SyncMap
-from bot_layer.core import references, source_mark, upsert
+from bot_layer.core.bulk import references, source_mark, upsert
+from bot_layer.core.bulk.marking import marked
+from bot_layer.core.bulk.ndjson import Resource, resource_of
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
+from bot_layer.core.bulk.source_mark import SYNC_TAG
+from bot_layer.core.bulk.sync_settings import Deletion
+from bot_layer.core.bulk.upsert import Found
 from bot_layer.core.json import Json
-from bot_layer.core.marking import marked
-from bot_layer.core.ndjson import Resource, resource_of
-from bot_layer.core.references import Key
-from bot_layer.core.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
-from bot_layer.core.source_mark import SYNC_TAG
-from bot_layer.core.sync_settings import Deletion
-from bot_layer.core.upsert import Found
 from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.sync.attachments import stored_contents
 from bot_layer.sync.loader import Loaded, Loader

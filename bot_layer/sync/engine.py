@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from bot_layer.clients.medplum_writer import MedplumWriter
+from bot_layer.clients.medplum.writer import MedplumWriter
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import LeaseLost, SyncStore
-from bot_layer.core import sync_state
-from bot_layer.core.local_edits import EditList
-from bot_layer.core.sync_settings import SyncSettings
-from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.core.bulk import sync_state
+from bot_layer.core.bulk.local_edits import EditList
+from bot_layer.core.bulk.sync_settings import SyncSettings
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.errors import BotError, TransientError
 from bot_layer.sync import previewing
 from bot_layer.sync.beginning import begin, use_scopes

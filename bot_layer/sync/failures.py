@@ -13,8 +13,8 @@ import msgspec
 import xxhash
 
 from bot_layer.clients.sync_map import Failure, SyncMap
-from bot_layer.core.references import Key
-from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.sync.hands import loading
 from bot_layer.sync.overwriting import carried_edits
 from bot_layer.sync.places import with_loaded

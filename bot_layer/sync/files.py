@@ -11,9 +11,9 @@ from typing import Final
 
 import orjson
 
-from bot_layer.core.ndjson import BadLine, Line, Resource, read_resources
-from bot_layer.core.references import Key
-from bot_layer.core.sync_state import COUNTED
+from bot_layer.core.bulk.ndjson import BadLine, Line, Resource, read_resources
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.sync_state import COUNTED
 from bot_layer.sync.loader import Loaded, Loader
 
 HANDFUL: Final = 100

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import orjson
 
-from bot_layer.core.sync_state import Run, SyncState, next_members, next_stamps, totals
+from bot_layer.core.bulk.sync_plan import next_members, next_stamps
+from bot_layer.core.bulk.sync_state import Run, SyncState, totals
 from bot_layer.sync.ending import MANY, Ending
 from bot_layer.sync.failures import store_failures
 from bot_layer.sync.hands import ending

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from bot_layer.core.sync_state import Run
-from bot_layer.core.upsert import Policy
+from bot_layer.core.bulk.sync_state import Run
+from bot_layer.core.bulk.upsert import Policy
 from bot_layer.sync.attachments import Attachments
 from bot_layer.sync.ending import Ending
 from bot_layer.sync.files import FileLoader

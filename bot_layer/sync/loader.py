@@ -14,18 +14,18 @@ from typing import Final
 
 import orjson
 
-from bot_layer.clients.medplum_upserts import Outcome
-from bot_layer.clients.medplum_writer import MedplumWriter
+from bot_layer.clients.medplum.upserts import Outcome
+from bot_layer.clients.medplum.writer import MedplumWriter
 from bot_layer.clients.sync_map import Failure, SyncMap
-from bot_layer.core import references, source_mark, upsert
+from bot_layer.core.bulk import references, source_mark, upsert
+from bot_layer.core.bulk.local_edits import LocalEdit
+from bot_layer.core.bulk.ndjson import Resource
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.resource_bytes import Marked
+from bot_layer.core.bulk.source_identity import stored_as
+from bot_layer.core.bulk.sync_state import COUNTED, add_counts
+from bot_layer.core.bulk.upsert import Found, Incoming
 from bot_layer.core.json import Json
-from bot_layer.core.local_edits import LocalEdit
-from bot_layer.core.ndjson import Resource
-from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked
-from bot_layer.core.source_identity import stored_as
-from bot_layer.core.sync_state import COUNTED, add_counts
-from bot_layer.core.upsert import Found, Incoming
 from bot_layer.errors import PermanentError
 from bot_layer.sync.attachments import Attachments
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from bot_layer.clients.practice_fusion_files import LinkExpired
-from bot_layer.core.bulk_export import ExportFile, Failed, Manifest
-from bot_layer.core.ndjson import Line, split_lines
-from bot_layer.core.source_identity import level_of
-from bot_layer.core.sync_state import FileState, Job, Run, SyncState, totals
+from bot_layer.clients.practice_fusion.files import LinkExpired
+from bot_layer.core.bulk.bulk_export import ExportFile, Failed, Manifest
+from bot_layer.core.bulk.ndjson import Line, split_lines
+from bot_layer.core.bulk.source_identity import level_of
+from bot_layer.core.bulk.sync_state import FileState, Job, Run, SyncState, totals
 from bot_layer.errors import PermanentError
 from bot_layer.sync.files import FileLoader
 from bot_layer.sync.hands import loading

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bot_layer.clients.practice_fusion_files import LinkExpired
-from bot_layer.core import bulk_export
-from bot_layer.core.bulk_export import ExportFile
-from bot_layer.core.ndjson import Resource, read_resources, split_lines
-from bot_layer.core.references import Key
-from bot_layer.core.source_identity import POINTED_TO
-from bot_layer.core.sync_state import FileState
+from bot_layer.clients.practice_fusion.files import LinkExpired
+from bot_layer.core.bulk import bulk_export
+from bot_layer.core.bulk.bulk_export import ExportFile
+from bot_layer.core.bulk.ndjson import Resource, read_resources, split_lines
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.source_identity import POINTED_TO
+from bot_layer.core.bulk.sync_state import FileState
 from bot_layer.errors import TransientError
 from bot_layer.sync.hands import ending
 from bot_layer.sync.places import file_done

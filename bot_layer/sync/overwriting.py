@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.core.local_edits import EditList, LocalEdit
-from bot_layer.core.ndjson import Resource, resource_of
-from bot_layer.core.source_identity import brought_as, source_id_of
-from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.core.bulk.local_edits import EditList, LocalEdit
+from bot_layer.core.bulk.ndjson import Resource, resource_of
+from bot_layer.core.bulk.source_identity import brought_as, source_id_of
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.errors import AuthError, PermanentError
 from bot_layer.sync.hands import loading
 from bot_layer.sync.loader import Loaded

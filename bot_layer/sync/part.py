@@ -14,13 +14,14 @@ from typing import Final
 
 import orjson
 
-from bot_layer.clients.practice_fusion_files import LinkExpired
+from bot_layer.clients.practice_fusion.files import LinkExpired
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import LeaseLost, SyncStore
-from bot_layer.core.bulk_export import Complete, Failed
+from bot_layer.core.bulk.bulk_export import Complete, Failed
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.sync_state import FileState, Job, Run, SyncState, add_part, part_of
+from bot_layer.core.bulk.sync_task import read_part
 from bot_layer.core.json import Json
-from bot_layer.core.references import Key
-from bot_layer.core.sync_state import FileState, Job, Run, SyncState, add_part, part_of, read_part
 from bot_layer.errors import BotError, TransientError
 from bot_layer.sync.beginning import use_scopes
 from bot_layer.sync.files import KeysInFlight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot_layer.core.sync_state import BAD_LINES, FileState, Job, Run, add_counts
+from bot_layer.core.bulk.sync_state import BAD_LINES, FileState, Job, Run, add_counts
 from bot_layer.sync.files import Step
 from bot_layer.sync.loader import Loaded
 from bot_layer.sync.session import Session, job_of

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, cast
 
-from bot_layer.core import bulk_export
-from bot_layer.core.bulk_export import Export, Level, Refused, Started
-from bot_layer.core.sync_state import Job, Run, SyncState, plan_jobs, roll
+from bot_layer.core.bulk import kickoff
+from bot_layer.core.bulk.bulk_export import Level
+from bot_layer.core.bulk.kickoff import Export, Refused, Started
+from bot_layer.core.bulk.sync_plan import plan_jobs, roll
+from bot_layer.core.bulk.sync_state import Job, Run, SyncState
 from bot_layer.errors import PermanentError
 from bot_layer.sync.searching import left_out
 from bot_layer.sync.session import Options, Session
@@ -73,7 +75,7 @@ def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
             "the Group and the app's rights.",
             service="Practice Fusion",
             status=refused.status,
-            path=bulk_export.export_path(_export_level(job.level), "{id}"),
+            path=kickoff.export_path(_export_level(job.level), "{id}"),
             code="export-refused",
         )
     level = levels[place + 1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.core.bulk_export import Complete, ExportFile, Failed, Manifest, Wait
-from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of
+from bot_layer.core.bulk.bulk_export import Complete, ExportFile, Failed, Manifest, Wait
+from bot_layer.core.bulk.sync_plan import files_of
+from bot_layer.core.bulk.sync_state import FileState, Job, Run, SyncState
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sync.session import Session
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot_layer.core.bulk_export import Failed, Refused, Wait
-from bot_layer.core.ndjson import split_lines
-from bot_layer.core.sync_state import Job, Run
+from bot_layer.core.bulk.bulk_export import Failed, Wait
+from bot_layer.core.bulk.kickoff import Refused
+from bot_layer.core.bulk.ndjson import split_lines
+from bot_layer.core.bulk.sync_state import Job, Run
 from bot_layer.errors import TransientError
 from bot_layer.sync.beginning import granted
 from bot_layer.sync.planning import ask_for_export, next_level, planned

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bot_layer.core import sync_state
-from bot_layer.core.sync_state import Run, SyncState
+from bot_layer.core.bulk import sync_state
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.errors import ConfigError
 from bot_layer.sync.searching import searched
 from bot_layer.sync.session import Session

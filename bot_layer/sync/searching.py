@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import orjson
 
-from bot_layer.clients.practice_fusion import PracticeFusion
+from bot_layer.clients.practice_fusion.client import PracticeFusion
+from bot_layer.core.bulk.ndjson import Line
+from bot_layer.core.bulk.source_identity import POINTED_TO
 from bot_layer.core.json import Json
-from bot_layer.core.ndjson import Line
-from bot_layer.core.source_identity import POINTED_TO
 
 # The types that can be searched by patient (https://hl7.org/fhir/R4/compartmentdefinition-patient.html). The others
 # (Organization, Practitioner, Medication, ...) are read when something points to them.

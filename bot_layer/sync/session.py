@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.clients.practice_fusion import PracticeFusion
-from bot_layer.clients.practice_fusion_requests import Log
+from bot_layer.clients.medplum.writer import MedplumWriter
+from bot_layer.clients.practice_fusion.client import PracticeFusion
+from bot_layer.clients.practice_fusion.requests import Log
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import SyncStore
-from bot_layer.core.bulk_export import Manifest, is_instant
-from bot_layer.core.sync_settings import SyncSettings
-from bot_layer.core.sync_state import Job, Run, SyncState
+from bot_layer.core.bulk.bulk_export import Manifest
+from bot_layer.core.bulk.sync_settings import SyncSettings
+from bot_layer.core.bulk.sync_state import Job, Run, SyncState
+from bot_layer.core.bulk.time_stamps import is_instant
 from bot_layer.errors import InputError, TransientError
 from bot_layer.sync.files import KeysInFlight
 from bot_layer.sync.fleet import Fleet

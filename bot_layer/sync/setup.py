@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bot_layer.clients.medplum_login import Login
-from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.clients.practice_fusion import PracticeFusion
-from bot_layer.clients.practice_fusion_requests import Log
+from bot_layer.clients.medplum.login import Login
+from bot_layer.clients.medplum.writer import MedplumWriter
+from bot_layer.clients.practice_fusion.client import PracticeFusion
+from bot_layer.clients.practice_fusion.requests import Log
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import SyncStore
-from bot_layer.core.sync_settings import SyncSettings
+from bot_layer.core.bulk.sync_settings import SyncSettings
 from bot_layer.sync.engine import Sync
 from bot_layer.sync.session import Halted, Progress, Session
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.clients.practice_fusion_files import LinkExpired
+from bot_layer.clients.practice_fusion.files import LinkExpired
+from bot_layer.core.bulk.sync_state import FileState, add_part
+from bot_layer.core.bulk.sync_task import read_part
 from bot_layer.core.json import Json
-from bot_layer.core.sync_state import FileState, add_part, read_part
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sync.fleet import FileTask, Fleet
 from bot_layer.sync.places import file_done

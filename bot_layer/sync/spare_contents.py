@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
-from bot_layer.core.content_reserve import RESERVE_SYSTEM, ids_named, reserved_ids
+from bot_layer.core.bulk.content_reserve import RESERVE_SYSTEM, ids_named, reserved_ids
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, PermanentError
 from bot_layer.sync.attachments import PLACES

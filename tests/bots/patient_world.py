@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot_layer.clients.medplum import Medplum, connect_client
+from bot_layer.clients.medplum.client import Medplum, connect_client
 from bot_layer.core import outcomes, parameters
 from bot_layer.core.json import Json
 from bot_layer.sandbox.faults import Faults

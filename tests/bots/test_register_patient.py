@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from bot_layer.core import hl7v2, parameters
+from bot_layer.core import parameters
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
+from bot_layer.core.patients import hl7v2
 from bot_layer.runtime.invoke import invoke
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla.sandbox import HealthGorillaSandbox

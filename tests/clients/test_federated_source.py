@@ -8,14 +8,15 @@ from functools import partial
 
 import pytest
 
-from bot_layer.clients import federated_source, medplum_binary
+from bot_layer.clients import federated_source
 from bot_layer.clients.federated_source import FederatedSource
-from bot_layer.clients.medplum import Medplum, connect_client
+from bot_layer.clients.medplum import binary as medplum_binary
+from bot_layer.clients.medplum.client import Medplum, connect_client
 from bot_layer.clients.transport import Patience
-from bot_layer.core import adt
-from bot_layer.core.federated_document import Rules
-from bot_layer.core.federation_settings import Answering
+from bot_layer.core.federation.document import Rules
+from bot_layer.core.federation.settings import Answering
 from bot_layer.core.json import Json
+from bot_layer.core.patients import adt
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, TransientError
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 

@@ -14,11 +14,11 @@ import responses
 from requests.structures import CaseInsensitiveDict
 from responses.matchers import query_param_matcher
 
-from bot_layer.clients import health_gorilla
-from bot_layer.clients.health_gorilla import HealthGorillaClient, created_id, resources
+from bot_layer.clients.health_gorilla import client as health_gorilla
+from bot_layer.clients.health_gorilla.client import HealthGorillaClient, created_id, resources
 from bot_layer.clients.transport import Answer, Patience, Transport
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.enrollment import Enrolment
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.enrollment import Enrolment
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, ConfigError, PermanentError, ServiceError, TransientError
 from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi

@@ -12,14 +12,14 @@ import pytest
 import requests
 import responses
 
-from bot_layer.clients import health_gorilla_accounts as accounts_there
-from bot_layer.clients.health_gorilla import HealthGorillaClient
-from bot_layer.clients.health_gorilla_accounts import Account
+from bot_layer.clients.health_gorilla import accounts as accounts_there
+from bot_layer.clients.health_gorilla.accounts import Account
+from bot_layer.clients.health_gorilla.client import HealthGorillaClient
 from bot_layer.clients.transport import Patience, Transport
-from bot_layer.core import accounts, enrollment
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.account_wishes import Wishes
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.core.clinicians import accounts, enrollment
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.identifiers import account_number
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, TransientError

@@ -14,10 +14,10 @@ import responses
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from bot_layer.clients.health_gorilla_token import Token, TokenStore, assertion, request_token
+from bot_layer.clients.health_gorilla.token import Token, TokenStore, assertion, request_token
 from bot_layer.clients.transport import Patience, Transport
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.health_gorilla import ALGORITHMS, HealthGorilla
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.health_gorilla import ALGORITHMS, HealthGorilla
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches
 from bot_layer.sandbox.health_gorilla.switches import Grant

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from bot_layer.clients import medplum
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum import client as medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.clients.transport import Patience
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json

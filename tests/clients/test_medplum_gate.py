@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from bot_layer.clients.medplum_gate import Gate
+from bot_layer.clients.medplum.gate import Gate
 from bot_layer.core.pace import Concurrency
 
 BATCH = 100

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from bot_layer.clients.medplum_login import ClientLogin, GivenToken
-from bot_layer.clients.medplum_writer import MedplumWriter
-from bot_layer.core import source_mark
+from bot_layer.clients.medplum.login import ClientLogin, GivenToken
+from bot_layer.clients.medplum.writer import MedplumWriter
+from bot_layer.core.bulk import source_mark
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.upsert import Incoming
 from bot_layer.core.json import Json
-from bot_layer.core.references import Key
-from bot_layer.core.upsert import Incoming
 from bot_layer.errors import AuthError
 from bot_layer.sandbox.medplum import MedplumSandbox
 

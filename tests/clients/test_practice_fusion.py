@@ -24,12 +24,12 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from bot_layer.clients.practice_fusion import PracticeFusion
-from bot_layer.clients.practice_fusion_files import LinkExpired
-from bot_layer.clients.practice_fusion_requests import origin
-from bot_layer.core.bulk_export import ExportFile
-from bot_layer.core.smart import Discovery
-from bot_layer.core.sync_settings import SyncSettings
+from bot_layer.clients.practice_fusion.client import PracticeFusion
+from bot_layer.clients.practice_fusion.files import LinkExpired
+from bot_layer.clients.practice_fusion.requests import origin
+from bot_layer.core.bulk.bulk_export import ExportFile
+from bot_layer.core.bulk.smart import Discovery
+from bot_layer.core.bulk.sync_settings import SyncSettings
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.sandbox.server import Server
 

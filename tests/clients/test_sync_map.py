@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot_layer.clients.sync_map import Failure, SyncMap
-from bot_layer.core.references import Key
+from bot_layer.core.bulk.references import Key
 from bot_layer.errors import ConfigError
 
 ONE, TWO, THREE = Key("Patient", "1"), Key("Patient", "2"), Key("Observation", "1")

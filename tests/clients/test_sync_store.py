@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from bot_layer.clients.medplum_login import ClientLogin
-from bot_layer.clients.medplum_requests import MedplumRequests
+from bot_layer.clients.medplum.login import ClientLogin
+from bot_layer.clients.medplum.requests import MedplumRequests
 from bot_layer.clients.sync_store import LeaseLost, SyncStore
-from bot_layer.core.sync_state import SyncState
+from bot_layer.core.bulk.sync_state import SyncState
 from bot_layer.errors import TransientError
 from bot_layer.sandbox.medplum import MedplumSandbox
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner
 
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.collection import load
 from bot_layer.commands.doctor import app
-from bot_layer.core.checks import Finding
+from bot_layer.core.clinicians.checks import Finding
 from bot_layer.deploy.doctor import Patient, examine
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.runtime.host import HostServer, HostSettings

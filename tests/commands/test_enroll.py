@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bot_layer.cli import build
-from bot_layer.clients.medplum import connect_client
+from bot_layer.clients.medplum.client import connect_client
 from bot_layer.collection import load
 from bot_layer.commands.enroll import Enroller, run
+from bot_layer.core.clinicians.roster import Entry, Row
 from bot_layer.core.json import Json
-from bot_layer.core.roster import Entry, Row
 from bot_layer.sandbox.health_gorilla import npi
 from tests.bots.practice_world import HG, LOGIN, NPI, World, clinician, organization, world
 

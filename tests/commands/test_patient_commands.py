@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bot_layer.cli import build
-from bot_layer.clients.medplum import connect_client
-from bot_layer.core import adt, federated_token
-from bot_layer.core.federated_token import is_secret
+from bot_layer.clients.medplum.client import connect_client
+from bot_layer.core.federation import token as federated_token
+from bot_layer.core.federation.token import is_secret
+from bot_layer.core.patients import adt
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 from tests.bots.patient_world import MRN, person
 

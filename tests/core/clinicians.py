@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bot_layer.core import accounts
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.enrollment import Enrolment
-from bot_layer.core.health_gorilla import HealthGorilla
+from bot_layer.core.clinicians import accounts
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.enrollment import Enrolment
+from bot_layer.core.clinicians.health_gorilla import HealthGorilla
 from bot_layer.core.identifiers import NPI_SYSTEM, account_number, health_gorilla, npi
 from bot_layer.core.json import Json
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
-from bot_layer.core.index_patient import Policy
 from bot_layer.core.json import Json
+from bot_layer.core.patients.index_patient import Policy
 
 SYSTEM = "https://clinic.example"
 POLICY = Policy(SYSTEM)

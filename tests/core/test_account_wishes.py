@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bot_layer.core import account_wishes
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.account_wishes import Wishes
+from bot_layer.core.clinicians import account_wishes
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.account_wishes import Wishes
 from bot_layer.core.identifiers import account_number, provider_number
 from bot_layer.core.json import Json
 from tests.core.clinicians import NUMBER, practitioner, settings

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fhir.resources.R4B.practitionerrole import PractitionerRole
 
-from bot_layer.core import accounts
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.accounts import Account
+from bot_layer.core.clinicians import accounts
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.accounts import Account
 from bot_layer.core.identifiers import npi
 from bot_layer.core.json import Json
 

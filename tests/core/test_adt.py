@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import adt, adt_out, hl7v2
-from bot_layer.core.adt import Person
 from bot_layer.core.json import Json
+from bot_layer.core.patients import adt, adt_out, hl7v2
+from bot_layer.core.patients.adt import Person
 from bot_layer.errors import InputError, ReviewNeeded
 
 from .people import patient

@@ -8,8 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from bot_layer.core import bulk_export
-from bot_layer.core.bulk_export import Complete, Export, Failed, Refused, Started, Wait, WaitLimits
+from bot_layer.core.bulk import bulk_export, kickoff, time_stamps
+from bot_layer.core.bulk.bulk_export import Complete, Failed, Wait, WaitLimits
+from bot_layer.core.bulk.kickoff import Export, Refused, Started
 
 BASE = "https://source.example/fhir/"
 LIMITS = WaitLimits()
@@ -27,23 +28,21 @@ def outcome(code: str) -> bytes:
 
 def test_the_kickoff_of_each_level() -> None:
     """GET with one list of types, the time stamp and the format; the headers that the guide requires."""
-    asked = bulk_export.kickoff_request(BASE, Export("group", ("A", "B"), "g", "2024-01-01T00:00:00Z", ("A?x=1,2",)))
+    asked = kickoff.kickoff_request(BASE, Export("group", ("A", "B"), "g", "2024-01-01T00:00:00Z", ("A?x=1,2",)))
     assert asked.method == "GET"
     assert asked.headers == {"Accept": "application/fhir+json", "Prefer": "respond-async"}
     assert asked.url == (
         "https://source.example/fhir/Group/g/$export?_outputFormat=application/fhir%2Bndjson&_type=A,B"
         "&_since=2024-01-01T00:00:00Z&_typeFilter=A%3Fx%3D1%252C2"
     )
-    assert bulk_export.kickoff_request(BASE, Export("system", ())).url.startswith(
-        "https://source.example/fhir/$export?"
-    )
-    assert "/Patient/$export" in bulk_export.kickoff_request(BASE, Export("patient", ())).url
+    assert kickoff.kickoff_request(BASE, Export("system", ())).url.startswith("https://source.example/fhir/$export?")
+    assert "/Patient/$export" in kickoff.kickoff_request(BASE, Export("patient", ())).url
 
 
 def test_a_time_stamp_with_an_offset_arrives_as_it_was_given() -> None:
     """A plus in a query is a space: HAPI's transactionTime ends in +00:00, and the next export was refused."""
     stamp = "2024-01-01T00:00:00.000+05:30"
-    asked = bulk_export.kickoff_request(BASE, Export("system", ("A",), since=stamp, type_filters=("A?x=1 2+3",)))
+    asked = kickoff.kickoff_request(BASE, Export("system", ("A",), since=stamp, type_filters=("A?x=1 2+3",)))
     assert parse_qs(urlsplit(asked.url).query) == {
         "_outputFormat": ["application/fhir+ndjson"],
         "_type": ["A"],
@@ -54,7 +53,7 @@ def test_a_time_stamp_with_an_offset_arrives_as_it_was_given() -> None:
 
 def test_a_kickoff_by_post_carries_parameters() -> None:
     """Where the server wants it, and where patients are named."""
-    asked = bulk_export.kickoff_request(BASE, Export("patient", ("A",), "", "2024-01-01T00:00:00Z", ("A?x=1",), ("p",)))
+    asked = kickoff.kickoff_request(BASE, Export("patient", ("A",), "", "2024-01-01T00:00:00Z", ("A?x=1",), ("p",)))
     assert asked.method == "POST"
     assert asked.body is not None
     assert [each["name"] for each in asked.body["parameter"]] == [
@@ -64,35 +63,35 @@ def test_a_kickoff_by_post_carries_parameters() -> None:
         "_typeFilter",
         "patient",
     ]
-    plain = bulk_export.kickoff_request(BASE, Export("system", ()), post=True)
+    plain = kickoff.kickoff_request(BASE, Export("system", ()), post=True)
     assert plain.body is not None
     assert len(plain.body["parameter"]) == 1
 
 
-def kickoff(status: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Any:
+def kicked_off(status: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Any:
     """What an answer means."""
-    return bulk_export.read_kickoff(status, headers or {}, text, now=0.0)
+    return kickoff.read_kickoff(status, headers or {}, text, now=0.0)
 
 
 def test_what_the_answer_to_a_kickoff_means() -> None:
     """Started, busy, or refused: at this level, in this way, or at all."""
-    assert kickoff(202, {"Content-Location": "u"}) == Started("u")
-    assert isinstance(kickoff(429), Wait)
-    assert isinstance(kickoff(500, {}, outcome("transient")), Wait)
-    refused = kickoff(403, {}, outcome("forbidden"))
+    assert kicked_off(202, {"Content-Location": "u"}) == Started("u")
+    assert isinstance(kicked_off(429), Wait)
+    assert isinstance(kicked_off(500, {}, outcome("transient")), Wait)
+    refused = kicked_off(403, {}, outcome("forbidden"))
     assert isinstance(refused, Refused)
     assert refused.unsupported
     assert "forbidden" in refused.reason
-    assert kickoff(405).post_only
-    assert kickoff(400, {}, b"use POST").post_only
-    assert not kickoff(500).unsupported
-    assert not kickoff(202).unsupported
+    assert kicked_off(405).post_only
+    assert kicked_off(400, {}, b"use POST").post_only
+    assert not kicked_off(500).unsupported
+    assert not kicked_off(202).unsupported
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 500, 501])
 def test_a_transient_outcome_is_waited_out_whatever_the_status(code: int) -> None:
     """The guide has 4XX and 5XX for it (https://hl7.org/fhir/uv/bulkdata/export.html#bulk-data-status-request)."""
-    assert isinstance(kickoff(code, {}, outcome("transient")), Wait)
+    assert isinstance(kicked_off(code, {}, outcome("transient")), Wait)
     assert isinstance(status(code, {}, outcome("transient")), Wait)
 
 
@@ -201,21 +200,21 @@ def test_issues_are_read_out_of_outcomes() -> None:
 def test_time_stamps_only_move_forward() -> None:
     """Type by type; no stamp, no move; times are compared as moments, not as text."""
     before = {"A": "2024-01-01T12:00:00Z", "B": "2024-06-01T00:00:00Z"}
-    moved = bulk_export.next_since(before, ["A", "B", "C"], "2024-01-01T14:00:00+01:00")
+    moved = time_stamps.next_since(before, ["A", "B", "C"], "2024-01-01T14:00:00+01:00")
     assert moved == {"A": "2024-01-01T14:00:00+01:00", "B": "2024-06-01T00:00:00Z", "C": "2024-01-01T14:00:00+01:00"}
-    assert bulk_export.next_since(before, ["A"], "") == before
+    assert time_stamps.next_since(before, ["A"], "") == before
     later = "2024-07-01T00:00:00Z"
-    assert bulk_export.next_since(before, ["A", "B", "C"], later, since=before["B"]) == before | {"B": later}
-    assert bulk_export.instant("2024-01-01") < bulk_export.instant("2024-01-02T00:00:00Z")
-    assert bulk_export.instant("never") < bulk_export.instant("1970-01-01")
+    assert time_stamps.next_since(before, ["A", "B", "C"], later, since=before["B"]) == before | {"B": later}
+    assert time_stamps.instant("2024-01-01") < time_stamps.instant("2024-01-02T00:00:00Z")
+    assert time_stamps.instant("never") < time_stamps.instant("1970-01-01")
 
 
 def test_since_is_a_moment_with_a_time_zone() -> None:
     """An instant, as the guide has it; nothing shorter."""
     for good in ("2026-01-31T00:00:00Z", "2026-01-31T00:00:00.123+02:00"):
-        assert bulk_export.is_instant(good)
+        assert time_stamps.is_instant(good)
     for bad in ("", "soon", "2026-01-31", "2026-01-31T00:00:00", "2026-01-31T00:00Z", "20260131T000000Z"):
-        assert not bulk_export.is_instant(bad)
+        assert not time_stamps.is_instant(bad)
 
 
 def test_issue_codes_are_read_from_anything() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import checks
-from bot_layer.core import health_gorilla as hg
+from bot_layer.core.clinicians import checks
+from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError, TransientError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot_layer.core.content_reserve import RESERVE_SYSTEM, ids_named, reserve_entries, reserved_ids
+from bot_layer.core.bulk.content_reserve import RESERVE_SYSTEM, ids_named, reserve_entries, reserved_ids
 
 SOURCE = "https://source.example/fhir"
 URNS = ["urn:uuid:11111111-1111-4111-8111-111111111111", "urn:uuid:22222222-2222-4222-8222-222222222222"]

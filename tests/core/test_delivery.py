@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bot_layer.core.declaration import Bot
-from bot_layer.core.delivery import require_delivered
 from bot_layer.core.event import read
+from bot_layer.core.hosting.delivery import require_delivered
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import account_wishes, accounts, enrollment
-from bot_layer.core.account_wishes import Wishes
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.core.clinicians import account_wishes, accounts, enrollment
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.identifiers import NPI_SYSTEM, V2_0203, account_number, health_gorilla, npi
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError, ReviewNeeded

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from fhir.resources.R4B.parameters import Parameters
 
-from bot_layer.core import accounts, enrollment, enrollment_answer, outcomes
-from bot_layer.core.account_wishes import Wishes
-from bot_layer.core.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.core import outcomes
+from bot_layer.core.clinicians import accounts, enrollment, enrollment_answer
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enroll, Enrolment, NothingToDo, Update
 from bot_layer.core.identifiers import health_gorilla
 from bot_layer.core.json import Json
 from bot_layer.core.outcomes import warning

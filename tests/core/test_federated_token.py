@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from bot_layer.core import federated_token as tokens
-from bot_layer.core.federated_token import Asked, Client, Refused
+from bot_layer.core.federation import token as tokens
+from bot_layer.core.federation.token import Asked, Client, Refused
 from bot_layer.errors import ConfigError
 
 CLIENT = Client("hg", tokens.hash_secret("s3cret+%", b"salt" * 4))

@@ -7,9 +7,9 @@ import hashlib
 
 import pytest
 
-from bot_layer.core import federated_document as documents
-from bot_layer.core import federation
-from bot_layer.core.federated_document import Content, Rules
+from bot_layer.core.federation import document as documents
+from bot_layer.core.federation import query as federation
+from bot_layer.core.federation.document import Content, Rules
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError
 

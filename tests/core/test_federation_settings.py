@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from bot_layer.core.federated_document import Rules
-from bot_layer.core.federated_token import hash_secret
-from bot_layer.core.federation_settings import Answering, read_answering, read_serving
+from bot_layer.core.federation.document import Rules
+from bot_layer.core.federation.settings import Answering, read_answering, read_serving
+from bot_layer.core.federation.token import hash_secret
 from bot_layer.errors import ConfigError
 
 URL = "https://bots.clinic.example/federated"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import health_gorilla as hg
+from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.errors import ConfigError
 
 LEAST = {

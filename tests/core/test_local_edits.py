@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bot_layer.core.local_edits import MOST_LISTED, EditList, LocalEdit, edit_of, read_list
-from bot_layer.core.references import Key
-from bot_layer.core.source_mark import prepare
-from bot_layer.core.upsert import Found, Incoming
+from bot_layer.core.bulk.local_edits import MOST_LISTED, EditList, LocalEdit, edit_of, read_list
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.source_mark import prepare
+from bot_layer.core.bulk.upsert import Found, Incoming
 
 SOURCE = "https://source.example/fhir"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import locations
+from bot_layer.core.clinicians import locations
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError
 

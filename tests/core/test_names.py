@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bot_layer.core.clinicians.names import NameMatch, comparable, match, official
 from bot_layer.core.json import Json
-from bot_layer.core.names import NameMatch, comparable, match, official
 
 
 def name(family: str, *given: str, **more: str) -> Json:

@@ -7,7 +7,7 @@ import json
 import orjson
 import pytest
 
-from bot_layer.core.ndjson import BadLine, Line, LineSplitter, Resource, read_resources, split_lines
+from bot_layer.core.bulk.ndjson import BadLine, Line, LineSplitter, Resource, read_resources, split_lines
 
 ONE = b'{"resourceType":"Patient","id":"1"}'
 TWO = b'{"resourceType":"Patient","id":"2"}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import password
+from bot_layer.core.clinicians import password
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
 from bot_layer.errors import BotError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.path_template import of_path, of_template
+from bot_layer.core.hosting.path_template import of_path, of_template
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import identifiers, practice
+from bot_layer.core import identifiers
+from bot_layer.core.clinicians import practice
 from bot_layer.core.json import Json
 from bot_layer.errors import InputError
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bot_layer.core.bulk.references import Key, logical_targets, read_reference, repair, rewrite, targets
 from bot_layer.core.json import Json
-from bot_layer.core.references import Key, logical_targets, read_reference, repair, rewrite, targets
 
 BASE = "https://source.example/fhir"
 KNOWN = {Key("Patient", "1"): "m-1"}

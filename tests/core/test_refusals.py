@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import refusals
+from bot_layer.core.bulk import refusals
 from bot_layer.core.json import Json
 
 

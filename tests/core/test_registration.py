@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import demographics, index_patient, registration
+from bot_layer.core import demographics
 from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
-from bot_layer.core.index_patient import build
 from bot_layer.core.json import Json
-from bot_layer.core.registration import Create, Found, NothingToDo, Refuse, Review, Update, plan
+from bot_layer.core.patients import index_patient, registration
+from bot_layer.core.patients.index_patient import build
+from bot_layer.core.patients.registration import Create, Found, NothingToDo, Refuse, Review, Update, plan
 
 from .people import PATIENT_ID, POLICY, SYSTEM, patient, registered
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core.index_patient import Policy
-from bot_layer.core.registration_settings import AdtPolicy, adt_policy, registration_policy
+from bot_layer.core.patients.index_patient import Policy
+from bot_layer.core.patients.registration_settings import AdtPolicy, adt_policy, registration_policy
 from bot_layer.errors import ConfigError
 
 CLINIC = {"FEDERATED_PATIENT_SYSTEM": "https://clinic.example"}

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from bot_layer.core import resource_bytes, source_mark, upsert
-from bot_layer.core.ndjson import Resource, read_resources, split_lines
-from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked
+from bot_layer.core.bulk import resource_bytes, source_mark, upsert
+from bot_layer.core.bulk.ndjson import Resource, read_resources, split_lines
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.resource_bytes import Marked
 
 BASE = "https://ehr.example/fhir"
 PATIENT = Key("Patient", "p")

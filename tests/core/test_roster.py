@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import parameters, roster
+from bot_layer.core import parameters
+from bot_layer.core.clinicians import roster
+from bot_layer.core.clinicians.roster import Entry, Row
 from bot_layer.core.outcomes import note, outcome, warning
-from bot_layer.core.roster import Entry, Row
 from bot_layer.errors import InputError
 
 NPI = "1000000012"

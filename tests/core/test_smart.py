@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import smart
-from bot_layer.core.smart import Discovery, Negotiation, ScopeRefused, Token
+from bot_layer.core.bulk import scopes, smart
+from bot_layer.core.bulk.scopes import Negotiation
+from bot_layer.core.bulk.smart import Discovery, ScopeRefused, Token
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
 
@@ -114,17 +115,17 @@ def test_refusals_say_who_must_act() -> None:
 
 def test_scopes_of_both_versions_are_understood() -> None:
     """Wildcards, .rs, .read, .cruds, a query behind; not what only writes."""
-    assert smart.granted_types(frozenset({"system/*.rs"}), ["A", "B"]) == {"A", "B"}
+    assert scopes.granted_types(frozenset({"system/*.rs"}), ["A", "B"]) == {"A", "B"}
     given = frozenset({"system/A.read", "system/B.cruds", "system/C.c", "system/D.rs?x=1", "openid", "system/E.*"})
-    assert smart.granted_types(given, ["A", "B", "C", "D", "E"]) == {"A", "B", "D", "E"}
+    assert scopes.granted_types(given, ["A", "B", "C", "D", "E"]) == {"A", "B", "D", "E"}
 
 
 def settle(types: list[str], grants: Any, advertised: tuple[str, ...] = ()) -> tuple[Negotiation, int]:
     """The end of a negotiation with a server, and the number of requests."""
-    state, asked = smart.start_negotiation(types, advertised), 0
+    state, asked = scopes.start_negotiation(types, advertised), 0
     while not state.settled:
         asked += 1
-        state = smart.answered(state, grants(state.scopes))
+        state = scopes.answered(state, grants(state.scopes))
     return state, asked
 
 
@@ -189,6 +190,6 @@ def test_nothing_granted_at_all_ends_too() -> None:
 
 def test_scopes_that_somebody_sets_say_which_types_they_open() -> None:
     """Types that they don't name are not asked for; scopes of another kind open what the source will tell."""
-    assert smart.types_of(["system/A.rs", "system/B.c", "openid"], ("A", "B", "C")) == ("A",)
-    assert smart.types_of(["system/*.read"], ("A", "B")) == ("A", "B")
-    assert smart.types_of(["https://source.example/.default"], ("A", "B")) == ("A", "B")
+    assert scopes.types_of(["system/A.rs", "system/B.c", "openid"], ("A", "B", "C")) == ("A",)
+    assert scopes.types_of(["system/*.read"], ("A", "B")) == ("A", "B")
+    assert scopes.types_of(["https://source.example/.default"], ("A", "B")) == ("A", "B")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core import identifiers, staff
-from bot_layer.core.account_wishes import Wishes
-from bot_layer.core.enrollment import Enrolment, NothingToDo, Update
+from bot_layer.core import identifiers
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians import staff
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enrolment, NothingToDo, Update
+from bot_layer.core.clinicians.staff import Person, Roles
 from bot_layer.core.json import Json
-from bot_layer.core.staff import Person, Roles
 from bot_layer.errors import BotError, ReviewNeeded
 
 NAME = {"family": "Deskwright", "given": ["Flora"]}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.core import source_identity, sync_settings
-from bot_layer.core.sync_settings import DEFAULT_TYPES, SETTINGS, read_settings
+from bot_layer.core.bulk import source_identity, sync_settings
+from bot_layer.core.bulk.sync_settings import DEFAULT_TYPES, SETTINGS, read_settings
 from bot_layer.errors import ConfigError
 
 BASE = {"PF_FHIR_BASE_URL": "https://pf.example/fhir/x/", "PF_CLIENT_ID": "c", "PF_CLIENT_SECRET": "s"}

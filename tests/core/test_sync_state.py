@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from bot_layer.core import sync_answer, sync_state
-from bot_layer.core.bulk_export import ExportFile
-from bot_layer.core.local_edits import EditList, LocalEdit
-from bot_layer.core.sync_settings import SyncSettings
-from bot_layer.core.sync_state import FileState, Job, Run, SyncState, files_of, plan_jobs, roll
+from bot_layer.core.bulk import sync_answer, sync_state, sync_task
+from bot_layer.core.bulk.bulk_export import ExportFile
+from bot_layer.core.bulk.local_edits import EditList, LocalEdit
+from bot_layer.core.bulk.sync_plan import files_of, plan_jobs, roll
+from bot_layer.core.bulk.sync_settings import SyncSettings
+from bot_layer.core.bulk.sync_state import FileState, Job, Run, SyncState
 
 RUN = Run(
     "r",
@@ -39,8 +40,8 @@ STATE = SyncState(
 
 def test_a_task_holds_the_whole_state() -> None:
     """What is written is read again; other fields of the stored Task stay."""
-    task = sync_state.to_task(STATE, "https://s.example", task={"resourceType": "Task", "id": "t", "note": []})
-    assert sync_state.from_task(task) == STATE
+    task = sync_task.to_task(STATE, "https://s.example", task={"resourceType": "Task", "id": "t", "note": []})
+    assert sync_task.from_task(task) == STATE
     assert task["id"] == "t"
     values = [each["value"] for each in task["identifier"]]
     assert values == ["https://s.example", "https://s.example/Group/g"]
@@ -50,7 +51,7 @@ def test_a_task_holds_the_whole_state() -> None:
 
 def test_a_task_of_an_earlier_version_is_read() -> None:
     """What it does not name is as if it had never happened."""
-    task = sync_state.to_task(STATE, "https://s.example")
+    task = sync_task.to_task(STATE, "https://s.example")
     held = task["contained"][0]["parameter"][-1]
     document = json.loads(held["valueString"])
     for name in ("writers", "cache_id"):
@@ -60,25 +61,25 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
     document["members"] = document["run"]["members"] = {"g": ["p"]}
     held["valueString"] = json.dumps(document)
     run = replace(RUN, edits=EditList())
-    assert sync_state.from_task(task) == replace(STATE, writers=(), run=run)
+    assert sync_task.from_task(task) == replace(STATE, writers=(), run=run)
 
 
 def test_a_practice_of_many_groups_fits_into_a_task() -> None:
     """Medplum takes a Task of 1 MB: a Group holds a thousand patients, and a run may be new to all of them."""
     groups = {f"{number:036}": roll(f"{number:018}{each:018}" for each in range(1000)) for number in range(40)}
     state = replace(STATE, members=groups, run=replace(RUN, members=groups))
-    assert len(json.dumps(sync_state.to_task(state, "https://s.example"))) < 1_000_000
+    assert len(json.dumps(sync_task.to_task(state, "https://s.example"))) < 1_000_000
 
 
 def test_before_the_first_sync_there_is_an_empty_state() -> None:
     """No Task, a Task without ours, and an empty one."""
-    assert sync_state.from_task(None) == SyncState()
-    assert sync_state.from_task({"contained": [{"parameter": [{"name": "x"}]}, {}]}) == SyncState()
-    empty = sync_state.to_task(SyncState(), "s")
+    assert sync_task.from_task(None) == SyncState()
+    assert sync_task.from_task({"contained": [{"parameter": [{"name": "x"}]}, {}]}) == SyncState()
+    empty = sync_task.to_task(SyncState(), "s")
     assert empty["status"] == "requested"
     assert "output" not in empty
-    assert sync_state.from_task(empty) == SyncState()
-    assert sync_state.describe(None) == "No sync yet."
+    assert sync_task.from_task(empty) == SyncState()
+    assert sync_task.describe(None) == "No sync yet."
 
 
 def test_the_last_sync_time_is_the_oldest() -> None:
@@ -105,7 +106,7 @@ def test_the_status_of_the_task_follows_the_run() -> None:
     )
     for phase, status in phases:
         run = replace(RUN, phase=phase, ended=0.0)
-        task = sync_state.to_task(replace(STATE, run=run, failures=""), "s")
+        task = sync_task.to_task(replace(STATE, run=run, failures=""), "s")
         assert task["status"] == status
         assert "end" not in task["executionPeriod"]
         assert run.over == (status != "in-progress")
@@ -113,7 +114,7 @@ def test_the_status_of_the_task_follows_the_run() -> None:
 
 def test_the_report_says_what_a_person_must_know() -> None:
     """Counts, and everything that is not as it should be."""
-    texts = {each["type"]["text"]: each.get("valueString", each.get("valueInteger")) for each in sync_state.report(RUN)}
+    texts = {each["type"]["text"]: each.get("valueString", each.get("valueInteger")) for each in sync_task.report(RUN)}
     assert texts == {
         "A": "3 seen, 1 created, 1 updated, 1 unchanged, 0 failed",
         "deleted": 2,
@@ -124,14 +125,14 @@ def test_the_report_says_what_a_person_must_know() -> None:
         "edited-more": 3,
         "problem": "why",
     }
-    assert "problem" not in {each["type"]["text"] for each in sync_state.report(replace(RUN, problem=""))}
-    assert sync_state.describe(RUN).endswith("why")
+    assert "problem" not in {each["type"]["text"] for each in sync_task.report(replace(RUN, problem=""))}
+    assert sync_task.describe(RUN).endswith("why")
 
 
 def test_health_is_what_monitoring_asks() -> None:
     """Healthy: off, or the last run succeeded and is not long ago, or one is at work or between two steps."""
     done = replace(STATE, run=replace(RUN, phase="done"), last_success=1010.0, until=0.0)
-    good = sync_state.health(done, enabled=True, interval_ms=60_000, now=1020.0)
+    good = sync_task.health(done, enabled=True, interval_ms=60_000, now=1020.0)
     assert good == {
         "enabled": True,
         "healthy": True,
@@ -140,11 +141,11 @@ def test_health_is_what_monitoring_asks() -> None:
         "isRunning": False,
         "intervalMs": 60_000,
     }
-    assert not sync_state.health(done, enabled=True, interval_ms=60_000, now=2000.0)["healthy"]
-    assert sync_state.health(STATE, enabled=True, interval_ms=60_000, now=1020.0)["isRunning"]
-    never = sync_state.health(SyncState(), enabled=True, interval_ms=1, now=0.0)
+    assert not sync_task.health(done, enabled=True, interval_ms=60_000, now=2000.0)["healthy"]
+    assert sync_task.health(STATE, enabled=True, interval_ms=60_000, now=1020.0)["isRunning"]
+    never = sync_task.health(SyncState(), enabled=True, interval_ms=1, now=0.0)
     assert (never["healthy"], never["lastRun"], never["lastRunSuccess"]) == (False, None, None)
-    assert sync_state.health(SyncState(), enabled=False, interval_ms=1, now=0.0)["healthy"]
+    assert sync_task.health(SyncState(), enabled=False, interval_ms=1, now=0.0)["healthy"]
 
 
 def test_a_run_between_two_steps_of_the_bot_is_healthy() -> None:
@@ -155,7 +156,7 @@ def test_a_run_between_two_steps_of_the_bot_is_healthy() -> None:
         (replace(paused, run=RUN), 1020.0, False),
         (paused, 2000.0, False),
     ):
-        record = sync_state.health(state, enabled=True, interval_ms=60_000, now=now)
+        record = sync_task.health(state, enabled=True, interval_ms=60_000, now=now)
         assert (record["healthy"], record["isRunning"]) == (healthy, False)
 
 
@@ -174,7 +175,7 @@ def test_what_a_file_brought_elsewhere_is_added_to_the_run() -> None:
     after = replace(before, counts=brought, overwritten=1, kept=2, bad_lines=("c",), edits=found)
     part = sync_state.part_of(before, after)
     assert part.settled == ("A/m",)
-    assert sync_state.read_part(json.loads(json.dumps(asdict(part)))) == part
+    assert sync_task.read_part(json.loads(json.dumps(asdict(part)))) == part
     total = sync_state.add_part(replace(RUN, kept=5), part)
     assert sync_state.totals(total.counts)["seen"] == sync_state.totals(RUN.counts)["seen"] + 2
     assert (total.overwritten, total.kept, total.bad_lines) == (1, 7, ("b", "c"))

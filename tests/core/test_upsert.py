@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bot_layer.core import batch_entries, source_mark, upsert
-from bot_layer.core.batch_entries import Entry, dumps
+from bot_layer.core.bulk import batch_entries, source_mark, upsert
+from bot_layer.core.bulk.batch_entries import Entry, dumps
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.source_identity import UPDATED_URL, VERSION_URL, lookup_query
+from bot_layer.core.bulk.upsert import Found, Incoming, Write
 from bot_layer.core.json import Json
-from bot_layer.core.references import Key
-from bot_layer.core.source_identity import UPDATED_URL, VERSION_URL, lookup_query
-from bot_layer.core.upsert import Found, Incoming, Write
 
 SOURCE = "https://source.example/fhir"
 KEY = Key("Patient", "1")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import adt, adt_out, hl7v2
 from bot_layer.core.json import Json
+from bot_layer.core.patients import adt, adt_out, hl7v2
 from bot_layer.errors import InputError
 
 HEADER = "MSH|^~\\&|EHR|NORTH|BOTS|SOUTH|20261122||ADT^A08|C-1|P|2.5.1||||||UNICODE UTF-8\r"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.byte_range import Span, Unsatisfiable, byte_range
+from bot_layer.core.hosting.byte_range import Span, Unsatisfiable, byte_range
 
 NUMBERS = st.one_of(st.just(""), st.integers(0, 30).map(str))
 

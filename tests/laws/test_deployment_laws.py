@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.deployment import (
+from bot_layer.core.hosting.deployment import (
     BOT_SYSTEMS,
     IMPLEMENTATION,
     ORDER,

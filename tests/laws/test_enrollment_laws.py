@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import accounts, enrollment
-from bot_layer.core import health_gorilla as hg
-from bot_layer.core.account_wishes import Wishes
-from bot_layer.core.enrollment import Enrolment, NothingToDo, Update
+from bot_layer.core.clinicians import accounts, enrollment
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.account_wishes import Wishes
+from bot_layer.core.clinicians.enrollment import Enrolment, NothingToDo, Update
 from bot_layer.core.identifiers import account_number, health_gorilla, key, provider_number
 from bot_layer.core.json import Json
 from tests.core.clinicians import DIRECTORY_NAME, NPI, practitioner, settings

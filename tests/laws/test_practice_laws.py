@@ -7,10 +7,10 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import accounts, locations, staff
-from bot_layer.core import health_gorilla as hg
+from bot_layer.core.clinicians import accounts, locations, staff
+from bot_layer.core.clinicians import health_gorilla as hg
+from bot_layer.core.clinicians.staff import Roles
 from bot_layer.core.json import Json
-from bot_layer.core.staff import Roles
 
 words = st.sampled_from(["a", "A", " b ", "7 Canopy Road", "Ä", "x-y"])
 systems = st.sampled_from([hg.ADMINISTRATIVE_ROLE, hg.PRACTITIONER_ROLE, "https://clinic.example"])

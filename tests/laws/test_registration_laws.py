@@ -7,11 +7,12 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import demographics, index_patient
+from bot_layer.core import demographics
 from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
-from bot_layer.core.index_patient import Policy, build
 from bot_layer.core.json import Json
-from bot_layer.core.registration import Create, Found, NothingToDo, Refuse, Update, plan
+from bot_layer.core.patients import index_patient
+from bot_layer.core.patients.index_patient import Policy, build
+from bot_layer.core.patients.registration import Create, Found, NothingToDo, Refuse, Update, plan
 
 POLICY = Policy("https://clinic.example")
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import bulk_export, references, smart, source_mark, upsert
-from bot_layer.core.bulk_export import Complete, Failed, Wait, WaitLimits
-from bot_layer.core.ndjson import LineSplitter, Resource, read_resources
-from bot_layer.core.references import Key
-from bot_layer.core.resource_bytes import Marked
-from bot_layer.core.smart import ScopeRefused, Token
-from bot_layer.core.source_identity import id_system
-from bot_layer.core.upsert import Found, Incoming
+from bot_layer.core.bulk import bulk_export, references, scopes, smart, source_mark, upsert
+from bot_layer.core.bulk.bulk_export import Complete, Failed, Wait, WaitLimits
+from bot_layer.core.bulk.ndjson import LineSplitter, Resource, read_resources
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.resource_bytes import Marked
+from bot_layer.core.bulk.smart import ScopeRefused, Token
+from bot_layer.core.bulk.source_identity import id_system
+from bot_layer.core.bulk.upsert import Found, Incoming
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -231,13 +231,13 @@ def test_the_negotiation_ends_with_what_is_granted(
     types: list[str], granted: set[str], style: smart.Style, advertised: set[str], named: bool
 ) -> None:
     """Whatever the server grants, in whichever style, whether it says what it refuses or not."""
-    state = smart.start_negotiation(types, [smart.scope(each, "rs") for each in advertised])
+    state = scopes.start_negotiation(types, [scopes.scope(each, "rs") for each in advertised])
     for _ in range(200):
         if state.settled:
             break
         refused = {each for each in state.scopes if each[7:].split(".")[1] != style or each[7:8] not in granted}
         names = frozenset(each[7:8] for each in refused) if named and style == "rs" else frozenset[str]()
-        state = smart.answered(state, ScopeRefused(names) if refused else Token("t", 1.0))
+        state = scopes.answered(state, ScopeRefused(names) if refused else Token("t", 1.0))
     assert state.settled
     assert set(state.accepted) | set(state.refused) == set(types)
     assert not set(state.accepted) & set(state.refused)
@@ -246,7 +246,7 @@ def test_the_negotiation_ends_with_what_is_granted(
 
 def test_the_identifier_systems_of_two_types_differ() -> None:
     """No two types share one."""
-    from bot_layer.core.source_identity import LEVELS  # noqa: PLC0415 - data for this test alone
+    from bot_layer.core.bulk.source_identity import LEVELS  # noqa: PLC0415 - data for this test alone
 
     names = [name for level in LEVELS for name in level]
     assert len({id_system(name) for name in names}) == len(names)

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
-from bot_layer.clients.medplum import Medplum, connect_client
-from bot_layer.core.federated_token import hash_secret
+from bot_layer.clients.medplum.client import Medplum, connect_client
+from bot_layer.core.federation.token import hash_secret
 from bot_layer.core.json import Json
 from bot_layer.listening import ThreadedServer, bind
 from bot_layer.runtime import listen

@@ -12,8 +12,8 @@ import httpx
 import jwt
 import pytest
 
-from bot_layer.clients.medplum import connect_client
-from bot_layer.core.federated_document import CONFIDENTIALITY_SYSTEM
+from bot_layer.clients.medplum.client import connect_client
+from bot_layer.core.federation.document import CONFIDENTIALITY_SYSTEM
 from bot_layer.sandbox.health_gorilla.network import NetworkError
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import httpx
 
-from bot_layer.clients.medplum import connect_client
-from bot_layer.core.federated_token import hash_secret
+from bot_layer.clients.medplum.client import connect_client
+from bot_layer.core.federation.token import hash_secret
 from bot_layer.sandbox.health_gorilla.network import FederatedCaller
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 

@@ -6,8 +6,8 @@ import threading
 from dataclasses import replace
 from urllib.parse import urlencode
 
-from bot_layer.core.federated_token import Client, Refused, hash_secret
-from bot_layer.core.federation_settings import Serving
+from bot_layer.core.federation.settings import Serving
+from bot_layer.core.federation.token import Client, Refused, hash_secret
 from bot_layer.runtime.federated_tokens import Attempts, Issued, Tokens
 
 URL = "https://bots.clinic.example/federated"

@@ -16,14 +16,14 @@ import sqlalchemy as sa
 from dbos import DBOS
 from typer.testing import CliRunner
 
-from bot_layer.clients.medplum import Medplum
+from bot_layer.clients.medplum.client import Medplum
 from bot_layer.collection import Collection
 from bot_layer.commands import serve
 from bot_layer.commands.runs import app
-from bot_layer.core import inbox as rules
 from bot_layer.core import parameters
 from bot_layer.core.declaration import Bot, Grant
 from bot_layer.core.event import Event
+from bot_layer.core.hosting import inbox as rules
 from bot_layer.core.json import Json
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError, ReviewNeeded, TransientError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bot_layer.core import outcomes
+from bot_layer.core.hosting.relay_signature import Verifier, sign
 from bot_layer.core.json import Json
-from bot_layer.core.relay_signature import Verifier, sign
 from bot_layer.errors import AuthError
 from tests.runtime.world import BOTS, TokenServer, bot_resource, envelope, hosted
 

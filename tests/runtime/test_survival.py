@@ -141,7 +141,9 @@ def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -
     """Events that wait when the host is killed are all there when it is back."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     store = (
-        "import os, signal, sys; from bot_layer.core.inbox import Intake; from bot_layer.collection import load\n"
+        "import os, signal, sys\n"
+        "from bot_layer.collection import load\n"
+        "from bot_layer.core.hosting.inbox import Intake\n"
         "from bot_layer.runtime import durable\n"
         "box = durable.Inbox(load(), durable.InboxSettings(sys.argv[1]), environ={})\n"
         "box.launch()\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.core.sync_state import SyncState
+from bot_layer.core.bulk.sync_state import SyncState
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from tests.runtime.process import until
 from tests.sync.world import World, assert_adds_up, assert_exact, counts, world

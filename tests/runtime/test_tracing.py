@@ -27,8 +27,8 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from bot_layer import spans
-from bot_layer.clients.medplum import connect
-from bot_layer.clients.medplum_binary import open_binary
+from bot_layer.clients.medplum.binary import open_binary
+from bot_layer.clients.medplum.client import connect
 from bot_layer.clients.transport import Patience, Transport
 from bot_layer.clients.wire import Wire
 from bot_layer.collection import load

@@ -107,8 +107,8 @@ def count_down(both: World, requests: int) -> threading.Event:
 CHILD = """
 import sys, threading
 import orjson
-from bot_layer.clients.medplum_login import ClientLogin
-from bot_layer.core.sync_settings import read_settings
+from bot_layer.clients.medplum.login import ClientLogin
+from bot_layer.core.bulk.sync_settings import read_settings
 from bot_layer.errors import TransientError
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings, make_sync

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import requests
 
-from bot_layer.clients.medplum_batches import Batches, Verdict
-from bot_layer.clients.medplum_changes import Changes
-from bot_layer.clients.medplum_requests import ROUNDS
-from bot_layer.core.batch_entries import Entry
-from bot_layer.core.references import Key
+from bot_layer.clients.medplum.batches import Batches, Verdict
+from bot_layer.clients.medplum.changes import Changes
+from bot_layer.clients.medplum.requests import ROUNDS
+from bot_layer.core.bulk.batch_entries import Entry
+from bot_layer.core.bulk.references import Key
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync.engine import Options, Sync

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.core.marking import marked
+from bot_layer.core.bulk.marking import marked
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options
 from tests.sync.keys import register

@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
+from bot_layer.core.bulk.ndjson import resource_of, split_lines
+from bot_layer.core.bulk.sync_state import add_counts, totals
 from bot_layer.core.json import Json
-from bot_layer.core.ndjson import resource_of, split_lines
-from bot_layer.core.sync_state import add_counts, totals
 from bot_layer.errors import PermanentError
 from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sync.files import FileLoader, handfuls

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bot_layer.clients.sync_map import Failure, SyncMap
-from bot_layer.core.ndjson import Line
-from bot_layer.core.references import Key
+from bot_layer.core.bulk.ndjson import Line
+from bot_layer.core.bulk.references import Key
 from bot_layer.errors import TransientError
 from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync import engine, session

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.clients.medplum_login import GivenToken
-from bot_layer.core import sync_answer, sync_state
+from bot_layer.clients.medplum.login import GivenToken
+from bot_layer.core.bulk import sync_answer, sync_task
+from bot_layer.core.bulk.local_edits import LocalEdit
+from bot_layer.core.bulk.sync_state import SyncState
 from bot_layer.core.json import Json
-from bot_layer.core.local_edits import LocalEdit
-from bot_layer.core.sync_state import SyncState
 from bot_layer.sandbox.practice_fusion import Source
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings, make_sync
@@ -67,7 +67,7 @@ def test_report_lists_what_it_left_without_any_value(both: World) -> None:
     (task,) = both.stored("Task")
     lines = [each["valueString"] for each in task["output"] if each["type"]["text"] == "edited"]
     assert lines == [f"{edit.reference}: note, status"]
-    assert sync_state.from_task(task) == state
+    assert sync_task.from_task(task) == state
     answer = sync_answer.of_state(state, both.read(), now=0.0, action="start")
     (part,) = [each["part"] for each in answer["parameter"] if each["name"] == "edited"]
     assert [next(v for n, v in each.items() if n != "name") for each in part] == [

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from bot_layer.core.ndjson import Line
-from bot_layer.core.references import Key
+from bot_layer.core.bulk.ndjson import Line
+from bot_layer.core.bulk.references import Key
 from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sandbox.practice_fusion.source import Deletion
 from bot_layer.sync.ending import Ending

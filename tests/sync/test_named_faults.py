@@ -587,6 +587,6 @@ def _loader(both: World) -> Any:
 
 
 def _resource(value: Json) -> Any:
-    from bot_layer.core.ndjson import resource_of  # noqa: PLC0415
+    from bot_layer.core.bulk.ndjson import resource_of  # noqa: PLC0415
 
     return resource_of(value, 1)

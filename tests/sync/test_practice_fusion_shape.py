@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.core.sync_settings import DEFAULT_TYPES
+from bot_layer.core.bulk.sync_settings import DEFAULT_TYPES
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options

@@ -13,9 +13,9 @@ import sekmet.config
 import sekmet.main
 from starlette.types import Receive, Scope, Send
 
-from bot_layer.clients.medplum_login import ClientLogin
+from bot_layer.clients.medplum.login import ClientLogin
+from bot_layer.core.bulk.sync_settings import read_settings
 from bot_layer.core.json import Json
-from bot_layer.core.sync_settings import read_settings
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.sandbox.server import Server
 from bot_layer.sync.engine import Options

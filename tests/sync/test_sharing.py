@@ -13,10 +13,11 @@ import pytest
 
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.clients.sync_store import LeaseLost
+from bot_layer.core.bulk.local_edits import EditList, LocalEdit
+from bot_layer.core.bulk.references import Key
+from bot_layer.core.bulk.sync_state import Run, SyncState, add_part, part_of
+from bot_layer.core.bulk.sync_task import read_part
 from bot_layer.core.json import Json
-from bot_layer.core.local_edits import EditList, LocalEdit
-from bot_layer.core.references import Key
-from bot_layer.core.sync_state import Run, SyncState, add_part, part_of, read_part
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Switches, generate
 from bot_layer.sync.engine import Options, Sync

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.clients.medplum_content import Contents
+from bot_layer.clients.medplum.content import Contents
 from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, BotError, PermanentError, TransientError
 from bot_layer.sandbox.practice_fusion import Source, Switches, generate

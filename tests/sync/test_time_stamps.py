@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.core.bulk.sync_plan import next_stamps
+from bot_layer.core.bulk.sync_state import Job, Run, SyncState
 from bot_layer.core.json import Json
-from bot_layer.core.sync_state import Job, Run, SyncState, next_stamps
 from bot_layer.sandbox.practice_fusion import Switches
 from bot_layer.sync.engine import Options
 from tests.sync.test_named_faults import change, small

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 
-from bot_layer.clients.medplum_login import ClientLogin
+from bot_layer.clients.medplum.login import ClientLogin
+from bot_layer.core.bulk.sync_settings import DEFAULT_TYPES, SyncSettings, read_settings
+from bot_layer.core.bulk.sync_state import SyncState
 from bot_layer.core.json import Json
-from bot_layer.core.sync_settings import DEFAULT_TYPES, SyncSettings, read_settings
-from bot_layer.core.sync_state import SyncState
 from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate

@@ -1,0 +1,1 @@
+"""Health Gorilla's REST API."""

@@ -1,0 +1,1 @@
+"""Medplum by pymedplum: single resources for bots, batches for the bulk sync."""

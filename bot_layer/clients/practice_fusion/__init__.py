@@ -1,0 +1,1 @@
+"""A source of FHIR Bulk Data, as Practice Fusion is one."""

@@ -1,0 +1,1 @@
+"""Queries for a patient's documents that Health Gorilla passes on."""

@@ -1,0 +1,1 @@
+"""What hosts and deployments decide: deliveries, repeats, plans."""

@@ -1,0 +1,1 @@
+"""Registration in Health Gorilla's patient index, as FHIR and as ADT messages."""

@@ -1,0 +1,200 @@
+"""An ADT message as what to do with whom: register, merge, inactivate, or nothing that concerns us.
+
+https://www.hl7.eu/HL7v2x/v251/std251/ch03.html and https://build.fhir.org/ig/HL7/v2-to-fhir/ConceptMap-segment-pid-to-patient.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from bot_layer.core import demographics
+from bot_layer.core.json import Json
+from bot_layer.core.patients import pid, registration
+from bot_layer.core.patients.hl7v2 import Segment, first_segment, parse
+from bot_layer.errors import InputError, ReviewNeeded
+
+REGISTERING: Final = frozenset({"A01", "A04", "A05", "A08", "A28", "A31"})
+MERGING: Final = "A40"
+INACTIVATING: Final = "A29"
+_SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
+_KEY_TYPES: Final = ("MR", "PI", "PT")
+
+Action = Literal["register", "merge", "inactivate", "ignore"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """MSH: what an answer must repeat, and what the message is about."""
+
+    control_id: str = ""
+    code: str = ""
+    trigger: str = ""
+    processing_id: str = ""
+    version: str = ""
+    character_set: str = ""
+    sender: tuple[str, str] = ("", "")
+    receiver: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class Person:
+    """One PID: the elements it states, those it asks to remove, and for a merge the identifiers that end (MRG-1)."""
+
+    patient: Json = field(repr=False)
+    removed: frozenset[str] = frozenset()
+    prior: tuple[Json, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Adt:
+    """The message as a value."""
+
+    header: Header
+    action: Action
+    persons: tuple[Person, ...] = ()
+
+
+def header(text: str) -> Header:
+    """The header of a message, also of one that can't be read further; InputError where the text has none."""
+    return _header(first_segment(text))
+
+
+def read(text: str, *, authorities: Mapping[str, str] | None = None, processing_ids: Sequence[str] = ("P",)) -> Adt:
+    """What the message asks for. ``authorities`` maps assigning authorities (CX.4) to FHIR systems."""
+    segments = parse(text)
+    head = _header(segments[0])
+    action = _action(head, processing_ids)
+    if action == "ignore":
+        return Adt(head, action)
+    if not all(_SEGMENT_NAME.fullmatch(segment.name) for segment in segments):
+        raise InputError("A line end within a field cut a segment in two.", code="segment-sequence")
+    persons = _persons(segments, authorities or {}, merging=action == "merge")
+    if action == "merge" and not all(person.prior for person in persons):
+        raise InputError("A merge needs MRG-1 beside each PID.", code="required-field", expression=["MRG-1"])
+    return Adt(head, action, persons)
+
+
+def key(identifiers: Sequence[Json], preferred_system: str | None = None) -> Json:
+    """The identifier to look a patient up by: that of the configured system, else MR, PI or PT, else the first."""
+    for identifier in identifiers:
+        if preferred_system is not None and identifier["system"] == preferred_system:
+            return identifier
+    for kind in _KEY_TYPES:
+        for identifier in identifiers:
+            if pid.type_code(identifier) == kind:
+                return identifier
+    return identifiers[0]
+
+
+def record_numbers(identifiers: Sequence[Json], preferred_system: str | None = None) -> list[Json]:
+    """The identifiers that belong to one patient alone: those of the configured system, and MR, PI and PT."""
+    return [each for each in identifiers if each["system"] == preferred_system or pid.type_code(each) in _KEY_TYPES]
+
+
+def merged(existing: Json, person: Person) -> Json:
+    """The stored Patient with what the message states; equal to ``existing`` where it states nothing new.
+
+    A field that the message leaves empty stays as it is; one that it sends as null is removed.
+    """
+    stated = person.patient
+    kept = {name: value for name, value in existing.items() if name not in _replaced(person)}
+    result = {**kept, **{name: value for name, value in stated.items() if name not in ("identifier", "telecom")}}
+    identifiers = demographics.entries(existing.get("identifier"))
+    known = {(entry.get("system"), entry.get("value")) for entry in identifiers}
+    added = [entry for entry in stated["identifier"] if (entry["system"], entry["value"]) not in known]
+    result["identifier"] = [*identifiers, *added]
+    points = _telecom(existing, person)
+    return {**result, "telecom": points} if points else {name: result[name] for name in result if name != "telecom"}
+
+
+def new_patient(person: Person) -> Json:
+    """The Patient to store where none was found."""
+    return merged({"resourceType": "Patient", "active": True}, person)
+
+
+def survivor(patient: Json, prior: str) -> Json:
+    """The surviving Patient, linked to the one that it replaces."""
+    return _linked(patient, "replaces", prior)
+
+
+def ended(patient: Json, successor: str) -> Json:
+    """The Patient that was merged away: kept, inactive, linked to its one successor."""
+    if registration.replaced_by(patient) not in (None, successor):
+        raise ReviewNeeded("The Patient that ends was merged into another one before.", code="merged-elsewhere")
+    return {**_linked(patient, "replaced-by", successor), "active": False}
+
+
+def _linked(patient: Json, kind: str, reference: str) -> Json:
+    link = {"other": {"reference": reference}, "type": kind}
+    links = demographics.entries(patient.get("link"))
+    known = any(entry.get("type") == kind and entry.get("other", {}).get("reference") == reference for entry in links)
+    return patient if known else {**patient, "link": [*links, link]}
+
+
+def _header(msh: Segment) -> Header:
+    return Header(
+        control_id=msh.text(10),
+        code=msh.text(9),
+        trigger=msh.text(9, 2),
+        processing_id=msh.text(11),
+        version=msh.text(12),
+        character_set=msh.text(18),
+        sender=(msh.text(3), msh.text(4)),
+        receiver=(msh.text(5), msh.text(6)),
+    )
+
+
+def _action(head: Header, processing_ids: Sequence[str]) -> Action:
+    if not head.control_id:
+        raise InputError("MSH-10 carries no control id.", code="required-field", expression=["MSH-10"])
+    if head.code != "ADT":
+        raise InputError("Only ADT messages are taken here.", code="unsupported-message", expression=["MSH-9"])
+    if head.processing_id not in processing_ids:
+        raise InputError("This processing id is not taken here.", code="unsupported-processing", expression=["MSH-11"])
+    if head.trigger in REGISTERING:
+        return "register"
+    if head.trigger == MERGING:
+        return "merge"
+    return "inactivate" if head.trigger == INACTIVATING else "ignore"
+
+
+def _persons(segments: Sequence[Segment], authorities: Mapping[str, str], *, merging: bool) -> tuple[Person, ...]:
+    persons: list[Person] = []
+    for segment in segments:
+        if segment.name == "PID":
+            persons.append(Person(pid.patient(segment, authorities), pid.removed(segment)))
+        elif segment.name == "MRG" and merging and persons:
+            prior = tuple(pid.identifiers(segment, 1, authorities))
+            persons[-1] = Person(persons[-1].patient, persons[-1].removed, prior)
+    if not persons:
+        raise InputError("The message has no PID.", code="required-segment", expression=["PID"])
+    if len(persons) > 1 and not merging:
+        raise InputError("The message is about more than one patient.", code="segment-sequence", expression=["PID"])
+    return tuple(persons)
+
+
+def _replaced(person: Person) -> frozenset[str]:
+    deceased = {"deceasedBoolean", "deceasedDateTime"}
+    return person.removed | (deceased if deceased & person.patient.keys() else set())
+
+
+def _telecom(existing: Json, person: Person) -> list[Json]:
+    """The contact points that stay, and those that PID-13 (not for work) and PID-14 (for work) state."""
+    stated = person.patient.get("telecom", [])
+    old = demographics.entries(existing.get("telecom"))
+    home = "telecom-home" in person.removed or any(point.get("use") != "work" for point in stated)
+    work = "telecom-work" in person.removed or any(point.get("use") == "work" for point in stated)
+    if not home and not work:
+        return list(old)
+    others = [point for point in old if not _is_reached(point)]
+    kept = [point for point in old if _is_reached(point) and not (work if point.get("use") == "work" else home)]
+    # The others first: the order is then the same when the message comes again.
+    others += [point for point in stated if not _is_reached(point) and point not in others]
+    return [*others, *kept, *(point for point in stated if _is_reached(point))]
+
+
+def _is_reached(point: Json) -> bool:
+    return point.get("system") in ("phone", "email")
