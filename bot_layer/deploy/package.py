@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def closure(*modules: str) -> tuple[list[Path], set[str]]:
 
 def distributions(imported: Iterable[str]) -> list[metadata.Distribution]:
     """The installed libraries of the imported modules, with all that they require, by name."""
-    providers = metadata.packages_distributions()
+    providers = _providers()
     direct = {
         requirement.name.lower(): requirement for requirement in map(Requirement, metadata.requires(_PROJECT) or [])
     }
@@ -96,6 +97,12 @@ def distributions(imported: Iterable[str]) -> list[metadata.Distribution]:
             if requirement.marker is None or any(requirement.marker.evaluate(each) for each in wanted):
                 waiting.append((requirement.name, frozenset(requirement.extras)))
     return [found[name] for name in sorted(found)]
+
+
+@cache
+def _providers() -> Mapping[str, list[str]]:
+    """Which installed libraries bring each top-level module: a look at every file of theirs."""
+    return metadata.packages_distributions()
 
 
 def _libraries(wanted: list[metadata.Distribution], architecture: str) -> dict[str, bytes]:
@@ -142,7 +149,7 @@ def _belongs(name: str) -> bool:
 
 
 def _write(target: Path, files: Mapping[str, bytes]) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, _DATE)
             entry.external_attr = 0o644 << 16
