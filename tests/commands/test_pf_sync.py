@@ -7,29 +7,41 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import requests
+from typer.testing import CliRunner, Result
 
+from bot_layer.cli import build
 from bot_layer.sandbox.practice_fusion import Switches, generate
+from tests.runtime.process import until
 from tests.sync.world import World, assert_exact, observation, world
 
-pytestmark = pytest.mark.no_cover  # the command that counts is another process
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests of sync take
 
 FAST = Switches.general(polls=0)
 
 
-def typed(both: World, *words: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+def typed(both: World, *words: str, folder: Path, **environ: str) -> Result:
     """The command's end."""
-    return subprocess.run(
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    command, line = build(("pf-sync",)), ["pf-sync", *words]
+    try:
+        return CliRunner().invoke(command, line, env=environment(both, folder) | environ, catch_exceptions=False)
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
+
+def started(both: World, *words: str, folder: Path, **environ: str) -> subprocess.Popen[str]:
+    """The command as a process of its own, which takes signals."""
+    return subprocess.Popen(
         [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words],
         env=environment(both, folder) | environ,
-        capture_output=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
-        timeout=60,
-        check=False,
     )
 
 
@@ -53,9 +65,9 @@ def test_a_run_and_its_health(tmp_path: Path) -> None:
     """Run to the end, exit 0, tell the counts; status says healthy; the log speaks the words that operators know."""
     with world(generate(1, 1), switches=FAST) as both:
         before = typed(both, "status", folder=tmp_path)
-        assert before.returncode == 3
+        assert before.exit_code == 3
         told = typed(both, folder=tmp_path)
-        assert told.returncode == 0, told.stderr
+        assert told.exit_code == 0, told.stderr
         assert "created" in told.stdout
         for sentence in (
             "[PFSyncWorker] Starting Practice Fusion sync...",
@@ -81,7 +93,7 @@ def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
     with world(generate(1, 1), switches=FAST) as both:
         person = next(iter(both.source.source.resources("Patient")))["id"]
         both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
-        assert typed(both, folder=tmp_path).returncode == 0
+        assert typed(both, folder=tmp_path).exit_code == 0
         (stored,) = both.by_source_id("Observation")["o1"]
         both.put(stored | {"status": "corrected"})
         both.source.source.add(observation("o1", f"Patient/{person}", status="amended"), at=both.source.now())
@@ -91,7 +103,7 @@ def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
         assert health["edited"] == {f"Observation/{stored['id']}": ["status"]}
         assert health["editedMore"] == 0
         told = typed(both, "--overwrite-reported", folder=tmp_path, PF_LOCAL_EDITS="report")
-        assert told.returncode == 0, told.stderr
+        assert told.exit_code == 0, told.stderr
         assert "edited" not in told.stdout
         (now,) = both.by_source_id("Observation")["o1"]
         assert now["status"] == "amended"
@@ -114,7 +126,7 @@ def test_preview_counts_and_writes_nothing(tmp_path: Path) -> None:
     """--preview prints counts by type."""
     with world(generate(1, 1), switches=FAST) as both:
         told = typed(both, "--preview", folder=tmp_path)
-        assert told.returncode == 0, told.stderr
+        assert told.exit_code == 0, told.stderr
         assert "Patient: 1" in told.stdout
         assert both.stored("Patient") == []
 
@@ -126,7 +138,7 @@ def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
         url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/secrets"
         assert requests.post(url, json=secrets, headers=both.headers(), timeout=10).status_code == 200
         bare = dict.fromkeys(both.source.settings(), "")
-        assert typed(both, folder=tmp_path, **bare).returncode == 0
+        assert typed(both, folder=tmp_path, **bare).exit_code == 0
         assert_exact(both)
 
 
@@ -142,7 +154,7 @@ def test_a_medplum_that_cannot_be_asked_is_told_as_that(name: str, value: str, c
     with world(generate(1, 1), switches=FAST) as both:
         bare = dict.fromkeys(both.source.settings(), "") | {name: value}
         told = typed(both, folder=tmp_path, **bare)
-        assert (told.returncode, told.stderr.partition(":")[0]) == (1, code)
+        assert (told.exit_code, told.stderr.partition(":")[0]) == (1, code)
 
 
 def test_a_client_that_may_not_read_the_secrets_is_told(tmp_path: Path) -> None:
@@ -153,7 +165,7 @@ def test_a_client_that_may_not_read_the_secrets_is_told(tmp_path: Path) -> None:
         bare = dict.fromkeys(both.source.settings(), "")
         login = {"MEDPLUM_CLIENT_ID": client["id"], "MEDPLUM_CLIENT_SECRET": client["secret"]}
         told = typed(both, folder=tmp_path, **bare | login)
-        assert told.returncode == 2
+        assert told.exit_code == 2
         assert "admin" in told.stderr
 
 
@@ -161,7 +173,7 @@ def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
     """Everything that is missing is named at once."""
     with world(generate(1, 1), switches=FAST) as both:
         told = typed(both, folder=tmp_path, PF_CLIENT_ID="", PF_CLIENT_SECRET="")
-        assert told.returncode == 2
+        assert told.exit_code == 2
         assert "PF_CLIENT_ID" in told.stderr
         assert "PF_CLIENT_SECRET" in told.stderr
 
@@ -170,14 +182,11 @@ def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
 def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_path: Path) -> None:
     """SIGTERM while polling: the lease is given back at once, and the next run goes on with the same export."""
     with world(generate(1, 1), switches=Switches.general(polls=2, retry_after="hours")) as both:
-        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words]
-        environ = environment(both, tmp_path) | {"PF_SYNC_RUN_ON_STARTUP": "true"}
-        child = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 30
-        while not [each for each in both.source.requests if "/Export/" in each.path] and time.monotonic() < end:
-            assert child.poll() is None
+        child = started(both, *words, folder=tmp_path, PF_SYNC_RUN_ON_STARTUP="true")
+        until(lambda: any("/Export/" in each.path for each in both.source.requests))
         child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 130
+        child.communicate(timeout=20)
+        assert child.returncode == 130
         task = both.stored("Task")[0]
         assert task["status"] == "in-progress"
         state = both.run()
@@ -193,16 +202,10 @@ def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
     """
     with world(generate(1, 1), switches=FAST) as both:
         changes = {"PF_SYNC_RUN_ON_STARTUP": "true", "PF_SYNC_INTERVAL_MS": "1000"}
-        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--watch"]
-        environ = environment(both, tmp_path) | changes
-        child = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        end = time.monotonic() + 60
-        while len(kickoffs(both)) < 2 and time.monotonic() < end:
-            assert child.poll() is None
-            time.sleep(0.05)
+        child = started(both, "--watch", folder=tmp_path, **changes)
+        until(lambda: len(kickoffs(both)) >= 2)
         child.send_signal(signal.SIGTERM)
         _, told = child.communicate(timeout=20)
-        assert len(kickoffs(both)) >= 2
         for sentence in (
             "[PFSyncScheduler] Starting Practice Fusion sync service with 0.000277778 hour interval",
             "[PFSyncScheduler] Running initial sync on startup...",
@@ -215,29 +218,25 @@ def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
 def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
     """Without PF_SYNC_RUN_ON_STARTUP a restart waits for the rest of the interval; switched off, it ends at once."""
     with world(generate(1, 1), switches=FAST) as both:
-        both.run()
+        last = both.run().last_success
         both.source.clear_requests()
-        assert typed(both, "--watch", folder=tmp_path, PF_SYNC_ENABLED="false").returncode == 0
-        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--watch"]
-        environ = environment(both, tmp_path) | {"PF_SYNC_RUN_ON_STARTUP": "false"}
-        before = len(both.medplum.requests)
-        child = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while len(both.medplum.requests) < before + 2:  # the login, and the Task
-            assert child.poll() is None
-            time.sleep(0.05)
-        time.sleep(0.5)
-        child.send_signal(signal.SIGTERM)
-        child.wait(20)
+        assert typed(both, "--watch", folder=tmp_path, PF_SYNC_ENABLED="false").exit_code == 0
         assert both.source.requests == []
+        changes = {"PF_SYNC_RUN_ON_STARTUP": "false", "PF_SYNC_INTERVAL_MS": "4000"}
+        child = started(both, "--watch", folder=tmp_path, **changes)
+        until(lambda: bool(kickoffs(both)))
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=20)
+        run = both.sync().store.load().run
+        assert run is not None
+        assert run.started >= last + 4
 
 
 @pytest.mark.parametrize("words", [(), ("--watch",)])
 def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ...], tmp_path: Path) -> None:
     """There is no run yet whose place could be kept: the command just ends."""
     with world(generate(1, 1), switches=FAST) as both:
-        command = [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words]
-        environ = environment(both, tmp_path) | {"MEDPLUM_BASE_URL": "http://127.0.0.1:1"}
-        child = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        child = started(both, *words, folder=tmp_path, MEDPLUM_BASE_URL="http://127.0.0.1:1")
         assert child.stderr is not None
         assert "Starting" in child.stderr.readline()
         child.send_signal(signal.SIGTERM)
@@ -250,19 +249,19 @@ def test_a_failure_has_its_code(tmp_path: Path) -> None:
     """A refused login exits 1 and says who must act; status tells monitoring that it is not healthy."""
     with world(generate(1, 1), switches=FAST) as both:
         told = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
-        assert told.returncode == 1
+        assert told.exit_code == 1
         assert "PF_CLIENT_ID" in told.stderr
-        assert typed(both, "status", folder=tmp_path).returncode == 1
+        assert typed(both, "status", folder=tmp_path).exit_code == 1
 
 
 def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> None:
     """A run that can't even begin is told to monitoring; the next good one makes it healthy again."""
     with world(generate(1, 1), switches=FAST) as both:
-        assert typed(both, folder=tmp_path).returncode == 0
-        assert typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong").returncode == 1
+        assert typed(both, folder=tmp_path).exit_code == 0
+        assert typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong").exit_code == 1
         told = typed(both, "status", folder=tmp_path)
         record = json.loads(told.stdout)
-        assert (told.returncode, record["healthy"], record["lastRunSuccess"]) == (1, False, False)
+        assert (told.exit_code, record["healthy"], record["lastRunSuccess"]) == (1, False, False)
         assert "token-refused" in record["summary"]
-        assert typed(both, folder=tmp_path).returncode == 0
-        assert typed(both, "status", folder=tmp_path).returncode == 0
+        assert typed(both, folder=tmp_path).exit_code == 0
+        assert typed(both, "status", folder=tmp_path).exit_code == 0
