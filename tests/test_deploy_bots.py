@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -32,6 +31,7 @@ from bot_layer.deploy.secrets import read_values
 from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.handler import Handler
 from bot_layer.sandbox.medplum import MedplumSandbox
+from tests import loopback
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -142,7 +142,7 @@ def test_a_bot_may_do_what_it_declares_and_no_more(server: Medplum, sandbox: Med
     """The bot reads and writes what it declares, reads what it only reads, and is refused elsewhere."""
     _deploy(server)
     token = sandbox.token_for(f"Bot/{_bot(server)['id']}")
-    with httpx.Client(base_url=f"{sandbox.base_url}/fhir/R4/", headers={"Authorization": f"Bearer {token}"}) as bot:
+    with loopback.client(base_url=f"{sandbox.base_url}/fhir/R4/", headers={"Authorization": f"Bearer {token}"}) as bot:
         made = bot.post("Practitioner", json={"resourceType": "Practitioner", "name": [{"family": "Example"}]})
         statuses = [
             made.status_code,

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
-
 from bot_layer.core import outcomes
 from bot_layer.core.json import Json
 from bot_layer.core.parameters import one, values
@@ -18,6 +16,7 @@ from bot_layer.sandbox.faults import Faults
 from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
 from bot_layer.sandbox.health_gorilla.wire import Answer, Ask
 from bot_layer.sandbox.medplum import MedplumSandbox
+from tests import loopback
 from tests.cases import Bindings, Case, partner_bindings
 
 HG = "https://www.healthgorilla.com"
@@ -55,7 +54,7 @@ class World:
         self.medplum = medplum
         self.gorilla = gorilla
         self.token = medplum.token_for()
-        self._http = httpx.Client(base_url=medplum.base_url, headers={"Authorization": f"Bearer {self.token}"})
+        self._http = loopback.client(base_url=medplum.base_url, headers={"Authorization": f"Bearer {self.token}"})
 
     def close(self) -> None:
         """Closes the test's own connection."""

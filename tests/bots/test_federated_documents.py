@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import pytest
 
 from bot_layer.core import outcomes, parameters
@@ -15,6 +14,7 @@ from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.core.json import Json
 from bot_layer.runtime.host import HostServer, HostSettings
 from bots.federated_documents import handler
+from tests import loopback
 from tests.runtime.federated_world import CCD, Network, network
 
 BOT = "Bot/5a9dbc00-0000-4000-8000-00000000000b"
@@ -150,7 +150,7 @@ def test_medplums_own_address_serves_the_network(world: Network) -> None:
     with HostServer(HostSettings(servers=(medplum.base_url,))) as host:
         medplum.bot_host = host.base_url.removeprefix("http://")
         base_url = f"{medplum.base_url}/fhir/R4/Bot/{made['id']}/$execute"
-        with httpx.Client(headers={"Authorization": f"Bearer {medplum.token_for()}"}) as client:
+        with loopback.client(headers={"Authorization": f"Bearer {medplum.token_for()}"}) as client:
             bundle = client.get(f"{base_url}/DocumentReference", params={"patient": patient["id"]}).json()
             (entry,) = bundle["entry"]
             answer = client.get(entry["resource"]["content"][0]["attachment"]["url"])

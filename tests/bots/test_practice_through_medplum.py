@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from bot_layer.core import outcomes
@@ -17,6 +16,7 @@ from bot_layer.core.json import Json
 from bot_layer.core.parameters import one
 from bot_layer.sandbox.health_gorilla import npi
 from bot_layer.stage.world import World
+from tests import loopback
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTS = ("sync-practitioner", "create-staff-user", "sync-location", "check-health-gorilla")
@@ -30,7 +30,7 @@ class Caller:
         self.world = world
         token = world.medplum.token_for()
         base = f"{world.medplum.base_url}/fhir/R4/"
-        self._http = httpx.Client(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        self._http = loopback.client(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
     def store(self, resource: Json) -> Json:
         """The stored resource."""

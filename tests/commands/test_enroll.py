@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -19,6 +18,7 @@ from bot_layer.commands.enroll import Enroller, run
 from bot_layer.core.clinicians.roster import Entry, Row
 from bot_layer.core.json import Json
 from bot_layer.sandbox.health_gorilla import npi
+from tests import loopback
 from tests.bots.practice_world import HG, LOGIN, NPI, World, clinician, organization, world
 
 PEOPLE = 500
@@ -66,7 +66,7 @@ def invented(place: World, count: int) -> list[Json]:
                 "name": [{"family": family, "given": name["given"]}],
             }
         )
-    http = httpx.Client(headers={"Authorization": f"Bearer {place.token}"}, timeout=60)
+    http = loopback.client(headers={"Authorization": f"Bearer {place.token}"}, timeout=60)
     stored: list[Json] = []
     for start in range(0, count, 100):
         entries = [

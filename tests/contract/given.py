@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
-
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.projects import new_project
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from tests import loopback
 from tests.contract.replay import Given
 
 
@@ -44,5 +43,5 @@ def sandbox_for(setup: Json, bot_host: str) -> Iterator[tuple[MedplumSandbox, Gi
 def token(base_url: str, client_id: str, secret: str) -> str:
     """An access token of a client."""
     form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": secret}
-    answer = httpx.post(f"{base_url}/oauth2/token", data=form).raise_for_status()
+    answer = loopback.post(f"{base_url}/oauth2/token", data=form).raise_for_status()
     return str(answer.json()["access_token"])

@@ -21,6 +21,7 @@ from bot_layer.runtime import listen
 from bot_layer.runtime.federated import Responder, read_settings
 from bot_layer.sandbox.health_gorilla.network import FederatedCaller
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from tests import loopback
 
 CLIENT_ID = "health-gorilla"
 CCD = b"<ClinicalDocument xmlns='urn:hl7-org:v3'><title>A summary \xc3\xa9</title></ClinicalDocument>\n"
@@ -49,7 +50,7 @@ class Network:
     def http(self, *, token: str | None = None) -> httpx.Client:
         """Any client, with or without a token."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers)
+        return loopback.client(base_url=self.url, headers=headers)
 
     def patient(self, **changes: Any) -> Json:
         """A registered patient."""

@@ -17,6 +17,8 @@ from typing import Self
 
 import httpx
 
+from tests import loopback
+
 _PATIENCE = 60.0
 _SERVING = re.compile(r"Serving \d+ bots on (http://\S+)")
 
@@ -89,7 +91,7 @@ class HostProcess:
 
     def _figures(self, *names: str) -> float:
         """The sum of some figures, of one moment."""
-        text = httpx.get(f"http://{self.address}/metrics", timeout=30).text
+        text = loopback.get(f"http://{self.address}/metrics", timeout=30).text
         found = (re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE) for name in names)
         return sum(float(each[1]) for each in found if each)
 

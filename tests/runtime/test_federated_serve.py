@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
-
 from bot_layer.clients.medplum.client import connect_client
 from bot_layer.core.federation.token import hash_secret
 from bot_layer.sandbox.health_gorilla.network import FederatedCaller
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from tests import loopback
 
 from .federated_world import CLIENT_ID
 
@@ -57,4 +56,4 @@ def test_serve_answers_the_network_where_clients_are_configured() -> None:
         server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
         assert len(server.search("AuditEvent", [("_count", "10")])) == 1
         with served(login) as origin:
-            assert httpx.get(f"{origin}/federated/fhir/R4/metadata").status_code == 404
+            assert loopback.get(f"{origin}/federated/fhir/R4/metadata").status_code == 404

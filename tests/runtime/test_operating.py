@@ -28,6 +28,7 @@ from bot_layer.runtime.invoke import encode, invoke
 from bot_layer.runtime.vault import Vault
 from bot_layer.sandbox.medplum import MedplumSandbox
 from bot_layer.stage.world import Options, World
+from tests import loopback
 from tests.runtime.process import until
 from tests.runtime.world import BOTS, BREAK, ECHO, TokenServer, bot_resource, envelope, hosted
 
@@ -283,7 +284,7 @@ def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path)
 
 def _status(port: int, path: str) -> int:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=10).status_code
+        return loopback.get(f"http://127.0.0.1:{port}/{path}", timeout=10).status_code
     except httpx.TransportError:
         return 0
 

@@ -22,6 +22,7 @@ from bot_layer.runtime import takeover
 from bot_layer.runtime.runs import open_runs
 from bot_layer.sandbox.server import Server
 from bot_layer.stage.world import World
+from tests import loopback
 from tests.runtime.enrolments import accounts, deployed, newcomer, written_back
 from tests.runtime.process import HostProcess, until
 
@@ -45,7 +46,7 @@ def both(*hosts: HostProcess) -> Iterator[str]:
         answers = []
         for host in hosts:
             try:
-                answers.append(httpx.post(f"http://{host.address}{path}", content=body, timeout=60).content)
+                answers.append(loopback.post(f"http://{host.address}{path}", content=body, timeout=60).content)
             except httpx.TransportError:
                 assert not host.alive
         return answers[0]

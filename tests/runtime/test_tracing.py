@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -47,6 +46,7 @@ from bot_layer.sandbox.medplum.vmcontext import node
 from bot_layer.sandbox.medplum.vmcontext import run as run_javascript
 from bot_layer.sandbox.server import Server
 from bot_layer.stage.world import Options, World
+from tests import loopback
 from tests.bots.patient_world import person
 from tests.runtime.federated_world import network
 from tests.runtime.process import HostProcess, until
@@ -576,7 +576,7 @@ def test_a_collector_that_is_away_costs_no_call(medplum: TokenServer, tmp_path: 
     }
     with HostProcess(medplum.server.base_url, "off", **environ) as host:
         event = envelope(medplum.server.base_url, "token-echo", SAY)
-        answer = httpx.post(f"http://{host.address}/bot-b-3", json=event, timeout=30).json()
+        answer = loopback.post(f"http://{host.address}/bot-b-3", json=event, timeout=30).json()
         assert answer["logResult"] == "refused: unknown-bot"
         began = time.monotonic()
         assert host.terminate() in {0, -15}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import pytest
 
 from bot_layer.collection import load
@@ -26,6 +25,7 @@ from bot_layer.sandbox.medplum.vmcontext import node
 from bot_layer.sandbox.medplum.vmcontext import run as run_javascript
 from bot_layer.stage.world import Options
 from bot_layer.stage.world import World as Stage
+from tests import loopback
 from tests.bots.practice_world import World, world
 from tests.cases import Case, cases
 from tests.runtime.lambda_service import Function
@@ -77,7 +77,7 @@ def _bot(here: World, handler: Handler) -> str:
 def _fission(here: World, handler: Handler, event: Json) -> Any:
     bot_id = _bot(here, handler)
     with _host(here) as host:
-        answer = httpx.post(f"{host.base_url}/bot-{bot_id}", json=event, timeout=60)
+        answer = loopback.post(f"{host.base_url}/bot-{bot_id}", json=event, timeout=60)
     assert answer.status_code == 200
     return answer.json()["returnValue"]
 
@@ -193,7 +193,7 @@ def test_a_relay_works_through_medplum() -> None:
             assert "parameters-not-delivered" in json.dumps(kept)
 
             stage.put_secrets({**stage.settings(), **relay, "BOT_RELAY_KEY": "strange-key-value"})
-            with httpx.Client(headers={"Authorization": f"Bearer {stage.medplum.token_for()}"}) as http:
+            with loopback.client(headers={"Authorization": f"Bearer {stage.medplum.token_for()}"}) as http:
                 refused = http.post(f"{stage.medplum.base_url}/fhir/R4/Bot/{bot['id']}/$execute", json={}, timeout=60)
             assert refused.status_code == 400
             assert "wrong-signature" in refused.text

@@ -22,6 +22,7 @@ from bot_layer.errors import ReviewNeeded, TransientError
 from bot_layer.handler import Handler
 from bot_layer.runtime.host import HostServer, HostSettings
 from bot_layer.sandbox.server import Server
+from tests import loopback
 
 
 class TokenServer:
@@ -107,7 +108,7 @@ BOTS = Collection({each.bot.name: each for each in (BREAK, BUSY, ECHO, REFUSE)})
 def hosted(medplum: TokenServer, **settings: Any) -> Iterator[tuple[httpx.Client, HostServer]]:
     """A running host for the test bots that believes the token server, and a client for it."""
     chosen: dict[str, Any] = {"servers": (medplum.server.base_url,), "bots": BOTS, "environ": {}} | settings
-    with HostServer(HostSettings(**chosen)) as server, httpx.Client(base_url=server.base_url) as client:
+    with HostServer(HostSettings(**chosen)) as server, loopback.client(base_url=server.base_url) as client:
         yield client, server
 
 

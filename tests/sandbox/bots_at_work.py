@@ -12,6 +12,7 @@ import httpx
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.operations import IMPLEMENTATION
 from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from tests import loopback
 from tests.contract.bot_host import RecordingBotHost
 
 FHIR = "application/fhir+json"
@@ -101,7 +102,7 @@ def scene(**settings: Any) -> Iterator[Scene]:
             "client_id": sandbox.client_id,
             "client_secret": sandbox.client_secret,
         }
-        answer = httpx.post(f"{sandbox.base_url}/oauth2/token", data=form).raise_for_status()
+        answer = loopback.post(f"{sandbox.base_url}/oauth2/token", data=form).raise_for_status()
         headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
-        with httpx.Client(base_url=sandbox.base_url, headers=headers, timeout=30) as http:
+        with loopback.client(base_url=sandbox.base_url, headers=headers, timeout=30) as http:
             yield Scene(sandbox, host, http)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from bot_layer.core.json import Json
 from bot_layer.sandbox.medplum.hosts import EXTERNAL_FUNCTION
 from bot_layer.sandbox.medplum.operations import IMPLEMENTATION
+from tests import loopback
 from tests.contract.bot_host import RecordingBotHost
 from tests.sandbox.bots_at_work import FHIR, Scene, scene
 
@@ -208,7 +208,7 @@ def test_waiting_callers_leave_room_for_what_their_bots_ask(today: Scene) -> Non
 
     def wait(_: int) -> int:
         url = f"{today.sandbox.base_url}/fhir/R4/Bot/{bot['id']}/$execute"
-        return httpx.post(url, json={}, headers={"Authorization": token}, timeout=30).status_code
+        return loopback.post(url, json={}, headers={"Authorization": token}, timeout=30).status_code
 
     with ThreadPoolExecutor(max_workers=50) as callers:
         statuses = callers.map(wait, range(50))

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from bot_layer.sandbox.faults import Faults
+from tests import loopback
 from tests.sandbox.medplum_caller import SYSTEM, entry, medplum, patient, text_of
 
 CONDITION = f"Patient?identifier={SYSTEM}%7Ca"
@@ -126,6 +127,6 @@ def test_an_address_gets_no_more_tokens_than_the_limit() -> None:
     with medplum(auth_rate_limit=2) as (sandbox, caller):
         form = {"grant_type": "client_credentials"}
         login = (sandbox.client_id, sandbox.client_secret)
-        answers = [httpx.post(f"{sandbox.base_url}/oauth2/token", data=form, auth=login) for _ in range(3)]
+        answers = [loopback.post(f"{sandbox.base_url}/oauth2/token", data=form, auth=login) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert caller.get("Patient").status_code == 200

@@ -17,6 +17,7 @@ from bot_layer.sandbox.medplum.quota import Quotas
 from bot_layer.sandbox.medplum.repository import Repository
 from bot_layer.sandbox.medplum.store import Store
 from bot_layer.sandbox.medplum.world import Actor, World
+from tests import loopback
 from tests.sandbox.medplum_caller import SYSTEM, caller, entry, medplum, patient, text_of
 
 
@@ -50,8 +51,8 @@ def test_projects_do_not_see_each_other() -> None:
         other = new_project(sandbox.world, "Other")
         login = httpx.BasicAuth(other.client_id, other.client_secret)
         url = f"{sandbox.base_url}/fhir/R4/Patient"
-        assert "entry" not in httpx.get(url, auth=login).json()
-        assert httpx.get(f"{url}/{made['id']}", auth=login).status_code == 404
+        assert "entry" not in loopback.get(url, auth=login).json()
+        assert loopback.get(f"{url}/{made['id']}", auth=login).status_code == 404
 
 
 def test_a_token_lives_twelve_hours_by_the_sandbox_clock() -> None:
@@ -70,16 +71,16 @@ def test_a_client_that_was_deleted_gets_no_token() -> None:
         login = httpx.BasicAuth(other.plain_client_id or "", other.plain_client_secret or "")
         url = f"{sandbox.base_url}/oauth2/token"
         form = {"grant_type": "client_credentials"}
-        token = httpx.post(url, data=form, auth=login).json()["access_token"]
+        token = loopback.post(url, data=form, auth=login).json()["access_token"]
         admin = httpx.BasicAuth(other.client_id, other.client_secret)
         fhir = f"{sandbox.base_url}/fhir/R4"
-        found = httpx.get(f"{fhir}/ProjectMembership", params={"profile": other.plain_client_id or ""}, auth=admin)
+        found = loopback.get(f"{fhir}/ProjectMembership", params={"profile": other.plain_client_id or ""}, auth=admin)
         membership = found.json()["entry"][0]["resource"]["id"]
-        httpx.delete(f"{fhir}/ProjectMembership/{membership}", auth=admin).raise_for_status()
-        assert httpx.post(url, data=form, auth=login).status_code == 400
+        loopback.request("DELETE", f"{fhir}/ProjectMembership/{membership}", auth=admin).raise_for_status()
+        assert loopback.post(url, data=form, auth=login).status_code == 400
         assert caller(sandbox, token).get("Patient").status_code == 401
-        httpx.delete(f"{fhir}/ClientApplication/{other.plain_client_id}", auth=admin).raise_for_status()
-        assert httpx.post(url, data=form, auth=login).json()["error_description"] == "Invalid client"
+        loopback.request("DELETE", f"{fhir}/ClientApplication/{other.plain_client_id}", auth=admin).raise_for_status()
+        assert loopback.post(url, data=form, auth=login).json()["error_description"] == "Invalid client"
         assert owner.get("Patient").status_code == 200
 
 
@@ -327,6 +328,6 @@ def test_a_storage_url_ends_with_its_binary() -> None:
     """A deleted Binary has no content any more."""
     with medplum() as (_, client):
         made = client.post("Binary", content=b"x", headers={"Content-Type": "text/plain"}).json()
-        assert httpx.get(made["url"]).content == b"x"
+        assert loopback.get(made["url"]).content == b"x"
         client.delete(f"Binary/{made['id']}")
-        assert httpx.get(made["url"]).status_code == 404
+        assert loopback.get(made["url"]).status_code == 404

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from bot_layer.sandbox.server import RESET_EXTENSION, Server
+from tests import loopback
 
 
 def hello(request: Request) -> PlainTextResponse:
@@ -30,9 +31,9 @@ def test_it_answers_on_a_free_loopback_port_until_it_is_stopped() -> None:
     """Port 0 takes a free one; afterwards nobody listens there."""
     with Server(APP) as server:
         assert server.base_url == f"http://127.0.0.1:{server.port}"
-        assert httpx.get(server.base_url).text == "hello"
+        assert loopback.get(server.base_url).text == "hello"
     with pytest.raises(httpx.ConnectError):
-        httpx.get(server.base_url)
+        loopback.get(server.base_url)
 
 
 def test_two_servers_stand_side_by_side() -> None:
@@ -51,8 +52,8 @@ def test_an_endpoint_can_cut_its_own_connection() -> None:
     """The client sees a closed connection and no answer; the next request is answered."""
     with Server(APP) as server:
         with pytest.raises(httpx.RemoteProtocolError):
-            httpx.get(f"{server.base_url}/cut")
-        assert httpx.get(server.base_url).status_code == 200
+            loopback.get(f"{server.base_url}/cut")
+        assert loopback.get(server.base_url).status_code == 200
 
 
 def test_stopping_what_was_never_started_frees_the_port() -> None:
