@@ -12,6 +12,8 @@ from bot_layer.core.json import Json
 from tests.bots.practice_world import world
 from tests.cases import PLACEHOLDER, Case, cases
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
 CASES = [case for stem in ("register_patient", "federated_documents") for case in cases(stem)]
 
 

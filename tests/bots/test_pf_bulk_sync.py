@@ -16,6 +16,8 @@ from bots.pf_bulk_sync import handler
 from tests.cases import Bindings, Case, cases
 from tests.sync.world import World, assert_exact, observation, world
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests of sync take
+
 
 def call(both: World, *entries: Json, cron: bool = False, **settings: str) -> Json:
     """The bot's answer."""

@@ -18,6 +18,8 @@ from bot_layer.sandbox.health_gorilla import npi
 from bot_layer.stage.world import World
 from tests import loopback
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
 ROOT = Path(__file__).resolve().parents[2]
 BOTS = ("sync-practitioner", "create-staff-user", "sync-location", "check-health-gorilla")
 SECRET = "invented-Secret-82!"

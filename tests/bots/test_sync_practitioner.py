@@ -33,6 +33,8 @@ from tests.bots.practice_world import (
     world,
 )
 
+pytestmark = pytest.mark.no_cover  # the same ways again and again, which the tests of core, clients and fixtures take
+
 PREVIEW = {"name": "preview", "valueBoolean": True}
 
 

@@ -30,6 +30,8 @@ from tests.bots.practice_world import (
 )
 from tests.cases import add_location
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
 SECRET = "invented-Secret-81!"
 MAIL = {"HEALTH_GORILLA_SYNC_EMAIL": "true"}
 PREVIEW = {"name": "preview", "valueBoolean": True}

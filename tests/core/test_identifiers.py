@@ -57,6 +57,12 @@ def test_a_gap_is_filled_and_nothing_is_overwritten() -> None:
     ]
 
 
+def test_what_has_no_value_is_like_no_other() -> None:
+    """Of each as many stay as in the one of the two that has more: it can't be told which of them are the same."""
+    bare, other = {"system": "https://example.org/a"}, {"system": "https://example.org/b", "value": " "}
+    assert identifiers.merge([bare], [bare, bare, other]) == [bare, bare, other]
+
+
 def test_an_old_number_is_no_npi() -> None:
     """use old marks a number that is no longer valid, and a blank one is none: it makes no second NPI or id."""
     old = {"system": identifiers.NPI_SYSTEM, "value": "1", "use": "old"}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_layer.core.json import Json
 from bot_layer.core.patients import adt, adt_out, hl7v2
 from bot_layer.errors import InputError
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 HEADER = "MSH|^~\\&|EHR|NORTH|BOTS|SOUTH|20261122||ADT^A08|C-1|P|2.5.1||||||UNICODE UTF-8\r"
 SIGNS = "aZ|^~\\&éß9\u4e2d'\"-. \r\n\t"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,13 +16,15 @@ from bot_layer.core.hosting.deployment import (
     ORDER,
     TAG_SYSTEM,
     Found,
+    Step,
     Wanted,
-    applied,
     managed,
     merged,
     plan,
 )
 from bot_layer.core.json import Json
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, test_deploy_bots shows
 
 KEYS = st.sampled_from(["a", "b", "c"])
 TEXT = st.sampled_from(["x", "y", "z"])
@@ -33,6 +37,19 @@ TAGS = st.lists(
     max_size=3,
 )
 NAMES = ("name", "status", "code", "resource", "accessPolicy", "criteria", "value", "cronString", "photo", "id")
+
+
+def applied(deployed: Sequence[Found], steps: Iterable[Step]) -> tuple[Found, ...]:
+    """What a server holds after the steps, as far as the project can know."""
+    held = {(found.kind, found.key): found for found in deployed}
+    for step in steps:
+        key = (step.kind, step.key)
+        if step.action == "delete":
+            held.pop(key, None)
+        else:
+            before = held[key].resource if key in held else {}
+            held[key] = Found(step.kind, step.key, merged(step.kind, before, step.body))
+    return tuple(held.values())
 
 
 @st.composite

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_layer.core.identifiers import DISPLAYS, V2_0203_SYSTEMS, is_npi, key, merge
 from bot_layer.core.json import Json
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 systems = st.sampled_from(["https://example.org/a", "https://example.org/b", "https://www.healthgorilla.com"])
 values = st.sampled_from(["1", "2", "3", " 1 ", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from bot_layer.core.clinicians import accounts, locations, staff
 from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.core.clinicians.staff import Roles
 from bot_layer.core.json import Json
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 words = st.sampled_from(["a", "A", " b ", "7 Canopy Road", "Ä", "x-y"])
 systems = st.sampled_from([hg.ADMINISTRATIVE_ROLE, hg.PRACTITIONER_ROLE, "https://clinic.example"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from bot_layer.core.json import Json
 from bot_layer.core.patients import index_patient
 from bot_layer.core.patients.index_patient import Policy, build
 from bot_layer.core.patients.registration import Create, Found, NothingToDo, Refuse, Update, plan
+
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
 POLICY = Policy("https://clinic.example")
 

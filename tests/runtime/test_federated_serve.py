@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from bot_layer.clients.medplum.client import connect_client
 from bot_layer.core.federation.token import hash_secret
 from bot_layer.sandbox.health_gorilla.network import FederatedCaller
@@ -17,6 +19,8 @@ from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
 from tests import loopback
 
 from .federated_world import CLIENT_ID
+
+pytestmark = pytest.mark.no_cover  # the host that counts is another process
 
 
 @contextmanager

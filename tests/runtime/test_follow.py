@@ -8,8 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.runtime.process import until
 from tests.runtime.test_inbox import NOW, Script, changed, running
+
+pytestmark = pytest.mark.no_cover  # the command that counts is another process
 
 
 def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from bot_layer.core.json import Json
 from bot_layer.sandbox.practice_fusion import ALL_TYPES, START, BigFile, Source, generate, stream_ndjson
 
+pytestmark = pytest.mark.no_cover  # data is made again and again
+
 PRACTICE = generate(7, 12)
 
 

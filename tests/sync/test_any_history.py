@@ -51,7 +51,7 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.no_cover  # the ways of a run, again and again
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(HISTORIES, st.booleans())
 @example(  # a new resource points to one that the same export tells to be gone
     history=[("add", 1, 0, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 0, 1, "final")], ranges=False

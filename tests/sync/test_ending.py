@@ -12,6 +12,8 @@ from bot_layer.sync.engine import Options
 from tests.sync.keys import register
 from tests.sync.world import observation, world
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
 
 @pytest.mark.parametrize(
     ("kind", "field", "value"),

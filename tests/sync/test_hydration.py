@@ -15,6 +15,8 @@ from bot_layer.sync.setup import Surroundings
 from tests.sync.test_named_faults import one, small
 from tests.sync.world import World, observation, patient
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
 LOCATION: Json = {"resourceType": "Location", "id": "l1", "name": "Sample"}
 ENCOUNTER: Json = {
     "resourceType": "Encounter",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings
 from tests.sync.test_named_faults import change, one, small
 from tests.sync.world import World, observation, patient
+
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
 
 
 def broken_off(both: World) -> None:

@@ -15,6 +15,8 @@ from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings
 from tests.sync.world import World, observation, patient, world
 
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
 THEN = datetime(2024, 1, 1, tzinfo=UTC)
 MANY = 20
 

@@ -7,7 +7,7 @@ The law: a plan made after a plan was carried out is empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,19 +118,6 @@ def plan(declared: Sequence[Wanted], deployed: Sequence[Found], *, prune: bool =
         unchanged=tuple(each for key, each in wanted.items() if key not in changed),
         foreign=tuple(found for found in left if found not in removed),
     )
-
-
-def applied(deployed: Sequence[Found], steps: Iterable[Step]) -> tuple[Found, ...]:
-    """What a server holds after the steps, as far as the project can know."""
-    held = {(found.kind, found.key): found for found in deployed}
-    for step in steps:
-        key = (step.kind, step.key)
-        if step.action == "delete":
-            held.pop(key, None)
-        else:
-            before = held[key].resource if key in held else {}
-            held[key] = Found(step.kind, step.key, merged(step.kind, before, step.body))
-    return tuple(held.values())
 
 
 def managed(kind: str, resource: Json) -> Json:
