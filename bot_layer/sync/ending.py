@@ -64,8 +64,16 @@ class Ending:
             found = self.medplum.requests.search(stored_as(kind), query)
             with suppress(PermanentError):
                 while some := list(islice(found, MANY)):
-                    self.map.record((), waiting=(pair for each in some if (pair := _waiting(each, kind)) is not None))
+                    pairs = (self._waiting(each, kind) for each in some)
+                    self.map.record((), waiting=(each for each in pairs if each is not None))
         self.map.write_note(KNOWS_WAITING, "yes")
+
+    def _waiting(self, resource: Json, kind: str) -> tuple[Key, list[Key]] | None:
+        """What waits, if this source's sync brought it: another practice's may wait for the same ids."""
+        source_id = source_id_of(resource, kind)
+        if source_id is None or not source_mark.brought_by(resource, Key(kind, source_id), self.address):
+            return None
+        return Key(kind, source_id), sorted(references.logical_targets(resource))
 
     def repair(self) -> int:
         """Turn logical references into real ones where the target is there by now; the number of resources changed."""
@@ -256,8 +264,3 @@ def _bare(resource: Json) -> Json:
     """Without what the server sets on a version by itself."""
     meta = {name: value for name, value in resource["meta"].items() if name not in source_mark.SERVER_META}
     return {**resource, "meta": meta}
-
-
-def _waiting(resource: Json, kind: str) -> tuple[Key, list[Key]] | None:
-    source_id = source_id_of(resource, kind)
-    return None if source_id is None else (Key(kind, source_id), sorted(references.logical_targets(resource)))

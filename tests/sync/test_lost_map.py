@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, Switches
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings
-from tests.sync.test_named_faults import change, one, small
+from tests.sync.test_named_faults import change, one, practice, small
 from tests.sync.world import World, observation, patient
 
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
@@ -56,3 +57,19 @@ def test_a_type_that_is_synced_no_more_is_asked_too(tmp_path: Path) -> None:
         change(both, observation("o9"))
         both.run(types=("Patient", "Observation"))
         assert "reference" in one(both, "Procedure", "x1")["reasonReference"][0]
+
+
+def test_what_waits_in_another_practice_is_left_to_it(tmp_path: Path) -> None:
+    """Its ids may be the same: its patient's Observation pointed to another patient's."""
+    waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
+    theirs = practice(patient("p2"), observation("o9", "Patient/p2"), members=("p2",))
+    with (
+        small(patient("p1"), waiting, folder=tmp_path / "one") as both,
+        PracticeFusionSandbox(theirs, switches=Switches.general()) as elsewhere,
+    ):
+        both.run()
+        other = World(both.medplum, elsewhere, tmp_path / "two")
+        other.run()
+        other.folder = tmp_path / "three"
+        other.run()
+        assert "reference" not in one(both, "Observation", "o1")["derivedFrom"][0]
