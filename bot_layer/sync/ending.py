@@ -14,6 +14,7 @@ from typing import Final
 from bot_layer.clients.medplum.changes import Changed
 from bot_layer.clients.medplum.writer import MedplumWriter
 from bot_layer.clients.practice_fusion.client import PracticeFusion
+from bot_layer.clients.practice_fusion.requests import ReadRefused
 from bot_layer.clients.sync_map import SyncMap
 from bot_layer.core.bulk import references, source_mark, upsert
 from bot_layer.core.bulk.marking import marked
@@ -242,11 +243,16 @@ class Ending:
     def _gone(self, key: Key, *, refused: bool) -> bool:
         """A resource that left the Group is still there: only what the source itself has no more is deleted.
 
-        ``refused`` is the answer where the source does not let the resource be read.
+        ``refused`` is the answer where the source does not let the resource be read. A login that it refuses ends the
+        run: that says nothing of the resource.
         """
         try:
             return self.source.records.read(key.type, key.id) is None
-        except (PermanentError, AuthError):
+        except ReadRefused:
+            return refused
+        except PermanentError as fault:
+            if fault.path == "token":
+                raise
             return refused
 
 

@@ -177,6 +177,25 @@ def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
     assert len(both.by_source_id("Observation")) == MANY
 
 
+@pytest.mark.parametrize("answer", [400, 404])
+def test_a_login_that_is_refused_meanwhile_makes_nothing_look_gone(both: World, answer: int) -> None:
+    """The practice withdraws the app, or its token endpoint moves: that says nothing of what left the Group."""
+    both.source.faults.clear()
+    both.source.source.remove_member("p1")
+    both.source.source.add_member("p2", at=both.source.now())
+    asked = "/Observation/o"
+    both.source.faults.add("server_error", status=401, method="GET", path=asked)
+    both.source.faults.add(
+        "server_error",
+        status=answer,
+        path="/token",
+        when=lambda _method, _path: any(asked in each.path for each in both.source.requests),
+    )
+    with pytest.raises(BotError):
+        both.run(Options(reconcile=True), max_delete_share=1.0)
+    assert len(both.by_source_id("Observation")) == MANY
+
+
 def test_what_was_asked_for_beside_a_run_that_goes_on_is_told(both: World) -> None:
     """Nobody shall take the end of an older run for the reconcile that was asked for now."""
     both.source.faults.clear()

@@ -28,6 +28,12 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 Log = Callable[[str, str], None]
 
 
+class ReadRefused(AuthError):
+    """The source lets this client log in, and not read this."""
+
+    default_code = "source-rights-missing"
+
+
 @dataclass
 class OpenRequests:
     """Requests without our token. Safe to share between threads."""
@@ -132,7 +138,7 @@ def _with(headers: dict[str, str] | None, token: str) -> dict[str, str]:
 def refused(reply: Reply, path: str) -> PermanentError | AuthError | TransientError:
     """The error for a read that was refused."""
     if reply.status in (401, 403):
-        return AuthError(f"The source refused GET {path} ({reply.status}).", code="source-rights-missing")
+        return ReadRefused(f"The source refused GET {path} ({reply.status}).")
     kind = TransientError if reply.status in BUSY else PermanentError
     return kind(
         f"The source answered {reply.status} for GET {path}.",
