@@ -185,7 +185,6 @@ class Loader:
         targets = marked.targets().union(*[self._targets(each) for each in values.values()])
         # What the map knows may have come in this very run: a source that sends an id twice sends one resource.
         asked = [key for key in resources if key in mapped or self._may_hold(key.type)]
-        asked = [] if self.conditional else asked
         read = self.medplum.start_look_up(asked)
         try:
             known = self.known(targets)
@@ -209,7 +208,7 @@ class Loader:
         outcomes: list[Outcome] = []
         try:
             if self.conditional:
-                outcomes = self.medplum.upsert_conditionally(incoming)
+                outcomes = self.medplum.upsert_conditionally(incoming, found)
             else:
                 former = self.map.former(key for key in resources if key not in found)
                 outcomes = self.medplum.upsert(incoming, found, policy=self.policy, former=former)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.sandbox.practice_fusion import Switches, generate
+from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from bot_layer.sync.engine import Options
-from tests.sync.world import assert_adds_up, assert_exact, counts, world
+from tests.sync.test_named_faults import change, one, practice, small
+from tests.sync.world import World, assert_adds_up, assert_exact, counts, patient, world
 
 pytestmark = pytest.mark.no_cover  # the ways of a run, again and again
 
@@ -33,6 +34,27 @@ def test_a_second_full_run_changes_nothing(tmp_path: Path, upsert: str) -> None:
         assert {each["id"]: each["meta"]["versionId"] for each in both.stored("Observation")} == versions
         assert counts(state)["created"] == 0
         assert_adds_up(state)
+
+
+@pytest.mark.parametrize("upsert", ["lookup", "conditional"])
+def test_what_others_added_and_what_another_practice_brought_stays(tmp_path: Path, upsert: str) -> None:
+    """A Health Gorilla id beside the source's, and a patient of another practice with the same id."""
+    added = {"system": "https://elsewhere.example/id", "value": "1"}
+    theirs = practice(patient("p1", gender="female"))
+    with (
+        small(patient("p1"), folder=tmp_path / "one") as both,
+        PracticeFusionSandbox(theirs, switches=Switches.general()) as elsewhere,
+    ):
+        both.run(upsert=upsert)
+        stored = one(both, "Patient", "p1")
+        both.put(stored | {"identifier": [*stored["identifier"], added]})
+        change(both, patient("p1", gender="male"))
+        both.run(upsert=upsert)
+        state = World(both.medplum, elsewhere, tmp_path / "two").run(upsert=upsert)
+        assert counts(state)["failed"] == 1
+        stored = one(both, "Patient", "p1")
+        assert stored["gender"] == "male"
+        assert added in stored["identifier"]
 
 
 def test_without_its_file_a_run_is_slower_but_never_wrong() -> None:

@@ -18,6 +18,7 @@ from bot_layer.core.bulk.batch_entries import Entry
 from bot_layer.core.bulk.local_edits import LocalEdit, edit_of
 from bot_layer.core.bulk.references import Key
 from bot_layer.core.bulk.upsert import Found, Incoming, Write
+from bot_layer.core.json import Json
 
 Action = Literal["created", "updated", "unchanged", "kept", "failed"]
 
@@ -77,13 +78,22 @@ class Upserts:
             former = {key: at for key, at in (former or {}).items() if key in work.sent}
         return work.ended()
 
-    def conditionally(self, incoming: Sequence[Incoming]) -> list[Outcome]:
-        """The same with batches of conditional PUTs, as the integration's description prints it."""
-        work = _Work({each.key: each for each in incoming})
+    def conditionally(self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None = None) -> list[Outcome]:
+        """The same with batches of conditional PUTs, as the integration's description prints it.
+
+        They see nothing of what is there: what others added to it, or that it is another source's, ``found`` tells.
+        """
+        work, there = _Work({each.key: each for each in incoming}), found or {}
+        foreign = (
+            each
+            for each in incoming
+            if each.key in there and not source_mark.brought_by(there[each.key].resource, each.key, self.source)
+        )
+        work.settle(rules.Plan(foreign=tuple(foreign)))
         for attempt in range(ROUNDS):
             if not work.open:
                 break
-            writes = [Write(each, source_mark.tagged(each.resource, each.unresolved)) for each in work.open.values()]
+            writes = [Write(each, _merged(each, there.get(each.key))) for each in work.open.values()]
             entries = [batch_entries.conditional_entry(each, orjson.dumps) for each in writes]
             self._write(work, entries, pace.CONDITIONAL_COST, attempt)
         return work.ended()
@@ -94,6 +104,10 @@ class Upserts:
                 work.note(entry, verdict)
         if work.open and attempt:
             self.batches.requests.push_back(attempt)
+
+
+def _merged(incoming: Incoming, there: Found | None) -> Json:
+    return rules.merged(there, incoming) if there else source_mark.tagged(incoming.resource, incoming.unresolved)
 
 
 @dataclass

@@ -74,9 +74,11 @@ class MedplumWriter:
         """What became of each resource: exactly one outcome for every one; no two may have the same key."""
         return self._upserts.by_look_up(incoming, found, policy=policy or self.policy, former=former)
 
-    def upsert_conditionally(self, incoming: Sequence[Incoming]) -> list[Outcome]:
+    def upsert_conditionally(
+        self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None = None
+    ) -> list[Outcome]:
         """The same with batches of conditional PUTs, as the integration's description prints it."""
-        return self._upserts.conditionally(incoming)
+        return self._upserts.conditionally(incoming, found)
 
     def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
         """Edit what is there with If-Match; None leaves it."""
