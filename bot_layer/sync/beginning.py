@@ -8,7 +8,7 @@ from typing import Final
 
 from bot_layer.core.bulk.smart import Discovery
 from bot_layer.core.bulk.sync_plan import filtered_by
-from bot_layer.core.bulk.sync_state import Run, SyncState
+from bot_layer.core.bulk.sync_state import WHOLE, Run, SyncState
 from bot_layer.sync.ending import KNOWS_WAITING
 from bot_layer.sync.failures import retry, stored_failures
 from bot_layer.sync.overwriting import carried_edits, overwrite
@@ -48,6 +48,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
         edits=carried_edits(session, state),
     )
     run = planned(session, run, state, types, options)
+    groups = dict.fromkeys(job.group or WHOLE for job in run.jobs)
+    state = replace(state, groups=tuple(groups), types=session.settings.types)
     if options.reconcile:
         run = replace(run, seen_in=begin_seeing(session, state))
     session.alone = True

@@ -83,9 +83,11 @@ def test_before_the_first_sync_there_is_an_empty_state() -> None:
 
 
 def test_the_last_sync_time_is_the_oldest() -> None:
-    """Up to there everything is in Medplum."""
+    """Up to there everything is in Medplum; a type or a Group that was taken out of the settings counts no more."""
     assert STATE.last_sync_time == "2023-01-01T00:00:00Z"
     assert SyncState().last_sync_time == ""
+    old = {"g": {"A": "2023-01-01T00:00:00Z", "B": "2024-01-01T00:00:00Z"}, "h": {"B": "2022-01-01T00:00:00Z"}}
+    assert SyncState(since=old, groups=("g",), types=("B",)).last_sync_time == "2024-01-01T00:00:00Z"
 
 
 def test_a_lease_holds_until_it_ends() -> None:

@@ -49,6 +49,16 @@ def test_a_moment_before_the_stamp_moves_it() -> None:
     assert stamps == {"g": {"A": "2024-01-02T00:00:00+01:00", "B": "2024-02-01T00:00:00Z"}}
 
 
+def test_what_is_taken_out_of_the_settings_holds_the_time_of_the_last_sync_back_no_more(tmp_path: Path) -> None:
+    """Its stamps stay, should it be synced again."""
+    with small(patient("p1"), members=("p1",), folder=tmp_path) as both:
+        both.source.source.groups["g2"] = dict(both.source.source.groups["g1"])
+        before = both.run(types=("Patient", "Observation"), group_ids=("g1", "g2")).last_sync_time
+        state = both.run(types=("Patient",), group_ids=("g1",))
+        assert state.last_sync_time == state.since["g1"]["Patient"] != before
+        assert before in {state.since["g1"]["Observation"], state.since["g2"]["Patient"]}
+
+
 @pytest.mark.parametrize("level", ["search", "auto"])
 def test_a_type_that_is_new_to_a_search_gets_its_stamp(level: str, tmp_path: Path) -> None:
     """It was searched for every patient, not for newcomers alone: the next run asks for what changed."""

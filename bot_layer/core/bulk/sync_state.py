@@ -97,6 +97,8 @@ class SyncState:
 
     since: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     members: Mapping[str, str] = field(default_factory=dict)  # of each Group, as ``roll`` writes them
+    groups: tuple[str, ...] = ()  # what the last run that began was to keep in step, and these types
+    types: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     scopes_for: tuple[str, ...] = ()
     scopes_at: float = 0.0  # when they were negotiated
@@ -115,8 +117,16 @@ class SyncState:
 
     @property
     def last_sync_time(self) -> str:
-        """The oldest of the time stamps: everything up to there is in Medplum. Empty before the first sync."""
-        stamps = [each for types in self.since.values() for each in types.values()]
+        """The oldest of the time stamps: everything up to there is in Medplum. Empty before the first sync.
+
+        Those of Groups and types that are not synced any more are kept, and don't count.
+        """
+        stamps = [
+            stamp
+            for group, types in self.since.items()
+            for kind, stamp in types.items()
+            if group in (self.groups or self.since) and kind in (self.types or types)
+        ]
         return min(stamps, key=instant) if stamps else ""
 
     def held_by_other(self, owner: str, now: float) -> bool:

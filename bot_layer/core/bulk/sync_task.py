@@ -135,8 +135,9 @@ def _written(moment: float) -> str:
 
 def _state(document: Mapping[str, Any]) -> SyncState:
     run = document.get("run")
+    tuples = ("groups", "types", "scopes", "scopes_for", "refused_types", "type_filters", "auth_methods", "writers")
     return SyncState(
-        **_tupled(document, ("scopes", "scopes_for", "refused_types", "type_filters", "auth_methods", "writers"))
+        **_tupled(document, tuples)
         | {
             "members": _rolls(document),
             "run": _run(run) if run else None,
