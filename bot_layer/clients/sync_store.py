@@ -14,7 +14,7 @@ import orjson
 from bot_layer.clients.medplum.login import SERVICE
 from bot_layer.clients.medplum.requests import FHIR_JSON, MedplumRequests
 from bot_layer.core import pace
-from bot_layer.core.bulk.sync_state import SyncState
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.core.bulk.sync_task import TASK_SYSTEM, from_task, to_task
 from bot_layer.core.json import Json
 from bot_layer.errors import PermanentError, TransientError
@@ -27,6 +27,10 @@ class LeaseLost(TransientError):
     """Somebody else works now: nothing more is written."""
 
     default_code = "lease-lost"
+
+
+class RunCancelled(LeaseLost):
+    """Somebody ended the run that this process held."""
 
 
 class Copy(Protocol):
@@ -97,6 +101,23 @@ class SyncStore:
                 continue
         raise TransientError("Other runs keep taking the lease.", service=SERVICE, code="sync-running")
 
+    def end(self, ended: Callable[[SyncState], SyncState]) -> SyncState:
+        """The state as ``ended`` makes it, whoever holds the run: they write nothing more once they see it.
+
+        They look before their lease runs out; until then nobody else begins.
+        """
+        for _ in range(8):
+            state = self.load()
+            until = state.until if state.held_by_other(self.owner, self.clock()) else 0.0
+            try:
+                with self.lock:
+                    self._write(ended(state), until=until)
+                    self.state = self.written
+                    return self.state
+            except LeaseLost:
+                continue
+        raise TransientError("The run goes on too fast to be ended.", service=SERVICE, code="sync-running")
+
     def _at_hand(self) -> SyncState:
         """The state as it was last read or written here, unless somebody holds it: If-Match tells if it still is."""
         with self.lock:
@@ -166,9 +187,10 @@ class SyncStore:
             # The answer may have been lost after the write: then the Task holds what we sent.
             current = self._read(path)
             if current is not None and current["meta"]["versionId"] != version:
-                if from_task(current) == from_task(body):
+                now, ours = from_task(current), from_task(body)
+                if now == ours:
                     return current
-                raise self._lost()
+                raise self._lost(cancelled=_is_cancelled(now.run, ours.run))
             if current is None and reply is not None and reply.status == 412:
                 raise self._lost()  # it was deleted
             self.medplum.wait(min(0.05 * 2.0**attempt, 5.0))
@@ -201,9 +223,17 @@ class SyncStore:
                 path="Task",
             )
 
-    def _lost(self) -> LeaseLost:
+    def _lost(self, *, cancelled: bool = False) -> LeaseLost:
+        # Whatever else this process was about to write asks once more, and does not.
+        self.state = replace(self.state, owner="", until=0.0)
+        if cancelled:
+            return RunCancelled("The run was cancelled.", service=SERVICE, method="PUT", path="Task/{id}")
         return LeaseLost("Another run took over this sync.", service=SERVICE, method="PUT", path="Task/{id}")
 
 
 def _bare(task: Json) -> Json:
     return {name: value for name, value in task.items() if name not in ("meta", "output", "executionPeriod")}
+
+
+def _is_cancelled(now: Run | None, ours: Run | None) -> bool:
+    return now is not None and ours is not None and now.id == ours.id and now.phase == "cancelled"

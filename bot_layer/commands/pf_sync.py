@@ -130,6 +130,15 @@ def status() -> None:
     raise typer.Exit(DONE if record["healthy"] else FAILED)
 
 
+@pf_sync.command("cancel")
+def cancel() -> None:
+    """End the run that is under way, whoever holds it."""
+    with _told_errors():
+        settings, medplum = read_world(os.environ)
+        state = make_sync(settings, medplum.base_url, medplum).cancel()
+    typer.echo(sync_task.describe(state.run))
+
+
 def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
     """The settings and the login. Without settings in the environment, the project's secrets are read."""
     names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
@@ -235,7 +244,7 @@ class _Around:
                 typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
         if state.failures:
             typer.echo(f"  failed-resources: {state.failures}")
-        return DONE if state.run is not None and state.run.phase == "done" else FAILED
+        return {"done": DONE, "cancelled": STOPPED}.get(state.run.phase if state.run is not None else "", FAILED)
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
         """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""

@@ -35,7 +35,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     if options.overwrite_reported:
         use_scopes(session, state)
         return overwrite(session, state)
-    state = filtered_by(state, session.settings.type_filters)
+    before, state = state.run, filtered_by(state, session.settings.type_filters)
     said = state.last_sync_time or "never (initial sync)"
     session.log("PFSyncWorker", f"Last sync time: {said}")
     types, state = granted(session, state, options)
@@ -52,7 +52,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     state = replace(state, groups=tuple(groups), types=session.settings.types)
     if options.reconcile:
         run = replace(run, seen_in=begin_seeing(session, state))
-    session.alone = True
+    # Who held a run that was cancelled may still be writing.
+    session.alone = before is None or before.phase != "cancelled"
     session.store.state = replace(state, run=run)
     return session.store.state
 

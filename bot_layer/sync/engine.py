@@ -10,7 +10,7 @@ from functools import partial
 
 from bot_layer.clients.medplum.writer import MedplumWriter
 from bot_layer.clients.sync_map import SyncMap
-from bot_layer.clients.sync_store import LeaseLost, SyncStore
+from bot_layer.clients.sync_store import LeaseLost, RunCancelled, SyncStore
 from bot_layer.core.bulk import sync_state
 from bot_layer.core.bulk.local_edits import EditList
 from bot_layer.core.bulk.sync_settings import SyncSettings
@@ -61,6 +61,13 @@ class Sync:
 
     def run(self, options: Options) -> SyncState:
         """Start a run, or go on with one that was broken off, until it ends, the time is over or somebody stops it."""
+        try:
+            return self._run(options)
+        except RunCancelled:
+            self.session.log("PFSyncWorker", "The run was cancelled")
+            return self.session.store.load()
+
+    def _run(self, options: Options) -> SyncState:
         session = self.session
         session.log("PFSyncWorker", "Starting Practice Fusion sync...")
         state = session.store.acquire()
@@ -90,15 +97,22 @@ class Sync:
         return previewing.preview(self.session, options)
 
     def cancel(self) -> SyncState:
-        """End the run that is under way, here and at the source."""
+        """End the run that is under way, here and at the source; whoever holds it stops at the next save or renewal."""
         session = self.session
-        state = session.store.acquire()
-        run = state.run
-        if run is not None and not run.over:
+        state = session.store.load()
+        if state.run is None or state.run.over:
+            state = session.store.acquire()  # one that only begins can't be ended yet
+            return session.store.save(state, release=True)
+        state = session.store.end(partial(_cancelled, now=session.clock()))
+        if state.run is not None:
             use_scopes(session, state)
-            _forget_job(session, run)
-            state = replace(state, run=replace(run, phase="cancelled", ended=session.clock()))
-        return session.store.save(state, release=True)
+            _forget_job(session, state.run)
+        return state
+
+
+def _cancelled(state: SyncState, *, now: float) -> SyncState:
+    run = state.run
+    return state if run is None or run.over else replace(state, run=replace(run, phase="cancelled", ended=now))
 
 
 def _step(session: Session, run: Run) -> SyncState:
@@ -127,6 +141,8 @@ def _fail(session: Session, fault: BotError) -> None:
     session.log("PFSyncWorker", f"Sync failed: {problem}")
     try:
         session.save(replace(run, problem=problem, phase=phase, ended=session.clock() if over else 0.0))
+    except RunCancelled:
+        raise
     except BotError:
         session.log("PFSyncWorker", "Medplum did not take the news of it")
     else:

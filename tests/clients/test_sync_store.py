@@ -9,8 +9,8 @@ import pytest
 
 from bot_layer.clients.medplum.login import ClientLogin
 from bot_layer.clients.medplum.requests import MedplumRequests
-from bot_layer.clients.sync_store import LeaseLost, SyncStore
-from bot_layer.core.bulk.sync_state import SyncState
+from bot_layer.clients.sync_store import LeaseLost, RunCancelled, SyncStore
+from bot_layer.core.bulk.sync_state import Run, SyncState
 from bot_layer.errors import TransientError
 from bot_layer.sandbox.medplum import MedplumSandbox
 
@@ -72,6 +72,43 @@ def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> No
     with pytest.raises(LeaseLost):
         first.check()
     second.check()
+
+
+def test_a_run_is_ended_over_whoever_holds_it(medplum: MedplumSandbox) -> None:
+    """They are told so when they write next, and nobody begins while they may not have seen it."""
+    clock = Clock()
+    first, second, third = (store(medplum, name, clock) for name in "abc")
+    state = first.acquire()
+    first.save(replace(state, run=Run("r", 0.0)))
+    second.end(lambda state: replace(state, run=Run("r", 0.0, phase="cancelled")))
+    with pytest.raises(RunCancelled):
+        first.save(first.state)
+    with pytest.raises(RunCancelled):
+        first.check()
+    with pytest.raises(TransientError) as caught:
+        third.acquire()
+    assert caught.value.code == "sync-running"
+    clock.now += 61
+    assert third.acquire().run == Run("r", 0.0, phase="cancelled")
+
+
+def test_a_run_that_nobody_holds_is_ended_at_once(medplum: MedplumSandbox) -> None:
+    """Also where another process writes at that moment: it is looked at once more."""
+    clock = Clock()
+    first, second = store(medplum, "a", clock), store(medplum, "b", clock)
+    first.acquire()
+    first.save(first.state, release=True)
+    tries: list[SyncState] = []
+
+    def ended(state: SyncState) -> SyncState:
+        tries.append(state)
+        if len(tries) == 1:
+            first.save(replace(first.state, cache_id="x"), release=True)
+        return replace(state, run=Run("r", 0.0, phase="cancelled"))
+
+    second.end(ended)
+    assert len(tries) == 2
+    assert first.acquire().cache_id == "x"
 
 
 def test_a_lease_is_renewed_before_it_ends_and_given_back(medplum: MedplumSandbox) -> None:

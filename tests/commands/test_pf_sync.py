@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from bot_layer.cli import build
 from bot_layer.sandbox.practice_fusion import Switches, generate
+from bot_layer.sync.engine import Options
+from bot_layer.sync.setup import Surroundings
 from tests.runtime.process import until
 from tests.sync.world import World, assert_exact, observation, world
 
@@ -193,6 +195,22 @@ def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_pa
         assert state.run is not None
         assert state.run.phase == "done"
         assert len([each for each in both.source.requests if "$export" in each.path]) == 1
+
+
+def test_cancel_ends_what_another_process_holds(tmp_path: Path) -> None:
+    """Its export is deleted at the source, and the Task says so."""
+    with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
+        told: list[Result] = []
+
+        def cancel(*_: object) -> None:
+            told.append(typed(both, "cancel", folder=tmp_path))
+
+        within = Surroundings(place=str(tmp_path), sleep=both.sleep, progress=cancel)
+        state = both.sync(within=within).run(Options())
+        assert [(each.exit_code, each.output.partition(":")[0]) for each in told] == [(0, "cancelled")]
+        assert state.run is not None
+        assert state.run.phase == "cancelled"
+        assert both.source.jobs == {}
 
 
 def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
