@@ -251,6 +251,14 @@ def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None
     assert isinstance(plan(patient(), Found(by_identifier=[held]), POLICY, force=True), Update)
 
 
+def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
+    """An id that Medplum keeps in error, of one whom no query asks for, must not carry this one's data either."""
+    other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1950-01-01")
+    found = Found(recorded=registered(build(other, POLICY), identifier=[HG]))
+    assert code(plan(patient(identifier=[HG]), found, POLICY)) == "contradictory-demographics"
+    assert isinstance(plan(patient(identifier=[HG]), found, POLICY, force=True), Update)
+
+
 def test_a_changed_identifier_is_refused_unless_forced() -> None:
     """Queries ask by the id: changing it silently would lose the patient's documents."""
     policy = replace(POLICY, identifier_system="urn:mrn")

@@ -179,10 +179,8 @@ def _plan_known(patient: Json, theirs: Json, policy: Policy, *, recorded: Sequen
             return Review(
                 "contradictory-demographics", "A patient of this name and birth date has another gender there."
             )
-    elif _is_somebody_else(ours, theirs) and not force:
-        return Review(
-            "contradictory-demographics", "The patient under this identifier has another name and birth date there."
-        )
+    if _is_somebody_else(ours, theirs) and not force:
+        return Review("contradictory-demographics", "The patient under this id has another name and birth date there.")
     changed = index_patient.differences(ours, theirs)
     if not changed:
         return NothingToDo(identifier)
