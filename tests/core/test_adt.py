@@ -233,6 +233,19 @@ def test_without_an_escape_sign_nothing_is_resolved() -> None:
     assert read.persons[0].patient["name"][0]["family"] == r"So\T\mmer"
 
 
+@pytest.mark.parametrize("rest", ["\rNTE|1||5 mg\\day and 3 mg\\day", "\rZPI|\\C2D41\\", "||||||||||\\XZZ\\"])
+def test_what_nobody_reads_may_hold_what_cannot_be_read(rest: str) -> None:
+    """A note, a vendor's own segment or a field that is of no use here keeps no patient from being stored."""
+    text = message(msh("A08"), pid(f5="Sommer^Anna", f13="") + rest)
+    assert adt.read(text).persons[0].patient["name"][0]["family"] == "Sommer"
+
+
+def test_a_fifth_sign_of_the_header_has_an_escape_too() -> None:
+    """Version 2.7 has a sign for truncated texts."""
+    text = message(msh("A08").replace("&", "&#", 1), pid(f5=r"Sommer\P\1^Anna"))
+    assert adt.read(text).persons[0].patient["name"][0]["family"] == "Sommer#1"
+
+
 @pytest.mark.parametrize(
     ("charset", "encoding"),
     [("8859/1", "latin-1"), ("UNICODE UTF-8", "utf-8"), ("", "utf-8"), ("8859/15", "iso8859-15")],

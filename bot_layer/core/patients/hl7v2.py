@@ -62,10 +62,12 @@ class Repetition:
 
 @dataclass(frozen=True)
 class Segment:
-    """One line of a message; fields count from 1."""
+    """One line of a message; fields count from 1. Its escapes are resolved where a field is read, and only there."""
 
     name: str
-    fields: tuple[tuple[Repetition, ...], ...] = field(repr=False)
+    fields: Sequence[object] = field(repr=False)
+    escapes: Mapping[str, str]
+    character_set: str
 
     def repetitions(self, number: int) -> tuple[Repetition, ...]:
         """The values of a field that say something; none for a field that is empty, null or not there."""
@@ -81,7 +83,8 @@ class Segment:
         return [value.components for value in self._field(number)] == [((NULL,),)]
 
     def _field(self, number: int) -> tuple[Repetition, ...]:
-        return self.fields[number - 1] if number <= len(self.fields) else ()
+        values = _parts(self.fields[number - 1]) if number <= len(self.fields) else ()
+        return tuple(Repetition(_components(value, self.escapes, self.character_set)) for value in values)
 
 
 def decode(message: bytes) -> str:
@@ -189,17 +192,13 @@ def _resolve(sequence: str, names: Mapping[str, str], character_set: str) -> str
 
 
 def _escapes(header_line: str) -> dict[str, str]:
-    """The letters of this message's separators: MSH-1, and MSH-2 as far as it goes."""
+    """The letters of this message's separators: MSH-1, and MSH-2 as far as it goes; P is version 2.7's."""
     signs = header_line[4:].split(header_line[3], maxsplit=1)[0]
-    return {"F": header_line[3], **dict(zip("SRET", signs, strict=False))}
+    return {"F": header_line[3], **dict(zip("SRETP", signs, strict=False))}
 
 
 def _segment(segment: hl7.Segment, names: Mapping[str, str], character_set: str) -> Segment:
-    fields = tuple(
-        tuple(Repetition(_components(value, names, character_set)) for value in _parts(content))
-        for content in segment[1:]
-    )
-    return Segment(str(segment[0]), fields)
+    return Segment(str(segment[0]), segment[1:], names, character_set)
 
 
 def _components(value: object, names: Mapping[str, str], character_set: str) -> Value:
