@@ -537,6 +537,17 @@ def test_a_number_of_another_patient_is_not_taken_over(hospital: Clinic) -> None
     assert hospital.server.read(f"Patient/{other['id']}") == other
 
 
+def test_a_number_of_another_kind_is_another_number(hospital: Clinic) -> None:
+    """One authority may give account numbers too: whose record number is the same is not who has that account."""
+    account = {"f3": "M-8^^^NORTH^AN~M-7^^^NORTH^MR"}
+    beas = adt("A04", "M-8", f5="Winter^Bea", f7="19900101")
+    for message in (adt("A04", **account), beas, adt("A08", **account), beas):
+        assert acknowledged(handler(hospital.message(message))) == ("AA", "C-1", [])
+    names = {each["name"][0]["family"]: each for each in hospital.server.search("Patient", [("_count", "9")])}
+    assert {family: len(each["identifier"]) for family, each in names.items()} == {"Sommer": 3, "Winter": 2}
+    assert len(hospital.gorilla.patients()) == 2
+
+
 def test_the_number_of_a_merged_record_may_stand_beside_the_survivors(hospital: Clinic) -> None:
     """Some senders list both from then on: the survivor is meant by either."""
     handler(hospital.message(adt("A04", "M-7")))

@@ -352,6 +352,8 @@ def test_the_key_is_the_configured_system_then_the_record_number() -> None:
     assert adt.key([plain, MRN, other], "urn:b") == other
     assert adt.key([plain, odd, MRN], "urn:z") == MRN
     assert adt.key([plain, other]) == plain
+    account = {**MRN, "type": {"coding": [{"code": "AN"}]}}
+    assert adt.key([account, MRN], OID) == MRN
 
 
 def segments(text: str) -> dict[str, hl7v2.Segment]:

@@ -92,7 +92,10 @@ class PatientStore:
         self._require_own(found, [each for each in numbers if each != key], ending={"identifier": [*person.prior]})
         if found is None:
             query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
-            found = self.server.create_once(adt.new_patient(person), query)
+            new = adt.new_patient(person)
+            found = self.server.create_once(new, query)
+            # A search does not tell an account's number from an equal record number: that is somebody else.
+            found = found if _carries(found, key) else self.server.create(new)
         _require_unmerged(found)
         return self.server.change(f"Patient/{found['id']}", lambda stored: adt.merged(stored, person))
 
@@ -143,12 +146,10 @@ def _require_unmerged(patient: Json) -> None:
 
 def _carried(patient: Json, key: Json) -> bool:
     """Whether the identifier is the patient's only as one of use ``old``: a number that was given in error."""
-    pairs = [entry for entry in entries(patient.get("identifier")) if entry.get("value") == key["value"]]
-    own = [entry for entry in pairs if entry.get("system") == key["system"]]
+    own = [entry for entry in entries(patient.get("identifier")) if adt.is_same(entry, key)]
     return bool(own) and all(entry.get("use") == "old" for entry in own)
 
 
 def _carries(patient: Json, key: Json) -> bool:
     """Whether the identifier is among the patient's, whatever the search answered."""
-    pairs = {(entry.get("system"), entry.get("value")) for entry in entries(patient.get("identifier"))}
-    return (key["system"], key["value"]) in pairs
+    return any(adt.is_same(entry, key) for entry in entries(patient.get("identifier")))

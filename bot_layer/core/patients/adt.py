@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bot_layer.core import demographics
+from bot_layer.core.identifiers import kind
 from bot_layer.core.json import Json
 from bot_layer.core.patients import pid, registration
 from bot_layer.core.patients.hl7v2 import Segment, first_segment, parse
@@ -21,6 +22,8 @@ MERGING: Final = "A40"
 INACTIVATING: Final = "A29"
 _SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
 _KEY_TYPES: Final = ("MR", "PI", "PT")
+# Numbers of an account or a visit: an authority may count them apart from those of its patients.
+_ACCOUNT_TYPES: Final = frozenset({"AN", "ANC", "AND", "ANT", "VN"})
 
 Action = Literal["register", "merge", "inactivate", "ignore"]
 
@@ -78,15 +81,16 @@ def read(text: str, *, authorities: Mapping[str, str] | None = None, processing_
 
 
 def key(identifiers: Sequence[Json], preferred_system: str | None = None) -> Json:
-    """The identifier to look a patient up by: that of the configured system, else MR, PI or PT, else the first."""
-    for identifier in identifiers:
-        if preferred_system is not None and identifier["system"] == preferred_system:
-            return identifier
-    for kind in _KEY_TYPES:
-        for identifier in identifiers:
-            if pid.type_code(identifier) == kind:
-                return identifier
-    return identifiers[0]
+    """The identifier to look a patient up by: one of the configured system, of type MR, PI or PT, else the first."""
+    preferred = [identifier for identifier in identifiers if identifier["system"] == preferred_system]
+    return min(preferred or identifiers, key=_rank)
+
+
+def is_same(one: Json, other: Json) -> bool:
+    """Whether two identifiers are one number: an account number is no record number that happens to be equal."""
+    kinds = {kind(one), kind(other)}
+    is_equal = (one.get("system"), one.get("value")) == (other.get("system"), other.get("value"))
+    return is_equal and (len(kinds) == 1 or not kinds & _ACCOUNT_TYPES)
 
 
 def record_numbers(identifiers: Sequence[Json], preferred_system: str | None = None) -> list[Json]:
@@ -103,8 +107,7 @@ def merged(existing: Json, person: Person) -> Json:
     kept = {name: value for name, value in existing.items() if name not in _replaced(person)}
     result = {**kept, **{name: value for name, value in stated.items() if name not in ("identifier", "telecom")}}
     identifiers = demographics.entries(existing.get("identifier"))
-    known = {(entry.get("system"), entry.get("value")) for entry in identifiers}
-    added = [entry for entry in stated["identifier"] if (entry["system"], entry["value"]) not in known]
+    added = [entry for entry in stated["identifier"] if not any(is_same(entry, known) for known in identifiers)]
     result["identifier"] = [*identifiers, *added]
     points = _telecom(existing, person)
     return {**result, "telecom": points} if points else {name: result[name] for name in result if name != "telecom"}
@@ -127,11 +130,16 @@ def ended(patient: Json, successor: str) -> Json:
     return {**_linked(patient, "replaced-by", successor), "active": False}
 
 
-def _linked(patient: Json, kind: str, reference: str) -> Json:
-    link = {"other": {"reference": reference}, "type": kind}
+def _linked(patient: Json, way: str, reference: str) -> Json:
+    link = {"other": {"reference": reference}, "type": way}
     links = demographics.entries(patient.get("link"))
-    known = any(entry.get("type") == kind and entry.get("other", {}).get("reference") == reference for entry in links)
+    known = any(entry.get("type") == way and entry.get("other", {}).get("reference") == reference for entry in links)
     return patient if known else {**patient, "link": [*links, link]}
+
+
+def _rank(identifier: Json) -> int:
+    code = pid.type_code(identifier)
+    return _KEY_TYPES.index(code) if code in _KEY_TYPES else len(_KEY_TYPES) + (code in _ACCOUNT_TYPES)
 
 
 def _header(msh: Segment) -> Header:
