@@ -133,6 +133,15 @@ def test_a_whole_pid_becomes_a_patient() -> None:
     }
 
 
+@pytest.mark.parametrize(("code", "use"), [("BI", "billing"), ("V", "temp"), ("", "home")])
+def test_where_bills_or_holidays_go_is_no_home(code: str, use: str) -> None:
+    """Such an address is stored as what it is, and read as that in what we write: it is never the registered one."""
+    read = one(f11=f"1 Void^^Elm^NV^89001^^{code}").patient["address"]
+    assert [address["use"] for address in read] == [use]
+    sent = adt_out.message(patient(identifier=[MRN], address=read), "A08", adt_out.Envelope(NOW, "OUT-1"))
+    assert adt.read(sent).persons[0].patient["address"] == read
+
+
 @pytest.mark.parametrize(
     ("stamp", "date"),
     [
@@ -315,6 +324,11 @@ def test_death_is_stated_by_date_or_word() -> None:
     assert one(f29="20250101", f30="Y").patient["deceasedDateTime"] == "2025-01-01"
     assert adt.merged(patient(deceasedBoolean=True), one(f29="20250101")).get("deceasedBoolean") is None
     assert adt.merged(patient(), one(f30="Y"))["deceasedBoolean"] is True
+    died = patient(deceasedDateTime="2025-01-01")
+    assert adt.merged(died, one(f30="Y")).get("deceasedDateTime") == "2025-01-01"
+    assert "deceasedBoolean" not in adt.merged(died, one(f30="Y"))
+    assert adt.merged(died, one(f29='""', f30="Y"))["deceasedBoolean"] is True
+    assert adt.merged(died, one(f30="N"))["deceasedBoolean"] is False
     assert "deceasedBoolean" not in adt.merged(patient(deceasedBoolean=True), one(f30='""'))
 
 

@@ -20,6 +20,7 @@ from bot_layer.errors import InputError, ReviewNeeded
 REGISTERING: Final = frozenset({"A01", "A04", "A05", "A08", "A28", "A31"})
 MERGING: Final = "A40"
 INACTIVATING: Final = "A29"
+_DECEASED: Final = frozenset({"deceasedBoolean", "deceasedDateTime"})
 _SEGMENT_NAME: Final = re.compile(r"[A-Z][A-Z0-9]{2}")
 _KEY_TYPES: Final = ("MR", "PI", "PT")
 # Numbers of an account or a visit: an authority may count them apart from those of its patients.
@@ -103,8 +104,9 @@ def merged(existing: Json, person: Person) -> Json:
 
     A field that the message leaves empty stays as it is; one that it sends as null is removed.
     """
-    stated = person.patient
-    kept = {name: value for name, value in existing.items() if name not in _replaced(person)}
+    stated = _stated(existing, person)
+    replaced = person.removed | (_DECEASED if _DECEASED & stated.keys() else frozenset())
+    kept = {name: value for name, value in existing.items() if name not in replaced}
     result = {**kept, **{name: value for name, value in stated.items() if name not in ("identifier", "telecom")}}
     identifiers = demographics.entries(existing.get("identifier"))
     added = [entry for entry in stated["identifier"] if not any(is_same(entry, known) for known in identifiers)]
@@ -184,9 +186,11 @@ def _persons(segments: Sequence[Segment], authorities: Mapping[str, str], *, mer
     return tuple(persons)
 
 
-def _replaced(person: Person) -> frozenset[str]:
-    deceased = {"deceasedBoolean", "deceasedDateTime"}
-    return person.removed | (deceased if deceased & person.patient.keys() else set())
+def _stated(existing: Json, person: Person) -> Json:
+    """What the message states; that somebody died (PID-30) says nothing new where the day is stored."""
+    is_dated = "deceasedDateTime" in existing.keys() - person.removed
+    is_said = is_dated and person.patient.get("deceasedBoolean") is True
+    return {name: value for name, value in person.patient.items() if not (is_said and name == "deceasedBoolean")}
 
 
 def _telecom(existing: Json, person: Person) -> list[Json]:

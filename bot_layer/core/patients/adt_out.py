@@ -183,7 +183,7 @@ def _xad(address: Json) -> str:
         " ".join(line[1:]),
         *(address.get(name, "") for name in ("city", "state", "postalCode", "country")),
     ]
-    kind = {"work": "B", "temp": "C", "old": "BA"}.get(address.get("use", ""), "H")
+    kind = {"work": "B", "temp": "C", "billing": "BI", "old": "BA"}.get(address.get("use", ""), "H")
     return "^".join([*map(escape, parts), kind])
 
 

@@ -38,6 +38,8 @@ ADDRESS_USES: Final = {
     "B": "work",
     "O": "work",
     "C": "temp",
+    "V": "temp",
+    "BI": "billing",
 }
 _NOT_REACHED_AT: Final = frozenset({"BA", "BDL", "BR", "F", "N"})
 _EMAIL_EQUIPMENT: Final = frozenset({"INTERNET", "X.400"})
