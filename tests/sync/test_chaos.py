@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -163,10 +164,14 @@ def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None
 
 
 def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
-    """Steps of no length at all still come to the end: each does at least the next thing, none repeats the whole."""
+    """Steps of a few looks at the clock still come to the end: each does a part, none repeats the whole."""
     with world(generate(6, 3), switches=Switches.general(part_size=5, polls=3), folder=tmp_path) as both:
+        steps = 0
         for _ in range(400):
-            within = Surroundings(place=str(tmp_path), seconds=0.15, sleep=lambda _: None)
+            steps += 1
+            # A clock that goes on by a second with each look at it.
+            timer = itertools.count(0.0).__next__
+            within = Surroundings(place=str(tmp_path), seconds=20, timer=timer, sleep=lambda _: None)
             sync = both.sync(within=within)
             state = sync.run(Options())
             sync.map.close()
@@ -175,6 +180,7 @@ def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
                 break
         assert state.run is not None
         assert state.run.phase == "done"
+        assert steps > 5
         assert_adds_up(state)
         assert counts(state)["created"] > 0
         kickoffs = [each for each in both.source.requests if "$export" in each.path]
