@@ -1,7 +1,8 @@
 """What the sync remembers: Medplum's id and the digest of each resource, and what is still to be done.
 
 It is a cache: Medplum itself holds everything that matters, and without the map a run is slower, never wrong. Its
-``cache_id`` stands in Medplum too; where the two differ, the map belongs to another past and is emptied.
+``cache_id`` stands in Medplum too, a new one for each run; where the two differ, the map belongs to another past (one
+of them came from a backup, say) and is emptied.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from bot_layer.sync.planning import planned
 from bot_layer.sync.reconciling import begin_seeing, check_map
 from bot_layer.sync.session import Options, Session
 
+_NEXT: Final = "next_cache_id"
 SCOPES_SECONDS: Final = 6.5 * 86_400  # once a week, also where a run starts a little early
 
 
@@ -30,6 +31,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
         check_map(session, state.run)
         run = _told_what_is_left_out(session, state.run, options)
         return session.store.save(replace(state, run=replace(run, problem="")))
+    state = _next_past(session, state)
     if options.retry_failed:
         return retry(session, state)
     if options.overwrite_reported:
@@ -128,12 +130,20 @@ def _known_writers(session: Session, state: SyncState) -> SyncState:
 
 
 def _same_past(session: Session, state: SyncState) -> SyncState:
-    """Empty the file on disk if it belongs to another past than the Task in Medplum."""
-    if state.cache_id and session.map.note("cache_id") == state.cache_id:
+    """Empty the file on disk if it belongs to another past than the Task in Medplum: one may come from a backup."""
+    if state.cache_id and state.cache_id in (session.map.note("cache_id"), session.map.note(_NEXT)):
+        session.map.write_note("cache_id", state.cache_id)
         return state
     cache_id = uuid.uuid4().hex
     session.map.clear(cache_id)
     if not state.cache_id:
         session.map.write_note(KNOWS_WAITING, "yes")  # before the first sync nothing waits
     session.map.record((), failures=stored_failures(session, state))
+    return replace(state, cache_id=cache_id)
+
+
+def _next_past(session: Session, state: SyncState) -> SyncState:
+    """The state under a new name, which the map takes once the Task has it: neither goes on with the other's backup."""
+    cache_id = uuid.uuid4().hex
+    session.map.write_note(_NEXT, cache_id)
     return replace(state, cache_id=cache_id)

@@ -105,7 +105,10 @@ class Session:
         with self.lock:
             self._saved_at = self.timer()
             state = replace(state or self.store.state, run=run)
-            return self.store.save(replace(state, failures=self.keep_failures(state)))
+            saved = self.store.save(replace(state, failures=self.keep_failures(state)))
+            if self.map.note("cache_id") != saved.cache_id:
+                self.map.write_note("cache_id", saved.cache_id)
+            return saved
 
     def keep(self, run: Run) -> SyncState:
         """Remember, and write it to Medplum now and then."""

@@ -11,6 +11,7 @@ from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sync import session
 from bot_layer.sync.engine import Options
 from bot_layer.sync.setup import Surroundings
+from tests.sync.test_few_questions import look_ups
 from tests.sync.world import World, assert_exact, world
 
 
@@ -47,6 +48,7 @@ def test_who_holds_the_run_stops_when_the_place_is_kept_next(
         assert caught.value.code == "sync-running"
         both.moved = 1000.0
         both.run()
+        assert look_ups(both, "Device") > 0  # it may have been at work all the same
         assert_exact(both)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
+import requests
 
 from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, Switches
 from bot_layer.sync.engine import Options
@@ -57,6 +59,32 @@ def test_a_type_that_is_synced_no_more_is_asked_too(tmp_path: Path) -> None:
         change(both, observation("o9"))
         both.run(types=("Patient", "Observation"))
         assert "reference" in one(both, "Procedure", "x1")["reasonReference"][0]
+
+
+def test_a_medplum_that_came_back_from_a_backup_gets_what_it_lost(tmp_path: Path) -> None:
+    """The map holds what was written since: it was taken for unchanged."""
+    with small(patient("p1"), folder=tmp_path) as both:
+        both.run()
+        (task,) = both.stored("Task")
+        change(both, observation("o1"))
+        both.run()
+        at = f"{both.medplum.base_url}/fhir/R4/Observation/{one(both, 'Observation', 'o1')['id']}"
+        assert requests.delete(at, headers=both.headers(), timeout=10).status_code == 200
+        both.put(task)
+        both.run()
+        assert set(both.by_source_id("Observation")) == {"o1"}
+
+
+def test_a_map_that_came_back_from_a_backup_loses_no_failure(tmp_path: Path) -> None:
+    """It knows nothing of what Medplum refused since: the Binary that holds it was emptied."""
+    with small(patient("p1"), folder=tmp_path / "one") as both:
+        both.run()
+        shutil.copytree(tmp_path / "one", tmp_path / "two")
+        change(both, observation("o1", shoeSize=1))
+        failures = both.run().failures
+        both.folder = tmp_path / "two"
+        assert failures
+        assert both.run().failures == failures
 
 
 def test_what_waits_in_another_practice_is_left_to_it(tmp_path: Path) -> None:
