@@ -176,7 +176,7 @@ class SyncStore:
             if reply is not None and reply.status == 200:
                 stored: Json = orjson.loads(reply.body)
                 return stored
-            if reply is not None and reply.status not in (409, 412, 429) and reply.status < 500:
+            if reply is not None and reply.status not in (404, 409, 410, 412, 429) and reply.status < 500:
                 raise PermanentError(
                     f"Medplum refused the sync's Task with status {reply.status}.",
                     service=SERVICE,
@@ -191,8 +191,8 @@ class SyncStore:
                 if now == ours:
                     return current
                 raise self._lost(cancelled=_is_cancelled(now.run, ours.run))
-            if current is None and reply is not None and reply.status == 412:
-                raise self._lost()  # it was deleted
+            if current is None and reply is not None and reply.status in (404, 410, 412):
+                raise self._lost()  # it was deleted, or Medplum was set up anew
             self.medplum.wait(min(0.05 * 2.0**attempt, 5.0))
         raise TransientError("Medplum did not take the sync's Task.", service=SERVICE, method="PUT", path="Task/{id}")
 

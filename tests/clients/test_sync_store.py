@@ -191,6 +191,14 @@ def test_a_copy_that_is_out_of_date_is_not_believed(medplum: MedplumSandbox) -> 
     assert caught.value.code == "sync-running"
 
 
+def test_a_task_of_a_medplum_that_was_set_up_anew_is_made_anew(medplum: MedplumSandbox) -> None:
+    """With the same client, and no such Task: each run was refused until somebody deleted the map."""
+    clock, disk = Clock(), Notes()
+    finished(store(medplum, "a", clock, disk), "first")
+    with MedplumSandbox() as other:
+        assert store(other, "b", clock, disk).acquire().cache_id == ""
+
+
 def test_a_task_that_was_deleted_is_made_anew(medplum: MedplumSandbox) -> None:
     """Whatever the copy says."""
     clock, disk = Clock(), Notes()
