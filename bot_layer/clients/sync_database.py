@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bot_layer.errors import ConfigError
+from bot_layer.errors import ConfigError, TransientError
 
 Row = Sequence[Any]
 
@@ -67,7 +67,7 @@ class SyncDatabase:
             self._make(tables, schema)
 
     def _make(self, tables: list[str], schema: str) -> None:
-        with self.changing() as change:
+        with self._transaction() as change:
             if self._postgres:
                 # Two machines that begin at once would both find nothing, and one would fail.
                 change.run("SELECT pg_advisory_xact_lock(hashtext(?))", (schema,))
@@ -77,7 +77,20 @@ class SyncDatabase:
 
     @contextmanager
     def changing(self) -> Iterator[Change]:
-        """A transaction, which is undone where an exception leaves it."""
+        """A transaction, which is undone where an exception leaves it; TransientError where the database fails."""
+        try:
+            with self._transaction() as change:
+                yield change
+        except sa.exc.DBAPIError as fault:
+            raise TransientError(
+                "The map of ids can't be used any more: its disk may be full, its file damaged (then delete it), or "
+                f"its database gone ({type(fault.orig).__name__}).",
+                service="map of ids",
+                code="map-unusable",
+            ) from fault
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Change]:
         with self._turn, self._engine.begin() as connection:
             yield Change(connection, "%s" if self._postgres else "?")
 
@@ -103,12 +116,12 @@ def _sqlite(path: Path | None) -> sa.Engine:
         base.execute("PRAGMA synchronous=FULL")
         return base
 
-    return sa.create_engine("sqlite://", creator=connect, poolclass=sa.StaticPool)
+    return sa.create_engine("sqlite://", creator=connect, poolclass=sa.StaticPool, hide_parameters=True)
 
 
 def _postgres(url: str, schema: str) -> sa.Engine:
     parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(parsed, pool_size=8, max_overflow=24, pool_pre_ping=True)
+    engine = sa.create_engine(parsed, pool_size=8, max_overflow=24, pool_pre_ping=True, hide_parameters=True)
 
     @sa.event.listens_for(engine, "connect")
     def _choose(connection: Any, _record: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core.bulk.references import Key
-from bot_layer.errors import ConfigError
+from bot_layer.errors import ConfigError, TransientError
 
 ONE, TWO, THREE = Key("Patient", "1"), Key("Patient", "2"), Key("Observation", "1")
 
@@ -138,3 +139,17 @@ def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: 
         SyncMap(None if url else tmp_path / "file" / "map.sqlite", url=url, schema="pf_none")
     assert caught.value.code == "map-unusable"
     assert "hidden" not in str(caught.value)
+
+
+def test_a_map_that_fails_in_the_middle_of_a_run_says_so_and_nothing_of_a_person(tmp_path: Path) -> None:
+    """The run goes on when the disk has room again; its log held what was to be written."""
+    path = tmp_path / "map.sqlite"
+    kept = SyncMap(path)
+    damaging = sqlite3.connect(path)
+    damaging.execute("DROP TABLE failed")
+    damaging.close()
+    with pytest.raises(TransientError) as caught:
+        kept.record((), failures=[Failure(Key("Patient", "hidden"), 400, "hidden", b"hidden")])
+    kept.close()
+    assert caught.value.code == "map-unusable"
+    assert "person" not in "".join(str(each) for each in (caught.value, caught.value.__cause__))
