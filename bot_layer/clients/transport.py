@@ -173,7 +173,7 @@ class Transport:
                 ) as response:
                     span.tell(status=response.status_code, resent=_resent(response))
                     return self._read(response, method, path)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as fault:
+            except (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError) as fault:
                 raise self._lost(fault, method, path) from fault
 
     def _read(self, response: requests.Response, method: str, path: str) -> Answer:

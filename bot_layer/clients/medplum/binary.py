@@ -5,18 +5,19 @@ https://hl7.org/fhir/R4/binary.html#rest: asked for anything but FHIR, the serve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import httpx
 
 from bot_layer import spans
+from bot_layer.clients.body import paced
 from bot_layer.clients.medplum.client import Medplum
 from bot_layer.clients.transport import Patience
 from bot_layer.errors import AuthError, InputError, PermanentError, TransientError
 
-_CHUNK = 64 * 1024
 _BUSY = frozenset({429, 500, 502, 503, 504})
 
 
@@ -27,12 +28,13 @@ class Bytes:
     content_type: str | None
     length: int | None
     _response: httpx.Response = field(repr=False)
+    _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes in pieces; a broken connection is a TransientError."""
+        """The bytes in pieces as they come; one that breaks or only trickles is a TransientError."""
         try:
-            yield from self._response.iter_bytes(_CHUNK)
-        except httpx.TransportError as fault:
+            yield from paced(self._response.iter_bytes(), clock=self._clock)
+        except (httpx.TransportError, TimeoutError) as fault:
             raise _lost(None) from fault
 
     def close(self) -> None:

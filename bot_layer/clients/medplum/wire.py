@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
 from pymedplum import exceptions as refusals
 
 from bot_layer import spans
+from bot_layer.clients.body import paced
 from bot_layer.clients.transport import retry_after
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
 
@@ -20,8 +22,9 @@ _BUSY = frozenset({429, 500, 502, 503, 504})
 class Wire(httpx.BaseTransport):
     """httpx's transport, with busy and broken answers as TransientError, before pymedplum sleeps over them."""
 
-    def __init__(self, inner: httpx.BaseTransport) -> None:
+    def __init__(self, inner: httpx.BaseTransport, clock: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner
+        self._clock = clock
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer; TransientError where there is none, or one that only says that Medplum is busy."""
@@ -34,12 +37,13 @@ class Wire(httpx.BaseTransport):
     def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             response = self._inner.handle_request(request)
-            if response.status_code in _BUSY:
-                response.read()
         except httpx.TransportError as fault:
             unsent = isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             raise _transient(request.method, None, maybe_done=not unsent) from fault
+        if isinstance(response.stream, httpx.SyncByteStream):
+            response.stream = _Body(response.stream, request.method, self._clock)
         if response.status_code in _BUSY:
+            response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
             busy.retry_after = _until_quota(response)
             raise busy
@@ -47,6 +51,25 @@ class Wire(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the connections."""
+        self._inner.close()
+
+
+class _Body(httpx.SyncByteStream):
+    """A body; TransientError where it breaks or only trickles. What it answers may have been done."""
+
+    def __init__(self, inner: httpx.SyncByteStream, method: str, clock: Callable[[], float]) -> None:
+        self._inner = inner
+        self._method = method
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from paced(self._inner, clock=self._clock)
+        except (httpx.TransportError, TimeoutError) as fault:
+            raise _transient(self._method, None, maybe_done=True) from fault
+
+    def close(self) -> None:
+        """Gives the connection back."""
         self._inner.close()
 
 
