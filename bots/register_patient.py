@@ -18,7 +18,7 @@ from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant, Watch
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
-from bot_layer.core.patients import adt, adt_out, registration_answer
+from bot_layer.core.patients import adt, adt_out, index_patient, registration_answer
 from bot_layer.core.patients.adt import Header
 from bot_layer.core.patients.registration import Create
 from bot_layer.core.patients.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, not_for_us, problem
@@ -104,13 +104,15 @@ def _register(event: Event, reference: str) -> Json:
     # The event may be stale, or made up by its caller: what is registered is what Medplum holds.
     patient = store.current(reference)
     followed = f"Patient/{patient['id']}" != reference
-    plan = index.plan(patient, force=force)
+    merged = [index_patient.external_id(each, policy) for each in store.merged_into(patient)]
+    former = [each for each in merged if each is not None]
+    plan = index.plan(patient, former, force=force)
     if not isinstance(plan, Create):
         store.require_own_id(patient, plan.id)
 
     if event.flag("preview"):
         return registration_answer.preview(plan, patient, policy, followed=followed)
-    health_gorilla_id = index.carry_out(plan, patient, force=force)
+    health_gorilla_id = index.carry_out(plan, patient, former, force=force)
     store.write_back(patient, health_gorilla_id)
     return registration_answer.answer(plan, patient, policy, health_gorilla_id, followed=followed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -65,13 +65,15 @@ class FederatedSource:
         asked = self._asked(asked_id)
         if asked is None or not (self.answering.unregistered or index_patient.health_gorilla_ids(asked)):
             return None
+        store = PatientStore(self.server)
         try:
-            current = PatientStore(self.server).current(f"Patient/{asked['id']}") if _is_merged(asked) else asked
+            current = store.current(f"Patient/{asked['id']}") if _is_merged(asked) else asked
         except (InputError, ReviewNeeded):
             return None
         if current.get("active") is False:
             return None
-        own = [f"Patient/{current['id']}", f"Patient/{asked['id']}", *self._merged_into(current)]
+        merged = (f"Patient/{each['id']}" for each in store.merged_into(current))
+        own = [f"Patient/{current['id']}", f"Patient/{asked['id']}", *merged]
         return Found(current, tuple(dict.fromkeys(own)))
 
     def documents(self, found: Found, asked_id: str) -> list[Json]:
@@ -101,7 +103,7 @@ class FederatedSource:
             return summary if is_meant and not self._held(found, 1) else None
         if not _ID.fullmatch(document_id):
             return None
-        stored = self._read(f"DocumentReference/{document_id}")
+        stored = self.server.held(f"DocumentReference/{document_id}")
         return stored if stored is not None and self._may_leave(stored, found) else None
 
     def open(self, found: Found, document: Json, number: int) -> Opened | None:
@@ -131,7 +133,7 @@ class FederatedSource:
     def _asked(self, asked_id: str) -> Json | None:
         system = self.answering.identifier_system
         if system is None:
-            return self._read(f"Patient/{asked_id}") if _ID.fullmatch(asked_id) else None
+            return self.server.held(f"Patient/{asked_id}") if _ID.fullmatch(asked_id) else None
         hits = self.server.search("Patient", [("identifier", search_token(system, asked_id)), ("_count", "10")])
         carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
         # A record that ended leads to the survivor, who may have taken its number over.
@@ -139,28 +141,6 @@ class FederatedSource:
         first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
         # Two patients under one number: whose documents are meant is not guessed.
         return first[0] if len(first) == 1 else None
-
-    def _merged_into(self, patient: Json) -> Iterator[str]:
-        """The Patients that were merged into this one, or into one of those, as both sides of a link say.
-
-        A link on one side alone opens nothing. Each has one successor, so that nobody is met twice.
-        """
-        for link in entries(patient.get("link")):
-            reference = _target(link) if link.get("type") == "replaces" else ""
-            merged = self._read(reference) if reference.startswith("Patient/") else None
-            if merged is not None and registration.replaced_by(merged) == f"Patient/{patient['id']}":
-                yield reference
-                yield from self._merged_into(merged)
-
-    def _read(self, reference: str) -> Json | None:
-        try:
-            return self.server.read(reference)
-        except InputError:
-            return None
-        except PermanentError as error:
-            if error.status in {400, 410}:
-                return None
-            raise
 
     def _may_leave(self, document: Json, found: Found) -> bool:
         subject = document.get("subject")
@@ -206,9 +186,9 @@ class FederatedSource:
         return Opened(kind, stream.length, stream.chunks(), stream.close)
 
     def _presented(self, shown: list[tuple[Json, list[Content | None]]], asked_id: str) -> list[Json]:
-        own = self._organization(self.answering.organization) if self.answering.organization else None
+        own = self.server.held(self.answering.organization) if self.answering.organization else None
         named = {ref for document, _ in shown for ref in federated_document.organization_references(document)}
-        organizations = {ref: held for ref in sorted(named) if (held := self._organization(ref)) is not None}
+        organizations = {ref: held for ref in sorted(named) if (held := self.server.held(ref)) is not None}
         return [
             federated_document.present(
                 document,
@@ -220,9 +200,6 @@ class FederatedSource:
             )
             for document, contents in shown
         ]
-
-    def _organization(self, reference: str) -> Json | None:
-        return self._read(reference)
 
     def _summary_content(self, patient: Json) -> Content:
         """What is known of a patient's C-CDA: its size and hash once it was made for this version of the patient."""
@@ -269,11 +246,6 @@ def _version_key(patient: Json) -> str:
 
 def _is_merged(patient: Json) -> bool:
     return registration.replaced_by(patient) is not None
-
-
-def _target(link: Json) -> str:
-    other = link.get("other")
-    return str(other.get("reference", "")) if isinstance(other, dict) else ""
 
 
 def _carries(patient: Json, system: str, value: str) -> bool:

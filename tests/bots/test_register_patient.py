@@ -449,6 +449,32 @@ def test_a_patient_is_merged_into_one_other_only(hospital: Clinic) -> None:
     assert "link" not in held(hospital, "M-9")
 
 
+@pytest.mark.parametrize("name", ["Sommer^Anna", "Winter^Anna"])
+def test_the_registration_of_a_record_that_ends_is_the_survivors(hospital: Clinic, name: str) -> None:
+    """Who was registered is not registered again under another id, nor left under the one that ended."""
+    handler(hospital.message(adt("A04", "M-8")))
+    before = hospital.gorilla.patients()[0]["id"]
+    merge = adt("A40", "M-7", prior="M-8", f5=name)
+    for _ in range(2):
+        assert acknowledged(handler(hospital.message(merge))) == ("AA", "C-1", [])
+    (registered,) = hospital.gorilla.patients()
+    assert (registered["id"], pt(registered)) == (before, [(SYSTEM, held(hospital, "M-7")["id"])])
+    assert hg_ids(held(hospital, "M-7")) == [before]
+
+
+def test_a_link_on_one_side_alone_takes_no_registration_over(world: Clinic) -> None:
+    """Merging the two in Medplum settles it only once the record that ends says so itself."""
+    first, second = world.server.create(person()), world.server.create(person())
+    handler(world.asked(first))
+    replaces = [{"type": "replaces", "other": {"reference": f"Patient/{first['id']}"}}]
+    world.server.change(f"Patient/{second['id']}", lambda now: {**now, "link": replaces})
+    assert codes(handler(world.asked(second))) == ["registered-as-another"]
+    ended = [{"type": "replaced-by", "other": {"reference": f"Patient/{second['id']}"}}]
+    world.server.change(f"Patient/{first['id']}", lambda now: {**now, "link": ended})
+    assert action(handler(world.asked(second))) == "updated"
+    assert [pt(registered) for registered in world.gorilla.patients()] == [[(SYSTEM, second["id"])]]
+
+
 def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
     """A29 keeps the record; for a patient whom nobody knows it fails; a later update is no failure of the message."""
     handler(hospital.message(adt("A04")))

@@ -285,6 +285,17 @@ def test_a_patient_registered_under_another_id_is_for_a_person() -> None:
         assert code(answer) == "registered-as-another"
 
 
+def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() -> None:
+    """The id of a merged record leads here already; one of another system is not that record's."""
+    held = registered(build(patient(id="former"), POLICY))
+    answer = plan(patient(), Found(by_identifier=[held]), POLICY, former=["former"])
+    assert isinstance(answer, Update)
+    assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
+    elsewhere = registered(build(patient(id="former"), replace(POLICY, patient_system="urn:oid:1.2.3")))
+    answer = plan(patient(), Found(by_demographics=[elsewhere]), POLICY, former=["former"])
+    assert code(answer) == "registered-as-another"
+
+
 def test_the_recorded_id_must_be_the_found_one() -> None:
     """The id that Medplum keeps is checked on every run; forced, the registration under our own id is taken instead."""
     held = registered(build(patient(), POLICY), "hg-2")

@@ -5,6 +5,7 @@ https://developer.healthgorilla.com/docs/patient
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -31,15 +32,16 @@ class Patients:
     gorilla: HealthGorillaClient
     policy: Policy
 
-    def find(self, patient: Json) -> Found:
-        """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id."""
-        external = index_patient.external_id(patient, self.policy)
-        system = self.policy.patient_system
-        answered = self._search([("identifier", search_token(system, external))]) if external else []
-        # A server that passes over the system, or the whole parameter, answers with somebody else.
-        by_identifier = [theirs for theirs in answered if index_patient.holds_pt(theirs, _pt(system, external))]
-        if by_identifier:
-            return Found(by_identifier=by_identifier)
+    def find(self, patient: Json, former: Sequence[str] = ()) -> Found:
+        """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id.
+
+        ``former`` are the ids of the Patients that were merged into this one: a registration of theirs is this one's.
+        """
+        own = index_patient.external_id(patient, self.policy)
+        for external in filter(None, (own, *former)):
+            by_identifier = self._registered_as(external)
+            if by_identifier:
+                return Found(by_identifier=by_identifier)
         name = demographics.current_name(patient)
         by_demographics = self._search(
             [
@@ -53,13 +55,13 @@ class Patients:
         known = self._read(recorded[0]) if recorded and not alike else None
         return Found(by_demographics=alike, recorded=known)
 
-    def plan(self, patient: Json, *, force: bool = False) -> Act:
+    def plan(self, patient: Json, former: Sequence[str] = (), *, force: bool = False) -> Act:
         """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
         refused = registration.refusal(patient, self.policy)
-        found = Found() if refused else self.find(patient)
-        return required(refused or registration.plan(patient, found, self.policy, force=force))
+        found = Found() if refused else self.find(patient, former)
+        return required(refused or registration.plan(patient, found, self.policy, former=former, force=force))
 
-    def carry_out(self, plan: Act, patient: Json, *, force: bool = False) -> str:
+    def carry_out(self, plan: Act, patient: Json, former: Sequence[str] = (), *, force: bool = False) -> str:
         """The Health Gorilla id once the patient is registered as planned.
 
         A lost answer or a conflict is settled by planning anew from what is there by then, never by sending blindly.
@@ -74,7 +76,7 @@ class Patients:
                 done = None
             if done is not None:
                 return done
-            current = self.plan(patient, force=force)
+            current = self.plan(patient, former, force=force)
         raise TransientError(
             "The registration is changed by others all the time; try again later.",
             service="Health Gorilla",
@@ -122,6 +124,13 @@ class Patients:
         _require_ok(answer)
         return plan.id
 
+    def _registered_as(self, external: str) -> list[Json]:
+        """Who is registered under an id; a server that passes over the parameter answers with somebody else."""
+        system = self.policy.patient_system
+        pt = {"system": system, "value": external}
+        answered = self._search([("identifier", search_token(system, external))])
+        return [theirs for theirs in answered if index_patient.holds_pt(theirs, pt)]
+
     def _search(self, query: list[tuple[str, str]]) -> list[Json]:
         found = resources(self.gorilla.search("Patient", query))
         return [resource for resource in found if resource.get("resourceType") == "Patient"]
@@ -132,10 +141,6 @@ class Patients:
             return None
         _require_ok(answer)
         return resource_of(answer)
-
-
-def _pt(system: str, value: str | None) -> Json:
-    return {"system": system, "value": value}
 
 
 def _require_ok(answer: Answer) -> None:

@@ -23,7 +23,7 @@ from bot_layer.clients.medplum.wire import SERVICE, Wire, named
 from bot_layer.clients.transport import DEFAULT_PATIENCE, Patience, require_safe_url
 from bot_layer.core.event import Event
 from bot_layer.core.json import Json
-from bot_layer.errors import AuthError, ConfigError, InputError, TransientError
+from bot_layer.errors import AuthError, ConfigError, InputError, PermanentError, TransientError
 
 # pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
 logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
@@ -55,6 +55,17 @@ class Medplum:
             return found
 
         return self._repeat("GET", path, call)
+
+    def held(self, reference: str) -> Json | None:
+        """The resource at ``Type/id``; None where there is none, or none any more."""
+        try:
+            return self.read(reference)
+        except InputError:
+            return None
+        except PermanentError as error:
+            if error.status in {400, 410}:
+                return None
+            raise
 
     def search(self, resource_type: str, query: Query) -> list[Json]:
         """The resources of the first page of a search, without included ones of other types."""

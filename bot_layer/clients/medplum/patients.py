@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
@@ -37,6 +37,18 @@ class PatientStore:
             patient = self.server.read(successor)
         raise ReviewNeeded("The Patient's merges lead in a circle or elsewhere, or are too many.", code="merge-loop")
 
+    def merged_into(self, patient: Json) -> Iterator[Json]:
+        """The Patients that were merged into this one, or into one of those, as both sides of a link say.
+
+        A link on one side alone opens nothing. Each has one successor, so that nobody is met twice.
+        """
+        for link in entries(patient.get("link")):
+            reference = _target(link) if link.get("type") == "replaces" else ""
+            merged = self.server.held(reference) if reference.startswith("Patient/") else None
+            if merged is not None and registration.replaced_by(merged) == f"Patient/{patient['id']}":
+                yield merged
+                yield from self.merged_into(merged)
+
     def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
         """Raise ReviewNeeded where another active Patient carries this Health Gorilla id."""
         if health_gorilla_id in index_patient.health_gorilla_ids(patient):
@@ -44,7 +56,8 @@ class PatientStore:
         query = [("identifier", f"{HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
         for other in self.server.search("Patient", query):
             carried = health_gorilla_id in index_patient.health_gorilla_ids(other)
-            if carried and other["id"] != patient["id"] and other.get("active") is not False:
+            is_ended = other.get("active") is False or registration.replaced_by(other) == f"Patient/{patient['id']}"
+            if carried and other["id"] != patient["id"] and not is_ended:
                 raise ReviewNeeded("Another Patient in Medplum carries this Health Gorilla id.", code="id-of-another")
 
     def write_back(self, patient: Json, health_gorilla_id: str) -> None:
@@ -137,6 +150,11 @@ class PatientStore:
         if found and len(carrying) != 1:
             raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
         return carrying[0] if carrying else None
+
+
+def _target(link: Json) -> str:
+    other = link.get("other")
+    return str(other.get("reference", "")) if isinstance(other, dict) else ""
 
 
 def _require_unmerged(patient: Json) -> None:

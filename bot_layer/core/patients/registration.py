@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -75,8 +75,11 @@ class Review:
 Plan = Create | Update | NothingToDo | Refuse | Review
 
 
-def plan(patient: Json, found: Found, policy: Policy, *, force: bool = False) -> Plan:
-    """What to do for this patient. ``force`` lets a changed PT identifier or a vanished registration be written."""
+def plan(patient: Json, found: Found, policy: Policy, *, former: Collection[str] = (), force: bool = False) -> Plan:
+    """What to do for this patient. ``force`` lets a changed PT identifier or a vanished registration be written.
+
+    ``former`` are the ids of the Patients that were merged into this one: queries by them lead here already.
+    """
     refused = refusal(patient, policy)
     if refused is not None:
         return refused
@@ -91,7 +94,7 @@ def plan(patient: Json, found: Found, policy: Policy, *, force: bool = False) ->
         )
     if not candidates:
         return _plan_new(patient, policy, recorded=bool(recorded), force=force)
-    return _plan_known(patient, candidates[0], policy, recorded=recorded, force=force)
+    return _plan_known(patient, candidates[0], policy, recorded=recorded, former=former, force=force)
 
 
 def refusal(patient: Json, policy: Policy) -> Refuse | None:
@@ -165,7 +168,9 @@ def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> 
     return Create(build(patient, policy))
 
 
-def _plan_known(patient: Json, theirs: Json, policy: Policy, *, recorded: Sequence[str], force: bool) -> Plan:
+def _plan_known(
+    patient: Json, theirs: Json, policy: Policy, *, recorded: Sequence[str], former: Collection[str], force: bool
+) -> Plan:
     identifier, ours = str(theirs.get("id")), build(patient, policy)
     is_ours = index_patient.holds_pt(theirs, ours["identifier"][0])
     if recorded and identifier not in recorded and not (is_ours and force):
@@ -173,7 +178,9 @@ def _plan_known(patient: Json, theirs: Json, policy: Policy, *, recorded: Sequen
     if theirs.get("active") is False:
         return Review("registration-inactive", "Health Gorilla holds this patient as inactive: have it revived there.")
     if not is_ours:
-        if index_patient.other_pts(theirs, ours["identifier"][0]) and not (recorded and force):
+        others = index_patient.other_pts(theirs, ours["identifier"][0])
+        are_former = all(each.get("system") == policy.patient_system and each.get("value") in former for each in others)
+        if not are_former and not (recorded and force):
             return _changed_identifier(is_own=bool(recorded))
         if ours["gender"] != theirs.get("gender") and not recorded:
             return Review(
