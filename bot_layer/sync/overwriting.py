@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -11,6 +11,7 @@ from bot_layer.core.bulk.local_edits import EditList, LocalEdit
 from bot_layer.core.bulk.ndjson import Resource, resource_of
 from bot_layer.core.bulk.source_identity import brought_as, source_id_of
 from bot_layer.core.bulk.sync_state import Run, SyncState
+from bot_layer.core.json import Json
 from bot_layer.errors import AuthError, PermanentError
 from bot_layer.sync.hands import loading
 from bot_layer.sync.loader import Loaded
@@ -36,8 +37,12 @@ def overwrite(session: Session, state: SyncState) -> SyncState:
     with loading(session, run, policy="source") as files:
         for kind, some in listed.items():
             for start in range(0, len(some), _MANY):
-                ids = [each.id for each in some[start : start + _MANY]]
-                loaded = loaded.plus(files.loader.load(list(_from_source(session, kind, ids))))
+                handful = {each.reference: each.id for each in some[start : start + _MANY]}
+                query = f"_id={','.join(handful.values())}&_count={_MANY}"
+                there = {f"{kind}/{each['id']}": each for each in session.medplum.requests.search(kind, query)}
+                loaded = loaded.plus(files.loader.load(list(_from_source(session, kind, there.values()))))
+                # What was deleted meanwhile is no edit any more.
+                loaded = loaded.plus(Loaded(settled=frozenset(handful.keys() - there.keys())))
     run = with_loaded(run, loaded)
     if run.edits.listed:
         note = f"{len(run.edits.listed)} of the edits that were listed stay: the source does not give those resources"
@@ -52,16 +57,16 @@ def _by_type(edits: EditList) -> dict[str, list[LocalEdit]]:
     return by_type
 
 
-def _from_source(session: Session, stored_type: str, ids: list[str]) -> Iterator[Resource]:
+def _from_source(session: Session, stored_type: str, stored: Iterable[Json]) -> Iterator[Resource]:
     """What the source has for these resources of Medplum, read one by one."""
     kind = brought_as(stored_type)
-    for there in session.medplum.requests.search(stored_type, f"_id={','.join(ids)}&_count={_MANY}"):
+    for there in stored:
         source_id = source_id_of(there, kind)
         if source_id is None:
             continue
         try:
             found = session.source.records.read(kind, source_id)
         except (PermanentError, AuthError):
-            return
+            continue
         if found is not None and (found.get("resourceType"), found.get("id")) == (kind, source_id):
             yield resource_of(found)
