@@ -52,6 +52,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     run = planned(session, run, state, types, options)
     groups = dict.fromkeys(job.group or WHOLE for job in run.jobs)
     state = replace(state, groups=tuple(groups), types=session.settings.types)
+    if run.full:
+        session.map.ask_anew("")  # what the source did not give may be there by now
     if options.reconcile:
         run = replace(run, seen_in=begin_seeing(session, state))
     # Who held a run that was cancelled may still be writing.

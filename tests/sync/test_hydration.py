@@ -65,6 +65,17 @@ def test_what_was_refused_is_read_when_the_rights_are_there(both: World) -> None
     assert is_there(both)
 
 
+def test_what_was_not_given_once_is_asked_for_again_by_a_full_run(both: World) -> None:
+    """Nothing else of the rights changes; its reference would wait for ever."""
+    both.source.faults.add("server_error", status=403, method="GET", path="/Location/l1")
+    both.run()
+    both.source.faults.clear()
+    both.run()
+    assert not is_there(both)
+    both.run(Options(full=True))
+    assert is_there(both)
+
+
 def test_what_the_source_has_not_is_asked_for_once(both: World) -> None:
     """A run with nothing new asks nothing."""
     both.source.source.delete("Location", "l1", at=both.source.now())
