@@ -19,7 +19,7 @@ from bot_layer.clients.medplum.writer import MedplumWriter
 from bot_layer.clients.sync_map import Failure, SyncMap
 from bot_layer.core.bulk import references, source_mark, upsert
 from bot_layer.core.bulk.local_edits import LocalEdit
-from bot_layer.core.bulk.ndjson import Resource
+from bot_layer.core.bulk.ndjson import BadLine, Resource
 from bot_layer.core.bulk.references import Key
 from bot_layer.core.bulk.resource_bytes import Marked
 from bot_layer.core.bulk.source_identity import stored_as
@@ -46,6 +46,7 @@ class Loaded:
     kept: int = 0
     edits: tuple[LocalEdit, ...] = ()
     settled: frozenset[str] = frozenset()  # references of what is in Medplum as the source says
+    bad: tuple[BadLine, ...] = ()  # resources that can't be kept under any name
 
     def plus(self, other: Loaded) -> Loaded:
         """Both together."""
@@ -55,6 +56,7 @@ class Loaded:
             self.kept + other.kept,
             self.edits + other.edits,
             self.settled | other.settled,
+            self.bad + other.bad,
         )
 
 
@@ -81,7 +83,11 @@ class Loader:
     def load(self, resources: Sequence[Resource]) -> Loaded:
         """What became of these resources. No two of them may have the same type and id."""
         valid = {each.key: each for each in resources if each.key is not None}
-        loaded = Loaded(_counted((each.type, "failed") for each in resources if each.key is None))
+        nameless = [each for each in resources if each.key is None]
+        loaded = Loaded(
+            _counted((each.type, "failed") for each in nameless),
+            bad=tuple(BadLine(each.number, "its id or its meta is none of FHIR's") for each in nameless),
+        )
         if self.seeing:
             self.map.write_seen(valid)
         digests = {key: source_mark.digest_of(_text_of(each)) for key, each in valid.items()}

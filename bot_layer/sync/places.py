@@ -26,8 +26,9 @@ def after_step(session: Session, state: FileState, step: Step, *, keep_place: bo
     with session.lock:
         run = session.run
         loaded = step.loaded
-        bad = tuple(f"{state.type} file {state.turn + 1} line {each.number}: {each.reason}" for each in step.bad)
-        run = replace(with_loaded(run, loaded), bad_lines=(run.bad_lines + bad)[:BAD_LINES])
+        bad = (*step.bad, *loaded.bad)
+        named = tuple(f"{state.type} file {state.turn + 1} line {each.number}: {each.reason}" for each in bad)
+        run = replace(with_loaded(run, loaded), bad_lines=(run.bad_lines + named)[:BAD_LINES])
         if keep_place:
             state = replace(state, lines=max(state.lines, step.lines))
             run = run.with_job(_with_file(job_of(run), state))

@@ -565,6 +565,15 @@ def test_a_bad_line_is_kept_with_its_place_and_stops_nothing() -> None:
         assert counts(state)["failed"] == 1
 
 
+def test_a_resource_that_nothing_can_name_is_told_with_its_place() -> None:
+    """It can't be kept to be tried again: the report counted it as failed, and nobody could find it."""
+    with small(patient("p1"), observation("not_an_id")) as both:
+        state = both.run()
+        assert state.run is not None
+        assert state.run.bad_lines == ("Observation file 1 line 1: its id or its meta is none of FHIR's",)
+        assert counts(state)["failed"] == 1
+
+
 def test_documents_are_copied_and_their_links_rewritten(tmp_path: Path) -> None:
     """The content is stored in Medplum, once: a second full run stores nothing anew."""
     with world(generate(2, 2), folder=tmp_path) as both:
