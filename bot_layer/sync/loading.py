@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from bot_layer.clients.practice_fusion.files import LinkExpired
+from bot_layer.clients.practice_fusion.files import FileChanged, LinkExpired
 from bot_layer.core.bulk.bulk_export import ExportFile, Failed, Manifest
 from bot_layer.core.bulk.ndjson import Line, split_lines
 from bot_layer.core.bulk.source_identity import level_of
@@ -134,6 +134,12 @@ def load_file(session: Session, files: FileLoader, state: FileState, file: Expor
             if attempt == 2:
                 raise
             state, file = place_of(session, state), fresh_place(session, state)
+            continue
+        except FileChanged:
+            # The lines of another version stand in other places: none of them counts as handled.
+            state = file_done(session, replace(place_of(session, state), lines=0), done=False)
+            if attempt == 2:
+                raise
             continue
         if state.count is None or handled >= state.count or attempt == 2:
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from typing import Any
 
 import jwt
@@ -25,7 +26,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from bot_layer.clients.practice_fusion.client import PracticeFusion
-from bot_layer.clients.practice_fusion.files import LinkExpired
+from bot_layer.clients.practice_fusion.files import FileChanged, LinkExpired
 from bot_layer.clients.practice_fusion.requests import origin
 from bot_layer.core.bulk.bulk_export import ExportFile
 from bot_layer.core.bulk.smart import Discovery
@@ -46,6 +47,7 @@ class Odd:
     early: int = 0  # a range begins so many bytes before the place that was asked for
     span: int = 10**9  # so many bytes of a range come at once
     ends_open: bool = False  # all bytes come before the break, and no length tells so
+    versions: Iterator[dict[str, str]] = field(default_factory=lambda: repeat({}))  # headers of each answer
     refusals: int = 0
     discovery_status: int = 200
     login_status: int = 200
@@ -53,6 +55,7 @@ class Odd:
     answers: dict[str, Any] = field(default_factory=dict)
     forms: list[dict[str, str]] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
 
     def app(self) -> Starlette:
         """The routes."""
@@ -77,6 +80,7 @@ class Odd:
         """What the name says."""
         name = request.path_params["name"]
         self.asked.append((name, request.headers.get("authorization", ""), request.headers.get("range", "")))
+        self.conditions.append(request.headers.get("if-range", ""))
         if self.refusals:
             self.refusals -= 1
             return PlainTextResponse("", 401)
@@ -122,7 +126,7 @@ class Odd:
             yield b"" if self.ends_open else rest[len(rest) // 2 :]
 
         length = {} if self.ends_open else {"Content-Length": str(len(rest))}
-        return StreamingResponse(pieces(), status, headers | length)
+        return StreamingResponse(pieces(), status, headers | length | next(self.versions))
 
 
 @pytest.fixture
@@ -171,6 +175,21 @@ def test_a_range_of_which_a_part_comes_is_asked_for_again(client: PracticeFusion
     """A source may send less than was asked for, too."""
     odd.breaks, odd.ranges, odd.span = 1, True, 100_000
     assert read(client, "plain") == TEXT
+
+
+@pytest.mark.parametrize("name", ["plain", "packed"])
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_file_that_changes_is_not_joined_to_the_one_before(
+    client: PracticeFusion, odd: Odd, name: str, ranges: bool
+) -> None:
+    """Whether a range brings the rest or all comes again; what stays the same goes on."""
+    odd.breaks, odd.ranges = 1, ranges
+    odd.versions = chain([{"ETag": '"1"'}], repeat({"ETag": '"2"'}))
+    with pytest.raises(FileChanged):
+        read(client, name)
+    assert odd.conditions == ["", '"1"' if name == "plain" else ""]
+    odd.breaks = 1
+    assert read(client, name) == TEXT
 
 
 def test_a_page_for_people_is_no_file(client: PracticeFusion) -> None:

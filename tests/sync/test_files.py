@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 import pytest
 
+from bot_layer.clients.practice_fusion.files import FileChanged, Files
+from bot_layer.core.bulk.bulk_export import ExportFile
 from bot_layer.core.bulk.ndjson import resource_of, split_lines
-from bot_layer.core.bulk.sync_state import add_counts, totals
+from bot_layer.core.bulk.sync_state import FileState, Job, Run, add_counts, totals
 from bot_layer.core.json import Json
 from bot_layer.errors import PermanentError
 from bot_layer.sandbox.practice_fusion import generate
 from bot_layer.sync.files import FileLoader, handfuls
+from bot_layer.sync.hands import loading
 from bot_layer.sync.loader import Loader
+from bot_layer.sync.loading import load_file
+from bot_layer.sync.places import place_of
 from tests.sync.world import observation, patient, world
 
 
@@ -84,3 +91,37 @@ def test_an_id_that_comes_twice_is_one_resource() -> None:
         assert (first.counts["Patient"]["created"], second.counts["Patient"]["updated"]) == (1, 1)
         (stored,) = both.by_source_id("Patient")["twice"]
         assert stored["gender"] == "male"
+
+
+@dataclass(frozen=True)
+class Changing(Files):
+    """A file that becomes another one so many times while it is read."""
+
+    versions: Iterator[list[Json]]
+
+    def chunks(self, _file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:  # noqa: ARG002
+        things = next(self.versions)
+        yield file(*things)
+        if len(things) > 1:
+            raise FileChanged("A file changed while it was read.", service="Practice Fusion")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_changed_is_read_from_its_first_line(times: int) -> None:
+    """What stands on a line by then is another resource: passed over as handled, it would be lost."""
+    with world() as both:
+        session = both.sync().session
+        session.store.acquire()
+        state = FileState("output", "Observation", 0, lines=100)
+        session.keep(Run("r", 0.0, jobs=(Job("system", ("Observation",), files=(state,)),)))
+        before, now = [observation("o1"), observation("o2")], [observation("new")]
+        session.source.files = Changing(session.source.files.requests, iter([before] * times + [now]))
+        with loading(session, session.run) as files:
+            if times == 1:
+                load_file(session, files, state, ExportFile("output", "Observation", "x"))
+                assert set(both.by_source_id("Observation")) == {"new"}
+                assert place_of(session, state) == replace(state, lines=1, done=True)
+            else:
+                with pytest.raises(FileChanged):
+                    load_file(session, files, state, ExportFile("output", "Observation", "x"))
+                assert place_of(session, state) == replace(state, lines=0)

@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bot_layer.clients.practice_fusion.requests import (
@@ -26,6 +26,7 @@ from bot_layer.clients.practice_fusion.requests import (
 from bot_layer.clients.wire import Opened, Reply, Wire
 from bot_layer.core.bulk import bulk_export
 from bot_layer.core.bulk.bulk_export import ExportFile
+from bot_layer.core.bulk.file_version import FileVersion, file_version
 from bot_layer.errors import BotError, PermanentError, TransientError
 
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
@@ -39,6 +40,12 @@ class LinkExpired(BotError):
     default_code = "link-expired"
 
 
+class FileChanged(TransientError):
+    """A file is another one than that of which a part was handed on: begin it again from its first line."""
+
+    default_code = "file-changed"
+
+
 @dataclass(frozen=True)
 class Files:
     """What one practice's server gives to download."""
@@ -49,6 +56,7 @@ class Files:
         """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place.
 
         Where the manifest does not say whether it wants the token (None), the source's own host alone gets it.
+        FileChanged where the file became another one meanwhile.
         """
         if requires_token is None:
             requires_token = self._is_own(self._absolute(file.url))
@@ -58,6 +66,8 @@ class Files:
             before = progress.done
             try:
                 yield from self._from(file, progress, requires_token=requires_token)
+            except FileChanged:
+                raise
             except TransientError as fault:
                 failures = 1 if progress.done > before else failures + 1
                 if failures >= tools.tries:
@@ -71,7 +81,7 @@ class Files:
         offset = progress.done
         if offset and progress.resumable:
             # A range counts packed bytes, so that only the plain form can be resumed.
-            headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+            headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"} | progress.version.condition
         skip = offset
         with ExitStack() as stack:
             reply, stream = self._followed(stack, self._absolute(file.url), headers, with_token=requires_token)
@@ -79,6 +89,7 @@ class Files:
                 raise TransientError("A page came in place of a file.", service=SERVICE, method="GET", path=_PATH)
             if reply.status != 200:
                 skip = offset - self._begin(reply, progress)
+            progress.meet(file_version(reply.headers))
             for chunk in _unpacked(stream, self.requests.open.wire, progress, resumed=skip != offset):
                 if skip >= len(chunk):
                     skip -= len(chunk)
@@ -153,6 +164,14 @@ class _Progress:
     done: int = 0
     resumable: bool = True
     total: int = 0  # bytes of the whole file, as the answer to a range tells
+    version: FileVersion = field(default_factory=FileVersion)
+
+    def meet(self, version: FileVersion) -> None:
+        """Note which version it is; FileChanged where bytes of another one were handed on."""
+        if not self.done:
+            self.version = version
+        elif version.differs(self.version):
+            raise FileChanged("A file changed while it was read.", service=SERVICE, method="GET", path=_PATH)
 
 
 def _unreadable(reply: Reply, tools: OpenRequests) -> BotError:

@@ -1,0 +1,58 @@
+"""Which version of a file an answer brings, as far as its server tells: so that no two are joined into one.
+
+https://www.rfc-editor.org/rfc/rfc9110#section-8.8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """What tells one version from another; what the server does not say is empty."""
+
+    etag: str = ""
+    modified: str = ""
+    size: str = ""
+
+    @property
+    def condition(self) -> dict[str, str]:
+        """The header that lets a range be answered only from this version."""
+        strong = "" if self.etag.startswith("W/") else self.etag or self.modified
+        return {"If-Range": strong} if strong and strong.isprintable() else {}
+
+    def differs(self, other: FileVersion) -> bool:
+        """True where both tell the same thing, and not alike."""
+        told = (
+            (self.etag.removeprefix("W/"), other.etag.removeprefix("W/")),  # packing weakens a tag
+            (self.modified, other.modified),
+            (self.size, other.size),
+        )
+        return any(one and two and one != two for one, two in told)
+
+
+def file_version(headers: Mapping[str, str]) -> FileVersion:
+    """The version behind an answer. Header names are in lower case."""
+    ranged = headers.get("content-range", "").rpartition("/")[2]
+    plain = "content-encoding" not in headers
+    size = ranged or (headers.get("content-length", "") if plain else "")
+    return FileVersion(headers.get("etag", ""), _modified(headers), size if size.isdecimal() else "")
+
+
+def _modified(headers: Mapping[str, str]) -> str:
+    """Last-Modified, unless it is the moment of the answer: within one second a file may change twice."""
+    modified = headers.get("last-modified", "")
+    then, now = _instant(modified), _instant(headers.get("date", ""))
+    return modified if then and now and now - then >= timedelta(seconds=1) else ""
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
