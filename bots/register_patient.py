@@ -18,10 +18,10 @@ from bot_layer.core.clinicians import health_gorilla as hg
 from bot_layer.core.declaration import Bot, Grant, Watch
 from bot_layer.core.event import Event, target
 from bot_layer.core.json import Json
-from bot_layer.core.patients import adt, adt_out, index_patient, registration_answer
+from bot_layer.core.patients import adt, adt_order, adt_out, index_patient, registration_answer
 from bot_layer.core.patients.adt import Header
 from bot_layer.core.patients.registration import Create
-from bot_layer.core.patients.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, not_for_us, problem
+from bot_layer.core.patients.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, late, not_for_us, problem
 from bot_layer.core.patients.registration_settings import SETTINGS, adt_policy, registration_policy
 from bot_layer.errors import BotError, InputError
 from bot_layer.handler import Handler, failed
@@ -68,15 +68,19 @@ def receive(event: Event, now: datetime) -> str:
     try:
         header = adt.header(str(event.input))
         policy = adt_policy(event.secrets)
-        message = adt.read(str(event.input), authorities=policy.authorities, processing_ids=policy.processing_ids)
+        message = adt.read(
+            str(event.input), authorities=policy.authorities, processing_ids=policy.processing_ids, now=now
+        )
         if message.action == "ignore":
             return adt_out.ack(header, "AA", now, [not_for_us()])
         store = PatientStore(medplum.connect(event))
-        for reference in store.carry_out(message, policy.patient_system):
-            _register(event, reference)
+        stored = store.carry_out(message, policy.patient_system)
+        for patient in stored:
+            _register(event, f"Patient/{patient['id']}")
     except BotError as error:
         return adt_out.ack(header, acknowledgement(error), now, [problem(error)])
-    return adt_out.ack(header, "AA", now)
+    is_late = any(adt_order.is_late(patient, message.persons[0].stamp) for patient in stored)
+    return adt_out.ack(header, "AA", now, [late()] if is_late else [])
 
 
 def refuse(error: BotError, event: Json) -> Json:

@@ -356,7 +356,9 @@ def test_a_deleted_patient_is_left_as_registered(world: Clinic) -> None:
 # ADT
 
 
-def adt(event: str, number: str = "M-7", *, control: str = "C-1", prior: str = "", **fields: str) -> str:
+def adt(
+    event: str, number: str = "M-7", *, control: str = "C-1", prior: str = "", recorded: str = "20261122", **fields: str
+) -> str:
     """An ADT message from an invented EHR; fields are PID's, as f5, f7..."""
     given = {
         3: f"{number}^^^NORTH^MR",
@@ -370,7 +372,8 @@ def adt(event: str, number: str = "M-7", *, control: str = "C-1", prior: str = "
     }
     pid = "|".join(["PID", *(given.get(place, "") for place in range(1, 31))])
     mrg = f"MRG|{prior}^^^NORTH^MR\r" if prior else ""
-    return rf"MSH|^~\&|EHR|NORTH|BOTS|SOUTH|20261122||ADT^{event}|{control}|P|2.5.1" + f"\rEVN||20261122\r{pid}\r{mrg}"
+    msh = rf"MSH|^~\&|EHR|NORTH|BOTS|SOUTH|20261122||ADT^{event}|{control}|P|2.5.1"
+    return f"{msh}\rEVN||{recorded}\r{pid}\r{mrg}"
 
 
 @pytest.fixture
@@ -447,6 +450,23 @@ def test_a_patient_is_merged_into_one_other_only(hospital: Clinic) -> None:
     assert acknowledged(handler(hospital.message(elsewhere))) == ("AE", "C-1", ["merged-elsewhere"])
     assert held(hospital, "M-8") == gone
     assert "link" not in held(hospital, "M-9")
+
+
+def test_a_late_message_changes_nothing_of_the_patient(hospital: Clinic) -> None:
+    """What its sender said later holds, here and in the index; a merge is carried out all the same."""
+    handler(hospital.message(adt("A04", recorded="20261122090000")))
+    handler(hospital.message(adt("A08", recorded="20261122100000", f5="Winter^Anna")))
+    before = hospital.held()
+    late = adt("A08", recorded="20261122095959", f3="M-7^^^NORTH^MR~M-9^^^NORTH^PI", f5="Herbst^Anna", f13='""')
+    assert acknowledged(handler(hospital.message(late))) == ("AA", "C-1", ["late-message"])
+    assert hospital.held() == before
+    handler(hospital.message(adt("A04", "M-8", f5="Sommer^Bea", recorded="20261122090000")))
+    merge = adt("A40", prior="M-8", recorded="20261122093000", f5="Herbst^Anna")
+    assert acknowledged(handler(hospital.message(merge))) == ("AA", "C-1", ["late-message"])
+    assert (held(hospital, "M-8")["active"], held(hospital)["name"][0]["family"]) == (False, "Winter")
+    elsewhere = late.replace("|EHR|", "|LAB|").replace("~M-9^^^NORTH^PI", "")
+    assert acknowledged(handler(hospital.message(elsewhere))) == ("AA", "C-1", [])
+    assert held(hospital)["name"][0]["family"] == "Herbst"
 
 
 @pytest.mark.parametrize("name", ["Sommer^Anna", "Winter^Anna"])

@@ -69,8 +69,8 @@ class PatientStore:
             lambda now: index_patient.with_health_gorilla_id(now, health_gorilla_id) or now,
         )
 
-    def carry_out(self, message: Adt, patient_system: str | None) -> list[str]:
-        """The references of the Patients to register after a message: stored, merged, or none where one ended."""
+    def carry_out(self, message: Adt, patient_system: str | None) -> list[Json]:
+        """The Patients to register after a message: stored, merged, or none where one ended."""
         if message.action == "inactivate":
             self._inactivate(message.persons[0], patient_system)
             return []
@@ -78,7 +78,7 @@ class PatientStore:
         for person, patient in stored:
             if person.prior:
                 self._merge(person.prior, patient, patient_system)
-        return [f"Patient/{patient['id']}" for _, patient in stored]
+        return [patient for _, patient in stored]
 
     def fail(self, patient_id: str, error: BotError, now: datetime) -> None:
         """Leaves one open Task for the patient, with the latest reason."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final, Literal
 
 from bot_layer.core import demographics
 from bot_layer.core.identifiers import kind
 from bot_layer.core.json import Json
-from bot_layer.core.patients import pid, registration
+from bot_layer.core.patients import adt_order, pid, registration
+from bot_layer.core.patients.adt_order import Stamp
 from bot_layer.core.patients.hl7v2 import Segment, first_segment, parse
 from bot_layer.errors import InputError, ReviewNeeded
 
@@ -45,11 +47,12 @@ class Header:
 
 @dataclass(frozen=True)
 class Person:
-    """One PID: the elements it states, those it asks to remove, and for a merge the identifiers that end (MRG-1)."""
+    """One PID: what it states, what it asks to remove, when that was so, and the identifiers that end (MRG-1)."""
 
     patient: Json = field(repr=False)
     removed: frozenset[str] = frozenset()
     prior: tuple[Json, ...] = field(default=(), repr=False)
+    stamp: Stamp = field(default_factory=Stamp)
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,17 @@ def header(text: str) -> Header:
     return _header(first_segment(text))
 
 
-def read(text: str, *, authorities: Mapping[str, str] | None = None, processing_ids: Sequence[str] = ("P",)) -> Adt:
-    """What the message asks for. ``authorities`` maps assigning authorities (CX.4) to FHIR systems."""
+def read(
+    text: str,
+    *,
+    authorities: Mapping[str, str] | None = None,
+    processing_ids: Sequence[str] = ("P",),
+    now: datetime | None = None,
+) -> Adt:
+    """What the message asks for. ``authorities`` maps assigning authorities (CX.4) to FHIR systems.
+
+    A time that the message states is passed over where it lies ahead of ``now``.
+    """
     segments = parse(text)
     head = _header(segments[0])
     action = _action(head, processing_ids)
@@ -78,7 +90,8 @@ def read(text: str, *, authorities: Mapping[str, str] | None = None, processing_
     persons = _persons(segments, authorities or {}, merging=action == "merge")
     if action == "merge" and not all(person.prior for person in persons):
         raise InputError("A merge needs MRG-1 beside each PID.", code="required-field", expression=["MRG-1"])
-    return Adt(head, action, persons)
+    stamp = _stamp(segments, now)
+    return Adt(head, action, tuple(replace(person, stamp=stamp) for person in persons))
 
 
 def key(identifiers: Sequence[Json], preferred_system: str | None = None) -> Json:
@@ -102,17 +115,19 @@ def record_numbers(identifiers: Sequence[Json], preferred_system: str | None = N
 def merged(existing: Json, person: Person) -> Json:
     """The stored Patient with what the message states; equal to ``existing`` where it states nothing new.
 
-    A field that the message leaves empty stays as it is; one that it sends as null is removed.
+    A field that the message leaves empty stays as it is; one that it sends as null is removed. A late message changes
+    nothing.
     """
+    if adt_order.is_late(existing, person.stamp):
+        return existing
     stated = _stated(existing, person)
     replaced = person.removed | (_DECEASED if _DECEASED & stated.keys() else frozenset())
     kept = {name: value for name, value in existing.items() if name not in replaced}
     result = {**kept, **{name: value for name, value in stated.items() if name not in ("identifier", "telecom")}}
     identifiers = demographics.entries(existing.get("identifier"))
     added = [entry for entry in stated["identifier"] if not any(is_same(entry, known) for known in identifiers)]
-    result["identifier"] = [*identifiers, *added]
-    points = _telecom(existing, person)
-    return {**result, "telecom": points} if points else {name: result[name] for name in result if name != "telecom"}
+    result = {**result, "identifier": [*identifiers, *added], "telecom": _telecom(existing, person)}
+    return adt_order.stamped({name: value for name, value in result.items() if value != []}, person.stamp)
 
 
 def new_patient(person: Person) -> Json:
@@ -155,6 +170,13 @@ def _header(msh: Segment) -> Header:
         sender=(msh.text(3), msh.text(4)),
         receiver=(msh.text(5), msh.text(6)),
     )
+
+
+def _stamp(segments: Sequence[Segment], now: datetime | None) -> Stamp:
+    msh = segments[0]
+    sender = "|".join(msh.text(number) or msh.text(number, 2) for number in (3, 4))
+    recorded = next((segment.text(2) for segment in segments if segment.name == "EVN"), "")
+    return adt_order.stamp(sender, recorded, msh.text(7), now)
 
 
 def _action(head: Header, processing_ids: Sequence[str]) -> Action:

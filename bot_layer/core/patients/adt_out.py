@@ -27,6 +27,7 @@ STRUCTURES: Final = {
 }
 # HL7 table 0357, for the codes that reading a message and registering a patient can end with.
 _ERROR_CODES: Final = {
+    "late-message": ("0", "Message accepted"),
     "segment-sequence": ("100", "Segment sequence error"),
     "required-segment": ("100", "Segment sequence error"),
     "required-field": ("101", "Required field missing"),

@@ -134,6 +134,11 @@ def not_for_us() -> Problem:
     return Problem("unsupported-event", "This event does not concern registration; nothing was done.", ("MSH-9",), "I")
 
 
+def late() -> Problem:
+    """What is said of a message that is older than the last one of its sender."""
+    return Problem("late-message", "A newer message was applied before: what that one said stays.", ("EVN-2",), "I")
+
+
 def _reason(error: BotError, moment: str) -> Json:
     coding = {"system": outcomes.CODE_SYSTEM, "code": error.code}
     return {"statusReason": {"coding": [coding], "text": error.message}, "lastModified": moment}
