@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
+import responses
 
 from bot_layer.clients.medplum.login import ClientLogin, GivenToken
 from bot_layer.clients.medplum.writer import MedplumWriter
@@ -13,7 +14,7 @@ from bot_layer.core.bulk import source_mark
 from bot_layer.core.bulk.references import Key
 from bot_layer.core.bulk.upsert import Incoming
 from bot_layer.core.json import Json
-from bot_layer.errors import AuthError
+from bot_layer.errors import AuthError, TransientError
 from bot_layer.sandbox.medplum import MedplumSandbox
 
 SOURCE = "https://source.example/fhir"
@@ -53,6 +54,27 @@ def test_a_bad_answer_is_got_over_without_a_duplicate(medplum: MedplumSandbox, k
     outcomes = getattr(writer(medplum), way)(people("1", "2", "3"))
     assert sorted(each.action for each in outcomes) == ["created"] * 3
     assert len(stored(medplum)) == 3
+
+
+@pytest.mark.parametrize("kind", ["html", "empty_body"])
+def test_a_gateway_s_own_answer_to_a_look_up_does_not_say_that_nothing_is_there(
+    medplum: MedplumSandbox, kind: str
+) -> None:
+    """With status 200 it was taken for an empty Bundle, and everything was made once more."""
+    writer(medplum).upsert(people("1", "2"))
+    medplum.faults.add(kind, times=1, method="GET", path="/Patient", status=200)
+    outcomes = writer(medplum).upsert(people("1", "2"))
+    assert [each.action for each in outcomes] == ["unchanged"] * 2
+    assert len(stored(medplum)) == 2
+
+
+def test_an_answer_to_a_search_that_is_no_bundle_ends_it() -> None:
+    """It tells nothing of what is there."""
+    with responses.RequestsMock() as answers:
+        answers.get("https://medplum.example/fhir/R4/Patient", json={"resourceType": "OperationOutcome"})
+        found = MedplumWriter("https://medplum.example", GivenToken("t"), SOURCE).requests.search("Patient", "_id=1")
+        with pytest.raises(TransientError):
+            next(found)
 
 
 def test_a_refused_entry_leaves_the_others_and_brings_the_server_s_words(medplum: MedplumSandbox) -> None:

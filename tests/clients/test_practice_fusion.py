@@ -97,7 +97,7 @@ class Odd:
         if name == "Observation":
             links = [{"relation": "next", "url": self.following or str(request.url)}]
             return JSONResponse({"resourceType": "Bundle", "link": links})
-        if name == "page":
+        if name.endswith("page"):
             return HTMLResponse("<html>We will be back soon.</html>")
         if name.isdecimal():
             return PlainTextResponse("", int(name))
@@ -426,10 +426,31 @@ def test_a_groups_members_are_its_patients(client: PracticeFusion, odd: Odd) -> 
         {"entity": {"reference": "Patient/5"}, "inactive": True},
     ]
     odd.answers = {
-        "Group/g": {"member": members},
-        "Group/odd": {"member": "x"},
-        "Patient": {"entry": ["x"], "link": ["x"]},
+        "Group/g": {"resourceType": "Group", "member": members},
+        "Group/odd": {"resourceType": "Group", "member": "x"},
+        "Group/other": {"resourceType": "OperationOutcome"},
+        "Patient": {"resourceType": "Bundle", "entry": ["x"], "link": ["x"]},
     }
     assert client.records.group_members("g") == ("1", "2")
     assert client.records.group_members("odd") == ()
+    assert client.records.group_members("other") is None
     assert list(client.records.search("Patient", "_id=1")) == []
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"resourceType": "OperationOutcome"}, "page"])
+def test_what_is_no_answer_to_a_search_does_not_say_that_there_is_nothing(
+    client: PracticeFusion, odd: Odd, answer: Any
+) -> None:
+    """A gateway's page has status 200 too; what a patient has would be passed over, and the time stamp moved."""
+    kind = "page" if answer == "page" else "Condition"
+    odd.answers = {"Condition": answer}
+    with pytest.raises(TransientError) as caught:
+        list(client.records.search(kind, "patient=1"))
+    assert caught.value.code == "unreadable-answer"
+
+
+def test_a_page_in_place_of_a_group_does_not_say_that_nobody_is_in_it(client: PracticeFusion) -> None:
+    """Nor that a resource is gone."""
+    for ask in (lambda: client.records.group_members("page"), lambda: client.records.read("Group", "page")):
+        with pytest.raises(TransientError):
+            ask()

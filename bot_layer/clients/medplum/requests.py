@@ -64,6 +64,10 @@ class MedplumRequests:
             raise AuthError(
                 f"Medplum refused the {what} of this client for {method} {template}.", code=f"medplum-{what}-refused"
             )
+        is_page = reply.headers.get("content-type", "").startswith("text/html")
+        if reply.status in (200, 201) and (is_page or not reply.body):
+            # A gateway's own answer, whatever its status: nobody knows what became of the request.
+            raise self._wire.lost(method, template, sent=True)
         return reply
 
     def repeat(self, method: str, path: str, *, template: str, body: bytes | None = None, cost: int = 1) -> Reply:
@@ -97,6 +101,9 @@ class MedplumRequests:
                     path=resource_type,
                 )
             page = read_object(reply.body)
+            if page.get("resourceType") != "Bundle":
+                # It must not pass for "nothing there": all that is there would be made once more.
+                raise self._wire.lost("GET", resource_type, sent=True)
             for each in page.get("entry") or []:
                 if isinstance(each.get("resource"), dict):
                     yield each["resource"]

@@ -8,9 +8,10 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
 from bot_layer.clients.practice_fusion.requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
+from bot_layer.clients.wire import Reply
 from bot_layer.core.bulk.source_identity import is_source_id
 from bot_layer.core.json import Json, objects
-from bot_layer.errors import AuthError, PermanentError
+from bot_layer.errors import AuthError, PermanentError, TransientError
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,7 @@ class Records:
         reply = self.requests.read(f"{self.requests.source}/{resource_type}/{source_id}", path=path)
         if reply.status in (404, 410):
             return None
-        if reply.status != 200:
-            raise refused(reply, path)
-        return read_object(reply.body)
+        return _answered(reply, path)
 
     def search(self, resource_type: str, query: str) -> Iterator[Json]:
         """Every match of a search, page by page, without a limit."""
@@ -43,10 +42,9 @@ class Records:
                     code="endless-pages",
                 )
             seen.add(url)
-            reply = self.requests.read(url, path=resource_type)
-            if reply.status != 200:
-                raise refused(reply, resource_type)
-            page = read_object(reply.body)
+            page = _answered(self.requests.read(url, path=resource_type), resource_type)
+            if page.get("resourceType") != "Bundle":
+                raise _unreadable(resource_type)
             for entry in objects(page.get("entry")):
                 found = entry.get("resource")
                 if isinstance(found, dict) and found.get("resourceType") == resource_type:
@@ -69,10 +67,31 @@ class Records:
             group = self.read("Group", group_id)
         except (PermanentError, AuthError):
             return None
-        if group is None:
+        if group is None or group.get("resourceType") != "Group":
             return None
         members = (_member_id(each, self.requests.source) for each in objects(group.get("member")))
         return tuple(dict.fromkeys(each for each in members if each))
+
+
+def _answered(reply: Reply, path: str) -> Json:
+    """The object that was answered. A gateway's page with status 200 is none: it must not pass for "nothing there"."""
+    if reply.status != 200:
+        raise refused(reply, path)
+    found = read_object(reply.body)
+    if not found:
+        raise _unreadable(path)
+    return found
+
+
+def _unreadable(path: str) -> TransientError:
+    return TransientError(
+        "The source answered with something else than was asked for; try again later.",
+        service=SERVICE,
+        status=200,
+        method="GET",
+        path=path,
+        code="unreadable-answer",
+    )
 
 
 def _member_id(member: Json, source: str) -> str:
