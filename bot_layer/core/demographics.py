@@ -51,7 +51,7 @@ def current_name(patient: Json) -> Json:
     """Family, given and suffix of the name in force: official before usual before the rest; {} where there is none."""
     names = [name for name in entries(patient.get("name")) if name.get("use") not in _PAST_USES]
     ranked = sorted(
-        names, key=lambda name: (not _full_name(name), _ended(name), _NAME_ORDER.get(name.get("use", ""), 2))
+        names, key=lambda name: (_ended(name), not _full_name(name), _NAME_ORDER.get(name.get("use", ""), 2))
     )
     return _name(ranked[0]) if ranked else {}
 
@@ -62,8 +62,8 @@ def current_address(patient: Json) -> Json:
     ranked = sorted(
         addresses,
         key=lambda entry: (
-            len(missing_address_parts(_address(entry))),
             _ended(entry),
+            len(missing_address_parts(_address(entry))),
             _ADDRESS_ORDER.get(entry.get("use", ""), 1),
         ),
     )

@@ -135,6 +135,18 @@ def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
     assert demographics.current_address({"address": [work, home]}) == home
 
 
+def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
+    """Who moved or took another name is not registered as before: what is missing is named."""
+    over = {"period": {"end": "2020-01-01"}}
+    past = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001", **over}
+    moved = patient(
+        name=[{"family": "Sommer", "given": ["Anna"], **over}, {"use": "official", "family": "Winter"}],
+        address=[past, {"use": "home", "line": ["9 Oak Lane"], "city": "Elm", "state": "NV"}],
+    )
+    assert index_patient.missing_demographics(moved, POLICY) == ("Patient.name.given", "Patient.address.postalCode")
+    assert index_patient.missing_demographics(patient(address=[past]), POLICY) == ()
+
+
 @pytest.mark.parametrize(
     "point",
     [
