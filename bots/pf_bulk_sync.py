@@ -106,7 +106,8 @@ def _due(sync: Sync) -> bool:
         return False
     if state.run is not None and not state.run.over:
         return True
-    ended = max(state.last_success, state.run.ended if state.run is not None else 0.0)
+    # A run that is done and exported something is the last success.
+    ended = max(state.last_success, state.run.ended if state.run is not None and state.run.phase != "done" else 0.0)
     return time.time() - ended >= sync.settings.interval_ms / 1000
 
 

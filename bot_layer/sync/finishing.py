@@ -63,7 +63,8 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         failures=failures,
         unsettled=session.unsettled,
         run=ended,
-        last_success=session.clock(),
+        # To try again what failed exports nothing: the next export is as due as before.
+        last_success=session.clock() if run.jobs else state.last_success,
     )
     saved = session.store.save(new, release=True)
     session.log("PFSyncWorker", f"Updated sync state: {saved.last_sync_time}")

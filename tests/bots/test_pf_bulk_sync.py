@@ -173,6 +173,19 @@ def test_the_timer_does_not_ask_a_source_that_gave_up_every_five_minutes() -> No
         assert one(call(both), "status") == "done"
 
 
+def test_to_try_again_what_failed_puts_no_export_off() -> None:
+    """It exports nothing: done each day, it kept the timer from ever starting a sync, and the sync looked healthy."""
+    with world(generate(1, 1), switches=FAST) as both:
+        both.source.faults.add("failed_export")
+        call(both, cron=True)
+        both.source.faults.clear()
+        answer = call(both, parameters.code("action", "retry-failed"))
+        assert one(answer, "status") == "done"
+        answer = call(both, cron=True)
+        assert one(answer, "action") == "start"
+        assert_exact(both)
+
+
 def test_an_unknown_action_is_refused_before_anything_is_done() -> None:
     """A misspelt action must not start a sync."""
     with world(generate(1, 1), switches=FAST) as both:
