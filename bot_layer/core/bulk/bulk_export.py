@@ -1,4 +1,4 @@
-"""Bulk Data export without the wire: what to ask, and what each answer means.
+"""A Bulk Data export under way, without the wire: how long to wait, what each answer means, and its manifest.
 
 https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so all of them are read)
 """
