@@ -1,0 +1,30 @@
+"""K1b. MRG-1 with two numbers that are two Patients here.
+
+only the first ends, answered AA. Should: both, or an AE for a person (several-patients).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.reported_cases.conversation import Checks, adt, by_number, pid, send, world
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k01b_a40_mrg_repetitions")
+def test_k01b_a40_mrg_repetitions() -> None:
+    check = Checks()
+    with world() as w:
+        for number, given in (("M-1", "Ilse"), ("M-2", "Else"), ("M-3", "Ilsa")):
+            send(w, adt("A04", pid(f"{number}^^^CLINIC^MR", f"Quandt^{given}", "19610304", "F")))
+        said, _ = send(
+            w,
+            adt(
+                "A40",
+                pid("M-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F"),
+                "MRG|M-2^^^CLINIC^MR~M-3^^^CLINIC^MR",
+                at="20260102120000",
+            ),
+        )
+        ended = [n for n in ("M-2", "M-3") if any(p.get("active") is False for p in by_number(w, n))]
+        check("both ended, or the answer is no AA", ended == ["M-2", "M-3"] or said != "AA", (said, "ended:", ended))
+    check.done()

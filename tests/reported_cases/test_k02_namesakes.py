@@ -1,0 +1,46 @@
+"""K2. Two real persons of one name and birth date (here twins not named yet).
+
+the second can never be registered. Should: after a person has looked there is a way (a flag, or Medplum's own
+doNotMatch list); other sex, address, phone, record number and multiple birth are reasons not to call it the
+same person; the advice "merge the two" is dangerous.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bots.register_patient import handler
+from tests.bots.patient_world import MRN, action, clinic, codes, person
+from tests.reported_cases.conversation import Checks
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k02_namesakes")
+def test_k02_namesakes() -> None:
+    check = Checks()
+    with clinic() as w:
+        one = w.server.create(
+            person(
+                name=[{"family": "Achterberg", "given": ["BabyBoy"]}],
+                birthDate="2025-12-01",
+                gender="male",
+                multipleBirthInteger=1,
+                identifier=[{"system": MRN, "value": "T-1"}],
+            )
+        )
+        two = w.server.create(
+            person(
+                name=[{"family": "Achterberg", "given": ["BabyBoy"]}],
+                birthDate="2025-12-01",
+                gender="male",
+                multipleBirthInteger=2,
+                identifier=[{"system": MRN, "value": "T-2"}],
+            )
+        )
+        handler(w.asked(one))
+        first, forced = handler(w.asked(two)), handler(w.asked(two, force=True))
+        check(
+            "some call registers the second twin",
+            "registered" in (action(first), action(forced)),
+            (codes(first), "force:", codes(forced)),
+        )
+    check.done()

@@ -1,0 +1,56 @@
+"""K14. One parameter more than the responder knows and the whole query is 400.
+
+no document of the patient is found. Should: FHIR R4 search 3.1.1.3 (cited in query.py): servers SHOULD ignore
+what they do not know, unless the client says handling=strict (proxies and HTTP stacks add parameters). US Core:
+patient+category, patient+category+date, _id.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.reported_cases.conversation import Checks
+from tests.runtime.federated_world import network
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k14_query_parameters")
+def test_k14_query_parameters() -> None:
+    check = Checks()
+    with network() as w:
+        p = w.patient()
+        w.document(
+            p,
+            category=[
+                {
+                    "coding": [
+                        {
+                            "system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category",
+                            "code": "clinical-note",
+                        }
+                    ]
+                }
+            ],
+        )
+        with w.http(token=w.caller().token()) as c:
+            for more in (
+                "category=clinical-note",
+                "category=clinical-note&date=ge2020-01-01",
+                "_sort=-date",
+                "_pretty=true",
+                "requestId=7f",
+            ):
+                a = c.get(f"fhir/R4/DocumentReference?patient={p['id']}&{more}")
+                check(
+                    f"&{more}: 200, total 1",
+                    (a.status_code, a.json().get("total")) == (200, 1),
+                    (a.status_code, a.json().get("issue", [{}])[0].get("details", {}).get("text")),
+                )
+            a = c.get(
+                f"fhir/R4/DocumentReference?patient={p['id']}&category=nonsense", headers={"Prefer": "handling=strict"}
+            )
+            check(
+                "category that fits nothing, or strict: 400 or total 0",
+                a.status_code == 400 or a.json()["total"] == 0,
+                a.text[:100],
+            )
+    check.done()

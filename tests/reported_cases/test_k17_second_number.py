@@ -1,0 +1,42 @@
+"""K17. Registered by record number (FEDERATED_PATIENT_IDENTIFIER_SYSTEM).
+
+after a merge the sender lists both numbers, the bot itself adds the second one to the Patient, and from then on
+EVERY message is refused as missing-demographics (identifier). Should: the number under which the index knows
+the patient is kept, and the change of address arrives.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bots.patient_world import MRN
+from tests.reported_cases.conversation import Checks, adt, pid, send, world
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k17_second_number")
+def test_k17_second_number() -> None:
+    check = Checks()
+    with world(FEDERATED_PATIENT_IDENTIFIER_SYSTEM=MRN) as w:
+        send(w, adt("A04", pid("M-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F")))
+        send(w, adt("A04", pid("M-2^^^CLINIC^MR", "Quandt^Else", "19610304", "F")))
+        send(
+            w,
+            adt(
+                "A40",
+                pid("M-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F"),
+                "MRG|M-2^^^CLINIC^MR",
+                at="20260102120000",
+            ),
+        )
+        send(w, adt("A08", pid("M-1^^^CLINIC^MR~M-2^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F"), at="20260103120000"))
+        said, ack = send(
+            w,
+            adt(
+                "A08",
+                pid("M-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F", "9 New St^^Reno^NV^89501"),
+                at="20260104120000",
+            ),
+        )
+        cities = [a["city"] for g in w.gorilla.patients() for a in g["address"]]
+        check("the new address is in the index", said == "AA" and "Reno" in cities, (ack, cities))
+    check.done()

@@ -1,0 +1,29 @@
+"""K21. An NPI under its other registered URI (urn:oid:2.16.840.1.113883.4.6, as C-CDA imports leave it).
+
+"needs an NPI". Should: taken, as SSN_SYSTEMS does for the number of that kind (FHIR NamingSystem us-npi lists
+both); or a text that says so.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from bot_layer.sandbox.health_gorilla import npi
+from bots.sync_practitioner import handler as sync
+from tests.bots import practice_world as pw
+from tests.reported_cases.conversation import Checks
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k21_npi_oid")
+def test_k21_npi_oid() -> None:
+    check = Checks()
+    with pw.world() as w:
+        r = w.call(
+            sync,
+            pw.named(
+                "practitioner",
+                w.store(pw.clinician(identifier=[{"system": "urn:oid:2.16.840.1.113883.4.6", "value": npi(1)}])),
+            ),
+        )
+        check("enrolled", pw.action(r) == "enrolled", pw.codes(r))
+    check.done()
