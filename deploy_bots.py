@@ -6,7 +6,7 @@ Exit codes: 0 the server is as declared; 1 something failed, or was left half do
 options, the settings or the checks; 3 the server differs (--drift); 4 another deployment is under way.
 """
 
-from bot_layer.commands.deploy import main
+from bot_layer.cli.deploy import main
 
 if __name__ == "__main__":
     main()

@@ -27,12 +27,12 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.table import Table
 
-from bot_layer.clients.medplum.client import Medplum, connect_client
-from bot_layer.core.federation.token import hash_secret
-from bot_layer.core.json import Json
-from bot_layer.sandbox.health_gorilla.network import FederatedCaller
-from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
-from bot_layer.stage.world import free_port
+from bot_layer.demo.world import free_port
+from bot_layer.federation.rules.token import hash_secret
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.client import Medplum, connect_client
+from medplum_sandbox.health_gorilla.network import FederatedCaller
+from medplum_sandbox.medplum.sandbox import MedplumSandbox
 
 RATE = 200
 SECONDS = 30

@@ -15,16 +15,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bot_layer.core.clinicians import enrollment, enrollment_answer
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.clinicians.account_wishes import Wishes
-from bot_layer.core.clinicians.enrollment import Enrolment
-from bot_layer.core.event import read, target
-from bot_layer.core.json import Json
-from bot_layer.handler import check_input
-from bot_layer.sandbox.health_gorilla import npi
-from bot_layer.stage.world import World
+from bot_layer.bot.event import read, target
+from bot_layer.bot.handler import check_input
+from bot_layer.demo.world import World
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import enrollment, enrollment_answer
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.enrollment import Enrolment
 from bots.sync_practitioner import handler
+from medplum_sandbox.health_gorilla import npi
 
 _REPEATS = 2_000
 _SETTINGS = {

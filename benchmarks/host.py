@@ -25,20 +25,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from bot_layer.clients.medplum.client import connect_client
-from bot_layer.collection import Collection
-from bot_layer.core import parameters
-from bot_layer.core.declaration import Bot
-from bot_layer.core.event import Event
-from bot_layer.core.hosting.inbox import Intake
-from bot_layer.core.json import Json
+from bot_layer.bot.collection import Collection
+from bot_layer.bot.declaration import Bot
+from bot_layer.bot.event import Event
+from bot_layer.bot.handler import Handler
 from bot_layer.deploy.run import Request as Deployment
 from bot_layer.deploy.run import carry_out, survey
-from bot_layer.handler import Handler
-from bot_layer.listening import ThreadedServer
-from bot_layer.runtime.durable import Inbox, InboxSettings
-from bot_layer.runtime.host import HostServer, HostSettings
-from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.fhir import parameters
+from bot_layer.fhir.json import Json
+from bot_layer.host.durable import Inbox, InboxSettings
+from bot_layer.host.host import HostServer, HostSettings
+from bot_layer.host.listening import ThreadedServer
+from bot_layer.host.rules.inbox import Intake
+from bot_layer.medplum.client import connect_client
+from medplum_sandbox.medplum import MedplumSandbox
 
 CALLS = 200
 EVENTS = 300

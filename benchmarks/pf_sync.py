@@ -29,23 +29,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from bot_layer.clients.medplum.login import ClientLogin, GivenToken, Login
-from bot_layer.clients.medplum.writer import MedplumWriter
-from bot_layer.core.bulk import batch_entries, references, source_mark, upsert
-from bot_layer.core.bulk.ndjson import Resource, split_lines
-from bot_layer.core.bulk.references import Key
-from bot_layer.core.bulk.resource_bytes import Marked
-from bot_layer.core.bulk.sync_settings import read_settings
-from bot_layer.core.bulk.sync_state import totals
-from bot_layer.core.bulk.upsert import Incoming
-from bot_layer.sandbox.faults import Faults
-from bot_layer.sandbox.medplum import MedplumSandbox
-from bot_layer.sandbox.medplum.quota import Quotas
-from bot_layer.sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
-from bot_layer.sandbox.server import Server
-from bot_layer.sync.engine import Options, Sync
-from bot_layer.sync.files import handfuls
-from bot_layer.sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.engine import Options, Sync
+from bot_layer.bulk_sync.files import handfuls
+from bot_layer.bulk_sync.rules import provenance as source_mark
+from bot_layer.bulk_sync.rules import references, upsert
+from bot_layer.bulk_sync.rules.ndjson import Resource, split_lines
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.resource_bytes import Marked
+from bot_layer.bulk_sync.rules.run_state import totals
+from bot_layer.bulk_sync.rules.settings import read_settings
+from bot_layer.bulk_sync.rules.upsert import Incoming
+from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.target.writer import MedplumWriter
+from bot_layer.medplum.login import ClientLogin, GivenToken, Login
+from bot_layer.medplum.rules import batch_entries
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.medplum import MedplumSandbox
+from medplum_sandbox.medplum.quota import Quotas
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
+from medplum_sandbox.server import Server
 
 _ROUNDS = 5
 _PATIENTS = 225  # about 45 resources each

@@ -1,7 +1,7 @@
 """Where a bot's call and a request of it begin and end, for whoever records traces; by default nobody does.
 
 Clients tell of their requests here, so that they need to know neither OpenTelemetry nor the runtime. A recorder is set
-by ``bot_layer.runtime.tracing`` alone; without one a span costs one comparison.
+by ``bot_layer.host.tracing`` alone; without one a span costs one comparison.
 """
 
 from __future__ import annotations

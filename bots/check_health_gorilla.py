@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot_layer.clients import transport
-from bot_layer.clients.health_gorilla import check as health_gorilla_check
-from bot_layer.clients.medplum import client as medplum
-from bot_layer.core.clinicians import checks
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.declaration import Bot, Grant
-from bot_layer.core.event import Event, target
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import values
-from bot_layer.handler import Handler
+from bot_layer.bot.declaration import Bot, Grant
+from bot_layer.bot.event import Event, target
+from bot_layer.bot.handler import Handler
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import values
+from bot_layer.health_gorilla import check as health_gorilla_check
+from bot_layer.health_gorilla.rules import checks
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.http import transport
+from bot_layer.medplum import client as medplum
 
 BOT = Bot(
     name="check-health-gorilla",

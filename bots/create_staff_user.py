@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bot_layer.clients import practice, transport
-from bot_layer.clients.health_gorilla import accounts as health_gorilla_accounts
-from bot_layer.clients.health_gorilla import client as health_gorilla
-from bot_layer.clients.health_gorilla.accounts import Account, LoginTaken
-from bot_layer.clients.health_gorilla.client import HealthGorillaClient
-from bot_layer.clients.medplum import client as medplum
-from bot_layer.core.clinicians import account_wishes, enrollment, enrollment_answer, staff
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.clinicians.account_wishes import Wishes
-from bot_layer.core.clinicians.enrollment import Enroll, Enrolment, NothingToDo, Update
-from bot_layer.core.clinicians.staff import Person, Roles
-from bot_layer.core.declaration import Bot, Grant
-from bot_layer.core.event import Event, target
-from bot_layer.core.json import Json
-from bot_layer.handler import Handler
+from bot_layer.bot.declaration import Bot, Grant
+from bot_layer.bot.event import Event, target
+from bot_layer.bot.handler import Handler
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla import accounts as health_gorilla_accounts
+from bot_layer.health_gorilla import client as health_gorilla
+from bot_layer.health_gorilla import tenant_settings as practice
+from bot_layer.health_gorilla.accounts import Account, LoginTaken
+from bot_layer.health_gorilla.client import HealthGorillaClient
+from bot_layer.health_gorilla.rules import account_request as account_wishes
+from bot_layer.health_gorilla.rules import enrollment, enrollment_answer, staff
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.staff import Person, Roles
+from bot_layer.http import transport
+from bot_layer.medplum import client as medplum
 
 BOT = Bot(
     name="create-staff-user",

@@ -11,18 +11,18 @@ import base64
 from datetime import UTC, datetime
 from typing import Any
 
-from bot_layer.clients import transport
-from bot_layer.clients.federated_source import FederatedSource
-from bot_layer.clients.medplum import client as medplum
-from bot_layer.core import outcomes
-from bot_layer.core.declaration import Bot, Grant, Setting
-from bot_layer.core.event import Event
-from bot_layer.core.federation import query as federation
-from bot_layer.core.federation.audit import Access, audit_event
-from bot_layer.core.federation.settings import ANSWERING, read_answering
-from bot_layer.core.json import Json
+from bot_layer.bot.declaration import Bot, Grant, Setting
+from bot_layer.bot.event import Event
+from bot_layer.bot.handler import Handler
 from bot_layer.errors import InputError
-from bot_layer.handler import Handler
+from bot_layer.federation.rules import query as federation
+from bot_layer.federation.rules.audit import Access, audit_event
+from bot_layer.federation.rules.settings import ANSWERING, read_answering
+from bot_layer.federation.source import FederatedSource
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.json import Json
+from bot_layer.http import transport
+from bot_layer.medplum import client as medplum
 
 # What Medplum's own routing puts into the query, and this bot's own parameters.
 _NOT_SEARCHED = frozenset({"identifier", "document", "content"})

@@ -11,19 +11,19 @@ import contextvars
 import logging
 import time
 
-from bot_layer.clients.medplum.login import GivenToken
-from bot_layer.clients.practice_fusion.requests import Log
-from bot_layer.core import parameters as fhir
-from bot_layer.core.bulk import sync_answer
-from bot_layer.core.bulk.source_identity import POINTED_TO, in_order, stored_as
-from bot_layer.core.bulk.sync_settings import DEFAULT_TYPES, SETTINGS, read_settings
-from bot_layer.core.declaration import Bot, Grant
-from bot_layer.core.event import Event
-from bot_layer.core.json import Json
+from bot_layer.bot.declaration import Bot, Grant
+from bot_layer.bot.event import Event
+from bot_layer.bot.handler import Handler
+from bot_layer.bulk_sync.engine import Halted, Options, Sync
+from bot_layer.bulk_sync.rules import answer as sync_answer
+from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, read_settings
+from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, in_order, stored_as
+from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.errors import InputError, TransientError
-from bot_layer.handler import Handler
-from bot_layer.sync.engine import Halted, Options, Sync
-from bot_layer.sync.setup import Surroundings, make_sync
+from bot_layer.fhir import parameters as fhir
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.login import GivenToken
 
 _log = logging.getLogger(__name__)
 

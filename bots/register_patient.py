@@ -9,22 +9,31 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from bot_layer.clients import transport
-from bot_layer.clients.health_gorilla import client as health_gorilla
-from bot_layer.clients.health_gorilla.patients import Patients
-from bot_layer.clients.medplum import client as medplum
-from bot_layer.clients.medplum.patients import PatientStore
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.declaration import Bot, Grant, Watch
-from bot_layer.core.event import Event, target
-from bot_layer.core.json import Json
-from bot_layer.core.patients import adt, adt_order, adt_out, index_patient, registration_answer
-from bot_layer.core.patients.adt import Header
-from bot_layer.core.patients.registration import Create
-from bot_layer.core.patients.registration_answer import NOT_FOR_THE_INDEX, acknowledgement, late, not_for_us, problem
-from bot_layer.core.patients.registration_settings import SETTINGS, adt_policy, registration_policy
+from bot_layer.bot.declaration import Bot, Grant, Watch
+from bot_layer.bot.event import Event, target
+from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError, InputError
-from bot_layer.handler import Handler, failed
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla import client as health_gorilla
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.http import transport
+from bot_layer.medplum import client as medplum
+from bot_layer.patient_registration.adt import message as adt
+from bot_layer.patient_registration.adt import order as adt_order
+from bot_layer.patient_registration.adt import outbound as adt_out
+from bot_layer.patient_registration.adt.message import Header
+from bot_layer.patient_registration.patient_index import Patients
+from bot_layer.patient_registration.patients_in_medplum import PatientStore
+from bot_layer.patient_registration.rules import index_patient, registration_answer
+from bot_layer.patient_registration.rules.registration import Create
+from bot_layer.patient_registration.rules.registration_answer import (
+    NOT_FOR_THE_INDEX,
+    acknowledgement,
+    late,
+    not_for_us,
+    problem,
+)
+from bot_layer.patient_registration.rules.registration_settings import SETTINGS, adt_policy, registration_policy
 
 HL7 = "x-application/hl7-v2+er7"
 

@@ -6,16 +6,17 @@ same name and address in the tenant. Calling it again writes nothing.
 
 from __future__ import annotations
 
-from bot_layer.clients import practice, transport
-from bot_layer.clients.health_gorilla import client as health_gorilla
-from bot_layer.clients.health_gorilla import locations as health_gorilla_locations
-from bot_layer.clients.medplum import client as medplum
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.clinicians import locations
-from bot_layer.core.declaration import Bot, Grant
-from bot_layer.core.event import Event, target
-from bot_layer.core.json import Json
-from bot_layer.handler import Handler
+from bot_layer.bot.declaration import Bot, Grant
+from bot_layer.bot.event import Event, target
+from bot_layer.bot.handler import Handler
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla import client as health_gorilla
+from bot_layer.health_gorilla import locations as health_gorilla_locations
+from bot_layer.health_gorilla import tenant_settings as practice
+from bot_layer.health_gorilla.rules import locations
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.http import transport
+from bot_layer.medplum import client as medplum
 
 BOT = Bot(
     name="sync-location",

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bot_layer.core.json import Json
-from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox
-from bot_layer.sandbox.health_gorilla.state import new_id
+from bot_layer.fhir.json import Json
+from medplum_sandbox.health_gorilla import HealthGorillaSandbox
+from medplum_sandbox.health_gorilla.state import new_id
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 _NEW = re.compile(r"<new:[a-z-]+>")

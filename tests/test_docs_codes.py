@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.collection import load
-from bot_layer.core.clinicians.checks import STEPS
-from bot_layer.core.clinicians.names import NameMatch
+from bot_layer.bot.collection import load
 from bot_layer.errors import BotError
+from bot_layer.health_gorilla.rules.checks import STEPS
+from bot_layer.health_gorilla.rules.names import NameMatch
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "health-gorilla.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ MADE = frozenset(
 # Errors of these classes always carry a code of their own.
 NEVER_ALONE = frozenset({"error", "service-error", "review-needed"})
 # Told by the runtime around every bot, or by the command for many people.
-AROUND = ("bot_layer/runtime/invoke.py", "bot_layer/commands/enroll.py", "bot_layer/core/clinicians/roster.py")
+AROUND = ("bot_layer/host/invoke.py", "bot_layer/cli/enroll.py", "bot_layer/health_gorilla/rules/roster.py")
 
 
 def modules() -> list[Path]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.core.declaration import Setting
-from bot_layer.core.federation.settings import ANSWERING, SERVING
-from bot_layer.core.patients import adt
-from bot_layer.core.patients.registration_settings import SETTINGS
+from bot_layer.bot.declaration import Setting
+from bot_layer.federation.rules.settings import ANSWERING, SERVING
+from bot_layer.patient_registration.adt import message as adt
+from bot_layer.patient_registration.rules.registration_settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "patients.md").read_text(encoding="utf-8")
@@ -21,13 +21,10 @@ SOURCES = [
     ROOT / f"{name}.py"
     for name in (
         *(
-            f"bot_layer/core/patients/{stem}"
-            for stem in ("registration", "registration_answer", "registration_settings")
+            str(path.relative_to(ROOT).with_suffix(""))
+            for folder in ("patient_registration", "federation")
+            for path in sorted((ROOT / "bot_layer" / folder).rglob("*.py"))
         ),
-        *(f"bot_layer/core/patients/{stem}" for stem in ("adt", "adt_out", "pid", "hl7v2")),
-        *(f"bot_layer/core/federation/{stem}" for stem in ("query", "token")),
-        *(f"bot_layer/clients/{stem}" for stem in ("health_gorilla/patients", "medplum/patients", "federated_source")),
-        *(f"bot_layer/runtime/{stem}" for stem in ("federated", "federated_audit", "federated_tokens")),
         *(f"bots/{stem}" for stem in ("register_patient", "federated_documents")),
     )
 ]

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from bot_layer.core.bulk.sync_settings import SETTINGS
+from bot_layer.bulk_sync.rules.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "practice-fusion.md").read_text(encoding="utf-8")
@@ -28,10 +28,8 @@ def test_every_parameter_is_explained() -> None:
 def test_every_error_of_the_sync_has_its_line() -> None:
     """A code that the sync can end with stands in the table of what to do."""
     files = [
-        *(ROOT / "bot_layer" / "sync").glob("*.py"),
-        *(ROOT / "bot_layer" / "clients" / "practice_fusion").glob("*.py"),
-        *(ROOT / "bot_layer" / "clients" / name for name in ("sync_store.py", "wire.py")),
-        *(ROOT / "bot_layer" / "core" / "bulk").glob("*.py"),
+        *(ROOT / "bot_layer" / "bulk_sync").rglob("*.py"),
+        ROOT / "bot_layer" / "http" / "wire.py",
         ROOT / "bots" / "pf_bulk_sync.py",
     ]
     codes: set[str] = set()
@@ -46,5 +44,5 @@ def test_every_test_that_is_named_exists() -> None:
     named = re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", README)
     assert len(named) > 15
     for file, name in named:
-        text = (ROOT / (file or "tests/sync/test_named_faults.py")).read_text(encoding="utf-8")
+        text = (ROOT / (file or "tests/bulk_sync/test_named_faults.py")).read_text(encoding="utf-8")
         assert f"def {name}(" in text

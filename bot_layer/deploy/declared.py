@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from bot_layer.collection import Collection
-from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
-from bot_layer.core.hosting.deployment import IMPLEMENTATION, Wanted, symbol
-from bot_layer.core.json import Json
-from bot_layer.handler import operation_definition
+from bot_layer.bot.collection import Collection
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
+from bot_layer.bot.handler import operation_definition
+from bot_layer.deploy.rules.deployment import IMPLEMENTATION, Wanted, symbol
+from bot_layer.fhir.json import Json
 
 INTERACTION = "https://medplum.com/fhir/StructureDefinition/subscription-supported-interaction"
 FHIRPATH = "https://medplum.com/fhir/StructureDefinition/fhir-path-criteria-expression"
 EXTERNAL_FUNCTION = "https://medplum.com/bot-external-function-id"
 RUNTIMES: Mapping[str, str] = {"fission": "fission", "relay": "vmcontext", "lambda": "awslambda"}
-RELAY = Path(__file__).resolve().parent.parent / "runtime" / "relay.js"
+RELAY = Path(__file__).resolve().parent.parent / "host" / "relay.js"
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _READ = ("read", "search")

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from bot_layer.clients.medplum.client import Medplum
-from bot_layer.clients.transport import Answer, Patience, Transport
-from bot_layer.collection import Collection, module_of
-from bot_layer.core.clinicians.checks import Finding, passed
-from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
-from bot_layer.core.hosting.deployment_checks import version_of
-from bot_layer.core.json import Json
+from bot_layer.bot.collection import Collection, module_of
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.project import Project, open_project
+from bot_layer.deploy.rules.deployment_checks import version_of
 from bot_layer.deploy.run import Request, survey
 from bot_layer.deploy.secrets import secrets_of
 from bot_layer.errors import BotError
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules.checks import Finding, passed
+from bot_layer.http.transport import Answer, Patience, Transport
+from bot_layer.medplum.client import Medplum
 
 _TRIED = (5, 0, 10)
 _LARGEST_DIFFERENCE = 60

@@ -9,9 +9,9 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from bot_layer.clients.medplum.client import Medplum
-from bot_layer.core.json import Json
 from bot_layer.errors import TransientError
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.client import Medplum
 
 SYSTEM = "https://medplum.com/integrations/python-bots"
 _IDENTIFIER = {"system": SYSTEM, "value": "deployment"}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from bot_layer.core.declaration import Bot
+from bot_layer.bot.declaration import Bot
 from bot_layer.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +28,7 @@ LARGEST = 50 * 1024 * 1024
 _PROJECT = "medplum-python-bots"
 _OWN = ("bots", "bot_layer")
 _DATE = (1980, 1, 1, 0, 0, 0)
-_MAIN = (
-    '"""The entry point of {name}."""\n\nfrom bot_layer.runtime.aws_lambda import entry\n\nhandler = entry("{name}")\n'
-)
+_MAIN = '"""The entry point of {name}."""\n\nfrom bot_layer.host.aws_lambda import entry\n\nhandler = entry("{name}")\n'
 # Records of how a library was installed differ from machine to machine.
 _LEFT_OUT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 
@@ -39,7 +37,7 @@ def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
     """The zip of a bot for an architecture; libraries for this machine's own come from where they are installed."""
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"Choose an architecture: {', '.join(ARCHITECTURES)}.", code="unknown-architecture")
-    own, imported = closure(f"bots.{bot.stem}", "bot_layer.runtime.aws_lambda")
+    own, imported = closure(f"bots.{bot.stem}", "bot_layer.host.aws_lambda")
     files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in own}
     files["main.py"] = _MAIN.format(name=bot.name).encode()
     operation = ROOT / "operation_definitions" / f"{bot.stem}.json"

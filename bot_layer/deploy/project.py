@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot_layer.clients.medplum.client import Medplum
-from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
-from bot_layer.core.hosting.deployment import TAG_SYSTEM, Found, Step, Wanted, merged, symbol
-from bot_layer.core.json import Json
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.deploy.declared import digest
+from bot_layer.deploy.rules.deployment import TAG_SYSTEM, Found, Step, Wanted, merged, symbol
 from bot_layer.errors import ConfigError, InputError, PermanentError
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.client import Medplum
 
 _TAGGED = ("AccessPolicy", "Subscription")
 _PAGE = 40

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bot_layer.core.hosting.deployment import Difference, Plan, Step
-from bot_layer.core.hosting.deployment_checks import Problem
-from bot_layer.core.json import Json
+from bot_layer.deploy.rules.deployment import Difference, Plan, Step
+from bot_layer.deploy.rules.deployment_checks import Problem
+from bot_layer.fhir.json import Json
 
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 _LONGEST = 100

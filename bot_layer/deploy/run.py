@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bot_layer.clients.medplum.client import Medplum
-from bot_layer.collection import Collection
-from bot_layer.core.hosting.deployment import Plan, Step, Wanted, plan
-from bot_layer.core.hosting.deployment_checks import Problem, check
+from bot_layer.bot.collection import Collection
 from bot_layer.deploy import lock as locking
 from bot_layer.deploy.declared import declared, relay_code
 from bot_layer.deploy.lock import Entry
 from bot_layer.deploy.project import Project, open_project
+from bot_layer.deploy.rules.deployment import Plan, Step, Wanted, plan
+from bot_layer.deploy.rules.deployment_checks import Problem, check
 from bot_layer.deploy.secrets import found_secrets, secrets_of, wanted_secrets, write_secrets
 from bot_layer.errors import BotError, ConfigError, InputError, TransientError
+from bot_layer.medplum.client import Medplum
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bot_layer.collection import Collection
-from bot_layer.core.hosting.deployment import Found, Step, Wanted
-from bot_layer.core.json import Json
+from bot_layer.bot.collection import Collection
 from bot_layer.deploy.project import Project
+from bot_layer.deploy.rules.deployment import Found, Step, Wanted
 from bot_layer.errors import InputError
+from bot_layer.fhir.json import Json
 
 RELAY_SECRETS = ("BOT_RELAY_KEY", "BOT_RELAY_URL")
 

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot_layer.clients.medplum.client import Medplum, connect_client
-from bot_layer.core import outcomes, parameters
-from bot_layer.core.json import Json
-from bot_layer.sandbox.faults import Faults
-from bot_layer.sandbox.health_gorilla.sandbox import HealthGorillaSandbox
-from bot_layer.sandbox.health_gorilla.switches import Switches
-from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from bot_layer.fhir import outcomes, parameters
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.client import Medplum, connect_client
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.health_gorilla.sandbox import HealthGorillaSandbox
+from medplum_sandbox.health_gorilla.switches import Switches
+from medplum_sandbox.medplum.sandbox import MedplumSandbox
 
 SYSTEM = "https://clinic.example"
 MRN = "https://clinic.example/mrn"

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from bot_layer.core import outcomes
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one, values
-from bot_layer.handler import Handler
-from bot_layer.sandbox.faults import Faults
-from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
-from bot_layer.sandbox.health_gorilla.wire import Answer, Ask
-from bot_layer.sandbox.medplum import MedplumSandbox
+from bot_layer.bot.handler import Handler
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one, values
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
+from medplum_sandbox.health_gorilla.wire import Answer, Ask
+from medplum_sandbox.medplum import MedplumSandbox
 from tests import loopback
 from tests.cases import Bindings, Case, partner_bindings
 

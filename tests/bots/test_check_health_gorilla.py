@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one, values
-from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox, Switches
-from bot_layer.sandbox.health_gorilla import sandbox as hg_sandbox
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one, values
 from bots.check_health_gorilla import handler
 from bots.sync_practitioner import handler as sync
+from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches
+from medplum_sandbox.health_gorilla import sandbox as hg_sandbox
 from tests.bots.practice_world import HG, World, clinician, codes, named, staff, world
 
 STEPS = ["settings", "token", "scopes", "tenant", "directory", "practitioner"]

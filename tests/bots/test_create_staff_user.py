@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one
-from bot_layer.sandbox.health_gorilla import Switches, npi
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one
 from bots.create_staff_user import handler
 from bots.sync_practitioner import handler as sync
+from medplum_sandbox.health_gorilla import Switches, npi
 from tests.bots.practice_world import (
     HG,
     LOGIN,

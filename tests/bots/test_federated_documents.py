@@ -9,13 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from bot_layer.core import outcomes, parameters
-from bot_layer.core.declaration import BOT_IDENTIFIER_SYSTEM
-from bot_layer.core.json import Json
-from bot_layer.runtime.host import HostServer, HostSettings
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
+from bot_layer.fhir import outcomes, parameters
+from bot_layer.fhir.json import Json
+from bot_layer.host.host import HostServer, HostSettings
 from bots.federated_documents import handler
 from tests import loopback
-from tests.runtime.federated_world import CCD, Network, network
+from tests.federation.federated_world import CCD, Network, network
 
 BOT = "Bot/5a9dbc00-0000-4000-8000-00000000000b"
 

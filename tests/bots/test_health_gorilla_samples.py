@@ -7,8 +7,8 @@ import json
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 
-from bot_layer.collection import load
-from bot_layer.sandbox.health_gorilla import Switches
+from bot_layer.bot.collection import load
+from medplum_sandbox.health_gorilla import Switches
 from tests.bots.practice_world import NPI, world
 from tests.cases import PLACEHOLDER, Case, cases
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 
-from bot_layer.collection import load
-from bot_layer.core.json import Json
+from bot_layer.bot.collection import load
+from bot_layer.fhir.json import Json
 from tests.bots.practice_world import world
 from tests.cases import PLACEHOLDER, Case, cases
 

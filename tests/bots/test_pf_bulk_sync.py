@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import parameters
-from bot_layer.core.json import Json
-from bot_layer.sandbox.practice_fusion import Switches, generate
-from bot_layer.sandbox.practice_fusion.generate import START
+from bot_layer.fhir import parameters
+from bot_layer.fhir.json import Json
 from bots.pf_bulk_sync import handler
+from medplum_sandbox.practice_fusion import Switches, generate
+from medplum_sandbox.practice_fusion.generate import START
+from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.cases import Bindings, Case, cases
-from tests.sync.world import World, assert_exact, observation, world
 
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests of sync take
 

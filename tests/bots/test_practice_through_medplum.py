@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core import outcomes
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one
-from bot_layer.sandbox.health_gorilla import npi
-from bot_layer.stage.world import World
+from bot_layer.demo.world import World
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one
+from medplum_sandbox.health_gorilla import npi
 from tests import loopback
 
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take

@@ -8,19 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from bot_layer.core import parameters
-from bot_layer.core.event import Event
-from bot_layer.core.json import Json
-from bot_layer.core.patients import hl7v2
-from bot_layer.runtime.invoke import invoke
-from bot_layer.sandbox.faults import Faults
-from bot_layer.sandbox.health_gorilla.sandbox import HealthGorillaSandbox
-from bot_layer.sandbox.health_gorilla.switches import Switches
-from bot_layer.sandbox.health_gorilla.wire import Answer, Ask
-from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from bot_layer.bot.event import Event
+from bot_layer.fhir import parameters
+from bot_layer.fhir.json import Json
+from bot_layer.host.invoke import invoke
+from bot_layer.patient_registration.adt import hl7v2
 from bots.register_patient import handler
-
-from .patient_world import ADDRESS, MRN, SYSTEM, Clinic, action, clinic, codes, person
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.health_gorilla.sandbox import HealthGorillaSandbox
+from medplum_sandbox.health_gorilla.switches import Switches
+from medplum_sandbox.health_gorilla.wire import Answer, Ask
+from medplum_sandbox.medplum.sandbox import MedplumSandbox
+from tests.bots.patient_world import ADDRESS, MRN, SYSTEM, Clinic, action, clinic, codes, person
 
 HG = "https://www.healthgorilla.com"
 ADDED: Json = {"system": "urn:added", "value": "meanwhile"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one
-from bot_layer.sandbox.health_gorilla import Switches
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one
 from bots.sync_location import handler
 from bots.sync_practitioner import handler as sync_practitioner
+from medplum_sandbox.health_gorilla import Switches
 from tests.bots.practice_world import (
     HG,
     World,

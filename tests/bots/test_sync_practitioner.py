@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one, values
 from bot_layer.errors import TransientError
-from bot_layer.sandbox.faults import Faults
-from bot_layer.sandbox.health_gorilla import Switches, npi
-from bot_layer.sandbox.health_gorilla.roles import Roles
-from bot_layer.sandbox.medplum.actors import system_actor
-from bot_layer.sandbox.medplum.repository import Repository
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one, values
 from bots.sync_practitioner import handler
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.health_gorilla import Switches, npi
+from medplum_sandbox.health_gorilla.roles import Roles
+from medplum_sandbox.medplum.actors import system_actor
+from medplum_sandbox.medplum.repository import Repository
 from tests.bots.practice_world import (
     HG,
     LOGIN,

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot_layer.core.json import Json
-from bot_layer.core.parameters import one
-from bot_layer.sandbox.health_gorilla import Switches
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one
 from bots.sync_practitioner import handler
+from medplum_sandbox.health_gorilla import Switches
 from tests.bots.practice_world import (
     LAB_ACCOUNT,
     LOCATION,

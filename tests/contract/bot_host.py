@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
 
 PATIENCE = 10.0
 

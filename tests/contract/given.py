@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bot_layer.core.json import Json
-from bot_layer.sandbox.medplum.projects import new_project
-from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum.projects import new_project
+from medplum_sandbox.medplum.sandbox import MedplumSandbox
 from tests import loopback
 from tests.contract.replay import Given
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
 from tests.contract.bot_host import PATIENCE, Call, RecordingBotHost
 from tests.contract.placeholders import Bindings
 

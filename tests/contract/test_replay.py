@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
 from tests.contract.bot_host import Call, RecordingBotHost
 from tests.contract.placeholders import Bindings
 from tests.contract.replay import compare_last_modified, is_cron_event, with_changed_signature

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.json import Json
-from bot_layer.core.patients import adt, adt_out, hl7v2
 from bot_layer.errors import InputError
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.adt import hl7v2
+from bot_layer.patient_registration.adt import message as adt
+from bot_layer.patient_registration.adt import outbound as adt_out
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.hosting.byte_range import Span, Unsatisfiable, byte_range
+from bot_layer.http.byte_range import Span, Unsatisfiable, byte_range
 
-pytestmark = pytest.mark.no_cover  # that each way is taken, tests/runtime shows
+pytestmark = pytest.mark.no_cover  # that each way is taken, tests/host shows
 
 NUMBERS = st.one_of(st.just(""), st.integers(0, 30).map(str))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.hosting.deployment import (
+from bot_layer.deploy.rules.deployment import (
     BOT_SYSTEMS,
     IMPLEMENTATION,
     ORDER,
@@ -22,7 +22,7 @@ from bot_layer.core.hosting.deployment import (
     merged,
     plan,
 )
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, test_deploy_bots shows
 

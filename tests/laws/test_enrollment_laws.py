@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.clinicians import accounts, enrollment
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.clinicians.account_wishes import Wishes
-from bot_layer.core.clinicians.enrollment import Enrolment, NothingToDo, Update
-from bot_layer.core.identifiers import account_number, health_gorilla, key, provider_number
-from bot_layer.core.json import Json
-from tests.core.clinicians import DIRECTORY_NAME, NPI, practitioner, settings
+from bot_layer.fhir.identifiers import account_number, health_gorilla, key, provider_number
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import accounts, enrollment
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.enrollment import Enrolment, NothingToDo, Update
+from tests.health_gorilla.clinicians import DIRECTORY_NAME, NPI, practitioner, settings
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.identifiers import DISPLAYS, V2_0203_SYSTEMS, is_npi, key, merge
-from bot_layer.core.json import Json
+from bot_layer.fhir.identifiers import DISPLAYS, V2_0203_SYSTEMS, is_npi, key, merge
+from bot_layer.fhir.json import Json
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

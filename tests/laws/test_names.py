@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bot_layer.core.clinicians.names import NameMatch, comparable, match
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules.names import NameMatch, comparable, match
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

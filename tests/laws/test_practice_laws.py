@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.clinicians import accounts, locations, staff
-from bot_layer.core.clinicians import health_gorilla as hg
-from bot_layer.core.clinicians.staff import Roles
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import accounts, locations, staff
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.staff import Roles
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

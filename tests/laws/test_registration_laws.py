@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core import demographics
-from bot_layer.core.identifiers import HEALTH_GORILLA_SYSTEM
-from bot_layer.core.json import Json
-from bot_layer.core.patients import index_patient
-from bot_layer.core.patients.index_patient import Policy, build
-from bot_layer.core.patients.registration import Create, Found, NothingToDo, Refuse, Update, plan
+from bot_layer.fhir import demographics
+from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.rules import index_patient
+from bot_layer.patient_registration.rules.index_patient import Policy, build
+from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Refuse, Update, plan
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

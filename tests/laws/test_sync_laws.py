@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.core.bulk import bulk_export, references, scopes, smart, source_mark, upsert
-from bot_layer.core.bulk.bulk_export import Complete, Failed, Wait, WaitLimits
-from bot_layer.core.bulk.ndjson import LineSplitter, Resource, read_resources
-from bot_layer.core.bulk.references import Key
-from bot_layer.core.bulk.resource_bytes import Marked
-from bot_layer.core.bulk.smart import ScopeRefused, Token
-from bot_layer.core.bulk.source_identity import id_system
-from bot_layer.core.bulk.upsert import Found, Incoming
+from bot_layer.bulk_sync.rules import bulk_export, references, scopes, smart, upsert
+from bot_layer.bulk_sync.rules import provenance as source_mark
+from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait, WaitLimits
+from bot_layer.bulk_sync.rules.ndjson import LineSplitter, Resource, read_resources
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.resource_bytes import Marked
+from bot_layer.bulk_sync.rules.smart import ScopeRefused, Token
+from bot_layer.bulk_sync.rules.source_identity import id_system
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -246,7 +247,7 @@ def test_the_negotiation_ends_with_what_is_granted(
 
 def test_the_identifier_systems_of_two_types_differ() -> None:
     """No two types share one."""
-    from bot_layer.core.bulk.source_identity import LEVELS  # noqa: PLC0415 - data for this test alone
+    from bot_layer.bulk_sync.rules.source_identity import LEVELS  # noqa: PLC0415 - data for this test alone
 
     names = [name for level in LEVELS for name in level]
     assert len({id_system(name) for name in names}) == len(names)

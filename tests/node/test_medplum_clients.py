@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from pymedplum import MedplumClient
 
-from bot_layer.sandbox.medplum import MedplumSandbox
-from bot_layer.sandbox.medplum.vmcontext import bundled_node
+from medplum_sandbox.medplum import MedplumSandbox
+from medplum_sandbox.medplum.vmcontext import bundled_node
 
 HERE = Path(__file__).resolve().parent
 MODULES = HERE / "node_modules"

@@ -6,7 +6,7 @@ import json
 from contextlib import AbstractContextManager
 from typing import Any
 
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
 from bots.register_patient import handler
 from tests.bots.patient_world import MRN, Clinic, clinic
 

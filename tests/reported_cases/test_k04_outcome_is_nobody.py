@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core.json import Json
-from bot_layer.sandbox.health_gorilla.sandbox import HealthGorillaSandbox
-from bot_layer.sandbox.health_gorilla.wire import Answer
-from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from bot_layer.fhir.json import Json
 from bots.register_patient import handler
+from medplum_sandbox.health_gorilla.sandbox import HealthGorillaSandbox
+from medplum_sandbox.health_gorilla.wire import Answer
+from medplum_sandbox.medplum.sandbox import MedplumSandbox
 from tests.bots.patient_world import Clinic, action, codes, person
 from tests.reported_cases.conversation import Checks
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.core.json import Json
+from bot_layer.fhir.json import Json
 from bots.register_patient import handler
 from tests.bots.patient_world import Clinic, clinic, person
 from tests.reported_cases.conversation import Checks, tasks

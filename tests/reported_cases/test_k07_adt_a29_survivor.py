@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.sandbox.health_gorilla import HealthGorillaSandbox
-from bot_layer.sandbox.medplum.sandbox import MedplumSandbox
+from medplum_sandbox.health_gorilla import HealthGorillaSandbox
+from medplum_sandbox.medplum.sandbox import MedplumSandbox
 from tests.bots.patient_world import MRN, Clinic, person
 from tests.reported_cases.conversation import Checks
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bot_layer.core.patients import adt_out
+from bot_layer.patient_registration.adt import outbound as adt_out
 from tests.bots.patient_world import person
 from tests.reported_cases.conversation import Checks, adt, patients, pid, send, world
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bot_layer.sandbox.health_gorilla import npi
 from bots.sync_practitioner import handler as sync
+from medplum_sandbox.health_gorilla import npi
 from tests.bots import practice_world as pw
 from tests.reported_cases.conversation import Checks
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.federation.federated_world import network
 from tests.reported_cases.conversation import Checks
-from tests.runtime.federated_world import network
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k15_labels")

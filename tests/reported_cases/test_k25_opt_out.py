@@ -11,8 +11,8 @@ import pytest
 
 from bots.register_patient import handler
 from tests.bots.patient_world import action, clinic, person
+from tests.federation.federated_world import network
 from tests.reported_cases.conversation import Checks
-from tests.runtime.federated_world import network
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k25_opt_out")

@@ -1,0 +1,1 @@
+"""What the author of a bot imports: declaration, event, handler, collection."""

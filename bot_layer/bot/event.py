@@ -1,0 +1,225 @@
+"""Medplum's envelope as a value, and the resource that a call is about, in every shape in which it arrives.
+
+The envelope's keys and the shapes of ``input`` were measured on a Medplum server 5.0.10: Fission posts ``bot, baseUrl,
+accessToken, requester, input, contentType, secrets, traceId, headers``; a timer sends no requester, traceId or headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot_layer.errors import InputError
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.parameters import one, values
+
+# Medplum's worker writes these names so in the events of Subscriptions. What a caller of $execute or of an operation
+# sends comes through Node's HTTP server, which writes every name in lower case: such a header is the caller's own word.
+SUBSCRIPTION = "X-Medplum-Subscription"
+INTERACTION = "X-Medplum-Interaction"
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_REFERENCE = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[^/]+)?$")
+_UNTOLD = ("transfer-encoding", "content-encoding")
+_LONGEST_NUMBER = 16
+
+
+@dataclass(frozen=True)
+class Event:
+    """One call of a bot. ``secrets`` holds only those that the bot declares, as text."""
+
+    base_url: str
+    access_token: str = field(repr=False)
+    input: Any = field(repr=False)
+    content_type: str = "application/fhir+json"
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    bot: str | None = None
+    requester: str | None = None
+    trace_id: str | None = None
+    interaction: str | None = None
+    subscription: str | None = None
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    content_length: int | None = None
+    length_untold: bool = False
+
+    @property
+    def from_cron(self) -> bool:
+        """True where Medplum's timer ran the bot: the input is then the Bot itself."""
+        return isinstance(self.input, dict) and self.input.get("resourceType") == "Bot"
+
+    @property
+    def from_subscription(self) -> bool:
+        """True where a changed resource ran the bot."""
+        return self.subscription is not None or self.interaction is not None
+
+    @property
+    def parameters(self) -> Json:
+        """The input as Parameters: itself if it is one, else empty."""
+        if isinstance(self.input, dict) and self.input.get("resourceType") == "Parameters":
+            return self.input
+        return {"resourceType": "Parameters", "parameter": []}
+
+    def text(self, name: str) -> str | None:
+        """The value of one input parameter as text, from Parameters or from the query of a GET."""
+        value = one(self.parameters, name)
+        if value is None:
+            return self.query.get(name)
+        return value if isinstance(value, str) else None
+
+    def flag(self, name: str) -> bool:
+        """The value of a boolean input parameter; a query says ``true``."""
+        value = one(self.parameters, name)
+        return value is True or (value is None and self.query.get(name) == "true")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a call is about: a reference ``Type/id``, and the resource itself where the event brought it along.
+
+    ``deleted`` is True where a Subscription tells that it is gone.
+    """
+
+    reference: str
+    resource: Json | None = field(default=None, repr=False)
+    deleted: bool = False
+
+    @property
+    def id(self) -> str:
+        """The resource's id."""
+        return self.reference.partition("/")[2]
+
+
+def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Event:
+    """The envelope as a value; only the named secrets pass, and ``environ`` stands in for those that the project lacks.
+
+    Raises InputError where the envelope lacks Medplum's address or is no object at all.
+    """
+    if not isinstance(envelope, dict):
+        raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
+    written = _object(envelope.get("headers"))
+    headers = {str(name).lower(): str(value) for name, value in written.items()}
+    given = envelope.get("input")
+    return Event(
+        base_url=str(envelope.get("baseUrl") or ""),
+        access_token=str(envelope.get("accessToken") or ""),
+        input=given,
+        content_type=str(envelope.get("contentType") or "application/fhir+json"),
+        secrets=_secrets(_object(envelope.get("secrets")), secret_names, environ or {}),
+        bot=_object(envelope.get("bot")).get("reference"),
+        requester=_object(envelope.get("requester")).get("reference"),
+        trace_id=envelope.get("traceId"),
+        interaction=_said(written, INTERACTION),
+        subscription=_said(written, SUBSCRIPTION),
+        query=_query(given),
+        content_length=_length(headers.get("content-length", "")),
+        # Sent in chunks or packed: there was a body, and nobody says how long it was.
+        length_untold=any(headers.get(name, "identity") != "identity" for name in _UNTOLD)
+        or ("content-length" in headers and _length(headers["content-length"]) is None),
+    )
+
+
+def target(event: Event, resource_type: str, parameter: str) -> Target:
+    """The resource that the call is about; an input that names none is an InputError that says how to name it.
+
+    Accepted: Parameters with a reference or a resource under ``parameter``; a resource of the type; ``{"reference":
+    ...}``; a Subscription's ``{"deletedResource": ...}``; the query of a GET (``?practitioner=Practitioner/id``).
+    """
+    given = event.input
+    if isinstance(given, dict):
+        if given.get("resourceType") == resource_type:
+            return _whole(given, resource_type)
+        if isinstance(given.get("deletedResource"), dict):
+            return _whole(given["deletedResource"], resource_type, deleted=True)
+        if isinstance(given.get("reference"), str):
+            return _named(event, given["reference"], resource_type, parameter)
+    found = values(event.parameters, parameter)
+    if len(found) > 1:
+        raise InputError(
+            f"Give one {parameter}, not {len(found)}.", code="ambiguous-target", expression=[_where(parameter)]
+        )
+    if found:
+        return _given(event, found[0], resource_type, parameter)
+    if parameter in event.query:
+        return _named(event, event.query[parameter], resource_type, parameter)
+    raise InputError(_how_to_name(resource_type, parameter), code="no-target", expression=[_where(parameter)])
+
+
+def _given(event: Event, value: Any, resource_type: str, parameter: str) -> Target:
+    if isinstance(value, dict) and value.get("resourceType") == resource_type:
+        return _whole(value, resource_type)
+    reference = value.get("reference") if isinstance(value, dict) else value
+    return _named(event, reference if isinstance(reference, str) else "", resource_type, parameter)
+
+
+def _whole(resource: Json, resource_type: str, *, deleted: bool = False) -> Target:
+    is_stored = isinstance(resource.get("id"), str) and _ID.fullmatch(resource["id"])
+    if resource.get("resourceType") != resource_type or not is_stored:
+        raise InputError(f"The {resource_type} of the input has no id: name a stored one.", code="no-target")
+    return Target(f"{resource_type}/{resource['id']}", None if deleted else resource, deleted)
+
+
+def _named(event: Event, reference: str, resource_type: str, parameter: str) -> Target:
+    match = _REFERENCE.search(reference)
+    # An id of another server says nothing here, and might be somebody else's.
+    is_foreign = "://" in reference and not reference.startswith(f"{event.base_url.rstrip('/')}/")
+    if match is None or match[1] != resource_type or is_foreign:
+        raise InputError(
+            f"The reference in {parameter} must have the form {resource_type}/{{id}}.",
+            code="wrong-target",
+            expression=[_where(parameter)],
+        )
+    return Target(f"{match[1]}/{match[2]}")
+
+
+def _how_to_name(resource_type: str, parameter: str) -> str:
+    return (
+        f"The call names no {resource_type}. Send Parameters with a parameter named {parameter} whose valueReference "
+        f"is {resource_type}/{{id}}: this server does not tell a bot which resource the URL addressed."
+    )
+
+
+def _where(parameter: str) -> str:
+    return f"Parameters.parameter.where(name='{parameter}')"
+
+
+def _secrets(given: Json, names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        text = _text(given.get(name))
+        if text is None:
+            text = environ.get(name) or None
+        if text is not None:
+            found[name] = text
+    return found
+
+
+def _text(secret: Any) -> str | None:
+    """A secret's value as text: ``{"name", "valueString"}`` and its siblings, or plain text from a test or a file."""
+    if isinstance(secret, dict):
+        for key, value in secret.items():
+            if key.startswith("value"):
+                return _text(value)
+        return None
+    if isinstance(secret, bool):
+        return "true" if secret else "false"
+    return str(secret) if isinstance(secret, str | int | float) and secret != "" else None
+
+
+def _said(headers: Json, name: str) -> str | None:
+    return str(headers[name]) if name in headers else None
+
+
+def _length(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else None
+
+
+def _query(given: Any) -> dict[str, str]:
+    """The query of a GET: a flat object without ``resourceType``."""
+    if not isinstance(given, dict) or "resourceType" in given or "reference" in given or "deletedResource" in given:
+        return {}
+    return {name: value for name, value in given.items() if isinstance(value, str)}
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,151 @@
+"""The run to work on: a new one, one that was broken off, or another try of what failed."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Final
+
+from bot_layer.bulk_sync.failures import retry, stored_failures
+from bot_layer.bulk_sync.finalizer import KNOWS_WAITING
+from bot_layer.bulk_sync.overwriting import carried_edits, overwrite
+from bot_layer.bulk_sync.planning import planned
+from bot_layer.bulk_sync.reconciling import begin_seeing, check_map
+from bot_layer.bulk_sync.rules.plan import filtered_by
+from bot_layer.bulk_sync.rules.run_state import WHOLE, Run, SyncState
+from bot_layer.bulk_sync.rules.smart import Discovery
+from bot_layer.bulk_sync.session import Options, Session
+
+_NEXT: Final = "next_cache_id"
+SCOPES_SECONDS: Final = 6.5 * 86_400  # once a week, also where a run starts a little early
+
+
+def begin(session: Session, state: SyncState, options: Options) -> SyncState:
+    """The state with a run in it that is not over."""
+    state = _known_writers(session, _same_past(session, state))
+    session.unsettled = state.unsettled or (state.run is not None and state.run.phase != "done")
+    if state.run is not None and not state.run.over:
+        session.log("PFSyncWorker", "Resuming the run that was broken off")
+        session.alone = False  # it may be this process' own: what it sent last may still be under way
+        use_scopes(session, state)
+        check_map(session, state.run)
+        run = _told_what_is_left_out(session, state.run, options)
+        return session.store.save(replace(state, run=replace(run, problem="")))
+    state = _next_past(session, state)
+    if options.retry_failed:
+        return retry(session, state)
+    if options.overwrite_reported:
+        use_scopes(session, state)
+        return overwrite(session, state)
+    before, state = state.run, filtered_by(state, session.settings.type_filters)
+    said = state.last_sync_time or "never (initial sync)"
+    session.log("PFSyncWorker", f"Last sync time: {said}")
+    types, state = granted(session, state, options)
+    run = Run(
+        id=uuid.uuid4().hex,
+        started=session.clock(),
+        full=options.full or options.reconcile,
+        reconcile=options.reconcile,
+        refused_types=state.refused_types,
+        edits=carried_edits(session, state),
+    )
+    run = planned(session, run, state, types, options)
+    groups = dict.fromkeys(job.group or WHOLE for job in run.jobs)
+    state = replace(state, groups=tuple(groups), types=session.settings.types)
+    if run.full:
+        session.map.ask_anew("")  # what the source did not give may be there by now
+    if options.reconcile:
+        run = replace(run, seen_in=begin_seeing(session, state))
+    # Who held a run that was cancelled may still be writing.
+    session.alone = before is None or before.phase != "cancelled"
+    session.store.state = replace(state, run=run)
+    return session.store.state
+
+
+def _told_what_is_left_out(session: Session, run: Run, options: Options) -> Run:
+    """The run that goes on, with a note where this call asked for something else: nobody shall think it done."""
+    left = not_asked_then(run, options)
+    note = f"this ended a run that was broken off; call again for: {', '.join(left)}" if left else ""
+    if not note or note in run.notes:
+        return run
+    session.log("PFSyncWorker", f"A run that was broken off goes on first; call again for: {', '.join(left)}")
+    return replace(run, notes=(*run.notes, note))
+
+
+def not_asked_then(run: Run, options: Options) -> tuple[str, ...]:
+    """The names of those options of which a run that is under way knows nothing."""
+    types = {kind for job in run.jobs for kind in job.types} | set(run.refused_types)
+    new = {
+        "full": options.full and not run.full,
+        "types": bool(options.types) and set(options.types) != types,
+        "since": bool(options.since) and all(job.since != options.since for job in run.jobs),
+        "reconcile": options.reconcile and not run.reconcile,
+        "retry-failed": options.retry_failed and bool(run.jobs),
+        "overwrite-reported": options.overwrite_reported and bool(run.jobs),
+    }
+    return tuple(name for name, asked in new.items() if asked)
+
+
+def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple[str, ...], SyncState]:
+    """The types that the source grants, and the state that remembers them."""
+    types = options.types or session.settings.types
+    # Others are asked for where what is pointed to is read too.
+    asked_for = (*types, *(("hydrate",) if session.settings.hydrate else ()))
+    known = bool(state.scopes) and state.scopes_for == asked_for and not session.settings.scopes
+    # What was refused may be granted by now; to ask at each run would cost more requests than all the rest of it.
+    anew = options.full or options.reconcile or session.clock() - state.scopes_at > SCOPES_SECONDS
+    if known and not (state.refused_types and anew):
+        use_scopes(session, state)
+        return tuple(each for each in types if each not in state.refused_types), state
+    session.source.login.types = types
+    accepted, refused = session.source.login.negotiate()
+    if refused:
+        session.log("PFSmartClient", f"The source does not grant: {', '.join(refused)}")
+    discovery = session.source.login.discover()
+    changed = replace(
+        state,
+        # Scopes that somebody set are theirs to change.
+        scopes=() if session.settings.scopes else session.source.login.granted,
+        scopes_for=asked_for,
+        scopes_at=session.clock(),
+        refused_types=refused,
+        token_endpoint=discovery.token_endpoint,
+        auth_methods=discovery.auth_methods,
+    )
+    return accepted, changed
+
+
+def use_scopes(session: Session, state: SyncState) -> None:
+    """Log in to the source as before, without asking it again what it grants and where."""
+    session.source.login.granted = session.settings.scopes or state.scopes
+    if state.token_endpoint and session.source.login.discovery is None:
+        session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
+
+
+def _known_writers(session: Session, state: SyncState) -> SyncState:
+    """Let the bot and the command line not take each other for somebody who edits."""
+    profile = session.medplum.requests.login.profile
+    if profile and profile not in state.writers:
+        state = replace(state, writers=(*state.writers, profile))
+    session.medplum.lookups.writers = frozenset(state.writers)
+    return state
+
+
+def _same_past(session: Session, state: SyncState) -> SyncState:
+    """Empty the file on disk if it belongs to another past than the Task in Medplum: one may come from a backup."""
+    if state.cache_id and state.cache_id in (session.map.note("cache_id"), session.map.note(_NEXT)):
+        session.map.write_note("cache_id", state.cache_id)
+        return state
+    cache_id = uuid.uuid4().hex
+    session.map.clear(cache_id)
+    if not state.cache_id:
+        session.map.write_note(KNOWS_WAITING, "yes")  # before the first sync nothing waits
+    session.map.record((), failures=stored_failures(session, state))
+    return replace(state, cache_id=cache_id)
+
+
+def _next_past(session: Session, state: SyncState) -> SyncState:
+    """The state under a new name, which the map takes once the Task has it: neither goes on with the other's backup."""
+    cache_id = uuid.uuid4().hex
+    session.map.write_note(_NEXT, cache_id)
+    return replace(state, cache_id=cache_id)

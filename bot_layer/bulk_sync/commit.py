@@ -1,0 +1,73 @@
+"""The end of a run: the rest is fetched, repaired and deleted, then the time stamps move forward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from bot_layer.bulk_sync.failures import store_failures
+from bot_layer.bulk_sync.finalizer import MANY, Ending
+from bot_layer.bulk_sync.orphaned_binaries import give_back
+from bot_layer.bulk_sync.progress import with_loaded
+from bot_layer.bulk_sync.reconciling import check_map, is_whole, shown_types
+from bot_layer.bulk_sync.rules.plan import next_members, next_stamps
+from bot_layer.bulk_sync.rules.run_state import Run, SyncState, totals
+from bot_layer.bulk_sync.session import Session
+from bot_layer.bulk_sync.worker_pool import ending
+
+
+def finish(session: Session, run: Run) -> SyncState:
+    """The state with the run done."""
+    session.keep(replace(run, phase="finish"))
+    with ending(session) as rest:
+        types = {*session.settings.types, *(kind for each in session.store.state.since.values() for kind in each)}
+        rest.learn_waiting(sorted(types))
+        hydrate = session.settings.hydrate
+        session.map.ask_anew(" ".join(session.settings.scopes or session.store.state.scopes) if hydrate else "none")
+        loaded = rest.fetch_missing(hydrate=hydrate)
+        repaired = rest.repair()
+        session.check_time()
+        if run.reconcile:
+            _reconcile(session, rest)
+    run = with_loaded(session.run, loaded)
+    run = replace(run, repaired=run.repaired + repaired, waiting=session.map.waiting())
+    return _commit(session, session.store.state, run)
+
+
+def _reconcile(session: Session, rest: Ending) -> None:
+    """Delete what the source has no more, a handful at a time: a run that breaks off here goes on behind it."""
+    run, settings = session.run, session.settings
+    check_map(session, run)
+    missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share, how=settings.deletion)
+    for start in range(0, len(missing), MANY):
+        # What a filter leaves out is not gone.
+        whole = is_whole(run) and not settings.type_filters
+        gone = rest.gone(missing[start : start + MANY], whole=whole)
+        number = rest.delete(gone, settings.deletion)
+        session.keep(replace(session.run, deleted=session.run.deleted + number))
+        session.check_time()
+
+
+def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
+    """Move the time stamps forward: every file was handled, and what failed is kept."""
+    failures = store_failures(session, state)
+    give_back(session, named=failures)
+    # The addresses and places of the export are of no use any more.
+    jobs = tuple(replace(job, status_url="", files=(), patients=()) for job in run.jobs)
+    ended = replace(run, phase="done", ended=session.clock(), jobs=jobs, members={})
+    new = replace(
+        state,
+        since=next_stamps(state, run),
+        members=next_members(state, run),
+        failures=failures,
+        unsettled=session.unsettled,
+        run=ended,
+        # To try again what failed exports nothing: the next export is as due as before.
+        last_success=session.clock() if run.jobs else state.last_success,
+    )
+    saved = session.store.save(new, release=True)
+    session.log("PFSyncWorker", f"Updated sync state: {saved.last_sync_time}")
+    session.log("PFSyncWorker", "Sync complete!")
+    session.log("PFSyncWorker", f"Stats: {orjson.dumps(totals(run.counts)).decode()}")
+    return saved

@@ -1,0 +1,168 @@
+"""One sync, step by step: kick off, poll, load, repair, commit. It may stop anywhere and be taken up anywhere."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from bot_layer.bulk_sync import previewing
+from bot_layer.bulk_sync.beginning import begin, use_scopes
+from bot_layer.bulk_sync.commit import finish
+from bot_layer.bulk_sync.failures import store_failures
+from bot_layer.bulk_sync.load_files import load_files, load_searched
+from bot_layer.bulk_sync.planning import kick_off
+from bot_layer.bulk_sync.polling import poll
+from bot_layer.bulk_sync.rules import run_state as sync_state
+from bot_layer.bulk_sync.rules.local_edits import EditList
+from bot_layer.bulk_sync.rules.run_state import Run, SyncState
+from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.session import Halted, Options, Progress, Session
+from bot_layer.bulk_sync.state.id_map import SyncMap
+from bot_layer.bulk_sync.state.task_store import LeaseLost, RunCancelled, SyncStore
+from bot_layer.bulk_sync.target.writer import MedplumWriter
+from bot_layer.errors import BotError, TransientError
+
+__all__ = ["Halted", "Options", "Progress", "Sync"]
+
+
+@dataclass(frozen=True)
+class Sync:
+    """One source into one Medplum."""
+
+    session: Session
+
+    @property
+    def settings(self) -> SyncSettings:
+        """What the practice chose."""
+        return self.session.settings
+
+    @property
+    def medplum(self) -> MedplumWriter:
+        """Where the resources go."""
+        return self.session.medplum
+
+    @property
+    def store(self) -> SyncStore:
+        """The Task with the state and the lease."""
+        return self.session.store
+
+    @property
+    def map(self) -> SyncMap:
+        """The file on disk."""
+        return self.session.map
+
+    @property
+    def stop(self) -> threading.Event:
+        """Set to stop the run soon."""
+        return self.session.stop
+
+    def run(self, options: Options) -> SyncState:
+        """Start a run, or go on with one that was broken off, until it ends, the time is over or somebody stops it."""
+        try:
+            return self._run(options)
+        except RunCancelled:
+            self.session.log("PFSyncWorker", "The run was cancelled")
+            return self.session.store.load()
+
+    def _run(self, options: Options) -> SyncState:
+        session = self.session
+        session.log("PFSyncWorker", "Starting Practice Fusion sync...")
+        state = session.store.acquire()
+        if not session.map.lasting:
+            session.keep_failures = partial(store_failures, session)
+        try:
+            state = begin(session, state, options)
+            while state.run is not None and not state.run.over:
+                session.check_time()
+                state = _step(session, state.run)
+        except Halted:
+            # The next step may run on another machine: what failed goes with the Task.
+            with session.grace():
+                kept = replace(session.store.state, failures=store_failures(session, session.store.state))
+                return session.store.save(kept, release=True)
+        except LeaseLost:
+            raise
+        except BotError as fault:
+            _fail(session, fault)
+            raise
+        finally:
+            _let_go(session)
+        return session.store.state
+
+    def preview(self, options: Options) -> dict[str, int]:
+        """How many resources of each type a run would read. Nothing is written; no lease is taken."""
+        return previewing.preview(self.session, options)
+
+    def cancel(self) -> SyncState:
+        """End the run that is under way, here and at the source; whoever holds it stops at the next save or renewal."""
+        session = self.session
+        state = session.store.load()
+        if state.run is None or state.run.over:
+            state = session.store.acquire()  # one that only begins can't be ended yet
+            return session.store.save(state, release=True)
+        state = session.store.end(partial(_cancelled, now=session.clock()))
+        if state.run is not None:
+            use_scopes(session, state)
+            _forget_job(session, state.run)
+        return state
+
+
+def _cancelled(state: SyncState, *, now: float) -> SyncState:
+    run = state.run
+    return state if run is None or run.over else replace(state, run=replace(run, phase="cancelled", ended=now))
+
+
+def _step(session: Session, run: Run) -> SyncState:
+    job = run.job
+    if job is None:
+        return finish(session, run)
+    if job.level == "search":
+        return load_searched(session, run, job)
+    if not job.status_url:
+        return kick_off(session, run, job)
+    if session.manifest is None:
+        return poll(session, run, job)
+    return load_files(session, run, job, session.manifest)
+
+
+def _fail(session: Session, fault: BotError) -> None:
+    run = session.store.state.run
+    if run is None or run.over:
+        # It did not even begin: monitoring must not go on reading how the run before it went.
+        edits = run.edits if run is not None else EditList()
+        run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="failed", edits=edits)
+    # What may work later is taken up where it broke; what will not is over, and the time stamps stay.
+    over = run.over or not isinstance(fault, TransientError)
+    problem = f"{fault.code}: {fault.message}"
+    phase: sync_state.Phase = "failed" if over else run.phase
+    session.log("PFSyncWorker", f"Sync failed: {problem}")
+    try:
+        session.save(replace(run, problem=problem, phase=phase, ended=session.clock() if over else 0.0))
+    except RunCancelled:
+        raise
+    except BotError:
+        session.log("PFSyncWorker", "Medplum did not take the news of it")
+    else:
+        if over:
+            _forget_job(session, run)
+
+
+def _forget_job(session: Session, run: Run) -> None:
+    """Have the source forget an export that nobody will take up: some take no other before."""
+    if run.job is not None and run.job.status_url:
+        with suppress(BotError, Halted):
+            session.source.exports.cancel(run.job.status_url)
+
+
+def _let_go(session: Session) -> None:
+    if session.store.state.owner == session.store.owner:
+        # What failed is beside the Task only as far as was written, where no map outlives this process.
+        store = session.store
+        try:
+            with session.grace():
+                store.save(store.state if session.map.lasting else store.written, release=True)
+        except BotError:
+            session.log("PFSyncWorker", "The lease could not be given back; it runs out by itself")

@@ -1,0 +1,106 @@
+"""Which exports a run asks for, at which level, and their kick-off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, cast
+
+from bot_layer.bulk_sync.rules import kickoff
+from bot_layer.bulk_sync.rules.bulk_export import Level
+from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
+from bot_layer.bulk_sync.rules.plan import plan_jobs, roll
+from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
+from bot_layer.bulk_sync.searching import left_out
+from bot_layer.bulk_sync.session import Options, Session
+from bot_layer.errors import PermanentError
+
+
+def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...], options: Options) -> Run:
+    """The run with its jobs, and with the members of each Group that can be read."""
+    level = _levels(session)[0]
+    jobs: tuple[Job, ...] = ()
+    members: dict[str, str] = {}
+    grouped = level in ("group", "search")
+    for group in session.settings.group_ids if grouped else ("",):
+        found = session.source.records.group_members(group) if group else None
+        if found is not None:
+            members[group] = roll(found)
+        elif level == "search":
+            raise PermanentError(
+                "The Group can't be read, so that its patients are not known; nobody else's are taken instead.",
+                service="Practice Fusion",
+                path="Group/{id}",
+                code="group-unreadable",
+            )
+        jobs += plan_jobs(
+            _level(level),
+            group,
+            types,
+            state,
+            members=found,
+            full=run.full,
+            since=options.since,
+            by_search=lambda kind: not left_out(kind),
+        )
+    some = bool(options.types) and bool(set(session.settings.types) - set(options.types))
+    narrow = some or (bool(options.since) and not run.full)
+    return replace(run, jobs=jobs, members=members, narrow=narrow)
+
+
+def kick_off(session: Session, run: Run, job: Job) -> SyncState:
+    """The state with the export under way at the source, or with the next level to try."""
+    answer = ask_for_export(session, job)
+    if isinstance(answer, Refused):
+        return session.save(next_level(session, run, job, answer))
+    job = replace(job, status_url=answer.status_url, kickoffs=job.kickoffs + 1, polls=0, started=session.clock())
+    # Saved before the first poll: whoever comes next finds the job instead of starting a second one.
+    return session.save(run.with_job(job))
+
+
+def ask_for_export(session: Session, job: Job) -> Started | Refused:
+    """The source's answer to the kick-off of this job."""
+    # What is exported apart takes its own filters along: one of another type is refused.
+    filters = tuple(each for each in session.settings.type_filters if each.partition("?")[0] in job.types)
+    export = Export(_export_level(job.level), job.types, job.group, job.since, type_filters=filters)
+    return session.source.exports.kickoff(export)
+
+
+def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
+    """The run with the job at the next level; PermanentError when there is none, or the refusal is about more."""
+    levels = _levels(session)
+    place = levels.index(job.level) if job.level in levels else len(levels)
+    if not refused.unsupported or place + 1 >= len(levels):
+        raise PermanentError(
+            f"The source refused the export at {job.level} level: {refused.reason}. Set PF_EXPORT_LEVEL, or check "
+            "the Group and the app's rights.",
+            service="Practice Fusion",
+            status=refused.status,
+            path=kickoff.export_path(_export_level(job.level), "{id}"),
+            code="export-refused",
+        )
+    level = levels[place + 1]
+    note = f"{job.level} level: {refused.reason}; taking {level} level"
+    session.log("PFBulkExport", note)
+    if level == "search":
+        members = session.source.records.group_members(job.group)
+        if members is None:
+            raise PermanentError(
+                "The Group can't be exported nor read.", service="Practice Fusion", code="group-unreadable"
+            )
+        job = replace(job, patients=members)
+    return replace(run.with_job(replace(job, level=level)), notes=(*run.notes, note))
+
+
+def _levels(session: Session) -> tuple[str, ...]:
+    """The levels to try in turn. A Group that was asked for is never widened to everybody."""
+    if session.settings.level != "auto":
+        return (session.settings.level,)
+    return ("group", "search") if session.settings.group_ids else ("patient", "system")
+
+
+def _level(level: str) -> Literal["group", "patient", "system", "search"]:
+    return cast('Literal["group", "patient", "system", "search"]', level)
+
+
+def _export_level(level: str) -> Level:
+    return cast("Level", level)

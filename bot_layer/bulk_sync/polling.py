@@ -1,0 +1,125 @@
+"""How an export stands at the source: waiting for it, its manifest with all pages, and what to do when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from bot_layer.bulk_sync.rules.bulk_export import Complete, ExportFile, Failed, Manifest, Wait
+from bot_layer.bulk_sync.rules.plan import files_of
+from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.session import Session
+from bot_layer.errors import PermanentError, TransientError
+
+EMPTY_PAGES: Final = 20  # so many that bring nothing are borne, one after the other
+Places = dict[tuple[str, str, int], ExportFile]
+
+
+def poll(session: Session, run: Run, job: Job) -> SyncState:
+    """The state after one look at the export: later, complete with its files, or kicked off anew."""
+    answer = session.source.exports.status(job.status_url, attempt=job.polls + 1)
+    if isinstance(answer, Wait):
+        return _wait(session, run, job, answer)
+    if isinstance(answer, Complete):
+        session.manifest = whole(session, answer.manifest)
+        outputs = sum(each.kind == "output" for each in session.manifest.files)
+        session.log("PFBulkExport", f"Export complete with {outputs} output files")
+        job = replace(
+            job,
+            files=files_of(session.manifest.files, job.files),
+            transaction_time=session.manifest.transaction_time,
+            requires_token=session.manifest.requires_access_token,
+        )
+        return session.keep(run.with_job(job))
+    return after_failure(session, run, job, answer)
+
+
+def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
+    if session.clock() - job.started > session.settings.poll_limit_seconds:
+        raise PermanentError(
+            f"Bulk export timed out after {job.polls + 1} polling attempts. Raise PF_POLL_LIMIT_SECONDS or ask "
+            "for fewer resource types.",
+            service="Practice Fusion",
+            path="export status",
+            code="export-timeout",
+        )
+    shown = f", progress: {answer.progress}" if answer.progress else ""
+    session.log("PFBulkExport", f"Export in progress (attempt {job.polls + 1}){shown}")
+    session.progress("poll", answer.progress, job.polls + 1, None)
+    state = session.keep(run.with_job(replace(job, polls=job.polls + 1)))
+    session.wait(answer.seconds)
+    return state
+
+
+def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncState:
+    """The state in which a lost export is kicked off again, once; else PermanentError."""
+    if answer.lost and job.kickoffs < 2:
+        session.log("PFBulkExport", "The source lost the export; kicking it off again, once")
+        # If only its links expired, the source still knows it, and may take no other beside it.
+        session.source.exports.cancel(job.status_url)
+        return session.save(run.with_job(replace(job, status_url="", files=(), polls=0)))
+    raise PermanentError(
+        f"The export failed: {answer.reason}.",
+        service="Practice Fusion",
+        status=answer.status,
+        path="export status",
+        code="export-failed",
+        issues=answer.issues,
+    )
+
+
+def whole(session: Session, manifest: Manifest) -> Manifest:
+    """The manifest with all its pages."""
+    files, url = dict.fromkeys(manifest.files), manifest.next_url
+    seen = {url}
+    attempt = empty = 0
+    while url:
+        session.check_time()
+        answer = session.source.exports.status(url)
+        if isinstance(answer, Wait) and attempt < session.source.tries:
+            attempt += 1
+            session.wait(answer.seconds)
+            continue
+        if not isinstance(answer, Complete):
+            raise TransientError(
+                "A page of the manifest could not be read.", service="Practice Fusion", path="export manifest"
+            )
+        empty = 0 if answer.manifest.files else empty + 1
+        if empty > EMPTY_PAGES:
+            raise PermanentError(
+                "The pages of the manifest have no end.",
+                service="Practice Fusion",
+                path="export manifest",
+                code="endless-pages",
+            )
+        files |= dict.fromkeys(answer.manifest.files)
+        url = "" if answer.manifest.next_url in seen else answer.manifest.next_url
+        seen.add(url)
+    return replace(manifest, files=tuple(files), next_url="")
+
+
+def fresh_place(session: Session, state: FileState) -> ExportFile:
+    """A file of the current export with a new link, for when the old one expired."""
+    session.log("PFBulkExport", "A link expired; fetching the manifest again")
+    answer = session.source.exports.status(session.job.status_url)
+    if not isinstance(answer, Complete):
+        raise TransientError(
+            "The export's links expired, and its manifest is gone too.",
+            service="Practice Fusion",
+            code="link-expired",
+        )
+    file = places_of(whole(session, answer.manifest)).get((state.kind, state.type, state.turn))
+    if file is None:
+        raise TransientError("The manifest changed.", service="Practice Fusion", code="link-expired")
+    return file
+
+
+def places_of(manifest: Manifest) -> Places:
+    """The manifest's files by kind, type and turn: their addresses may change, their order does not."""
+    turns: dict[tuple[str, str], int] = {}
+    places: Places = {}
+    for file in manifest.files:
+        turn = turns.get((file.kind, file.type), 0)
+        turns[file.kind, file.type] = turn + 1
+        places[file.kind, file.type, turn] = file
+    return places

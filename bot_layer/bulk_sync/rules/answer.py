@@ -1,0 +1,65 @@
+"""What ``$pf-bulk-sync`` answers, as Parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bot_layer.bulk_sync.rules.local_edits import LocalEdit
+from bot_layer.bulk_sync.rules.run_state import COUNTED, SyncState
+from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.rules.task import describe, health
+from bot_layer.fhir import parameters as fhir
+from bot_layer.fhir.json import Json
+
+
+def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: str) -> Json:
+    """Where the sync stands: phase, time stamp, counts by type, health, and what a person must know."""
+    run = state.run
+    record = health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=now)
+    entries: list[Json | None] = [
+        fhir.code("action", action),
+        fhir.code("status", run.phase if run else "never-run"),
+        {"name": "lastSyncTime", "valueDateTime": state.last_sync_time} if state.last_sync_time else None,
+        fhir.string("summary", describe(run)),
+        fhir.parts("health", *(_entry(name, value) for name, value in record.items())),
+    ]
+    if run is not None:
+        for kind, row in sorted(run.counts.items()):
+            numbers = (fhir.integer(name, row.get(name, 0)) for name in COUNTED)
+            entries.append(fhir.parts("counts", fhir.code("type", kind), *numbers))
+        for name in ("deleted", "repaired", "waiting", "overwritten", "kept"):
+            entries.append(fhir.integer(name, getattr(run, name)))
+        entries += [fhir.code("refusedType", each) for each in run.refused_types]
+        entries += [fhir.string("note", each) for each in run.notes]
+        entries += [fhir.string("badLine", each) for each in run.bad_lines]
+        entries += [_edit(each) for each in run.edits.listed]
+        entries.append(fhir.integer("moreEdited", run.edits.more) if run.edits.more else None)
+        if state.failures:
+            entries.append(fhir.reference("failedResources", state.failures))
+        entries.append(fhir.string("problem", run.problem))
+    return fhir.build(*entries)
+
+
+def of_preview(numbers: Mapping[str, int]) -> Json:
+    """How many resources of each type a run would read."""
+    return fhir.build(
+        fhir.code("action", "preview"),
+        *(
+            fhir.parts("counts", fhir.code("type", kind), fhir.integer("seen", number))
+            for kind, number in sorted(numbers.items())
+        ),
+    )
+
+
+def _edit(edit: LocalEdit) -> Json | None:
+    fields = (fhir.string("field", each) for each in edit.fields)
+    return fhir.parts("edited", fhir.code("type", edit.type), fhir.string("id", edit.id), *fields)
+
+
+def _entry(name: str, value: object) -> Json | None:
+    if isinstance(value, bool):
+        return fhir.boolean(name, value)
+    if isinstance(value, int):
+        # Milliseconds of a month are more than FHIR's integer holds.
+        return {"name": name, "valueDecimal": value}
+    return fhir.string(name, str(value)) if value is not None else None

@@ -1,0 +1,216 @@
+"""A Bulk Data export under way, without the wire: how long to wait, what each answer means, and its manifest.
+
+https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so all of them are read)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Literal
+
+from bot_layer.bulk_sync.rules.source_identity import is_source_id
+from bot_layer.fhir.json import Json, objects
+
+Level = Literal["group", "patient", "system"]
+Kind = Literal["output", "deleted", "error"]
+
+NDJSON_TYPE: Final = "application/fhir+ndjson"
+BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
+# Sources have been seen to ask for hours, and for an instant in seconds or milliseconds since 1970.
+_EPOCH_SECONDS: Final = 1_000_000_000
+_EPOCH_MILLISECONDS: Final = 1_000_000_000_000
+
+
+@dataclass(frozen=True)
+class WaitLimits:
+    """How long to wait between two status requests, in seconds."""
+
+    least: float = 1.0
+    first: float = 5.0
+    most: float = 300.0
+
+
+@dataclass(frozen=True)
+class ExportFile:
+    """A file of the manifest; ``count`` is the number of its lines, where the server says so."""
+
+    kind: Kind
+    type: str
+    url: str
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export brought, or a part of it (``partial``)."""
+
+    transaction_time: str
+    requires_access_token: bool | None  # None: the manifest does not say
+    files: tuple[ExportFile, ...]
+    next_url: str = ""
+    partial: bool = False
+    deleted_offered: bool = False
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Ask again after so many seconds."""
+
+    seconds: float
+    progress: str = ""
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The export is ready."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The export will not get ready. ``lost`` means that the server no longer knows it: kick it off again."""
+
+    status: int
+    reason: str
+    lost: bool = False
+    login: bool = False
+    issues: tuple[str, ...] = ()
+
+
+def read_status(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: float,
+    attempt: int = 1,
+    limits: WaitLimits | None = None,
+) -> Wait | Complete | Failed:
+    """What the answer to a status request means: exactly one of three, for every HTTP status."""
+    known = lower(headers)
+    if status == 200:
+        manifest = read_manifest(body)
+        if manifest is None:
+            return Failed(status, "the export ended without a manifest", issues=issue_codes(body))
+        return Complete(manifest)
+    if status == 202 or status in BUSY or (status >= 400 and is_transient(body)):
+        seconds = wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits())
+        manifest = read_manifest(body, partial=True) if status == 202 else None
+        return Wait(seconds, known.get("x-progress", "")[:100], manifest)
+    issues = issue_codes(body)
+    reason = f"the export was answered {status}" + listed(issues)
+    return Failed(status, reason, lost=status in (404, 410), login=status == 401, issues=issues)
+
+
+def wait_seconds(value: str | None, *, now: float, attempt: int, limits: WaitLimits) -> float:
+    """Retry-After within limits, or a growing pause where the server names none."""
+    asked = read_retry_after(value, now=now)
+    if asked is None:
+        asked = limits.first * 1.5 ** min(attempt - 1, 20)
+    return min(max(asked, limits.least), limits.most)
+
+
+def read_retry_after(value: str | None, *, now: float) -> float | None:
+    """The seconds to wait that a Retry-After means: a number, a date, or (seen in the wild) an epoch; else None."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdecimal():
+        number = float(text[:20])
+        if number >= _EPOCH_MILLISECONDS:
+            return max(number / 1000 - now, 0.0)
+        return max(number - now, 0.0) if number >= _EPOCH_SECONDS else number
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(moment.timestamp() - now, 0.0)
+
+
+def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
+    """The manifest, or None if the body is none."""
+    document = _parsed(body)
+    if not isinstance(document.get("output"), list):
+        return None
+    files: list[ExportFile] = []
+    # STU4 renames `error` to `outcome`.
+    for name, kind in (("output", "output"), ("deleted", "deleted"), ("error", "error"), ("outcome", "error")):
+        files += _files(document.get(name), kind)  # type: ignore[arg-type] # the four literals above are Kinds
+    requires = document.get("requiresAccessToken")
+    links = [each for each in objects(document.get("link")) if each.get("relation") == "next"]
+    return Manifest(
+        transaction_time=str(document.get("transactionTime") or ""),
+        requires_access_token=requires if isinstance(requires, bool) else None,
+        files=tuple(files),
+        next_url=str(links[0].get("url") or "") if links else "",
+        partial=partial,
+        deleted_offered=isinstance(document.get("deleted"), list),
+    )
+
+
+def deleted_keys(resource: Json) -> tuple[tuple[str, str], ...]:
+    """The (type, id) pairs that a Bundle of a ``deleted`` file deletes."""
+    keys = []
+    for entry in objects(resource.get("entry")):
+        for request in objects([entry.get("request")]):
+            parts = str(request.get("url")).rstrip("/").split("/")
+            if request.get("method") == "DELETE" and len(parts) >= 2 and is_source_id(parts[-1]):
+                keys.append((parts[-2], parts[-1]))
+    return tuple(keys)
+
+
+def named_issues(outcome: Json) -> tuple[str, ...]:
+    """Severity and code of each issue of an OperationOutcome; its texts may hold a person's data."""
+    return tuple(
+        f"{_word(each.get('severity'), 'error')} {_word(each.get('code'), 'unknown')}"
+        for each in objects(outcome.get("issue"))
+    )
+
+
+def issue_codes(body: bytes) -> tuple[str, ...]:
+    """The issue codes of an OperationOutcome; its texts may hold a person's data."""
+    found = [each.get("code") for each in objects(_parsed(body).get("issue"))]
+    return tuple(each for each in found if isinstance(each, str))
+
+
+def is_transient(body: bytes) -> bool:
+    # "If the body ... contains an OperationOutcome with issue.code transient, the client should try again."
+    return "transient" in issue_codes(body)
+
+
+def _word(value: object, otherwise: str) -> str:
+    return value if isinstance(value, str) and value else otherwise
+
+
+def _files(value: Any, kind: Kind) -> list[ExportFile]:
+    files = []
+    for each in objects(value):
+        if isinstance(each.get("url"), str):
+            count = each.get("count")
+            files.append(ExportFile(kind, str(each.get("type") or ""), each["url"], _count(count)))
+    return files
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def listed(codes: tuple[str, ...]) -> str:
+    return f" ({', '.join(codes[:5])})" if codes else ""
+
+
+def _parsed(body: bytes) -> Json:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

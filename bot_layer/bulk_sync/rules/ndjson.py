@@ -1,0 +1,229 @@
+"""Resources out of a stream of bytes, wherever it is cut; a bad line is kept, and never stops the rest.
+
+Lines are NDJSON (http://ndjson.org/), and what sources send in its place is read too: a byte order mark, CRLF,
+empty lines, no last newline, one resource printed over many lines, an array, a Bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from bot_layer.bulk_sync.rules.members import Members, read_members
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.source_identity import is_source_id
+from bot_layer.fhir.json import Json
+
+Loads = Callable[[bytes], Any]
+_BOM: Final = b"\xef\xbb\xbf"
+_BLANK: Final = b" \t\r"
+_TOGETHER: Final = 20  # lines: enough that what a call costs does not count, and few enough if they are long
+DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
+_TOO_LONG: Final = b"\0"  # in place of a line that would fill the memory; no JSON begins so
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A line that is not empty, with its number in the file (from 1); the text has no line end."""
+
+    number: int
+    text: bytes
+
+
+class Resource(msgspec.Struct, frozen=True, gc=False):
+    """A resource and the line where it begins.
+
+    ``raw`` is that line, or empty if it stood in a larger document. ``key`` is None where the resource can't be told
+    apart from others, or can't carry our mark. ``parsed`` is None where only the members were looked at.
+    """
+
+    number: int
+    key: Key | None
+    raw: bytes = b""
+    members: Members | None = None
+    parsed: Json | None = None
+
+    @property
+    def value(self) -> Json:
+        """The resource, parsed now if it was not before."""
+        if self.parsed is not None:
+            return self.parsed
+        parsed: Json
+        try:
+            parsed = orjson.loads(self.raw)
+        except orjson.JSONDecodeError:
+            # It was checked when it was read, so that it holds a number that is too large even for a float.
+            parsed = json.loads(self.raw, parse_int=float)
+        return parsed
+
+    @property
+    def type(self) -> str:
+        """The type of the resource."""
+        return self.key.type if self.key is not None else str(self.value["resourceType"])
+
+
+def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
+    """A resource that was parsed already."""
+    fit = is_source_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
+    return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, raw, parsed=value)
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is no resource. The reason names no content: it may hold a person's data."""
+
+    number: int
+    reason: str
+
+
+@dataclass
+class LineSplitter:
+    """Cuts chunks into lines. Feed it, then ask for the rest. Of a line beyond the limit a mark is left."""
+
+    limit: int = DOCUMENT_LIMIT
+    _rest: list[bytes] = field(default_factory=list)
+    _size: int = 0
+    _number: int = 0
+
+    def feed(self, chunk: bytes) -> list[Line]:
+        """The lines that this chunk ends."""
+        head, newline, tail = chunk.partition(b"\n")
+        if not newline:
+            self._hold(chunk)
+            return []
+        self._hold(head)
+        pieces = tail.split(b"\n")
+        whole = [b"".join(self._rest), *pieces[:-1]]
+        self._rest, self._size = [], 0
+        self._hold(pieces[-1])
+        return self._numbered(whole)
+
+    def finish(self) -> list[Line]:
+        """The last line, if the file does not end in a newline."""
+        last, self._rest = b"".join(self._rest), []
+        return self._numbered([last]) if last else []
+
+    def _hold(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > self.limit:
+            self._rest = [_TOO_LONG]
+        else:
+            self._rest.append(piece)
+
+    def _numbered(self, texts: list[bytes]) -> list[Line]:
+        first = self._number + 1
+        self._number += len(texts)
+        if first == 1:
+            texts[0] = texts[0].removeprefix(_BOM)
+        return [Line(number, line) for number, text in enumerate(texts, first) if (line := text.rstrip(_BLANK))]
+
+
+def split_lines(chunks: Iterable[bytes], *, limit: int = DOCUMENT_LIMIT) -> Iterator[Line]:
+    """The lines of a file that arrives in chunks, without holding more than the longest of them, or the limit."""
+    splitter = LineSplitter(limit)
+    for chunk in chunks:
+        yield from splitter.feed(chunk)
+    yield from splitter.finish()
+
+
+def read_resources(
+    lines: Iterable[Line], *, loads: Loads = json.loads, bundles: bool = True, limit: int = DOCUMENT_LIMIT
+) -> Iterator[Resource | BadLine]:
+    """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
+    reader = _Reader(loads, bundles, limit)
+    rest = iter(lines)
+    while some := list(islice(rest, _TOGETHER)):
+        for line, found in zip(some, read_members([each.text for each in some]), strict=True):
+            if found is not None and not reader.waiting:
+                yield Resource(line.number, found[0], line.text, found[1])
+            else:
+                yield from reader.read(line)
+    yield from reader.finish()
+
+
+@dataclass
+class _Reader:
+    loads: Loads
+    bundles: bool
+    limit: int
+    waiting: list[Line] = field(default_factory=list)
+    size: int = 0
+
+    def read(self, line: Line) -> list[Resource | BadLine]:
+        if self.waiting:
+            return self._read_within_document(line)
+        if line.text == _TOO_LONG:
+            return [BadLine(line.number, "too long")]
+        try:
+            value = self.loads(line.text)
+        except ValueError:
+            return self._open_document(line)
+        return self._resources(line.number, value, line.text)
+
+    def finish(self) -> list[Resource | BadLine]:
+        return self._give_up() if self.waiting else []
+
+    def _open_document(self, line: Line) -> list[Resource | BadLine]:
+        # Printed over many lines, a document's first line ends where a value or a member is still to come.
+        if line.text.lstrip()[:1] in (b"{", b"[") and line.text.rstrip()[-1:] in (b"{", b"[", b","):
+            self.waiting, self.size = [line], len(line.text)
+            return []
+        return [BadLine(line.number, "not JSON")]
+
+    def _read_within_document(self, line: Line) -> list[Resource | BadLine]:
+        if self._stands_alone(line):
+            return self._give_up() + self.read(line)
+        self.waiting.append(line)
+        self.size += len(line.text)
+        if line.text.rstrip()[-1:] in (b"}", b"]") and line.text[:1] in (b"}", b"]"):
+            text = b"\n".join(each.text for each in self.waiting)
+            try:
+                value = self.loads(text)
+            except ValueError:
+                pass
+            else:
+                number, self.waiting = self.waiting[0].number, []
+                return self._resources(number, value, b"")
+        return self._give_up() if self.size > self.limit else []
+
+    def _stands_alone(self, line: Line) -> bool:
+        """A whole resource at the start of a line ends a document that was really a broken line."""
+        if self.waiting[0].text.lstrip()[:1] == b"[" or line.text[:1] != b"{" or line.text[-1:] != b"}":
+            return False
+        try:
+            value = self.loads(line.text)
+        except ValueError:
+            return False
+        return "resourceType" in value
+
+    def _give_up(self) -> list[Resource | BadLine]:
+        """The first line was broken, not the start of a document: each line is read by itself.
+
+        So is a resource of an array that is too large to be held: it ends in a comma.
+        """
+        lines, self.waiting = self.waiting, []
+        items: list[Resource | BadLine] = []
+        for line in lines:
+            text = line.text.rstrip(b", \t")
+            try:
+                value = self.loads(text)
+            except ValueError:
+                items.append(BadLine(line.number, "not JSON"))
+            else:
+                items += self._resources(line.number, value, text)
+        return items
+
+    def _resources(self, number: int, value: object, raw: bytes) -> list[Resource | BadLine]:
+        if isinstance(value, list):
+            return [item for each in value for item in self._resources(number, each, b"")]
+        if not isinstance(value, dict) or not isinstance(value.get("resourceType"), str):
+            return [BadLine(number, "not a resource")]
+        if self.bundles and value["resourceType"] == "Bundle" and isinstance(value.get("entry"), list):
+            inner = [each["resource"] for each in value["entry"] if isinstance(each, dict) and "resource" in each]
+            return self._resources(number, inner, b"")
+        return [resource_of(value, number, raw)]

@@ -1,0 +1,184 @@
+"""Our mark on a resource: where it came from, which version it is, and which entries of shared lists the source owns.
+
+It stands beside the source's own identifiers, or tags, and is how the sync finds the resource again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Any, Final
+
+import xxhash
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.source_identity import (
+    KEYED_BY_TAG,
+    ROOT,
+    UPDATED_URL,
+    VERSION_URL,
+    id_system,
+    source_id_of,
+)
+from bot_layer.fhir.json import Json
+
+ORIGIN_URL: Final = f"{ROOT}/source-address"
+OWNED_URL: Final = f"{ROOT}/source-entries"
+CONTENT_URL: Final = f"{ROOT}/content"
+CONTENT_DIGEST_URL: Final = f"{ROOT}/content-digest"
+_ABOUT_URLS: Final = (VERSION_URL, UPDATED_URL, OWNED_URL)
+SYNC_TAG: Final = f"{ROOT}/sync"
+UNRESOLVED_TAG: Final[Json] = {"system": SYNC_TAG, "code": "unresolved-reference"}
+# Set by Medplum on every version.
+SERVER_META: Final = (
+    "versionId",
+    "lastUpdated",
+    "author",
+    "project",
+    "compartment",
+    "account",
+    "accounts",
+    "onBehalfOf",
+)
+
+
+def digest_of(raw: bytes) -> bytes:
+    """A short digest of what the source sent: two that are equal were the same bytes. It keeps no secret."""
+    return xxhash.xxh3_128_digest(raw)
+
+
+def prepare(resource: Json, source: str) -> Json:
+    """The resource as Medplum is to hold it, still with the source's references: no id, and our mark beside its own."""
+    body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
+    if resource["resourceType"] not in KEYED_BY_TAG:
+        body["identifier"] = mark_of(resource, source)
+    return {**body, "meta": meta_of(resource, source)}
+
+
+def mark_of(resource: Json, source: str) -> list[Any]:
+    """The source's own identifiers (or tags), and beside them the mark by which the sync finds the resource again."""
+    key = Key(str(resource["resourceType"]), str(resource["id"]))
+    meta = resource.get("meta") or {}
+    owned = " ".join(sorted(_owned(resource)))
+    about = (str(meta.get("versionId") or ""), str(meta.get("lastUpdated") or ""), owned)
+    theirs = meta.get("tag") if key.type in KEYED_BY_TAG else resource.get("identifier")
+    return [*_others(theirs, id_system(key.type)), mark(key, source, about)]
+
+
+def mark(key: Key, source: str, about: tuple[str, str, str]) -> Json:
+    """The mark itself, which tells the version, its time, and which entries of the shared lists are the source's."""
+    notes = [{"url": ORIGIN_URL, "valueUri": f"{source}/{key.type}/{key.id}"}]
+    for url, text in zip(_ABOUT_URLS, about, strict=True):
+        if text:
+            notes.append({"url": url, "valueString": text})
+    name = "code" if key.type in KEYED_BY_TAG else "value"
+    return {"extension": notes, "system": id_system(key.type), name: key.id}
+
+
+def meta_of(resource: Json, source: str) -> Json:
+    """The source's meta without what a server sets, and with the address of the resource as its source."""
+    kind = str(resource["resourceType"])
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
+    if kind in KEYED_BY_TAG:
+        meta["tag"] = mark_of(resource, source)
+    # Where the source names no source of its own, its address is one; a source's own word is left alone.
+    meta.setdefault("source", f"{source}/{kind}/{resource['id']}")
+    return meta
+
+
+def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str) -> Json:
+    """What stands for a Binary of the source: a Basic that can be found, and points to the content in Medplum."""
+    about = {name: value for name, value in resource.items() if name in ("id", "meta")}
+    basic = prepare({**about, "resourceType": "Binary"}, source)
+    return {
+        **basic,
+        "resourceType": "Basic",
+        "code": {"coding": [{"system": SYNC_TAG, "code": "binary"}]},
+        "extension": [
+            {"url": CONTENT_URL, "valueReference": {"reference": f"Binary/{content_id}"}},
+            {"url": CONTENT_DIGEST_URL, "valueString": digest},
+        ],
+    }
+
+
+def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
+    """The resource with a searchable tag while one of its references waits for its target, and without it after."""
+    meta = resource.get("meta") or {}
+    tags = [each for each in listed(meta.get("tag")) if not is_ours(each, SYNC_TAG)]
+    if unresolved:
+        tags.append(UNRESOLVED_TAG)
+    rest = {name: value for name, value in meta.items() if name != "tag"}
+    return {**resource, "meta": rest | ({"tag": tags} if tags else {})}
+
+
+def brought_by(resource: Json, key: Key, source: str) -> bool:
+    """True where this source's sync brought the resource: only those are ever updated or deleted."""
+    notes = _notes(resource, key)
+    origin = notes.get(ORIGIN_URL)
+    # A mark without an address is an older sync's, or one made by hand as the integration's description prints it.
+    return origin is None or origin == f"{source}/{key.type}/{key.id}"
+
+
+def source_version(resource: Json) -> tuple[str, str]:
+    """The source's version and its time, as our mark on a resource tells them."""
+    kind = str(resource["resourceType"])
+    notes = _notes(resource, Key(kind, source_id_of(resource, kind) or ""))
+    return notes.get(VERSION_URL, ""), notes.get(UPDATED_URL, "")
+
+
+# -- The lists that the source and Medplum's users share
+
+
+def token(name: str, item: Any) -> str:
+    """What makes two entries of a shared list the same, as eight hexadecimal digits."""
+    if isinstance(item, dict):
+        parts = (item.get("system"), item.get("value"), item.get("code"), item.get("url"))
+        if any(parts) and not [each for each in parts if each is not None and not isinstance(each, str)]:
+            text = "\n".join([each or "" for each in parts])
+        else:
+            # An identifier without a value is told apart by all that it holds.
+            text = json.dumps(parts if any(parts) else item, sort_keys=True)
+    else:
+        text = str(item)
+    return _short(f"{name} {text}")
+
+
+@lru_cache(maxsize=10_000)
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _owned(resource: Json) -> set[str]:
+    meta = resource.get("meta") or {}
+    owned = {token(name, item) for name in ("identifier", "extension") for item in listed(resource.get(name))}
+    return owned | {token(name, item) for name in ("tag", "security") for item in listed(meta.get(name))}
+
+
+def owned_before(resource: Json, key: Key) -> frozenset[str]:
+    return frozenset((_notes(resource, key).get(OWNED_URL) or "").split())
+
+
+def _notes(resource: Json, key: Key) -> dict[str, str]:
+    tags = (resource.get("meta") or {}).get("tag")
+    marks = tags if key.type in KEYED_BY_TAG else resource.get("identifier")
+    system = id_system(key.type)
+    for mark in listed(marks):
+        if isinstance(mark, dict) and mark.get("system") == system and key.id in (mark.get("value"), mark.get("code")):
+            return {
+                str(each.get("url")): str(each.get("valueUri") or each.get("valueString") or "")
+                for each in listed(mark.get("extension"))
+            }
+    return {}
+
+
+def _others(items: Any, system: str) -> list[Any]:
+    return [each for each in listed(items) if not is_ours(each, system)]
+
+
+def is_ours(item: Any, system: str) -> bool:
+    return isinstance(item, dict) and item.get("system") == system
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,153 @@
+"""References from the source's ids to Medplum's, in every field and at any depth.
+
+What each kind of reference becomes (https://hl7.org/fhir/R4/references.html):
+
+=============================================  =======================================================================
+``Patient/1``, ``<source base>/Patient/1``     ``Patient/<Medplum id>``, or a logical reference while it is not there
+``Patient/1/_history/2``                       the same, without the version: Medplum numbers versions on its own
+``Patient/<id that Medplum gave>``             stays (the map answers for it)
+``#p1``, ``urn:uuid:...``, ``Patient?...``     stays
+``https://elsewhere.example/fhir/Patient/1``   stays
+=============================================  =======================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from bot_layer.bulk_sync.rules.source_identity import ORIGINAL_IDENTIFIER_URL, ORIGINAL_TYPE_URL, ROOT, id_system
+from bot_layer.fhir.json import Json
+
+# An identifier or type that the source itself put into a reference waits here while ours stands in its place.
+_ORIGINALS: Final = {
+    "identifier": (ORIGINAL_IDENTIFIER_URL, "valueIdentifier"),
+    "type": (ORIGINAL_TYPE_URL, "valueUri"),
+}
+_RELATIVE: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
+
+
+class Key(NamedTuple):
+    """A resource of the source: its type and its id there."""
+
+    type: str
+    id: str
+
+
+Known = Mapping[Key, str]  # Medplum's id by the source's key
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The resource with its references rewritten, and the targets that are not in Medplum yet."""
+
+    resource: Json
+    unresolved: frozenset[Key]
+
+
+def read_reference(reference: str, base: str) -> Key | None:
+    """The resource of the source that a reference means, or None where it means something else."""
+    prefix = base.rstrip("/") + "/"
+    relative = reference.removeprefix(prefix)
+    match = _RELATIVE.fullmatch(relative)
+    return Key(match[1], match[2]) if match else None
+
+
+def targets(resource: Json, base: str) -> frozenset[Key]:
+    """Every resource of the source that this one points to."""
+    found = {each["reference"] for each in _objects(resource) if _is_reference(each)}
+    return frozenset(key for each in found if (key := read_reference(each, base)) is not None)
+
+
+def rewrite(resource: Json, known: Known, base: str) -> Rewritten:
+    """The same resource, pointing into Medplum. The argument is left as it is."""
+    unresolved: set[Key] = set()
+
+    def change(reference: Json) -> Json:
+        key = read_reference(reference["reference"], base)
+        if key is None:
+            return reference
+        if key in known:
+            return {**reference, "reference": f"{key.type}/{known[key]}"}
+        unresolved.add(key)
+        return _logical(reference, key)
+
+    return Rewritten(_mapped(resource, change), frozenset(unresolved))
+
+
+def logical_targets(resource: Json) -> frozenset[Key]:
+    """The resources of the source that this one names by identifier because they were not there when it was written."""
+    return frozenset(key for each in _objects(resource) if (key := _logical_key(each)) is not None)
+
+
+def repair(resource: Json, known: Known) -> Json:
+    """The same resource with logical references turned into real ones, as far as their targets are known now."""
+
+    def change(reference: Json) -> Json:
+        key = _logical_key(reference)
+        return reference if key is None or key not in known else _restored(reference, f"{key.type}/{known[key]}")
+
+    repaired: Json = _mapped(resource, change, wanted=lambda each: _logical_key(each) is not None)
+    return repaired
+
+
+def _logical(reference: Json, key: Key) -> Json:
+    """Type and identifier in place of the reference; what the source had under these names is kept beside them."""
+    rest = {name: value for name, value in reference.items() if name not in ("reference", "type", "identifier")}
+    kept = [{"url": url, value: reference[name]} for name, (url, value) in _ORIGINALS.items() if name in reference]
+    if kept:
+        rest["extension"] = [*rest.get("extension", []), *kept]
+    return {"type": key.type, "identifier": {"system": id_system(key.type), "value": key.id}, **rest}
+
+
+def _restored(reference: Json, target: str) -> Json:
+    rest = {name: value for name, value in reference.items() if name not in ("type", "identifier", "extension")}
+    extensions = {each.get("url"): each for each in reference.get("extension", [])}
+    urls = {url for url, _ in _ORIGINALS.values()}
+    for name, (url, value) in _ORIGINALS.items():
+        if url in extensions:
+            rest[name] = extensions[url][value]
+    others = [each for each in reference.get("extension", []) if each.get("url") not in urls]
+    if others:
+        rest["extension"] = others
+    return {"reference": target, **rest}
+
+
+def _logical_key(value: Json) -> Key | None:
+    identifier, kind = value.get("identifier"), value.get("type")
+    if "reference" in value or not isinstance(identifier, dict) or not isinstance(kind, str):
+        return None
+    system, source_id = identifier.get("system"), identifier.get("value")
+    if not isinstance(system, str) or not system.startswith(ROOT) or system != id_system(kind):
+        return None
+    return Key(kind, source_id) if isinstance(source_id, str) else None
+
+
+def _is_reference(value: Json) -> bool:
+    return isinstance(value.get("reference"), str)
+
+
+def _objects(value: Any) -> list[Json]:
+    """Every object in a value, at any depth."""
+    found = []
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            found.append(each)
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+    return found
+
+
+def _mapped(value: Any, change: Callable[[Json], Json], *, wanted: Callable[[Json], bool] = _is_reference) -> Any:
+    if isinstance(value, dict):
+        inner = {
+            name: _mapped(each, change, wanted=wanted) if isinstance(each, dict | list) else each
+            for name, each in value.items()
+        }
+        return change(inner) if wanted(inner) else inner
+    return [_mapped(each, change, wanted=wanted) if isinstance(each, dict | list) else each for each in value]

@@ -1,0 +1,53 @@
+"""How a resource says that it should not have been, where a deletion is to leave it: inactive, entered-in-error."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bot_layer.fhir.json import Json
+
+# Where a type says that a record should not have been (https://hl7.org/fhir/R4/ and its value sets).
+_INACTIVE: Final = frozenset(
+    {"Patient", "Practitioner", "PractitionerRole", "Organization", "RelatedPerson", "HealthcareService", "Group"}
+)
+_STATUS: Final = frozenset(
+    {
+        "CarePlan",
+        "CareTeam",
+        "Coverage",
+        "Device",
+        "DiagnosticReport",
+        "DocumentReference",
+        "Encounter",
+        "Immunization",
+        "Medication",
+        "MedicationDispense",
+        "MedicationRequest",
+        "MedicationStatement",
+        "Observation",
+        "Procedure",
+        "ServiceRequest",
+        "Specimen",
+    }
+)
+_VERIFICATION: Final = {
+    "Condition": "http://terminology.hl7.org/CodeSystem/condition-ver-status",
+    "AllergyIntolerance": "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification",
+}
+
+
+def marked(resource: Json) -> Json | None:
+    """The resource marked as gone, or None for a type that can't say it."""
+    kind = resource["resourceType"]
+    if kind in _INACTIVE:
+        return {**resource, "active": False}
+    if kind in _STATUS:
+        return {**resource, "status": "entered-in-error"}
+    if kind == "Goal":
+        return {**resource, "lifecycleStatus": "entered-in-error"}
+    if kind in _VERIFICATION:
+        # Invariants con-5 and ait-2: no clinical status beside it.
+        rest = {name: value for name, value in resource.items() if name != "clinicalStatus"}
+        coding = [{"system": _VERIFICATION[kind], "code": "entered-in-error"}]
+        return {**rest, "verificationStatus": {"coding": coding}}
+    return None

@@ -1,0 +1,183 @@
+"""Where a sync stands: its time stamps, its Groups' members, and the run with its jobs, files and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from bot_layer.bulk_sync.rules.local_edits import EditList
+from bot_layer.bulk_sync.rules.time_stamps import instant
+
+WHOLE: Final = "*"  # the place of a Group's id where no Group is used
+
+Phase = Literal["export", "load", "finish", "done", "failed", "cancelled"]
+BAD_LINES: Final = 200  # so many are named; all are counted
+COUNTED: Final = ("seen", "created", "updated", "unchanged", "failed")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """How far a file was handled: so many of its lines."""
+
+    kind: str
+    type: str
+    turn: int
+    lines: int = 0
+    done: bool = False
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export, or one search by patient (``level`` search)."""
+
+    level: str
+    types: tuple[str, ...]
+    group: str = ""
+    since: str = ""
+    patients: tuple[str, ...] = ()
+    status_url: str = ""
+    kickoffs: int = 0
+    polls: int = 0
+    started: float = 0.0
+    transaction_time: str = ""
+    requires_token: bool | None = None  # None: the manifest does not say
+    files: tuple[FileState, ...] = ()
+    done: bool = False
+    newcomers: bool = False  # the history of patients who are new in the Group, and nobody else's
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, from the first kick-off to the last repair."""
+
+    id: str
+    started: float
+    phase: Phase = "export"
+    full: bool = False
+    narrow: bool = False  # since a moment, or of some types only: newcomers are not fetched with all of their history
+    reconcile: bool = False
+    seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
+    jobs: tuple[Job, ...] = ()
+    members: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    deleted: int = 0
+    repaired: int = 0
+    waiting: int = 0
+    overwritten: int = 0
+    kept: int = 0
+    edits: EditList = field(default_factory=EditList)
+    refused_types: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    bad_lines: tuple[str, ...] = ()
+    source_errors: bool = False  # the export named resources that it could not give
+    problem: str = ""
+    ended: float = 0.0
+
+    @property
+    def job(self) -> Job | None:
+        """The job whose turn it is."""
+        return next((each for each in self.jobs if not each.done), None)
+
+    def with_job(self, job: Job) -> Run:
+        """The run with the current job replaced."""
+        place = next(number for number, each in enumerate(self.jobs) if not each.done)
+        return replace(self, jobs=(*self.jobs[:place], job, *self.jobs[place + 1 :]))
+
+    @property
+    def over(self) -> bool:
+        """True when nothing is left to do, whatever the end was."""
+        return self.phase in ("done", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class SyncState:
+    """All that one source's sync keeps. ``since`` and ``members`` are kept for each Group."""
+
+    since: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)  # of each Group, as ``roll`` writes them
+    groups: tuple[str, ...] = ()  # what the last run that began was to keep in step, and these types
+    types: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    scopes_for: tuple[str, ...] = ()
+    scopes_at: float = 0.0  # when they were negotiated
+    refused_types: tuple[str, ...] = ()
+    type_filters: tuple[str, ...] = ()
+    token_endpoint: str = ""
+    auth_methods: tuple[str, ...] = ()
+    cache_id: str = ""
+    failures: str = ""
+    unsettled: bool = False  # room for content could not be given back yet
+    writers: tuple[str, ...] = ()  # who has written for this sync: what others wrote are edits
+    run: Run | None = None
+    last_success: float = 0.0
+    owner: str = ""
+    until: float = 0.0
+
+    @property
+    def last_sync_time(self) -> str:
+        """The oldest of the time stamps: everything up to there is in Medplum. Empty before the first sync.
+
+        Those of Groups and types that are not synced any more are kept, and don't count.
+        """
+        stamps = [
+            stamp
+            for group, types in self.since.items()
+            for kind, stamp in types.items()
+            if group in (self.groups or self.since) and kind in (self.types or types)
+        ]
+        return min(stamps, key=instant) if stamps else ""
+
+    def held_by_other(self, owner: str, now: float) -> bool:
+        """True while somebody else works."""
+        return bool(self.owner) and self.owner != owner and now < self.until
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one file brought to a run, told by another process than the one that holds the run."""
+
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    overwritten: int = 0
+    kept: int = 0
+    edits: EditList = field(default_factory=EditList)
+    settled: tuple[str, ...] = ()
+    bad_lines: tuple[str, ...] = ()
+
+
+def part_of(before: Run, after: Run) -> Part:
+    """What came to a run that began with no counts."""
+    settled = {each.reference for each in before.edits.listed} - {each.reference for each in after.edits.listed}
+    edits = EditList(after.edits.listed, after.edits.more - before.edits.more)
+    return Part(after.counts, after.overwritten, after.kept, edits, tuple(sorted(settled)), after.bad_lines)
+
+
+def add_part(run: Run, part: Part) -> Run:
+    """The run with what a file brought."""
+    edits = run.edits.after(part.edits.listed, part.settled)
+    return replace(
+        run,
+        counts=add_counts(run.counts, part.counts),
+        overwritten=run.overwritten + part.overwritten,
+        kept=run.kept + part.kept,
+        edits=replace(edits, more=edits.more + part.edits.more),
+        bad_lines=(run.bad_lines + part.bad_lines)[:BAD_LINES],
+    )
+
+
+def add_counts(
+    counts: Mapping[str, Mapping[str, int]], more: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """The sum of two tables of counts."""
+    total = {kind: dict(each) for kind, each in counts.items()}
+    for kind, each in more.items():
+        row = total.setdefault(kind, dict.fromkeys(COUNTED, 0))
+        for name, number in each.items():
+            row[name] = row.get(name, 0) + number
+    return total
+
+
+def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """The counts of all types together."""
+    return {name: sum(each.get(name, 0) for each in counts.values()) for name in COUNTED}

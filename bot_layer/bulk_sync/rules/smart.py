@@ -1,0 +1,208 @@
+"""SMART Backend Services without the wire: what to send, and what an answer means.
+
+https://hl7.org/fhir/smart-app-launch/backend-services.html
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.fhir.json import Json, objects
+
+SERVICE: Final = "Practice Fusion"
+ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+ASSERTION_SECONDS: Final = 290  # five minutes are allowed; clocks differ
+TOKEN_MARGIN: Final = 30.0
+AUTHORIZE_HINT: Final = (
+    "The practice has not let this app in: its administrator must press 'Authorize App' in Practice Fusion's settings."
+)
+
+Style = Literal["rs", "read"]
+AuthMethod = Literal["private_key_jwt", "client_secret_basic", "client_secret_post"]
+
+SCOPE: Final = re.compile(r"system/([A-Za-z*]+)\.(\S+)")
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Where tokens come from, and what the server says about itself."""
+
+    token_endpoint: str
+    auth_methods: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """A form to POST to the token endpoint."""
+
+    form: dict[str, str]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Token:
+    """An access token, until when it is good (seconds since 1970), and the scopes that came with it."""
+
+    value: str
+    expires_at: float
+    scopes: frozenset[str] | None = None
+
+    def fresh(self, now: float) -> bool:
+        """True while it can still be sent. A short life is used to three quarters."""
+        return now < self.expires_at
+
+
+@dataclass(frozen=True)
+class ScopeRefused:
+    """The server refused the scopes, not the client. ``types`` are those that it named."""
+
+    types: frozenset[str] = frozenset()
+
+
+def discovery_urls(base: str) -> tuple[str, str]:
+    """Where to ask, in this order: both stand under the base, never at the host's root."""
+    root = base.rstrip("/")
+    return f"{root}/.well-known/smart-configuration", f"{root}/metadata"
+
+
+def read_smart_configuration(document: Json) -> Discovery | None:
+    """What ``.well-known/smart-configuration`` says, or None if it names no token endpoint."""
+    endpoint = document.get("token_endpoint")
+    if not isinstance(endpoint, str) or not endpoint:
+        return None
+    return Discovery(
+        endpoint,
+        _strings(document.get("token_endpoint_auth_methods_supported")),
+        _strings(document.get("scopes_supported")),
+    )
+
+
+def read_capability_statement(document: Json) -> Discovery | None:
+    """The token endpoint of a CapabilityStatement's ``oauth-uris`` extension, or None."""
+    securities = objects([each.get("security") for each in objects(document.get("rest"))])
+    for extension in (each for security in securities for each in objects(security.get("extension"))):
+        if str(extension.get("url", "")).endswith("/oauth-uris"):
+            for part in objects(extension.get("extension")):
+                if part.get("url") == "token" and part.get("valueUri"):
+                    return Discovery(str(part["valueUri"]))
+    return None
+
+
+def assertion_claims(client_id: str, token_endpoint: str, *, now: float, unique: str) -> Json:
+    """The claims of a client assertion: it lives under five minutes and is used once."""
+    issued = int(now)
+    return {
+        "iss": client_id,
+        "sub": client_id,
+        "aud": token_endpoint,
+        "iat": issued,
+        "exp": issued + ASSERTION_SECONDS,
+        "jti": unique,
+    }
+
+
+def assertion_headers(key_id: str, key_url: str = "") -> dict[str, str]:
+    """The header of a client assertion: ``kid`` always, ``jku`` if one is registered."""
+    return {"kid": key_id, "typ": "JWT"} | ({"jku": key_url} if key_url else {})
+
+
+def auth_method(discovery: Discovery, *, has_key: bool) -> AuthMethod:
+    """How to log in: the key where there is one, else the secret as the server wants it."""
+    if has_key:
+        return "private_key_jwt"
+    offered = discovery.auth_methods
+    only_post = "client_secret_post" in offered and "client_secret_basic" not in offered
+    return "client_secret_post" if only_post else "client_secret_basic"
+
+
+def token_request(
+    method: AuthMethod, scopes: Iterable[str], *, client_id: str, secret: str = "", assertion: str = ""
+) -> TokenRequest:
+    """The token request for one of the three ways to log in."""
+    form = {"grant_type": "client_credentials", "scope": " ".join(scopes)}
+    headers = {"Accept": "application/json"}
+    if method == "private_key_jwt":
+        form |= {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
+    elif method == "client_secret_post":
+        form |= {"client_id": client_id, "client_secret": secret}
+    else:
+        # RFC 6749 2.3.1: both are form-encoded before they are joined.
+        pair = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+    return TokenRequest(form, headers)
+
+
+def read_token(status: int, body: bytes, *, now: float, retry_after: float | None = None) -> Token | ScopeRefused:
+    """The token, or the news that only the scopes were refused; all else is an error that says who must act."""
+    document = _parsed(body)
+    value = document.get("access_token")
+    if status == 200 and isinstance(value, str) and value:
+        life = _seconds(document.get("expires_in"))
+        scope = document.get("scope")
+        granted = frozenset(scope.split()) if isinstance(scope, str) and scope.strip() else None
+        return Token(value, now + max(life - TOKEN_MARGIN, life * 0.75), granted)
+    words = _words(document)
+    if status == 429 or status >= 500:
+        raise TransientError(
+            f"The token endpoint answered {status}.",
+            service=SERVICE,
+            status=status,
+            method="POST",
+            path="token",
+            retry_after=retry_after,
+        )
+    if b"not granted access" in body.lower():  # wherever it stands: the shape of this answer is not documented
+        raise AuthError(AUTHORIZE_HINT, code="practice-must-authorize")
+    if "scope" in words and status in (400, 401, 403):
+        return ScopeRefused(frozenset(match[1] for match in SCOPE.finditer(_spoken(document))))
+    if status in (400, 401, 403):
+        raise AuthError(
+            f"Token request failed: {status}. Check PF_CLIENT_ID and its secret or key (PF_KEY_ID), that they have not "
+            "expired, and that the app is authorised by the practice.",
+            code="token-refused",
+        )
+    raise PermanentError(
+        f"The token endpoint answered {status} without a token.",
+        service=SERVICE,
+        status=status,
+        method="POST",
+        path="token",
+    )
+
+
+# -- Reading
+
+
+def _parsed(body: bytes) -> Json:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _spoken(document: Mapping[str, Any]) -> str:
+    return " ".join(str(value) for value in document.values() if isinstance(value, str))
+
+
+def _words(document: Mapping[str, Any]) -> str:
+    return _spoken(document).lower()
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
+
+def _seconds(value: object) -> float:
+    # RFC 6749 leaves it out at will; SMART advises five minutes. A string of digits is seen in the wild.
+    if isinstance(value, str) and value.isdecimal():
+        return float(value)
+    return float(value) if isinstance(value, int | float) and value > 0 else 300.0

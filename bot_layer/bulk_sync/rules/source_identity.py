@@ -1,0 +1,149 @@
+"""How a resource of the source is known in Medplum: identifier systems, tags, and the order of loading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from bot_layer.fhir.json import Json
+
+ROOT: Final = "https://practicefusion.com/fhir"
+# What the sync notes on its own identifier (or tag), so that nothing else of the resource is touched.
+VERSION_URL: Final = f"{ROOT}/source-version"
+UPDATED_URL: Final = f"{ROOT}/source-last-updated"
+ORIGINAL_IDENTIFIER_URL: Final = f"{ROOT}/original-identifier"
+ORIGINAL_TYPE_URL: Final = f"{ROOT}/original-type"
+ATTACHMENT_URL: Final = f"{ROOT}/source-url"
+ATTACHMENT_DIGEST_URL: Final = f"{ROOT}/source-content-digest"
+
+# R4 types without a list `identifier`: none at all, or a single one that belongs to the source.
+# https://hl7.org/fhir/R4/provenance.html, .../questionnaireresponse.html, .../composition.html
+KEYED_BY_TAG: Final = frozenset(
+    {
+        "AuditEvent",
+        "Bundle",
+        "CapabilityStatement",
+        "Composition",
+        "Linkage",
+        "MessageHeader",
+        "OperationOutcome",
+        "Parameters",
+        "Provenance",
+        "QuestionnaireResponse",
+        "Subscription",
+        "TestReport",
+        "VerificationResult",
+    }
+)
+
+# Medplum does not search Binary (https://github.com/medplum/medplum/pull/4187), so that none could be found again. A
+# Basic with the identifier stands for each, and points to the content.
+_STORED_AS: Final = {"Binary": "Basic"}
+
+# What others point to comes first, so that a reference is there on first write. A type that is not named stands
+# with the clinical ones; cycles are closed by the repair at the end.
+LEVELS: Final[tuple[tuple[str, ...], ...]] = (
+    ("Organization", "Location", "Practitioner", "Medication", "Substance", "Questionnaire"),
+    ("PractitionerRole", "Patient", "HealthcareService", "Endpoint"),
+    ("RelatedPerson", "Device", "Coverage", "Group", "Specimen", "Binary"),
+    ("Encounter", "CareTeam", "Goal"),
+    ("Condition", "AllergyIntolerance", "Immunization", "Procedure", "ServiceRequest", "MedicationRequest"),
+    ("Observation",),
+    ("MedicationDispense", "MedicationStatement", "MedicationAdministration", "DiagnosticReport", "CarePlan"),
+    ("DocumentReference", "Composition", "QuestionnaireResponse"),
+    ("Provenance", "AuditEvent", "List"),
+)
+# Types that the source's resources point to and that are seldom exported: read one by one where the rights allow it.
+POINTED_TO: Final = ("Location", "PractitionerRole", "Medication", "Organization", "Practitioner", "HealthcareService")
+# Practice Fusion advertises no scopes; these it grants (https://www.practicefusion.com/fhir/api-specifications/), so
+# that they are asked for together and the others apart.
+USUALLY_GRANTED: Final = (
+    "AllergyIntolerance",
+    "CarePlan",
+    "CareTeam",
+    "Condition",
+    "Coverage",
+    "Device",
+    "DiagnosticReport",
+    "DocumentReference",
+    "Encounter",
+    "Goal",
+    "Immunization",
+    "MedicationDispense",
+    "MedicationRequest",
+    "Observation",
+    "Organization",
+    "Patient",
+    "Practitioner",
+    "Procedure",
+    "Provenance",
+    "RelatedPerson",
+    "ServiceRequest",
+    "Specimen",
+)
+_CLINICAL: Final = 4  # the place of Condition
+_LEVEL_OF: Final = {name: number for number, names in enumerate(LEVELS) for name in names}
+
+# https://hl7.org/fhir/R4/datatypes.html#id
+_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+
+
+def kebab(resource_type: str) -> str:
+    """``medication-request`` for ``MedicationRequest``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", resource_type).lower()
+
+
+@lru_cache(maxsize=500)
+def id_system(resource_type: str) -> str:
+    """The identifier system under which Medplum keeps the source's id of this type."""
+    return f"{ROOT}/{kebab(resource_type)}-id"
+
+
+def level_of(resource_type: str) -> int:
+    """The turn of a type: lower numbers are loaded first."""
+    return _LEVEL_OF.get(resource_type, _CLINICAL)
+
+
+def in_order(types: Iterable[str]) -> tuple[str, ...]:
+    """The types in the order in which they are loaded; the order given is kept inside a level."""
+    return tuple(sorted(dict.fromkeys(types), key=level_of))
+
+
+def stored_as(resource_type: str) -> str:
+    """The type under which Medplum keeps and finds a resource of this type of the source."""
+    return _STORED_AS.get(resource_type, resource_type)
+
+
+def brought_as(stored_type: str) -> str:
+    """The source's type of what Medplum keeps under this one."""
+    return next((kind for kind, stored in _STORED_AS.items() if stored == stored_type), stored_type)
+
+
+def is_source_id(value: object) -> bool:
+    """True for what FHIR allows as a resource id: nothing else can be looked up safely."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def source_id_of(resource: Json, resource_type: str) -> str | None:
+    """The source's id of a resource as Medplum holds it, or None if this sync did not bring it."""
+    if resource.get("resourceType") != stored_as(resource_type):
+        return None
+    system = id_system(resource_type)
+    if resource_type in KEYED_BY_TAG:
+        marks, name = (resource.get("meta") or {}).get("tag"), "code"
+    else:
+        marks, name = resource.get("identifier"), "value"
+    for mark in marks if isinstance(marks, list) else ():
+        if isinstance(mark, dict) and mark.get("system") == system and isinstance(mark.get(name), str):
+            return str(mark[name])
+    return None
+
+
+def lookup_query(resource_type: str, source_ids: Iterable[str]) -> str:
+    """The search that finds these ids: one request, a list joined by commas."""
+    # Ids are letters, digits, '-' and '.', so that only the bar needs escaping; shorter URLs carry more of them.
+    system = id_system(resource_type)
+    parameter = "_tag" if resource_type in KEYED_BY_TAG else "identifier"
+    return f"{parameter}=" + ",".join(f"{system}%7C{source_id}" for source_id in source_ids)

@@ -1,0 +1,171 @@
+"""A sync's state written into a FHIR Task, and read out of it: whoever runs next goes on from there.
+
+The Task holds the lease (who works, until when), the time stamps of each type, the Group's members, the run with its
+export jobs and the place in each file, the counts and the report. https://hl7.org/fhir/R4/task.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from bot_layer.bulk_sync.rules.local_edits import read_list
+from bot_layer.bulk_sync.rules.plan import roll
+from bot_layer.bulk_sync.rules.run_state import COUNTED, WHOLE, FileState, Job, Part, Run, SyncState, totals
+from bot_layer.bulk_sync.rules.source_identity import ROOT
+from bot_layer.fhir.json import Json
+
+TASK_SYSTEM: Final = f"{ROOT}/sync-source"
+GROUP_SYSTEM: Final = f"{ROOT}/sync-group"
+CODE_SYSTEM: Final = f"{ROOT}/sync"
+CODE: Final = "pf-bulk-sync"
+
+
+def to_task(state: SyncState, source: str, *, task: Json | None = None) -> Json:
+    """The Task that holds the state; other fields of the stored one are kept."""
+    run = state.run
+    groups = sorted({*state.since, *(each.group or WHOLE for each in (run.jobs if run else ()))})
+    identifiers: list[Json] = [{"system": TASK_SYSTEM, "value": source}]
+    identifiers += [{"system": GROUP_SYSTEM, "value": f"{source}/Group/{each}"} for each in groups if each != WHOLE]
+    parameters: list[Json] = []
+    if state.last_sync_time:
+        parameters.append({"name": "lastSyncTime", "valueDateTime": state.last_sync_time})
+    for group, types in sorted(state.since.items()):
+        parts: list[Json] = [{"name": "id", "valueString": group}]
+        parts += [{"name": kind, "valueDateTime": stamp} for kind, stamp in sorted(types.items())]
+        parameters.append({"name": "group", "part": parts})
+    parameters.append({"name": "state", "valueString": json.dumps(asdict(state), separators=(",", ":"))})
+    made: Json = {
+        **(task or {"resourceType": "Task"}),
+        "identifier": identifiers,
+        "status": _status(run),
+        "intent": "order",
+        "code": {"coding": [{"system": CODE_SYSTEM, "code": CODE}], "text": "Practice Fusion bulk sync"},
+        "description": describe(run),
+        "contained": [{"resourceType": "Parameters", "id": "state", "parameter": parameters}],
+        "input": [{"type": {"text": "state"}, "valueReference": {"reference": "#state"}}],
+    }
+    outputs = report(run) if run else []
+    if state.failures:
+        outputs.append({"type": {"text": "failed-resources"}, "valueReference": {"reference": state.failures}})
+    if run:
+        made["executionPeriod"] = {"start": _written(run.started)} | ({"end": _written(run.ended)} if run.ended else {})
+    made.pop("output", None)
+    return made | ({"output": outputs} if outputs else {})
+
+
+def from_task(task: Json | None) -> SyncState:
+    """The state that a Task holds; without one, the state before the first sync."""
+    for contained in (task or {}).get("contained") or []:
+        for parameter in contained.get("parameter") or []:
+            if parameter.get("name") == "state":
+                return _state(json.loads(parameter["valueString"]))
+    return SyncState()
+
+
+def describe(run: Run | None) -> str:
+    """One sentence on a run: no names, only counts."""
+    if run is None:
+        return "No sync yet."
+    total = totals(run.counts)
+    numbers = ", ".join(f"{total[name]} {name}" for name in COUNTED)
+    jobs = f"export {sum(each.done for each in run.jobs)} of {len(run.jobs)} done"
+    return f"{run.phase}: {numbers}; {jobs}" + (f"; {run.problem}" if run.problem else "")
+
+
+def report(run: Run) -> list[Json]:
+    """The outputs of the Task: counts by type, and what a person must know."""
+    outputs: list[Json] = []
+    for kind, row in sorted(run.counts.items()):
+        text = ", ".join(f"{row.get(name, 0)} {name}" for name in COUNTED)
+        outputs.append({"type": {"text": kind}, "valueString": text})
+    for name in ("deleted", "repaired", "waiting", "overwritten", "kept"):
+        number = getattr(run, name)
+        if number:
+            outputs.append({"type": {"text": name}, "valueInteger": number})
+    for name, texts in (("refused-type", run.refused_types), ("note", run.notes), ("bad-line", run.bad_lines)):
+        outputs += [{"type": {"text": name}, "valueString": each} for each in texts]
+    for edit in run.edits.listed:
+        text = f"{edit.reference}: {', '.join(edit.fields)}"
+        outputs.append({"type": {"text": "edited"}, "valueString": text})
+    if run.edits.more:
+        outputs.append({"type": {"text": "edited-more"}, "valueInteger": run.edits.more})
+    if run.problem:
+        outputs.append({"type": {"text": "problem"}, "valueString": run.problem})
+    return outputs
+
+
+def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> Json:
+    """The health record: is it on, does it work, when did it last run."""
+    run = state.run
+    running = run is not None and not run.over and now < state.until
+    success = run is not None and run.phase == "done"
+    patience = 2 * interval_ms / 1000
+    late = state.last_success > 0 and now - state.last_success > patience
+    # Between two steps of the bot nobody holds the lease, and nothing is wrong.
+    paused = run is not None and not run.over and not run.problem and now - run.started <= patience
+    return {
+        "enabled": enabled,
+        "healthy": not enabled or (not late and (success or running or paused)),
+        "lastRun": _written(run.started) if run else None,
+        "lastRunSuccess": success if run and run.over else None,
+        "isRunning": running,
+        "intervalMs": interval_ms,
+    }
+
+
+def read_part(document: Mapping[str, Any]) -> Part:
+    """A part that was written as JSON."""
+    return Part(**_tupled(document, ("settled", "bad_lines")) | {"edits": read_list(document["edits"])})
+
+
+def _status(run: Run | None) -> str:
+    if run is None:
+        return "requested"
+    ends: dict[str, str] = {"done": "completed", "failed": "failed", "cancelled": "cancelled"}
+    return ends.get(run.phase, "in-progress")
+
+
+def _written(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _state(document: Mapping[str, Any]) -> SyncState:
+    run = document.get("run")
+    tuples = ("groups", "types", "scopes", "scopes_for", "refused_types", "type_filters", "auth_methods", "writers")
+    return SyncState(
+        **_tupled(document, tuples)
+        | {
+            "members": _rolls(document),
+            "run": _run(run) if run else None,
+        }
+    )
+
+
+def _run(document: Mapping[str, Any]) -> Run:
+    return Run(
+        **_tupled(document, ("refused_types", "notes", "bad_lines"))
+        | {
+            "members": _rolls(document),
+            "jobs": tuple(_job(each) for each in document["jobs"]),
+            "edits": read_list(document.get("edits", {})),
+        }
+    )
+
+
+def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
+    # An earlier version wrote the ids themselves.
+    return {group: each if isinstance(each, str) else roll(each) for group, each in document["members"].items()}
+
+
+def _job(document: Mapping[str, Any]) -> Job:
+    return Job(
+        **_tupled(document, ("types", "patients")) | {"files": tuple(FileState(**each) for each in document["files"])}
+    )
+
+
+def _tupled(document: Mapping[str, Any], names: Iterable[str]) -> Json:
+    return dict(document) | {name: tuple(document[name]) for name in names if name in document}

@@ -1,0 +1,182 @@
+"""What must be written so that Medplum holds what the source sent: little, and nobody's edit by accident.
+
+The source owns its fields. What was added in Medplum to the lists that both share (identifiers, extensions, tags) is
+kept: our mark on the resource says which of their entries came from the source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from bot_layer.bulk_sync.rules.provenance import (
+    CONTENT_DIGEST_URL,
+    CONTENT_URL,
+    SERVER_META,
+    brought_by,
+    listed,
+    owned_before,
+    tagged,
+    token,
+)
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.source_identity import ROOT, UPDATED_URL, VERSION_URL
+from bot_layer.fhir.json import Json
+
+Policy = Literal["source", "keep", "report"]
+
+# A server of one's own signs links under /storage/, Medplum's service those under /binary/.
+_STORAGE: Final = re.compile(
+    r"https?://[^/]+(?:/[^?]*)?/(?:storage|binary)/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*Signature=.*"
+)
+
+
+class Incoming(msgspec.Struct, frozen=True, gc=False):
+    """A resource of the source as Medplum is to hold it, and the digest of what the source sent."""
+
+    key: Key
+    resource: Json
+    digest: bytes = b""
+    unresolved: frozenset[Key] = frozenset()
+    # The same as bytes, ready to be sent, where it was rewritten in bytes; ``resource`` is then made when it is needed.
+    body: bytes = b""
+    make: Callable[[], Json] | None = None
+
+    def full(self) -> Json:
+        """The resource, made now if only its bytes were made."""
+        return self.make() if self.make is not None else self.resource
+
+
+@dataclass(frozen=True)
+class Found:
+    """What Medplum holds for a key. ``edited`` is True where its last version is not this sync's."""
+
+    id: str
+    version: str
+    resource: Json
+    edited: bool = False
+
+
+class Write(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a batch: a create (``id`` empty) or an update of a version."""
+
+    incoming: Incoming
+    resource: Json
+    id: str = ""
+    version: str = ""
+    overwrites_edit: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with each incoming resource: every one stands in exactly one list."""
+
+    creates: tuple[Write, ...] = ()
+    updates: tuple[Write, ...] = ()
+    unchanged: tuple[tuple[Incoming, Found], ...] = ()
+    kept: tuple[tuple[Incoming, Found], ...] = ()
+    foreign: tuple[Incoming, ...] = ()
+
+
+def plan(
+    found: Mapping[Key, Found],
+    incoming: Iterable[Incoming],
+    *,
+    source: str,
+    policy: Policy = "source",
+    former: Mapping[Key, str] | None = None,
+) -> Plan:
+    """What to create, to update and to leave alone.
+
+    What was deleted in Medplum comes back under its ``former`` id, so that whatever points to it still does.
+    """
+    creates: list[Write] = []
+    updates: list[Write] = []
+    unchanged: list[tuple[Incoming, Found]] = []
+    kept: list[tuple[Incoming, Found]] = []
+    foreign: list[Incoming] = []
+    for each in incoming:
+        there = found.get(each.key)
+        if there is None and former and each.key in former:
+            again = tagged(each.full(), each.unresolved) | {"id": former[each.key]}
+            updates.append(Write(each, again, former[each.key]))
+        elif there is None:
+            creates.append(Write(each, {} if each.body else tagged(each.full(), each.unresolved)))
+        elif not brought_by(there.resource, each.key, source):
+            foreign.append(each)
+        else:
+            wanted = merged(there, each)
+            if comparable(wanted) == comparable(there.resource):
+                unchanged.append((each, there))
+            elif there.edited and policy != "source":
+                kept.append((each, there))
+            else:
+                updates.append(Write(each, wanted, there.id, there.version, overwrites_edit=there.edited))
+    return Plan(tuple(creates), tuple(updates), tuple(unchanged), tuple(kept), tuple(foreign))
+
+
+def merged(there: Found, incoming: Incoming) -> Json:
+    """The source's fields, Medplum's id, and what was added in Medplum to the shared lists."""
+    wanted = tagged(incoming.full(), incoming.unresolved)
+    owned = owned_before(there.resource, incoming.key)
+    body = _with_local(wanted, there.resource, ("identifier", "extension"), owned)
+    meta = _with_local(wanted["meta"], there.resource.get("meta") or {}, ("tag", "security"), owned)
+    return {**body, "id": there.id, "meta": meta}
+
+
+def content_of(found: Found) -> tuple[str, str]:
+    """The id and the digest of the content that a Basic stands for; empty where there is none."""
+    extensions = {each.get("url"): each for each in listed(found.resource.get("extension"))}
+    reference = (extensions.get(CONTENT_URL, {}).get("valueReference") or {}).get("reference", "")
+    return str(reference).removeprefix("Binary/"), str(extensions.get(CONTENT_DIGEST_URL, {}).get("valueString", ""))
+
+
+def target_id(key: Key, found: Found) -> str:
+    """The id that a reference to this resource must name in Medplum."""
+    return content_of(found)[0] if key.type == "Binary" else found.id
+
+
+def comparable(resource: Json) -> Json:
+    """What counts when two versions are compared: not what the server sets, nor the source's version number."""
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
+    cleaned: Json = _cleaned({**resource, "meta": meta})
+    return cleaned
+
+
+def _with_local(wanted: Json, there: Json, names: Iterable[str], owned: frozenset[str]) -> Json:
+    result = dict(wanted)
+    for name in names:
+        if name == "identifier" and not isinstance(wanted.get(name, []), list):
+            continue
+        mine = listed(wanted.get(name))
+        taken = {token(name, item) for item in mine} | owned
+        local = [item for item in listed(there.get(name)) if token(name, item) not in taken and not _ours(item)]
+        if mine or local:
+            result[name] = [*mine, *local]
+    return result
+
+
+def _ours(item: Any) -> bool:
+    return isinstance(item, dict) and str(item.get("system", "")).startswith(f"{ROOT}/")
+
+
+def _cleaned(value: Any) -> Any:
+    """Without what Medplum drops (empty text, lists and objects), and with storage links as the references they are."""
+    if isinstance(value, dict):
+        cleaned = {name: _cleaned(each) for name, each in value.items()}
+        return {name: each for name, each in cleaned.items() if each not in (None, "", [], {})}
+    if isinstance(value, list):
+        items = [_cleaned(each) for each in value if not _is_version_note(each)]
+        return [each for each in items if each not in (None, "", [], {})]
+    if isinstance(value, str):
+        stored = _STORAGE.fullmatch(value)
+        return f"Binary/{stored[1]}" if stored else value
+    return value
+
+
+def _is_version_note(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("url") in (VERSION_URL, UPDATED_URL)

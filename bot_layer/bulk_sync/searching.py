@@ -1,0 +1,74 @@
+"""A patient's resources by search, where a source offers no export: every page, no silent limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Final
+from urllib.parse import quote
+
+import orjson
+
+from bot_layer.bulk_sync.rules.ndjson import Line
+from bot_layer.bulk_sync.rules.source_identity import POINTED_TO
+from bot_layer.bulk_sync.source.client import PracticeFusion
+from bot_layer.fhir.json import Json
+
+# The types that can be searched by patient (https://hl7.org/fhir/R4/compartmentdefinition-patient.html). The others
+# (Organization, Practitioner, Medication, ...) are read when something points to them.
+_BY_PATIENT: Final = frozenset(
+    {
+        "AllergyIntolerance",
+        "CarePlan",
+        "CareTeam",
+        "Condition",
+        "Coverage",
+        "Device",
+        "DiagnosticReport",
+        "DocumentReference",
+        "Encounter",
+        "Goal",
+        "Immunization",
+        "MedicationAdministration",
+        "MedicationDispense",
+        "MedicationRequest",
+        "MedicationStatement",
+        "Observation",
+        "Procedure",
+        "Provenance",
+        "QuestionnaireResponse",
+        "RelatedPerson",
+        "ServiceRequest",
+        "Specimen",
+    }
+)
+# These are no patient's own: they are read when something points to them.
+_NOBODYS: Final = frozenset({*POINTED_TO, "Binary", "Endpoint", "Group", "Questionnaire", "Substance"})
+PAGE: Final = 100
+
+
+def searched(kind: str) -> bool:
+    """True for a type of which the search brings everything that a patient has."""
+    return kind == "Patient" or kind in _BY_PATIENT
+
+
+def left_out(kind: str) -> bool:
+    """True for a type of which a patient has something that the search does not bring."""
+    return not searched(kind) and kind not in _NOBODYS
+
+
+def search_lines(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Line]:
+    """One line for each resource of a patient, in the order of the types."""
+    numbers = count(1)
+    for each in searched_resources(source, patient, types, since):
+        yield Line(next(numbers), orjson.dumps(each))
+
+
+def searched_resources(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Json]:
+    """A patient's resources in the order of the types."""
+    newer = f"&_lastUpdated=gt{quote(since, safe=':')}" if since else ""
+    for kind in types:
+        if kind == "Patient":
+            yield from source.records.search("Patient", f"_id={patient}{newer}&_count={PAGE}")
+        elif kind in _BY_PATIENT:
+            yield from source.records.search(kind, f"patient={patient}{newer}&_count={PAGE}")

@@ -1,0 +1,109 @@
+"""The parts of a sync, put together for one call."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.session import Halted, Progress, Session
+from bot_layer.bulk_sync.source.client import PracticeFusion
+from bot_layer.bulk_sync.source.requests import Log
+from bot_layer.bulk_sync.state.id_map import SyncMap
+from bot_layer.bulk_sync.state.task_store import SyncStore
+from bot_layer.bulk_sync.target.writer import MedplumWriter
+from bot_layer.medplum.login import Login
+
+
+def _silent(_component: str, _text: str) -> None:
+    """A log that nobody reads."""
+
+
+def _unseen(_kind: str, _name: str, _done: int, _total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the parts share: where the map lies, how long the lease is, who watches, who may stop it."""
+
+    place: str = ""  # a folder, or the URL of a PostgreSQL database that several machines share; empty: nowhere
+    lease_seconds: float | None = None
+    log: Log = _silent
+    progress: Progress = _unseen
+    stop: threading.Event = field(default_factory=threading.Event)
+    seconds: float | None = None
+    sleep: Callable[[float], None] | None = None
+    clock: Callable[[], float] = time.time
+    timer: Callable[[], float] = time.monotonic
+
+
+def make_sync(
+    settings: SyncSettings, base_url: str, login: Login, *, within: Surroundings | None = None, about: str = ""
+) -> Sync:
+    """A sync of this source into this Medplum. ``about`` tells apart the projects of one server."""
+    around = within or Surroundings()
+    timer = around.timer
+    deadline = None if around.seconds is None else timer() + around.seconds
+
+    lease = around.lease_seconds if around.lease_seconds is not None else settings.lease_seconds
+
+    def wait(seconds: float) -> None:
+        if around.sleep is not None:
+            around.sleep(seconds)
+        elif around.stop.wait(seconds if deadline is None else max(min(seconds, deadline - timer()), 0.0)):
+            raise Halted
+        if around.stop.is_set() or (deadline is not None and timer() >= deadline):
+            raise Halted
+
+    medplum = MedplumWriter(
+        base_url,
+        login,
+        settings.source,
+        share=settings.quota_share,
+        workers=settings.workers,
+        max_bytes=settings.max_batch_bytes,
+        policy=settings.local_edits,
+        wait=wait,
+        clock=timer,
+    )
+    kept = open_map(around, settings.source, base_url, about)
+    session = Session(
+        settings,
+        PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
+        medplum,
+        SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
+        kept,
+        log=around.log,
+        progress=around.progress,
+        stop=around.stop,
+        clock=around.clock,
+        timer=timer,
+        deadline=deadline,
+        sleep=around.sleep or time.sleep,
+    )
+    return Sync(session)
+
+
+def open_map(around: Surroundings, source: str, base_url: str, about: str) -> SyncMap:
+    """The map of one source in one project: its name tells neither."""
+    name = map_name(source, base_url, about)
+    if is_shared(around.place):
+        return SyncMap(url=around.place, schema=name.replace("-", "_"))
+    return SyncMap(Path(around.place) / f"{name}.sqlite" if around.place else None)
+
+
+def is_shared(place: str) -> bool:
+    """True for the URL of a database that several machines can open."""
+    return place.startswith(("postgresql:", "postgresql+", "postgres:"))
+
+
+def map_name(source: str, base_url: str, about: str) -> str:
+    """A name for one source in one project."""
+    return f"pf-sync-{hashlib.blake2b(f'{source} {base_url} {about}'.encode(), digest_size=12).hexdigest()}"

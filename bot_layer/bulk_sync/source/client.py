@@ -1,0 +1,35 @@
+"""A source of bulk data, as Practice Fusion is one: login, exports, files, and single records by REST."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.source.exports import Exports
+from bot_layer.bulk_sync.source.files import Files
+from bot_layer.bulk_sync.source.login import SourceLogin
+from bot_layer.bulk_sync.source.records import Records
+from bot_layer.bulk_sync.source.requests import AuthorisedRequests, Log, OpenRequests
+
+
+@dataclass
+class PracticeFusion:
+    """One practice's server: ``login``, ``exports``, ``files`` and ``records``. Safe to share between threads."""
+
+    settings: SyncSettings
+    wait: Callable[[float], None] = field(default=time.sleep, repr=False)
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+    unique: Callable[[], str] = field(default=lambda: uuid.uuid4().hex, repr=False)
+    log: Log = field(default=lambda _component, _text: None, repr=False)
+    tries: int = 6
+
+    def __post_init__(self) -> None:
+        requests = OpenRequests(self.wait, self.clock, self.tries)
+        self.login = SourceLogin(self.settings, requests, self.unique, self.log)
+        authorised = AuthorisedRequests(requests, self.login, self.settings.source)
+        self.exports = Exports(authorised, self.log)
+        self.files = Files(authorised)
+        self.records = Records(authorised)

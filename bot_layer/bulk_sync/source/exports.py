@@ -1,0 +1,91 @@
+"""Exports of a source of bulk data: kick-off, status, cancel. https://hl7.org/fhir/uv/bulkdata/export.html"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from bot_layer.bulk_sync.rules import bulk_export, kickoff
+from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
+from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
+from bot_layer.bulk_sync.source.requests import SERVICE, AuthorisedRequests, Log, absolute, require_https
+from bot_layer.errors import AuthError, TransientError
+from bot_layer.http.wire import Reply
+
+_STATUS = "export status"
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The export jobs at one practice's server."""
+
+    requests: AuthorisedRequests
+    log: Log = field(repr=False)
+
+    def kickoff(self, export: Export) -> Started | Refused:
+        """Start an export. Where the server wants POST, or is busy with another one, this is seen to."""
+        tools = self.requests.open
+        path = kickoff.export_path(export.level, "{id}")
+        post = False
+        for attempt in range(1, tools.tries + 1):
+            answer = self._kicked_off(export, path, post=post, attempt=attempt)
+            if isinstance(answer, Started):
+                return answer
+            if isinstance(answer, Refused):
+                if answer.post_only and not post:
+                    post = True
+                    continue
+                return answer
+            if attempt < tools.tries:
+                tools.wait(answer.seconds)
+        raise TransientError(
+            "The source is busy with another export; try again later.",
+            service=SERVICE,
+            method="GET",
+            path=path,
+            code="export-busy",
+        )
+
+    def _kicked_off(self, export: Export, path: str, *, post: bool, attempt: int) -> Started | Refused | Wait:
+        request = kickoff.kickoff_request(self.requests.source, export, post=post)
+        since = " (incremental)" if export.since else ""
+        self.log("PFBulkExport", f"Initiating bulk export: {export.level} level{since}")
+        body = json.dumps(request.body).encode() if request.body is not None else None
+        reply = self.requests.once(request.method, request.url, path=path, headers=request.headers, body=body)
+        tools = self.requests.open
+        answer = kickoff.read_kickoff(
+            reply.status, reply.headers, reply.body, now=tools.clock(), attempt=attempt, limits=tools.limits
+        )
+        if isinstance(answer, Started):
+            url = absolute(request.url, answer.status_url)
+            require_https(url)
+            self.log("PFBulkExport", "Export initiated, status URL is kept")
+            return Started(url)
+        return answer
+
+    def status(self, url: str, *, attempt: int = 1) -> Wait | Complete | Failed:
+        """How the export stands now. A plain 500 may be a bad moment: it counts when it is said three times."""
+        tools = self.requests.open
+        limits = tools.limits
+        for again in range(3):
+            try:
+                reply = self._asked("GET", url, headers={"Accept": "application/json"})
+            except TransientError as fault:
+                asked = limits.first if fault.retry_after is None else fault.retry_after
+                return Wait(min(max(asked, limits.least), limits.most))
+            if reply.status != 500 or again == 2:
+                break
+            tools.wait(tools.pause(again + 1))
+        return bulk_export.read_status(
+            reply.status, reply.headers, reply.body, now=tools.clock(), attempt=attempt, limits=limits
+        )
+
+    def cancel(self, url: str) -> None:
+        """DELETE the job, so that the source may forget it and take the next. One that is gone is gone."""
+        try:
+            self._asked("DELETE", url)
+        except (TransientError, AuthError):
+            self.log("PFBulkExport", "The export job could not be deleted; the source will expire it")
+
+    def _asked(self, method: str, url: str, *, headers: dict[str, str] | None = None) -> Reply:
+        return self.requests.once(method, url, path=_STATUS, headers=headers)

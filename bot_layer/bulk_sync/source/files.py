@@ -1,0 +1,229 @@
+"""Files of an export, and documents: streamed, unpacked, taken up again where a download broke.
+
+The token goes only to the host that it was issued for, or to one that a manifest names with ``requiresAccessToken``; a
+redirect never carries it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from bot_layer.bulk_sync.rules import bulk_export
+from bot_layer.bulk_sync.rules.bulk_export import ExportFile
+from bot_layer.bulk_sync.rules.file_version import FileVersion, file_version
+from bot_layer.bulk_sync.source.requests import (
+    BUSY,
+    SERVICE,
+    AuthorisedRequests,
+    OpenRequests,
+    absolute,
+    origin,
+    refused,
+    require_https,
+)
+from bot_layer.errors import BotError, PermanentError, TransientError
+from bot_layer.http.wire import Opened, Reply, Wire
+
+_MOVED: Final = frozenset({301, 302, 303, 307, 308})
+_PATH: Final = "export file"
+_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+class LinkExpired(BotError):
+    """A file's link is no longer good: fetch the manifest again. Callers in this package catch it."""
+
+    default_code = "link-expired"
+
+
+class FileChanged(TransientError):
+    """A file is another one than that of which a part was handed on: begin it again from its first line."""
+
+    default_code = "file-changed"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What one practice's server gives to download."""
+
+    requests: AuthorisedRequests
+
+    def chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
+        """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place.
+
+        Where the manifest does not say whether it wants the token (None), the source's own host alone gets it.
+        FileChanged where the file became another one meanwhile.
+        """
+        if requires_token is None:
+            requires_token = self._is_own(self._absolute(file.url))
+        tools = self.requests.open
+        progress, failures = _Progress(), 0
+        while True:
+            before = progress.done
+            try:
+                yield from self._from(file, progress, requires_token=requires_token)
+            except FileChanged:
+                raise
+            except TransientError as fault:
+                failures = 1 if progress.done > before else failures + 1
+                if failures >= tools.tries:
+                    raise
+                tools.wait(tools.pause(failures, fault.retry_after))
+            else:
+                return
+
+    def _from(self, file: ExportFile, progress: _Progress, *, requires_token: bool) -> Iterator[bytes]:
+        headers = {"Accept": bulk_export.NDJSON_TYPE, "Accept-Encoding": "gzip"}
+        offset = progress.done
+        if offset and progress.resumable:
+            # A range counts packed bytes, so that only the plain form can be resumed.
+            headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"} | progress.version.condition
+        skip = offset
+        with ExitStack() as stack:
+            reply, stream = self._followed(stack, self._absolute(file.url), headers, with_token=requires_token)
+            if reply.headers.get("content-type", "").startswith("text/html"):
+                raise TransientError("A page came in place of a file.", service=SERVICE, method="GET", path=_PATH)
+            if reply.status != 200:
+                skip = offset - self._begin(reply, progress)
+            progress.meet(file_version(reply.headers))
+            for chunk in _unpacked(stream, self.requests.open.wire, progress, resumed=skip != offset):
+                if skip >= len(chunk):
+                    skip -= len(chunk)
+                    continue
+                kept = chunk[skip:] if skip else chunk
+                skip = 0
+                progress.done += len(kept)
+                yield kept
+        if skip or progress.done < progress.total:
+            raise self._lost()  # less than came before it broke, or a part of the range alone
+
+    def _begin(self, reply: Reply, progress: _Progress) -> int:
+        """Where the answer to a range begins; 416 and other useless ones are not asked for again."""
+        match = _RANGE.match(reply.headers.get("content-range", ""))
+        if reply.status == 206 and match and int(match[1]) <= progress.done:
+            progress.total = int(match[2])
+            return int(match[1])
+        progress.resumable = False
+        raise self._lost()
+
+    def _lost(self) -> TransientError:
+        return self.requests.open.wire.lost("GET", _PATH, sent=True)
+
+    def content(self, url: str) -> tuple[str, Iterator[bytes]]:
+        """An attachment's type and its bytes, with the token only if it stands on the source's host."""
+        place = self._absolute(url)
+        stack = ExitStack()
+        reply, stream = self._followed(
+            stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=self._is_own(place)
+        )
+
+        def bytes_() -> Iterator[bytes]:
+            with stack:
+                if reply.headers.get("content-encoding", "") == "gzip":
+                    yield from _unpacked(stream, self.requests.open.wire, _Progress(), resumed=False)
+                else:
+                    yield from stream
+
+        return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
+
+    def _is_own(self, url: str) -> bool:
+        return origin(url) == origin(self.requests.source)
+
+    def _absolute(self, url: str) -> str:
+        return absolute(self.requests.source + "/", url)
+
+    def _followed(self, stack: ExitStack, url: str, headers: dict[str, str], *, with_token: bool) -> Opened:
+        """An open download, after redirects and at most two new tokens; the stack closes it."""
+        stale, renewed = "", 0
+        for _ in range(8):
+            require_https(url)
+            token = self.requests.login.token(stale=stale) if with_token else ""
+            sent = headers | ({"Authorization": f"Bearer {token}"} if token else {})
+            reply, stream = stack.enter_context(self.requests.open.opened(url, path=_PATH, headers=sent))
+            if reply.status in (200, 206) or (reply.status == 416 and "Range" in headers):
+                return reply, stream
+            stack.close()
+            if reply.status in _MOVED and reply.headers.get("location"):
+                # The new place may belong to anybody (often a signed link to a store): it gets no token.
+                url, with_token = absolute(url, reply.headers["location"]), False
+            elif reply.status == 401 and with_token and renewed < 2:
+                stale, renewed = token, renewed + 1
+            else:
+                raise _unreadable(reply, self.requests.open)
+        raise PermanentError("Too many redirects.", service=SERVICE, method="GET", path=_PATH)
+
+
+@dataclass
+class _Progress:
+    """How many unpacked bytes of a file were handed on, and whether a range can bring the rest."""
+
+    done: int = 0
+    resumable: bool = True
+    total: int = 0  # bytes of the whole file, as the answer to a range tells
+    version: FileVersion = field(default_factory=FileVersion)
+
+    def meet(self, version: FileVersion) -> None:
+        """Note which version it is; FileChanged where bytes of another one were handed on."""
+        if not self.done:
+            self.version = version
+        elif version.differs(self.version):
+            raise FileChanged("A file changed while it was read.", service=SERVICE, method="GET", path=_PATH)
+
+
+def _unreadable(reply: Reply, tools: OpenRequests) -> BotError:
+    if reply.status in BUSY:
+        return TransientError(
+            f"A file was answered {reply.status}.",
+            service=SERVICE,
+            status=reply.status,
+            method="GET",
+            path=_PATH,
+            retry_after=tools.asked_to_wait(reply),
+        )
+    if reply.status in (401, 403, 404, 410):
+        return LinkExpired(f"A file's link is no longer good ({reply.status}).")
+    return refused(reply, _PATH)
+
+
+def _unpacked(stream: Iterator[bytes], wire: Wire, progress: _Progress, *, resumed: bool) -> Iterator[bytes]:
+    """The bytes behind gzip, told by its first two bytes: not every server names the encoding."""
+    first = next(stream, b"")
+    while 0 < len(first) < 2:
+        more = next(stream, b"")
+        if not more:
+            break
+        first += more
+    if resumed or not first.startswith(b"\x1f\x8b"):
+        yield from (chunk for chunk in (first,) if chunk)
+        yield from stream
+        return
+    progress.resumable = False
+    unpacker = zlib.decompressobj(31)
+    try:
+        for chunk in _chained(first, stream):
+            data = chunk
+            while data:
+                # A bounded piece at a time: a small file may unpack to a huge one.
+                yield from _nonempty(unpacker.decompress(data, 1 << 20))
+                data = unpacker.unconsumed_tail
+                if unpacker.eof and unpacker.unused_data:
+                    data, unpacker = unpacker.unused_data, zlib.decompressobj(31)
+    except zlib.error as fault:
+        raise wire.lost("GET", _PATH, sent=True) from fault
+    yield from _nonempty(unpacker.flush())
+    if not unpacker.eof:
+        raise wire.lost("GET", _PATH, sent=True)
+
+
+def _chained(first: bytes, stream: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from stream
+
+
+def _nonempty(data: bytes) -> Iterator[bytes]:
+    if data:
+        yield data

@@ -1,0 +1,104 @@
+"""Single resources of a source, read and searched by REST: what no export brought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+
+from bot_layer.bulk_sync.rules.source_identity import is_source_id
+from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
+from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.fhir.json import Json, objects
+from bot_layer.http.wire import Reply
+
+
+@dataclass(frozen=True)
+class Records:
+    """One practice's resources."""
+
+    requests: AuthorisedRequests
+
+    def read(self, resource_type: str, source_id: str) -> Json | None:
+        """One resource, or None if the source has none (any more)."""
+        path = f"{resource_type}/{{id}}"
+        reply = self.requests.read(f"{self.requests.source}/{resource_type}/{source_id}", path=path)
+        if reply.status in (404, 410):
+            return None
+        return _answered(reply, path)
+
+    def search(self, resource_type: str, query: str) -> Iterator[Json]:
+        """Every match of a search, page by page, without a limit."""
+        url = f"{self.requests.source}/{resource_type}?{query}"
+        seen: set[str] = set()
+        while url:
+            if url in seen:
+                raise PermanentError(
+                    "The pages of a search lead in a circle.",
+                    service=SERVICE,
+                    method="GET",
+                    path=resource_type,
+                    code="endless-pages",
+                )
+            seen.add(url)
+            page = _answered(self.requests.read(url, path=resource_type), resource_type)
+            if page.get("resourceType") != "Bundle":
+                raise _unreadable(resource_type)
+            for entry in objects(page.get("entry")):
+                found = entry.get("resource")
+                if isinstance(found, dict) and found.get("resourceType") == resource_type:
+                    yield found
+            following = [each.get("url") for each in objects(page.get("link")) if each.get("relation") == "next"]
+            url = absolute(url, str(following[0])) if following and following[0] else ""
+
+    def server_time(self) -> str:
+        """The source's own time, a little earlier: a machine here may be ahead of it."""
+        reply = self.requests.open.repeated(f"{self.requests.source}/metadata", path="metadata", headers=FHIR)
+        try:
+            moment = parsedate_to_datetime(reply.headers.get("date", ""))
+        except ValueError:
+            return ""
+        return (moment - timedelta(minutes=5)).isoformat()
+
+    def group_members(self, group_id: str) -> tuple[str, ...] | None:
+        """The ids of a Group's patients, or None where the source does not let it be read."""
+        try:
+            group = self.read("Group", group_id)
+        except (PermanentError, AuthError):
+            return None
+        if group is None or group.get("resourceType") != "Group":
+            return None
+        members = (_member_id(each, self.requests.source) for each in objects(group.get("member")))
+        return tuple(dict.fromkeys(each for each in members if each))
+
+
+def _answered(reply: Reply, path: str) -> Json:
+    """The object that was answered. A gateway's page with status 200 is none: it must not pass for "nothing there"."""
+    if reply.status != 200:
+        raise refused(reply, path)
+    found = read_object(reply.body)
+    if not found:
+        raise _unreadable(path)
+    return found
+
+
+def _unreadable(path: str) -> TransientError:
+    return TransientError(
+        "The source answered with something else than was asked for; try again later.",
+        service=SERVICE,
+        status=200,
+        method="GET",
+        path=path,
+        code="unreadable-answer",
+    )
+
+
+def _member_id(member: Json, source: str) -> str:
+    """The patient id that a Group's member names, or an empty text."""
+    if member.get("inactive"):
+        return ""
+    named = [str(each.get("reference")).removeprefix(f"{source}/") for each in objects([member.get("entity")])]
+    kind, _, rest = "".join(named).partition("/")
+    patient = rest.partition("/")[0]
+    return patient if kind == "Patient" and is_source_id(patient) else ""

@@ -1,0 +1,1 @@
+"""What a sync remembers between runs: the Task in Medplum and the id map."""

@@ -1,0 +1,285 @@
+"""What the sync remembers: Medplum's id and the digest of each resource, and what is still to be done.
+
+It is a cache: Medplum itself holds everything that matters, and without the map a run is slower, never wrong. Its
+``cache_id`` stands in Medplum too, a new one for each run; where the two differ, the map belongs to another past (one
+of them came from a backup, say) and is emptied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.state.database import Row, SyncDatabase
+
+_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS known (type TEXT, id TEXT, medplum TEXT NOT NULL, digest BLOB, PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS gone (type TEXT, id TEXT, medplum TEXT NOT NULL, PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS waiting (type TEXT, id TEXT, to_type TEXT, to_id TEXT, "
+    "PRIMARY KEY (type, id, to_type, to_id))",
+    "CREATE INDEX IF NOT EXISTS waiting_to ON waiting (to_type, to_id)",
+    "CREATE TABLE IF NOT EXISTS failed (type TEXT, id TEXT, status INTEGER, reason TEXT, resource BLOB, "
+    "PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS seen (type TEXT, id TEXT, PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS asked (type TEXT, id TEXT, PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS writing (type TEXT, id TEXT, owner TEXT NOT NULL, PRIMARY KEY (type, id))",
+    "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
+# SQLite's limit of variables in a statement was 999 for long.
+_MANY: Final = 400
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A resource that Medplum refused, with its words and what the source sent."""
+
+    key: Key
+    status: int
+    reason: str = field(repr=False)
+    resource: bytes = field(repr=False)
+
+
+class SyncMap:
+    """The map in a file, in a schema of PostgreSQL that several machines share, or in memory. Safe between threads."""
+
+    def __init__(self, path: Path | None = None, *, url: str = "", schema: str = "") -> None:
+        self._base = SyncDatabase(_TABLES, path=path, url=url, schema=schema)
+        self.lasting = path is not None or bool(url)  # a process that is killed leaves it behind
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._base.close()
+
+    # -- Notes
+
+    def note(self, name: str) -> str:
+        """A note of that name, or an empty text."""
+        rows = self._base.read("SELECT value FROM note WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else ""
+
+    def write_note(self, name: str, value: str) -> None:
+        """Keep a note."""
+        with self._base.changing() as base:
+            base.run(
+                "INSERT INTO note VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+            )
+
+    def forget_notes(self, prefix: str) -> None:
+        """Drop the notes whose names begin so."""
+        with self._base.changing() as base:
+            base.run("DELETE FROM note WHERE substr(name, 1, ?) = ?", (len(prefix), prefix))
+
+    def clear(self, cache_id: str) -> None:
+        """Forget everything: the map belongs to another past."""
+        with self._base.changing() as base:
+            for table in ("known", "gone", "waiting", "failed", "seen", "asked", "writing", "note"):
+                base.run(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
+            base.run("INSERT INTO note VALUES ('cache_id', ?)", (cache_id,))
+
+    # -- Ids
+
+    def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[str, bytes | None]]:
+        """Medplum's id and the digest of what was last written, for those keys that are known."""
+        found: dict[Key, tuple[str, bytes | None]] = {}
+        with self._base.changing() as base:
+            for kind, ids in _by_type(keys):
+                query = f"SELECT id, medplum, digest FROM known WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
+                for source_id, medplum, digest in base.run(query, (kind, *ids)):
+                    found[Key(kind, source_id)] = (medplum, None if digest is None else bytes(digest))
+        return found
+
+    def former(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """The ids that these had in Medplum before they were deleted there, by this sync or by somebody else."""
+        found: dict[Key, str] = {}
+        with self._base.changing() as base:
+            for kind, ids in _by_type(key for key in keys if key.type != "Binary"):  # another resource stands for it
+                for table in ("gone", "known"):
+                    query = f"SELECT id, medplum FROM {table} WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
+                    found |= {Key(kind, row[0]): str(row[1]) for row in base.run(query, (kind, *ids))}
+        return found
+
+    def ids(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """Medplum's ids of those keys that are known."""
+        return {key: medplum for key, (medplum, _) in self.rows(keys).items()}
+
+    def knows(self, kind: str) -> bool:
+        """True where any resource of a type is known."""
+        return bool(self._base.read("SELECT 1 FROM known WHERE type = ? LIMIT 1", (kind,)))
+
+    def record(
+        self,
+        known: Iterable[tuple[Key, str, bytes | None]],
+        *,
+        waiting: Iterable[tuple[Key, Iterable[Key]]] = (),
+        failures: Iterable[Failure] = (),
+    ) -> None:
+        """What a batch brought, in one transaction: ids, references that wait, failures."""
+        rows = list(known)
+        pairs = [(key, list(targets)) for key, targets in waiting]
+        refused = list(failures)
+        with self._base.changing() as base:
+            base.many(
+                "INSERT INTO known VALUES (?, ?, ?, ?) ON CONFLICT (type, id) "
+                "DO UPDATE SET medplum = excluded.medplum, digest = excluded.digest",
+                [(*key, at, digest) for key, at, digest in rows],
+            )
+            for table in ("failed", "gone"):
+                base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", [key for key, _, _ in rows])  # noqa: S608
+            base.many("DELETE FROM waiting WHERE type = ? AND id = ?", [key for key, _ in pairs])
+            base.many(
+                "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(*key, *target) for key, targets in pairs for target in targets],
+            )
+            base.many(
+                "INSERT INTO failed VALUES (?, ?, ?, ?, ?) ON CONFLICT (type, id) DO UPDATE SET "
+                "status = excluded.status, reason = excluded.reason, resource = excluded.resource",
+                [(*each.key, each.status, each.reason, each.resource) for each in refused],
+            )
+            # Should the source go back to what it sent before, that is to end the failure.
+            base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """What was deleted in Medplum; its id stays noted, should it come back."""
+        with self._base.changing() as base:
+            base.many(
+                "INSERT INTO gone SELECT type, id, medplum FROM known WHERE type = ? AND id = ? AND type <> 'Binary' "
+                "ON CONFLICT (type, id) DO UPDATE SET medplum = excluded.medplum",
+                keys,
+            )
+            for table in ("known", "waiting", "failed"):
+                base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", keys)  # noqa: S608
+
+    def forget_digests(self) -> None:
+        """Make the next run look at everything again."""
+        with self._base.changing() as base:
+            base.run("UPDATE known SET digest = NULL")
+
+    def count(self) -> int:
+        """The number of known resources."""
+        return self._number("SELECT count(*) FROM known")
+
+    # -- References that wait for their target
+
+    def repairable(self, limit: int) -> list[Key]:
+        """Resources with a reference whose target is known by now."""
+        return self._keys(
+            "SELECT DISTINCT w.type, w.id FROM waiting w JOIN known k ON k.type = w.to_type AND k.id = w.to_id "
+            "ORDER BY 1, 2 LIMIT ?",
+            (limit,),
+        )
+
+    def targets_of(self, key: Key) -> list[Key]:
+        """The targets that a resource waits for."""
+        return self._keys("SELECT to_type, to_id FROM waiting WHERE type = ? AND id = ?", key)
+
+    def waiting_targets(self, limit: int) -> list[Key]:
+        """Targets that are not known, and that the source was not asked for yet."""
+        return self._keys(
+            "SELECT DISTINCT to_type, to_id FROM waiting w WHERE NOT EXISTS "
+            "(SELECT 1 FROM known k WHERE k.type = w.to_type AND k.id = w.to_id) AND NOT EXISTS "
+            "(SELECT 1 FROM asked a WHERE a.type = w.to_type AND a.id = w.to_id) ORDER BY 1, 2 LIMIT ?",
+            (limit,),
+        )
+
+    def waiting(self) -> int:
+        """How many references are logical because their target is nowhere."""
+        return self._number("SELECT count(*) FROM waiting")
+
+    def write_asked(self, keys: Iterable[Key]) -> None:
+        """The source was asked for these, so that it is asked once."""
+        with self._base.changing() as base:
+            base.many("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
+
+    def ask_anew(self, rights: str) -> None:
+        """Forget what the source was asked for if it was asked with other rights, or not at all."""
+        if self.note("asked_with") != rights:
+            with self._base.changing() as base:
+                base.run("DELETE FROM asked")
+            self.write_note("asked_with", rights)
+
+    # -- Failures
+
+    def failures(self) -> Iterator[Failure]:
+        """What Medplum refused, in order of key: a handful in memory, as it may be all that the source has."""
+        last = ("", "")
+        columns = "type, id, status, reason, resource"
+        query = f"SELECT {columns} FROM failed WHERE (type, id) > (?, ?) ORDER BY type, id LIMIT {_MANY}"  # noqa: S608
+        while rows := self._base.read(query, last):
+            yield from (Failure(Key(row[0], row[1]), row[2], row[3], bytes(row[4])) for row in rows)
+            last = (rows[-1][0], rows[-1][1])
+
+    # -- What a full export showed
+
+    def begin_seeing(self) -> None:
+        """Start a reconcile: nothing was seen yet."""
+        with self._base.changing() as base:
+            base.run("DELETE FROM seen")
+
+    def write_seen(self, keys: Iterable[Key]) -> None:
+        """The source still has these."""
+        with self._base.changing() as base:
+            base.many("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
+
+    def unseen(self, keys: Sequence[Key]) -> list[Key]:
+        """Those of the keys that the full export did not show."""
+        seen: set[Key] = set()
+        with self._base.changing() as base:
+            for kind, ids in _by_type(keys):
+                query = f"SELECT id FROM seen WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
+                seen |= {Key(kind, row[0]) for row in base.run(query, (kind, *ids))}
+        return [key for key in keys if key not in seen]
+
+    def seen_count(self) -> int:
+        """How many the full export showed."""
+        return self._number("SELECT count(*) FROM seen")
+
+    # -- What is being written, by several machines at once
+
+    def claim(self, keys: Collection[Key], owner: str) -> bool:
+        """True once all these keys are this owner's to write; False, and none is, while another has one of them."""
+        with suppress(_Taken), self._base.changing() as base:
+            base.many("INSERT INTO writing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", [(*key, owner) for key in keys])
+            for kind, ids in _by_type(keys):
+                query = f"SELECT 1 FROM writing WHERE owner <> ? AND type = ? AND id IN ({_marks(ids)})"  # noqa: S608
+                if base.run(query, (owner, kind, *ids)):
+                    raise _Taken
+            return True
+        return False
+
+    def give_back(self, keys: Iterable[Key], owner: str) -> None:
+        """Let others write these."""
+        with self._base.changing() as base:
+            base.many("DELETE FROM writing WHERE type = ? AND id = ? AND owner = ?", [(*key, owner) for key in keys])
+
+    def give_all_back(self, owner: str) -> None:
+        """What an owner that broke off had claimed."""
+        with self._base.changing() as base:
+            base.run("DELETE FROM writing WHERE owner = ?", (owner,))
+
+    def _keys(self, query: str, values: Row) -> list[Key]:
+        return [Key(row[0], row[1]) for row in self._base.read(query, values)]
+
+    def _number(self, query: str) -> int:
+        return int(self._base.read(query)[0][0])
+
+
+class _Taken(Exception):
+    """Another owner has one of the keys: what was claimed in this transaction is undone."""
+
+
+def _by_type(keys: Iterable[Key]) -> Iterator[tuple[str, list[str]]]:
+    """The ids of each type, in handfuls that a statement can take."""
+    by_type: dict[str, list[str]] = {}
+    for key in keys:
+        by_type.setdefault(key.type, []).append(key.id)
+    for kind, ids in by_type.items():
+        for start in range(0, len(ids), _MANY):
+            yield kind, ids[start : start + _MANY]
+
+
+def _marks(ids: Sequence[str]) -> str:
+    return ",".join("?" * len(ids))

@@ -1,0 +1,95 @@
+"""What Medplum holds, changed or deleted in batches, until Medplum has taken all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
+from bot_layer.bulk_sync.target.lookups import Lookups
+from bot_layer.errors import TransientError
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.batches import Batches, Verdict
+from bot_layer.medplum.login import SERVICE
+from bot_layer.medplum.requests import ROUNDS
+from bot_layer.medplum.rules import batch_entries
+from bot_layer.medplum.rules.batch_entries import Entry
+
+_MANY: Final = 100
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Each resource as it was last read, those that were written, and those that Medplum refused."""
+
+    seen: dict[Key, Found] = field(default_factory=dict)
+    done: set[Key] = field(default_factory=set)
+    refused: set[Key] = field(default_factory=set)
+
+    def note(self, key: Key, verdict: Verdict) -> None:
+        """What Medplum said to one of them."""
+        if verdict.kind != "again":
+            (self.done if verdict.kind == "done" else self.refused).add(key)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Edits and deletions. Safe to share between threads."""
+
+    lookups: Lookups
+    batches: Batches
+    max_bytes: int
+
+    def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
+        """Edit what is there with If-Match; None leaves it. TransientError where Medplum does not take it for long."""
+        left, unsure, changed = list(dict.fromkeys(keys)), set[Key](), Changed()
+        for attempt in range(ROUNDS):
+            found = self.lookups.start(left)()
+            changed.seen.update(found)
+            wanted = {key: edited for key, there in found.items() if (edited := change(key, there)) is not None}
+            # An answer was lost after the write: what we sent is there.
+            changed.done.update((unsure & found.keys()) - wanted.keys())
+            writes = (
+                Write(Incoming(key, each), each, found[key].id, found[key].version) for key, each in wanted.items()
+            )
+            entries = [batch_entries.entry(each, orjson.dumps) for each in writes]
+            left = []
+            for batch in batch_entries.batches(entries, max_bytes=self.max_bytes):
+                for entry, verdict in self.batches.send(batch):
+                    changed.note(entry.key, verdict)
+                    if verdict.kind == "again":
+                        left.append(entry.key)
+                        unsure |= {entry.key} if verdict.maybe_done else set()
+            if not left:
+                return changed
+            self.batches.requests.push_back(attempt)
+        raise TransientError("Medplum stayed busy.", service=SERVICE, method="PUT", path="{type}/{id}")
+
+    def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
+        """Delete by (type, Medplum id); True for each that is gone now. Deleting twice is deleting once."""
+        done: dict[tuple[str, str], bool] = {}
+        left = list(dict.fromkeys(ids))
+        for attempt in range(ROUNDS):
+            again: list[tuple[str, str]] = []
+            for start in range(0, len(left), _MANY):
+                entries = [_deletion(*each) for each in left[start : start + _MANY]]
+                for entry, verdict in self.batches.send(entries):
+                    each = (entry.key.type, entry.key.id)
+                    if verdict.kind == "again" and verdict.status not in (404, 410):
+                        again.append(each)
+                    else:
+                        done[each] = verdict.kind == "done" or verdict.status in (404, 410)
+            left = again
+            if not left:
+                break
+            self.batches.requests.push_back(attempt)
+        return [done.get(each, False) for each in ids]
+
+
+def _deletion(kind: str, resource_id: str) -> Entry:
+    request = {"method": "DELETE", "url": f"{kind}/{resource_id}"}
+    return Entry(Key(kind, resource_id), b'{"request":%b}' % orjson.dumps(request))

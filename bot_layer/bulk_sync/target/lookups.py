@@ -1,0 +1,97 @@
+"""What Medplum holds already: 100 identifiers of a type in one search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from typing import Final
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.source_identity import lookup_query, source_id_of, stored_as
+from bot_layer.bulk_sync.rules.upsert import Found
+from bot_layer.errors import PermanentError
+from bot_layer.medplum.requests import MedplumRequests
+
+LOOKUP_SIZE: Final = 100
+
+
+@dataclass
+class Lookups:
+    """Searches by the sync's own identifiers, several at once. Safe to share between threads."""
+
+    requests: MedplumRequests
+    workers: int
+    duplicates: int = 0
+    writers: frozenset[str] = frozenset()  # who else writes for this sync
+
+    def __post_init__(self) -> None:
+        self.unknown: set[str] = set()  # types that Medplum does not have: it holds none of them
+        self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
+
+    def start(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
+        """What Medplum holds, asked now and read later: several types and other questions are on their way at once."""
+        by_type: dict[str, list[str]] = {}
+        for key in dict.fromkeys(keys):
+            by_type.setdefault(key.type, []).append(key.id)
+        asked = [
+            self._askers.submit(self._found, kind, ids[start : start + LOOKUP_SIZE])
+            for kind, ids in by_type.items()
+            if kind not in self.unknown
+            for start in range(0, len(ids), LOOKUP_SIZE)
+        ]
+
+        def read() -> dict[Key, Found]:
+            # All come to rest before the first failure is raised: nothing asks on when the lease is given back.
+            wait_for(asked)
+            return {key: there for each in asked for key, there in each.result().items()}
+
+        return read
+
+    def has_none(self, resource_type: str) -> bool:
+        """True where Medplum holds nothing at all of a type, whoever brought it."""
+        return next(iter(self.requests.search(resource_type, "_count=1&_fields=id")), None) is None
+
+    def alive(self, ids: Mapping[Key, str]) -> set[str]:
+        """Those of Medplum's ids that are there, whatever they are by now."""
+        by_type: dict[str, list[str]] = {}
+        for key, at in ids.items():
+            by_type.setdefault(key.type, []).append(at)
+        return {
+            str(found["id"])
+            for kind, some in by_type.items()
+            for start in range(0, len(some), LOOKUP_SIZE)
+            for found in self.requests.search(
+                kind, f"_id={','.join(some[start : start + LOOKUP_SIZE])}&_count=1000&_fields=id"
+            )
+        }
+
+    def _found(self, kind: str, ids: list[str]) -> dict[Key, Found]:
+        try:
+            return self._searched(kind, ids)
+        except PermanentError as fault:
+            # Ids are what FHIR allows, so that only the type can be wrong.
+            if fault.status != 400:
+                raise
+            self.unknown.add(kind)
+            return {}
+
+    def _searched(self, kind: str, ids: list[str]) -> dict[Key, Found]:
+        wanted, found = set(ids), dict[Key, Found]()
+        for resource in self.requests.search(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
+            source_id = source_id_of(resource, kind)
+            if source_id is None or source_id not in wanted:
+                continue
+            key = Key(kind, source_id)
+            meta = resource.get("meta") or {}
+            author = str((meta.get("author") or {}).get("reference") or "")
+            profile = self.requests.login.profile
+            edited = bool(author and profile and author not in self.writers | {profile})
+            there = Found(str(resource["id"]), str(meta.get("versionId") or ""), resource, edited)
+            if key in found:
+                # Duplicates that somebody else made: always the same one is kept up to date.
+                self.duplicates += 1
+                there = min(there, found[key], key=lambda each: each.id)
+            found[key] = there
+        return found

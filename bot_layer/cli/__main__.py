@@ -1,0 +1,5 @@
+"""``python -m bot_layer.cli``: the command line without its console script."""
+
+from bot_layer.cli.main import main
+
+main()

@@ -1,0 +1,58 @@
+"""``medplum-bots doctor``: what works, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bot_layer.bot.collection import load
+from bot_layer.errors import BotError
+from bot_layer.health_gorilla.rules.checks import Finding
+from bot_layer.http.transport import require_safe_url
+from bot_layer.medplum.client import connect_environment
+
+app = typer.Typer()
+
+_MARKS = {"passed": ("green", "ok"), "warning": ("yellow", "!!"), "failed": ("red", "NO"), "skipped": ("dim", "--")}
+
+
+@app.command("doctor")
+def doctor(
+    host: Annotated[
+        str, typer.Option(help="Address of the bots' host; empty: leave it out.")
+    ] = "http://127.0.0.1:8765",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Examine the Medplum project of MEDPLUM_BASE_URL, the bots on it, their host and their partners.
+
+    Nothing is written. Exit code 1: something does not work; 2: no login. Warnings alone are 0.
+    """
+    from bot_layer.deploy.doctor import Patient, examine  # noqa: PLC0415  # costs time that --help need not pay
+
+    logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    findings: list[Finding] = []
+    try:
+        server = connect_environment(os.environ)
+        if host:
+            require_safe_url(host, "the bots' host")
+        base_url = os.environ["MEDPLUM_BASE_URL"]
+        for finding in examine(Patient(base_url, server, load(), host or None, os.environ)):
+            findings.append(finding)
+            if not as_json:
+                style, mark = _MARKS[finding.status]
+                console.print(f"{mark}  {finding.name:<32} {finding.text}", style=style)
+    except BotError as error:
+        typer.echo(f"{error.code}: {error.message}", err=True)
+        raise typer.Exit(2) from error
+    failed = [finding for finding in findings if finding.status == "failed"]
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}))
+    if failed:
+        raise typer.Exit(1)

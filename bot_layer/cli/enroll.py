@@ -1,0 +1,225 @@
+"""``medplum-bots enroll``: many people enrolled in Health Gorilla, with a report that the next run continues."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import parse_qsl
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bot_layer.bot.collection import load
+from bot_layer.bot.handler import Handler
+from bot_layer.errors import BotError, InputError, TransientError
+from bot_layer.fhir import parameters
+from bot_layer.fhir.identifiers import NPI_SYSTEM
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import roster
+from bot_layer.health_gorilla.rules.roster import Entry, Row
+from bot_layer.host.invoke import invoke
+from bot_layer.http.transport import Patience
+from bot_layer.medplum.client import Medplum, connect_environment
+
+app = typer.Typer()
+_ROUNDS = 4
+_MARGIN = timedelta(minutes=2)
+_NPIS_A_SEARCH = 40
+
+Told = Callable[[Row], None]
+
+
+@dataclass(frozen=True)
+class Enroller:
+    """One bot, one Medplum, the operator's login; ``wait`` is called with seconds before a person is tried again."""
+
+    handler: Handler
+    server: Medplum
+    environ: Mapping[str, str] = field(repr=False)
+    preview: bool = False
+    secrets: Json = field(default_factory=dict, repr=False)
+    wait: Callable[[float], None] = field(default=time.sleep, repr=False)
+    _login: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def enroll(self, practitioner: str, locations: Sequence[str] = ()) -> Row:
+        """What became of one person. Tried again while it may work later: a sync that was done twice is done once."""
+        patience = Patience.from_settings(self.environ)
+        for attempt in range(_ROUNDS):
+            result = invoke(self.handler, self._envelope(practitioner, locations), environ=self.environ)
+            if not isinstance(result.error, TransientError) or attempt == _ROUNDS - 1:
+                break
+            self.wait(min(max(patience.backoff * 2**attempt, result.error.retry_after or 0.0), patience.longest_wait))
+        return roster.row_of(practitioner, result.return_value)
+
+    def _envelope(self, practitioner: str, locations: Sequence[str]) -> Json:
+        client = self.server.client
+        with self._login:
+            ends = client.token_expires_at
+            if client.access_token is None or (ends and ends - datetime.now(UTC) < _MARGIN):
+                client.get("auth/me")
+            token = client.access_token
+        given = parameters.build(
+            parameters.reference("practitioner", practitioner),
+            *(parameters.reference("location", location) for location in locations),
+            parameters.boolean("preview", True) if self.preview else None,
+        )
+        return {"baseUrl": client.base_url, "accessToken": token, "input": given, "secrets": self.secrets}
+
+
+class Report:
+    """The report's file: a row is in it as soon as its person is done, so that an interrupted run loses nothing."""
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        self._path = path
+        there = path.is_file() and not fresh
+        before = roster.read_report(path.read_text(encoding="utf-8")) if there else {}
+        # Whom Medplum lacked may be there by now, so such lines are not carried over.
+        self.rows = {name: row for name, row in before.items() if name.startswith("Practitioner/")}
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._file.write(roster.render(self.rows.values()))
+        self._file.flush()
+
+    def add(self, row: Row) -> None:
+        """One more row; an older one of the same person makes way when the report is finished."""
+        self.rows[row.practitioner] = row
+        self._file.write(roster.render([row], header=False))
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Leave one row for each person."""
+        self._file.close()
+        self._path.write_text(roster.render(self.rows.values()), encoding="utf-8")
+
+
+@app.command("enroll")
+def enroll(
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="CSV with a column practitioner (Practitioner/id) or npi; location if wished."),
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="Take whom this search finds: 'Practitioner?active=true'.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Tell what would be done and write nothing.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=32, help="How many people at a time.")] = 4,
+    report: Annotated[Path, typer.Option(help="The report; the next run goes on from it.")] = Path(
+        "enrolment-report.csv"
+    ),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever the report says.")] = False,
+) -> None:
+    """Enrol many clinicians in Health Gorilla, and say what became of each.
+
+    Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and
+    MEDPLUM_CLIENT_SECRET; Health Gorilla by its HEALTH_GORILLA_ settings,
+    as project secrets or, where these lack, as environment variables.
+
+    Running it again goes on with whoever is not settled yet.
+
+    Exit code 1: somebody was refused or failed, and the report says why.
+    2: it could not begin.
+    """
+    console = Console(stderr=True)
+    try:
+        server = connect_environment(os.environ)
+        handler = load().named("sync-practitioner")
+        enroller = Enroller(handler, server, os.environ, preview, server.project_secrets())
+        entries = _people(enroller.server, source, search)
+        written = Report(report, fresh=fresh)
+    except (BotError, OSError) as error:
+        said = f"{error.code}: {error.message}" if isinstance(error, BotError) else f"The file can't be used: {error}"
+        typer.echo(said, err=True)
+        raise typer.Exit(2) from error
+    with _bar(console) as progress:
+        task = progress.add_task("Enrolling", total=len(entries))
+
+        def told(row: Row) -> None:
+            written.add(row)
+            progress.advance(task)
+
+        try:
+            skipped = run(enroller, entries, written.rows, told, workers=workers)
+            progress.advance(task, skipped)
+        finally:
+            written.finish()
+    rows = list(written.rows.values())
+    console.print(_table(rows, skipped))
+    typer.echo(str(report))
+    if not all(row.is_well for row in rows):
+        raise typer.Exit(1)
+
+
+def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], told: Told, *, workers: int) -> int:
+    """Enrol everybody who is not settled yet, and tell each row as it comes; how many were settled before."""
+    known: dict[str, Entry] = {}
+    for reference, entry in _resolve(enroller.server, entries, told):
+        known[reference] = roster.together(known.get(reference, entry), entry)
+    waiting = {reference: entry for reference, entry in known.items() if not _is_settled(done.get(reference))}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        futures = [pool.submit(enroller.enroll, reference, entry.locations) for reference, entry in waiting.items()]
+        for future in as_completed(futures):
+            told(future.result())
+    finally:
+        # Ctrl-C ends it after those who are under way; the others wait for the next run.
+        pool.shutdown(cancel_futures=True)
+    return len(known) - len(waiting)
+
+
+def _people(server: Medplum, source: Path | None, search: str | None) -> list[Entry]:
+    if (source is None) == (search is None):
+        raise InputError("Say whom to enrol: --from FILE or --search 'Practitioner?...'.", code="no-list")
+    if source is not None:
+        try:
+            return roster.once(roster.read(source.read_text(encoding="utf-8")))
+        except UnicodeDecodeError as fault:
+            raise InputError("The list is no UTF-8: save it as CSV UTF-8.", code="unreadable-list") from fault
+    resource_type, _, query = str(search).partition("?")
+    if resource_type != "Practitioner":
+        raise InputError("--search begins with Practitioner?.", code="no-list")
+    # Only ids are needed; the bot reads each Practitioner itself, when it is their turn.
+    wanted = [*parse_qsl(query, keep_blank_values=True), ("_fields", "id"), ("_count", "1000")]
+    return [
+        Entry(number, f"Practitioner/{found['id']}")
+        for number, found in enumerate(server.search_all("Practitioner", wanted), start=1)
+    ]
+
+
+def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[tuple[str, Entry]]:
+    """The references of the entries; NPIs are looked up many at a time, and who is not in Medplum is told at once."""
+    by_npi = [entry for entry in entries if entry.npi]
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(by_npi), _NPIS_A_SEARCH):
+        some = by_npi[start : start + _NPIS_A_SEARCH]
+        wanted = ",".join(f"{NPI_SYSTEM}|{entry.npi}" for entry in some)
+        people = server.search_all("Practitioner", [("identifier", wanted), ("_count", "1000")])
+        found |= roster.matches(some, people)
+    for entry in entries:
+        references = [entry.practitioner] if entry.practitioner else found.get(entry.npi or "", [])
+        if len(references) == 1:
+            yield references[0], entry
+        else:
+            told(roster.ambiguous(entry.line) if references else roster.lacking(entry.line))
+
+
+def _is_settled(row: Row | None) -> bool:
+    return row is not None and row.is_settled
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    )
+
+
+def _table(rows: Sequence[Row], skipped: int) -> Table:
+    table = Table("what", "code", "people", title=f"{len(rows)} people, {skipped} of them settled before")
+    for (action, code), number in roster.count(rows).items():
+        table.add_row(action, code, str(number))
+    return table

@@ -1,0 +1,355 @@
+"""``medplum-bots pf-sync``: the Practice Fusion sync on the command line, and its health for monitoring.
+
+Exit codes: 0 done (or healthy), 1 failed (or not healthy), 2 settings are missing, 3 another run is at work (or, for
+status, the sync never ran), 130 stopped by a signal: the place is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from bot_layer.bulk_sync.engine import Halted, Options, Sync
+from bot_layer.bulk_sync.part import FileWorker
+from bot_layer.bulk_sync.rules import run_state as sync_state
+from bot_layer.bulk_sync.rules import task as sync_task
+from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
+from bot_layer.bulk_sync.rules.source_identity import in_order
+from bot_layer.bulk_sync.setup import Surroundings, is_shared, make_sync, map_name
+from bot_layer.cli.environment import number
+from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
+from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.requests import MedplumRequests
+
+if TYPE_CHECKING:
+    from bot_layer.bulk_sync.sync_fleet import SyncFleet
+
+app = typer.Typer()
+pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
+app.add_typer(pf_sync, name="pf-sync")
+
+DONE, FAILED, MISSING, BUSY, STOPPED = 0, 1, 2, 3, 130
+STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
+
+Full = Annotated[bool, typer.Option("--full", help="Export everything, and look at each resource in Medplum.")]
+Types = Annotated[str, typer.Option("--types", help="Types of this run, joined by commas.")]
+Since = Annotated[str, typer.Option("--since", help="What changed after this moment, e.g. 2026-01-31T00:00:00Z.")]
+Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source has no more.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what Medplum refused; export nothing.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite-reported", help="Let the source win over the edits that the report lists, once.")
+]
+Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resources a run would read; write nothing.")]
+Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Run every PF_SYNC_INTERVAL_MS until stopped.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@pf_sync.callback()
+def run(
+    context: typer.Context,
+    *,
+    full: Full = False,
+    types: Types = "",
+    since: Since = "",
+    reconcile: Reconcile = False,
+    retry_failed: Retry = False,
+    overwrite_reported: Overwrite = False,
+    preview: Preview = False,
+    upsert: Upsert = "",
+    watch: Watch = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a sync to its end, or take up the one that was broken off."""
+    if context.invoked_subcommand is not None:
+        return
+    names = in_order(part for each in types.split(",") if (part := each.strip()))
+    changes = {"PF_UPSERT": upsert} if upsert else {}
+    with _told_errors():
+        options = Options(
+            full=full,
+            types=names,
+            since=since,
+            reconcile=reconcile,
+            retry_failed=retry_failed,
+            overwrite_reported=overwrite_reported,
+        )
+        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet, database=_database(os.environ))
+        if preview:
+            code = around.preview(options)
+        else:
+            with around.sharing():
+                code = around.watch(options) if watch else around.once(options)
+    raise typer.Exit(code)
+
+
+@pf_sync.command("worker")
+def worker() -> None:
+    """Load files for the runs of other processes, until stopped. Needs PostgreSQL in BOT_HOST_DATABASE_URL."""
+    with _told_errors():
+        around = _Around(read_world(os.environ), quiet=True, database=_database(os.environ))
+        if not around.database:
+            raise ConfigError(
+                "Set BOT_HOST_DATABASE_URL to the PostgreSQL database that the processes share.",
+                missing=["BOT_HOST_DATABASE_URL"],
+            )
+        with around.sharing():
+            around.log("PFSyncWorker", "Loading files for the runs of other processes")
+            around.stop.wait()
+
+
+@pf_sync.command("status")
+def status() -> None:
+    """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran."""
+    with _told_errors():
+        settings, medplum = read_world(os.environ)
+        sync = make_sync(settings, medplum.base_url, medplum)
+        state = sync.store.load()
+        record = sync_task.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
+    record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_task.describe(state.run)}
+    if state.run is not None and state.run.edits.listed:
+        record["edited"] = {each.reference: list(each.fields) for each in state.run.edits.listed}
+        record["editedMore"] = state.run.edits.more
+    typer.echo(json.dumps(record, indent=2))
+    if state.run is None:
+        raise typer.Exit(BUSY)
+    raise typer.Exit(DONE if record["healthy"] else FAILED)
+
+
+@pf_sync.command("cancel")
+def cancel() -> None:
+    """End the run that is under way, whoever holds it."""
+    with _told_errors():
+        settings, medplum = read_world(os.environ)
+        state = make_sync(settings, medplum.base_url, medplum).cancel()
+    typer.echo(sync_task.describe(state.run))
+
+
+def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
+    """The settings and the login. Without settings in the environment, the project's secrets are read."""
+    names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
+    base_url, client_id, secret = (environ[name] for name in names)
+    login = ClientLogin(base_url.rstrip("/"), client_id, secret)
+    given = {each.name: environ[each.name] for each in SETTINGS if environ.get(each.name)}
+    if "PF_FHIR_BASE_URL" not in given:
+        given = _project_secrets(login) | given
+    return read_settings(given), login
+
+
+def _database(environ: Mapping[str, str]) -> str:
+    """The database that several processes share; an SQLite file is one machine's own, which needs none."""
+    url = environ.get("BOT_HOST_DATABASE_URL") or ""
+    return url if is_shared(url) else ""
+
+
+def _project_secrets(login: ClientLogin) -> dict[str, str]:
+    medplum = MedplumRequests(login.base_url, login)
+    login.token()  # which tells the project
+    try:
+        reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")
+    except AuthError as refused:
+        raise ConfigError(
+            "Set the PF_ settings in the environment, or use a client that is an admin: this one may not read the "
+            "project's secrets.",
+            missing=["PF_FHIR_BASE_URL"],
+        ) from refused
+    document = orjson.loads(reply.body) if reply.status == 200 else {}
+    listed = (document.get("project") or {}).get("secret") or []
+    known = {each.name for each in SETTINGS}
+    return {each["name"]: _text(each) for each in listed if each.get("name") in known}
+
+
+def _text(secret: Mapping[str, object]) -> str:
+    value = next((each for name, each in secret.items() if name.startswith("value")), "")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Around:
+    """Progress, log and signals around runs."""
+
+    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool, database: str = "") -> None:
+        self.settings, self.login = world
+        self.database = database
+        self.fleet: SyncFleet | None = None
+        self.stop = threading.Event()
+        self.console = Console(stderr=True)
+        self.quiet = quiet or not self.console.is_terminal
+        self.place = database or self.settings.folder or str(STATE_FOLDER)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._stopped)
+
+    def _stopped(self, _number: int, _frame: FrameType | None) -> None:
+        self.log("PFSyncScheduler", "Stopping: the place is kept")
+        self.stop.set()
+
+    def log(self, component: str, text: str) -> None:
+        """One line in the words that operators know."""
+        self.console.print(f"[{component}] {text}", markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Load files with every other process of the database, if there is one that is shared."""
+        if not self.database:
+            yield
+            return
+        from bot_layer.bulk_sync.sync_fleet import FleetSettings, SyncFleet  # noqa: PLC0415  # DBOS costs half a second
+
+        sync = self._sync(None)
+        queue = map_name(self.settings.source, self.login.base_url, self.login.client_id)
+        limit = max(number(os.environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0)
+        self.fleet = SyncFleet(FleetSettings(self.database, queue, takeover_seconds=limit))
+        self.fleet.launch(FileWorker(sync.session))
+        try:
+            self.fleet.sweep(datetime.now(UTC))
+            yield
+        finally:
+            self.stop.set()
+            self.fleet.close()
+            sync.map.close()
+
+    def once(self, options: Options) -> int:
+        """One run to its end; the exit code."""
+        with self._watched() as bars:
+            sync = self._sync(bars)
+            sync.session.fleet = self.fleet
+            try:
+                state = self._patiently(sync, options)
+            except BotError as fault:
+                typer.echo(f"{fault.code}: {fault.message}", err=True)
+                return BUSY if fault.code == "sync-running" else FAILED
+            finally:
+                sync.map.close()
+        if self.stop.is_set() and (state.run is None or not state.run.over):
+            return STOPPED
+        typer.echo(sync_task.describe(state.run))
+        if state.run is not None:
+            for line in sync_task.report(state.run):
+                typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
+        if state.failures:
+            typer.echo(f"  failed-resources: {state.failures}")
+        return {"done": DONE, "cancelled": STOPPED}.get(state.run.phase if state.run is not None else "", FAILED)
+
+    def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
+        """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""
+        for attempt in range(5):
+            try:
+                return sync.run(options)
+            except TransientError as fault:
+                if attempt == 4 or (fault.code == "sync-running" and not self._left_behind(sync)):
+                    raise
+                self.log("PFSyncScheduler", f"{fault.code}: trying again")
+                if self.stop.wait(min(fault.retry_after or 5.0 * 2**attempt, 300.0)):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _left_behind(self, sync: Sync) -> bool:
+        """True where the lease is not renewed any more: the one who held it is gone."""
+        before = sync.store.load().until
+        return not self.stop.wait(sync.store.lease_seconds / 3) and sync.store.load().until == before
+
+    def preview(self, options: Options) -> int:
+        """Counts by type on standard output."""
+        with self._watched() as bars:
+            numbers = self._sync(bars).preview(options)
+        for kind, many in sorted(numbers.items()):
+            typer.echo(f"{kind}: {many}")
+        return DONE
+
+    def watch(self, options: Options) -> int:
+        """Runs until stopped; the code of the last one."""
+        hours = self.settings.interval_ms / 3_600_000
+        self.log("PFSyncScheduler", f"Starting Practice Fusion sync service with {hours:g} hour interval")
+        if not self.settings.enabled:
+            self.log("PFSyncScheduler", "PF_SYNC_ENABLED is false: nothing runs")
+            return DONE
+        code, wait = DONE, self._first_wait()
+        while not self.stop.wait(wait):
+            code = self.once(options)
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            word = "completed successfully" if code == DONE else "did not complete"
+            self.log("PFSyncScheduler", f"Sync {word} at {moment}")
+            wait = self.settings.interval_ms / 1000
+        return code
+
+    def _first_wait(self) -> float:
+        """The rest of the interval since the last success: a restart does not begin it anew."""
+        if self.settings.run_on_startup:
+            self.log("PFSyncScheduler", "Running initial sync on startup...")
+            return 0.0
+        state = self._sync(None).store.load()
+        return max(state.last_success + self.settings.interval_ms / 1000 - time.time(), 0.0)
+
+    def _sync(self, bars: _Bars | None) -> Sync:
+        within = Surroundings(place=self.place, log=self.log, stop=self.stop)
+        if bars is not None:
+            within = replace(within, progress=bars.show)
+        return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)
+
+    @contextmanager
+    def _watched(self) -> Iterator[_Bars | None]:
+        if self.quiet:
+            yield None
+            return
+        words = TextColumn("{task.description}")
+        columns = (SpinnerColumn(), words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console) as progress:
+            yield _Bars(progress)
+
+
+class _Bars:
+    """A bar for the poll, one for each type, and one for all."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def show(self, kind: str, name: str, done: int, total: int | None) -> None:
+        """Move a bar forward."""
+        with self._lock:
+            if kind == "file":
+                self._advance(name, done, total)
+                self._advance("all resources", done, None)
+            else:
+                bar = self._bar(kind, total)
+                self._progress.update(bar, completed=done, description=f"{kind} {name}".strip())
+
+    def _advance(self, name: str, done: int, total: int | None) -> None:
+        self._progress.update(self._bar(name, total), advance=done)
+
+    def _bar(self, name: str, total: int | None) -> TaskID:
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(name, total=total)
+        return self._bars[name]
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as fault:
+        typer.echo(f"{fault.code}: {fault.message}", err=True)
+        raise typer.Exit(MISSING) from fault
+    except BotError as fault:
+        typer.echo(f"{fault.code}: {fault.message}", err=True)
+        raise typer.Exit(FAILED) from fault
+    except Halted as stopped:
+        raise typer.Exit(STOPPED) from stopped  # outside a run, which keeps its place

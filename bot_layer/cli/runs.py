@@ -1,0 +1,145 @@
+"""``medplum-bots runs``: what the host's inbox did, does and could not do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bot_layer.cli.serve import database
+from bot_layer.errors import BotError, InputError
+
+if TYPE_CHECKING:
+    from bot_layer.host.runs import Run, Runs
+
+app = typer.Typer()
+runs = typer.Typer(no_args_is_help=True, help="The runs of the host's inbox: list, show, retry, replay, cancel.")
+app.add_typer(runs, name="runs")
+
+_AGES = {"m": "minutes", "h": "hours", "d": "days"}
+
+Inbox = Annotated[str | None, typer.Option(help="The inbox's database URL. [BOT_HOST_DATABASE_URL]")]
+RunId = Annotated[str, typer.Argument(help="Id of the run, as runs list shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for each run.")]
+
+
+@runs.command("list")
+def list_runs(
+    bot: Annotated[str | None, typer.Option(help="Runs of this bot alone.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="waiting, running, done, refused, dead, retried or cancelled.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on and print what changes, until Ctrl-C or SIGTERM.")
+    ] = False,
+    as_json: AsJson = False,
+    inbox: Inbox = None,
+) -> None:
+    """List the newest runs, the newest last."""
+    after, never = _since(since), threading.Event()
+    with _interrupted_by_sigterm(), suppress(KeyboardInterrupt), _opened(inbox) as opened:
+        for run in opened.followed(
+            go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, since=after, limit=limit
+        ):
+            typer.echo(_line(run, as_json))
+
+
+@runs.command("show")
+def show(
+    run_id: RunId,
+    data: Annotated[bool, typer.Option("--data", help="Also the event's input: a person's data.")] = False,
+    inbox: Inbox = None,
+) -> None:
+    """Show one run; a person's data only when asked for, and with the key of the inbox."""
+    with _opened(inbox) as opened:
+        run = opened.one(run_id)
+        told = _told(run)
+        if data:
+            told["input"] = opened.data(run)
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+
+
+@runs.command("retry")
+def retry(run_id: RunId, inbox: Inbox = None) -> None:
+    """Run a dead letter or a cancelled run again."""
+    with _opened(inbox) as opened:
+        typer.echo(opened.again(run_id, only_failed=True))
+
+
+@runs.command("replay")
+def replay(run_id: RunId, inbox: Inbox = None) -> None:
+    """Run any ended run again: bots can be called twice."""
+    with _opened(inbox) as opened:
+        typer.echo(opened.again(run_id, only_failed=False))
+
+
+@runs.command("cancel")
+def cancel(run_id: RunId, inbox: Inbox = None) -> None:
+    """End a run that waits; one that runs ends after its present attempt."""
+    with _opened(inbox) as opened:
+        opened.cancel(run_id)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what goes on as Ctrl-C does: a shell may have its background processes ignore that."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _opened(given: str | None) -> Iterator[Runs]:
+    from bot_layer.host.runs import open_runs  # noqa: PLC0415  # DBOS costs --help half a second
+
+    url = database(given, os.environ)
+    try:
+        if url is None:
+            raise InputError("This host keeps no inbox.")
+        with open_runs(url, os.environ.get("BOT_HOST_INBOX_KEY") or None) as opened:
+            yield opened
+    except BotError as error:
+        typer.echo(f"{error.code}: {error.message}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _since(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)([mhd])", text)
+    if found is None:
+        raise typer.BadParameter("Give an age such as 30m, 12h or 7d.")
+    return datetime.now(UTC) - timedelta(**{_AGES[found[2]]: int(found[1])})
+
+
+def _line(run: Run, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(_told(run), ensure_ascii=False)
+    when = run.created.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{when}  {run.state:<9}  {run.bot:<22} {run.kind:<6}  {run.code or '-':<28}  {run.id}"
+
+
+def _told(run: Run) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "bot": run.bot,
+        "kind": run.kind,
+        "resource": run.resource,
+        "state": run.state,
+        "code": run.code or None,
+        "attempts": run.attempts,
+        "created": run.created.isoformat(),
+        "updated": run.updated.isoformat(),
+    }

@@ -1,0 +1,122 @@
+"""``medplum-bots sandbox``: look-alikes of Medplum and its partners on this machine, until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bot_layer.demo.world import World
+
+app = typer.Typer()
+
+_FAULTS = "conflict=0.2, too_many=0.1, server_error=0.1, reset_after_write=0.05, slow=0.2"
+
+
+@app.command("sandbox")
+def sandbox(
+    port: Annotated[int, typer.Option(help="Port of the Medplum look-alike; 0 takes a free one.")] = 8103,
+    health_gorilla_port: Annotated[int, typer.Option(help="Port of the Health Gorilla look-alike; 0: free.")] = 8104,
+    practice_fusion_port: Annotated[int, typer.Option(help="Port of the Practice Fusion look-alike; 0: free.")] = 8105,
+    host_port: Annotated[int, typer.Option(help="Port of the bots' host (with --with-bots); 0: free.")] = 8765,
+    with_bots: Annotated[
+        bool, typer.Option("--with-bots", help="Start the bots' host, deploy every bot, load the sample people.")
+    ] = False,
+    db: Annotated[Path | None, typer.Option(help="Keep Medplum's resources in this SQLite file.")] = None,
+    quota: Annotated[int, typer.Option(help="FHIR quota in units a minute.")] = 50_000,
+    operation_input: Annotated[
+        str,
+        typer.Option(help="What an instance-level operation hands to its bot: 'resource' (since 2026-02) or 'body'."),
+    ] = "resource",
+    practice_fusion: Annotated[
+        str,
+        typer.Option(help="The source's shape: 'general' (all that bulk data offers) or 'exact' (Practice Fusion's)."),
+    ] = "general",
+    fault: Annotated[
+        list[str] | None, typer.Option(help=f"Let Medplum fail now and then; repeat for more: {_FAULTS}.")
+    ] = None,
+    partner_fault: Annotated[list[str] | None, typer.Option(help="The same for the partners.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when ready, and nothing else.")
+    ] = False,
+) -> None:
+    """Run a Medplum server's look-alike, with its partners, on loopback. For trials and tests only.
+
+    Everything in it is invented. Without --with-bots it calls the host that you start at --host-port (medplum-bots
+    serve), as a Medplum with a Fission router does, and the partners' settings are project secrets already. It ends on
+    Ctrl-C or SIGTERM.
+    """
+    from bot_layer.demo.world import Options, World  # noqa: PLC0415
+    from medplum_sandbox.faults import Faults  # noqa: PLC0415  # the look-alikes cost a second that --help need not pay
+
+    if operation_input not in {"resource", "body"}:
+        raise typer.BadParameter("--operation-input is 'resource' or 'body'.")
+    if practice_fusion not in ("general", "exact"):
+        raise typer.BadParameter("--practice-fusion is 'general' or 'exact'.")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    ended = threading.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sign, lambda _sign, _frame: ended.set())
+    try:
+        options = Options(
+            port=port,
+            health_gorilla_port=health_gorilla_port,
+            practice_fusion_port=practice_fusion_port,
+            host_port=host_port,
+            db=db,
+            quota=quota,
+            operation_input=operation_input,
+            with_bots=with_bots,
+            practice_fusion=practice_fusion,
+        )
+        unkind = (Faults.parse(fault or []), Faults.parse(partner_fault or []))
+        world = World(options)
+    except (OSError, ValueError) as refused:
+        typer.echo(f"The sandbox can't start: {refused}", err=True)
+        raise typer.Exit(2) from refused
+    with world:
+        if with_bots:
+            _fill(world)
+        # Only now: what is to be tried out must be there first.
+        options.medplum_faults.adopt(unkind[0])
+        options.partner_faults.adopt(unkind[1])
+        _announce(world, as_json)
+        ended.wait()
+
+
+def _fill(world: World) -> None:
+    """The sample people first, so that they wait for their call; people who come later are enrolled by Subscription."""
+    world.load_sample_people()
+    deploy = [sys.executable, str(Path(__file__).resolve().parents[2] / "deploy_bots.py")]
+    done = subprocess.run(  # noqa: S603  # our own script
+        deploy, env={**os.environ, **world.environment()}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        typer.echo(f"The bots could not be deployed: {done.stdout}{done.stderr}", err=True)
+        raise typer.Exit(1)
+
+
+def _announce(world: World, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(world.ready()))
+        sys.stdout.flush()
+        return
+    console = Console()
+    console.print("[bold]This is a sandbox[/]: look-alikes on loopback, for trials and tests. Nothing in it is real.")
+    table = Table("service", "what", "value")
+    for service, told in world.ready().items():
+        for what, value in told.items():
+            table.add_row(service, what, value)
+    console.print(table)
+    console.print("Stop it with Ctrl-C.", style="dim")

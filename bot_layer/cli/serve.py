@@ -1,0 +1,148 @@
+"""``medplum-bots serve``: the host that a Medplum server calls to run the bots."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import uvicorn
+
+from bot_layer.bot.collection import Collection, load
+from bot_layer.cli.environment import number
+from bot_layer.errors import BotError, ConfigError
+from bot_layer.federation import routes as federated
+from bot_layer.host import host as hosting
+from bot_layer.host import listen, listening, logs, tracing
+from bot_layer.medplum.client import Medplum, connect_environment
+
+if TYPE_CHECKING:
+    from bot_layer.host.durable import Inbox
+
+app = typer.Typer()
+
+_SQLITE = "sqlite:///bot-host.sqlite"
+_GRACE = 30
+
+MedplumOption = Annotated[
+    list[str] | None,
+    typer.Option("--medplum", help="Base URL of a Medplum server to serve; repeat for more. [MEDPLUM_BASE_URL]"),
+]
+InboxOption = Annotated[
+    str | None,
+    typer.Option(help=f"Where events are kept: a database URL, or 'off'. [BOT_HOST_DATABASE_URL, else {_SQLITE}]"),
+]
+
+
+@app.command("serve")
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs a private network.")] = (
+        listening.LOOPBACK
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
+    medplum: MedplumOption = None,
+    inbox: InboxOption = None,
+    cron: Annotated[
+        bool, typer.Option("--cron", help="Run the bots' schedules here, for a project without cron.")
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
+) -> None:
+    """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
+
+    Subscription and cron events are stored, answered at once, and run until they end; what a caller waits for is
+    answered when it is done. Relays are answered where BOT_RELAY_KEY holds the key that they sign with. Events are
+    encrypted where BOT_HOST_INBOX_KEY is set. Federated queries are answered under /federated where FEDERATED_CLIENTS
+    says who may ask. Traces are written where OpenTelemetry's OTEL_* variables ask for them. SIGTERM ends what runs and
+    takes nothing new.
+    """
+    logs.configure(level=log_level)
+    try:
+        with tracing.recorded(os.environ):
+            _serve(host, port, _servers(medplum or []), database(inbox, os.environ), cron)
+    except BotError as error:
+        typer.echo(f"{error.code}: {error.message}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None, cron: bool) -> None:
+    bots, environ = load(), os.environ
+    box = _inbox(bots, database, environ) if database else None
+    relay_key = environ.get("BOT_RELAY_KEY") or None
+    responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
+    more = tuple(responder.routes()) if responder else ()
+    settings = hosting.HostSettings(servers=servers, bots=bots, relay_key=relay_key, inbox=box, more_routes=more)
+    application = hosting.app(settings)
+    bound = listening.bind(host, port)
+    bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
+    server = uvicorn.Server(listen.config(application, grace=_GRACE))
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
+        signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
+    stopped = threading.Event()
+    if box is not None:
+        _launch(box, bots, stopped, cron_at=servers[0] if cron else None)
+    address = bound.getsockname()
+    typer.echo(f"Serving {len(bots.handlers)} bots on http://{address[0]}:{address[1]}", err=True)
+    try:
+        asyncio.run(server.serve(sockets=[bound]))
+    finally:
+        stopped.set()
+        if responder is not None:
+            responder.close()
+        if box is not None:
+            box.close(grace=_GRACE)
+
+
+def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox:
+    from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
+    from bot_layer.host.heartbeat import new_host_id  # noqa: PLC0415  # as above
+
+    settings = InboxSettings(
+        database_url=database,
+        key=environ.get("BOT_HOST_INBOX_KEY") or None,
+        host_id=environ.get("BOT_HOST_ID") or new_host_id(),
+        takeover_seconds=max(number(environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0),
+        attempts=int(number(environ, "BOT_HOST_ATTEMPTS", "8")),
+        first_pause=number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
+        keep_days=number(environ, "BOT_HOST_KEEP_DAYS", "7"),
+        client=partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None,
+    )
+    return Inbox(bots, settings, environ=environ)
+
+
+def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
+    """The host's own login, that waits for an answer as long as the slowest bot may work."""
+    return connect_environment(environ, working=max((each.bot.timeout for each in bots), default=0))
+
+
+def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None) -> None:
+    from bot_layer.host.retention import sweep_hourly  # noqa: PLC0415  # as above
+    from bot_layer.host.schedule import start  # noqa: PLC0415  # as above
+
+    box.launch()
+    threading.Thread(target=sweep_hourly, args=(box.sweep, stopped), daemon=True).start()
+    if cron_at is not None:
+        try:
+            start(bots, connect_environment(os.environ), cron_at, now=datetime.now(UTC))
+        except BotError:
+            box.close(grace=1)
+            raise
+
+
+def _servers(given: list[str]) -> tuple[str, ...]:
+    servers = tuple(given or [url for url in (os.environ.get("MEDPLUM_BASE_URL") or "").split(",") if url.strip()])
+    if not servers:
+        raise ConfigError("Say which Medplum server to serve: --medplum URL, or MEDPLUM_BASE_URL.")
+    return servers
+
+
+def database(given: str | None, environ: Mapping[str, str]) -> str | None:
+    """Where the inbox is kept, or None where it is off."""
+    chosen = given or environ.get("BOT_HOST_DATABASE_URL") or _SQLITE
+    return None if chosen == "off" else chosen

@@ -1,0 +1,109 @@
+"""The story's fourth part: a practice's data comes from Practice Fusion, changes, goes, and survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from bot_layer.demo.scenario import ROOT, Teller, UnexpectedStep
+from bot_layer.fhir import parameters
+from bot_layer.fhir.json import Json
+
+_OPERATION = "fhir/R4/Task/$pf-bulk-sync"
+_PATIENT_ID = "https://practicefusion.com/fhir/patient-id"
+_MOST_STEPS = 60
+_KILL_SECONDS = 30.0
+
+
+def tell(teller: Teller) -> None:
+    """Initial sync, nothing new, a change, a deletion, and a run that is killed in the middle and goes on."""
+    teller.chapter("Practice Fusion: $pf-bulk-sync")
+    source = teller.world.practice_fusion
+    preview = teller.rest("POST", _OPERATION, _call(parameters.boolean("preview", True)))
+    teller.expect(not _patients(teller), "a preview counts and writes nothing", f"{_total(preview, 'seen')} seen")
+    first = _run(teller)
+    brought = _patients(teller)
+    wanted = sorted(patient["id"] for patient in source.source.resources("Patient"))
+    created = _total(first, "created")
+    teller.expect(sorted(brought) == wanted, "initial sync: each patient once", f"{created} resources created")
+
+    second = _run(teller)
+    written = _total(second, "created") + _total(second, "updated")
+    teller.expect(written == 0, "incremental sync with nothing new", f"{written} written")
+
+    source.source.change("Patient", wanted[0], {"birthDate": "1971-01-01"}, at=source.now())
+    updated = _total(_run(teller), "updated")
+    teller.expect(updated == 1, "a change arrives", f"{updated} updated")
+
+    source.source.delete("Patient", wanted[1], at=source.now())
+    _run(teller)
+    teller.expect(wanted[1] not in _patients(teller), "a deletion arrives")
+    _killed(teller)
+
+
+def _run(teller: Teller) -> Json:
+    """Call after call until the run is done, as the timer would; the last answer."""
+    for _ in range(_MOST_STEPS):
+        answer = teller.rest("POST", _OPERATION, _call(parameters.code("action", "start")))
+        if parameters.one(answer, "status") == "done":
+            # The Subscriptions of the other bots see what came: they are done before the story goes on.
+            teller.world.medplum.settle(timeout=60)
+            return dict(answer)
+    raise UnexpectedStep(f"the sync was not done after {_MOST_STEPS} steps")
+
+
+def _killed(teller: Teller) -> None:
+    """SIGKILL while files are being loaded; the next run finishes what was begun, and nothing is there twice."""
+    source = teller.world.practice_fusion
+    for patient in source.source.resources("Patient"):
+        source.source.change("Patient", patient["id"], {"language": "en-US"}, at=source.now())
+    before = len(source.requests)
+    quick = {"PF_LEASE_SECONDS": "1"}
+    environment = {**os.environ, **teller.world.environment(), **teller.world.settings(), **quick}
+    line = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--full", "--quiet"]
+    with subprocess.Popen(  # noqa: S603  # our own command
+        line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        until = time.monotonic() + _KILL_SECONDS
+        while not _downloading(source.requests[before:]) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    teller.step("medplum-bots pf-sync is killed in the middle of its files", f"exit {process.returncode}")
+    teller.command("-m", "bot_layer.cli", "pf-sync", "--quiet", settings={**teller.world.settings(), **quick})
+    left = sorted(patient["id"] for patient in source.source.resources("Patient"))
+    teller.expect(sorted(_patients(teller)) == left, "started again, it finishes: each patient once")
+    languages = {patient.get("language") for patient in _stored(teller)}
+    teller.expect(languages == {"en-US"}, "and each change is there")
+
+
+def _downloading(requests: list[Any]) -> bool:
+    return any("/files/" in seen.path or "Binary/export" in seen.path for seen in requests)
+
+
+def _stored(teller: Teller) -> list[Json]:
+    found = teller.rest("GET", f"fhir/R4/Patient?identifier={_PATIENT_ID}|&_count=100").get("entry", [])
+    return [entry["resource"] for entry in found]
+
+
+def _patients(teller: Teller) -> list[str]:
+    """The source's ids of the patients that Medplum holds, one for each resource."""
+    return [
+        identifier["value"]
+        for patient in _stored(teller)
+        for identifier in patient["identifier"]
+        if identifier.get("system") == _PATIENT_ID
+    ]
+
+
+def _total(answer: Json, name: str) -> int:
+    """The sum of a count over all types of the report."""
+    parts = [part for counts in parameters.values(answer, "counts") for part in counts]
+    return sum(part["valueInteger"] for part in parts if part["name"] == name)
+
+
+def _call(*entries: Json) -> Json:
+    return {"resourceType": "Parameters", "parameter": list(entries)}

@@ -1,0 +1,121 @@
+"""A story told step by step, each step checked: a step that is not as expected ends the story with its reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.markup import escape
+
+from bot_layer.demo.world import World
+from bot_layer.fhir import outcomes, parameters
+from bot_layer.fhir.json import Json
+
+ROOT = Path(__file__).resolve().parents[2]
+_PATIENCE = 10.0
+_LONGEST = 90.0
+
+
+class UnexpectedStep(Exception):
+    """A step of the story is not as it should be."""
+
+
+@dataclass
+class Teller:
+    """Tells and checks the steps of a story in a world, as a user of the REST API would go through them."""
+
+    world: World
+    console: Console
+    steps: int = 0
+    token: str = field(default="", repr=False)
+
+    def chapter(self, title: str) -> None:
+        """A heading."""
+        self.console.rule(f"[bold]{escape(title)}", align="left")
+
+    def step(self, text: str, found: object = "") -> None:
+        """One step that is as expected, and what was found."""
+        self.steps += 1
+        shown = f"  [cyan]{escape(str(found))}" if found != "" else ""
+        self.console.print(f"[green]✓[/] {escape(text)}{shown}")
+
+    def expect(self, is_so: bool, text: str, found: object = "") -> None:
+        """A step that is told if it is so, and ends the story if not."""
+        if not is_so:
+            raise UnexpectedStep(f"{text}; found: {found}")
+        self.step(text, found)
+
+    def login(self) -> None:
+        """Get a token by client credentials, as any client of Medplum does."""
+        server = self.world.medplum
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": server.client_id,
+            "client_secret": server.client_secret,
+        }
+        answer = requests.post(f"{server.base_url}/oauth2/token", data=form, timeout=_PATIENCE)
+        self.token = answer.json().get("access_token", "")
+        self.expect(answer.status_code == 200 and bool(self.token), "POST /oauth2/token", f"{answer.status_code}")
+
+    def rest(self, method: str, path: str, body: Any = None, *, content_type: str = "application/fhir+json") -> Any:
+        """The JSON that a REST call answers; the story ends where it is no 2xx."""
+        answer = requests.request(
+            method,
+            f"{self.world.medplum.base_url}/{path.lstrip('/')}",
+            json=body if not isinstance(body, str) else None,
+            data=body.encode() if isinstance(body, str) else None,
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": content_type},
+            timeout=60,
+        )
+        if not answer.ok:
+            raise UnexpectedStep(f"{method} {path} answered {answer.status_code}: {answer.text[:500]}")
+        return answer.json() if "json" in answer.headers.get("Content-Type", "") else answer.text
+
+    def sample(self, resource_type: str, value: str) -> Json:
+        """A resource of the sample people by its identifier."""
+        query = f"fhir/R4/{resource_type}?identifier=https://example.org/sample-people|{value}"
+        found: Json = self.rest("GET", query)["entry"][0]["resource"]
+        return found
+
+    def command(self, *words: str, settings: Mapping[str, str] | None = None) -> str:
+        """What a command of this project prints, run as its user would with these settings in the environment."""
+        environment = {**os.environ, **self.world.environment(), **(settings or {})}
+        try:
+            done = subprocess.run(  # noqa: S603  # our own commands, with words of this module
+                [sys.executable, *words],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_LONGEST,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise UnexpectedStep(f"{' '.join(words)} was not done after {_LONGEST:g} seconds") from late
+        if done.returncode != 0:
+            raise UnexpectedStep(
+                f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}{done.stdout[-500:]}"
+            )
+        return done.stdout
+
+    def settled(self, check: Callable[[], bool], text: str, found: object = "") -> None:
+        """A step that Subscriptions bring about: told when they are all done and it is so."""
+        self.world.medplum.settle(timeout=30)
+        self.expect(check(), text, found)
+
+
+def action(answer: Json) -> str:
+    """The ``action`` of a bot's answer."""
+    return str(parameters.one(answer, "action"))
+
+
+def codes(answer: Json) -> list[str]:
+    """The codes of the ``outcome`` in a bot's answer."""
+    return outcomes.codes(parameters.one(answer, "outcome") or {})

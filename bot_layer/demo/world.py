@@ -1,0 +1,213 @@
+"""The embedded world: the look-alikes and the host, started together, wired to each other and stopped together."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bot_layer.federation import routes as federated
+from bot_layer.federation.rules.token import hash_secret
+from bot_layer.fhir.json import Json
+from bot_layer.host.host import HostServer, HostSettings
+from bot_layer.host.listening import LOOPBACK, bind
+from bot_layer.http.transport import Patience
+from bot_layer.medplum.client import Medplum, connect_client
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches
+from medplum_sandbox.medplum import MedplumSandbox
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, generate
+from medplum_sandbox.practice_fusion import Switches as PracticeFusionSwitches
+
+PATIENTS = 4
+# What the clinic tells of itself; the patients' ids are Medplum's own.
+FEDERATION = {
+    "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",
+    "ADT_ASSIGNING_AUTHORITIES": '{"CLINIC": "https://clinic.example"}',
+}
+_SHAPES: Final = {"general": PracticeFusionSwitches.general(polls=0), "exact": PracticeFusionSwitches.exact()}
+SAMPLE_PEOPLE = Path(__file__).resolve().parents[2] / "fixtures" / "sample_people" / "bundle.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the world shall be like; ports of 0 are free ones. ``db`` keeps Medplum's resources in an SQLite file."""
+
+    port: int = 0
+    health_gorilla_port: int = 0
+    practice_fusion_port: int = 0
+    host_port: int = 0
+    db: Path | None = None
+    quota: int = 50_000
+    operation_input: str = "resource"
+    with_bots: bool = True
+    practice_fusion: str = "general"  # or "exact"
+    medplum_faults: Faults = field(default_factory=Faults)
+    partner_faults: Faults = field(default_factory=Faults)
+    switches: Switches = field(default_factory=Switches)
+
+
+class World:
+    """Medplum, Health Gorilla and the bots' host on loopback, from ``start`` (or ``with``) until ``stop``."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self._stack = ExitStack()
+        wanted = self.options
+        self.medplum = MedplumSandbox(
+            port=wanted.port,
+            db=wanted.db,
+            quota=wanted.quota,
+            operation_input=wanted.operation_input,
+            faults=wanted.medplum_faults,
+        )
+        self.gorilla = HealthGorillaSandbox(
+            port=wanted.health_gorilla_port, switches=wanted.switches, faults=wanted.partner_faults
+        )
+        self.practice_fusion = PracticeFusionSandbox(
+            generate(seed=7, patients=PATIENTS),
+            port=wanted.practice_fusion_port,
+            switches=_SHAPES[wanted.practice_fusion],
+            faults=wanted.partner_faults,
+        )
+        # Practice Fusion takes keys alone, from an app that the practice has let in.
+        self.practice_fusion_key = _registered(self.practice_fusion) if wanted.practice_fusion == "exact" else ""
+        self.federated_client = "health-gorilla"
+        self.federated_secret = secrets.token_urlsafe(32)
+        self.host: HostServer | None = None
+
+    def start(self) -> Self:
+        """The world itself, once all of it answers."""
+        self._stack.enter_context(self.medplum)
+        self._stack.enter_context(self.gorilla)
+        self._stack.enter_context(self.practice_fusion)
+        if self.options.with_bots:
+            self._start_host()
+            self.put_secrets(self.settings())
+        elif self.options.host_port:
+            # As a Medplum whose Fission router points to a host, which somebody starts or not.
+            self.medplum.bot_host = f"{LOOPBACK}:{self.options.host_port}"
+            self.put_secrets(self.settings())
+        return self
+
+    def _start_host(self) -> None:
+        # The responder must know its public address before it listens there.
+        port = self.options.host_port or free_port()
+        settings = federated.read_settings({**self.environment(), **self._federated_settings(port)})
+        responder = federated.Responder(settings)
+        self._stack.callback(responder.close)
+        host = HostSettings(servers=(self.medplum.base_url,), more_routes=tuple(responder.routes()))
+        self.host = self._stack.enter_context(HostServer(host, port=port))
+        self.medplum.bot_host = self.host.base_url.removeprefix("http://")
+
+    def _federated_settings(self, port: int) -> dict[str, str]:
+        hashed = hash_secret(self.federated_secret, secrets.token_bytes(16))
+        return {
+            "FEDERATED_BASE_URL": f"http://{LOOPBACK}:{port}{federated.PREFIX}",
+            "FEDERATED_CLIENTS": json.dumps([{"id": self.federated_client, "secretHash": hashed}]),
+            "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(48),
+            **FEDERATION,
+        }
+
+    def stop(self) -> None:
+        """Ends all of it."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def client(self) -> Medplum:
+        """Medplum as its operator."""
+        server = self.medplum
+        return connect_client(server.base_url, server.client_id, server.client_secret, patience=Patience(backoff=0.05))
+
+    def settings(self) -> dict[str, str]:
+        """The project secrets with which the bots find the partners."""
+        partners = {**self.gorilla.settings(), **self.practice_fusion.settings()}
+        key = {"PF_PRIVATE_KEY": self.practice_fusion_key} if self.practice_fusion_key else {}
+        return {**partners, **key, **FEDERATION, "BOT_BACKOFF_SECONDS": "0.05"}
+
+    def put_secrets(self, settings: Mapping[str, str]) -> None:
+        """Set the project's secrets, all of them."""
+        named = [{"name": name, "valueString": value} for name, value in settings.items() if value]
+        self.client().post(f"admin/projects/{self.medplum.project_id}/secrets", named)
+
+    def environment(self) -> dict[str, str]:
+        """The variables with which commands find this Medplum."""
+        return {
+            "MEDPLUM_BASE_URL": self.medplum.base_url,
+            "MEDPLUM_CLIENT_ID": self.medplum.client_id,
+            "MEDPLUM_CLIENT_SECRET": self.medplum.client_secret,
+        }
+
+    def ready(self) -> dict[str, Any]:
+        """What a program needs to use the world: the line of ``medplum-bots sandbox --json``."""
+        server, gorilla = self.medplum, self.gorilla
+        told: dict[str, Any] = {
+            "medplum": {
+                "baseUrl": server.base_url,
+                "clientId": server.client_id,
+                "clientSecret": server.client_secret,
+                "projectId": server.project_id,
+            },
+            "healthGorilla": {
+                "baseUrl": gorilla.base_url,
+                "tokenUrl": gorilla.token_url,
+                "clientId": gorilla.client_id,
+                "clientSecret": gorilla.client_secret,
+                "tenantId": gorilla.tenant_id,
+            },
+        }
+        source = self.practice_fusion
+        told["practiceFusion"] = {
+            "baseUrl": source.base_url,
+            "tokenUrl": source.token_url,
+            "clientId": source.client_id,
+            "clientSecret": source.client_secret,
+            "groupId": source.group_id,
+        }
+        if self.host is not None:
+            told["host"] = {"baseUrl": self.host.base_url}
+            told["federated"] = {
+                "baseUrl": f"{self.host.base_url}{federated.PREFIX}/fhir/R4",
+                "tokenUrl": f"{self.host.base_url}{federated.PREFIX}/oauth2/token",
+                "clientId": self.federated_client,
+                "clientSecret": self.federated_secret,
+            }
+        return told
+
+    def load_sample_people(self) -> list[Json]:
+        """The sample people, each once however often this is called: some match the directory, some do not."""
+        text = SAMPLE_PEOPLE.read_text(encoding="utf-8").replace("<lab:0>", self.gorilla.labs[0])
+        answers = self.client().batch(json.loads(text)["entry"])
+        return [answer["resource"] for answer in answers if "resource" in answer]
+
+
+def _registered(source: PracticeFusionSandbox) -> str:
+    """A new private key of the app, whose public half the source knows, and which the practice has let in."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    source.register_public_key(public.decode(), "sandbox-key", "ES384")
+    source.authorize_app()
+    unlocked = serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unlocked).decode()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
+    with bind(LOOPBACK, 0) as bound:
+        port: int = bound.getsockname()[1]
+        return port

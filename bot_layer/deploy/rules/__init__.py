@@ -1,0 +1,1 @@
+"""Pure rules of a deployment: plan and checks."""

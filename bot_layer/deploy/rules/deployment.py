@@ -1,0 +1,192 @@
+"""What must change on a server so that it holds what the bots declare: decided purely, before anything is written.
+
+Resources are told apart by lasting keys (a Bot's identifier, an OperationDefinition's url, a tag), never by raw ids.
+While a plan is made, ids stand as ``@Kind:key``, so that a reference to what is yet to be created compares as well.
+The law: a plan made after a plan was carried out is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot_layer.fhir.json import Json
+
+TAG_SYSTEM = "https://medplum.com/integrations/python-bots/deployed"
+BOT_SYSTEMS = frozenset(
+    {"https://www.medplum.com/integrations/bot-identifier", "https://medplum.com/bot-external-function-id"}
+)
+IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
+ORDER = ("Secret", "AccessPolicy", "Bot", "ProjectMembership", "OperationDefinition", "Subscription")
+
+# Others may use a secret too. A Bot's membership can do nothing without its Bot, and only the server makes new ones.
+_KEPT = frozenset({"Secret", "ProjectMembership"})
+
+_MANAGED: Mapping[str, frozenset[str]] = {
+    "Secret": frozenset({"value"}),
+    "AccessPolicy": frozenset({"name", "resource"}),
+    "Bot": frozenset(
+        {
+            *("name", "description", "runtimeVersion", "timeout", "cronString", "code"),
+            *(
+                "cronTiming",
+                "runAsUser",
+            ),  # never declared: the one wins over cronString, the other over the AccessPolicy
+        }
+    ),
+    "ProjectMembership": frozenset({"accessPolicy"}),
+    "OperationDefinition": frozenset(
+        {
+            *("url", "version", "name", "title", "status", "kind", "description", "purpose", "comment", "code"),
+            *("affectsState", "resource", "system", "type", "instance", "parameter"),
+        }
+    ),
+    "Subscription": frozenset({"status", "reason", "criteria", "channel", "extension"}),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A resource as the project declares it: only the fields that the project manages."""
+
+    kind: str
+    key: str
+    body: Json = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A resource as the server holds it. ``ours`` is True where it carries the project's mark."""
+
+    kind: str
+    key: str
+    resource: Json = field(repr=False)
+    ours: bool = True
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One managed field, before and after; None where it is not there."""
+
+    path: str
+    before: Any = field(repr=False)
+    after: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: create, update or delete. ``body`` holds the managed fields as they shall be."""
+
+    action: str
+    kind: str
+    key: str
+    body: Json = field(repr=False)
+    differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, what is as declared, and what is on the server without being declared (left alone)."""
+
+    steps: tuple[Step, ...]
+    unchanged: tuple[Wanted, ...] = ()
+    foreign: tuple[Found, ...] = ()
+
+
+def symbol(kind: str, key: str) -> str:
+    """What stands for ``Kind/id`` while the id may not exist yet."""
+    return f"@{kind}:{key}"
+
+
+def plan(declared: Sequence[Wanted], deployed: Sequence[Found], *, prune: bool = False) -> Plan:
+    """The steps from what is deployed to what is declared, in an order in which references can be resolved.
+
+    With ``prune`` what carries the project's mark and is declared no more is deleted; nothing else ever is.
+    """
+    held = {(found.kind, found.key): found for found in deployed}
+    wanted = {(each.kind, each.key): each for each in declared}
+    steps = [step for each in wanted.values() if (step := _step(each, held.get((each.kind, each.key))))]
+    left = [found for key, found in held.items() if key not in wanted]
+    removed = [found for found in left if prune and found.ours and found.kind not in _KEPT]
+    changed = {(step.kind, step.key) for step in steps}
+    return Plan(
+        steps=(
+            *sorted(steps, key=lambda step: ORDER.index(step.kind)),
+            *(_removal(found) for found in sorted(removed, key=lambda found: -ORDER.index(found.kind))),
+        ),
+        unchanged=tuple(each for key, each in wanted.items() if key not in changed),
+        foreign=tuple(found for found in left if found not in removed),
+    )
+
+
+def managed(kind: str, resource: Json) -> Json:
+    """The fields of a resource that the project answers for; everything else on it belongs to others."""
+    body = {name: value for name, value in resource.items() if name in _MANAGED[kind]}
+    if kind == "Bot":
+        body |= _some("identifier", [each for each in resource.get("identifier", []) if _is_ours(each)])
+    if kind == "OperationDefinition":
+        body |= _some(
+            "extension", [each for each in resource.get("extension", []) if each.get("url") == IMPLEMENTATION]
+        )
+    return body | _some("tag", _tags(resource))
+
+
+def merged(kind: str, resource: Json, body: Json) -> Json:
+    """The resource with the managed fields as in ``body``, and everything else as it was."""
+    kept = {name: value for name, value in resource.items() if name not in _MANAGED[kind] and name != "tag"}
+    lists = {name: body.get(name, []) for name in ("identifier", "extension") if name not in _MANAGED[kind]}
+    built = kept | {name: value for name, value in body.items() if name != "tag" and name not in lists}
+    if kind == "Bot":
+        others = [each for each in resource.get("identifier", []) if not _is_ours(each)]
+        built = _replaced(built, "identifier", [*lists["identifier"], *others])
+    if kind == "OperationDefinition":
+        others = [each for each in resource.get("extension", []) if each.get("url") != IMPLEMENTATION]
+        built = _replaced(built, "extension", [*lists["extension"], *others])
+    return _tagged(built, resource, body.get("tag", []))
+
+
+def _step(wanted: Wanted, found: Found | None) -> Step | None:
+    before = managed(wanted.kind, found.resource) if found else {}
+    differences = _differences(before, wanted.body)
+    if found is None:
+        return Step("create", wanted.kind, wanted.key, wanted.body, differences)
+    return Step("update", wanted.kind, wanted.key, wanted.body, differences) if differences else None
+
+
+def _removal(found: Found) -> Step:
+    before = managed(found.kind, found.resource)
+    return Step("delete", found.kind, found.key, {}, _differences(before, {}))
+
+
+def _differences(before: Json, after: Json) -> tuple[Difference, ...]:
+    names = [*after, *(name for name in before if name not in after)]
+    return tuple(
+        Difference(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    )
+
+
+def _is_ours(identifier: Json) -> bool:
+    return identifier.get("system") in BOT_SYSTEMS
+
+
+def _tags(resource: Json) -> list[str]:
+    tags = resource.get("meta", {}).get("tag", [])
+    return [tag["code"] for tag in tags if tag.get("system") == TAG_SYSTEM and "code" in tag]
+
+
+def _tagged(built: Json, resource: Json, codes: Sequence[str]) -> Json:
+    meta = dict(resource.get("meta", {}))
+    others = [tag for tag in meta.get("tag", []) if tag.get("system") != TAG_SYSTEM or "code" not in tag]
+    meta = _replaced(meta, "tag", [*({"system": TAG_SYSTEM, "code": code} for code in codes), *others])
+    return _replaced(built, "meta", meta)
+
+
+def _some(name: str, values: list[Any]) -> Json:
+    return {name: values} if values else {}
+
+
+def _replaced(holder: Json, name: str, value: Any) -> Json:
+    """The object with the field as given, or without it where there is nothing to hold."""
+    rest = {key: kept for key, kept in holder.items() if key != name}
+    return rest | {name: value} if value else rest

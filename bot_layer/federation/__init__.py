@@ -1,0 +1,1 @@
+"""The federated document responder: routes, tokens, audit."""

@@ -1,0 +1,111 @@
+"""AuditEvents of the federated responder in Medplum: documents before they are sent, queries soon after.
+
+A write costs a hundred units of Medplum's quota and a query may come many times a second, so the same query asked
+again within some seconds becomes one AuditEvent with a count and a period. No query is answered once its record can't
+be kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bot_layer.errors import BotError, TransientError
+from bot_layer.federation.rules.audit import Access, audit_event
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.client import Medplum
+
+_MOST_WAITING = 10_000
+_BATCH = 50
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    first: datetime
+    last: datetime
+    times: int
+
+
+class Recorder:
+    """What was accessed, on its way to Medplum. A thread writes what was gathered; ``close`` writes the rest."""
+
+    def __init__(self, server: Medplum, *, seconds: float, clock: Callable[[], float]) -> None:
+        self._server = server
+        self._seconds = seconds
+        self._clock = clock
+        self._waiting: dict[Access, _Asked] = {}
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def fetched(self, access: Access) -> None:
+        """Records the access to a document now: without the record nothing may be sent."""
+        now = self._now()
+        self._server.create(audit_event(access, now, now))
+
+    def queried(self, access: Access) -> None:
+        """Records a query soon; TransientError where too many records wait for a Medplum that does not take them."""
+        now = self._now()
+        with self._lock:
+            known = self._waiting.get(access)
+            if known is None and len(self._waiting) >= _MOST_WAITING:
+                raise TransientError(
+                    "Accesses can't be recorded at the moment; try again later.", service="Medplum", code="audit-full"
+                )
+            self._waiting[access] = _Asked(known.first if known else now, now, known.times + 1 if known else 1)
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="federated-audit", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Writes what waits; what Medplum does not take waits on."""
+        with self._writing:
+            with self._lock:
+                waiting, self._waiting = list(self._waiting.items()), {}
+            for start in range(0, len(waiting), _BATCH):
+                part = waiting[start : start + _BATCH]
+                self._keep([each for each, taken in zip(part, self._written(part), strict=True) if not taken])
+
+    def close(self) -> None:
+        """Ends the thread and writes what waits."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        self.flush()
+
+    def _written(self, part: list[tuple[Access, _Asked]]) -> list[bool]:
+        entries: list[Json] = [
+            {
+                "request": {"method": "POST", "url": "AuditEvent"},
+                "resource": audit_event(access, asked.first, asked.last, times=asked.times),
+            }
+            for access, asked in part
+        ]
+        try:
+            answers = self._server.batch(entries)
+        except BotError as error:
+            _log.warning("%d audit events wait: %s", len(part), error.code)
+            return [False] * len(part)
+        statuses = [str(answer.get("response", {}).get("status", "")) for answer in answers]
+        return [status.startswith("2") for status in statuses] + [False] * (len(part) - len(statuses))
+
+    def _keep(self, untaken: list[tuple[Access, _Asked]]) -> None:
+        with self._lock:
+            for access, asked in untaken:
+                newer = self._waiting.get(access)
+                times = asked.times + (newer.times if newer else 0)
+                self._waiting[access] = _Asked(asked.first, newer.last if newer else asked.last, times)
+
+    def _run(self) -> None:
+        while not self._wake.wait(self._seconds):
+            self.flush()
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)

@@ -1,0 +1,48 @@
+"""What is answered under /federated where nothing is: an OperationOutcome, as everything there.
+
+https://hl7.org/fhir/R4/http.html#Status-Codes; 405 tells the methods that there are, as
+https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6 wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+from bot_layer.federation.content import PRIVATE
+from bot_layer.fhir import outcomes
+from bot_layer.host.invoke import encode
+
+FHIR_JSON = "application/fhir+json"
+
+
+class Elsewhere:
+    """An ASGI application for every other path and method, so that it is asked before the framework's own answers."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+
+    def beneath(self, prefix: str) -> list[Route]:
+        """The routes that lead here: the last ones, because the first that fits answers."""
+        return [Route(prefix, self), Route(f"{prefix}/{{rest:path}}", self)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """404, or 405 where the path is there with another method."""
+        allowed = {method for route in self._routes if _is_at(route, scope) for method in route.methods or ()}
+        if allowed:
+            issue = outcomes.Issue("method-not-allowed", "Use another method here.", issue_code="not-supported")
+            answer = _answer(405, issue, {"Allow": ", ".join(sorted(allowed))})
+        else:
+            answer = _answer(404, outcomes.Issue("not-found", "There is nothing here.", issue_code="not-found"), {})
+        await answer(scope, receive, send)
+
+
+def _is_at(route: Route, scope: Scope) -> bool:
+    return route.matches(scope)[0] is not Match.NONE
+
+
+def _answer(status: int, issue: outcomes.Issue, headers: dict[str, str]) -> Response:
+    return Response(encode(outcomes.outcome([issue])), status, headers={**headers, **PRIVATE}, media_type=FHIR_JSON)

@@ -1,0 +1,270 @@
+"""The federated responder: token, DocumentReference search and document fetch, for Health Gorilla to call.
+
+Routes for the host, all under ``/federated``, and SMART's discovery document; nothing else exists. A query is answered
+200 with a total, 0 for nobody; a document that is not the patient's, or may not leave, is 404 like one that is not
+there. https://hl7.org/fhir/R4/search.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bot_layer import spans
+from bot_layer.errors import BotError, InputError, TransientError
+from bot_layer.federation.audit import Recorder
+from bot_layer.federation.content import PRIVATE, document_answer
+from bot_layer.federation.external import FHIR_JSON, Elsewhere
+from bot_layer.federation.rules import metadata as federation_metadata
+from bot_layer.federation.rules import query as federation
+from bot_layer.federation.rules.audit import Access
+from bot_layer.federation.rules.settings import Answering, Serving, read_answering, read_serving
+from bot_layer.federation.rules.token import Refused
+from bot_layer.federation.source import FederatedSource, Found
+from bot_layer.federation.tokens import Attempts, Issued, Tokens
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.json import Json
+from bot_layer.host.invoke import encode
+from bot_layer.medplum.client import Medplum, connect_environment
+
+PREFIX = "/federated"
+_LARGEST_BODY = 8 * 1024
+_LARGEST_HEADERS = 16 * 1024
+_LONGEST_QUERY = 4 * 1024
+_MOST_ANSWERS = 1000
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the responder serves, from where, by which clock."""
+
+    serving: Serving
+    answering: Answering
+    server: Medplum = field(repr=False)
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The responder's settings from the environment, with its own login at Medplum; ConfigError for what is missing."""
+    serving = read_serving(environ)
+    answering = read_answering(environ, f"{serving.base_url}/documents/{{id}}?")
+    return Settings(serving, answering, connect_environment(environ))
+
+
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for the responder."""
+    return bool(environ.get("FEDERATED_CLIENTS"))
+
+
+def routes(settings: Settings) -> list[Route]:
+    """The responder's routes, with their full paths."""
+    return Responder(settings).routes()
+
+
+class Responder:
+    """The responder of one Medplum project. ``close`` writes the audit records that still wait."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.recorder = Recorder(settings.server, seconds=settings.serving.audit_seconds, clock=settings.clock)
+        self._source = FederatedSource(settings.server, settings.answering)
+        self._tokens = Tokens(settings.serving, settings.clock, Attempts(settings.serving.attempts, settings.clock))
+        self._answers: dict[str, _Answer] = {}
+        self._gathering: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def routes(self) -> list[Route]:
+        """Every route there is."""
+        discovery = "/.well-known/smart-configuration"
+        there = [
+            Route(f"{PREFIX}/oauth2/token", self.token, methods=["POST"]),
+            Route(f"{PREFIX}/fhir/R4/DocumentReference", self.search, methods=["GET"]),
+            Route(f"{PREFIX}/documents/{{id}}", self.document, methods=["GET"]),
+            Route(f"{PREFIX}/fhir/R4/metadata", self.metadata, methods=["GET"]),
+            *(
+                Route(prefix + discovery, self.discovery, methods=["GET"])
+                for prefix in ("", PREFIX, f"{PREFIX}/fhir/R4")
+            ),
+        ]
+        return [*there, *Elsewhere(there).beneath(PREFIX)]
+
+    def close(self) -> None:
+        """Writes what waits."""
+        self.recorder.close()
+
+    async def token(self, request: Request) -> Response:
+        """The token endpoint."""
+        too_large = _too_large(request)
+        body = None if too_large else await _body(request)
+        if body is None:
+            return too_large or _json(413, {"error": "invalid_request"}, "application/json", _NO_STORE)
+        authorization = request.headers.get("Authorization")
+        address = request.client.host if request.client else ""
+        answer = await run_in_threadpool(self._tokens.answer, body, authorization, address)
+        if isinstance(answer, Issued):
+            return _json(200, answer.body, "application/json", _NO_STORE)
+        return _refused_token(answer, basic=authorization is not None)
+
+    def search(self, request: Request) -> Response:
+        """DocumentReference?patient=..."""
+        return self._guarded(request, self._search)
+
+    def document(self, request: Request) -> Response:
+        """One document's bytes."""
+        return self._guarded(request, self._document)
+
+    def metadata(self, request: Request) -> Response:
+        """The capability statement; anybody may read it."""
+        serving = self.settings.serving
+        statement = federation_metadata.capability_statement(serving.fhir_url, serving.token_url)
+        return _too_large(request) or _json(200, statement, FHIR_JSON, {})
+
+    def discovery(self, request: Request) -> Response:
+        """SMART's discovery document; anybody may read it."""
+        document = federation_metadata.smart_configuration(self.settings.serving.token_url)
+        return _too_large(request) or _json(200, document, "application/json", {})
+
+    def _guarded(self, request: Request, answer: Callable[[Request, str], Response]) -> Response:
+        """The answer for whoever holds a token of ours; every failure as an OperationOutcome without personal data."""
+        too_large = _too_large(request)
+        if too_large is not None:
+            return too_large
+        client = self._tokens.client_of(request.headers.get("Authorization"))
+        if client is None:
+            refused = outcomes.outcome(
+                [outcomes.Issue("token-required", "Send a token of this server.", issue_code="login")]
+            )
+            return _json(401, refused, FHIR_JSON, {"WWW-Authenticate": "Bearer", **PRIVATE})
+        try:
+            # A partner's trace is not carried on: what goes on inside is nothing to it.
+            with spans.call("federated", {}) as span:
+                span.tell(name="federated-documents")
+                answered = answer(request, client)
+                span.tell(status=answered.status_code)
+                return answered
+        except InputError as error:
+            return _json(400, outcomes.of_error(error), FHIR_JSON, PRIVATE)
+        except BotError as error:
+            _log.warning("A federated request failed: %s", error.code)
+            status = 503 if isinstance(error, TransientError) else 500
+            headers = {"Retry-After": "5"} if status == 503 else {}
+            return _json(status, outcomes.of_error(error), FHIR_JSON, {**headers, **PRIVATE})
+
+    def _search(self, request: Request, client: str) -> Response:
+        lenient = "handling=lenient" in request.headers.get("Prefer", "").replace(" ", "").lower()
+        query = federation.read_query(request.query_params.multi_items(), lenient=lenient)
+        answer = self._gathered(query.patient)
+        asked = federation.canonical(query)
+        self.recorder.queried(Access(client, answer.patients, None, asked, self.settings.serving.base_url))
+        fitting = [document for document in answer.documents if query.fits(document)]
+        return _json(200, federation.searchset(query, fitting, self.settings.serving.fhir_url), FHIR_JSON, PRIVATE)
+
+    def _document(self, request: Request, client: str) -> Response:
+        """Looked up anew each time: what may not leave any more does not leave."""
+        asked, number = request.query_params.get("patient", ""), request.query_params.get("content", "0")
+        found = self._source.patient(asked) if asked else None
+        document = self._source.document(found, request.path_params["id"]) if found else None
+        if found is None or document is None or not number.isascii() or not number.isdigit() or len(number) > 4:
+            return _not_found()
+        opened = self._source.open(found, document, int(number))
+        if opened is None:
+            return _not_found()
+        try:
+            self.recorder.fetched(self._access(client, found, document))
+        except BotError:
+            opened.close()
+            raise
+        version = str((document.get("meta") or {}).get("versionId", ""))
+        return document_answer(request, opened, etag=f'"{version}-{number}"')
+
+    def _access(self, client: str, found: Found, document: Json) -> Access:
+        return Access(
+            client, found.references[:1], f"DocumentReference/{document['id']}", "", self.settings.serving.base_url
+        )
+
+    def _gathered(self, asked_id: str) -> _Answer:
+        """What is told of the patient: gathered by one thread, and given again for some seconds."""
+        kept = self._kept(asked_id)
+        if kept is not None:
+            return kept
+        with self._lock:
+            gathering = self._gathering.setdefault(asked_id, threading.Lock())
+        with gathering:
+            try:
+                return self._kept(asked_id) or self._keep(asked_id, self._fresh(asked_id))
+            finally:
+                with self._lock:
+                    self._gathering.pop(asked_id, None)
+
+    def _kept(self, asked_id: str) -> _Answer | None:
+        with self._lock:
+            kept = self._answers.get(asked_id)
+        age = self.settings.clock() - kept.at if kept else 0.0
+        return kept if kept and 0 <= age < self.settings.serving.cache_seconds else None
+
+    def _fresh(self, asked_id: str) -> _Answer:
+        now = self.settings.clock()
+        found = self._source.patient(asked_id)
+        if found is None:
+            return _Answer(now, (), ())
+        return _Answer(now, found.references[:1], tuple(self._source.documents(found, asked_id)))
+
+    def _keep(self, asked_id: str, answer: _Answer) -> _Answer:
+        if not self.settings.serving.cache_seconds:
+            return answer  # what is never given again would be a person's data in memory for nothing
+        with self._lock:
+            if len(self._answers) >= _MOST_ANSWERS:
+                self._answers.clear()
+            self._answers[asked_id] = answer
+        return answer
+
+
+@dataclass(frozen=True)
+class _Answer:
+    at: float
+    patients: tuple[str, ...] = field(repr=False)
+    documents: tuple[Json, ...] = field(repr=False)
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body; None for one that is too large, of which no more is read."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST_BODY:
+            return None
+    return bytes(body)
+
+
+def _too_large(request: Request) -> Response | None:
+    if sum(len(name) + len(value) for name, value in request.scope["headers"]) > _LARGEST_HEADERS:
+        return Response(status_code=431)
+    return Response(status_code=414) if len(request.scope["query_string"]) > _LONGEST_QUERY else None
+
+
+def _refused_token(refused: Refused, *, basic: bool) -> Response:
+    headers = dict(_NO_STORE)
+    if refused.status == 401 and basic:
+        headers["WWW-Authenticate"] = 'Basic realm="federated"'
+    if refused.status in {429, 503}:
+        headers["Retry-After"] = "60" if refused.status == 429 else "1"
+    return _json(refused.status, refused.body(), "application/json", headers)
+
+
+def _not_found() -> Response:
+    missing = outcomes.Issue("not-found", "The patient has no such document here.", issue_code="not-found")
+    return _json(404, outcomes.outcome([missing]), FHIR_JSON, PRIVATE)
+
+
+def _json(status: int, value: Json, media_type: str, headers: Mapping[str, str]) -> Response:
+    return Response(encode(value), status, headers=dict(headers), media_type=media_type)

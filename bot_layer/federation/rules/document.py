@@ -1,0 +1,263 @@
+"""A DocumentReference as another network may see it: what Medplum holds, filled from the clinic's organization.
+
+Elements are taken by name, so that nothing internal leaves; what neither the resource nor the configuration says is
+left out, never invented. https://hl7.org/fhir/R4/documentreference.html
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlencode
+
+from bot_layer.fhir.demographics import entries
+from bot_layer.fhir.json import Json
+
+CONFIDENTIALITY_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+# What the same code system was called before, and is called in C-CDA.
+_CONFIDENTIALITY_SYSTEMS: Final = frozenset(
+    {CONFIDENTIALITY_SYSTEM, "http://hl7.org/fhir/v3/Confidentiality", "urn:oid:2.16.840.1.113883.5.25"}
+)
+_LEVELS: Final = ("U", "L", "M", "N", "R", "V")
+_KEPT: Final = ("docStatus", "type", "category", "relatesTo", "description", "securityLabel")
+_KEPT_CONTEXT: Final = ("encounter", "event", "period", "facilityType", "practiceSetting")
+_KEPT_ORGANIZATION: Final = ("resourceType", "identifier", "active", "type", "name", "telecom", "address")
+_KEPT_ATTACHMENT: Final = ("contentType", "language", "title", "creation")
+_STORED: Final = re.compile(r"/(?:binary|storage)/([A-Za-z0-9\-]{1,64})(?:/|$)")
+_BINARY: Final = re.compile(r"Binary/([A-Za-z0-9\-]{1,64})(?:/|$)")
+_SUMMARY: Final = "Summarization of episode note"
+_CCDA_PREFIX: Final = "ccda-"
+# An arbitrary, fixed name space: the same patient's summary has the same UUID on every host.
+_CCDA_NAMESPACE: Final = uuid.UUID("5b0c3a52-6f0e-4f7e-9d43-0f6f3c1d7a10")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may leave. ``unlabelled`` is the level of documents without a label; ``show_level`` also says it.
+
+    ``document_url`` is where a document is fetched, with ``{id}``, ending where its query goes on; ``server`` is
+    Medplum's FHIR base, with its slash.
+    """
+
+    document_url: str
+    highest: str = "N"
+    unlabelled: str = "N"
+    show_level: bool = False
+    oid: str | None = None
+    server: str = ""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was measured of one attachment: type, size, and the SHA-1 that FHIR R4 fixes for Attachment.hash."""
+
+    content_type: str | None = None
+    size: int | None = None
+    hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of an attachment are: a Binary's id, or data that the resource carries."""
+
+    binary: str | None = field(default=None, repr=False)
+    data: bytes | None = field(default=None, repr=False)
+
+
+def may_leave(document: Json, rules: Rules) -> bool:
+    """Whether a document may be told of: in force or superseded, not too confidential, and with bytes to give."""
+    if "entered-in-error" in (document.get("status"), document.get("docStatus")):
+        return False
+    return is_open(document, rules) and any(sources(document, rules.server))
+
+
+def is_open(document: Json, rules: Rules) -> bool:
+    """Whether a document is not too confidential."""
+    return max(map(_rank, _labelled(document) or [rules.unlabelled])) <= _rank(rules.highest)
+
+
+def sources(document: Json, server: str = "") -> list[Source | None]:
+    """Where the bytes of each content are; None for one that lies elsewhere: it is not fetched on anybody's behalf."""
+    return [_source(attachment, server) for attachment in attachments(document)]
+
+
+def measure(chunks: Iterable[bytes], content_type: str | None = None) -> Content:
+    """Size and hash of bytes that may come in pieces."""
+    size, digest = 0, hashlib.sha1(usedforsecurity=False)
+    for chunk in chunks:
+        size += len(chunk)
+        digest.update(chunk)
+    return Content(content_type, size, base64.b64encode(digest.digest()).decode())
+
+
+def stated(attachment: Json) -> Content | None:
+    """What the resource itself says of its attachment, where it says all of it in the right form; else None."""
+    size, digest, kind = (attachment.get(name) for name in ("size", "hash", "contentType"))
+    # 20 bytes of SHA-1 are 28 characters of base64; other lengths are other algorithms.
+    right = isinstance(size, int) and isinstance(digest, str) and len(digest) == 28 and isinstance(kind, str)
+    return Content(kind, size, digest) if right else None
+
+
+def attachments(document: Json) -> tuple[Json, ...]:
+    """The attachments of a document, one for each content."""
+    held = (content.get("attachment") for content in entries(document.get("content")))
+    return tuple(attachment if isinstance(attachment, dict) else {} for attachment in held)
+
+
+def organization_references(document: Json) -> set[str]:
+    """The Organizations of Medplum that a document names as author or custodian."""
+    named = [*entries(document.get("author")), *entries([document.get("custodian")])]
+    found = (str(reference.get("reference", "")) for reference in named)
+    return {reference for reference in found if reference.startswith("Organization/")}
+
+
+def present(
+    document: Json,
+    *,
+    asked_id: str,
+    contents: Sequence[Content | None],
+    organizations: Mapping[str, Json],
+    own: Json | None,
+    rules: Rules,
+) -> Json:
+    """The DocumentReference for whoever asked by ``asked_id``.
+
+    ``organizations`` are those of Medplum by reference; ``own``, the clinic's, stands in where the document names none.
+    """
+    identifier = {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{document['id']}"}
+    own_oid = {"system": f"urn:oid:{rules.oid}", "value": document["id"]} if rules.oid else identifier
+    authors = [_resolved(reference, organizations) for reference in entries(document.get("author"))]
+    author = next((found for found in authors if found), None) or own
+    custodian = (
+        next((_resolved(reference, organizations) for reference in entries([document.get("custodian")])), None) or own
+    )
+    parts: Json = {
+        "resourceType": "DocumentReference",
+        "id": document["id"],
+        "meta": {
+            name: value for name, value in (document.get("meta") or {}).items() if name in ("versionId", "lastUpdated")
+        },
+        "contained": [
+            _contained(found, name) for name, found in (("author", author), ("custodian", custodian)) if found
+        ],
+        "masterIdentifier": document.get("masterIdentifier") or own_oid,
+        "identifier": document.get("identifier") or [{"use": "usual", **identifier}],
+        "status": document.get("status"),
+        **{name: document.get(name) for name in _KEPT},
+        "subject": {"reference": f"Patient/{asked_id}", "type": "Patient", "display": asked_id},
+        "date": _date(document),
+        "author": [_reference("author", author)] if author else None,
+        "custodian": _reference("custodian", custodian) if custodian else None,
+        "content": _content(document, asked_id, contents, rules),
+        "context": {name: value for name, value in (document.get("context") or {}).items() if name in _KEPT_CONTEXT},
+    }
+    levels = _labelled(document) or ([rules.unlabelled] if rules.show_level else [])
+    if levels and not parts["securityLabel"]:
+        level = max(levels, key=_rank)
+        parts["securityLabel"] = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": level}]}]
+    return {name: value for name, value in parts.items() if value}
+
+
+def summary(patient: Json) -> Json:
+    """The document that stands for a patient's data where there is none: a C-CDA, made when it is fetched.
+
+    Its id is stable for the patient; its version, and how confidential it is, are the patient's.
+    """
+    document_uuid = {"system": "urn:ietf:rfc:3986", "value": uuid.uuid5(_CCDA_NAMESPACE, patient["id"]).urn}
+    return {
+        "resourceType": "DocumentReference",
+        "id": f"{_CCDA_PREFIX}{patient['id']}",
+        "meta": patient.get("meta", {}),
+        "status": "current",
+        "type": {"coding": [{"system": "http://loinc.org", "code": "34133-9", "display": _SUMMARY}], "text": _SUMMARY},
+        "masterIdentifier": document_uuid,
+        "identifier": [{"use": "usual", **document_uuid}],
+        "content": [
+            {
+                "attachment": {"contentType": "application/xml"},
+                "format": {
+                    "system": "http://ihe.net/fhir/ValueSet/IHE.FormatCode.codesystem",
+                    "code": "urn:hl7-org:sdwg:ccda-structuredBody:2.1",
+                    "display": "For documents following C-CDA constraints using a structured body",
+                },
+            }
+        ],
+    }
+
+
+def summarised_patient(document_id: str) -> str | None:
+    """The id of the patient whose data a document id stands for, or None for a stored document's id."""
+    return document_id.removeprefix(_CCDA_PREFIX) if document_id.startswith(_CCDA_PREFIX) else None
+
+
+def _source(attachment: Json, server: str) -> Source | None:
+    if isinstance(attachment.get("data"), str):
+        try:
+            return Source(data=base64.b64decode(attachment["data"], validate=True))
+        except binascii.Error:
+            return None
+    address = re.split(r"[?#]", str(attachment.get("url", "")))[0]
+    # The same id at another server's FHIR address is somebody else's content.
+    match = _BINARY.match(address.removeprefix(server)) or _STORED.search(address)
+    return Source(binary=match[1]) if match else None
+
+
+def _labelled(document: Json) -> list[str]:
+    """The levels that a document is labelled with: as a document, or as any resource may be (``meta.security``)."""
+    codings = [
+        *(coding for label in entries(document.get("securityLabel")) for coding in entries(label.get("coding"))),
+        *entries((document.get("meta") or {}).get("security")),
+    ]
+    return [str(coding.get("code")) for coding in codings if coding.get("system") in _CONFIDENTIALITY_SYSTEMS]
+
+
+def _rank(code: str) -> int:
+    """Where a level stands; one that is not known counts as the highest there is."""
+    return _LEVELS.index(code) if code in _LEVELS else len(_LEVELS)
+
+
+def _resolved(reference: Json, organizations: Mapping[str, Json]) -> Json | None:
+    return organizations.get(str(reference.get("reference", "")))
+
+
+def _contained(organization: Json, local_id: str) -> Json:
+    return {
+        "id": local_id,
+        **{name: organization[name] for name in _KEPT_ORGANIZATION if organization.get(name) is not None},
+    }
+
+
+def _reference(local_id: str, organization: Json) -> Json:
+    display = {"display": organization["name"]} if organization.get("name") else {}
+    return {"reference": f"#{local_id}", "type": "Organization", **display}
+
+
+def _date(document: Json) -> str | None:
+    """When the reference was made: as stated, else when its content was, else when Medplum stored it."""
+    created = [attachment.get("creation") for attachment in attachments(document)]
+    candidates = [document.get("date"), *created, (document.get("meta") or {}).get("lastUpdated")]
+    return next((str(date) for date in candidates if date), None)
+
+
+def _content(document: Json, asked_id: str, contents: Sequence[Content | None], rules: Rules) -> list[Json]:
+    shown = []
+    for number, (content, known) in enumerate(zip(entries(document.get("content")), contents, strict=True)):
+        if known is None:
+            continue
+        query = {"patient": asked_id, **({"content": str(number)} if number else {})}
+        attachment = entries([content.get("attachment")])[0]
+        told = {
+            **{name: attachment[name] for name in _KEPT_ATTACHMENT if attachment.get(name)},
+            **({"contentType": known.content_type} if known.content_type else {}),
+            "url": rules.document_url.format(id=document["id"]) + urlencode(query),
+            **({"size": known.size} if known.size is not None else {}),
+            **({"hash": known.hash} if known.hash else {}),
+        }
+        shown.append({"attachment": told, **({"format": content["format"]} if content.get("format") else {})})
+    return shown

@@ -1,0 +1,151 @@
+"""The token endpoint's rules: a request is a grant for a known client, or a refusal as OAuth writes it.
+
+https://www.rfc-editor.org/rfc/rfc6749 (2.3.1 client password, 4.4 client credentials, 5.2 errors)
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import parse_qsl, unquote_plus
+
+from bot_layer.errors import ConfigError
+from bot_layer.fhir.json import Json
+
+DEFAULT_SCOPES: Final = (
+    "system/DocumentReference.read", "system/Binary.read", "system/DocumentReference.rs", "system/Binary.rs",
+    "system/*.read", "system/*.rs", "system/*.*",
+)  # fmt: skip
+# 16 MB and some tens of milliseconds: a token is asked for once an hour, and a stolen list of hashes stays useless.
+_COST: Final = (2**14, 8, 1)
+_FIELDS: Final = ("grant_type", "client_id", "client_secret", "aud", "scope")
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who may ask: an id, the hash of its secret, and the scopes that it may have."""
+
+    id: str
+    secret_hash: str = field(repr=False)
+    scopes: tuple[str, ...] = DEFAULT_SCOPES
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A token request that can be answered once its secret is right."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    scope: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A refusal: the HTTP status and OAuth's words."""
+
+    status: int
+    error: str
+    description: str
+
+    def body(self) -> Json:
+        """The JSON of the answer."""
+        return {"error": self.error, "error_description": self.description}
+
+
+def read_clients(text: str) -> tuple[Client, ...]:
+    """The clients of FEDERATED_CLIENTS, a JSON list of ``{"id", "secretHash", "scopes"}``; else ConfigError."""
+    try:
+        listed = json.loads(text)
+        clients = tuple(_client(entry) for entry in listed)
+    except (ValueError, KeyError, TypeError) as fault:
+        raise ConfigError(
+            'FEDERATED_CLIENTS is a JSON list of {"id", "secretHash"}; `medplum-bots federated-client` makes one.',
+            code="invalid-setting",
+        ) from fault
+    if not clients or len({client.id for client in clients}) < len(clients):
+        raise ConfigError("FEDERATED_CLIENTS needs clients with different ids.", code="invalid-setting")
+    return clients
+
+
+def hash_secret(secret: str, salt: bytes) -> str:
+    """The text to keep instead of a secret: ``scrypt$<salt>$<hash>``, both base64."""
+    return f"scrypt${base64.b64encode(salt).decode()}${base64.b64encode(_derived(secret, salt)).decode()}"
+
+
+def is_secret(client: Client | None, secret: str) -> bool:
+    """Whether this is the client's secret. As slow for an unknown client: the time must not tell which ids exist."""
+    salt, expected = _split(client.secret_hash) if client else (b"\0" * 16, b"")
+    return hmac.compare_digest(_derived(secret, salt), expected)
+
+
+def read_request(body: bytes, authorization: str | None, *, audiences: Sequence[str] = ()) -> Asked | Refused:
+    """A client-credentials request from a form body, with the secret in it or in a Basic header."""
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=20)
+    except ValueError:
+        return Refused(400, "invalid_request", "Send a form: application/x-www-form-urlencoded.")
+    form = {name: value for name, value in pairs if name in _FIELDS}
+    if len(form) < sum(name in _FIELDS for name, _ in pairs):
+        return Refused(400, "invalid_request", "A parameter stands twice.")
+    if form.get("grant_type") != "client_credentials":
+        return Refused(400, "unsupported_grant_type", "The grant_type is client_credentials.")
+    if audiences and form.get("aud", "") not in audiences:
+        return Refused(400, "invalid_target", "The aud names another server.")
+    return _credentials(form, authorization)
+
+
+def granted(client: Client, asked: Asked) -> tuple[str, ...] | Refused:
+    """The scopes to grant: those asked for that the client may have, or all of its own where it asked for none."""
+    if not asked.scope:
+        return client.scopes[:2]
+    allowed = tuple(scope for scope in asked.scope if scope in client.scopes)
+    return allowed or Refused(400, "invalid_scope", "None of these scopes is granted to this client.")
+
+
+def _credentials(form: Mapping[str, str], authorization: str | None) -> Asked | Refused:
+    scope = tuple(form.get("scope", "").split())
+    if authorization is None:
+        if not form.get("client_id") or not form.get("client_secret"):
+            return Refused(401, "invalid_client", "Send client_id and client_secret.")
+        return Asked(form["client_id"], form["client_secret"], scope)
+    if "client_secret" in form:
+        return Refused(400, "invalid_request", "Send the secret in the body or in the header, not in both.")
+    basic = _basic(authorization)
+    if basic is None or form.get("client_id", basic[0]) != basic[0]:
+        return Refused(401, "invalid_client", "The Authorization header is not this client's Basic login.")
+    return Asked(*basic, scope)
+
+
+def _basic(authorization: str) -> tuple[str, str] | None:
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return (unquote_plus(name), unquote_plus(secret)) if colon else None
+
+
+def _client(entry: Json) -> Client:
+    _split(entry["secretHash"])
+    scopes = entry.get("scopes") or DEFAULT_SCOPES
+    return Client(str(entry["id"]), entry["secretHash"], tuple(str(scope) for scope in scopes))
+
+
+def _split(secret_hash: str) -> tuple[bytes, bytes]:
+    scheme, salt, digest = secret_hash.split("$")
+    if scheme != "scrypt":
+        raise ValueError("a hash of another scheme")
+    return base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True)
+
+
+def _derived(secret: str, salt: bytes) -> bytes:
+    n, r, p = _COST
+    return hashlib.scrypt(secret.encode(), salt=salt, n=n, r=r, p=p, dklen=32)

@@ -1,0 +1,256 @@
+"""What Medplum holds for a federated query: the patient behind a registered id, the documents, and their bytes."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from bot_layer.errors import InputError, PermanentError, ReviewNeeded
+from bot_layer.federation.rules import document as federated_document
+from bot_layer.federation.rules.document import Content, Rules, Source
+from bot_layer.federation.rules.settings import Answering
+from bot_layer.fhir.demographics import entries
+from bot_layer.fhir.identifiers import search_token
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.binary import open_binary
+from bot_layer.medplum.client import Medplum
+from bot_layer.patient_registration.patients_in_medplum import PatientStore
+from bot_layer.patient_registration.rules import index_patient, registration
+
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
+_MOST_MEASURED = 20_000
+_MOST_SUMMARIES = 16
+
+
+@dataclass(frozen=True)
+class Found:
+    """The patient behind an id that was asked for, and the Patients in Medplum whose documents are theirs."""
+
+    patient: Json = field(repr=False)
+    references: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A document's bytes, ready to be sent. Close it, also where they were not read to their end."""
+
+    content_type: str
+    length: int | None
+    chunks: Iterable[bytes] = field(repr=False)
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
+
+
+@dataclass(frozen=True)
+class FederatedSource:
+    """One Medplum project as the network may see it."""
+
+    server: Medplum
+    answering: Answering
+    most_documents: int = 2000
+    _measured: Kept = field(default_factory=lambda: Kept(_MOST_MEASURED), repr=False)
+    _summaries: Kept = field(default_factory=lambda: Kept(_MOST_SUMMARIES), repr=False)
+
+    @property
+    def _rules(self) -> Rules:
+        return replace(self.answering.rules, server=self.server.client.fhir_base_url)
+
+    def patient(self, asked_id: str) -> Found | None:
+        """The patient who is registered under an id; None where nobody is, or nobody any more."""
+        asked = self._asked(asked_id)
+        if asked is None or not (self.answering.unregistered or index_patient.health_gorilla_ids(asked)):
+            return None
+        store = PatientStore(self.server)
+        try:
+            current = store.current(f"Patient/{asked['id']}") if _is_merged(asked) else asked
+        except (InputError, ReviewNeeded):
+            return None
+        if current.get("active") is False:
+            return None
+        merged = (f"Patient/{each['id']}" for each in store.merged_into(current))
+        own = [f"Patient/{current['id']}", f"Patient/{asked['id']}", *merged]
+        return Found(current, tuple(dict.fromkeys(own)))
+
+    def documents(self, found: Found, asked_id: str) -> list[Json]:
+        """Every document of a patient that may leave, as the network sees it."""
+        held = self._held(found, self.most_documents + 1)
+        if len(held) > self.most_documents:
+            raise PermanentError(
+                f"The patient has more than {self.most_documents} documents.",
+                service="Medplum",
+                method="GET",
+                path="DocumentReference",
+                code="answer-too-large",
+            )
+        leaving = [document for document in held if self._may_leave(document, found)]
+        measured = [(document, self._contents(document)) for document in leaving]
+        shown = [(document, contents) for document, contents in measured if any(contents)]
+        summary = None if held else self._summary(found)
+        if summary is not None:
+            shown = [(summary, [self._summary_content(found.patient)])]
+        return self._presented(shown, asked_id)
+
+    def document(self, found: Found, document_id: str) -> Json | None:
+        """One document of the patient that may leave, as it is stored now; None for any other."""
+        if federated_document.summarised_patient(document_id) is not None:
+            summary = self._summary(found)
+            is_meant = summary is not None and summary["id"] == document_id
+            return summary if is_meant and not self._held(found, 1) else None
+        if not _ID.fullmatch(document_id):
+            return None
+        stored = self.server.held(f"DocumentReference/{document_id}")
+        return stored if stored is not None and self._may_leave(stored, found) else None
+
+    def open(self, found: Found, document: Json, number: int) -> Opened | None:
+        """The bytes of one content of a document; None where there are none."""
+        if federated_document.summarised_patient(document["id"]) is not None:
+            return self._open_summary(found.patient) if number == 0 else None
+        sources = federated_document.sources(document, self._rules.server)
+        source = sources[number] if number < len(sources) else None
+        if source is None:
+            return None
+        attachment = federated_document.attachments(document)[number]
+        try:
+            return self._open(source, attachment.get("contentType"))
+        except InputError:
+            return None
+
+    def _held(self, found: Found, most: int) -> list[Json]:
+        query = [("patient", ",".join(found.references)), ("_count", str(min(most, 200)))]
+        return list(islice(self.server.search_all("DocumentReference", query), most))
+
+    def _summary(self, found: Found) -> Json | None:
+        """What stands for the patient's data, where there may be such a document."""
+        summary = federated_document.summary(found.patient)
+        is_offered = self.answering.ccda and federated_document.is_open(summary, self._rules)
+        return summary if is_offered else None
+
+    def _asked(self, asked_id: str) -> Json | None:
+        system = self.answering.identifier_system
+        if system is None:
+            return self.server.held(f"Patient/{asked_id}") if _ID.fullmatch(asked_id) else None
+        hits = self.server.search("Patient", [("identifier", search_token(system, asked_id)), ("_count", "10")])
+        carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
+        # A record that ended leads to the survivor, who may have taken its number over.
+        successors = {registration.replaced_by(patient) for patient in carrying}
+        first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
+        # Two patients under one number: whose documents are meant is not guessed.
+        return first[0] if len(first) == 1 else None
+
+    def _may_leave(self, document: Json, found: Found) -> bool:
+        subject = document.get("subject")
+        is_theirs = isinstance(subject, dict) and subject.get("reference") in found.references
+        return is_theirs and federated_document.may_leave(document, self._rules)
+
+    def _contents(self, document: Json) -> list[Content | None]:
+        sources = federated_document.sources(document, self._rules.server)
+        held = federated_document.attachments(document)
+        version = str((document.get("meta") or {}).get("versionId"))
+        return [
+            self._content(f"{document['id']}/{version}/{number}", source, attachment)
+            for number, (source, attachment) in enumerate(zip(sources, held, strict=True))
+        ]
+
+    def _content(self, key: str, source: Source | None, attachment: Json) -> Content | None:
+        """Type, size and hash: as stated, else measured once for each version; None where there are no bytes."""
+        if source is None:
+            return None
+        # Medplum's signed address has the Binary's version, which may be newer than the document's.
+        key = f"{key}/{str(attachment.get('url', '')).partition('?')[0]}"
+        known = federated_document.stated(attachment) or self._measured.get(key)
+        if known is not None:
+            return known
+        try:
+            opened = self._open(source, attachment.get("contentType"))
+        except InputError:
+            return None
+        try:
+            content = federated_document.measure(opened.chunks, opened.content_type)
+        finally:
+            opened.close()
+        self._measured.put(key, content)
+        return content
+
+    def _open(self, source: Source, content_type: str | None) -> Opened:
+        # What Medplum stores as a content type may be no header that can be sent.
+        stated = content_type if content_type and _MEDIA_TYPE.fullmatch(content_type) else None
+        if source.data is not None:
+            return Opened(stated or "application/octet-stream", len(source.data), [source.data])
+        stream = open_binary(self.server, str(source.binary))
+        kind = stated or stream.content_type or "application/octet-stream"
+        return Opened(kind, stream.length, stream.chunks(), stream.close)
+
+    def _presented(self, shown: list[tuple[Json, list[Content | None]]], asked_id: str) -> list[Json]:
+        own = self.server.held(self.answering.organization) if self.answering.organization else None
+        named = {ref for document, _ in shown for ref in federated_document.organization_references(document)}
+        organizations = {ref: held for ref in sorted(named) if (held := self.server.held(ref)) is not None}
+        return [
+            federated_document.present(
+                document,
+                asked_id=asked_id,
+                contents=contents,
+                organizations=organizations,
+                own=own,
+                rules=self._rules,
+            )
+            for document, contents in shown
+        ]
+
+    def _summary_content(self, patient: Json) -> Content:
+        """What is known of a patient's C-CDA: its size and hash once it was made for this version of the patient."""
+        made: bytes | None = self._summaries.get(_version_key(patient))
+        kind = "application/xml"
+        return Content(kind) if made is None else federated_document.measure([made], kind)
+
+    def _open_summary(self, patient: Json) -> Opened:
+        key = _version_key(patient)
+        made: bytes | None = self._summaries.get(key)
+        if made is None:
+            made = self.server.ccda(patient["id"])
+            self._summaries.put(key, made)
+        return Opened("application/xml", len(made), [made])
+
+
+class Kept:
+    """The values used last, by key, shared by threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[str, object] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Any:
+        """The value, or None."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: str, value: object) -> None:
+        """Keeps a value, and lets go of the one unused for longest where there are too many."""
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > self._most:
+                self._values.popitem(last=False)
+
+
+def _version_key(patient: Json) -> str:
+    return f"{patient['id']}/{(patient.get('meta') or {}).get('versionId')}"
+
+
+def _is_merged(patient: Json) -> bool:
+    return registration.replaced_by(patient) is not None
+
+
+def _carries(patient: Json, system: str, value: str) -> bool:
+    """Whether the number is the patient's own. One of use ``old`` may have been somebody else's."""
+    in_force = (
+        entry for entry in entries(patient.get("identifier")) if entry.get("use") != "old" or _is_merged(patient)
+    )
+    return (system, value) in {(entry.get("system"), entry.get("value")) for entry in in_force}

@@ -1,0 +1,180 @@
+"""The demographics that a patient index matches on, picked from a FHIR Patient and made comparable.
+
+https://hl7.org/fhir/R4/patient.html and https://hl7.org/fhir/R4/datatypes.html#HumanName
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from datetime import date
+from typing import Final
+
+from bot_layer.fhir.json import Json
+
+# A name or address that is no longer used, or stands for somebody who must not be named, is never registered.
+_PAST_USES: Final = frozenset({"old", "maiden", "temp", "anonymous", "nickname"})
+_NAME_ORDER: Final = {"official": 0, "usual": 1}
+_ADDRESS_ORDER: Final = {"home": 0}
+_PAST_ADDRESS_USES: Final = frozenset({"old", "temp", "billing"})
+_ADDRESS_PARTS: Final = ("line", "city", "state", "postalCode")
+_TELECOM_USES: Final = frozenset({"home", "work", "mobile"})
+# A shape check, not a proof of delivery: one @, a dot behind it, nothing that a mail header would trip over.
+_EMAIL: Final = re.compile(r"[^\s@<>,;:\"]+@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)+")
+_PHONE: Final = re.compile(r"\+?[0-9().\s/-]+(?:(?:x|ext\.?)\s*[0-9]{1,6})?", re.IGNORECASE)
+_EXTENSION: Final = re.compile(r"(?:x|ext\.?)\s*[0-9]+$", re.IGNORECASE)
+_NORTH_AMERICAN_DIGITS: Final = 11
+
+
+def words(value: object) -> str:
+    """The text without outer and doubled spaces; "" for anything that is not text."""
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def folded(value: object) -> str:
+    """The text as it is compared: composed, without case, without needless spaces."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", words(value)).casefold())
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """The non-empty texts of a list; an empty tuple for anything else."""
+    return tuple(text for text in map(words, value) if text) if isinstance(value, list) else ()
+
+
+def entries(value: object) -> tuple[Json, ...]:
+    """The objects of a list; an empty tuple for anything else."""
+    return tuple(entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else ()
+
+
+def current_name(patient: Json) -> Json:
+    """Family, given and suffix of the name in force: official before usual before the rest; {} where there is none."""
+    names = [name for name in entries(patient.get("name")) if name.get("use") not in _PAST_USES]
+    ranked = sorted(
+        names, key=lambda name: (_ended(name), not _full_name(name), _NAME_ORDER.get(name.get("use", ""), 2))
+    )
+    return _name(ranked[0]) if ranked else {}
+
+
+def current_address(patient: Json) -> Json:
+    """The address in force, the most complete one first, then home; {} where there is none."""
+    addresses = [entry for entry in entries(patient.get("address")) if entry.get("use") not in _PAST_ADDRESS_USES]
+    ranked = sorted(
+        addresses,
+        key=lambda entry: (
+            _ended(entry),
+            len(missing_address_parts(_address(entry))),
+            _ADDRESS_ORDER.get(entry.get("use", ""), 1),
+        ),
+    )
+    return _address(ranked[0]) if ranked else {}
+
+
+def missing_address_parts(address: Json) -> tuple[str, ...]:
+    """Which of line, city, state and postal code an address lacks."""
+    return tuple(part for part in _ADDRESS_PARTS if not address.get(part))
+
+
+def telecom(patient: Json) -> list[Json]:
+    """Phones and e-mails that are present, well formed and in force, each once."""
+    kept: dict[tuple[str, str], Json] = {}
+    for point in entries(patient.get("telecom")):
+        key = telecom_key(point)
+        if key is None or point.get("use") == "old" or _ended(point):
+            continue
+        kept.setdefault(key, _telecom(point))
+    return list(kept.values())
+
+
+def telecom_key(point: Json) -> tuple[str, str] | None:
+    """What makes two contact points the same one; None for one that is not a well-formed phone or e-mail."""
+    value = words(point.get("value"))
+    if point.get("system") == "email":
+        return ("email", value.casefold()) if _EMAIL.fullmatch(value) else None
+    if point.get("system") != "phone" or not _PHONE.fullmatch(value):
+        return None
+    digits = "".join(sign for sign in _EXTENSION.sub("", value) if sign.isdigit())
+    if len(digits) == _NORTH_AMERICAN_DIGITS and digits.startswith("1"):
+        digits = digits[1:]
+    return ("phone", digits) if 7 <= len(digits) <= 15 else None
+
+
+def full_birth_date(value: object) -> str:
+    """The birth date where it is a whole calendar date, else ""."""
+    text = words(value)
+    try:
+        return text if date.fromisoformat(text).isoformat() == text else ""
+    except ValueError:
+        return ""
+
+
+def same_name(ours: Json, theirs: Json) -> bool:
+    """Whether two names say the same, apart from case and spaces."""
+    return _folded_name(ours) == _folded_name(theirs)
+
+
+def same_address(ours: Json, theirs: Json) -> bool:
+    """Whether two addresses say the same, apart from case and spaces."""
+    return _folded_address(ours) == _folded_address(theirs)
+
+
+def same_telecom(ours: Sequence[Json], theirs: Sequence[Json]) -> bool:
+    """Whether two lists of contact points reach the same phones and mailboxes."""
+    return {telecom_key(point) for point in ours} == {telecom_key(point) for point in theirs}
+
+
+def _name(entry: Json) -> Json:
+    parts: Json = {
+        "family": words(entry.get("family")),
+        "given": list(texts(entry.get("given"))),
+        "suffix": list(texts(entry.get("suffix"))),
+    }
+    return {key: value for key, value in parts.items() if value}
+
+
+def _full_name(entry: Json) -> bool:
+    return {"family", "given"} <= _name(entry).keys()
+
+
+def _address(entry: Json) -> Json:
+    parts: Json = {
+        "use": words(entry.get("use")),
+        "type": words(entry.get("type")),
+        "line": list(texts(entry.get("line"))),
+        "city": words(entry.get("city")),
+        "state": words(entry.get("state")),
+        "postalCode": words(entry.get("postalCode")),
+        "country": words(entry.get("country")),
+    }
+    return {key: value for key, value in parts.items() if value}
+
+
+def _telecom(point: Json) -> Json:
+    kept: Json = {"system": point["system"], "value": words(point["value"])}
+    if point.get("use") in _TELECOM_USES:
+        kept["use"] = point["use"]
+    if isinstance(point.get("rank"), int):
+        kept["rank"] = point["rank"]
+    return kept
+
+
+def _ended(entry: Json) -> bool:
+    # The core has no clock: a period that has an end counts as over.
+    period = entry.get("period")
+    return isinstance(period, dict) and bool(period.get("end"))
+
+
+def _folded_name(name: Json) -> tuple[str, ...]:
+    # Suffixes (Jr, III) do not take part in Health Gorilla's matching, but a change of one is still a change.
+    return (
+        folded(name.get("family")),
+        " ".join(map(folded, texts(name.get("given")))),
+        *map(folded, texts(name.get("suffix"))),
+    )
+
+
+def _folded_address(address: Json) -> tuple[str, ...]:
+    return (
+        " ".join(map(folded, texts(address.get("line")))),
+        *(folded(address.get(part)) for part in (*_ADDRESS_PARTS[1:], "country")),
+    )

@@ -1,0 +1,65 @@
+"""Does the connection to Health Gorilla work? Step by step, each needing the one before; nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bot_layer.errors import BotError
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla import client as health_gorilla
+from bot_layer.health_gorilla.client import HealthGorillaClient
+from bot_layer.health_gorilla.rules import accounts, checks, enrollment, names
+from bot_layer.health_gorilla.rules.checks import Finding
+
+# Well formed and given to nobody: the directory answers that it has none, and that shows that it can be searched.
+_NOBODY = "1000000004"
+
+ReadPractitioner = Callable[[], Json]
+
+
+def check(secrets: Mapping[str, str], read_practitioner: ReadPractitioner | None = None) -> list[Finding]:
+    """What each step found. ``read_practitioner`` brings the clinician who is known to be right, if there is one."""
+    found: list[Finding] = []
+    step = "settings"
+    try:
+        gorilla = health_gorilla.connect(secrets)
+        found.append(checks.passed(step, "All settings are there."))
+        step = "token"
+        token = gorilla.token()
+        found.append(checks.passed(step, "Health Gorilla accepts the login."))
+        found.append(checks.scopes(token.scopes, gorilla.settings))
+        step = "tenant"
+        found.append(checks.tenant(_tenant(gorilla), gorilla.settings))
+        step = "directory"
+        gorilla.directory(_NOBODY)
+        found.append(checks.passed(step, "The NPI directory can be searched."))
+        step = "practitioner"
+        found.append(_practitioner(gorilla, read_practitioner))
+    except BotError as error:
+        found.append(checks.failed(step, error))
+    return checks.after_failure(found)
+
+
+def _tenant(gorilla: HealthGorillaClient) -> Json | None:
+    relative = f"Organization/{gorilla.settings.tenant_id}"
+    answer = gorilla.send("GET", relative, path="Organization/{id}")
+    if answer.status in {404, 410}:
+        return None
+    if not answer.ok:
+        raise answer.error()
+    found: Json = answer.json()
+    return found
+
+
+def _practitioner(gorilla: HealthGorillaClient, read: ReadPractitioner | None) -> Finding:
+    """The same rules as for an enrolment, without the enrolment."""
+    if read is None:
+        return checks.skipped("practitioner", "Name a clinician whom you know to be right to have one looked up.")
+    practitioner = read()
+    enrollment.require_active(practitioner)
+    npi = enrollment.npi_of(practitioner)
+    entry = enrollment.directory_entry(gorilla.directory(npi))
+    enrollment.require_name(practitioner, names.official(entry.get("name", [])))
+    found = enrollment.pick(gorilla.enrolments(npi))
+    enrollment.require_same_id(practitioner, found.id if found else accounts.person_id({}, entry) or entry.get("id"))
+    return checks.practitioner(found)

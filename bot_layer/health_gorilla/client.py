@@ -1,0 +1,233 @@
+"""Health Gorilla's FHIR API for practitioners: the NPI directory and user accounts (PractitionerRole).
+
+https://developer.healthgorilla.com/docs/practitionerrole
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from bot_layer.errors import PermanentError, TransientError
+from bot_layer.fhir import identifiers
+from bot_layer.fhir.identifiers import NPI_SYSTEM
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import accounts
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.settings import HealthGorilla
+from bot_layer.health_gorilla.token import Token, TokenStore
+from bot_layer.http.transport import Answer, Patience, Transport
+
+FHIR_JSON = "application/fhir+json"
+_MOST_PAGES = 20
+_TOKENS = TokenStore()
+# Releases before July 2026 refuse identifier and organization in one search: known after the first refusal, for each
+# server.
+_NO_COMBINED_SEARCH: set[str] = set()
+
+Query = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class HealthGorillaClient:
+    """One login at one tenant. Refusals come back as Answers where a rule reads them, else as errors."""
+
+    settings: HealthGorilla
+    transport: Transport
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    def token(self) -> Token:
+        """The token in use."""
+        return _TOKENS.get(self.settings, self.transport, self.clock)
+
+    def directory(self, npi: str) -> list[Json]:
+        """The NPI directory's records of an NPI, as FHIR Practitioners."""
+        bundle = self.search("Practitioner", [("identifier", f"{NPI_SYSTEM}|{npi}")])
+        found = [found for found in resources(bundle) if found.get("resourceType") == "Practitioner"]
+        return [person for person in found if _may_have(person, npi)]
+
+    def enrolments(self, npi: str) -> list[Enrolment]:
+        """The accounts of an NPI in the tenant; the persons are read where the search did not bring them along."""
+        query = [("identifier", f"{NPI_SYSTEM}|{npi}"), ("_include", "PractitionerRole:practitioner")]
+        found = [self.complete(found) for found in self._in_tenant(query)]
+        return [account for account in found if _may_have(account.person or {}, npi)]
+
+    def accounts_of(self, person_id: str) -> list[Enrolment]:
+        """The accounts of a person by Health Gorilla id in the tenant."""
+        query = [("practitioner", person_id), ("_include", "PractitionerRole:practitioner")]
+        return [self.complete(found) for found in self._in_tenant(query)]
+
+    def members(self) -> list[Enrolment]:
+        """Every account of the tenant: a long answer, asked for only where nothing shorter identifies a person."""
+        query = [("organization", self.settings.tenant_id), ("_include", "PractitionerRole:practitioner")]
+        return [self.complete(found) for found in self._roles(self.search("PractitionerRole", query))]
+
+    def enrolment(self, role_id: str) -> Enrolment:
+        """One account by the PractitionerRole's id."""
+        answer = self.send("GET", f"PractitionerRole/{role_id}", path="PractitionerRole/{id}")
+        return self.complete(Enrolment(resource_of(answer)))
+
+    def create_account(self, role: Json) -> Answer:
+        """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
+        key = accounts.idempotency_key(self.settings.base_url, self.settings.tenant_id, role)
+        return self.send(
+            "POST", "PractitionerRole", path="PractitionerRole", json_body=role, headers={"HG-Idempotency-Key": key}
+        )
+
+    def update_account(self, role: Json) -> Answer:
+        """The answer to a PUT of the whole PractitionerRole, guarded by If-Match where its version is known."""
+        version = role.get("meta", {}).get("versionId")
+        headers = {"If-Match": f'W/"{version}"'} if version else {}
+        return self.send(
+            "PUT", f"PractitionerRole/{role['id']}", path="PractitionerRole/{id}", json_body=role, headers=headers
+        )
+
+    def search(self, resource_type: str, query: Query) -> Json:
+        """A searchset with all its pages, 20 of them at most; a longer one is an error, never a part of it."""
+        return self._whole(resource_type, self.send("GET", resource_type, path=resource_type, query=query))
+
+    def _whole(self, resource_type: str, answer: Answer) -> Json:
+        """The searchset whose first page is answered. Of a link to the next page only the query is used."""
+        bundle = resource_of(answer)
+        following = _next(bundle)
+        for _ in range(_MOST_PAGES - 1):
+            if following is None:
+                break
+            page = resource_of(self.send("GET", resource_type, path=resource_type, query=following))
+            bundle = {**page, "entry": [*(bundle.get("entry") or ()), *(page.get("entry") or ())]}
+            following = _next(page)
+        if following is None:
+            return bundle
+        raise PermanentError(
+            f"Health Gorilla's answer has more than {_MOST_PAGES} pages.",
+            service=self.transport.service,
+            method="GET",
+            path=resource_type,
+            code="answer-too-large",
+        )
+
+    def send(
+        self,
+        method: str,
+        relative: str,
+        *,
+        path: str,
+        query: Query = (),
+        json_body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The answer to a FHIR call with the bearer token; a token that ended early is replaced once.
+
+        Raises for answers of 401, 403, 429 and 5xx, and for a gateway's page in place of an answer to a write; all
+        others come back.
+        """
+
+        def attempt(token: Token) -> Answer:
+            sent = {"Authorization": f"Bearer {token.value}", "Accept": FHIR_JSON, **(headers or {})}
+            if json_body is not None:
+                sent["Content-Type"] = FHIR_JSON
+            url = f"{self.settings.base_url}/{relative}"
+            return self.transport.send(
+                method, url, path=path, headers=sent, params=list(query) or None, json_body=json_body
+            )
+
+        token = self.token()
+        answer = attempt(token)
+        if answer.status == 401:
+            _TOKENS.drop(self.settings, token)
+            answer = attempt(self.token())
+        if answer.status in {401, 403, 429} or answer.status >= 500:
+            raise answer.error()
+        # A page with status 200 does not say that anything was written; only Health Gorilla itself answers 201.
+        if method != "GET" and answer.ok and answer.status != 201:
+            answer.json()
+        return answer
+
+    def complete(self, found: Enrolment) -> Enrolment:
+        """The enrolment with its person, read where only a reference to it is there."""
+        if found.person is not None:
+            return found
+        person = accounts.person_of(found.role)
+        reference = accounts.person_reference(found.role)
+        if person is None and reference and not reference.startswith("#"):
+            person_id = reference.rpartition("/")[2]
+            answer = self.send("GET", f"Practitioner/{person_id}", path="Practitioner/{id}")
+            # Some users can't be read on their own; the role's reference has their id all the same.
+            person = None if answer.status == 404 else resource_of(answer)
+        return Enrolment(found.role, person)
+
+    def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrolment]:
+        """The roles of the tenant: by one combined search where this release allows it, else filtered here."""
+        if self.settings.base_url not in _NO_COMBINED_SEARCH:
+            combined = [*query, ("organization", self.settings.tenant_id)]
+            answer = self.send("GET", "PractitionerRole", path="PractitionerRole", query=combined)
+            if answer.status != 400:
+                return self._roles(self._whole("PractitionerRole", answer))
+            _NO_COMBINED_SEARCH.add(self.settings.base_url)
+        return self._roles(self.search("PractitionerRole", query))
+
+    def _roles(self, bundle: Json) -> list[Enrolment]:
+        found = resources(bundle)
+        people = [resource for resource in found if resource.get("resourceType") == "Practitioner"]
+        roles = [resource for resource in found if resource.get("resourceType") == "PractitionerRole"]
+        return [Enrolment(role, accounts.person_of(role, people)) for role in roles if self._is_ours(role)]
+
+    def _is_ours(self, role: Json) -> bool:
+        """True where the role is of the tenant; one without organization is of the login's own tenant."""
+        organization = hg.bare_id(str(role.get("organization", {}).get("reference") or ""))
+        return (organization or self.settings.home_tenant_id) == self.settings.tenant_id
+
+
+def connect(secrets: Mapping[str, str]) -> HealthGorillaClient:
+    """Health Gorilla as the settings say; raises one ConfigError for all that is missing."""
+    return HealthGorillaClient(hg.read(secrets), Transport("Health Gorilla", Patience.from_settings(secrets)))
+
+
+def resource_of(answer: Answer) -> Json:
+    """The resource that a read or a search answered. An empty answer is none: it must not pass for "nobody"."""
+    if not answer.ok:
+        raise answer.error()
+    parsed = answer.json()
+    if isinstance(parsed, dict) and parsed.get("resourceType"):
+        return parsed
+    raise TransientError(
+        "Health Gorilla answered without a resource; try again later.",
+        service=answer.service,
+        status=answer.status,
+        method=answer.method,
+        path=answer.path,
+        code="unreadable-answer",
+    )
+
+
+def resources(bundle: Json) -> list[Json]:
+    """The resources of a Bundle."""
+    entries = bundle.get("entry")
+    return [entry["resource"] for entry in entries if "resource" in entry] if isinstance(entries, list) else []
+
+
+def created_id(answer: Answer, resource_type: str) -> str | None:
+    """The id of what a create made, from the Location in any of its shapes, else from the body; else None."""
+    steps = urlsplit(answer.headers.get("Location", "")).path.split("/")
+    if resource_type in steps[:-1]:
+        return steps[steps.index(resource_type) + 1] or None
+    found = answer.outcome()
+    return str(found["id"]) if found.get("resourceType") == resource_type and found.get("id") else None
+
+
+def _may_have(person: Json, npi: str) -> bool:
+    """False for a person who has another NPI: a server that passes over a search parameter answers with anybody."""
+    known = identifiers.npis(person.get("identifier", []))
+    return not known or npi in known
+
+
+def _next(bundle: Json) -> list[tuple[str, str]] | None:
+    """The query of the link to the next page. Only the query: the host stays ours, whatever the link says."""
+    for link in bundle.get("link", []):
+        if link.get("relation") == "next":
+            return parse_qsl(urlsplit(str(link.get("url"))).query)
+    return None

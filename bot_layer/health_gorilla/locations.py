@@ -1,0 +1,64 @@
+"""Practice locations made and changed in Health Gorilla, each once, although answers get lost."""
+
+from __future__ import annotations
+
+from bot_layer.errors import ReviewNeeded, TransientError
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.validation import require_valid
+from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resource_of, resources
+from bot_layer.health_gorilla.rules import accounts, locations
+from bot_layer.health_gorilla.rules.locations import TYPE, Decision
+
+_ATTEMPTS = 3
+
+
+def find(gorilla: HealthGorillaClient, wished: Json, known: str | None) -> Json | None:
+    """The location by its id, else that of the same name and address in the tenant; ReviewNeeded where it is gone."""
+    if known is None:
+        query = [("partof", gorilla.settings.tenant_id), ("type", f"{TYPE['system']}|{TYPE['code']}")]
+        return locations.pick(resources(gorilla.search("Organization", query)), wished)
+    answer = gorilla.send("GET", f"Organization/{known}", path="Organization/{id}")
+    if answer.status in {404, 410}:
+        text = "Medplum keeps a location's id, but Health Gorilla has no location with it."
+        raise ReviewNeeded(text, code="location-vanished")
+    return resource_of(answer)
+
+
+def carry_out(gorilla: HealthGorillaClient, decision: Decision, wished: Json) -> str:
+    """The location's id after what was decided is done. A lost answer is settled by a look before it is sent again."""
+    current = decision
+    for attempt in range(_ATTEMPTS):
+        if current.payload is None:
+            break
+        require_valid(current.payload)
+        try:
+            made = _send(gorilla, current)
+        except TransientError as error:
+            if not (error.maybe_done or error.status in {409, 412}) or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return made
+        known = str(current.found["id"]) if current.found else None
+        current = locations.plan(wished, find(gorilla, wished, known))
+    return locations.require_location_id(str((current.found or {}).get("id") or ""))
+
+
+def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:
+    payload = decision.payload or {}
+    if decision.action == "created":
+        key = accounts.idempotency_key(gorilla.settings.base_url, gorilla.settings.tenant_id, payload)
+        headers = {"HG-Idempotency-Key": key}
+        answer = gorilla.send("POST", "Organization", path="Organization", json_body=payload, headers=headers)
+    else:
+        version = payload.get("meta", {}).get("versionId")
+        headers = {"If-Match": f'W/"{version}"'} if version else {}
+        relative = f"Organization/{payload['id']}"
+        answer = gorilla.send("PUT", relative, path="Organization/{id}", json_body=payload, headers=headers)
+    if answer.status in {202, 409, 412}:
+        text = "The location is being changed by somebody else; sync it again."
+        raise TransientError(
+            text, service="Health Gorilla", status=answer.status, code="location-in-flight", maybe_done=True
+        )
+    if not answer.ok:
+        raise answer.error()
+    return str(payload["id"]) if "id" in payload else locations.require_location_id(created_id(answer, "Organization"))

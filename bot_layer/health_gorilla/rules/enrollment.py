@@ -1,0 +1,249 @@
+"""Whether and how a clinician is enrolled in Health Gorilla: from what was gathered to one decision, without any I/O.
+
+The rules are those of the integration's guide "User Management": NPI required, name as in the NPI directory, the
+Health Gorilla id consistent on every sync, lab account numbers merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir import identifiers
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import accounts, names
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.accounts import Account
+from bot_layer.health_gorilla.rules.names import NameMatch
+from bot_layer.health_gorilla.rules.settings import SYSTEM, HealthGorilla
+
+_MISMATCH = {
+    NameMatch.FAMILY_DIFFERS: ("The family name differs from the NPI directory's.", "Practitioner.name.family"),
+    NameMatch.GIVEN_DIFFERS: ("The given name differs from the NPI directory's first one.", "Practitioner.name.given"),
+    NameMatch.MISSING: ("The Practitioner needs a name with family and given.", "Practitioner.name"),
+    NameMatch.DIRECTORY_NAME_MISSING: ("The NPI directory has no complete name for this NPI.", "Practitioner.name"),
+}
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """An account that Health Gorilla has: the PractitionerRole, and its person where the answer had it."""
+
+    role: Json = field(repr=False)
+    person: Json | None = field(default=None, repr=False)
+
+    @property
+    def id(self) -> str | None:
+        """The person's Health Gorilla id."""
+        return accounts.person_id(self.role, self.person)
+
+    @property
+    def login(self) -> str | None:
+        """The login, where Health Gorilla tells it."""
+        return accounts.login_of(self.person)
+
+
+@dataclass(frozen=True)
+class Enroll:
+    """Create the account; ``logins`` and ``emails`` are tried in turn in ``payload(login, email)``, which is sent."""
+
+    account: Account
+    logins: tuple[str, ...] = field(repr=False)
+    directory_id: str = field(repr=False)
+    emails: tuple[str, ...] = field(default=(), repr=False)
+
+    def payload(self, login: str, email: str | None = None) -> Json:
+        """The PractitionerRole with this login and e-mail address."""
+        return accounts.build(replace(self.account, login=login, email=email))
+
+
+@dataclass(frozen=True)
+class Update:
+    """Put the PractitionerRole: ``payload`` is whole, ``added`` the identifiers that it gains.
+
+    ``emails`` are tried in turn; ``required`` is False where an address is all that would change.
+    """
+
+    payload: Json = field(repr=False)
+    added: Sequence[Json] = field(repr=False)
+    found: Enrolment
+    emails: tuple[str, ...] = field(default=(), repr=False)
+    required: bool = True
+
+    @property
+    def moves(self) -> bool:
+        """True where the locations change."""
+        return accounts.locations_of(self.payload) != accounts.locations_of(self.found.role)
+
+    @property
+    def only_moves(self) -> bool:
+        """True where nothing but the locations changes."""
+        same = all(self.payload.get(key) == self.found.role.get(key) for key in ("code", "extension"))
+        return self.moves and same and not self.added
+
+    def with_email(self, email: str | None) -> Json:
+        """The payload with this e-mail address."""
+        return self.payload if email is None else accounts.with_email(self.payload, email)
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """Health Gorilla has all of it."""
+
+    found: Enrolment
+
+
+Decision = Enroll | Update | NothingToDo
+
+
+def npi_of(practitioner: Json) -> str:
+    """The practitioner's one valid NPI. InputError without one, ReviewNeeded with several."""
+    found = identifiers.npis(practitioner.get("identifier", []))
+    where = ["Practitioner.identifier.where(system='http://hl7.org/fhir/sid/us-npi')"]
+    if not found:
+        raise InputError("The Practitioner needs an NPI.", code="npi-missing", expression=where)
+    if len(found) > 1:
+        raise ReviewNeeded("The Practitioner has several NPIs: remove the wrong ones.", code="npi-ambiguous")
+    if not identifiers.is_npi(found[0]):
+        raise InputError("The NPI is not ten digits with a right check digit.", code="npi-invalid", expression=where)
+    return found[0]
+
+
+def health_gorilla_id_of(resource: Json) -> str | None:
+    """The one Health Gorilla id that Medplum keeps, or None; ReviewNeeded with several."""
+    found = identifiers.values_of(resource.get("identifier", []), SYSTEM)
+    if len(found) > 1:
+        raise ReviewNeeded("The resource has several Health Gorilla ids.", code="health-gorilla-id-ambiguous")
+    return found[0] if found else None
+
+
+def require_active(practitioner: Json) -> None:
+    """Raise InputError for a practitioner who is marked inactive: no account is made or changed for them."""
+    if practitioner.get("active") is False:
+        raise InputError(
+            "The Practitioner is inactive.", code="practitioner-inactive", expression=["Practitioner.active"]
+        )
+
+
+def pick(found: Sequence[Enrolment]) -> Enrolment | None:
+    """The enrolment in the tenant, or None; ReviewNeeded for several persons, or where it was switched off."""
+    ids = {enrolment.id for enrolment in found}
+    if len(ids) > 1:
+        raise ReviewNeeded("Health Gorilla has several persons with this NPI.", code="enrolment-ambiguous")
+    active = [enrolment for enrolment in found if enrolment.role.get("active") is not False]
+    if found and not active:
+        raise ReviewNeeded("The account in Health Gorilla is switched off.", code="enrolment-inactive")
+    # The oldest id first, so that the same one is taken each time.
+    return min(active, key=lambda enrolment: str(enrolment.role.get("id", "")), default=None)
+
+
+def directory_entry(entries: Sequence[Json]) -> Json:
+    """The one directory record of an NPI. InputError for none, ReviewNeeded for several."""
+    different = {str(entry.get("id")): entry for entry in entries}
+    if not different:
+        raise InputError("The NPI is not in Health Gorilla's NPI directory.", code="npi-not-in-directory")
+    if len(different) > 1:
+        raise ReviewNeeded("The NPI directory has several records of this NPI.", code="directory-ambiguous")
+    return next(iter(different.values()))
+
+
+def require_same_id(practitioner: Json, health_gorilla_id: str | None) -> None:
+    """Raise ReviewNeeded where Medplum keeps another Health Gorilla id than Health Gorilla itself."""
+    kept = health_gorilla_id_of(practitioner)
+    if kept and health_gorilla_id and kept != health_gorilla_id:
+        raise ReviewNeeded(
+            "The Health Gorilla id in Medplum differs from Health Gorilla's own: settle which person is meant.",
+            code="health-gorilla-id-mismatch",
+        )
+
+
+def require_name(practitioner: Json, directory_name: Json) -> None:
+    """Raise InputError where no name of the practitioner matches the directory's; it says which part differs."""
+    found = names.match(practitioner.get("name", []), directory_name)
+    if found is not NameMatch.MATCH:
+        text, where = _MISMATCH[found]
+        raise InputError(text, code=found.value, expression=[where])
+
+
+def plan_enrolment(practitioner: Json, entry: Json, wishes: Wishes, settings: HealthGorilla) -> Enroll:
+    """The account to create. Raises InputError or ReviewNeeded where it must not be."""
+    number = npi_of(practitioner)
+    name = names.official(entry.get("name", []))
+    require_same_id(practitioner, accounts.person_id({}, entry) or entry.get("id"))
+    require_name(practitioner, name)
+    account = Account(
+        name=name,
+        identifiers=identifiers.merge([identifiers.npi(number)], wishes.identifiers),
+        login="",
+        organization=settings.tenant if settings.is_foreign_tenant else None,
+        locations=wishes.locations or (),
+        invite=settings.invite,
+        notify=settings.notify,
+        password=wishes.password,
+    )
+    known = kept_login(practitioner, settings)
+    candidates = (known,) if known else accounts.login_candidates(name, f"{settings.tenant_id}|{number}")
+    directory_id = str(accounts.person_id({}, entry) or entry.get("id") or "")
+    return Enroll(account, candidates, directory_id, tuple(wishes.emails))
+
+
+def kept_login(practitioner: Json, settings: HealthGorilla) -> str | None:
+    """The login that Medplum keeps for the tenant: it keeps that of the configured one only."""
+    return accounts.login_of(practitioner) if settings.is_configured_tenant else None
+
+
+def login_to_send(practitioner: Json, found: Enrolment, settings: HealthGorilla) -> str | None:
+    """The login to send where the account's own is not told: Medplum's, or in another tenant the generated one."""
+    if settings.is_configured_tenant:
+        return accounts.login_of(practitioner)
+    name = names.official((found.person or {}).get("name", []))
+    return accounts.login_candidates(name, f"{settings.tenant_id}|{npi_of(practitioner)}")[0]
+
+
+def plan_update(
+    practitioner: Json, found: Enrolment, wishes: Wishes, *, login: str | None = None, role: Json | None = None
+) -> Update | NothingToDo:
+    """What an account lacks. Raises ReviewNeeded where the ids contradict each other, or its person can't be read.
+
+    ``login`` is the tenant's where it is not the one that Medplum keeps, ``role`` the PractitionerRole as it shall be
+    where more than the locations changes.
+    """
+    require_same_id(practitioner, found.id)
+    person = found.person or {}
+    old = person.get("identifier", [])
+    merged = identifiers.merge(old, wishes.identifiers)
+    keys = {identifiers.key(identifier) for identifier in old}
+    added = [identifier for identifier in wishes.identifiers if identifiers.key(identifier) not in keys]
+    wanted = found.role if role is None else role
+    wanted = wanted if wishes.locations is None else accounts.with_locations(wanted, wishes.locations)
+    emails = () if accounts.emails_of(person) else tuple(wishes.emails)
+    required = bool(added) or wanted != found.role
+    if not required and not emails:
+        return NothingToDo(found)
+    if found.person is None:
+        # A PUT replaces the whole account: without its person the name and every number would be lost.
+        text = "Health Gorilla does not show the person of the account: it can't be changed without losing data."
+        raise ReviewNeeded(text, code="enrolment-unreadable")
+    # An account's login can't be told from an update that lacks it: Medplum's is sent where Health Gorilla does not
+    # tell its own.
+    changed = {**person, "identifier": merged} if merged else person
+    changed = accounts.with_login(changed, login or accounts.login_of(practitioner))
+    return Update(accounts.with_person(wanted, changed), added, found, emails, required)
+
+
+def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | None) -> Json:
+    """The practitioner with id and login; itself where it has them. A login that is there already stays."""
+    known = identifiers.values_of(practitioner.get("identifier", []), SYSTEM)
+    changed = practitioner
+    if health_gorilla_id and not known:
+        added = identifiers.health_gorilla(health_gorilla_id)
+        changed = {**changed, "identifier": [*changed.get("identifier", []), added]}
+    return accounts.with_login(changed, login)
+
+
+def require_found(found: Enrolment | None) -> Enrolment:
+    """The enrolment; ReviewNeeded where it vanished while it was being changed."""
+    if found is None:
+        raise ReviewNeeded("The account in Health Gorilla vanished meanwhile.", code="enrolment-vanished")
+    return found

@@ -1,0 +1,111 @@
+"""The answer of the bots that make accounts: one Parameters resource, the same on every Medplum version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bot_layer.fhir import identifiers, outcomes, parameters
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.outcomes import Issue, note
+from bot_layer.health_gorilla.rules import accounts
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.enrollment import Enroll, NothingToDo, Update, write_back
+
+NO_WISHES = Wishes()
+DONE = {
+    "enrolled": "The account was created in Health Gorilla.",
+    "updated": "The account in Health Gorilla was updated.",
+    "unchanged": "Health Gorilla and Medplum agree; nothing was written.",
+}
+WOULD = {
+    "enrolled": "The account would be created in Health Gorilla; nothing was written.",
+    "updated": "The account in Health Gorilla would be updated; nothing was written.",
+    "unchanged": "Health Gorilla and Medplum agree; nothing would be written.",
+}
+
+
+def action_of(decision: Enroll | Update | NothingToDo) -> str:
+    """The word for what a decision does."""
+    return {Enroll: "enrolled", Update: "updated", NothingToDo: "unchanged"}[type(decision)]
+
+
+def answer(
+    action: str,
+    health_gorilla_id: str | None = None,
+    login: str | None = None,
+    wishes: Wishes = NO_WISHES,
+    *,
+    issues: Sequence[Issue] = (),
+) -> Json:
+    """``action``, ``healthGorillaId``, ``login``, one ``accountNumber`` for each AN, and the ``outcome``."""
+    return parameters.build(
+        parameters.code("action", action),
+        parameters.string("healthGorillaId", health_gorilla_id),
+        parameters.string("login", login),
+        *_account_numbers(wishes),
+        parameters.resource("outcome", outcomes.outcome([note(action, DONE[action]), *wishes.issues, *issues])),
+    )
+
+
+def preview(decision: Enroll | Update | NothingToDo, practitioner: Json, wishes: Wishes) -> Json:
+    """What would be done: ``action``, ``preview`` true, the ``payload`` without password, and each ``difference``."""
+    action = action_of(decision)
+    return parameters.build(
+        parameters.code("action", action),
+        parameters.boolean("preview", True),
+        parameters.string("healthGorillaId", _id_of(decision)),
+        *_account_numbers(wishes),
+        *(parameters.string("difference", difference) for difference in _differences(decision, practitioner)),
+        parameters.resource("payload", _payload(decision)),
+        parameters.resource("outcome", outcomes.outcome([note(f"would-be-{action}", WOULD[action]), *wishes.issues])),
+    )
+
+
+def _account_numbers(wishes: Wishes) -> list[Json]:
+    return [_account_number(number) for number in wishes.identifiers if identifiers.kind(number) == "AN"]
+
+
+def _account_number(number: Json) -> Json:
+    return parameters.parts(
+        "accountNumber",
+        parameters.string("value", number.get("value")),
+        parameters.reference("assigner", identifiers.assigner(number)),
+    )
+
+
+def _id_of(decision: Enroll | Update | NothingToDo) -> str | None:
+    return decision.directory_id if isinstance(decision, Enroll) else decision.found.id
+
+
+def _payload(decision: Enroll | Update | NothingToDo) -> Json | None:
+    if isinstance(decision, NothingToDo):
+        return None
+    email = next(iter(decision.emails), None)
+    if isinstance(decision, Enroll):
+        payload = decision.payload(decision.logins[0], email)
+    else:
+        payload = decision.with_email(email)
+    cleaned: Json = accounts.without_password(payload)
+    return cleaned
+
+
+def _differences(decision: Enroll | Update | NothingToDo, practitioner: Json) -> list[str]:
+    """What would change, as elements and counts; values stand in the payload."""
+    found: list[str] = []
+    if isinstance(decision, Enroll):
+        found.append("PractitionerRole: create")
+    elif isinstance(decision, Update):
+        if decision.added:
+            found.append(f"PractitionerRole.contained.identifier: {len(decision.added)} added")
+        if decision.payload.get("code") != decision.found.role.get("code"):
+            found.append("PractitionerRole.code: administrative role replaced")
+        if decision.payload.get("extension") != decision.found.role.get("extension"):
+            found.append("PractitionerRole.extension: security role set")
+        if decision.moves:
+            found.append("PractitionerRole.location: replaced")
+        if decision.emails:
+            found.append("PractitionerRole.contained.telecom: e-mail address added")
+    login = decision.logins[0] if isinstance(decision, Enroll) else decision.found.login
+    if write_back(practitioner, _id_of(decision), login) != practitioner:
+        found.append("Practitioner in Medplum: Health Gorilla id and login written back")
+    return found

@@ -1,0 +1,183 @@
+"""A practice location: an Organization of Medplum as Health Gorilla wants it, compared with the one that is there.
+
+Health Gorilla keeps a location as Organization of type PRL, part of the tenant, with an address that says its country.
+https://www.medplum.com/docs/integration/health-gorilla/multiple-locations
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir import identifiers, outcomes, parameters
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.outcomes import note
+from bot_layer.health_gorilla.rules import enrollment, names
+from bot_layer.health_gorilla.rules.settings import SYSTEM, bare_id
+
+TYPE = {"system": "https://www.healthgorilla.com/fhir/organization-type", "code": "PRL", "display": "Practice Location"}
+DEFAULT_COUNTRY = "US"
+_ADDRESS = ("line", "city", "state", "postalCode", "country")
+DONE = {
+    "created": "The location was created in Health Gorilla.",
+    "updated": "The location in Health Gorilla was updated.",
+    "unchanged": "Health Gorilla and Medplum agree; nothing was written.",
+}
+WOULD = {
+    "created": "The location would be created in Health Gorilla; nothing was written.",
+    "updated": "The location in Health Gorilla would be updated; nothing was written.",
+    "unchanged": "Health Gorilla and Medplum agree; nothing would be written.",
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``created``, ``updated`` or ``unchanged``; ``payload`` is sent, ``found`` is there."""
+
+    action: str
+    payload: Json | None = field(default=None, repr=False)
+    found: Json | None = field(default=None, repr=False)
+    differences: Sequence[str] = ()
+
+
+def wanted(organization: Json, tenant: str) -> Json:
+    """The location as it shall be in Health Gorilla. InputError names what the Organization lacks."""
+    if organization.get("active") is False:
+        text = "The Organization is inactive."
+        raise InputError(text, code="organization-inactive", expression=["Organization.active"])
+    name = str(organization.get("name") or "").strip()
+    if not name:
+        text = "The Organization needs a name."
+        raise InputError(text, code="location-name-missing", expression=["Organization.name"])
+    telecom = [
+        {key: point[key] for key in ("system", "value", "use") if key in point}
+        for point in organization.get("telecom", ())
+        if point.get("system") and point.get("value") and point.get("use") != "old"
+    ]
+    found: Json = {
+        "resourceType": "Organization",
+        "active": True,
+        "type": [{"coding": [TYPE], "text": "Practice Location"}],
+        "name": name,
+        "address": [_address(organization)],
+        "partOf": {"reference": f"Organization/{tenant}"},
+    }
+    return {**found, "telecom": telecom} if telecom else found
+
+
+def health_gorilla_id(organization: Json) -> str | None:
+    """The location's id that Medplum keeps (``tl-...``), or None; InputError for a tenant or a laboratory."""
+    found = enrollment.health_gorilla_id_of(organization)
+    if found is not None and not found.startswith("tl-"):
+        text = "The Organization's Health Gorilla id is no location's (tl-...): it is a tenant or a laboratory."
+        raise InputError(text, code="not-a-location", expression=["Organization.identifier"])
+    return found
+
+
+def pick(candidates: Sequence[Json], location: Json) -> Json | None:
+    """The location of the same name and address that is there already, or None; ReviewNeeded for several."""
+    same = [found for found in candidates if _is_same_place(found, location)]
+    if len(same) > 1:
+        text = "Health Gorilla has several locations of this name and address in the tenant."
+        raise ReviewNeeded(text, code="location-ambiguous")
+    return same[0] if same else None
+
+
+def plan(location: Json, found: Json | None) -> Decision:
+    """What is to be done: every element that Medplum says shall be there; whatever else is there stays."""
+    if found is None:
+        return Decision("created", location, differences=["Organization: create"])
+    if bare_id(str(found.get("partOf", {}).get("reference") or "")) != bare_id(location["partOf"]["reference"]):
+        text = "The location belongs to another tenant in Health Gorilla; a location can't move."
+        raise ReviewNeeded(text, code="location-of-other-tenant")
+    different = [
+        key for key, value in location.items() if key not in {"partOf", "type"} and not _covers(found.get(key), value)
+    ]
+    if not _is_location(found):
+        different.append("type")
+    if not different:
+        return Decision("unchanged", found=found)
+    changed = {**found, **{key: location[key] for key in different}}
+    changed["meta"] = {key: found["meta"][key] for key in ("versionId", "profile") if key in found.get("meta", {})}
+    changed.pop("text", None)
+    return Decision("updated", changed, found, [f"Organization.{key}: replaced" for key in different])
+
+
+def write_back(organization: Json, location_id: str) -> Json:
+    """The Organization with the location's id; itself where it has one."""
+    if identifiers.values_of(organization.get("identifier", []), SYSTEM):
+        return organization
+    return {
+        **organization,
+        "identifier": [*organization.get("identifier", []), identifiers.health_gorilla(location_id)],
+    }
+
+
+def require_location_id(location_id: str | None) -> str:
+    """The id; ReviewNeeded where Health Gorilla gave none that a location can have."""
+    if not location_id or not location_id.startswith("tl-"):
+        text = "Health Gorilla gave the new location no id (tl-...)."
+        raise ReviewNeeded(text, code="location-id-missing")
+    return location_id
+
+
+def answer(decision: Decision, location_id: str | None, *, preview: bool = False) -> Json:
+    """One Parameters resource: ``action``, ``healthGorillaId``, ``outcome``, and in a preview what would be sent."""
+    texts = WOULD if preview else DONE
+    code = f"would-be-{decision.action}" if preview else decision.action
+    return parameters.build(
+        parameters.code("action", decision.action),
+        parameters.boolean("preview", True) if preview else None,
+        parameters.string("healthGorillaId", location_id),
+        *(parameters.string("difference", found) for found in decision.differences if preview),
+        parameters.resource("payload", decision.payload if preview else None),
+        parameters.resource("outcome", outcomes.outcome([note(code, texts[decision.action])])),
+    )
+
+
+def _address(organization: Json) -> Json:
+    """The address to send: that of use work, else the first one that is not old; with a country."""
+    found = [address for address in organization.get("address", ()) if address.get("use") != "old"]
+    chosen: Json = min(found, key=lambda address: bool(address.get("use") != "work"), default={})
+    missing = [key for key in ("line", "city", "state", "postalCode") if not chosen.get(key)]
+    if missing:
+        text = f"The Organization's address needs {', '.join(missing)}."
+        raise InputError(
+            text, code="location-address-missing", expression=[f"Organization.address.{key}" for key in missing]
+        )
+    kept = {key: chosen[key] for key in _ADDRESS if chosen.get(key)}
+    return {"use": "work", **kept, "country": chosen.get("country") or DEFAULT_COUNTRY}
+
+
+def _is_location(found: Json) -> bool:
+    codings = [coding for concept in found.get("type", ()) for coding in concept.get("coding", ())]
+    return any(coding.get("system") == TYPE["system"] and coding.get("code") == TYPE["code"] for coding in codings)
+
+
+def _is_same_place(found: Json, location: Json) -> bool:
+    addresses = [_comparable(address) for address in found.get("address", ())]
+    return (
+        names.comparable(found.get("name")) == names.comparable(location["name"])
+        and _comparable(location["address"][0]) in addresses
+    )
+
+
+def _comparable(address: Json) -> tuple[str, ...]:
+    lines = " ".join(str(line) for line in address.get("line") or ())
+    return tuple(names.comparable(part) for part in (lines, address.get("city"), address.get("postalCode")))
+
+
+def _covers(there: Any, wished: Any) -> bool:
+    """Whether all that is wished is there; Health Gorilla adds texts and ids of its own, which do not count.
+
+    The lines of an address are one text: none may be missing, and none left over from before.
+    """
+    if isinstance(wished, list) and all(isinstance(line, str) for line in wished):
+        return bool(there == wished)
+    if isinstance(wished, dict):
+        return isinstance(there, dict) and all(_covers(there.get(key), value) for key, value in wished.items())
+    if isinstance(wished, list):
+        return isinstance(there, list) and all(any(_covers(item, value) for item in there) for value in wished)
+    return bool(there == wished)

@@ -1,0 +1,246 @@
+"""Accounts for people without NPI: office managers, billers, nurses. From what was gathered to one decision.
+
+They carry an administrative role, a security role where one is wished, and no practitioner role ("PractitionerRole
+Create", Non-Clinician Accounts). Nothing identifies them but the login, the identifier for single sign-on, and the
+Health Gorilla id that Medplum keeps after the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir import identifiers
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.outcomes import Issue, warning
+from bot_layer.health_gorilla.rules import account_request as account_wishes
+from bot_layer.health_gorilla.rules import accounts, enrollment, names
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.accounts import Account
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.names import NameMatch
+from bot_layer.health_gorilla.rules.settings import HealthGorilla
+
+# The codes that the documents spell out; Health Gorilla has more, so others pass with a warning.
+ADMINISTRATIVE_ROLES = {"provider": "Provider", "officeManager": "Office Manager", "staff": "Staff"}
+SECURITY_ROLES = {"administrator": "Administrator", "readonly": "Read Only", "staff": "Staff"}
+DEFAULT_ROLE = "staff"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles that were asked for; None is left to the account, or for a new one to the default."""
+
+    administrative: str | None = None
+    security: str | None = None
+    issues: Sequence[Issue] = ()
+
+
+@dataclass(frozen=True)
+class Person:
+    """How an account of this Practitioner would be recognised: Medplum's name and, in this tenant, its id and login."""
+
+    practitioner: Json = field(repr=False)
+    health_gorilla_id: str | None = field(repr=False)
+    login: str = field(repr=False)
+    login_is_generated: bool = True
+
+    @property
+    def known_login(self) -> str | None:
+        """The login unless it was only made up beside an id that leads to an account, which may have another one."""
+        return accounts.login_of(self.practitioner) if self.health_gorilla_id else self.login
+
+
+def require_no_npi(practitioner: Json) -> None:
+    """Raise InputError for a clinician: their account needs the NPI directory."""
+    if identifiers.npis(practitioner.get("identifier", [])):
+        text = "The Practitioner has an NPI: enrol clinicians with $sync-practitioner."
+        raise InputError(text, code="npi-present", expression=["Practitioner.identifier"])
+
+
+def roles(administrative: str | None, security: str | None, practitioner: Json) -> Roles:
+    """The roles asked for by parameter, the security role else by the Practitioner's own extension.
+
+    An administrative role that no document names is passed on with a warning; a security role gives rights, so an
+    unknown one is an InputError.
+    """
+    wanted = security or security_role_of(practitioner)
+    if wanted is not None and wanted not in SECURITY_ROLES:
+        text = f"The security role must be one of {', '.join(SECURITY_ROLES)}."
+        raise InputError(
+            text, code="security-role-unknown", expression=["Parameters.parameter.where(name='securityRole')"]
+        )
+    issues: list[Issue] = []
+    if administrative and administrative not in ADMINISTRATIVE_ROLES:
+        text = f"The role is none of {', '.join(ADMINISTRATIVE_ROLES)}: it was passed on as it is."
+        issues.append(warning("role-unknown", text, expression=["Parameters.parameter.where(name='role')"]))
+    return Roles(administrative, wanted, tuple(issues))
+
+
+def person(practitioner: Json, settings: HealthGorilla) -> Person:
+    """Who the account is for. Id and login that Medplum keeps are those of the configured tenant."""
+    kept = settings.is_configured_tenant
+    login = enrollment.kept_login(practitioner, settings)
+    # One candidate only: it is made of the Practitioner's id, so if it is taken, it is this person's.
+    made = accounts.login_candidates(real_name(practitioner), f"{settings.tenant_id}|{practitioner['id']}", count=1)[0]
+    known = enrollment.health_gorilla_id_of(practitioner) if kept else None
+    return Person(practitioner, known, login or made, login in {None, made})
+
+
+def pick(found: Sequence[Enrolment], who: Person) -> Enrolment | None:
+    """The account with the id that Medplum keeps. ReviewNeeded where it is gone, or a clinician's, or switched off."""
+    mine = [account for account in found if account.id == who.health_gorilla_id]
+    if who.health_gorilla_id and not mine:
+        text = "Medplum keeps a Health Gorilla id, but the tenant has no account with it."
+        raise ReviewNeeded(text, code="enrolment-vanished")
+    if any(is_clinical(account.role) for account in mine):
+        text = "The account in Health Gorilla is a clinician's, and the Practitioner has no NPI."
+        raise ReviewNeeded(text, code="account-is-clinical")
+    return enrollment.pick(mine)
+
+
+def recognise(members: Sequence[Enrolment], who: Person, *, login_taken: bool = False) -> Enrolment | None:
+    """The person's account among all of the tenant, for an answer that was lost or a login that is taken; or None.
+
+    The name must be the same, and beside it the login or the identifier for single sign-on; or the login was made of
+    this Practitioner's id and an earlier name. Where Health Gorilla tells no logins, the name is enough only once it
+    has said that the login is taken, and only for one that was made of this Practitioner's id: nobody else can have
+    taken it. Before that, the account may be a namesake's.
+    """
+    name = _comparable(real_name(who.practitioner))
+    others = [account for account in members if not is_clinical(account.role)]
+    same = [
+        account for account in others if name == _comparable(names.official((account.person or {}).get("name", [])))
+    ]
+    sure = [account for account in same if account.login == who.login or _signs_on_as(account, who)]
+    sure += [account for account in others if account not in sure and _has_earlier_login(account, who)]
+    silent = [account for account in same if account.login is None]
+    if sure or not (login_taken and who.login_is_generated):
+        return enrollment.pick(sure)
+    return enrollment.pick(silent) if len(silent) == 1 else None
+
+
+def plan_account(who: Person, wanted: Roles, wishes: Wishes, settings: HealthGorilla) -> Enroll:
+    """The account to create."""
+    account = Account(
+        name=real_name(who.practitioner),
+        identifiers=list(wishes.identifiers),
+        login="",
+        codes=[_administrative(wanted.administrative or DEFAULT_ROLE)],
+        clinical=False,
+        organization=settings.tenant if settings.is_foreign_tenant else None,
+        locations=wishes.locations or (),
+        password=wishes.password,
+        security_role=_security(wanted.security) if wanted.security else None,
+        invite=settings.invite,
+        notify=settings.notify,
+    )
+    return Enroll(account, (who.login,), "", tuple(wishes.emails))
+
+
+def plan_update(who: Person, found: Enrolment, wanted: Roles, wishes: Wishes) -> Update | NothingToDo:
+    """The difference of the roles applied to the account, with new identifiers and locations; else nothing."""
+    role = with_roles(found.role, wanted)
+    # The id that Medplum keeps is the configured tenant's: it says nothing of an account in another one.
+    known = who.practitioner if who.health_gorilla_id else {**who.practitioner, "identifier": []}
+    return enrollment.plan_update(known, found, wishes, login=who.known_login, role=role)
+
+
+def with_roles(role: Json, wanted: Roles) -> Json:
+    """The PractitionerRole with these roles; itself where it has them. Its other codings and extensions stay."""
+    changed = role
+    if wanted.administrative and administrative_role_of(role) != wanted.administrative:
+        others = [
+            coding
+            for concept in role.get("code", ())
+            for coding in concept.get("coding", ())
+            if coding.get("system") != hg.ADMINISTRATIVE_ROLE
+        ]
+        changed = {**changed, "code": [{"coding": [_administrative(wanted.administrative), *others]}]}
+    if wanted.security and security_role_of(role) != wanted.security:
+        kept = [found for found in role.get("extension", ()) if found.get("url") not in hg.SECURITY_ROLE_EXTENSIONS]
+        new = {"url": hg.SECURITY_ROLE_EXTENSION, "valueCodeableConcept": _security(wanted.security)}
+        changed = {**changed, "extension": [*kept, new]}
+    return changed
+
+
+def administrative_role_of(role: Json) -> str | None:
+    """The administrative role of a PractitionerRole."""
+    return _code(role.get("code", ()), hg.ADMINISTRATIVE_ROLE)
+
+
+def security_role_of(resource: Json) -> str | None:
+    """The security role in the extension, in either of its spellings, on a PractitionerRole or a Practitioner."""
+    found = [
+        extension.get("valueCodeableConcept") or {}
+        for extension in resource.get("extension", ())
+        if extension.get("url") in hg.SECURITY_ROLE_EXTENSIONS
+    ]
+    return _code(found, hg.SECURITY_ROLE)
+
+
+def is_clinical(role: Json) -> bool:
+    """True for a PractitionerRole with a practitioner role."""
+    return _code(role.get("code", ()), hg.PRACTITIONER_ROLE) is not None
+
+
+def real_name(practitioner: Json) -> Json:
+    """The name to send: the official one, else the usual, else the first complete one that is not old."""
+    ranks = {"official": 0, "usual": 1}
+    complete = [
+        name
+        for name in practitioner.get("name", ())
+        if names.comparable(name.get("family")) and any(map(names.comparable, name.get("given") or ()))
+    ]
+    current = [name for name in complete if name.get("use") not in {"old", "maiden"}]
+    if not current:
+        text = "The Practitioner needs a name with family and given."
+        raise InputError(text, code=NameMatch.MISSING.value, expression=["Practitioner.name"])
+    chosen = min(current, key=lambda name: ranks.get(name.get("use", ""), 2))
+    lists = {key: _words(chosen, key) for key in ("given", "prefix", "suffix")}
+    spoken = " ".join([*lists["given"], chosen["family"]])
+    kept = {key: words for key, words in lists.items() if words}
+    return {"use": "official", "text": chosen.get("text") or spoken, "family": chosen["family"], **kept}
+
+
+def _words(name: Json, key: str) -> list[str]:
+    """The words of a name's part; FHIR writes null for one of which only an extension is told."""
+    return [word for word in name.get(key) or () if isinstance(word, str)]
+
+
+def _administrative(code: str) -> Json:
+    return {"system": hg.ADMINISTRATIVE_ROLE, "code": code, "display": ADMINISTRATIVE_ROLES.get(code, code)}
+
+
+def _security(code: str) -> Json:
+    display = SECURITY_ROLES[code]
+    return {"coding": [{"system": hg.SECURITY_ROLE, "code": code, "display": display}], "text": display}
+
+
+def _code(concepts: Sequence[Json], system: str) -> str | None:
+    found = (
+        coding.get("code")
+        for concept in concepts
+        for coding in concept.get("coding", ())
+        if coding.get("system") == system
+    )
+    return next((str(code) for code in found if code), None)
+
+
+def _has_earlier_login(account: Enrolment, who: Person) -> bool:
+    """True for the digest of this Practitioner's id behind a stem of another name."""
+    login = account.login or ""
+    same_digest = login.rpartition("-")[2] == who.login.rpartition("-")[2]
+    return who.login_is_generated and same_digest and login != who.login
+
+
+def _signs_on_as(account: Enrolment, who: Person) -> bool:
+    own = account_wishes.sign_on_value(who.practitioner)
+    numbers = (account.person or {}).get("identifier", ())
+    return any(identifiers.kind(number) == "PRN" and number.get("value") == own for number in numbers)
+
+
+def _comparable(name: Json) -> tuple[str, tuple[str, ...]]:
+    return names.comparable(name.get("family")), tuple(names.comparable(given) for given in name.get("given") or ())

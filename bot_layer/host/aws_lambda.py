@@ -1,0 +1,40 @@
+"""A bot as an AWS Lambda function: Medplum's envelope is the event, the bot's answer is the result.
+
+No exception gets out: Lambda would hand its stack trace to whoever called the bot. Medplum reads the last 4 KB of the
+log as ASCII, so the cause stands there last. https://docs.aws.amazon.com/lambda/latest/dg/python-handler.html
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from bot_layer.bot.collection import load
+from bot_layer.errors import InputError
+from bot_layer.host.invoke import Result, encode, invoke, refused
+
+
+def entry(name: str) -> Callable[[Any, Any], Any]:
+    """The function that Lambda calls for a bot."""
+    handler = load().named(name)
+
+    def run(event: Any, _context: Any) -> Any:
+        if not isinstance(event, dict):
+            result = refused(InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input."))
+        else:
+            result = invoke(handler, event)
+        _tell(result)
+        return json.loads(encode(result.return_value))
+
+    return run
+
+
+def _tell(result: Result) -> None:
+    lines = [result.log] if result.log else []
+    if result.error is not None:
+        lines.append(f"{result.error.code}: {result.error.message}")
+    for line in lines:
+        sys.stdout.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,287 @@
+"""The host's inbox on DBOS: events are stored before they are answered, and run until they end, across restarts.
+
+SQLite by default, PostgreSQL where several hosts share the work. A run is a workflow; each attempt is a step of it.
+A process that dies in an attempt makes that attempt again when it is back: bots can be called twice.
+https://docs.dbos.dev/python/tutorials/workflow-tutorial
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, error
+
+from bot_layer import spans
+from bot_layer.bot.collection import Collection
+from bot_layer.bot.handler import Handler
+from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
+from bot_layer.fhir.json import Json
+from bot_layer.host import retention
+from bot_layer.host.heartbeat import Heart, new_host_id
+from bot_layer.host.invoke import invoke, place_of
+from bot_layer.host.rules import inbox as rules
+from bot_layer.host.rules.inbox import Intake, Verdict
+from bot_layer.host.vault import Vault
+from bot_layer.medplum.client import Medplum
+
+EVENTS: Final = "events"
+CLOCK: Final = "clock"
+WORKFLOW: Final = "run_event"
+_COUNTED: Final = {
+    "ENQUEUED": "waiting",
+    "DELAYED": "waiting",
+    "PENDING": "running",
+    **dict.fromkeys(retention.DEAD, "dead"),
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InboxSettings:
+    """How the inbox works. ``client`` is the host's own login, for events whose token is gone."""
+
+    database_url: str
+    key: str | None = field(default=None, repr=False)
+    host_id: str = field(default_factory=new_host_id)
+    takeover_seconds: float = 60.0
+    parallel: int = 16
+    attempts: int = 8
+    first_pause: float = 2.0
+    polling: float = 0.1
+    keep_days: float = 7.0
+    client: Callable[[], Medplum] | None = field(default=None, repr=False)
+
+
+class DeadLetter(Exception):
+    """A run that ended for good without having done its work; its text is ``<code> after <attempts>``."""
+
+
+class Broken(BaseException):
+    """The host ends while a run pauses. As no Exception, it leaves the run unended: the next host goes on with it."""
+
+
+class Inbox:
+    """The one inbox of a process, between ``launch`` and ``close``."""
+
+    def __init__(self, bots: Collection, settings: InboxSettings, *, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self._bots = bots
+        self._environ = environ
+        self._vault = Vault(settings.key)
+        self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
+        self._heart = Heart(settings.database_url, settings.host_id, limit=settings.takeover_seconds)
+        self.ready = False
+
+    def launch(self) -> None:
+        """Take up what an earlier process left, and begin to run."""
+        _serving.append(self)
+        DBOS(config=config(self.settings))
+        DBOS.launch()
+        DBOS.register_queue(
+            EVENTS,
+            partition_concurrency=1,
+            worker_concurrency=self.settings.parallel,
+            polling_interval_sec=self.settings.polling,
+        )
+        DBOS.register_queue(CLOCK, polling_interval_sec=self.settings.polling)
+        self._heart.start()
+        self.ready = True
+
+    def close(self, *, grace: int = 30) -> None:
+        """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
+        self.ready = False
+        self._heart.retire()
+        self._closing.set()
+        DBOS.destroy(workflow_completion_timeout_sec=grace)
+        self._heart.stop(at_rest=self._under_way == 0)
+        _serving.remove(self)
+
+    def run_clock(self) -> None:
+        """Follow the schedules of the database, at every host of it, as long as this one lives."""
+        self._heart.run_clock()
+
+    def take(self, handler: Handler, envelope: Json, *, now: datetime) -> str | None:
+        """The id under which an event was stored, or None where it must run now.
+
+        Its answer is waited for, or the database does not take it: nobody would send it again.
+        """
+        taken = rules.intake(envelope, handler.bot.name, now=now)
+        if taken is None:
+            return None
+        try:
+            self.enqueue(taken, envelope)
+        except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, type(fault).__name__)
+            self.forget(taken.id)
+            return None
+        return taken.id
+
+    def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
+        """Store an event; one that is there already stays as it is."""
+        sealed = self._vault.put(taken.id, envelope) if envelope is not None else None
+        with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=rules.partition(taken.lane)):
+            trace = {"sealed": sealed, "traceparent": spans.traceparent()}
+            DBOS.enqueue_workflow(EVENTS, run_event, taken.record | trace)
+
+    def enqueue_alone(self, taken: Intake) -> None:
+        """Store a run by the clock, unless one of this bot waits or runs already, at any host."""
+        with (
+            SetWorkflowID(taken.id),
+            SetEnqueueOptions(deduplication_id=taken.lane, duplication_policy="return-existing"),
+        ):
+            DBOS.enqueue_workflow(CLOCK, run_event, taken.record | {"sealed": None})
+
+    def attempt(self, event_id: str, record: Json) -> Verdict:
+        """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
+        with self._counted():
+            try:
+                return self._attempt(event_id, record)
+            except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
+                _log.error("A run of %s failed: %s", record.get("bot"), place_of(fault))
+                return Verdict("dead", "internal-error")
+
+    def _attempt(self, event_id: str, record: Json) -> Verdict:
+        try:
+            handler = self._bots.named(record["bot"])
+        except InputError as unknown:
+            return Verdict("dead", unknown.code)
+        envelope = self._vault.get(event_id, record.get("sealed"))
+        if envelope is not None:
+            found = rules.verdict(invoke(handler, envelope, environ=self._environ).error)
+            if found.code != "medplum-login-refused" or self.settings.client is None:
+                return found
+        return self._by_medplum(record)
+
+    def pause(self, until: float) -> None:
+        """Wait until an instant; Broken where the host ends before."""
+        if self._closing.wait(max(0.0, until - time.time())):
+            raise Broken
+
+    def forget(self, event_id: str) -> None:
+        """Drop what is kept in memory for a run that has ended."""
+        self._vault.forget(event_id)
+
+    def sweep(self, now: datetime, *, at_once: int = 1000) -> int:
+        """Delete the finished runs that are past their time; dead letters stay until somebody deals with them."""
+        return retention.sweep(now - timedelta(days=self.settings.keep_days), at_once=at_once)
+
+    def counts(self) -> dict[str, int]:
+        """How many runs wait, run, or are dead letters, at one moment; what was run again counts as what it is now."""
+        found = DBOS.list_workflows(
+            status=list(_COUNTED), name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
+        )
+        return dict.fromkeys(_COUNTED.values(), 0) | Counter(_COUNTED[run.status] for run in found)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._counting:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
+
+    def _by_medplum(self, record: Json) -> Verdict:
+        """Let Medplum run the bot on the resource as it is now: the run then has a fresh token of the bot's own."""
+        if self.settings.client is None:
+            return Verdict("dead", "no-login-for-a-later-run")
+        try:
+            client = self.settings.client()
+            given = _input(client, record)
+            answer = client.post(f"fhir/R4/Bot/{record['botId']}/$execute", given) if given else {}
+        except PermanentError as refusal:
+            # A bot's own refusal comes with 200. With 400 Medplum says that it lost the host, or did not reach one.
+            return Verdict("again", refusal.code) if refusal.status == 400 else rules.verdict(refusal)
+        except BotError as failure:
+            return rules.verdict(failure)
+        return rules.verdict_of_answer(answer)
+
+
+_serving: list[Inbox] = []
+
+
+def serving() -> Inbox:
+    """The inbox of this process."""
+    return _serving[-1]
+
+
+def config(settings: InboxSettings) -> Any:
+    """DBOS as the inbox uses it. The version is fixed, so that a newer release of the host takes up older events."""
+    return {
+        "name": "bot-host",
+        "system_database_url": settings.database_url,
+        "application_version": "1",
+        "executor_id": settings.host_id,
+        "serializer": DBOSPortableJSONSerializer(),
+        "log_level": "WARNING",
+        "run_migrations": True,
+        "scheduler_polling_interval_sec": 5.0,  # how long a host may go on with a schedule that another one stopped
+        "enable_otlp": False,  # its spans and log records carry workflow ids, and these name a patient's resource
+    }
+
+
+@DBOS.step(name="attempt")
+def _attempt(event_id: str, record: Json, number: int) -> Json:
+    """One attempt, stored with its number."""
+    with spans.call("inbox", record, record.get("traceparent")) as span:
+        span.tell(name=record["bot"], attempt=number + 1)
+        end = serving().attempt(event_id, record)
+        span.tell(state=end.state, code=end.code or None)
+    return asdict(end) | {"attempt": number}
+
+
+@DBOS.step(name="pause")
+def _next_attempt(wait: float) -> float:
+    """The instant of the next attempt, stored: a host that goes on with the run waits for what is left alone."""
+    return time.time() + wait
+
+
+@DBOS.workflow(name=WORKFLOW)
+def run_event(record: Json) -> Json:
+    """Attempts until the run ends; the last transient failure, and every lasting one, makes a dead letter."""
+    event_id = DBOS.workflow_id or ""
+    settings = serving().settings
+    number = 0
+    while True:
+        end = _attempt(event_id, record, number)
+        if end["state"] != "again":
+            break
+        wait = rules.pause(number, end["retry_after"], first=settings.first_pause, most=settings.attempts)
+        if wait is None:
+            end["state"] = "dead"
+            break
+        serving().pause(_next_attempt(wait))
+        number += 1
+    serving().forget(event_id)
+    if end["state"] == "dead":
+        _log.error("A run of %s is a dead letter: %s", record["bot"], end["code"])
+        raise DeadLetter(f"{end['code']} after {number + 1}")
+    return end
+
+
+def _input(client: Medplum, record: Json) -> Json | None:
+    """What the bot is to be called with, read again; None where a changed resource is gone meanwhile.
+
+    ConfigError where this login does not see the Bot: to a stranger of the project every resource looks gone.
+    """
+    try:
+        client.read(f"Bot/{record['botId']}")
+    except InputError as unseen:
+        raise ConfigError("The host's login is of another project.", code="no-login-for-a-later-run") from unseen
+    if record["kind"] == "delete":
+        resource_type, _, resource_id = record["resource"].partition("/")
+        return {"deletedResource": {"resourceType": resource_type, "id": resource_id}}
+    try:
+        return client.read(record["resource"])
+    except InputError:
+        return None

@@ -1,0 +1,88 @@
+"""The heartbeat of a host: it says that it lives, takes over from the dead, and stops clocks that nobody asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import uuid
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from dbos import DBOS, error
+
+from bot_layer.host import takeover
+from bot_layer.host.process_lock import Presence
+
+_BEATS = 4  # within the limit: one may come late, and one may fail
+_log = logging.getLogger(__name__)
+
+
+def new_host_id() -> str:
+    """A name that no other process has: machine and process for who reads it, and chance."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+class Heart:
+    """The heart of this process's host, from ``start`` (once DBOS is launched) to ``stop`` (once it is destroyed)."""
+
+    def __init__(self, database_url: str, host_id: str, *, limit: float) -> None:
+        self._database_url, self._host_id, self._limit, self._cron = database_url, host_id, limit, False
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._retired = False
+        self._thread = threading.Thread(target=self._go_on, name="heart", daemon=True)
+
+    def start(self) -> None:
+        """Say that this host lives, take over at once where it is alone, and go on."""
+        self._presence = Presence(self._database_url)
+        self._engine = takeover.open_engine(self._database_url)
+        self.beat(datetime.now(UTC), alone=self._presence.alone)
+        self._thread.start()
+
+    def run_clock(self) -> None:
+        """From now on this host runs the schedules, and so do the others, as long as it lives."""
+        self._cron = True
+        self.beat(datetime.now(UTC))
+
+    def beat(self, now: datetime, *, alone: bool = False) -> list[str]:
+        """One heartbeat; the hosts whose runs it took over."""
+        with self._lock:
+            if self._retired:
+                takeover.beat(self._engine, self._host_id, now=now, limit=self._limit)
+                return []
+            taken = takeover.take_over(
+                self._engine, self._host_id, now=now, limit=self._limit, cron=self._cron, alone=alone
+            )
+            others = takeover.living(self._engine, self._host_id, now=now, limit=self._limit)
+            follow_schedules(self._cron or any(host.cron for host in others))
+        for host_id in taken:
+            _log.warning("Took over the runs of a host that is gone: %s", host_id)
+        return taken
+
+    def retire(self) -> None:
+        """From now on only say that this host lives: what runs may end, and nothing is taken over any more."""
+        with self._lock:
+            self._retired = True
+
+    def stop(self, *, at_rest: bool) -> None:
+        """End; at rest what is left is free for others at once, else they must wait until this host is silent."""
+        self._stopped.set()
+        self._thread.join()
+        if at_rest:
+            takeover.leave(self._engine, self._host_id)
+        self._engine.dispose()
+        self._presence.close()
+
+    def _go_on(self) -> None:
+        while not self._stopped.wait(self._limit / _BEATS):
+            try:
+                self.beat(datetime.now(UTC))
+            except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+                _log.warning("No heartbeat: %s", type(fault).__name__)
+
+
+def follow_schedules(wanted: bool) -> None:
+    """Let the schedules of the database rest while no host serves with a clock, for DBOS follows them at every host."""
+    for schedule in DBOS.list_schedules(status="PAUSED" if wanted else "ACTIVE"):
+        (DBOS.resume_schedule if wanted else DBOS.pause_schedule)(schedule["schedule_name"])

@@ -1,0 +1,161 @@
+"""Envelope in, answer out: the one place where whatever a bot raises becomes an answer.
+
+Every transport calls ``invoke``, so that they answer alike. The log of a run is what the bot's own modules logged
+meanwhile; other libraries are left out, because they write addresses with ids in them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bot_layer.bot.event import SUBSCRIPTION
+from bot_layer.bot.handler import Handler, failed
+from bot_layer.errors import BotError
+from bot_layer.fhir import outcomes, parameters
+from bot_layer.fhir.json import Json
+from bot_layer.host.logs import call
+
+_LOGGERS: Final = ("bots", "bot_layer")
+_MOST_LINES: Final = 200
+_lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
+_log = logging.getLogger(__name__)
+_UNCHANGED: Final = parameters.build(
+    parameters.code("action", "unchanged"),
+    parameters.resource(
+        "outcome", outcomes.outcome([outcomes.note("own-change", "The bot made this change itself; nothing is to do.")])
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. ``error`` is the cause where it failed; ``success`` is False where no rule foresaw that."""
+
+    return_value: Json = field(repr=False)
+    log: str = field(default="", repr=False)
+    success: bool = True
+    error: BotError | None = None
+    queued: bool = False
+
+    def answer(self) -> Json:
+        """The body that Medplum's Fission route reads.
+
+        Servers from 5.1.22 on turn ``success: false`` into a 400 without the answer, so a refusal by rule is a success.
+        """
+        return {"returnValue": self.return_value, "logResult": self.log, "success": self.success}
+
+    def facts(self) -> dict[str, str | bool | None]:
+        """What a trace may tell of it: the action, whether it went as foreseen, and the cause's code."""
+        value = self.return_value if isinstance(self.return_value, dict) else {}
+        action = parameters.one(value, "action")
+        return {
+            "action": action if isinstance(action, str) else None,
+            "success": self.success,
+            "code": self.error.code if self.error else None,
+        }
+
+
+def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None) -> Result:
+    """The result of one call of a bot, whatever happens in it."""
+    if is_own_change(envelope):
+        return Result(_UNCHANGED, "skipped: own-change")
+    trace_id = envelope.get("traceId")
+    with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
+        try:
+            value = handler.run(envelope, environ=environ)
+            encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
+        except BotError as error:
+            _log.warning("%s ended with %s", handler.bot.name, error.code)
+            return Result(handler.failure(error, envelope), "\n".join(lines), error=error)
+        except Exception as fault:  # noqa: BLE001  # the transport must answer whatever the code does
+            unforeseen = BotError(
+                "The bot failed in a way that it does not foresee; the log names the place.", code="internal-error"
+            )
+            _log.error("%s failed: %s", handler.bot.name, place_of(fault))  # a trace would quote values
+            answer = handler.failure(unforeseen, envelope)
+            # Text is an acknowledgement, which says itself that it failed; as a failure it would not be delivered.
+            return Result(answer, "\n".join(lines), success=isinstance(answer, str), error=unforeseen)
+        return Result(value, "\n".join(lines))
+
+
+def is_own_change(envelope: Json) -> bool:
+    """True where a Subscription tells a bot of its own write: Medplum has no guard against such loops.
+
+    https://www.medplum.com/docs/subscriptions
+    """
+    if SUBSCRIPTION not in _object(envelope.get("headers")):
+        return False
+    author = _object(_object(_object(envelope.get("input")).get("meta")).get("author")).get("reference")
+    return author is not None and author == _object(envelope.get("bot")).get("reference")
+
+
+def refused(error: BotError) -> Result:
+    """The result for a call that reached no bot."""
+    return Result(failed(error), f"refused: {error.code}", success=False, error=error)
+
+
+def queued(event_id: str) -> Result:
+    """The result for an event that was taken in and will run."""
+    note = outcomes.note("queued", "The event was stored and will run.")
+    answer = parameters.build(
+        parameters.code("action", "queued"), parameters.resource("outcome", outcomes.outcome([note]))
+    )
+    return Result(answer, f"queued: {event_id}", queued=True)
+
+
+def encode(value: Any) -> bytes:
+    """JSON as every transport writes it: the same value is the same bytes. Half of a surrogate pair becomes ``?``."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def place_of(fault: BaseException) -> str:
+    """The kind of an exception and the lines it came through, without its text, which may quote a person's data."""
+    frames = traceback.extract_tb(fault.__traceback__)[-4:]
+    steps = " > ".join(f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames)
+    return f"{type(fault).__name__} at {steps}"
+
+
+def _object(value: Any) -> Json:
+    """The value where it is an object: whoever calls may send anything."""
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def _captured() -> Iterator[list[str]]:
+    """The lines that the bots' own loggers write in this context, while it lasts."""
+    _listen()
+    lines: list[str] = []
+    token = _lines.set(lines)
+    try:
+        yield lines
+    finally:
+        _lines.reset(token)
+
+
+class _Capture(logging.Handler):
+    """Keeps a line for the run of the context in which it was written, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = _lines.get()
+        if lines is not None and len(lines) < _MOST_LINES:
+            lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+_capture = _Capture(logging.INFO)
+
+
+def _listen() -> None:
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        if _capture not in logger.handlers:
+            logger.addHandler(_capture)
+            if logger.level == logging.NOTSET:
+                logger.setLevel(logging.INFO)

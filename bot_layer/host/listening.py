@@ -1,0 +1,111 @@
+"""Listening: a uvicorn server in a thread of this process, on a loopback port that is known before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+LOOPBACK = "127.0.0.1"
+_START_SECONDS = 15
+_TICK_SECONDS = 0.1
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((host, port))
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
+
+
+class ThreadedServer:
+    """A server on ``http://127.0.0.1:PORT`` from ``start`` (or ``with``) until ``stop``."""
+
+    def __init__(self, config: uvicorn.Config, *, port: int = 0) -> None:
+        self._socket = bind(LOOPBACK, port)
+        self.port: int = self._socket.getsockname()[1]
+        self.base_url = f"http://{LOOPBACK}:{self.port}"
+        self._server = _Announced(config)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Self:
+        """The server itself, once it answers."""
+        self._thread = threading.Thread(target=self._run, name=f"server-{self.port}", daemon=True)
+        self._thread.start()
+        if not self._server.ready.wait(timeout=_START_SECONDS) or not self._server.started:
+            raise RuntimeError(f"The server did not start within {_START_SECONDS} seconds.")
+        return self
+
+    def stop(self) -> None:
+        """Lets running requests end, as long as the config's graceful shutdown allows, then frees the port."""
+        self._server.end()
+        if self._thread is not None:
+            self._thread.join(timeout=_START_SECONDS)
+            self._thread = None
+        self._socket.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Announced(uvicorn.Server):
+    """uvicorn's server, which says when it is ready and ends at once where nothing runs.
+
+    uvicorn looks ten times a second whether it shall end, and rests another tenth when it does: for the hundreds of
+    servers of a test run that is minutes. Outside the main thread it leaves the signal handlers alone.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Ends the server, from another thread."""
+        self.should_exit = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to listen, then tells whoever waits."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+    async def main_loop(self) -> None:
+        """Ticks as uvicorn's own, until ``end``."""
+        tick = 0
+        while not await self.on_tick(tick):
+            tick = (tick + 1) % 864_000
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), timeout=_TICK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Waits for running requests as uvicorn does; where none runs there is nothing to wait for."""
+        if self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        for bound in sockets or []:
+            bound.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)

@@ -1,0 +1,51 @@
+"""What a monitoring system asks a host for, in Prometheus' text form. Labels are names of bots and words, never people.
+
+https://prometheus.io/docs/concepts/data_model/
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bot_layer.host.invoke import Result
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The figures of one host."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._calls = Counter(
+            "bot_calls", "Calls by bot and result: ok, a code, or queued", ["bot", "result"], registry=self._registry
+        )
+        self._seconds = Histogram("bot_seconds", "How long calls took", ["bot"], registry=self._registry)
+        self._running = Gauge("bot_calls_running", "Calls that are being answered", registry=self._registry)
+        self._inbox = Gauge("bot_inbox_runs", "Runs in the inbox by state", ["state"], registry=self._registry)
+
+    @contextmanager
+    def timed(self, bot: str) -> Iterator[Callable[[Result], None]]:
+        """Times a call; the function given takes its result."""
+        started = time.perf_counter()
+        results: list[Result] = []
+        with self._running.track_inprogress():
+            yield results.append
+        self._seconds.labels(bot).observe(time.perf_counter() - started)
+        for result in results:
+            self.count(bot, result)
+
+    def count(self, bot: str, result: Result) -> None:
+        """Count a result; ``-`` stands for a call that reached no bot."""
+        word = "queued" if result.queued else result.error.code if result.error else "ok"
+        self._calls.labels(bot, word).inc()
+
+    def page(self, inbox: dict[str, int]) -> bytes:
+        """The page that Prometheus reads."""
+        for state, count in inbox.items():
+            self._inbox.labels(state).set(count)
+        return generate_latest(self._registry)

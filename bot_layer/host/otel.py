@@ -1,0 +1,193 @@
+"""Spans by OpenTelemetry's SDK: a bot's calls, and the requests made in them, without anything of a person.
+
+Not the instrumentation packages for requests and httpx: they write each whole URL, and ours name patients. Not a global
+provider either: what others write by the same API (DBOS would name its workflows, whose ids name resources) stays out.
+Attributes are OpenTelemetry's own where it has a word: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from bot_layer import spans
+from bot_layer.errors import BotError, InputError, ReviewNeeded
+from bot_layer.http.path_template import of_path, of_template
+
+_NAME: Final = "medplum-python-bots"
+# Who may know of our traces: a partner needs no ids of what goes on inside.
+_INSIDE: Final = "Medplum"
+_ATTRIBUTES: Final = {
+    "code": "error.type",
+    "status": "http.response.status_code",
+    "resent": "http.request.resend_count",
+}
+_WORD: Final = re.compile(r"[a-z][a-z0-9]{0,30}(-[a-z0-9]{1,30}){0,10}")
+# Medplum's own is a UUID, or the traceparent that its caller sent. Anything else may be anything.
+_TRACE_ID: Final = re.compile(r"[0-9a-fA-F-]{8,64}")
+_LAST_SECONDS: Final = 5.0
+_w3c = TraceContextTextMapPropagator()
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+def exporting(exporter: str) -> SpanProcessor:
+    """Where spans go: in batches, from a thread of its own, to a collector or, as the log, to standard error."""
+    return BatchSpanProcessor(ConsoleSpanExporter(out=sys.stderr) if exporter == "console" else OTLPSpanExporter())
+
+
+class Tracer:
+    """The recorder of this process, from its making until ``close``."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer(_NAME, version(_NAME))
+
+    def call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> spans.Span:
+        """One call of a bot, as part of the caller's trace where it has one."""
+        return _quietly(lambda: self._call(transport, envelope, traceparent), spans.NOTHING)
+
+    def request(self, service: str, method: str, url: str, path: str | None) -> spans.Span:
+        """One request to Medplum or a partner."""
+        return _quietly(lambda: self._request(service, method, url, path), spans.NOTHING)
+
+    def traceparent(self) -> str | None:
+        """The current call's."""
+        return _quietly(lambda: _headers(trace.get_current_span()).get("traceparent"), None)
+
+    def close(self) -> None:
+        """Sends what waits; a collector that does not answer keeps nobody waiting for long."""
+        sending = threading.Thread(target=_quietly, args=(self._provider.shutdown, None), daemon=True)
+        sending.start()
+        sending.join(_LAST_SECONDS)
+
+    def _call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> spans.Span:
+        trace_id = envelope.get("traceId")
+        parent = next(filter(None, map(_parent, (traceparent, _header(envelope, "traceparent"), trace_id))), None)
+        attributes = {"bot.transport": transport}
+        if isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id):
+            attributes["medplum.trace_id"] = trace_id
+        kind = SpanKind.CONSUMER if transport == "inbox" else SpanKind.SERVER
+        # Without a context of its own a call would belong to whatever this thread did before.
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent) if parent else trace.INVALID_SPAN)
+        return _Span(self._tracer.start_span("bot", context, kind, attributes), is_call=True)
+
+    def _request(self, service: str, method: str, url: str, path: str | None) -> spans.Span:
+        parts = urlsplit(url)
+        template = of_template(path) if path else of_path(parts.path)
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "url.template": template,
+            "peer.service": service,
+            "server.address": parts.hostname or "",
+            "server.port": parts.port or (443 if parts.scheme == "https" else 80),
+        }
+        span = self._tracer.start_span(f"{method} {template}", None, SpanKind.CLIENT, attributes)
+        return _Span(span, headers=_headers(span) if service == _INSIDE else {})
+
+
+class _Span:
+    """A span of the SDK as the clients and the runtime see it."""
+
+    def __init__(self, span: trace.Span, *, is_call: bool = False, headers: Mapping[str, str] | None = None) -> None:
+        self.headers: Mapping[str, str] = headers or {}
+        self._span = span
+        self._is_call = is_call
+        self._current: AbstractContextManager[Any] | None = None
+
+    def tell(self, **facts: spans.Fact) -> None:
+        """Each fact as an attribute; text that is no word of ours is left out."""
+        _quietly(lambda: self._tell(facts), None)
+
+    def __enter__(self) -> Self:
+        if self._is_call:
+            _quietly(self._begin, None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
+    ) -> None:
+        _quietly(lambda: self._end(error), None)
+
+    def _begin(self) -> None:
+        current = trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
+        current.__enter__()
+        self._current = current
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._current is not None:
+            self._current.__exit__(None, None, None)
+        if error is not None:  # its kind, never its text
+            self._tell({"code": error.code if isinstance(error, BotError) else type(error).__name__.lower()})
+            if not isinstance(error, InputError | ReviewNeeded):
+                self._span.set_status(StatusCode.ERROR)
+        self._span.end()
+
+    def _tell(self, facts: Mapping[str, spans.Fact]) -> None:
+        for name, value in facts.items():
+            if value is None or (isinstance(value, str) and not _WORD.fullmatch(value)):
+                continue
+            self._span.set_attribute(_ATTRIBUTES.get(name, f"bot.{name}"), value)
+            if name == "name":
+                self._span.update_name(f"bot {value}")
+            if self._is_failure(name, value):
+                self._span.set_status(StatusCode.ERROR)
+
+    def _is_failure(self, name: str, value: spans.Fact) -> bool:
+        """A refusal is an error of the request that it answers, but not of the call that gives it."""
+        if name == "status" and isinstance(value, int):
+            return value >= (500 if self._is_call else 400)
+        return name == "success" and value is False
+
+
+def _resource() -> Resource:
+    """Who writes the traces, as the environment names it."""
+    found = Resource.create({SERVICE_VERSION: version(_NAME)})
+    is_named = not str(found.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service")
+    return found if is_named else found.merge(Resource({SERVICE_NAME: _NAME}))
+
+
+def _parent(traceparent: Any) -> trace.SpanContext | None:
+    """The caller's span; its tracestate and baggage are left out, because they may carry anything."""
+    if not isinstance(traceparent, str):
+        return None
+    found = trace.get_current_span(_w3c.extract({"traceparent": traceparent})).get_span_context()
+    return found if found.is_valid else None
+
+
+def _headers(span: trace.Span) -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    _w3c.inject(carrier, trace.set_span_in_context(span))
+    return {name: value for name, value in carrier.items() if name == "traceparent"}
+
+
+def _header(envelope: Mapping[str, Any], wanted: str) -> Any:
+    headers = envelope.get("headers")
+    found = headers.items() if isinstance(headers, dict) else ()
+    return next((value for name, value in found if str(name).lower() == wanted), None)
+
+
+def _quietly(work: Callable[[], _T], otherwise: _T) -> _T:
+    """What the work gives; its failure is the trace's alone."""
+    try:
+        return work()
+    except Exception as fault:  # noqa: BLE001  # a fault of tracing must never break a call
+        _log.warning("A span was lost: %s", type(fault).__name__)
+        return otherwise

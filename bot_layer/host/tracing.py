@@ -1,0 +1,62 @@
+"""Whether this process writes traces: switched on by OpenTelemetry's own variables, off and free of cost without them.
+
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. The SDK comes with the extra
+``otel`` and is imported only where it is asked for. What is wrong with these settings is a warning: tracing never
+keeps a host from its work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from bot_layer import spans
+from bot_layer.errors import ConfigError
+
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_log = logging.getLogger(__name__)
+
+
+def asked_for(environ: Mapping[str, str]) -> str | None:
+    """The exporter that the environment asks for, ``otlp`` or ``console``; None where traces are off."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    named = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    exporter = named or ("otlp" if any(environ.get(name) for name in ENDPOINTS) else "none")
+    if exporter == "none":
+        return None
+    if exporter not in {"otlp", "console"}:
+        raise ConfigError("OTEL_TRACES_EXPORTER can be otlp, console or none.", code="invalid-setting")
+    protocol = next((environ[name] for name in _PROTOCOLS if environ.get(name)), "http/protobuf")
+    if exporter == "otlp" and protocol != "http/protobuf":
+        raise ConfigError("OTEL_EXPORTER_OTLP_PROTOCOL can be http/protobuf only.", code="invalid-setting")
+    return exporter
+
+
+@contextmanager
+def recorded(environ: Mapping[str, str]) -> Iterator[None]:
+    """Traces are written meanwhile, if the environment asks for them; what waits at the end is sent."""
+    try:
+        exporter = asked_for(environ)
+    except ConfigError as error:
+        _log.warning("No traces are written: %s", error.message)
+        exporter = None
+    if exporter is None:
+        yield
+        return
+    try:
+        from bot_layer.host.otel import Tracer, exporting  # noqa: PLC0415  # the SDK is optional, and costs its start
+    except ImportError:
+        _log.warning("No traces are written: pip install 'medplum-python-bots[otel]'.")
+        yield
+        return
+    tracer = Tracer(exporting(exporter))
+    spans.record_with(tracer)
+    try:
+        yield
+    finally:
+        spans.record_with(None)
+        tracer.close()

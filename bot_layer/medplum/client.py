@@ -1,0 +1,243 @@
+"""Medplum through pymedplum: the calls that bots make, with failures named as in ``bot_layer.errors``.
+
+pymedplum speaks the protocol; the httpx transport given to it turns busy and broken answers into TransientError
+before anything is repeated, so that one place decides what may be tried again: reads, and writes guarded by If-Match.
+A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhir
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+from pymedplum import MedplumClient
+
+from bot_layer.bot.event import Event
+from bot_layer.errors import AuthError, ConfigError, InputError, PermanentError, TransientError
+from bot_layer.fhir.json import Json
+from bot_layer.http.transport import DEFAULT_PATIENCE, Patience, require_safe_url
+from bot_layer.medplum.wire import SERVICE, Wire, named
+
+# pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
+logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
+_REFERENCE = re.compile(r"[A-Za-z]+/[A-Za-z0-9\-.]{1,64}")
+_REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
+
+Change = Callable[[Json], Json]
+Query = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Medplum:
+    """One login at one Medplum server. Resources go in and out as plain JSON objects."""
+
+    client: MedplumClient = field(repr=False)
+    patience: Patience = DEFAULT_PATIENCE
+    wait: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+    def read(self, reference: str) -> Json:
+        """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
+        resource_type, _, resource_id = reference.partition("/")
+        path = f"{resource_type}/{{id}}"
+        if not _REFERENCE.fullmatch(reference):
+            # Another server's address, a contained resource, or nonsense that somebody stored as a reference.
+            raise InputError("Medplum has nothing under such a reference.", code="not-found")
+
+        def call() -> Json:
+            found: Json = self.client.read_resource(resource_type, resource_id)
+            return found
+
+        return self._repeat("GET", path, call)
+
+    def held(self, reference: str) -> Json | None:
+        """The resource at ``Type/id``; None where there is none, or none any more."""
+        try:
+            return self.read(reference)
+        except InputError:
+            return None
+        except PermanentError as error:
+            if error.status in {400, 410}:
+                return None
+            raise
+
+    def search(self, resource_type: str, query: Query) -> list[Json]:
+        """The resources of the first page of a search, without included ones of other types."""
+        bundle = self.search_bundle(resource_type, query)
+        found = (entry.get("resource") for entry in bundle.get("entry", []))
+        return [resource for resource in found if resource and resource.get("resourceType") == resource_type]
+
+    def search_bundle(self, resource_type: str, query: Query) -> Json:
+        """The first page of a search as Medplum's Bundle."""
+
+        def call() -> Json:
+            found: Json = self.client.search_resources(resource_type, list(query))
+            return found
+
+        return self._repeat("GET", resource_type, call)
+
+    def search_all(self, resource_type: str, query: Query) -> Iterator[Json]:
+        """Every match of a search, page by page; of a link to the next page only the query is used."""
+        bundle = self.search_bundle(resource_type, query)
+        while True:
+            for entry in bundle.get("entry", []):
+                if entry.get("search", {}).get("mode", "match") == "match" and "resource" in entry:
+                    yield entry["resource"]
+            following = [link["url"] for link in bundle.get("link", []) if link.get("relation") == "next"]
+            if not following:
+                return
+            bundle = self.search_bundle(resource_type, parse_qsl(urlsplit(following[0]).query))
+
+    def create(self, resource: Json) -> Json:
+        """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
+        with named("POST", resource["resourceType"]):
+            created: Json = self.client.create_resource(resource)
+            return created
+
+    def create_once(self, resource: Json, query: str) -> Json:
+        """The stored resource, or the one that the query finds already (If-None-Exist)."""
+
+        def call() -> Json:
+            created: Json = self.client.create_resource_if_none_exist(resource, query)
+            return created
+
+        return self._repeat("POST", resource["resourceType"], call, repeatable=True)
+
+    def change(self, reference: str, change: Change, *, attempts: int = 5) -> Json:
+        """The resource after a pure ``change``, written with If-Match; nothing is written where nothing changes.
+
+        On 412 it is read again and changed anew, so that nobody's edit is overwritten.
+        """
+        resource_type, _, resource_id = reference.partition("/")
+
+        def call() -> Json:
+            return self.client.update_with_retry(resource_type, resource_id, change, max_retries=attempts).resource
+
+        return self._repeat("PUT", f"{resource_type}/{{id}}", call)
+
+    def update(self, resource: Json) -> Json:
+        """The stored resource after a PUT with If-Match; a stale version is a TransientError of status 412."""
+
+        def call() -> Json:
+            updated: Json = self.client.update_resource(resource, if_match="required")
+            return updated
+
+        return self._repeat("PUT", f"{resource['resourceType']}/{{id}}", call)
+
+    def restore(self, resource: Json) -> Json:
+        """The stored resource after a PUT of an earlier version, which also brings back a deleted one."""
+
+        def call() -> Json:
+            updated: Json = self.client.update_resource(resource, if_match=False)
+            return updated
+
+        return self._repeat("PUT", f"{resource['resourceType']}/{{id}}", call)
+
+    def delete(self, reference: str) -> None:
+        """Delete ``Type/id``; one that is gone already is no error."""
+        resource_type, _, resource_id = reference.partition("/")
+        with named("DELETE", f"{resource_type}/{{id}}"):
+            self.client.delete_resource(resource_type, resource_id)
+
+    def batch(self, entries: Sequence[Json]) -> list[Json]:
+        """The answers of a batch, one for each entry and in their order. Each has its own status: read them all."""
+        with named("POST", "batch"):
+            answer = self.client.execute_batch({"resourceType": "Bundle", "type": "batch", "entry": list(entries)})
+        return list(answer.get("entry", []))
+
+    def ccda(self, patient_id: str) -> bytes:
+        """The patient's data as a C-CDA document, made by Medplum when asked (``Patient/$ccda-export``)."""
+        with named("GET", "Patient/{id}/$ccda-export"):
+            return str(self.client.export_ccda(patient_id)).encode()
+
+    def get(self, path: str) -> Json:
+        """Whatever a GET of a path under the server's root answers (``auth/me``, ``admin/projects/{id}``)."""
+
+        def call() -> Json:
+            found: Json = self.client.get(path)
+            return found
+
+        return self._repeat("GET", path.partition("/")[0], call)
+
+    def post(self, path: str, body: Any) -> Json:
+        """Whatever a POST to a path under the server's root answers. Never repeated."""
+        with named("POST", path.partition("/")[0]):
+            answered: Json = self.client.post(path, body)
+            return answered
+
+    def project_secrets(self) -> Json:
+        """The project's secrets by name, as an event carries them; none where this login may not read them."""
+        try:
+            project = self.get("auth/me").get("project") or {}
+            held = self.get(f"admin/projects/{project.get('id')}").get("project") or {}
+        except (AuthError, InputError):
+            return {}
+        return {each["name"]: each for each in held.get("secret") or () if each.get("name")}
+
+    def _repeat(self, method: str, path: str, call: Callable[[], Json], *, repeatable: bool = False) -> Json:
+        for attempt in range(self.patience.retries + 1):
+            try:
+                with named(method, path):
+                    return call()
+            except TransientError as error:
+                # 409 is Medplum's word for two conditional writes at once: the second one goes through later.
+                last = attempt == self.patience.retries or error.status == 412
+                if last or not (repeatable or method in _REPEATABLE):
+                    raise
+                self.wait(self._pause(attempt, error.retry_after))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, attempt: int, asked: float | None) -> float:
+        own = self.patience.backoff * float(2**attempt)
+        return min(max(own, asked or 0.0), self.patience.longest_wait)
+
+
+def connect(event: Event) -> Medplum:
+    """Medplum as the bot that the event calls: its token, at the server that sent the event."""
+    if not event.base_url or not event.access_token:
+        raise InputError("The event carries no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
+    patience = Patience.from_settings(event.secrets)
+    require_safe_url(event.base_url, SERVICE)
+    http = _http(patience)
+    client = MedplumClient(event.base_url, access_token=event.access_token, http_client=http, allow_insecure_http=True)
+    return Medplum(client, patience)
+
+
+def connect_client(
+    base_url: str, client_id: str, client_secret: str, *, patience: Patience = DEFAULT_PATIENCE
+) -> Medplum:
+    """Medplum as a ClientApplication, for the command line and the hosts' own work."""
+    require_safe_url(base_url, SERVICE)
+    http = _http(patience)
+    client = MedplumClient(
+        base_url, client_id=client_id, client_secret=client_secret, http_client=http, allow_insecure_http=True
+    )
+    return Medplum(client, patience)
+
+
+def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> Medplum:
+    """Medplum as ``MEDPLUM_BASE_URL``, ``MEDPLUM_CLIENT_ID`` and ``MEDPLUM_CLIENT_SECRET`` say.
+
+    ``working`` is how many seconds longer an answer may take, because a bot works for it.
+    """
+    names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
+    base_url, client_id, client_secret = (environ[name] for name in names)
+    patience = Patience.from_settings(environ)
+    return connect_client(base_url, client_id, client_secret, patience=replace(patience, read=patience.read + working))
+
+
+@lru_cache(maxsize=8)
+def _http(patience: Patience) -> httpx.Client:
+    """One pool of connections for all calls of a process."""
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
+    timeout = httpx.Timeout(patience.read, connect=patience.connect)
+    return httpx.Client(transport=Wire(httpx.HTTPTransport(limits=limits)), timeout=timeout, follow_redirects=False)

@@ -1,0 +1,153 @@
+"""Under pymedplum: busy and broken answers before it repeats anything, and its exceptions as ours."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+from pymedplum import exceptions as refusals
+
+from bot_layer import spans
+from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
+from bot_layer.http.body import paced
+from bot_layer.http.transport import retry_after
+
+SERVICE = "Medplum"
+_BUSY = frozenset({429, 500, 502, 503, 504})
+
+
+class Wire(httpx.BaseTransport):
+    """httpx's transport, with busy and broken answers as TransientError, before pymedplum sleeps over them."""
+
+    def __init__(self, inner: httpx.BaseTransport, clock: Callable[[], float] = time.monotonic) -> None:
+        self._inner = inner
+        self._clock = clock
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer; TransientError where there is none, or one that only says that Medplum is busy."""
+        with spans.request(SERVICE, request.method, str(request.url)) as span:
+            request.headers.update(span.headers)
+            response = self._send(request)
+            span.tell(status=response.status_code)
+            return response
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        try:
+            response = self._inner.handle_request(request)
+        except httpx.TransportError as fault:
+            unsent = isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+            raise _transient(request.method, None, maybe_done=not unsent) from fault
+        if isinstance(response.stream, httpx.SyncByteStream):
+            response.stream = _Body(response.stream, request.method, self._clock)
+        if response.status_code in _BUSY:
+            response.read()
+            busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
+            busy.retry_after = _until_quota(response)
+            raise busy
+        return response
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._inner.close()
+
+
+class _Body(httpx.SyncByteStream):
+    """A body; TransientError where it breaks or only trickles. What it answers may have been done."""
+
+    def __init__(self, inner: httpx.SyncByteStream, method: str, clock: Callable[[], float]) -> None:
+        self._inner = inner
+        self._method = method
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from paced(self._inner, clock=self._clock)
+        except (httpx.TransportError, TimeoutError) as fault:
+            raise _transient(self._method, None, maybe_done=True) from fault
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        self._inner.close()
+
+
+def _transient(method: str, status: int | None, *, maybe_done: bool) -> TransientError:
+    return TransientError(
+        "Medplum was too busy, failed, or its answer was lost; try again later.",
+        service=SERVICE,
+        status=status,
+        method=method,
+        code="medplum-unavailable",
+        maybe_done=maybe_done and method not in {"GET", "HEAD"},
+    )
+
+
+def _until_quota(response: httpx.Response) -> float | None:
+    """Seconds until the quota is filled again: ``t`` of the RateLimit header, else Retry-After."""
+    for entry in response.headers.get_list("RateLimit", split_commas=True):
+        parts = dict(part.strip().partition("=")[::2] for part in entry.split(";")[1:])
+        if parts.get("r") == "0" and parts.get("t", "").isdecimal():
+            return float(parts["t"])
+    return retry_after(response.headers)
+
+
+@contextmanager
+def named(method: str, path: str) -> Iterator[None]:
+    """pymedplum's exceptions as ours, with a path template and without the server's words."""
+    try:
+        yield
+    except BotError as error:
+        if isinstance(error, ServiceError):
+            error.method, error.path = method, path
+        raise
+    except refusals.NotFoundError as fault:
+        raise InputError(f"Medplum has no {path}, or this bot may not see it.", code="not-found") from fault
+    except (refusals.AuthenticationError, refusals.AuthorizationError) as fault:
+        word = "login" if isinstance(fault, refusals.AuthenticationError) else "rights"
+        raise AuthError(
+            f"Medplum refused the {word} of this bot for {method} {path}.",
+            code="medplum-login-refused" if word == "login" else "medplum-rights-missing",
+        ) from fault
+    except (refusals.ConflictError, refusals.PreconditionFailedError) as fault:
+        raise TransientError(
+            f"{path} was changed by somebody else meanwhile; try again.",
+            service=SERVICE,
+            status=fault.status_code,
+            method=method,
+            path=path,
+            code="edit-conflict",
+        ) from fault
+    except refusals.TokenRefreshCooldownError as fault:
+        raise TransientError(
+            "Medplum gave no token a moment ago; try again later.",
+            service=SERVICE,
+            method=method,
+            path=path,
+            code="medplum-unavailable",
+            retry_after=fault.retry_after,
+        ) from fault
+    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        raise TransientError(
+            "Medplum did not answer with JSON; try again later.",
+            service=SERVICE,
+            method=method,
+            path=path,
+            code="unreadable-answer",
+            maybe_done=method not in {"GET", "HEAD"},
+        ) from fault
+    except refusals.MedplumError as fault:
+        if isinstance(fault.__cause__, httpx.HTTPStatusError):
+            # pymedplum names a refused token request so, and nothing else.
+            raise AuthError(
+                "Medplum refused the login of this client: check its id and secret.", code="medplum-login-refused"
+            ) from fault
+        raise PermanentError(
+            f"Medplum refused {method} {path} with status {fault.status_code}.",
+            service=SERVICE,
+            status=fault.status_code,
+            method=method,
+            path=path,
+            code="refused-by-medplum",
+        ) from fault

@@ -1,0 +1,1 @@
+"""Registering patients in Health Gorilla's patient index."""

@@ -1,0 +1,105 @@
+"""Whether an ADT message comes late: the stamp of the last one applied is kept on the Patient, as an extension.
+
+A stamp is EVN-2, when the event was recorded, and MSH-7, when the message was made; EVN-2 goes first. There is one for
+each sender (MSH-3, MSH-4), whose clocks are not compared. https://www.hl7.eu/HL7v2x/v251/std251/ch03.html (3.4.1 EVN)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from bot_layer.fhir import demographics
+from bot_layer.fhir.json import Json
+
+URL: Final = "https://medplum.com/integrations/python-bots/adt-stamp"
+_STAMP: Final = re.compile(r"(\d{8}|\d{10}|\d{12}|\d{14})(?:(?<=\d{14})(\.\d{1,4}))?([+-]\d{4})?", re.ASCII)
+_PRECISIONS: Final = {
+    8: ("%Y%m%d", timedelta(days=1)),
+    10: ("%Y%m%d%H", timedelta(hours=1)),
+    12: ("%Y%m%d%H%M", timedelta(minutes=1)),
+    14: ("%Y%m%d%H%M%S", timedelta(seconds=1)),
+}
+# A stamp without an offset may be half a day ahead of UTC.
+_AHEAD: Final = timedelta(days=1)
+
+
+class Span(NamedTuple):
+    """From the first moment of a stamp to where the next one begins; ``is_local`` where it has no offset."""
+
+    start: datetime
+    end: datetime
+    is_local: bool
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Who sent a message, and when by the sender's clock; "" where that is not told."""
+
+    sender: str = ""
+    recorded: str = ""
+    sent: str = ""
+
+
+def stamp(sender: str, recorded: str, sent: str, now: datetime | None = None) -> Stamp:
+    """The stamp of a message. A time that lies ahead of ``now`` is none: it would make all that follows late."""
+    return Stamp(sender, *(text if _is_credible(text, now) else "" for text in (recorded, sent)))
+
+
+def is_late(patient: Json, stamp: Stamp) -> bool:
+    """Whether the sender's last applied message is surely newer than one with this stamp."""
+    kept = _kept(patient, stamp.sender)
+    for ours, theirs in ((stamp.recorded, kept.recorded), (stamp.sent, kept.sent)):
+        one, other = _span(ours), _span(theirs)
+        if one is None or other is None or one.is_local != other.is_local:
+            continue
+        if one.end <= other.start or other.end <= one.start:
+            return one.end <= other.start
+    return False
+
+
+def stamped(patient: Json, stamp: Stamp) -> Json:
+    """The Patient with the stamp in place of the sender's last one; as it is where the message tells no time."""
+    if not (stamp.recorded or stamp.sent) or stamp == _kept(patient, stamp.sender):
+        return patient
+    parts = {"sender": stamp.sender, "recorded": stamp.recorded, "sent": stamp.sent}
+    mark = {"url": URL, "extension": [{"url": name, "valueString": text} for name, text in parts.items() if text]}
+    others = [each for each in demographics.entries(patient.get("extension")) if not _is_of(each, stamp.sender)]
+    return {**patient, "extension": [*others, mark]}
+
+
+def _kept(patient: Json, sender: str) -> Stamp:
+    marks = (each for each in demographics.entries(patient.get("extension")) if _is_of(each, sender))
+    return next(map(_read, marks), Stamp())
+
+
+def _is_of(extension: Json, sender: str) -> bool:
+    return extension.get("url") == URL and _read(extension).sender == sender
+
+
+def _read(extension: Json) -> Stamp:
+    parts = {each.get("url"): each.get("valueString") for each in demographics.entries(extension.get("extension"))}
+    return Stamp(*(str(parts.get(name) or "") for name in ("sender", "recorded", "sent")))
+
+
+def _is_credible(text: str, now: datetime | None) -> bool:
+    span = _span(text)
+    return span is not None and (now is None or span.start <= now + _AHEAD)
+
+
+def _span(text: str) -> Span | None:
+    """The time that a stamp may mean; None where it is none."""
+    match = _STAMP.fullmatch(text)
+    if match is None:
+        return None
+    digits, fraction, offset = match.groups()
+    layout, unit = _PRECISIONS[len(digits)]
+    try:
+        start = datetime.strptime(digits + (offset or "+0000"), f"{layout}%z")
+        if fraction:
+            start, unit = start + timedelta(seconds=float(fraction)), timedelta(microseconds=1)
+        return Span(start, start + unit, is_local=offset is None)
+    except (ValueError, OverflowError):
+        return None

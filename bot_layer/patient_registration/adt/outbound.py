@@ -1,0 +1,199 @@
+"""HL7 messages that we write: the acknowledgement of a message, and an ADT about a patient for partners that want one.
+
+https://www.hl7.eu/HL7v2x/v251/std251/ch02.html (2.13 acknowledgements, 2.15.5 ERR) and ch03.html (3.4.2 PID)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from bot_layer.errors import InputError
+from bot_layer.fhir import demographics
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.adt import pid
+from bot_layer.patient_registration.adt.hl7v2 import escape, render
+from bot_layer.patient_registration.adt.message import Header
+
+CHARACTER_SET: Final = "UNICODE UTF-8"
+VERSION: Final = "2.5.1"
+# Each trigger's structure (table 0354), for those that speak of one patient.
+STRUCTURES: Final = {
+    **dict.fromkeys(("A01", "A04", "A08"), "ADT_A01"),
+    **dict.fromkeys(("A05", "A28", "A31"), "ADT_A05"),
+    "A29": "ADT_A21",
+}
+# HL7 table 0357, for the codes that reading a message and registering a patient can end with.
+_ERROR_CODES: Final = {
+    "late-message": ("0", "Message accepted"),
+    "segment-sequence": ("100", "Segment sequence error"),
+    "required-segment": ("100", "Segment sequence error"),
+    "required-field": ("101", "Required field missing"),
+    "missing-demographics": ("101", "Required field missing"),
+    "data-type": ("102", "Data type error"),
+    "escape-sequence": ("102", "Data type error"),
+    "character-set": ("102", "Data type error"),
+    "table-value": ("103", "Table value not found"),
+    "unsupported-message": ("200", "Unsupported message type"),
+    "unsupported-event": ("201", "Unsupported event code"),
+    "unsupported-processing": ("202", "Unsupported processing id"),
+    "unknown-authority": ("204", "Unknown key identifier"),
+    "unknown-patient": ("204", "Unknown key identifier"),
+    "several-patients": ("205", "Duplicate key identifier"),
+    "number-of-another": ("205", "Duplicate key identifier"),
+    "old-identifier": ("205", "Duplicate key identifier"),
+}
+_OTHER_ERROR: Final = ("207", "Application internal error")
+# Where a FHIR element came from, so that the sender finds the field.
+_FIELDS: Final = {
+    **dict.fromkeys(("Patient.name.family", "Patient.name.given"), "PID-5"),
+    "Patient.birthDate": "PID-7",
+    "Patient.gender": "PID-8",
+    **{f"Patient.address.{part}": "PID-11" for part in ("line", "city", "state", "postalCode")},
+    "Patient.identifier": "PID-3",
+}
+_TYPE_CODES: Final = {
+    "official": "L",
+    "usual": "D",
+    "maiden": "M",
+    "nickname": "N",
+    "anonymous": "S",
+    "temp": "T",
+    "old": "NOUSE",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One ERR segment: our machine-readable code, a sentence without personal data, and the fields it is about."""
+
+    code: str
+    text: str
+    expression: tuple[str, ...] = ()
+    severity: Literal["E", "W", "I"] = "E"
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Who sends an outgoing message to whom, when, and under which control id."""
+
+    now: datetime
+    control_id: str
+    sender: tuple[str, str] = ("", "")
+    receiver: tuple[str, str] = ("", "")
+    processing_id: str = "P"
+
+
+def ack(header: Header, code: Literal["AA", "AE", "AR"], now: datetime, problems: Sequence[Problem] = ()) -> str:
+    """The answer to a message: accepted, accepted with errors, or refused, under the message's own control id."""
+    msh = _msh(
+        Envelope(now, header.control_id or "0", header.receiver, header.sender, header.processing_id or "P"),
+        f"ACK^{escape(header.trigger)}^ACK" if header.trigger else "ACK",
+        header.version or VERSION,
+    )
+    return render(msh, ["MSA", code, escape(header.control_id)], *(_err(problem) for problem in problems))
+
+
+def message(patient: Json, event: str, envelope: Envelope, *, authorities: Mapping[str, str] | None = None) -> str:
+    """The ADT about a patient; the social security number is never in it."""
+    if event not in STRUCTURES:
+        raise InputError(f"Choose one of these events: {', '.join(sorted(STRUCTURES))}.", code="unsupported-event")
+    moment = _moment(envelope.now)
+    evn, pv1 = ["EVN", "" if event == "A29" else event, moment], ["PV1", "1", "N"]
+    names = {system: name for name, system in (authorities or {}).items()}
+    return render(_msh(envelope, f"ADT^{event}^{STRUCTURES[event]}", VERSION), evn, _pid(patient, names), pv1)
+
+
+def _msh(envelope: Envelope, kind: str, version: str) -> list[str]:
+    parties = [escape(part) for part in (*envelope.sender, *envelope.receiver)]
+    identity = [escape(envelope.control_id), escape(envelope.processing_id), escape(version)]
+    return ["MSH", "^~\\&", *parties, _moment(envelope.now), "", kind, *identity, *[""] * 5, CHARACTER_SET]
+
+
+def _err(problem: Problem) -> list[str]:
+    fields = dict.fromkeys(_FIELDS.get(expression, expression) for expression in problem.expression)
+    where = "~".join(name.replace("-", "^1^") if "-" in name else name for name in fields)
+    code, meaning = _ERROR_CODES.get(problem.code, _OTHER_ERROR)
+    return [
+        "ERR",
+        "",
+        where,
+        f"{code}^{meaning}^HL70357",
+        problem.severity,
+        escape(problem.code),
+        "",
+        "",
+        escape(problem.text),
+    ]
+
+
+def _pid(patient: Json, names: Mapping[str, str]) -> list[str]:
+    points = demographics.telecom(patient)
+    fields = {
+        1: "1",
+        3: "~".join(_cx(identifier, names) for identifier in _sendable(patient)),
+        5: "~".join(_xpn(name) for name in demographics.entries(patient.get("name"))),
+        7: str(patient.get("birthDate", "")).replace("-", ""),
+        8: {"female": "F", "male": "M", "other": "O", "unknown": "U"}.get(patient.get("gender", ""), ""),
+        11: "~".join(_xad(address) for address in demographics.entries(patient.get("address"))),
+        13: "~".join(_xtn(point) for point in points if point.get("use") != "work"),
+        14: "~".join(_xtn(point) for point in points if point.get("use") == "work"),
+        29: str(patient.get("deceasedDateTime", ""))[:10].replace("-", ""),
+        30: "Y" if patient.get("deceasedBoolean") is True or patient.get("deceasedDateTime") else "",
+    }
+    return ["PID", *(fields.get(number, "") for number in range(1, 31))]
+
+
+def _sendable(patient: Json) -> list[Json]:
+    """The identifiers in force that are not a social security number."""
+    return [
+        identifier
+        for identifier in demographics.entries(patient.get("identifier"))
+        if identifier.get("value")
+        and identifier.get("use") != "old"
+        and identifier.get("system") not in pid.SSN_SYSTEMS
+        and pid.type_code(identifier) != pid.SSN_TYPE
+    ]
+
+
+def _cx(identifier: Json, names: Mapping[str, str]) -> str:
+    system = str(identifier.get("system", ""))
+    if system in names:
+        authority = escape(names[system])
+    elif system.startswith("urn:oid:"):
+        authority = f"&{escape(system.removeprefix('urn:oid:'))}&ISO"
+    else:
+        authority = f"&{escape(system)}&URI" if system else ""
+    return f"{escape(identifier['value'])}^^^{authority}^{escape(pid.type_code(identifier))}".rstrip("^")
+
+
+def _xpn(name: Json) -> str:
+    given, suffix = demographics.texts(name.get("given")), demographics.texts(name.get("suffix"))
+    prefix = " ".join(demographics.texts(name.get("prefix")))
+    kind = _TYPE_CODES.get(name.get("use", ""), "L")
+    parts = [name.get("family", ""), "".join(given[:1]), " ".join(given[1:]), " ".join(suffix), prefix, ""]
+    return "^".join([*map(escape, parts), kind])
+
+
+def _xad(address: Json) -> str:
+    line = demographics.texts(address.get("line"))
+    parts = [
+        "".join(line[:1]),
+        " ".join(line[1:]),
+        *(address.get(name, "") for name in ("city", "state", "postalCode", "country")),
+    ]
+    kind = {"work": "B", "temp": "C", "billing": "BI", "old": "BA"}.get(address.get("use", ""), "H")
+    return "^".join([*map(escape, parts), kind])
+
+
+def _xtn(point: Json) -> str:
+    if point["system"] == "email":
+        return f"^NET^Internet^{escape(point['value'])}"
+    use = "WPN" if point.get("use") == "work" else "PRN"
+    return f"{escape(point['value'])}^{use}^{'CP' if point.get('use') == 'mobile' else 'PH'}"
+
+
+def _moment(now: datetime) -> str:
+    return now.strftime("%Y%m%d%H%M%S%z")

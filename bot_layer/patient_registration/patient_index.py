@@ -1,0 +1,152 @@
+"""Patients in Health Gorilla's index: found, and registered or updated exactly once although answers get lost.
+
+https://developer.healthgorilla.com/docs/patient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from bot_layer.errors import PermanentError, TransientError
+from bot_layer.fhir import demographics
+from bot_layer.fhir.identifiers import search_token
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.validation import require_valid
+from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of, resources
+from bot_layer.http.transport import Answer
+from bot_layer.patient_registration.rules import index_patient, registration
+from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Update, id_in_location
+from bot_layer.patient_registration.rules.registration_answer import Act, required
+
+_ATTEMPTS = 4
+_CHANGED_MEANWHILE = frozenset({409, 412})
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The index as one login sees it."""
+
+    gorilla: HealthGorillaClient
+    policy: Policy
+
+    def find(self, patient: Json, former: Sequence[str] = ()) -> Found:
+        """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id.
+
+        ``former`` are the ids of the Patients that were merged into this one: a registration of theirs is this one's.
+        """
+        own = index_patient.external_id(patient, self.policy)
+        for external in filter(None, (own, *former)):
+            by_identifier = self._registered_as(external)
+            if by_identifier:
+                return Found(by_identifier=by_identifier)
+        name = demographics.current_name(patient)
+        by_demographics = self._search(
+            [
+                ("family", name.get("family", "")),
+                ("given", "".join(name.get("given", [])[:1])),
+                ("birthdate", str(patient.get("birthDate", ""))),
+            ]
+        )
+        recorded = index_patient.health_gorilla_ids(patient)
+        alike = [theirs for theirs in by_demographics if registration.is_alike(patient, theirs)]
+        known = self._read(recorded[0]) if recorded and not alike else None
+        return Found(by_demographics=alike, recorded=known)
+
+    def plan(self, patient: Json, former: Sequence[str] = (), *, force: bool = False) -> Act:
+        """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
+        refused = registration.refusal(patient, self.policy)
+        found = Found() if refused else self.find(patient, former)
+        return required(refused or registration.plan(patient, found, self.policy, former=former, force=force))
+
+    def carry_out(self, plan: Act, patient: Json, former: Sequence[str] = (), *, force: bool = False) -> str:
+        """The Health Gorilla id once the patient is registered as planned.
+
+        A lost answer or a conflict is settled by planning anew from what is there by then, never by sending blindly.
+        """
+        current = plan
+        for attempt in range(_ATTEMPTS):
+            try:
+                done = self._apply(current)
+            except TransientError as error:
+                if not error.maybe_done or attempt == _ATTEMPTS - 1:
+                    raise
+                done = None
+            if done is not None:
+                return done
+            current = self.plan(patient, former, force=force)
+        raise TransientError(
+            "The registration is changed by others all the time; try again later.",
+            service="Health Gorilla",
+            path="Patient",
+            code="registration-conflict",
+        )
+
+    def _apply(self, plan: Act) -> str | None:
+        """The id, or None where the plan is out of date by now."""
+        if isinstance(plan, NothingToDo):
+            return plan.id
+        require_valid(plan.body)
+        return self._create(plan) if isinstance(plan, Create) else self._update(plan)
+
+    def _create(self, plan: Create) -> str | None:
+        pt = plan.body["identifier"][0]
+        headers = {
+            "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
+            "HG-Idempotency-Key": registration.idempotency_key(plan.body),
+        }
+        answer = self.gorilla.send("POST", "Patient", path="Patient", json_body=plan.body, headers=headers)
+        if answer.status == 202:
+            raise TransientError(
+                "Health Gorilla is still busy with the same request; try again later.",
+                service="Health Gorilla",
+                status=202,
+                method="POST",
+                path="Patient",
+                code="registration-in-flight",
+            )
+        if answer.status in _CHANGED_MEANWHILE:
+            return None
+        _require_ok(answer)
+        body = answer.outcome()
+        own = body.get("id") if body.get("resourceType") == "Patient" else None
+        return id_in_location(answer.headers.get("Location")) or own
+
+    def _update(self, plan: Update) -> str | None:
+        headers = {"If-Match": f'W/"{plan.version}"'} if plan.version else {}
+        answer = self.gorilla.send(
+            "PUT", f"Patient/{plan.id}", path="Patient/{id}", json_body=plan.body, headers=headers
+        )
+        if answer.status in _CHANGED_MEANWHILE:
+            return None
+        _require_ok(answer)
+        return plan.id
+
+    def _registered_as(self, external: str) -> list[Json]:
+        """Who is registered under an id; a server that passes over the parameter answers with somebody else."""
+        system = self.policy.patient_system
+        pt = {"system": system, "value": external}
+        answered = self._search([("identifier", search_token(system, external))])
+        return [theirs for theirs in answered if index_patient.holds_pt(theirs, pt)]
+
+    def _search(self, query: list[tuple[str, str]]) -> list[Json]:
+        found = resources(self.gorilla.search("Patient", query))
+        return [resource for resource in found if resource.get("resourceType") == "Patient"]
+
+    def _read(self, patient_id: str) -> Json | None:
+        answer = self.gorilla.send("GET", f"Patient/{patient_id}", path="Patient/{id}")
+        if answer.status in {404, 410}:
+            return None
+        _require_ok(answer)
+        return resource_of(answer)
+
+
+def _require_ok(answer: Answer) -> None:
+    if answer.ok:
+        return
+    error = answer.error()
+    if isinstance(error, PermanentError):
+        error.code = "registration-refused"
+    raise error

@@ -1,0 +1,144 @@
+"""A patient as the index holds it: built from Medplum's, compared with what is there, and put without losing theirs.
+
+The patient is known there by one identifier of type PT, under which federated queries ask for it. One more identifier
+stands on Medplum's side: Health Gorilla's id. https://terminology.hl7.org/CodeSystem-v2-0203.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bot_layer.fhir import demographics
+from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, V2_0203, V2_0203_SYSTEMS
+from bot_layer.fhir.json import Json
+
+_GENDERS: Final = frozenset({"male", "female"})
+_OTHER_GENDERS: Final = frozenset({"other", "unknown"})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The clinic's choices. ``identifier_system`` None: the PT identifier's value is the Medplum Patient's id."""
+
+    patient_system: str
+    identifier_system: str | None = None
+    other_genders: bool = False
+    test_patients: bool = False
+    deceased: bool = False
+
+
+def missing_demographics(patient: Json, policy: Policy) -> tuple[str, ...]:
+    """Every required element that is absent or unusable, as FHIRPath."""
+    name, address = demographics.current_name(patient), demographics.current_address(patient)
+    genders = _GENDERS | _OTHER_GENDERS if policy.other_genders else _GENDERS
+    absent = {
+        "Patient.name.family": not name.get("family"),
+        "Patient.name.given": not name.get("given"),
+        "Patient.birthDate": not demographics.full_birth_date(patient.get("birthDate")),
+        "Patient.gender": patient.get("gender") not in genders,
+        **{f"Patient.address.{part}": True for part in demographics.missing_address_parts(address)},
+        "Patient.identifier" if policy.identifier_system else "Patient.id": external_id(patient, policy) is None,
+    }
+    return tuple(expression for expression, is_absent in absent.items() if is_absent)
+
+
+def external_id(patient: Json, policy: Policy) -> str | None:
+    """The id by which federated queries will ask: Medplum's own, or the one identifier of the configured system."""
+    if policy.identifier_system is None:
+        return demographics.words(patient.get("id")) or None
+    found = _values(patient, policy.identifier_system)
+    return found[0] if len(found) == 1 else None
+
+
+def health_gorilla_ids(patient: Json) -> tuple[str, ...]:
+    """The Health Gorilla ids that a Medplum Patient carries, each once."""
+    return _values(patient, HEALTH_GORILLA_SYSTEM)
+
+
+def with_health_gorilla_id(patient: Json, identifier: str) -> Json | None:
+    """Medplum's Patient with Health Gorilla's id as its only one in force; None where it is so already."""
+    if health_gorilla_ids(patient) == (identifier,):
+        return None
+    kept = [
+        {**entry, "use": "old"} if entry.get("system") == HEALTH_GORILLA_SYSTEM else entry
+        for entry in demographics.entries(patient.get("identifier"))
+    ]
+    return {**patient, "identifier": [*kept, {"system": HEALTH_GORILLA_SYSTEM, "value": identifier}]}
+
+
+def build(patient: Json, policy: Policy) -> Json:
+    """The Patient as Health Gorilla takes it: only what it asks for, nothing invented, no part without a value."""
+    built: Json = {
+        "resourceType": "Patient",
+        "identifier": [_pt_identifier(patient, policy)],
+        "name": [{"use": "usual", **demographics.current_name(patient)}],
+        "gender": patient["gender"],
+        "birthDate": demographics.full_birth_date(patient["birthDate"]),
+        "address": [demographics.current_address(patient)],
+    }
+    points = demographics.telecom(patient)
+    return {**built, "telecom": points} if points else built
+
+
+def differences(ours: Json, theirs: Json) -> tuple[str, ...]:
+    """The elements in which the registered patient differs from what would be sent now."""
+    unequal = {
+        "identifier": not holds_pt(theirs, ours["identifier"][0]) or other_pts(theirs, ours["identifier"][0]),
+        "name": not demographics.same_name(ours["name"][0], demographics.current_name(theirs)),
+        "birthDate": ours["birthDate"] != theirs.get("birthDate"),
+        "gender": ours["gender"] != theirs.get("gender"),
+        "address": not demographics.same_address(ours["address"][0], demographics.current_address(theirs)),
+        "telecom": not demographics.same_telecom(ours.get("telecom", ()), demographics.telecom(theirs)),
+    }
+    return tuple(element for element, differs in unequal.items() if differs)
+
+
+def merge(ours: Json, theirs: Json) -> Json:
+    """The resource to put: theirs with our demographics, their own identifiers kept, the PT identifier ours."""
+    kept = {key: value for key, value in theirs.items() if key not in {"text", "telecom"}}
+    stale = other_pts(theirs, ours["identifier"][0])
+    others = [entry for entry in demographics.entries(theirs.get("identifier")) if entry not in stale]
+    own = [] if holds_pt(theirs, ours["identifier"][0]) else ours["identifier"]
+    return {**kept, **ours, "identifier": [*others, *own]}
+
+
+def holds_pt(theirs: Json, pt: Json) -> bool:
+    return any(
+        (entry.get("system"), entry.get("value")) == (pt["system"], pt["value"])
+        for entry in demographics.entries(theirs.get("identifier"))
+    )
+
+
+def other_pts(theirs: Json, pt: Json) -> list[Json]:
+    """Their PT identifiers that are not ours: a patient may be asked for by one of them only."""
+    return [
+        entry
+        for entry in demographics.entries(theirs.get("identifier"))
+        if _is_pt(entry, pt["system"]) and (entry.get("system"), entry.get("value")) != (pt["system"], pt["value"])
+    ]
+
+
+def _pt_identifier(patient: Json, policy: Policy) -> Json:
+    text = "Patient external identifier"
+    return {
+        "type": {"coding": [{"system": V2_0203, "code": "PT", "display": text}], "text": text},
+        "system": policy.patient_system,
+        "value": external_id(patient, policy),
+    }
+
+
+def _is_pt(identifier: Json, system: str) -> bool:
+    kind = identifier.get("type")
+    codings = demographics.entries(kind.get("coding")) if isinstance(kind, dict) else ()
+    typed = any(coding.get("code") == "PT" and coding.get("system") in V2_0203_SYSTEMS for coding in codings)
+    return typed or identifier.get("system") == system
+
+
+def _values(patient: Json, system: str) -> tuple[str, ...]:
+    own = (entry for entry in demographics.entries(patient.get("identifier")) if entry.get("system") == system)
+    return tuple(
+        dict.fromkeys(
+            filter(None, (demographics.words(entry.get("value")) for entry in own if entry.get("use") != "old"))
+        )
+    )

@@ -1,0 +1,115 @@
+"""Documents: the bytes of a Binary, and the signed URLs by which anybody can fetch them for an hour.
+
+https://www.medplum.com/docs/fhir-datastore/binary-data
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from medplum_sandbox.json import Json
+from medplum_sandbox.medplum.outcomes import bad_request
+from medplum_sandbox.medplum.store import Store, Stored
+
+if TYPE_CHECKING:
+    from medplum_sandbox.medplum.world import Actor, World
+
+_BINARY = re.compile(r"Binary/([0-9a-fA-F-]{36})")
+
+
+def create_binary(
+    world: World,
+    actor: Actor,
+    content: bytes,
+    content_type: str,
+    *,
+    security_context: str | None = None,
+) -> Json:
+    """A Binary made from raw bytes."""
+    from medplum_sandbox.medplum.repository import Repository  # noqa: PLC0415  # a repository needs this module
+
+    resource: Json = {"resourceType": "Binary", "contentType": content_type}
+    if security_context is not None:
+        resource["securityContext"] = {"reference": security_context}
+    with world.transaction():
+        made = Repository(world, actor).create(resource)
+        world.store.put_blob(made["id"], content)
+    return made
+
+
+def content_of(world: World, reference: str) -> bytes | None:
+    """The bytes behind ``Binary/{id}`` or a storage URL of this server."""
+    match = _BINARY.search(_stable(world, reference))
+    if match is None:
+        return None
+    with world.lock:
+        return world.store.blob(match[1])
+
+
+def keep_content(store: Store, resource: Json) -> None:
+    """Stores the bytes that a FHIR JSON Binary carries in ``data``."""
+    if "data" not in resource:
+        return
+    try:
+        store.put_blob(resource["id"], base64.b64decode(resource["data"], validate=True))
+    except binascii.Error:
+        raise bad_request("Invalid base64Binary format", "Binary.data") from None
+
+
+def storage_url(world: World, id: str, version: str) -> str:
+    """The URL of the content, good for an hour."""
+    expires = int(world.clock().timestamp()) + world.settings.storage_seconds
+    path = f"/storage/{id}/{version}"
+    return f"{world.base_url}{path}?Expires={expires}&Signature={signature(world, path, str(expires))}"
+
+
+def signature(world: World, path: str, expires: str) -> str:
+    """What proves that this server made the URL."""
+    mac = hmac.new(world.signing_key.encode(), f"{path}?Expires={expires}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(mac.digest()).decode().rstrip("=")
+
+
+def signed_attachments(world: World, resource: Json, read: Callable[[str], Stored | None]) -> Json:
+    """The resource with every attachment ``Binary/{id}`` that exists as a signed URL."""
+
+    def rewrite(url: str) -> str:
+        match = _BINARY.fullmatch(url)
+        found = read(match[1]) if match else None
+        return storage_url(world, found.id, found.version) if found else url
+
+    changed: Json = _rewrite(resource, rewrite)
+    return changed
+
+
+def stable_attachments(world: World, resource: Json) -> Json:
+    """The resource with the server's own storage URLs as ``Binary/{id}``, so that what was read can be put back."""
+    changed: Json = _rewrite(resource, lambda url: _stable(world, url))
+    return changed
+
+
+def _stable(world: World, url: str) -> str:
+    head = f"{world.base_url}/storage/"
+    return f"Binary/{url.removeprefix(head).partition('/')[0]}" if url.startswith(head) else url
+
+
+def _rewrite(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with each ``url`` changed; the same object where nothing is."""
+    if isinstance(value, dict):
+        items = {
+            k: change(v)
+            if k == "url" and isinstance(v, str)
+            else _rewrite(v, change)
+            if isinstance(v, dict | list)
+            else v
+            for k, v in value.items()
+        }
+        return items
+    if isinstance(value, list):
+        return [_rewrite(v, change) if isinstance(v, dict | list) else v for v in value]
+    return value

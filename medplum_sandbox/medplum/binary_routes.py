@@ -1,0 +1,97 @@
+"""The endpoints of Binary, which take and give raw bytes, and of the storage URLs."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+from medplum_sandbox.json import Json
+from medplum_sandbox.medplum import binary
+from medplum_sandbox.medplum.calls import Answer, Call
+from medplum_sandbox.medplum.fhir_routes import body_of, fhir_answer, version_headers
+from medplum_sandbox.medplum.outcomes import not_found
+from medplum_sandbox.medplum.repository import Repository
+from medplum_sandbox.medplum.world import World
+
+_FHIR_JSON = "application/fhir+json"
+_PLAIN = "text/plain; charset=utf-8"
+_HTML = "text/html; charset=utf-8"
+
+
+def create(world: World, call: Call) -> Answer:
+    """``POST /Binary``: FHIR JSON with base64 data, or any other body as it is."""
+    repository = Repository(world, call.actor)
+    if is_fhir_json(call):
+        with world.transaction():
+            made = repository.create(body_of(call))
+        shown = repository.view(made)
+    else:
+        content_type = call.content_type or "application/octet-stream"
+        context = call.headers.get("x-security-context")
+        made = binary.create_binary(world, call.actor, call.body, content_type, security_context=context)
+        shown = _with_url(world, repository, made)
+    location = f"{world.base_url}/fhir/R4/Binary/{made['id']}"
+    return fhir_answer(shown, status=201, headers={**version_headers(made), "Location": location})
+
+
+def read(world: World, call: Call) -> Answer:
+    """``GET /Binary/{id}``: the content; the metadata only for exactly ``Accept: application/fhir+json``."""
+    repository = Repository(world, call.actor)
+    found = repository.read("Binary", call.parameters["id"])
+    if call.headers.get("accept") == _FHIR_JSON:
+        data: Json = {"data": found["data"]} if "data" in found else {}
+        return fhir_answer({**repository.view(found), **data}, headers=version_headers(found))
+    content = binary.content_of(world, f"Binary/{found['id']}")
+    return Answer(200, content or b"", _with_charset(found["contentType"]), version_headers(found))
+
+
+def update(world: World, call: Call) -> Answer:
+    """``PUT /Binary/{id}``: FHIR JSON makes a new version; raw bytes replace the content under the same version."""
+    repository = Repository(world, call.actor)
+    id_ = call.parameters["id"]
+    if is_fhir_json(call):
+        with world.transaction():
+            made = repository.update({**body_of(call), "id": id_})
+            binary.keep_content(world.store, made)
+        return fhir_answer(repository.view(made), headers=version_headers(made))
+    with world.transaction():
+        stored = repository.stored("Binary", id_)
+        if stored is None or stored.deleted:
+            raise not_found()
+        current = stored.resource()
+        made = repository.update({**current, "contentType": call.content_type or current["contentType"]})
+        world.store.put_blob(id_, call.body)
+    return fhir_answer(_with_url(world, repository, made), headers=version_headers(made))
+
+
+def storage(world: World, call: Any) -> Answer:
+    """``GET /storage/{id}/{version}``: open to anybody with a signature that holds."""
+    query = dict(call.query)
+    expires, given = query.get("Expires"), query.get("Signature")
+    if expires is None or given is None:
+        return Answer(401, b"Unauthorized", _PLAIN)
+    if not expires.isdigit() or int(expires) < world.clock().timestamp():
+        return Answer(410, b"URL has expired", _HTML)
+    id_, version = call.parameters["id"], call.parameters["version"]
+    if not hmac.compare_digest(binary.signature(world, f"/storage/{id_}/{version}", expires), given):
+        return Answer(401, b"Invalid signature", _HTML)
+    with world.lock:
+        stored, content = world.store.get(id_), world.store.blob(id_)
+    if stored is None or stored.deleted or content is None:
+        return Answer(404, b"Not Found", _PLAIN)
+    return Answer(200, content, _with_charset(stored.resource()["contentType"]))
+
+
+def is_fhir_json(call: Call) -> bool:
+    """Whether the body is a Binary resource rather than the content of one."""
+    return (call.content_type or "").startswith(_FHIR_JSON) and body_of(call).get("resourceType") == "Binary"
+
+
+def _with_url(world: World, repository: Repository, resource: Json) -> Json:
+    url = binary.storage_url(world, resource["id"], resource["meta"]["versionId"])
+    return {**repository.view(resource), "url": url}
+
+
+def _with_charset(content_type: str) -> str:
+    textual = content_type.startswith("text/") or "json" in content_type or "xml" in content_type
+    return f"{content_type}; charset=utf-8" if textual and "charset" not in content_type else content_type

@@ -1,0 +1,134 @@
+"""``$execute`` and ``$deploy`` of a Bot.
+
+https://www.medplum.com/docs/api/fhir/operations/bot-execute
+https://www.medplum.com/docs/api/fhir/operations/bot-deploy
+"""
+
+from __future__ import annotations
+
+import json
+
+from medplum_sandbox.json import Json
+from medplum_sandbox.medplum.binary import create_binary
+from medplum_sandbox.medplum.calls import (
+    FHIR_TYPE,
+    JSON_TYPE,
+    Answer,
+    Call,
+    grouped,
+    is_text,
+    json_answer,
+    outcome_answer,
+    server_error,
+)
+from medplum_sandbox.medplum.jobs import start_job, wants_async
+from medplum_sandbox.medplum.outcomes import OK, FhirError, accepted, bad_request, not_found
+from medplum_sandbox.medplum.quota import READ, SEARCH
+from medplum_sandbox.medplum.repository import Repository
+from medplum_sandbox.medplum.results import UNDEFINED, BotResult, is_outcome
+from medplum_sandbox.medplum.run import Run
+from medplum_sandbox.medplum.runs import execute, membership_of, project_of
+from medplum_sandbox.medplum.trace import current_trace
+from medplum_sandbox.medplum.world import World
+
+NO_TLS = "HTTP protocol is not allowed when skipTLSVerify is not set or false"
+
+
+def execute_bot(world: World, call: Call) -> Answer:
+    """``Bot/{id}/$execute`` and ``Bot/$execute?identifier=system|value``."""
+    run_input = call.parsed_body() if call.method == "POST" else grouped(call.query)
+    run = run_for(world, call, find_bot(Repository(world, call.actor), call), run_input)
+    if wants_async(call.headers):
+        url = start_job(world, call.actor, f"{world.base_url}{call.target}", lambda: job_output(execute(world, run)))
+        return outcome_answer(202, accepted(url), headers={"Content-Location": url})
+    return execute_answer(execute(world, run), call.content_type)
+
+
+def find_bot(repository: Repository, call: Call) -> Json:
+    """The Bot that the call names by id or by identifier."""
+    if bot_id := call.parameters.get("id"):
+        return repository.read("Bot", bot_id)
+    identifiers = [value for name, value in call.query if name == "identifier"]
+    if not identifiers:
+        raise bad_request("Must specify bot ID or identifier.")
+    found = repository.search_one("Bot", [("identifier", identifiers[0])])
+    if found is None:
+        raise not_found()
+    return found
+
+
+def run_for(world: World, call: Call, bot: Json, run_input: object) -> Run:
+    """The run that a caller asks for: as the Bot, or as the caller where the Bot says so or has no membership."""
+    own = None if bot.get("runAsUser") else membership_of(world, call.actor.project, bot["id"])
+    return Run(
+        project=call.actor.project,
+        bot=bot,
+        run_as=own or call.actor.membership,
+        input=run_input,
+        content_type=call.content_type,
+        trace=current_trace(),
+        requester=call.actor.reference,
+        headers=call.headers,
+    )
+
+
+def execute_answer(result: BotResult, content_type: str | None) -> Answer:
+    """What the caller of ``$execute`` gets."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    answered_type = f"{kind}; charset=utf-8" if is_text(kind) else JSON_TYPE
+    returned = result.returned
+    if result.crashed:
+        return server_error()
+    if result.outcome is not None:
+        return json_answer(400, result.outcome, content_type=answered_type)
+    if returned is UNDEFINED:
+        return json_answer(200, OK, content_type=answered_type)
+    if returned is None:
+        return Answer(200, b"", answered_type)
+    if isinstance(returned, str):
+        return Answer(200, returned.encode(), answered_type)
+    if isinstance(returned, dict) and returned.get("resourceType") == "Binary":
+        return json_answer(200, returned, content_type=FHIR_TYPE)
+    return json_answer(200, returned, content_type=answered_type)
+
+
+def job_output(result: BotResult) -> list[Json]:
+    """What an AsyncJob shows of a run: the value as JSON text, or an outcome, also that of a failure."""
+    outcome = result.outcome or (OK if result.returned is UNDEFINED else result.returned)
+    if is_outcome(outcome):
+        return [{"name": "outcome", "resource": outcome}]
+    text = json.dumps(result.returned, separators=(",", ":"), ensure_ascii=False)
+    return [{"name": "responseBody", "valueString": text}]
+
+
+def deploy_bot(world: World, call: Call) -> Answer:
+    """``Bot/{id}/$deploy``: the code becomes the Bot's ``executableCode``; a Fission bot fails after that."""
+    repository = Repository(world, call.actor)
+    bot = deployed_bot(world, repository, call)
+    if "bots" not in project_of(world, call.actor.project).get("features", []):
+        raise bad_request("Bots not enabled")
+    body = call.parsed_body()
+    if isinstance(body, dict) and (code := body.get("code")):
+        title = body.get("filename") or "index.js"
+        binary = create_binary(world, call.actor, code.encode(), "text/javascript")
+        attachment = {"contentType": "text/javascript", "url": f"Binary/{binary['id']}", "title": title}
+        repository.update({**bot, "executableCode": attachment})
+    else:
+        charge(world, call, READ)
+    if bot.get("runtimeVersion") == "fission":
+        raise bad_request(NO_TLS)
+    return outcome_answer(200, OK)
+
+
+def deployed_bot(world: World, repository: Repository, call: Call) -> Json:
+    """The Bot; where there is none the server also looks for a custom operation of that name, which costs a search."""
+    try:
+        return repository.read("Bot", call.parameters["id"])
+    except FhirError:
+        charge(world, call, SEARCH)
+        raise
+
+
+def charge(world: World, call: Call, units: int) -> None:
+    """Takes units from the caller's quota for work that no repository does."""
+    world.quotas.charge(call.actor.project, call.actor.membership["id"], units)

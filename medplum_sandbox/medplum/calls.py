@@ -1,0 +1,103 @@
+"""An HTTP request as the bot half reads it, and the answers that it gives."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from medplum_sandbox.json import Json
+from medplum_sandbox.medplum.outcomes import bad_request, traced
+from medplum_sandbox.medplum.world import Actor
+
+JSON_TYPE = "application/json; charset=utf-8"
+FHIR_TYPE = "application/fhir+json; charset=utf-8"
+_FORM = "application/x-www-form-urlencoded"
+_HL7 = "x-application/hl7-v2+er7"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One authenticated request; ``target`` is path and query as they were sent, header names are in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    actor: Actor
+    parameters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The query string, decoded, in its order."""
+        return parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
+
+    @property
+    def content_type(self) -> str | None:
+        """As it was sent."""
+        return self.headers.get("content-type")
+
+    def parsed_body(self) -> Any:
+        """The body by its type: JSON, the fields of a form, or text; ``{}`` where none was sent or nobody reads it."""
+        kind = (self.content_type or "").partition(";")[0].strip().lower()
+        if not self.body:
+            return {}
+        if kind == "application/json" or kind.endswith("+json"):
+            return parse_json(self.body)
+        if kind == _FORM:
+            return grouped(parse_qsl(self.body.decode(), keep_blank_values=True))
+        return self.body.decode() if is_text(kind) else {}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status, body and the headers beyond the usual ones."""
+
+    status: int
+    body: bytes
+    content_type: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def parse_json(body: bytes) -> Any:
+    """The JSON value, or the recorded 400."""
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise bad_request("Content could not be parsed") from error
+
+
+def is_text(kind: str) -> bool:
+    """Whether a content type reaches a bot as text, and is answered in its own type."""
+    return kind.startswith("text/") or kind == _HL7
+
+
+def grouped(pairs: list[tuple[str, str]]) -> Json:
+    """Query or form fields as an object: a name that comes twice has a list."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def json_answer(status: int, body: Any, *, content_type: str = JSON_TYPE, **headers: str) -> Answer:
+    """The value as compact JSON."""
+    return Answer(status, json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode(), content_type, headers)
+
+
+def shown(resource: Json) -> Json:
+    """The resource without what only extended answers show in ``meta``."""
+    meta = {key: value for key, value in resource["meta"].items() if key not in ("author", "project", "compartment")}
+    return {**resource, "meta": meta}
+
+
+def outcome_answer(status: int, outcome: Json, *, headers: dict[str, str] | None = None) -> Answer:
+    """An outcome that the server itself answers: it carries the ids of the request."""
+    answer = json_answer(status, traced(outcome), content_type=FHIR_TYPE)
+    return Answer(answer.status, answer.body, answer.content_type, headers or {})
+
+
+def server_error() -> Answer:
+    """What is left of an exception that nobody foresaw."""
+    return json_answer(500, {"msg": "Internal Server Error"})

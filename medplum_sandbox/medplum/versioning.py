@@ -1,0 +1,98 @@
+"""Versions of a resource: what the server stamps on each, when two are the same, and the Bundle of their history."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from medplum_sandbox.json import Json
+from medplum_sandbox.medplum.indexing import walk
+from medplum_sandbox.medplum.outcomes import OK, gone
+from medplum_sandbox.medplum.search_parameters import Path, parameters
+from medplum_sandbox.medplum.store import Stored
+from medplum_sandbox.medplum.world import Actor
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_STAMPED = frozenset(("versionId", "lastUpdated", "author", "project", "compartment"))
+
+
+def is_uuid(text: object) -> bool:
+    """Whether Medplum takes the text as a resource's id."""
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None
+
+
+def stamped(resource: Json, actor: Actor, now: str, id: str) -> Json:
+    """The resource with its id and the ``meta`` of a new version."""
+    made = {**resource, "id": id}
+    kept = {k: v for k, v in resource.get("meta", {}).items() if k not in _STAMPED}
+    made["meta"] = {
+        **kept,
+        "versionId": str(uuid.uuid4()),
+        "lastUpdated": now,
+        "author": actor.reference,
+        "project": actor.project,
+        "compartment": compartments(made, actor.project),
+    }
+    return made
+
+
+def same_content(old: Json, new: Json) -> bool:
+    """Whether a write would change nothing: then there is no new version."""
+    return _content(old) == _content(new)
+
+
+def compartments(resource: Json, project: str) -> list[Json]:
+    """The project, and the patients that the resource is about."""
+    found = {f"Project/{project}": None}
+    if resource["resourceType"] == "Patient":
+        found[f"Patient/{resource['id']}"] = None
+    for path in _paths_to_patients(resource["resourceType"]):
+        found |= dict.fromkeys(_patients(walk(resource, path.steps)))
+    return [{"reference": reference} for reference in found]
+
+
+@cache
+def _paths_to_patients(resource_type: str) -> tuple[Path, ...]:
+    every = parameters(resource_type).values()
+    found = [p for p in every if p.type == "reference" and "Patient" in p.targets]
+    return tuple({path.steps: path for parameter in found for path in parameter.paths}.values())
+
+
+def versions_bundle(base_url: str, versions: list[Stored], query: dict[str, str], view: Callable[[Json], Json]) -> Json:
+    """The history of one resource, newest first."""
+    count, offset = query.get("_count", ""), query.get("_offset", "")
+    first = int(offset) if offset.isdigit() else 0
+    page = versions[first : first + int(count)] if count.isdigit() else versions[first:]
+    entries = [_entry(base_url, version, view) for version in page]
+    return {"resourceType": "Bundle", "type": "history", "entry": entries, "total": len(versions)}
+
+
+def _entry(base_url: str, version: Stored, view: Callable[[Json], Json]) -> Json:
+    path = f"{version.type}/{version.id}"
+    entry: Json = {
+        "fullUrl": f"{base_url}/fhir/R4/{path}",
+        "request": {"method": "GET", "url": f"{path}/_history/{version.version}"},
+    }
+    if version.deleted:
+        outcome = gone(f"Deleted on {_javascript_date(version.updated)}").outcome
+        return {**entry, "response": {"status": "410", "outcome": outcome}}
+    return {**entry, "response": {"status": "200", "outcome": OK}, "resource": view(version.resource())}
+
+
+def _javascript_date(instant: str) -> str:
+    """As JavaScript's Date writes itself into a text."""
+    return f"{datetime.fromisoformat(instant):%a %b %d %Y %H:%M:%S} GMT+0000 (Coordinated Universal Time)"
+
+
+def _content(resource: Json) -> Json:
+    meta = {k: v for k, v in resource.get("meta", {}).items() if k not in _STAMPED}
+    return {**resource, "meta": meta}
+
+
+def _patients(values: Any) -> list[str]:
+    references = [v.get("reference", "") for v in values if isinstance(v, dict)]
+    return [r for r in references if r.startswith("Patient/") and is_uuid(r.removeprefix("Patient/"))]

@@ -1,0 +1,180 @@
+"""The look-alike itself: addresses, the registered client, and the switchboard, for tests and the demo."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import TracebackType
+from typing import Self
+
+from starlette.types import ASGIApp
+
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.practice_fusion.app import Api, files_app
+from medplum_sandbox.practice_fusion.jobs import Job
+from medplum_sandbox.practice_fusion.manifests import Links
+from medplum_sandbox.practice_fusion.source import Source
+from medplum_sandbox.practice_fusion.switches import Switches
+from medplum_sandbox.practice_fusion.tokens import TokenDesk
+from medplum_sandbox.practice_fusion.wire import Front, Record, Seen
+from medplum_sandbox.server import Server
+
+
+class PracticeFusionSandbox:
+    """A bulk data source on a loopback port, and a second port for signed links; a context manager."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        port: int = 0,
+        switches: Switches | None = None,
+        faults: Faults | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.switches = switches or Switches.exact()
+        self.faults = faults or Faults()
+        self.clock = clock
+        self.jobs: dict[str, Job] = {}
+        self._record = Record()
+        self._files_lock = threading.Lock()
+        self._files_running = False
+        self._last_export = datetime.fromtimestamp(0, UTC)
+        practice = self.switches.practice_id
+        root = "/fhir/r4/v1" + (f"/{practice}" if practice else "")
+        token_path = f"{root}/token" if practice else "/oauth/token"
+        self._files_server = Server(self._front(files_app(self), "files"))
+        self._server = Server(self._front(Api(self, root=root, token_path=token_path).app(), "api"), port=port)
+        self.base_url = self._server.base_url + root
+        self.token_url = self._server.base_url + token_path
+        self.desk = TokenDesk(self.switches, clock)
+        self.links = Links(self.switches, clock, self.base_url, self._files_host)
+        self.serve(source)
+
+    def serve(self, source: Source) -> None:
+        """Takes another practice's data in place of the present one; jobs are forgotten, tokens and keys stay.
+
+        Starting a server takes longer than an export: a test with many sources keeps one look-alike.
+        """
+        source.rebase(self.base_url)
+        self.source = source
+        self.jobs.clear()
+
+    @property
+    def client_id(self) -> str:
+        """The registered client."""
+        return self.desk.client_id
+
+    @property
+    def client_secret(self) -> str:
+        """The client's secret; no use where only private keys are accepted."""
+        return self.desk.client_secret
+
+    @property
+    def group_id(self) -> str:
+        """The first Group of the source."""
+        return self.source.group_id
+
+    @property
+    def requests(self) -> list[Seen]:
+        """All requests to both ports so far."""
+        return self._record.seen
+
+    @property
+    def foreign_requests(self) -> list[Seen]:
+        """The requests to the other host, where no token must ever arrive."""
+        return [seen for seen in self.requests if seen.host == "files"]
+
+    def clear_requests(self) -> None:
+        """Forgets the requests so far."""
+        self._record.clear()
+
+    def register_public_key(self, pem: str, kid: str, alg: str) -> None:
+        """Lets the client log in with assertions signed by the private half of this key."""
+        self.desk.keys[kid] = (pem, alg)
+
+    def authorize_app(self) -> None:
+        """What a practice's administrator does by "Authorize App"."""
+        self.desk.app_authorized = True
+
+    def expire_tokens(self) -> None:
+        """Ends the life of all access tokens."""
+        self.desk.revoke_all()
+
+    def expire_jobs(self) -> None:
+        """Forgets all export jobs: their addresses answer 404."""
+        self.jobs.clear()
+
+    def now(self) -> datetime:
+        """The source's time in full milliseconds, always later than the last transactionTime.
+
+        A change at this moment is therefore in the next export with ``_since``, however fast a test runs.
+        """
+        moment = datetime.fromtimestamp(self.clock(), UTC)
+        moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+        return max(moment, self._last_export + timedelta(milliseconds=1))
+
+    def begin_export(self) -> datetime:
+        """The transactionTime of an export that starts now."""
+        self._last_export = self.now()
+        return self._last_export
+
+    def settings(self) -> dict[str, str]:
+        """The settings of a sync with this source, under their public names; a private key is the test's own."""
+        settings = {
+            "PF_SYNC_ENABLED": "true",
+            "PF_SYNC_INTERVAL_MS": "86400000",
+            "PF_SYNC_RUN_ON_STARTUP": "true",
+            "PF_FHIR_BASE_URL": self.base_url,
+            "PF_CLIENT_ID": self.client_id,
+        }
+        if self.source.groups:
+            settings["PF_GROUP_ID"] = ",".join(self.source.groups)
+        if self.switches.token_methods & {"client_secret_basic", "client_secret_post"}:
+            settings["PF_CLIENT_SECRET"] = self.client_secret
+        if self.desk.keys:
+            settings["PF_KEY_ID"] = next(iter(self.desk.keys))
+        return settings
+
+    def wait_header(self) -> str | None:
+        """The value of Retry-After as this source writes it."""
+        now = self.clock()
+        return {
+            "none": None,
+            "seconds": "1",
+            "date": format_datetime(datetime.fromtimestamp(now + 1, UTC), usegmt=True),
+            "epoch": str(int(now) + 1),
+            "hours": "18000",
+        }[self.switches.retry_after]
+
+    def _files_host(self) -> str:
+        """The other host, which is started when a link to it is made for the first time."""
+        with self._files_lock:
+            if not self._files_running:
+                self._files_server.start()
+                self._files_running = True
+        return self._files_server.base_url
+
+    def _front(self, app: ASGIApp, host: str) -> Front:
+        return Front(app, host=host, record=self._record, faults=self.faults, wait=self.wait_header)
+
+    def start(self) -> Self:
+        """The look-alike itself, once it answers."""
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Frees both ports."""
+        self._server.stop()
+        self._files_server.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

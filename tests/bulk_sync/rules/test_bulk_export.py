@@ -1,0 +1,223 @@
+"""Bulk Data, answer by answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from bot_layer.bulk_sync.rules import bulk_export, kickoff, time_stamps
+from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait, WaitLimits
+from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
+
+BASE = "https://source.example/fhir/"
+LIMITS = WaitLimits()
+
+
+def body(value: Any) -> bytes:
+    """JSON."""
+    return json.dumps(value).encode()
+
+
+def outcome(code: str) -> bytes:
+    """An OperationOutcome."""
+    return body({"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": code}]})
+
+
+def test_the_kickoff_of_each_level() -> None:
+    """GET with one list of types, the time stamp and the format; the headers that the guide requires."""
+    asked = kickoff.kickoff_request(BASE, Export("group", ("A", "B"), "g", "2024-01-01T00:00:00Z", ("A?x=1,2",)))
+    assert asked.method == "GET"
+    assert asked.headers == {"Accept": "application/fhir+json", "Prefer": "respond-async"}
+    assert asked.url == (
+        "https://source.example/fhir/Group/g/$export?_outputFormat=application/fhir%2Bndjson&_type=A,B"
+        "&_since=2024-01-01T00:00:00Z&_typeFilter=A%3Fx%3D1%252C2"
+    )
+    assert kickoff.kickoff_request(BASE, Export("system", ())).url.startswith("https://source.example/fhir/$export?")
+    assert "/Patient/$export" in kickoff.kickoff_request(BASE, Export("patient", ())).url
+
+
+def test_a_time_stamp_with_an_offset_arrives_as_it_was_given() -> None:
+    """A plus in a query is a space: HAPI's transactionTime ends in +00:00, and the next export was refused."""
+    stamp = "2024-01-01T00:00:00.000+05:30"
+    asked = kickoff.kickoff_request(BASE, Export("system", ("A",), since=stamp, type_filters=("A?x=1 2+3",)))
+    assert parse_qs(urlsplit(asked.url).query) == {
+        "_outputFormat": ["application/fhir+ndjson"],
+        "_type": ["A"],
+        "_since": [stamp],
+        "_typeFilter": ["A?x=1 2+3"],
+    }
+
+
+def test_a_kickoff_by_post_carries_parameters() -> None:
+    """Where the server wants it, and where patients are named."""
+    asked = kickoff.kickoff_request(BASE, Export("patient", ("A",), "", "2024-01-01T00:00:00Z", ("A?x=1",), ("p",)))
+    assert asked.method == "POST"
+    assert asked.body is not None
+    assert [each["name"] for each in asked.body["parameter"]] == [
+        "_outputFormat",
+        "_type",
+        "_since",
+        "_typeFilter",
+        "patient",
+    ]
+    plain = kickoff.kickoff_request(BASE, Export("system", ()), post=True)
+    assert plain.body is not None
+    assert len(plain.body["parameter"]) == 1
+
+
+def kicked_off(status: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Any:
+    """What an answer means."""
+    return kickoff.read_kickoff(status, headers or {}, text, now=0.0)
+
+
+def test_what_the_answer_to_a_kickoff_means() -> None:
+    """Started, busy, or refused: at this level, in this way, or at all."""
+    assert kicked_off(202, {"Content-Location": "u"}) == Started("u")
+    assert isinstance(kicked_off(429), Wait)
+    assert isinstance(kicked_off(500, {}, outcome("transient")), Wait)
+    refused = kicked_off(403, {}, outcome("forbidden"))
+    assert isinstance(refused, Refused)
+    assert refused.unsupported
+    assert "forbidden" in refused.reason
+    assert kicked_off(405).post_only
+    assert kicked_off(400, {}, b"use POST").post_only
+    assert not kicked_off(500).unsupported
+    assert not kicked_off(202).unsupported
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 409, 500, 501])
+def test_a_transient_outcome_is_waited_out_whatever_the_status(code: int) -> None:
+    """The guide has 4XX and 5XX for it (https://hl7.org/fhir/uv/bulkdata/export.html#bulk-data-status-request)."""
+    assert isinstance(kicked_off(code, {}, outcome("transient")), Wait)
+    assert isinstance(status(code, {}, outcome("transient")), Wait)
+
+
+def status(code: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Any:
+    """What an answer means."""
+    return bulk_export.read_status(code, headers or {}, text, now=1_700_000_000.0)
+
+
+def test_what_the_answer_to_a_status_request_means() -> None:
+    """Wait, complete, or failed, with what a client needs to know of each."""
+    waiting = status(202, {"X-Progress": "25%", "Retry-After": "7"})
+    assert (waiting.seconds, waiting.progress, waiting.manifest) == (7.0, "25%", None)
+    partial = status(202, {}, body({"output": []}))
+    assert partial.manifest.partial
+    assert isinstance(status(200, {}, body({"output": []})), Complete)
+    assert isinstance(status(200, {}, b"soon"), Failed)
+    assert isinstance(status(500, {}, outcome("transient")), Wait)
+    failed = status(500, {}, outcome("exception"))
+    assert (failed.issues, failed.lost) == (("exception",), False)
+    assert status(404).lost
+    assert status(401).login
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 1.0),
+        ("18000", 300.0),
+        ("1700000020", 20.0),
+        ("1700000020000", 20.0),
+        ("Tue, 14 Nov 2023 22:13:50 GMT", 30.0),
+        ("Tue, 14 Nov 2023 22:13:50 -0000", 30.0),
+        ("soon", 5.0),
+        ("", 5.0),
+        (None, 5.0),
+        ("9" * 400, 300.0),
+    ],
+)
+def test_retry_after_in_every_form_stays_between_its_limits(value: str | None, seconds: float) -> None:
+    """Seconds, a date, an epoch in seconds or milliseconds, hours, nonsense."""
+    assert bulk_export.wait_seconds(value, now=1_700_000_000.0, attempt=1, limits=LIMITS) == seconds
+
+
+def test_pauses_grow_where_the_server_names_none() -> None:
+    """Up to the limit."""
+    pauses = [bulk_export.wait_seconds(None, now=0, attempt=number, limits=LIMITS) for number in (1, 2, 50)]
+    assert pauses == [5.0, 7.5, 300.0]
+
+
+def test_a_manifest_of_any_version_is_read() -> None:
+    """output, deleted, error or outcome, next page, token; what is no file is left out."""
+    manifest = bulk_export.read_manifest(
+        body(
+            {
+                "transactionTime": "2024-01-01T00:00:00Z",
+                "requiresAccessToken": False,
+                "output": [{"type": "A", "url": "u", "count": 3}, {"type": "B"}, 7, {"url": "v", "count": True}],
+                "deleted": [{"type": "Bundle", "url": "d", "count": -1}],
+                "outcome": [{"url": "e"}],
+                "link": [{"relation": "self", "url": "s"}, 4, {"relation": "next", "url": "n"}],
+            }
+        )
+    )
+    assert manifest is not None
+    assert [(each.kind, each.url, each.count) for each in manifest.files] == [
+        ("output", "u", 3),
+        ("output", "v", None),
+        ("deleted", "d", None),
+        ("error", "e", None),
+    ]
+    assert (manifest.next_url, manifest.requires_access_token, manifest.deleted_offered) == ("n", False, True)
+    assert bulk_export.read_manifest(b"[]") is None
+    assert bulk_export.read_manifest(b"no") is None
+    bare = bulk_export.read_manifest(body({"output": [], "error": [{"url": "e"}]}))
+    assert bare is not None
+    assert bare.requires_access_token is None
+    assert bare.next_url == ""
+
+
+def test_deletions_are_read_out_of_bundles() -> None:
+    """Only entries that delete, by type and id, relative or absolute."""
+    bundle = {
+        "entry": [
+            {"request": {"method": "DELETE", "url": "Patient/1"}},
+            {"request": {"method": "DELETE", "url": "https://x/fhir/Patient/2/"}},
+            {"request": {"method": "PUT", "url": "Patient/3"}},
+            {"request": {"method": "DELETE", "url": "4"}},
+            {},
+        ]
+    }
+    assert bulk_export.deleted_keys(bundle) == (("Patient", "1"), ("Patient", "2"))
+    assert bulk_export.deleted_keys({}) == ()
+    odd = ["x", {"request": "x"}, {"request": {"method": "DELETE", "url": 7}}, bundle["entry"][0]]
+    assert bulk_export.deleted_keys({"entry": odd}) == (("Patient", "1"),)
+    assert bulk_export.deleted_keys({"entry": "x"}) == ()
+
+
+def test_issues_are_read_out_of_outcomes() -> None:
+    """Severity and code, in words that are FHIR's; what is no issue is left out."""
+    odd = ["x", 7, {"severity": [], "code": {}}, {"severity": "warning", "code": "processing", "diagnostics": "x"}, {}]
+    assert bulk_export.named_issues({"issue": odd}) == ("error unknown", "warning processing", "error unknown")
+    assert bulk_export.named_issues({"issue": "x"}) == ()
+
+
+def test_time_stamps_only_move_forward() -> None:
+    """Type by type; no stamp, no move; times are compared as moments, not as text."""
+    before = {"A": "2024-01-01T12:00:00Z", "B": "2024-06-01T00:00:00Z"}
+    moved = time_stamps.next_since(before, ["A", "B", "C"], "2024-01-01T14:00:00+01:00")
+    assert moved == {"A": "2024-01-01T14:00:00+01:00", "B": "2024-06-01T00:00:00Z", "C": "2024-01-01T14:00:00+01:00"}
+    assert time_stamps.next_since(before, ["A"], "") == before
+    later = "2024-07-01T00:00:00Z"
+    assert time_stamps.next_since(before, ["A", "B", "C"], later, since=before["B"]) == before | {"B": later}
+    assert time_stamps.instant("2024-01-01") < time_stamps.instant("2024-01-02T00:00:00Z")
+    assert time_stamps.instant("never") < time_stamps.instant("1970-01-01")
+
+
+def test_since_is_a_moment_with_a_time_zone() -> None:
+    """An instant, as the guide has it; nothing shorter."""
+    for good in ("2026-01-31T00:00:00Z", "2026-01-31T00:00:00.123+02:00"):
+        assert time_stamps.is_instant(good)
+    for bad in ("", "soon", "2026-01-31", "2026-01-31T00:00:00", "2026-01-31T00:00Z", "20260131T000000Z"):
+        assert not time_stamps.is_instant(bad)
+
+
+def test_issue_codes_are_read_from_anything() -> None:
+    """The codes, and nothing of what an outcome says in words."""
+    assert bulk_export.issue_codes(body({"issue": [{"code": "a"}, {"code": 1}, 2]})) == ("a",)
+    assert bulk_export.issue_codes(body({"issue": "x"})) == ()

@@ -1,0 +1,73 @@
+"""References, kind by kind."""
+
+from __future__ import annotations
+
+from bot_layer.bulk_sync.rules.references import Key, logical_targets, read_reference, repair, rewrite, targets
+from bot_layer.fhir.json import Json
+
+BASE = "https://source.example/fhir"
+KNOWN = {Key("Patient", "1"): "m-1"}
+
+
+def test_each_kind_of_reference_has_its_answer() -> None:
+    """Relative, absolute in the base and versioned ones mean a resource of the source; the others do not."""
+    assert read_reference("Patient/1", BASE) == Key("Patient", "1")
+    assert read_reference(f"{BASE}/Patient/1", BASE + "/") == Key("Patient", "1")
+    assert read_reference("Patient/1/_history/4", BASE) == Key("Patient", "1")
+    for other in ("#p", "urn:uuid:1", "https://else.example/fhir/Patient/1", "Patient?identifier=1", "Patient", ""):
+        assert read_reference(other, BASE) is None
+
+
+def test_a_missing_target_leaves_type_identifier_and_display() -> None:
+    """What the source had under these names comes back when the target arrives."""
+    given: Json = {
+        "resourceType": "Observation",
+        "subject": {
+            "reference": "Patient/2",
+            "display": "shown",
+            "type": "Patient",
+            "identifier": {"value": "own"},
+            "extension": [{"url": "x", "valueCode": "y"}],
+        },
+    }
+    rewritten = rewrite(given, KNOWN, BASE)
+    assert rewritten.unresolved == {Key("Patient", "2")}
+    subject = rewritten.resource["subject"]
+    assert subject["identifier"] == {"system": "https://practicefusion.com/fhir/patient-id", "value": "2"}
+    assert subject["display"] == "shown"
+    assert logical_targets(rewritten.resource) == {Key("Patient", "2")}
+    assert repair(rewritten.resource, KNOWN) == rewritten.resource
+    repaired = repair(rewritten.resource, {Key("Patient", "2"): "m-2"})
+    assert repaired["subject"] == given["subject"] | {"reference": "Patient/m-2"}
+
+
+def test_a_plain_reference_is_restored_plainly() -> None:
+    """Nothing of the detour stays."""
+    rewritten = rewrite({"a": [{"reference": "Patient/2"}]}, {}, BASE).resource
+    assert repair(rewritten, {Key("Patient", "2"): "m"}) == {"a": [{"reference": "Patient/m"}]}
+
+
+def test_a_source_s_own_logical_reference_is_left_alone() -> None:
+    """Only the sync's identifier systems are repaired."""
+    for identifier in ({"system": "http://hl7.org/fhir/sid/us-npi", "value": "1"}, {"value": "1"}, {"system": None}):
+        given: Json = {"a": {"type": "Practitioner", "identifier": identifier}}
+        assert logical_targets(given) == frozenset()
+        assert repair(given, {Key("Practitioner", "1"): "m"}) == given
+    wrong: Json = {"a": {"type": "Patient", "identifier": {"system": "https://practicefusion.com/fhir/patient-id"}}}
+    assert logical_targets(wrong) == frozenset()
+
+
+def test_targets_are_found_at_any_depth() -> None:
+    """Contained resources and lists in lists of objects included."""
+    given: Json = {"contained": [{"x": [{"y": {"reference": "Patient/1"}}]}], "z": {"reference": "#a"}}
+    assert targets(given, BASE) == {Key("Patient", "1")}
+
+
+def test_what_is_known_points_into_medplum_and_the_rest_stays() -> None:
+    """In objects, lists and lists of lists."""
+    given: Json = {"a": [[{"reference": f"{BASE}/Patient/1"}, 1, "Patient/1"]], "b": {"reference": "#c"}, "c": 2}
+    assert rewrite(given, KNOWN, BASE).resource == {
+        "a": [[{"reference": "Patient/m-1"}, 1, "Patient/1"]],
+        "b": {"reference": "#c"},
+        "c": 2,
+    }

@@ -1,0 +1,205 @@
+"""What is written, and what is left alone."""
+
+from __future__ import annotations
+
+from bot_layer.bulk_sync.rules import provenance as source_mark
+from bot_layer.bulk_sync.rules import upsert
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.source_identity import UPDATED_URL, VERSION_URL, lookup_query
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.rules import batch_entries
+from bot_layer.medplum.rules.batch_entries import Entry, dumps
+
+SOURCE = "https://source.example/fhir"
+KEY = Key("Patient", "1")
+PATIENT: Json = {
+    "resourceType": "Patient",
+    "id": "1",
+    "meta": {"versionId": "7", "lastUpdated": "2024-01-01T00:00:00Z", "profile": ["p"], "source": "urn:own"},
+    "identifier": [{"system": "https://mrn.example", "value": "m"}, {"value": "bare"}],
+    "active": True,
+}
+
+
+def incoming(resource: Json = PATIENT) -> Incoming:
+    """A resource as it arrives."""
+    return Incoming(Key(resource["resourceType"], resource["id"]), source_mark.prepare(resource, SOURCE))
+
+
+def stored(resource: Json, **changes: object) -> Found:
+    """The same in Medplum, with what the server adds."""
+    meta = resource["meta"] | {"versionId": "v", "lastUpdated": "now", "author": {"reference": "Bot/1"}}
+    return Found("m1", "v", {**resource, "id": "m1", "meta": meta} | changes)
+
+
+def test_the_source_s_id_goes_into_an_identifier_and_its_version_beside_it() -> None:
+    """Original data stay; the id and the server's meta go; the source's own meta.source is left alone."""
+    made = source_mark.prepare(PATIENT, SOURCE)
+    assert "id" not in made
+    assert made["meta"] == {"profile": ["p"], "source": "urn:own"}
+    assert made["identifier"][:2] == PATIENT["identifier"]
+    mark = made["identifier"][2]
+    assert (mark["system"], mark["value"]) == ("https://practicefusion.com/fhir/patient-id", "1")
+    notes = {each["url"]: each.get("valueString") or each.get("valueUri") for each in mark["extension"]}
+    assert notes[VERSION_URL] == "7"
+    assert notes[UPDATED_URL] == "2024-01-01T00:00:00Z"
+    assert notes[source_mark.ORIGIN_URL] == f"{SOURCE}/Patient/1"
+    bare = source_mark.prepare({"resourceType": "Patient", "id": "1"}, SOURCE)
+    assert bare["meta"]["source"] == f"{SOURCE}/Patient/1"
+
+
+def test_types_without_identifier_are_marked_by_a_tag() -> None:
+    """Provenance has no identifier; a tag can be searched."""
+    made = source_mark.prepare({"resourceType": "Provenance", "id": "1", "meta": {"tag": [{"code": "x"}]}}, SOURCE)
+    assert "identifier" not in made
+    assert [each["code"] for each in made["meta"]["tag"]] == ["x", "1"]
+    found = stored(made)
+    plan = upsert.plan({Key("Provenance", "1"): found}, [Incoming(Key("Provenance", "1"), made)], source=SOURCE)
+    assert len(plan.unchanged) == 1
+
+
+def test_a_single_identifier_of_the_source_is_not_touched() -> None:
+    """QuestionnaireResponse has one identifier, and it is the source's."""
+    given: Json = {"resourceType": "QuestionnaireResponse", "id": "1", "identifier": {"value": "own"}}
+    made = source_mark.prepare(given, SOURCE)
+    assert made["identifier"] == {"value": "own"}
+    assert upsert.merged(stored(made), Incoming(Key("QuestionnaireResponse", "1"), made))["identifier"] == {
+        "value": "own"
+    }
+
+
+def test_what_is_missing_is_created_and_what_is_the_same_left_alone() -> None:
+    """A new version number at the source alone is no change."""
+    assert len(upsert.plan({}, [incoming()], source=SOURCE).creates) == 1
+    found = stored(incoming().resource)
+    newer = PATIENT | {"meta": PATIENT["meta"] | {"versionId": "8"}}
+    assert len(upsert.plan({KEY: found}, [incoming(newer)], source=SOURCE).unchanged) == 1
+
+
+def test_an_update_names_the_version_that_it_replaces() -> None:
+    """And tells when it goes over somebody's edit; other policies keep the edit."""
+    found = stored(incoming().resource)
+    changed = PATIENT | {"active": False}
+    (write,) = upsert.plan({KEY: found}, [incoming(changed)], source=SOURCE).updates
+    assert (write.id, write.version, write.overwrites_edit) == ("m1", "v", False)
+    edited = Found("m1", "v", found.resource, edited=True)
+    assert upsert.plan({KEY: edited}, [incoming(changed)], source=SOURCE).updates[0].overwrites_edit
+    for policy in ("keep", "report"):
+        assert len(upsert.plan({KEY: edited}, [incoming(changed)], source=SOURCE, policy=policy).kept) == 1
+
+
+def test_what_others_brought_is_never_touched() -> None:
+    """Another practice's resource of the same id is foreign; a mark made by hand is ours."""
+    other = stored(source_mark.prepare(PATIENT, "https://other.example"))
+    assert len(upsert.plan({KEY: other}, [incoming()], source=SOURCE).foreign) == 1
+    by_hand = {
+        "resourceType": "Patient",
+        "identifier": [{"system": "https://practicefusion.com/fhir/patient-id", "value": "1"}],
+    }
+    assert source_mark.brought_by(by_hand, KEY, SOURCE)
+    assert source_mark.brought_by({"resourceType": "Patient"}, KEY, SOURCE)
+
+
+def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
+    """Identifiers, extensions, tags and security labels that were added in Medplum are kept."""
+    before = incoming().resource
+    there = stored(before)
+    local_meta = there.resource["meta"] | {
+        "tag": [{"system": "l", "code": "t"}],
+        "security": [{"code": "R"}],
+        "profile": ["p", "mine"],
+    }
+    local = {
+        "identifier": [*before["identifier"], {"system": "l", "value": "x"}],
+        "extension": [{"url": "l", "valueCode": "x"}],
+        "meta": local_meta,
+    }
+    now = upsert.merged(
+        Found("m1", "v", there.resource | local), incoming(PATIENT | {"identifier": [{"value": "new"}]})
+    )
+    assert [each.get("value") for each in now["identifier"]] == ["new", "1", "x"]
+    assert now["extension"] == local["extension"]
+    assert now["meta"]["tag"] == [{"system": "l", "code": "t"}]
+    assert now["meta"]["security"] == [{"code": "R"}]
+    assert now["meta"]["profile"] == ["p"]
+
+
+def test_a_reference_that_waits_is_tagged() -> None:
+    """And the tag goes with the repair."""
+    tagged = source_mark.tagged({"meta": {"tag": [{"code": "x"}]}}, frozenset({KEY}))
+    assert source_mark.UNRESOLVED_TAG in tagged["meta"]["tag"]
+    assert source_mark.tagged(tagged, frozenset()) == {"meta": {"tag": [{"code": "x"}]}}
+
+
+def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
+    """Empty values, and links into its storage."""
+    sent = {"a": [], "b": "", "c": {"d": None}, "url": "Binary/abc", "e": [{}]}
+    for place in ("m.example/storage", "storage.m.example/binary"):
+        held = {"url": f"https://{place}/abc/v1?Expires=1&Key-Pair-Id=k&Signature=x"}
+        assert upsert.comparable(sent) == upsert.comparable(held) | {}
+    for other in ("https://m.example/x?y=1", "https://ehr.example/fhir/binary/abc?y=1"):
+        assert upsert.comparable({"url": other})["url"] == other
+
+
+def test_entries_of_a_batch() -> None:
+    """POST, guarded POST, PUT with If-Match, conditional PUT; the identifier stands in the query."""
+    new = Write(Incoming(KEY, {"a": 1}), {"a": 1})
+    assert batch_entries.entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
+    assert b'"ifNoneExist":"identifier=' in batch_entries.entry(new, dumps, guarded=True).body
+    printed = Write(Incoming(KEY, {}, body=b'{"a":1}'), {})
+    assert batch_entries.entry(printed, dumps) == Entry(KEY, batch_entries.entry(new, dumps).body, printed)
+    assert batch_entries.entry(printed, dumps, guarded=True).body == batch_entries.entry(new, dumps, guarded=True).body
+    old = Write(Incoming(KEY, {}), {"id": "m"}, "m", "3")
+    assert b'"ifMatch":"W/\\"3\\""' in batch_entries.entry(old, dumps, guarded=True).body
+    conditional = batch_entries.conditional_entry(old, dumps).body
+    assert f'"PUT","url":"Patient?{lookup_query("Patient", ["1"])}"'.encode() in conditional
+    assert b'"id":"m"' not in conditional
+    binary = Write(Incoming(Key("Binary", "b"), {}), {})
+    assert b'"url":"Basic"' in batch_entries.entry(binary, dumps).body
+
+
+def test_batches_stay_small_and_never_hold_a_key_twice() -> None:
+    """By bytes, by number, by key; in order; one that is too large stands alone."""
+    entries = [Entry(Key("A", name), body) for name, body in (("1", b"x"), ("1", b"y"), ("2", b"z" * 500), ("3", b"w"))]
+    made = list(batch_entries.batches(entries, max_bytes=200))
+    assert [[each.body[:1] for each in batch] for batch in made] == [[b"x"], [b"y"], [b"z"], [b"w"]]
+    assert [len(batch) for batch in batch_entries.batches(entries[2:], max_bytes=10_000, max_entries=1)] == [1, 1]
+    assert list(batch_entries.batches([], max_bytes=1)) == []
+    assert batch_entries.bundle(entries[:1]) == b'{"resourceType":"Bundle","type":"batch","entry":[x]}'
+
+
+def test_what_stands_for_a_binary() -> None:
+    """A Basic with the identifier, the content's place and its digest."""
+    given: Json = {"resourceType": "Binary", "id": "b", "contentType": "text/plain", "data": "eA=="}
+    made = source_mark.prepare_binary(given, SOURCE, content_id="c", digest="d")
+    assert made["resourceType"] == "Basic"
+    assert "data" not in made
+    found = Found("m", "1", made)
+    assert upsert.content_of(found) == ("c", "d")
+    assert upsert.target_id(Key("Binary", "b"), found) == "c"
+    assert upsert.target_id(KEY, found) == "m"
+    assert upsert.content_of(Found("m", "1", {})) == ("", "")
+
+
+def test_digests_tell_bytes_apart() -> None:
+    """Equal bytes, equal digests."""
+    assert source_mark.digest_of(b"a") == source_mark.digest_of(b"a") != source_mark.digest_of(b"b")
+
+
+def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
+    """An identifier without a value, and what is no object at all: the source's go with it, local ones stay."""
+    odd = [{"type": {"text": "a"}}, "text"]
+    there = stored(incoming(PATIENT | {"identifier": odd}).resource)
+    mark = there.resource["identifier"][-1]
+    local = there.resource | {"identifier": [*odd, {"type": {"text": "local"}}, mark]}
+    now = upsert.merged(Found("m1", "v", local), incoming(PATIENT | {"identifier": []}))
+    assert [each for each in now["identifier"] if "system" not in each] == [{"type": {"text": "local"}}]
+
+
+def test_a_source_whose_address_goes_on_is_another_one() -> None:
+    """A base without the practice's id is the beginning of every practice's base."""
+    of_practice = source_mark.prepare({"resourceType": "Patient", "id": "1"}, "https://source.example/fhir/practice")
+    key = Key("Patient", "1")
+    assert source_mark.brought_by(of_practice, key, "https://source.example/fhir/practice")
+    assert not source_mark.brought_by(of_practice, key, "https://source.example/fhir")

@@ -1,0 +1,155 @@
+"""The map of a sync: the same in a file, in memory, and in a schema of PostgreSQL that several machines share."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
+from bot_layer.errors import ConfigError, TransientError
+
+ONE, TWO, THREE = Key("Patient", "1"), Key("Patient", "2"), Key("Observation", "1")
+
+
+@pytest.fixture(params=["file", "memory", "postgres"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SyncMap]:
+    """A map of each kind."""
+    if request.param == "postgres":
+        found = SyncMap(url=request.getfixturevalue("postgres_url"), schema="pf_sync_test")
+    else:
+        found = SyncMap(tmp_path / "new" / "map.sqlite" if request.param == "file" else None)
+    yield found
+    found.close()
+
+
+def test_what_was_brought_is_known_with_its_digest(kept: SyncMap) -> None:
+    """The last word counts, and a resource that arrived is no failure any more."""
+    kept.record([], failures=[Failure(ONE, 422, "why", b"{}")])
+    assert list(kept.failures()) == [Failure(ONE, 422, "why", b"{}")]
+    kept.record([(ONE, "m1", b"digest"), (THREE, "m3", None)])
+    kept.record([(ONE, "m1", b"later")])
+    assert kept.rows([ONE, TWO, THREE]) == {ONE: ("m1", b"later"), THREE: ("m3", None)}
+    assert list(kept.failures()) == []
+    assert (kept.count(), kept.knows("Patient"), kept.knows("Encounter")) == (2, True, False)
+    kept.forget_digests()
+    assert kept.rows([ONE]) == {ONE: ("m1", None)}
+    assert kept.ids(Key("Patient", str(number)) for number in range(1000)) == {ONE: "m1"}
+    kept.forget([ONE])
+    assert kept.ids([ONE, THREE]) == {THREE: "m3"}
+
+
+def test_a_reference_waits_until_its_target_is_known(kept: SyncMap) -> None:
+    """Then its resource can be repaired; what was asked for in vain is not asked for again."""
+    kept.record([(THREE, "m3", None)], waiting=[(THREE, [ONE, TWO])])
+    assert (kept.waiting(), kept.repairable(9), kept.waiting_targets(9)) == (2, [], [ONE, TWO])
+    kept.write_asked([TWO, TWO])
+    assert kept.waiting_targets(9) == [ONE]
+    kept.record([(ONE, "m1", None)])
+    assert kept.repairable(9) == [THREE]
+    assert set(kept.targets_of(THREE)) == {ONE, TWO}
+    kept.record([(THREE, "m3", None)], waiting=[(THREE, [TWO])])
+    assert (kept.waiting(), kept.repairable(9)) == (1, [])
+
+
+def test_a_reconcile_knows_what_it_saw(kept: SyncMap) -> None:
+    """And begins anew with nothing."""
+    kept.write_seen([ONE, THREE, ONE])
+    assert (kept.unseen([ONE, TWO, THREE]), kept.seen_count()) == ([TWO], 2)
+    kept.begin_seeing()
+    assert kept.unseen([ONE, TWO]) == [ONE, TWO]
+
+
+def test_notes_are_kept_and_a_map_of_another_past_is_emptied(kept: SyncMap) -> None:
+    """With nothing left but the new name."""
+    kept.write_note("file 1", "a")
+    kept.write_note("file 1", "b")
+    kept.write_note("other", "c")
+    assert (kept.note("file 1"), kept.note("none")) == ("b", "")
+    kept.forget_notes("file ")
+    assert (kept.note("file 1"), kept.note("other")) == ("", "c")
+    kept.record([(ONE, "m1", None)], waiting=[(ONE, [TWO])])
+    kept.claim([ONE], "me")
+    kept.clear("new")
+    assert (kept.count(), kept.waiting(), kept.note("other"), kept.note("cache_id")) == (0, 0, "", "new")
+    assert kept.claim([ONE], "you")
+
+
+def test_a_key_is_claimed_by_one_owner_at_a_time(kept: SyncMap) -> None:
+    """All keys or none; what is given back, or was left by an owner that broke off, is free again."""
+    assert kept.claim([ONE, TWO], "me")
+    assert kept.claim([ONE], "me")
+    assert not kept.claim([TWO, THREE], "you")
+    assert kept.claim([THREE], "other")
+    kept.give_back([ONE, TWO], "you")
+    assert not kept.claim([TWO], "you")
+    kept.give_back([TWO], "me")
+    assert kept.claim([TWO], "you")
+    kept.give_all_back("me")
+    assert kept.claim([ONE], "you")
+
+
+def test_of_many_that_claim_at_once_one_has_each_key(kept: SyncMap) -> None:
+    """In whatever order they name them: nobody locks up, nobody shares."""
+    keys = [Key("Patient", str(number)) for number in range(30)]
+    wishes = [keys[start : start + 12][:: 1 if start % 2 else -1] for start in range(0, 20, 2) for _ in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda pair: kept.claim(pair[1], str(pair[0])), enumerate(wishes)))
+    held = [key for ok, wish in zip(got, wishes, strict=True) if ok for key in wish]
+    assert any(got)
+    assert len(held) == len(set(held))
+
+
+def test_two_machines_share_a_schema_and_no_other(postgres_url: str) -> None:
+    """Each source has its own; who comes first makes it."""
+    with ThreadPoolExecutor(4) as pool:
+        maps = list(pool.map(lambda name: SyncMap(url=postgres_url, schema=name), ["pf_a", "pf_a", "pf_a", "pf_b"]))
+    first, second, third, other = maps
+    first.record([(ONE, "m1", b"x")])
+    assert second.ids([ONE]) == third.ids([ONE]) == {ONE: "m1"}
+    assert other.ids([ONE]) == {}
+    for each in maps:
+        each.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database", b"half"])
+def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
+    """The map is a cache: a run without it is slower, and a run that stops for it would be wrong."""
+    path = tmp_path / "map.sqlite"
+    first = SyncMap(path)
+    first.write_note("much", "x" * 100_000)
+    first.close()
+    path.write_bytes(content if content != b"half" else path.read_bytes()[: path.stat().st_size // 2])
+    again = SyncMap(path)
+    assert again.note("much") == ""
+    again.write_note("little", "y")
+    assert again.note("little") == "y"
+    again.close()
+
+
+@pytest.mark.parametrize("url", ["", "postgresql://user:hidden@127.0.0.1:1/none"])
+def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: Path) -> None:
+    """A folder that is none, and a database that does not answer; without the address, which holds a password."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="PF_STATE_DIR") as caught:
+        SyncMap(None if url else tmp_path / "file" / "map.sqlite", url=url, schema="pf_none")
+    assert caught.value.code == "map-unusable"
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_map_that_fails_in_the_middle_of_a_run_says_so_and_nothing_of_a_person(tmp_path: Path) -> None:
+    """The run goes on when the disk has room again; its log held what was to be written."""
+    path = tmp_path / "map.sqlite"
+    kept = SyncMap(path)
+    damaging = sqlite3.connect(path)
+    damaging.execute("DROP TABLE failed")
+    damaging.close()
+    with pytest.raises(TransientError) as caught:
+        kept.record((), failures=[Failure(Key("Patient", "hidden"), 400, "hidden", b"hidden")])
+    kept.close()
+    assert caught.value.code == "map-unusable"
+    assert "person" not in "".join(str(each) for each in (caught.value, caught.value.__cause__))

@@ -1,0 +1,175 @@
+"""The writer: one rule for each answer that a real Medplum gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+import responses
+
+from bot_layer.bulk_sync.rules import provenance as source_mark
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.upsert import Incoming
+from bot_layer.bulk_sync.target.writer import MedplumWriter
+from bot_layer.errors import AuthError, TransientError
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.login import ClientLogin, GivenToken
+from medplum_sandbox.medplum import MedplumSandbox
+
+SOURCE = "https://source.example/fhir"
+
+
+@pytest.fixture
+def medplum() -> Iterator[MedplumSandbox]:
+    """A Medplum with quota enough."""
+    with MedplumSandbox(quota=10_000_000) as sandbox:
+        yield sandbox
+
+
+def writer(medplum: MedplumSandbox, **options: object) -> MedplumWriter:
+    """A writer that waits for nothing."""
+    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
+    return MedplumWriter(medplum.base_url, login, SOURCE, wait=lambda _: None, **options)  # type: ignore[arg-type]
+
+
+def people(*names: str, **fields: object) -> list[Incoming]:
+    """Patients as they arrive."""
+    made: list[Json] = [{"resourceType": "Patient", "id": name, "active": True, **fields} for name in names]
+    return [Incoming(Key("Patient", each["id"]), source_mark.prepare(each, SOURCE)) for each in made]
+
+
+def stored(medplum: MedplumSandbox) -> list[Json]:
+    """All Patients."""
+    headers = {"Authorization": f"Bearer {medplum.token_for()}"}
+    page = requests.get(f"{medplum.base_url}/fhir/R4/Patient?_count=1000", headers=headers, timeout=10).json()
+    return [each["resource"] for each in page.get("entry", [])]
+
+
+@pytest.mark.parametrize("kind", ["conflict", "too_many", "server_error", "reset_before_write", "reset_after_write"])
+@pytest.mark.parametrize("way", ["upsert", "upsert_conditionally"])
+def test_a_bad_answer_is_got_over_without_a_duplicate(medplum: MedplumSandbox, kind: str, way: str) -> None:
+    """409, 429, 5xx, a connection cut before or after the write: everything is there once, and told as created."""
+    medplum.faults.add(kind, times=2, method="POST", path="/fhir/R4")
+    outcomes = getattr(writer(medplum), way)(people("1", "2", "3"))
+    assert sorted(each.action for each in outcomes) == ["created"] * 3
+    assert len(stored(medplum)) == 3
+
+
+@pytest.mark.parametrize("kind", ["html", "empty_body"])
+def test_a_gateway_s_own_answer_to_a_look_up_does_not_say_that_nothing_is_there(
+    medplum: MedplumSandbox, kind: str
+) -> None:
+    """With status 200 it was taken for an empty Bundle, and everything was made once more."""
+    writer(medplum).upsert(people("1", "2"))
+    medplum.faults.add(kind, times=1, method="GET", path="/Patient", status=200)
+    outcomes = writer(medplum).upsert(people("1", "2"))
+    assert [each.action for each in outcomes] == ["unchanged"] * 2
+    assert len(stored(medplum)) == 2
+
+
+def test_an_answer_to_a_search_that_is_no_bundle_ends_it() -> None:
+    """It tells nothing of what is there."""
+    with responses.RequestsMock() as answers:
+        answers.get("https://medplum.example/fhir/R4/Patient", json={"resourceType": "OperationOutcome"})
+        found = MedplumWriter("https://medplum.example", GivenToken("t"), SOURCE).requests.search("Patient", "_id=1")
+        with pytest.raises(TransientError):
+            next(found)
+
+
+def test_a_refused_entry_leaves_the_others_and_brings_the_server_s_words(medplum: MedplumSandbox) -> None:
+    """400 is final; the reason is kept for the report."""
+    outcomes = writer(medplum).upsert([*people("1", "2"), *people("3", shoeSize=1)])
+    failed = [each for each in outcomes if each.action == "failed"]
+    assert [(each.key.id, each.status) for each in failed] == [("3", 400)]
+    assert "shoeSize" in failed[0].reason
+    assert len(stored(medplum)) == 2
+
+
+def test_what_was_deleted_in_medplum_meanwhile_is_created_again(medplum: MedplumSandbox) -> None:
+    """A PUT to what is gone is looked up again, and becomes a POST."""
+    one = writer(medplum)
+    one.upsert(people("1"))
+    found = one.look_up([Key("Patient", "1")])
+    assert one.delete([("Patient", found[Key("Patient", "1")].id)]) == [True]
+    (outcome,) = one.upsert(people("1", active=False), found)
+    assert outcome.action in ("created", "updated")
+    assert [each["active"] for each in stored(medplum)] == [False]
+
+
+def test_deleting_twice_is_deleting_once(medplum: MedplumSandbox) -> None:
+    """What is gone already is gone."""
+    one = writer(medplum)
+    one.upsert(people("1"))
+    at = one.look_up([Key("Patient", "1")])[Key("Patient", "1")].id
+    medplum.faults.add("reset_after_write", times=1, method="POST")
+    assert one.delete([("Patient", at)]) == [True]
+    assert one.delete([("Patient", at)]) == [True]
+
+
+def test_of_duplicates_that_others_made_always_the_same_is_kept_up(medplum: MedplumSandbox) -> None:
+    """They are counted, and no third one is made."""
+    headers = {"Authorization": f"Bearer {medplum.token_for()}", "Content-Type": "application/fhir+json"}
+    for _ in range(2):
+        body = people("1")[0].resource
+        requests.post(f"{medplum.base_url}/fhir/R4/Patient", json=body, headers=headers, timeout=10)
+    one = writer(medplum)
+    assert [each.action for each in one.upsert(people("1", active=False))] == ["updated"]
+    assert one.lookups.duplicates > 0
+    assert sorted(each["active"] for each in stored(medplum)) == [False, True]
+
+
+def test_a_batch_that_is_too_large_is_halved(medplum: MedplumSandbox) -> None:
+    """The server's limit is its own; the one that alone is too large is reported."""
+    big = people("1", "2", name=[{"text": "x" * 700_000}])
+    huge = people("3", name=[{"text": "x" * 1_200_000}])
+    outcomes = writer(medplum, max_bytes=10_000_000).upsert([*big, *huge])
+    assert sorted((each.key.id, each.action) for each in outcomes) == [
+        ("1", "created"),
+        ("2", "created"),
+        ("3", "failed"),
+    ]
+
+
+def test_a_refused_login_says_what_to_check(medplum: MedplumSandbox) -> None:
+    """The client's secret, or the bot's token, of which there is only one."""
+    login = ClientLogin(medplum.base_url, medplum.client_id, "wrong")
+    with pytest.raises(AuthError, match="MEDPLUM_CLIENT_SECRET"):
+        login.token()
+    one = MedplumWriter(medplum.base_url, GivenToken("none"), SOURCE, wait=lambda _: None)
+    with pytest.raises(AuthError):
+        one.look_up([Key("Patient", "1")])
+
+
+def test_a_token_that_ends_is_renewed(medplum: MedplumSandbox) -> None:
+    """Before it ends, and when it is refused all the same."""
+    now = [0.0]
+    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret, clock=lambda: now[0])
+    first = login.token()
+    assert login.token() == first
+    now[0] = 10**9
+    login.token()
+    logins = [each for each in medplum.requests if each.path.endswith("token")]
+    assert len(logins) == 2
+    login.token(stale=login.token())
+    assert len([each for each in medplum.requests if each.path.endswith("token")]) == 3
+
+
+class Enough(Exception):
+    """The writer wanted to wait."""
+
+
+def test_a_share_of_the_quota_is_left_to_others() -> None:
+    """The writer waits for the next window before it takes what is reserved: nobody meets a 429."""
+
+    def wait(_: float) -> None:
+        raise Enough
+
+    with MedplumSandbox(quota=50_000) as medplum:
+        login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
+        one = MedplumWriter(medplum.base_url, login, SOURCE, share=0.5, wait=wait)
+        with pytest.raises(Enough):
+            for start in range(0, 1000, 100):
+                one.upsert(people(*(str(number) for number in range(start, start + 100))))
+        assert 100 <= len(stored(medplum)) <= 300
+        assert not [each for each in medplum.requests if each.status == 429]

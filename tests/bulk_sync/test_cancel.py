@@ -1,0 +1,65 @@
+"""A run is cancelled by whoever asks for it, also while another process holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot_layer.bulk_sync import session
+from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.errors import TransientError
+from medplum_sandbox.practice_fusion import generate
+from tests.bulk_sync.test_few_questions import look_ups
+from tests.bulk_sync.world import World, assert_exact, world
+
+
+def cancelled_in_the_middle(both: World, *, down: bool) -> None:
+    """A run that somebody else cancels when its Patients are there."""
+
+    def progress(kind: str, name: str, _done: int, _total: int | None) -> None:
+        if (kind, name) == ("file", "Patient"):
+            if down:
+                both.source.faults.add("broken_download")
+            both.sync().cancel()
+
+    sync = both.sync(within=Surroundings(place=str(both.folder), sleep=both.sleep, progress=progress))
+    state = sync.run(Options())
+    sync.map.close()
+    assert state.run is not None
+    assert state.run.phase == "cancelled"
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_who_holds_the_run_stops_when_the_place_is_kept_next(
+    down: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or when it tells what went wrong: that is not tried again. Nobody begins while it may still be at work."""
+    monkeypatch.setattr(session, "SAVE_SECONDS", 1000.0 if down else -1.0)
+    with world(generate(1, 3), folder=tmp_path) as both:
+        cancelled_in_the_middle(both, down=down)
+        both.source.faults.clear()
+        assert both.stored("Patient")
+        assert both.stored("Observation") == []
+        assert both.source.jobs == {}
+        with pytest.raises(TransientError) as caught:
+            both.run()
+        assert caught.value.code == "sync-running"
+        both.moved = 1000.0
+        both.run()
+        assert look_ups(both, "Device") > 0  # it may have been at work all the same
+        assert_exact(both)
+
+
+def test_where_nothing_is_under_way_nothing_is_cancelled(tmp_path: Path) -> None:
+    """The last run stays what it was; one that is about to begin says that it is at work."""
+    with world(generate(1, 1), folder=tmp_path) as both:
+        both.run()
+        state = both.sync().cancel()
+        assert state.run is not None
+        assert state.run.phase == "done"
+        both.sync().store.acquire()
+        with pytest.raises(TransientError) as caught:
+            both.sync().cancel()
+        assert caught.value.code == "sync-running"

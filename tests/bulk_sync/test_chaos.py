@@ -1,0 +1,188 @@
+"""Whatever goes wrong on the way, the end is the same: everything once, equal, and the report adds up."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import orjson
+import pytest
+
+from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.errors import TransientError
+from medplum_sandbox.faults import Faults
+from medplum_sandbox.practice_fusion import Switches, generate
+from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, together, world
+
+MEDPLUM_FAULTS = {
+    "conflict": 0.1,
+    "too_many": 0.1,
+    "server_error": 0.1,
+    "reset_before_write": 0.05,
+    "reset_after_write": 0.1,
+}
+SOURCE_FAULTS = {
+    "broken_download": 0.2,
+    "server_error": 0.1,
+    "too_many": 0.1,
+    "expired_token": 0.05,
+    "redirect_download": 0.1,
+}
+
+
+def switchboard(shares: dict[str, float], seed: int) -> Faults:
+    """Faults with these shares."""
+    faults = Faults(seed=seed)
+    for kind, share in shares.items():
+        faults.add(kind, share=share)
+    return faults
+
+
+def run_to_the_end(both: World, *, tries: int = 40, options: Options | None = None) -> None:
+    """Run until a run ends: what a scheduler does."""
+    for _ in range(tries):
+        try:
+            state = both.run(options)
+        except TransientError:
+            continue
+        assert state.run is not None
+        if state.run.over:
+            assert_adds_up(state)
+            return
+    raise AssertionError("no run came to its end")
+
+
+@pytest.mark.no_cover  # to measure the lines that are reached takes as long again as the sync
+@pytest.mark.parametrize("seed", range(50))
+def test_fifty_schedules_of_faults_end_exact(seed: int, tmp_path: Path) -> None:
+    """Conflicts, quota, 5xx, resets after the write, broken downloads, expired tokens: the end is exact."""
+    rng = random.Random(seed)  # noqa: S311 - a schedule that can be repeated
+    shares = {kind: share * rng.choice((0, 1, 2)) for kind, share in MEDPLUM_FAULTS.items()}
+    source_shares = {kind: share * rng.choice((0, 1, 2)) for kind, share in SOURCE_FAULTS.items()}
+    # With or without the file on disk: it is a cache.
+    folder = tmp_path if seed % 2 else None
+    switches = Switches.general(part_size=7 + seed % 5, ranges=bool(seed % 3))
+    with world(generate(seed, 1), switches=switches, folder=folder) as both:
+        for kind, share in shares.items():
+            both.medplum.faults.add(kind, share=share)
+        for kind, share in source_shares.items():
+            both.source.faults.add(kind, share=share)
+        run_to_the_end(both)
+        both.medplum.faults.clear()
+        both.source.faults.clear()
+        assert_exact(both)
+
+
+def test_two_runs_at_once_bring_everything_once() -> None:
+    """The lease lets one run in; the other is told that one is at work."""
+    with world(generate(5, 3)) as both:
+        faults = together(both.run, both.run, both.run)
+        assert [each for each in faults if each is not None and getattr(each, "code", "") != "sync-running"] == []
+        assert any(each is None for each in faults)
+        assert_exact(both)
+
+
+def count_down(both: World, requests: int) -> threading.Event:
+    """Set when so many more requests came to Medplum."""
+    reached, left = threading.Event(), [requests]
+
+    def count(_method: str, _path: str) -> bool:
+        left[0] -= 1
+        if left[0] <= 0:
+            reached.set()
+        return False
+
+    both.medplum.faults.add("slow", when=count)
+    return reached
+
+
+CHILD = """
+import sys, threading
+import orjson
+from bot_layer.medplum.login import ClientLogin
+from bot_layer.bulk_sync.rules.settings import read_settings
+from bot_layer.errors import TransientError
+from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.setup import Surroundings, make_sync
+given = orjson.loads(sys.stdin.readline())
+login = ClientLogin(given["medplum"], given["id"], given["secret"])
+within = Surroundings(place=given["folder"], lease_seconds=0.6)
+print("ready", flush=True)
+while True:
+    try:
+        make_sync(read_settings(given["settings"]), given["medplum"], login, within=within).run(Options())
+        break
+    except TransientError:
+        threading.Event().wait(0.05)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None:
+    """SIGKILL at any moment: the next process waits for the lease, goes on, and nothing is doubled or lost."""
+    rng = random.Random(seed)  # noqa: S311 - moments that can be repeated
+    with world(generate(seed, 8), switches=Switches.general(part_size=10), folder=tmp_path) as both:
+        both.medplum.faults.add("reset_after_write", share=0.05)
+        given = {
+            "medplum": both.medplum.base_url,
+            "id": both.medplum.client_id,
+            "secret": both.medplum.client_secret,
+            "folder": str(tmp_path),
+            "settings": both.source.settings(),
+        }
+        for _ in range(2):
+            child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(orjson.dumps(given) + b"\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            reached = count_down(both, rng.randint(3, 60))
+            while not reached.wait(0.05) and child.poll() is None:
+                pass
+            both.medplum.faults.clear()
+            both.medplum.faults.add("reset_after_write", share=0.05)
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+        last = subprocess.run(
+            [sys.executable, "-c", CHILD],
+            input=orjson.dumps(given) + b"\n",
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        assert last.returncode == 0
+        both.medplum.faults.clear()
+        assert_exact(both)
+
+
+def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
+    """Steps of a few looks at the clock still come to the end: each does a part, none repeats the whole."""
+    with world(generate(6, 3), switches=Switches.general(part_size=5, polls=3), folder=tmp_path) as both:
+        steps = 0
+        for _ in range(400):
+            steps += 1
+            # A clock that goes on by a second with each look at it.
+            timer = itertools.count(0.0).__next__
+            within = Surroundings(place=str(tmp_path), seconds=20, timer=timer, sleep=lambda _: None)
+            sync = both.sync(within=within)
+            state = sync.run(Options())
+            sync.map.close()
+            assert state.run is not None
+            if state.run.over:
+                break
+        assert state.run is not None
+        assert state.run.phase == "done"
+        assert steps > 5
+        assert_adds_up(state)
+        assert counts(state)["created"] > 0
+        kickoffs = [each for each in both.source.requests if "$export" in each.path]
+        assert len(kickoffs) == 1
+        assert_exact(both)

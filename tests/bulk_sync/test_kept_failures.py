@@ -1,0 +1,160 @@
+"""What failed is kept as far as the places in the files go, also where no map outlives the process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot_layer.bulk_sync import engine, session
+from bot_layer.bulk_sync.engine import Options, Sync
+from bot_layer.bulk_sync.failures import store_failures
+from bot_layer.bulk_sync.files import handfuls
+from bot_layer.bulk_sync.rules.ndjson import Line
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
+from bot_layer.bulk_sync.upsert_worker import Loader
+from bot_layer.errors import TransientError
+from medplum_sandbox.practice_fusion import Switches
+from tests.bulk_sync.test_named_faults import small
+from tests.bulk_sync.world import World, observation, patient
+
+REFUSED = observation("o1", shoeSize=1)
+OTHERS = [observation(f"x{number}") for number in range(30)]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killed(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without a folder that is killed when every file was loaded, and wrote its place down at each step."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "SAVE_SECONDS", -1.0)
+        patched.setattr(engine, "finish", die)
+        patched.setattr(engine, "_let_go", lambda _: None)
+        with pytest.raises(Killed):
+            both.sync().run(Options())
+
+
+def later(both: World) -> Sync:
+    """The next process, when the lease has run out."""
+    return both.sync(within=Surroundings(sleep=both.sleep, timer=both.timer, clock=lambda: time.time() + 1000))
+
+
+def test_a_killed_process_takes_no_failure_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one goes on behind the lines that were handled: what Medplum refused of these is beside the Task."""
+    with small(patient("p1"), REFUSED, *OTHERS, switches=Switches.general(part_size=10)) as both:
+        killed(both, monkeypatch)
+        sync = later(both)
+        assert sync.run(Options()).failures
+        assert [each.key.id for each in sync.map.failures()] == ["o1"]
+
+
+def test_a_renewed_lease_takes_no_place_along() -> None:
+    """The lease is renewed in the middle of writing: the place is written with what failed, or not at all."""
+    with small(patient("p1")) as both:
+        sync = both.sync()
+        state = sync.store.acquire()
+        sync.store.state = replace(state, last_success=1.0)
+        sync.store.clock = lambda: time.time() + sync.store.lease_seconds - 1
+        sync.store.renew()
+        assert sync.store.look().last_success == 0.0
+        assert sync.store.look().until == sync.store.state.until > state.until
+        assert sync.store.state.last_success == 1.0
+
+
+@pytest.mark.parametrize("busy", [1, 1000])
+def test_a_step_whose_time_is_over_still_puts_its_failures_aside(busy: int) -> None:
+    """Medplum is busy at that moment: it is waited for a little, or else the lines are handled once more."""
+    with small(patient("p1"), REFUSED) as both:
+        stop = threading.Event()
+
+        def progress(kind: str, name: str, _done: int, _total: int | None) -> None:
+            if (kind, name) == ("file", "Observation"):
+                both.medplum.faults.add("server_error", status=503, times=busy, method="POST", path="/fhir/R4")
+                stop.set()
+
+        sync = both.sync(within=Surroundings(sleep=both.sleep, timer=both.timer, progress=progress, stop=stop))
+        if busy == 1:
+            sync.run(Options())
+        else:
+            with pytest.raises(TransientError):
+                sync.run(Options())
+        both.medplum.faults.clear()
+        assert sync.store.look().owner == ""
+        assert both.run().failures
+
+
+@pytest.mark.parametrize("number", ["1e400", "1.10", '"\\/"'])
+def test_what_failed_is_kept_byte_by_byte(number: str, tmp_path: Path) -> None:
+    """Beside the Task as in the map, also where nothing can parse it: a number that no float holds ended every run."""
+    line = f'{{"resourceType":"Patient","id":"p9","shoeSize":{number}}}'.encode()
+    with small(patient("p1"), folder=tmp_path / "one") as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        ((_, resources, _),) = handfuls([Line(1, line)])
+        assert loader.load(resources).counts["Patient"]["failed"] == 1
+        sync.store.save(
+            replace(sync.store.state, failures=store_failures(sync.session, sync.store.state)), release=True
+        )
+        sync.map.close()
+        both.folder = tmp_path / "two"
+        sync = both.sync()
+        state = sync.run(Options(retry_failed=True))
+        assert state.run is not None
+        assert state.run.counts["Patient"]["failed"] == 1
+        assert [each.resource for each in sync.map.failures()] == [line]
+        sync.map.close()
+
+
+def test_more_failures_than_fit_into_memory_are_read_in_handfuls() -> None:
+    """The source may send a type that Medplum refuses altogether."""
+    keys = [Key(kind, f"x{number}") for kind in ("A", "B") for number in range(1000)]
+    kept = SyncMap()
+    kept.record((), failures=(Failure(key, 400, "why", b"{}") for key in keys))
+    found = kept.failures()
+    assert next(found).key == Key("A", "x0")
+    assert len({each.key for each in found}) == len(keys) - 1
+    kept.close()
+
+
+def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
+    """What it sends is what Medplum holds: else --retry-failed would bring what was refused."""
+    texts = [b'{"resourceType":"Patient","id":"p"}', b'{"resourceType":"Patient","id":"p","shoeSize":1}']
+    with small(patient("p1"), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        for text in (*texts, texts[0]):
+            ((_, resources, _),) = handfuls([Line(1, text)])
+            loader.load(resources)
+        assert not list(sync.map.failures())
+        sync.map.close()
+
+
+def test_to_put_failures_aside_waits_for_no_batch() -> None:
+    """The lease is not renewed meanwhile, and whoever writes a batch may be waiting for just that."""
+    with small(patient("p1")) as both:
+        sync = both.sync()
+        state = sync.store.acquire()
+        sync.map.record((), failures=[Failure(Key("Patient", "x"), 400, "why", b"{}")])
+        kept: list[str] = []
+        saver = threading.Thread(target=lambda: kept.append(store_failures(sync.session, state)), daemon=True)
+        with ExitStack() as stack:
+            for _ in range(4):  # so many are let through at first
+                stack.enter_context(sync.medplum.changes.batches.gate.turn(1))
+            saver.start()
+            saver.join(20)
+            assert kept
+        sync.map.close()

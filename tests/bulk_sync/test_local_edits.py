@@ -1,0 +1,189 @@
+"""Edits that somebody made in Medplum: kept, or listed for a decision, or given up to the source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.rules import answer as sync_answer
+from bot_layer.bulk_sync.rules import task as sync_task
+from bot_layer.bulk_sync.rules.local_edits import LocalEdit
+from bot_layer.bulk_sync.rules.run_state import SyncState
+from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.login import GivenToken
+from medplum_sandbox.practice_fusion import Source
+from tests.bulk_sync.world import World, observation, patient, world
+
+THEN = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[World]:
+    """Two Observations in Medplum, one of which somebody edited; then the source changes both."""
+    source = Source()
+    source.add(patient("p1"), at=THEN)
+    for name in ("o1", "o2"):
+        source.add(observation(name), at=THEN)
+    source.groups["g1"] = {"p1": THEN}
+    with world(source, folder=tmp_path) as made:
+        made.run()
+        made.put(one(made, "o1") | {"status": "corrected", "note": [{"text": "Ms Sample called"}]})
+        for name in ("o1", "o2"):
+            made.source.source.add(observation(name, status="amended"), at=made.source.now())
+        yield made
+
+
+def one(both: World, name: str) -> Json:
+    """The Observation of this id at the source."""
+    (found,) = both.by_source_id("Observation")[name]
+    return found
+
+
+def kept(state: SyncState) -> tuple[int, int]:
+    """How many edits were left, and how many of them are listed."""
+    assert state.run is not None
+    return state.run.kept, len(state.run.edits.listed)
+
+
+def test_keep_leaves_an_edited_resource_and_says_no_more_than_how_many(both: World) -> None:
+    """The others change."""
+    state = both.run(local_edits="keep")
+    assert kept(state) == (1, 0)
+    assert (one(both, "o1")["status"], one(both, "o2")["status"]) == ("corrected", "amended")
+
+
+def test_report_lists_what_it_left_without_any_value(both: World) -> None:
+    """Type, Medplum's id and the names of fields: in the Task, the answer of the operation and the state."""
+    state = both.run(local_edits="report")
+    assert one(both, "o1")["status"] == "corrected"
+    assert state.run is not None
+    (edit,) = state.run.edits.listed
+    assert edit == LocalEdit("Observation", one(both, "o1")["id"], ("note", "status"))
+    (task,) = both.stored("Task")
+    lines = [each["valueString"] for each in task["output"] if each["type"]["text"] == "edited"]
+    assert lines == [f"{edit.reference}: note, status"]
+    assert sync_task.from_task(task) == state
+    answer = sync_answer.of_state(state, both.read(), now=0.0, action="start")
+    (part,) = [each["part"] for each in answer["parameter"] if each["name"] == "edited"]
+    assert [next(v for n, v in each.items() if n != "name") for each in part] == [
+        "Observation",
+        edit.id,
+        "note",
+        "status",
+    ]
+    for told in (json.dumps(answer), json.dumps(task["output"]), "\n".join(both.logged)):
+        assert "called" not in told
+        assert "corrected" not in told
+
+
+def test_what_was_listed_stays_listed_until_it_is_as_the_source_says(both: World) -> None:
+    """The source does not send it again; a full run meets it once more and lists it once."""
+    assert kept(both.run(local_edits="report")) == (1, 1)
+    assert kept(both.run(local_edits="report")) == (0, 1)
+    assert kept(both.run(Options(full=True), local_edits="report")) == (1, 1)
+    both.put(one(both, "o1") | {"status": "amended", "note": []})
+    assert kept(both.run(Options(full=True), local_edits="report")) == (0, 0)
+
+
+def test_somebody_can_decide_for_the_source_once(both: World) -> None:
+    """What is listed is written over; an edit that is made afterwards is left and listed again."""
+    both.run(local_edits="report")
+    state = both.run(Options(overwrite_reported=True), local_edits="report")
+    assert state.run is not None
+    assert (state.run.phase, state.run.overwritten, kept(state)) == ("done", 1, (0, 0))
+    assert one(both, "o1")["status"] == "amended"
+    assert "note" not in one(both, "o1")
+    both.put(one(both, "o1") | {"status": "corrected"})
+    both.source.source.add(observation("o1", status="cancelled"), at=both.source.now())
+    assert kept(both.run(local_edits="report")) == (1, 1)
+    assert one(both, "o1")["status"] == "corrected"
+
+
+@pytest.mark.parametrize("answer", [403, 404])
+def test_what_the_source_does_not_give_stays_listed(both: World, answer: int) -> None:
+    """Nothing is written, and the report says so."""
+    both.run(local_edits="report")
+    both.source.faults.add("server_error", status=answer, method="GET", path="/Observation/o1")
+    state = both.run(Options(overwrite_reported=True), local_edits="report")
+    assert kept(state) == (0, 1)
+    assert state.run is not None
+    assert "stay" in state.run.notes[0]
+    assert one(both, "o1")["status"] == "corrected"
+
+
+@pytest.mark.parametrize("refused", ["o2", "o3"])
+def test_one_that_is_refused_or_gone_keeps_no_other_listed(both: World, refused: str) -> None:
+    """Of three, one is not given, one was deleted at the source, and so in Medplum; the third is written over."""
+    both.source.source.add(observation("o3"), at=both.source.now())
+    both.run()
+    for name in ("o2", "o3"):
+        both.put(one(both, name) | {"status": "corrected"})
+        both.source.source.add(observation(name, status="cancelled"), at=both.source.now())
+    assert kept(both.run(local_edits="report")) == (2, 2)
+    both.put(one(both, "o1") | {"status": "corrected"})
+    both.source.source.add(observation("o1", status="cancelled"), at=both.source.now())
+    assert kept(both.run(local_edits="report")) == (1, 3)
+    both.source.source.delete("Observation", "o1", at=both.source.now())
+    both.run(local_edits="report")
+    both.source.faults.add("server_error", status=403, method="GET", path=f"/Observation/{refused}")
+    state = both.run(Options(overwrite_reported=True), local_edits="report")
+    assert state.run is not None
+    assert (state.run.overwritten, kept(state)) == (1, (0, 1))
+    assert {one(both, name)["status"] for name in ("o2", "o3")} == {"corrected", "cancelled"}
+
+
+def test_without_a_report_there_is_nothing_to_overwrite() -> None:
+    """Not even an earlier run."""
+    with world(Source()) as both:
+        state = both.run(Options(overwrite_reported=True), local_edits="report")
+        assert kept(state) == (0, 0)
+
+
+def test_a_binary_that_was_edited_can_be_given_up_too(both: World) -> None:
+    """A Basic stands for it."""
+    binary = {"resourceType": "Binary", "id": "b1", "contentType": "text/plain", "data": "YQ=="}
+    both.source.source.add(binary, at=both.source.now())
+    both.run()
+    (basic,) = both.by_source_id("Binary")["b1"]
+    both.put(basic | {"author": {"display": "somebody"}})
+    both.source.source.add(binary | {"data": "Yg=="}, at=both.source.now())
+    assert kept(both.run(local_edits="report")) == (1, 1)
+    both.run(Options(overwrite_reported=True), local_edits="report")
+    (basic,) = both.by_source_id("Binary")["b1"]
+    reference = next(each["valueReference"]["reference"] for each in basic["extension"] if "valueReference" in each)
+    assert both.content(f"{both.medplum.base_url}/fhir/R4/{reference}") == b"b"
+
+
+def test_a_repair_does_not_put_our_name_on_an_edit(both: World) -> None:
+    """With it the edit could not be told any more, and would be overwritten next time."""
+    waiting = observation("o3", performer=[{"reference": "Practitioner/d1"}])
+    both.source.source.add(waiting, at=both.source.now())
+    both.run()
+    both.put(one(both, "o3") | {"status": "corrected"})
+    both.source.source.add({"resourceType": "Practitioner", "id": "d1"}, at=both.source.now())
+    both.run(local_edits="keep")
+    assert both.by_source_id("Practitioner")
+    assert "reference" not in one(both, "o3")["performer"][0]
+    both.source.source.add(waiting | {"status": "amended"}, at=both.source.now())
+    assert kept(both.run(local_edits="keep")) == (1, 0)
+    assert one(both, "o3")["status"] == "corrected"
+
+
+def test_the_bot_does_not_take_the_command_line_for_somebody_who_edits(both: World) -> None:
+    """Both write for the same sync; the Task remembers who did."""
+    token = both.medplum.token_for(f"Practitioner/{both.medplum.owner_profile_id}")
+    login = GivenToken(token, f"Practitioner/{both.medplum.owner_profile_id}")
+    within = Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer)
+    # The one who edited writes for the sync now: what the command line wrote is no edit to it.
+    sync = make_sync(both.read(local_edits="keep"), both.medplum.base_url, login, within=within)
+    state = sync.run(Options())
+    sync.map.close()
+    assert kept(state) == (0, 0)
+    assert len(state.writers) == 2
+    assert (one(both, "o1")["status"], one(both, "o2")["status"]) == ("amended", "amended")

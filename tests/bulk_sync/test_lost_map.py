@@ -1,0 +1,103 @@
+"""A map that is lost makes a run slower, never wrong, wherever the run breaks off."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.setup import Surroundings
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches
+from tests.bulk_sync.test_named_faults import change, one, practice, small
+from tests.bulk_sync.world import World, observation, patient
+
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+
+
+def broken_off(both: World) -> None:
+    """A run that ends with its first handful."""
+    stop = threading.Event()
+    within = Surroundings(
+        place=str(both.folder), sleep=both.sleep, timer=both.timer, stop=stop, progress=lambda *_: stop.set()
+    )
+    sync = both.sync(within=within)
+    state = sync.run(Options())
+    sync.map.close()
+    assert state.run is not None
+    assert not state.run.over
+
+
+def test_the_run_that_goes_on_learns_what_waits(tmp_path: Path) -> None:
+    """The one that found the map lost broke off before it had asked Medplum which references wait."""
+    waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
+    with small(patient("p1"), waiting, folder=tmp_path / "one") as both:
+        both.run()
+        assert "reference" not in one(both, "Observation", "o1")["derivedFrom"][0]
+        both.folder = tmp_path / "two"
+        change(both, observation("o9"))
+        broken_off(both)
+        both.run()
+        assert "reference" in one(both, "Observation", "o1")["derivedFrom"][0]
+
+
+def test_a_type_that_is_synced_no_more_is_asked_too(tmp_path: Path) -> None:
+    """Its references wait for the others as before."""
+    procedure = {
+        "resourceType": "Procedure",
+        "id": "x1",
+        "status": "completed",
+        "subject": {"reference": "Patient/p1"},
+        "reasonReference": [{"reference": "Observation/o9"}],
+    }
+    with small(patient("p1"), procedure, folder=tmp_path / "one") as both:
+        both.run()
+        both.folder = tmp_path / "two"
+        change(both, observation("o9"))
+        both.run(types=("Patient", "Observation"))
+        assert "reference" in one(both, "Procedure", "x1")["reasonReference"][0]
+
+
+def test_a_medplum_that_came_back_from_a_backup_gets_what_it_lost(tmp_path: Path) -> None:
+    """The map holds what was written since: it was taken for unchanged."""
+    with small(patient("p1"), folder=tmp_path) as both:
+        both.run()
+        (task,) = both.stored("Task")
+        change(both, observation("o1"))
+        both.run()
+        at = f"{both.medplum.base_url}/fhir/R4/Observation/{one(both, 'Observation', 'o1')['id']}"
+        assert requests.delete(at, headers=both.headers(), timeout=10).status_code == 200
+        both.put(task)
+        both.run()
+        assert set(both.by_source_id("Observation")) == {"o1"}
+
+
+def test_a_map_that_came_back_from_a_backup_loses_no_failure(tmp_path: Path) -> None:
+    """It knows nothing of what Medplum refused since: the Binary that holds it was emptied."""
+    with small(patient("p1"), folder=tmp_path / "one") as both:
+        both.run()
+        shutil.copytree(tmp_path / "one", tmp_path / "two")
+        change(both, observation("o1", shoeSize=1))
+        failures = both.run().failures
+        both.folder = tmp_path / "two"
+        assert failures
+        assert both.run().failures == failures
+
+
+def test_what_waits_in_another_practice_is_left_to_it(tmp_path: Path) -> None:
+    """Its ids may be the same: its patient's Observation pointed to another patient's."""
+    waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
+    theirs = practice(patient("p2"), observation("o9", "Patient/p2"), members=("p2",))
+    with (
+        small(patient("p1"), waiting, folder=tmp_path / "one") as both,
+        PracticeFusionSandbox(theirs, switches=Switches.general()) as elsewhere,
+    ):
+        both.run()
+        other = World(both.medplum, elsewhere, tmp_path / "two")
+        other.run()
+        other.folder = tmp_path / "three"
+        other.run()
+        assert "reference" not in one(both, "Observation", "o1")["derivedFrom"][0]

@@ -1,0 +1,107 @@
+"""A resource that is none, although it is JSON, stops nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from bot_layer.bulk_sync.files import handfuls
+from bot_layer.bulk_sync.finalizer import Ending
+from bot_layer.bulk_sync.rules.ndjson import Line
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.upsert_worker import Loader
+from medplum_sandbox.practice_fusion import generate
+from medplum_sandbox.practice_fusion.source import Deletion
+from tests.bulk_sync.world import observation, world
+
+
+@pytest.mark.parametrize(
+    "odd", [{"id": []}, {"id": {"a": 1}}, {"id": "x", "meta": "text"}, {"id": "x", "meta": [1]}, {"id": "no spaces"}]
+)
+def test_a_resource_of_wrong_types_fails_alone(odd: dict[str, Any]) -> None:
+    """It is counted as failed, and its neighbour arrives."""
+    good = {"resourceType": "Patient", "id": "good"}
+    lines = [Line(1, orjson.dumps({"resourceType": "Patient"} | odd)), Line(2, orjson.dumps(good))]
+    with world(generate(1, 1)) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        counted = [loader.load(resources).counts["Patient"] for _, resources, _ in handfuls(lines)]
+        sync.map.close()
+        assert sum(each["failed"] for each in counted) == 1
+        assert sum(each["created"] for each in counted) == 1
+        assert list(both.by_source_id("Patient")) == ["good"]
+
+
+def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
+    """It is kept as a failure, and its neighbours arrive, once."""
+    head = b'{"resourceType":"Patient","id":"deep","managingOrganization":{"reference":"Organization/none"},"x":'
+    deep = head + b'{"x":' * 600 + b"1" + b"}" * 601
+    lines = [Line(1, orjson.dumps({"resourceType": "Patient", "id": "a"})), Line(2, deep)]
+    lines.append(Line(3, orjson.dumps({"resourceType": "Patient", "id": "b"})))
+    with world(generate(1, 1)) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source, alone=True, attachments=None)
+        ((_, resources, _),) = handfuls(lines)
+        row = loader.load(resources).counts["Patient"]
+        assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
+        assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("deep", "nested too deeply")]
+        assert {name: len(found) for name, found in both.by_source_id("Patient").items()} == {"a": 1, "b": 1}
+        sync.map.close()
+
+
+@pytest.mark.parametrize("odd", ["x/Nonsense/1", "no spaces", "a,b", "1/_history/2", "x/Patient?identifier=1"])
+def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
+    """And the next one is carried out: the export would name both again and again."""
+    with world(generate(1, 1)) as both:
+        person = next(iter(both.source.source.resources("Patient")))["id"]
+        both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
+        both.run()
+        both.source.source.deletions["Patient", odd] = Deletion("Patient", odd, both.source.now(), None)
+        both.source.source.delete("Observation", "o1", at=both.source.now())
+        state = both.run()
+        assert state.run is not None
+        assert (state.run.phase, state.run.deleted) == ("done", 1)
+
+
+@pytest.mark.parametrize("upsert", ["lookup", "conditional"])
+@pytest.mark.parametrize("kind", ["Unheardof", "patient"])
+def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, upsert: str, tmp_path: Path) -> None:
+    """It is kept with the reason, its neighbours arrive, and the run ends; so does one whose deletion is told."""
+    with world(generate(1, 1), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source, conditional=upsert == "conditional")
+        lines = [
+            Line(number, orjson.dumps({"resourceType": each, "id": "x"}))
+            for number, each in ((1, kind), (2, "Patient"))
+        ]
+        ((_, resources, _),) = handfuls(lines)
+        counts = loader.load(resources).counts
+        assert counts[kind]["failed"] == counts["Patient"]["created"] == 1
+        assert [each.key for each in sync.map.failures()] == [Key(kind, "x")]
+        assert both.waited == []
+        ending = Ending(sync.session.source, sync.medplum, sync.map, loader, sync.settings.source)
+        assert ending.delete([Key(kind, "x"), Key("Patient", "x")], "delete") == 1
+        assert not list(sync.map.failures())
+        sync.map.close()
+
+
+def test_a_binary_whose_data_is_none_fails_alone(tmp_path: Path) -> None:
+    """Empty content in its place would look as if all were well."""
+    with world(generate(1, 1), folder=tmp_path) as both:
+        sync = both.sync()
+        sync.store.acquire()
+        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        datas = ((1, "YQ=="), (2, "YWJj ZA"), (3, "Yg=="))
+        lines = [Line(n, orjson.dumps({"resourceType": "Binary", "id": f"b{n}", "data": data})) for n, data in datas]
+        ((_, resources, _),) = handfuls(lines)
+        row = loader.load(resources).counts["Binary"]
+        assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
+        assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("b2", "its data is not base64")]
+        assert set(both.by_source_id("Binary")) == {"b1", "b3"}
+        sync.map.close()

@@ -1,0 +1,285 @@
+"""``medplum-bots pf-sync`` as its user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from typer.testing import CliRunner, Result
+
+from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.cli.main import build
+from medplum_sandbox.practice_fusion import Switches, generate
+from tests.bulk_sync.world import World, assert_exact, observation, world
+from tests.host.process import until
+
+pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests of sync take
+
+FAST = Switches.general(polls=0)
+
+
+def typed(both: World, *words: str, folder: Path, **environ: str) -> Result:
+    """The command's end."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    command, line = build(("pf-sync",)), ["pf-sync", *words]
+    try:
+        return CliRunner().invoke(command, line, env=environment(both, folder) | environ, catch_exceptions=False)
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
+
+def started(both: World, *words: str, folder: Path, **environ: str) -> subprocess.Popen[str]:
+    """The command as a process of its own, which takes signals."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words],
+        env=environment(both, folder) | environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def environment(both: World, folder: Path) -> dict[str, str]:
+    """What the command needs to know."""
+    medplum = {
+        "MEDPLUM_BASE_URL": both.medplum.base_url,
+        "MEDPLUM_CLIENT_ID": both.medplum.client_id,
+        "MEDPLUM_CLIENT_SECRET": both.medplum.client_secret,
+        "PF_STATE_DIR": str(folder),
+    }
+    return dict(os.environ) | medplum | both.source.settings()
+
+
+def kickoffs(both: World) -> list[str]:
+    """The exports that were asked for."""
+    return [each.path for each in both.source.requests if each.path.endswith("$export")]
+
+
+def test_a_run_and_its_health(tmp_path: Path) -> None:
+    """Run to the end, exit 0, tell the counts; status says healthy; the log speaks the words that operators know."""
+    with world(generate(1, 1), switches=FAST) as both:
+        before = typed(both, "status", folder=tmp_path)
+        assert before.exit_code == 3
+        told = typed(both, folder=tmp_path)
+        assert told.exit_code == 0, told.stderr
+        assert "created" in told.stdout
+        for sentence in (
+            "[PFSyncWorker] Starting Practice Fusion sync...",
+            "[PFSyncWorker] Last sync time: never (initial sync)",
+            "[PFSyncWorker] Discovering SMART endpoints...",
+            "[PFSmartClient] Requesting access token from Practice Fusion...",
+            "[PFSmartClient] Successfully obtained access token",
+            "[PFBulkExport] Export complete with",
+            "[PFSyncWorker] Updated sync state: ",
+            "[PFSyncWorker] Sync complete!",
+            "[PFSyncWorker] Stats: ",
+        ):
+            assert sentence in told.stderr
+        assert_exact(both)
+        health = json.loads(typed(both, "status", folder=tmp_path).stdout)
+        assert health["healthy"] is True
+        assert health["lastRunSuccess"] is True
+        assert health["intervalMs"] == 86_400_000
+
+
+def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
+    """PF_LOCAL_EDITS=report: the report and the health name it; --overwrite-reported lets the source win, once."""
+    with world(generate(1, 1), switches=FAST) as both:
+        person = next(iter(both.source.source.resources("Patient")))["id"]
+        both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
+        assert typed(both, folder=tmp_path).exit_code == 0
+        (stored,) = both.by_source_id("Observation")["o1"]
+        both.put(stored | {"status": "corrected"})
+        both.source.source.add(observation("o1", f"Patient/{person}", status="amended"), at=both.source.now())
+        told = typed(both, folder=tmp_path, PF_LOCAL_EDITS="report")
+        assert f"edited: Observation/{stored['id']}: status" in told.stdout
+        health = json.loads(typed(both, "status", folder=tmp_path, PF_LOCAL_EDITS="report").stdout)
+        assert health["edited"] == {f"Observation/{stored['id']}": ["status"]}
+        assert health["editedMore"] == 0
+        told = typed(both, "--overwrite-reported", folder=tmp_path, PF_LOCAL_EDITS="report")
+        assert told.exit_code == 0, told.stderr
+        assert "edited" not in told.stdout
+        (now,) = both.by_source_id("Observation")["o1"]
+        assert now["status"] == "amended"
+
+
+def test_no_person_and_no_secret_in_the_log(tmp_path: Path) -> None:
+    """Names, identifiers, ids of the source, tokens: none of them is logged or printed."""
+    with world(generate(2, 2), switches=FAST) as both:
+        told = typed(both, folder=tmp_path)
+        text = told.stdout + told.stderr
+        for each in both.source.source.resources("Patient"):
+            assert each["id"] not in text
+            for name in each["name"]:
+                assert name["family"] not in text
+        assert both.source.client_secret not in text
+        assert both.medplum.client_secret not in text
+
+
+def test_preview_counts_and_writes_nothing(tmp_path: Path) -> None:
+    """--preview prints counts by type."""
+    with world(generate(1, 1), switches=FAST) as both:
+        told = typed(both, "--preview", folder=tmp_path)
+        assert told.exit_code == 0, told.stderr
+        assert "Patient: 1" in told.stdout
+        assert both.stored("Patient") == []
+
+
+def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
+    """Without PF_ settings in the environment, those of the Medplum project are taken."""
+    with world(generate(1, 1), switches=FAST) as both:
+        secrets = [{"name": name, "valueString": value} for name, value in both.source.settings().items()]
+        url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/secrets"
+        assert requests.post(url, json=secrets, headers=both.headers(), timeout=10).status_code == 200
+        bare = dict.fromkeys(both.source.settings(), "")
+        assert typed(both, folder=tmp_path, **bare).exit_code == 0
+        assert_exact(both)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("MEDPLUM_CLIENT_SECRET", "wrong", "medplum-login-refused"),
+        ("MEDPLUM_BASE_URL", "http://127.0.0.1:1", "answer-lost"),
+    ],
+)
+def test_a_medplum_that_cannot_be_asked_is_told_as_that(name: str, value: str, code: str, tmp_path: Path) -> None:
+    """Its secrets may well hold the settings: to call those missing would send somebody to the wrong place."""
+    with world(generate(1, 1), switches=FAST) as both:
+        bare = dict.fromkeys(both.source.settings(), "") | {name: value}
+        told = typed(both, folder=tmp_path, **bare)
+        assert (told.exit_code, told.stderr.partition(":")[0]) == (1, code)
+
+
+def test_a_client_that_may_not_read_the_secrets_is_told(tmp_path: Path) -> None:
+    """The settings may be there: it is the client that lacks a right."""
+    with world(generate(1, 1), switches=FAST) as both:
+        url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/client"
+        client = requests.post(url, json={"name": "no admin"}, headers=both.headers(), timeout=10).json()
+        bare = dict.fromkeys(both.source.settings(), "")
+        login = {"MEDPLUM_CLIENT_ID": client["id"], "MEDPLUM_CLIENT_SECRET": client["secret"]}
+        told = typed(both, folder=tmp_path, **bare | login)
+        assert told.exit_code == 2
+        assert "admin" in told.stderr
+
+
+def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
+    """Everything that is missing is named at once."""
+    with world(generate(1, 1), switches=FAST) as both:
+        told = typed(both, folder=tmp_path, PF_CLIENT_ID="", PF_CLIENT_SECRET="")
+        assert told.exit_code == 2
+        assert "PF_CLIENT_ID" in told.stderr
+        assert "PF_CLIENT_SECRET" in told.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--watch",)])
+def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_path: Path) -> None:
+    """SIGTERM while polling: the lease is given back at once, and the next run goes on with the same export."""
+    with world(generate(1, 1), switches=Switches.general(polls=2, retry_after="hours")) as both:
+        child = started(both, *words, folder=tmp_path, PF_SYNC_RUN_ON_STARTUP="true")
+        until(lambda: any("/Export/" in each.path for each in both.source.requests))
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=20)
+        assert child.returncode == 130
+        task = both.stored("Task")[0]
+        assert task["status"] == "in-progress"
+        state = both.run()
+        assert state.run is not None
+        assert state.run.phase == "done"
+        assert len([each for each in both.source.requests if "$export" in each.path]) == 1
+
+
+def test_cancel_ends_what_another_process_holds(tmp_path: Path) -> None:
+    """Its export is deleted at the source, and the Task says so."""
+    with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
+        told: list[Result] = []
+
+        def cancel(*_: object) -> None:
+            told.append(typed(both, "cancel", folder=tmp_path))
+
+        within = Surroundings(place=str(tmp_path), sleep=both.sleep, progress=cancel)
+        state = both.sync(within=within).run(Options())
+        assert [(each.exit_code, each.output.partition(":")[0]) for each in told] == [(0, "cancelled")]
+        assert state.run is not None
+        assert state.run.phase == "cancelled"
+        assert both.source.jobs == {}
+
+
+def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
+    """At once where PF_SYNC_RUN_ON_STARTUP says so, then every PF_SYNC_INTERVAL_MS, until it is stopped.
+
+    A line of the log is one line, however long it is: it is searched by its component.
+    """
+    with world(generate(1, 1), switches=FAST) as both:
+        changes = {"PF_SYNC_RUN_ON_STARTUP": "true", "PF_SYNC_INTERVAL_MS": "1000"}
+        child = started(both, "--watch", folder=tmp_path, **changes)
+        until(lambda: len(kickoffs(both)) >= 2)
+        child.send_signal(signal.SIGTERM)
+        _, told = child.communicate(timeout=20)
+        for sentence in (
+            "[PFSyncScheduler] Starting Practice Fusion sync service with 0.000277778 hour interval",
+            "[PFSyncScheduler] Running initial sync on startup...",
+            "[PFSyncScheduler] Sync completed successfully at ",
+            "[PFSyncScheduler] Stopping",
+        ):
+            assert sentence in told
+
+
+def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
+    """Without PF_SYNC_RUN_ON_STARTUP a restart waits for the rest of the interval; switched off, it ends at once."""
+    with world(generate(1, 1), switches=FAST) as both:
+        last = both.run().last_success
+        both.source.clear_requests()
+        assert typed(both, "--watch", folder=tmp_path, PF_SYNC_ENABLED="false").exit_code == 0
+        assert both.source.requests == []
+        changes = {"PF_SYNC_RUN_ON_STARTUP": "false", "PF_SYNC_INTERVAL_MS": "4000"}
+        child = started(both, "--watch", folder=tmp_path, **changes)
+        until(lambda: bool(kickoffs(both)))
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=20)
+        run = both.sync().store.load().run
+        assert run is not None
+        assert run.started >= last + 4
+
+
+@pytest.mark.parametrize("words", [(), ("--watch",)])
+def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ...], tmp_path: Path) -> None:
+    """There is no run yet whose place could be kept: the command just ends."""
+    with world(generate(1, 1), switches=FAST) as both:
+        child = started(both, *words, folder=tmp_path, MEDPLUM_BASE_URL="http://127.0.0.1:1")
+        assert child.stderr is not None
+        assert "Starting" in child.stderr.readline()
+        child.send_signal(signal.SIGTERM)
+        _, told = child.communicate(timeout=20)
+        assert child.returncode in ((0, 130) if words else (130,)), told  # a watch that never began a run ended well
+        assert "Traceback" not in told
+
+
+def test_a_failure_has_its_code(tmp_path: Path) -> None:
+    """A refused login exits 1 and says who must act; status tells monitoring that it is not healthy."""
+    with world(generate(1, 1), switches=FAST) as both:
+        told = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
+        assert told.exit_code == 1
+        assert "PF_CLIENT_ID" in told.stderr
+        assert typed(both, "status", folder=tmp_path).exit_code == 1
+
+
+def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> None:
+    """A run that can't even begin is told to monitoring; the next good one makes it healthy again."""
+    with world(generate(1, 1), switches=FAST) as both:
+        assert typed(both, folder=tmp_path).exit_code == 0
+        assert typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong").exit_code == 1
+        told = typed(both, "status", folder=tmp_path)
+        record = json.loads(told.stdout)
+        assert (told.exit_code, record["healthy"], record["lastRunSuccess"]) == (1, False, False)
+        assert "token-refused" in record["summary"]
+        assert typed(both, folder=tmp_path).exit_code == 0
+        assert typed(both, "status", folder=tmp_path).exit_code == 0

@@ -1,0 +1,88 @@
+"""Rules of the federated responder's settings: cautious by default, and all that is wrong is said at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bot_layer.errors import ConfigError
+from bot_layer.federation.rules.document import Rules
+from bot_layer.federation.rules.settings import Answering, read_answering, read_serving
+from bot_layer.federation.rules.token import hash_secret
+
+URL = "https://bots.clinic.example/federated"
+CLIENTS = json.dumps([{"id": "hg", "secretHash": hash_secret("s", b"salt" * 4)}])
+DOORS = {"FEDERATED_BASE_URL": f"{URL}/", "FEDERATED_CLIENTS": CLIENTS, "FEDERATED_SIGNING_KEY": "k" * 32}
+
+
+def test_by_default_nothing_confidential_leaves_and_only_the_registered_are_known() -> None:
+    """What widens access must be configured."""
+    assert read_answering({}, "u") == Answering(Rules("u", "N", "N", show_level=False, oid=None))
+
+
+def test_each_choice_of_an_answer_is_a_setting() -> None:
+    """An OID may be given as a URN."""
+    chosen = {
+        "FEDERATED_ORGANIZATION": "Organization/c-1",
+        "FEDERATED_DOCUMENT_OID": "urn:oid:1.2.3",
+        "FEDERATED_CONFIDENTIALITY": "R",
+        "FEDERATED_UNLABELLED": "L",
+        "FEDERATED_SHOW_LEVEL": "true",
+        "FEDERATED_CCDA": "TRUE",
+        "FEDERATED_ANSWER_UNREGISTERED": "true",
+        "FEDERATED_PATIENT_IDENTIFIER_SYSTEM": "urn:mrn",
+    }
+    expected = Answering(Rules("u", "R", "L", True, "1.2.3"), "urn:mrn", "Organization/c-1", True, True)
+    assert read_answering(chosen, "u") == expected
+
+
+def test_doors_have_addresses_and_short_tokens() -> None:
+    """The two addresses to give away follow from the one that is configured."""
+    serving = read_serving(DOORS)
+    assert (serving.fhir_url, serving.token_url) == (f"{URL}/fhir/R4", f"{URL}/oauth2/token")
+    assert (serving.token_seconds, serving.attempts, serving.cache_seconds, serving.audiences) == (900, 10, 0, ())
+    assert serving.client("hg") == serving.clients[0]
+    assert serving.client("other") is None
+    assert "k" * 32 not in repr(serving)
+
+
+def test_missing_doors_are_named_together() -> None:
+    """One error for all that is missing."""
+    with pytest.raises(ConfigError) as refused:
+        read_serving({"FEDERATED_BASE_URL": " "})
+    assert refused.value.missing == ("FEDERATED_BASE_URL", "FEDERATED_CLIENTS", "FEDERATED_SIGNING_KEY")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FEDERATED_BASE_URL", "clinic.example"),
+        ("FEDERATED_SIGNING_KEY", "short"),
+        ("FEDERATED_TOKEN_SECONDS", "an hour"),
+        ("FEDERATED_TOKEN_SECONDS", "0"),
+        ("FEDERATED_ATTEMPTS", "0"),
+        ("FEDERATED_ATTEMPTS", "²"),
+        ("FEDERATED_AUDIT_SECONDS", "0"),
+        ("FEDERATED_CACHE_SECONDS", "-1"),
+    ],
+)
+def test_an_unusable_door_is_named(name: str, value: str) -> None:
+    """A key that could be guessed, a number that is none."""
+    with pytest.raises(ConfigError, match=name):
+        read_serving({**DOORS, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FEDERATED_ORGANIZATION", "c-1"),
+        ("FEDERATED_DOCUMENT_OID", "one.two"),
+        ("FEDERATED_CONFIDENTIALITY", "secret"),
+        ("FEDERATED_UNLABELLED", "X"),
+    ],
+)
+def test_an_unusable_choice_is_named(name: str, value: str) -> None:
+    """A level that nobody knows would let everything pass, or nothing."""
+    with pytest.raises(ConfigError, match=name):
+        read_answering({name: value}, "u")

@@ -1,0 +1,54 @@
+"""Invented clinicians, directory records and accounts for the tests of enrolment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bot_layer.fhir.identifiers import NPI_SYSTEM, account_number, health_gorilla, npi
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import accounts
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.settings import HealthGorilla
+
+NPI = "1234567893"
+DIRECTORY_NAME: Json = {"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"]}
+ENTRY: Json = {"resourceType": "Practitioner", "id": "hg-1", "name": [DIRECTORY_NAME]}
+NUMBER = account_number("Organization/f-1", "A-1")
+
+
+def practitioner(*identifiers: Json, **changes: Any) -> Json:
+    """A Practitioner of Medplum with an NPI and these identifiers; a change to None takes an element away."""
+    whole: Json = {
+        "resourceType": "Practitioner",
+        "id": "3f6f1c1e-8a52-4a0e-9a6c-0d5b6b6f9a11",
+        "identifier": [{"system": NPI_SYSTEM, "value": NPI}, *identifiers],
+        "name": [{"family": "Okonkwo-Reyes", "given": ["Amara", "L"]}],
+    }
+    return {key: value for key, value in {**whole, **changes}.items() if value is not None}
+
+
+def settings(**changes: str) -> HealthGorilla:
+    """The settings of one tenant, with these changed (``SSO_FACILITY_ID="f-9"``)."""
+    least = {"CLIENT_ID": "client", "CLIENT_SECRET": "s" * 40, "TENANT_ID": "t-1", **changes}
+    return hg.read({f"HEALTH_GORILLA_{name}": value for name, value in least.items()})
+
+
+def enrolment(*more: Json, login: str | None = "amara", role_id: str = "role-1", **changes: Any) -> Enrolment:
+    """An account as Health Gorilla shows it; ``more`` are identifiers, ``changes`` are made to its role."""
+    person: Json = {
+        "resourceType": "Practitioner",
+        "id": "pr",
+        "identifier": [npi(NPI), health_gorilla("hg-1"), *more],
+        "name": [DIRECTORY_NAME],
+    }
+    person = accounts.with_login(person, login)
+    role: Json = {
+        "resourceType": "PractitionerRole",
+        "id": role_id,
+        "meta": {"versionId": "1"},
+        "active": True,
+        "practitioner": {"reference": "#pr"},
+        "contained": [person],
+    }
+    return Enrolment({**role, **changes}, person)

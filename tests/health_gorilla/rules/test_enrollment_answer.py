@@ -1,0 +1,136 @@
+"""The answer of the bots that make accounts, and the preview of it."""
+
+from __future__ import annotations
+
+import pytest
+from fhir.resources.R4B.parameters import Parameters
+
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.identifiers import health_gorilla
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.outcomes import warning
+from bot_layer.fhir.parameters import one, values
+from bot_layer.health_gorilla.rules import accounts, enrollment, enrollment_answer
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from tests.health_gorilla.clinicians import ENTRY, NPI, NUMBER, enrolment, practitioner, settings
+
+WISHES = Wishes(
+    [NUMBER, {"system": "https://x.example", "value": "no account number"}],
+    issues=[warning("account-number-empty", "An account number has no value.")],
+    password="first-password",
+)
+WRITTEN_BACK = "Practitioner in Medplum: Health Gorilla id and login written back"
+
+
+def enroll(wishes: Wishes = WISHES) -> Enroll:
+    return enrollment.plan_enrolment(practitioner(), ENTRY, wishes, settings())
+
+
+def update(wishes: Wishes = WISHES, found: Enrolment | None = None) -> Update:
+    decision = enrollment.plan_update(practitioner(), found or enrolment(), wishes)
+    assert isinstance(decision, Update)
+    return decision
+
+
+def preview(decision: Enroll | Update | NothingToDo, given: Json | None = None, wishes: Wishes = WISHES) -> Json:
+    answer = enrollment_answer.preview(decision, given or practitioner(), wishes)
+    Parameters.model_validate(answer)
+    return answer
+
+
+def synced() -> Json:
+    return accounts.with_login(practitioner(health_gorilla("hg-1")), "amara")
+
+
+def test_each_decision_has_its_word() -> None:
+    """enrolled, updated, unchanged."""
+    decisions: list[Enroll | Update | NothingToDo] = [enroll(), update(), NothingToDo(enrolment())]
+    assert [enrollment_answer.action_of(decision) for decision in decisions] == ["enrolled", "updated", "unchanged"]
+
+
+@pytest.mark.parametrize("action", ["enrolled", "updated", "unchanged"])
+def test_the_answer_says_what_was_done(action: str) -> None:
+    """Action, id, login, each account number with its laboratory, and the outcome with all that is to be said."""
+    issue = warning("location-ignored", "x")
+    answer = enrollment_answer.answer(action, "hg-1", "amara", WISHES, issues=[issue])
+    Parameters.model_validate(answer)
+    assert [one(answer, name) for name in ("action", "healthGorillaId", "login")] == [action, "hg-1", "amara"]
+    assert values(answer, "accountNumber") == [
+        [
+            {"name": "value", "valueString": "A-1"},
+            {"name": "assigner", "valueReference": {"reference": "Organization/f-1"}},
+        ]
+    ]
+    assert outcomes.codes(one(answer, "outcome")) == ["account-number-empty", "location-ignored", action]
+
+
+def test_what_is_not_known_is_not_answered() -> None:
+    """No entry without a value."""
+    answer = enrollment_answer.answer("unchanged")
+    assert [entry["name"] for entry in answer["parameter"]] == ["action", "outcome"]
+
+
+def test_a_preview_says_that_it_is_one_and_what_would_be_done() -> None:
+    """The payload is the one that would be sent; the outcome says that nothing was written."""
+    answer = preview(enroll())
+    assert (one(answer, "action"), one(answer, "preview"), one(answer, "healthGorillaId")) == (
+        "enrolled",
+        True,
+        "hg-1",
+    )
+    assert accounts.login_of(one(answer, "payload")["contained"][0]) == enroll().logins[0]
+    assert outcomes.codes(one(answer, "outcome")) == ["account-number-empty", "would-be-enrolled"]
+    assert values(answer, "difference") == ["PractitionerRole: create", WRITTEN_BACK]
+
+
+def test_a_preview_tells_no_password() -> None:
+    """It would be kept in logs and AuditEvents."""
+    assert "first-password" in repr(enroll().payload("x"))
+    assert "first-password" not in repr(preview(enroll()))
+
+
+def test_a_preview_of_an_update_counts_what_is_added_and_names_what_is_replaced() -> None:
+    """Values stand in the payload, and only there."""
+    wishes = Wishes([NUMBER], locations=["Organization/tl-1"])
+    answer = preview(update(wishes), synced(), wishes)
+    assert values(answer, "difference") == [
+        "PractitionerRole.contained.identifier: 1 added",
+        "PractitionerRole.location: replaced",
+    ]
+    assert one(answer, "payload")["location"] == [{"reference": "Organization/tl-1"}]
+    assert not any(NPI in difference for difference in values(answer, "difference"))
+
+
+def test_a_preview_names_only_what_differs() -> None:
+    """Each of the two differences of an account stands alone as well."""
+    numbers, places = Wishes([NUMBER]), Wishes(locations=["Organization/tl-1"])
+    assert len(values(preview(update(numbers), synced()), "difference")) == 1
+    assert values(preview(update(places), synced()), "difference") == ["PractitionerRole.location: replaced"]
+
+
+def test_a_preview_names_each_change_of_roles_and_address() -> None:
+    """Roles of staff and an address that is added are told by element, without their values."""
+    found = enrolment(extension=[{"url": "x"}], code=[{"text": "old"}])
+    wishes = Wishes(emails=["a@practice.example"])
+    roles: list[tuple[Json, list[str]]] = [
+        ({"code": [{"text": "new"}]}, ["PractitionerRole.code: administrative role replaced"]),
+        ({"extension": []}, ["PractitionerRole.extension: security role set"]),
+        ({}, []),
+    ]
+    for changes, expected in roles:
+        decision = enrollment.plan_update(practitioner(), found, wishes, role={**found.role, **changes})
+        assert values(preview(decision, synced(), wishes), "difference") == [
+            *expected,
+            "PractitionerRole.contained.telecom: e-mail address added",
+        ]
+
+
+def test_a_preview_without_a_change_has_no_payload() -> None:
+    """What would be written back to Medplum is a difference all the same."""
+    nothing = NothingToDo(enrolment(NUMBER))
+    unsynced = preview(nothing)
+    assert values(unsynced, "difference") == [WRITTEN_BACK]
+    assert one(unsynced, "payload") is None
+    assert one(unsynced, "healthGorillaId") == "hg-1"
+    assert values(preview(nothing, synced()), "difference") == []

@@ -1,0 +1,102 @@
+"""Practice locations, decided without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot_layer.errors import BotError
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import locations
+
+HG = "https://www.healthgorilla.com"
+ADDRESS = {"line": ["7 Canopy Road"], "city": "Lumberton", "state": "TX", "postalCode": "77657"}
+
+
+def organization(**changes: Any) -> Json:
+    return {"resourceType": "Organization", "id": "o", "name": "Office", "address": [ADDRESS], **changes}
+
+
+def there(wished: Json, **changes: Any) -> Json:
+    return {
+        "id": "tl-1",
+        "meta": {"versionId": "3", "lastUpdated": "2026"},
+        "text": {"status": "generated"},
+        **wished,
+        **changes,
+    }
+
+
+def test_the_address_to_send() -> None:
+    """The one of use work before the first; the country is US unless the address says another; no other elements."""
+    home, work = {**ADDRESS, "city": "Home"}, {**ADDRESS, "use": "work", "district": "x", "country": "CA"}
+    assert locations.wanted(organization(address=[home, work]), "t-1")["address"] == [
+        {"use": "work", **ADDRESS, "country": "CA"}
+    ]
+    assert locations.wanted(organization(address=[home]), "t-1")["address"][0]["country"] == "US"
+    with pytest.raises(BotError) as refused:
+        locations.wanted(organization(address=[]), "t-1")
+    assert refused.value.code == "location-address-missing"
+
+
+def test_phones_that_say_nothing_are_left_out() -> None:
+    """A telecom without value, or of use old, is not sent; without any there is no telecom at all."""
+    good = {"system": "phone", "value": "+1 555 0100", "use": "work"}
+    points = [{**good, "rank": 1}, {"system": "phone"}, {"value": "1"}, {**good, "use": "old"}]
+    assert locations.wanted(organization(telecom=points), "t-1")["telecom"] == [good]
+    assert "telecom" not in locations.wanted(organization(), "t-1")
+
+
+def test_nothing_to_do_whatever_health_gorilla_adds() -> None:
+    """Texts, further phones and formatted addresses of Health Gorilla's own are no difference."""
+    wished = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1")
+    found = there(
+        wished,
+        address=[{**wished["address"][0], "text": "7 Canopy Road, Lumberton"}],
+        telecom=[{"system": "fax", "value": "2"}, {"system": "phone", "value": "1", "rank": 1}],
+    )
+    assert locations.plan(wished, found).action == "unchanged"
+
+
+@pytest.mark.parametrize("key", ["name", "address", "telecom", "active", "type"])
+def test_each_element_that_differs_is_put(key: str) -> None:
+    """Only what differs is replaced; the version stays for If-Match, the generated text goes."""
+    wished = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1")
+    found = {name: value for name, value in there(wished, alias=["Mill"]).items() if name != key}
+    planned = locations.plan(wished, found)
+    assert (planned.action, list(planned.differences)) == ("updated", [f"Organization.{key}: replaced"])
+    assert planned.payload == {
+        **{k: v for k, v in there(wished, alias=["Mill"]).items() if k != "text"},
+        "meta": {"versionId": "3"},
+    }
+    assert locations.plan(wished, planned.payload).action == "unchanged"
+    assert "text" in found, "the argument was changed"
+
+
+def test_a_location_keeps_its_first_id() -> None:
+    """The id is written once, beside the identifiers that are there."""
+    other = {"system": "https://clinic.example", "value": "1"}
+    written = locations.write_back(organization(identifier=[other]), "tl-1")
+    assert written["identifier"] == [other, {"system": HG, "value": "tl-1"}]
+    assert locations.write_back(written, "tl-2") is written
+
+
+@pytest.mark.parametrize("wrong", [None, "", "f-1"])
+def test_an_id_that_no_location_has(wrong: str | None) -> None:
+    """An id of another kind is not written into Medplum."""
+    with pytest.raises(BotError) as refused:
+        locations.require_location_id(wrong)
+    assert refused.value.code == "location-id-missing"
+    assert locations.require_location_id("tl-1") == "tl-1"
+
+
+def test_the_same_place_is_told_by_name_lines_city_and_postal_code() -> None:
+    """Case and white space do not count; another city or another name does."""
+    wished = locations.wanted(organization(), "t-1")
+    same = there(wished, name=" OFFICE", address=[{**ADDRESS, "city": "LUMBERTON "}])
+    assert locations.pick([same], wished) == same
+    assert (
+        locations.pick([there(wished, address=[{**ADDRESS, "city": "Elsewhere"}]), there(wished, name="x")], wished)
+        is None
+    )

@@ -1,0 +1,182 @@
+"""Accounts for people without NPI, decided without a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from bot_layer.errors import BotError, ReviewNeeded
+from bot_layer.fhir import identifiers
+from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules import staff
+from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.enrollment import Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.staff import Person, Roles
+
+NAME = {"family": "Deskwright", "given": ["Flora"]}
+PRACTITIONER = {"resourceType": "Practitioner", "id": "m-1", "name": [NAME]}
+SETTINGS = hg.read(
+    {
+        "HEALTH_GORILLA_CLIENT_ID": "c",
+        "HEALTH_GORILLA_CLIENT_SECRET": "s",
+        "HEALTH_GORILLA_TENANT_ID": "t-1",
+    }
+)
+OLD_URL = "https://www.healthgorilla.com/fhir/R4/StructureDefinition/practitionalrole-security-role"
+
+
+def coding(system: str, code: str) -> Json:
+    return {"system": system, "code": code}
+
+
+def security(url: str, code: str) -> Json:
+    return {"url": url, "valueCodeableConcept": {"coding": [coding(hg.SECURITY_ROLE, code)]}}
+
+
+def account(*, login: str | None = None, name: Json | None = None, prn: str | None = None, **role: object) -> Enrolment:
+    person: Json = {"resourceType": "Practitioner", "id": "p", "name": [name or NAME], "identifier": []}
+    person["identifier"].append({"system": hg.SYSTEM, "value": role.pop("id", "hg-1")})
+    if prn:
+        person["identifier"].append(identifiers.provider_number("Organization/f-9", prn))
+    if login:
+        person["extension"] = [{"url": hg.LOGIN_EXTENSION, "valueString": login}]
+    code = [{"coding": [coding(hg.ADMINISTRATIVE_ROLE, "staff")]}]
+    return Enrolment({"resourceType": "PractitionerRole", "id": "r", "code": code, **role}, person)
+
+
+def who(practitioner: Json | None = None) -> Person:
+    return staff.person(practitioner or PRACTITIONER, SETTINGS)
+
+
+def test_the_name_to_send() -> None:
+    """The official name before the usual one before any other; old and maiden names and parts of names never."""
+    names: list[Json] = [
+        {"use": "old", **NAME},
+        {"family": "Only"},
+        {"given": [" "], "family": "Blank"},
+        {"use": "nickname", "family": "Desk", "given": ["Flo"]},
+        {"use": "usual", "family": "Deskwright", "given": ["Flora"], "suffix": ["CMA"], "period": {"start": "2020"}},
+        {"use": "official", "family": "Deskwright", "given": ["Flora", "Jane"], "text": "Flora J. Deskwright"},
+    ]
+    assert staff.real_name({"name": names})["text"] == "Flora J. Deskwright"
+    assert staff.real_name({"name": names[:-1]}) == {
+        "use": "official",
+        "text": "Flora Deskwright",
+        "family": "Deskwright",
+        "given": ["Flora"],
+        "suffix": ["CMA"],
+    }
+    assert staff.real_name({"name": names[:-2]})["family"] == "Desk"
+
+
+def test_roles_by_parameter_then_by_the_practitioner() -> None:
+    """A parameter comes before the practitioner's own extension; one list is open, the other closed."""
+    practitioner = {**PRACTITIONER, "extension": [security(OLD_URL, "readonly")]}
+    assert staff.roles(None, None, practitioner) == Roles(None, "readonly")
+    assert staff.roles("staff", "administrator", practitioner) == Roles("staff", "administrator")
+    assert [issue.code for issue in staff.roles("nurse", None, PRACTITIONER).issues] == ["role-unknown"]
+    with pytest.raises(BotError) as refused:
+        staff.roles(None, None, {"extension": [security(OLD_URL, "root")]})
+    assert refused.value.code == "security-role-unknown"
+
+
+def test_the_login_is_medplums_or_made_of_its_id() -> None:
+    """Medplum's login and id count in the configured tenant only; else the login is made, the same each time."""
+    known = {
+        **PRACTITIONER,
+        "identifier": [{"system": hg.SYSTEM, "value": "hg-1"}],
+        "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": "flora"}],
+    }
+    assert (who(known).login, who(known).health_gorilla_id, who(known).login_is_generated) == ("flora", "hg-1", False)
+    other = staff.person(known, SETTINGS.in_tenant("t-2"))
+    assert (other.health_gorilla_id, other.login_is_generated) == (None, True)
+    assert other.login == staff.person(PRACTITIONER, SETTINGS.in_tenant("t-2")).login
+    assert other.login != who().login
+    assert SETTINGS.in_tenant("t-1") is SETTINGS
+    assert SETTINGS.in_tenant(None) is SETTINGS
+
+
+def test_a_word_of_a_name_may_be_null() -> None:
+    """FHIR writes null where only an extension is told of a word: it is not sent, and stops nothing."""
+    name = {"family": "Deskwright", "given": [None, "Flora"], "_given": [{"id": "x"}, None], "suffix": [None]}
+    assert staff.real_name({"name": [name]}) == {
+        "use": "official",
+        "text": "Flora Deskwright",
+        "family": "Deskwright",
+        "given": ["Flora"],
+    }
+
+
+def test_an_account_is_recognised_by_name_and_login_or_uuid() -> None:
+    """The name must be the same, and login or UUID beside it; a clinician's account never counts."""
+    me = who()
+    mine = account(login=me.login)
+    assert staff.recognise([account(login="other"), mine], me) == mine
+    assert staff.recognise([account(login="other")], me) is None
+    assert staff.recognise([account(login=me.login, name={"family": "Other", "given": ["Flora"]})], me) is None
+    by_uuid = account(prn="m-1")
+    assert staff.recognise([by_uuid, account(prn="m-2", id="hg-2")], me) == by_uuid
+    clinical = [{"coding": [coding(hg.PRACTITIONER_ROLE, "doctor")]}]
+    assert staff.recognise([account(login=me.login, code=clinical)], me) is None
+    assert staff.recognise([Enrolment({"id": "r"}, None)], me) is None
+
+
+def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
+    """A login made of this Practitioner's id is nobody else's once it is taken.
+
+    Till then the account may be a namesake's. With two of the name, or a login by hand, it may be anybody's.
+    """
+    me = who()
+    assert staff.recognise([account()], me, login_taken=True) == account()
+    assert staff.recognise([account()], me) is None
+    assert staff.recognise([account(), account(id="hg-2")], me, login_taken=True) is None
+    off = account()
+    with pytest.raises(ReviewNeeded, match="switched off"):
+        staff.recognise([Enrolment({**off.role, "active": False}, off.person)], me, login_taken=True)
+    by_hand, written_back = (
+        who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": login}]})
+        for login in ("flora", me.login)
+    )
+    assert staff.recognise([account()], by_hand, login_taken=True) is None
+    assert staff.recognise([account()], written_back, login_taken=True) == account()
+
+
+def test_pick_by_the_id_that_medplum_keeps() -> None:
+    """One account with the id; none is for a person to settle."""
+    me = who({**PRACTITIONER, "identifier": [{"system": hg.SYSTEM, "value": "hg-1"}]})
+    assert staff.pick([account(id="hg-2"), account()], me) == account()
+    with pytest.raises(ReviewNeeded, match="no account with it"):
+        staff.pick([account(id="hg-2")], me)
+
+
+def test_only_what_differs_is_replaced() -> None:
+    """Other codings and extensions of the account stay; the older spelling makes way when the role changes."""
+    other = coding("https://clinic.example", "x")
+    extra = {"url": "https://clinic.example/e", "valueString": "y"}
+    role: Json = {
+        "code": [{"coding": [coding(hg.ADMINISTRATIVE_ROLE, "staff"), other]}, {"text": "words"}],
+        "extension": [security(OLD_URL, "readonly"), extra],
+    }
+    assert staff.with_roles(role, Roles()) is role
+    assert staff.with_roles(role, Roles("staff", "readonly")) is role
+    changed = staff.with_roles(role, Roles("officeManager", "administrator"))
+    assert [found["code"] for found in changed["code"][0]["coding"]] == ["officeManager", "x"]
+    assert changed["extension"][0] == extra
+    assert changed["extension"][1]["url"] == hg.SECURITY_ROLE_EXTENSION
+    assert role["extension"][0]["url"] == OLD_URL, "the argument was changed"
+    assert staff.security_role_of({"extension": [{"url": OLD_URL}]}) is None
+
+
+def test_planning_again_after_an_update_finds_nothing_to_do() -> None:
+    """An account as it is after an update needs no other one."""
+    wishes = Wishes([identifiers.provider_number("Organization/f-9", "m-1")], ["Organization/tl-1"])
+    wanted = Roles("officeManager", "staff")
+    planned = staff.plan_update(who(), account(), wanted, wishes)
+    assert isinstance(planned, Update)
+    assert planned.moves
+    assert not planned.only_moves
+    after = Enrolment(planned.payload, planned.payload["contained"][0])
+    assert isinstance(staff.plan_update(who(), after, wanted, wishes), NothingToDo)
+    moved = staff.plan_update(who(), after, Roles(), Wishes(locations=["Organization/tl-2"]))
+    assert isinstance(moved, Update)
+    assert moved.only_moves

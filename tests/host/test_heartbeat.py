@@ -1,0 +1,158 @@
+"""The heart of a host: who is alone, what is taken over at once, and what the end of a host leaves."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from dbos import DBOS
+
+from bot_layer.host import takeover
+from bot_layer.host.durable import Inbox, InboxSettings
+from bot_layer.host.heartbeat import Heart, new_host_id
+from bot_layer.host.process_lock import Presence
+from bot_layer.host.runs import Runs, open_runs
+from tests.host.process import until
+from tests.host.test_inbox import BUSY, NOW, Script, changed, ended
+
+LONG = 3600.0
+
+
+@contextmanager
+def serving(
+    url: str, script: Script, *, first_pause: float = 0.01, limit: float = LONG
+) -> Iterator[tuple[Inbox, Runs]]:
+    """A host's inbox on a database, with a name of its own; another one each time."""
+    settings = InboxSettings(url, key="k", first_pause=first_pause, polling=0.02, takeover_seconds=limit)
+    inbox = Inbox(script.bots, settings, environ={})
+    inbox.launch()
+    try:
+        with open_runs(url, "k") as runs:
+            yield inbox, runs
+    finally:
+        inbox.close(grace=0)
+
+
+def table(url: str) -> dict[str, bool]:
+    """The hosts that the database knows, and whether each is gone."""
+    engine = takeover.open_engine(url)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT id, gone FROM bot_hosts")).all()
+    engine.dispose()
+    return {row.id: bool(row.gone) for row in rows}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+
+
+def test_who_comes_first_is_alone(tmp_path: Path) -> None:
+    """The first of a file is alone; nobody else is, as long as anyone is there."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    first, second = Presence(url), Presence(url)
+    assert (first.alone, second.alone) == (True, False)
+    first.close()
+    third = Presence(url)
+    assert third.alone is False
+    second.close()
+    third.close()
+    last = Presence(url)
+    assert last.alone is True
+    last.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "postgresql://postgres@/inbox"])
+def test_where_no_file_is_nobody_knows_that_they_are_alone(url: str) -> None:
+    """Of a database that others may reach over a network, nobody can know."""
+    assert Presence(url).alone is False
+
+
+def test_a_killed_process_is_not_there_any_more(tmp_path: Path) -> None:
+    """After SIGKILL the next one is alone."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    hold = (
+        "import sys; from bot_layer.host.process_lock import Presence; here = Presence(sys.argv[1]); "
+        "print(here.alone, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        assert Presence(url).alone is False
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert Presence(url).alone is True
+
+
+def test_every_process_has_a_name_of_its_own() -> None:
+    """Two hosts never share one, even in one process."""
+    assert new_host_id() != new_host_id()
+    assert InboxSettings("sqlite://").host_id != InboxSettings("sqlite://").host_id
+
+
+def test_a_run_that_pauses_is_gone_on_with_by_the_next_host(url: str) -> None:
+    """A host that ends while a run pauses does not wait for it; the next one goes on at once, where that one was."""
+    script = Script(BUSY)
+    with serving(url, script, first_pause=1.0) as (inbox, _):
+        event = inbox.take(script.handler, changed("a", "1"), now=NOW)
+        assert event is not None
+        until(lambda: [step["function_name"] for step in DBOS.list_workflow_steps(event)] == ["attempt", "pause"])
+    assert list(table(url).values()) == [True]
+    with serving(url, script) as (_, runs):
+        (run,) = ended(runs, 1)
+        assert len(table(url)) == 1
+    assert (run.state, run.attempts, len(script.seen)) == ("done", 2, 2)
+
+
+def test_an_attempt_that_is_still_made_is_not_given_away(url: str) -> None:
+    """A host whose grace is over while a bot still works says no farewell: its runs wait until it is silent."""
+    gate = threading.Event()
+    script = Script(gate)
+    with serving(url, script) as (inbox, _):
+        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        script.wait_for(1)
+    assert list(table(url).values()) == [False]
+    gate.set()
+
+
+def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
+    """Once it is told to end, a host only says that it lives."""
+    with serving(url, Script()):
+        heart = Heart(url, "ending", limit=60)
+        heart.start()
+        takeover.beat(url, "dead", now=datetime.now(UTC), limit=60)
+        heart.retire()
+        assert heart.beat(datetime.now(UTC) + timedelta(seconds=50)) == []
+        assert heart.beat(datetime.now(UTC) + timedelta(seconds=100)) == []
+        heart.stop(at_rest=True)
+        assert {name: gone for name, gone in table(url).items() if name in ("dead", "ending")} == {
+            "dead": False,
+            "ending": True,
+        }
+
+
+def test_a_heart_beats_on_after_a_failure_of_the_database(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What the database refuses is said, without its words, and tried again."""
+    caplog.set_level(logging.WARNING)
+    with serving(url, Script(), limit=1.0):
+        engine = takeover.open_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP TABLE bot_hosts"))
+        until(lambda: "No heartbeat: " in caplog.text)
+        assert "bot_hosts" not in caplog.text
+        engine.dispose()
+        until(lambda: len(table(url)) == 1)

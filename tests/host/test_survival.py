@@ -1,0 +1,163 @@
+"""Runs that survive: hosts that are killed in the middle, with real processes and an inbox on SQLite."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bot_layer.demo.world import World
+from bot_layer.fhir.json import Json
+from bot_layer.host.runs import open_runs
+from tests.bots.patient_world import person
+from tests.host.enrolments import accounts, deployed, newcomer, written_back
+from tests.host.process import HostProcess, until
+
+pytestmark = pytest.mark.no_cover  # the host that counts is another process
+
+# Alone on its SQLite file, a host that starts knows that the last one is dead, however long silence would be heeded.
+AT_ONCE = {"BOT_HOST_TAKEOVER_SECONDS": "3600"}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with deployed() as running:
+        yield running
+
+
+class _Killer:
+    """Kills the host when a look-alike gets the n-th request of a run; the look-alike still carries it out."""
+
+    def __init__(self, world: World, host: HostProcess) -> None:
+        self.host = host
+        self.left: int | None = None
+        self.armed = False
+        for faults in (world.medplum.faults, world.gorilla.faults):
+            faults.add("slow", when=self._strike, seconds=0)
+
+    def _strike(self, method: str, path: str) -> bool:
+        if method == "GET" and "/Bot/" in path:
+            self.armed = True  # the host asks this before it takes an event in; a run begins after it
+        elif self.left is not None and self.armed:
+            self.left -= 1
+            if self.left == 0:
+                self.host.kill()
+                self.left = None
+        return False
+
+
+def _newborn(world: World, number: int) -> Json:
+    """A patient whom the Subscription registers."""
+    return world.client().create(person(name=[{"use": "official", "family": f"Sommer-{number}", "given": ["Anna"]}]))
+
+
+def _registered(world: World, number: int) -> int:
+    """How many patients of the index are this one."""
+    return sum(patient["name"][0]["family"] == f"Sommer-{number}" for patient in world.gorilla.patients())
+
+
+def _survive(world: World, host: HostProcess, begin: Callable[[World, int], Json]) -> Iterator[tuple[int, Json]]:
+    """Begins a run for one person after the other, and kills the host at its first, second, ... request."""
+    world.medplum.bot_host = host.address
+    killer = _Killer(world, host)
+    step, killed = 0, True
+    while killed:
+        step += 1
+        killer.left, killer.armed = step, False
+        subject = begin(world, step)
+        world.medplum.settle(timeout=60)
+        until(lambda: not host.alive or host.idle())
+        killed = not host.alive
+        killer.left = None
+        if killed:
+            host.wait()
+            host.start()
+            until(host.idle)
+        yield step, subject
+    assert step > 5
+
+
+@pytest.mark.parametrize("key", [""], ids=["references"])  # encrypted: test_several_hosts.py
+def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, tmp_path: Path, key: str) -> None:
+    """Killed at each request of a run and started again, the host ends the run: one account, one id written back."""
+    environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": key, **world.environment()}
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
+        for step, clinician in _survive(world, host, newcomer):
+            found = (accounts(world, step), len(written_back(world, clinician)))
+            assert found == (1, 1), f"killed at step {step}: {host.lines}"
+
+
+def test_a_host_killed_at_every_step_of_a_registration_registers_once(world: World, tmp_path: Path) -> None:
+    """The same for a patient: one in Health Gorilla's index, one id written back."""
+    world.put_secrets({**world.settings(), "FEDERATED_PATIENT_SYSTEM": "https://clinic.example"})
+    environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
+        for step, patient in _survive(world, host, _newborn):
+            found = (_registered(world, step), len(written_back(world, patient, "Patient")))
+            assert found == (1, 1), f"killed at step {step}: {host.lines}"
+
+
+def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) -> None:
+    """A host that is told to end finishes the run that it is in, exits with 0, and a later one takes up the rest."""
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **world.environment()) as host:
+        world.medplum.bot_host = host.address
+        reached = threading.Event()
+
+        def in_the_middle(_method: str, _path: str) -> bool:
+            reached.set()
+            return True
+
+        world.gorilla.faults.add("slow", when=in_the_middle, seconds=0.5, times=2)
+        clinician = newcomer(world, 1)
+        world.medplum.settle(timeout=60)
+        assert reached.wait(30)
+        assert host.terminate() == 0
+        assert (accounts(world, 1), len(written_back(world, clinician))) == (1, 1)
+        host.start()
+        until(host.idle)
+        assert accounts(world, 1) == 1
+
+
+def test_sigterm_does_not_wait_for_a_run_that_pauses(world: World, tmp_path: Path) -> None:
+    """A run that waits for its next attempt is left to the next host; nobody waits for the end of its pause."""
+    world.gorilla.faults.add("server_error", status=503)
+    paused = {"BOT_HOST_FIRST_PAUSE_SECONDS": "600", **world.environment()}
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **paused) as host:
+        world.medplum.bot_host = host.address
+        newcomer(world, 1)
+        world.medplum.settle(timeout=60)
+        until(lambda: any("try-again-later" in line for line in host.lines))
+        assert host.terminate() == 0
+    with open_runs(f"sqlite:///{tmp_path / 'inbox.sqlite'}") as runs:
+        assert [run.state for run in runs.listed()] == ["running"]
+
+
+def test_a_thousand_queued_events_survive_a_kill(world: World, tmp_path: Path) -> None:
+    """Events that wait when the host is killed are all there when it is back."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    store = (
+        "import os, signal, sys\n"
+        "from bot_layer.bot.collection import load\n"
+        "from bot_layer.host.rules.inbox import Intake\n"
+        "from bot_layer.host import durable\n"
+        "box = durable.Inbox(load(), durable.InboxSettings(sys.argv[1]), environ={})\n"
+        "box.launch()\n"
+        "for n in range(1000):\n"
+        "    record = {'bot': 'sync-practitioner', 'botId': 'b', 'kind': 'update', 'resource': f'Practitioner/{n}'}\n"
+        "    box.enqueue(Intake(f'e-{n}', f'l-{n}', record))\n"
+        "print('stored', flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", store, url], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "stored\n")
+    with open_runs(url) as runs:
+        assert len({run.id for run in runs.listed(limit=5000)}) == 1000
+        assert len(runs.listed(state="waiting", limit=5000)) > 0
+    # Without a login these runs can't read their resource again: each ends at once, with that as its reason.
+    with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", MEDPLUM_CLIENT_ID="") as host:
+        until(host.idle, seconds=300)
+        assert host.figure('bot_inbox_runs{state="dead"}') == 1000

@@ -1,0 +1,208 @@
+"""Hosts of one database: who lives, and who takes over what the dead leave. Time is an argument."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from bot_layer.host import takeover
+from bot_layer.host.takeover import Host, Work
+
+START = datetime(2026, 5, 4, 3, 0, tzinfo=UTC)
+LIMIT = 60.0
+
+
+@dataclass
+class Held:
+    """Work that hosts hold, as a test says; and whose was let go of."""
+
+    holders: set[str | None] = field(default_factory=set)
+    released: list[str] = field(default_factory=list)
+    fault: Exception | None = None
+
+    @property
+    def work(self) -> Work:
+        return Work(lambda: set(self.holders), self._release)
+
+    def _release(self, ids: list[str]) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.released += ids
+        self.holders -= set(ids)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'hosts.sqlite'}"
+
+
+@dataclass
+class Hosts:
+    """Hosts of one database, each of which beats when a test says so."""
+
+    database: str | sa.Engine
+    held: Held = field(default_factory=Held)
+
+    def beat(self, name: str, seconds: float, **more: Any) -> list[str]:
+        """What a host takes over with its heartbeat so long after the start."""
+        now = START + timedelta(seconds=seconds)
+        return takeover.take_over(self.database, name, now=now, limit=LIMIT, work=self.held.work, **more)
+
+    def living(self, name: str, seconds: float) -> list[str]:
+        """Who lives beside a host."""
+        now = START + timedelta(seconds=seconds)
+        return [host.id for host in takeover.living(self.database, name, now=now, limit=LIMIT)]
+
+
+@pytest.mark.parametrize(
+    ("beat", "since", "gone", "silent"),
+    [
+        (0, 0, False, True),
+        (39.9, 0, False, True),
+        (40, 0, False, False),
+        (0, 39.9, False, True),
+        (0, 40, False, False),
+        (100, 100, True, True),
+    ],
+)
+def test_silence_is_what_a_host_has_listened_to_for_the_limit(
+    beat: float, since: float, gone: bool, silent: bool
+) -> None:
+    """Silence counts from the last heartbeat, or from when the listener began to listen; a farewell counts at once."""
+    other, me = Host("other", beat, 0, gone=gone), Host("me", 100, since)
+    assert takeover.is_silent(other, me, now=100, limit=LIMIT) is silent
+
+
+def test_a_silent_host_is_taken_over_once(database: str) -> None:
+    """While it beats nobody touches it; past the limit the first to look takes its runs over, and nobody after that."""
+    hosts = Hosts(database)
+    assert [hosts.beat(name, 0) for name in ("one", "two", "three")] == [[], [], []]
+    assert [hosts.beat(name, 50) for name in ("two", "three")] == [[], []]
+    assert hosts.living("two", 60) == ["one", "three"]
+    assert hosts.living("two", 61) == ["three"]
+    assert [hosts.beat(name, 61) for name in ("two", "three")] == [["one"], []]
+    assert hosts.held.released == ["one"]
+    assert hosts.beat("one", 62) == [], "it is back, as a new one"
+    assert hosts.living("two", 62) == ["one", "three"]
+
+
+def test_of_many_that_look_at_once_one_takes_over(database: str) -> None:
+    """Hosts that find another silent in the same instant release its runs once."""
+    hosts, together = Hosts(takeover.open_engine(database)), threading.Barrier(8)
+    hosts.beat("dead", 0)
+    names = [f"host-{number}" for number in range(8)]
+    for name in names:
+        hosts.beat(name, 0)
+        hosts.beat(name, 50)
+
+    def look(name: str) -> list[str]:
+        together.wait(30)
+        return Hosts(database, hosts.held).beat(name, 61)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(look, names))
+    assert sorted(found) == [[]] * 7 + [["dead"]]
+    assert hosts.held.released == ["dead"]
+
+
+def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(database: str) -> None:
+    """The first host that beats again listens for the limit before it judges the others, which may be late."""
+    hosts = Hosts(database)
+    hosts.beat("one", 0)
+    hosts.beat("two", 0)
+    assert hosts.beat("one", 300) == []
+    assert hosts.beat("one", 359) == []
+    assert hosts.beat("two", 359.5) == []
+    assert hosts.beat("one", 400) == []
+    assert hosts.beat("one", 420) == ["two"]
+
+
+def test_what_a_host_leaves_is_taken_over_without_a_wait(database: str) -> None:
+    """A host that said farewell runs nothing any more; one that says so and comes back is alive again."""
+    hosts = Hosts(database)
+    hosts.beat("one", 0)
+    hosts.beat("two", 0)
+    takeover.leave(database, "one")
+    assert hosts.living("two", 1) == []
+    assert hosts.beat("two", 1) == ["one"]
+    takeover.leave(database, "two")
+    assert hosts.beat("two", 2) == []
+    assert hosts.beat("one", 3) == []
+
+
+def test_a_holder_that_never_said_a_word_is_listened_to_first(database: str) -> None:
+    """Runs of a host without a heartbeat (one of an earlier release) are taken over once the limit is past."""
+    hosts = Hosts(database, Held({"old", None}))
+    assert [hosts.beat("one", seconds) for seconds in (0, 30, 60)] == [[], [], []]
+    assert hosts.beat("one", 61) == ["old"]
+    assert hosts.beat("one", 62) == []
+
+
+def test_a_host_that_knows_that_it_is_alone_waits_for_nobody(database: str) -> None:
+    """Where nobody else can be alive, what others left is taken over at the first heartbeat."""
+    hosts = Hosts(database)
+    hosts.beat("one", 0)
+    hosts.held.holders.add("old")
+    assert sorted(hosts.beat("two", 1, alone=True)) == ["old", "one"]
+    assert hosts.living("two", 1) == []
+
+
+def test_a_host_that_dies_while_it_takes_over_is_taken_over_itself(database: str) -> None:
+    """A claim that was not carried out falls silent too, and then to another host."""
+    hosts = Hosts(database)
+    for name in ("dead", "one", "two"):
+        hosts.beat(name, 0)
+    hosts.beat("one", 50)
+    hosts.held.fault = OSError("killed")
+    with pytest.raises(OSError, match="killed"):
+        hosts.beat("one", 61)
+    hosts.held.fault = None
+    assert [hosts.beat("two", seconds) for seconds in (62, 110, 121)] == [[], [], []]
+    assert sorted(hosts.beat("two", 123)) == ["dead", "one"]
+
+
+def test_a_host_that_beats_while_it_is_taken_over_stays(database: str) -> None:
+    """It was slow, not dead: its row stays, and it goes on."""
+    hosts = Hosts(database)
+    hosts.beat("slow", 0)
+    hosts.beat("one", 0)
+    hosts.beat("one", 50)
+
+    def release(_ids: list[str]) -> None:
+        hosts.beat("slow", 62)
+
+    now = START + timedelta(seconds=61)
+    assert takeover.take_over(database, "one", now=now, limit=LIMIT, work=Work(list, release)) == ["slow"]
+    assert hosts.living("one", 63) == ["slow"]
+
+
+def test_applications_do_not_judge_each_others_hosts(database: str) -> None:
+    """What two kinds of processes keep in one database they keep apart."""
+    hosts = Hosts(database)
+    hosts.beat("one", 0, application="other")
+    assert hosts.beat("two", 0, alone=True) == []
+    assert hosts.beat("three", 1, alone=True, application="other") == ["one"]
+
+
+def test_who_serves_with_a_clock_is_known(database: str) -> None:
+    """A heartbeat says whether its host runs the schedules; a farewell takes it back."""
+    hosts, now = Hosts(database), START + timedelta(seconds=1)
+    hosts.beat("one", 0, cron=True)
+    hosts.beat("two", 0)
+
+    def clocks(name: str) -> list[bool]:
+        return [host.cron for host in takeover.living(database, name, now=now, limit=LIMIT)]
+
+    assert (clocks("one"), clocks("two"), clocks("not yet there")) == ([False], [True], [True, False])
+    hosts.beat("one", 1)
+    assert clocks("two") == [False]

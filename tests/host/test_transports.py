@@ -1,0 +1,205 @@
+"""One handler, four transports, the same answer: in process, Fission's route, the relay, AWS Lambda."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bot_layer.bot.collection import load
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
+from bot_layer.bot.handler import Handler
+from bot_layer.demo.world import Options
+from bot_layer.demo.world import World as Stage
+from bot_layer.deploy.declared import relay_code
+from bot_layer.deploy.package import LARGEST, ROOT, closure, package
+from bot_layer.deploy.run import Request, carry_out, survey
+from bot_layer.fhir.json import Json
+from bot_layer.host.host import HostServer, HostSettings
+from bot_layer.host.invoke import encode, invoke
+from medplum_sandbox.medplum.vmcontext import node
+from medplum_sandbox.medplum.vmcontext import run as run_javascript
+from tests import loopback
+from tests.bots.practice_world import World, world
+from tests.cases import Case, cases
+from tests.host.lambda_service import Function
+
+KEY = "relay-key-of-this-test"
+Transport = Callable[[World, Handler, Json], Any]
+needs_node = pytest.mark.skipif(node() is None, reason="Node runs relay.js: put node on the PATH")
+
+
+@dataclass
+class Functions:
+    """Each bot's package, built once and kept running."""
+
+    folder: Path
+    stack: ExitStack
+    running: dict[str, Function] = field(default_factory=dict)
+
+    def of(self, handler: Handler) -> Function:
+        """The running function of a bot."""
+        name = handler.bot.name
+        if name not in self.running:
+            zipped = package(handler.bot, self.folder / "dist")
+            self.running[name] = self.stack.enter_context(Function(zipped, self.folder / name))
+        return self.running[name]
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Functions]:
+    with ExitStack() as stack:
+        yield Functions(tmp_path_factory.mktemp("functions"), stack)
+
+
+def _in_process(_here: World, handler: Handler, event: Json) -> Any:
+    return invoke(handler, event, environ={}).return_value
+
+
+@contextmanager
+def _host(here: World) -> Iterator[HostServer]:
+    with HostServer(HostSettings((here.medplum.base_url,), environ={}, relay_key=KEY)) as host:
+        yield host
+
+
+def _bot(here: World, handler: Handler) -> str:
+    """The id of a Bot in Medplum with the bot's identifier."""
+    identifier = [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]
+    return str(here.store({"resourceType": "Bot", "name": handler.bot.name, "identifier": identifier})["id"])
+
+
+def _fission(here: World, handler: Handler, event: Json) -> Any:
+    bot_id = _bot(here, handler)
+    with _host(here) as host:
+        answer = loopback.post(f"{host.base_url}/bot-{bot_id}", json=event, timeout=60)
+    assert answer.status_code == 200
+    return answer.json()["returnValue"]
+
+
+def _relay(here: World, handler: Handler, event: Json) -> Any:
+    bot_id = _bot(here, handler)
+    with _host(here) as host:
+        ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": KEY}
+        secrets = {name: {"name": name, "valueString": value} for name, value in ours.items()}
+        result = run_javascript(
+            node(),
+            relay_code(handler.bot),
+            event=event | {"bot": {"reference": f"Bot/{bot_id}"}, "secrets": event["secrets"] | secrets},
+            base_url=event["baseUrl"],
+            access_token=event["accessToken"],
+        )
+    assert result.outcome is None, result.outcome
+    # A relay runs as a Bot that Medplum has; some answers name it.
+    return json.loads(json.dumps(result.returned).replace(f"Bot/{bot_id}", event["bot"]["reference"]))
+
+
+def _canonical(here: World, case: Case, transport: Transport) -> bytes:
+    """The answer's bytes, with what differs from run to run (addresses, ids) as the fixture's placeholders."""
+    answer, bound = here.play(cast(Handler, lambda event: transport(here, load().named(case.stem), event)), case)
+    expected = case.read("expected.json")
+    bound.learn(expected, answer)
+    text = encode(answer).decode()
+    for placeholder, value in sorted(bound.values.items(), key=lambda pair: -len(pair[1])):
+        text = text.replace(value, placeholder)
+    return text.encode()
+
+
+@needs_node
+@pytest.mark.no_cover  # the ways of the bots, which the tests of each take
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_four_transports_give_the_same_answer(case: Case, functions: Functions) -> None:
+    """A fixture's event gets the same answer, byte for byte, whichever way it comes."""
+
+    def by_lambda(_here: World, handler: Handler, event: Json) -> Any:
+        done = functions.of(handler).invoke(encode(event))
+        assert not done.failed, done.body
+        return json.loads(done.body)
+
+    answers: dict[str, bytes] = {}
+    transports: dict[str, Transport] = {
+        "in process": _in_process,
+        "fission": _fission,
+        "relay": _relay,
+        "lambda": by_lambda,
+    }
+    for name, transport in transports.items():
+        with world() as here:
+            answers[name] = _canonical(here, case, transport)
+    assert len(set(answers.values())) == 1, answers
+
+
+def test_a_function_lets_no_exception_out(functions: Functions) -> None:
+    """What is no event, or has no login, is answered; the cause stands last in the log, without a trace."""
+    function = functions.of(load().named("sync-practitioner"))
+    for event in (b"[1]", b'"text"', b'{"input": {}}'):
+        done = function.invoke(event)
+        assert not done.failed
+        assert json.loads(done.body)["resourceType"] == "Parameters"
+        assert b"stackTrace" not in done.body
+    log = function.log.read_text()
+    assert "Traceback" not in log
+    lines = [line for line in log.splitlines() if line.strip()]
+    assert any(line.startswith("missing-settings: ") for line in lines[-3:]), lines[-5:]
+
+
+def test_a_package_is_reproducible_and_small(tmp_path: Path) -> None:
+    """The same input makes the same bytes, under 50 MB, with the bot alone and no other."""
+    bot = load().named("sync-practitioner").bot
+    first, second = package(bot, tmp_path / "one"), package(bot, tmp_path / "two")
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size < LARGEST
+    with zipfile.ZipFile(first) as archive:
+        names = archive.namelist()
+    assert [name for name in names if name.startswith("bots/")] == ["bots/__init__.py", "bots/sync_practitioner.py"]
+    assert not [name for name in names if name.startswith(("medplum_sandbox", "dbos", "starlette", "uvicorn"))]
+    assert "operation_definitions/sync_practitioner.json" in names
+
+
+def test_a_closure_holds_what_is_imported_late(tmp_path: Path) -> None:
+    """Imports inside of functions count, those for the type checker alone do not."""
+    own, others = closure("bot_layer.cli.serve")
+    names = {path.relative_to(ROOT).as_posix() for path in own}
+    assert "bot_layer/host/durable.py" in names
+    assert {"typer", "dbos", "uvicorn"} <= others
+    assert "json" not in others
+
+
+@needs_node
+def test_a_relay_works_through_medplum() -> None:
+    """Deployed as JavaScript, a bot is called by ``$execute`` and answers through the relay; a refusal is a 400."""
+    with Stage(Options(with_bots=False)) as stage:
+        server = stage.client()
+        with HostServer(HostSettings((stage.medplum.base_url,), relay_key=KEY, environ={})) as host:
+            relay = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": KEY}
+            secrets = {**stage.settings(), **relay}
+            request = Request(load().only(["sync-practitioner"]), "relay", partial=True, secrets=secrets)
+            assert carry_out(server, request, survey(server, request)).error is None
+            assert survey(server, request).plan.steps == ()
+            (bot,) = server.search("Bot", [("name", "sync-practitioner")])
+            assert bot["runtimeVersion"] == "vmcontext"
+            answer = server.post(f"fhir/R4/Bot/{bot['id']}/$execute", {"resourceType": "Parameters", "parameter": []})
+            assert "no-target" in json.dumps(answer)
+
+            # The server keeps the parameters back and hands the resource over: the relay tells that there were some.
+            clinician = server.create({"resourceType": "Practitioner", "name": [{"family": "Example"}]})
+            asked = {"resourceType": "Parameters", "parameter": [{"name": "preview", "valueBoolean": True}]}
+            kept = server.post(f"fhir/R4/Practitioner/{clinician['id']}/$sync-practitioner", asked)
+            assert "parameters-not-delivered" in json.dumps(kept)
+
+            stage.put_secrets({**stage.settings(), **relay, "BOT_RELAY_KEY": "strange-key-value"})
+            with loopback.client(headers={"Authorization": f"Bearer {stage.medplum.token_for()}"}) as http:
+                refused = http.post(f"{stage.medplum.base_url}/fhir/R4/Bot/{bot['id']}/$execute", json={}, timeout=60)
+            assert refused.status_code == 400
+            assert "wrong-signature" in refused.text
+            assert "strange-key-value" not in refused.text
+
+            # Somebody edits the code by hand: the next plan sees it.
+            server.post(f"fhir/R4/Bot/{bot['id']}/$deploy", {"code": "exports.handler = async () => 1;\n"})
+            (step,) = survey(server, replace(request, secrets=None)).plan.steps
+            assert [each.path for each in step.differences] == ["code"]

@@ -1,0 +1,136 @@
+"""What a resource may look like, beyond the recordings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum.outcomes import FhirError
+from medplum_sandbox.medplum.structure import is_resource_type, shape
+from medplum_sandbox.medplum.validation import clean, validate
+
+
+def issues(resource: Json) -> list[tuple[str, str]]:
+    """(text, expression) of each issue."""
+    try:
+        validate(resource)
+    except FhirError as error:
+        return [(i["details"]["text"], i.get("expression", [""])[0]) for i in error.outcome["issue"]]
+    return []
+
+
+def patient(**fields: Any) -> Json:
+    """A Patient with nothing else."""
+    return {"resourceType": "Patient", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "path"),
+    [
+        ({"gender": ["male"]}, "Expected single value for property", "gender"),
+        ({"name": ["Ann"]}, "Invalid JSON type: expected object, but got string", "name[0]"),
+        ({"maritalStatus": True}, "Invalid JSON type: expected object, but got boolean", "maritalStatus"),
+        ({"name": [{"given": ["A", None]}]}, "Invalid null value", "name[0].given[1]"),
+        ({"multipleBirthInteger": 1.5}, "Expected number to be an integer", "multipleBirth[x]"),
+        ({"multipleBirthInteger": "2"}, "Invalid JSON type: expected number, but got string", "multipleBirth[x]"),
+        ({"telecom": [{"system": "phone", "rank": 0}]}, "Expected number to be positive", "telecom[0].rank"),
+        ({"gender": "  "}, "String must contain non-whitespace content", "gender"),
+        ({"gender": "a  b"}, "Invalid code format", "gender"),
+        ({"deceasedDateTime": "2024-01-01T10:00"}, "Invalid dateTime format", "deceased[x]"),
+        ({"birthDate": "2024-13-01"}, "Invalid date format", "birthDate"),
+        ({"contained": [{"code": {}}]}, "Missing required property", "contained[0].resourceType"),
+        ({"photo": [{"data": "AA=="}]}, "att-1", "photo[0]"),
+        ({"contact": [{"gender": "male"}]}, "pat-1", "contact[0]"),
+        ({"telecom": [{"value": "1"}]}, "cpt-2", "telecom[0]"),
+        ({"identifier": [{"period": {"start": "2024-02", "end": "2024-01-31"}}]}, "per-1", "identifier[0].period"),
+        ({"resource": 1}, 'Invalid additional property "resource"', "resource"),
+        ({"_name": []}, 'Invalid additional property "_name"', "_name"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(fields: Json, text: str, path: str) -> None:
+    """The message is Medplum's, the expression leads to the element."""
+    found = issues(patient(**fields))
+    assert [place for _, place in found] == [f"Patient.{path}"]
+    assert text in found[0][0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"birthDate": "1980"},
+        {"birthDate": "", "_birthDate": {"extension": [{"url": "a:b", "valueCode": "unknown"}]}},
+        {"deceasedDateTime": "2024-01-01T10:00:00.123456+02:00"},
+        {"name": [{"given": ["A", None], "_given": [None, {"extension": [{"url": "a:b", "valueString": "x"}]}]}]},
+        {"identifier": [{"period": {"start": "2024-01", "end": "2024-01-31"}}]},
+        {"contained": [{"resourceType": "Organization", "id": "o", "name": "Clinic"}]},
+        {"meta": {"project": "x", "account": {"reference": "Organization/1"}, "tag": [{"code": "t"}]}},
+    ],
+)
+def test_what_fhir_allows_passes(fields: Json) -> None:
+    """Partial dates, extensions of primitives, contained resources, and what Medplum keeps in meta."""
+    assert issues(patient(**fields)) == []
+
+
+@pytest.mark.parametrize(
+    ("resource", "key"),
+    [
+        ({"resourceType": "Organization", "active": True}, "org-1"),
+        ({"resourceType": "AllergyIntolerance", "patient": {"reference": "Patient/1"}}, "ait-1"),
+        (
+            {
+                "resourceType": "Observation",
+                "status": "final",
+                "code": {"text": "x"},
+                "valueString": "1",
+                "dataAbsentReason": {"text": "no"},
+            },
+            "obs-6",
+        ),
+        (
+            {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"code": "mg"}},
+            "qty-3",
+        ),
+        ({"resourceType": "Bot", "cronTiming": {"repeat": {"period": 1}}}, "tim-2"),
+        ({"resourceType": "Bot", "cronTiming": {"repeat": {"duration": 1}}}, "tim-1"),
+    ],
+)
+def test_constraints_of_the_types_in_use_hold(resource: Json, key: str) -> None:
+    """Each is refused with its key."""
+    assert [text.split()[1] for text, _ in issues(resource)] == [key]
+
+
+def test_an_allergy_entered_in_error_needs_no_clinical_status() -> None:
+    """The exception that ait-1 makes."""
+    system = "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification"
+    coding = [{"system": system, "code": "entered-in-error"}]
+    allergy = {"resourceType": "AllergyIntolerance", "patient": {"reference": "Patient/1"}}
+    assert issues({**allergy, "verificationStatus": {"coding": coding}}) == []
+
+
+def test_a_required_element_that_is_empty_is_missing() -> None:
+    """Empty strings are dropped, so that they can't stand for a value."""
+    assert issues({"resourceType": "Encounter", "status": "", "class": {"code": "AMB"}}) == [
+        ("Missing required property", "Encounter.status")
+    ]
+
+
+def test_a_resource_needs_a_type() -> None:
+    """Without one there is nothing to compare it with."""
+    assert issues({"id": "1"}) == [("Missing resource type", "")]
+
+
+def test_empty_values_are_dropped_and_nulls_between_values_are_kept() -> None:
+    """A list whose values have extensions keeps its places."""
+    assert clean({"a": "", "b": [], "c": {"d": [{}]}, "e": ["x", None], "f": False}) == {"e": ["x", None], "f": False}
+
+
+def test_types_are_resources_data_types_or_unknown() -> None:
+    """Only resources have an end point, Medplum's own among them."""
+    assert is_resource_type("Patient")
+    assert is_resource_type("ProjectMembership")
+    assert not is_resource_type("HumanName")
+    assert not is_resource_type("DomainResource")
+    assert not is_resource_type("patient")
+    assert shape("NoSuchType") is None

@@ -1,0 +1,74 @@
+"""Rules of messages that come late: what a stamp says, which of two is the older one, and what is kept of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bot_layer.patient_registration.adt import order as adt_order
+from bot_layer.patient_registration.adt.order import Stamp, is_late, stamped
+from tests.people import patient
+
+NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+EHR = "EHR  2|NORTH"
+
+
+@pytest.mark.parametrize(
+    ("kept", "comes", "late"),
+    [
+        ("20261122093000", "20261122092959", True),
+        ("20261122093000", "20261122093000", False),
+        ("20261122093000", "20261122093001", False),
+        ("202611220930", "2026112208", True),
+        ("20261122", "20261121", True),
+        ("20261122093000.25", "20261122093000.2", True),
+        ("20261122093000-0500", "20261122093000+0100", True),
+        ("20261122093000+0100", "20261122093000-0500", False),
+        # What may be the same time is not late.
+        ("20261122093000", "20261122", False),
+        ("20261122093000", "202611220930", False),
+        # Nothing is known of a clock on a wall.
+        ("20261122093000+0000", "20261121093000", False),
+        ("20261122093000", "20261121093000+0000", False),
+        ("", "20261121", False),
+        ("20261122", "", False),
+    ],
+)
+def test_only_what_is_surely_older_is_late(kept: str, comes: str, late: bool) -> None:
+    """Stamps are as precise as they are told, with an offset or without."""
+    assert is_late(stamped(patient(), Stamp(EHR, kept)), Stamp(EHR, comes)) is late
+
+
+def test_when_the_event_was_recorded_goes_before_when_the_message_was_made() -> None:
+    """A message that is made anew tells an old event; where both tell the same one, the later message holds."""
+    held = stamped(patient(), Stamp(EHR, "20261122", "20261122100000"))
+    assert is_late(held, Stamp(EHR, "20261121", "20261122110000"))
+    assert not is_late(held, Stamp(EHR, "20261123", "20261122090000"))
+    assert is_late(held, Stamp(EHR, "20261122", "20261122090000"))
+    assert is_late(held, Stamp(EHR, "", "20261122090000"))
+
+
+def test_each_sender_has_a_clock_of_its_own() -> None:
+    """The last stamp of each is kept beside other extensions; one that says no time, or the same, changes nothing."""
+    other = {"url": "urn:x", "valueString": "y"}
+    held = stamped(patient(extension=[other]), Stamp(EHR, "20261122", "20261122100000"))
+    both = stamped(held, Stamp("LAB|EAST", "20261120"))
+    assert not is_late(held, Stamp("LAB|EAST", "20261120"))
+    assert is_late(both, Stamp(EHR, "20261121"))
+    assert stamped(both, Stamp(EHR, "20261122", "20261122100000")) == both
+    assert stamped(both, Stamp(EHR)) == both
+    later = stamped(both, Stamp(EHR, "20261123"))["extension"]
+    assert [each.get("extension", [None])[0] for each in later] == [
+        None,
+        {"url": "sender", "valueString": "LAB|EAST"},
+        {"url": "sender", "valueString": EHR},
+    ]
+
+
+@pytest.mark.parametrize("text", ["2026", "2026-11-22", "20261322", "2026112224", "99991231", "20261124", "soon", ""])
+def test_what_is_no_time_or_lies_ahead_is_no_stamp(text: str) -> None:
+    """A year that was mistyped would make all that follows late."""
+    assert adt_order.stamp(EHR, text, "20261122093000", NOW) == Stamp(EHR, "", "20261122093000")
+    assert adt_order.stamp(EHR, "20261123", text, NOW) == Stamp(EHR, "20261123")
+    assert adt_order.stamp(EHR, "20620101", "").recorded

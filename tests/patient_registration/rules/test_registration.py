@@ -1,0 +1,441 @@
+"""Rules of the registration plan: when a patient is created, updated, left alone, refused or given to a person."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bot_layer.fhir import demographics
+from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.rules import index_patient, registration
+from bot_layer.patient_registration.rules.index_patient import build
+from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Refuse, Review, Update, plan
+from tests.people import PATIENT_ID, POLICY, SYSTEM, patient, registered
+
+HG = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
+
+
+def code(answer: object) -> str:
+    assert isinstance(answer, Refuse | Review)
+    return answer.code
+
+
+def test_an_unknown_patient_is_created_as_health_gorilla_asks() -> None:
+    """The resource holds what the federation guide lists, and no part without a value."""
+    answer = plan(patient(), Found(), POLICY)
+    assert isinstance(answer, Create)
+    assert answer.body == {
+        "resourceType": "Patient",
+        "identifier": [
+            {
+                "type": {
+                    "coding": [
+                        {
+                            "system": "http://terminology.hl7.org/CodeSystem/v2-0203",
+                            "code": "PT",
+                            "display": "Patient external identifier",
+                        }
+                    ],
+                    "text": "Patient external identifier",
+                },
+                "system": SYSTEM,
+                "value": PATIENT_ID,
+            }
+        ],
+        "name": [{"use": "usual", "family": "Sommer", "given": ["Anna", "Maria"]}],
+        "gender": "female",
+        "birthDate": "1980-02-29",
+        "address": [
+            {"use": "home", "line": ["12 Pine Road"], "city": "Santa Monica", "state": "CA", "postalCode": "90402"}
+        ],
+        "telecom": [
+            {"system": "phone", "value": "(310) 555-0142", "use": "mobile", "rank": 1},
+            {"system": "email", "value": "anna@mail.example"},
+        ],
+    }
+
+
+def test_everything_that_is_missing_is_named_at_once() -> None:
+    """One answer names every absent element, so that the caller corrects them in one go."""
+    answer = plan({"resourceType": "Patient"}, Found(), POLICY)
+    assert isinstance(answer, Refuse)
+    assert answer.code == "missing-demographics"
+    assert answer.expression == (
+        "Patient.name.family",
+        "Patient.name.given",
+        "Patient.birthDate",
+        "Patient.gender",
+        "Patient.address.line",
+        "Patient.address.city",
+        "Patient.address.state",
+        "Patient.address.postalCode",
+        "Patient.id",
+    )
+    assert all(expression.removeprefix("Patient.") in answer.text for expression in answer.expression)
+
+
+@pytest.mark.parametrize("gender", ["other", "unknown", "F", None])
+def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> None:
+    """FHIR's other genders need the clinic's word that Health Gorilla takes them; a wrong code never passes."""
+    refused = index_patient.missing_demographics(patient(gender=gender), POLICY)
+    configured = index_patient.missing_demographics(patient(gender=gender), replace(POLICY, other_genders=True))
+    assert refused == ("Patient.gender",)
+    assert configured == (() if gender in ("other", "unknown") else ("Patient.gender",))
+
+
+@pytest.mark.parametrize("birth_date", ["1980", "1980-02", "1980-02-30", "19800229", "1980-W09-5", "", None])
+def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
+    """Part of a date does not identify anybody."""
+    assert index_patient.missing_demographics(patient(birthDate=birth_date), POLICY) == ("Patient.birthDate",)
+
+
+@pytest.mark.parametrize(
+    ("element", "value", "expected"),
+    [
+        ("name", [{"family": "Only"}], ("Patient.name.given",)),
+        ("name", [{"use": "old", "family": "Past", "given": ["Una"]}], ("Patient.name.family", "Patient.name.given")),
+        ("name", "Sommer", ("Patient.name.family", "Patient.name.given")),
+        ("address", [{"line": ["1 A St"], "city": "B", "state": "CA"}], ("Patient.address.postalCode",)),
+        (
+            "address",
+            [{"use": "old", "city": "B"}],
+            tuple(f"Patient.address.{p}" for p in ("line", "city", "state", "postalCode")),
+        ),
+    ],
+)
+def test_what_is_not_in_force_does_not_count(element: str, value: Any, expected: tuple[str, ...]) -> None:
+    """An old name, an incomplete address or a wrong type is as good as absent."""
+    assert index_patient.missing_demographics(patient(**{element: value}), POLICY) == expected
+
+
+def test_the_name_in_force_is_the_official_one() -> None:
+    """Official goes before usual, usual before the rest, and a name whose period is over comes last."""
+    names = [
+        {"family": "Third", "given": ["A"]},
+        {"use": "official", "family": "Past", "given": ["A"], "period": {"end": "2001-01-01"}},
+        {"use": "usual", "family": "Second", "given": ["A"], "suffix": ["Jr."]},
+        {"use": "official", "family": " First  Name ", "given": [" A ", "", 7], "suffix": []},
+    ]
+    chosen = [demographics.current_name({"name": names[:end]})["family"] for end in (1, 3, 4)]
+    assert chosen == ["Third", "Second", "First Name"]
+    assert demographics.current_name({"name": names[:3]})["suffix"] == ["Jr."]
+    assert demographics.current_name({"name": names})["given"] == ["A"]
+
+
+def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
+    """A complete work address serves better than half a home address."""
+    whole = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001"}
+    half_home = {"use": "home", "city": "C"}
+    work, home = {"use": "work", **whole}, {"use": "home", "type": "both", "country": "US", **whole}
+    assert demographics.current_address({"address": [half_home, work]}) == work
+    assert demographics.current_address({"address": [work, home]}) == home
+
+
+def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
+    """Who moved or took another name is not registered as before: what is missing is named."""
+    over = {"period": {"end": "2020-01-01"}}
+    past = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001", **over}
+    moved = patient(
+        name=[{"family": "Sommer", "given": ["Anna"], **over}, {"use": "official", "family": "Winter"}],
+        address=[past, {"use": "home", "line": ["9 Oak Lane"], "city": "Elm", "state": "NV"}],
+    )
+    assert index_patient.missing_demographics(moved, POLICY) == ("Patient.name.given", "Patient.address.postalCode")
+    assert index_patient.missing_demographics(patient(address=[past]), POLICY) == ()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"use": "home"},
+        {"system": "phone"},
+        {"value": "310 555 0142"},
+        {"system": "phone", "value": "call me"},
+        {"system": "phone", "value": "12"},
+        {"system": "phone", "value": "1234567890123456"},
+        {"system": "email", "value": "[email protected]"},
+        {"system": "email", "value": "anna@mail"},
+        {"system": "fax", "value": "310 555 0142"},
+        {"system": "phone", "value": "310 555 0142", "use": "old"},
+        {"system": "phone", "value": "310 555 0142", "period": {"end": "2020-01-01"}},
+    ],
+)
+def test_a_contact_point_without_use_is_never_sent(point: Json) -> None:
+    """No telecom without system or value, none that is malformed, none that is over."""
+    assert "telecom" not in build(patient(telecom=[point]), POLICY)
+
+
+def test_a_contact_point_is_sent_once() -> None:
+    """The same phone in two spellings is one phone; an unknown use is left away."""
+    points = [
+        {"system": "phone", "value": "+1 (310) 555-0142 ext. 7", "use": "desk", "rank": "1"},
+        {"system": "phone", "value": "310.555.0142"},
+    ]
+    assert build(patient(telecom=points), POLICY)["telecom"] == [
+        {"system": "phone", "value": "+1 (310) 555-0142 ext. 7"}
+    ]
+
+
+def test_an_unchanged_patient_is_left_alone() -> None:
+    """Registration of what is registered writes nothing, whatever the case of the letters."""
+    held = registered(build(patient(), POLICY), birthDate="1980-02-29")
+    held["name"] = [{"use": "usual", "family": "SOMMER", "given": ["ANNA", "MARIA"]}]
+    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed"),
+    [
+        ({"name": [{"family": "Winter", "given": ["Anna"]}]}, ("name",)),
+        ({"birthDate": "1980-02-28"}, ("birthDate",)),
+        ({"gender": "male"}, ("gender",)),
+        ({"address": [{"line": ["1 A"], "city": "B", "state": "NV", "postalCode": "89001"}]}, ("address",)),
+        ({"telecom": None}, ("telecom",)),
+        ({"telecom": [{"system": "phone", "value": "310-555-0199"}]}, ("telecom",)),
+    ],
+)
+def test_a_change_of_demographics_is_put_and_their_identifiers_stay(changes: Json, changed: tuple[str, ...]) -> None:
+    """Read, merge, put with the version that was read; Health Gorilla's own identifiers are kept."""
+    held = registered(build(patient(), POLICY), text={"div": "stale"}, extension=[{"url": "x"}])
+    answer = plan(patient(**changes), Found(by_identifier=[held]), POLICY)
+    assert isinstance(answer, Update)
+    assert (answer.id, answer.changed, answer.version) == ("hg-1", changed, "4")
+    assert answer.body["identifier"] == held["identifier"]
+    assert answer.body["extension"] == [{"url": "x"}]
+    assert "text" not in answer.body
+    assert answer.body.get("telecom") == build(patient(**changes), POLICY).get("telecom")
+
+
+def test_a_registration_without_version_is_put_without_one() -> None:
+    """Where no version was told, none is asked for."""
+    held = registered(build(patient(), POLICY), gender="male", meta=None)
+    answer = plan(patient(), Found(by_identifier=[held]), POLICY)
+    assert isinstance(answer, Update)
+    assert answer.version is None
+
+
+def test_several_matches_are_for_a_person() -> None:
+    """Nothing is written where two patients fit; the same one found twice is one."""
+    one, two = registered(build(patient(), POLICY)), registered(build(patient(), POLICY), "hg-2")
+    assert code(plan(patient(), Found(by_identifier=[one, two]), POLICY)) == "several-matches"
+    assert code(plan(patient(), Found(by_demographics=[one, two]), POLICY)) == "several-matches"
+    assert plan(patient(), Found(by_identifier=[one, dict(one)]), POLICY) == NothingToDo("hg-1")
+
+
+def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
+    """A patient whom Health Gorilla knows without our id is adopted, not doubled."""
+    held = registered(build(patient(), POLICY), identifier=[HG])
+    answer = plan(patient(), Found(by_demographics=[held]), POLICY)
+    assert isinstance(answer, Update)
+    assert answer.changed == ("identifier",)
+    assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
+
+
+@pytest.mark.parametrize(
+    "loose",
+    [
+        {"name": [{"family": "Sommers", "given": ["Anna"]}]},
+        {"name": [{"family": "Sommer", "given": ["Anne"]}]},
+        {"birthDate": "1981-02-28"},
+    ],
+)
+def test_a_loose_hit_of_the_search_is_nobody(loose: Json) -> None:
+    """Only family, first given name and birth date together make a match."""
+    held = registered(build(patient(), POLICY), identifier=[HG], **loose)
+    assert isinstance(plan(patient(), Found(by_demographics=[held]), POLICY), Create)
+
+
+def test_another_gender_under_the_same_name_is_for_a_person() -> None:
+    """Twins and errors look the same; nobody is guessed."""
+    held = registered(build(patient(), POLICY), identifier=[HG], gender="male")
+    assert code(plan(patient(), Found(by_demographics=[held]), POLICY)) == "contradictory-demographics"
+
+
+@pytest.mark.parametrize("family", ["Winter", "Sommer"])
+def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None:
+    """An id that was used for another person, of the same family too, must not carry this one's data."""
+    other = patient(name=[{"family": family, "given": ["Bo"]}], birthDate="1950-01-01")
+    held = registered(build(other, POLICY))
+    assert code(plan(patient(), Found(by_identifier=[held]), POLICY)) == "contradictory-demographics"
+    assert isinstance(plan(patient(), Found(by_identifier=[held]), POLICY, force=True), Update)
+
+
+def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
+    """An id that Medplum keeps in error, of one whom no query asks for, must not carry this one's data either."""
+    other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1950-01-01")
+    found = Found(recorded=registered(build(other, POLICY), identifier=[HG]))
+    assert code(plan(patient(identifier=[HG]), found, POLICY)) == "contradictory-demographics"
+    assert isinstance(plan(patient(identifier=[HG]), found, POLICY, force=True), Update)
+
+
+def test_a_changed_identifier_is_refused_unless_forced() -> None:
+    """Queries ask by the id: changing it silently would lose the patient's documents."""
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    before, after = ([{"system": "urn:mrn", "value": value}, HG] for value in ("M-1", "M-2"))
+    held = registered(build(patient(identifier=before), policy))
+    found = Found(by_demographics=[held])
+    assert code(plan(patient(identifier=after), found, policy)) == "identifier-changed"
+    forced = plan(patient(identifier=after), found, policy, force=True)
+    assert isinstance(forced, Update)
+    assert [entry["value"] for entry in forced.body["identifier"]] == ["hg-1", "M-2"]
+
+
+def test_a_changed_system_is_a_changed_identifier() -> None:
+    """The PT type tells ours from others where the system changed."""
+    held = registered(build(patient(), replace(POLICY, patient_system="urn:oid:1.2.3")))
+    assert code(plan(patient(identifier=[HG]), Found(recorded=held), POLICY)) == "identifier-changed"
+
+
+def test_a_patient_registered_under_another_id_is_for_a_person() -> None:
+    """Two Medplum Patients of one person are merged by a person, not by the bot, even when forced."""
+    held = registered(build(patient(id="another"), POLICY))
+    for force in (False, True):
+        answer = plan(patient(), Found(by_demographics=[held]), POLICY, force=force)
+        assert code(answer) == "registered-as-another"
+
+
+def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() -> None:
+    """The id of a merged record leads here already; one of another system is not that record's."""
+    held = registered(build(patient(id="former"), POLICY))
+    answer = plan(patient(), Found(by_identifier=[held]), POLICY, former=["former"])
+    assert isinstance(answer, Update)
+    assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
+    elsewhere = registered(build(patient(id="former"), replace(POLICY, patient_system="urn:oid:1.2.3")))
+    answer = plan(patient(), Found(by_demographics=[elsewhere]), POLICY, former=["former"])
+    assert code(answer) == "registered-as-another"
+
+
+def test_the_recorded_id_must_be_the_found_one() -> None:
+    """The id that Medplum keeps is checked on every run; forced, the registration under our own id is taken instead."""
+    held = registered(build(patient(), POLICY), "hg-2")
+    assert code(plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
+    assert plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY, force=True) == NothingToDo("hg-2")
+
+
+def test_several_recorded_ids_are_for_a_person() -> None:
+    """One patient has one registration; an old one does not count."""
+    second = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}
+    assert code(plan(patient(identifier=[HG, second]), Found(), POLICY)) == "several-health-gorilla-ids"
+    assert index_patient.health_gorilla_ids(patient(identifier=[{**HG, "use": "old"}, second])) == ("hg-2",)
+
+
+def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
+    """A recorded id that is gone may mean a merge over there: a second patient is not made silently."""
+    known = patient(identifier=[HG])
+    assert code(plan(known, Found(), POLICY)) == "registration-vanished"
+    assert isinstance(plan(known, Found(), POLICY, force=True), Create)
+
+
+def test_an_inactive_registration_is_for_a_person() -> None:
+    """What Health Gorilla has put out of use is not written to."""
+    held = registered(build(patient(), POLICY), active=False)
+    assert code(plan(patient(), Found(by_identifier=[held]), POLICY)) == "registration-inactive"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"active": False}, "patient-inactive"),
+        ({"active": False, "link": [{"type": "replaced-by", "other": {"reference": "Patient/2"}}]}, "patient-merged"),
+        (
+            {"meta": {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}},
+            "test-patient",
+        ),
+    ],
+)
+def test_some_patients_are_never_registered(changes: Json, expected: str) -> None:
+    """Inactive, merged and test patients are refused before anything is looked up."""
+    assert code(plan(patient(**changes), Found(), POLICY)) == expected
+
+
+def test_test_patients_are_registered_where_it_is_configured() -> None:
+    """A sandbox may want them."""
+    tagged = patient(meta={"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]})
+    assert isinstance(plan(tagged, Found(), replace(POLICY, test_patients=True)), Create)
+
+
+@pytest.mark.parametrize("deceased", [{"deceasedBoolean": True}, {"deceasedDateTime": "2025-01-01"}])
+def test_the_deceased_are_kept_but_not_newly_registered(deceased: Json) -> None:
+    """A registration lives on, a new one needs the clinic's word."""
+    gone = patient(**deceased)
+    assert code(plan(gone, Found(), POLICY)) == "patient-deceased"
+    assert isinstance(plan(gone, Found(), replace(POLICY, deceased=True)), Create)
+    assert plan(gone, Found(by_identifier=[registered(build(gone, POLICY))]), POLICY) == NothingToDo("hg-1")
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ({"type": "replaced-by", "other": {"reference": "Patient/2"}}, "Patient/2"),
+        ({"type": "replaces", "other": {"reference": "Patient/2"}}, None),
+        ({"type": "replaced-by", "other": {"display": "gone"}}, None),
+        ({"type": "replaced-by"}, None),
+    ],
+)
+def test_only_a_replacing_patient_is_followed(link: Json, expected: str | None) -> None:
+    """``replaces`` points the other way."""
+    assert registration.replaced_by(patient(link=[link])) == expected
+
+
+def test_the_registered_id_may_be_a_record_number() -> None:
+    """The configured system must hold one value: none or two leave it open which one queries would ask for."""
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    one, two = {"system": "urn:mrn", "value": "M-1"}, {"system": "urn:mrn", "value": "M-2"}
+    assert index_patient.external_id(patient(identifier=[one]), policy) == "M-1"
+    assert index_patient.external_id(patient(identifier=[one, dict(one)]), policy) == "M-1"
+    assert index_patient.missing_demographics(patient(identifier=[one, two]), policy) == ("Patient.identifier",)
+    assert index_patient.missing_demographics(patient(), policy) == ("Patient.identifier",)
+
+
+def test_the_id_is_written_back_once() -> None:
+    """Medplum's Patient keeps one id in force; one that was replaced is kept as old."""
+    mrn = {"system": "urn:mrn", "value": "M-1"}
+    written = index_patient.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1")
+    assert written is not None
+    assert written["identifier"] == [mrn, HG]
+    assert index_patient.with_health_gorilla_id(written, "hg-1") is None
+    anew = index_patient.with_health_gorilla_id(written, "hg-2")
+    assert anew is not None
+    assert anew["identifier"] == [mrn, {**HG, "use": "old"}, {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}]
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("https://api.example/fhir/R4/Patient/abc-1", "abc-1"),
+        ("https://api.example/fhir/R4/Patient/abc-1/_history/2", "abc-1"),
+        ("/fhir/Patient/abc-1/_history/", "abc-1"),
+        ("Patient/abc-1/", "abc-1"),
+        (" Patient/abc-1?x=1#y ", "abc-1"),
+        ("https://api.example/fhir/R4/Patient/", None),
+        ("https://api.example/fhir/R4/Encounter/abc-1", None),
+        ("https://api.example/fhir/R4/InPatient/abc-1", None),
+        ("Patient/a b", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_location_is_read_in_every_shape(location: str | None, expected: str | None) -> None:
+    """Absolute, relative, versioned; anything else is no id."""
+    assert registration.id_in_location(location) == expected
+
+
+def test_an_idempotency_key_follows_the_payload() -> None:
+    """The same payload is recognised when sent again; another one gets another key. Shape: UUID version 4."""
+    one, other = build(patient(), POLICY), build(patient(gender="male"), POLICY)
+    key = registration.idempotency_key(one)
+    assert key == registration.idempotency_key(dict(reversed(list(one.items()))))
+    assert key != registration.idempotency_key(other)
+    assert key[14] == "4"
+
+
+@pytest.mark.parametrize(
+    "junk", [{"type": "PT"}, {"type": {"coding": "PT"}}, {"type": {"coding": [{"code": "PT", "system": "x"}]}}]
+)
+def test_an_identifier_of_unknown_shape_is_left_alone(junk: Json) -> None:
+    """Only a real PT type or our system makes an identifier ours."""
+    held = registered(build(patient(), POLICY))
+    held["identifier"].append(junk)
+    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1")
