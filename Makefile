@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests start many processes: what one has compiled the others load, also in an image that sets this variable.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test sandbox serve bench lint types contracts check clean
+.PHONY: demo test sandbox serve bench lint types contracts check coverage clean
 
 demo: .venv/ready
 	$(BIN)/medplum-bots demo
@@ -25,6 +25,9 @@ contracts: .venv/ready-dev
 	$(BIN)/lint-imports --no-cache
 
 check: .venv/ready-dev
+	$(BIN)/pytest -n 4 --dist worksteal
+
+coverage: .venv/ready-dev
 	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 	$(BIN)/python tests/coverage_floor.py
 

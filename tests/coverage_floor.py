@@ -1,4 +1,4 @@
-"""The floors of branch coverage, checked after the tests: pure rules 100 %, the rest 90 %. Run by ``make check``."""
+"""The floors of branch coverage, checked after the tests: pure rules 100 %, the rest 90 %. Run by ``make coverage``."""
 
 from __future__ import annotations
 

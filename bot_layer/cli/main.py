@@ -11,6 +11,8 @@ import typer
 
 from bot_layer import cli as commands
 
+_NO_COMMAND = frozenset({"main", "__main__"})
+
 
 def build(words: Sequence[str] = ()) -> typer.Typer:
     """The command with every subcommand that has a file; where the words begin with one of these, with it alone.
@@ -25,7 +27,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
         pretty_exceptions_enable=False,  # a trace with local variables would print people's data
         rich_markup_mode="rich",
     )
-    files = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    files = sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name not in _NO_COMMAND)
     asked = [name for name in files if name.replace("_", "-") in words[:1]]
     for found in asked or files:
         module = importlib.import_module(f"{commands.__name__}.{found}")
@@ -37,7 +39,3 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 def main() -> None:
     """The console script."""
     build(sys.argv[1:])()
-
-
-if __name__ == "__main__":
-    main()
