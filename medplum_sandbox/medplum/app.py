@@ -40,6 +40,7 @@ _OPEN: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
         "/fhir/R4/.well-known/smart-configuration",
         lambda world, _call: _json(capability.smart_configuration(world.base_url)),
     ),
+    (("GET",), "/.well-known/jwks.json", lambda world, _call: _json(world.token_keys.key_set())),
     (("POST",), "/oauth2/token", lambda world, call: oauth.token_answer(world, call.headers, call.body)),
     (("GET",), "/storage/{id}/{version}", binary_routes.storage),
 )

@@ -25,7 +25,6 @@ from medplum_sandbox.medplum.search_sql import where
 from medplum_sandbox.medplum.versioning import is_uuid
 from medplum_sandbox.medplum.world import Actor, World
 
-_ALGORITHM = "HS256"
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -36,24 +35,31 @@ class _Refused(Exception):
     reason: str
 
 
-def issue_token(world: World, project: str, membership: Json, *, scope: str = "openid") -> str:
-    """An access token with which a membership calls the API: a client's, or a bot's."""
+def issue_token(world: World, membership: Json, *, scope: str = "openid") -> str:
+    """An access token with which a membership calls the API, with the claims that a real 5.1.13 writes.
+
+    The server keeps a Login resource for each; here the membership stands for it.
+    """
     now = int(world.clock().timestamp())
     profile = membership["profile"]["reference"]
+    address = f"{world.base_url}/"
+    profile_id = profile.partition("/")[2]
     claims = {
-        "iss": f"{world.base_url}/",
-        "sub": profile.partition("/")[2],
-        "client_id": profile.partition("/")[2],
-        "profile": profile,
-        "membership": membership["id"],
-        "project": project,
+        "aud": address,
+        "iss": address,
+        "login_id": membership["id"],  # by this claim Medplum's own clients know that they talk to a Medplum server
+        "sub": profile_id,
+        "username": profile_id,
         "scope": scope,
-        "iat": now,
-        "exp": now + world.settings.token_seconds,
+        "profile": profile,
         "jti": str(uuid.uuid4()),
-        "login_id": str(uuid.uuid4()),  # by this claim Medplum's own clients know that they talk to a Medplum server
+        "iat": now,
+        "nbf": now,
+        "exp": now + world.settings.token_seconds,
     }
-    return jwt.encode(claims, world.signing_key, algorithm=_ALGORITHM)
+    if profile.startswith("ClientApplication/"):
+        claims["client_id"] = profile_id
+    return world.token_keys.sign(claims)
 
 
 def token_answer(world: World, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -124,8 +130,8 @@ def _grant(world: World, headers: Mapping[str, str], form: dict[str, str]) -> Js
         "token_type": "Bearer",
         "expires_in": world.settings.token_seconds,
         "scope": scope,
-        "id_token": issue_token(world, project, membership, scope=scope),
-        "access_token": issue_token(world, project, membership, scope=scope),
+        "id_token": issue_token(world, membership, scope=scope),
+        "access_token": issue_token(world, membership, scope=scope),
         "project": {"reference": f"Project/{project}", "display": name},
         "profile": membership["profile"],
         "smart_style_url": f"{world.base_url}/fhir/R4/.well-known/smart-styles.json",
@@ -165,15 +171,14 @@ def _membership_of_client(world: World, client: Json) -> Json:
 
 
 def _membership_of_token(world: World, token: str) -> Json:
-    options = {"verify_exp": False, "verify_iat": False}
     try:
-        claims = jwt.decode(token, world.signing_key, algorithms=[_ALGORITHM], options=options)  # type: ignore[arg-type]  # PyJWT's own option names
+        claims = world.token_keys.claims(token)
     except jwt.InvalidTokenError:
         raise unauthorized() from None
     if claims["exp"] <= world.clock().timestamp():  # the world's clock decides, not the machine's
         raise unauthorized()
     with world.lock:
-        stored = world.store.get(claims["membership"])
+        stored = world.store.get(claims["login_id"])
     if stored is None or stored.deleted:
         raise unauthorized()
     return stored.resource()

@@ -30,7 +30,7 @@ def dispatch(world: World, run: Run, event: Json) -> BotResult:
     runtime = run.bot.get("runtimeVersion")
     if runtime not in ("fission", "awslambda", "vmcontext"):
         return failed("Unsupported bot runtime")
-    token = issue_token(world, run.project, run.run_as)
+    token = issue_token(world, run.run_as)
     base_url = f"{world.base_url}/"
     if runtime == "vmcontext":
         return run_code(world, run, event, base_url=base_url, token=token)

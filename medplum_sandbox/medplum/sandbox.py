@@ -118,7 +118,7 @@ class MedplumSandbox:
             )
         members = [row.resource() for row in rows]
         membership = next(m for m in members if m["profile"]["reference"] == wanted)
-        return issue_token(self.world, self.project_id, membership)
+        return issue_token(self.world, membership)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Waits until all deliveries and jobs are done."""

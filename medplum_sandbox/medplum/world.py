@@ -14,6 +14,7 @@ from medplum_sandbox.faults import Faults
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.quota import Quotas
 from medplum_sandbox.medplum.store import Store
+from medplum_sandbox.medplum.token_keys import TokenKeys
 
 SERVER_VERSION = "5.0.10-6a4145c"
 
@@ -98,6 +99,7 @@ class World:
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     signing_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    token_keys: TokenKeys = field(default_factory=TokenKeys)
     # What the bot half keeps between requests (deployed code, running jobs, delivery queue), by module name.
     parts: dict[str, Any] = field(default_factory=dict)
 
