@@ -21,8 +21,8 @@ from bot_layer.demo.world import World
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import enrollment, enrollment_answer
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bots.sync_practitioner import handler
 from medplum_sandbox.health_gorilla import npi
 
@@ -75,11 +75,11 @@ def _one_call(body: bytes) -> Json:
     check_input("sync_practitioner", event.input)
     target(event, "Practitioner", "practitioner")
     hg.read(event.secrets)
-    found = Enrolment(_ROLE, _ROLE["contained"][0])
-    wishes = Wishes()
-    decision = enrollment.plan_update(_PRACTITIONER, found, wishes)
+    found = Enrollment(_ROLE, _ROLE["contained"][0])
+    requested = AccountRequest()
+    decision = enrollment.plan_update(_PRACTITIONER, found, requested)
     enrollment.npi_of(_PRACTITIONER)
-    return enrollment_answer.answer(enrollment_answer.action_of(decision), "id", "login", wishes)
+    return enrollment_answer.answer(enrollment_answer.action_of(decision), "id", "login", requested)
 
 
 def _microseconds(call: Callable[[], object]) -> float:
@@ -113,7 +113,7 @@ def _seconds(command: list[str]) -> float:
 
 
 def _requests() -> dict[str, tuple[int, int]]:
-    """Counted in the embedded world: an enrolment and an unchanged re-sync, with one account number."""
+    """Counted in the embedded world: an enrollment and an unchanged re-sync, with one account number."""
     counted: dict[str, tuple[int, int]] = {}
     with World() as world:
         world.load_sample_people()
@@ -126,7 +126,7 @@ def _requests() -> dict[str, tuple[int, int]]:
             "input": {"reference": f"Practitioner/{joe['id']}"},
             "secrets": secrets,
         }
-        for name in ("an enrolment, token included", "an unchanged re-sync"):
+        for name in ("an enrollment, token included", "an unchanged re-sync"):
             before = len(world.medplum.requests), len(world.gorilla.requests)
             handler(event)
             counted[name] = (len(world.medplum.requests) - before[0], len(world.gorilla.requests) - before[1])

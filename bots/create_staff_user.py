@@ -18,11 +18,10 @@ from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla import tenant_settings as practice
 from bot_layer.health_gorilla.accounts import Account, LoginTaken
 from bot_layer.health_gorilla.client import HealthGorillaClient
-from bot_layer.health_gorilla.rules import account_request as account_wishes
-from bot_layer.health_gorilla.rules import enrollment, enrollment_answer, staff
+from bot_layer.health_gorilla.rules import account_request, enrollment, enrollment_answer, staff
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.health_gorilla.rules.staff import Person, Roles
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
@@ -49,30 +48,30 @@ def create(event: Event) -> Json:
     staff.require_no_npi(practitioner)
     who = staff.person(practitioner, gorilla.settings)
     wanted = staff.roles(event.text("role"), event.text("securityRole"), practitioner)
-    wishes = practice.wishes(server, event, practitioner, gorilla.settings)
-    wishes = replace(wishes, issues=[*wanted.issues, *wishes.issues])
+    requested = practice.gather_request(server, event, practitioner, gorilla.settings)
+    requested = replace(requested, issues=[*wanted.issues, *requested.issues])
     found, members = _gather(gorilla, who)
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
-        wishes = account_wishes.for_existing(wishes)
-        decision = staff.plan_update(who, found, wanted, wishes)
+        requested = account_request.for_existing(requested)
+        decision = staff.plan_update(who, found, wanted, requested)
     else:
-        decision = staff.plan_account(who, wanted, wishes, gorilla.settings)
+        decision = staff.plan_account(who, wanted, requested, gorilla.settings)
 
     if event.flag("preview"):
-        return enrollment_answer.preview(decision, practitioner, wishes)
-    action, account = _act(gorilla, decision, who, wanted, wishes, members=members)
+        return enrollment_answer.preview(decision, practitioner, requested)
+    action, account = _act(gorilla, decision, who, wanted, requested, members=members)
     if gorilla.settings.is_configured_tenant:
         written = enrollment.write_back(practitioner, account.health_gorilla_id, account.login)
         if written != practitioner:
             server.change(
                 asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, account.login)
             )
-    return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
+    return enrollment_answer.answer(action, account.health_gorilla_id, account.login, requested, issues=account.issues)
 
 
-def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrolment | None, Sequence[Enrolment]]:
+def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrollment | None, Sequence[Enrollment]]:
     """The account by the id that Medplum keeps; in another tenant, for which it keeps none, by a look through all."""
     if who.health_gorilla_id or gorilla.settings.is_configured_tenant:
         return (_find(gorilla, who) if who.health_gorilla_id else None), ()
@@ -80,7 +79,7 @@ def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrolment | None
     return staff.recognise(members, who), members
 
 
-def _find(gorilla: HealthGorillaClient, who: Person, *, login_taken: bool = False) -> Enrolment | None:
+def _find(gorilla: HealthGorillaClient, who: Person, *, login_taken: bool = False) -> Enrollment | None:
     """The account by the id that Medplum keeps, else by a look through the tenant."""
     if who.health_gorilla_id:
         return staff.pick(gorilla.accounts_of(who.health_gorilla_id), who)
@@ -92,9 +91,9 @@ def _act(
     decision: Enroll | Update | NothingToDo,
     who: Person,
     wanted: Roles,
-    wishes: Wishes,
+    requested: AccountRequest,
     *,
-    members: Sequence[Enrolment],
+    members: Sequence[Enrollment],
 ) -> tuple[str, Account]:
     """What was done, and the account afterwards. One that was or turns up there is brought up to date.
 
@@ -103,11 +102,11 @@ def _act(
 
     login_taken = False
 
-    def find() -> Enrolment | None:
+    def find() -> Enrollment | None:
         return _find(gorilla, who, login_taken=login_taken)
 
-    def plan(found: Enrolment | None) -> Update | NothingToDo:
-        return staff.plan_update(who, enrollment.require_found(found), wanted, account_wishes.for_existing(wishes))
+    def plan(found: Enrollment | None) -> Update | NothingToDo:
+        return staff.plan_update(who, enrollment.require_found(found), wanted, account_request.for_existing(requested))
 
     action = enrollment_answer.action_of(decision)
     if isinstance(decision, Enroll):

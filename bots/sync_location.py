@@ -37,13 +37,13 @@ def sync(event: Event) -> Json:
     gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, part_of=organization)
 
     known = locations.health_gorilla_id(organization)
-    wished = locations.wanted(organization, gorilla.settings.tenant_id)
-    found = health_gorilla_locations.find(gorilla, wished, known)
+    requested = locations.wanted(organization, gorilla.settings.tenant_id)
+    found = health_gorilla_locations.find(gorilla, requested, known)
 
-    decision = locations.plan(wished, found)
+    decision = locations.plan(requested, found)
     if event.flag("preview"):
         return locations.answer(decision, known, preview=True)
-    location_id = health_gorilla_locations.carry_out(gorilla, decision, wished)
+    location_id = health_gorilla_locations.carry_out(gorilla, decision, requested)
     if locations.write_back(organization, location_id) != organization:
         server.change(asked.reference, lambda now: locations.write_back(now, location_id))
     return locations.answer(decision, location_id)

@@ -1,4 +1,4 @@
-"""$sync-practitioner: enrol a clinician in Health Gorilla, or bring an enrolled one up to date.
+"""$sync-practitioner: enroll a clinician in Health Gorilla, or bring an enrolled one up to date.
 
 Reads the Practitioner and the laboratories of its account numbers in Medplum, and the account in Health Gorilla;
 without one, the NPI directory. Writes the account, then Health Gorilla's id and login back. Calling it again writes
@@ -19,18 +19,17 @@ from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla import tenant_settings as practice
 from bot_layer.health_gorilla.accounts import Account
 from bot_layer.health_gorilla.client import HealthGorillaClient
-from bot_layer.health_gorilla.rules import account_request as account_wishes
-from bot_layer.health_gorilla.rules import enrollment, enrollment_answer, names
+from bot_layer.health_gorilla.rules import account_request, enrollment, enrollment_answer, names
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
 
 BOT = Bot(
     name="sync-practitioner",
     identifier="health-gorilla-labs/sync-practitioner",
-    about="Enrols a clinician in Health Gorilla and keeps id, login and lab account numbers in step",
+    about="Enrolls a clinician in Health Gorilla and keeps id, login and lab account numbers in step",
     target="Practitioner",
     parameter="practitioner",
     settings=(*hg.SETTINGS, *transport.SETTINGS),
@@ -52,29 +51,29 @@ def sync(event: Event) -> Json:
     practitioner = server.read(asked.reference)
     enrollment.require_active(practitioner)
     npi = enrollment.npi_of(practitioner)
-    wishes = practice.wishes(server, event, practitioner, gorilla.settings)
-    found = enrollment.pick(gorilla.enrolments(npi))
+    requested = practice.gather_request(server, event, practitioner, gorilla.settings)
+    found = enrollment.pick(gorilla.enrollments(npi))
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
-        wishes = account_wishes.for_existing(wishes)
-        decision = _plan(gorilla, practitioner, found, wishes, npi)
+        requested = account_request.for_existing(requested)
+        decision = _plan(gorilla, practitioner, found, requested, npi)
     else:
         entry = enrollment.directory_entry(gorilla.directory(npi))
-        decision = enrollment.plan_enrolment(practitioner, entry, wishes, gorilla.settings)
+        decision = enrollment.plan_enrollment(practitioner, entry, requested, gorilla.settings)
 
     if event.flag("preview"):
-        return enrollment_answer.preview(decision, practitioner, wishes)
-    action, account = _act(gorilla, decision, practitioner, wishes, npi)
+        return enrollment_answer.preview(decision, practitioner, requested)
+    action, account = _act(gorilla, decision, practitioner, requested, npi)
     kept = account.login if gorilla.settings.is_configured_tenant else None
     written = enrollment.write_back(practitioner, account.health_gorilla_id, kept)
     if written != practitioner:
         server.change(asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, kept))
-    return enrollment_answer.answer(action, account.health_gorilla_id, account.login, wishes, issues=account.issues)
+    return enrollment_answer.answer(action, account.health_gorilla_id, account.login, requested, issues=account.issues)
 
 
 def _plan(
-    gorilla: HealthGorillaClient, practitioner: Json, found: Enrolment, wishes: Wishes, npi: str
+    gorilla: HealthGorillaClient, practitioner: Json, found: Enrollment, requested: AccountRequest, npi: str
 ) -> Update | NothingToDo:
     if enrollment.health_gorilla_id_of(practitioner) is None:
         # Nothing but the NPI leads to this account, and it may be a colleague's, typed by mistake.
@@ -82,23 +81,23 @@ def _plan(
         entry = {} if name else enrollment.directory_entry(gorilla.directory(npi))
         enrollment.require_name(practitioner, name or names.official(entry.get("name", [])))
     login = enrollment.login_to_send(practitioner, found, gorilla.settings)
-    return enrollment.plan_update(practitioner, found, wishes, login=login)
+    return enrollment.plan_update(practitioner, found, requested, login=login)
 
 
 def _act(
     gorilla: HealthGorillaClient,
     decision: Enroll | Update | NothingToDo,
     practitioner: Json,
-    wishes: Wishes,
+    requested: AccountRequest,
     npi: str,
 ) -> tuple[str, Account]:
     """What was done, and the account afterwards. One that turns up there instead of a new one is brought up to date."""
 
-    def find() -> Enrolment | None:
-        return enrollment.pick(gorilla.enrolments(npi))
+    def find() -> Enrollment | None:
+        return enrollment.pick(gorilla.enrollments(npi))
 
     def replan() -> Update | NothingToDo:
-        return _plan(gorilla, practitioner, enrollment.require_found(find()), wishes, npi)
+        return _plan(gorilla, practitioner, enrollment.require_found(find()), requested, npi)
 
     action, login = enrollment_answer.action_of(decision), enrollment.kept_login(practitioner, gorilla.settings)
     if isinstance(decision, Enroll):
@@ -106,7 +105,7 @@ def _act(
         if account.existing is None:
             return action, account
         # Made by another call, which may have known less: an earlier state of the Practitioner, say.
-        decision, login = _plan(gorilla, practitioner, account.existing, wishes, npi), account.login
+        decision, login = _plan(gorilla, practitioner, account.existing, requested, npi), account.login
         action = action if account.maybe_made else enrollment_answer.action_of(decision)
     settled = health_gorilla_accounts.update(gorilla, decision, replan)
     if action == "updated" and not settled.heeded:

@@ -114,7 +114,7 @@ def enroll(
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever the report says.")] = False,
 ) -> None:
-    """Enrol many clinicians in Health Gorilla, and say what became of each.
+    """Enroll many clinicians in Health Gorilla, and say what became of each.
 
     Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and
     MEDPLUM_CLIENT_SECRET; Health Gorilla by its HEALTH_GORILLA_ settings,
@@ -156,7 +156,7 @@ def enroll(
 
 
 def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], told: Told, *, workers: int) -> int:
-    """Enrol everybody who is not settled yet, and tell each row as it comes; how many were settled before."""
+    """Enroll everybody who is not settled yet, and tell each row as it comes; how many were settled before."""
     known: dict[str, Entry] = {}
     for reference, entry in _resolve(enroller.server, entries, told):
         known[reference] = roster.together(known.get(reference, entry), entry)
@@ -174,7 +174,7 @@ def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], t
 
 def _people(server: Medplum, source: Path | None, search: str | None) -> list[Entry]:
     if (source is None) == (search is None):
-        raise InputError("Say whom to enrol: --from FILE or --search 'Practitioner?...'.", code="no-list")
+        raise InputError("Say whom to enroll: --from FILE or --search 'Practitioner?...'.", code="no-list")
     if source is not None:
         try:
             return roster.once(roster.read(source.read_text(encoding="utf-8")))

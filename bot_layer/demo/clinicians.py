@@ -17,10 +17,10 @@ _NEWCOMER = "1000000236"
 
 
 def tell(teller: Teller) -> None:
-    """Deploy; enrol by REST, by $execute and by Subscription; add an account number; refuse a mismatch."""
+    """Deploy; enroll by REST, by $execute and by Subscription; add an account number; refuse a mismatch."""
     teller.chapter("Clinicians: $sync-practitioner")
     _deploy(teller)
-    _enrol(teller)
+    _enroll(teller)
     _execute(teller)
     _subscription(teller)
     _account_number(teller)
@@ -41,7 +41,7 @@ def _deploy(teller: Teller) -> None:
     teller.expect("no changes" in second.lower(), "deploy_bots.py again: no changes")
 
 
-def _enrol(teller: Teller) -> None:
+def _enroll(teller: Teller) -> None:
     joe = teller.sample("Practitioner", "joe")
     call = f"fhir/R4/Practitioner/{joe['id']}/$sync-practitioner"
     asked = {**_EMPTY, "parameter": [_named(joe), parameters.boolean("preview", True)]}

@@ -71,7 +71,7 @@ def parts(name: str, *entries: Json | None) -> Json:
 def input_schema(operation: Json) -> Json:
     """The JSON Schema (2020-12) of the Parameters that an OperationDefinition takes.
 
-    Unknown names are refused: a misspelt ``preveiw`` must not enrol anybody.
+    Unknown names are refused: a misspelt ``preveiw`` must not enroll anybody.
     """
     taken = [parameter for parameter in operation.get("parameter", []) if parameter.get("use") == "in"]
     return {

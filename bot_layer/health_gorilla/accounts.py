@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bot_layer.bulk_sync.rules import refusals
 from bot_layer.errors import BotError, InputError, PermanentError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, warning
 from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id
-from bot_layer.health_gorilla.rules import accounts
+from bot_layer.health_gorilla.rules import accounts, refusals
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.http.transport import Answer
 
 _ATTEMPTS = 3
 
-Find = Callable[[], Enrolment | None]
+Find = Callable[[], Enrollment | None]
 Replan = Callable[[], Update | NothingToDo]
 
 
@@ -35,7 +34,7 @@ class Account:
     login: str | None = field(repr=False)
     issues: tuple[Issue, ...] = ()
     heeded: bool = True
-    existing: Enrolment | None = field(default=None, repr=False)
+    existing: Enrollment | None = field(default=None, repr=False)
     maybe_made: bool = False
 
 
@@ -108,7 +107,7 @@ def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Rep
     raise AssertionError("the last attempt returns or raises")
 
 
-def _settled(found: Enrolment, issues: tuple[Issue, ...] = (), *, heeded: bool = True) -> Account:
+def _settled(found: Enrollment, issues: tuple[Issue, ...] = (), *, heeded: bool = True) -> Account:
     return Account(found.id, found.login, issues, heeded)
 
 
@@ -118,7 +117,7 @@ def _after_update(
     """The account after a PUT; locations are read back, because releases before July 2026 ignore them silently."""
     if not done.moves:
         return _settled(done.found, issues)
-    now = gorilla.enrolment(str(done.found.role["id"]))
+    now = gorilla.enrollment(str(done.found.role["id"]))
     ignored = accounts.locations_of(now.role) != accounts.locations_of(done.payload)
     return _settled(now, (*issues, *_ignored(ignored)), heeded=not (ignored and done.only_moves and email is None))
 
@@ -131,13 +130,13 @@ def _ignored(ignored: bool) -> list[Issue]:
     return [warning("location-ignored", text)] if ignored else []
 
 
-def _without_email(wished: tuple[str, ...], used: str | None) -> tuple[Issue, ...]:
-    if not wished or used is not None:
+def _without_email(requested: tuple[str, ...], used: str | None) -> tuple[Issue, ...]:
+    if not requested or used is not None:
         return ()
     return (warning(refusals.EMAIL_TAKEN, "No e-mail address was accepted: each is taken in some tenant."),)
 
 
-def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[Answer | None, Enrolment | None, bool]:
+def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[Answer | None, Enrollment | None, bool]:
     """The answer, or what was found after an answer was lost; and whether one was lost."""
     for attempt in range(_ATTEMPTS):
         try:
@@ -159,16 +158,16 @@ def _created(
     """The account that a create made; its body may be empty, so the account is read, or looked for."""
     role_id = created_id(answer, "PractitionerRole")
     found = (_read(gorilla, role_id) if role_id else None) or find()
-    wished = {hg.bare_id(reference) for reference in plan.account.locations}
-    ignored = found is not None and bool(wished) and accounts.locations_of(found.role) != wished
+    requested = {hg.bare_id(reference) for reference in plan.account.locations}
+    ignored = found is not None and bool(requested) and accounts.locations_of(found.role) != requested
     known, told = (found.id, found.login) if found else (None, None)
     return Account(known or plan.directory_id or None, told or login, (*issues, *_ignored(ignored)))
 
 
-def _read(gorilla: HealthGorillaClient, role_id: str) -> Enrolment | None:
+def _read(gorilla: HealthGorillaClient, role_id: str) -> Enrollment | None:
     """The account, or None where it is not shown yet: it was made all the same."""
     try:
-        return gorilla.enrolment(role_id)
+        return gorilla.enrollment(role_id)
     except PermanentError as error:
         if error.status != 404:
             raise

@@ -52,7 +52,7 @@ def _tenant(gorilla: HealthGorillaClient) -> Json | None:
 
 
 def _practitioner(gorilla: HealthGorillaClient, read: ReadPractitioner | None) -> Finding:
-    """The same rules as for an enrolment, without the enrolment."""
+    """The same rules as for an enrollment, without the enrollment."""
     if read is None:
         return checks.skipped("practitioner", "Name a clinician whom you know to be right to have one looked up.")
     practitioner = read()
@@ -60,6 +60,6 @@ def _practitioner(gorilla: HealthGorillaClient, read: ReadPractitioner | None) -
     npi = enrollment.npi_of(practitioner)
     entry = enrollment.directory_entry(gorilla.directory(npi))
     enrollment.require_name(practitioner, names.official(entry.get("name", [])))
-    found = enrollment.pick(gorilla.enrolments(npi))
+    found = enrollment.pick(gorilla.enrollments(npi))
     enrollment.require_same_id(practitioner, found.id if found else accounts.person_id({}, entry) or entry.get("id"))
     return checks.practitioner(found)

@@ -17,7 +17,7 @@ from bot_layer.fhir.identifiers import NPI_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 from bot_layer.health_gorilla.token import Token, TokenStore
 from bot_layer.http.transport import Answer, Patience, Transport
@@ -50,26 +50,26 @@ class HealthGorillaClient:
         found = [found for found in resources(bundle) if found.get("resourceType") == "Practitioner"]
         return [person for person in found if _may_have(person, npi)]
 
-    def enrolments(self, npi: str) -> list[Enrolment]:
+    def enrollments(self, npi: str) -> list[Enrollment]:
         """The accounts of an NPI in the tenant; the persons are read where the search did not bring them along."""
         query = [("identifier", f"{NPI_SYSTEM}|{npi}"), ("_include", "PractitionerRole:practitioner")]
         found = [self.complete(found) for found in self._in_tenant(query)]
         return [account for account in found if _may_have(account.person or {}, npi)]
 
-    def accounts_of(self, person_id: str) -> list[Enrolment]:
+    def accounts_of(self, person_id: str) -> list[Enrollment]:
         """The accounts of a person by Health Gorilla id in the tenant."""
         query = [("practitioner", person_id), ("_include", "PractitionerRole:practitioner")]
         return [self.complete(found) for found in self._in_tenant(query)]
 
-    def members(self) -> list[Enrolment]:
+    def members(self) -> list[Enrollment]:
         """Every account of the tenant: a long answer, asked for only where nothing shorter identifies a person."""
         query = [("organization", self.settings.tenant_id), ("_include", "PractitionerRole:practitioner")]
         return [self.complete(found) for found in self._roles(self.search("PractitionerRole", query))]
 
-    def enrolment(self, role_id: str) -> Enrolment:
+    def enrollment(self, role_id: str) -> Enrollment:
         """One account by the PractitionerRole's id."""
         answer = self.send("GET", f"PractitionerRole/{role_id}", path="PractitionerRole/{id}")
-        return self.complete(Enrolment(resource_of(answer)))
+        return self.complete(Enrollment(resource_of(answer)))
 
     def create_account(self, role: Json) -> Answer:
         """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
@@ -147,8 +147,8 @@ class HealthGorillaClient:
             answer.json()
         return answer
 
-    def complete(self, found: Enrolment) -> Enrolment:
-        """The enrolment with its person, read where only a reference to it is there."""
+    def complete(self, found: Enrollment) -> Enrollment:
+        """The enrollment with its person, read where only a reference to it is there."""
         if found.person is not None:
             return found
         person = accounts.person_of(found.role)
@@ -158,9 +158,9 @@ class HealthGorillaClient:
             answer = self.send("GET", f"Practitioner/{person_id}", path="Practitioner/{id}")
             # Some users can't be read on their own; the role's reference has their id all the same.
             person = None if answer.status == 404 else resource_of(answer)
-        return Enrolment(found.role, person)
+        return Enrollment(found.role, person)
 
-    def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrolment]:
+    def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrollment]:
         """The roles of the tenant: by one combined search where this release allows it, else filtered here."""
         if self.settings.base_url not in _NO_COMBINED_SEARCH:
             combined = [*query, ("organization", self.settings.tenant_id)]
@@ -170,11 +170,11 @@ class HealthGorillaClient:
             _NO_COMBINED_SEARCH.add(self.settings.base_url)
         return self._roles(self.search("PractitionerRole", query))
 
-    def _roles(self, bundle: Json) -> list[Enrolment]:
+    def _roles(self, bundle: Json) -> list[Enrollment]:
         found = resources(bundle)
         people = [resource for resource in found if resource.get("resourceType") == "Practitioner"]
         roles = [resource for resource in found if resource.get("resourceType") == "PractitionerRole"]
-        return [Enrolment(role, accounts.person_of(role, people)) for role in roles if self._is_ours(role)]
+        return [Enrollment(role, accounts.person_of(role, people)) for role in roles if self._is_ours(role)]
 
     def _is_ours(self, role: Json) -> bool:
         """True where the role is of the tenant; one without organization is of the login's own tenant."""

@@ -12,11 +12,11 @@ from bot_layer.health_gorilla.rules.locations import TYPE, Decision
 _ATTEMPTS = 3
 
 
-def find(gorilla: HealthGorillaClient, wished: Json, known: str | None) -> Json | None:
+def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Json | None:
     """The location by its id, else that of the same name and address in the tenant; ReviewNeeded where it is gone."""
     if known is None:
         query = [("partof", gorilla.settings.tenant_id), ("type", f"{TYPE['system']}|{TYPE['code']}")]
-        return locations.pick(resources(gorilla.search("Organization", query)), wished)
+        return locations.pick(resources(gorilla.search("Organization", query)), requested)
     answer = gorilla.send("GET", f"Organization/{known}", path="Organization/{id}")
     if answer.status in {404, 410}:
         text = "Medplum keeps a location's id, but Health Gorilla has no location with it."
@@ -24,7 +24,7 @@ def find(gorilla: HealthGorillaClient, wished: Json, known: str | None) -> Json 
     return resource_of(answer)
 
 
-def carry_out(gorilla: HealthGorillaClient, decision: Decision, wished: Json) -> str:
+def carry_out(gorilla: HealthGorillaClient, decision: Decision, requested: Json) -> str:
     """The location's id after what was decided is done. A lost answer is settled by a look before it is sent again."""
     current = decision
     for attempt in range(_ATTEMPTS):
@@ -39,7 +39,7 @@ def carry_out(gorilla: HealthGorillaClient, decision: Decision, wished: Json) ->
         else:
             return made
         known = str(current.found["id"]) if current.found else None
-        current = locations.plan(wished, find(gorilla, wished, known))
+        current = locations.plan(requested, find(gorilla, requested, known))
     return locations.require_location_id(str((current.found or {}).get("id") or ""))
 
 

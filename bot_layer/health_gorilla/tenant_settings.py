@@ -9,10 +9,9 @@ from bot_layer.bot.event import Event
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.client import HealthGorillaClient
-from bot_layer.health_gorilla.rules import account_request as account_wishes
-from bot_layer.health_gorilla.rules import accounts, password
+from bot_layer.health_gorilla.rules import account_request, accounts, password
 from bot_layer.health_gorilla.rules import practice_organizations as practice
-from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 from bot_layer.medplum.client import Medplum
 
@@ -34,7 +33,7 @@ def in_tenant(
     return replace(gorilla, settings=gorilla.settings.in_tenant(tenant))
 
 
-def wishes(server: Medplum, event: Event, practitioner: Json, settings: HealthGorilla) -> Wishes:
+def gather_request(server: Medplum, event: Event, practitioner: Json, settings: HealthGorilla) -> AccountRequest:
     """What Health Gorilla shall have of the practitioner beside name and role.
 
     Account numbers and locations take one search, and a second one where a location has account numbers of its own.
@@ -43,24 +42,24 @@ def wishes(server: Medplum, event: Event, practitioner: Json, settings: HealthGo
     locations = named or practice.locations_of(practitioner)
     own = practice.practice_numbers(practitioner)
     known = organizations(
-        server, [*account_wishes.assigner_references(practitioner), *practice.assigners(own), *locations]
+        server, [*account_request.assigner_references(practitioner), *practice.assigners(own), *locations]
     )
     places = practice.resolve_locations(locations, known)
     numbers = [number for reference in locations for number in practice.numbers_of(known.get(reference, {}))]
     known |= organizations(server, [found for found in practice.assigners(numbers) if found not in known])
 
-    wished = account_wishes.account_numbers(practitioner, known)
+    requested = account_request.account_numbers(practitioner, known)
     of_practice, practice_issues = practice.resolve_numbers(own, known, "Practitioner.extension")
     of_places, place_issues = practice.resolve_numbers(numbers, known, "Organization.identifier")
-    wished = replace(
-        wished,
-        identifiers=identifiers.merge(wished.identifiers, [*of_practice, *of_places]),
+    requested = replace(
+        requested,
+        identifiers=identifiers.merge(requested.identifiers, [*of_practice, *of_places]),
         locations=places or None,
-        issues=[*wished.issues, *practice_issues, *place_issues],
+        issues=[*requested.issues, *practice_issues, *place_issues],
         emails=accounts.emails_of(practitioner) if settings.sync_email else (),
         password=password.given(event),
     )
-    return account_wishes.with_single_sign_on(wished, practitioner, settings)
+    return account_request.with_single_sign_on(requested, practitioner, settings)
 
 
 def organizations(server: Medplum, references: Iterable[str]) -> dict[str, Json]:

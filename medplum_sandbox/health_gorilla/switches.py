@@ -42,7 +42,7 @@ class Switches:
     rule_status: Literal[400, 409, 422] = 422
     """The status of a refusal by a rule (name, profile, lab...)."""
     clash_status: Literal[400, 409, 422] = 409
-    """The status of a login, e-mail or enrolment that exists already."""
+    """The status of a login, e-mail or enrollment that exists already."""
 
     # HTTP
     location_header: Literal["absolute", "absolute_history", "relative", "relative_history"] = "absolute"

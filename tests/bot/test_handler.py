@@ -163,7 +163,7 @@ def test_a_reference_and_a_query_pass(given: Json) -> None:
     ],
 )
 def test_input_that_does_not_fit_the_operation_never_reaches_the_bot(entry: Json, place: str) -> None:
-    """A misspelt preview must not enrol anybody; the place is told."""
+    """A misspelt preview must not enroll anybody; the place is told."""
     listener = Listener()
     answer = listener.handler(envelope(parameters(PRACTITIONER, entry)))
     issue = one(answer, "outcome")["issue"][0]

@@ -134,7 +134,7 @@ def test_a_tenant_without_phone_or_address_is_a_warning(here: World) -> None:
     ],
 )
 def test_a_clinician_who_could_not_be_enrolled_is_told_why(here: World, person: Json, code: str) -> None:
-    """The rules of an enrolment, without the enrolment."""
+    """The rules of an enrollment, without the enrollment."""
     answer = check(here, named("practitioner", here.store(person)))
     assert found(answer)["practitioner"] == ("failed", code)
     assert code in codes(answer)
@@ -152,7 +152,7 @@ def test_an_id_that_differs_is_found(here: World) -> None:
 
 
 def test_an_id_that_differs_from_the_directorys_is_found(here: World) -> None:
-    """Nobody is enrolled yet: what an enrolment would refuse the check does not call in order."""
+    """Nobody is enrolled yet: what an enrollment would refuse the check does not call in order."""
     wrong = [*clinician()["identifier"], {"system": HG, "value": "0" * 24}]
     answer = check(here, named("practitioner", here.store(clinician(identifier=wrong))))
     assert found(answer)["practitioner"] == ("failed", "health-gorilla-id-mismatch")

@@ -91,7 +91,7 @@ def test_an_npi_is_required_valid_and_the_only_one(here: World, identifiers: lis
     assert here.read(practitioner)["meta"]["versionId"] == practitioner["meta"]["versionId"]
 
 
-# 2. and 4. enrolment
+# 2. and 4. enrollment
 
 
 def test_a_new_clinician_is_enrolled_once_and_written_back(here: World) -> None:

@@ -80,7 +80,7 @@ def email(value: str, **more: object) -> Json:
 
 
 def test_the_locations_given_replace_the_list_there(here: World) -> None:
-    """Locations by parameter are set at enrolment, replaced by the next call, and kept by a call that gives none."""
+    """Locations by parameter are set at enrollment, replaced by the next call, and kept by a call that gives none."""
     north, south = location(here, "North"), location(here, "South")
     person = here.store(clinician())
     assert action(sync(here, person, named("location", north))) == "enrolled"

@@ -200,7 +200,7 @@ def test_a_person_of_several_lines_gets_the_locations_of_all(here: World, tmp_pa
 
 
 def test_a_search_takes_whom_it_finds(here: World, tmp_path: Path) -> None:
-    """--search enrols the matches of a search in Medplum, and nobody else."""
+    """--search enrolls the matches of a search in Medplum, and nobody else."""
     wanted = here.store(clinician(1, active=True))
     here.store(clinician(2, active=False))
     code, rows = enroll(here, tmp_path / "report.csv", "--search", f"Practitioner?identifier={npi(1)}")

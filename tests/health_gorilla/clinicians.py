@@ -1,4 +1,4 @@
-"""Invented clinicians, directory records and accounts for the tests of enrolment."""
+"""Invented clinicians, directory records and accounts for the tests of enrollment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bot_layer.fhir.identifiers import NPI_SYSTEM, account_number, health_gorill
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
 NPI = "1234567893"
@@ -34,7 +34,7 @@ def settings(**changes: str) -> HealthGorilla:
     return hg.read({f"HEALTH_GORILLA_{name}": value for name, value in least.items()})
 
 
-def enrolment(*more: Json, login: str | None = "amara", role_id: str = "role-1", **changes: Any) -> Enrolment:
+def enrolled(*more: Json, login: str | None = "amara", role_id: str = "role-1", **changes: Any) -> Enrollment:
     """An account as Health Gorilla shows it; ``more`` are identifiers, ``changes`` are made to its role."""
     person: Json = {
         "resourceType": "Practitioner",
@@ -51,4 +51,4 @@ def enrolment(*more: Json, login: str | None = "amara", role_id: str = "role-1",
         "practitioner": {"reference": "#pr"},
         "contained": [person],
     }
-    return Enrolment({**role, **changes}, person)
+    return Enrollment({**role, **changes}, person)

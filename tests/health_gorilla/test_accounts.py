@@ -20,11 +20,11 @@ from bot_layer.health_gorilla.accounts import Account
 from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import accounts, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.http.transport import Patience, Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
-from tests.health_gorilla.clinicians import ENTRY, NUMBER, enrolment, practitioner, settings
+from tests.health_gorilla.clinicians import ENTRY, NUMBER, enrolled, practitioner, settings
 
 BASE = "https://hg.example/fhir/R4"
 TOKEN_URL = "https://hg.example/oauth/token"
@@ -43,12 +43,12 @@ def client() -> HealthGorillaClient:
     return HealthGorillaClient(given, TRANSPORT)
 
 
-def plan(wishes: Wishes | None = None, **changes: Any) -> Enroll:
-    return enrollment.plan_enrolment(practitioner(**changes), ENTRY, wishes or Wishes(), settings())
+def plan(requested: AccountRequest | None = None, **changes: Any) -> Enroll:
+    return enrollment.plan_enrollment(practitioner(**changes), ENTRY, requested or AccountRequest(), settings())
 
 
-def change(wishes: Wishes) -> Update:
-    decision = enrollment.plan_update(practitioner(), enrolment(), wishes)
+def change(requested: AccountRequest) -> Update:
+    decision = enrollment.plan_update(practitioner(), enrolled(), requested)
     assert isinstance(decision, Update)
     return decision
 
@@ -82,11 +82,11 @@ def emails(method: str) -> list[list[str]]:
     return [accounts.emails_of(role["contained"][0]) for role in sent(method)]
 
 
-def nobody() -> Enrolment | None:
+def nobody() -> Enrollment | None:
     return None
 
 
-def finds(*found: Enrolment | None) -> Callable[[], Enrolment | None]:
+def finds(*found: Enrollment | None) -> Callable[[], Enrollment | None]:
     """What is found at each look; the last one from then on."""
     left = list(found)
     return lambda: left.pop(0) if len(left) > 1 else left[0]
@@ -105,8 +105,8 @@ def refused(call: Callable[[], Account]) -> BotError:
 TAKEN_LOGIN = (409, outcome("A user with this login already exists."))
 TAKEN_EMAIL = (422, outcome("A user with this e-mail already exists."))
 LOST = (0, requests.ConnectionError("reset"))
-MADE = (201, enrolment(login="told").role)
-READ = enrolment(login="told").role
+MADE = (201, enrolled(login="told").role)
+READ = enrolled(login="told").role
 
 
 # Enrolling
@@ -127,7 +127,7 @@ def test_a_created_account_is_read_because_its_body_may_be_empty() -> None:
 def test_an_account_that_nothing_names_is_looked_for() -> None:
     """Without Location and body; if it is not found yet, the directory's id and the login that was sent stand."""
     answers("POST", (201, ""))
-    assert accounts_there.enroll(client(), plan(), finds(enrolment(login="told"))) == Account("hg-1", "told")
+    assert accounts_there.enroll(client(), plan(), finds(enrolled(login="told"))) == Account("hg-1", "told")
     made = plan()
     assert accounts_there.enroll(client(), made, nobody) == Account("hg-1", made.logins[0])
 
@@ -136,7 +136,7 @@ def test_an_account_that_nothing_names_is_looked_for() -> None:
 def test_a_lost_answer_is_settled_by_a_look() -> None:
     """The account that is there is taken, and nothing is sent again."""
     answers("POST", LOST)
-    found = enrolment(login=None)
+    found = enrolled(login=None)
     made = plan()
     account = accounts_there.enroll(client(), made, finds(found))
     assert account == Account("hg-1", made.logins[0], existing=found, maybe_made=True)
@@ -183,7 +183,7 @@ def test_haste_is_told_at_once() -> None:
 def test_a_login_that_is_taken_makes_way_for_the_next() -> None:
     """In the order of the plan, each sent once."""
     answers("POST", TAKEN_LOGIN, TAKEN_LOGIN, MADE)
-    responses.get(f"{ROLE_URL}/role-1", json=enrolment(login=None).role)
+    responses.get(f"{ROLE_URL}/role-1", json=enrolled(login=None).role)
     made = plan()
     account = accounts_there.enroll(client(), made, nobody)
     assert logins() == list(made.logins[:3])
@@ -195,7 +195,7 @@ def test_medplums_own_login_is_never_exchanged() -> None:
     """A login that a person has set is the only one: if it is taken the caller is told."""
     answers("POST", TAKEN_LOGIN)
     known = accounts.with_login(practitioner(), "amara")
-    made = enrollment.plan_enrolment(known, ENTRY, Wishes(), settings())
+    made = enrollment.plan_enrollment(known, ENTRY, AccountRequest(), settings())
     error = refused(lambda: accounts_there.enroll(client(), made, nobody))
     assert isinstance(error, InputError)
     assert (error.code, logins()) == ("login-taken", ["amara"])
@@ -206,7 +206,7 @@ def test_an_address_that_is_taken_makes_way_for_the_next_and_at_last_for_none() 
     """The login stays the same, and that no address was accepted is said."""
     answers("POST", TAKEN_EMAIL, TAKEN_EMAIL, MADE)
     responses.get(f"{ROLE_URL}/role-1", json=READ)
-    account = accounts_there.enroll(client(), plan(Wishes(emails=EMAILS)), nobody)
+    account = accounts_there.enroll(client(), plan(AccountRequest(emails=EMAILS)), nobody)
     assert emails("POST") == [[EMAILS[0]], [EMAILS[1]], []]
     assert len(set(logins())) == 1
     assert codes(account) == ["email-taken"]
@@ -214,11 +214,11 @@ def test_an_address_that_is_taken_makes_way_for_the_next_and_at_last_for_none() 
 
 @responses.activate
 def test_an_address_that_is_accepted_is_not_spoken_of() -> None:
-    """Neither is one that nobody wished."""
+    """Neither is one that nobody requested."""
     answers("POST", MADE)
     responses.get(f"{ROLE_URL}/role-1", json=READ)
-    for wishes in (Wishes(emails=EMAILS), Wishes()):
-        assert codes(accounts_there.enroll(client(), plan(wishes), nobody)) == []
+    for requested in (AccountRequest(emails=EMAILS), AccountRequest()):
+        assert codes(accounts_there.enroll(client(), plan(requested), nobody)) == []
 
 
 @responses.activate
@@ -234,7 +234,7 @@ def test_a_refusal_about_an_address_without_any_is_a_refusal() -> None:
 def test_whoever_has_an_account_by_now_keeps_it(answer: tuple[int, Any]) -> None:
     """Another call was faster: its account is the one, and no second login is tried."""
     answers("POST", answer)
-    found = enrolment()
+    found = enrolled()
     account = accounts_there.enroll(client(), plan(), finds(found))
     assert account == Account("hg-1", "amara", existing=found)
     assert len(sent("POST")) == 1
@@ -244,7 +244,7 @@ def test_whoever_has_an_account_by_now_keeps_it(answer: tuple[int, Any]) -> None
 def test_an_account_that_tells_no_id_has_the_directorys() -> None:
     """The person's id is the same in directory and account."""
     answers("POST", TAKEN_LOGIN)
-    silent = Enrolment({"practitioner": {"reference": "#pr"}})
+    silent = Enrollment({"practitioner": {"reference": "#pr"}})
     assert accounts_there.enroll(client(), plan(), finds(silent)).health_gorilla_id == "hg-1"
 
 
@@ -302,7 +302,7 @@ def test_missing_rights_are_the_operators_matter() -> None:
 def test_what_is_no_fhir_never_leaves() -> None:
     """The payload is validated first; the element is told, its value is not."""
     entry = {**ENTRY, "name": [{"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"], "zzyzx": 1}]}
-    made = enrollment.plan_enrolment(practitioner(), entry, Wishes(), settings())
+    made = enrollment.plan_enrollment(practitioner(), entry, AccountRequest(), settings())
     error = refused(lambda: accounts_there.enroll(client(), made, nobody))
     assert isinstance(error, InputError)
     assert error.code == "invalid-payload"
@@ -316,7 +316,7 @@ def test_a_new_account_without_its_locations_is_told(place: str, expected: list[
     """What Health Gorilla did not take is said, and the account stands."""
     answers("POST", MADE)
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"{BASE}/Organization/{place}"}]})
-    account = accounts_there.enroll(client(), plan(Wishes(locations=["Organization/tl-1"])), nobody)
+    account = accounts_there.enroll(client(), plan(AccountRequest(locations=["Organization/tl-1"])), nobody)
     assert (codes(account), account.heeded) == (expected, True)
 
 
@@ -326,7 +326,7 @@ def test_a_new_account_without_its_locations_is_told(place: str, expected: list[
 @responses.activate
 def test_nothing_to_do_sends_nothing() -> None:
     """The account as it is."""
-    assert accounts_there.update(client(), NothingToDo(enrolment()), pytest.fail) == Account("hg-1", "amara")
+    assert accounts_there.update(client(), NothingToDo(enrolled()), pytest.fail) == Account("hg-1", "amara")
     assert len(responses.calls) == 0
 
 
@@ -334,7 +334,7 @@ def test_nothing_to_do_sends_nothing() -> None:
 def test_an_update_is_one_put() -> None:
     """Whole, and without reading it again."""
     answers("PUT", (200, ""))
-    made = change(Wishes([NUMBER]))
+    made = change(AccountRequest([NUMBER]))
     assert accounts_there.update(client(), made, pytest.fail) == Account("hg-1", "amara")
     assert sent("PUT") == [made.payload]
 
@@ -344,10 +344,10 @@ def test_an_update_is_one_put() -> None:
 def test_an_update_is_planned_anew_from_what_is_there_by_then(failure: tuple[int, Any]) -> None:
     """What others changed meanwhile is kept; what was done though the answer was lost is not done again."""
     answers("PUT", failure, (200, ""))
-    anew = change(Wishes([NUMBER, account_number("Organization/f-2", "B-1")]))
-    accounts_there.update(client(), change(Wishes([NUMBER])), lambda: anew)
+    anew = change(AccountRequest([NUMBER, account_number("Organization/f-2", "B-1")]))
+    accounts_there.update(client(), change(AccountRequest([NUMBER])), lambda: anew)
     assert sent("PUT")[1] == anew.payload
-    settled = accounts_there.update(client(), change(Wishes([NUMBER])), lambda: NothingToDo(enrolment(NUMBER)))
+    settled = accounts_there.update(client(), change(AccountRequest([NUMBER])), lambda: NothingToDo(enrolled(NUMBER)))
     assert settled == Account("hg-1", "amara")
 
 
@@ -363,7 +363,7 @@ def test_an_update_is_planned_anew_from_what_is_there_by_then(failure: tuple[int
 def test_an_update_that_never_succeeds_is_given_up(failure: tuple[int, Any], kind: type[BotError], code: str) -> None:
     """After three attempts."""
     answers("PUT", failure)
-    made = change(Wishes([NUMBER]))
+    made = change(AccountRequest([NUMBER]))
     error = refused(lambda: accounts_there.update(client(), made, lambda: made))
     assert isinstance(error, kind)
     assert (error.code, len(sent("PUT"))) == (code, 3)
@@ -376,7 +376,7 @@ def test_an_update_that_never_succeeds_is_given_up(failure: tuple[int, Any], kin
 def test_haste_and_refusals_of_an_update_are_told_at_once(failure: tuple[int, Any], code: str) -> None:
     """Nothing was done, and planning anew would not help."""
     answers("PUT", failure)
-    error = refused(lambda: accounts_there.update(client(), change(Wishes([NUMBER])), pytest.fail))
+    error = refused(lambda: accounts_there.update(client(), change(AccountRequest([NUMBER])), pytest.fail))
     assert (error.code, len(sent("PUT"))) == (code, 1)
 
 
@@ -384,7 +384,7 @@ def test_haste_and_refusals_of_an_update_are_told_at_once(failure: tuple[int, An
 def test_an_update_tries_each_address_and_at_last_none() -> None:
     """What else is to change is changed all the same."""
     answers("PUT", TAKEN_EMAIL, TAKEN_EMAIL, (200, ""))
-    account = accounts_there.update(client(), change(Wishes([NUMBER], emails=EMAILS)), pytest.fail)
+    account = accounts_there.update(client(), change(AccountRequest([NUMBER], emails=EMAILS)), pytest.fail)
     assert emails("PUT") == [[EMAILS[0]], [EMAILS[1]], []]
     assert (codes(account), account.heeded) == (["email-taken"], True)
 
@@ -393,7 +393,7 @@ def test_an_update_tries_each_address_and_at_last_none() -> None:
 def test_an_update_of_nothing_but_a_taken_address_did_nothing() -> None:
     """No PUT without an address is sent, and the answer says so."""
     answers("PUT", TAKEN_EMAIL)
-    account = accounts_there.update(client(), change(Wishes(emails=EMAILS)), pytest.fail)
+    account = accounts_there.update(client(), change(AccountRequest(emails=EMAILS)), pytest.fail)
     assert len(sent("PUT")) == 2
     assert (codes(account), account.heeded) == (["email-taken"], False)
 
@@ -402,32 +402,32 @@ def test_an_update_of_nothing_but_a_taken_address_did_nothing() -> None:
 def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
     """The last attempt's refusal is told."""
     answers("PUT", (412, outcome("x")), (412, outcome("x")), (412, outcome("x")), TAKEN_EMAIL)
-    made = change(Wishes([NUMBER], emails=EMAILS[:1]))
+    made = change(AccountRequest([NUMBER], emails=EMAILS[:1]))
     error = refused(lambda: accounts_there.update(client(), made, lambda: made))
     assert (error.code, len(sent("PUT"))) == ("email-taken", 4)
 
 
 @responses.activate
 @pytest.mark.parametrize(
-    ("wishes", "there", "expected", "heeded"),
+    ("requested", "there", "expected", "heeded"),
     [
-        (Wishes(locations=["Organization/tl-1"]), "tl-1", [], True),
-        (Wishes(locations=["Organization/tl-1"]), "tl-2", ["location-ignored"], False),
-        (Wishes([NUMBER], locations=["Organization/tl-1"]), "tl-2", ["location-ignored"], True),
-        (Wishes(locations=["Organization/tl-1"], emails=EMAILS), "tl-2", ["location-ignored"], True),
+        (AccountRequest(locations=["Organization/tl-1"]), "tl-1", [], True),
+        (AccountRequest(locations=["Organization/tl-1"]), "tl-2", ["location-ignored"], False),
+        (AccountRequest([NUMBER], locations=["Organization/tl-1"]), "tl-2", ["location-ignored"], True),
+        (AccountRequest(locations=["Organization/tl-1"], emails=EMAILS), "tl-2", ["location-ignored"], True),
     ],
 )
-def test_locations_are_read_back(wishes: Wishes, there: str, expected: list[str], heeded: bool) -> None:
+def test_locations_are_read_back(requested: AccountRequest, there: str, expected: list[str], heeded: bool) -> None:
     """Older releases ignore them silently: then it is said, and an update of nothing else did nothing."""
     answers("PUT", (200, ""))
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"Organization/{there}"}]})
-    account = accounts_there.update(client(), change(wishes), pytest.fail)
+    account = accounts_there.update(client(), change(requested), pytest.fail)
     assert (codes(account), account.heeded, account.login) == (expected, heeded, "told")
 
 
 def test_no_person_shows_in_the_representation() -> None:
     """An account may be logged."""
-    shown = repr(Account("hg-1", "amara", existing=enrolment(NUMBER)))
+    shown = repr(Account("hg-1", "amara", existing=enrolled(NUMBER)))
     for secret in ("hg-1", "amara", "OKONKWO"):
         assert secret not in shown
 
@@ -442,7 +442,7 @@ def look_alike(**switches: Any) -> Iterator[tuple[HealthGorillaSandbox, HealthGo
         given = {"identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": npi(1)}]}
         named = {**practitioner(), **given, "name": [{"family": "Gorilla", "given": ["Joe"]}]}
         entry = client_there.directory(npi(1))[0]
-        yield gorilla, client_there, enrollment.plan_enrolment(named, entry, Wishes(), client_there.settings)
+        yield gorilla, client_there, enrollment.plan_enrollment(named, entry, AccountRequest(), client_there.settings)
 
 
 @pytest.mark.parametrize("keys", [True, False])
@@ -452,7 +452,7 @@ def test_nobody_is_created_twice(fault: str, keys: bool, combined: bool) -> None
     """Whatever happens to the first two answers, and whether idempotency keys are honoured or not."""
     with look_alike(idempotency_keys=keys, combined_search=combined) as (gorilla, there, made):
         gorilla.faults.add(fault, times=2, method="POST", path="/PractitionerRole")
-        account = accounts_there.enroll(there, made, lambda: enrollment.pick(there.enrolments(npi(1))))
+        account = accounts_there.enroll(there, made, lambda: enrollment.pick(there.enrollments(npi(1))))
         (role,) = gorilla.roles()
         assert account.health_gorilla_id == gorilla.directory.by_npi(npi(1))[0]["id"]
         assert account.login == accounts.login_of(role["contained"][0]) == made.logins[0]
@@ -463,6 +463,6 @@ def test_a_login_that_is_taken_elsewhere_is_passed_over(clash: int) -> None:
     """Whatever the status of the refusal."""
     with look_alike(clash_status=clash) as (gorilla, there, made):
         gorilla.state.reserve(login=made.logins[0])
-        account = accounts_there.enroll(there, made, lambda: enrollment.pick(there.enrolments(npi(1))))
+        account = accounts_there.enroll(there, made, lambda: enrollment.pick(there.enrollments(npi(1))))
         assert account.login == made.logins[1]
         assert len(gorilla.roles()) == 1

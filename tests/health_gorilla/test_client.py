@@ -19,7 +19,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resources
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.http.transport import Answer, Patience, Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
 from tests.medplum_sandbox.health_gorilla_caller import Caller, clinical
@@ -41,7 +41,7 @@ def enrolled(switches: Switches | None = None, *, organization: str | None = Non
         body = clinical(gorilla)
         if organization == "subtenant":
             body["organization"] = {"reference": f"Organization/{gorilla.subtenant_id}"}
-        Caller(gorilla).enrol(body)
+        Caller(gorilla).enroll(body)
         gorilla.clear_requests()
         yield gorilla
 
@@ -104,20 +104,20 @@ def test_an_account_is_found_with_its_person_in_every_release(shape: dict[str, A
     """Contained, referred to or included; by one search where that is allowed, else by NPI and filtered."""
     with enrolled(Switches(**shape)) as gorilla:
         client = client_of(gorilla)
-        (found,) = client.enrolments(npi(1))
+        (found,) = client.enrollments(npi(1))
         (account,) = gorilla.roles()
         person_id = gorilla.directory.by_npi(npi(1))[0]["id"]
         assert (found.id, found.role["id"], found.login is not None) == (person_id, account["id"], True)
         assert [one.id for one in client.accounts_of(str(person_id))] == [person_id]
         assert [one.id for one in client.members()] == [person_id]
-        assert client.enrolments(npi(2)) == []
+        assert client.enrollments(npi(2)) == []
 
 
 def test_a_refused_combined_search_is_remembered_for_the_server() -> None:
     """The first sync costs one request more, the others don't."""
     with enrolled(Switches(combined_search=False)) as gorilla:
         for _ in range(3):
-            assert len(client_of(gorilla).enrolments(npi(1))) == 1
+            assert len(client_of(gorilla).enrollments(npi(1))) == 1
         statuses = [found.status for found in gorilla.requests if "/fhir/" in found.path]
     assert statuses == [400, 200, 200, 200]
 
@@ -125,7 +125,7 @@ def test_a_refused_combined_search_is_remembered_for_the_server() -> None:
 def test_an_unchanged_look_costs_one_request() -> None:
     """Where the release allows the combined search."""
     with enrolled() as gorilla:
-        client_of(gorilla).enrolments(npi(1))
+        client_of(gorilla).enrollments(npi(1))
         assert paths(gorilla) == ["PractitionerRole"]
 
 
@@ -133,8 +133,8 @@ def test_an_unchanged_look_costs_one_request() -> None:
 def test_accounts_of_other_tenants_are_left_out(combined: bool) -> None:
     """A subtenant's account is not the tenant's, and the other way round."""
     with enrolled(Switches(combined_search=combined), organization="subtenant") as gorilla:
-        assert client_of(gorilla).enrolments(npi(1)) == []
-        assert len(client_of(gorilla, gorilla.subtenant_id).enrolments(npi(1))) == 1
+        assert client_of(gorilla).enrollments(npi(1)) == []
+        assert len(client_of(gorilla, gorilla.subtenant_id).enrollments(npi(1))) == 1
 
 
 @responses.activate
@@ -144,9 +144,9 @@ def test_a_role_without_organization_is_of_the_logins_own_tenant() -> None:
     responses.get(
         f"{BASE}/PractitionerRole", json=bundle(a_role(), a_role("r-2", organization={"reference": "x/t-2"}), PERSON)
     )
-    assert [found.role["id"] for found in client.enrolments(npi(1))] == ["r-1"]
+    assert [found.role["id"] for found in client.enrollments(npi(1))] == ["r-1"]
     elsewhere = HealthGorillaClient(client.settings.in_tenant("t-2"), TRANSPORT)
-    assert [found.role["id"] for found in elsewhere.enrolments(npi(1))] == ["r-2"]
+    assert [found.role["id"] for found in elsewhere.enrollments(npi(1))] == ["r-2"]
 
 
 @responses.activate
@@ -206,7 +206,7 @@ def test_a_searchset_without_entries_is_no_account(entries: str) -> None:
     """Health Gorilla leaves entries out."""
     client = conversation()
     responses.get(f"{BASE}/PractitionerRole", body=f'{{"resourceType": "Bundle"{entries}}}')
-    assert client.enrolments(npi(1)) == []
+    assert client.enrollments(npi(1)) == []
 
 
 @responses.activate
@@ -216,7 +216,7 @@ def test_an_answer_without_a_resource_is_not_taken_for_nobody(body: str) -> None
     client = conversation()
     responses.get(f"{BASE}/PractitionerRole", body=body)
     with pytest.raises(TransientError) as caught:
-        client.enrolments(npi(1))
+        client.enrollments(npi(1))
     assert (caught.value.code, caught.value.maybe_done) == ("unreadable-answer", False)
 
 
@@ -233,7 +233,7 @@ def test_somebody_else_is_not_taken_for_the_person_who_was_asked_for() -> None:
     roles = [a_role(f"r-{n}", practitioner={"reference": f"Practitioner/p-{n}"}) for n in (1, 2)]
     responses.get(f"{BASE}/PractitionerRole", json=bundle(*roles, *people))
     responses.get(f"{BASE}/Practitioner", json=bundle(*people))
-    assert [account.id for account in client.enrolments(npi(1))] == ["p-1"]
+    assert [account.id for account in client.enrollments(npi(1))] == ["p-1"]
     assert client.directory(npi(2)) == [person(2)]
 
 
@@ -243,7 +243,7 @@ def test_a_search_that_is_refused_otherwise_is_an_error() -> None:
     client = conversation()
     responses.get(f"{BASE}/PractitionerRole", status=422, json={"issue": [{"code": "invalid"}]})
     with pytest.raises(PermanentError) as caught:
-        client.enrolments(npi(1))
+        client.enrollments(npi(1))
     assert (caught.value.status, len(fhir_calls())) == (422, 1)
     assert npi(1) not in str(caught.value)
 
@@ -260,7 +260,7 @@ def test_a_person_is_read_where_only_a_reference_is_there() -> None:
         json=a_role(practitioner={"reference": "https://x.example/Practitioner/p-1/_history/2"}),
     )
     responses.get(f"{BASE}/Practitioner/p-1", json=PERSON)
-    found = client.enrolment("r-1")
+    found = client.enrollment("r-1")
     assert (found.person, found.id) == (PERSON, "p-1")
 
 
@@ -269,12 +269,12 @@ def test_a_person_who_cant_be_read_has_an_id_all_the_same() -> None:
     """404: some users can't be read on their own. Any other refusal is an error."""
     client = conversation()
     person = responses.get(f"{BASE}/Practitioner/p-1", status=404)
-    found = client.complete(Enrolment(a_role()))
+    found = client.complete(Enrollment(a_role()))
     assert (found.person, found.id) == (None, "p-1")
     responses.remove(person)
     responses.get(f"{BASE}/Practitioner/p-1", status=410)
     with pytest.raises(PermanentError):
-        client.complete(Enrolment(a_role()))
+        client.complete(Enrollment(a_role()))
 
 
 @responses.activate
@@ -282,7 +282,7 @@ def test_a_person_who_cant_be_read_has_an_id_all_the_same() -> None:
 def test_nobody_is_looked_for_without_a_reference(practitioner: Json) -> None:
     """A fragment that refers to nothing is no id."""
     client = conversation()
-    assert client.complete(Enrolment(a_role(practitioner=practitioner))).person is None
+    assert client.complete(Enrollment(a_role(practitioner=practitioner))).person is None
     assert fhir_calls() == []
 
 
@@ -291,8 +291,8 @@ def test_a_person_who_is_there_is_not_read_again() -> None:
     """Neither one that came along nor one that is contained."""
     client = conversation()
     contained = a_role(practitioner={"reference": "#p-1"}, contained=[PERSON])
-    assert client.complete(Enrolment(contained)).person == PERSON
-    assert client.complete(Enrolment(a_role(), PERSON)).person == PERSON
+    assert client.complete(Enrollment(contained)).person == PERSON
+    assert client.complete(Enrollment(a_role(), PERSON)).person == PERSON
     assert fhir_calls() == []
 
 
@@ -362,7 +362,7 @@ def test_the_look_alike_names_what_it_created(shape: Any, empty: bool) -> None:
     with HealthGorillaSandbox(switches=Switches(location_header=shape, empty_create_body=empty)) as gorilla:
         client = client_of(gorilla)
         made = created_id(client.create_account(clinical(gorilla)), "PractitionerRole")
-        assert client.enrolment(str(made)).role["id"] == gorilla.roles()[0]["id"]
+        assert client.enrollment(str(made)).role["id"] == gorilla.roles()[0]["id"]
 
 
 # Tokens and refusals
@@ -372,10 +372,10 @@ def test_a_token_that_ended_early_is_replaced_once() -> None:
     """The call goes through, and the new token is kept."""
     with enrolled() as gorilla:
         client = client_of(gorilla)
-        client.enrolments(npi(1))
+        client.enrollments(npi(1))
         gorilla.expire_tokens()
-        assert len(client.enrolments(npi(1))) == 1
-        client.enrolments(npi(1))
+        assert len(client.enrollments(npi(1))) == 1
+        client.enrollments(npi(1))
         asked = [(found.method, found.status) for found in gorilla.requests]
     assert asked == [("POST", 200), ("GET", 200), ("GET", 401), ("POST", 200), ("GET", 200), ("GET", 200)]
 
@@ -395,7 +395,7 @@ def test_a_token_that_is_refused_again_is_for_the_operator() -> None:
     with enrolled() as gorilla:
         gorilla.faults.add("expired_token")
         with pytest.raises(AuthError) as caught:
-            client_of(gorilla).enrolments(npi(1))
+            client_of(gorilla).enrollments(npi(1))
         tokens = [found for found in gorilla.requests if found.path == "/oauth/token"]
     assert (caught.value.code, len(tokens)) == ("login-refused", 2)
 
@@ -435,7 +435,7 @@ def test_a_gateways_page_is_no_account() -> None:
     with enrolled() as gorilla:
         gorilla.faults.add("html", method="GET", status=200)
         with pytest.raises(TransientError) as caught:
-            client_of(gorilla).enrolments(npi(1))
+            client_of(gorilla).enrollments(npi(1))
     assert caught.value.code == "unreadable-answer"
 
 
@@ -446,10 +446,10 @@ def test_a_busy_answer_is_waited_for(kind: str) -> None:
         client = client_of(gorilla)
         client.token()
         gorilla.faults.add(kind, times=1)
-        assert len(client.enrolments(npi(1))) == 1
+        assert len(client.enrollments(npi(1))) == 1
         gorilla.faults.add(kind)
         with pytest.raises(ServiceError) as caught:
-            client.enrolments(npi(1))
+            client.enrollments(npi(1))
     assert isinstance(caught.value, TransientError)
 
 

@@ -1,4 +1,4 @@
-"""Laws of enrolment: what is done once is done, nothing of others is lost, and no secret is shown."""
+"""Laws of enrollment: what is done once is done, nothing of others is lost, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bot_layer.fhir.identifiers import account_number, health_gorilla, key, prov
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import accounts, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
 from tests.health_gorilla.clinicians import DIRECTORY_NAME, NPI, practitioner, settings
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
@@ -27,8 +27,8 @@ IDENTIFIERS = NUMBERS | st.builds(provider_number, LABORATORIES, st.sampled_from
 LOCATIONS = st.lists(st.sampled_from(["Organization/tl-1", "Organization/tl-2", "Organization/tl-3"]), max_size=3)
 LOGINS = st.none() | st.sampled_from(["amara", "other"])
 EMAILS = st.lists(st.sampled_from(["a@practice.example", "b@practice.example"]), max_size=2, unique=True)
-WISHES = st.builds(
-    lambda identifiers, locations, emails: Wishes(identifiers, locations=locations, emails=emails),
+REQUESTS = st.builds(
+    lambda identifiers, locations, emails: AccountRequest(identifiers, locations=locations, emails=emails),
     st.lists(IDENTIFIERS, max_size=4),
     st.none() | LOCATIONS,
     EMAILS,
@@ -36,7 +36,7 @@ WISHES = st.builds(
 
 
 @st.composite
-def enrolments(draw: st.DrawFn) -> Enrolment:
+def enrollments(draw: st.DrawFn) -> Enrollment:
     """An account in any of its shapes: the person contained, by reference, or included."""
     person: Json = {
         "resourceType": "Practitioner",
@@ -52,7 +52,7 @@ def enrolments(draw: st.DrawFn) -> Enrolment:
         role |= {"practitioner": {"reference": "#hg-1"}, "contained": [person]}
     else:
         role["practitioner"] = {"reference": "Practitioner/hg-1/_history/2"}
-    return Enrolment(role, person)
+    return Enrollment(role, person)
 
 
 PRACTITIONERS = st.builds(
@@ -62,24 +62,28 @@ PRACTITIONERS = st.builds(
 )
 
 
-@given(PRACTITIONERS, enrolments(), WISHES)
-def test_an_update_that_was_done_leaves_nothing_to_do(given_: Json, found: Enrolment, wishes: Wishes) -> None:
+@given(PRACTITIONERS, enrollments(), REQUESTS)
+def test_an_update_that_was_done_leaves_nothing_to_do(
+    given_: Json, found: Enrollment, requested: AccountRequest
+) -> None:
     """plan_update(after applying plan_update) = NothingToDo, whichever address was taken."""
-    decision = enrollment.plan_update(given_, found, wishes)
+    decision = enrollment.plan_update(given_, found, requested)
     for email in decision.emails if isinstance(decision, Update) and decision.emails else (None,):
         if isinstance(decision, NothingToDo):
             return
         role = decision.with_email(email)
-        after = Enrolment(role, accounts.person_of(role))
-        assert isinstance(enrollment.plan_update(given_, after, wishes), NothingToDo)
+        after = Enrollment(role, accounts.person_of(role))
+        assert isinstance(enrollment.plan_update(given_, after, requested), NothingToDo)
 
 
-@given(PRACTITIONERS, enrolments(), WISHES)
-def test_an_update_loses_nothing_and_changes_no_argument(given_: Json, found: Enrolment, wishes: Wishes) -> None:
+@given(PRACTITIONERS, enrollments(), REQUESTS)
+def test_an_update_loses_nothing_and_changes_no_argument(
+    given_: Json, found: Enrollment, requested: AccountRequest
+) -> None:
     """Name, login and each identifier of the account are in the payload; what was gathered stays as it was."""
-    before = copy.deepcopy((given_, found, wishes))
-    decision = enrollment.plan_update(given_, found, wishes)
-    assert (given_, found, wishes) == before
+    before = copy.deepcopy((given_, found, requested))
+    decision = enrollment.plan_update(given_, found, requested)
+    assert (given_, found, requested) == before
     if isinstance(decision, NothingToDo) or found.person is None:
         return
     (person,) = decision.payload["contained"]
@@ -182,11 +186,11 @@ def test_a_key_is_a_uuid_of_the_content(first: Any, second: Any) -> None:
     assert (accounts.idempotency_key("https://hg.example", second) == made) is same
 
 
-@given(WISHES, st.booleans())
-def test_a_payload_differs_in_login_and_address_alone(wishes: Wishes, invite: bool) -> None:
+@given(REQUESTS, st.booleans())
+def test_a_payload_differs_in_login_and_address_alone(requested: AccountRequest, invite: bool) -> None:
     """What is tried after a clash is the same account under another login."""
     entry = {"id": "hg-1", "name": [DIRECTORY_NAME]}
-    plan = enrollment.plan_enrolment(practitioner(), entry, wishes, settings(INVITE=str(invite).lower()))
+    plan = enrollment.plan_enrollment(practitioner(), entry, requested, settings(INVITE=str(invite).lower()))
     for login in plan.logins:
         payload = plan.payload(login)
         assert json.loads(json.dumps(payload).replace(login, "x")) == plan.payload("x")

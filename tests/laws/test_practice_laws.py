@@ -68,10 +68,10 @@ founds = st.fixed_dictionaries(
 def test_a_location_that_was_put_needs_no_second_put(organization: Json, found: Json) -> None:
     """The plan after the plan was carried out is empty; what Medplum does not name stays; arguments do not change."""
     before = copy.deepcopy((organization, found))
-    wished = locations.wanted(organization, "t-1")
-    planned = locations.plan(wished, found)
+    requested = locations.wanted(organization, "t-1")
+    planned = locations.plan(requested, found)
     after = planned.payload if planned.payload is not None else found
-    assert locations.plan(wished, after).action == "unchanged"
+    assert locations.plan(requested, after).action == "unchanged"
     assert after.get("alias") == found.get("alias")
     assert (organization, found) == before
 
@@ -99,8 +99,8 @@ def _others(role: Json) -> tuple[list[Json], list[Json]]:
 
 
 @given(roles, st.lists(references, max_size=3))
-def test_a_list_of_locations_replaces_the_old_one(role: Json, wished: list[str]) -> None:
+def test_a_list_of_locations_replaces_the_old_one(role: Json, requested: list[str]) -> None:
     """Afterwards the locations are those, in whatever form; the same ones in any order are no change."""
-    changed = accounts.with_locations(role, wished)
-    assert accounts.locations_of(changed) == {hg.bare_id(reference) for reference in wished}
-    assert accounts.with_locations(changed, wished[::-1]) is changed
+    changed = accounts.with_locations(role, requested)
+    assert accounts.locations_of(changed) == {hg.bare_id(reference) for reference in requested}
+    assert accounts.with_locations(changed, requested[::-1]) is changed

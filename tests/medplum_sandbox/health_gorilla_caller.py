@@ -55,7 +55,7 @@ class Caller:
         body: Json = answer.json()
         return body
 
-    def enrol(self, body: Json) -> str:
+    def enroll(self, body: Json) -> str:
         """The id of a PractitionerRole that is created without a complaint."""
         answer = self.send("POST", "PractitionerRole", body)
         assert answer.status_code == 201, answer.text

@@ -92,7 +92,7 @@ def test_seed_001_example_is_accepted(hg: HealthGorillaSandbox, caller: Caller) 
         {"system": "https://www.healthgorilla.com", "code": "VERIFIED"},
         {"system": "https://www.healthgorilla.com", "code": "NO_SUBSCRIPTIONS"},
     ]
-    caller.enrol(body)
+    caller.enroll(body)
     (role,) = hg.roles(hg.tenant_id)
     assert numbers(practitioner(role)) == ["12345"]
     assert practitioner(role)["identifier"][0]["value"] == hg.directory.by_npi(npi(1))[0]["id"]
@@ -113,7 +113,7 @@ def test_seed_002_clinician_example_is_accepted(hg: HealthGorillaSandbox, caller
         ],
         telecom=[{"system": "email", "value": "joe@clinic.example"}],
     )
-    caller.enrol(body)
+    caller.enroll(body)
     assert numbers(practitioner(hg.roles()[0])) == ["77"]
 
 
@@ -122,15 +122,15 @@ def test_seed_002_staff_example_is_accepted(hg: HealthGorillaSandbox, caller: Ca
     body = staff(extension=[security_role(SECURITY_ROLE, "administrator")])
     practitioner(body)["identifier"] = [provider_number(hg.sso_facility_id, "another-uuid")]
     practitioner(body)["telecom"] = [{"system": "email", "value": "flora@clinic.example", "use": "work"}]
-    caller.enrol(body)
+    caller.enroll(body)
     assert hg.roles()[0]["extension"][0]["valueCodeableConcept"]["coding"][0]["code"] == "administrator"
 
 
 def test_an_account_goes_to_the_subtenant_that_is_named(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """Organization/t-... names the tenant; the same clinician may be enrolled in both, with two logins."""
-    caller.enrol(clinical(hg))
+    caller.enroll(clinical(hg))
     again = clinical(hg, extension=[{"url": LOGIN, "valueString": "second"}])
-    caller.enrol({**again, "organization": {"reference": f"Organization/{hg.subtenant_id}"}})
+    caller.enroll({**again, "organization": {"reference": f"Organization/{hg.subtenant_id}"}})
     assert len(hg.roles(hg.tenant_id)) == len(hg.roles(hg.subtenant_id)) == 1
 
 
@@ -270,7 +270,7 @@ CLASHES: dict[str, Change] = {
 @pytest.mark.parametrize("case", CLASHES)
 def test_what_is_taken_is_refused(hg: HealthGorillaSandbox, caller: Caller, case: str) -> None:
     """Logins and e-mails are unique over all tenants, without regard to case."""
-    caller.enrol(clinical(hg, telecom=[{"system": "email", "value": "joe@clinic.example"}]))
+    caller.enroll(clinical(hg, telecom=[{"system": "email", "value": "joe@clinic.example"}]))
     body = clinical(hg, 2)
     CLASHES[case](body, hg)
     answer = caller.send("POST", "PractitionerRole", body)
@@ -279,8 +279,8 @@ def test_what_is_taken_is_refused(hg: HealthGorillaSandbox, caller: Caller, case
 
 
 def test_a_clinician_is_enrolled_once_in_a_tenant(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """A second enrolment of the same NPI is a duplicate, whatever its login."""
-    caller.enrol(clinical(hg))
+    """A second enrollment of the same NPI is a duplicate, whatever its login."""
+    caller.enroll(clinical(hg))
     again = clinical(hg, extension=[{"url": LOGIN, "valueString": "other"}])
     assert caller.send("POST", "PractitionerRole", again).status_code == 409
 
@@ -291,7 +291,7 @@ def test_the_status_of_refusals_is_a_switch(status: int) -> None:
     switches = Switches().but(rule_status=status, clash_status=status)
     with HealthGorillaSandbox(switches=switches) as hg:
         caller = Caller(hg)
-        caller.enrol(clinical(hg))
+        caller.enroll(clinical(hg))
         assert caller.send("POST", "PractitionerRole", clinical(hg, 2, name=[{"family": "X"}])).status_code == status
         assert caller.send("POST", "PractitionerRole", clinical(hg)).status_code == status
 
@@ -308,7 +308,7 @@ def test_the_old_security_role_url_is_dropped_or_accepted() -> None:
     """The extension's older spelling is silently lost, or with the switch kept."""
     for fate, left in (("dropped", 0), ("accepted", 1)):
         with HealthGorillaSandbox(switches=Switches().but(old_security_role_url=fate)) as hg:
-            Caller(hg).enrol(staff(extension=[security_role(OLD_SECURITY_ROLE, "readonly")]))
+            Caller(hg).enroll(staff(extension=[security_role(OLD_SECURITY_ROLE, "readonly")]))
             assert len(hg.roles()[0].get("extension", [])) == left
 
 
@@ -316,7 +316,7 @@ def test_a_password_is_accepted_and_never_seen_again(hg: HealthGorillaSandbox, c
     """No answer and no state holds it."""
     secret = "banana-4-Joe"
     extension = [{"url": LOGIN, "valueString": "joe"}, {"url": PASSWORD, "valueString": secret}]
-    role_id = caller.enrol(clinical(hg, extension=extension))
+    role_id = caller.enroll(clinical(hg, extension=extension))
     shown = caller.send("GET", f"PractitionerRole/{role_id}").text
     assert secret not in shown + repr(hg.roles()) + repr(vars(hg.state)) + repr(hg.requests)
 
@@ -341,7 +341,7 @@ def test_the_newer_scope_names_work(hg: HealthGorillaSandbox) -> None:
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_roles_are_neither_patched_nor_deleted(hg: HealthGorillaSandbox, caller: Caller, method: str) -> None:
     """Both are 405, and the account stays."""
-    role_id = caller.enrol(clinical(hg))
+    role_id = caller.enroll(clinical(hg))
     assert caller.send(method, f"PractitionerRole/{role_id}", []).status_code == 405
     assert len(hg.roles()) == 1
 
@@ -369,7 +369,7 @@ def test_an_unchanged_body_is_left_as_it_was(hg: HealthGorillaSandbox, caller: C
     """What was enrolled is what is read, apart from ids, meta and organization."""
     body = clinical(hg)
     sent = copy.deepcopy(body)
-    role = caller.get(f"PractitionerRole/{caller.enrol(body)}")
+    role = caller.get(f"PractitionerRole/{caller.enroll(body)}")
     assert role["code"] == sent["code"]
     assert practitioner(role)["name"] == practitioner(sent)["name"]
     assert role["organization"] == {"reference": f"Organization/{hg.tenant_id}"}

@@ -57,7 +57,7 @@ def test_omitted_account_numbers_are_dropped_or_kept(fate: str, left: list[str])
     """An update that leaves a number out loses it, or with the switch keeps it."""
     with HealthGorillaSandbox(switches=Switches().but(omitted_account_numbers=fate)) as hg:
         caller = Caller(hg)
-        role_id = caller.enrol(with_numbers(hg, "1"))
+        role_id = caller.enroll(with_numbers(hg, "1"))
         answer = caller.send("PUT", f"PractitionerRole/{role_id}", with_numbers(hg, "2"))
         assert answer.status_code == 200
         assert numbers(answer.json()["contained"][0]) == left == numbers(hg.roles()[0]["contained"][0])
@@ -68,7 +68,7 @@ def test_what_was_read_can_be_put_back_with_a_number_more() -> None:
     for switches in Switches.combinations():
         with HealthGorillaSandbox(switches=switches.but(grants=frozenset({"jwt-bearer"}), subject="user")) as one:
             its = Caller(one)
-            role_id = its.enrol(with_numbers(one, "1"))
+            role_id = its.enroll(with_numbers(one, "1"))
             bundle = its.get("PractitionerRole", _include="PractitionerRole:practitioner")
             role, *included = [e["resource"] for e in bundle["entry"]]
             contained = role["contained"][0] if "contained" in role else included[0]
@@ -87,7 +87,7 @@ def test_if_match_is_checked_or_ignored() -> None:
     for honoured, status in ((True, 412), (False, 200)):
         with HealthGorillaSandbox(switches=Switches(if_match_honoured=honoured)) as hg:
             caller = Caller(hg)
-            role_id = caller.enrol(clinical(hg))
+            role_id = caller.enroll(clinical(hg))
             path, etag = f"PractitionerRole/{role_id}", f'W/"{hg.roles()[0]["meta"]["versionId"]}"'
             assert caller.send("PUT", path, clinical(hg), If_Match=etag).status_code == 200
             assert caller.send("PUT", path, clinical(hg), If_Match=etag).status_code == status
@@ -98,14 +98,14 @@ def test_a_login_may_be_needed_on_update() -> None:
     for needed, status in ((False, 200), (True, 422)):
         with HealthGorillaSandbox(switches=Switches(login_required_on_update=needed)) as hg:
             caller = Caller(hg)
-            path = f"PractitionerRole/{caller.enrol(clinical(hg))}"
+            path = f"PractitionerRole/{caller.enroll(clinical(hg))}"
             assert caller.send("PUT", path, clinical(hg, extension=[])).status_code == status
             assert hg.roles()[0]["contained"][0]["extension"] == [{"url": LOGIN, "valueString": "login.1"}]
 
 
 def test_login_npi_and_tenant_stay(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """An update can't make an account somebody else's."""
-    path = f"PractitionerRole/{caller.enrol(clinical(hg))}"
+    path = f"PractitionerRole/{caller.enroll(clinical(hg))}"
     other_login = clinical(hg, extension=[{"url": LOGIN, "valueString": "other"}])
     other_tenant = {**clinical(hg), "organization": {"reference": f"Organization/{hg.subtenant_id}"}}
     other_person = clinical(hg, 2, extension=[{"url": LOGIN, "valueString": "login.1"}])
@@ -117,8 +117,8 @@ def test_login_npi_and_tenant_stay(hg: HealthGorillaSandbox, caller: Caller) -> 
 
 def test_an_update_meets_the_rules_of_a_create(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """A changed name is refused; another's e-mail too; an account may be put to rest."""
-    path = f"PractitionerRole/{caller.enrol(clinical(hg))}"
-    caller.enrol(clinical(hg, 2, telecom=[{"system": "email", "value": "amara@clinic.example"}]))
+    path = f"PractitionerRole/{caller.enroll(clinical(hg))}"
+    caller.enroll(clinical(hg, 2, telecom=[{"system": "email", "value": "amara@clinic.example"}]))
     assert caller.send("PUT", path, clinical(hg, name=[{"family": "G", "given": ["J"]}])).status_code == 422
     taken = clinical(hg, telecom=[{"system": "email", "value": "amara@clinic.example"}])
     assert caller.send("PUT", path, taken).status_code == 409
@@ -142,7 +142,7 @@ def test_the_login_is_echoed_or_not() -> None:
         switches = Switches().but(login_echoed=echoed, login_extension=spelling)
         with HealthGorillaSandbox(switches=switches) as hg:
             caller = Caller(hg)
-            role = caller.get(f"PractitionerRole/{caller.enrol(clinical(hg))}")
+            role = caller.get(f"PractitionerRole/{caller.enroll(clinical(hg))}")
             assert [e["url"] for e in role["contained"][0].get("extension", [])] == urls
 
 
@@ -151,7 +151,7 @@ def test_how_a_role_carries_its_practitioner() -> None:
     for shape in ("contained", "reference", "include"):
         with HealthGorillaSandbox(switches=Switches().but(role_practitioner=shape)) as hg:
             caller = Caller(hg)
-            role = caller.get(f"PractitionerRole/{caller.enrol(with_numbers(hg, '1'))}")
+            role = caller.get(f"PractitionerRole/{caller.enroll(with_numbers(hg, '1'))}")
             record_id = hg.directory.by_npi(npi(1))[0]["id"]
             assert ("contained" in role) is (shape == "contained")
             if shape != "contained":
@@ -169,7 +169,7 @@ def test_organization_and_identifier_may_exclude_each_other() -> None:
     for combined, status in ((True, 200), (False, 400)):
         with HealthGorillaSandbox(switches=Switches(combined_search=combined)) as hg:
             caller = Caller(hg)
-            caller.enrol(clinical(hg))
+            caller.enroll(clinical(hg))
             query = f"identifier={NPI_SYSTEM}|{npi(1)}&organization={hg.tenant_id}"
             answer = caller.send("GET", f"PractitionerRole?{query}")
             assert answer.status_code == status
@@ -185,8 +185,8 @@ def test_search_finds_by_every_declared_parameter(hg: HealthGorillaSandbox, call
     body = clinical(hg, telecom=[{"system": "email", "value": "joe@clinic.example"}])
     body["meta"]["tag"] = [{"system": "https://www.healthgorilla.com", "code": "VERIFIED"}]
     specialty = [{"coding": [{"system": "http://nucc.org/provider-taxonomy", "code": "363A00000X"}]}]
-    caller.enrol({**body, "location": [{"reference": f"Location/{place}"}], "specialty": specialty})
-    caller.enrol(staff())
+    caller.enroll({**body, "location": [{"reference": f"Location/{place}"}], "specialty": specialty})
+    caller.enroll(staff())
     record_id = hg.directory.by_npi(npi(1))[0]["id"]
     for name, value in {
         "practitioner": record_id,
@@ -209,7 +209,7 @@ def test_search_finds_by_every_declared_parameter(hg: HealthGorillaSandbox, call
 
 def test_an_unknown_parameter_or_include_is_refused(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """400 with the real one's words: nothing is silently ignored."""
-    caller.enrol(clinical(hg))
+    caller.enroll(clinical(hg))
     answer = caller.send("GET", "PractitionerRole?telecom=x")
     assert answer.status_code == 400
     assert "GET operation[PractitionerRole] with parameters [[telecom]]" in answer.text
@@ -219,8 +219,8 @@ def test_an_unknown_parameter_or_include_is_refused(hg: HealthGorillaSandbox, ca
 def test_includes_bring_tenant_and_locations(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """_include of organization and location adds them, once each, and total counts matches only."""
     place = new_location(caller, hg.tenant_id)
-    caller.enrol({**clinical(hg), "location": [{"reference": f"Location/{place}"}]})
-    caller.enrol(staff())
+    caller.enroll({**clinical(hg), "location": [{"reference": f"Location/{place}"}]})
+    caller.enroll(staff())
     both = "PractitionerRole?_include=PractitionerRole:organization&_include=PractitionerRole:location"
     bundle = caller.get(both)
     assert bundle["total"] == 2
@@ -230,7 +230,7 @@ def test_includes_bring_tenant_and_locations(hg: HealthGorillaSandbox, caller: C
 def test_pages_follow_each_other_by_cursor(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """Bundle.link next carries an opaque cursor until everything was shown once."""
     for number in range(1, 6):
-        caller.enrol(clinical(hg, number))
+        caller.enroll(clinical(hg, number))
     url: str | None = f"{hg.base_url}/PractitionerRole?_count=2"
     seen: list[str] = []
     while url is not None:
@@ -251,7 +251,7 @@ def test_locations_change_or_are_ignored() -> None:
             caller = Caller(hg)
             first, second = (new_location(caller, hg.tenant_id, name) for name in ("One", "Two"))
             body = {**clinical(hg), "location": [{"reference": f"Location/{first}"}]}
-            path = f"PractitionerRole/{caller.enrol(body)}"
+            path = f"PractitionerRole/{caller.enroll(body)}"
             moved = {**body, "location": [{"reference": f"Organization/{second}"}]}
             assert caller.send("PUT", path, moved).status_code == 200
             assert hg.roles()[0]["location"][0]["reference"].endswith(second if mutable else first)
@@ -262,7 +262,7 @@ def test_locations_ignored_on_update_do_not_appear_either() -> None:
     with HealthGorillaSandbox(switches=Switches(location_mutable=False)) as hg:
         caller = Caller(hg)
         place = new_location(caller, hg.tenant_id)
-        path = f"PractitionerRole/{caller.enrol(clinical(hg))}"
+        path = f"PractitionerRole/{caller.enroll(clinical(hg))}"
         moved = {**clinical(hg), "location": [{"reference": f"Location/{place}"}]}
         assert caller.send("PUT", path, moved).status_code == 200
         assert "location" not in hg.roles()[0]
@@ -275,5 +275,5 @@ def test_a_location_belongs_to_the_tenant_of_the_account(hg: HealthGorillaSandbo
     wrong = {**clinical(hg), **home, "location": [{"reference": f"Location/{here}"}]}
     assert caller.send("POST", "PractitionerRole", wrong).status_code == 422
     right = {**clinical(hg), "location": [{"reference": f"Location/{there}"}]}
-    path = f"PractitionerRole/{caller.enrol({**right, **home})}"
+    path = f"PractitionerRole/{caller.enroll({**right, **home})}"
     assert caller.send("PUT", path, right).status_code == 200

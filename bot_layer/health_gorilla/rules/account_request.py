@@ -15,7 +15,7 @@ from bot_layer.health_gorilla.rules.settings import SYSTEM, HealthGorilla
 
 
 @dataclass(frozen=True)
-class Wishes:
+class AccountRequest:
     """What Health Gorilla shall have beside the name: identifiers to merge, locations; and what to say of them.
 
     ``locations`` replaces the list there, None leaves it. ``emails`` are tried in turn. ``password`` is for a new
@@ -29,15 +29,15 @@ class Wishes:
     password: str | None = field(default=None, repr=False)
 
 
-def for_existing(wishes: Wishes) -> Wishes:
-    """The wishes for an account that is there already: its password is not touched, and that is said."""
-    if wishes.password is None:
-        return wishes
+def for_existing(requested: AccountRequest) -> AccountRequest:
+    """The request for an account that is there already: its password is not touched, and that is said."""
+    if requested.password is None:
+        return requested
     text = "The account exists already: its password was left as it is; its user can change it in Health Gorilla."
-    return replace(wishes, password=None, issues=[*wishes.issues, warning("password-not-set", text)])
+    return replace(requested, password=None, issues=[*requested.issues, warning("password-not-set", text)])
 
 
-def account_numbers(practitioner: Json, organizations: Mapping[str, Json]) -> Wishes:
+def account_numbers(practitioner: Json, organizations: Mapping[str, Json]) -> AccountRequest:
     """The practitioner's account numbers as Health Gorilla writes them, and a warning for each that can't be resolved.
 
     ``organizations`` maps references of Medplum (``Organization/id``) to the resources that were found.
@@ -58,7 +58,7 @@ def account_numbers(practitioner: Json, organizations: Mapping[str, Json]) -> Wi
             issues.append(warning("account-number-unresolved", text, expression=where))
         else:
             resolved.append(identifiers.account_number(laboratory, str(identifier["value"]).strip()))
-    return Wishes(identifiers.merge([], resolved), issues=tuple(issues))
+    return AccountRequest(identifiers.merge([], resolved), issues=tuple(issues))
 
 
 def laboratory_of(identifier: Json, organizations: Mapping[str, Json]) -> str | None:
@@ -82,12 +82,12 @@ def assigner_references(practitioner: Json) -> list[str]:
     return list(dict.fromkeys(found for found in references if found.startswith("Organization/")))
 
 
-def with_single_sign_on(wishes: Wishes, practitioner: Json, settings: HealthGorilla) -> Wishes:
-    """The wishes with the identifier for single sign-on, where a facility is set."""
+def with_single_sign_on(requested: AccountRequest, practitioner: Json, settings: HealthGorilla) -> AccountRequest:
+    """The request with the identifier for single sign-on, where a facility is set."""
     if not settings.sso_facility_id:
-        return wishes
+        return requested
     number = identifiers.provider_number(f"Organization/{settings.sso_facility_id}", sign_on_value(practitioner))
-    return replace(wishes, identifiers=[*wishes.identifiers, number])
+    return replace(requested, identifiers=[*requested.identifiers, number])
 
 
 def sign_on_value(practitioner: Json) -> str:

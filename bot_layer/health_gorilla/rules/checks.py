@@ -9,7 +9,7 @@ from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue
-from bot_layer.health_gorilla.rules.enrollment import Enrolment
+from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
 STEPS = ("settings", "token", "scopes", "tenant", "directory", "practitioner")
@@ -75,11 +75,11 @@ def tenant(organization: Json | None, settings: HealthGorilla) -> Finding:
     return passed("tenant", "The tenant is there, with name, phone and address.")
 
 
-def practitioner(enrolment: Enrolment | None) -> Finding:
+def practitioner(enrollment: Enrollment | None) -> Finding:
     """What is said of a known practitioner who passed every rule."""
-    if enrolment is None:
+    if enrollment is None:
         return passed(
-            "practitioner", "In the directory under this name, and not enrolled yet: $sync-practitioner enrols."
+            "practitioner", "In the directory under this name, and not enrolled yet: $sync-practitioner enrolls."
         )
     return passed("practitioner", "In the directory under this name, and enrolled in the tenant.")
 

@@ -13,7 +13,7 @@ from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import accounts, names
-from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
 from bot_layer.health_gorilla.rules.names import NameMatch
 from bot_layer.health_gorilla.rules.settings import SYSTEM, HealthGorilla
@@ -27,7 +27,7 @@ _MISMATCH = {
 
 
 @dataclass(frozen=True)
-class Enrolment:
+class Enrollment:
     """An account that Health Gorilla has: the PractitionerRole, and its person where the answer had it."""
 
     role: Json = field(repr=False)
@@ -67,7 +67,7 @@ class Update:
 
     payload: Json = field(repr=False)
     added: Sequence[Json] = field(repr=False)
-    found: Enrolment
+    found: Enrollment
     emails: tuple[str, ...] = field(default=(), repr=False)
     required: bool = True
 
@@ -91,7 +91,7 @@ class Update:
 class NothingToDo:
     """Health Gorilla has all of it."""
 
-    found: Enrolment
+    found: Enrollment
 
 
 Decision = Enroll | Update | NothingToDo
@@ -126,16 +126,16 @@ def require_active(practitioner: Json) -> None:
         )
 
 
-def pick(found: Sequence[Enrolment]) -> Enrolment | None:
-    """The enrolment in the tenant, or None; ReviewNeeded for several persons, or where it was switched off."""
-    ids = {enrolment.id for enrolment in found}
+def pick(found: Sequence[Enrollment]) -> Enrollment | None:
+    """The enrollment in the tenant, or None; ReviewNeeded for several persons, or where it was switched off."""
+    ids = {enrollment.id for enrollment in found}
     if len(ids) > 1:
         raise ReviewNeeded("Health Gorilla has several persons with this NPI.", code="enrolment-ambiguous")
-    active = [enrolment for enrolment in found if enrolment.role.get("active") is not False]
+    active = [enrollment for enrollment in found if enrollment.role.get("active") is not False]
     if found and not active:
         raise ReviewNeeded("The account in Health Gorilla is switched off.", code="enrolment-inactive")
     # The oldest id first, so that the same one is taken each time.
-    return min(active, key=lambda enrolment: str(enrolment.role.get("id", "")), default=None)
+    return min(active, key=lambda enrollment: str(enrollment.role.get("id", "")), default=None)
 
 
 def directory_entry(entries: Sequence[Json]) -> Json:
@@ -166,7 +166,7 @@ def require_name(practitioner: Json, directory_name: Json) -> None:
         raise InputError(text, code=found.value, expression=[where])
 
 
-def plan_enrolment(practitioner: Json, entry: Json, wishes: Wishes, settings: HealthGorilla) -> Enroll:
+def plan_enrollment(practitioner: Json, entry: Json, requested: AccountRequest, settings: HealthGorilla) -> Enroll:
     """The account to create. Raises InputError or ReviewNeeded where it must not be."""
     number = npi_of(practitioner)
     name = names.official(entry.get("name", []))
@@ -174,18 +174,18 @@ def plan_enrolment(practitioner: Json, entry: Json, wishes: Wishes, settings: He
     require_name(practitioner, name)
     account = Account(
         name=name,
-        identifiers=identifiers.merge([identifiers.npi(number)], wishes.identifiers),
+        identifiers=identifiers.merge([identifiers.npi(number)], requested.identifiers),
         login="",
         organization=settings.tenant if settings.is_foreign_tenant else None,
-        locations=wishes.locations or (),
+        locations=requested.locations or (),
         invite=settings.invite,
         notify=settings.notify,
-        password=wishes.password,
+        password=requested.password,
     )
     known = kept_login(practitioner, settings)
     candidates = (known,) if known else accounts.login_candidates(name, f"{settings.tenant_id}|{number}")
     directory_id = str(accounts.person_id({}, entry) or entry.get("id") or "")
-    return Enroll(account, candidates, directory_id, tuple(wishes.emails))
+    return Enroll(account, candidates, directory_id, tuple(requested.emails))
 
 
 def kept_login(practitioner: Json, settings: HealthGorilla) -> str | None:
@@ -193,7 +193,7 @@ def kept_login(practitioner: Json, settings: HealthGorilla) -> str | None:
     return accounts.login_of(practitioner) if settings.is_configured_tenant else None
 
 
-def login_to_send(practitioner: Json, found: Enrolment, settings: HealthGorilla) -> str | None:
+def login_to_send(practitioner: Json, found: Enrollment, settings: HealthGorilla) -> str | None:
     """The login to send where the account's own is not told: Medplum's, or in another tenant the generated one."""
     if settings.is_configured_tenant:
         return accounts.login_of(practitioner)
@@ -202,7 +202,12 @@ def login_to_send(practitioner: Json, found: Enrolment, settings: HealthGorilla)
 
 
 def plan_update(
-    practitioner: Json, found: Enrolment, wishes: Wishes, *, login: str | None = None, role: Json | None = None
+    practitioner: Json,
+    found: Enrollment,
+    requested: AccountRequest,
+    *,
+    login: str | None = None,
+    role: Json | None = None,
 ) -> Update | NothingToDo:
     """What an account lacks. Raises ReviewNeeded where the ids contradict each other, or its person can't be read.
 
@@ -212,12 +217,12 @@ def plan_update(
     require_same_id(practitioner, found.id)
     person = found.person or {}
     old = person.get("identifier", [])
-    merged = identifiers.merge(old, wishes.identifiers)
+    merged = identifiers.merge(old, requested.identifiers)
     keys = {identifiers.key(identifier) for identifier in old}
-    added = [identifier for identifier in wishes.identifiers if identifiers.key(identifier) not in keys]
+    added = [identifier for identifier in requested.identifiers if identifiers.key(identifier) not in keys]
     wanted = found.role if role is None else role
-    wanted = wanted if wishes.locations is None else accounts.with_locations(wanted, wishes.locations)
-    emails = () if accounts.emails_of(person) else tuple(wishes.emails)
+    wanted = wanted if requested.locations is None else accounts.with_locations(wanted, requested.locations)
+    emails = () if accounts.emails_of(person) else tuple(requested.emails)
     required = bool(added) or wanted != found.role
     if not required and not emails:
         return NothingToDo(found)
@@ -242,8 +247,8 @@ def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | N
     return accounts.with_login(changed, login)
 
 
-def require_found(found: Enrolment | None) -> Enrolment:
-    """The enrolment; ReviewNeeded where it vanished while it was being changed."""
+def require_found(found: Enrollment | None) -> Enrollment:
+    """The enrollment; ReviewNeeded where it vanished while it was being changed."""
     if found is None:
         raise ReviewNeeded("The account in Health Gorilla vanished meanwhile.", code="enrolment-vanished")
     return found

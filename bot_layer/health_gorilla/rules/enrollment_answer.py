@@ -8,10 +8,10 @@ from bot_layer.fhir import identifiers, outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, note
 from bot_layer.health_gorilla.rules import accounts
-from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.enrollment import Enroll, NothingToDo, Update, write_back
 
-NO_WISHES = Wishes()
+NO_REQUEST = AccountRequest()
 DONE = {
     "enrolled": "The account was created in Health Gorilla.",
     "updated": "The account in Health Gorilla was updated.",
@@ -33,7 +33,7 @@ def answer(
     action: str,
     health_gorilla_id: str | None = None,
     login: str | None = None,
-    wishes: Wishes = NO_WISHES,
+    requested: AccountRequest = NO_REQUEST,
     *,
     issues: Sequence[Issue] = (),
 ) -> Json:
@@ -42,27 +42,29 @@ def answer(
         parameters.code("action", action),
         parameters.string("healthGorillaId", health_gorilla_id),
         parameters.string("login", login),
-        *_account_numbers(wishes),
-        parameters.resource("outcome", outcomes.outcome([note(action, DONE[action]), *wishes.issues, *issues])),
+        *_account_numbers(requested),
+        parameters.resource("outcome", outcomes.outcome([note(action, DONE[action]), *requested.issues, *issues])),
     )
 
 
-def preview(decision: Enroll | Update | NothingToDo, practitioner: Json, wishes: Wishes) -> Json:
+def preview(decision: Enroll | Update | NothingToDo, practitioner: Json, requested: AccountRequest) -> Json:
     """What would be done: ``action``, ``preview`` true, the ``payload`` without password, and each ``difference``."""
     action = action_of(decision)
     return parameters.build(
         parameters.code("action", action),
         parameters.boolean("preview", True),
         parameters.string("healthGorillaId", _id_of(decision)),
-        *_account_numbers(wishes),
+        *_account_numbers(requested),
         *(parameters.string("difference", difference) for difference in _differences(decision, practitioner)),
         parameters.resource("payload", _payload(decision)),
-        parameters.resource("outcome", outcomes.outcome([note(f"would-be-{action}", WOULD[action]), *wishes.issues])),
+        parameters.resource(
+            "outcome", outcomes.outcome([note(f"would-be-{action}", WOULD[action]), *requested.issues])
+        ),
     )
 
 
-def _account_numbers(wishes: Wishes) -> list[Json]:
-    return [_account_number(number) for number in wishes.identifiers if identifiers.kind(number) == "AN"]
+def _account_numbers(requested: AccountRequest) -> list[Json]:
+    return [_account_number(number) for number in requested.identifiers if identifiers.kind(number) == "AN"]
 
 
 def _account_number(number: Json) -> Json:

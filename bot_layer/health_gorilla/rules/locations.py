@@ -169,15 +169,15 @@ def _comparable(address: Json) -> tuple[str, ...]:
     return tuple(names.comparable(part) for part in (lines, address.get("city"), address.get("postalCode")))
 
 
-def _covers(there: Any, wished: Any) -> bool:
-    """Whether all that is wished is there; Health Gorilla adds texts and ids of its own, which do not count.
+def _covers(there: Any, requested: Any) -> bool:
+    """Whether all that is requested is there; Health Gorilla adds texts and ids of its own, which do not count.
 
     The lines of an address are one text: none may be missing, and none left over from before.
     """
-    if isinstance(wished, list) and all(isinstance(line, str) for line in wished):
-        return bool(there == wished)
-    if isinstance(wished, dict):
-        return isinstance(there, dict) and all(_covers(there.get(key), value) for key, value in wished.items())
-    if isinstance(wished, list):
-        return isinstance(there, list) and all(any(_covers(item, value) for item in there) for value in wished)
-    return bool(there == wished)
+    if isinstance(requested, list) and all(isinstance(line, str) for line in requested):
+        return bool(there == requested)
+    if isinstance(requested, dict):
+        return isinstance(there, dict) and all(_covers(there.get(key), value) for key, value in requested.items())
+    if isinstance(requested, list):
+        return isinstance(there, list) and all(any(_covers(item, value) for item in there) for value in requested)
+    return bool(there == requested)

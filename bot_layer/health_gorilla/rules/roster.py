@@ -1,4 +1,4 @@
-"""A list of people to enrol, and the report of what became of each: read and written as CSV, continued where it
+"""A list of people to enroll, and the report of what became of each: read and written as CSV, continued where it
 stopped.
 
 The report names people by their references in Medplum, never by name or NPI.
@@ -53,7 +53,7 @@ class Row:
 
 
 def read(text: str) -> list[Entry]:
-    """The people of a CSV with the columns ``practitioner`` or ``npi``, and ``location`` if wished.
+    """The people of a CSV with the columns ``practitioner`` or ``npi``, and ``location`` if requested.
 
     Several locations in one cell are separated by spaces or semicolons. InputError names the lines that can't be read.
     """

@@ -49,7 +49,7 @@ SETTINGS = (
     Setting("HEALTH_GORILLA_PRIVATE_KEY", "PEM of the key for RS and ES algorithms", sensitive=True),
     Setting("HEALTH_GORILLA_KEY_ID", "The kid of that key, if one was registered"),
     Setting("HEALTH_GORILLA_TENANT_ID", "The tenant (t-...) in which people are enrolled", required=True),
-    Setting("HEALTH_GORILLA_SUBTENANT_ID", "Another tenant of yours to enrol people in, instead"),
+    Setting("HEALTH_GORILLA_SUBTENANT_ID", "Another tenant of yours to enroll people in, instead"),
     Setting("HEALTH_GORILLA_SSO_FACILITY_ID", "The facility (f-...) of single sign-on; people get a PRN identifier"),
     Setting("HEALTH_GORILLA_INVITE", "true: Health Gorilla sends new users an invitation by e-mail", default="false"),
     Setting("HEALTH_GORILLA_NOTIFY", "true: new users get notifications by e-mail", default="false"),

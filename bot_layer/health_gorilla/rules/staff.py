@@ -1,6 +1,6 @@
 """Accounts for people without NPI: office managers, billers, nurses. From what was gathered to one decision.
 
-They carry an administrative role, a security role where one is wished, and no practitioner role ("PractitionerRole
+They carry an administrative role, a security role where one is requested, and no practitioner role ("PractitionerRole
 Create", Non-Clinician Accounts). Nothing identifies them but the login, the identifier for single sign-on, and the
 Health Gorilla id that Medplum keeps after the first call.
 """
@@ -14,12 +14,11 @@ from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, warning
-from bot_layer.health_gorilla.rules import account_request as account_wishes
-from bot_layer.health_gorilla.rules import accounts, enrollment, names
+from bot_layer.health_gorilla.rules import account_request, accounts, enrollment, names
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import Wishes
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.health_gorilla.rules.names import NameMatch
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
@@ -56,7 +55,7 @@ class Person:
 def require_no_npi(practitioner: Json) -> None:
     """Raise InputError for a clinician: their account needs the NPI directory."""
     if identifiers.npis(practitioner.get("identifier", [])):
-        text = "The Practitioner has an NPI: enrol clinicians with $sync-practitioner."
+        text = "The Practitioner has an NPI: enroll clinicians with $sync-practitioner."
         raise InputError(text, code="npi-present", expression=["Practitioner.identifier"])
 
 
@@ -89,7 +88,7 @@ def person(practitioner: Json, settings: HealthGorilla) -> Person:
     return Person(practitioner, known, login or made, login in {None, made})
 
 
-def pick(found: Sequence[Enrolment], who: Person) -> Enrolment | None:
+def pick(found: Sequence[Enrollment], who: Person) -> Enrollment | None:
     """The account with the id that Medplum keeps. ReviewNeeded where it is gone, or a clinician's, or switched off."""
     mine = [account for account in found if account.id == who.health_gorilla_id]
     if who.health_gorilla_id and not mine:
@@ -101,7 +100,7 @@ def pick(found: Sequence[Enrolment], who: Person) -> Enrolment | None:
     return enrollment.pick(mine)
 
 
-def recognise(members: Sequence[Enrolment], who: Person, *, login_taken: bool = False) -> Enrolment | None:
+def recognise(members: Sequence[Enrollment], who: Person, *, login_taken: bool = False) -> Enrollment | None:
     """The person's account among all of the tenant, for an answer that was lost or a login that is taken; or None.
 
     The name must be the same, and beside it the login or the identifier for single sign-on; or the login was made of
@@ -122,30 +121,30 @@ def recognise(members: Sequence[Enrolment], who: Person, *, login_taken: bool = 
     return enrollment.pick(silent) if len(silent) == 1 else None
 
 
-def plan_account(who: Person, wanted: Roles, wishes: Wishes, settings: HealthGorilla) -> Enroll:
+def plan_account(who: Person, wanted: Roles, requested: AccountRequest, settings: HealthGorilla) -> Enroll:
     """The account to create."""
     account = Account(
         name=real_name(who.practitioner),
-        identifiers=list(wishes.identifiers),
+        identifiers=list(requested.identifiers),
         login="",
         codes=[_administrative(wanted.administrative or DEFAULT_ROLE)],
         clinical=False,
         organization=settings.tenant if settings.is_foreign_tenant else None,
-        locations=wishes.locations or (),
-        password=wishes.password,
+        locations=requested.locations or (),
+        password=requested.password,
         security_role=_security(wanted.security) if wanted.security else None,
         invite=settings.invite,
         notify=settings.notify,
     )
-    return Enroll(account, (who.login,), "", tuple(wishes.emails))
+    return Enroll(account, (who.login,), "", tuple(requested.emails))
 
 
-def plan_update(who: Person, found: Enrolment, wanted: Roles, wishes: Wishes) -> Update | NothingToDo:
+def plan_update(who: Person, found: Enrollment, wanted: Roles, requested: AccountRequest) -> Update | NothingToDo:
     """The difference of the roles applied to the account, with new identifiers and locations; else nothing."""
     role = with_roles(found.role, wanted)
     # The id that Medplum keeps is the configured tenant's: it says nothing of an account in another one.
     known = who.practitioner if who.health_gorilla_id else {**who.practitioner, "identifier": []}
-    return enrollment.plan_update(known, found, wishes, login=who.known_login, role=role)
+    return enrollment.plan_update(known, found, requested, login=who.known_login, role=role)
 
 
 def with_roles(role: Json, wanted: Roles) -> Json:
@@ -229,15 +228,15 @@ def _code(concepts: Sequence[Json], system: str) -> str | None:
     return next((str(code) for code in found if code), None)
 
 
-def _has_earlier_login(account: Enrolment, who: Person) -> bool:
+def _has_earlier_login(account: Enrollment, who: Person) -> bool:
     """True for the digest of this Practitioner's id behind a stem of another name."""
     login = account.login or ""
     same_digest = login.rpartition("-")[2] == who.login.rpartition("-")[2]
     return who.login_is_generated and same_digest and login != who.login
 
 
-def _signs_on_as(account: Enrolment, who: Person) -> bool:
-    own = account_wishes.sign_on_value(who.practitioner)
+def _signs_on_as(account: Enrollment, who: Person) -> bool:
+    own = account_request.sign_on_value(who.practitioner)
     numbers = (account.person or {}).get("identifier", ())
     return any(identifiers.kind(number) == "PRN" and number.get("value") == own for number in numbers)
 

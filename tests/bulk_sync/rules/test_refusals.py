@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bot_layer.bulk_sync.rules import refusals
 from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import refusals
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_an_account_is_one_role_with_its_person_inside() -> None:
     ]
 
 
-def test_what_is_not_wished_is_not_sent() -> None:
+def test_what_is_not_requested_is_not_sent() -> None:
     """No empty element: organization, location, security role, e-mail, password and identifiers are left out."""
     role = accounts.build(replace(CLINICIAN, identifiers=[]))
     assert not {"organization", "location", "extension"} & role.keys()
@@ -59,7 +59,7 @@ def test_what_is_not_wished_is_not_sent() -> None:
     assert [extension["url"] for extension in role["contained"][0]["extension"]] == [hg.LOGIN_EXTENSION]
 
 
-def test_all_that_is_wished_is_sent() -> None:
+def test_all_that_is_requested_is_sent() -> None:
     """Another tenant, locations, security role, e-mail and password have their places."""
     role = accounts.build(
         replace(
@@ -95,7 +95,7 @@ def test_only_a_clinician_has_the_profile_of_us_core() -> None:
         (True, True, []),
     ],
 )
-def test_no_mail_goes_out_unless_it_is_wished(invite: bool, notify: bool, expected: list[str]) -> None:
+def test_no_mail_goes_out_unless_it_is_requested(invite: bool, notify: bool, expected: list[str]) -> None:
     """VERIFIED stops the invitation, NO_SUBSCRIPTIONS the notifications; without tags there is no element for them."""
     account = replace(CLINICIAN, invite=invite, notify=notify)
     assert tags(account) == expected

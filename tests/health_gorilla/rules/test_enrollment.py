@@ -7,22 +7,21 @@ import pytest
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir.identifiers import NPI_SYSTEM, V2_0203, account_number, health_gorilla, npi
 from bot_layer.fhir.json import Json
-from bot_layer.health_gorilla.rules import account_request as account_wishes
-from bot_layer.health_gorilla.rules import accounts, enrollment
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
-from tests.health_gorilla.clinicians import DIRECTORY_NAME, ENTRY, NPI, NUMBER, enrolment, practitioner, settings
+from bot_layer.health_gorilla.rules import account_request, accounts, enrollment
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from tests.health_gorilla.clinicians import DIRECTORY_NAME, ENTRY, NPI, NUMBER, enrolled, practitioner, settings
 
 SECOND_NPI = "1000000004"
-NO_WISHES = Wishes()
+NO_REQUEST = AccountRequest()
 
 
-def planned(given: Json, wishes: Wishes = NO_WISHES, **changed: str) -> Enroll:
-    return enrollment.plan_enrolment(given, ENTRY, wishes, settings(**changed))
+def planned(given: Json, requested: AccountRequest = NO_REQUEST, **changed: str) -> Enroll:
+    return enrollment.plan_enrollment(given, ENTRY, requested, settings(**changed))
 
 
-def updated(wishes: Wishes, found: Enrolment | None = None, given: Json | None = None) -> Update:
-    decision = enrollment.plan_update(given or practitioner(), found or enrolment(), wishes)
+def updated(requested: AccountRequest, found: Enrollment | None = None, given: Json | None = None) -> Update:
+    decision = enrollment.plan_update(given or practitioner(), found or enrolled(), requested)
     assert isinstance(decision, Update)
     return decision
 
@@ -96,30 +95,30 @@ def test_an_inactive_practitioner_gets_no_account() -> None:
 
 def test_the_account_is_picked_the_same_each_time() -> None:
     """Of several roles of one person the one with the lowest id; none where there is none."""
-    first, second = enrolment(role_id="a"), enrolment(role_id="b")
+    first, second = enrolled(role_id="a"), enrolled(role_id="b")
     assert enrollment.pick([]) is None
     assert enrollment.pick([second, first]) is enrollment.pick([first, second]) is first
-    assert enrollment.pick([enrolment(role_id="0", active=False), second]) is second
+    assert enrollment.pick([enrolled(role_id="0", active=False), second]) is second
 
 
 def test_a_role_that_says_nothing_of_active_is_active() -> None:
     """Only false switches an account off."""
-    silent = Enrolment({"practitioner": {"reference": "Practitioner/hg-1"}})
+    silent = Enrollment({"practitioner": {"reference": "Practitioner/hg-1"}})
     assert enrollment.pick([silent]) is silent
 
 
 def test_an_account_that_is_switched_off_is_for_a_person() -> None:
     """No second one is made beside it."""
     with pytest.raises(ReviewNeeded) as caught:
-        enrollment.pick([enrolment(active=False)])
+        enrollment.pick([enrolled(active=False)])
     assert caught.value.code == "enrolment-inactive"
 
 
 def test_two_persons_with_one_npi_are_for_a_person() -> None:
     """Nobody's account is changed."""
-    other = Enrolment({"practitioner": {"reference": "Practitioner/hg-2"}})
+    other = Enrollment({"practitioner": {"reference": "Practitioner/hg-2"}})
     with pytest.raises(ReviewNeeded) as caught:
-        enrollment.pick([enrolment(), other])
+        enrollment.pick([enrolled(), other])
     assert caught.value.code == "enrolment-ambiguous"
 
 
@@ -135,7 +134,7 @@ def test_one_directory_record_is_needed() -> None:
 
 def test_an_account_that_vanished_is_for_a_person() -> None:
     """What was found is returned; what is gone is not made anew behind somebody's back."""
-    found = enrolment()
+    found = enrolled()
     assert enrollment.require_found(found) is found
     with pytest.raises(ReviewNeeded) as caught:
         enrollment.require_found(None)
@@ -158,7 +157,7 @@ def test_ids_that_differ_are_refused_on_every_sync() -> None:
     for refused in (
         lambda: enrollment.require_same_id(given, "hg-1"),
         lambda: planned(given),
-        lambda: enrollment.plan_update(given, enrolment(), NO_WISHES),
+        lambda: enrollment.plan_update(given, enrolled(), NO_REQUEST),
     ):
         with pytest.raises(ReviewNeeded) as caught:
             refused()
@@ -185,7 +184,7 @@ def test_a_name_that_is_not_the_directorys_is_refused(name: Json, code: str, pla
 def test_a_directory_record_without_a_name_is_refused() -> None:
     """Nothing can be compared with it."""
     with pytest.raises(InputError) as caught:
-        enrollment.plan_enrolment(practitioner(), {"id": "hg-1"}, NO_WISHES, settings())
+        enrollment.plan_enrollment(practitioner(), {"id": "hg-1"}, NO_REQUEST, settings())
     assert caught.value.code == "directory-name-missing"
 
 
@@ -193,8 +192,8 @@ def test_a_directory_record_without_a_name_is_refused() -> None:
 
 
 def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> None:
-    """The NPI comes first, then what is wished, no key twice; the order of the directory's name is untouched."""
-    plan = planned(practitioner(), Wishes([npi(NPI), NUMBER]))
+    """The NPI comes first, then what is requested, no key twice; the order of the directory's name is untouched."""
+    plan = planned(practitioner(), AccountRequest([npi(NPI), NUMBER]))
     payload = plan.payload(plan.logins[0])
     person = payload["contained"][0]
     assert person["name"] == [DIRECTORY_NAME]
@@ -206,7 +205,7 @@ def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> Non
 def test_the_official_name_of_the_record_is_the_one() -> None:
     """Other names of a directory record are passed over."""
     entry = {**ENTRY, "name": [{"use": "maiden", "family": "Okonkwo", "given": ["Amara"]}, DIRECTORY_NAME]}
-    plan = enrollment.plan_enrolment(practitioner(), entry, NO_WISHES, settings())
+    plan = enrollment.plan_enrollment(practitioner(), entry, NO_REQUEST, settings())
     assert plan.account.name == DIRECTORY_NAME
 
 
@@ -215,7 +214,7 @@ def test_a_directory_id_is_the_records_identifier_before_its_id() -> None:
     own = {**ENTRY, "identifier": [health_gorilla("hg-7")]}
     bare = {"name": [DIRECTORY_NAME]}
     ids = [
-        enrollment.plan_enrolment(practitioner(), entry, NO_WISHES, settings()).directory_id for entry in (own, bare)
+        enrollment.plan_enrollment(practitioner(), entry, NO_REQUEST, settings()).directory_id for entry in (own, bare)
     ]
     assert ids == ["hg-7", ""]
 
@@ -233,7 +232,7 @@ def test_another_tenant_does_without_the_login_of_the_configured_one() -> None:
     """Medplum keeps one login: that of the configured tenant."""
     known = accounts.with_login(practitioner(), "amara")
     elsewhere = settings().in_tenant("t-2")
-    plan = enrollment.plan_enrolment(known, ENTRY, NO_WISHES, elsewhere)
+    plan = enrollment.plan_enrollment(known, ENTRY, NO_REQUEST, elsewhere)
     assert "amara" not in plan.logins
     assert plan.payload(plan.logins[0])["organization"] == {"reference": "Organization/t-2"}
     assert enrollment.kept_login(known, elsewhere) is None
@@ -247,9 +246,11 @@ def test_a_subtenant_of_the_settings_is_named_in_the_account() -> None:
 
 
 def test_each_login_and_address_is_tried_in_a_payload_of_its_own() -> None:
-    """payload(login, email) changes nothing else; password, locations and tags are those of wishes and settings."""
-    wishes = Wishes(locations=["Organization/tl-1"], emails=["a@practice.example"], password="first-password")
-    plan = planned(practitioner(), wishes, INVITE="true", NOTIFY="true")
+    """payload(login, email) changes nothing else; the rest is that of request and settings."""
+    requested = AccountRequest(
+        locations=["Organization/tl-1"], emails=["a@practice.example"], password="first-password"
+    )
+    plan = planned(practitioner(), requested, INVITE="true", NOTIFY="true")
     first, second = plan.payload("one", "a@practice.example"), plan.payload("two")
     assert plan.emails == ("a@practice.example",)
     assert "tag" not in first["meta"]
@@ -266,17 +267,17 @@ def test_each_login_and_address_is_tried_in_a_payload_of_its_own() -> None:
 
 def test_nothing_is_sent_where_nothing_is_missing() -> None:
     """The same account numbers, locations and an address that is there already are nothing to do."""
-    found = enrolment(NUMBER, location=[{"reference": "Organization/tl-1"}])
+    found = enrolled(NUMBER, location=[{"reference": "Organization/tl-1"}])
     person = {**(found.person or {}), "telecom": [{"system": "email", "value": "a@practice.example"}]}
-    wishes = Wishes([NUMBER], locations=["Organization/tl-1"], emails=["b@practice.example"])
-    decision = enrollment.plan_update(practitioner(), Enrolment(found.role, person), wishes)
-    assert decision == NothingToDo(Enrolment(found.role, person))
+    requested = AccountRequest([NUMBER], locations=["Organization/tl-1"], emails=["b@practice.example"])
+    decision = enrollment.plan_update(practitioner(), Enrollment(found.role, person), requested)
+    assert decision == NothingToDo(Enrollment(found.role, person))
 
 
 def test_an_update_adds_and_loses_nothing() -> None:
     """The identifiers that are there stay, in their order; what is added is told."""
     second = account_number("Organization/f-2", "A-1")
-    plan = updated(Wishes([NUMBER, second]), enrolment(NUMBER))
+    plan = updated(AccountRequest([NUMBER, second]), enrolled(NUMBER))
     person = plan.payload["contained"][0]
     assert [found.get("value") for found in person["identifier"]] == [NPI, "hg-1", "A-1", "A-1"]
     assert list(plan.added) == [second]
@@ -286,69 +287,73 @@ def test_an_update_adds_and_loses_nothing() -> None:
 def test_an_update_carries_a_login_that_health_gorilla_does_not_tell() -> None:
     """Its own stays where it tells one; else the one given for the tenant, else Medplum's."""
     known = accounts.with_login(practitioner(), "from-medplum")
-    silent = enrolment(login=None)
-    wishes = Wishes([NUMBER])
+    silent = enrolled(login=None)
+    requested = AccountRequest([NUMBER])
 
-    def login(found: Enrolment, given: str | None = None) -> str | None:
-        decision = enrollment.plan_update(known, found, wishes, login=given)
+    def login(found: Enrollment, given: str | None = None) -> str | None:
+        decision = enrollment.plan_update(known, found, requested, login=given)
         assert isinstance(decision, Update)
         return accounts.login_of(decision.payload["contained"][0])
 
-    assert login(enrolment()) == "amara"
+    assert login(enrolled()) == "amara"
     assert login(silent) == "from-medplum"
     assert login(silent, "given") == "given"
 
 
 def test_the_login_to_send_is_medplums_or_in_another_tenant_the_generated_one() -> None:
-    """The generated one is that which an enrolment there would have used."""
+    """The generated one is that which an enrollment there would have used."""
     known = accounts.with_login(practitioner(), "amara")
     elsewhere = settings().in_tenant("t-2")
-    generated = enrollment.plan_enrolment(practitioner(), ENTRY, NO_WISHES, elsewhere).logins[0]
-    assert enrollment.login_to_send(known, enrolment(), settings()) == "amara"
-    assert enrollment.login_to_send(practitioner(), enrolment(), settings()) is None
-    assert enrollment.login_to_send(known, enrolment(), elsewhere) == generated
-    assert enrollment.login_to_send(known, Enrolment({}), elsewhere)
+    generated = enrollment.plan_enrollment(practitioner(), ENTRY, NO_REQUEST, elsewhere).logins[0]
+    assert enrollment.login_to_send(known, enrolled(), settings()) == "amara"
+    assert enrollment.login_to_send(practitioner(), enrolled(), settings()) is None
+    assert enrollment.login_to_send(known, enrolled(), elsewhere) == generated
+    assert enrollment.login_to_send(known, Enrollment({}), elsewhere)
 
 
 def test_an_account_whose_person_is_not_shown_is_never_overwritten() -> None:
     """A PUT replaces the whole: without the person, name and numbers would be lost. Nothing to do is fine."""
-    hidden = Enrolment({"id": "role-1", "practitioner": {"reference": "Practitioner/hg-1"}})
-    assert enrollment.plan_update(practitioner(), hidden, NO_WISHES) == NothingToDo(hidden)
-    for wishes in (Wishes([NUMBER]), Wishes(locations=["Organization/tl-1"]), Wishes(emails=["a@practice.example"])):
+    hidden = Enrollment({"id": "role-1", "practitioner": {"reference": "Practitioner/hg-1"}})
+    assert enrollment.plan_update(practitioner(), hidden, NO_REQUEST) == NothingToDo(hidden)
+    for requested in (
+        AccountRequest([NUMBER]),
+        AccountRequest(locations=["Organization/tl-1"]),
+        AccountRequest(emails=["a@practice.example"]),
+    ):
         with pytest.raises(ReviewNeeded) as caught:
-            enrollment.plan_update(practitioner(), hidden, wishes)
+            enrollment.plan_update(practitioner(), hidden, requested)
         assert caught.value.code == "enrolment-unreadable"
 
 
 def test_locations_move() -> None:
     """They replace the list there; that alone is a move and nothing else."""
-    plan = updated(Wishes(locations=["Organization/tl-1"]))
+    plan = updated(AccountRequest(locations=["Organization/tl-1"]))
     assert plan.payload["location"] == [{"reference": "Organization/tl-1"}]
     assert (plan.moves, plan.only_moves) == (True, True)
-    both = updated(Wishes([NUMBER], locations=["Organization/tl-1"]))
+    both = updated(AccountRequest([NUMBER], locations=["Organization/tl-1"]))
     assert (both.moves, both.only_moves) == (True, False)
 
 
-def test_no_wish_leaves_the_locations() -> None:
+def test_no_request_leaves_the_locations() -> None:
     """None leaves them, an empty list takes them away."""
-    found = enrolment(location=[{"reference": "Organization/tl-1"}])
-    assert enrollment.plan_update(practitioner(), found, NO_WISHES) == NothingToDo(found)
-    assert "location" not in updated(Wishes(locations=[]), found).payload
+    found = enrolled(location=[{"reference": "Organization/tl-1"}])
+    assert enrollment.plan_update(practitioner(), found, NO_REQUEST) == NothingToDo(found)
+    assert "location" not in updated(AccountRequest(locations=[]), found).payload
 
 
 def test_another_role_is_an_update() -> None:
     """Roles of staff change beside the locations: then it is more than a move."""
-    found = enrolment()
+    found = enrolled()
     role = {**found.role, "code": [{"text": "other"}]}
-    decision = enrollment.plan_update(practitioner(), found, Wishes(locations=["Organization/tl-1"]), role=role)
+    decision = enrollment.plan_update(practitioner(), found, AccountRequest(locations=["Organization/tl-1"]), role=role)
     assert isinstance(decision, Update)
     assert decision.payload["code"] == [{"text": "other"}]
     assert (decision.moves, decision.only_moves) == (True, False)
 
 
-def test_an_address_alone_is_wished_and_not_required() -> None:
+def test_an_address_alone_is_requested_and_not_required() -> None:
     """Where the account has none, each is tried in turn; without one the payload is unchanged."""
-    plan = updated(Wishes(emails=["a@practice.example", "b@practice.example"]))
+    plan = updated(AccountRequest(emails=["a@practice.example", "b@practice.example"]))
     assert (plan.emails, plan.required) == (("a@practice.example", "b@practice.example"), False)
     assert plan.with_email(None) is plan.payload
     assert accounts.emails_of(plan.with_email("b@practice.example")["contained"][0]) == ["b@practice.example"]
@@ -356,20 +361,20 @@ def test_an_address_alone_is_wished_and_not_required() -> None:
 
 def test_an_account_without_identifiers_gets_no_empty_list() -> None:
     """FHIR has no empty lists."""
-    found = enrolment()
+    found = enrolled()
     bare = {key: value for key, value in (found.person or {}).items() if key != "identifier"}
-    plan = updated(Wishes(locations=["Organization/tl-1"]), Enrolment(found.role, bare))
+    plan = updated(AccountRequest(locations=["Organization/tl-1"]), Enrollment(found.role, bare))
     assert "identifier" not in plan.payload["contained"][0]
 
 
 def test_an_existing_accounts_password_is_left_and_that_is_said() -> None:
-    """Without a password nothing is said, and the wishes are the same."""
-    wishes = Wishes([NUMBER], password="first-password")
-    changed = account_wishes.for_existing(wishes)
+    """Without a password nothing is said, and the request is the same."""
+    requested = AccountRequest([NUMBER], password="first-password")
+    changed = account_request.for_existing(requested)
     assert (changed.password, [issue.code for issue in changed.issues]) == (None, ["password-not-set"])
     assert changed.identifiers == [NUMBER]
-    assert account_wishes.for_existing(changed) is changed
-    assert "first-password" not in repr(wishes)
+    assert account_request.for_existing(changed) is changed
+    assert "first-password" not in repr(requested)
 
 
 # Writing back
@@ -396,7 +401,7 @@ def test_what_medplum_has_stays() -> None:
 
 def test_no_person_shows_in_the_representation() -> None:
     """Decisions may be logged: they tell neither name, number, login nor address."""
-    wishes = Wishes([NUMBER], emails=["amara@practice.example"], password="first-password")
-    for value in (wishes, planned(practitioner(), wishes), updated(wishes), enrolment(NUMBER)):
+    requested = AccountRequest([NUMBER], emails=["amara@practice.example"], password="first-password")
+    for value in (requested, planned(practitioner(), requested), updated(requested), enrolled(NUMBER)):
         for secret in ("OKONKWO", NPI, "A-1", "amara", "first-password", "hg-1"):
             assert secret not in repr(value)

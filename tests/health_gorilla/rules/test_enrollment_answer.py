@@ -11,11 +11,11 @@ from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import warning
 from bot_layer.fhir.parameters import one, values
 from bot_layer.health_gorilla.rules import accounts, enrollment, enrollment_answer
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrolment, NothingToDo, Update
-from tests.health_gorilla.clinicians import ENTRY, NPI, NUMBER, enrolment, practitioner, settings
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from tests.health_gorilla.clinicians import ENTRY, NPI, NUMBER, enrolled, practitioner, settings
 
-WISHES = Wishes(
+REQUESTS = AccountRequest(
     [NUMBER, {"system": "https://x.example", "value": "no account number"}],
     issues=[warning("account-number-empty", "An account number has no value.")],
     password="first-password",
@@ -23,18 +23,20 @@ WISHES = Wishes(
 WRITTEN_BACK = "Practitioner in Medplum: Health Gorilla id and login written back"
 
 
-def enroll(wishes: Wishes = WISHES) -> Enroll:
-    return enrollment.plan_enrolment(practitioner(), ENTRY, wishes, settings())
+def enroll(requested: AccountRequest = REQUESTS) -> Enroll:
+    return enrollment.plan_enrollment(practitioner(), ENTRY, requested, settings())
 
 
-def update(wishes: Wishes = WISHES, found: Enrolment | None = None) -> Update:
-    decision = enrollment.plan_update(practitioner(), found or enrolment(), wishes)
+def update(requested: AccountRequest = REQUESTS, found: Enrollment | None = None) -> Update:
+    decision = enrollment.plan_update(practitioner(), found or enrolled(), requested)
     assert isinstance(decision, Update)
     return decision
 
 
-def preview(decision: Enroll | Update | NothingToDo, given: Json | None = None, wishes: Wishes = WISHES) -> Json:
-    answer = enrollment_answer.preview(decision, given or practitioner(), wishes)
+def preview(
+    decision: Enroll | Update | NothingToDo, given: Json | None = None, requested: AccountRequest = REQUESTS
+) -> Json:
+    answer = enrollment_answer.preview(decision, given or practitioner(), requested)
     Parameters.model_validate(answer)
     return answer
 
@@ -45,7 +47,7 @@ def synced() -> Json:
 
 def test_each_decision_has_its_word() -> None:
     """enrolled, updated, unchanged."""
-    decisions: list[Enroll | Update | NothingToDo] = [enroll(), update(), NothingToDo(enrolment())]
+    decisions: list[Enroll | Update | NothingToDo] = [enroll(), update(), NothingToDo(enrolled())]
     assert [enrollment_answer.action_of(decision) for decision in decisions] == ["enrolled", "updated", "unchanged"]
 
 
@@ -53,7 +55,7 @@ def test_each_decision_has_its_word() -> None:
 def test_the_answer_says_what_was_done(action: str) -> None:
     """Action, id, login, each account number with its laboratory, and the outcome with all that is to be said."""
     issue = warning("location-ignored", "x")
-    answer = enrollment_answer.answer(action, "hg-1", "amara", WISHES, issues=[issue])
+    answer = enrollment_answer.answer(action, "hg-1", "amara", REQUESTS, issues=[issue])
     Parameters.model_validate(answer)
     assert [one(answer, name) for name in ("action", "healthGorillaId", "login")] == [action, "hg-1", "amara"]
     assert values(answer, "accountNumber") == [
@@ -92,8 +94,8 @@ def test_a_preview_tells_no_password() -> None:
 
 def test_a_preview_of_an_update_counts_what_is_added_and_names_what_is_replaced() -> None:
     """Values stand in the payload, and only there."""
-    wishes = Wishes([NUMBER], locations=["Organization/tl-1"])
-    answer = preview(update(wishes), synced(), wishes)
+    requested = AccountRequest([NUMBER], locations=["Organization/tl-1"])
+    answer = preview(update(requested), synced(), requested)
     assert values(answer, "difference") == [
         "PractitionerRole.contained.identifier: 1 added",
         "PractitionerRole.location: replaced",
@@ -104,23 +106,23 @@ def test_a_preview_of_an_update_counts_what_is_added_and_names_what_is_replaced(
 
 def test_a_preview_names_only_what_differs() -> None:
     """Each of the two differences of an account stands alone as well."""
-    numbers, places = Wishes([NUMBER]), Wishes(locations=["Organization/tl-1"])
+    numbers, places = AccountRequest([NUMBER]), AccountRequest(locations=["Organization/tl-1"])
     assert len(values(preview(update(numbers), synced()), "difference")) == 1
     assert values(preview(update(places), synced()), "difference") == ["PractitionerRole.location: replaced"]
 
 
 def test_a_preview_names_each_change_of_roles_and_address() -> None:
     """Roles of staff and an address that is added are told by element, without their values."""
-    found = enrolment(extension=[{"url": "x"}], code=[{"text": "old"}])
-    wishes = Wishes(emails=["a@practice.example"])
+    found = enrolled(extension=[{"url": "x"}], code=[{"text": "old"}])
+    requested = AccountRequest(emails=["a@practice.example"])
     roles: list[tuple[Json, list[str]]] = [
         ({"code": [{"text": "new"}]}, ["PractitionerRole.code: administrative role replaced"]),
         ({"extension": []}, ["PractitionerRole.extension: security role set"]),
         ({}, []),
     ]
     for changes, expected in roles:
-        decision = enrollment.plan_update(practitioner(), found, wishes, role={**found.role, **changes})
-        assert values(preview(decision, synced(), wishes), "difference") == [
+        decision = enrollment.plan_update(practitioner(), found, requested, role={**found.role, **changes})
+        assert values(preview(decision, synced(), requested), "difference") == [
             *expected,
             "PractitionerRole.contained.telecom: e-mail address added",
         ]
@@ -128,7 +130,7 @@ def test_a_preview_names_each_change_of_roles_and_address() -> None:
 
 def test_a_preview_without_a_change_has_no_payload() -> None:
     """What would be written back to Medplum is a difference all the same."""
-    nothing = NothingToDo(enrolment(NUMBER))
+    nothing = NothingToDo(enrolled(NUMBER))
     unsynced = preview(nothing)
     assert values(unsynced, "difference") == [WRITTEN_BACK]
     assert one(unsynced, "payload") is None

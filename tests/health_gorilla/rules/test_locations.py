@@ -18,12 +18,12 @@ def organization(**changes: Any) -> Json:
     return {"resourceType": "Organization", "id": "o", "name": "Office", "address": [ADDRESS], **changes}
 
 
-def there(wished: Json, **changes: Any) -> Json:
+def there(requested: Json, **changes: Any) -> Json:
     return {
         "id": "tl-1",
         "meta": {"versionId": "3", "lastUpdated": "2026"},
         "text": {"status": "generated"},
-        **wished,
+        **requested,
         **changes,
     }
 
@@ -50,27 +50,27 @@ def test_phones_that_say_nothing_are_left_out() -> None:
 
 def test_nothing_to_do_whatever_health_gorilla_adds() -> None:
     """Texts, further phones and formatted addresses of Health Gorilla's own are no difference."""
-    wished = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1")
+    requested = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1")
     found = there(
-        wished,
-        address=[{**wished["address"][0], "text": "7 Canopy Road, Lumberton"}],
+        requested,
+        address=[{**requested["address"][0], "text": "7 Canopy Road, Lumberton"}],
         telecom=[{"system": "fax", "value": "2"}, {"system": "phone", "value": "1", "rank": 1}],
     )
-    assert locations.plan(wished, found).action == "unchanged"
+    assert locations.plan(requested, found).action == "unchanged"
 
 
 @pytest.mark.parametrize("key", ["name", "address", "telecom", "active", "type"])
 def test_each_element_that_differs_is_put(key: str) -> None:
     """Only what differs is replaced; the version stays for If-Match, the generated text goes."""
-    wished = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1")
-    found = {name: value for name, value in there(wished, alias=["Mill"]).items() if name != key}
-    planned = locations.plan(wished, found)
+    requested = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1")
+    found = {name: value for name, value in there(requested, alias=["Mill"]).items() if name != key}
+    planned = locations.plan(requested, found)
     assert (planned.action, list(planned.differences)) == ("updated", [f"Organization.{key}: replaced"])
     assert planned.payload == {
-        **{k: v for k, v in there(wished, alias=["Mill"]).items() if k != "text"},
+        **{k: v for k, v in there(requested, alias=["Mill"]).items() if k != "text"},
         "meta": {"versionId": "3"},
     }
-    assert locations.plan(wished, planned.payload).action == "unchanged"
+    assert locations.plan(requested, planned.payload).action == "unchanged"
     assert "text" in found, "the argument was changed"
 
 
@@ -93,10 +93,12 @@ def test_an_id_that_no_location_has(wrong: str | None) -> None:
 
 def test_the_same_place_is_told_by_name_lines_city_and_postal_code() -> None:
     """Case and white space do not count; another city or another name does."""
-    wished = locations.wanted(organization(), "t-1")
-    same = there(wished, name=" OFFICE", address=[{**ADDRESS, "city": "LUMBERTON "}])
-    assert locations.pick([same], wished) == same
+    requested = locations.wanted(organization(), "t-1")
+    same = there(requested, name=" OFFICE", address=[{**ADDRESS, "city": "LUMBERTON "}])
+    assert locations.pick([same], requested) == same
     assert (
-        locations.pick([there(wished, address=[{**ADDRESS, "city": "Elsewhere"}]), there(wished, name="x")], wished)
+        locations.pick(
+            [there(requested, address=[{**ADDRESS, "city": "Elsewhere"}]), there(requested, name="x")], requested
+        )
         is None
     )

@@ -9,8 +9,8 @@ from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules import staff
-from bot_layer.health_gorilla.rules.account_request import Wishes
-from bot_layer.health_gorilla.rules.enrollment import Enrolment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
 from bot_layer.health_gorilla.rules.staff import Person, Roles
 
 NAME = {"family": "Deskwright", "given": ["Flora"]}
@@ -33,7 +33,9 @@ def security(url: str, code: str) -> Json:
     return {"url": url, "valueCodeableConcept": {"coding": [coding(hg.SECURITY_ROLE, code)]}}
 
 
-def account(*, login: str | None = None, name: Json | None = None, prn: str | None = None, **role: object) -> Enrolment:
+def account(
+    *, login: str | None = None, name: Json | None = None, prn: str | None = None, **role: object
+) -> Enrollment:
     person: Json = {"resourceType": "Practitioner", "id": "p", "name": [name or NAME], "identifier": []}
     person["identifier"].append({"system": hg.SYSTEM, "value": role.pop("id", "hg-1")})
     if prn:
@@ -41,7 +43,7 @@ def account(*, login: str | None = None, name: Json | None = None, prn: str | No
     if login:
         person["extension"] = [{"url": hg.LOGIN_EXTENSION, "valueString": login}]
     code = [{"coding": [coding(hg.ADMINISTRATIVE_ROLE, "staff")]}]
-    return Enrolment({"resourceType": "PractitionerRole", "id": "r", "code": code, **role}, person)
+    return Enrollment({"resourceType": "PractitionerRole", "id": "r", "code": code, **role}, person)
 
 
 def who(practitioner: Json | None = None) -> Person:
@@ -118,7 +120,7 @@ def test_an_account_is_recognised_by_name_and_login_or_uuid() -> None:
     assert staff.recognise([by_uuid, account(prn="m-2", id="hg-2")], me) == by_uuid
     clinical = [{"coding": [coding(hg.PRACTITIONER_ROLE, "doctor")]}]
     assert staff.recognise([account(login=me.login, code=clinical)], me) is None
-    assert staff.recognise([Enrolment({"id": "r"}, None)], me) is None
+    assert staff.recognise([Enrollment({"id": "r"}, None)], me) is None
 
 
 def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
@@ -132,7 +134,7 @@ def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_ta
     assert staff.recognise([account(), account(id="hg-2")], me, login_taken=True) is None
     off = account()
     with pytest.raises(ReviewNeeded, match="switched off"):
-        staff.recognise([Enrolment({**off.role, "active": False}, off.person)], me, login_taken=True)
+        staff.recognise([Enrollment({**off.role, "active": False}, off.person)], me, login_taken=True)
     by_hand, written_back = (
         who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": login}]})
         for login in ("flora", me.login)
@@ -169,14 +171,14 @@ def test_only_what_differs_is_replaced() -> None:
 
 def test_planning_again_after_an_update_finds_nothing_to_do() -> None:
     """An account as it is after an update needs no other one."""
-    wishes = Wishes([identifiers.provider_number("Organization/f-9", "m-1")], ["Organization/tl-1"])
+    requested = AccountRequest([identifiers.provider_number("Organization/f-9", "m-1")], ["Organization/tl-1"])
     wanted = Roles("officeManager", "staff")
-    planned = staff.plan_update(who(), account(), wanted, wishes)
+    planned = staff.plan_update(who(), account(), wanted, requested)
     assert isinstance(planned, Update)
     assert planned.moves
     assert not planned.only_moves
-    after = Enrolment(planned.payload, planned.payload["contained"][0])
-    assert isinstance(staff.plan_update(who(), after, wanted, wishes), NothingToDo)
-    moved = staff.plan_update(who(), after, Roles(), Wishes(locations=["Organization/tl-2"]))
+    after = Enrollment(planned.payload, planned.payload["contained"][0])
+    assert isinstance(staff.plan_update(who(), after, wanted, requested), NothingToDo)
+    moved = staff.plan_update(who(), after, Roles(), AccountRequest(locations=["Organization/tl-2"]))
     assert isinstance(moved, Update)
     assert moved.only_moves
