@@ -72,7 +72,7 @@ def run(console: Console) -> None:
 
 def _one_call(body: bytes) -> Json:
     event = read(json.loads(body), secret_names=_SETTINGS)
-    check_input("sync_practitioner", event.input)
+    check_input(handler.definition_path, event.input)
     target(event, "Practitioner", "practitioner")
     hg.read(event.secrets)
     found = Enrollment(_ROLE, _ROLE["contained"][0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +27,7 @@ from bot_layer.errors import BotError, ConfigError, InputError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 
-OPERATION_DEFINITIONS = Path(__file__).resolve().parents[2] / "operation_definitions"
+OPERATION_DEFINITIONS = "operation_definitions"
 
 Answerer = Callable[[BotError, Json], Json]
 
@@ -45,11 +46,25 @@ class Handler:
     """A bot that can be called: ``handler(event)`` answers, ``handler.run(event)`` raises BotError where it can't.
 
     ``answer_failure`` makes the answer for a failure, and is given the event, because not every caller reads FHIR.
+    ``definitions`` is the folder of the OperationDefinitions; by default ``operation_definitions`` in the folder of the
+    bot's module, or beside that folder.
     """
 
     bot: Bot
     act: Callable[[Event], Json]
     answer_failure: Answerer = failed
+    definitions: Path | None = None
+
+    @property
+    def operation(self) -> Json | None:
+        """The bot's OperationDefinition, or None for a bot without an operation."""
+        return None if (path := self.definition_path) is None else _read_definition(path)
+
+    @property
+    def definition_path(self) -> Path | None:
+        """The file of the bot's OperationDefinition, or None for a bot without an operation."""
+        folders = [self.definitions] if self.definitions else _definition_folders(self.act.__module__)
+        return next((path for each in folders if (path := each / f"{self.bot.stem}.json").is_file()), None)
 
     def __call__(self, event: Json) -> Json:
         """The answer to Medplum's envelope; a BotError becomes an answer too."""
@@ -70,8 +85,8 @@ class Handler:
         check_settings(self.bot, read.secrets)
         require_delivered(read, self.bot)
         if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
-            check_input(self.bot.stem, read.input)
-        check_plain_call(self.bot, read.input)
+            check_input(self.definition_path, read.input)
+        check_plain_call(self.bot, self.operation, read.input)
         return self.act(read)
 
 
@@ -82,12 +97,11 @@ def check_settings(bot: Bot, secrets: Mapping[str, str]) -> None:
         raise ConfigError.for_missing(missing)
 
 
-def check_input(stem: str, given: Json) -> None:
+def check_input(definition: Path | None, given: Json) -> None:
     """Raise an InputError for each way in which the Parameters differ from what the OperationDefinition takes."""
-    validator = _validator(stem)
-    if validator is None:
+    if definition is None:
         return
-    faults = sorted({_where(fault) for fault in validator.iter_errors(given)})
+    faults = sorted({_where(fault) for fault in _validator(definition).iter_errors(given)})
     if faults:
         raise InputError(
             f"The input does not fit the operation's parameters: see {', '.join(faults)}.",
@@ -96,11 +110,10 @@ def check_input(stem: str, given: Json) -> None:
         )
 
 
-def check_plain_call(bot: Bot, given: Any) -> None:
+def check_plain_call(bot: Bot, operation: Json | None, given: Any) -> None:
     """Raise an InputError where an object that is no resource says more than is read from it."""
     if bot.target is None or not isinstance(given, dict) or {"resourceType", "deletedResource"} & given.keys():
         return
-    operation = operation_definition(bot.stem)
     if operation is not None and not parameters.is_plain_call(operation, str(bot.parameter), given):
         raise InputError(
             "Beside the resource to work on, only flags (true or false) and codes can be given outside of Parameters: "
@@ -109,19 +122,24 @@ def check_plain_call(bot: Bot, given: Any) -> None:
         )
 
 
-def operation_definition(stem: str) -> Json | None:
-    """The OperationDefinition of a bot, or None for a bot without an operation."""
-    path = OPERATION_DEFINITIONS / f"{stem}.json"
-    if not path.is_file():
-        return None
+@lru_cache(maxsize=64)
+def _read_definition(path: Path) -> Json:
     loaded: Json = json.loads(path.read_bytes())
     return loaded
 
 
 @lru_cache(maxsize=64)
-def _validator(stem: str) -> jsonschema.Draft202012Validator | None:
-    operation = operation_definition(stem)
-    return None if operation is None else jsonschema.Draft202012Validator(parameters.input_schema(operation))
+def _validator(path: Path) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(parameters.input_schema(_read_definition(path)))
+
+
+def _definition_folders(module: str) -> list[Path]:
+    """The folders in which the definitions of a module's bot may lie."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return []
+    folder = Path(file).resolve().parent
+    return [folder / OPERATION_DEFINITIONS, folder.parent / OPERATION_DEFINITIONS]
 
 
 def _where(fault: jsonschema.ValidationError) -> str:

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bot_layer.bot.collection import load
+from bot_layer.bot.collection import Collection
+from bot_layer.cli.collections import Bots, chosen
 from bot_layer.deploy import report
 from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.package import package as build
@@ -50,6 +51,7 @@ def deploy(
     prune: Annotated[bool, typer.Option("--prune", help="Delete what was deployed and is declared no more.")] = False,
     runtime: Annotated[str, typer.Option(help="How Medplum runs the bots: fission, relay or lambda.")] = "fission",
     only: Only = None,
+    bots: Bots = None,
     secrets: Secrets = None,
     package: Package = None,
     architecture: Annotated[
@@ -65,7 +67,7 @@ def deploy(
     logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
     out = _Out(Console(highlight=False, soft_wrap=True, markup=False), as_json)
     try:
-        request = _request(only or [], runtime, prune, secrets)
+        request = _request(chosen(bots), only or [], runtime, prune, secrets)
         if package is not None:
             _package(request, package, architecture or ["x86_64"], out)
         server = connect_environment(os.environ)
@@ -90,13 +92,13 @@ def main() -> None:
     app(prog_name="deploy_bots.py")
 
 
-def _request(only: list[str], runtime: str, prune: bool, secrets: Path | None) -> Request:
+def _request(bots: Collection, only: list[str], runtime: str, prune: bool, secrets: Path | None) -> Request:
     if runtime not in RUNTIMES:
         raise InputError(f"Choose a runtime: {', '.join(RUNTIMES)}.")
     if only and prune:
         raise InputError("--prune looks at everything that was deployed; leave out --only.")
     values = read_values(secrets, os.environ) if secrets else None
-    return Request(load().only(only), runtime, partial=bool(only), prune=prune, secrets=values)
+    return Request(bots.only(only), runtime, partial=bool(only), prune=prune, secrets=values)
 
 
 def _package(request: Request, folder: Path, architectures: list[str], out: _Out) -> None:

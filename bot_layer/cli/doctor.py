@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bot_layer.bot.collection import load
+from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError
 from bot_layer.health_gorilla.rules.checks import Finding
 from bot_layer.http.transport import require_safe_url
@@ -28,6 +28,7 @@ def doctor(
         str, typer.Option(help="Address of the bots' host; empty: leave it out.")
     ] = "http://127.0.0.1:8765",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    bots: Bots = None,
 ) -> None:
     """Examine the Medplum project of MEDPLUM_BASE_URL, the bots on it, their host and their partners.
 
@@ -43,7 +44,7 @@ def doctor(
         if host:
             require_safe_url(host, "the bots' host")
         base_url = os.environ["MEDPLUM_BASE_URL"]
-        for finding in examine(Patient(base_url, server, load(), host or None, os.environ)):
+        for finding in examine(Patient(base_url, server, chosen(bots), host or None, os.environ)):
             findings.append(finding)
             if not as_json:
                 style, mark = _MARKS[finding.status]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bot_layer.bot.collection import load
+from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.fhir import parameters
@@ -128,7 +128,7 @@ def enroll(
     console = Console(stderr=True)
     try:
         server = connect_environment(os.environ)
-        handler = load().named("sync-practitioner")
+        handler = load(BUNDLED).named("sync-practitioner")
         enroller = Enroller(handler, server, os.environ, preview, server.project_secrets())
         entries = _people(enroller.server, source, search)
         written = Report(report, fresh=fresh)

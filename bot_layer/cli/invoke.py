@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bot_layer import spans
-from bot_layer.bot.collection import load
+from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError, InputError
 from bot_layer.fhir.json import Json
 from bot_layer.host import invoke as running
@@ -26,6 +26,7 @@ app = typer.Typer()
 def invoke(
     name: Annotated[str, typer.Argument(help="Name of the bot, e.g. sync-practitioner.")],
     event: Annotated[str, typer.Option(help="File with the event, or - for standard input.")],
+    bots: Bots = None,
 ) -> None:
     """Run a bot on an event and print its answer.
 
@@ -34,7 +35,7 @@ def invoke(
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
-        handler = load().named(name)
+        handler = chosen(bots).named(name)
         envelope = _with_login(_read(event))
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import uvicorn
 
-from bot_layer.bot.collection import Collection, load
+from bot_layer.bot.collection import Collection
+from bot_layer.cli.collections import Bots, chosen
 from bot_layer.cli.environment import number
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.federation import routes as federated
@@ -48,6 +49,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
     medplum: MedplumOption = None,
     inbox: InboxOption = None,
+    bots: Bots = None,
     cron: Annotated[
         bool, typer.Option("--cron", help="Run the bots' schedules here, for a project without cron.")
     ] = False,
@@ -64,14 +66,14 @@ def serve(
     logs.configure(level=log_level)
     try:
         with tracing.recorded(os.environ):
-            _serve(host, port, _servers(medplum or []), database(inbox, os.environ), cron)
+            _serve(chosen(bots), host, port, _servers(medplum or []), database(inbox, os.environ), cron)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
 
 
-def _serve(host: str, port: int, servers: tuple[str, ...], database: str | None, cron: bool) -> None:
-    bots, environ = load(), os.environ
+def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], database: str | None, cron: bool) -> None:
+    environ = os.environ
     box = _inbox(bots, database, environ) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from bot_layer.bot.collection import Collection
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
-from bot_layer.bot.handler import operation_definition
+from bot_layer.bot.handler import Handler
 from bot_layer.deploy.rules.deployment import IMPLEMENTATION, Wanted, symbol
 from bot_layer.fhir.json import Json
 
@@ -26,7 +26,7 @@ _WRITE = ("create", "update")
 
 def declared(bots: Collection, *, runtime: str = "fission", settings: Mapping[str, str] = NO_SETTINGS) -> list[Wanted]:
     """Every resource of the bots, in the order of the bots. ``settings`` are what the project keeps, by name."""
-    return [wanted for handler in bots for wanted in _of(handler.bot, runtime, settings)]
+    return [wanted for handler in bots for wanted in _of(handler, runtime, settings)]
 
 
 def relay_code(bot: Bot) -> str:
@@ -44,8 +44,8 @@ def digest(code: str) -> str:
     return f"sha256:{hashlib.sha256(code.encode()).hexdigest()[:16]}"
 
 
-def _of(bot: Bot, runtime: str, settings: Mapping[str, str]) -> list[Wanted]:
-    operation = operation_definition(bot.stem)
+def _of(handler: Handler, runtime: str, settings: Mapping[str, str]) -> list[Wanted]:
+    bot, operation = handler.bot, handler.operation
     found = [
         _policy(bot, settings),
         _bot(bot, runtime),

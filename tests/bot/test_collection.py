@@ -10,7 +10,7 @@ import pytest
 from fhir.resources.R4B.operationdefinition import OperationDefinition
 
 from bot_layer.bot.collection import load
-from bot_layer.bot.handler import Handler, operation_definition
+from bot_layer.bot.handler import Handler
 from bot_layer.deploy.declared import declared
 from bot_layer.deploy.package import closure
 from bot_layer.deploy.rules.deployment_checks import check
@@ -22,7 +22,7 @@ from tests.cases import Case, cases
 ROOT = Path(__file__).resolve().parents[2]
 BOTS = load()
 STEMS = [handler.bot.stem for handler in BOTS]
-WITH_OPERATION = [stem for stem in STEMS if operation_definition(stem) is not None]
+WITH_OPERATION = [handler.bot.stem for handler in BOTS if handler.operation is not None]
 # The network asks by a plain FHIR search and reads nothing else than a searchset; a refusal is then the server's 400.
 OTHER_OUTPUTS = {"federated_documents": "Bundle"}
 _CALLS = re.compile(
@@ -65,7 +65,7 @@ def test_a_bot_says_what_it_is(stem: str) -> None:
 @pytest.mark.parametrize("stem", WITH_OPERATION)
 def test_an_operation_definition_is_fhir_and_works_on_every_version(stem: str) -> None:
     """Valid FHIR R4, the bot's name as its code, and one out parameter: return, of type Parameters."""
-    operation = operation_definition(stem)
+    operation = BOTS.named(stem).operation
     assert operation is not None
     OperationDefinition.model_validate(operation)
     outs = [(out["name"], out["type"]) for out in operation["parameter"] if out["use"] == "out"]

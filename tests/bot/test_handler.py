@@ -1,15 +1,15 @@
-"""The door of a bot: only declared secrets pass, the input fits the operation, and every failure is an answer."""
+"""A handler: it reads only declared secrets, the input fits the operation, and every failure is an answer."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fhir.resources.R4B.parameters import Parameters
 
-from bot_layer.bot import handler as door
 from bot_layer.bot.declaration import Bot, Setting
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
@@ -31,13 +31,14 @@ from bot_layer.fhir.parameters import one
 BOT = Bot(
     name="sync-practitioner",
     identifier="tests/door",
-    about="Tells what came through the door",
+    about="Records the event that it is given",
     target="Practitioner",
     parameter="practitioner",
     settings=(Setting("URL", "where", required=True), Setting("KEY", "who", required=True), Setting("EXTRA", "more")),
 )
 NO_OPERATION = replace(BOT, name="no-operation", settings=())
 PRACTITIONER: Json = {"name": "practitioner", "valueReference": {"reference": "Practitioner/p-1"}}
+OPERATIONS = Path(__file__).resolve().parents[2] / "operation_definitions"
 DONE: Json = {"resourceType": "Parameters", "parameter": [{"name": "action", "valueCode": "done"}]}
 GIVEN = {"URL": "https://partner.example", "KEY": "hush"}
 
@@ -58,7 +59,7 @@ class Listener:
 
     def __init__(self, bot: Bot = BOT) -> None:
         self.events: list[Event] = []
-        self.handler = Handler(bot, self._act)
+        self.handler = Handler(bot, self._act, definitions=OPERATIONS)
 
     def _act(self, event: Event) -> Json:
         self.events.append(event)
@@ -69,7 +70,7 @@ def failing(error: Exception) -> Handler:
     def act(_: Event) -> Json:
         raise error
 
-    return Handler(BOT, act)
+    return Handler(BOT, act, definitions=OPERATIONS)
 
 
 # Secrets
@@ -214,12 +215,12 @@ def test_a_bot_without_an_operation_takes_any_parameters() -> None:
     """There is nothing to check them against."""
     listener = Listener(NO_OPERATION)
     assert listener.handler(envelope(parameters({"name": "whatever"}))) == DONE
-    assert door.operation_definition("no_operation") is None
+    assert listener.handler.operation is None
 
 
 def test_an_operation_has_the_stem_of_its_bot() -> None:
     """One name, four places."""
-    operation = door.operation_definition(BOT.stem)
+    operation = Listener().handler.operation
     assert operation is not None
     assert (operation["resourceType"], operation["code"]) == ("OperationDefinition", BOT.name)
 

@@ -42,7 +42,7 @@ def _nothing(_event: Event) -> Json:
 
 
 def _handler(bot: Bot) -> Handler:
-    return Handler(bot, _nothing)
+    return Handler(bot, _nothing, definitions=ROOT / "operation_definitions")
 
 
 WATCHER = Bot(
