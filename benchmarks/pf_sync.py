@@ -1,4 +1,4 @@
-"""What a Practice Fusion sync costs: the pipeline without network, writes against the usual way, quota, and memory.
+"""What a Practice Fusion sync costs: writes against the usual way, quota, and memory.
 
 Ratios of one run on one machine. ``python -m benchmarks.pf_sync --big-mb 2048`` measures memory with the full file.
 """
@@ -6,7 +6,6 @@ Ratios of one run on one machine. ``python -m benchmarks.pf_sync --big-mb 2048``
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import resource
 import subprocess
@@ -30,28 +29,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bot_layer.bulk_sync.engine import Options, Sync
-from bot_layer.bulk_sync.files import handfuls
 from bot_layer.bulk_sync.rules import provenance as source_mark
-from bot_layer.bulk_sync.rules import references, upsert
-from bot_layer.bulk_sync.rules.ndjson import Resource, split_lines
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.resource_bytes import Marked
 from bot_layer.bulk_sync.rules.run_state import totals
 from bot_layer.bulk_sync.rules.settings import read_settings
 from bot_layer.bulk_sync.rules.upsert import Incoming
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.medplum.login import ClientLogin, GivenToken, Login
-from bot_layer.medplum.rules import batch_entries
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.medplum.quota import Quotas
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
 from medplum_sandbox.server import Server
 
-_ROUNDS = 5
 _PATIENTS = 225  # about 45 resources each
-_SANDBOX_PATIENTS = 300  # about 32 resources each
 _LATENCY_SECONDS = 1.0  # a batch of 100 takes Medplum longer
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 _UNLIMITED = 10**9
@@ -61,8 +53,6 @@ _MB = 1024 * 1024
 def run(console: Console, *, small_mb: int = 5, big_mb: int = 50) -> None:
     """Print the figures. The files of the memory test are small unless larger ones are asked for."""
     table = Table("what", "figure", "goal", title="Practice Fusion sync")
-    table.add_row("pipeline without network, of orjson loads + dumps: US Core cohort", *_pipeline(_practice()))
-    table.add_row("the same: a practice of the sandbox", *_pipeline(generate(17, _SANDBOX_PATIENTS)))
     table.add_row(f"resources a second at {_LATENCY_SECONDS} s a request, of sequential conditional PUTs", *_writing())
     for row in _unchanged():
         table.add_row(*row)
@@ -78,68 +68,6 @@ def _practice() -> Source:
             source.add(orjson.loads(line), at=_START)
     source.groups["everybody"] = dict.fromkeys(source.entries["Patient"], _START)
     return source
-
-
-# -- Without network
-
-
-def _pipeline(source: Source) -> tuple[str, str]:
-    """Bytes of files to bytes of batches, as on a first run: every resource new, every reference known.
-
-    What is fetched over the network, the content behind links, is left out.
-    """
-    source.rebase("https://source.example/fhir/r4/v1/practice")
-    entries = [each for kind in source.entries.values() for each in kind.values()]
-    data = b"".join(each.line + b"\n" for each in entries)
-    known = {Key(each.type, each.id): str(uuid.UUID(int=place)) for place, each in enumerate(entries)}
-    # What the benchmark itself holds is no garbage of the pipeline.
-    gc.collect()
-    gc.freeze()
-    ours: list[float] = []
-    bare: list[float] = []
-    for _ in range(_ROUNDS):
-        ours.append(_cpu_seconds(lambda: _batches(data, known, source.base)))
-        bare.append(_cpu_seconds(lambda: _parsed_and_printed(data)))
-    ratio = min(bare) / min(ours)
-    speed = len(entries) / min(ours)
-    return f"{ratio:.0%} ({speed:,.0f} resources a second, {len(data) / len(entries):,.0f} bytes each)", ">= 60 %"
-
-
-def _batches(data: bytes, known: dict[Key, str], source: str) -> int:
-    """What the loader does with new resources: in bytes where that is possible, else with the parsed value."""
-    chunks = (data[start : start + 256 * 1024] for start in range(0, len(data), 256 * 1024))
-    size = 0
-    for _, resources, _ in handfuls(split_lines(chunks)):
-        keyed = {each.key: each for each in resources if each.key}
-        marked = Marked(keyed, source)
-        marked.targets()
-        bodies = marked.pointing(known)
-        incoming = [_incoming(key, each, bodies.get(key), known, source) for key, each in keyed.items()]
-        plan = upsert.plan({}, incoming, source=source)
-        entries = [batch_entries.entry(each, orjson.dumps) for each in plan.creates]
-        size += sum(len(batch_entries.bundle(batch)) for batch in batch_entries.batches(entries, max_bytes=900_000))
-    return size
-
-
-def _incoming(key: Key, resource: Resource, body: bytes | None, known: dict[Key, str], source: str) -> Incoming:
-    digest = source_mark.digest_of(resource.raw)
-    if body is not None:
-        return Incoming(key, {}, digest, body=body)
-    value = resource.value
-    references.targets(value, source)
-    rewritten = references.rewrite(value, known, source)
-    return Incoming(key, source_mark.prepare(rewritten.resource, source), digest, rewritten.unresolved)
-
-
-def _parsed_and_printed(data: bytes) -> int:
-    return sum(len(orjson.dumps(orjson.loads(line))) for line in data.splitlines())
-
-
-def _cpu_seconds(work: Callable[[], object]) -> float:
-    """The processor's time, so that others on the machine count less."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
 
 
 # -- Against the sandbox

@@ -12,7 +12,6 @@ from typing import IO, Any, Final
 
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import references, upsert
-from bot_layer.bulk_sync.rules.ndjson import Resource
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
 from bot_layer.bulk_sync.rules.upsert import Found
@@ -49,11 +48,6 @@ class Attachments:
     stored: int = 0
     failed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def hold(self, resource: Resource) -> bool:
-        """True where a resource may have content that is carried."""
-        place = PLACES.get(resource.type)
-        return place is not None and (resource.members is None or place[0] in resource.members.printed)
 
     def carry(self, resource: Json, found: Found | None, *, known: KnownIds, missed: Callable[[], None]) -> Json:
         """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again.

@@ -6,9 +6,8 @@ import uuid
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.bulk_sync.failures import retry, stored_failures
+from bot_layer.bulk_sync.failures import carried_edits, retry, stored_failures
 from bot_layer.bulk_sync.finalizer import KNOWS_WAITING
-from bot_layer.bulk_sync.overwriting import carried_edits, overwrite
 from bot_layer.bulk_sync.planning import planned
 from bot_layer.bulk_sync.reconciling import begin_seeing, check_map
 from bot_layer.bulk_sync.rules.plan import filtered_by
@@ -23,7 +22,6 @@ SCOPES_SECONDS: Final = 6.5 * 86_400  # once a week, also where a run starts a l
 def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     """The state with a run in it that is not over."""
     state = _known_writers(session, _same_past(session, state))
-    session.unsettled = state.unsettled or (state.run is not None and state.run.phase != "done")
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
         session.alone = False  # it may be this process' own: what it sent last may still be under way
@@ -34,9 +32,6 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     state = _next_past(session, state)
     if options.retry_failed:
         return retry(session, state)
-    if options.overwrite_reported:
-        use_scopes(session, state)
-        return overwrite(session, state)
     before, state = state.run, filtered_by(state, session.settings.type_filters)
     said = state.last_sync_time or "never (initial sync)"
     session.log("PFSyncWorker", f"Last sync time: {said}")
@@ -44,7 +39,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     run = Run(
         id=uuid.uuid4().hex,
         started=session.clock(),
-        full=options.full or options.reconcile,
+        full=options.full or options.reconcile or options.overwrite_reported,
+        overwrite=options.overwrite_reported,
         reconcile=options.reconcile,
         refused_types=state.refused_types,
         edits=carried_edits(session, state),
@@ -81,7 +77,7 @@ def not_asked_then(run: Run, options: Options) -> tuple[str, ...]:
         "since": bool(options.since) and all(job.since != options.since for job in run.jobs),
         "reconcile": options.reconcile and not run.reconcile,
         "retry-failed": options.retry_failed and bool(run.jobs),
-        "overwrite-reported": options.overwrite_reported and bool(run.jobs),
+        "overwrite-reported": options.overwrite_reported and not run.overwrite,
     }
     return tuple(name for name, asked in new.items() if asked)
 

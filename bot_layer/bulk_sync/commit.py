@@ -8,7 +8,6 @@ import orjson
 
 from bot_layer.bulk_sync.failures import store_failures
 from bot_layer.bulk_sync.finalizer import MANY, Ending
-from bot_layer.bulk_sync.orphaned_binaries import give_back
 from bot_layer.bulk_sync.progress import with_loaded
 from bot_layer.bulk_sync.reconciling import check_map, is_whole, shown_types
 from bot_layer.bulk_sync.rules.plan import next_members, next_stamps
@@ -52,7 +51,6 @@ def _reconcile(session: Session, rest: Ending) -> None:
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     """Move the time stamps forward: every file was handled, and what failed is kept."""
     failures = store_failures(session, state)
-    give_back(session, named=failures)
     # The addresses and places of the export are of no use any more.
     jobs = tuple(replace(job, status_url="", files=(), patients=()) for job in run.jobs)
     ended = replace(run, phase="done", ended=session.clock(), jobs=jobs, members={})
@@ -61,7 +59,6 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         since=next_stamps(state, run),
         members=next_members(state, run),
         failures=failures,
-        unsettled=session.unsettled,
         run=ended,
         # To try again what failed exports nothing: the next export is as due as before.
         last_success=session.clock() if run.jobs else state.last_success,

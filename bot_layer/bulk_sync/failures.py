@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-import msgspec
-import xxhash
+import orjson
 
-from bot_layer.bulk_sync.overwriting import carried_edits
 from bot_layer.bulk_sync.progress import with_loaded
+from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.session import Session
@@ -32,6 +32,13 @@ def retry(session: Session, state: SyncState) -> SyncState:
     return session.save(with_loaded(run, loaded), state)
 
 
+def carried_edits(session: Session, state: SyncState) -> EditList:
+    """What a new run begins with: the edits that an earlier one listed."""
+    if state.run is None or session.settings.local_edits != "report":
+        return EditList()
+    return state.run.edits.carried()
+
+
 def store_failures(session: Session, state: SyncState) -> str:
     """What Medplum refused, as a Binary beside the Task, so that it outlives this machine's disk."""
     lines = _Lines(session.map)
@@ -43,7 +50,7 @@ def store_failures(session: Session, state: SyncState) -> str:
         return state.failures
     for status, many in sorted(Counter(each.status for each in session.map.failures()).items()):
         session.log("PFSyncWorker", f"Failed to upsert resource: {_said(status)} ({many} kept for --retry-failed)")
-    stored = _stored(session, state.failures.removeprefix("Binary/"), lines)
+    stored = session.medplum.contents.put(state.failures.removeprefix("Binary/"), "application/x-ndjson", lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
 
@@ -54,16 +61,6 @@ def _said(status: int) -> str:
     return f"{status} {known.get(status, '')}".rstrip() if status else "not sent"
 
 
-class _Kept(msgspec.Struct):
-    """A line of that Binary. The resource is what the source sent, byte by byte: it may be what nothing can parse."""
-
-    type: str
-    id: str
-    status: int
-    reason: str
-    resource: msgspec.Raw
-
-
 @dataclass(frozen=True)
 class _Lines:
     """All failures as NDJSON, from the first one each time it is asked for."""
@@ -72,23 +69,17 @@ class _Lines:
 
     def __iter__(self) -> Iterator[bytes]:
         for each in self.map.failures():
-            kept = _Kept(*each.key, each.status, each.reason, msgspec.Raw(each.resource or _NONE))
-            yield msgspec.json.encode(kept) + b"\n"
+            # The resource stays what the source sent, byte by byte.
+            resource = orjson.Fragment(each.resource or _NONE)
+            kept = {**each.key._asdict(), "status": each.status, "reason": each.reason, "resource": resource}
+            yield orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
 
     def digest(self) -> str:
         """What tells it from others."""
-        digest = xxhash.xxh3_128()
+        digest = hashlib.blake2b(digest_size=16)
         for line in self:
             digest.update(line)
         return digest.hexdigest()
-
-
-def _stored(session: Session, before: str, lines: Iterable[bytes]) -> str:
-    """The id of the Binary with these lines: the one of before, as long as it is there."""
-    kind = "application/x-ndjson"
-    if before and session.medplum.aside.replace(before, kind, lines):
-        return before
-    return session.medplum.aside.store(kind, lines)
 
 
 def stored_failures(session: Session, state: SyncState) -> list[Failure]:
@@ -96,10 +87,9 @@ def stored_failures(session: Session, state: SyncState) -> list[Failure]:
     if not state.failures:
         return []
     reply = session.medplum.requests.repeat("GET", f"fhir/R4/{state.failures}", template="Binary/{id}")
-    rows = msgspec.json.Decoder(_Kept).decode_lines(reply.body) if reply.status == 200 else []
-    return [Failure(Key(each.type, each.id), each.status, each.reason, _sent(each)) for each in rows]
+    rows = map(orjson.loads, reply.body.splitlines()) if reply.status == 200 else ()
+    return [Failure(Key(row["type"], row["id"]), row["status"], row["reason"], _sent(row["resource"])) for row in rows]
 
 
-def _sent(kept: _Kept) -> bytes:
-    resource = bytes(kept.resource)
-    return b"" if resource == _NONE else resource
+def _sent(resource: object) -> bytes:
+    return b"" if resource is None else orjson.dumps(resource)

@@ -18,7 +18,6 @@ from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState, 
 from bot_layer.bulk_sync.rules.source_identity import level_of
 from bot_layer.bulk_sync.searching import left_out, search_lines
 from bot_layer.bulk_sync.session import Halted, Session, job_of
-from bot_layer.bulk_sync.sharing import share
 from bot_layer.bulk_sync.source.files import FileChanged, LinkExpired
 from bot_layer.bulk_sync.worker_pool import loading
 from bot_layer.errors import PermanentError
@@ -90,10 +89,6 @@ def _delete_first(session: Session, states: list[FileState], places: Places) -> 
 def _load_levels(session: Session, run: Run, states: list[FileState], places: Places) -> None:
     """Level by level, so that what others point to is there before them."""
     levels = [list(some) for _, some in groupby(sorted(states, key=_level), key=_level)]
-    if session.fleet is not None:
-        for some in levels:
-            share(session, session.fleet, some)
-        return
     with loading(session, run) as files:
         files.loader.prepare(each.type for each in states)
         for some in levels:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bot_layer.bulk_sync.files import KeysInFlight
-from bot_layer.bulk_sync.fleet import Fleet
 from bot_layer.bulk_sync.rules.bulk_export import Manifest
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
@@ -68,14 +67,12 @@ class Session:
     timer: Callable[[], float] = time.monotonic
     deadline: float | None = None
     keys: KeysInFlight = field(default_factory=KeysInFlight)
-    fleet: Fleet | None = None  # who else loads files
     sleep: Callable[[float], None] = time.sleep
     # Puts what failed beside the Task, and tells where: asked before a place in a file is written that lies behind it.
     keep_failures: Callable[[SyncState], str] = lambda state: state.failures
 
     def __post_init__(self) -> None:
         self.manifest: Manifest | None = None  # of the current job, once its export is complete
-        self.unsettled = False  # True where an earlier run may have left room for content that nothing names
         self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
         self._saved_at = self.timer()
         self.medplum.requests.may_write = self.store.check

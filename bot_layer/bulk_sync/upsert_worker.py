@@ -8,7 +8,6 @@ import threading
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -18,9 +17,8 @@ from bot_layer.bulk_sync.attachments import Attachments
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import references, upsert
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit
-from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource
+from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource, resource_of
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.resource_bytes import Marked
 from bot_layer.bulk_sync.rules.run_state import COUNTED, add_counts
 from bot_layer.bulk_sync.rules.source_identity import stored_as
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
@@ -124,7 +122,7 @@ class Loader:
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""
-        resources = (Resource(0, each.key, each.resource) for each in failures if each.resource)
+        resources = (resource_of(orjson.loads(each.resource), raw=each.resource) for each in failures if each.resource)
         total = Loaded()
         while some := list(islice(resources, 100)):
             total = total.plus(self.load(some))
@@ -185,11 +183,7 @@ class Loader:
         return held
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], mapped: Container[Key]) -> Loaded:
-        # A conditional PUT is printed from the value.
-        marked = Marked({} if self.conditional else resources, self.source)
-        told = set(marked.keys)
-        values = {key: each.value for key, each in resources.items() if key not in told or self._holds_content(each)}
-        targets = marked.targets().union(*[self._targets(each) for each in values.values()])
+        targets = set[Key]().union(*[self._targets(each.value) for each in resources.values()])
         # What the map knows may have come in this very run: a source that sends an id twice sends one resource.
         asked = [key for key in resources if key in mapped or self._may_hold(key.type)]
         read = self.medplum.start_look_up(asked)
@@ -203,13 +197,8 @@ class Loader:
             return failed.plus(self._write(others, digests, mapped)) if others else failed
         contents: dict[Key, str] = {}
         missed: set[Key] = set()
-        bodies = marked.pointing(known)
         incoming = [
-            Incoming(key, {}, digests[key], body=body, make=partial(self._prepared, each, known))
-            if (body := bodies.get(key)) is not None and key not in found and key not in values
-            else self._incoming(
-                key, each, digests[key], known, found.get(key), body=body, contents=contents, missed=missed
-            )
+            self._incoming(key, each, digests[key], known, found.get(key), contents=contents, missed=missed)
             for key, each in resources.items()
         ]
         outcomes: list[Outcome] = []
@@ -236,9 +225,6 @@ class Loader:
             ),
         )
 
-    def _holds_content(self, resource: Resource) -> bool:
-        return self.attachments is not None and self.attachments.hold(resource)
-
     def _targets(self, value: Json) -> frozenset[Key] | set[Key]:
         targets = references.targets(value, self.source)
         return targets if self.attachments is None else targets | self.attachments.targets(value)
@@ -251,27 +237,18 @@ class Loader:
         known: Mapping[Key, str],
         there: Found | None,
         *,
-        body: bytes | None,
         contents: dict[Key, str],
         missed: set[Key],
     ) -> Incoming:
-        """A resource as it is to be written, as a value."""
-        unresolved: frozenset[Key] = frozenset()
-        if body is not None:
-            prepared = orjson.loads(body)
+        """A resource as it is to be written."""
+        rewritten = references.rewrite(resource.value, known, self.source)
+        if key.type == "Binary":
+            prepared, contents[key] = self._stored(rewritten.resource, there)
         else:
-            rewritten = references.rewrite(resource.value, known, self.source)
-            unresolved = rewritten.unresolved
-            if key.type == "Binary":
-                prepared, contents[key] = self._stored(rewritten.resource, there)
-            else:
-                prepared = source_mark.prepare(rewritten.resource, self.source)
+            prepared = source_mark.prepare(rewritten.resource, self.source)
         if self.attachments is not None:
             prepared = self.attachments.carry(prepared, there, known=self.known, missed=lambda: missed.add(key))
-        return Incoming(key, prepared, digest, unresolved)
-
-    def _prepared(self, resource: Resource, known: Mapping[Key, str]) -> Json:
-        return source_mark.prepare(references.rewrite(resource.value, known, self.source).resource, self.source)
+        return Incoming(key, prepared, digest, rewritten.unresolved)
 
     def _stored(self, resource: Json, found: Found | None) -> tuple[Json, str]:
         """What stands for a Binary, and the id of its content: stored anew only where it differs."""

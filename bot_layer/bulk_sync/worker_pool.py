@@ -10,17 +10,14 @@ from bot_layer.bulk_sync.attachments import Attachments
 from bot_layer.bulk_sync.files import FileLoader
 from bot_layer.bulk_sync.finalizer import Ending
 from bot_layer.bulk_sync.rules.run_state import Run
-from bot_layer.bulk_sync.rules.upsert import Policy
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.upsert_worker import Loader
 
 
 @contextmanager
-def loading(session: Session, run: Run, *, policy: Policy | None = None) -> Iterator[FileLoader]:
-    """A loader with its pool of workers, which is at rest again afterwards; ``policy`` in place of the setting's."""
+def loading(session: Session, run: Run) -> Iterator[FileLoader]:
+    """A loader with its pool of workers, which is at rest again afterwards."""
     settings = session.settings
-    for contents in (session.medplum.contents, session.medplum.aside):
-        contents.serve(run.id)
     attachments = (
         Attachments(session.source, session.medplum, settings.max_attachment_bytes) if settings.attachments else None
     )
@@ -32,7 +29,7 @@ def loading(session: Session, run: Run, *, policy: Policy | None = None) -> Iter
         look_at_all=run.full,
         seeing=run.reconcile,
         attachments=attachments,
-        policy=policy,
+        policy="source" if run.overwrite else None,
         alone=session.alone,
     )
     with ThreadPoolExecutor(settings.workers, thread_name_prefix="pf-sync") as pool:

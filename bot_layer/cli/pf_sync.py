@@ -14,10 +14,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import orjson
 import typer
@@ -25,19 +24,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
-from bot_layer.bulk_sync.part import FileWorker
 from bot_layer.bulk_sync.rules import run_state as sync_state
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import in_order
-from bot_layer.bulk_sync.setup import Surroundings, is_shared, make_sync, map_name
-from bot_layer.cli.environment import number
+from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.medplum.login import ClientLogin
 from bot_layer.medplum.requests import MedplumRequests
-
-if TYPE_CHECKING:
-    from bot_layer.bulk_sync.sync_fleet import SyncFleet
 
 app = typer.Typer()
 pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
@@ -52,7 +46,8 @@ Since = Annotated[str, typer.Option("--since", help="What changed after this mom
 Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source has no more.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what Medplum refused; export nothing.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite-reported", help="Let the source win over the edits that the report lists, once.")
+    bool,
+    typer.Option("--overwrite-reported", help="Full run in which the source wins over edits made in Medplum, once."),
 ]
 Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resources a run would read; write nothing.")]
 Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
@@ -89,28 +84,10 @@ def run(
             retry_failed=retry_failed,
             overwrite_reported=overwrite_reported,
         )
-        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet, database=_database(os.environ))
-        if preview:
-            code = around.preview(options)
-        else:
-            with around.sharing():
-                code = around.watch(options) if watch else around.once(options)
+        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet)
+        act = around.preview if preview else around.watch if watch else around.once
+        code = act(options)
     raise typer.Exit(code)
-
-
-@pf_sync.command("worker")
-def worker() -> None:
-    """Load files for the runs of other processes, until stopped. Needs PostgreSQL in BOT_HOST_DATABASE_URL."""
-    with _told_errors():
-        around = _Around(read_world(os.environ), quiet=True, database=_database(os.environ))
-        if not around.database:
-            raise ConfigError(
-                "Set BOT_HOST_DATABASE_URL to the PostgreSQL database that the processes share.",
-                missing=["BOT_HOST_DATABASE_URL"],
-            )
-        with around.sharing():
-            around.log("PFSyncWorker", "Loading files for the runs of other processes")
-            around.stop.wait()
 
 
 @pf_sync.command("status")
@@ -154,12 +131,6 @@ def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
     return read_settings(given), login
 
 
-def _database(environ: Mapping[str, str]) -> str:
-    """The database that several processes share; an SQLite file is one machine's own, which needs none."""
-    url = environ.get("BOT_HOST_DATABASE_URL") or ""
-    return url if is_shared(url) else ""
-
-
 def _project_secrets(login: ClientLogin) -> dict[str, str]:
     medplum = MedplumRequests(login.base_url, login)
     login.token()  # which tells the project
@@ -185,14 +156,12 @@ def _text(secret: Mapping[str, object]) -> str:
 class _Around:
     """Progress, log and signals around runs."""
 
-    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool, database: str = "") -> None:
+    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool) -> None:
         self.settings, self.login = world
-        self.database = database
-        self.fleet: SyncFleet | None = None
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
-        self.place = database or self.settings.folder or str(STATE_FOLDER)
+        self.place = self.settings.folder or str(STATE_FOLDER)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stopped)
 
@@ -204,32 +173,10 @@ class _Around:
         """One line in the words that operators know."""
         self.console.print(f"[{component}] {text}", markup=False, highlight=False, soft_wrap=True)
 
-    @contextmanager
-    def sharing(self) -> Iterator[None]:
-        """Load files with every other process of the database, if there is one that is shared."""
-        if not self.database:
-            yield
-            return
-        from bot_layer.bulk_sync.sync_fleet import FleetSettings, SyncFleet  # noqa: PLC0415  # DBOS costs half a second
-
-        sync = self._sync(None)
-        queue = map_name(self.settings.source, self.login.base_url, self.login.client_id)
-        limit = max(number(os.environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0)
-        self.fleet = SyncFleet(FleetSettings(self.database, queue, takeover_seconds=limit))
-        self.fleet.launch(FileWorker(sync.session))
-        try:
-            self.fleet.sweep(datetime.now(UTC))
-            yield
-        finally:
-            self.stop.set()
-            self.fleet.close()
-            sync.map.close()
-
     def once(self, options: Options) -> int:
         """One run to its end; the exit code."""
         with self._watched() as bars:
             sync = self._sync(bars)
-            sync.session.fleet = self.fleet
             try:
                 state = self._patiently(sync, options)
             except BotError as fault:

@@ -95,29 +95,6 @@ def test_a_step_whose_time_is_over_still_puts_its_failures_aside(busy: int) -> N
         assert both.run().failures
 
 
-@pytest.mark.parametrize("number", ["1e400", "1.10", '"\\/"'])
-def test_what_failed_is_kept_byte_by_byte(number: str, tmp_path: Path) -> None:
-    """Beside the Task as in the map, also where nothing can parse it: a number that no float holds ended every run."""
-    line = f'{{"resourceType":"Patient","id":"p9","shoeSize":{number}}}'.encode()
-    with small(patient("p1"), folder=tmp_path / "one") as both:
-        sync = both.sync()
-        sync.store.acquire()
-        loader = Loader(sync.medplum, sync.map, sync.settings.source)
-        ((_, resources, _),) = handfuls([Line(1, line)])
-        assert loader.load(resources).counts["Patient"]["failed"] == 1
-        sync.store.save(
-            replace(sync.store.state, failures=store_failures(sync.session, sync.store.state)), release=True
-        )
-        sync.map.close()
-        both.folder = tmp_path / "two"
-        sync = both.sync()
-        state = sync.run(Options(retry_failed=True))
-        assert state.run is not None
-        assert state.run.counts["Patient"]["failed"] == 1
-        assert [each.resource for each in sync.map.failures()] == [line]
-        sync.map.close()
-
-
 def test_more_failures_than_fit_into_memory_are_read_in_handfuls() -> None:
     """The source may send a type that Medplum refuses altogether."""
     keys = [Key(kind, f"x{number}") for kind in ("A", "B") for number in range(1000)]

@@ -105,39 +105,6 @@ def test_somebody_can_decide_for_the_source_once(both: World) -> None:
     assert one(both, "o1")["status"] == "corrected"
 
 
-@pytest.mark.parametrize("answer", [403, 404])
-def test_what_the_source_does_not_give_stays_listed(both: World, answer: int) -> None:
-    """Nothing is written, and the report says so."""
-    both.run(local_edits="report")
-    both.source.faults.add("server_error", status=answer, method="GET", path="/Observation/o1")
-    state = both.run(Options(overwrite_reported=True), local_edits="report")
-    assert kept(state) == (0, 1)
-    assert state.run is not None
-    assert "stay" in state.run.notes[0]
-    assert one(both, "o1")["status"] == "corrected"
-
-
-@pytest.mark.parametrize("refused", ["o2", "o3"])
-def test_one_that_is_refused_or_gone_keeps_no_other_listed(both: World, refused: str) -> None:
-    """Of three, one is not given, one was deleted at the source, and so in Medplum; the third is written over."""
-    both.source.source.add(observation("o3"), at=both.source.now())
-    both.run()
-    for name in ("o2", "o3"):
-        both.put(one(both, name) | {"status": "corrected"})
-        both.source.source.add(observation(name, status="cancelled"), at=both.source.now())
-    assert kept(both.run(local_edits="report")) == (2, 2)
-    both.put(one(both, "o1") | {"status": "corrected"})
-    both.source.source.add(observation("o1", status="cancelled"), at=both.source.now())
-    assert kept(both.run(local_edits="report")) == (1, 3)
-    both.source.source.delete("Observation", "o1", at=both.source.now())
-    both.run(local_edits="report")
-    both.source.faults.add("server_error", status=403, method="GET", path=f"/Observation/{refused}")
-    state = both.run(Options(overwrite_reported=True), local_edits="report")
-    assert state.run is not None
-    assert (state.run.overwritten, kept(state)) == (1, (0, 1))
-    assert {one(both, name)["status"] for name in ("o2", "o3")} == {"corrected", "cancelled"}
-
-
 def test_without_a_report_there_is_nothing_to_overwrite() -> None:
     """Not even an earlier run."""
     with world(Source()) as both:

@@ -582,9 +582,9 @@ def test_documents_are_copied_and_their_links_rewritten(tmp_path: Path) -> None:
         links = [each["content"][0]["attachment"].get("url", "") for each in documents]
         assert any("/storage/" in link for link in links)
         assert all(both.content(link) for link in links if "/storage/" in link)
-        before = len([each for each in both.medplum.requests if each.method == "PUT" and "Binary" in each.path])
+        before = len([each for each in both.medplum.requests if each.method == "POST" and "Binary" in each.path])
         both.run(Options(full=True))
-        after = len([each for each in both.medplum.requests if each.method == "PUT" and "Binary" in each.path])
+        after = len([each for each in both.medplum.requests if each.method == "POST" and "Binary" in each.path])
         assert before == after > 0
 
 

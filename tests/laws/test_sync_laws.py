@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import orjson
@@ -16,7 +15,6 @@ from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait, WaitLimits
 from bot_layer.bulk_sync.rules.ndjson import LineSplitter, Resource, read_resources
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.resource_bytes import Marked
 from bot_layer.bulk_sync.rules.smart import ScopeRefused, Token
 from bot_layer.bulk_sync.rules.source_identity import id_system
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
@@ -149,58 +147,6 @@ def test_an_update_leaves_nothing_of_the_former_version(first: dict[str, Any], s
     merged = upsert.merged(Found("m", "1", stored), Incoming(key, source_mark.prepare(second, BASE)))
     merged["identifier"].remove(local)
     assert upsert.comparable(merged) == upsert.comparable({**source_mark.prepare(second, BASE), "id": "m"})
-
-
-texts_of_json = st.sampled_from(
-    [
-        orjson.dumps,
-        lambda value: json.dumps(value).encode(),
-        lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(),
-        lambda value: json.dumps(value, sort_keys=True).encode(),
-        lambda value: orjson.dumps(value).replace(b"/", b"\\/"),
-        lambda value: json.dumps(value, separators=(" ,\t", "\r: ")).encode(),
-    ]
-)
-marked = st.builds(
-    lambda resource, more: resource | more,
-    resources,
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "meta": st.fixed_dictionaries({}, optional={"versionId": texts, "tag": st.just([{"code": "x"}])}),
-            "identifier": st.lists(st.fixed_dictionaries({"value": texts}), max_size=2),
-            "extension": st.lists(st.fixed_dictionaries({"url": texts}), max_size=2),
-        },
-    ),
-)
-
-
-bad_lines = st.sampled_from(
-    [b"", b"{", b"}", b'{"a":1}{"b":2}', b'{"resourceType":"Patient","id":"1","x":{}', b'"\xff"']
-)
-files = st.lists(
-    st.one_of(bad_lines, st.builds(lambda resource, write: write(resource), marked, texts_of_json)), max_size=45
-)
-
-
-@given(files, maps)
-def test_rewriting_in_bytes_is_rewriting_the_value(lines: list[bytes], known: dict[Key, str]) -> None:
-    """However the source writes its JSON, and whatever stands between; where bytes give no answer, the value does."""
-    found = [each for each in read([b"\n".join(lines)]) if isinstance(each, Resource)]
-    given_ = [orjson.loads(each) for each in lines if b'"id"' in each and not each.endswith(b'"x":{}')]
-    assert [each.value for each in found] == given_
-    resources = {each.key: each for each in found if each.key is not None}
-    marked = Marked(resources, BASE)
-    bodies = marked.pointing(known)
-    assert set(bodies) <= set(marked.keys) <= set(resources)
-    assert marked.targets() == {to for at in marked.keys for to in references.targets(resources[at].value, BASE)}
-    for key in marked.keys:
-        rewritten = references.rewrite(resources[key].value, known, BASE)
-        assert (key not in bodies) == bool(rewritten.unresolved)
-        if key in bodies:
-            assert b"\n" not in bodies[key]
-            wanted = source_mark.prepare(rewritten.resource, BASE)
-            assert upsert.comparable(orjson.loads(bodies[key])) == upsert.comparable(wanted)
 
 
 # -- Export

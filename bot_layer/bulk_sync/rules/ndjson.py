@@ -9,13 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
-import msgspec
-import orjson
-
-from bot_layer.bulk_sync.rules.members import Members, read_members
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.fhir.json import Json
@@ -23,54 +18,41 @@ from bot_layer.fhir.json import Json
 Loads = Callable[[bytes], Any]
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
-_TOGETHER: Final = 20  # lines: enough that what a call costs does not count, and few enough if they are long
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
 _TOO_LONG: Final = b"\0"  # in place of a line that would fill the memory; no JSON begins so
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Line:
     """A line that is not empty, with its number in the file (from 1); the text has no line end."""
 
     number: int
     text: bytes
 
 
-class Resource(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Resource:
     """A resource and the line where it begins.
 
-    ``raw`` is that line, or empty if it stood in a larger document. ``key`` is None where the resource can't be told
-    apart from others, or can't carry our mark. ``parsed`` is None where only the members were looked at.
+    ``raw`` is that line, or empty if it stood in a larger document. ``key`` is None where the resource has no usable id
+    or its meta is not an object.
     """
 
     number: int
     key: Key | None
-    raw: bytes = b""
-    members: Members | None = None
-    parsed: Json | None = None
-
-    @property
-    def value(self) -> Json:
-        """The resource, parsed now if it was not before."""
-        if self.parsed is not None:
-            return self.parsed
-        parsed: Json
-        try:
-            parsed = orjson.loads(self.raw)
-        except orjson.JSONDecodeError:
-            # It was checked when it was read, so that it holds a number that is too large even for a float.
-            parsed = json.loads(self.raw, parse_int=float)
-        return parsed
+    value: Json = field(repr=False)
+    raw: bytes = field(default=b"", repr=False)
 
     @property
     def type(self) -> str:
         """The type of the resource."""
-        return self.key.type if self.key is not None else str(self.value["resourceType"])
+        return str(self.value["resourceType"])
 
 
 def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
     """A resource that was parsed already."""
     fit = is_source_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
-    return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, raw, parsed=value)
+    return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, value, raw)
 
 
 @dataclass(frozen=True)
@@ -136,13 +118,8 @@ def read_resources(
 ) -> Iterator[Resource | BadLine]:
     """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
     reader = _Reader(loads, bundles, limit)
-    rest = iter(lines)
-    while some := list(islice(rest, _TOGETHER)):
-        for line, found in zip(some, read_members([each.text for each in some]), strict=True):
-            if found is not None and not reader.waiting:
-                yield Resource(line.number, found[0], line.text, found[1])
-            else:
-                yield from reader.read(line)
+    for line in lines:
+        yield from reader.read(line)
     yield from reader.finish()
 
 

@@ -10,8 +10,6 @@ import json
 from functools import lru_cache
 from typing import Any, Final
 
-import xxhash
-
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import (
     KEYED_BY_TAG,
@@ -45,7 +43,7 @@ SERVER_META: Final = (
 
 def digest_of(raw: bytes) -> bytes:
     """A short digest of what the source sent: two that are equal were the same bytes. It keeps no secret."""
-    return xxhash.xxh3_128_digest(raw)
+    return hashlib.blake2b(raw, digest_size=16).digest()
 
 
 def prepare(resource: Json, source: str) -> Json:

@@ -58,6 +58,7 @@ class Run:
     full: bool = False
     narrow: bool = False  # since a moment, or of some types only: newcomers are not fetched with all of their history
     reconcile: bool = False
+    overwrite: bool = False  # the source wins over every edit made in Medplum
     seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
     jobs: tuple[Job, ...] = ()
     members: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +109,6 @@ class SyncState:
     auth_methods: tuple[str, ...] = ()
     cache_id: str = ""
     failures: str = ""
-    unsettled: bool = False  # room for content could not be given back yet
     writers: tuple[str, ...] = ()  # who has written for this sync: what others wrote are edits
     run: Run | None = None
     last_success: float = 0.0
@@ -132,38 +132,6 @@ class SyncState:
     def held_by_other(self, owner: str, now: float) -> bool:
         """True while somebody else works."""
         return bool(self.owner) and self.owner != owner and now < self.until
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one file brought to a run, told by another process than the one that holds the run."""
-
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    overwritten: int = 0
-    kept: int = 0
-    edits: EditList = field(default_factory=EditList)
-    settled: tuple[str, ...] = ()
-    bad_lines: tuple[str, ...] = ()
-
-
-def part_of(before: Run, after: Run) -> Part:
-    """What came to a run that began with no counts."""
-    settled = {each.reference for each in before.edits.listed} - {each.reference for each in after.edits.listed}
-    edits = EditList(after.edits.listed, after.edits.more - before.edits.more)
-    return Part(after.counts, after.overwritten, after.kept, edits, tuple(sorted(settled)), after.bad_lines)
-
-
-def add_part(run: Run, part: Part) -> Run:
-    """The run with what a file brought."""
-    edits = run.edits.after(part.edits.listed, part.settled)
-    return replace(
-        run,
-        counts=add_counts(run.counts, part.counts),
-        overwritten=run.overwritten + part.overwritten,
-        kept=run.kept + part.kept,
-        edits=replace(edits, more=edits.more + part.edits.more),
-        bad_lines=(run.bad_lines + part.bad_lines)[:BAD_LINES],
-    )
 
 
 def add_counts(

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bot_layer.bulk_sync.rules.local_edits import read_list
 from bot_layer.bulk_sync.rules.plan import roll
-from bot_layer.bulk_sync.rules.run_state import COUNTED, WHOLE, FileState, Job, Part, Run, SyncState, totals
+from bot_layer.bulk_sync.rules.run_state import COUNTED, WHOLE, FileState, Job, Run, SyncState, totals
 from bot_layer.bulk_sync.rules.source_identity import ROOT
 from bot_layer.fhir.json import Json
 
@@ -115,11 +115,6 @@ def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> 
         "isRunning": running,
         "intervalMs": interval_ms,
     }
-
-
-def read_part(document: Mapping[str, Any]) -> Part:
-    """A part that was written as JSON."""
-    return Part(**_tupled(document, ("settled", "bad_lines")) | {"edits": read_list(document["edits"])})
 
 
 def _status(run: Run | None) -> str:

@@ -7,11 +7,9 @@ kept: our mark on the resource says which of their entries came from the source.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-
-import msgspec
 
 from bot_layer.bulk_sync.rules.provenance import (
     CONTENT_DIGEST_URL,
@@ -35,20 +33,14 @@ _STORAGE: Final = re.compile(
 )
 
 
-class Incoming(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Incoming:
     """A resource of the source as Medplum is to hold it, and the digest of what the source sent."""
 
     key: Key
     resource: Json
     digest: bytes = b""
     unresolved: frozenset[Key] = frozenset()
-    # The same as bytes, ready to be sent, where it was rewritten in bytes; ``resource`` is then made when it is needed.
-    body: bytes = b""
-    make: Callable[[], Json] | None = None
-
-    def full(self) -> Json:
-        """The resource, made now if only its bytes were made."""
-        return self.make() if self.make is not None else self.resource
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,8 @@ class Found:
     edited: bool = False
 
 
-class Write(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Write:
     """One entry of a batch: a create (``id`` empty) or an update of a version."""
 
     incoming: Incoming
@@ -102,10 +95,10 @@ def plan(
     for each in incoming:
         there = found.get(each.key)
         if there is None and former and each.key in former:
-            again = tagged(each.full(), each.unresolved) | {"id": former[each.key]}
+            again = tagged(each.resource, each.unresolved) | {"id": former[each.key]}
             updates.append(Write(each, again, former[each.key]))
         elif there is None:
-            creates.append(Write(each, {} if each.body else tagged(each.full(), each.unresolved)))
+            creates.append(Write(each, tagged(each.resource, each.unresolved)))
         elif not brought_by(there.resource, each.key, source):
             foreign.append(each)
         else:
@@ -121,7 +114,7 @@ def plan(
 
 def merged(there: Found, incoming: Incoming) -> Json:
     """The source's fields, Medplum's id, and what was added in Medplum to the shared lists."""
-    wanted = tagged(incoming.full(), incoming.unresolved)
+    wanted = tagged(incoming.resource, incoming.unresolved)
     owned = owned_before(there.resource, incoming.key)
     body = _with_local(wanted, there.resource, ("identifier", "extension"), owned)
     meta = _with_local(wanted["meta"], there.resource.get("meta") or {}, ("tag", "security"), owned)

@@ -7,8 +7,7 @@ of them came from a backup, say) and is emptied.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,7 +25,6 @@ _TABLES: Final = (
     "PRIMARY KEY (type, id))",
     "CREATE TABLE IF NOT EXISTS seen (type TEXT, id TEXT, PRIMARY KEY (type, id))",
     "CREATE TABLE IF NOT EXISTS asked (type TEXT, id TEXT, PRIMARY KEY (type, id))",
-    "CREATE TABLE IF NOT EXISTS writing (type TEXT, id TEXT, owner TEXT NOT NULL, PRIMARY KEY (type, id))",
     "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 # SQLite's limit of variables in a statement was 999 for long.
@@ -68,15 +66,10 @@ class SyncMap:
                 "INSERT INTO note VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
             )
 
-    def forget_notes(self, prefix: str) -> None:
-        """Drop the notes whose names begin so."""
-        with self._base.changing() as base:
-            base.run("DELETE FROM note WHERE substr(name, 1, ?) = ?", (len(prefix), prefix))
-
     def clear(self, cache_id: str) -> None:
         """Forget everything: the map belongs to another past."""
         with self._base.changing() as base:
-            for table in ("known", "gone", "waiting", "failed", "seen", "asked", "writing", "note"):
+            for table in ("known", "gone", "waiting", "failed", "seen", "asked", "note"):
                 base.run(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
             base.run("INSERT INTO note VALUES ('cache_id', ?)", (cache_id,))
 
@@ -237,38 +230,11 @@ class SyncMap:
         """How many the full export showed."""
         return self._number("SELECT count(*) FROM seen")
 
-    # -- What is being written, by several machines at once
-
-    def claim(self, keys: Collection[Key], owner: str) -> bool:
-        """True once all these keys are this owner's to write; False, and none is, while another has one of them."""
-        with suppress(_Taken), self._base.changing() as base:
-            base.many("INSERT INTO writing VALUES (?, ?, ?) ON CONFLICT DO NOTHING", [(*key, owner) for key in keys])
-            for kind, ids in _by_type(keys):
-                query = f"SELECT 1 FROM writing WHERE owner <> ? AND type = ? AND id IN ({_marks(ids)})"  # noqa: S608
-                if base.run(query, (owner, kind, *ids)):
-                    raise _Taken
-            return True
-        return False
-
-    def give_back(self, keys: Iterable[Key], owner: str) -> None:
-        """Let others write these."""
-        with self._base.changing() as base:
-            base.many("DELETE FROM writing WHERE type = ? AND id = ? AND owner = ?", [(*key, owner) for key in keys])
-
-    def give_all_back(self, owner: str) -> None:
-        """What an owner that broke off had claimed."""
-        with self._base.changing() as base:
-            base.run("DELETE FROM writing WHERE owner = ?", (owner,))
-
     def _keys(self, query: str, values: Row) -> list[Key]:
         return [Key(row[0], row[1]) for row in self._base.read(query, values)]
 
     def _number(self, query: str) -> int:
         return int(self._base.read(query)[0][0])
-
-
-class _Taken(Exception):
-    """Another owner has one of the keys: what was claimed in this transaction is undone."""
 
 
 def _by_type(keys: Iterable[Key]) -> Iterator[tuple[str, list[str]]]:

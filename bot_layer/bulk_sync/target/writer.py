@@ -41,10 +41,7 @@ class MedplumWriter:
         batches = Batches(self.requests, Gate(pace.Concurrency(self.workers), self.clock))
         self.changes = Changes(self.lookups, batches, self.max_bytes)
         self._upserts = Upserts(self.lookups, batches, self.source, self.max_bytes)
-        self.contents = Contents(self.requests, batches, self.source)
-        # What failed is put aside while nobody may renew the lease, which those inside the gate may wait for.
-        apart = Batches(self.requests, Gate(pace.Concurrency(1), self.clock))
-        self.aside = Contents(self.requests, apart, self.source)
+        self.contents = Contents(self.requests)
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
         """What Medplum holds for these keys: one search for 100 of a type."""

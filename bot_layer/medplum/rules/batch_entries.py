@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, Final
-
-import msgspec
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import lookup_query, stored_as
@@ -18,7 +16,8 @@ Dumps = Callable[[Any], bytes]
 _HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """A batch entry as bytes, with the key that must not stand twice in one batch."""
 
     key: Key
@@ -28,23 +27,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
     """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
-    key, body = write.incoming.key, write.incoming.body
-    if body and not write.id and not guarded:
-        return Entry(key, b"".join((_posted(key.type), body, b"}")), write)
+    key = write.incoming.key
     kind = stored_as(key.type)
     request: Json = {"method": "PUT" if write.id else "POST", "url": f"{kind}/{write.id}" if write.id else kind}
     if write.id and write.version:
         request["ifMatch"] = f'W/"{write.version}"'
     if guarded and not write.id:
         request["ifNoneExist"] = lookup_query(key.type, [key.id])
-    body = body if body and not write.id else dumps(write.resource)
-    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), body), write)
-
-
-@lru_cache(maxsize=500)
-def _posted(kind: str) -> bytes:
-    """What stands before a resource that is created."""
-    return f'{{"request":{{"method":"POST","url":"{stored_as(kind)}"}},"resource":'.encode()
+    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(write.resource)), write)
 
 
 def conditional_entry(write: Write, dumps: Dumps) -> Entry:

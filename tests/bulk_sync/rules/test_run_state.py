@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules import run_state as sync_state
@@ -169,21 +169,6 @@ def test_counts_add_up() -> None:
     total = sync_state.add_counts(RUN.counts, {"A": {"seen": 1, "failed": 1}, "B": {"seen": 2, "created": 2}})
     assert total["A"]["seen"] == 4
     assert sync_state.totals(total) == {"seen": 6, "created": 3, "updated": 1, "unchanged": 1, "failed": 1}
-
-
-def test_what_a_file_brought_elsewhere_is_added_to_the_run() -> None:
-    """By way of JSON, and as if it had been loaded here: counts, bad lines, and edits found or settled."""
-    before = replace(RUN, counts={}, overwritten=0, kept=0, bad_lines=())
-    brought = {"A": {"seen": 2, "created": 2}}
-    found = EditList((LocalEdit("A", "n", ("z",)),), 4)
-    after = replace(before, counts=brought, overwritten=1, kept=2, bad_lines=("c",), edits=found)
-    part = sync_state.part_of(before, after)
-    assert part.settled == ("A/m",)
-    assert sync_task.read_part(json.loads(json.dumps(asdict(part)))) == part
-    total = sync_state.add_part(replace(RUN, kept=5), part)
-    assert sync_state.totals(total.counts)["seen"] == sync_state.totals(RUN.counts)["seen"] + 2
-    assert (total.overwritten, total.kept, total.bad_lines) == (1, 7, ("b", "c"))
-    assert total.edits == EditList(found.listed, 4)
 
 
 def test_files_are_loaded_in_the_order_of_their_types() -> None:

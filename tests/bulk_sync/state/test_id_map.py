@@ -70,38 +70,9 @@ def test_notes_are_kept_and_a_map_of_another_past_is_emptied(kept: SyncMap) -> N
     kept.write_note("file 1", "b")
     kept.write_note("other", "c")
     assert (kept.note("file 1"), kept.note("none")) == ("b", "")
-    kept.forget_notes("file ")
-    assert (kept.note("file 1"), kept.note("other")) == ("", "c")
     kept.record([(ONE, "m1", None)], waiting=[(ONE, [TWO])])
-    kept.claim([ONE], "me")
     kept.clear("new")
     assert (kept.count(), kept.waiting(), kept.note("other"), kept.note("cache_id")) == (0, 0, "", "new")
-    assert kept.claim([ONE], "you")
-
-
-def test_a_key_is_claimed_by_one_owner_at_a_time(kept: SyncMap) -> None:
-    """All keys or none; what is given back, or was left by an owner that broke off, is free again."""
-    assert kept.claim([ONE, TWO], "me")
-    assert kept.claim([ONE], "me")
-    assert not kept.claim([TWO, THREE], "you")
-    assert kept.claim([THREE], "other")
-    kept.give_back([ONE, TWO], "you")
-    assert not kept.claim([TWO], "you")
-    kept.give_back([TWO], "me")
-    assert kept.claim([TWO], "you")
-    kept.give_all_back("me")
-    assert kept.claim([ONE], "you")
-
-
-def test_of_many_that_claim_at_once_one_has_each_key(kept: SyncMap) -> None:
-    """In whatever order they name them: nobody locks up, nobody shares."""
-    keys = [Key("Patient", str(number)) for number in range(30)]
-    wishes = [keys[start : start + 12][:: 1 if start % 2 else -1] for start in range(0, 20, 2) for _ in range(3)]
-    with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda pair: kept.claim(pair[1], str(pair[0])), enumerate(wishes)))
-    held = [key for ok, wish in zip(got, wishes, strict=True) if ok for key in wish]
-    assert any(got)
-    assert len(held) == len(set(held))
 
 
 def test_two_machines_share_a_schema_and_no_other(postgres_url: str) -> None:
