@@ -78,7 +78,15 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
     more = tuple(responder.routes()) if responder else ()
-    settings = hosting.HostSettings(servers=servers, bots=bots, relay_key=relay_key, inbox=box, more_routes=more)
+    settings = hosting.HostSettings(
+        servers=servers,
+        bots=bots,
+        relay_key=relay_key,
+        inbox=box,
+        more_routes=more,
+        largest_body=int(number(environ, "BOT_HOST_MAX_BODY_MB", "1") * 1024 * 1024),
+        calls_of_a_bot=max(int(number(environ, "BOT_HOST_CALLS_PER_BOT", "32")), 1),
+    )
     application = hosting.app(settings)
     bound = listening.bind(host, port)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused

@@ -1,49 +1,54 @@
 """The host that Medplum calls: ``POST /bot-<botId>`` (Fission route) and ``POST /relay/<bot-name>`` with an envelope.
 
 An answer is 200 with ``{"returnValue", "logResult", "success"}`` whatever it says: behind a custom operation any other
-status reaches the caller as a 500 without a reason. https://www.medplum.com/docs/bots
+status reaches the caller as a 500 without a reason. https://www.medplum.com/docs/bots. The exceptions are what is no
+envelope (400), a body that is too large (413), and a bot with too many calls at once (503 with Retry-After).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from bot_layer import spans
 from bot_layer.bot.collection import Collection, load
 from bot_layer.bot.handler import Handler
-from bot_layer.errors import AuthError, BotError, InputError
+from bot_layer.errors import AuthError, BotError, InputError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.host import listen
 from bot_layer.host.admission import Admission
-from bot_layer.host.invoke import Result, encode, invoke, is_own_change, queued, refused
+from bot_layer.host.calls import RETRY_AFTER, Calls
+from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
+from bot_layer.host.invoke import Result, encode, invoke, is_event, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
-from bot_layer.host.metrics import CONTENT_TYPE, Metrics
-from bot_layer.host.rules.relay_signature import Verifier
+from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
+from bot_layer.host.rules.relay_signature import Verifier, read_signature
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
     from bot_layer.host.durable import Inbox
 
-_LARGEST_ENVELOPE = 64 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class HostSettings:
-    """What a host serves: the Medplum servers that it believes, its bots, and the environment of their settings."""
+    """What a host serves: the Medplum servers that it believes, its bots, and the environment of their settings.
+
+    ``largest_body`` is in bytes; ``calls_of_a_bot`` is how many calls of one bot run at once.
+    """
 
     servers: tuple[str, ...]
     bots: Collection = field(default_factory=load)
@@ -53,6 +58,22 @@ class HostSettings:
     now: Callable[[], float] = time.time
     inbox: Inbox | None = field(default=None, repr=False)
     more_routes: tuple[Route, ...] = ()
+    largest_body: int = LARGEST_BODY
+    calls_of_a_bot: int = 32
+
+
+@dataclass
+class Call:
+    """One call: ``take_in`` in a thread of the intake, then ``run`` in a thread of the bot, both in one context."""
+
+    transport: str
+    find: Callable[[Json], Handler]
+    traceparent: str | None
+    body: bytes = field(repr=False)
+    handler: Handler | None = None
+    envelope: Json = field(default_factory=dict, repr=False)
+    span: spans.Span = spans.NOTHING
+    done: Callable[[Result], None] = field(default=lambda _result: None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -62,49 +83,64 @@ class Dispatcher:
     settings: HostSettings
     admission: Admission
     metrics: Metrics
+    calls: Calls
 
-    def by_bot_id(self, bot_id: str, envelope: Json, *, traceparent: str | None = None) -> Result:
-        """The result of the bot that Medplum knows under this id."""
-        with spans.call("fission", envelope, traceparent) as span:
-            return self._answer(span, envelope, lambda: self._handler(self.admission.identifiers(envelope, bot_id)))
-
-    def by_name(self, name: str, envelope: Json, *, traceparent: str | None = None) -> Result:
-        """The result of the bot that a relay names; the Bot that runs the relay must be that bot."""
-        with spans.call("relay", envelope, traceparent) as span:
-            return self._answer(span, envelope, lambda: self._relayed(name, envelope))
-
-    def _answer(self, span: spans.Span, envelope: Json, find: Callable[[], Handler]) -> Result:
-        """The result of the bot that is found, or the reason why there is none; the span is told of it."""
+    async def answer(self, call: Call) -> Response:
+        """The answer to a call."""
+        context, ending = copy_context(), ExitStack()
         try:
-            handler = find()
-        except BotError as error:
-            result = self._refused(error)
-        else:
-            span.tell(name=handler.bot.name)
-            result = self._run(handler, envelope)
-        span.tell(**result.facts())
-        return result
+            result = await self.calls.take_in(lambda: context.run(self._take_in, call, ending))
+            if result is None:
+                result = await self._run(call, lambda: context.run(self._invoke, call))
+            call.done(result)
+            call.span.tell(**result.facts())
+        finally:
+            context.run(ending.close)
+        busy = result.error is not None and result.error.code == "too-many-calls"
+        headers = {"Retry-After": str(RETRY_AFTER)} if busy else None
+        return _json(503 if busy else 200, result.answer(), headers)
 
-    def _relayed(self, name: str, envelope: Json) -> Handler:
+    def by_bot_id(self, bot_id: str, login: Json) -> Handler:
+        """The bot that Medplum knows under this id."""
+        return self._handler(self.admission.identifiers(login, bot_id))
+
+    def by_name(self, name: str, login: Json) -> Handler:
+        """The bot that a relay names; the Bot that runs the relay must be that bot."""
         handler = self.settings.bots.named(name)
-        bot_id = str((envelope.get("bot") or {}).get("reference", "")).partition("/")[2]
-        if handler.bot.identifier not in self.admission.identifiers(envelope, bot_id):
+        bot_id = str((login.get("bot") or {}).get("reference", "")).partition("/")[2]
+        if handler.bot.identifier not in self.admission.identifiers(login, bot_id):
             raise AuthError("The relay runs as another bot than it names.", code="wrong-bot")
         return handler
 
-    def _run(self, handler: Handler, envelope: Json) -> Result:
-        """Events go to the inbox where there is one; what somebody waits for runs now."""
-        inbox, settings = self.settings.inbox, self.settings
-        with self.metrics.timed(handler.bot.name) as done:
-            if inbox is not None and not is_own_change(envelope):
-                event_id = inbox.take(handler, envelope, now=datetime.fromtimestamp(settings.now(), UTC))
-                if event_id is not None:
-                    result = queued(event_id)
-                    done(result)
-                    return result
-            result = invoke(handler, envelope, environ=settings.environ)
-            done(result)
-            return result
+    def _take_in(self, call: Call, ending: ExitStack) -> Result | None:
+        """The result of what is refused or stored; None for what somebody waits for. Nothing precedes admission."""
+        login = read_login(call.body)
+        call.span = ending.enter_context(spans.call(call.transport, login, call.traceparent))
+        try:
+            call.handler = call.find(login)
+        except BotError as error:
+            return self._refused(error)
+        call.envelope, call.body = read_envelope(call.body, login), b""
+        call.span.tell(name=call.handler.bot.name)
+        call.done = ending.enter_context(self.metrics.timed(call.handler.bot.name))
+        inbox, now = self.settings.inbox, datetime.fromtimestamp(self.settings.now(), UTC)
+        if inbox is None or is_own_change(call.envelope):
+            return None
+        event_id = inbox.take(call.handler, call.envelope, now=now)
+        return queued(event_id) if event_id is not None else None
+
+    async def _run(self, call: Call, run: Callable[[], Result]) -> Result:
+        handler = cast(Handler, call.handler)
+        try:
+            return await self.calls.run(
+                handler.bot.name, run, timeout=handler.bot.timeout, may_wait=is_event(call.envelope)
+            )
+        except TransientError as error:
+            _log.warning("%s ended with %s", handler.bot.name, error.code)
+            return Result(handler.failure(error, call.envelope), error=error)
+
+    def _invoke(self, call: Call) -> Result:
+        return invoke(cast(Handler, call.handler), call.envelope, environ=self.settings.environ)
 
     def _refused(self, error: BotError) -> Result:
         _log.warning("Refused a call: %s", error.code)
@@ -125,19 +161,27 @@ class Dispatcher:
 def app(settings: HostSettings) -> Starlette:
     """The host as an ASGI application."""
     metrics = Metrics()
-    dispatcher = Dispatcher(settings, Admission(settings.servers, settings.remember_seconds), metrics)
+    admission = Admission(settings.servers, settings.remember_seconds)
+    dispatcher = Dispatcher(settings, admission, metrics, Calls(settings.calls_of_a_bot))
+    counts = Figures(lambda: settings.inbox.counts() if settings.inbox and settings.inbox.ready else {})
 
     async def fission(request: Request) -> Response:
-        body = await _body(request)
-        return await run_in_threadpool(_answer, dispatcher, request.path_params["bot_id"], body, _traceparent(request))
+        bot_id, body = request.path_params["bot_id"], await request.body()
+        return await dispatcher.answer(
+            Call("fission", lambda login: dispatcher.by_bot_id(bot_id, login), _traceparent(request), body)
+        )
 
     async def relay(request: Request) -> Response:
-        body, name = await _body(request), request.path_params["name"]
+        name, header = request.path_params["name"], request.headers.get("X-Bot-Signature", "")
         try:
-            verifier.verify(request.headers.get("X-Bot-Signature", ""), name, body, now=settings.now())
+            read_signature(header, now=settings.now())  # before the body: anybody reaches this address
+            body = await request.body()
+            verifier.verify(header, name, body, now=settings.now())
         except AuthError as error:
             return _json(401, refused(error).answer())
-        return await run_in_threadpool(_relayed, dispatcher, name, body, _traceparent(request))
+        return await dispatcher.answer(
+            Call("relay", lambda login: dispatcher.by_name(name, login), _traceparent(request), body)
+        )
 
     async def healthz(_request: Request) -> Response:
         return _json(200, {"ok": True, "bots": len(settings.bots.handlers)})
@@ -147,8 +191,7 @@ def app(settings: HostSettings) -> Starlette:
         return _json(200 if ready else 503, {"ok": ready})
 
     async def figures(_request: Request) -> Response:
-        counts = await run_in_threadpool(settings.inbox.counts) if settings.inbox and settings.inbox.ready else {}
-        return Response(metrics.page(counts), media_type=CONTENT_TYPE)
+        return Response(metrics.page(await counts.latest()), media_type=CONTENT_TYPE)
 
     routes = [
         Route("/bot-{bot_id}", fission, methods=["POST"]),
@@ -159,7 +202,11 @@ def app(settings: HostSettings) -> Starlette:
     if settings.relay_key:
         verifier = Verifier(settings.relay_key)
         routes.append(Route("/relay/{name}", relay, methods=["POST"]))
-    return Starlette(routes=[*routes, *settings.more_routes], exception_handlers={InputError: _unread})
+    return Starlette(
+        routes=[*routes, *settings.more_routes],
+        middleware=[Middleware(BodyLimit, settings.largest_body)],
+        exception_handlers={InputError: _unread, ClientDisconnect: _left},
+    )
 
 
 class HostServer(ThreadedServer):
@@ -169,50 +216,18 @@ class HostServer(ThreadedServer):
         super().__init__(listen.config(app(settings), grace=5), port=port)
 
 
-def read_envelope(body: bytes) -> Json:
-    """The envelope of a request's body; InputError where it is none."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
-    return parsed
-
-
-async def _body(request: Request) -> bytes:
-    """The body; InputError for one that is too large, of which no more is read."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LARGEST_ENVELOPE:
-            raise InputError("The envelope is too large.", code="envelope-too-large")
-    return bytes(body)
-
-
 async def _unread(_request: Request, error: Exception) -> Response:
-    return _json(400, refused(cast(InputError, error)).answer())
+    refusal = cast(InputError, error)
+    return _json(413 if refusal.code == "envelope-too-large" else 400, refused(refusal).answer())
+
+
+async def _left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it, and no traceback is due
 
 
 def _traceparent(request: Request) -> str | None:
     return request.headers.get("traceparent")
 
 
-def _answer(dispatcher: Dispatcher, bot_id: str, body: bytes, traceparent: str | None) -> Response:
-    return _of_envelope(body, partial(dispatcher.by_bot_id, bot_id, traceparent=traceparent))
-
-
-def _relayed(dispatcher: Dispatcher, name: str, body: bytes, traceparent: str | None) -> Response:
-    return _of_envelope(body, partial(dispatcher.by_name, name, traceparent=traceparent))
-
-
-def _of_envelope(body: bytes, run: Callable[[Json], Result]) -> Response:
-    try:
-        envelope = read_envelope(body)
-    except InputError as error:
-        return _json(400, refused(error).answer())
-    return _json(200, run(envelope).answer())
-
-
-def _json(status: int, value: Json) -> Response:
-    return Response(encode(value), status, media_type="application/json")
+def _json(status: int, value: Json, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(value), status, headers, media_type="application/json")

@@ -97,6 +97,13 @@ def is_own_change(envelope: Json) -> bool:
     return author is not None and author == _object(envelope.get("bot")).get("reference")
 
 
+def is_event(envelope: Json) -> bool:
+    """True where a Subscription or a timer runs the bot: nobody waits for the answer, and Medplum sends it once."""
+    given = _object(envelope.get("input"))
+    by_timer = given.get("resourceType") == "Bot" and not envelope.get("headers") and "requester" not in envelope
+    return SUBSCRIPTION in _object(envelope.get("headers")) or by_timer
+
+
 def refused(error: BotError) -> Result:
     """The result for a call that reached no bot."""
     return Result(failed(error), f"refused: {error.code}", success=False, error=error)

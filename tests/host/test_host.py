@@ -20,6 +20,7 @@ from bot_layer.host.admission import Admission
 from bot_layer.host.host import HostSettings, app
 from bot_layer.host.invoke import encode, invoke
 from bot_layer.host.listen import Corked
+from bot_layer.host.rules.relay_signature import sign
 from tests.host.world import BOTS, TokenServer, bot_resource, envelope, hosted
 
 SAY = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "Grüße"}]}
@@ -156,9 +157,8 @@ def test_what_is_no_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
         assert client.post("/bot-b-3", content=body).status_code == 400
 
 
-@pytest.mark.parametrize("path", ["/bot-b-3", "/relay/echo"])
-def test_of_what_is_too_large_no_more_is_read(path: str) -> None:
-    """A body that goes on and on is refused at the limit: anybody may send one to a relay's address."""
+async def _stream(path: str, headers: list[tuple[bytes, bytes]], **settings: Any) -> tuple[int, int]:
+    """The status for a body that goes on and on, and how many MB of it were read."""
     read = 0
 
     async def receive() -> dict[str, Any]:
@@ -171,10 +171,32 @@ def test_of_what_is_too_large_no_more_is_read(path: str) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    host = app(HostSettings(servers=("https://medplum.example.org",), bots=BOTS, relay_key="k"))
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
-    asyncio.run(host(scope, receive, send))
-    assert (sent[0]["status"], read) == (400, 65)
+    host = app(HostSettings(servers=("https://medplum.example.org",), bots=BOTS, relay_key="k", **settings))
+    await host({"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}, receive, send)
+    return sent[0]["status"], read
+
+
+def _signed(at: float) -> tuple[bytes, bytes]:
+    return (b"x-bot-signature", sign("k", "echo", b"other", at=int(at), nonce="nonce-0001").encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "settings", "told"),
+    [
+        ("/bot-b-3", [], {}, (413, 2)),
+        ("/bot-b-3", [], {"largest_body": 4 * 1024 * 1024}, (413, 5)),
+        ("/bot-b-3", [(b"content-length", b"2000000000")], {}, (413, 1)),
+        ("/relay/echo", [_signed(1000)], {"now": lambda: 1000.0}, (413, 2)),
+        ("/relay/echo", [_signed(1000)], {"now": lambda: 2000.0}, (401, 0)),
+        ("/relay/echo", [], {}, (401, 0)),
+    ],
+    ids=["limit", "raised-limit", "declared", "relay", "relay-old-signature", "relay-unsigned"],
+)
+def test_of_what_is_too_large_no_more_is_read(
+    path: str, headers: list[tuple[bytes, bytes]], settings: dict[str, Any], told: tuple[int, int]
+) -> None:
+    """A body is read up to the limit, and a relay's only if its header could be good: anybody may send one."""
+    assert asyncio.run(_stream(path, headers, **settings)) == told
 
 
 def test_half_a_character_in_an_answer_spoils_it_alone(medplum: TokenServer) -> None:

@@ -23,6 +23,27 @@ def sign(key: str, bot: str, body: bytes, *, at: int, nonce: str) -> str:
     return f"t={at},n={nonce},v1={_mac(key, bot, body, at, nonce)}"
 
 
+@dataclass(frozen=True)
+class Signature:
+    """A signature header: when the call was signed (seconds since 1970), its nonce and its MAC."""
+
+    at: int
+    nonce: str
+    mac: str
+
+
+def read_signature(header: str, *, now: float) -> Signature:
+    """The signature of a header. It needs no body: AuthError where it is none, or not of the last five minutes."""
+    parts = _FORM.fullmatch(header)
+    if parts is None:
+        raise AuthError("The relay's call carries no signature.", code="unsigned")
+    if abs(now - int(parts[1])) > WINDOW_SECONDS:
+        raise AuthError(
+            "The relay's call is older than five minutes, or the clocks differ by as much.", code="stale-signature"
+        )
+    return Signature(int(parts[1]), parts[2], parts[3])
+
+
 @dataclass
 class Verifier:
     """Verifies signatures under one key, and remembers those of the window, so that none passes twice."""
@@ -32,16 +53,10 @@ class Verifier:
 
     def verify(self, header: str, bot: str, body: bytes, *, now: float) -> None:
         """Raise AuthError unless the signature is good, of the last five minutes, and new."""
-        parts = _FORM.fullmatch(header)
-        if parts is None:
-            raise AuthError("The relay's call carries no signature.", code="unsigned")
-        at, nonce, mac = int(parts[1]), parts[2], parts[3]
-        if not hmac.compare_digest(mac, _mac(self.key, bot, body, at, nonce)):
+        signature = read_signature(header, now=now)
+        at, mac = signature.at, signature.mac
+        if not hmac.compare_digest(mac, _mac(self.key, bot, body, at, signature.nonce)):
             raise AuthError("The relay's call is signed with another key.", code="wrong-signature")
-        if abs(now - at) > WINDOW_SECONDS:
-            raise AuthError(
-                "The relay's call is older than five minutes, or the clocks differ by as much.", code="stale-signature"
-            )
         self._seen = {known: until for known, until in self._seen.items() if until >= now}
         if mac in self._seen:
             raise AuthError("This call of the relay came before.", code="replayed-call")
