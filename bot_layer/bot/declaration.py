@@ -6,19 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bot_layer.settings import Setting
+
+__all__ = ["BOT_IDENTIFIER_SYSTEM", "Bot", "Grant", "Setting", "Watch"]
+
 BOT_IDENTIFIER_SYSTEM = "https://www.medplum.com/integrations/bot-identifier"
 _TYPE = re.compile(r"[A-Z][A-Za-z]+")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A project secret or environment variable that a bot reads. ``required`` ones are named together when missing."""
-
-    name: str
-    about: str
-    required: bool = False
-    default: str | None = None
-    sensitive: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from bot_layer.bot.event import Event
 from bot_layer.errors import BotError, ConfigError, InputError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
+from bot_layer.http import deadline
 
 OPERATION_DEFINITIONS = "operation_definitions"
 
@@ -87,7 +88,8 @@ class Handler:
         if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
             check_input(self.definition_path, read.input)
         check_plain_call(self.bot, self.operation, read.input)
-        return self.act(read)
+        with deadline.within(self.bot.timeout):
+            return self.act(read)
 
 
 def check_settings(bot: Bot, secrets: Mapping[str, str]) -> None:

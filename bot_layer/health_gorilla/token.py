@@ -64,7 +64,7 @@ class TokenStore:
 
 def request_token(settings: HealthGorilla, transport: Transport, now: float) -> Token:
     """A fresh token. AuthError where the login is refused, with what to check."""
-    answer = transport.send("POST", settings.token_url, path="oauth/token", data=_form(settings, now))
+    answer = transport.send("POST", settings.token_url, path="oauth/token", form=_form(settings, now))
     if not answer.ok:
         raise _refusal(answer)
     granted = answer.json()

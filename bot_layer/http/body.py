@@ -1,4 +1,4 @@
-"""The body of an answer as it arrives. What only trickles is ended: each byte alone would keep it from timing out."""
+"""The body of an answer as it arrives. A body that comes too slowly is ended: each byte would restart its timeout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 
 import requests
 
+from bot_layer.http import deadline
+
 _PIECE: Final = 256 * 1024
 _GRACE_SECONDS: Final = 120.0
 _LEAST_BYTES_A_SECOND: Final = 1000
@@ -16,16 +18,16 @@ _LEAST_BYTES_A_SECOND: Final = 1000
 def pieces(
     response: requests.Response, *, decode: bool = True, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[bytes]:
-    """The body in pieces of at most 256 KB, unpacked if ``decode``; TimeoutError where it only trickles."""
-    # One read of the socket each: to wait until a piece is full could take for ever.
+    """The body in pieces of at most 256 KB, unpacked if ``decode``; TimeoutError where it comes too slowly."""
+    # One read of the socket each: waiting until a piece is full could take forever.
     return paced(iter(lambda: response.raw.read1(_PIECE, decode_content=decode) or b"", b""), clock=clock)
 
 
 def paced(body: Iterable[bytes], *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
     """The pieces of a body as they come.
 
-    Raises TimeoutError after two minutes of waiting, and one more second for each 1,000 bytes that came. The time that
-    the caller takes between two pieces does not count.
+    Raises TimeoutError after two minutes of waiting, plus one second for each 1,000 bytes received, or at the deadline.
+    The time that the caller takes between two pieces does not count, but for the deadline.
     """
     waited, received = 0.0, 0
     arriving = iter(body)
@@ -37,5 +39,7 @@ def paced(body: Iterable[bytes], *, clock: Callable[[], float] = time.monotonic)
             return
         received += len(piece)
         if waited > _GRACE_SECONDS + received / _LEAST_BYTES_A_SECOND:
-            raise TimeoutError("The answer only trickles.")
+            raise TimeoutError("The answer comes too slowly.")
+        if deadline.left() <= 0:
+            raise TimeoutError("The time of this call is over.")
         yield piece

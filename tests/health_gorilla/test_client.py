@@ -461,7 +461,7 @@ def test_the_settings_make_a_client() -> None:
         "HEALTH_GORILLA_TENANT_ID": "t-1",
     }
     made = health_gorilla.connect({**least, "BOT_RETRIES": "7"})
-    assert (made.settings.tenant_id, made.transport.patience.retries) == ("t-1", 7)
+    assert (made.settings.tenant_id, made.transport.policy.retries) == ("t-1", 7)
     assert "hush" not in repr(made)
     with pytest.raises(ConfigError) as caught:
         health_gorilla.connect({})

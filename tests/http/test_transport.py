@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
+from bot_layer.http import deadline
 from bot_layer.http.transport import LARGEST_ANSWER, Answer, Patience, Transport, require_safe_url, retry_after
 
 URL = "https://partner.example/fhir/Patient/1"
@@ -193,6 +194,72 @@ def test_patience_is_a_setting() -> None:
 def test_a_retry_after_that_is_no_number_is_none(value: str, seconds: float | None) -> None:
     """Whatever a gateway writes there, nothing breaks."""
     assert retry_after({"Retry-After": value}) == seconds
+
+
+@responses.activate
+@pytest.mark.parametrize("value", ["soon", "-5", "\N{SUPERSCRIPT TWO}", "Fri, 31 Dec 99999 23:59:59 GMT"])
+def test_an_absurd_retry_after_leaves_the_status_as_the_reason(value: str) -> None:
+    """The failure is that the service is busy, whatever it writes beside it."""
+    responses.get(URL, status=503, headers={"Retry-After": value})
+    error = get().error()
+    assert isinstance(error, TransientError)
+    assert (error.status, error.retry_after, len(responses.calls)) == (503, None, 3)
+
+
+class SilentServer:
+    """Accepts connections and says nothing; counts them."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/Patient/1?family=Roe&birthdate=1970-01-01"
+
+    def __enter__(self) -> SilentServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+
+def test_a_deadline_ends_the_wait_for_a_silent_service() -> None:
+    """The policy alone would wait four times an hour."""
+    silent = Transport("Partner", Patience(retries=3, backoff=0, read=3600))
+    with SilentServer() as server, deadline.within(0.2), pytest.raises(TransientError) as caught:
+        silent.send("POST", server.url, path="Patient/{id}", json_body={})
+    assert (caught.value.code, caught.value.maybe_done) == ("service-unreachable", True)
+
+
+def test_nothing_is_sent_after_the_deadline() -> None:
+    """What was never sent cannot have been done."""
+    with SilentServer() as server, deadline.within(0), pytest.raises(TransientError) as caught:
+        PARTNER.send("POST", server.url, path="Patient", json_body={})
+    assert not caught.value.maybe_done
+
+
+def test_no_library_logs_a_search(caplog: pytest.LogCaptureFixture) -> None:
+    """A search holds a name and a birth date; urllib3 writes the whole URL where a connection breaks."""
+    caplog.set_level("DEBUG")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/Patient?family=Roe"
+    with pytest.raises(TransientError):
+        PARTNER.send("GET", url, path="Patient")
+    assert "Roe" not in caplog.text
+
+
+@responses.activate
+def test_a_cookie_of_one_answer_is_not_sent_with_the_next() -> None:
+    """Two logins share the connections; a cookie would mix them up."""
+    responses.get(URL, headers={"Set-Cookie": "session=one"})
+    get()
+    get()
+    assert "Cookie" not in responses.calls[1].request.headers
+
+
+@pytest.mark.parametrize("value", ["t\N{LATIN SMALL LETTER E WITH ACUTE}", "t\r\nHost: b", "\ud800", "\N{EURO SIGN}"])
+def test_a_value_that_no_header_can_carry_is_the_services_fault(value: str) -> None:
+    """Tokens and versions come out of answers."""
+    with pytest.raises(TransientError) as caught:
+        PARTNER.send("POST", URL, path="Patient", headers={"Authorization": value})
+    assert (caught.value.code, caught.value.maybe_done) == ("unreadable-answer", False)
 
 
 def certificate(folder: Path) -> Path:

@@ -1,0 +1,129 @@
+"""A complete answer of a service, and its JSON, read within limits."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from bot_layer.errors import AuthError, PermanentError, ServiceError, TransientError
+from bot_layer.http.policy import BUSY, READS, read_retry_after
+
+DEEPEST_JSON: Final = 100
+_ISSUE_CODE: Final = re.compile(r"[a-z][a-z-]{0,40}")
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a JSON document. Raises ValueError where it is none, or nested more than 100 levels deep.
+
+    orjson refuses what other readers let through: NaN, half a surrogate pair, text that is not UTF-8.
+    """
+    value = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+    if body.count(b"[") + body.count(b"{") > DEEPEST_JSON:
+        _require_depth(value)
+    return value
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body; an empty one where the body is anything else."""
+    try:
+        value = read_json(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _require_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        children = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for child in children for each in child if type(each) in (dict, list)]
+        if not level:
+            return
+    raise ValueError("The JSON document is nested too deep.")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete answer. ``path`` is the template of the request. Header names are found in any case."""
+
+    service: str
+    method: str
+    path: str
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """True for 2xx."""
+        return 200 <= self.status < 300
+
+    @property
+    def is_page(self) -> bool:
+        """True for an HTML page: a gateway's own answer, whatever its status."""
+        return self.headers.get("Content-Type", "").lower().startswith("text/html")
+
+    def retry_after(self, now: float | None = None) -> float | None:
+        """The seconds that the service asks to be left alone, from 0 to one day; None where it does not say."""
+        return read_retry_after(self.headers.get("Retry-After"), now=time.time() if now is None else now)
+
+    def json(self) -> Any:
+        """The parsed body; an empty one is an empty object.
+
+        Raises TransientError for anything that is not JSON: such pages come from gateways, and after a write nobody
+        knows whether it was done.
+        """
+        if not self.body.strip():
+            return {}
+        try:
+            return read_json(self.body)
+        except ValueError as fault:
+            raise self.unreadable("did not answer with JSON") from fault
+
+    def outcome(self) -> dict[str, Any]:
+        """The body as an object if it is one, whatever the status; else an empty object."""
+        return read_object(self.body)
+
+    def unreadable(self, what: str) -> TransientError:
+        """The error for an answer that does not say what it should: ``what`` completes "the service ..."."""
+        return TransientError(
+            f"{self.service} {what}; try again later.",
+            code="unreadable-answer",
+            maybe_done=self.method not in READS,
+            **self._where(),
+        )
+
+    def error(self) -> ServiceError | AuthError:
+        """The error that a refusal becomes."""
+        if self.status in {401, 403}:
+            what = "login" if self.status == 401 else "rights"
+            return AuthError(
+                f"{self.service} refused the {what} of this client for {self.method} {self.path}.",
+                code="login-refused" if self.status == 401 else "rights-missing",
+            )
+        if self.status in BUSY:
+            return TransientError(
+                f"{self.service} was too busy or failed; try again later.",
+                retry_after=self.retry_after(),
+                maybe_done=self.status != 429 and self.method not in READS,
+                **self._where(),
+            )
+        return PermanentError(
+            f"{self.service} refused {self.method} {self.path} with status {self.status}.",
+            issues=_issue_codes(self.outcome()),
+            **self._where(),
+        )
+
+    def _where(self) -> dict[str, Any]:
+        return {"service": self.service, "status": self.status, "method": self.method, "path": self.path}
+
+
+def _issue_codes(outcome: Mapping[str, Any]) -> list[str]:
+    issues = outcome.get("issue")
+    codes = [each.get("code") for each in issues if isinstance(each, dict)] if isinstance(issues, list) else []
+    return [code for code in codes if isinstance(code, str) and _ISSUE_CODE.fullmatch(code)]

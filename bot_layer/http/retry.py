@@ -1,0 +1,42 @@
+"""Repeats what a connection adapter cannot: calls of several requests, conditional writes, look-ups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from bot_layer.errors import TransientError
+from bot_layer.http import deadline
+from bot_layer.http.policy import RetryPolicy
+
+_Result = TypeVar("_Result")
+
+
+def repeat(
+    call: Callable[[], _Result],
+    policy: RetryPolicy,
+    *,
+    when: Callable[[TransientError], bool],
+    wait: Callable[[float], None] = time.sleep,
+) -> _Result:
+    """What the call returns, after as many attempts as the policy allows and the deadline leaves time for.
+
+    A TransientError for which ``when`` is true is repeated; the last one is raised as it came.
+    """
+
+    def is_repeatable(fault: BaseException) -> bool:
+        return isinstance(fault, TransientError) and when(fault)
+
+    def pause(state: RetryCallState) -> float:
+        fault = state.outcome.exception() if state.outcome is not None else None
+        asked = fault.retry_after if isinstance(fault, TransientError) else None
+        return policy.pause(state.attempt_number - 1, asked)
+
+    def is_over(state: RetryCallState) -> bool:
+        return state.attempt_number > policy.retries or state.upcoming_sleep >= deadline.left()
+
+    attempts = Retrying(retry=retry_if_exception(is_repeatable), wait=pause, stop=is_over, sleep=wait, reraise=True)
+    return attempts(call)

@@ -1,0 +1,137 @@
+"""What counts as busy, what may be repeated, and what a Retry-After means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_layer.errors import TransientError
+from bot_layer.http import deadline
+from bot_layer.http.policy import BUSY, LONGEST_RETRY_AFTER, RetryPolicy, may_repeat, read_retry_after
+from bot_layer.http.retry import repeat
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize("status", range(100, 600))
+def test_only_a_429_lets_an_unsafe_request_be_repeated(status: int) -> None:
+    """A service answers 429 before it acts; after any other answer the write may have been done."""
+    assert may_repeat(status, safe=False) is (status == 429)
+    assert may_repeat(status, safe=True) is (status in BUSY)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("0.5", 0.5),
+        ("0", 0.0),
+        ("864000", LONGEST_RETRY_AFTER),
+        (str(int(NOW) + 30), 30.0),
+        (str(int(NOW + 30) * 1000), 30.0),
+        (format_datetime(datetime.fromtimestamp(NOW + 60, UTC), usegmt=True), 60.0),
+        (format_datetime(datetime.fromtimestamp(NOW - 60, UTC), usegmt=True), 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_RETRY_AFTER),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        ("Mon, 32 Jan 2026 00:00:00 GMT", None),
+        ("soon", None),
+        ("-5", None),
+        ("1e9", None),
+        ("\N{SUPERSCRIPT TWO}", None),
+        ("\N{ARABIC-INDIC DIGIT SEVEN}", None),
+        ("9" * 400, None),
+        ("nan", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_retry_after_is_read_or_ignored(value: str | None, seconds: float | None) -> None:
+    """Seconds, dates and times since 1970 are read; everything else is as if it were not there."""
+    assert read_retry_after(value, now=NOW) == seconds
+
+
+@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,6} \d\d:\d\d:\d\d [-+A-Z0-9]{1,6}"))
+def test_no_retry_after_is_an_exception(value: str) -> None:
+    """Whatever a gateway writes there, the wait is bounded or absent."""
+    seconds = read_retry_after(value, now=NOW)
+    assert seconds is None or 0 <= seconds <= LONGEST_RETRY_AFTER
+
+
+@given(st.integers(0, 200), st.none() | st.floats(0, 1e9))
+def test_no_pause_is_longer_than_the_policy_allows(attempt: int, asked: float | None) -> None:
+    """Neither many attempts nor a Retry-After go beyond the longest wait."""
+    assert 0 <= RetryPolicy(longest_wait=20).pause(attempt, asked) <= 20
+
+
+class Clock:
+    """A clock that only waiting moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def busy(asked: float | None = None) -> TransientError:
+    return TransientError("busy", service="Partner", retry_after=asked)
+
+
+def test_a_call_is_repeated_as_often_as_the_policy_says() -> None:
+    """The pauses double; the last failure is raised as it came."""
+    clock, failure = Clock(), busy()
+
+    def call() -> None:
+        raise failure
+
+    with pytest.raises(TransientError) as caught:
+        repeat(call, RetryPolicy(retries=3, backoff=1), when=lambda _: True, wait=clock.wait)
+    assert (caught.value, clock.waits) == (failure, [1.0, 2.0, 4.0])
+
+
+def test_what_may_not_be_repeated_is_raised_at_once() -> None:
+    """The caller says which failures are safe to repeat."""
+    clock = Clock()
+
+    def call() -> None:
+        raise busy()
+
+    with pytest.raises(TransientError):
+        repeat(call, RetryPolicy(), when=lambda _: False, wait=clock.wait)
+    assert clock.waits == []
+
+
+def test_a_bot_with_60_seconds_never_waits_90() -> None:
+    """The wait that would go beyond the deadline is not begun."""
+    clock = Clock()
+
+    def call() -> None:
+        raise busy(asked=90.0)
+
+    patient = RetryPolicy(retries=9, longest_wait=600)
+    with deadline.within(60, clock=clock), pytest.raises(TransientError):
+        repeat(call, patient, when=lambda _: True, wait=clock.wait)
+    assert clock.waits == []
+
+
+def test_timeouts_shrink_with_the_deadline() -> None:
+    """A silent service is given up when the time of the call is over; an inner deadline never prolongs an outer one."""
+    clock, policy = Clock(), RetryPolicy(connect=5, read=30)
+    assert policy.timeouts() == (5, 30)
+    with deadline.within(20, clock=clock), deadline.within(900, clock=clock):
+        assert policy.timeouts() == (5, 20)
+        clock.wait(17)
+        assert policy.timeouts() == (3, 3)
+        clock.wait(17)
+        assert deadline.left() == 0
+        assert 0 < policy.timeouts()[0] < 0.1
