@@ -90,7 +90,8 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
     application = hosting.app(settings)
     bound = listening.bind(host, port)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
-    server = uvicorn.Server(listen.config(application, grace=_GRACE))
+    connections = listen.most_connections(max(int(number(environ, "BOT_HOST_CONNECTIONS", "1000")), 1))
+    server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
     for sign in (signal.SIGTERM, signal.SIGINT):
         # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
         signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
@@ -100,7 +101,7 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
     address = bound.getsockname()
     typer.echo(f"Serving {len(bots.handlers)} bots on http://{address[0]}:{address[1]}", err=True)
     try:
-        asyncio.run(server.serve(sockets=[bound]))
+        asyncio.run(listen.run(server, bound))
     finally:
         stopped.set()
         if responder is not None:

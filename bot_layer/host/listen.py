@@ -1,16 +1,36 @@
-"""Listening: uvicorn, with an answer's head and body in one packet, in the foreground or in a thread.
+"""Listening: uvicorn, with an answer's head and body in one packet, and with an end for connections that do nothing.
 
 Written in two packets an answer waits for the caller's delayed acknowledgement: measured behind a Medplum server, p50
 was 61 ms instead of 25 to 31.
+
+uvicorn closes idle connections after an answer, and no others: a connection that never sends, an unfinished head or
+body, and a caller that never reads its answer would stay for ever. ``limit_concurrency`` only answers 503 to complete
+requests. https://www.uvicorn.org/settings/#timeouts
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+import resource
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# In seconds. All are below a minute, after which nothing that is unfinished may be left.
+_HEAD_SECONDS: Final = 20.0
+_BODY_SECONDS: Final = 30.0
+_READ_SECONDS: Final = 45.0
+_KEEP_ALIVE_SECONDS: Final = 45
+_OWN_FILES: Final = 128  # files and connections of the host itself, and calls that have just been accepted
+_BACKLOG: Final = 64  # asyncio accepts so many connections at once before it looks at the limit
+_MOST_CONNECTIONS: Final = 1000
+_log = logging.getLogger(__name__)
 
 
 class Corked:
@@ -43,24 +63,117 @@ class Corked:
         return getattr(self._transport, name)
 
 
-class OnePacketProtocol(H11Protocol):
-    """HTTP/1.1 whose short answers leave in one packet."""
+class Protocol(H11Protocol):
+    """HTTP/1.1 whose short answers leave in one packet, and whose connections end when nothing happens on them.
+
+    ``most_connections`` is shared by all connections of a process; more are closed as soon as they are accepted.
+    """
+
+    most_connections = _MOST_CONNECTIONS
+    _stage: object = None
+    _ending: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]  # the rest passes through
+        if len(self.connections) > self.most_connections:
+            transport.abort()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(_READ_SECONDS, self._abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        _cancel(self._ending)
+        _cancel(self._unread)
+
+    def _watch(self) -> None:
+        """Ends the connection unless the head or body that is due is complete in time, however slowly it trickles."""
+        stage = self.conn.their_state
+        if stage is self._stage:
+            return
+        self._stage = stage
+        _cancel(self._ending)
+        seconds = {h11.IDLE: _HEAD_SECONDS, h11.SEND_BODY: _BODY_SECONDS}.get(stage)
+        if stage is h11.IDLE and self.cycle is not None:
+            seconds = _KEEP_ALIVE_SECONDS + _HEAD_SECONDS / 2  # uvicorn ends it earlier where no byte comes
+        if seconds is not None:
+            self._ending = self.loop.call_later(seconds, self._abort)
+
+    def _abort(self) -> None:
+        self.transport.abort()
 
 
-def config(app: Any, *, grace: int) -> uvicorn.Config:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
+
+
+def most_connections(asked: int = _MOST_CONNECTIONS) -> int:
+    """How many connections may be open at once: as many as are asked for, if the process may open so many files.
+
+    Raises the process's own limit as far as the system lets it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = asked + _OWN_FILES + _BACKLOG
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, min(asked, soft - _OWN_FILES - _BACKLOG))
+    return asked
+
+
+def config(app: Any, *, grace: int, connections: int = _MOST_CONNECTIONS) -> uvicorn.Config:
     """uvicorn as the host runs it. ``grace`` is how many seconds running calls have to end when it stops."""
     return uvicorn.Config(
         app,
-        http=OnePacketProtocol,
+        http=type("LimitedProtocol", (Protocol,), {"most_connections": connections}),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=65,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace,
+        backlog=_BACKLOG,
     )
+
+
+async def run(server: uvicorn.Server, bound: socket.socket) -> None:
+    """Serves on a bound socket until the server is told to exit."""
+    asyncio.get_running_loop().set_exception_handler(quiet_accepts())
+    await server.serve(sockets=[bound])
+
+
+def quiet_accepts(clock: Callable[[], float] = time.monotonic, *, every: float = 60.0) -> Callable[..., None]:
+    """An event loop's exception handler that says once a minute, not once per try, that no connection is accepted.
+
+    Where no file can be opened, asyncio reports each of up to ``backlog`` tries, every second.
+    https://github.com/python/cpython/issues/127529
+    """
+    said: list[float] = []
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "accept" not in str(context.get("message", "")):
+            loop.default_exception_handler(context)
+            return
+        if not said or clock() - said[-1] >= every:
+            said[:] = [clock()]
+            _log.error("No connection can be accepted: the process may open no more files; raise its limit (nofile).")
+
+    return handle

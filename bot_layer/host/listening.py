@@ -11,6 +11,8 @@ from typing import Self
 
 import uvicorn
 
+from bot_layer.host import listen
+
 LOOPBACK = "127.0.0.1"
 _START_SECONDS = 15
 _TICK_SECONDS = 0.1
@@ -53,7 +55,7 @@ class ThreadedServer:
         self._socket.close()
 
     def _run(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        asyncio.run(listen.run(self._server, self._socket))
 
     def __enter__(self) -> Self:
         return self.start()
