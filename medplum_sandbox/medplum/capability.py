@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.search_parameters import SUPPORTED_TYPES, parameters
+from medplum_sandbox.medplum.definitions.tables import parameters, resource_types
 
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type")
 _SECURITY = ("OAuth", "Basic", "SMART-on-FHIR")
@@ -98,7 +98,7 @@ def smart_configuration(base_url: str) -> Json:
 
 @cache
 def _resources() -> tuple[Json, ...]:
-    return tuple(_resource(name) for name in SUPPORTED_TYPES)
+    return tuple(_resource(name) for name in sorted(resource_types()))
 
 
 def _resource(name: str) -> Json:
@@ -122,14 +122,17 @@ def _resource(name: str) -> Json:
 
 def _search_parameters(name: str) -> list[Json]:
     known = parameters(name)
+    if not known:
+        return []
     found: list[Any] = [{"name": "_id", "type": "token"}, {"name": "_lastUpdated", "type": "date"}]
     found += [{"name": common, "type": known[common].type} for common in _COMMON]
-    for parameter in sorted(known.values(), key=lambda p: p.name):
-        if parameter.name not in _COMMON:
+    us_core = dict(_US_CORE_PARAMETERS) if name == "Patient" else {}
+    for parameter in known.values():
+        if parameter.name in us_core:
+            definition = f"http://hl7.org/fhir/us/core/SearchParameter/{us_core[parameter.name]}"
+        else:
             stem = "individual" if name in _PERSONS and parameter.name in _SHARED else name
             definition = f"http://hl7.org/fhir/SearchParameter/{stem}-{parameter.name}"
+        if parameter.name not in _COMMON:
             found.append({"name": parameter.name, "definition": definition, "type": parameter.type})
-    if name == "Patient":
-        prefix = "http://hl7.org/fhir/us/core/SearchParameter/"
-        found += [{"name": n, "definition": prefix + d, "type": "token"} for n, d in _US_CORE_PARAMETERS]
     return found

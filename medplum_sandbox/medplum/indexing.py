@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.dates import span
-from medplum_sandbox.medplum.search_parameters import Parameter, Path, parameters
+from medplum_sandbox.medplum.definitions.search_table import Parameter, Path, Step
+from medplum_sandbox.medplum.definitions.tables import parameters
 from medplum_sandbox.medplum.store import IndexRow
 
 WHOLE = ":whole"
@@ -21,17 +23,27 @@ _WORDS = re.compile(r"[^\s,;]+")
 def index_rows(resource: Json) -> list[IndexRow]:
     """The rows of all parameters of the resource's type, each once."""
     found: dict[IndexRow, None] = {}
-    for parameter in parameters(resource["resourceType"]).values():
-        for path in parameter.paths:
-            if path.steps[0][0] not in resource and len(path.steps[0]) == 1:
-                continue
+    paths = _paths(resource["resourceType"])
+    for name in resource:
+        for parameter, path in paths.get(name, ()):
             for value in walk(resource, path.steps):
                 for row in _rows(parameter, path, value):
                     found[row] = None
     return list(found)
 
 
-def walk(value: Any, steps: tuple[tuple[str, ...], ...]) -> Iterator[Any]:
+@cache
+def _paths(resource_type: str) -> dict[str, list[tuple[Parameter, Path]]]:
+    """The paths of a type's parameters, by the element that they begin with."""
+    found: dict[str, list[tuple[Parameter, Path]]] = {}
+    for parameter in parameters(resource_type).values():
+        for path in parameter.paths:
+            for name in path.steps[0].names:
+                found.setdefault(name, []).append((parameter, path))
+    return found
+
+
+def walk(value: Any, steps: tuple[Step, ...]) -> Iterator[Any]:
     """Every value at the end of the path, lists opened."""
     if isinstance(value, list):
         for item in value:
@@ -40,9 +52,23 @@ def walk(value: Any, steps: tuple[tuple[str, ...], ...]) -> Iterator[Any]:
         if value is not None:
             yield value
     elif isinstance(value, dict):
-        for name in steps[0]:
-            if name in value:
-                yield from walk(value[name], steps[1:])
+        step = steps[0]
+        for name in step.names:
+            if name.endswith("*"):
+                for one in [v for k, v in value.items() if k.startswith(name[:-1])]:
+                    yield from walk(_kept(step, one), steps[1:])
+            elif name in value:
+                yield from walk(_kept(step, value[name]), steps[1:])
+
+
+def _kept(step: Step, value: Any) -> Any:
+    """What a step keeps of a value: one place of a list, or what has a certain property."""
+    if step.index is not None:
+        return value[step.index : step.index + 1] if isinstance(value, list) else value
+    if step.key is not None:
+        values = value if isinstance(value, list) else [value]
+        return [one for one in values if isinstance(one, dict) and one.get(step.key) == step.value]
+    return value
 
 
 def references(resource: Json, parameter: Parameter) -> list[str]:
@@ -69,7 +95,7 @@ def words(text: str) -> list[str]:
 def _rows(parameter: Parameter, path: Path, value: Any) -> Iterator[IndexRow]:
     name = parameter.name
     if parameter.type == "token":
-        yield from _token(name, path, value)
+        yield from _token(name, value)
     elif parameter.type == "string":
         text = display_text(value)
         yield IndexRow(name + WHOLE, text)
@@ -90,14 +116,12 @@ def _rows(parameter: Parameter, path: Path, value: Any) -> Iterator[IndexRow]:
             yield IndexRow(name, float(number), system)
 
 
-def _token(name: str, path: Path, value: Any) -> Iterator[IndexRow]:
+def _token(name: str, value: Any) -> Iterator[IndexRow]:
     if isinstance(value, bool):
         yield IndexRow(name, "true" if value else "false", "")
     elif isinstance(value, str):
         yield IndexRow(name, value, "")
     elif isinstance(value, dict):
-        if path.system is not None and value.get("system") != path.system:
-            return
         if "value" in value:  # an Identifier or a ContactPoint
             yield IndexRow(name, str(value["value"]), value.get("system") or "")
         if "code" in value:

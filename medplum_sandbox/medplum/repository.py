@@ -12,13 +12,13 @@ from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import binary, policy, quota, search
+from medplum_sandbox.medplum.definitions.tables import is_resource_type
 from medplum_sandbox.medplum.indexing import index_rows
 from medplum_sandbox.medplum.json_patch import apply_patch
 from medplum_sandbox.medplum.outcomes import bad_request, conflict, forbidden, gone, not_found, precondition_failed
 from medplum_sandbox.medplum.references import resolve_conditional
 from medplum_sandbox.medplum.search_request import Query, query_of
 from medplum_sandbox.medplum.store import Store, Stored
-from medplum_sandbox.medplum.structure import is_resource_type
 from medplum_sandbox.medplum.validation import clean, validate
 from medplum_sandbox.medplum.versioning import is_uuid, same_content, stamped, versions_bundle
 from medplum_sandbox.medplum.world import Actor, Change, World

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import policy, quota
+from medplum_sandbox.medplum.definitions.search_table import Parameter
+from medplum_sandbox.medplum.definitions.tables import is_resource_type, parameters
 from medplum_sandbox.medplum.indexing import references, split_reference
 from medplum_sandbox.medplum.outcomes import bad_request, forbidden, invalid, issue
 from medplum_sandbox.medplum.search_conditions import Clause
-from medplum_sandbox.medplum.search_parameters import Parameter, parameters
 from medplum_sandbox.medplum.search_request import (
     MAX_COUNT,
     Filter,
@@ -21,7 +22,6 @@ from medplum_sandbox.medplum.search_request import (
 )
 from medplum_sandbox.medplum.search_sql import clause, conjunction, order
 from medplum_sandbox.medplum.store import Stored
-from medplum_sandbox.medplum.structure import is_resource_type
 
 if TYPE_CHECKING:
     from medplum_sandbox.medplum.repository import Repository

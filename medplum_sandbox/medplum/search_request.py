@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote
 
 from medplum_sandbox.medplum.dates import span
+from medplum_sandbox.medplum.definitions.search_table import Parameter
+from medplum_sandbox.medplum.definitions.tables import is_resource_type, parameters
 from medplum_sandbox.medplum.outcomes import bad_request
-from medplum_sandbox.medplum.search_parameters import Parameter, parameters
-from medplum_sandbox.medplum.structure import is_resource_type
 
 Query = list[tuple[str, str]]
 

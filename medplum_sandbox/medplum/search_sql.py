@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from medplum_sandbox.medplum.definitions.search_table import Parameter
+from medplum_sandbox.medplum.definitions.tables import is_resource_type
 from medplum_sandbox.medplum.indexing import IDENTIFIER, TEXT, WHOLE, words
 from medplum_sandbox.medplum.outcomes import bad_request
 from medplum_sandbox.medplum.search_conditions import (
@@ -20,9 +22,7 @@ from medplum_sandbox.medplum.search_conditions import (
     starting,
     tokens,
 )
-from medplum_sandbox.medplum.search_parameters import Parameter
 from medplum_sandbox.medplum.search_request import Filter, SearchRequest, parameter_of, split_prefix
-from medplum_sandbox.medplum.structure import is_resource_type
 
 # How selective a condition is, as a rule: the least leads.
 _RANK = {"identifier": 0, "uri": 1, "reference": 2, "string": 3, "token": 4}

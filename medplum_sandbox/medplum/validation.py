@@ -1,38 +1,49 @@
 """Whether a resource has the structure of its type, with Medplum's messages in Medplum's order.
 
-Medplum looks at each element in the order of the definition, goes down into it, and names what is superfluous last.
+First every ``null`` is reported, then the rules of the resource. After that each element is looked at in the order of
+the definition: its values, then what lies in them; what is superfluous in an object comes after all its elements.
 Codes are not checked (the feature validate-terminology is off).
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.invariants import INVARIANTS
+from medplum_sandbox.medplum.constraints import Constraint, Scope, constraint
+from medplum_sandbox.medplum.definitions.tables import is_resource_type, type_of
+from medplum_sandbox.medplum.definitions.type_table import ANY_RESOURCE, PRIMITIVES, UNBOUNDED, Element, Type
 from medplum_sandbox.medplum.outcomes import bad_request, invalid, issue
-from medplum_sandbox.medplum.structure import ANY_RESOURCE, Element, Shape, is_resource_type, shape
 
-_DATE = r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?"
-_TIME = r"([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d{1,9})?"
-_ZONE = r"(Z|[+-]((0\d|1[0-3]):[0-5]\d|14:00))"
-# https://hl7.org/fhir/R4/datatypes.html#primitive
+_YEAR = r"(?!0000)\d{4}"
+_MONTH, _DAY = r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+_SECONDS = r":[0-5]\d:([0-5]\d|60)(\.\d{1,9})?"
+_HOUR, _ZONE = r"([01]\d|2[0-3])", r"(0\d|1[0-3]):[0-5]\d|14:00"
+_ANY_TEXT = r"[\r\n\t\u0020-\U0010ffff]+"
+# https://hl7.org/fhir/R4/datatypes.html#primitive, with what the server lets through: a dateTime without its zone.
 _FORMATS = {
-    "base64Binary": re.compile(r"[A-Za-z0-9+/=\s]*"),
-    "canonical": re.compile(r"\S*"),
-    "code": re.compile(r"\S+( \S+)*"),
-    "date": re.compile(_DATE),
-    "dateTime": re.compile(rf"{_DATE}|\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T{_TIME}{_ZONE}"),
-    "id": re.compile(r"[A-Za-z0-9\-.]{1,64}"),
-    "instant": re.compile(rf"\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T{_TIME}{_ZONE}"),
-    "oid": re.compile(r"urn:oid:[0-2](\.(0|[1-9]\d*))+"),
-    "time": re.compile(_TIME),
-    "uri": re.compile(r"\S*"),
-    "url": re.compile(r"\S*"),
-    "uuid": re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
+    name: re.compile(pattern, re.ASCII)
+    for name, pattern in {
+        "canonical": r"\S*",
+        "code": r"\S+( \S+)*",
+        "date": rf"{_YEAR}(-{_MONTH}(-{_DAY})?)?",
+        "dateTime": rf"{_YEAR}(-{_MONTH}(-{_DAY}(T{_HOUR}({_SECONDS})?)?)?(Z|[+-]({_ZONE})?)?)?",
+        "id": r"[A-Za-z0-9\-.]{1,64}",
+        "instant": rf"{_YEAR}-{_MONTH}-{_DAY}T{_HOUR}{_SECONDS}(Z|[+-]({_ZONE}))",
+        "markdown": _ANY_TEXT,
+        "oid": r"urn:oid:[0-2](\.(0|[1-9]\d*))+",
+        "string": _ANY_TEXT,
+        "time": rf"{_HOUR}{_SECONDS}",
+        "uri": r"\S*",
+        "url": r"\S*",
+        "uuid": r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    }.items()
 }
-_INTEGERS = {"integer": None, "unsignedInt": 0, "positiveInt": 1}
+_BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_NUMBERS = frozenset(("decimal", "integer", "positiveInt", "unsignedInt"))
+_LONGEST_STRING = 1024 * 1024
 
 
 def validate(resource: Json) -> None:
@@ -40,17 +51,19 @@ def validate(resource: Json) -> None:
     resource_type = resource.get("resourceType")
     if not isinstance(resource_type, str):
         raise bad_request("Missing resource type")
-    found = shape(resource_type) if is_resource_type(resource_type) else None
+    found = type_of(resource_type) if is_resource_type(resource_type) else None
     if found is None:
         raise bad_request(f"Unknown data type: {resource_type}")
-    issues: list[Json] = []
-    _object(resource, found, resource_type, issues)
+    issues = _Validation(resource).run(found)
     if issues:
         raise invalid(issues)
 
 
 def clean(value: Any) -> Any:
-    """The value without empty strings, objects and lists, which Medplum drops silently; None where nothing is left."""
+    """The value as it is stored: without empty strings, objects and lists; None where nothing is left.
+
+    An empty value inside of a list becomes null, so that the others keep their places.
+    """
     if isinstance(value, dict):
         kept = {k: c for k, v in value.items() if (c := clean(v)) is not None}
         return kept or None
@@ -60,112 +73,198 @@ def clean(value: Any) -> Any:
     return None if value == "" else value
 
 
-def _object(value: Json, kind: Shape, path: str, issues: list[Json]) -> None:
-    elements = kind.elements
-    steps = [(elements[name].position, True, name) for name in value if name in elements]
-    steps += [(position, False, label) for position, label in _missing(value, kind)]
-    steps.sort()
-    for _, present, name in steps:
-        if present:
-            choice = elements[name].choice
-            _property(value[name], elements[name], f"{path}.{choice}[x]" if choice else f"{path}.{name}", issues, value)
+@dataclass(frozen=True)
+class _Value:
+    """A value on its way: its type, where it is, and what stands beside it (``_birthDate``) where it is primitive."""
+
+    value: Any
+    type: str
+    path: str
+    beside: Any = None
+
+
+class _Validation:
+    def __init__(self, root: Json) -> None:
+        self._root = root
+        self._resources = [root]
+        self._issues: list[Json] = []
+
+    def run(self, kind: Type) -> list[Json]:
+        self._nulls(self._root, kind.name)
+        whole = _Value(self._root, kind.name, kind.name)
+        self._check_rules(whole, [constraint(key, kind.name) for key in kind.constraints])
+        self._crawl(whole, kind, kind.name)
+        return self._issues
+
+    def _report(self, text: str, path: str) -> None:
+        self._issues.append(issue("error", "structure", text, expression=path))
+
+    def _nulls(self, value: Any, path: str) -> None:
+        """Every null: the server finds them before it looks at any type. One is allowed beside an extension."""
+        for name, item in value.items() if isinstance(value, dict) else ():
+            place = f"{path}.{name}"
+            if item is None:
+                self._report("Invalid null value", place)
+            elif isinstance(item, list):
+                partner = value.get(name[1:] if name.startswith("_") else f"_{name}")
+                for position, one in enumerate(item):
+                    if one is None and not _item(partner, position):
+                        self._report("Invalid null value", f"{place}[{position}]")
+                    else:
+                        self._nulls(one, f"{place}[{position}]")
+            elif isinstance(item, dict):
+                self._nulls(item, place)
+
+    def _crawl(self, one: _Value, kind: Type, path: str) -> None:
+        """An object with all that lies in it. ``path`` has no positions: some messages name it so."""
+        value = one.value
+        nested = isinstance(value, dict) and isinstance(value.get("resourceType"), str) and value is not self._root
+        if nested:
+            self._resources.append(value)
+        fields = value if isinstance(value, dict) else {}
+        for element in kind.elements_for(fields):
+            found = _typed(fields, element, one.path)
+            if found is None:
+                if element.least > 0:
+                    self._report("Missing required property", f"{one.path}.{element.name}")
+                continue
+            place = f"{path}.{element.name}"
+            self._visit(found, element, place)
+            for each in found if isinstance(found, list) else [found]:
+                if each.type not in PRIMITIVES:
+                    self._crawl(each, _known_type(each.type), place)
+        self._superfluous(value, kind, one.path)
+        if nested:
+            self._resources.pop()
+
+    def _visit(self, found: _Value | list[_Value], element: Element, path: str) -> None:
+        if element.many != isinstance(found, list):
+            expected = "array of values" if element.many else "single value"
+            self._report(f"Expected {expected} for property", path)
+            return
+        values = found if isinstance(found, list) else [found]
+        if not element.least <= len(values) <= element.most:
+            most = "*" if element.most == UNBOUNDED else element.most
+            text = f"Invalid number of values: expected {element.least}..{most}, but found {len(values)}"
+            self._report(text, path)
+        for each in values:
+            self._check_rules(each, [constraint(key, each.type) for key in element.constraints])
+            if each.type in PRIMITIVES:
+                self._primitive(each)
+            elif is_empty(each.value):
+                self._report("Invalid empty non-primitive value", each.path)
+
+    def _check_rules(self, one: _Value, rules: list[Constraint]) -> None:
+        """The first rule that the value does not meet."""
+        scope = Scope(self._resources[-1], self._root)
+        for each in rules:
+            if not each.holds(one.value, scope):
+                text = f"Constraint {each.key} not met: {each.human}"
+                self._issues.append(
+                    issue("error", "invariant", text, expression=one.path, diagnostics=each.diagnostics())
+                )
+                return
+
+    def _primitive(self, one: _Value) -> None:
+        beside = one.beside
+        if isinstance(one.value, dict | list) and one.value:
+            beside = one.value  # the server takes an object for the extension of a value that is not there
+        elif one.value is not None and (text := _problem(one.value, one.type)):
+            self._report(text, one.path)
+        if beside is not None:
+            self._crawl(_Value(beside, "Element", one.path), _known_type("Element"), one.path)
+
+    def _superfluous(self, value: Any, kind: Type, path: str) -> None:
+        """What the type does not know. The server takes the letters of a text and the places of a list for names."""
+        if isinstance(value, str | list):
+            names = [str(position) for position in range(len(value))]
         else:
-            issues.append(_structure("Missing required property", f"{path}.{name}"))
-    for invariant in INVARIANTS.get(kind.name, ()):
-        if not invariant.holds(value):
-            text = f"Constraint {invariant.key} not met: {invariant.human}"
-            issues.append(issue("error", "invariant", text, expression=path, diagnostics=invariant.diagnostics()))
-    issues += [
-        _structure(f'Invalid additional property "{name}"', f"{path}.{name}")
-        for name, item in value.items()
-        if not _belongs(name, item, kind)
+            names = [name for name in value if name != "resourceType"] if isinstance(value, dict) else []
+        for name in names:
+            if not _belongs(name, value, kind):
+                self._report(f'Invalid additional property "{name}"', f"{path}.{name}")
+
+
+def is_empty(value: Any) -> bool:
+    """Whether the server takes the value for one that is not there."""
+    return value is None or value in ("", [], {})
+
+
+def _belongs(name: str, value: Any, kind: Type) -> bool:
+    element = kind.by_json_name.get(name.removeprefix("_"))
+    if element is None or not isinstance(value, dict):
+        return False
+    # An empty choice has no type that the server would recognize.
+    return not element.choice or _typed(value, element, "") is not None
+
+
+def _typed(fields: Json, element: Element, parent: str) -> _Value | list[_Value] | None:
+    """The value of an element, or the values of a list; None where there is none. The first form of a choice counts."""
+    for name, kind in element.json_names:
+        value, beside = fields.get(name), fields.get(f"_{name}")
+        if name not in fields and beside is None:
+            continue
+        path = f"{parent}.{element.name}"
+        if isinstance(value, list) or (value is None and isinstance(beside, list)):
+            return _list_of(value or [], beside, kind, path) or None
+        if is_empty(value) and is_empty(beside):
+            return None
+        return _Value(value, _actual(value, kind), path, None if is_empty(beside) else beside)
+    return None
+
+
+def _list_of(values: list[Any], beside: Any, kind: str, path: str) -> list[_Value]:
+    count = max(len(values), len(beside) if isinstance(beside, list) else 0)
+    return [
+        _Value(value := _item(values, n), _actual(value, kind), f"{path}[{n}]", _item(beside, n)) for n in range(count)
     ]
 
 
-def _belongs(name: str, item: Any, kind: Shape) -> bool:
-    element = kind.elements.get(name)
-    if element is not None:
-        return element.choice is None or item != ""  # an empty choice has no type that Medplum would recognise
-    if name == "resourceType":
-        return kind.resource
-    base = kind.elements.get(name[1:]) if name.startswith("_") else None
-    return base is not None and base.primitive
+def _item(values: Any, position: int) -> Any:
+    return values[position] if isinstance(values, list) and position < len(values) else None
 
 
-def _property(value: Any, element: Element, path: str, issues: list[Json], parent: Json) -> None:
-    if value is None:
-        issues.append(_structure("Invalid null value", path))
-        return
-    if not element.many:
-        if isinstance(value, list):
-            issues.append(_structure("Expected single value for property", path))
-        elif value != "":
-            _value(value, element, path, issues)
-        return
-    if not isinstance(value, list):
-        issues.append(_structure("Expected array of values for property", path))
-        return
-    for position, item in enumerate(value):
-        if item is None:
-            if f"_{element.name}" not in parent:
-                issues.append(_structure("Invalid null value", f"{path}[{position}]"))
-        else:
-            _value(item, element, f"{path}[{position}]", issues)
+def _actual(value: Any, kind: str) -> str:
+    """The type of a contained resource is what it says."""
+    if kind == ANY_RESOURCE and isinstance(value, dict) and isinstance(value.get("resourceType"), str):
+        return str(value["resourceType"])
+    return kind
 
 
-def _value(value: Any, element: Element, path: str, issues: list[Json]) -> None:
-    if element.primitive:
-        text = _primitive(value, element.type)
-        if text is not None:
-            issues.append(_structure(text, path))
-        return
-    if not isinstance(value, dict):
-        issues.append(_structure(f"Invalid JSON type: expected object, but got {_json_type(value)}", path))
-        return
-    name = element.type
-    if name == ANY_RESOURCE:
-        name = str(value.get("resourceType"))
-        if not is_resource_type(name):
-            issues.append(_structure("Missing required property", f"{path}.resourceType"))
-            return
-    found = shape(name)
-    if found is not None:
-        _object(value, found, path, issues)
+def _known_type(name: str) -> Type:
+    found = type_of(name)
+    if found is None:
+        raise bad_request(f"Unknown data type: {name}")
+    return found
 
 
-def _primitive(value: Any, name: str) -> str | None:
-    """What is wrong with the value, or None."""
-    expected = "boolean" if name == "boolean" else "number" if name in _INTEGERS or name == "decimal" else "string"
+def _problem(value: Any, name: str) -> str | None:
+    """What is wrong with a primitive value, or None."""
+    expected = "boolean" if name == "boolean" else "number" if name in _NUMBERS else "string"
     actual = _json_type(value)
     if actual != expected:
         return f"Invalid JSON type: expected {expected}, but got {actual}"
     if expected == "string":
-        if value == "":
-            return None
-        if not value.strip():
-            return "String must contain non-whitespace content"
-        pattern = _FORMATS.get(name)
-        return None if pattern is None or pattern.fullmatch(value) else f"Invalid {name} format"
-    if name in _INTEGERS:
+        return _string_problem(value, name)
+    if expected == "number" and name != "decimal":
         if value != int(value):
             return "Expected number to be an integer"
-        least = _INTEGERS[name]
-        if least is not None and value < least:
-            return f"Expected number to be {'non-negative' if least == 0 else 'positive'}"
+        if name == "positiveInt" and value <= 0:
+            return "Expected number to be positive"
+        if name == "unsignedInt" and value < 0:
+            return "Expected number to be non-negative"
     return None
 
 
-def _missing(value: Json, kind: Shape) -> list[tuple[int, str]]:
-    """What is required and not there, as (position, label). What is null gets a message of its own."""
-    return [
-        (kind.elements[names[0]].position, label)
-        for label, names in kind.required
-        if not any(value.get(n, "") not in ("", [], {}) or f"_{n}" in value for n in names)
-    ]
-
-
-def _structure(text: str, path: str) -> Json:
-    return issue("error", "structure", text, expression=path)
+def _string_problem(value: str, name: str) -> str | None:
+    if name == "base64Binary":
+        return None if _BASE64.fullmatch(value) else "Invalid base64Binary format"
+    if not value.strip():
+        return "String must contain non-whitespace content"
+    if len(value) > _LONGEST_STRING:
+        return "String cannot be larger than 1 MB"
+    pattern = _FORMATS.get(name)
+    return None if pattern is None or pattern.fullmatch(value) else f"Invalid {name} format"
 
 
 def _json_type(value: Any) -> str:

@@ -10,9 +10,10 @@ from functools import cache
 from typing import Any
 
 from medplum_sandbox.json import Json
+from medplum_sandbox.medplum.definitions.search_table import Path
+from medplum_sandbox.medplum.definitions.tables import parameters
 from medplum_sandbox.medplum.indexing import walk
 from medplum_sandbox.medplum.outcomes import OK, gone
-from medplum_sandbox.medplum.search_parameters import Path, parameters
 from medplum_sandbox.medplum.store import Stored
 from medplum_sandbox.medplum.world import Actor
 
@@ -57,9 +58,9 @@ def compartments(resource: Json, project: str) -> list[Json]:
 
 @cache
 def _paths_to_patients(resource_type: str) -> tuple[Path, ...]:
-    every = parameters(resource_type).values()
-    found = [p for p in every if p.type == "reference" and "Patient" in p.targets]
-    return tuple({path.steps: path for parameter in found for path in parameter.paths}.values())
+    members = [p for p in parameters(resource_type).values() if p.patient is not None]
+    members.sort(key=lambda parameter: parameter.patient or 0)
+    return tuple({path.steps: path for parameter in members for path in parameter.paths}.values())
 
 
 def versions_bundle(base_url: str, versions: list[Stored], query: dict[str, str], view: Callable[[Json], Json]) -> Json:

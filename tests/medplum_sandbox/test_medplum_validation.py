@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum.definitions.tables import is_resource_type, type_of
 from medplum_sandbox.medplum.outcomes import FhirError
-from medplum_sandbox.medplum.structure import is_resource_type, shape
 from medplum_sandbox.medplum.validation import clean, validate
 
 
@@ -30,8 +30,9 @@ def patient(**fields: Any) -> Json:
     ("fields", "text", "path"),
     [
         ({"gender": ["male"]}, "Expected single value for property", "gender"),
-        ({"name": ["Ann"]}, "Invalid JSON type: expected object, but got string", "name[0]"),
-        ({"maritalStatus": True}, "Invalid JSON type: expected object, but got boolean", "maritalStatus"),
+        ({"name": ["A"]}, 'Invalid additional property "0"', "name[0].0"),
+        ({"name": [{}]}, "Invalid empty non-primitive value", "name[0]"),
+        ({"name": [{"given": "A"}]}, "Expected array of values for property", "name.given"),
         ({"name": [{"given": ["A", None]}]}, "Invalid null value", "name[0].given[1]"),
         ({"multipleBirthInteger": 1.5}, "Expected number to be an integer", "multipleBirth[x]"),
         ({"multipleBirthInteger": "2"}, "Invalid JSON type: expected number, but got string", "multipleBirth[x]"),
@@ -40,13 +41,13 @@ def patient(**fields: Any) -> Json:
         ({"gender": "a  b"}, "Invalid code format", "gender"),
         ({"deceasedDateTime": "2024-01-01T10:00"}, "Invalid dateTime format", "deceased[x]"),
         ({"birthDate": "2024-13-01"}, "Invalid date format", "birthDate"),
-        ({"contained": [{"code": {}}]}, "Missing required property", "contained[0].resourceType"),
-        ({"photo": [{"data": "AA=="}]}, "att-1", "photo[0]"),
+        ({"contained": [{"id": "a", "code": "x"}]}, 'Invalid additional property "code"', "contained[0].code"),
+        ({"extension": [{"url": "a:b"}]}, "ext-1", "extension[0]"),
+        ({"photo": [{"data": "???"}]}, "Invalid base64Binary format", "photo[0].data"),
         ({"contact": [{"gender": "male"}]}, "pat-1", "contact[0]"),
-        ({"telecom": [{"value": "1"}]}, "cpt-2", "telecom[0]"),
-        ({"identifier": [{"period": {"start": "2024-02", "end": "2024-01-31"}}]}, "per-1", "identifier[0].period"),
         ({"resource": 1}, 'Invalid additional property "resource"', "resource"),
-        ({"_name": []}, 'Invalid additional property "_name"', "_name"),
+        ({"_names": []}, 'Invalid additional property "_names"', "_names"),
+        ({"birthDate": "", "_birthDate": {"id": "a"}}, "String must contain non-whitespace content", "birthDate"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(fields: Json, text: str, path: str) -> None:
@@ -60,7 +61,10 @@ def test_a_wrong_value_is_named_with_its_place(fields: Json, text: str, path: st
     "fields",
     [
         {"birthDate": "1980"},
-        {"birthDate": "", "_birthDate": {"extension": [{"url": "a:b", "valueCode": "unknown"}]}},
+        {"_birthDate": {"extension": [{"url": "a:b", "valueCode": "unknown"}]}},
+        {"gender": "", "identifier": {}, "meta": []},
+        {"maritalStatus": True, "name": [5]},
+        {"telecom": [{"value": "1"}], "photo": [{"data": "AA=="}]},
         {"deceasedDateTime": "2024-01-01T10:00:00.123456+02:00"},
         {"name": [{"given": ["A", None], "_given": [None, {"extension": [{"url": "a:b", "valueString": "x"}]}]}]},
         {"identifier": [{"period": {"start": "2024-01", "end": "2024-01-31"}}]},
@@ -69,14 +73,17 @@ def test_a_wrong_value_is_named_with_its_place(fields: Json, text: str, path: st
     ],
 )
 def test_what_fhir_allows_passes(fields: Json) -> None:
-    """Partial dates, extensions of primitives, contained resources, and what Medplum keeps in meta."""
+    """Partial dates, extensions of primitives, contained resources, and what the server lets through as well.
+
+    Tried on a server 5.1.13: the constraints of data types (``cpt-2``, ``att-1``) are not checked where they are used.
+    """
     assert issues(patient(**fields)) == []
 
 
 @pytest.mark.parametrize(
     ("resource", "key"),
     [
-        ({"resourceType": "Organization", "active": True}, "org-1"),
+        ({"resourceType": "Organization", "telecom": [{"use": "home"}]}, "org-3"),
         ({"resourceType": "AllergyIntolerance", "patient": {"reference": "Patient/1"}}, "ait-1"),
         (
             {
@@ -89,8 +96,12 @@ def test_what_fhir_allows_passes(fields: Json) -> None:
             "obs-6",
         ),
         (
-            {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"code": "mg"}},
-            "qty-3",
+            {
+                "resourceType": "Appointment",
+                "status": "booked",
+                "participant": [{"status": "accepted", "actor": {"display": "Ann"}}],
+            },
+            "app-3",
         ),
         ({"resourceType": "Bot", "cronTiming": {"repeat": {"period": 1}}}, "tim-2"),
         ({"resourceType": "Bot", "cronTiming": {"repeat": {"duration": 1}}}, "tim-1"),
@@ -133,4 +144,4 @@ def test_types_are_resources_data_types_or_unknown() -> None:
     assert not is_resource_type("HumanName")
     assert not is_resource_type("DomainResource")
     assert not is_resource_type("patient")
-    assert shape("NoSuchType") is None
+    assert type_of("NoSuchType") is None
