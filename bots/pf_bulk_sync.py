@@ -38,6 +38,7 @@ BOT = Bot(
     cron="*/5 * * * *",
     timeout=120,
     types_setting="PF_RESOURCE_TYPES",
+    opt_in=True,
 )
 
 

@@ -47,6 +47,7 @@ BOT = Bot(
     watches=(Watch("Patient"),),
     grants=(Grant("Patient", write=True), Grant("Task", write=True)),
     content_types=(HL7,),
+    opt_in=True,
 )
 
 

@@ -42,7 +42,7 @@ class Bot:
     ``identifier`` is the value under ``https://www.medplum.com/integrations/bot-identifier``. ``cron`` has five fields.
     ``target`` is the type of the resource that a call is about, and ``parameter`` the name under which Parameters
     carry it. ``types_setting`` is a setting that lists further resource types, joined by commas, which the bot may
-    write and delete.
+    write and delete. A bot with ``opt_in`` is deployed only if it is named.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Bot:
     timeout: int = 60
     content_types: tuple[str, ...] = ()
     types_setting: str = ""
+    opt_in: bool = False
 
     @property
     def stem(self) -> str:

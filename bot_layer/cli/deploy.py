@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,7 @@ from bot_layer.deploy import report
 from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.package import package as build
 from bot_layer.deploy.rules.deployment import Step
-from bot_layer.deploy.run import Report, Request, Survey, carry_out, roll_back, survey
+from bot_layer.deploy.run import Report, Request, Survey, Undone, carry_out, choose, roll_back, survey
 from bot_layer.deploy.secrets import read_values
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError
 from bot_layer.fhir.json import Json
@@ -25,6 +27,14 @@ from bot_layer.medplum.client import Medplum, connect_environment
 
 app = typer.Typer(add_completion=False)
 _FAILED, _NOTHING_TRIED, _DRIFT, _LOCKED = 1, 2, 3, 4
+# Options that stand for a job of their own, and what may be given beside them.
+_ALONE_WITH: Mapping[str, frozenset[str]] = {
+    "--rollback": frozenset({"--dry-run", "--break-lock"}),
+    "--package": frozenset({"--runtime", "--only", "--arch"}),
+    "--drift": frozenset({"--prune", "--only", "--all", "--runtime", "--secrets"}),
+    "--dry-run": frozenset({"--rollback", "--prune", "--only", "--all", "--runtime", "--secrets"}),
+}
+_NEEDS: Mapping[str, str] = {"--arch": "--package", "--package": "--runtime"}
 
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This bot alone; repeat for more.")]
 Secrets = Annotated[
@@ -45,34 +55,62 @@ Package = Annotated[
 
 @app.command("deploy")
 def deploy(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and write nothing.")] = False,
     drift: Annotated[bool, typer.Option("--drift", help="As --dry-run; exit code 3 if the server differs.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Undo the last deployment.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Delete what was deployed and is declared no more.")] = False,
-    runtime: Annotated[str, typer.Option(help="How Medplum runs the bots: fission, relay or lambda.")] = "fission",
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what was deployed and is no longer declared.")] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="How Medplum runs the bots: fission, relay or lambda. Default: as those that are deployed."),
+    ] = None,
     only: Only = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every bot, also those that are deployed only if they are named.")
+    ] = False,
     bots: Bots = None,
     secrets: Secrets = None,
     package: Package = None,
     architecture: Annotated[
         list[str] | None, typer.Option("--arch", help="With --package: x86_64 or arm64; repeat for both.")
     ] = None,
+    break_lock: Annotated[
+        bool, typer.Option("--break-lock", help="Take the lock of a deployment that was interrupted.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Deploy the bots to the Medplum server of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.
 
-    Exit codes: 0 the server is as declared; 1 failed or half done; 2 nothing was tried; 3 drift; 4 locked.
+    Without --only or --all: the bots that the project runs; in a project without any, those whose required settings
+    have values. Exit codes: 0 the server is as declared; 1 failed or half done; 2 nothing was tried; 3 drift; 4 locked.
     """
     # pymedplum warns at each start that loopback is spoken without TLS; anywhere else it refuses to.
     logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
     out = _Out(Console(highlight=False, soft_wrap=True, markup=False), as_json)
+    given = {
+        "--rollback": rollback,
+        "--drift": drift,
+        "--dry-run": dry_run,
+        "--prune": prune,
+        "--only": bool(only),
+        "--all": every,
+        "--runtime": runtime is not None,
+        "--secrets": secrets is not None,
+        "--package": package is not None,
+        "--arch": bool(architecture),
+        "--break-lock": break_lock,
+    }
     try:
-        request = _request(chosen(bots), only or [], runtime, prune, secrets)
+        _require_compatible({name for name, present in given.items() if present})
+        collection = chosen(bots)
         if package is not None:
-            _package(request, package, architecture or ["x86_64"], out)
+            _package(collection.only(only or []), runtime, package, architecture or ["x86_64"], out)
         server = connect_environment(os.environ)
         if rollback:
-            _undo(server, out)
+            _undo(server, collection, out, dry_run=dry_run, break_lock=break_lock)
+        values = read_values(secrets, os.environ) if secrets else None
+        choice = _Choice(collection, only or [], every, runtime)
+        request = replace(choice.request(server, values or os.environ, out), prune=prune, break_lock=break_lock)
+        request = replace(request, secrets=values)
         planned = survey(server, request)
         out.plan(planned, details=dry_run or drift)
         if planned.errors:
@@ -85,6 +123,9 @@ def deploy(
     except BotError as error:
         out.error(error)
         out.end(_exit_code(error))
+    except KeyboardInterrupt:
+        out.error(InputError("Interrupted. Run the command again: it completes what is left.", code="interrupted"))
+        out.end(_FAILED)
 
 
 def main() -> None:
@@ -92,28 +133,61 @@ def main() -> None:
     app(prog_name="deploy_bots.py")
 
 
-def _request(bots: Collection, only: list[str], runtime: str, prune: bool, secrets: Path | None) -> Request:
-    if runtime not in RUNTIMES:
-        raise InputError(f"Choose a runtime: {', '.join(RUNTIMES)}.")
-    if only and prune:
+def _require_compatible(given: set[str]) -> None:
+    """Raise an InputError for options that exclude each other, so that none is silently ignored."""
+    for option, others in _ALONE_WITH.items():
+        if option in given and (refused := sorted(given - others - {option})):
+            raise InputError(
+                f"{option} can't be combined with {', '.join(refused)}.", code="options-exclude-each-other"
+            )
+    for option, needed in _NEEDS.items():
+        if option in given and needed not in given:
+            raise InputError(f"{option} belongs to {needed}.", code="options-exclude-each-other")
+    if {"--only", "--all"} <= given:
+        raise InputError("Give --only or --all, not both.", code="options-exclude-each-other")
+    if {"--only", "--prune"} <= given:
         raise InputError("--prune looks at everything that was deployed; leave out --only.")
-    values = read_values(secrets, os.environ) if secrets else None
-    return Request(bots.only(only), runtime, partial=bool(only), prune=prune, secrets=values)
 
 
-def _package(request: Request, folder: Path, architectures: list[str], out: _Out) -> None:
-    if request.runtime != "lambda":
+@dataclass(frozen=True)
+class _Choice:
+    """Which bots to deploy, and how Medplum runs them, where the command leaves that to the project."""
+
+    bots: Collection
+    only: list[str]
+    every: bool
+    runtime: str | None
+
+    def request(self, server: Medplum, given: Mapping[str, str], out: _Out) -> Request:
+        if self.runtime is not None and self.runtime not in RUNTIMES:
+            raise InputError(f"Choose a runtime: {', '.join(RUNTIMES)}.")
+        named = self.bots.only(self.only)
+        if self.runtime is not None and (self.only or self.every):
+            return Request(named, self.runtime, partial=bool(self.only))
+        selection, remembered = choose(server, self.bots, given)
+        runtime = self.runtime or remembered
+        if self.only or self.every:
+            return Request(named, runtime, partial=bool(self.only))
+        out.left_out(selection.left_out)
+        if not selection.names:
+            raise InputError("No bot is left to deploy: name one with --only.", code="nothing-to-deploy")
+        return Request(self.bots.only(selection.names), runtime)
+
+
+def _package(bots: Collection, runtime: str | None, folder: Path, architectures: list[str], out: _Out) -> None:
+    if runtime != "lambda":
         raise InputError("--package belongs to --runtime lambda.")
-    for handler in request.bots:
+    for handler in bots:
         for architecture in architectures:
             out.packaged(build(handler.bot, folder, architecture=architecture))
     out.end(0)
 
 
-def _undo(server: Medplum, out: _Out) -> None:
-    undone, kept = roll_back(server)
-    out.rolled_back(undone, kept)
-    out.end(_FAILED if kept else 0)
+def _undo(server: Medplum, bots: Collection, out: _Out, *, dry_run: bool, break_lock: bool) -> None:
+    names = frozenset(bots.names or ("",))
+    done = roll_back(server, names, dry_run=dry_run, break_lock=break_lock)
+    out.rolled_back(done, dry_run=dry_run)
+    out.end(_FAILED if done.kept else 0)
 
 
 def _exit_code(error: BotError) -> int:
@@ -123,7 +197,7 @@ def _exit_code(error: BotError) -> int:
 
 
 class _Out:
-    """What is told while a deployment runs: lines as they come, or one JSON object at the end."""
+    """What a deployment prints: lines as they come, or one JSON object at the end."""
 
     def __init__(self, console: Console, as_json: bool) -> None:
         self._console = console
@@ -149,10 +223,18 @@ class _Out:
         elif done.done:
             self._say(f"Deployed: {len(done.done)} steps.")
 
-    def rolled_back(self, undone: list[str], kept: list[str]) -> None:
-        self._told |= {"undone": undone, "keptBecauseChangedSince": kept}
-        self._say(f"Rolled back {len(undone)} resources.")
-        for reference in kept:
+    def left_out(self, reasons: Mapping[str, str]) -> None:
+        """Bots that the collections hold and this deployment does not concern."""
+        self._told |= {"leftOut": dict(reasons)}
+        for name, reason in reasons.items():
+            self._say(f"  . not deployed  {name}: {reason} (--only {name})", style="dim")
+
+    def rolled_back(self, done: Undone, *, dry_run: bool) -> None:
+        self._told |= {"undone": list(done.undone), "keptBecauseChangedSince": list(done.kept), "dryRun": dry_run}
+        self._say(f"{'Would roll back' if dry_run else 'Rolled back'} {len(done.undone)} resources.")
+        for reference in done.undone if dry_run else ():
+            self._say(f"  - {reference}")
+        for reference in done.kept:
             self._say(f"  ! {reference} was changed since and is left as it is.", style="yellow")
 
     def packaged(self, path: Path) -> None:

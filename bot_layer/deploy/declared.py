@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,7 +27,11 @@ _WRITE = ("create", "update")
 
 def declared(bots: Collection, *, runtime: str = "fission", settings: Mapping[str, str] = NO_SETTINGS) -> list[Wanted]:
     """Every resource of the bots, in the order of the bots. ``settings`` are what the project keeps, by name."""
-    return [wanted for handler in bots for wanted in _of(handler, runtime, settings)]
+    return [
+        _labeled(wanted, bots.origins.get(handler.bot.name, ""))
+        for handler in bots
+        for wanted in _of(handler, runtime, settings)
+    ]
 
 
 def relay_code(bot: Bot) -> str:
@@ -42,6 +47,12 @@ def function_name(bot: Bot) -> str:
 def digest(code: str) -> str:
     """Stands for a bot's code in a plan."""
     return f"sha256:{hashlib.sha256(code.encode()).hexdigest()[:16]}"
+
+
+def _labeled(wanted: Wanted, collection: str) -> Wanted:
+    """The resource with the name of its collection; a ProjectMembership carries no tags."""
+    label = {"collection": collection} if collection and wanted.kind != "ProjectMembership" else {}
+    return replace(wanted, body=wanted.body | label, collection=collection)
 
 
 def _of(handler: Handler, runtime: str, settings: Mapping[str, str]) -> list[Wanted]:

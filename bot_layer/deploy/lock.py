@@ -1,89 +1,153 @@
 """One deployment at a time, and what it takes to undo the last one: kept in one Basic resource on the server.
 
-The lock is taken by If-Match, so that of two deployments one is refused. It ends by itself, because a process may die.
+The lock is taken with If-Match, so of two deployments one is refused. It expires by itself, because a process may die,
+and ``--break-lock`` ends it at once. What a deployment is about to create is written down before it is created, so that
+a rollback also finds a resource that was created in the instant in which the process was killed.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 
+from bot_layer.deploy.rules.deployment import Step
 from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 
 SYSTEM = "https://medplum.com/integrations/python-bots"
 _IDENTIFIER = {"system": SYSTEM, "value": "deployment"}
+_QUERY = f"identifier={SYSTEM}|deployment"
 _HELD_UNTIL = f"{SYSTEM}/deployment-lock"
+_HELD_BY = f"{SYSTEM}/deployment-lock-holder"
 _RECORD = f"{SYSTEM}/deployment-record"
 _LONGEST = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One resource of the last deployment: its version before (None: made by it) and after (None: deleted by it)."""
+    """One resource of the last deployment: its version before (None: created by it) and after (None: deleted by it)."""
 
     reference: str
     before: str | None
     after: str | None
+    collection: str = ""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A resource that a deployment was about to create: what finds it if nothing says that it exists.
+
+    A Bot has no identifier until its second write; its name and description find it until then.
+    """
+
+    kind: str
+    key: str
+    collection: str = ""
+    name: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the last deployment did, and whether it was complete."""
+
+    entries: dict[str, Entry]
+    pending: tuple[Pending, ...] = ()
+    complete: bool = True
 
 
 @dataclass
 class Lock:
-    """The lock, held; ``entries`` by reference, ``complete`` once every step was carried out."""
+    """The lock while it is held, and the record that it keeps."""
 
     server: Medplum
     basic: Json = field(repr=False)
     entries: dict[str, Entry] = field(default_factory=dict)
+    pending: tuple[Pending, ...] = ()
 
-    def note(self, entry: Entry) -> None:
-        """Remember a step at once: the process may end before the next."""
+    def intend(self, steps: Sequence[Step]) -> None:
+        """Write down what is about to be created."""
+        planned = {(each.kind, each.key): each for each in self.pending}
+        for step in steps:
+            if step.action == "create" and step.kind != "Secret":
+                name, description = (str(step.body.get(each, "")) for each in ("name", "description"))
+                planned[step.kind, step.key] = Pending(step.kind, step.key, step.collection, name, description)
+        self.pending = tuple(planned.values())
+        self._write(held=True, complete=False)
+
+    def note(self, step: Step, entry: Entry) -> None:
+        """Write down one step that was carried out, at once: the process may end before the next."""
         first = self.entries.get(entry.reference)
-        self.entries[entry.reference] = Entry(entry.reference, first.before if first else entry.before, entry.after)
+        before = first.before if first else entry.before
+        self.entries[entry.reference] = Entry(entry.reference, before, entry.after, entry.collection)
+        self.pending = tuple(each for each in self.pending if (each.kind, each.key) != (step.kind, step.key))
         self._write(held=True, complete=False)
 
     def release(self, *, complete: bool) -> None:
-        """Let the next one in."""
+        """Let the next deployment begin."""
         self._write(held=False, complete=complete)
 
     def _write(self, *, held: bool, complete: bool) -> None:
-        kept = [each for each in self.basic["extension"] if each["url"] == _HELD_UNTIL] if held else []
-        listed = [[each.reference, each.before, each.after] for each in self.entries.values()]
-        record = json.dumps({"complete": complete, "entries": listed}, separators=(",", ":"))
-        extension = [*kept, {"url": _RECORD, "valueString": record}]
-        self.basic = self.server.update(self.basic | {"extension": extension})
+        kept = [each for each in self.basic["extension"] if each["url"] in {_HELD_UNTIL, _HELD_BY}] if held else []
+        record = {
+            "complete": complete,
+            "entries": [astuple(each) for each in self.entries.values()],
+            "pending": [astuple(each) for each in self.pending],
+        }
+        text = json.dumps(record, separators=(",", ":"))
+        self.basic = self.server.update(self.basic | {"extension": [*kept, {"url": _RECORD, "valueString": text}]})
 
 
-def take(server: Medplum, now: datetime) -> tuple[Lock, dict[str, Entry], bool]:
-    """The lock, and the record of the last deployment with whether it was complete.
+def take(server: Medplum, now: datetime, *, force: bool = False) -> tuple[Lock, Record]:
+    """The lock, and the record of the last deployment; ``force`` takes it from whoever holds it.
 
-    A deployment that ended half-way is continued: its entries stay, so that a rollback undoes both.
+    A deployment that ended half-way is continued: its entries stay, so that a rollback undoes both. Raises
+    TransientError ``deployment-locked``, which says who holds the lock and since when.
     """
-    query = f"identifier={SYSTEM}|deployment"
-    basic = server.create_once(_empty(), query)
-    until = next((each["valueDateTime"] for each in basic.get("extension", []) if each["url"] == _HELD_UNTIL), None)
-    if until and datetime.fromisoformat(until) > now:
-        raise _locked()
-    entries, complete = read_record(basic)
+    basic = server.create_once(_empty(), _QUERY)
+    until = _value(basic, _HELD_UNTIL, "valueDateTime")
+    if until and datetime.fromisoformat(until) > now and not force:
+        raise _locked(basic, until)
+    record = read_record(basic)
     kept = [each for each in basic.get("extension", []) if each["url"] == _RECORD]
-    mark = {"url": _HELD_UNTIL, "valueDateTime": (now + _LONGEST).isoformat(timespec="seconds")}
-    try:
-        basic = server.update(basic | {"extension": [mark, *kept]})
-    except TransientError as error:
-        raise (_locked() if error.status == 412 else error) from error
-    return Lock(server, basic, {} if complete else dict(entries)), entries, complete
-
-
-def read_record(basic: Json) -> tuple[dict[str, Entry], bool]:
-    """The entries of the last deployment, and whether it was complete."""
-    text = next((each["valueString"] for each in basic.get("extension", []) if each["url"] == _RECORD), None)
-    if text is None:
-        return {}, True
-    record = json.loads(text)
-    return {reference: Entry(reference, before, after) for reference, before, after in record["entries"]}, record[
-        "complete"
+    marks = [
+        {"url": _HELD_UNTIL, "valueDateTime": (now + _LONGEST).isoformat(timespec="seconds")},
+        {"url": _HELD_BY, "valueString": _holder(server)},
     ]
+    try:
+        basic = server.update(basic | {"extension": [*marks, *kept]})
+    except TransientError as error:
+        raise (_locked(basic, None) if error.status == 412 else error) from error
+    entries, pending = ({}, ()) if record.complete else (dict(record.entries), record.pending)
+    return Lock(server, basic, entries, pending), record
+
+
+def peek(server: Medplum) -> Record:
+    """The record of the last deployment, read without the lock."""
+    found = server.search("Basic", [("identifier", f"{SYSTEM}|deployment")])
+    return read_record(found[0]) if found else Record({})
+
+
+def read_record(basic: Json) -> Record:
+    """The record that the Basic holds; an earlier version of this project kept entries of three members."""
+    text = _value(basic, _RECORD, "valueString")
+    if text is None:
+        return Record({})
+    read = json.loads(text)
+    entries = {each[0]: Entry(*each) for each in read["entries"]}
+    return Record(entries, tuple(Pending(*each) for each in read.get("pending", ())), read["complete"])
+
+
+def _value(basic: Json, url: str, name: str) -> str | None:
+    return next((str(each[name]) for each in basic.get("extension", []) if each["url"] == url), None)
+
+
+def _holder(server: Medplum) -> str:
+    profile = server.get("auth/me").get("profile") or {}
+    return f"{profile.get('resourceType', 'unknown')}/{profile.get('id', '')}"
 
 
 def _empty() -> Json:
@@ -94,9 +158,12 @@ def _empty() -> Json:
     }
 
 
-def _locked() -> TransientError:
+def _locked(basic: Json, until: str | None) -> TransientError:
+    since = basic.get("meta", {}).get("lastUpdated", "")
+    holder = _value(basic, _HELD_BY, "valueString") or "another login"
+    held = f"held by {holder}, last active {since}, until {until}" if until else "taken just now by another process"
     return TransientError(
-        "Another deployment is under way; it holds the lock for ten minutes at most.",
+        f"Another deployment is in progress ({held}). If it was interrupted, run again with --break-lock.",
         service="Medplum",
         code="deployment-locked",
         retry_after=600.0,

@@ -9,7 +9,8 @@ from typing import Any
 
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.deploy.declared import digest
-from bot_layer.deploy.rules.deployment import TAG_SYSTEM, Found, Step, Wanted, merged, symbol
+from bot_layer.deploy.lock import Entry, Pending
+from bot_layer.deploy.rules.deployment import TAG_SYSTEM, Found, Step, Wanted, collection_of, merged, symbol
 from bot_layer.errors import ConfigError, InputError, PermanentError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
@@ -32,6 +33,11 @@ class Project:
     code: Mapping[str, str] = field(default_factory=dict, repr=False)
     references: dict[str, str] = field(default_factory=dict, repr=False)
 
+    def deployed_bots(self, identifiers: Sequence[str]) -> dict[str, str]:
+        """The ``runtimeVersion`` of the Bots that the project holds, by these identifiers."""
+        bots = self._by_key("Bot", "identifier", identifiers, BOT_IDENTIFIER_SYSTEM, everything=False)
+        return {key: str(bot.get("runtimeVersion", "")) for key, bot in bots.items()}
+
     def found(self, declared: Sequence[Wanted], *, everything: bool) -> list[Found]:
         """What is there of the declared resources; with ``everything`` also what carries the mark beside them."""
         keys = {kind: [each.key for each in declared if each.kind == kind] for kind in {each.kind for each in declared}}
@@ -53,14 +59,24 @@ class Project:
             self.references[symbol("ProjectMembership", key)] = f"ProjectMembership/{member['id']}"
         raw += [("ProjectMembership", key, member) for key, member in members.items()]
         back = {reference: name for name, reference in self.references.items()}
-        return [Found(kind, key, symbolic(resource, back), _is_marked(kind, resource)) for kind, key, resource in raw]
+        owners = {key: collection_of(bot) for key, bot in bots.items()}  # a ProjectMembership carries no tags
+        return [
+            Found(
+                kind,
+                key,
+                symbolic(resource, back),
+                _is_marked(kind, resource),
+                owners[key] if kind == "ProjectMembership" else collection_of(resource),
+            )
+            for kind, key, resource in raw
+        ]
 
     def apply(self, step: Step) -> None:
         """Carry out one step."""
         if step.kind == "Secret":
             raise InputError("Secrets are written together, not one by one.")
         if step.action == "delete":
-            self.server.delete(self.reference(step))
+            self.remove(self.reference(step))
         elif step.kind == "Bot":
             self._put_bot(step)
         elif step.kind == "ProjectMembership":
@@ -76,22 +92,45 @@ class Project:
         version: str | None = self.server.read(reference)["meta"]["versionId"] if reference else None
         return version
 
-    def undo(self, reference: str, before: str | None, after: str | None) -> bool:
-        """Bring back an earlier version; False, and nothing written, where somebody changed the resource since."""
-        if self._version(reference) != after:
+    def is_unchanged(self, entry: Entry) -> bool:
+        """Whether a resource is as the deployment left it."""
+        return self._version(entry.reference) == entry.after
+
+    def undo(self, entry: Entry) -> bool:
+        """Bring back an earlier version; False, with nothing written, if somebody changed the resource since."""
+        if not self.is_unchanged(entry):
             return False
+        reference, before, after = entry.reference, entry.before, entry.after
         kind, _, resource_id = reference.partition("/")
         if before is None:
-            if kind != "ProjectMembership":  # the server made it with the Bot, without which it can do nothing
-                self.server.delete(reference)
+            self.remove(reference)
             return True
         earlier = self.server.get(f"fhir/R4/{kind}/{resource_id}/_history/{before}")
-        if kind == "ProjectMembership":
+        if kind == "ProjectMembership" and after is not None:
             self.server.post(f"admin/projects/{self.id}/members/{resource_id}", earlier)
         else:
             # A deleted resource comes back by a PUT too, which has no version to match.
             self.server.restore(earlier)
         return True
+
+    def remove(self, reference: str) -> None:
+        """Delete a resource; a Bot with its ProjectMemberships, which the server would leave behind."""
+        if reference.startswith("Bot/"):
+            for member in self.server.search_all("ProjectMembership", [("profile", reference)]):
+                self.server.delete(f"ProjectMembership/{member['id']}")
+        self.server.delete(reference)
+
+    def find(self, pending: Pending) -> str | None:
+        """The reference of a resource that an interrupted deployment may have created, or None."""
+        if pending.kind == "Bot":
+            found = self._by_key("Bot", "identifier", [pending.key], BOT_IDENTIFIER_SYSTEM, everything=False)
+            bot = found.get(pending.key) or self._nameless(pending.name, pending.description)
+            return f"Bot/{bot['id']}" if bot else None
+        if pending.kind == "OperationDefinition":
+            resource = self._by_key(pending.kind, "url", [pending.key], everything=False).get(pending.key)
+        else:
+            resource = self._tagged(pending.kind, [pending.key], everything=False).get(pending.key)
+        return f"{pending.kind}/{resource['id']}" if resource else None
 
     def _version(self, reference: str) -> str | None:
         try:
@@ -112,7 +151,7 @@ class Project:
 
     def _put_bot(self, step: Step) -> None:
         if step.action == "create":
-            bot = self._unfinished(step) or self.server.post(
+            bot = self._nameless(step.body["name"], step.body["description"]) or self.server.post(
                 f"admin/projects/{self.id}/bot",
                 {name: step.body[name] for name in ("name", "description", "runtimeVersion")},
             )
@@ -125,12 +164,10 @@ class Project:
         if "code" in {each.path for each in step.differences} and step.key in self.code:
             self.server.post(f"fhir/R4/{reference}/$deploy", {"code": self.code[step.key], "filename": "index.js"})
 
-    def _unfinished(self, step: Step) -> Json | None:
-        """A Bot that an earlier run made and could not name: same name and words, and no identifier."""
-        found = self.server.search("Bot", [("name:exact", step.body["name"])])
-        nameless = [
-            bot for bot in found if not bot.get("identifier") and bot.get("description") == step.body["description"]
-        ]
+    def _nameless(self, name: str, description: str) -> Json | None:
+        """A Bot that an earlier run created and could not identify: same name and description, and no identifier."""
+        found = self.server.search("Bot", [("name:exact", name)])
+        nameless = [bot for bot in found if not bot.get("identifier") and bot.get("description") == description]
         return nameless[0] if nameless else None
 
     def _put_membership(self, step: Step) -> None:

@@ -65,7 +65,16 @@ def _difference(step: Step, difference: Difference) -> str:
         return f"{difference.path}: (not shown)"
     if step.action == "create":
         return f"{difference.path}: {_short(difference.after)}"
+    if isinstance(difference.before, list) and isinstance(difference.after, list):
+        return f"{difference.path}: {_changed(difference.before, difference.after)}"
     return f"{difference.path}: {_short(difference.before)} -> {_short(difference.after)}"
+
+
+def _changed(before: list[Any], after: list[Any]) -> str:
+    """What a list loses and gains; of a long list only that can be read."""
+    lost = [f"-{_short(each)}" for each in before if each not in after]
+    gained = [f"+{_short(each)}" for each in after if each not in before]
+    return " ".join([*lost, *gained]) or "the same elements in another order"
 
 
 def _short(value: Any) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Collection as Names
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bot_layer.bot.collection import Collection
 from bot_layer.deploy import lock as locking
-from bot_layer.deploy.declared import declared, relay_code
-from bot_layer.deploy.lock import Entry
+from bot_layer.deploy.declared import RUNTIMES, declared, relay_code
+from bot_layer.deploy.lock import Entry, Lock, Record
 from bot_layer.deploy.project import Project, open_project
 from bot_layer.deploy.rules.deployment import Plan, Step, Wanted, plan
 from bot_layer.deploy.rules.deployment_checks import Problem, check
+from bot_layer.deploy.rules.selection import Selection, runtime_of, select
 from bot_layer.deploy.secrets import found_secrets, secrets_of, wanted_secrets, write_secrets
 from bot_layer.errors import BotError, ConfigError, InputError, TransientError
 from bot_layer.medplum.client import Medplum
@@ -27,6 +29,12 @@ class Request:
     partial: bool = False
     prune: bool = False
     secrets: Mapping[str, str] | None = field(default=None, repr=False)
+    break_lock: bool = False
+
+    @property
+    def collections(self) -> frozenset[str]:
+        """The collections that this deployment concerns; ``prune`` and a rollback leave all others alone."""
+        return frozenset(self.bots.names or ("",))
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,18 @@ class Report:
     error: BotError | None = None
 
 
+def choose(server: Medplum, bots: Collection, given: Mapping[str, str]) -> tuple[Selection, str]:
+    """The bots that a deployment without a name concerns, and their runtime, as the project remembers them.
+
+    ``given`` are the settings of the file of secrets or the environment, by name.
+    """
+    project = open_project(server)
+    deployed = project.deployed_bots([handler.bot.identifier for handler in bots])
+    named = {str(each.get("name")) for each in secrets_of(project)} | {name for name, value in given.items() if value}
+    selection = select([handler.bot for handler in bots], deployed=deployed.keys(), settings=named)
+    return selection, runtime_of(list(deployed.values()), RUNTIMES)
+
+
 def survey(server: Medplum, request: Request) -> Survey:
     """Read the server and plan; nothing is written."""
     code = {each.bot.identifier: relay_code(each.bot) for each in request.bots} if request.runtime == "relay" else {}
@@ -64,7 +84,8 @@ def survey(server: Medplum, request: Request) -> Survey:
         wanted = [*named, *wanted]
     problems = check([each.bot for each in request.bots], wanted, version=project.version, features=project.features)
     problems += _missing_secrets(project, request)
-    return Survey(project, plan(wanted, found, prune=request.prune), (*problems, *_strangers(project, wanted)))
+    planned = plan(wanted, found, prune=request.prune, collections=request.collections)
+    return Survey(project, planned, (*problems, *_strangers(project, wanted)))
 
 
 def carry_out(
@@ -81,7 +102,7 @@ def carry_out(
     steps = planned.plan.steps
     if not steps:
         return Report(())
-    lock, _entries, _complete = locking.take(server, now or datetime.now(UTC))
+    lock, _record = locking.take(server, now or datetime.now(UTC), force=request.break_lock)
     try:
         current = survey(server, request)
     except BotError:
@@ -95,30 +116,73 @@ def carry_out(
     return _carry_out(current.project, steps, lock, tell)
 
 
-def roll_back(server: Medplum, *, now: datetime | None = None) -> tuple[list[str], list[str]]:
-    """Bring back the state before the last deployment: the references undone, and those that others changed since.
+@dataclass(frozen=True)
+class Undone:
+    """The references that a rollback undid, and those that it left because somebody changed them since."""
+
+    undone: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def roll_back(
+    server: Medplum,
+    collections: Names[str] = frozenset({""}),
+    *,
+    now: datetime | None = None,
+    dry_run: bool = False,
+    break_lock: bool = False,
+) -> Undone:
+    """Bring back the state before the last deployment of these collections, or with ``dry_run`` tell what would be.
 
     Versions are the server's own, so any machine can do it. Secrets are not brought back: no version of them is kept.
+    Raises InputError ``nothing-to-roll-back``.
     """
-    lock, entries, _complete = locking.take(server, now or datetime.now(UTC))
-    if not entries:
-        lock.release(complete=True)
+    if dry_run:
+        record = locking.peek(server)
+        project = _recorded(server, record, collections)
+        undone = [each for each in _ours(record.entries, collections) if project.is_unchanged(each)]
+        kept = [each for each in _ours(record.entries, collections) if each not in undone]
+        found = [reference for each in record.pending if (reference := project.find(each))]
+        return Undone((*found, *(each.reference for each in undone)), tuple(each.reference for each in kept))
+    lock, record = locking.take(server, now or datetime.now(UTC), force=break_lock)
+    lock.entries, lock.pending = dict(record.entries), record.pending
+    try:
+        return _roll_back(_recorded(server, record, collections), lock, collections)
+    finally:
+        lock.release(complete=not lock.entries and not lock.pending)
+
+
+def _recorded(server: Medplum, record: Record, collections: Names[str]) -> Project:
+    if not _ours(record.entries, collections) and not any(each.collection in collections for each in record.pending):
         raise InputError("No deployment is recorded on this server.", code="nothing-to-roll-back")
+    return open_project(server)
+
+
+def _ours(entries: Mapping[str, Entry], collections: Names[str]) -> list[Entry]:
+    return [each for each in reversed(list(entries.values())) if each.collection in collections]
+
+
+def _roll_back(project: Project, lock: Lock, collections: Names[str]) -> Undone:
     undone: list[str] = []
     kept: list[str] = []
-    try:
-        project = open_project(server)
-        for entry in reversed(entries.values()):
-            (undone if project.undo(entry.reference, entry.before, entry.after) else kept).append(entry.reference)
-    finally:
-        lock.entries = {reference: each for reference, each in entries.items() if reference not in undone}
-        lock.release(complete=not lock.entries)
-    return undone, kept
+    for pending in reversed(lock.pending):
+        if pending.collection in collections and (reference := project.find(pending)):
+            project.remove(reference)
+            undone.append(reference)
+    lock.pending = tuple(each for each in lock.pending if each.collection not in collections)
+    for entry in _ours(lock.entries, collections):
+        if entry.reference in undone or project.undo(entry):
+            undone.append(entry.reference)
+            del lock.entries[entry.reference]
+        else:
+            kept.append(entry.reference)
+    return Undone(tuple(dict.fromkeys(undone)), tuple(kept))
 
 
-def _carry_out(project: Project, steps: tuple[Step, ...], lock: locking.Lock, tell: Callable[[Step], None]) -> Report:
+def _carry_out(project: Project, steps: tuple[Step, ...], lock: Lock, tell: Callable[[Step], None]) -> Report:
     done: list[Step] = []
     try:
+        lock.intend(steps)
         secret = [step for step in steps if step.kind == "Secret"]
         if secret:
             write_secrets(project, secret)
@@ -129,12 +193,15 @@ def _carry_out(project: Project, steps: tuple[Step, ...], lock: locking.Lock, te
             before = project.version_of(step)
             project.apply(step)
             after = None if step.action == "delete" else project.version_of(step)
-            lock.note(Entry(project.reference(step), before, after))
+            lock.note(step, Entry(project.reference(step), before, after, step.collection))
             done.append(step)
             tell(step)
     except BotError as error:
         lock.release(complete=False)
         return Report(tuple(done), steps[len(done) :], error)
+    except BaseException:  # Ctrl-C: the next deployment need not wait until the lock expires
+        lock.release(complete=False)
+        raise
     lock.release(complete=True)
     return Report(tuple(done))
 

@@ -185,7 +185,8 @@ class Repository:
             raise precondition_failed()
         self._check_stored(current, "update")
         previous = None if current.deleted else current.resource()
-        prepared = self._prepared(self._without_readonly(resource, previous or {}))
+        # A deleted resource has no elements to keep: 5.1.13 restores a ProjectMembership with its project and user.
+        prepared = self._prepared(resource if previous is None else self._without_readonly(resource, previous))
         if previous is not None and same_content(previous, prepared):
             return previous
         made = stamped(prepared, self.actor, self.world.now(), id)

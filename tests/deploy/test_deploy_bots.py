@@ -193,7 +193,7 @@ def test_what_is_declared_no_more_is_pruned_and_nothing_else(server: Medplum) ->
     fewer = Request(BOTS.only(["nightly"]))
     assert _of(survey(server, fewer)) == []
     pruned = replace(fewer, prune=True)
-    assert [action for action, _, _ in _of(survey(server, pruned))] == ["delete"] * 5
+    assert [action for action, _, _ in _of(survey(server, pruned))] == ["delete"] * 6
     assert _deploy(server, pruned).error is None
     assert _of(survey(server, pruned)) == []
     assert server.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|test/watcher")]) == []
@@ -215,8 +215,8 @@ def test_a_rollback_brings_back_the_state_before(server: Medplum) -> None:
     slower = Collection({"nightly": _handler(replace(NIGHTLY, timeout=99)), "sync-practitioner": _handler(WATCHER)})
     _deploy(server, Request(slower))
     assert _bot(server, "test/nightly")["timeout"] == 99
-    undone, kept = roll_back(server, now=NOW)
-    assert (len(undone), kept) == (7, [])
+    done = roll_back(server, now=NOW)
+    assert (len(done.undone), done.kept) == (7, ())
     after = _bot(server, "test/nightly")
     # A storage URL is signed anew with each answer.
     assert {**after, "meta": 0, "sourceCode": 0} == {**before, "meta": 0, "sourceCode": 0}
@@ -229,8 +229,7 @@ def test_a_rollback_brings_back_what_was_pruned(server: Medplum) -> None:
     """A pruned bot comes back with its membership, and nothing is left to deploy."""
     _deploy(server)
     _deploy(server, Request(BOTS.only(["nightly"]), prune=True))
-    _undone, kept = roll_back(server, now=NOW)
-    assert kept == []
+    assert roll_back(server, now=NOW).kept == ()
     assert _of(survey(server, REQUEST)) == []
 
 
@@ -239,8 +238,8 @@ def test_a_rollback_leaves_what_others_changed_since(server: Medplum) -> None:
     _deploy(server, Request(BOTS.only(["nightly"])))
     _deploy(server, Request(Collection({"nightly": _handler(replace(NIGHTLY, timeout=99))})))
     changed = server.update(_bot(server, "test/nightly") | {"auditEventTrigger": "never"})
-    undone, kept = roll_back(server, now=NOW)
-    assert (undone, kept) == ([], [f"Bot/{changed['id']}"])
+    done = roll_back(server, now=NOW)
+    assert (done.undone, done.kept) == ((), (f"Bot/{changed['id']}",))
     assert _bot(server, "test/nightly")["timeout"] == 99
 
 
@@ -481,23 +480,23 @@ def test_the_commands_exit_codes(environment: dict[str, str], server: Medplum) -
 
 def test_deploying_twice_says_no_changes(environment: dict[str, str], sandbox: MedplumSandbox) -> None:
     """The script deploys the collection as it stands, and its second run says that nothing changes."""
-    script = [sys.executable, str(ROOT / "deploy_bots.py")]
+    script = [sys.executable, str(ROOT / "deploy_bots.py"), "--all"]
     first = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
-    second = CliRunner().invoke(app, [], env=environment)
+    second = CliRunner().invoke(app, ["--all"], env=environment)
     assert second.exit_code == 0
     assert "No changes" in second.output
-    third = CliRunner().invoke(app, ["--json"], env=environment)
+    third = CliRunner().invoke(app, ["--all", "--json"], env=environment)
     assert json.loads(third.output)["changes"] == 0
     back = CliRunner().invoke(app, ["--rollback", "--json"], env=environment)
     assert back.exit_code == 0
-    assert CliRunner().invoke(app, ["--drift"], env=environment).exit_code == 3
+    assert CliRunner().invoke(app, ["--all", "--drift"], env=environment).exit_code == 3
 
 
 def test_a_failure_half_way_is_exit_code_1(environment: dict[str, str], sandbox: MedplumSandbox) -> None:
     """A deployment that stops says what is left, without a secret, and exits with 1."""
     sandbox.faults.add("server_error", times=1, method="POST", path="/OperationDefinition")
-    result = CliRunner().invoke(app, ["--json"], env=environment)
+    result = CliRunner().invoke(app, ["--all", "--json"], env=environment)
     told = json.loads(result.output)
     assert (result.exit_code, told["error"]["code"], told["left"] > 0) == (1, "medplum-unavailable", True)
 
@@ -507,7 +506,7 @@ def test_values_of_secrets_are_never_shown(environment: dict[str, str], tmp_path
     file = tmp_path / "secrets.env"
     file.write_text("# ours\nexport HEALTH_GORILLA_CLIENT_SECRET='do-not-show'\nHEALTH_GORILLA_CLIENT_ID=id-1\n")
     for arguments in (["--dry-run"], ["--dry-run", "--json"], []):
-        result = CliRunner().invoke(app, [*arguments, "--secrets", str(file)], env=environment)
+        result = CliRunner().invoke(app, ["--all", *arguments, "--secrets", str(file)], env=environment)
         assert result.exit_code == 0, result.output
         assert "HEALTH_GORILLA_CLIENT_SECRET" in result.output
         assert "do-not-show" not in result.output
@@ -536,7 +535,7 @@ def test_secrets_may_be_json(environment: dict[str, str], sandbox: MedplumSandbo
     """A file of secrets may be a JSON object, which holds values of several lines."""
     file = tmp_path / "secrets.json"
     file.write_text(json.dumps({"HEALTH_GORILLA_CLIENT_SECRET": "line one\nline two\n"}))
-    assert CliRunner().invoke(app, ["--secrets", str(file)], env=environment).exit_code == 0
+    assert CliRunner().invoke(app, ["--all", "--secrets", str(file)], env=environment).exit_code == 0
     listed = _client(sandbox).get(f"admin/projects/{sandbox.project_id}")["project"]["secret"]
     assert {"name": "HEALTH_GORILLA_CLIENT_SECRET", "valueString": "line one\nline two\n"} in listed
 
@@ -564,7 +563,7 @@ def test_a_lambda_bot_names_its_function(server: Medplum) -> None:
 
 def test_a_rollback_that_leaves_something_is_exit_code_1(environment: dict[str, str], server: Medplum) -> None:
     """What others changed since the deployment is named, and the exit code says that it is not all undone."""
-    assert CliRunner().invoke(app, [], env=environment).exit_code == 0
+    assert CliRunner().invoke(app, ["--all"], env=environment).exit_code == 0
     bot = _bot(server, "health-gorilla-labs/sync-practitioner")
     server.update(bot | {"auditEventTrigger": "never"})
     told = CliRunner().invoke(app, ["--rollback"], env=environment)

@@ -106,7 +106,7 @@ def test_nothing_foreign_is_touched(declared: list[Wanted], deployed: list[Found
     pruned = plan(declared, deployed, prune=True)
     deleted = {(step.kind, step.key) for step in pruned.steps if step.action == "delete"}
     last = {(each.kind, each.key): each for each in deployed}
-    kept = {"Secret", "ProjectMembership"}
+    kept = {"Secret"}
     assert deleted == {key for key, each in last.items() if each.ours and key not in wanted and key[0] not in kept}
 
 

@@ -7,6 +7,7 @@ The law: a plan made after a plan was carried out is empty.
 
 from __future__ import annotations
 
+from collections.abc import Collection as Names
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +15,16 @@ from typing import Any
 from bot_layer.fhir.json import Json
 
 TAG_SYSTEM = "https://medplum.com/integrations/python-bots/deployed"
+COLLECTION_SYSTEM = "https://medplum.com/integrations/python-bots/collection"
 BOT_SYSTEMS = frozenset(
     {"https://www.medplum.com/integrations/bot-identifier", "https://medplum.com/bot-external-function-id"}
 )
 IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
 ORDER = ("Secret", "AccessPolicy", "Bot", "ProjectMembership", "OperationDefinition", "Subscription")
 
-# Others may use a secret too. A Bot's membership can do nothing without its Bot, and only the server makes new ones.
-_KEPT = frozenset({"Secret", "ProjectMembership"})
+_KEPT = frozenset({"Secret"})  # others may use a secret too
 
+_TAGS = frozenset({"tag", "collection"})  # these stand in meta.tag
 _MANAGED: Mapping[str, frozenset[str]] = {
     "Secret": frozenset({"value"}),
     "AccessPolicy": frozenset({"name", "resource"}),
@@ -48,21 +50,26 @@ _MANAGED: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """A resource as the project declares it: only the fields that the project manages."""
+    """A resource as a collection declares it: only the fields that the project manages."""
 
     kind: str
     key: str
     body: Json = field(repr=False)
+    collection: str = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A resource as the server holds it. ``ours`` is True where it carries the project's mark."""
+    """A resource as the server holds it.
+
+    ``ours`` is True if it carries the project's mark; ``collection`` is the collection of bots that deployed it.
+    """
 
     kind: str
     key: str
     resource: Json = field(repr=False)
     ours: bool = True
+    collection: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: create, update or delete. ``body`` holds the managed fields as they shall be."""
+    """One thing to do: create, update or delete. ``body`` holds the managed fields as they must be afterwards."""
 
     action: str
     kind: str
     key: str
     body: Json = field(repr=False)
     differences: tuple[Difference, ...] = ()
+    collection: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,16 +107,22 @@ def symbol(kind: str, key: str) -> str:
     return f"@{kind}:{key}"
 
 
-def plan(declared: Sequence[Wanted], deployed: Sequence[Found], *, prune: bool = False) -> Plan:
+def plan(
+    declared: Sequence[Wanted],
+    deployed: Sequence[Found],
+    *,
+    prune: bool = False,
+    collections: Names[str] = frozenset({""}),
+) -> Plan:
     """The steps from what is deployed to what is declared, in an order in which references can be resolved.
 
-    With ``prune`` what carries the project's mark and is declared no more is deleted; nothing else ever is.
+    With ``prune``, what one of these collections deployed and no longer declares is deleted; nothing else ever is.
     """
     held = {(found.kind, found.key): found for found in deployed}
     wanted = {(each.kind, each.key): each for each in declared}
     steps = [step for each in wanted.values() if (step := _step(each, held.get((each.kind, each.key))))]
     left = [found for key, found in held.items() if key not in wanted]
-    removed = [found for found in left if prune and found.ours and found.kind not in _KEPT]
+    removed = [found for found in left if prune and _is_pruned(found, collections)]
     changed = {(step.kind, step.key) for step in steps}
     return Plan(
         steps=(
@@ -120,6 +134,10 @@ def plan(declared: Sequence[Wanted], deployed: Sequence[Found], *, prune: bool =
     )
 
 
+def _is_pruned(found: Found, collections: Names[str]) -> bool:
+    return found.ours and found.kind not in _KEPT and found.collection in collections
+
+
 def managed(kind: str, resource: Json) -> Json:
     """The fields of a resource that the project answers for; everything else on it belongs to others."""
     body = {name: value for name, value in resource.items() if name in _MANAGED[kind]}
@@ -129,34 +147,42 @@ def managed(kind: str, resource: Json) -> Json:
         body |= _some(
             "extension", [each for each in resource.get("extension", []) if each.get("url") == IMPLEMENTATION]
         )
-    return body | _some("tag", _tags(resource))
+    label = collection_of(resource)
+    return body | _some("tag", _tags(resource)) | ({"collection": label} if label else {})
+
+
+def collection_of(resource: Json) -> str:
+    """The collection of bots that deployed a resource; empty if it says none."""
+    tags = resource.get("meta", {}).get("tag", [])
+    return next((str(tag["code"]) for tag in tags if tag.get("system") == COLLECTION_SYSTEM and tag.get("code")), "")
 
 
 def merged(kind: str, resource: Json, body: Json) -> Json:
     """The resource with the managed fields as in ``body``, and everything else as it was."""
-    kept = {name: value for name, value in resource.items() if name not in _MANAGED[kind] and name != "tag"}
+    kept = {name: value for name, value in resource.items() if name not in _MANAGED[kind] and name not in _TAGS}
     lists = {name: body.get(name, []) for name in ("identifier", "extension") if name not in _MANAGED[kind]}
-    built = kept | {name: value for name, value in body.items() if name != "tag" and name not in lists}
+    built = kept | {name: value for name, value in body.items() if name not in _TAGS and name not in lists}
     if kind == "Bot":
         others = [each for each in resource.get("identifier", []) if not _is_ours(each)]
         built = _replaced(built, "identifier", [*lists["identifier"], *others])
     if kind == "OperationDefinition":
         others = [each for each in resource.get("extension", []) if each.get("url") != IMPLEMENTATION]
         built = _replaced(built, "extension", [*lists["extension"], *others])
-    return _tagged(built, resource, body.get("tag", []))
+    return _tagged(built, resource, body)
 
 
 def _step(wanted: Wanted, found: Found | None) -> Step | None:
     before = managed(wanted.kind, found.resource) if found else {}
     differences = _differences(before, wanted.body)
-    if found is None:
-        return Step("create", wanted.kind, wanted.key, wanted.body, differences)
-    return Step("update", wanted.kind, wanted.key, wanted.body, differences) if differences else None
+    if found is not None and not differences:
+        return None
+    action = "create" if found is None else "update"
+    return Step(action, wanted.kind, wanted.key, wanted.body, differences, wanted.collection)
 
 
 def _removal(found: Found) -> Step:
     before = managed(found.kind, found.resource)
-    return Step("delete", found.kind, found.key, {}, _differences(before, {}))
+    return Step("delete", found.kind, found.key, {}, _differences(before, {}), found.collection)
 
 
 def _differences(before: Json, after: Json) -> tuple[Difference, ...]:
@@ -175,10 +201,14 @@ def _tags(resource: Json) -> list[str]:
     return [tag["code"] for tag in tags if tag.get("system") == TAG_SYSTEM and "code" in tag]
 
 
-def _tagged(built: Json, resource: Json, codes: Sequence[str]) -> Json:
+def _tagged(built: Json, resource: Json, body: Json) -> Json:
     meta = dict(resource.get("meta", {}))
-    others = [tag for tag in meta.get("tag", []) if tag.get("system") != TAG_SYSTEM or "code" not in tag]
-    meta = _replaced(meta, "tag", [*({"system": TAG_SYSTEM, "code": code} for code in codes), *others])
+    systems = {TAG_SYSTEM, COLLECTION_SYSTEM}
+    others = [tag for tag in meta.get("tag", []) if tag.get("system") not in systems or "code" not in tag]
+    ours = [{"system": TAG_SYSTEM, "code": code} for code in body.get("tag", [])]
+    if body.get("collection"):
+        ours.append({"system": COLLECTION_SYSTEM, "code": body["collection"]})
+    meta = _replaced(meta, "tag", [*ours, *others])
     return _replaced(built, "meta", meta)
 
 

@@ -1,0 +1,64 @@
+"""Which bots a deployment concerns, and how Medplum runs them, where the command names neither.
+
+A project remembers both by itself: the bots that are deployed in it are those that it runs, and their runtime is the
+one to keep. Only in a project without any of them are bots chosen: those whose required settings have values, and
+none that must be asked for by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Names
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bot_layer.bot.declaration import Bot
+from bot_layer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The names of the bots to deploy, and for each of the others why it is left out."""
+
+    names: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def select(bots: Iterable[Bot], *, deployed: Names[str], settings: Names[str]) -> Selection:
+    """The bots to deploy if none is named.
+
+    ``deployed`` are the identifiers of the Bots that the project runs; ``settings`` the names that have a value in the
+    project, the file of secrets or the environment.
+    """
+    left_out = {}
+    names = []
+    first = not any(bot.identifier in deployed for bot in bots)
+    for bot in bots:
+        reason = None if bot.identifier in deployed else _reason(bot, first=first, settings=settings)
+        if reason is None:
+            names.append(bot.name)
+        else:
+            left_out[bot.name] = reason
+    return Selection(tuple(names), left_out)
+
+
+def runtime_of(runtimes: Sequence[str], known: Mapping[str, str]) -> str:
+    """The runtime to deploy with, from the ``runtimeVersion`` of the Bots that are deployed; fission if there are none.
+
+    ``known`` maps the names of this project's runtimes to Medplum's. InputError if the Bots differ.
+    """
+    found = sorted({name for name, version in known.items() if version in runtimes})
+    if len(found) > 1:
+        raise InputError(
+            f"The deployed bots run in several ways ({', '.join(found)}): name the one to use with --runtime.",
+            code="runtime-ambiguous",
+        )
+    return found[0] if found else "fission"
+
+
+def _reason(bot: Bot, *, first: bool, settings: Names[str]) -> str | None:
+    if bot.opt_in:
+        return "it is deployed only if it is named"
+    missing = sorted(each.name for each in bot.settings if each.required and each.name not in settings)
+    if missing:
+        return f"these required settings have no value: {', '.join(missing)}"
+    return None if first else "it is not among the bots that this project runs"
