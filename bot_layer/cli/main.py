@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -37,5 +38,6 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. What it writes (inbox, locks, maps, reports) nobody but its user may read."""
+    os.umask(0o077)
     build(sys.argv[1:])()

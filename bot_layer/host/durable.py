@@ -25,7 +25,7 @@ from bot_layer.bot.collection import Collection
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.fhir.json import Json
-from bot_layer.host import retention
+from bot_layer.host import retention, storage
 from bot_layer.host.heartbeat import Heart, new_host_id
 from bot_layer.host.invoke import invoke, place_of
 from bot_layer.host.rules import inbox as rules
@@ -79,11 +79,28 @@ class Inbox:
         self._vault = Vault(settings.key)
         self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
         self._heart = Heart(settings.database_url, settings.host_id, limit=settings.takeover_seconds)
-        self.ready = False
+        self._probe = storage.Probe(settings.database_url)
+        self._ran_at_once: set[str] = set()
+        self._launched = False
+
+    @property
+    def ready(self) -> bool:
+        """True while events can be stored."""
+        return self._launched and self._probe.ok
 
     def launch(self) -> None:
-        """Take up what an earlier process left, and begin to run."""
+        """Take up what an earlier process left, and begin to run. ConfigError where the database can't be used."""
+        storage.require_usable(self.settings.database_url)
         _serving.append(self)
+        try:
+            self._launch()
+        except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            _serving.remove(self)
+            raise storage.unusable(self.settings.database_url, fault) from fault
+        self._probe.start()
+        self._launched = True
+
+    def _launch(self) -> None:
         DBOS(config=config(self.settings))
         DBOS.launch()
         DBOS.register_queue(
@@ -94,11 +111,11 @@ class Inbox:
         )
         DBOS.register_queue(CLOCK, polling_interval_sec=self.settings.polling)
         self._heart.start()
-        self.ready = True
 
     def close(self, *, grace: int = 30) -> None:
         """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
-        self.ready = False
+        self._launched = False
+        self._probe.stop()
         self._heart.retire()
         self._closing.set()
         DBOS.destroy(workflow_completion_timeout_sec=grace)
@@ -117,13 +134,24 @@ class Inbox:
         taken = rules.intake(envelope, handler.bot.name, now=now)
         if taken is None:
             return None
+        reason = self._store(taken, envelope)
+        if reason is None:
+            return taken.id
+        _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, reason)
+        self.forget(taken.id)
+        return None
+
+    def _store(self, taken: Intake, envelope: Json) -> str | None:
+        """None where the event is stored, else why it is not."""
+        if not self._probe.ok:
+            return "the database takes none"
         try:
-            self.enqueue(taken, envelope)
+            if storage.within(storage.STORE_SECONDS, lambda: self.enqueue(taken, envelope)):
+                return None
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
-            _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, type(fault).__name__)
-            self.forget(taken.id)
-            return None
-        return taken.id
+            return type(fault).__name__
+        self._ran_at_once.add(taken.id)  # DBOS goes on trying to store it
+        return "the database took too long"
 
     def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
         """Store an event; one that is there already stays as it is."""
@@ -154,6 +182,9 @@ class Inbox:
             handler = self._bots.named(record["bot"])
         except InputError as unknown:
             return Verdict("dead", unknown.code)
+        if event_id in self._ran_at_once:
+            self._ran_at_once.discard(event_id)
+            return Verdict("done", "ran-at-once")
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
             found = rules.verdict(invoke(handler, envelope, environ=self._environ).error)
@@ -162,8 +193,11 @@ class Inbox:
         return self._by_medplum(record)
 
     def pause(self, until: float) -> None:
-        """Wait until an instant; Broken where the host ends before."""
-        if self._closing.wait(max(0.0, until - time.time())):
+        """Wait until an instant, but no longer than a pause can be; Broken where the host ends before.
+
+        The clock may have been wrong when the instant was stored, or may be wrong now.
+        """
+        if self._closing.wait(min(max(0.0, until - time.time()), rules.LONGEST_PAUSE)):
             raise Broken
 
     def forget(self, event_id: str) -> None:

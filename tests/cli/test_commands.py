@@ -213,3 +213,16 @@ def test_without_bots_a_host_of_ones_own_is_called() -> None:
         assert world.medplum.bot_host == f"127.0.0.1:{world.options.host_port}"
         project = world.client().get(f"admin/projects/{world.medplum.project_id}")["project"]
         assert {each["name"] for each in project["secret"]} >= {"HEALTH_GORILLA_CLIENT_ID", "PF_FHIR_BASE_URL"}
+
+
+def test_what_a_command_writes_its_user_alone_may_read(tmp_path: Path) -> None:
+    """Folders are 0700 and files 0600, whatever the shell's umask says."""
+    script = (
+        "import os, sys; os.umask(0); sys.argv = ['medplum-bots', '--help']\n"
+        "from bot_layer.cli import main\n"
+        "try:\n    main.main()\nexcept SystemExit:\n    pass\n"
+        f"os.mkdir({str(tmp_path / 'folder')!r}); open({str(tmp_path / 'folder' / 'file')!r}, 'w').close()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o600

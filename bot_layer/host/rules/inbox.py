@@ -18,6 +18,7 @@ from bot_layer.fhir.parameters import one
 # The queue is asked for each partition by itself, so there are not as many as there are resources: what waits behind
 # another resource of its partition waits longer, but never runs out of order.
 PARTITIONS = 48
+LONGEST_PAUSE = 600.0
 
 
 @dataclass(frozen=True)
@@ -104,4 +105,4 @@ def pause(attempt: int, retry_after: float | None, *, first: float, most: int) -
     """Seconds to wait before the next attempt (they double, up to ten minutes), or None after the last one."""
     if attempt + 1 >= most:
         return None
-    return float(min(max(first * 2**attempt, retry_after or 0.0), 600.0))
+    return float(min(max(first * 2 ** min(attempt, 64), retry_after or 0.0), LONGEST_PAUSE))

@@ -1,0 +1,142 @@
+"""The inbox's database as the host meets it: can it be opened at start, and does it take events now?
+
+DBOS waits for a database that is locked or away for as long as that lasts. An event must not: what is not stored
+within some seconds runs at once. https://docs.dbos.dev/explanations/system-tables
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from bot_layer.errors import ConfigError
+
+STORE_SECONDS: Final = 15.0
+_LOCK_SECONDS: Final = 5
+_PROBE_SECONDS: Final = 2.0
+_NO_SUCH_DATABASE: Final = re.compile(r'database "[^"]*" does not exist')  # DBOS creates it
+_log = logging.getLogger(__name__)
+
+
+def open_engine(url: str, *, seconds: int = _LOCK_SECONDS) -> sa.Engine:
+    """An engine of the inbox's database that waits so long for a lock or a connection, and no longer."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return sa.create_engine(parsed, connect_args={"timeout": seconds})
+    url_of_driver = parsed.set(drivername="postgresql+psycopg")
+    wait = {"connect_timeout": seconds, "options": f"-c statement_timeout={seconds * 1000}"}
+    return sa.create_engine(url_of_driver, pool_size=1, pool_pre_ping=True, connect_args=wait)
+
+
+def require_usable(url: str) -> None:
+    """Raise one ConfigError that says what to do where the database can't be opened."""
+    engine = open_engine(url)
+    try:
+        private_file(engine.url.database if engine.url.get_backend_name() == "sqlite" else None)
+        write_nothing(engine)
+    except (sa.exc.SQLAlchemyError, OSError) as fault:
+        if not _NO_SUCH_DATABASE.search(str(getattr(fault, "orig", ""))):
+            raise unusable(url, fault) from fault
+    finally:
+        engine.dispose()
+
+
+def unusable(url: str, fault: Exception) -> ConfigError:
+    """What to do about a database that can't be used; without the database's own words, which quote its address."""
+    if not url.startswith("sqlite"):
+        return ConfigError(
+            "The inbox's PostgreSQL can't be used: check that it runs, and the address, login and rights in "
+            "BOT_HOST_DATABASE_URL.",
+            code="inbox-unusable",
+        )
+    words = str(getattr(fault, "orig", fault))
+    if "locked" in words:
+        what = "is locked by another program: end that program (a backup, a database browser) and start again."
+    elif "not a database" in words or "malformed" in words:
+        what = "is damaged: restore it from a backup, or move it away to start with an empty inbox."
+    else:
+        what = "can't be opened: check that its folder exists and that this user may write there."
+    return ConfigError(f"The inbox's file {sa.make_url(url).database} {what}", code="inbox-unusable")
+
+
+def write_nothing(engine: sa.Engine) -> None:
+    """Take the right to write and give it back; SQLAlchemyError where the database does not give it in time."""
+    with engine.connect() as connection:
+        if engine.url.get_backend_name() == "sqlite":
+            connection.exec_driver_sql("PRAGMA schema_version")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.text("SELECT 1"))
+        connection.rollback()
+
+
+def private_file(path: str | None) -> None:
+    """A database's file that only its owner may read, made where there is none: SQLite makes its journals alike."""
+    if path and path != ":memory:":
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        Path(path).chmod(0o600)
+
+
+def within(seconds: float, work: Callable[[], None]) -> bool:
+    """True once the work is done; False where it takes longer: it then goes on in its thread. Raises what it raises."""
+    done: Future[None] = Future()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            context.run(work)
+        except BaseException as fault:  # noqa: BLE001  # given to whoever waits
+            done.set_exception(fault)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="store", daemon=True).start()
+    try:
+        done.result(seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+class Probe:
+    """Whether the database takes events (``ok``), looked at every two seconds from ``start`` to ``stop``."""
+
+    def __init__(self, url: str) -> None:
+        self.ok = True
+        self._engine = open_engine(url)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="inbox-probe", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+        self._thread.join()
+        self._engine.dispose()
+
+    def _repeat(self) -> None:
+        while not self._stopped.wait(_PROBE_SECONDS):
+            try:
+                write_nothing(self._engine)
+            except sa.exc.SQLAlchemyError as fault:
+                if self.ok:
+                    _log.error("The inbox's database takes no events; they run at once: %s", type(fault).__name__)
+                self.ok = False
+            else:
+                if not self.ok:
+                    _log.warning("The inbox's database takes events again.")
+                self.ok = True
