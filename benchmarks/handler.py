@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import enrollment, enrollment_answer
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bots.sync_practitioner import handler
 from medplum_sandbox.health_gorilla import npi
@@ -74,11 +76,12 @@ def _one_call(body: bytes) -> Json:
     event = read(json.loads(body), secret_names=_SETTINGS)
     check_input(handler.definition_path, event.input)
     target(event, "Practitioner", "practitioner")
-    hg.read(event.secrets)
+    settings = hg.read(event.secrets)
     found = Enrollment(_ROLE, _ROLE["contained"][0])
     requested = AccountRequest()
-    decision = enrollment.plan_update(_PRACTITIONER, found, requested)
-    enrollment.npi_of(_PRACTITIONER)
+    clinician = Clinician.read(_PRACTITIONER, datetime.now(UTC))
+    decision = enrollment.plan_update(clinician, found, requested)
+    enrollment.npi_of(clinician, settings)
     return enrollment_answer.answer(enrollment_answer.action_of(decision), "id", "login", requested)
 
 

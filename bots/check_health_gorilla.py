@@ -7,6 +7,7 @@ Writes nothing anywhere.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event, target
@@ -14,10 +15,13 @@ from bot_layer.bot.handler import Handler
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.parameters import values
 from bot_layer.health_gorilla import check as health_gorilla_check
+from bot_layer.health_gorilla import tenant_settings
 from bot_layer.health_gorilla.rules import checks
 from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
+from bot_layer.medplum.client import Medplum
 
 BOT = Bot(
     name="check-health-gorilla",
@@ -37,7 +41,11 @@ def check(event: Event) -> Json:
         return checks.answer(health_gorilla_check.check(event.secrets))
     asked = target(event, "Practitioner", "practitioner")
     server = medplum.connect(event)
-    return checks.answer(health_gorilla_check.check(event.secrets, lambda: server.read(asked.reference)))
+    return checks.answer(health_gorilla_check.check(event.secrets, lambda: _clinician(event, server, asked.reference)))
+
+
+def _clinician(event: Event, server: Medplum, reference: str) -> Clinician:
+    return tenant_settings.read_clinician(event, server.read(reference), datetime.now(UTC))
 
 
 def _names_somebody(event: Event) -> bool:

@@ -1,6 +1,6 @@
-"""$create-staff-user: a Health Gorilla account for somebody without NPI, or the roles of the one that is there.
+"""$create-staff-user: a Health Gorilla account for somebody without an NPI, or new roles for an existing account.
 
-Reads the Practitioner in Medplum and the account in Health Gorilla, which is known by the id that the first call wrote
+Reads the Practitioner in Medplum and the account in Health Gorilla, which is found by the id that the first call wrote
 back. Writes the account, then id and login back. Calling it again writes nothing.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event, target
@@ -40,15 +41,16 @@ BOT = Bot(
 def create(event: Event) -> Json:
     """Gather, decide, act; the answer is one Parameters resource."""
     asked = target(event, "Practitioner", "practitioner")
-    server = medplum.connect(event)
-    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event)
+    server, now = medplum.connect(event), datetime.now(UTC)
+    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now)
 
     practitioner = server.read(asked.reference)
-    enrollment.require_active(practitioner)
-    staff.require_no_npi(practitioner)
-    who = staff.person(practitioner, gorilla.settings)
-    wanted = staff.roles(event.text("role"), event.text("securityRole"), practitioner)
-    requested = practice.gather_request(server, event, practitioner, gorilla.settings)
+    person = practice.read_clinician(event, practitioner, now)
+    enrollment.require_active(person)
+    staff.require_no_npi(person)
+    who = staff.person(person, gorilla.settings)
+    wanted = staff.roles(event.text("role"), event.text("securityRole"), person)
+    requested = practice.gather_request(server, event, person, gorilla.settings, now)
     requested = replace(requested, issues=[*wanted.issues, *requested.issues])
     found, members = _gather(gorilla, who)
 
@@ -60,7 +62,7 @@ def create(event: Event) -> Json:
         decision = staff.plan_account(who, wanted, requested, gorilla.settings)
 
     if event.flag("preview"):
-        return enrollment_answer.preview(decision, practitioner, requested)
+        return enrollment_answer.preview(decision, person, requested)
     action, account = _act(gorilla, decision, who, wanted, requested, members=members)
     if gorilla.settings.is_configured_tenant:
         written = enrollment.write_back(practitioner, account.health_gorilla_id, account.login)
@@ -76,14 +78,14 @@ def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrollment | Non
     if who.health_gorilla_id or gorilla.settings.is_configured_tenant:
         return (_find(gorilla, who) if who.health_gorilla_id else None), ()
     members = gorilla.members()
-    return staff.recognise(members, who), members
+    return staff.recognize(members, who), members
 
 
 def _find(gorilla: HealthGorillaClient, who: Person, *, login_taken: bool = False) -> Enrollment | None:
     """The account by the id that Medplum keeps, else by a look through the tenant."""
     if who.health_gorilla_id:
         return staff.pick(gorilla.accounts_of(who.health_gorilla_id), who)
-    return staff.recognise(gorilla.members(), who, login_taken=login_taken)
+    return staff.recognize(gorilla.members(), who, login_taken=login_taken)
 
 
 def _act(

@@ -6,6 +6,8 @@ same name and address in the tenant. Calling it again writes nothing.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event, target
 from bot_layer.bot.handler import Handler
@@ -32,11 +34,11 @@ BOT = Bot(
 def sync(event: Event) -> Json:
     """Gather, decide, act; the answer is one Parameters resource."""
     asked = target(event, "Organization", "location")
-    server = medplum.connect(event)
+    server, now = medplum.connect(event), datetime.now(UTC)
     organization = server.read(asked.reference)
-    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, part_of=organization)
+    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now, part_of=organization)
 
-    known = locations.health_gorilla_id(organization)
+    known = locations.health_gorilla_id(organization, now)
     requested = locations.wanted(organization, gorilla.settings.tenant_id)
     found = health_gorilla_locations.find(gorilla, requested, known)
 

@@ -1,4 +1,4 @@
-"""$sync-practitioner: enroll a clinician in Health Gorilla, or bring an enrolled one up to date.
+"""$sync-practitioner: enroll a clinician in Health Gorilla, or update an enrolled one.
 
 Reads the Practitioner and the laboratories of its account numbers in Medplum, and the account in Health Gorilla;
 without one, the NPI directory. Writes the account, then Health Gorilla's id and login back. Calling it again writes
@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from bot_layer.bot.declaration import Bot, Grant, Watch
 from bot_layer.bot.event import Event, target
@@ -19,9 +20,10 @@ from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla import tenant_settings as practice
 from bot_layer.health_gorilla.accounts import Account
 from bot_layer.health_gorilla.client import HealthGorillaClient
-from bot_layer.health_gorilla.rules import account_request, enrollment, enrollment_answer, names
+from bot_layer.health_gorilla.rules import account_request, enrollment, enrollment_answer, names, practitioner_role
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
@@ -34,7 +36,9 @@ BOT = Bot(
     parameter="practitioner",
     settings=(*hg.SETTINGS, *transport.SETTINGS),
     watches=(Watch("Practitioner"),),
-    grants=(Grant("Practitioner", write=True), Grant("Organization")),
+    # Medplum's documentation calls the operation so since 2026.
+    operation_aliases=("health-gorilla-sync-practitioner",),
+    grants=(Grant("Practitioner", write=True), Grant("PractitionerRole"), Grant("Organization")),
 )
 
 
@@ -42,29 +46,34 @@ def sync(event: Event) -> Json:
     """Gather, decide, act; the answer is one Parameters resource."""
     asked = target(event, "Practitioner", "practitioner")
     if asked.deleted:
-        gone = note("practitioner-deleted", "The Practitioner was deleted in Medplum; its account was left as it is.")
-        return enrollment_answer.answer("unchanged", issues=[gone])
-    server = medplum.connect(event)
-    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event)
+        deleted = note(
+            "practitioner-deleted", "The Practitioner was deleted in Medplum; its account was left as it is."
+        )
+        return enrollment_answer.answer("unchanged", issues=[deleted])
+    server, now = medplum.connect(event), datetime.now(UTC)
+    gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now)
 
-    # The event may be stale, or made up by its caller: what is enrolled is what Medplum holds.
+    # The event may be stale, or made up by its caller: Medplum's own state is enrolled.
     practitioner = server.read(asked.reference)
-    enrollment.require_active(practitioner)
-    npi = enrollment.npi_of(practitioner)
-    requested = practice.gather_request(server, event, practitioner, gorilla.settings)
+    clinician = practice.read_clinician(event, practitioner, now)
+    enrollment.require_active(clinician)
+    npi = enrollment.npi_of(clinician, gorilla.settings)
+    requested = practice.gather_request(server, event, clinician, gorilla.settings, now)
     found = enrollment.pick(gorilla.enrollments(npi))
 
     decision: Enroll | Update | NothingToDo
     if found is not None:
         requested = account_request.for_existing(requested)
-        decision = _plan(gorilla, practitioner, found, requested, npi)
+        decision = _plan(gorilla, clinician, found, requested, npi)
     else:
         entry = enrollment.directory_entry(gorilla.directory(npi))
-        decision = enrollment.plan_enrollment(practitioner, entry, requested, gorilla.settings)
+        role = requested.practitioner_role or practice.practitioner_role(server, asked.reference, now)
+        requested = account_request.for_new(requested, role)
+        decision = enrollment.plan_enrollment(clinician, entry, requested, gorilla.settings, role=role)
 
     if event.flag("preview"):
-        return enrollment_answer.preview(decision, practitioner, requested)
-    action, account = _act(gorilla, decision, practitioner, requested, npi)
+        return enrollment_answer.preview(decision, clinician, requested)
+    action, account = _act(gorilla, decision, clinician, requested, npi)
     kept = account.login if gorilla.settings.is_configured_tenant else None
     written = enrollment.write_back(practitioner, account.health_gorilla_id, kept)
     if written != practitioner:
@@ -73,21 +82,22 @@ def sync(event: Event) -> Json:
 
 
 def _plan(
-    gorilla: HealthGorillaClient, practitioner: Json, found: Enrollment, requested: AccountRequest, npi: str
+    gorilla: HealthGorillaClient, clinician: Clinician, found: Enrollment, requested: AccountRequest, npi: str
 ) -> Update | NothingToDo:
-    if enrollment.health_gorilla_id_of(practitioner) is None:
+    if enrollment.health_gorilla_id_of(clinician) is None:
         # Nothing but the NPI leads to this account, and it may be a colleague's, typed by mistake.
-        name = names.official((found.person or {}).get("name", []))
+        name = names.official((found.person or {}).get("name"))
         entry = {} if name else enrollment.directory_entry(gorilla.directory(npi))
-        enrollment.require_name(practitioner, name or names.official(entry.get("name", [])))
-    login = enrollment.login_to_send(practitioner, found, gorilla.settings)
-    return enrollment.plan_update(practitioner, found, requested, login=login)
+        enrollment.require_name(clinician, name or names.official(entry.get("name")))
+    login = enrollment.login_to_send(clinician, found, gorilla.settings)
+    role = practitioner_role.replaced(found.role, requested.practitioner_role)
+    return enrollment.plan_update(clinician, found, requested, login=login, role=role)
 
 
 def _act(
     gorilla: HealthGorillaClient,
     decision: Enroll | Update | NothingToDo,
-    practitioner: Json,
+    clinician: Clinician,
     requested: AccountRequest,
     npi: str,
 ) -> tuple[str, Account]:
@@ -97,15 +107,15 @@ def _act(
         return enrollment.pick(gorilla.enrollments(npi))
 
     def replan() -> Update | NothingToDo:
-        return _plan(gorilla, practitioner, enrollment.require_found(find()), requested, npi)
+        return _plan(gorilla, clinician, enrollment.require_found(find()), requested, npi)
 
-    action, login = enrollment_answer.action_of(decision), enrollment.kept_login(practitioner, gorilla.settings)
+    action, login = enrollment_answer.action_of(decision), enrollment.kept_login(clinician, gorilla.settings)
     if isinstance(decision, Enroll):
         account = health_gorilla_accounts.enroll(gorilla, decision, find)
         if account.existing is None:
             return action, account
         # Made by another call, which may have known less: an earlier state of the Practitioner, say.
-        decision, login = _plan(gorilla, practitioner, account.existing, requested, npi), account.login
+        decision, login = _plan(gorilla, clinician, account.existing, requested, npi), account.login
         action = action if account.maybe_made else enrollment_answer.action_of(decision)
     settled = health_gorilla_accounts.update(gorilla, decision, replan)
     if action == "updated" and not settled.heeded:

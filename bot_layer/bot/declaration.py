@@ -41,8 +41,9 @@ class Bot:
 
     ``identifier`` is the value under ``https://www.medplum.com/integrations/bot-identifier``. ``cron`` has five fields.
     ``target`` is the type of the resource that a call is about, and ``parameter`` the name under which Parameters
-    carry it. ``types_setting`` is a setting that lists further resource types, joined by commas, which the bot may
-    write and delete. A bot with ``opt_in`` is deployed only if it is named.
+    carry it. ``operation_aliases`` are further codes under which the operation is deployed. ``types_setting`` is a
+    setting that lists further resource types, joined by commas, which the bot may write and delete. A
+    bot with ``opt_in`` is deployed only if it is named.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Bot:
     content_types: tuple[str, ...] = ()
     types_setting: str = ""
     opt_in: bool = False
+    operation_aliases: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:

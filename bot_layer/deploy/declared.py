@@ -67,7 +67,7 @@ def _of(handler: Handler, runtime: str, settings: Mapping[str, str]) -> list[Wan
         ),
     ]
     if operation is not None:
-        found.append(_operation(bot, operation))
+        found += [_operation(bot, each) for each in _operations(bot, operation)]
     for number, watch in enumerate(bot.watches, start=1):
         found += [_subscription(bot, watch, number, interaction) for interaction in watch.interactions]
     return found
@@ -109,6 +109,20 @@ def _rule(grant: Grant) -> Json:
     """https://www.medplum.com/docs/access/access-policies"""
     added = [*(_WRITE if grant.write else ()), *(["delete"] if grant.delete else ())]
     return {"resourceType": grant.resource_type, "interaction": [*_READ, *added]}
+
+
+def _operations(bot: Bot, operation: Json) -> list[Json]:
+    """The OperationDefinition of the bot, and one for each other code under which it answers."""
+    aliases = [
+        {
+            **operation,
+            "url": f"{operation['url'].rpartition('/')[0]}/{code}",
+            "name": "".join(word.capitalize() for word in code.split("-")),
+            "code": code,
+        }
+        for code in bot.operation_aliases
+    ]
+    return [operation, *aliases]
 
 
 def _operation(bot: Bot, operation: Json) -> Wanted:

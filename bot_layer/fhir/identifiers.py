@@ -1,24 +1,29 @@
-"""Identifiers: read, recognised, compared by key, and merged without losing any.
+"""Identifiers: read, recognized, compared by key, and merged without losing any.
 
-An account number (AN) is a physician's number at a laboratory, a provider number (PRN) the UUID for single sign-on;
-Health Gorilla's documents mark both now by a v2-0203 coding and now by ``type.text`` alone, so both are read and both
-are written.
+An account number (AN) is a physician's number at a laboratory, a provider number (PRN) the UUID for single sign-on.
+Health Gorilla's documents mark both sometimes by a v2-0203 coding and sometimes by ``type.text`` alone, so both are
+read and both are written.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NewType
 
+from bot_layer.fhir import periods
 from bot_layer.fhir.json import Json
 
 HEALTH_GORILLA_SYSTEM = "https://www.healthgorilla.com"
 NPI_SYSTEM = "http://hl7.org/fhir/sid/us-npi"
 V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
-V2_0203_SYSTEMS = frozenset({V2_0203, "http://hl7.org/fhir/v2/0203"})
+V2_0203_SYSTEMS = frozenset({V2_0203, "http://hl7.org/fhir/v2/0203", "urn:oid:2.16.840.1.113883.18.108"})
 DISPLAYS = {"AN": "Account number", "PRN": "Provider Number", "NPI": "National provider identifier"}
-_KINDS_BY_TEXT = {text.casefold(): code for code, text in DISPLAYS.items()}
+_KINDS_BY_TEXT = {**{text.casefold(): code for code, text in DISPLAYS.items()}, "npi": "NPI", "npi number": "NPI"}
+# C-CDA imports leave the OID. https://terminology.hl7.org/NamingSystem-npi.html
+_NPI_SYSTEMS = frozenset({"hl7.org/fhir/sid/us-npi", "2.16.840.1.113883.4.6"})
+_SCHEME = re.compile(r"(?:https?://|urn:oid:)", re.IGNORECASE)
 
 IdentifierKey = NewType("IdentifierKey", tuple[str, str, str, str])
 
@@ -26,26 +31,35 @@ IdentifierKey = NewType("IdentifierKey", tuple[str, str, str, str])
 def kind(identifier: Json) -> str:
     """``AN``, ``PRN``, ``NPI`` or another v2-0203 code, by system, by any coding, or by text; empty where none says.
 
-    The system of an NPI comes first: some records type it as a provider number.
+    An NPI's system comes first: some records type it as a provider number.
     """
-    if identifier.get("system") == NPI_SYSTEM:
+    if is_npi_system(identifier.get("system")):
         return "NPI"
     said = identifier.get("type")
     if not isinstance(said, dict):
         return ""
-    codings = (coding for coding in said.get("coding") or () if coding.get("system") in V2_0203_SYSTEMS)
-    coded = [str(coding["code"]) for coding in codings if coding.get("code")]
+    coded = [str(coding["code"]) for coding in said.get("coding") or () if _is_kind(coding)]
     if coded:
         return next((code for code in coded if code in DISPLAYS), coded[0])
     text = said.get("text")
     return _KINDS_BY_TEXT.get(text.strip().casefold(), "") if isinstance(text, str) else ""
 
 
+def is_npi_system(system: object) -> bool:
+    """Whether a system is one of the two registered for NPIs, in the spellings that occur."""
+    return isinstance(system, str) and _SCHEME.sub("", system.strip().rstrip("/"), count=1).casefold() in _NPI_SYSTEMS
+
+
+def in_force(identifiers: Iterable[Json], now: datetime) -> list[Json]:
+    """The identifiers that are valid now: not of use ``old``, and within their period."""
+    return [identifier for identifier in identifiers if periods.in_force(identifier, now)]
+
+
 def key(identifier: Json) -> IdentifierKey | None:
     """What makes two identifiers the same, or None without a value: then it is like no other.
 
     For AN and PRN that is the assigner and the value, for the rest the system, the assigner and the value; an NPI is
-    its digits. An assigner is its id, in whatever form the reference is told: relative, whole, or of a version.
+    its digits. An assigner is its id, in whatever form the reference is written: relative, absolute, or of a version.
     """
     value = identifier.get("value")
     if not isinstance(value, str) or not value.strip():
@@ -137,6 +151,12 @@ def typed(code: str) -> Json:
 def health_gorilla(value: str) -> Json:
     """The identifier under which a Medplum resource keeps its Health Gorilla id."""
     return {"system": HEALTH_GORILLA_SYSTEM, "value": value}
+
+
+def _is_kind(coding: Json) -> bool:
+    """A code of v2-0203; of the codes without a system only NPI is unmistakable."""
+    code, system = coding.get("code"), coding.get("system")
+    return bool(code) and (system in V2_0203_SYSTEMS or (not system and code == "NPI"))
 
 
 def _current(identifiers: Iterable[Json]) -> list[str]:

@@ -63,7 +63,7 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
         found = found or find()
         if found is not None:
             return Account(found.id or plan.directory_id, found.login or logins[0], existing=found, maybe_made=lost)
-        refused = _refusal(answer)
+        refused = _refusal(answer, logins[0])
         if refused.code == refusals.LOGIN_TAKEN and len(logins) > 1:
             logins.pop(0)
         elif refused.code == refusals.EMAIL_TAKEN and emails[0] is not None:
@@ -174,8 +174,8 @@ def _read(gorilla: HealthGorillaClient, role_id: str) -> Enrollment | None:
         return None
 
 
-def _refusal(answer: Answer | None) -> BotError:
-    """The error of a refusal, by its cause where the answer tells one."""
+def _refusal(answer: Answer | None, login: str = "") -> BotError:
+    """The error of a refusal, by its cause where the answer says one."""
     if answer is None or answer.status == 202 or _is_busy(answer):
         return TransientError(
             "Health Gorilla is still busy with the same request; sync again later.",
@@ -185,7 +185,7 @@ def _refusal(answer: Answer | None) -> BotError:
             path="PractitionerRole",
             code="enrolment-in-flight",
         )
-    cause = refusals.reason(answer.outcome())
+    cause = refusals.reason(answer.outcome(), login=login)
     if cause is not refusals.UNKNOWN:
         kind = LoginTaken if cause.code == refusals.LOGIN_TAKEN else InputError
         return kind(cause.text, code=cause.code)

@@ -10,15 +10,16 @@ from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import accounts, checks, enrollment, names
 from bot_layer.health_gorilla.rules.checks import Finding
+from bot_layer.health_gorilla.rules.clinician import Clinician
 
 # Well formed and given to nobody: the directory answers that it has none, and that shows that it can be searched.
 _NOBODY = "1000000004"
 
-ReadPractitioner = Callable[[], Json]
+ReadClinician = Callable[[], Clinician]
 
 
-def check(secrets: Mapping[str, str], read_practitioner: ReadPractitioner | None = None) -> list[Finding]:
-    """What each step found. ``read_practitioner`` brings the clinician who is known to be right, if there is one."""
+def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = None) -> list[Finding]:
+    """What each step found. ``read_clinician`` reads the one that the call names."""
     found: list[Finding] = []
     step = "settings"
     try:
@@ -34,7 +35,7 @@ def check(secrets: Mapping[str, str], read_practitioner: ReadPractitioner | None
         gorilla.directory(_NOBODY)
         found.append(checks.passed(step, "The NPI directory can be searched."))
         step = "practitioner"
-        found.append(_practitioner(gorilla, read_practitioner))
+        found.append(_practitioner(gorilla, read_clinician))
     except BotError as error:
         found.append(checks.failed(step, error))
     return checks.after_failure(found)
@@ -51,15 +52,15 @@ def _tenant(gorilla: HealthGorillaClient) -> Json | None:
     return found
 
 
-def _practitioner(gorilla: HealthGorillaClient, read: ReadPractitioner | None) -> Finding:
+def _practitioner(gorilla: HealthGorillaClient, read: ReadClinician | None) -> Finding:
     """The same rules as for an enrollment, without the enrollment."""
     if read is None:
         return checks.skipped("practitioner", "Name a clinician whom you know to be right to have one looked up.")
-    practitioner = read()
-    enrollment.require_active(practitioner)
-    npi = enrollment.npi_of(practitioner)
+    clinician = read()
+    enrollment.require_active(clinician)
+    npi = enrollment.npi_of(clinician, gorilla.settings)
     entry = enrollment.directory_entry(gorilla.directory(npi))
-    enrollment.require_name(practitioner, names.official(entry.get("name", [])))
+    enrollment.require_name(clinician, names.official(entry.get("name")))
     found = enrollment.pick(gorilla.enrollments(npi))
-    enrollment.require_same_id(practitioner, found.id if found else accounts.person_id({}, entry) or entry.get("id"))
+    enrollment.require_same_id(clinician, found.id if found else accounts.person_id({}, entry) or entry.get("id"))
     return checks.practitioner(found)

@@ -232,7 +232,7 @@ def test_preview_writes_nothing(here: World) -> None:
     answer = create(here, person, text("role", "officeManager"), text("securityRole", "staff"), PREVIEW)
     assert (action(answer), here.gorilla.heard) == ("updated", [])
     assert differences(answer) == [
-        "PractitionerRole.code: administrative role replaced",
+        "PractitionerRole.code: role replaced",
         "PractitionerRole.extension: security role set",
     ]
 

@@ -118,6 +118,15 @@ def test_a_clinician_moves_to_a_new_location(caller: Caller) -> None:
     assert role["location"][0]["reference"].startswith("Organization/tl-")
 
 
+def test_the_sync_answers_under_both_names(caller: Caller) -> None:
+    """Medplum's documentation calls the operation $health-gorilla-sync-practitioner by now; both are deployed."""
+    someone = caller.store(person())
+    for operation in ("sync-practitioner", "health-gorilla-sync-practitioner"):
+        for on_instance in (True, False):
+            answer = caller.call(operation, someone, on_instance=on_instance)
+            assert outcomes.codes(one(answer, "outcome")) == ["npi-missing"]
+
+
 def test_a_password_is_on_no_resource_of_medplum(caller: Caller, capfd: pytest.CaptureFixture[str]) -> None:
     """A password in a call through the server is in no AuditEvent, no resource, no version, no log of the host."""
     someone = caller.store(person(name=[{"family": "Ledger", "given": ["Basil"]}]))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from bot_layer.fhir.identifiers import NPI_SYSTEM, account_number, health_gorilla, npi
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
 NPI = "1234567893"
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DIRECTORY_NAME: Json = {"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"]}
 ENTRY: Json = {"resourceType": "Practitioner", "id": "hg-1", "name": [DIRECTORY_NAME]}
 NUMBER = account_number("Organization/f-1", "A-1")
@@ -26,6 +29,16 @@ def practitioner(*identifiers: Json, **changes: Any) -> Json:
         "name": [{"family": "Okonkwo-Reyes", "given": ["Amara", "L"]}],
     }
     return {key: value for key, value in {**whole, **changes}.items() if value is not None}
+
+
+def read(resource: Json) -> Clinician:
+    """A Practitioner as the rules see it at the time of the tests."""
+    return Clinician.read(resource, NOW)
+
+
+def clinician(*identifiers: Json, **changes: Any) -> Clinician:
+    """The value of ``practitioner(...)``."""
+    return read(practitioner(*identifiers, **changes))
 
 
 def settings(**changes: str) -> HealthGorilla:

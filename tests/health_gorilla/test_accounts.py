@@ -24,7 +24,7 @@ from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.http.transport import Patience, Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
-from tests.health_gorilla.clinicians import ENTRY, NUMBER, enrolled, practitioner, settings
+from tests.health_gorilla.clinicians import ENTRY, NUMBER, clinician, enrolled, practitioner, read, settings
 
 BASE = "https://hg.example/fhir/R4"
 TOKEN_URL = "https://hg.example/oauth/token"
@@ -44,11 +44,11 @@ def client() -> HealthGorillaClient:
 
 
 def plan(requested: AccountRequest | None = None, **changes: Any) -> Enroll:
-    return enrollment.plan_enrollment(practitioner(**changes), ENTRY, requested or AccountRequest(), settings())
+    return enrollment.plan_enrollment(clinician(**changes), ENTRY, requested or AccountRequest(), settings())
 
 
 def change(requested: AccountRequest) -> Update:
-    decision = enrollment.plan_update(practitioner(), enrolled(), requested)
+    decision = enrollment.plan_update(clinician(), enrolled(), requested)
     assert isinstance(decision, Update)
     return decision
 
@@ -195,7 +195,7 @@ def test_medplums_own_login_is_never_exchanged() -> None:
     """A login that a person has set is the only one: if it is taken the caller is told."""
     answers("POST", TAKEN_LOGIN)
     known = accounts.with_login(practitioner(), "amara")
-    made = enrollment.plan_enrollment(known, ENTRY, AccountRequest(), settings())
+    made = enrollment.plan_enrollment(read(known), ENTRY, AccountRequest(), settings())
     error = refused(lambda: accounts_there.enroll(client(), made, nobody))
     assert isinstance(error, InputError)
     assert (error.code, logins()) == ("login-taken", ["amara"])
@@ -266,6 +266,12 @@ def test_a_request_in_flight_is_for_nobody_yet(answer: tuple[int, Any]) -> None:
         ("Organization/f-9 is unknown", "laboratory-unknown"),
         ("Organization/tl-9 is unknown", "location-unknown"),
         ("Organization/t-9 is unknown", "tenant-unknown"),
+        ("No such tenant", "tenant-unknown"),
+        ("A user with this NPI already exists in the tenant", "already-enrolled"),
+        ("The practitioner is a member of tenant t-9 already", "already-enrolled"),
+        ("Duplicate provider in facility", "already-enrolled"),
+        ("The account number is already assigned to another provider of the tenant", "account-number-refused"),
+        ("The user of this tenant does not exist at the facility", "laboratory-unknown"),
     ],
 )
 @pytest.mark.parametrize("status", [400, 409, 422])
@@ -302,7 +308,7 @@ def test_missing_rights_are_the_operators_matter() -> None:
 def test_what_is_no_fhir_never_leaves() -> None:
     """The payload is validated first; the element is told, its value is not."""
     entry = {**ENTRY, "name": [{"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"], "zzyzx": 1}]}
-    made = enrollment.plan_enrollment(practitioner(), entry, AccountRequest(), settings())
+    made = enrollment.plan_enrollment(clinician(), entry, AccountRequest(), settings())
     error = refused(lambda: accounts_there.enroll(client(), made, nobody))
     assert isinstance(error, InputError)
     assert error.code == "invalid-payload"
@@ -442,7 +448,11 @@ def look_alike(**switches: Any) -> Iterator[tuple[HealthGorillaSandbox, HealthGo
         given = {"identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": npi(1)}]}
         named = {**practitioner(), **given, "name": [{"family": "Gorilla", "given": ["Joe"]}]}
         entry = client_there.directory(npi(1))[0]
-        yield gorilla, client_there, enrollment.plan_enrollment(named, entry, AccountRequest(), client_there.settings)
+        yield (
+            gorilla,
+            client_there,
+            enrollment.plan_enrollment(read(named), entry, AccountRequest(), client_there.settings),
+        )
 
 
 @pytest.mark.parametrize("keys", [True, False])
@@ -466,3 +476,19 @@ def test_a_login_that_is_taken_elsewhere_is_passed_over(clash: int) -> None:
         account = accounts_there.enroll(there, made, lambda: enrollment.pick(there.enrollments(npi(1))))
         assert account.login == made.logins[1]
         assert len(gorilla.roles()) == 1
+
+
+@responses.activate
+def test_a_clash_that_quotes_the_login_is_one_of_the_login() -> None:
+    """The next login is tried, although the text speaks of a user and a tenant only."""
+    first = plan().logins[0]
+    answers("POST", (409, outcome(f"User {first.upper()} already exists in the tenant")), (201, ""))
+    answers("GET", (200, {"resourceType": "Bundle", "type": "searchset", "total": 0}))
+    assert accounts_there.enroll(client(), plan(), nobody).login == plan().logins[1]
+
+
+@responses.activate
+def test_a_clash_without_a_text_is_known_by_its_code() -> None:
+    """FHIR's issue code says enough."""
+    answers("POST", (409, {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "duplicate"}]}))
+    assert refused(lambda: accounts_there.enroll(client(), plan(), nobody)).code == "already-enrolled"

@@ -17,7 +17,7 @@ from bot_layer.health_gorilla.rules import accounts, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
-from tests.health_gorilla.clinicians import DIRECTORY_NAME, NPI, practitioner, settings
+from tests.health_gorilla.clinicians import DIRECTORY_NAME, NPI, clinician, practitioner, read, settings
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -67,13 +67,13 @@ def test_an_update_that_was_done_leaves_nothing_to_do(
     given_: Json, found: Enrollment, requested: AccountRequest
 ) -> None:
     """plan_update(after applying plan_update) = NothingToDo, whichever address was taken."""
-    decision = enrollment.plan_update(given_, found, requested)
+    decision = enrollment.plan_update(read(given_), found, requested)
     for email in decision.emails if isinstance(decision, Update) and decision.emails else (None,):
         if isinstance(decision, NothingToDo):
             return
         role = decision.with_email(email)
         after = Enrollment(role, accounts.person_of(role))
-        assert isinstance(enrollment.plan_update(given_, after, requested), NothingToDo)
+        assert isinstance(enrollment.plan_update(read(given_), after, requested), NothingToDo)
 
 
 @given(PRACTITIONERS, enrollments(), REQUESTS)
@@ -82,7 +82,7 @@ def test_an_update_loses_nothing_and_changes_no_argument(
 ) -> None:
     """Name, login and each identifier of the account are in the payload; what was gathered stays as it was."""
     before = copy.deepcopy((given_, found, requested))
-    decision = enrollment.plan_update(given_, found, requested)
+    decision = enrollment.plan_update(read(given_), found, requested)
     assert (given_, found, requested) == before
     if isinstance(decision, NothingToDo) or found.person is None:
         return
@@ -190,7 +190,7 @@ def test_a_key_is_a_uuid_of_the_content(first: Any, second: Any) -> None:
 def test_a_payload_differs_in_login_and_address_alone(requested: AccountRequest, invite: bool) -> None:
     """What is tried after a clash is the same account under another login."""
     entry = {"id": "hg-1", "name": [DIRECTORY_NAME]}
-    plan = enrollment.plan_enrollment(practitioner(), entry, requested, settings(INVITE=str(invite).lower()))
+    plan = enrollment.plan_enrollment(clinician(), entry, requested, settings(INVITE=str(invite).lower()))
     for login in plan.logins:
         payload = plan.payload(login)
         assert json.loads(json.dumps(payload).replace(login, "x")) == plan.payload("x")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import accounts, locations, staff
 from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.clinician import security_role_of
 from bot_layer.health_gorilla.rules.staff import Roles
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
@@ -83,7 +84,7 @@ def test_roles_applied_twice_are_applied_once(role: Json, asked: Roles) -> None:
     changed = staff.with_roles(role, asked)
     assert staff.with_roles(changed, asked) is changed
     assert asked.administrative in {None, staff.administrative_role_of(changed)}
-    assert asked.security in {None, staff.security_role_of(changed)}
+    assert asked.security in {None, security_role_of(changed)}
     assert _others(changed) == _others(role)
     assert role == before
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from bots.sync_practitioner import handler as sync
 from medplum_sandbox.health_gorilla import npi
 from tests.bots import practice_world as pw
 from tests.reported_cases.conversation import Checks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k11_period_of_identifier")
 def test_k11_period_of_identifier() -> None:
     check = Checks()
 

@@ -6,15 +6,12 @@ both); or a text that says so.
 
 from __future__ import annotations
 
-import pytest
-
 from bots.sync_practitioner import handler as sync
 from medplum_sandbox.health_gorilla import npi
 from tests.bots import practice_world as pw
 from tests.reported_cases.conversation import Checks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k21_npi_oid")
 def test_k21_npi_oid() -> None:
     check = Checks()
     with pw.world() as w:

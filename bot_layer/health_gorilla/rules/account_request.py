@@ -1,25 +1,31 @@
-"""What Health Gorilla shall have of a clinician beside the name: account numbers, single sign-on, locations.
+"""What an account in Health Gorilla needs besides the name: account numbers, single sign-on, locations, role.
 
 The rules are those of the integration's guide "User Management".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, note, warning
-from bot_layer.health_gorilla.rules.settings import SYSTEM, HealthGorilla
+from bot_layer.health_gorilla.rules import practitioner_role
+from bot_layer.health_gorilla.rules.clinician import AccountNumber, Clinician
+from bot_layer.health_gorilla.rules.practice_organizations import Organizations, health_gorilla_reference
+from bot_layer.health_gorilla.rules.settings import HealthGorilla
+
+_ROLE_PARAMETER = "Parameters.parameter.where(name='practitionerRole')"
 
 
 @dataclass(frozen=True)
 class AccountRequest:
-    """What Health Gorilla shall have beside the name: identifiers to merge, locations; and what to say of them.
+    """What the account is to have besides the name, and what to report about it.
 
-    ``locations`` replaces the list there, None leaves it. ``emails`` are tried in turn. ``password`` is for a new
-    account only.
+    ``identifiers`` are merged into the account's. ``locations`` replaces the account's list; None leaves it.
+    ``emails`` are tried in turn. ``password`` is for a new account only. ``practitioner_role`` is given by the
+    call.
     """
 
     identifiers: Sequence[Json] = field(default=(), repr=False)
@@ -27,74 +33,59 @@ class AccountRequest:
     issues: Sequence[Issue] = ()
     emails: Sequence[str] = field(default=(), repr=False)
     password: str | None = field(default=None, repr=False)
+    practitioner_role: str | None = None
 
 
 def for_existing(requested: AccountRequest) -> AccountRequest:
-    """The request for an account that is there already: its password is not touched, and that is said."""
+    """The request for an account that exists: its password stays as it is, with a warning where one was given."""
     if requested.password is None:
         return requested
     text = "The account exists already: its password was left as it is; its user can change it in Health Gorilla."
     return replace(requested, password=None, issues=[*requested.issues, warning("password-not-set", text)])
 
 
-def account_numbers(practitioner: Json, organizations: Mapping[str, Json]) -> AccountRequest:
-    """The practitioner's account numbers as Health Gorilla writes them, and a warning for each that can't be resolved.
+def for_new(requested: AccountRequest, role: str | None) -> AccountRequest:
+    """The request for a new account with this practitioner role, with a warning where FHIR does not know the role."""
+    where = "PractitionerRole.code" if requested.practitioner_role is None else _ROLE_PARAMETER
+    return replace(requested, issues=[*requested.issues, *practitioner_role.issues_of(role, where)])
 
-    ``organizations`` maps references of Medplum (``Organization/id``) to the resources that were found.
+
+def resolve_numbers(numbers: Iterable[AccountNumber], organizations: Organizations) -> AccountRequest:
+    """The account numbers as Health Gorilla writes them, each once, and an issue for each that was left out.
+
+    ``organizations`` maps references of Medplum (``Organization/id``) to what was found there.
     """
     resolved: list[Json] = []
     issues: list[Issue] = []
-    for place, identifier in enumerate(practitioner.get("identifier", [])):
-        if identifiers.kind(identifier) != "AN":
-            continue
-        where = [f"Practitioner.identifier[{place}]"]
-        laboratory = laboratory_of(identifier, organizations)
-        if identifier.get("use") == "old":
-            issues.append(note("account-number-old", "An account number of use old was left out."))
-        elif not str(identifier.get("value") or "").strip():
-            issues.append(warning("account-number-empty", "An account number has no value.", expression=where))
+    for number in numbers:
+        laboratory = laboratory_of(number, organizations)
+        if not number.is_in_force:
+            text = "An account number that is not in force (use old, or outside its period) was left out."
+            issues.append(note("account-number-old", text))
+        elif not number.value:
+            issues.append(warning("account-number-empty", "An account number has no value.", expression=[number.where]))
         elif laboratory is None:
             text = "An account number's assigner is no Organization with a Health Gorilla id (f-...)."
-            issues.append(warning("account-number-unresolved", text, expression=where))
+            issues.append(warning("account-number-unresolved", text, expression=[number.where]))
         else:
-            resolved.append(identifiers.account_number(laboratory, str(identifier["value"]).strip()))
+            resolved.append(identifiers.account_number(laboratory, number.value))
     return AccountRequest(identifiers.merge([], resolved), issues=tuple(issues))
 
 
-def laboratory_of(identifier: Json, organizations: Mapping[str, Json]) -> str | None:
+def laboratory_of(number: AccountNumber, organizations: Organizations) -> str | None:
     """``Organization/f-...`` of an account number's assigner, by its resource or by its logical reference."""
-    assigner = identifier.get("assigner")
-    if not isinstance(assigner, dict):
-        return None
-    logical = assigner.get("identifier")
-    own = [logical] if isinstance(logical, dict) else []
-    known = organizations.get(str(assigner.get("reference") or ""), {}).get("identifier", [])
-    for value in identifiers.values_of([*known, *own], SYSTEM):
-        if value.startswith("f-"):
-            return f"Organization/{value}"
-    return None
+    known = health_gorilla_reference(number.assigner, organizations, "f-")
+    return known or (f"Organization/{number.laboratory}" if number.laboratory else None)
 
 
-def assigner_references(practitioner: Json) -> list[str]:
-    """The Organizations of Medplum that the account numbers name, each once."""
-    numbers = (found for found in practitioner.get("identifier", []) if identifiers.kind(found) == "AN")
-    references = (identifiers.assigner(number) for number in numbers)
-    return list(dict.fromkeys(found for found in references if found.startswith("Organization/")))
+def assigners(numbers: Iterable[AccountNumber]) -> list[str]:
+    """The Organizations of Medplum that assigned the numbers, each once."""
+    return list(dict.fromkeys(found.assigner for found in numbers if found.assigner.startswith("Organization/")))
 
 
-def with_single_sign_on(requested: AccountRequest, practitioner: Json, settings: HealthGorilla) -> AccountRequest:
+def with_single_sign_on(requested: AccountRequest, clinician: Clinician, settings: HealthGorilla) -> AccountRequest:
     """The request with the identifier for single sign-on, where a facility is set."""
     if not settings.sso_facility_id:
         return requested
-    number = identifiers.provider_number(f"Organization/{settings.sso_facility_id}", sign_on_value(practitioner))
+    number = identifiers.provider_number(f"Organization/{settings.sso_facility_id}", clinician.sign_on)
     return replace(requested, identifiers=[*requested.identifiers, number])
-
-
-def sign_on_value(practitioner: Json) -> str:
-    """The user's UUID for single sign-on: the practitioner's own PRN that no organization gave, else Medplum's id."""
-    own = (
-        str(found.get("value") or "").strip()
-        for found in practitioner.get("identifier", [])
-        if identifiers.kind(found) == "PRN" and found.get("use") != "old" and not found.get("assigner")
-    )
-    return next(filter(None, own), str(practitioner["id"]))

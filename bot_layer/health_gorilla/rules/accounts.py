@@ -17,14 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot_layer.fhir import identifiers
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 from bot_layer.health_gorilla.rules import settings as hg
 
 CONTAINED_ID = "pr"
-CLINICAL_CODES = (
-    {"system": hg.ADMINISTRATIVE_ROLE, "code": "provider", "display": "Provider"},
-    {"system": hg.PRACTITIONER_ROLE, "code": "doctor", "display": "Doctor"},
-)
+PROVIDER = {"system": hg.ADMINISTRATIVE_ROLE, "code": "provider", "display": "Provider"}
+CLINICAL_CODES = (PROVIDER, {"system": hg.PRACTITIONER_ROLE, "code": "doctor", "display": "Doctor"})
 _HEX_ID = re.compile(r"^[A-Za-z0-9\-]{1,64}$")
 
 
@@ -165,6 +163,13 @@ def with_locations(role: Json, locations: Sequence[str]) -> Json:
         return role
     kept = {key: value for key, value in role.items() if key != "location"}
     return {**kept, "location": [{"reference": reference} for reference in locations]} if locations else kept
+
+
+def code_of(concepts: Iterable[Json], system: str) -> str | None:
+    """The first code of a system among CodeableConcepts."""
+    codings = (coding for concept in concepts for coding in objects(concept.get("coding")))
+    found = (coding.get("code") for coding in codings if coding.get("system") == system)
+    return next((str(code) for code in found if code), None)
 
 
 def without_password(resource: Any) -> Any:

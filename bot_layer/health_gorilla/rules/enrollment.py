@@ -6,18 +6,22 @@ Health Gorilla id consistent on every sync, lab account numbers merged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
-from bot_layer.health_gorilla.rules import accounts, names
+from bot_layer.health_gorilla.rules import accounts, names, practitioner_role
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
+from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.names import NameMatch
 from bot_layer.health_gorilla.rules.settings import SYSTEM, HealthGorilla
 
+# What a partner's test system may have for an NPI: nothing that would read as a second value in a search.
+_MADE_UP_NPI = re.compile(r"[A-Za-z0-9\-]{1,20}")
 _MISMATCH = {
     NameMatch.FAMILY_DIFFERS: ("The family name differs from the NPI directory's.", "Practitioner.name.family"),
     NameMatch.GIVEN_DIFFERS: ("The given name differs from the NPI directory's first one.", "Practitioner.name.given"),
@@ -97,30 +101,34 @@ class NothingToDo:
 Decision = Enroll | Update | NothingToDo
 
 
-def npi_of(practitioner: Json) -> str:
-    """The practitioner's one valid NPI. InputError without one, ReviewNeeded with several."""
-    found = identifiers.npis(practitioner.get("identifier", []))
+def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
+    """The clinician's one valid NPI. InputError without one, ReviewNeeded with several."""
+    found = clinician.npis
     where = ["Practitioner.identifier.where(system='http://hl7.org/fhir/sid/us-npi')"]
     if not found:
         raise InputError("The Practitioner needs an NPI.", code="npi-missing", expression=where)
     if len(found) > 1:
         raise ReviewNeeded("The Practitioner has several NPIs: remove the wrong ones.", code="npi-ambiguous")
-    if not identifiers.is_npi(found[0]):
+    if not (identifiers.is_npi(found[0]) or (not settings.npi_check_digit and _MADE_UP_NPI.fullmatch(found[0]))):
         raise InputError("The NPI is not ten digits with a right check digit.", code="npi-invalid", expression=where)
     return found[0]
 
 
-def health_gorilla_id_of(resource: Json) -> str | None:
+def health_gorilla_id_of(clinician: Clinician) -> str | None:
     """The one Health Gorilla id that Medplum keeps, or None; ReviewNeeded with several."""
-    found = identifiers.values_of(resource.get("identifier", []), SYSTEM)
+    return one_health_gorilla_id(clinician.health_gorilla_ids)
+
+
+def one_health_gorilla_id(found: Sequence[str]) -> str | None:
+    """The only one of the ids, or None; ReviewNeeded with several."""
     if len(found) > 1:
         raise ReviewNeeded("The resource has several Health Gorilla ids.", code="health-gorilla-id-ambiguous")
     return found[0] if found else None
 
 
-def require_active(practitioner: Json) -> None:
+def require_active(clinician: Clinician) -> None:
     """Raise InputError for a practitioner who is marked inactive: no account is made or changed for them."""
-    if practitioner.get("active") is False:
+    if not clinician.is_active:
         raise InputError(
             "The Practitioner is inactive.", code="practitioner-inactive", expression=["Practitioner.active"]
         )
@@ -148,9 +156,9 @@ def directory_entry(entries: Sequence[Json]) -> Json:
     return next(iter(different.values()))
 
 
-def require_same_id(practitioner: Json, health_gorilla_id: str | None) -> None:
+def require_same_id(clinician: Clinician, health_gorilla_id: str | None) -> None:
     """Raise ReviewNeeded where Medplum keeps another Health Gorilla id than Health Gorilla itself."""
-    kept = health_gorilla_id_of(practitioner)
+    kept = health_gorilla_id_of(clinician)
     if kept and health_gorilla_id and kept != health_gorilla_id:
         raise ReviewNeeded(
             "The Health Gorilla id in Medplum differs from Health Gorilla's own: settle which person is meant.",
@@ -158,63 +166,71 @@ def require_same_id(practitioner: Json, health_gorilla_id: str | None) -> None:
         )
 
 
-def require_name(practitioner: Json, directory_name: Json) -> None:
+def require_name(clinician: Clinician, directory_name: Json) -> None:
     """Raise InputError where no name of the practitioner matches the directory's; it says which part differs."""
-    found = names.match(practitioner.get("name", []), directory_name)
+    found = names.match(clinician.names, directory_name)
     if found is not NameMatch.MATCH:
         text, where = _MISMATCH[found]
         raise InputError(text, code=found.value, expression=[where])
 
 
-def plan_enrollment(practitioner: Json, entry: Json, requested: AccountRequest, settings: HealthGorilla) -> Enroll:
-    """The account to create. Raises InputError or ReviewNeeded where it must not be."""
-    number = npi_of(practitioner)
-    name = names.official(entry.get("name", []))
-    require_same_id(practitioner, accounts.person_id({}, entry) or entry.get("id"))
-    require_name(practitioner, name)
+def plan_enrollment(
+    clinician: Clinician,
+    entry: Json,
+    requested: AccountRequest,
+    settings: HealthGorilla,
+    *,
+    role: str | None = None,
+) -> Enroll:
+    """The account to create, with ``role`` as practitioner role. InputError or ReviewNeeded where it must not be."""
+    number = npi_of(clinician, settings)
+    name = names.official(entry.get("name"))
+    require_same_id(clinician, accounts.person_id({}, entry) or entry.get("id"))
+    require_name(clinician, name)
     account = Account(
         name=name,
         identifiers=identifiers.merge([identifiers.npi(number)], requested.identifiers),
         login="",
+        codes=[accounts.PROVIDER, practitioner_role.coding(role or practitioner_role.DEFAULT)],
         organization=settings.tenant if settings.is_foreign_tenant else None,
         locations=requested.locations or (),
         invite=settings.invite,
         notify=settings.notify,
         password=requested.password,
     )
-    known = kept_login(practitioner, settings)
+    known = kept_login(clinician, settings)
     candidates = (known,) if known else accounts.login_candidates(name, f"{settings.tenant_id}|{number}")
     directory_id = str(accounts.person_id({}, entry) or entry.get("id") or "")
     return Enroll(account, candidates, directory_id, tuple(requested.emails))
 
 
-def kept_login(practitioner: Json, settings: HealthGorilla) -> str | None:
+def kept_login(clinician: Clinician, settings: HealthGorilla) -> str | None:
     """The login that Medplum keeps for the tenant: it keeps that of the configured one only."""
-    return accounts.login_of(practitioner) if settings.is_configured_tenant else None
+    return clinician.login if settings.is_configured_tenant else None
 
 
-def login_to_send(practitioner: Json, found: Enrollment, settings: HealthGorilla) -> str | None:
-    """The login to send where the account's own is not told: Medplum's, or in another tenant the generated one."""
+def login_to_send(clinician: Clinician, found: Enrollment, settings: HealthGorilla) -> str | None:
+    """The login to send where Health Gorilla does not show it: Medplum's, or in another tenant the generated one."""
     if settings.is_configured_tenant:
-        return accounts.login_of(practitioner)
-    name = names.official((found.person or {}).get("name", []))
-    return accounts.login_candidates(name, f"{settings.tenant_id}|{npi_of(practitioner)}")[0]
+        return clinician.login
+    name = names.official((found.person or {}).get("name"))
+    return accounts.login_candidates(name, f"{settings.tenant_id}|{npi_of(clinician, settings)}")[0]
 
 
 def plan_update(
-    practitioner: Json,
+    clinician: Clinician,
     found: Enrollment,
     requested: AccountRequest,
     *,
     login: str | None = None,
     role: Json | None = None,
 ) -> Update | NothingToDo:
-    """What an account lacks. Raises ReviewNeeded where the ids contradict each other, or its person can't be read.
+    """What an account lacks. ReviewNeeded where the ids contradict each other, or its person can't be read.
 
-    ``login`` is the tenant's where it is not the one that Medplum keeps, ``role`` the PractitionerRole as it shall be
-    where more than the locations changes.
+    ``login`` is the tenant's where it is not the one that Medplum keeps. ``role`` is the PractitionerRole with its new
+    codes where more than the locations changes.
     """
-    require_same_id(practitioner, found.id)
+    require_same_id(clinician, found.id)
     person = found.person or {}
     old = person.get("identifier", [])
     merged = identifiers.merge(old, requested.identifiers)
@@ -230,10 +246,9 @@ def plan_update(
         # A PUT replaces the whole account: without its person the name and every number would be lost.
         text = "Health Gorilla does not show the person of the account: it can't be changed without losing data."
         raise ReviewNeeded(text, code="enrolment-unreadable")
-    # An account's login can't be told from an update that lacks it: Medplum's is sent where Health Gorilla does not
-    # tell its own.
+    # A PUT without the login might remove it: Medplum's is sent where Health Gorilla does not show its own.
     changed = {**person, "identifier": merged} if merged else person
-    changed = accounts.with_login(changed, login or accounts.login_of(practitioner))
+    changed = accounts.with_login(changed, login or clinician.login)
     return Update(accounts.with_person(wanted, changed), added, found, emails, required)
 
 

@@ -9,7 +9,8 @@ from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, note
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
-from bot_layer.health_gorilla.rules.enrollment import Enroll, NothingToDo, Update, write_back
+from bot_layer.health_gorilla.rules.clinician import Clinician
+from bot_layer.health_gorilla.rules.enrollment import Enroll, NothingToDo, Update
 
 NO_REQUEST = AccountRequest()
 DONE = {
@@ -47,7 +48,7 @@ def answer(
     )
 
 
-def preview(decision: Enroll | Update | NothingToDo, practitioner: Json, requested: AccountRequest) -> Json:
+def preview(decision: Enroll | Update | NothingToDo, clinician: Clinician, requested: AccountRequest) -> Json:
     """What would be done: ``action``, ``preview`` true, the ``payload`` without password, and each ``difference``."""
     action = action_of(decision)
     return parameters.build(
@@ -55,7 +56,7 @@ def preview(decision: Enroll | Update | NothingToDo, practitioner: Json, request
         parameters.boolean("preview", True),
         parameters.string("healthGorillaId", _id_of(decision)),
         *_account_numbers(requested),
-        *(parameters.string("difference", difference) for difference in _differences(decision, practitioner)),
+        *(parameters.string("difference", difference) for difference in _differences(decision, clinician)),
         parameters.resource("payload", _payload(decision)),
         parameters.resource(
             "outcome", outcomes.outcome([note(f"would-be-{action}", WOULD[action]), *requested.issues])
@@ -91,7 +92,7 @@ def _payload(decision: Enroll | Update | NothingToDo) -> Json | None:
     return cleaned
 
 
-def _differences(decision: Enroll | Update | NothingToDo, practitioner: Json) -> list[str]:
+def _differences(decision: Enroll | Update | NothingToDo, clinician: Clinician) -> list[str]:
     """What would change, as elements and counts; values stand in the payload."""
     found: list[str] = []
     if isinstance(decision, Enroll):
@@ -100,7 +101,7 @@ def _differences(decision: Enroll | Update | NothingToDo, practitioner: Json) ->
         if decision.added:
             found.append(f"PractitionerRole.contained.identifier: {len(decision.added)} added")
         if decision.payload.get("code") != decision.found.role.get("code"):
-            found.append("PractitionerRole.code: administrative role replaced")
+            found.append("PractitionerRole.code: role replaced")
         if decision.payload.get("extension") != decision.found.role.get("extension"):
             found.append("PractitionerRole.extension: security role set")
         if decision.moves:
@@ -108,6 +109,6 @@ def _differences(decision: Enroll | Update | NothingToDo, practitioner: Json) ->
         if decision.emails:
             found.append("PractitionerRole.contained.telecom: e-mail address added")
     login = decision.logins[0] if isinstance(decision, Enroll) else decision.found.login
-    if write_back(practitioner, _id_of(decision), login) != practitioner:
+    if clinician.lacks(_id_of(decision), login):
         found.append("Practitioner in Medplum: Health Gorilla id and login written back")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from bot_layer.errors import InputError, ReviewNeeded
@@ -15,6 +16,7 @@ from bot_layer.fhir import identifiers, outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import note
 from bot_layer.health_gorilla.rules import enrollment, names
+from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
 from bot_layer.health_gorilla.rules.settings import SYSTEM, bare_id
 
 TYPE = {"system": "https://www.healthgorilla.com/fhir/organization-type", "code": "PRL", "display": "Practice Location"}
@@ -67,9 +69,9 @@ def wanted(organization: Json, tenant: str) -> Json:
     return {**found, "telecom": telecom} if telecom else found
 
 
-def health_gorilla_id(organization: Json) -> str | None:
+def health_gorilla_id(organization: Json, now: datetime) -> str | None:
     """The location's id that Medplum keeps (``tl-...``), or None; InputError for a tenant or a laboratory."""
-    found = enrollment.health_gorilla_id_of(organization)
+    found = enrollment.one_health_gorilla_id(PracticeOrganization.read(organization, now).health_gorilla_ids)
     if found is not None and not found.startswith("tl-"):
         text = "The Organization's Health Gorilla id is no location's (tl-...): it is a tenant or a laboratory."
         raise InputError(text, code="not-a-location", expression=["Organization.identifier"])

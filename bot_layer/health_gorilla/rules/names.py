@@ -2,7 +2,7 @@
 
 The rule is the integration's own (User Management, "Name Matching and Validation"): the family name is equal,
 ignoring case and outer white space; the directory's first given name equals the whole of Medplum's given names, or
-any single word in them; any of the practitioner's names may match. Text is compared after Unicode normalisation (NFC)
+any single word in them; any of the practitioner's names may match. Text is compared after Unicode normalization (NFC)
 and case folding, and runs of white space count as one space.
 """
 
@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NewType
 
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
+
+_FORMER = frozenset({"old", "maiden"})
+_USES = {"official": 0, "usual": 1, None: 2}
 
 ComparableName = NewType("ComparableName", str)
 
@@ -29,7 +32,7 @@ class NameMatch(StrEnum):
 
 
 def comparable(text: object) -> ComparableName:
-    """The text as it is compared; anything that is no text compares as the empty name, which never matches."""
+    """The text as it is compared; anything that is not text becomes the empty name, which never matches."""
     if not isinstance(text, str):
         return ComparableName("")
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
@@ -52,9 +55,20 @@ def match(names: Sequence[Json], directory_name: Json) -> NameMatch:
     return NameMatch.GIVEN_DIFFERS
 
 
-def official(names: Sequence[Json]) -> Json:
-    """The name that the directory goes by: the one of use ``official``, else the first; empty where there is none."""
-    return next((name for name in names if name.get("use") == "official"), names[0] if names else {})
+def official(names: object) -> Json:
+    """The name that the directory goes by; empty where there is none.
+
+    A name in force before a former one (use old or maiden, or with an end); then the complete one, then by use:
+    official, usual, none, any other. Of equals the first.
+    """
+    return min(objects(names), key=_rank, default={})
+
+
+def _rank(name: Json) -> tuple[bool, bool, int]:
+    use, period = name.get("use"), name.get("period")
+    is_former = use in _FORMER or (isinstance(period, dict) and bool(period.get("end")))
+    is_incomplete = not (comparable(name.get("family")) and _first_given(name))
+    return is_former, is_incomplete, _USES.get(use if isinstance(use, str) else None, len(_USES))
 
 
 def _first_given(name: Json) -> ComparableName:

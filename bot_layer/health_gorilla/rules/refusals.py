@@ -1,7 +1,8 @@
-"""Why Health Gorilla refused an account, as far as its answer tells.
+"""Why Health Gorilla refused an account, as far as its answer says.
 
-The texts are not documented, so the words that any such text must contain are looked for, in the whole
-OperationOutcome; what is not recognised stays ``refused-by-health-gorilla``, with the status.
+The texts are not documented, so the whole OperationOutcome is searched for the words that any such text must contain. A
+clash comes first, because its text often names what it clashes in (the tenant, the facility). What is not recognized
+stays ``refused-by-health-gorilla``, with the status.
 """
 
 from __future__ import annotations
@@ -14,30 +15,43 @@ from bot_layer.fhir.json import Json
 
 LOGIN_TAKEN = "login-taken"
 EMAIL_TAKEN = "email-taken"
-_TAKEN = r"(taken|exist|in use|already|duplicate|unique)"
+# "does not exist" is no clash.
+_CLASH = r"(\btaken\b|\bin use\b|\balready\b|\bduplicate|\bunique\b|(?<!not )\bexists?\b)"
+_PERSON = r"\b(user|account|practitioner|provider|clinician|person|member|npi)\b"
+_UNKNOWN = r"(unknown|not (found|exist|valid|known|recogni[sz]ed)|no such|invalid)"
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A cause: the code of the answer, what to do, and the words by which it is known."""
+    """A cause: the code of the answer, what to do, and the words by which it is known.
+
+    ``of_text_only``: the words are not looked for in the paths of elements, which say "Practitioner" anyway.
+    """
 
     code: str
     text: str
     words: re.Pattern[str]
+    of_text_only: bool = False
 
 
-def _reason(code: str, text: str, words: str) -> Reason:
-    return Reason(code, text, re.compile(words, re.IGNORECASE | re.DOTALL))
+def _reason(code: str, text: str, words: str, *, of_text_only: bool = False) -> Reason:
+    return Reason(code, text, re.compile(words, re.IGNORECASE | re.DOTALL), of_text_only)
 
 
 REASONS = (
-    _reason(EMAIL_TAKEN, "The e-mail address is taken in some tenant.", rf"e-?mail.*{_TAKEN}|{_TAKEN}.*e-?mail"),
+    _reason(EMAIL_TAKEN, "The e-mail address is taken in some tenant.", rf"e-?mail.*{_CLASH}|{_CLASH}.*e-?mail"),
     _reason(
         LOGIN_TAKEN,
         "The login is taken: set another one on the Practitioner.",
-        rf"(login|user ?name).*{_TAKEN}|{_TAKEN}.*(login|user ?name)",
+        rf"(login|user ?name).*{_CLASH}|{_CLASH}.*(login|user ?name)",
     ),
-    _reason("already-enrolled", "The practitioner is enrolled already; sync again.", r"already (enrolled|registered)"),
+    _reason(
+        "already-enrolled",
+        "Health Gorilla says that the person has an account already; sync again.",
+        # A clash of an account number is the next but one cause.
+        rf"^(?!.*account number).*(already (enrolled|registered)|{_PERSON}.*{_CLASH}|{_CLASH}.*{_PERSON}|\bduplicate)",
+        of_text_only=True,
+    ),
     _reason(
         "directory-name-mismatch",
         "Health Gorilla says that the name is not the NPI directory's.",
@@ -54,29 +68,41 @@ REASONS = (
         r"account number",
     ),
     _reason("location-unknown", "Health Gorilla does not know a location: run $sync-location first.", r"location|tl-"),
-    _reason("tenant-unknown", "Health Gorilla does not know the tenant: check its id.", r"tenant|Organization/t-"),
+    _reason(
+        "tenant-unknown",
+        "Health Gorilla does not know the tenant: check its id.",
+        rf"Organization/t-|tenant.*{_UNKNOWN}|{_UNKNOWN}.*tenant",
+    ),
 )
+_LOGIN = next(known for known in REASONS if known.code == LOGIN_TAKEN)
 UNKNOWN = _reason(
     "refused-by-health-gorilla", "Health Gorilla refused the account without a reason that is known here.", r""
 )
 
 
-def reason(outcome: Json) -> Reason:
-    """The first known cause that an OperationOutcome speaks of, else UNKNOWN."""
-    said = " ".join(_texts(outcome))
-    return next((known for known in REASONS if known.words.search(said)), UNKNOWN)
+def reason(outcome: Json, *, login: str = "") -> Reason:
+    """The first known cause that an OperationOutcome names, else UNKNOWN. ``login`` is the one that was asked for."""
+    texts, places = _texts(outcome)
+    said, everything = " ".join(texts), " ".join([*texts, *places])
+    if login and login.casefold() in said.casefold() and re.search(_CLASH, said, re.IGNORECASE):
+        return _LOGIN
+    found = (known for known in REASONS if known.words.search(said if known.of_text_only else everything))
+    return next(found, UNKNOWN)
 
 
-def _texts(outcome: Json) -> list[str]:
+def _texts(outcome: Json) -> tuple[list[str], list[str]]:
+    """The texts of the issues, a code that says "duplicate" among them, and the paths of their elements."""
     texts: list[str] = []
+    places: list[str] = []
     for issue in _listed(outcome.get("issue")):
         if not isinstance(issue, dict):
             continue
         details = issue.get("details")
         texts.append(str(issue.get("diagnostics") or ""))
         texts.append(str(details.get("text") or "") if isinstance(details, dict) else "")
-        texts += [str(place) for key in ("location", "expression") for place in _listed(issue.get(key))]
-    return texts
+        texts += ["duplicate"] if issue.get("code") == "duplicate" else []
+        places += [str(place) for key in ("location", "expression") for place in _listed(issue.get(key))]
+    return texts, places
 
 
 def _listed(value: Any) -> list[Any]:

@@ -56,6 +56,11 @@ SETTINGS = (
     Setting(
         "HEALTH_GORILLA_SYNC_EMAIL", "true: accounts get an e-mail address, which can reset a password", default="false"
     ),
+    Setting(
+        "HEALTH_GORILLA_NPI_CHECK_DIGIT",
+        "false: NPIs are not checked by their check digit, for a test system with made-up NPIs",
+        default="true",
+    ),
     Setting("HEALTH_GORILLA_PASSWORD", "A first password, used where a call names this secret", sensitive=True),
 )
 GRANTS = ("jwt-bearer", "client-assertion", "client-secret")
@@ -84,6 +89,7 @@ class HealthGorilla:
     invite: bool
     notify: bool
     sync_email: bool = False
+    npi_check_digit: bool = True
     configured_tenant_id: str = ""
 
     @property
@@ -139,6 +145,7 @@ def read(settings: Mapping[str, str]) -> HealthGorilla:
         invite=get("INVITE") == "true",
         notify=get("NOTIFY") == "true",
         sync_email=get("SYNC_EMAIL") == "true",
+        npi_check_digit=get("NPI_CHECK_DIGIT").casefold() not in {"false", "no", "off", "0"},
     )
 
 

@@ -1,4 +1,4 @@
-"""Accounts for people without NPI: office managers, billers, nurses. From what was gathered to one decision.
+"""Accounts for people without an NPI: office managers, billers, nurses. From what was gathered to one decision.
 
 They carry an administrative role, a security role where one is requested, and no practitioner role ("PractitionerRole
 Create", Non-Clinician Accounts). Nothing identifies them but the login, the identifier for single sign-on, and the
@@ -8,16 +8,17 @@ Health Gorilla id that Medplum keeps after the first call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, warning
-from bot_layer.health_gorilla.rules import account_request, accounts, enrollment, names
+from bot_layer.health_gorilla.rules import accounts, enrollment, names
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
+from bot_layer.health_gorilla.rules.clinician import Clinician, security_role_of
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.health_gorilla.rules.names import NameMatch
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
@@ -39,33 +40,33 @@ class Roles:
 
 @dataclass(frozen=True)
 class Person:
-    """How an account of this Practitioner would be recognised: Medplum's name and, in this tenant, its id and login."""
+    """How an account of this person is recognized: Medplum's name and, in this tenant, its id and login."""
 
-    practitioner: Json = field(repr=False)
+    clinician: Clinician = field(repr=False)
     health_gorilla_id: str | None = field(repr=False)
     login: str = field(repr=False)
     login_is_generated: bool = True
 
     @property
     def known_login(self) -> str | None:
-        """The login unless it was only made up beside an id that leads to an account, which may have another one."""
-        return accounts.login_of(self.practitioner) if self.health_gorilla_id else self.login
+        """The login; None for a generated one beside an id that leads to an account, which may have another one."""
+        return self.clinician.login if self.health_gorilla_id else self.login
 
 
-def require_no_npi(practitioner: Json) -> None:
-    """Raise InputError for a clinician: their account needs the NPI directory."""
-    if identifiers.npis(practitioner.get("identifier", [])):
+def require_no_npi(clinician: Clinician) -> None:
+    """Raise InputError for somebody with an NPI: their account needs the NPI directory."""
+    if clinician.npis:
         text = "The Practitioner has an NPI: enroll clinicians with $sync-practitioner."
         raise InputError(text, code="npi-present", expression=["Practitioner.identifier"])
 
 
-def roles(administrative: str | None, security: str | None, practitioner: Json) -> Roles:
+def roles(administrative: str | None, security: str | None, clinician: Clinician) -> Roles:
     """The roles asked for by parameter, the security role else by the Practitioner's own extension.
 
     An administrative role that no document names is passed on with a warning; a security role gives rights, so an
     unknown one is an InputError.
     """
-    wanted = security or security_role_of(practitioner)
+    wanted = security or clinician.security_role
     if wanted is not None and wanted not in SECURITY_ROLES:
         text = f"The security role must be one of {', '.join(SECURITY_ROLES)}."
         raise InputError(
@@ -78,18 +79,18 @@ def roles(administrative: str | None, security: str | None, practitioner: Json) 
     return Roles(administrative, wanted, tuple(issues))
 
 
-def person(practitioner: Json, settings: HealthGorilla) -> Person:
+def person(clinician: Clinician, settings: HealthGorilla) -> Person:
     """Who the account is for. Id and login that Medplum keeps are those of the configured tenant."""
     kept = settings.is_configured_tenant
-    login = enrollment.kept_login(practitioner, settings)
+    login = enrollment.kept_login(clinician, settings)
     # One candidate only: it is made of the Practitioner's id, so if it is taken, it is this person's.
-    made = accounts.login_candidates(real_name(practitioner), f"{settings.tenant_id}|{practitioner['id']}", count=1)[0]
-    known = enrollment.health_gorilla_id_of(practitioner) if kept else None
-    return Person(practitioner, known, login or made, login in {None, made})
+    made = accounts.login_candidates(real_name(clinician), f"{settings.tenant_id}|{clinician.id}", count=1)[0]
+    known = enrollment.health_gorilla_id_of(clinician) if kept else None
+    return Person(clinician, known, login or made, login in {None, made})
 
 
 def pick(found: Sequence[Enrollment], who: Person) -> Enrollment | None:
-    """The account with the id that Medplum keeps. ReviewNeeded where it is gone, or a clinician's, or switched off."""
+    """The account with the id that Medplum keeps. ReviewNeeded where it is missing, a clinician's, or switched off."""
     mine = [account for account in found if account.id == who.health_gorilla_id]
     if who.health_gorilla_id and not mine:
         text = "Medplum keeps a Health Gorilla id, but the tenant has no account with it."
@@ -100,7 +101,7 @@ def pick(found: Sequence[Enrollment], who: Person) -> Enrollment | None:
     return enrollment.pick(mine)
 
 
-def recognise(members: Sequence[Enrollment], who: Person, *, login_taken: bool = False) -> Enrollment | None:
+def recognize(members: Sequence[Enrollment], who: Person, *, login_taken: bool = False) -> Enrollment | None:
     """The person's account among all of the tenant, for an answer that was lost or a login that is taken; or None.
 
     The name must be the same, and beside it the login or the identifier for single sign-on; or the login was made of
@@ -108,11 +109,9 @@ def recognise(members: Sequence[Enrollment], who: Person, *, login_taken: bool =
     has said that the login is taken, and only for one that was made of this Practitioner's id: nobody else can have
     taken it. Before that, the account may be a namesake's.
     """
-    name = _comparable(real_name(who.practitioner))
+    name = _comparable(real_name(who.clinician))
     others = [account for account in members if not is_clinical(account.role)]
-    same = [
-        account for account in others if name == _comparable(names.official((account.person or {}).get("name", [])))
-    ]
+    same = [account for account in others if name == _comparable(names.official((account.person or {}).get("name")))]
     sure = [account for account in same if account.login == who.login or _signs_on_as(account, who)]
     sure += [account for account in others if account not in sure and _has_earlier_login(account, who)]
     silent = [account for account in same if account.login is None]
@@ -124,7 +123,7 @@ def recognise(members: Sequence[Enrollment], who: Person, *, login_taken: bool =
 def plan_account(who: Person, wanted: Roles, requested: AccountRequest, settings: HealthGorilla) -> Enroll:
     """The account to create."""
     account = Account(
-        name=real_name(who.practitioner),
+        name=real_name(who.clinician),
         identifiers=list(requested.identifiers),
         login="",
         codes=[_administrative(wanted.administrative or DEFAULT_ROLE)],
@@ -142,8 +141,8 @@ def plan_account(who: Person, wanted: Roles, requested: AccountRequest, settings
 def plan_update(who: Person, found: Enrollment, wanted: Roles, requested: AccountRequest) -> Update | NothingToDo:
     """The difference of the roles applied to the account, with new identifiers and locations; else nothing."""
     role = with_roles(found.role, wanted)
-    # The id that Medplum keeps is the configured tenant's: it says nothing of an account in another one.
-    known = who.practitioner if who.health_gorilla_id else {**who.practitioner, "identifier": []}
+    # The id that Medplum keeps is the configured tenant's: it says nothing about an account in another one.
+    known = who.clinician if who.health_gorilla_id else replace(who.clinician, health_gorilla_ids=())
     return enrollment.plan_update(known, found, requested, login=who.known_login, role=role)
 
 
@@ -167,30 +166,20 @@ def with_roles(role: Json, wanted: Roles) -> Json:
 
 def administrative_role_of(role: Json) -> str | None:
     """The administrative role of a PractitionerRole."""
-    return _code(role.get("code", ()), hg.ADMINISTRATIVE_ROLE)
-
-
-def security_role_of(resource: Json) -> str | None:
-    """The security role in the extension, in either of its spellings, on a PractitionerRole or a Practitioner."""
-    found = [
-        extension.get("valueCodeableConcept") or {}
-        for extension in resource.get("extension", ())
-        if extension.get("url") in hg.SECURITY_ROLE_EXTENSIONS
-    ]
-    return _code(found, hg.SECURITY_ROLE)
+    return accounts.code_of(role.get("code", ()), hg.ADMINISTRATIVE_ROLE)
 
 
 def is_clinical(role: Json) -> bool:
     """True for a PractitionerRole with a practitioner role."""
-    return _code(role.get("code", ()), hg.PRACTITIONER_ROLE) is not None
+    return accounts.code_of(role.get("code", ()), hg.PRACTITIONER_ROLE) is not None
 
 
-def real_name(practitioner: Json) -> Json:
+def real_name(clinician: Clinician) -> Json:
     """The name to send: the official one, else the usual, else the first complete one that is not old."""
     ranks = {"official": 0, "usual": 1}
     complete = [
         name
-        for name in practitioner.get("name", ())
+        for name in clinician.names
         if names.comparable(name.get("family")) and any(map(names.comparable, name.get("given") or ()))
     ]
     current = [name for name in complete if name.get("use") not in {"old", "maiden"}]
@@ -218,16 +207,6 @@ def _security(code: str) -> Json:
     return {"coding": [{"system": hg.SECURITY_ROLE, "code": code, "display": display}], "text": display}
 
 
-def _code(concepts: Sequence[Json], system: str) -> str | None:
-    found = (
-        coding.get("code")
-        for concept in concepts
-        for coding in concept.get("coding", ())
-        if coding.get("system") == system
-    )
-    return next((str(code) for code in found if code), None)
-
-
 def _has_earlier_login(account: Enrollment, who: Person) -> bool:
     """True for the digest of this Practitioner's id behind a stem of another name."""
     login = account.login or ""
@@ -236,7 +215,7 @@ def _has_earlier_login(account: Enrollment, who: Person) -> bool:
 
 
 def _signs_on_as(account: Enrollment, who: Person) -> bool:
-    own = account_request.sign_on_value(who.practitioner)
+    own = who.clinician.sign_on
     numbers = (account.person or {}).get("identifier", ())
     return any(identifiers.kind(number) == "PRN" and number.get("value") == own for number in numbers)
 

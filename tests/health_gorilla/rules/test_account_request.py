@@ -1,4 +1,4 @@
-"""What an account shall have beside the name: which laboratories and numbers are told, and which are left out."""
+"""What an account needs besides the name: which laboratories and numbers are sent, and which are left out."""
 
 from __future__ import annotations
 
@@ -11,80 +11,113 @@ from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import account_request
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
-from tests.health_gorilla.clinicians import NUMBER, practitioner, settings
+from bot_layer.health_gorilla.rules.clinician import AccountNumber
+from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
+from tests.health_gorilla.clinicians import NUMBER, clinician, practitioner, read, settings
 
-LABORATORY: Json = {"resourceType": "Organization", "id": "lab", "identifier": [{"system": hg.SYSTEM, "value": "f-1"}]}
-KNOWN = {"Organization/lab": LABORATORY}
+KNOWN = {"Organization/lab": PracticeOrganization(("f-1",))}
 
 
-def number(value: str | None = "A-1", assigner: Json | None = None, **changes: str) -> Json:
+def number(value: str | None = "A-1", assigner: Json | None = None, **changes: object) -> Json:
     made: Json = {"type": {"text": "account NUMBER"}, "assigner": assigner or {"reference": "Organization/lab"}}
     return {**made, **({} if value is None else {"value": value}), **changes}
+
+
+def resolved(*identifiers: Json, **changes: object) -> AccountRequest:
+    return account_request.resolve_numbers(read({**practitioner(*identifiers), **changes}).numbers, KNOWN)
 
 
 def test_an_account_number_names_its_laboratory_as_health_gorilla_does() -> None:
     """By coding or by text, with the assigner's f- id; the same one twice is one."""
     coded = {**number(" A-1 "), "type": {"coding": [{"system": "http://hl7.org/fhir/v2/0203", "code": "AN"}]}}
-    requested = account_request.account_numbers(practitioner(number(), coded), KNOWN)
-    assert requested == AccountRequest([account_number("Organization/f-1", "A-1")])
+    assert resolved(number(), coded) == AccountRequest([account_number("Organization/f-1", "A-1")])
 
 
 @pytest.mark.parametrize(
     ("identifier", "code", "severity"),
     [
         (number(use="old"), "account-number-old", "information"),
+        (number(period={"end": "2025"}), "account-number-old", "information"),
+        (number(period={"start": "2026-06-02"}), "account-number-old", "information"),
         (number(None), "account-number-empty", "warning"),
         (number("  "), "account-number-empty", "warning"),
         (number(assigner={"reference": "Organization/unknown"}), "account-number-unresolved", "warning"),
+        (number(assigner={"reference": "https://x.example/Organization/lab"}), "account-number-unresolved", "warning"),
         (number(assigner={"display": "Some laboratory"}), "account-number-unresolved", "warning"),
     ],
 )
-def test_an_account_number_that_is_left_out_is_told(identifier: Json, code: str, severity: str) -> None:
+def test_an_account_number_that_is_left_out_is_reported(identifier: Json, code: str, severity: str) -> None:
     """With its place, and without stopping the others."""
-    requested = account_request.account_numbers(practitioner(identifier, number("A-2")), KNOWN)
+    requested = resolved(identifier, number("A-2"))
     assert [found["value"] for found in requested.identifiers] == ["A-2"]
     assert [(issue.code, issue.severity) for issue in requested.issues] == [(code, severity)]
     assert requested.issues[0].expression in {(), ("Practitioner.identifier[1]",)}
 
 
+@pytest.mark.parametrize("period", [{"end": "2026-06"}, {"start": "2026-06-01", "end": "2027"}, {"end": "soon"}, {}])
+def test_an_account_number_within_its_period_is_sent(period: Json) -> None:
+    """The last day, month or year of a period belongs to it; a bound that is no date says nothing."""
+    requested = resolved(number(period=period))
+    assert ([found["value"] for found in requested.identifiers], requested.issues) == (["A-1"], ())
+
+
 def test_nobody_without_account_numbers_is_warned() -> None:
     """Other identifiers are no account numbers."""
-    assert account_request.account_numbers(practitioner(), KNOWN) == AccountRequest([])
-    assert account_request.account_numbers({}, KNOWN) == AccountRequest([])
+    assert resolved() == AccountRequest([])
+    assert account_request.resolve_numbers(read({}).numbers, KNOWN) == AccountRequest([])
 
 
 def test_a_laboratory_is_known_by_its_resource_or_by_a_logical_reference() -> None:
-    """Only an id with f- is one: a tenant or a location gives no account numbers."""
-    logical = {"identifier": {"system": hg.SYSTEM, "value": "f-3"}}
-    tenant = {"Organization/lab": {"identifier": [{"system": hg.SYSTEM, "value": "t-1"}]}}
-    assert account_request.laboratory_of({"assigner": logical}, {}) == "Organization/f-3"
-    assert account_request.laboratory_of(number(), KNOWN) == "Organization/f-1"
-    assert account_request.laboratory_of(number(), tenant) is None
-    assert account_request.laboratory_of({}, KNOWN) is None
-    assert account_request.laboratory_of({"assigner": {"identifier": "x"}}, KNOWN) is None
+    """Only an id with f- is one: a tenant or a location assigns no account numbers."""
+    tenant = {"Organization/lab": PracticeOrganization(("t-1",))}
+    by_reference = AccountNumber("A-1", "", assigner="Organization/lab")
+    assert account_request.laboratory_of(AccountNumber("A-1", "", laboratory="f-3"), {}) == "Organization/f-3"
+    assert account_request.laboratory_of(by_reference, KNOWN) == "Organization/f-1"
+    assert account_request.laboratory_of(by_reference, tenant) is None
+    assert account_request.laboratory_of(AccountNumber("A-1", ""), KNOWN) is None
 
 
-def test_each_laboratory_is_asked_for_once() -> None:
+@pytest.mark.parametrize(
+    ("assigner", "laboratory"),
+    [
+        ({"identifier": {"system": hg.SYSTEM, "value": "f-3"}}, "f-3"),
+        ({"reference": "#lab"}, "f-4"),
+        ({"identifier": {"system": hg.SYSTEM, "value": "t-3"}}, None),
+        ({"identifier": "x"}, None),
+        ({"reference": "#other"}, None),
+    ],
+)
+def test_an_identifier_may_name_the_laboratory_itself(assigner: Json, laboratory: str | None) -> None:
+    """By a logical reference, or by an Organization that the Practitioner contains."""
+    contained = [{"resourceType": "Organization", "id": "lab", "identifier": [{"system": hg.SYSTEM, "value": "f-4"}]}]
+    (found,) = read({**practitioner(number(assigner=assigner)), "contained": contained}).numbers
+    assert found.laboratory == laboratory
+
+
+def test_each_laboratory_is_looked_up_once() -> None:
     """And only what stands in Medplum: foreign addresses and other identifiers are not looked up."""
     foreign = number(assigner={"reference": "https://x.example/Organization/1"})
     other = {"system": "https://x.example", "value": "1", "assigner": {"reference": "Organization/other"}}
-    given = practitioner(number(), number("A-2"), foreign, other)
-    assert account_request.assigner_references(given) == ["Organization/lab"]
-    assert account_request.assigner_references({}) == []
+    given = clinician(number(), number("A-2"), foreign, other)
+    assert account_request.assigners(given.numbers) == ["Organization/lab"]
+    assert account_request.assigners(()) == []
 
 
 def test_single_sign_on_is_an_identifier_of_the_facility() -> None:
     """Medplum's id is the UUID; without a facility nothing is added."""
     requested = AccountRequest([NUMBER])
-    assert account_request.with_single_sign_on(requested, practitioner(), settings()) is requested
-    signed = account_request.with_single_sign_on(requested, practitioner(), settings(SSO_FACILITY_ID="f-9"))
-    assert signed == replace(requested, identifiers=[NUMBER, provider_number("Organization/f-9", practitioner()["id"])])
+    assert account_request.with_single_sign_on(requested, clinician(), settings()) is requested
+    signed = account_request.with_single_sign_on(requested, clinician(), settings(SSO_FACILITY_ID="f-9"))
+    own = provider_number("Organization/f-9", practitioner()["id"])
+    assert signed == replace(requested, identifiers=[NUMBER, own])
 
 
-@pytest.mark.parametrize("retired", [{"use": "old"}, {"value": " "}, {"assigner": {"reference": "Organization/1"}}])
+@pytest.mark.parametrize(
+    "retired", [{"use": "old"}, {"period": {"end": "2020-01-31"}}, {"value": " "}, {"assigner": {"reference": "x"}}]
+)
 def test_a_retired_or_foreign_provider_number_signs_nobody_on(retired: Json) -> None:
-    """A number of use old, an empty one, and one that an organization gave are passed over."""
+    """A number that is not in force, an empty one, and one that an organization assigned are passed over."""
     person = practitioner(identifier=[{"type": {"text": "Provider Number"}, "value": "retired", **retired}])
-    assert account_request.sign_on_value(person) == person["id"]
+    assert read(person).sign_on == person["id"]
     own = {"type": {"text": "Provider Number"}, "value": " own "}
-    assert account_request.sign_on_value({**person, "identifier": [*person["identifier"], own]}) == "own"
+    assert read({**person, "identifier": [*person["identifier"], own]}).sign_on == "own"

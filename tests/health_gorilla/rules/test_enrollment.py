@@ -9,19 +9,30 @@ from bot_layer.fhir.identifiers import NPI_SYSTEM, V2_0203, account_number, heal
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import account_request, accounts, enrollment
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
-from tests.health_gorilla.clinicians import DIRECTORY_NAME, ENTRY, NPI, NUMBER, enrolled, practitioner, settings
+from tests.health_gorilla.clinicians import (
+    DIRECTORY_NAME,
+    ENTRY,
+    NPI,
+    NUMBER,
+    clinician,
+    enrolled,
+    practitioner,
+    read,
+    settings,
+)
 
 SECOND_NPI = "1000000004"
 NO_REQUEST = AccountRequest()
 
 
-def planned(given: Json, requested: AccountRequest = NO_REQUEST, **changed: str) -> Enroll:
+def planned(given: Clinician, requested: AccountRequest = NO_REQUEST, **changed: str) -> Enroll:
     return enrollment.plan_enrollment(given, ENTRY, requested, settings(**changed))
 
 
-def updated(requested: AccountRequest, found: Enrollment | None = None, given: Json | None = None) -> Update:
-    decision = enrollment.plan_update(given or practitioner(), found or enrolled(), requested)
+def updated(requested: AccountRequest, found: Enrollment | None = None, given: Clinician | None = None) -> Update:
+    decision = enrollment.plan_update(given or clinician(), found or enrolled(), requested)
     assert isinstance(decision, Update)
     return decision
 
@@ -40,8 +51,8 @@ def updated(requested: AccountRequest, found: Enrollment | None = None, given: J
 def test_an_npi_is_known_by_system_or_by_type(identifier: Json) -> None:
     """The same number twice is one, and one of use old does not count."""
     old = {"system": NPI_SYSTEM, "value": SECOND_NPI, "use": "old"}
-    assert enrollment.npi_of(practitioner(identifier, old)) == NPI
-    assert enrollment.npi_of({"identifier": [identifier]}) == NPI
+    assert enrollment.npi_of(clinician(identifier, old), settings()) == NPI
+    assert enrollment.npi_of(read({"identifier": [identifier]}), settings()) == NPI
 
 
 @pytest.mark.parametrize(
@@ -56,7 +67,7 @@ def test_an_npi_is_known_by_system_or_by_type(identifier: Json) -> None:
 def test_an_npi_is_required_and_must_be_right(given: Json, code: str) -> None:
     """The caller is told where it belongs, and not what it was."""
     with pytest.raises(InputError) as caught:
-        enrollment.npi_of(given)
+        enrollment.npi_of(read(given), settings())
     assert (caught.value.code, len(caught.value.expression)) == (code, 1)
     assert "12345" not in str(caught.value)
 
@@ -64,29 +75,29 @@ def test_an_npi_is_required_and_must_be_right(given: Json, code: str) -> None:
 def test_two_npis_are_for_a_person_to_settle() -> None:
     """Nothing is chosen."""
     with pytest.raises(ReviewNeeded) as caught:
-        enrollment.npi_of(practitioner(npi(SECOND_NPI)))
+        enrollment.npi_of(clinician(npi(SECOND_NPI)), settings())
     assert caught.value.code == "npi-ambiguous"
 
 
 def test_medplum_keeps_one_health_gorilla_id() -> None:
     """None is fine, the same one twice too; two different ones are for a person."""
-    assert enrollment.health_gorilla_id_of({}) is None
-    assert enrollment.health_gorilla_id_of(practitioner(health_gorilla("hg-1"), health_gorilla("hg-1"))) == "hg-1"
+    assert enrollment.health_gorilla_id_of(read({})) is None
+    assert enrollment.health_gorilla_id_of(clinician(health_gorilla("hg-1"), health_gorilla("hg-1"))) == "hg-1"
     with pytest.raises(ReviewNeeded) as caught:
-        enrollment.health_gorilla_id_of(practitioner(health_gorilla("hg-1"), health_gorilla("hg-2")))
+        enrollment.health_gorilla_id_of(clinician(health_gorilla("hg-1"), health_gorilla("hg-2")))
     assert caught.value.code == "health-gorilla-id-ambiguous"
 
 
 @pytest.mark.parametrize("active", [True, None])
 def test_an_active_practitioner_passes(active: bool | None) -> None:
     """FHIR's default for active is true."""
-    enrollment.require_active(practitioner(active=active))
+    enrollment.require_active(clinician(active=active))
 
 
 def test_an_inactive_practitioner_gets_no_account() -> None:
     """Refused with the place."""
     with pytest.raises(InputError) as caught:
-        enrollment.require_active(practitioner(active=False))
+        enrollment.require_active(clinician(active=False))
     assert (caught.value.code, caught.value.expression) == ("practitioner-inactive", ("Practitioner.active",))
 
 
@@ -148,12 +159,12 @@ def test_an_account_that_vanished_is_for_a_person() -> None:
 def test_ids_that_agree_pass(kept: str | None, there: str | None) -> None:
     """An id that only one side has contradicts nothing."""
     known = [health_gorilla(kept)] if kept else []
-    enrollment.require_same_id(practitioner(*known), there)
+    enrollment.require_same_id(clinician(*known), there)
 
 
 def test_ids_that_differ_are_refused_on_every_sync() -> None:
     """Before an account is made as well as before one is changed."""
-    given = practitioner(health_gorilla("hg-2"))
+    given = clinician(health_gorilla("hg-2"))
     for refused in (
         lambda: enrollment.require_same_id(given, "hg-1"),
         lambda: planned(given),
@@ -176,7 +187,7 @@ def test_ids_that_differ_are_refused_on_every_sync() -> None:
 def test_a_name_that_is_not_the_directorys_is_refused(name: Json, code: str, place: str) -> None:
     """The answer says which part differs, and tells neither name."""
     with pytest.raises(InputError) as caught:
-        planned(practitioner(name=[name]))
+        planned(clinician(name=[name]))
     assert (caught.value.code, caught.value.expression) == (code, (place,))
     assert "Okonkwo" not in str(caught.value)
 
@@ -184,7 +195,7 @@ def test_a_name_that_is_not_the_directorys_is_refused(name: Json, code: str, pla
 def test_a_directory_record_without_a_name_is_refused() -> None:
     """Nothing can be compared with it."""
     with pytest.raises(InputError) as caught:
-        enrollment.plan_enrollment(practitioner(), {"id": "hg-1"}, NO_REQUEST, settings())
+        enrollment.plan_enrollment(clinician(), {"id": "hg-1"}, NO_REQUEST, settings())
     assert caught.value.code == "directory-name-missing"
 
 
@@ -193,7 +204,7 @@ def test_a_directory_record_without_a_name_is_refused() -> None:
 
 def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> None:
     """The NPI comes first, then what is requested, no key twice; the order of the directory's name is untouched."""
-    plan = planned(practitioner(), AccountRequest([npi(NPI), NUMBER]))
+    plan = planned(clinician(), AccountRequest([npi(NPI), NUMBER]))
     payload = plan.payload(plan.logins[0])
     person = payload["contained"][0]
     assert person["name"] == [DIRECTORY_NAME]
@@ -205,7 +216,7 @@ def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> Non
 def test_the_official_name_of_the_record_is_the_one() -> None:
     """Other names of a directory record are passed over."""
     entry = {**ENTRY, "name": [{"use": "maiden", "family": "Okonkwo", "given": ["Amara"]}, DIRECTORY_NAME]}
-    plan = enrollment.plan_enrollment(practitioner(), entry, NO_REQUEST, settings())
+    plan = enrollment.plan_enrollment(clinician(), entry, NO_REQUEST, settings())
     assert plan.account.name == DIRECTORY_NAME
 
 
@@ -213,24 +224,22 @@ def test_a_directory_id_is_the_records_identifier_before_its_id() -> None:
     """And where neither is told it is empty."""
     own = {**ENTRY, "identifier": [health_gorilla("hg-7")]}
     bare = {"name": [DIRECTORY_NAME]}
-    ids = [
-        enrollment.plan_enrollment(practitioner(), entry, NO_REQUEST, settings()).directory_id for entry in (own, bare)
-    ]
+    ids = [enrollment.plan_enrollment(clinician(), entry, NO_REQUEST, settings()).directory_id for entry in (own, bare)]
     assert ids == ["hg-7", ""]
 
 
 def test_the_login_is_medplums_else_generated_and_stable() -> None:
     """A retry generates the same ones; another tenant has others."""
-    known = accounts.with_login(practitioner(), "amara")
+    known = read(accounts.with_login(practitioner(), "amara"))
     assert planned(known).logins == ("amara",)
-    assert planned(practitioner()).logins == planned(practitioner()).logins
-    assert len(planned(practitioner()).logins) == 5
-    assert planned(practitioner(), TENANT_ID="t-2").logins != planned(practitioner()).logins
+    assert planned(clinician()).logins == planned(clinician()).logins
+    assert len(planned(clinician()).logins) == 5
+    assert planned(clinician(), TENANT_ID="t-2").logins != planned(clinician()).logins
 
 
 def test_another_tenant_does_without_the_login_of_the_configured_one() -> None:
     """Medplum keeps one login: that of the configured tenant."""
-    known = accounts.with_login(practitioner(), "amara")
+    known = read(accounts.with_login(practitioner(), "amara"))
     elsewhere = settings().in_tenant("t-2")
     plan = enrollment.plan_enrollment(known, ENTRY, NO_REQUEST, elsewhere)
     assert "amara" not in plan.logins
@@ -241,7 +250,7 @@ def test_another_tenant_does_without_the_login_of_the_configured_one() -> None:
 
 def test_a_subtenant_of_the_settings_is_named_in_the_account() -> None:
     """The login's own tenant is not."""
-    plan = planned(practitioner(), SUBTENANT_ID="t-2")
+    plan = planned(clinician(), SUBTENANT_ID="t-2")
     assert plan.payload("x")["organization"] == {"reference": "Organization/t-2"}
 
 
@@ -250,7 +259,7 @@ def test_each_login_and_address_is_tried_in_a_payload_of_its_own() -> None:
     requested = AccountRequest(
         locations=["Organization/tl-1"], emails=["a@practice.example"], password="first-password"
     )
-    plan = planned(practitioner(), requested, INVITE="true", NOTIFY="true")
+    plan = planned(clinician(), requested, INVITE="true", NOTIFY="true")
     first, second = plan.payload("one", "a@practice.example"), plan.payload("two")
     assert plan.emails == ("a@practice.example",)
     assert "tag" not in first["meta"]
@@ -270,7 +279,7 @@ def test_nothing_is_sent_where_nothing_is_missing() -> None:
     found = enrolled(NUMBER, location=[{"reference": "Organization/tl-1"}])
     person = {**(found.person or {}), "telecom": [{"system": "email", "value": "a@practice.example"}]}
     requested = AccountRequest([NUMBER], locations=["Organization/tl-1"], emails=["b@practice.example"])
-    decision = enrollment.plan_update(practitioner(), Enrollment(found.role, person), requested)
+    decision = enrollment.plan_update(clinician(), Enrollment(found.role, person), requested)
     assert decision == NothingToDo(Enrollment(found.role, person))
 
 
@@ -286,7 +295,7 @@ def test_an_update_adds_and_loses_nothing() -> None:
 
 def test_an_update_carries_a_login_that_health_gorilla_does_not_tell() -> None:
     """Its own stays where it tells one; else the one given for the tenant, else Medplum's."""
-    known = accounts.with_login(practitioner(), "from-medplum")
+    known = read(accounts.with_login(practitioner(), "from-medplum"))
     silent = enrolled(login=None)
     requested = AccountRequest([NUMBER])
 
@@ -302,11 +311,11 @@ def test_an_update_carries_a_login_that_health_gorilla_does_not_tell() -> None:
 
 def test_the_login_to_send_is_medplums_or_in_another_tenant_the_generated_one() -> None:
     """The generated one is that which an enrollment there would have used."""
-    known = accounts.with_login(practitioner(), "amara")
+    known = read(accounts.with_login(practitioner(), "amara"))
     elsewhere = settings().in_tenant("t-2")
-    generated = enrollment.plan_enrollment(practitioner(), ENTRY, NO_REQUEST, elsewhere).logins[0]
+    generated = enrollment.plan_enrollment(clinician(), ENTRY, NO_REQUEST, elsewhere).logins[0]
     assert enrollment.login_to_send(known, enrolled(), settings()) == "amara"
-    assert enrollment.login_to_send(practitioner(), enrolled(), settings()) is None
+    assert enrollment.login_to_send(clinician(), enrolled(), settings()) is None
     assert enrollment.login_to_send(known, enrolled(), elsewhere) == generated
     assert enrollment.login_to_send(known, Enrollment({}), elsewhere)
 
@@ -314,14 +323,14 @@ def test_the_login_to_send_is_medplums_or_in_another_tenant_the_generated_one() 
 def test_an_account_whose_person_is_not_shown_is_never_overwritten() -> None:
     """A PUT replaces the whole: without the person, name and numbers would be lost. Nothing to do is fine."""
     hidden = Enrollment({"id": "role-1", "practitioner": {"reference": "Practitioner/hg-1"}})
-    assert enrollment.plan_update(practitioner(), hidden, NO_REQUEST) == NothingToDo(hidden)
+    assert enrollment.plan_update(clinician(), hidden, NO_REQUEST) == NothingToDo(hidden)
     for requested in (
         AccountRequest([NUMBER]),
         AccountRequest(locations=["Organization/tl-1"]),
         AccountRequest(emails=["a@practice.example"]),
     ):
         with pytest.raises(ReviewNeeded) as caught:
-            enrollment.plan_update(practitioner(), hidden, requested)
+            enrollment.plan_update(clinician(), hidden, requested)
         assert caught.value.code == "enrolment-unreadable"
 
 
@@ -337,7 +346,7 @@ def test_locations_move() -> None:
 def test_no_request_leaves_the_locations() -> None:
     """None leaves them, an empty list takes them away."""
     found = enrolled(location=[{"reference": "Organization/tl-1"}])
-    assert enrollment.plan_update(practitioner(), found, NO_REQUEST) == NothingToDo(found)
+    assert enrollment.plan_update(clinician(), found, NO_REQUEST) == NothingToDo(found)
     assert "location" not in updated(AccountRequest(locations=[]), found).payload
 
 
@@ -345,7 +354,7 @@ def test_another_role_is_an_update() -> None:
     """Roles of staff change beside the locations: then it is more than a move."""
     found = enrolled()
     role = {**found.role, "code": [{"text": "other"}]}
-    decision = enrollment.plan_update(practitioner(), found, AccountRequest(locations=["Organization/tl-1"]), role=role)
+    decision = enrollment.plan_update(clinician(), found, AccountRequest(locations=["Organization/tl-1"]), role=role)
     assert isinstance(decision, Update)
     assert decision.payload["code"] == [{"text": "other"}]
     assert (decision.moves, decision.only_moves) == (True, False)
@@ -402,6 +411,6 @@ def test_what_medplum_has_stays() -> None:
 def test_no_person_shows_in_the_representation() -> None:
     """Decisions may be logged: they tell neither name, number, login nor address."""
     requested = AccountRequest([NUMBER], emails=["amara@practice.example"], password="first-password")
-    for value in (requested, planned(practitioner(), requested), updated(requested), enrolled(NUMBER)):
+    for value in (requested, planned(clinician(), requested), updated(requested), enrolled(NUMBER)):
         for secret in ("OKONKWO", NPI, "A-1", "amara", "first-password", "hg-1"):
             assert secret not in repr(value)

@@ -13,7 +13,7 @@ from bot_layer.fhir.parameters import one, values
 from bot_layer.health_gorilla.rules import accounts, enrollment, enrollment_answer
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
-from tests.health_gorilla.clinicians import ENTRY, NPI, NUMBER, enrolled, practitioner, settings
+from tests.health_gorilla.clinicians import ENTRY, NPI, NUMBER, clinician, enrolled, practitioner, read, settings
 
 REQUESTS = AccountRequest(
     [NUMBER, {"system": "https://x.example", "value": "no account number"}],
@@ -24,11 +24,11 @@ WRITTEN_BACK = "Practitioner in Medplum: Health Gorilla id and login written bac
 
 
 def enroll(requested: AccountRequest = REQUESTS) -> Enroll:
-    return enrollment.plan_enrollment(practitioner(), ENTRY, requested, settings())
+    return enrollment.plan_enrollment(clinician(), ENTRY, requested, settings())
 
 
 def update(requested: AccountRequest = REQUESTS, found: Enrollment | None = None) -> Update:
-    decision = enrollment.plan_update(practitioner(), found or enrolled(), requested)
+    decision = enrollment.plan_update(clinician(), found or enrolled(), requested)
     assert isinstance(decision, Update)
     return decision
 
@@ -36,7 +36,7 @@ def update(requested: AccountRequest = REQUESTS, found: Enrollment | None = None
 def preview(
     decision: Enroll | Update | NothingToDo, given: Json | None = None, requested: AccountRequest = REQUESTS
 ) -> Json:
-    answer = enrollment_answer.preview(decision, given or practitioner(), requested)
+    answer = enrollment_answer.preview(decision, read(given or practitioner()), requested)
     Parameters.model_validate(answer)
     return answer
 
@@ -116,12 +116,12 @@ def test_a_preview_names_each_change_of_roles_and_address() -> None:
     found = enrolled(extension=[{"url": "x"}], code=[{"text": "old"}])
     requested = AccountRequest(emails=["a@practice.example"])
     roles: list[tuple[Json, list[str]]] = [
-        ({"code": [{"text": "new"}]}, ["PractitionerRole.code: administrative role replaced"]),
+        ({"code": [{"text": "new"}]}, ["PractitionerRole.code: role replaced"]),
         ({"extension": []}, ["PractitionerRole.extension: security role set"]),
         ({}, []),
     ]
     for changes, expected in roles:
-        decision = enrollment.plan_update(practitioner(), found, requested, role={**found.role, **changes})
+        decision = enrollment.plan_update(clinician(), found, requested, role={**found.role, **changes})
         assert values(preview(decision, synced(), requested), "difference") == [
             *expected,
             "PractitionerRole.contained.telecom: e-mail address added",

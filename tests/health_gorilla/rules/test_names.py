@@ -68,3 +68,29 @@ def test_a_null_among_the_given_names_is_passed_over() -> None:
     """FHIR writes it where only an extension is told of a word."""
     theirs = {"family": "Gorilla", "given": ["Mary Ann"]}
     assert match([{"family": "Gorilla", "given": ["Mary", None, "Ann"]}], theirs) is NameMatch.MATCH
+
+
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [
+        ({"use": "maiden"}, {}),
+        ({"use": "old"}, {"use": "nickname"}),
+        ({"period": {"end": "2019-03"}}, {"use": "usual"}),
+        ({"use": "official", "period": {"start": "2001", "end": "2019"}}, {"use": "usual"}),
+        ({"use": "nickname"}, {}),
+        ({}, {"use": "usual"}),
+    ],
+)
+def test_a_former_name_of_the_directory_is_not_the_first_choice(former: Json, current: Json) -> None:
+    """Wherever it stands in the list; alone it is the name."""
+    before, now = name("Before", "Ann", **former), name("Now", "Ann", **current)
+    assert official([before, now]) == official([now, before]) == now
+    assert official([before]) == before
+    assert official("no list") == {}
+
+
+def test_an_incomplete_name_stands_behind_a_complete_one() -> None:
+    """But a former name never stands in for the current one."""
+    bare: Json = {"use": "official", "text": "Dr. A. Now"}
+    assert official([bare, name("Now", "Ann")]) == name("Now", "Ann")
+    assert official([bare, name("Before", "Ann", use="old")]) == bare

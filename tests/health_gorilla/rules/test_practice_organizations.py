@@ -1,4 +1,4 @@
-"""What Medplum holds of a practice, read without a server."""
+"""What Medplum holds about a practice, read without a server."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import pytest
 from bot_layer.errors import InputError
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
+from bot_layer.health_gorilla.rules import account_request
 from bot_layer.health_gorilla.rules import practice_organizations as practice
+from bot_layer.health_gorilla.rules.clinician import LAB_ACCOUNT_EXTENSION, LOCATION_EXTENSION
+from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
+from tests.health_gorilla.clinicians import NOW, read
 
 HG = "https://www.healthgorilla.com"
-LAB = {"resourceType": "Organization", "id": "1", "identifier": [{"system": HG, "value": "f-1"}]}
 PLACE = {"resourceType": "Organization", "id": "2", "identifier": [{"system": HG, "value": "tl-2"}]}
+KNOWN = {
+    "Organization/1": PracticeOrganization(("f-1",)),
+    "Organization/2": PracticeOrganization.read(PLACE, NOW),
+}
 
 
 def parameters(*values: Json) -> Json:
@@ -45,14 +52,14 @@ def test_locations_of_the_practitioner() -> None:
     """The extension may stand several times; others, and one that refers to nothing, are left out."""
     practitioner = {
         "extension": [
-            {"url": practice.LOCATION_EXTENSION, "valueReference": {"reference": "Organization/2"}},
-            {"url": practice.LOCATION_EXTENSION, "valueReference": {"reference": "Organization/2"}},
-            {"url": practice.LOCATION_EXTENSION, "valueString": "Organization/3"},
+            {"url": LOCATION_EXTENSION, "valueReference": {"reference": "Organization/2"}},
+            {"url": LOCATION_EXTENSION, "valueReference": {"reference": "Organization/2"}},
+            {"url": LOCATION_EXTENSION, "valueString": "Organization/3"},
             {"url": "https://clinic.example/other", "valueReference": {"reference": "Organization/4"}},
         ]
     }
-    assert practice.locations_of(practitioner) == ["Organization/2"]
-    assert practice.locations_of({}) == []
+    assert read(practitioner).locations == ("Organization/2",)
+    assert read({}).locations == ()
 
 
 @pytest.mark.parametrize("other", [{"reference": "Location/2"}, {"display": "North"}, {"identifier": {"value": "2"}}])
@@ -60,11 +67,11 @@ def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Jso
     """The others alone would replace the list in Health Gorilla; one that is named by its id there is known."""
     logical = {"identifier": {"system": HG, "value": "tl-9"}}
     named = [{"reference": "Organization/2"}, logical, other]
-    extensions = [{"url": practice.LOCATION_EXTENSION, "valueReference": value} for value in named]
-    found = practice.locations_of({"extension": extensions})
+    extensions = [{"url": LOCATION_EXTENSION, "valueReference": value} for value in named]
+    found = read({"extension": extensions}).locations
     with pytest.raises(InputError, match="1 of 3 locations"):
-        practice.resolve_locations(found, {"Organization/2": PLACE})
-    assert practice.resolve_locations(found[:2], {"Organization/2": PLACE}) == [
+        practice.resolve_locations(found, KNOWN)
+    assert practice.resolve_locations(found[:2], KNOWN) == [
         "Organization/tl-2",
         "Organization/tl-9",
     ]
@@ -72,20 +79,19 @@ def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Jso
 
 def test_health_gorilla_references() -> None:
     """An Organization is named by the id of the kind that is asked for; Health Gorilla's own references pass."""
-    known = {"Organization/1": LAB, "Organization/2": PLACE}
-    assert practice.health_gorilla_reference("Organization/2", known, "tl-") == "Organization/tl-2"
-    assert practice.health_gorilla_reference("Organization/1", known, "tl-") is None
-    assert practice.health_gorilla_reference("Organization/3", known, "tl-") is None
+    assert practice.health_gorilla_reference("Organization/2", KNOWN, "tl-") == "Organization/tl-2"
+    assert practice.health_gorilla_reference("Organization/1", KNOWN, "tl-") is None
+    assert practice.health_gorilla_reference("Organization/3", KNOWN, "tl-") is None
     assert practice.health_gorilla_reference("Organization/tl-9", {}, "tl-") == "Organization/tl-9"
-    assert practice.resolve_locations(["Organization/2", "Organization/tl-9"], known) == [
+    assert practice.resolve_locations(["Organization/2", "Organization/tl-9"], KNOWN) == [
         "Organization/tl-2",
         "Organization/tl-9",
     ]
     with pytest.raises(InputError, match="2 of 3 locations"):
-        practice.resolve_locations(["Organization/1", "Organization/2", "Organization/3"], known)
+        practice.resolve_locations(["Organization/1", "Organization/2", "Organization/3"], KNOWN)
     assert practice.resolve_tenant("Organization/t-7", {}) == "t-7"
     with pytest.raises(InputError) as refused:
-        practice.resolve_tenant("Organization/2", known)
+        practice.resolve_tenant("Organization/2", KNOWN)
     assert refused.value.code == "tenant-not-known"
 
 
@@ -96,7 +102,7 @@ def test_practice_numbers_by_the_types_of_their_parts() -> None:
         "extension": [
             {"url": "https://clinic.example/other"},
             {
-                "url": practice.LAB_ACCOUNT_EXTENSION,
+                "url": LAB_ACCOUNT_EXTENSION,
                 "extension": [
                     {"url": "lab", "valueReference": laboratory},
                     {"url": "account", "valueString": "A"},
@@ -104,42 +110,44 @@ def test_practice_numbers_by_the_types_of_their_parts() -> None:
                 ],
             },
             {
-                "url": practice.LAB_ACCOUNT_EXTENSION,
+                "url": LAB_ACCOUNT_EXTENSION,
                 "extension": [{"url": "number", "valueIdentifier": {"value": "B", "assigner": laboratory}}],
             },
-            {"url": practice.LAB_ACCOUNT_EXTENSION},
+            {"url": LAB_ACCOUNT_EXTENSION},
         ]
     }
-    numbers = practice.practice_numbers(practitioner)
-    assert [number.get("value") for number in numbers] == ["A", "B", None]
-    assert practice.assigners(numbers) == ["Organization/1"]
-    resolved, issues = practice.resolve_numbers(numbers, {"Organization/1": LAB}, "Practitioner.extension")
-    assert resolved == [identifiers.account_number("Organization/f-1", value) for value in ("A", "B")]
-    assert [issue.code for issue in issues] == ["account-number-empty"]
-    _, issues = practice.resolve_numbers(numbers[:1], {}, "Practitioner.extension")
-    assert [(issue.code, issue.expression) for issue in issues] == [
+    numbers = read(practitioner).numbers
+    assert [number.value for number in numbers] == ["A", "B", ""]
+    assert account_request.assigners(numbers) == ["Organization/1"]
+    requested = account_request.resolve_numbers(numbers, KNOWN)
+    assert requested.identifiers == [identifiers.account_number("Organization/f-1", value) for value in ("A", "B")]
+    assert [issue.code for issue in requested.issues] == ["account-number-empty"]
+    unresolved = account_request.resolve_numbers(numbers[:1], {}).issues
+    assert [(issue.code, issue.expression) for issue in unresolved] == [
         ("account-number-unresolved", ("Practitioner.extension",))
     ]
 
 
-def test_practice_numbers_that_are_old_or_have_a_logical_laboratory() -> None:
-    """The rules are those of a physician's own: old ones are left out, a laboratory may be named by its id."""
-    logical = {"identifier": {"system": HG, "value": "f-1"}}
-    numbers = [
-        {"type": {"text": "Account number"}, "value": "A", "use": "old", "assigner": {"reference": "Organization/1"}},
-        {"type": {"text": "Account number"}, "value": "B", "assigner": logical},
-    ]
-    resolved, issues = practice.resolve_numbers(numbers, {"Organization/1": LAB}, "Organization.identifier")
-    assert resolved == [identifiers.account_number("Organization/f-1", "B")]
-    assert [(issue.code, issue.severity) for issue in issues] == [("account-number-old", "information")]
-    part = {"url": "number", "valueIdentifier": {key: numbers[0][key] for key in ("value", "use", "assigner")}}
-    (read,) = practice.practice_numbers(
-        {"extension": [{"url": practice.LAB_ACCOUNT_EXTENSION, "extension": [part]}]},
-    )
-    assert practice.resolve_numbers([read], {"Organization/1": LAB}, "Practitioner.extension")[0] == []
+@pytest.mark.parametrize("over", [{"use": "old"}, {"period": {"end": "2026-05-31"}}])
+def test_practice_numbers_that_are_over_or_have_a_logical_laboratory(over: Json) -> None:
+    """The rules are those of a physician's own: one that is over is left out, a laboratory may be named by its id."""
+    number = {"type": {"text": "Account number"}, "value": "A", **over, "assigner": {"reference": "Organization/1"}}
+    logical = {
+        "type": {"text": "Account number"},
+        "value": "B",
+        "assigner": {"identifier": {"system": HG, "value": "f-1"}},
+    }
+    location = PracticeOrganization.read({"identifier": [*PLACE["identifier"], number, logical]}, NOW)
+    requested = account_request.resolve_numbers(location.numbers, KNOWN)
+    assert requested.identifiers == [identifiers.account_number("Organization/f-1", "B")]
+    assert [(issue.code, issue.severity) for issue in requested.issues] == [("account-number-old", "information")]
+    part = {"url": "number", "valueIdentifier": {key: value for key, value in number.items() if key != "type"}}
+    own = read({"extension": [{"url": LAB_ACCOUNT_EXTENSION, "extension": [part]}]})
+    assert account_request.resolve_numbers(own.numbers, KNOWN).identifiers == []
 
 
-def test_numbers_of_a_location() -> None:
-    """Account numbers are told from other identifiers of the Organization by their type."""
-    number = {"type": {"text": "Account number"}, "value": "A"}
-    assert practice.numbers_of({"identifier": [*PLACE["identifier"], number]}) == [number]
+def test_the_ids_of_an_organization_that_are_over_are_not_its_ids() -> None:
+    """A location that was closed in Health Gorilla and opened anew has two ids, one of which is in force."""
+    closed = {"system": HG, "value": "tl-1", "period": {"end": "2024-12-31"}}
+    found = PracticeOrganization.read({"identifier": [closed, {"system": HG, "value": "tl-2"}]}, NOW)
+    assert found.health_gorilla_ids == ("tl-2",)

@@ -10,8 +10,10 @@ from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules import staff
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.clinician import security_role_of
 from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
 from bot_layer.health_gorilla.rules.staff import Person, Roles
+from tests.health_gorilla.clinicians import read
 
 NAME = {"family": "Deskwright", "given": ["Flora"]}
 PRACTITIONER = {"resourceType": "Practitioner", "id": "m-1", "name": [NAME]}
@@ -47,7 +49,7 @@ def account(
 
 
 def who(practitioner: Json | None = None) -> Person:
-    return staff.person(practitioner or PRACTITIONER, SETTINGS)
+    return staff.person(read(practitioner or PRACTITIONER), SETTINGS)
 
 
 def test_the_name_to_send() -> None:
@@ -60,25 +62,25 @@ def test_the_name_to_send() -> None:
         {"use": "usual", "family": "Deskwright", "given": ["Flora"], "suffix": ["CMA"], "period": {"start": "2020"}},
         {"use": "official", "family": "Deskwright", "given": ["Flora", "Jane"], "text": "Flora J. Deskwright"},
     ]
-    assert staff.real_name({"name": names})["text"] == "Flora J. Deskwright"
-    assert staff.real_name({"name": names[:-1]}) == {
+    assert staff.real_name(read({"name": names}))["text"] == "Flora J. Deskwright"
+    assert staff.real_name(read({"name": names[:-1]})) == {
         "use": "official",
         "text": "Flora Deskwright",
         "family": "Deskwright",
         "given": ["Flora"],
         "suffix": ["CMA"],
     }
-    assert staff.real_name({"name": names[:-2]})["family"] == "Desk"
+    assert staff.real_name(read({"name": names[:-2]}))["family"] == "Desk"
 
 
 def test_roles_by_parameter_then_by_the_practitioner() -> None:
     """A parameter comes before the practitioner's own extension; one list is open, the other closed."""
     practitioner = {**PRACTITIONER, "extension": [security(OLD_URL, "readonly")]}
-    assert staff.roles(None, None, practitioner) == Roles(None, "readonly")
-    assert staff.roles("staff", "administrator", practitioner) == Roles("staff", "administrator")
-    assert [issue.code for issue in staff.roles("nurse", None, PRACTITIONER).issues] == ["role-unknown"]
+    assert staff.roles(None, None, read(practitioner)) == Roles(None, "readonly")
+    assert staff.roles("staff", "administrator", read(practitioner)) == Roles("staff", "administrator")
+    assert [issue.code for issue in staff.roles("nurse", None, read(PRACTITIONER)).issues] == ["role-unknown"]
     with pytest.raises(BotError) as refused:
-        staff.roles(None, None, {"extension": [security(OLD_URL, "root")]})
+        staff.roles(None, None, read({"extension": [security(OLD_URL, "root")]}))
     assert refused.value.code == "security-role-unknown"
 
 
@@ -90,9 +92,9 @@ def test_the_login_is_medplums_or_made_of_its_id() -> None:
         "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": "flora"}],
     }
     assert (who(known).login, who(known).health_gorilla_id, who(known).login_is_generated) == ("flora", "hg-1", False)
-    other = staff.person(known, SETTINGS.in_tenant("t-2"))
+    other = staff.person(read(known), SETTINGS.in_tenant("t-2"))
     assert (other.health_gorilla_id, other.login_is_generated) == (None, True)
-    assert other.login == staff.person(PRACTITIONER, SETTINGS.in_tenant("t-2")).login
+    assert other.login == staff.person(read(PRACTITIONER), SETTINGS.in_tenant("t-2")).login
     assert other.login != who().login
     assert SETTINGS.in_tenant("t-1") is SETTINGS
     assert SETTINGS.in_tenant(None) is SETTINGS
@@ -101,7 +103,7 @@ def test_the_login_is_medplums_or_made_of_its_id() -> None:
 def test_a_word_of_a_name_may_be_null() -> None:
     """FHIR writes null where only an extension is told of a word: it is not sent, and stops nothing."""
     name = {"family": "Deskwright", "given": [None, "Flora"], "_given": [{"id": "x"}, None], "suffix": [None]}
-    assert staff.real_name({"name": [name]}) == {
+    assert staff.real_name(read({"name": [name]})) == {
         "use": "official",
         "text": "Flora Deskwright",
         "family": "Deskwright",
@@ -109,18 +111,18 @@ def test_a_word_of_a_name_may_be_null() -> None:
     }
 
 
-def test_an_account_is_recognised_by_name_and_login_or_uuid() -> None:
+def test_an_account_is_recognized_by_name_and_login_or_uuid() -> None:
     """The name must be the same, and login or UUID beside it; a clinician's account never counts."""
     me = who()
     mine = account(login=me.login)
-    assert staff.recognise([account(login="other"), mine], me) == mine
-    assert staff.recognise([account(login="other")], me) is None
-    assert staff.recognise([account(login=me.login, name={"family": "Other", "given": ["Flora"]})], me) is None
+    assert staff.recognize([account(login="other"), mine], me) == mine
+    assert staff.recognize([account(login="other")], me) is None
+    assert staff.recognize([account(login=me.login, name={"family": "Other", "given": ["Flora"]})], me) is None
     by_uuid = account(prn="m-1")
-    assert staff.recognise([by_uuid, account(prn="m-2", id="hg-2")], me) == by_uuid
+    assert staff.recognize([by_uuid, account(prn="m-2", id="hg-2")], me) == by_uuid
     clinical = [{"coding": [coding(hg.PRACTITIONER_ROLE, "doctor")]}]
-    assert staff.recognise([account(login=me.login, code=clinical)], me) is None
-    assert staff.recognise([Enrollment({"id": "r"}, None)], me) is None
+    assert staff.recognize([account(login=me.login, code=clinical)], me) is None
+    assert staff.recognize([Enrollment({"id": "r"}, None)], me) is None
 
 
 def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
@@ -129,18 +131,18 @@ def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_ta
     Till then the account may be a namesake's. With two of the name, or a login by hand, it may be anybody's.
     """
     me = who()
-    assert staff.recognise([account()], me, login_taken=True) == account()
-    assert staff.recognise([account()], me) is None
-    assert staff.recognise([account(), account(id="hg-2")], me, login_taken=True) is None
+    assert staff.recognize([account()], me, login_taken=True) == account()
+    assert staff.recognize([account()], me) is None
+    assert staff.recognize([account(), account(id="hg-2")], me, login_taken=True) is None
     off = account()
     with pytest.raises(ReviewNeeded, match="switched off"):
-        staff.recognise([Enrollment({**off.role, "active": False}, off.person)], me, login_taken=True)
+        staff.recognize([Enrollment({**off.role, "active": False}, off.person)], me, login_taken=True)
     by_hand, written_back = (
         who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": login}]})
         for login in ("flora", me.login)
     )
-    assert staff.recognise([account()], by_hand, login_taken=True) is None
-    assert staff.recognise([account()], written_back, login_taken=True) == account()
+    assert staff.recognize([account()], by_hand, login_taken=True) is None
+    assert staff.recognize([account()], written_back, login_taken=True) == account()
 
 
 def test_pick_by_the_id_that_medplum_keeps() -> None:
@@ -166,7 +168,7 @@ def test_only_what_differs_is_replaced() -> None:
     assert changed["extension"][0] == extra
     assert changed["extension"][1]["url"] == hg.SECURITY_ROLE_EXTENSION
     assert role["extension"][0]["url"] == OLD_URL, "the argument was changed"
-    assert staff.security_role_of({"extension": [{"url": OLD_URL}]}) is None
+    assert security_role_of({"extension": [{"url": OLD_URL}]}) is None
 
 
 def test_planning_again_after_an_update_finds_nothing_to_do() -> None:

@@ -1,0 +1,46 @@
+"""References to resources of one server, in any of FHIR's forms.
+
+https://hl7.org/fhir/R4/references.html#literal: relative, absolute, and of a version.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from bot_layer.fhir.json import Json
+
+_LITERAL: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
+
+
+def local(reference: str, base_url: str) -> str:
+    """``Type/id`` for a relative, absolute or versioned reference to this server; any other text unchanged.
+
+    ``base_url`` is the server's address, with or without its FHIR path (``https://x/``, ``https://x/fhir/R4``).
+    """
+    server = base_url.rstrip("/").removesuffix("/fhir/R4")
+    relative = reference.strip()
+    for prefix in (f"{server}/fhir/R4/", f"{server}/"):
+        if server and relative.startswith(prefix):
+            relative = relative.removeprefix(prefix)
+            break
+    match = _LITERAL.fullmatch(relative)
+    # "." and ".." fit the pattern of an id, and would change the path of a request.
+    return f"{match[1]}/{match[2]}" if match and match[2].strip(".") else reference
+
+
+def localized(resource: Json, base_url: str) -> Json:
+    """A copy of a resource whose references to this server, at any depth, are ``Type/id``."""
+    changed: Json = _localized(resource, base_url)
+    return changed
+
+
+def _localized(value: Any, base_url: str) -> Any:
+    if isinstance(value, list):
+        return [_localized(item, base_url) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: local(item, base_url) if name == "reference" and isinstance(item, str) else _localized(item, base_url)
+        for name, item in value.items()
+    }

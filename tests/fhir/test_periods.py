@@ -1,0 +1,48 @@
+"""When an identifier, a name or an address is in force."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.periods import in_force, interval
+
+NOW = datetime(2024, 2, 29, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("period", "expected"),
+    [
+        ({}, True),
+        (None, True),
+        ("2020", True),
+        ({"end": "2024"}, True),
+        ({"end": "2024-02"}, True),
+        ({"end": "2024-02-29"}, True),
+        ({"end": "2024-02-28"}, False),
+        ({"end": "2023"}, False),
+        ({"start": "2024-02-29"}, True),
+        ({"start": "2024-03"}, False),
+        ({"start": "2024-02-29T12:00:01Z"}, False),
+        ({"end": "2024-02-29T13:00:00+02:00"}, False),
+        ({"end": "2024-02-29T13:00:00-02:00"}, True),
+        ({"start": "2023", "end": "2025"}, True),
+        ({"start": "2025", "end": "2026"}, False),
+        ({"end": "soon"}, True),
+        ({"end": 2020}, True),
+    ],
+)
+def test_a_period_includes_its_bounds(period: object, expected: bool) -> None:
+    """A bound that is a date stands for all of it; a missing or unreadable one is open."""
+    element: Json = {"value": "1", "period": period}
+    assert in_force(element, NOW) is expected
+    assert in_force({**element, "use": "old"}, NOW) is False
+
+
+def test_what_is_no_date_has_no_interval() -> None:
+    """A day that the calendar lacks, and a year beyond it."""
+    assert interval("2023-02-29") is None
+    assert interval("9999") is None
+    assert interval("x") is None
