@@ -105,13 +105,13 @@ class MedplumSandbox:
     def bot_host(self, address: str | None) -> None:
         self.world.bot_host = address
 
-    def token_for(self, profile: str | None = None) -> str:
+    def token_for(self, profile: str | None = None, *, project_id: str | None = None) -> str:
         """An access token of the project's client, or of the member whose profile is given as ``Type/id``."""
         wanted = profile or f"ClientApplication/{self.client_id}"
         with self.world.lock:
             rows = self.world.store.select(
                 "r.project=? AND r.type='ProjectMembership' AND r.deleted=0",
-                (self.project_id,),
+                (project_id or self.project_id,),
                 order="r.rid",
                 limit=1000,
                 offset=0,
