@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
+from cachetools import LRUCache
 
 from bot_layer.errors import AuthError, ConfigError, TransientError
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
+from bot_layer.http.single_flight import SingleFlight
 from bot_layer.http.transport import Answer, Transport
 
 _LIFETIME = 300
 _MARGIN = 60.0
+_KEPT = 64
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 # https://www.rfc-editor.org/rfc/rfc6749#section-5.2: anything else might be a word on somebody.
 _CODES = frozenset({"invalid_grant", "invalid_client", "invalid_scope", "unsupported_grant_type"})
@@ -37,29 +40,37 @@ class Token:
 
 
 class TokenStore:
-    """Tokens by settings. One thread asks; the others wait for its answer."""
+    """Tokens by settings, the most recent ones. One thread asks; the others get its answer, or its failure."""
 
     def __init__(self) -> None:
-        self._tokens: dict[HealthGorilla, Token] = {}
-        self._locks: dict[HealthGorilla, threading.Lock] = {}
-        self._guard = threading.Lock()
+        self._tokens: LRUCache[HealthGorilla, Token] = LRUCache(_KEPT)
+        self._requests: SingleFlight[Token] = SingleFlight("Health Gorilla")
+        self._lock = threading.Lock()
 
     def get(self, settings: HealthGorilla, transport: Transport, clock: Callable[[], float]) -> Token:
         """A token that lives for another minute at least."""
-        with self._guard:
-            lock = self._locks.setdefault(settings, threading.Lock())
-        with lock:
-            kept = self._tokens.get(settings)
-            if kept is None or kept.ends - _MARGIN <= clock():
-                kept = request_token(settings, transport, clock())
-                self._tokens[settings] = kept
-            return kept
+
+        def ask() -> Token:
+            # Another request may have ended since this caller looked.
+            return self._kept(settings, clock) or self._keep(settings, request_token(settings, transport, clock()))
+
+        return self._kept(settings, clock) or self._requests.do(settings, ask)
 
     def drop(self, settings: HealthGorilla, token: Token) -> None:
         """Forget a token that was refused before its time, unless another thread has replaced it."""
-        with self._guard:
+        with self._lock:
             if self._tokens.get(settings) is token:
                 del self._tokens[settings]
+
+    def _kept(self, settings: HealthGorilla, clock: Callable[[], float]) -> Token | None:
+        with self._lock:
+            kept = self._tokens.get(settings)
+            return kept if kept is not None and kept.ends - _MARGIN > clock() else None
+
+    def _keep(self, settings: HealthGorilla, token: Token) -> Token:
+        with self._lock:
+            self._tokens[settings] = token
+        return token
 
 
 def request_token(settings: HealthGorilla, transport: Transport, now: float) -> Token:
