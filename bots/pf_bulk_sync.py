@@ -107,8 +107,9 @@ def _due(sync: Sync) -> bool:
         return False
     if state.run is not None and not state.run.over:
         return True
-    # A run that is done and exported something is the last success.
-    ended = max(state.last_success, state.run.ended if state.run is not None and state.run.phase != "done" else 0.0)
+    # A run to its end is the last success if it exported something; to retry what failed puts no export off.
+    broken = state.run is not None and state.run.phase in ("failed", "cancelled")
+    ended = max(state.last_success, state.run.ended if state.run is not None and broken else 0.0)
     return time.time() - ended >= sync.settings.interval_ms / 1000
 
 

@@ -53,7 +53,7 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     failures = store_failures(session, state)
     # The addresses and places of the export are of no use any more.
     jobs = tuple(replace(job, status_url="", files=(), patients=()) for job in run.jobs)
-    ended = replace(run, phase="done", ended=session.clock(), jobs=jobs, members={})
+    ended = replace(run, phase="partial" if run.incomplete else "done", ended=session.clock(), jobs=jobs, members={})
     new = replace(
         state,
         since=next_stamps(state, run),

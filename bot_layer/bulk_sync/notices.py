@@ -1,23 +1,25 @@
-"""What an export says beside its resources: what was deleted at the source, and what the source could not export."""
+"""The files of an export that hold no resources: what was deleted at the source, and what it could not export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from bot_layer.bulk_sync.polling import fresh_place
 from bot_layer.bulk_sync.progress import file_done
 from bot_layer.bulk_sync.rules import bulk_export
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
+from bot_layer.bulk_sync.rules.export_errors import merged, read_outcomes, unreadable
 from bot_layer.bulk_sync.rules.ndjson import Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.source.files import LinkExpired
+from bot_layer.bulk_sync.state.task_store import LeaseLost
 from bot_layer.bulk_sync.worker_pool import ending
-from bot_layer.errors import TransientError
+from bot_layer.errors import BotError
+from bot_layer.fhir.json import Json
 
 
 def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
@@ -26,7 +28,7 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     brought = {*session.job.types, *session.settings.types, *POINTED_TO}
     keys: list[Key] = []
     for item in _items(session, state, file):
-        keys += [Key(*each) for each in bulk_export.deleted_keys(item) if each[0] in brought]
+        keys += [Key(*each) for each in bulk_export.deleted_keys(item or {}) if each[0] in brought]
     with ending(session) as rest:
         number = rest.delete(list(dict.fromkeys(keys)), session.settings.deletion)
     run = session.run
@@ -35,33 +37,31 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
 
 
 def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
-    """The source's own OperationOutcomes: counted by code, as their words may name a person.
-
-    One that the source names and does not give is told too; everything else was handled, and is not exported anew.
-    """
+    """Keep in the run what the source reports as not exported; an error file never stops the run."""
+    outcomes: list[Json] = []
+    whole = True
     try:
-        codes = _codes(session, state, file)
-    except (LinkExpired, TransientError) as fault:
-        if fault.code != LinkExpired.default_code:
-            raise
-        codes = {"error file that can't be read": 1}
+        for item in _items(session, state, file):
+            whole = whole and item is not None
+            outcomes += [item] if item is not None else []
+    except LeaseLost:
+        raise
+    except BotError as fault:
+        session.log("PFBulkExport", f"An error file cannot be read ({fault.code})")
+        whole = False
+    whole = whole and len(outcomes) >= (file.count or 0)
+    report = read_outcomes(outcomes, session.job.types, named=file.type)
+    found = report.missing if whole else merged(report.missing, unreadable().missing)
+    for each in found:
+        session.log("PFBulkExport", f"Not exported by the source: {each.type}: {each.count} x {each.reason}")
     run = session.run
-    notes = tuple(f"the source reports {number} x {name}" for name, number in sorted(codes.items()))
-    grave = any(name.startswith(("error", "fatal")) for name in codes)
-    session.keep(replace(run, notes=(*run.notes, *notes), source_errors=run.source_errors or grave))
+    notes = tuple(dict.fromkeys((*run.notes, *report.notes)))
+    session.keep(replace(run, not_exported=merged(run.not_exported, found), notes=notes))
     file_done(session, state, done=True)
 
 
-def _codes(session: Session, state: FileState, file: ExportFile) -> dict[str, int]:
-    codes: dict[str, int] = {}
-    for item in _items(session, state, file):
-        for name in bulk_export.named_issues(item):
-            codes[name] = codes.get(name, 0) + 1
-    return codes
-
-
-def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[dict[str, Any]]:
-    """What stands in a file; where its link expired, behind a fresh one, once."""
+def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[Json | None]:
+    """The resources of a file, None for a line that is none; where its link expired, from a fresh one, once."""
     seen = 0
     for attempt in (1, 2):
         try:
@@ -77,8 +77,7 @@ def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[dic
             return
 
 
-def _read(session: Session, file: ExportFile) -> Iterator[dict[str, Any]]:
+def _read(session: Session, file: ExportFile) -> Iterator[Json | None]:
     requires = session.job.requires_token
     for item in read_resources(split_lines(session.source.files.chunks(file, requires_token=requires)), bundles=False):
-        if isinstance(item, Resource):
-            yield item.value
+        yield item.value if isinstance(item, Resource) else None

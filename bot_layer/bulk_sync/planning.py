@@ -7,9 +7,11 @@ from typing import Literal, cast
 
 from bot_layer.bulk_sync.rules import kickoff
 from bot_layer.bulk_sync.rules.bulk_export import Level
-from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
+from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started, narrower
 from bot_layer.bulk_sync.rules.plan import plan_jobs, roll
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
+from bot_layer.bulk_sync.rules.source_identity import in_order
+from bot_layer.bulk_sync.rules.time_stamps import kickoff_moment
 from bot_layer.bulk_sync.searching import left_out
 from bot_layer.bulk_sync.session import Options, Session
 from bot_layer.errors import PermanentError
@@ -39,6 +41,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
             state,
             members=found,
             full=run.full,
+            now=session.clock(),
             since=options.since,
             by_search=lambda kind: not left_out(kind),
         )
@@ -48,21 +51,93 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
 
 
 def kick_off(session: Session, run: Run, job: Job) -> SyncState:
-    """The state with the export under way at the source, or with the next level to try."""
+    """The state with the export under way at the source, or with what to try in its place."""
+    asked_at = session.clock()
     answer = ask_for_export(session, job)
     if isinstance(answer, Refused):
-        return session.save(next_level(session, run, job, answer))
-    job = replace(job, status_url=answer.status_url, kickoffs=job.kickoffs + 1, polls=0, started=session.clock())
+        return session.save(after_refusal(session, run, job, answer))
+    if job.refused_since and not job.since:
+        note = f"the source refuses _since for {', '.join(job.types)}: everything is exported"
+        run = replace(run, notes=tuple(dict.fromkeys((*run.notes, note))))
+    job = replace(
+        job,
+        status_url=answer.status_url,
+        kickoffs=job.kickoffs + 1,
+        polls=0,
+        started=session.clock(),
+        kicked_off=kickoff_moment(answer.date, now=asked_at),
+    )
     # Saved before the first poll: whoever comes next finds the job instead of starting a second one.
     return session.save(run.with_job(job))
 
 
 def ask_for_export(session: Session, job: Job) -> Started | Refused:
     """The source's answer to the kick-off of this job."""
+    return session.source.exports.kickoff(_export(session, job))
+
+
+def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run:
+    """The run with what to try in place of a refused export: parts of it, the others first, or the next level.
+
+    A type that the source refuses alone is left out and reported; it never blocks the others. PermanentError where
+    nothing is left to try.
+    """
+    parts = narrower(_export(session, job), refused)
+    if parts:
+        split = job.split or len(parts) > 1
+        return run.with_jobs(tuple(_part(job, each, split=split) for each in parts))
+    family = [each for each in run.jobs if each is not job and _alike(each, job)]
+    if any(each.kickoffs or each.done for each in family) and refused.unsupported:
+        return _left_out(session, run, job, refused)
+    if family and not job.split and not job.last and refused.unsupported:
+        waiting = replace(job, last=True)
+        return replace(run.with_jobs(()), jobs=(*run.with_jobs(()).jobs, waiting))
+    # Nothing was accepted, not even one type alone: the level is what the source refuses.
+    parts_of = [each for each in family if each.split and each.newcomers == job.newcomers]
+    types = tuple(kind for each in (job, *parts_of) for kind in each.types)
+    whole = replace(job, types=in_order(types), since=job.since or job.refused_since, refused_since="", split=False)
+    others = tuple(each for each in run.jobs if each is not job and each not in parts_of)
+    at = sum(each.done for each in others)
+    return next_level(session, replace(run, jobs=(*others[:at], whole, *others[at:])), whole, refused)
+
+
+def _left_out(session: Session, run: Run, job: Job, refused: Refused) -> Run:
+    note = f"not exported by the source: {', '.join(job.types)} ({refused.reason})"
+    session.log("PFBulkExport", note)
+    return replace(
+        run.with_jobs(()),
+        refused_types=(*run.refused_types, *job.types),
+        notes=tuple(dict.fromkeys((*run.notes, note))),
+    )
+
+
+def _alike(one: Job, other: Job) -> bool:
+    return (one.level, one.group) == (other.level, other.group)
+
+
+def _part(job: Job, export: Export, *, split: bool) -> Job:
+    return replace(
+        job,
+        types=export.types,
+        since=export.since,
+        output_format=export.output_format,
+        refused_since=export.refused_since,
+        split=split,
+    )
+
+
+def _export(session: Session, job: Job) -> Export:
     # What is exported apart takes its own filters along: one of another type is refused.
     filters = tuple(each for each in session.settings.type_filters if each.partition("?")[0] in job.types)
-    export = Export(_export_level(job.level), job.types, job.group, job.since, type_filters=filters)
-    return session.source.exports.kickoff(export)
+    return Export(
+        _export_level(job.level),
+        job.types,
+        job.group,
+        job.since,
+        type_filters=filters,
+        output_format=job.output_format,
+        refused_since=job.refused_since,
+    )
 
 
 def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Final
 
 from bot_layer.bulk_sync.rules.bulk_export import Complete, ExportFile, Failed, Manifest, Wait
+from bot_layer.bulk_sync.rules.export_errors import merged, without_address
 from bot_layer.bulk_sync.rules.plan import files_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, instant, normal_instant
 from bot_layer.bulk_sync.session import Session
 from bot_layer.errors import PermanentError, TransientError
 
@@ -24,6 +26,7 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
         session.manifest = whole(session, answer.manifest)
         outputs = sum(each.kind == "output" for each in session.manifest.files)
         session.log("PFBulkExport", f"Export complete with {outputs} output files")
+        run = _with_findings(session, run, session.manifest)
         job = replace(
             job,
             files=files_of(session.manifest.files, job.files),
@@ -32,6 +35,18 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
         )
         return session.keep(run.with_job(job))
     return after_failure(session, run, job, answer)
+
+
+def _with_findings(session: Session, run: Run, manifest: Manifest) -> Run:
+    """The run with what is wrong with the manifest itself."""
+    stated = normal_instant(manifest.transaction_time)
+    notes = run.notes
+    if not stated:
+        notes += ("the source states no transactionTime that can be read: the next run asks for the same once more",)
+    elif instant(stated).timestamp() > session.clock() + CLOCKS_DIFFER.total_seconds():
+        notes += ("the source states a transactionTime in the future: the moment of the kick-off is used",)
+    missing = merged(run.not_exported, without_address(manifest.without_address))
+    return replace(run, notes=tuple(dict.fromkeys(notes)), not_exported=missing)
 
 
 def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
@@ -52,9 +67,13 @@ def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
 
 
 def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncState:
-    """The state in which a lost export is kicked off again, once; else PermanentError."""
-    if answer.lost and job.kickoffs < 2:
-        session.log("PFBulkExport", "The source lost the export; kicking it off again, once")
+    """The state in which an export that is lost, or died at the source, is kicked off again, once.
+
+    PermanentError where that was done before, or would not help.
+    """
+    if (answer.lost or answer.status >= 500) and job.kickoffs < 2:
+        what = "lost the export" if answer.lost else f"could not finish the export ({answer.status})"
+        session.log("PFBulkExport", f"The source {what}; kicking it off again, once")
         # If only its links expired, the source still knows it, and may take no other beside it.
         session.source.exports.cancel(job.status_url)
         return session.save(run.with_job(replace(job, status_url="", files=(), polls=0)))
@@ -93,6 +112,7 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
                 code="endless-pages",
             )
         files |= dict.fromkeys(answer.manifest.files)
+        manifest = replace(manifest, without_address=manifest.without_address + answer.manifest.without_address)
         url = "" if answer.manifest.next_url in seen else answer.manifest.next_url
         seen.add(url)
     return replace(manifest, files=tuple(files), next_url="")

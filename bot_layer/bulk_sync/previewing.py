@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bot_layer.bulk_sync.beginning import granted
-from bot_layer.bulk_sync.planning import ask_for_export, next_level, planned
+from bot_layer.bulk_sync.planning import after_refusal, ask_for_export, planned
 from bot_layer.bulk_sync.polling import whole
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Wait
 from bot_layer.bulk_sync.rules.kickoff import Refused
@@ -30,7 +30,7 @@ def preview(session: Session, options: Options) -> dict[str, int]:
             else:
                 answer = ask_for_export(session, job)
                 if isinstance(answer, Refused):
-                    run = next_level(session, run, job, answer)
+                    run = after_refusal(session, run, job, answer)
                     continue
                 _count(session, answer.status_url, numbers)
             run = run.with_job(replace(job, done=True))

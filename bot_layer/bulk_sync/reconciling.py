@@ -44,4 +44,4 @@ def shown_types(run: Run) -> tuple[str, ...]:
 
 def is_whole(run: Run) -> bool:
     """False where the export had lines that could not be read, or errors: what is missing may be among them."""
-    return not run.bad_lines and not run.source_errors
+    return not run.bad_lines and not run.not_exported

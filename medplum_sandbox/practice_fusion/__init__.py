@@ -1,6 +1,7 @@
 """A look-alike of Practice Fusion's bulk data interface, and the data it serves, made from a seed."""
 
 from medplum_sandbox.practice_fusion.big_files import BigFile, stream_ndjson
+from medplum_sandbox.practice_fusion.canned import Canned
 from medplum_sandbox.practice_fusion.generate import START, generate
 from medplum_sandbox.practice_fusion.sandbox import PracticeFusionSandbox
 from medplum_sandbox.practice_fusion.source import Source
@@ -12,6 +13,7 @@ __all__ = [
     "OTHER_TYPES",
     "START",
     "BigFile",
+    "Canned",
     "PracticeFusionSandbox",
     "Source",
     "Switches",

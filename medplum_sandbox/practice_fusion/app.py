@@ -106,7 +106,9 @@ class Api:
             return self._running(job)
         body = manifest(job, page, self.box.switches, self.box.links, miscounted=self._strikes("wrong_count", request))
         expires = self.box.now() + timedelta(seconds=self.box.switches.link_seconds or 86400)
-        return JSONResponse(body, headers={"Expires": expires.strftime("%a, %d %b %Y %H:%M:%S GMT")})
+        return JSONResponse(
+            self.box.edit_manifest(body), headers={"Expires": expires.strftime("%a, %d %b %Y %H:%M:%S GMT")}
+        )
 
     async def cancel(self, request: HttpRequest) -> Response:
         """202; afterwards the job is unknown."""

@@ -13,7 +13,9 @@ from typing import Self
 from starlette.types import ASGIApp
 
 from medplum_sandbox.faults import Faults
+from medplum_sandbox.json import Json
 from medplum_sandbox.practice_fusion.app import Api, files_app
+from medplum_sandbox.practice_fusion.canned import Canned, with_canned
 from medplum_sandbox.practice_fusion.jobs import Job
 from medplum_sandbox.practice_fusion.manifests import Links
 from medplum_sandbox.practice_fusion.source import Source
@@ -39,6 +41,8 @@ class PracticeFusionSandbox:
         self.faults = faults or Faults()
         self.clock = clock
         self.jobs: dict[str, Job] = {}
+        self.canned: list[Canned] = []  # answers in place of the look-alike's own
+        self.edit_manifest: Callable[[Json], Json] = lambda body: body
         self._record = Record()
         self._files_lock = threading.Lock()
         self._files_running = False
@@ -159,7 +163,13 @@ class PracticeFusionSandbox:
         return self._files_server.base_url
 
     def _front(self, app: ASGIApp, host: str) -> Front:
-        return Front(app, host=host, record=self._record, faults=self.faults, wait=self.wait_header)
+        return Front(
+            with_canned(app, lambda: self.canned),
+            host=host,
+            record=self._record,
+            faults=self.faults,
+            wait=self.wait_header,
+        )
 
     def start(self) -> Self:
         """The look-alike itself, once it answers."""

@@ -340,7 +340,10 @@ def test_4_errors_of_the_manifest_are_reported() -> None:
     with small(patient("p1"), switches=Switches.general(outcomes=("error", "warning"))) as both:
         state = both.run()
         assert state.run is not None
-        assert any("error" in each for each in state.run.notes)
+        assert [(each.type, each.count, each.reason) for each in state.run.not_exported] == [
+            ("*", 1, "error processing")
+        ]
+        assert state.run.notes == ("the source reports 1 x warning processing",)
 
 
 def test_4_the_job_is_deleted_after_the_last_file() -> None:
@@ -540,7 +543,7 @@ def test_9_a_link_that_expired_is_fetched_again() -> None:
 @pytest.mark.parametrize("kind", ["deleted", "outcome"])
 def test_9_a_link_to_what_an_export_says_beside_is_fetched_again_too(kind: str) -> None:
     """The export goes on; it is not kicked off again."""
-    switches = Switches.general(signed_urls=True, outcomes=("error",))
+    switches = Switches.general(signed_urls=True, outcomes=("warning",))
     with small(patient("p1"), observation("o1"), switches=switches) as both:
         both.run()
         both.source.source.delete("Observation", "o1", at=both.source.now())

@@ -93,7 +93,7 @@ def test_what_an_export_with_errors_did_not_show_is_not_taken_for_gone(both: Wor
         both.source.switches = Switches.general(deleted=False, outcomes=("error",))
     state = both.run(Options(reconcile=True), max_delete_share=1.0)
     assert state.run is not None
-    assert state.run.bad_lines or state.run.source_errors
+    assert state.run.bad_lines or state.run.not_exported
     assert state.run.deleted == 0
     assert len(both.by_source_id("Observation")) == MANY
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bot_layer.bulk_sync.rules.export_errors import ANY_TYPE, NotExported
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit
 from bot_layer.bulk_sync.rules.run_state import COUNTED, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
@@ -29,6 +30,7 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
             entries.append(fhir.parts("counts", fhir.code("type", kind), *numbers))
         for name in ("deleted", "repaired", "waiting", "overwritten", "kept"):
             entries.append(fhir.integer(name, getattr(run, name)))
+        entries += [_missing(each) for each in run.not_exported]
         entries += [fhir.code("refusedType", each) for each in run.refused_types]
         entries += [fhir.string("note", each) for each in run.notes]
         entries += [fhir.string("badLine", each) for each in run.bad_lines]
@@ -49,6 +51,11 @@ def of_preview(numbers: Mapping[str, int]) -> Json:
             for kind, number in sorted(numbers.items())
         ),
     )
+
+
+def _missing(missing: NotExported) -> Json | None:
+    kind = () if missing.type == ANY_TYPE else (fhir.code("type", missing.type),)
+    return fhir.parts("notExported", *kind, fhir.integer("count", missing.count), fhir.string("reason", missing.reason))
 
 
 def _edit(edit: LocalEdit) -> Json | None:

@@ -1,4 +1,4 @@
-"""A Bulk Data export under way, without the wire: how long to wait, what each answer means, and its manifest.
+"""A Bulk Data export in progress, without HTTP: how long to wait, what each answer means, and its manifest.
 
 https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so all of them are read)
 """
@@ -20,6 +20,9 @@ Kind = Literal["output", "deleted", "error"]
 
 NDJSON_TYPE: Final = "application/fhir+ndjson"
 BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
+# The fields by which a manifest is recognized. A 202 may hold something else, so that it needs a file list.
+_PARTIAL_SIGNS: Final = frozenset({"output", "link"})
+_SIGNS: Final = _PARTIAL_SIGNS | {"transactionTime", "requiresAccessToken", "deleted", "error", "outcome"}
 # Sources have been seen to ask for hours, and for an instant in seconds or milliseconds since 1970.
 _EPOCH_SECONDS: Final = 1_000_000_000
 _EPOCH_MILLISECONDS: Final = 1_000_000_000_000
@@ -27,10 +30,14 @@ _EPOCH_MILLISECONDS: Final = 1_000_000_000_000
 
 @dataclass(frozen=True)
 class WaitLimits:
-    """How long to wait between two status requests, in seconds."""
+    """How long to wait between two status requests, in seconds.
+
+    ``first`` grows up to ``slowest`` where the source does not say how long; ``most`` bounds what it can ask for.
+    """
 
     least: float = 1.0
-    first: float = 5.0
+    first: float = 1.0
+    slowest: float = 60.0
     most: float = 300.0
 
 
@@ -46,7 +53,7 @@ class ExportFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export brought, or a part of it (``partial``)."""
+    """The files of an export, or of a part of it (``partial``)."""
 
     transaction_time: str
     requires_access_token: bool | None  # None: the manifest does not say
@@ -54,6 +61,7 @@ class Manifest:
     next_url: str = ""
     partial: bool = False
     deleted_offered: bool = False
+    without_address: tuple[str, ...] = ()  # types of the files that the manifest names and nobody can fetch
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class Failed:
-    """The export will not get ready. ``lost`` means that the server no longer knows it: kick it off again."""
+    """The export failed. ``lost`` means that the server no longer knows it: kick it off again."""
 
     status: int
     reason: str
@@ -112,7 +120,7 @@ def wait_seconds(value: str | None, *, now: float, attempt: int, limits: WaitLim
     """Retry-After within limits, or a growing pause where the server names none."""
     asked = read_retry_after(value, now=now)
     if asked is None:
-        asked = limits.first * 1.5 ** min(attempt - 1, 20)
+        asked = min(limits.first * 1.5 ** min(attempt - 1, 20), limits.slowest)
     return min(max(asked, limits.least), limits.most)
 
 
@@ -133,9 +141,9 @@ def read_retry_after(value: str | None, *, now: float) -> float | None:
 
 
 def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
-    """The manifest, or None if the body is none."""
+    """The manifest, or None if the body is none. One without ``output`` is a manifest without files."""
     document = _parsed(body)
-    if not isinstance(document.get("output"), list):
+    if "resourceType" in document or not (document.keys() & (_PARTIAL_SIGNS if partial else _SIGNS)):
         return None
     files: list[ExportFile] = []
     # STU4 renames `error` to `outcome`.
@@ -150,6 +158,12 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
         next_url=str(links[0].get("url") or "") if links else "",
         partial=partial,
         deleted_offered=isinstance(document.get("deleted"), list),
+        without_address=tuple(
+            str(each.get("type") or "") if name == "output" else ""
+            for name in ("output", "error", "outcome")
+            for each in objects(document.get(name))
+            if not isinstance(each.get("url"), str) or not each["url"]
+        ),
     )
 
 
@@ -164,14 +178,6 @@ def deleted_keys(resource: Json) -> tuple[tuple[str, str], ...]:
     return tuple(keys)
 
 
-def named_issues(outcome: Json) -> tuple[str, ...]:
-    """Severity and code of each issue of an OperationOutcome; its texts may hold a person's data."""
-    return tuple(
-        f"{_word(each.get('severity'), 'error')} {_word(each.get('code'), 'unknown')}"
-        for each in objects(outcome.get("issue"))
-    )
-
-
 def issue_codes(body: bytes) -> tuple[str, ...]:
     """The issue codes of an OperationOutcome; its texts may hold a person's data."""
     found = [each.get("code") for each in objects(_parsed(body).get("issue"))]
@@ -183,14 +189,10 @@ def is_transient(body: bytes) -> bool:
     return "transient" in issue_codes(body)
 
 
-def _word(value: object, otherwise: str) -> str:
-    return value if isinstance(value, str) and value else otherwise
-
-
 def _files(value: Any, kind: Kind) -> list[ExportFile]:
     files = []
     for each in objects(value):
-        if isinstance(each.get("url"), str):
+        if isinstance(each.get("url"), str) and each["url"]:
             count = each.get("count")
             files.append(ExportFile(kind, str(each.get("type") or ""), each["url"], _count(count)))
     return files

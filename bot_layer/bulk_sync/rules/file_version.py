@@ -1,4 +1,4 @@
-"""Which version of a file an answer brings, as far as its server tells: so that no two are joined into one.
+"""Which version of a file an answer holds, as far as its server says: the parts of two versions are never joined.
 
 https://www.rfc-editor.org/rfc/rfc9110#section-8.8
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
+
+from bot_layer.bulk_sync.rules.time_stamps import http_date
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class FileVersion:
         return {"If-Range": strong} if strong and strong.isprintable() else {}
 
     def differs(self, other: FileVersion) -> bool:
-        """True where both tell the same thing, and not alike."""
-        told = (
+        """True where both state the same property with different values."""
+        stated = (
             (self.etag.removeprefix("W/"), other.etag.removeprefix("W/")),  # packing weakens a tag
             (self.modified, other.modified),
             (self.size, other.size),
         )
-        return any(one and two and one != two for one, two in told)
+        return any(one and two and one != two for one, two in stated)
 
 
 def file_version(headers: Mapping[str, str]) -> FileVersion:
@@ -46,13 +47,5 @@ def file_version(headers: Mapping[str, str]) -> FileVersion:
 def _modified(headers: Mapping[str, str]) -> str:
     """Last-Modified, unless it is the moment of the answer: within one second a file may change twice."""
     modified = headers.get("last-modified", "")
-    then, now = _instant(modified), _instant(headers.get("date", ""))
+    then, now = http_date(modified), http_date(headers.get("date", ""))
     return modified if then and now and now - then >= timedelta(seconds=1) else ""
-
-
-def _instant(text: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -9,9 +9,10 @@ from hashlib import blake2b
 from typing import Literal
 
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile, Level
+from bot_layer.bulk_sync.rules.export_errors import incomplete_types
 from bot_layer.bulk_sync.rules.run_state import WHOLE, FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.source_identity import level_of
-from bot_layer.bulk_sync.rules.time_stamps import next_since
+from bot_layer.bulk_sync.rules.time_stamps import export_stamp, next_since, usable_stamps
 
 
 def files_of(files: Iterable[ExportFile], before: Iterable[FileState] = ()) -> tuple[FileState, ...]:
@@ -37,6 +38,7 @@ def plan_jobs(
     full: bool = False,
     since: str = "",
     few: int = 25,
+    now: float = float("inf"),
     by_search: Callable[[str], bool] = lambda _kind: True,
 ) -> tuple[Job, ...]:
     """The exports that bring what is new: new types and the Group's newcomers in full, the rest since last time.
@@ -44,7 +46,7 @@ def plan_jobs(
     The history of a few newcomers is searched; what no search brings (``by_search``) is exported in full for them.
     """
     place = group or WHOLE
-    stamps = {} if full else dict(state.since.get(place, {}))
+    stamps = {} if full else usable_stamps(state.since.get(place, {}), now=now)
     if since and not full:
         stamps = dict.fromkeys(types, since)
     if stamps and members is not None and not since:
@@ -83,18 +85,21 @@ def filtered_by(state: SyncState, filters: tuple[str, ...]) -> SyncState:
 def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
     """The time stamps after a run that handled every file.
 
-    Where patients are new in a Group, a type that is not synced any more lacks their history: should it ever be synced
-    again, then in full.
+    The stamp of a type stays where the source reports that it did not export something of it. Where patients are new
+    in a Group, such a type, and one that is not synced any more, lacks their history: it is exported in full next.
     """
     since = {group: dict(types) for group, types in state.since.items()}
     for place, now in run.members.items() if not run.narrow else ():
         if _called(now) - _called(state.members.get(place, "")):
             asked = {kind for job in run.jobs if (job.group or WHOLE) == place for kind in job.types}
+            asked -= incomplete_types(asked, run.not_exported)
             since[place] = {kind: stamp for kind, stamp in since.get(place, {}).items() if kind in asked}
     for job in run.jobs:
         if not job.newcomers:
             place = job.group or WHOLE
-            since[place] = next_since(since.get(place, {}), job.types, job.transaction_time, since=job.since)
+            complete = [kind for kind in job.types if kind not in incomplete_types(job.types, run.not_exported)]
+            stamp = export_stamp(job.transaction_time, job.kicked_off)
+            since[place] = next_since(since.get(place, {}), complete, stamp, since=job.since)
     return since
 
 

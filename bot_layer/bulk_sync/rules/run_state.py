@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from bot_layer.bulk_sync.rules.export_errors import NotExported
 from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.time_stamps import instant
 
 WHOLE: Final = "*"  # the place of a Group's id where no Group is used
 
-Phase = Literal["export", "load", "finish", "done", "failed", "cancelled"]
+Phase = Literal["export", "load", "finish", "done", "partial", "failed", "cancelled"]
 BAD_LINES: Final = 200  # so many are named; all are counted
 COUNTED: Final = ("seen", "created", "updated", "unchanged", "failed")
 
@@ -41,11 +42,17 @@ class Job:
     kickoffs: int = 0
     polls: int = 0
     started: float = 0.0
+    kicked_off: str = ""  # when, on the source's clock: no time stamp may be later
     transaction_time: str = ""
     requires_token: bool | None = None  # None: the manifest does not say
     files: tuple[FileState, ...] = ()
     done: bool = False
     newcomers: bool = False  # the history of patients who are new in the Group, and nobody else's
+    # What the source refused at the kick-off of this export, or of a larger one of which this is a part.
+    output_format: bool = True
+    refused_since: str = ""
+    split: bool = False
+    last: bool = False  # was refused before any other, so that it is tried again after them
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Run:
     refused_types: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     bad_lines: tuple[str, ...] = ()
-    source_errors: bool = False  # the export named resources that it could not give
+    not_exported: tuple[NotExported, ...] = ()  # what the source reports as missing from its export
     problem: str = ""
     ended: float = 0.0
 
@@ -83,13 +90,22 @@ class Run:
 
     def with_job(self, job: Job) -> Run:
         """The run with the current job replaced."""
+        return self.with_jobs((job,))
+
+    def with_jobs(self, jobs: tuple[Job, ...]) -> Run:
+        """The run with the current job replaced by any number of jobs."""
         place = next(number for number, each in enumerate(self.jobs) if not each.done)
-        return replace(self, jobs=(*self.jobs[:place], job, *self.jobs[place + 1 :]))
+        return replace(self, jobs=(*self.jobs[:place], *jobs, *self.jobs[place + 1 :]))
+
+    @property
+    def incomplete(self) -> bool:
+        """True where the source or Medplum refused data."""
+        return bool(self.not_exported) or any(row.get("failed", 0) for row in self.counts.values())
 
     @property
     def over(self) -> bool:
         """True when nothing is left to do, whatever the end was."""
-        return self.phase in ("done", "failed", "cancelled")
+        return self.phase in ("done", "partial", "failed", "cancelled")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from bot_layer.bulk_sync.rules.export_errors import ANY_TYPE, NotExported
 from bot_layer.bulk_sync.rules.local_edits import read_list
 from bot_layer.bulk_sync.rules.plan import roll
 from bot_layer.bulk_sync.rules.run_state import COUNTED, WHOLE, FileState, Job, Run, SyncState, totals
@@ -86,6 +87,9 @@ def report(run: Run) -> list[Json]:
         number = getattr(run, name)
         if number:
             outputs.append({"type": {"text": name}, "valueInteger": number})
+    for each in run.not_exported:
+        kind = "of any type" if each.type == ANY_TYPE else each.type
+        outputs.append({"type": {"text": "not-exported"}, "valueString": f"{kind}: {each.count} x {each.reason}"})
     for name, texts in (("refused-type", run.refused_types), ("note", run.notes), ("bad-line", run.bad_lines)):
         outputs += [{"type": {"text": name}, "valueString": each} for each in texts]
     for edit in run.edits.listed:
@@ -99,7 +103,7 @@ def report(run: Run) -> list[Json]:
 
 
 def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> Json:
-    """The health record: is it on, does it work, when did it last run."""
+    """The health record: is it on, does it work, when did it last run. A partial run is no success."""
     run = state.run
     running = run is not None and not run.over and now < state.until
     success = run is not None and run.phase == "done"
@@ -120,7 +124,7 @@ def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> 
 def _status(run: Run | None) -> str:
     if run is None:
         return "requested"
-    ends: dict[str, str] = {"done": "completed", "failed": "failed", "cancelled": "cancelled"}
+    ends: dict[str, str] = {"done": "completed", "partial": "completed", "failed": "failed", "cancelled": "cancelled"}
     return ends.get(run.phase, "in-progress")
 
 
@@ -142,8 +146,9 @@ def _state(document: Mapping[str, Any]) -> SyncState:
 
 def _run(document: Mapping[str, Any]) -> Run:
     return Run(
-        **_tupled(document, ("refused_types", "notes", "bad_lines"))
+        **_tupled(_known(Run, document), ("refused_types", "notes", "bad_lines"))
         | {
+            "not_exported": tuple(NotExported(**each) for each in document.get("not_exported", ())),
             "members": _rolls(document),
             "jobs": tuple(_job(each) for each in document["jobs"]),
             "edits": read_list(document.get("edits", {})),
@@ -158,8 +163,14 @@ def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
 
 def _job(document: Mapping[str, Any]) -> Job:
     return Job(
-        **_tupled(document, ("types", "patients")) | {"files": tuple(FileState(**each) for each in document["files"])}
+        **_tupled(_known(Job, document), ("types", "patients"))
+        | {"files": tuple(FileState(**each) for each in document["files"])}
     )
+
+
+def _known(kind: type[Run | Job], document: Mapping[str, Any]) -> Json:
+    """The fields that this version has: a run may have been started by another one."""
+    return {each.name: document[each.name] for each in fields(kind) if each.name in document}
 
 
 def _tupled(document: Mapping[str, Any], names: Iterable[str]) -> Json:

@@ -1,14 +1,21 @@
-"""The time stamps of a sync: what the next export asks for with ``_since``."""
+"""The time stamps of a sync: what the next export asks for with ``_since``.
+
+https://hl7.org/fhir/uv/bulkdata/export.html#query-parameters
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 # https://hl7.org/fhir/R4/datatypes.html#instant
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # taken off this machine's time where it stands in for the source's
+_AGREE: Final = timedelta(seconds=2)
+_AHEAD: Final = 3600.0  # seconds: a stored stamp that is later than now by more than this was never a real one
 
 
 def next_since(
@@ -26,15 +33,73 @@ def next_since(
     return moved
 
 
+def kickoff_moment(date: str, *, now: float) -> str:
+    """When an export was kicked off, as an instant: never later than it was on the source's clock.
+
+    ``date`` is the Date header of the answer, ``now`` the time of this machine before the request (seconds since 1970).
+    The header has whole seconds, and some servers make it once a second: where both clocks agree as far as it tells,
+    this machine's time is the more exact one.
+    """
+    here = datetime.fromtimestamp(now, UTC)
+    there = http_date(date)
+    if there is None:
+        return _written(here - CLOCKS_DIFFER)
+    return _written(here if there <= here < there + _AGREE else min(there, here))
+
+
+def _written(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def export_stamp(transaction_time: str, kicked_off: str) -> str:
+    """The time stamp that an export gives: its transactionTime, but never later than its kick-off.
+
+    Some sources state the end of the job: what changed while it ran would never be exported. Empty where the
+    transactionTime cannot be read: then the time stamps stay.
+    """
+    stated = normal_instant(transaction_time)
+    if not stated or not kicked_off:
+        return stated
+    return min(stated, kicked_off, key=instant)
+
+
+def normal_instant(text: str) -> str:
+    """A moment in the form that ``_since`` needs, or an empty text if it is none: date, time and time zone."""
+    if _INSTANT.fullmatch(text):
+        return text if instant(text) != instant("") else ""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return ""
+    # A time without a zone may be hours away, and a date alone has no time: neither is a moment.
+    normal = moment.isoformat()
+    return normal if _INSTANT.fullmatch(normal) else ""
+
+
+def usable_stamps(stamps: Mapping[str, str], *, now: float) -> dict[str, str]:
+    """Those of the stored time stamps that an export can ask for: readable, and not in the future."""
+    normal = {kind: normal_instant(stamp) for kind, stamp in stamps.items()}
+    return {kind: stamp for kind, stamp in normal.items() if stamp and instant(stamp).timestamp() <= now + _AHEAD}
+
+
 def is_instant(text: str) -> bool:
-    """True for a moment as ``_since`` wants it: to the second, and with its time zone."""
+    """True for a moment as ``_since`` needs it: to the second, and with its time zone."""
     return _INSTANT.fullmatch(text) is not None and instant(text) != instant("")
 
 
 def instant(text: str) -> datetime:
-    """A time stamp as a moment that can be compared; what can't be read is the beginning of time."""
+    """A time stamp as a moment that can be compared; what cannot be read is the beginning of time."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def http_date(text: str) -> datetime | None:
+    """The moment of an HTTP date (https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7), or None."""
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

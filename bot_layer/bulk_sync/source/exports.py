@@ -64,7 +64,7 @@ class Exports:
         return answer
 
     def status(self, url: str, *, attempt: int = 1) -> Wait | Complete | Failed:
-        """How the export stands now. A plain 500 may be a bad moment: it counts when it is said three times."""
+        """How the export stands now. A plain 500, or a gateway's page, counts when it is answered three times."""
         tools = self.requests.open
         limits = tools.limits
         for again in range(3):
@@ -73,7 +73,8 @@ class Exports:
             except TransientError as fault:
                 asked = limits.first if fault.retry_after is None else fault.retry_after
                 return Wait(min(max(asked, limits.least), limits.most))
-            if reply.status != 500 or again == 2:
+            bad = reply.status == 500 or (reply.status == 200 and bulk_export.read_manifest(reply.body) is None)
+            if not bad or again == 2:
                 break
             tools.wait(tools.pause(again + 1))
         return bulk_export.read_status(

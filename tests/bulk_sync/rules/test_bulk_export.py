@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -95,6 +97,84 @@ def test_a_transient_outcome_is_waited_out_whatever_the_status(code: int) -> Non
     assert isinstance(status(code, {}, outcome("transient")), Wait)
 
 
+ASKED = Export("group", ("Patient", "Condition", "Observation", "Goal"), "g", "2024-01-01T00:00:00Z")
+
+
+def refused(code: int, text: str = "") -> Refused:
+    """A refusal in these words."""
+    answer = kicked_off(code, {}, body({"issue": [{"code": "invalid", "diagnostics": text}]}))
+    assert isinstance(answer, Refused)
+    return answer
+
+
+def accepted(export: Export, says: Callable[[Export], Refused | None]) -> tuple[list[Export], list[Export], int]:
+    """Which exports a source accepts in the end, which it refuses for good, and after how many requests."""
+    done, lost, waiting, asked = list[Export](), list[Export](), [export], 0
+    while waiting:
+        one = waiting.pop(0)
+        asked += 1
+        answer = says(one)
+        if answer is None:
+            done.append(one)
+            continue
+        parts = kickoff.narrower(one, answer)
+        if not parts:
+            lost.append(one)
+        waiting[:0] = parts
+        assert asked < 100
+    return done, lost, asked
+
+
+@pytest.mark.parametrize(
+    "text", ["Goal is not supported", "No Goal; there are Patient, Condition and Goal", "bad request"]
+)
+@pytest.mark.parametrize("code", [400, 422])
+def test_a_type_that_the_source_refuses_is_found_and_the_others_are_exported(text: str, code: int) -> None:
+    """Whether the answer names it, names others too, or says nothing."""
+    done, lost, asked = accepted(ASKED, lambda one: refused(code, text) if "Goal" in one.types else None)
+    assert sorted(kind for each in done for kind in each.types) == ["Condition", "Observation", "Patient"]
+    assert all(each.since == ASKED.since for each in done)
+    assert [each.types for each in lost] == [("Goal",)]
+    assert asked < 15
+
+
+def test_a_parameter_that_the_source_refuses_is_left_out() -> None:
+    """_outputFormat first, because NDJSON is the default; then _since, and everything is exported."""
+    done, lost, asked = accepted(ASKED, lambda one: refused(400) if one.output_format else None)
+    assert ([each.types for each in done], lost, asked) == ([ASKED.types], [], 2)
+    assert "_outputFormat" not in kickoff.kickoff_request(BASE, done[0]).url
+    done, lost, asked = accepted(ASKED, lambda one: refused(400) if one.since else None)
+    assert ([(each.types, each.since, each.refused_since) for each in done], lost) == (
+        [(ASKED.types, "", ASKED.since)],
+        [],
+    )
+
+
+@pytest.mark.parametrize("code", [403, 404, 405, 501])
+def test_a_level_that_is_not_offered_is_not_asked_for_in_parts(code: int) -> None:
+    """Whatever the types, the level stays refused."""
+    assert kickoff.narrower(ASKED, refused(code, "$export is not offered at the Patient level")) == ()
+    assert kickoff.narrower(ASKED, refused(500)) == ()
+
+
+def test_the_sources_words_are_shown_without_what_could_name_a_person() -> None:
+    """An address is cut at its query; ids, numbers and mail addresses go."""
+    said = refused(
+        400, "Goal: see https://x/y?token=abc for 123456789, a@b.example,\n 3f2504e0-4f89-11d3-9a0c-0305e82c3301"
+    )
+    assert said.text.startswith("Goal: see https://x/y")
+    for secret in ("abc", "123456789", "b.example", "3f2504e0", "\n"):
+        assert secret not in said.text
+    assert said.text in said.reason
+
+
+def test_the_options_of_a_kickoff() -> None:
+    """_elements, and handling=lenient for what a source does not know."""
+    asked = kickoff.kickoff_request(BASE, replace(ASKED, elements=("id", "meta"), lenient=True))
+    assert parse_qs(urlsplit(asked.url).query)["_elements"] == ["id,meta"]
+    assert asked.headers["Prefer"] == "respond-async, handling=lenient"
+
+
 def status(code: int, headers: dict[str, str] | None = None, text: bytes = b"") -> Any:
     """What an answer means."""
     return bulk_export.read_status(code, headers or {}, text, now=1_700_000_000.0)
@@ -125,9 +205,9 @@ def test_what_the_answer_to_a_status_request_means() -> None:
         ("1700000020000", 20.0),
         ("Tue, 14 Nov 2023 22:13:50 GMT", 30.0),
         ("Tue, 14 Nov 2023 22:13:50 -0000", 30.0),
-        ("soon", 5.0),
-        ("", 5.0),
-        (None, 5.0),
+        ("soon", 1.0),
+        ("", 1.0),
+        (None, 1.0),
         ("9" * 400, 300.0),
     ],
 )
@@ -137,9 +217,9 @@ def test_retry_after_in_every_form_stays_between_its_limits(value: str | None, s
 
 
 def test_pauses_grow_where_the_server_names_none() -> None:
-    """Up to the limit."""
+    """From one second up to a minute; most exports are ready soon."""
     pauses = [bulk_export.wait_seconds(None, now=0, attempt=number, limits=LIMITS) for number in (1, 2, 50)]
-    assert pauses == [5.0, 7.5, 300.0]
+    assert pauses == [1.0, 1.5, 60.0]
 
 
 def test_a_manifest_of_any_version_is_read() -> None:
@@ -166,6 +246,14 @@ def test_a_manifest_of_any_version_is_read() -> None:
     assert (manifest.next_url, manifest.requires_access_token, manifest.deleted_offered) == ("n", False, True)
     assert bulk_export.read_manifest(b"[]") is None
     assert bulk_export.read_manifest(b"no") is None
+    assert bulk_export.read_manifest(b"{}") is None
+    assert bulk_export.read_manifest(body({"resourceType": "OperationOutcome", "output": []})) is None
+    empties: list[Any] = [{"transactionTime": "2024-01-01T00:00:00Z"}, {"output": None}, {"error": []}]
+    for empty in empties:
+        found = bulk_export.read_manifest(body(empty))
+        assert found is not None
+        assert found.files == ()
+    assert bulk_export.read_manifest(body({"transactionTime": "x"}), partial=True) is None
     bare = bulk_export.read_manifest(body({"output": [], "error": [{"url": "e"}]}))
     assert bare is not None
     assert bare.requires_access_token is None
@@ -190,13 +278,6 @@ def test_deletions_are_read_out_of_bundles() -> None:
     assert bulk_export.deleted_keys({"entry": "x"}) == ()
 
 
-def test_issues_are_read_out_of_outcomes() -> None:
-    """Severity and code, in words that are FHIR's; what is no issue is left out."""
-    odd = ["x", 7, {"severity": [], "code": {}}, {"severity": "warning", "code": "processing", "diagnostics": "x"}, {}]
-    assert bulk_export.named_issues({"issue": odd}) == ("error unknown", "warning processing", "error unknown")
-    assert bulk_export.named_issues({"issue": "x"}) == ()
-
-
 def test_time_stamps_only_move_forward() -> None:
     """Type by type; no stamp, no move; times are compared as moments, not as text."""
     before = {"A": "2024-01-01T12:00:00Z", "B": "2024-06-01T00:00:00Z"}
@@ -207,6 +288,43 @@ def test_time_stamps_only_move_forward() -> None:
     assert time_stamps.next_since(before, ["A", "B", "C"], later, since=before["B"]) == before | {"B": later}
     assert time_stamps.instant("2024-01-01") < time_stamps.instant("2024-01-02T00:00:00Z")
     assert time_stamps.instant("never") < time_stamps.instant("1970-01-01")
+
+
+@pytest.mark.parametrize(
+    ("stated", "stamp"),
+    [
+        ("2024-01-01T10:00:00Z", "2024-01-01T10:00:00Z"),
+        ("2024-01-01T13:00:00+01:00", "2024-01-01T13:00:00+01:00"),
+        ("2024-01-01T14:00:00Z", "2024-01-01T12:00:00Z"),
+        ("2999-01-01T00:00:00Z", "2024-01-01T12:00:00Z"),
+        ("2024-01-01 10:00:00+00:00", "2024-01-01T10:00:00+00:00"),
+        ("2024-01-01", ""),
+        ("2024-01-01T10:00:00", ""),
+        ("0000-00-00T00:00:00Z", ""),
+        ("soon", ""),
+        ("", ""),
+    ],
+)
+def test_a_time_stamp_is_never_later_than_the_kickoff(stated: str, stamp: str) -> None:
+    """Sources state the end of the job, a moment in the future, or none: what changes meanwhile must come next time."""
+    assert time_stamps.export_stamp(stated, "2024-01-01T12:00:00Z") == stamp
+
+
+def test_the_moment_of_the_kickoff_is_the_earlier_of_both_clocks() -> None:
+    """The Date header, or this machine's time; without that header some minutes are taken off."""
+    noon = time_stamps.instant("2024-01-01T12:00:00Z").timestamp()
+    assert time_stamps.kickoff_moment("Mon, 01 Jan 2024 11:59:50 GMT", now=noon) == "2024-01-01T11:59:50Z"
+    assert time_stamps.kickoff_moment("Mon, 01 Jan 2024 12:00:00 GMT", now=noon + 0.25) == "2024-01-01T12:00:00.250000Z"
+    assert time_stamps.kickoff_moment("Mon, 01 Jan 2024 11:59:57 GMT", now=noon + 0.25) == "2024-01-01T11:59:57Z"
+    assert time_stamps.kickoff_moment("Mon, 01 Jan 2024 13:00:00 GMT", now=noon) == "2024-01-01T12:00:00Z"
+    assert time_stamps.kickoff_moment("soon", now=noon) == "2024-01-01T11:55:00Z"
+
+
+def test_a_stored_stamp_that_no_export_can_use_is_dropped() -> None:
+    """Earlier versions stored what the source said: nonsense, and moments in the future."""
+    noon = time_stamps.instant("2024-01-01T12:00:00Z").timestamp()
+    stamps = {"A": "2024-01-01T11:00:00Z", "B": "2999-01-01T00:00:00Z", "C": "soon", "D": ""}
+    assert time_stamps.usable_stamps(stamps, now=noon) == {"A": "2024-01-01T11:00:00Z"}
 
 
 def test_since_is_a_moment_with_a_time_zone() -> None:

@@ -58,8 +58,9 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
     document = json.loads(held["valueString"])
     for name in ("writers", "cache_id"):
         del document[name]
-    for name in ("edits", "seen_in", "source_errors"):
-        del document["run"][name]
+    for name in ("edits", "seen_in", "not_exported"):
+        document["run"].pop(name, None)
+    document["run"]["source_errors"] = False  # a field of that version
     document["members"] = document["run"]["members"] = {"g": ["p"]}
     held["valueString"] = json.dumps(document)
     run = replace(RUN, edits=EditList())
@@ -190,11 +191,14 @@ def test_files_are_loaded_in_the_order_of_their_types() -> None:
 
 def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
     """A new type, a newcomer, too many newcomers, a time stamp of the caller's, a full run."""
-    old = SyncState(since={"g": {"A": "t1"}}, members={"g": roll(["p1"])})
+    old = SyncState(since={"g": {"A": "2026-01-01T00:00:00Z"}}, members={"g": roll(["p1"])})
     jobs = plan_jobs("group", "g", ["A", "B"], old, members=("p1",))
-    assert [(job.types, job.since) for job in jobs] == [(("B",), ""), (("A",), "t1")]
+    assert [(job.types, job.since) for job in jobs] == [(("B",), ""), (("A",), "2026-01-01T00:00:00Z")]
     jobs = plan_jobs("group", "g", ["A"], old, members=("p1", "p2"))
-    assert [(job.level, job.since, job.patients) for job in jobs] == [("group", "t1", ()), ("search", "", ("p2",))]
+    assert [(job.level, job.since, job.patients) for job in jobs] == [
+        ("group", "2026-01-01T00:00:00Z", ()),
+        ("search", "", ("p2",)),
+    ]
     jobs = plan_jobs("group", "g", ["A"], old, members=("p1", "p2"), few=0)
     assert [(job.level, job.since) for job in jobs] == [("group", "")]
     assert [job.since for job in plan_jobs("group", "g", ["A"], old, members=("p2",), since="x")] == ["x"]

@@ -1,0 +1,120 @@
+"""What a source reports as not exported: the OperationOutcomes of a manifest's ``error`` (STU4: ``outcome``) files.
+
+https://hl7.org/fhir/uv/bulkdata/export.html#response---output-manifest
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bot_layer.fhir.json import Json, objects
+
+ANY_TYPE: Final = "*"  # an error that does not name a type may be about each of them
+UNREADABLE: Final = "error file that cannot be read"
+# FHIR R4 has fatal, error, warning and information; R5 adds success.
+_HARMLESS: Final = frozenset({"information", "success"})
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,39}")
+_WORD: Final = re.compile(r"[A-Z][A-Za-z]{2,39}")
+
+
+@dataclass(frozen=True)
+class NotExported:
+    """So many resources of a type that the source did not export, and its reason in FHIR's own codes."""
+
+    type: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """What one error file says: what is missing, and what is only worth a line in the report."""
+
+    missing: tuple[NotExported, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_outcomes(outcomes: Iterable[Json], types: Iterable[str], *, named: str = "") -> ErrorReport:
+    """What these OperationOutcomes say of an export of these types; ``named`` is the type in the manifest's entry.
+
+    The words of an outcome may name a person: only its codes, and the names of the types, are kept.
+    """
+    asked = frozenset(types)
+    missing: Counter[tuple[str, str]] = Counter()
+    notes: Counter[str] = Counter()
+    for outcome in outcomes:
+        issues = objects(outcome.get("issue")) if outcome.get("resourceType") == "OperationOutcome" else []
+        if not issues:
+            missing[ANY_TYPE, UNREADABLE] += 1
+        for issue in issues:
+            reason = f"{_code(issue.get('severity'), 'error')} {_code(issue.get('code'), 'unknown')}"
+            severity = reason.partition(" ")[0]
+            if severity in _HARMLESS:
+                continue
+            if severity == "warning":
+                notes[reason] += 1
+                continue
+            for kind in _types_of(issue, asked, named) or (ANY_TYPE,):
+                missing[kind, reason] += 1
+    return ErrorReport(
+        tuple(NotExported(kind, number, reason) for (kind, reason), number in sorted(missing.items())),
+        tuple(f"the source reports {number} x {reason}" for reason, number in sorted(notes.items())),
+    )
+
+
+def unreadable() -> ErrorReport:
+    """The report for an error file that cannot be read: each type may lack something."""
+    return ErrorReport((NotExported(ANY_TYPE, 1, UNREADABLE),))
+
+
+def without_address(types: Iterable[str]) -> tuple[NotExported, ...]:
+    """The report for files of these types that a manifest names without an address; an empty type is unknown."""
+    return merged((), (NotExported(kind or ANY_TYPE, 1, "file without an address") for kind in types))
+
+
+def incomplete_types(types: Iterable[str], missing: Iterable[NotExported]) -> frozenset[str]:
+    """Those of the exported types whose time stamp must stay.
+
+    A Patient who was not exported takes all of their resources along: it counts for every type.
+    """
+    reported = {each.type for each in missing}
+    asked = frozenset(types)
+    return asked if reported & {ANY_TYPE, "Patient"} else asked & reported
+
+
+def merged(before: Iterable[NotExported], more: Iterable[NotExported]) -> tuple[NotExported, ...]:
+    """Both lists, with the counts of the same type and reason added up."""
+    numbers: Counter[tuple[str, str]] = Counter()
+    for each in (*before, *more):
+        numbers[each.type, each.reason] += each.count
+    return tuple(NotExported(kind, number, reason) for (kind, reason), number in sorted(numbers.items()))
+
+
+def _types_of(issue: Mapping[str, object], asked: frozenset[str], named: str) -> tuple[str, ...]:
+    """The exported types that an issue is about: by its place, else by its words, else by the manifest's entry."""
+    details = issue.get("details")
+    known = details if isinstance(details, dict) else {}
+    codings = objects(known.get("coding"))
+    places = [each for name in ("expression", "location") for each in _texts(issue.get(name))]
+    words = [*_texts(issue.get("diagnostics")), *_texts(known.get("text"))]
+    words += [text for each in codings for name in ("code", "display") for text in _texts(each.get(name))]
+    for texts in (places, words, [named]):
+        found = {word for text in texts for word in _WORD.findall(text)} & asked
+        if found:
+            return tuple(sorted(found))
+    return ()
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, list):
+        return [each for each in value if isinstance(each, str)]
+    return [value] if isinstance(value, str) else []
+
+
+def _code(value: object, otherwise: str) -> str:
+    """A code as FHIR writes it; anything else could hold a person's data."""
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else otherwise
