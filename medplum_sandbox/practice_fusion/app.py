@@ -88,7 +88,8 @@ class Api:
         job = Job(wanted, moment, self.box.clock(), switches.polls, switches.transient_polls)
         job.files = make_files(self.box.source, switches, wanted)
         self.box.jobs[job.id] = job
-        return Response(status_code=202, headers={"Content-Location": self.box.links.status(job)})
+        headers = {"Content-Location": self.box.links.status(job), "Date": self.box.http_date()}
+        return Response(status_code=202, headers=headers)
 
     async def status(self, request: HttpRequest) -> Response:
         """202 while the job runs, then the manifest."""

@@ -121,6 +121,10 @@ class PracticeFusionSandbox:
         moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
         return max(moment, self._last_export + timedelta(milliseconds=1))
 
+    def http_date(self) -> str:
+        """The source's time as the header Date has it: in whole seconds."""
+        return format_datetime(datetime.fromtimestamp(self.clock(), UTC), usegmt=True)
+
     def begin_export(self) -> datetime:
         """The transactionTime of an export that starts now."""
         self._last_export = self.now()

@@ -13,7 +13,7 @@ from typing import Final
 
 # https://hl7.org/fhir/R4/datatypes.html#instant
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
-CLOCKS_DIFFER: Final = timedelta(minutes=5)  # taken off this machine's time where it stands in for the source's
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # by so much the clocks of two machines may differ
 _AGREE: Final = timedelta(seconds=2)
 _AHEAD: Final = 3600.0  # seconds: a stored stamp that is later than now by more than this was never a real one
 
@@ -42,9 +42,8 @@ def kickoff_moment(date: str, *, now: float) -> str:
     """
     here = datetime.fromtimestamp(now, UTC)
     there = http_date(date)
-    if there is None:
-        return _written(here - CLOCKS_DIFFER)
-    return _written(here if there <= here < there + _AGREE else min(there, here))
+    agree = there is None or there <= here < there + _AGREE
+    return _written(here if there is None or agree else min(there, here))
 
 
 def _written(moment: datetime) -> str:

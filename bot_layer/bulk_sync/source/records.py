@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
+from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, http_date
 from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
 from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.fhir.json import Json, objects
@@ -55,11 +54,8 @@ class Records:
     def server_time(self) -> str:
         """The source's own time, a little earlier: a machine here may be ahead of it."""
         reply = self.requests.open.repeated(f"{self.requests.source}/metadata", path="metadata", headers=FHIR)
-        try:
-            moment = parsedate_to_datetime(reply.headers.get("date", ""))
-        except ValueError:
-            return ""
-        return (moment - timedelta(minutes=5)).isoformat()
+        moment = http_date(reply.headers.get("date", ""))
+        return "" if moment is None else (moment - CLOCKS_DIFFER).isoformat()
 
     def group_members(self, group_id: str) -> tuple[str, ...] | None:
         """The ids of a Group's patients, or None where the source does not let it be read."""
