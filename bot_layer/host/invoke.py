@@ -22,6 +22,7 @@ from bot_layer.errors import BotError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.host.logs import call
+from bot_layer.http import deadline
 
 _LOGGERS: Final = ("bots", "bot_layer")
 _MOST_LINES: Final = 200
@@ -70,7 +71,8 @@ def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | Non
     trace_id = envelope.get("traceId")
     with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
         try:
-            value = handler.run(envelope, environ=environ)
+            with deadline.within(handler.bot.timeout):
+                value = handler.run(envelope, environ=environ)
             encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)

@@ -1,0 +1,220 @@
+"""Bots that hang keep nobody waiting: not the intake of events, not other bots, not the pages of the host."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from bot_layer.bot.collection import Collection
+from bot_layer.bot.declaration import Bot
+from bot_layer.bot.event import Event
+from bot_layer.bot.handler import Handler
+from bot_layer.errors import TransientError
+from bot_layer.fhir import outcomes, parameters
+from bot_layer.fhir.json import Json
+from bot_layer.host import calls, metrics
+from bot_layer.host.calls import Calls
+from bot_layer.host.invoke import invoke
+from bot_layer.host.metrics import Figures
+from bot_layer.http.transport import Transport
+from tests.host.world import TokenServer, bot_resource, envelope, hosted
+
+LIMIT = 3
+
+
+class Hanging:
+    """A bot whose calls hang until a test lets them go."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.begun = threading.Condition()
+        self.end = threading.Event()
+        self.handler = Handler(Bot("hanging", "test/hanging", "hangs", timeout=30), self._act)
+        self.quick = Handler(Bot("quick", "test/quick", "answers"), lambda _event: parameters.build())
+        self.bots = Collection({"hanging": self.handler, "quick": self.quick})
+
+    def _act(self, _event: Event) -> Json:
+        with self.begun:
+            self.running += 1
+            self.begun.notify_all()
+        assert self.end.wait(60)
+        return parameters.build()
+
+    def wait_for(self, count: int) -> None:
+        with self.begun:
+            assert self.begun.wait_for(lambda: self.running >= count, timeout=60)
+
+
+@pytest.fixture
+def hanging() -> Hanging:
+    return Hanging()
+
+
+@pytest.fixture
+def medplum() -> Iterator[TokenServer]:
+    server = TokenServer()
+    server.login("token-hanging", bot_resource("b-1", "test/hanging"))
+    server.login("token-quick", bot_resource("b-2", "test/quick"))
+    with server.server:
+        yield server
+
+
+@contextmanager
+def full(medplum: TokenServer, hanging: Hanging) -> Iterator[tuple[httpx.Client, list[Future[httpx.Response]]]]:
+    """A host with as many hanging calls of one bot as it may have."""
+    event = envelope(medplum.server.base_url, "token-hanging", {}, requester={"reference": "Practitioner/p"})
+    with hosted(medplum, bots=hanging.bots, calls_of_a_bot=LIMIT) as (client, _), ThreadPoolExecutor(LIMIT) as pool:
+        waiting = [pool.submit(client.post, "/bot-b-1", json=event, timeout=60) for _ in range(LIMIT)]
+        hanging.wait_for(LIMIT)
+        try:
+            yield client, waiting
+        finally:
+            hanging.end.set()
+
+
+def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging) -> None:
+    """Beyond it the answer is 503 with Retry-After and the reason; other bots and pages answer meanwhile."""
+    with full(medplum, hanging) as (client, waiting):
+        event = envelope(medplum.server.base_url, "token-hanging", {}, requester={"reference": "Practitioner/p"})
+        refused = client.post("/bot-b-1", json=event)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        told = parameters.one(refused.json()["returnValue"], "outcome")
+        assert isinstance(told, dict) and outcomes.codes(told) == ["too-many-calls"]
+        other = envelope(medplum.server.base_url, "token-quick", {}, bot={"reference": "Bot/b-2"})
+        assert client.post("/bot-b-2", json=other).json()["success"] is True
+        for page in ("/healthz", "/readyz", "/metrics"):
+            assert client.get(page).status_code == 200
+        hanging.end.set()
+        assert {each.result(60).status_code for each in waiting} == {200}
+        assert client.post("/bot-b-1", json=event).status_code == 200
+
+
+def test_an_event_waits_for_its_turn_instead_of_being_refused() -> None:
+    """Nobody would send it again."""
+
+    async def run() -> list[str]:
+        places, end, done = Calls(1), threading.Event(), []
+
+        async def event(name: str) -> None:
+            done.append(await places.run("bot", lambda: (end.wait(30), name)[1], timeout=30, may_wait=True))
+
+        async with anyio.create_task_group() as group:
+            for name in ("first", "second"):
+                group.start_soon(event, name)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(TransientError, match="too many calls"):
+                await places.run("bot", lambda: "call", timeout=30)
+            end.set()
+        return done
+
+    assert sorted(asyncio.run(run())) == ["first", "second"]
+
+
+def test_a_caller_waits_no_longer_than_the_bot_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told so; the bot keeps its place until it really ends."""
+    monkeypatch.setattr(calls, "_GRACE_SECONDS", 0.0)
+
+    async def run() -> tuple[str, str, str]:
+        places, begun, end = Calls(1), threading.Event(), threading.Event()
+
+        def hang() -> str:
+            begun.set()
+            assert end.wait(30)
+            return "late"
+
+        with pytest.raises(TransientError) as late:
+            await places.run("bot", hang, timeout=0.05)
+        await anyio.to_thread.run_sync(begun.wait, 30)
+        with pytest.raises(TransientError) as full:
+            await places.run("bot", lambda: "call", timeout=30)
+        end.set()
+        return late.value.code, full.value.code, await places.run("bot", lambda: "next", timeout=30, may_wait=True)
+
+    assert asyncio.run(run()) == ("timed-out", "too-many-calls", "next")
+
+
+def test_a_place_is_given_back_where_no_thread_began_the_call() -> None:
+    """A caller that hangs up at once costs no place for ever."""
+
+    async def run() -> str:
+        places = Calls(1)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await places.run("bot", lambda: "never", timeout=30)
+        return await places.run("bot", lambda: "next", timeout=30)
+
+    assert asyncio.run(run()) == "next"
+
+
+def test_the_page_of_figures_does_not_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the latest known counts, asks once at a time, and shows the new ones when they are there."""
+    monkeypatch.setattr(metrics, "_LONGEST_WAIT", 0.05)
+    end, asked = threading.Event(), []
+
+    def count() -> dict[str, int]:
+        asked.append(1)
+        if len(asked) == 2:
+            assert end.wait(30)
+        return {"waiting": len(asked)}
+
+    async def run() -> list[dict[str, int]]:
+        figures = Figures(count)
+        while not (first := await figures.latest()):
+            pass
+        stale = [await figures.latest(), await figures.latest()]
+        end.set()
+        while (fresh := await figures.latest()) == first:
+            pass
+        return [first, *stale, fresh]
+
+    assert asyncio.run(run())[:3] == [{"waiting": 1}] * 3
+    assert len(asked) <= 3
+
+
+def test_a_partner_that_says_nothing_gets_no_more_time_than_the_bot_has() -> None:
+    """The declared timeout ends every wait of a call, whatever the partner's own timeout is."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+
+        def act(_event: Event) -> Json:
+            Transport("Partner").send("GET", url, path="slow")
+            return parameters.build()
+
+        result = invoke(Handler(Bot("slow", "test/slow", "asks", timeout=1), act), {})
+    assert isinstance(result.error, TransientError)
+
+
+def test_events_are_stored_while_bots_hang(tmp_path: Path, medplum: TokenServer, hanging: Hanging) -> None:
+    """An event is stored and answered although every call of its bot hangs."""
+    from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # the other tests do without DBOS
+
+    inbox = Inbox(hanging.bots, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}"), environ={})
+    inbox.launch()
+    call = envelope(medplum.server.base_url, "token-hanging", {}, requester={"reference": "Practitioner/p"})
+    try:
+        with (
+            hosted(medplum, bots=hanging.bots, calls_of_a_bot=LIMIT, inbox=inbox) as (client, _),
+            ThreadPoolExecutor(LIMIT) as pool,
+        ):
+            for _ in range(LIMIT):
+                pool.submit(client.post, "/bot-b-1", json=call, timeout=60)
+            hanging.wait_for(LIMIT)
+            for number in range(60):  # more than all threads of the intake
+                changed: dict[str, Any] = {"resourceType": "Patient", "id": f"p{number}", "meta": {"versionId": "1"}}
+                headers = {"X-Medplum-Subscription": "s", "X-Medplum-Interaction": "create"}
+                event = envelope(medplum.server.base_url, "token-hanging", changed, headers=headers)
+                assert client.post("/bot-b-1", json=event).json()["logResult"].startswith("queued: ")
+            hanging.end.set()
+    finally:
+        hanging.end.set()
+        inbox.close(grace=20)
