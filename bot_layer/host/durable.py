@@ -47,7 +47,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InboxSettings:
-    """How the inbox works. ``client`` is the host's own login, for events whose token is gone."""
+    """How the inbox works. ``parallel`` is how many runs of one bot go on at once.
+
+    ``client`` is the host's own login, for events whose token has expired.
+    """
 
     database_url: str
     key: str | None = field(default=None, repr=False)
@@ -103,12 +106,13 @@ class Inbox:
     def _launch(self) -> None:
         DBOS(config=config(self.settings))
         DBOS.launch()
-        DBOS.register_queue(
-            EVENTS,
-            partition_concurrency=1,
-            worker_concurrency=self.settings.parallel,
-            polling_interval_sec=self.settings.polling,
-        )
+        for name in sorted({EVENTS, *(queue_of(self._bots, handler.bot.name) for handler in self._bots)}):
+            DBOS.register_queue(
+                name,
+                partition_concurrency=1,
+                worker_concurrency=self.settings.parallel,
+                polling_interval_sec=self.settings.polling,
+            )
         DBOS.register_queue(CLOCK, polling_interval_sec=self.settings.polling)
         self._heart.start()
 
@@ -158,7 +162,8 @@ class Inbox:
         sealed = self._vault.put(taken.id, envelope) if envelope is not None else None
         with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=rules.partition(taken.lane)):
             trace = {"sealed": sealed, "traceparent": spans.traceparent()}
-            DBOS.enqueue_workflow(EVENTS, run_event, taken.record | trace)
+            queue = queue_of(self._bots, str(taken.record.get("bot")))
+            DBOS.enqueue_workflow(queue, run_event, taken.record | trace)
 
     def enqueue_alone(self, taken: Intake) -> None:
         """Store a run by the clock, unless one of this bot waits or runs already, at any host."""
@@ -242,6 +247,12 @@ class Inbox:
 
 
 _serving: list[Inbox] = []
+
+
+def queue_of(bots: Collection, bot: str) -> str:
+    """The queue of a bot's events. One with Subscriptions has its own: runs that hang take no other bot's threads."""
+    handler = bots.handlers.get(bot)
+    return f"{EVENTS}-{bot}" if handler is not None and handler.bot.watches else EVENTS
 
 
 def serving() -> Inbox:

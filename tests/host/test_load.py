@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from bot_layer.bot.collection import Collection
-from bot_layer.bot.declaration import Bot
+from bot_layer.bot.declaration import Bot, Watch
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import TransientError
@@ -27,6 +27,7 @@ from bot_layer.host.calls import Calls
 from bot_layer.host.invoke import invoke
 from bot_layer.host.metrics import Figures
 from bot_layer.http.transport import Transport
+from tests.host.test_inbox import NOW, changed
 from tests.host.world import TokenServer, bot_resource, envelope, hosted
 
 LIMIT = 3
@@ -215,6 +216,34 @@ def test_events_are_stored_while_bots_hang(tmp_path: Path, medplum: TokenServer,
                 event = envelope(medplum.server.base_url, "token-hanging", changed, headers=headers)
                 assert client.post("/bot-b-1", json=event).json()["logResult"].startswith("queued: ")
             hanging.end.set()
+    finally:
+        hanging.end.set()
+        inbox.close(grace=20)
+
+
+def test_runs_that_hang_do_not_keep_another_bots_events_waiting(tmp_path: Path, hanging: Hanging) -> None:
+    """Each bot with Subscriptions has its own queue and threads."""
+    from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # the other tests do without DBOS
+
+    called = threading.Event()
+
+    def act(_event: Event) -> Json:
+        called.set()
+        return parameters.build()
+
+    watch = (Watch("Patient"),)
+    slow = Handler(Bot("slow", "test/slow", "hangs", watches=watch, timeout=30), hanging.handler.act)
+    quick = Handler(Bot("quick", "test/quick", "answers", watches=watch), act)
+    settings = InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}", parallel=2)
+    inbox = Inbox(Collection({"slow": slow, "quick": quick}), settings, environ={})
+    inbox.launch()
+    try:
+        for number in range(6):
+            inbox.take(slow, changed(f"p{number}", "1"), now=NOW)
+        hanging.wait_for(2)
+        inbox.take(quick, changed("q", "1"), now=NOW)
+        assert called.wait(30)
+        assert hanging.running == 2
     finally:
         hanging.end.set()
         inbox.close(grace=20)
