@@ -73,7 +73,7 @@ def run(console: Console) -> None:
 
 
 def _one_call(body: bytes) -> Json:
-    event = read(json.loads(body), secret_names=_SETTINGS)
+    event = read(json.loads(body), settings=handler.bot.settings)
     check_input(handler.definition_path, event.input)
     target(event, "Practitioner", "practitioner")
     settings = hg.read(event.secrets)

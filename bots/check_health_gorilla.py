@@ -29,8 +29,8 @@ BOT = Bot(
     about="Tells whether settings, login, tenant, NPI directory and a known practitioner work; writes nothing",
     target="Practitioner",
     parameter="practitioner",
-    # A missing setting is a finding here, not a reason not to look.
-    settings=tuple(replace(setting, required=False) for setting in (*hg.SETTINGS, *transport.SETTINGS)),
+    # A missing or wrong setting is a finding here, not a reason not to look.
+    settings=tuple(replace(setting, required=False, kind="text") for setting in (*hg.SETTINGS, *transport.SETTINGS)),
     grants=(Grant("Practitioner"),),
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.parameters import one, values
+from bot_layer.settings import Setting, resolve, secret_text
 
 # Medplum's worker writes these names so in the events of Subscriptions. What a caller of $execute or of an operation
 # sends comes through Node's HTTP server, which writes every name in lower case: such a header is the caller's own word.
@@ -90,10 +91,10 @@ class Target:
         return self.reference.partition("/")[2]
 
 
-def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Event:
-    """The envelope as a value; only the named secrets pass, and ``environ`` stands in for those that the project lacks.
+def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[str, str] | None = None) -> Event:
+    """The envelope as a value. Only the declared settings pass, resolved from ``environ`` and the event's secrets.
 
-    Raises InputError where the envelope lacks Medplum's address or is no object at all.
+    Raises InputError where the envelope is no object, ConfigError where ``environ`` holds a part of a login.
     """
     if not isinstance(envelope, dict):
         raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
@@ -105,7 +106,7 @@ def read(envelope: Json, *, secret_names: Iterable[str] = (), environ: Mapping[s
         access_token=str(envelope.get("accessToken") or ""),
         input=given,
         content_type=str(envelope.get("contentType") or "application/fhir+json"),
-        secrets=_secrets(_object(envelope.get("secrets")), secret_names, environ or {}),
+        secrets=_settings(_object(envelope.get("secrets")), settings, environ or {}),
         bot=_object(envelope.get("bot")).get("reference"),
         requester=_object(envelope.get("requester")).get("reference"),
         trace_id=envelope.get("traceId"),
@@ -183,27 +184,10 @@ def _where(parameter: str) -> str:
     return f"Parameters.parameter.where(name='{parameter}')"
 
 
-def _secrets(given: Json, names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in names:
-        text = _text(given.get(name))
-        if text is None:
-            text = environ.get(name) or None
-        if text is not None:
-            found[name] = text
-    return found
-
-
-def _text(secret: Any) -> str | None:
-    """A secret's value as text: ``{"name", "valueString"}`` and its siblings, or plain text from a test or a file."""
-    if isinstance(secret, dict):
-        for key, value in secret.items():
-            if key.startswith("value"):
-                return _text(value)
-        return None
-    if isinstance(secret, bool):
-        return "true" if secret else "false"
-    return str(secret) if isinstance(secret, str | int | float) and secret != "" else None
+def _settings(given: Json, declared: Iterable[Setting], environ: Mapping[str, str]) -> dict[str, str]:
+    settings = tuple(declared)
+    texts = ((each.name, secret_text(given.get(each.name))) for each in settings)
+    return resolve(settings, environ, {name: text for name, text in texts if text is not None})
 
 
 def _said(headers: Json, name: str) -> str | None:

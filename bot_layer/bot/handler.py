@@ -1,7 +1,7 @@
 """The door of a bot: ``handler(event)`` takes Medplum's envelope and always answers with a FHIR resource.
 
 A bot module declares ``BOT`` and a function on the event's value, and ends with ``handler = Handler(BOT, function)``.
-The door reads the envelope, lets only the declared secrets in (environment variables stand in for missing ones),
+It reads the envelope, lets only the declared settings in (from the environment, else from the project's secrets),
 checks the input against the OperationDefinition of the same stem, and turns a failure into an answer. Anything that
 is no BotError is a fault of the code and passes through to the host.
 """
@@ -23,10 +23,11 @@ from bot_layer.bot import event as envelopes
 from bot_layer.bot.declaration import Bot
 from bot_layer.bot.delivery import require_delivered
 from bot_layer.bot.event import Event
-from bot_layer.errors import BotError, ConfigError, InputError
+from bot_layer.errors import BotError, InputError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.http import deadline
+from bot_layer.settings import Reader
 
 OPERATION_DEFINITIONS = "operation_definitions"
 
@@ -80,9 +81,7 @@ class Handler:
 
     def run(self, event: Json, *, environ: Mapping[str, str] | None = None) -> Json:
         """The answer to Medplum's envelope, or a BotError. A host that retries calls this."""
-        read = envelopes.read(
-            event, secret_names=self.bot.secret_names, environ=os.environ if environ is None else environ
-        )
+        read = envelopes.read(event, settings=self.bot.settings, environ=os.environ if environ is None else environ)
         check_settings(self.bot, read.secrets)
         require_delivered(read, self.bot)
         if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
@@ -92,11 +91,11 @@ class Handler:
             return self.act(read)
 
 
-def check_settings(bot: Bot, secrets: Mapping[str, str]) -> None:
-    """Raise one ConfigError that names every required setting that is missing."""
-    missing = [setting.name for setting in bot.settings if setting.required and not secrets.get(setting.name)]
-    if missing:
-        raise ConfigError.for_missing(missing)
+def check_settings(bot: Bot, values: Mapping[str, str]) -> None:
+    """Raise one ConfigError that names every setting that is missing or is not what its declaration says."""
+    reader = Reader(bot.settings, values)
+    reader.check()
+    reader.complain()
 
 
 def check_input(definition: Path | None, given: Json) -> None:

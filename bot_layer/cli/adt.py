@@ -14,7 +14,8 @@ from bot_layer.errors import BotError
 from bot_layer.medplum.client import connect_environment
 from bot_layer.patient_registration.adt import outbound as adt_out
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules.registration_settings import adt_policy
+from bot_layer.patient_registration.rules.registration_settings import ADT_SETTINGS, adt_policy
+from bot_layer.settings import resolve, secret_values
 
 app = typer.Typer()
 
@@ -36,8 +37,9 @@ def adt(
         datetime.now(UTC), uuid.uuid4().hex[:20].upper(), _party(sender), _party(receiver), processing
     )
     try:
-        policy = adt_policy(os.environ)
-        held = PatientStore(connect_environment(os.environ)).current(f"Patient/{patient}")
+        server = connect_environment(os.environ)
+        policy = adt_policy(resolve(ADT_SETTINGS, os.environ, secret_values(server.project_secrets().values())))
+        held = PatientStore(server).current(f"Patient/{patient}")
         message = adt_out.message(held, event, envelope, authorities=policy.authorities)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)

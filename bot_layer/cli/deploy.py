@@ -20,10 +20,11 @@ from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.package import package as build
 from bot_layer.deploy.rules.deployment import Step
 from bot_layer.deploy.run import Report, Request, Survey, Undone, carry_out, choose, roll_back, survey
-from bot_layer.deploy.secrets import read_values
+from bot_layer.deploy.secrets import chosen_values, read_file, settings_of
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum, connect_environment
+from bot_layer.settings import Reader, unknown_names
 
 app = typer.Typer(add_completion=False)
 _FAILED, _NOTHING_TRIED, _DRIFT, _LOCKED = 1, 2, 3, 4
@@ -107,10 +108,10 @@ def deploy(
         server = connect_environment(os.environ)
         if rollback:
             _undo(server, collection, out, dry_run=dry_run, break_lock=break_lock)
-        values = read_values(secrets, os.environ) if secrets else None
+        values, unknown = _values(collection, secrets) if secrets else (None, ())
         choice = _Choice(collection, only or [], every, runtime)
         request = replace(choice.request(server, values or os.environ, out), prune=prune, break_lock=break_lock)
-        request = replace(request, secrets=values)
+        request = replace(request, secrets=values, unknown_secrets=unknown)
         planned = survey(server, request)
         out.plan(planned, details=dry_run or drift)
         if planned.errors:
@@ -131,6 +132,15 @@ def deploy(
 def main() -> None:
     """The script ``deploy_bots.py``."""
     app(prog_name="deploy_bots.py")
+
+
+def _values(bots: Collection, file: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """The values to set, from the file and the environment, and the names of the file that no bot declares."""
+    given, declared = read_file(file), settings_of(bots)
+    reader = Reader([replace(each, required=False) for each in declared], given)
+    reader.check()
+    reader.complain()
+    return chosen_values(bots, given, os.environ), tuple(unknown_names(given, declared))
 
 
 def _require_compatible(given: set[str]) -> None:

@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +27,11 @@ from bot_layer.fhir.identifiers import NPI_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import roster
 from bot_layer.health_gorilla.rules.roster import Entry, Row
-from bot_layer.host.invoke import invoke
-from bot_layer.http.transport import Patience
+from bot_layer.host.invoke import Result, invoke
+from bot_layer.http.policy import SETTINGS, RetryPolicy
+from bot_layer.http.retry import repeat
 from bot_layer.medplum.client import Medplum, connect_environment
+from bot_layer.settings import resolve, secret_values
 
 app = typer.Typer()
 _ROUNDS = 4
@@ -52,13 +55,18 @@ class Enroller:
 
     def enroll(self, practitioner: str, locations: Sequence[str] = ()) -> Row:
         """What became of one person. Tried again while it may work later: a sync that was done twice is done once."""
-        patience = Patience.from_settings(self.environ)
-        for attempt in range(_ROUNDS):
-            result = invoke(self.handler, self._envelope(practitioner, locations), environ=self.environ)
-            if not isinstance(result.error, TransientError) or attempt == _ROUNDS - 1:
-                break
-            self.wait(min(max(patience.backoff * 2**attempt, result.error.retry_after or 0.0), patience.longest_wait))
-        return roster.row_of(practitioner, result.return_value)
+        given = secret_values(self.secrets.values())
+        policy = replace(RetryPolicy.from_settings(resolve(SETTINGS, self.environ, given)), retries=_ROUNDS - 1)
+        results: list[Result] = []
+
+        def attempt() -> None:
+            results.append(invoke(self.handler, self._envelope(practitioner, locations), environ=self.environ))
+            if isinstance(results[-1].error, TransientError):
+                raise results[-1].error
+
+        with suppress(TransientError):  # the last result says it too
+            repeat(attempt, policy, when=lambda _: True, wait=self.wait)
+        return roster.row_of(practitioner, results[-1].return_value)
 
     def _envelope(self, practitioner: str, locations: Sequence[str]) -> Json:
         client = self.server.client
@@ -118,7 +126,7 @@ def enroll(
 
     Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and
     MEDPLUM_CLIENT_SECRET; Health Gorilla by its HEALTH_GORILLA_ settings,
-    as project secrets or, where these lack, as environment variables.
+    all in the environment or all as project secrets.
 
     Running it again goes on with whoever is not settled yet.
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -30,8 +29,11 @@ from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_sett
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.retry import repeat
 from bot_layer.medplum.login import ClientLogin
 from bot_layer.medplum.requests import MedplumRequests
+from bot_layer.settings import resolve, secret_values
 
 app = typer.Typer()
 pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
@@ -84,7 +86,7 @@ def run(
             retry_failed=retry_failed,
             overwrite_reported=overwrite_reported,
         )
-        around = _Around(read_world(dict(os.environ) | changes), quiet=quiet)
+        around = _Around(dict(os.environ) | changes, quiet=quiet)
         act = around.preview if preview else around.watch if watch else around.once
         code = act(options)
     raise typer.Exit(code)
@@ -125,45 +127,48 @@ def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
         raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
     base_url, client_id, secret = (environ[name] for name in names)
     login = ClientLogin(base_url.rstrip("/"), client_id, secret)
-    given = {each.name: environ[each.name] for each in SETTINGS if environ.get(each.name)}
-    if "PF_FHIR_BASE_URL" not in given:
-        given = _project_secrets(login) | given
-    return read_settings(given), login
+    return read_settings(resolve(SETTINGS, environ, _project_secrets(login, environ))), login
 
 
-def _project_secrets(login: ClientLogin) -> dict[str, str]:
+def _project_secrets(login: ClientLogin, environ: Mapping[str, str]) -> dict[str, str]:
     medplum = MedplumRequests(login.base_url, login)
     login.token()  # which tells the project
     try:
         reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")
     except AuthError as refused:
+        if environ.get("PF_FHIR_BASE_URL"):
+            return {}  # a login without that right still runs with the settings of the environment
         raise ConfigError(
             "Set the PF_ settings in the environment, or use a client that is an admin: this one may not read the "
             "project's secrets.",
             missing=["PF_FHIR_BASE_URL"],
         ) from refused
-    document = orjson.loads(reply.body) if reply.status == 200 else {}
-    listed = (document.get("project") or {}).get("secret") or []
-    known = {each.name for each in SETTINGS}
-    return {each["name"]: _text(each) for each in listed if each.get("name") in known}
-
-
-def _text(secret: Mapping[str, object]) -> str:
-    value = next((each for name, each in secret.items() if name.startswith("value")), "")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    project = reply.outcome().get("project") or {}
+    return secret_values(project.get("secret") or [])
 
 
 class _Around:
     """Progress, log and signals around runs."""
 
-    def __init__(self, world: tuple[SyncSettings, ClientLogin], *, quiet: bool) -> None:
-        self.settings, self.login = world
+    def __init__(self, environ: Mapping[str, str], *, quiet: bool) -> None:
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
-        self.place = self.settings.folder or str(STATE_FOLDER)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stopped)
+        self.settings, self.login = self._world(environ)
+        self.place = self.settings.folder or str(STATE_FOLDER)
+
+    def _world(self, environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
+        """The settings and the login; while Medplum is out of reach nobody knows what the project's secrets say."""
+
+        def wait(seconds: float) -> None:
+            self.log("PFSyncScheduler", "Starting: Medplum is out of reach, trying again")
+            if self.stop.wait(seconds):
+                raise Halted
+
+        policy = RetryPolicy(retries=4 if environ.get("PF_FHIR_BASE_URL") else 0, backoff=5.0, longest_wait=300.0)
+        return repeat(lambda: read_world(environ), policy, when=lambda _: True, wait=wait)
 
     def _stopped(self, _number: int, _frame: FrameType | None) -> None:
         self.log("PFSyncScheduler", "Stopping: the place is kept")

@@ -16,11 +16,11 @@ import uvicorn
 
 from bot_layer.bot.collection import Collection
 from bot_layer.cli.collections import Bots, chosen
-from bot_layer.cli.environment import number
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.federation import routes as federated
 from bot_layer.host import host as hosting
 from bot_layer.host import listen, listening, logs, tracing
+from bot_layer.host import settings as host_settings
 from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def serve(
 
 def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], database: str | None, cron: bool) -> None:
     environ = os.environ
-    box = _inbox(bots, database, environ) if database else None
+    numbers = host_settings.read(environ)
+    box = _inbox(bots, database, environ, numbers) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
     more = tuple(responder.routes()) if responder else ()
@@ -84,13 +85,13 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
         relay_key=relay_key,
         inbox=box,
         more_routes=more,
-        largest_body=int(number(environ, "BOT_HOST_MAX_BODY_MB", "1") * 1024 * 1024),
-        calls_of_a_bot=max(int(number(environ, "BOT_HOST_CALLS_PER_BOT", "32")), 1),
+        largest_body=int(numbers["BOT_HOST_MAX_BODY_MB"] * 1024 * 1024),
+        calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
     )
     application = hosting.app(settings)
     bound = listening.bind(host, port)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
-    connections = listen.most_connections(max(int(number(environ, "BOT_HOST_CONNECTIONS", "1000")), 1))
+    connections = listen.most_connections(int(numbers["BOT_HOST_CONNECTIONS"]))
     server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
     for sign in (signal.SIGTERM, signal.SIGINT):
         # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
@@ -110,7 +111,7 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
             box.close(grace=_GRACE)
 
 
-def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox:
+def _inbox(bots: Collection, database: str, environ: Mapping[str, str], numbers: Mapping[str, float]) -> Inbox:
     from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
     from bot_layer.host.heartbeat import new_host_id  # noqa: PLC0415  # as above
 
@@ -118,10 +119,10 @@ def _inbox(bots: Collection, database: str, environ: Mapping[str, str]) -> Inbox
         database_url=database,
         key=environ.get("BOT_HOST_INBOX_KEY") or None,
         host_id=environ.get("BOT_HOST_ID") or new_host_id(),
-        takeover_seconds=max(number(environ, "BOT_HOST_TAKEOVER_SECONDS", "60"), 1.0),
-        attempts=int(number(environ, "BOT_HOST_ATTEMPTS", "8")),
-        first_pause=number(environ, "BOT_HOST_FIRST_PAUSE_SECONDS", "2"),
-        keep_days=number(environ, "BOT_HOST_KEEP_DAYS", "7"),
+        takeover_seconds=max(numbers["BOT_HOST_TAKEOVER_SECONDS"], 1.0),
+        attempts=int(numbers["BOT_HOST_ATTEMPTS"]),
+        first_pause=numbers["BOT_HOST_FIRST_PAUSE_SECONDS"],
+        keep_days=numbers["BOT_HOST_KEEP_DAYS"],
         client=partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None,
     )
     return Inbox(bots, settings, environ=environ)

@@ -18,11 +18,12 @@ from bot_layer.deploy.project import Project, open_project
 from bot_layer.deploy.rules.deployment_checks import version_of
 from bot_layer.deploy.run import Request, survey
 from bot_layer.deploy.secrets import secrets_of
-from bot_layer.errors import BotError
+from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules.checks import Finding, passed
 from bot_layer.http.transport import Answer, Patience, Transport
 from bot_layer.medplum.client import Medplum
+from bot_layer.settings import Reader, combine, resolve, secret_values
 
 _TRIED = (5, 0, 10)
 _LARGEST_DIFFERENCE = 60
@@ -97,11 +98,11 @@ def _in_project(case: Patient, project: Project) -> Iterator[Finding]:
     yield from _deployment(case)
     for handler in case.bots:
         yield _bot(project, handler.bot.name, handler.bot.identifier)
-    settings = {**{each["name"]: _text(each) for each in held}, **case.environ}
     for handler in case.bots:
         checks = getattr(module_of(handler), "partner_checks", None)
         if checks is not None:
-            yield from checks(settings)
+            # A part of a login in the environment is a finding of its own.
+            yield from checks(combine(handler.bot.settings, case.environ, secret_values(held)))
 
 
 def _features(case: Patient, project: Project) -> Iterator[Finding]:
@@ -140,13 +141,16 @@ def _quota(case: Patient) -> Finding:
 
 
 def _secrets(case: Patient, held: list[Json]) -> Iterator[Finding]:
-    there = {each["name"] for each in held} | {name for name, value in case.environ.items() if value}
     for handler in case.bots:
-        missing = sorted(one.name for one in handler.bot.settings if one.required and one.name not in there)
         name = f"secrets {handler.bot.name}"
-        if missing:
-            text = f"Set {', '.join(missing)}: deploy_bots.py --secrets FILE, or the host's environment."
-            yield Finding(name, "failed", "missing-settings", text)
+        try:
+            values = resolve(handler.bot.settings, case.environ, secret_values(held))
+            reader = Reader(handler.bot.settings, values)
+            reader.check()
+            reader.complain()
+        except ConfigError as error:
+            where = "deploy_bots.py --secrets FILE, or the host's environment."
+            yield Finding(name, "failed", error.code, f"{error.message} Where: {where}")
         else:
             yield passed(name, "Every required setting has a value.")
 
@@ -211,7 +215,3 @@ def _host(url: str) -> Finding:
     if answer.ok:
         return passed("host", "It answers and takes events.")
     return Finding("host", "failed", "host-not-ready", "It answers but is not ready: it starts or ends just now.")
-
-
-def _text(secret: Json) -> str:
-    return next((str(value) for key, value in secret.items() if key.startswith("value")), "")

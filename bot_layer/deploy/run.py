@@ -15,9 +15,10 @@ from bot_layer.deploy.project import Project, open_project
 from bot_layer.deploy.rules.deployment import Plan, Step, Wanted, plan
 from bot_layer.deploy.rules.deployment_checks import Problem, check
 from bot_layer.deploy.rules.selection import Selection, runtime_of, select
-from bot_layer.deploy.secrets import found_secrets, secrets_of, wanted_secrets, write_secrets
+from bot_layer.deploy.secrets import found_secrets, secrets_of, settings_of, wanted_secrets, write_secrets
 from bot_layer.errors import BotError, ConfigError, InputError, TransientError
 from bot_layer.medplum.client import Medplum
+from bot_layer.settings import missing, secret_values
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Request:
     partial: bool = False
     prune: bool = False
     secrets: Mapping[str, str] | None = field(default=None, repr=False)
+    unknown_secrets: tuple[str, ...] = ()
     break_lock: bool = False
 
     @property
@@ -83,7 +85,7 @@ def survey(server: Medplum, request: Request) -> Survey:
         found += found_secrets(secrets_of(project), {each.key for each in named})
         wanted = [*named, *wanted]
     problems = check([each.bot for each in request.bots], wanted, version=project.version, features=project.features)
-    problems += _missing_secrets(project, request)
+    problems += _missing_secrets(project, request) + _unknown_secrets(request)
     planned = plan(wanted, found, prune=request.prune, collections=request.collections)
     return Survey(project, planned, (*problems, *_strangers(project, wanted)))
 
@@ -217,11 +219,17 @@ def _settings(project: Project, request: Request) -> Mapping[str, str]:
 def _missing_secrets(project: Project, request: Request) -> list[Problem]:
     if request.secrets is None:
         return []
-    held = {each.get("name") for each in secrets_of(project)}
-    required = {one.name for each in request.bots for one in each.bot.settings if one.required}
-    missing = sorted(name for name in required if name not in held and not request.secrets.get(name))
-    text = f"These secrets have no value anywhere: {', '.join(missing)}."
-    return [Problem("missing-secrets", text, error=False)] if missing else []
+    there = {**secret_values(secrets_of(project)), **request.secrets}
+    lacking = missing(settings_of(request.bots), there)
+    text = f"These secrets have no value anywhere: {', '.join(lacking)}."
+    return [Problem("missing-secrets", text, error=False)] if lacking else []
+
+
+def _unknown_secrets(request: Request) -> list[Problem]:
+    if not request.unknown_secrets:
+        return []
+    text = f"No bot has a setting of these names, so they are not set: {', '.join(request.unknown_secrets)}."
+    return [Problem("unknown-secrets", text, error=False)]
 
 
 def _strangers(project: Project, wanted: list[Wanted]) -> list[Problem]:

@@ -7,33 +7,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any
+
+from dotenv.parser import Binding, parse_stream
 
 from bot_layer.bot.collection import Collection
 from bot_layer.deploy.project import Project
 from bot_layer.deploy.rules.deployment import Found, Step, Wanted
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
+from bot_layer.settings import Setting, combine, secret_text
 
 RELAY_SECRETS = ("BOT_RELAY_KEY", "BOT_RELAY_URL")
 
 
 def wanted_secrets(bots: Collection, values: Mapping[str, str], *, relay: bool) -> list[Wanted]:
-    """One for each name that has a value, of those that the bots declare and, for the relay, its own two."""
-    names = sorted(
-        {*(name for handler in bots for name in handler.bot.secret_names), *(RELAY_SECRETS if relay else ())}
-    )
-    return [Wanted("Secret", name, {"value": values[name]}) for name in names if values.get(name)]
+    """One for each declared name that has a value; the relay's own two only where a relay is deployed."""
+    names = {each.name for each in settings_of(bots)} - (set() if relay else set(RELAY_SECRETS))
+    return [Wanted("Secret", name, {"value": values[name]}) for name in sorted(names) if values.get(name)]
 
 
-def read_values(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The values of a file over those of the environment: a JSON object, or lines of ``NAME=value``."""
+def read_file(path: Path) -> dict[str, str]:
+    """The values of a file: a JSON object, or lines of ``NAME=value`` as in any .env file (quotes, comments, export).
+
+    Raises InputError that names each line which is neither a value nor a comment.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as fault:
-        raise InputError("The file of secrets can't be read.", code="unreadable-secrets") from fault
-    return dict(environ) | (_from_json(text) if text.lstrip().startswith("{") else _from_lines(text))
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError("The file of secrets can't be read as UTF-8 text.", code="unreadable-secrets") from fault
+    return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
+
+
+def chosen_values(bots: Collection, given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The values to set: those of the file, then those of the environment; each login whole from one of the two."""
+    return combine(settings_of(bots), given, environ)
+
+
+def settings_of(bots: Collection) -> list[Setting]:
+    """Every setting that a bot declares, and the two of the relay."""
+    declared = {setting.name: setting for handler in bots for setting in handler.bot.settings}
+    return [*declared.values(), *(Setting(name, "The relay's own", sensitive=True) for name in RELAY_SECRETS)]
 
 
 def secrets_of(project: Project) -> list[Json]:
@@ -46,7 +61,9 @@ def secrets_of(project: Project) -> list[Json]:
 def found_secrets(held: Sequence[Json], names: set[str]) -> list[Found]:
     """Those of the list that have one of the names."""
     return [
-        Found("Secret", each["name"], {"value": _text(each)}, ours=False) for each in held if each.get("name") in names
+        Found("Secret", each["name"], {"value": secret_text(each) or ""}, ours=False)
+        for each in held
+        if each.get("name") in names
     ]
 
 
@@ -61,32 +78,23 @@ def write_secrets(project: Project, steps: Sequence[Step]) -> None:
 def _from_json(text: str) -> dict[str, str]:
     try:
         parsed = json.loads(text)
-    except ValueError as fault:
+    except (ValueError, RecursionError) as fault:
         raise InputError("The file of secrets is no JSON object.", code="unreadable-secrets") from fault
     if nested := [name for name, value in parsed.items() if isinstance(value, dict | list)]:
         raise InputError(f"Give text for {', '.join(nested)}.", code="unreadable-secrets")
-    return {name: _as_text(value) for name, value in parsed.items() if value is not None}
+    return {name: secret_text(value) or "" for name, value in parsed.items() if value is not None}
 
 
 def _from_lines(text: str) -> dict[str, str]:
-    lines = (line.strip() for line in text.splitlines())
-    pairs = (line.removeprefix("export ").partition("=") for line in lines if line and not line.startswith("#"))
-    return {name.strip(): _unquoted(name.strip(), value.strip()) for name, _, value in pairs}
+    bindings = [each for each in parse_stream(StringIO(text)) if each.key is not None or each.error]
+    wrong = [str(_line(each)) for each in bindings if each.error or each.value is None]
+    if wrong:
+        lines = f"line {wrong[0]}" if len(wrong) == 1 else f"lines {', '.join(wrong)}"
+        raise InputError(f"The file of secrets has no NAME=value in {lines}.", code="unreadable-secrets")
+    return {str(each.key): str(each.value) for each in bindings}
 
 
-def _unquoted(name: str, value: str) -> str:
-    if value[:1] not in {'"', "'"}:
-        return value
-    if len(value) == 1 or value[0] != value[-1]:
-        text = f"The value of {name} does not end in its line: put one over several lines into a JSON object."
-        raise InputError(text, code="unreadable-secrets")
-    return value[1:-1]
-
-
-def _text(secret: Json) -> str:
-    return _as_text(next((each for key, each in secret.items() if key.startswith("value")), ""))
-
-
-def _as_text(value: Any) -> str:
-    """A value as the bots read it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _line(binding: Binding) -> int:
+    """The number of a binding's line; the parser counts the empty lines before it as its own."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")

@@ -12,9 +12,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from bot_layer.errors import ConfigError
 from bot_layer.http import deadline
-from bot_layer.settings import Setting
+from bot_layer.settings import Reader, Setting
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # 501 and 505 say that the service will never do it; every other 5xx may end, also those of gateways (520 to 599).
@@ -27,7 +26,7 @@ _EPOCH_MILLISECONDS: Final = 1e12
 
 SETTINGS = (
     Setting(
-        "BOT_RETRIES", "How often a request to a busy service is repeated", default="3", kind="whole", least=0, most=20
+        "BOT_RETRIES", "How often a request to a busy service is repeated", default="3", kind="number", least=0, most=20
     ),
     Setting(
         "BOT_BACKOFF_SECONDS",
@@ -72,16 +71,15 @@ class RetryPolicy:
     @classmethod
     def from_settings(cls, settings: Mapping[str, str]) -> RetryPolicy:
         """The policy of the ``BOT_*`` settings; raises ConfigError where one is not a number within its limits."""
-        values = {setting.name: settings.get(setting.name, setting.default or "") for setting in SETTINGS}
-        wrong = [name for name, value in values.items() if not _is_number(value)]
-        if wrong:
-            raise ConfigError(f"Give a number of 0 or more for {', '.join(wrong)}.", code="invalid-setting")
-        return cls(
-            retries=int(float(values["BOT_RETRIES"])),
-            backoff=float(values["BOT_BACKOFF_SECONDS"]),
-            longest_wait=float(values["BOT_LONGEST_WAIT_SECONDS"]),
-            read=float(values["BOT_TIMEOUT_SECONDS"]),
+        reader = Reader(SETTINGS, settings)
+        policy = cls(
+            retries=int(reader.number("BOT_RETRIES")),
+            backoff=reader.number("BOT_BACKOFF_SECONDS"),
+            longest_wait=reader.number("BOT_LONGEST_WAIT_SECONDS"),
+            read=reader.number("BOT_TIMEOUT_SECONDS"),
         )
+        reader.complain()
+        return policy
 
     def pause(self, attempt: int, asked: float | None = None) -> float:
         """Seconds to wait after a failed attempt, counted from 0; ``asked`` is what the service asks for."""
@@ -124,7 +122,3 @@ def read_retry_after(value: str | None, *, now: float) -> float | None:
         except (ValueError, TypeError, OverflowError, IndexError, OSError):
             return None
     return min(max(number, 0.0), LONGEST_RETRY_AFTER)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and len(text) < 12 and text.replace(".", "", 1).isdecimal()

@@ -51,12 +51,11 @@ Opened = tuple[Answer, Iterator[bytes]]
 
 @dataclass(frozen=True)
 class Transport:
-    """One service over HTTP. ``service`` is its name in errors, ``lost_code`` the code for an answer that is lost."""
+    """One service over HTTP. ``service`` is its name in errors; no answer may be longer than ``largest`` bytes."""
 
     service: str
     policy: RetryPolicy = DEFAULT_POLICY
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    lost_code: str = "service-unreachable"
     largest: int = LARGEST_ANSWER
 
     def send(
@@ -148,7 +147,7 @@ class Transport:
             service=self.service,
             method=method,
             path=path,
-            code=self.lost_code,
+            code="service-unreachable",
             maybe_done=sent and method not in READS,
         )
 

@@ -9,6 +9,7 @@ import pytest
 from bot_layer.bot.event import Event, read, target
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
+from bot_layer.settings import Setting
 
 PRACTITIONER: Json = {"resourceType": "Practitioner", "id": "p-1"}
 
@@ -103,8 +104,8 @@ def test_a_resource_without_id_is_no_target(resource: Json) -> None:
     assert caught.value.code == "no-target"
 
 
-def test_only_declared_secrets_pass_and_the_environment_stands_in() -> None:
-    """Secrets of every value type become text; others never reach the bot; the project's win over the environment."""
+def test_only_declared_settings_pass_and_the_environment_comes_first() -> None:
+    """Secrets of every value type become text; others never reach the bot; an empty variable is as none."""
     secrets = {
         "A": {"name": "A", "valueString": "a"},
         "N": {"name": "N", "valueInteger": 5},
@@ -114,9 +115,9 @@ def test_only_declared_secrets_pass_and_the_environment_stands_in() -> None:
         "HOLLOW": {"name": "HOLLOW"},
         "OTHER": {"name": "OTHER", "valueString": "not declared"},
     }
-    names = ["A", "N", "B", "OFF", "PLAIN", "HOLLOW", "E", "MISSING"]
-    event = read(envelope(None, secrets=secrets), secret_names=names, environ={"A": "env", "E": "env", "MISSING": ""})
-    assert event.secrets == {"A": "a", "N": "5", "B": "true", "OFF": "false", "PLAIN": "text", "E": "env"}
+    declared = [Setting(name, "") for name in ("A", "N", "B", "OFF", "PLAIN", "HOLLOW", "E", "MISSING")]
+    event = read(envelope(None, secrets=secrets), settings=declared, environ={"A": "env", "E": "env", "MISSING": ""})
+    assert event.secrets == {"A": "env", "N": "5", "B": "true", "OFF": "false", "PLAIN": "text", "E": "env"}
 
 
 def test_the_headers_of_a_subscription_are_read_as_medplum_writes_them() -> None:

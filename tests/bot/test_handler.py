@@ -84,14 +84,14 @@ def test_only_declared_secrets_pass() -> None:
     assert event.secrets == GIVEN
 
 
-def test_the_environment_stands_in_for_missing_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project's own comes first; nothing undeclared is taken from the environment either."""
+def test_the_environment_comes_before_the_projects_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting by itself; nothing undeclared is taken from either."""
     monkeypatch.setenv("URL", "https://environment.example")
     monkeypatch.setenv("KEY", "from the environment")
     monkeypatch.setenv("OTHER_BOTS_SECRET", "x")
     listener = Listener()
     listener.handler(envelope(secrets={"URL": "https://partner.example"}))
-    assert listener.events[0].secrets == {"URL": "https://partner.example", "KEY": "from the environment"}
+    assert listener.events[0].secrets == {"URL": "https://environment.example", "KEY": "from the environment"}
 
 
 def test_a_host_can_give_another_environment(monkeypatch: pytest.MonkeyPatch) -> None:

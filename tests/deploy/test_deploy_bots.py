@@ -24,7 +24,7 @@ from bot_layer.deploy.project import binary_id
 from bot_layer.deploy.rules.deployment import Wanted
 from bot_layer.deploy.rules.deployment_checks import SPECIFIED, check, version_of
 from bot_layer.deploy.run import Report, Request, Survey, carry_out, roll_back, survey
-from bot_layer.deploy.secrets import read_values
+from bot_layer.deploy.secrets import chosen_values, read_file
 from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
@@ -332,18 +332,49 @@ def test_values_of_a_json_file_are_text_as_an_event_carries_it(tmp_path: Path) -
     """A flag is written as the bots read it, and nothing is no value: a secret is not replaced by the word None."""
     file = tmp_path / "secrets.json"
     file.write_text('{"FLAG": true, "COUNT": 5, "NAME": "x", "NOTHING": null}')
-    assert read_values(file, {}) == {"FLAG": "true", "COUNT": "5", "NAME": "x"}
+    assert read_file(file) == {"FLAG": "true", "COUNT": "5", "NAME": "x"}
+
+
+def test_a_file_of_lines_reads_as_any_env_file(tmp_path: Path) -> None:
+    """Quotes, comments, export, empty values and values over several lines, as other tools read them."""
+    file = tmp_path / "secrets.env"
+    file.write_text(
+        "\ufeff# of the practice\n\nexport A=1 # why\nB='two words # no comment'\n C = 3\nD=\nE=a#b\nF=\"x=\\ty\"\n"
+        'KEY="-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"\n'
+    )
+    key = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"
+    expected = {"A": "1", "B": "two words # no comment", "C": "3", "D": "", "E": "a#b", "F": "x=\ty", "KEY": key}
+    assert read_file(file) == expected
 
 
 @pytest.mark.parametrize(
-    "text", ['KEY="-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"\n', '{"KEY": {}}']
+    ("text", "named"),
+    [
+        ("A=1\n\nJUSTANAME\n", "line 3"),
+        ("A 1\nB=2\n\nC: 3\n", "lines 1, 4"),
+        ('A="never closed\nB=2\n', "line 1"),
+        ('{"KEY": {}}', "KEY"),
+        ('{"KEY"', "JSON"),
+        ("[" * 100_000, "line 1"),
+    ],
 )
-def test_a_value_that_would_be_cut_is_refused(tmp_path: Path, text: str) -> None:
-    """Of a value over several lines only the first would be set, in the place of one that works."""
+def test_a_file_that_is_not_as_meant_is_refused_with_the_place(tmp_path: Path, text: str, named: str) -> None:
+    """A line that is passed over, or half a value, would take the place of one that works. The value is not shown."""
     file = tmp_path / "secrets.env"
     file.write_text(text)
-    with pytest.raises(InputError, match="KEY"):
-        read_values(file, {})
+    with pytest.raises(InputError, match=named) as caught:
+        read_file(file)
+    assert caught.value.code == "unreadable-secrets"
+    assert "never closed" not in caught.value.message
+
+
+def test_a_login_is_set_whole_from_the_file_or_from_the_environment() -> None:
+    """A file that brings a client id never meets the secret of the environment."""
+    settings = (Setting("X_ID", "", login="X"), Setting("X_SECRET", "", login="X"), Setting("PLAIN", ""))
+    bots = Collection({"nightly": _handler(replace(NIGHTLY, settings=settings))})
+    environ = {"X_ID": "env", "X_SECRET": "env", "PLAIN": "env"}
+    assert chosen_values(bots, {"X_ID": "file"}, environ) == {"X_ID": "file", "PLAIN": "env"}
+    assert chosen_values(bots, {"PLAIN": "file"}, environ) == {"X_ID": "env", "X_SECRET": "env", "PLAIN": "file"}
 
 
 def test_secrets_join_those_of_others(server: Medplum, sandbox: MedplumSandbox) -> None:
@@ -529,6 +560,24 @@ def test_without_a_login_nothing_is_tried() -> None:
     )
     assert result.exit_code == 2
     assert all(name in result.output for name in ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET"))
+
+
+def test_a_name_that_no_bot_declares_is_reported(environment: dict[str, str], tmp_path: Path) -> None:
+    """A misspelled name would leave its setting as it was, without a word."""
+    file = tmp_path / "secrets.env"
+    file.write_text("HEALTH_GORILLA_SYNC_MAIL=true\nBOT_RETRIES=3\n")
+    result = CliRunner().invoke(app, ["--dry-run", "--secrets", str(file)], env=environment)
+    assert (result.exit_code, "unknown-secrets" in result.output) == (0, True)
+    assert "HEALTH_GORILLA_SYNC_MAIL" in result.output
+
+
+@pytest.mark.parametrize("line", ["HEALTH_GORILLA_SYNC_EMAIL=perhaps", "BOT_RETRIES=1000000000"])
+def test_a_value_that_no_bot_could_use_is_refused(environment: dict[str, str], tmp_path: Path, line: str) -> None:
+    """It is better known before it is set than by each call that fails."""
+    file = tmp_path / "secrets.env"
+    file.write_text(line)
+    result = CliRunner().invoke(app, ["--dry-run", "--secrets", str(file)], env=environment)
+    assert (result.exit_code, line.partition("=")[0] in result.output) == (2, True)
 
 
 def test_secrets_may_be_json(environment: dict[str, str], sandbox: MedplumSandbox, tmp_path: Path) -> None:

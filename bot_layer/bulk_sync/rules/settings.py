@@ -12,18 +12,24 @@ from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.errors import ConfigError
 
 SETTINGS: Final = (
-    Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id; needed"),
-    Setting("PF_CLIENT_ID", "The app's client id; needed"),
-    Setting("PF_CLIENT_SECRET", "The app's secret, where a secret is used", sensitive=True),
-    Setting("PF_PRIVATE_KEY", "The app's private key (PKCS8 PEM); it is taken before a secret", sensitive=True),
-    Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS"),
-    Setting("PF_JWKS_URL", "The registered JWKS address, if the source wants it in the assertion (jku)"),
-    Setting("PF_KEY_ALGORITHM", "RS384, ES384, RS256 or ES256; default: RS384 for RSA keys, ES384 for P-384"),
+    Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id; needed", login="PF"),
+    Setting("PF_CLIENT_ID", "The app's client id; needed", login="PF"),
+    Setting("PF_CLIENT_SECRET", "The app's secret, where a secret is used", sensitive=True, login="PF"),
+    Setting(
+        "PF_PRIVATE_KEY", "The app's private key (PKCS8 PEM); it is taken before a secret", sensitive=True, login="PF"
+    ),
+    Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS", login="PF"),
+    Setting("PF_JWKS_URL", "The registered JWKS address, if the source wants it in the assertion (jku)", login="PF"),
+    Setting(
+        "PF_KEY_ALGORITHM", "RS384, ES384, RS256 or ES256; default: RS384 for RSA keys, ES384 for P-384", login="PF"
+    ),
     Setting("PF_SYNC_ENABLED", "false: the timer does nothing", default="true"),
     Setting("PF_SYNC_INTERVAL_MS", "Milliseconds between two runs", default="86400000"),
     Setting("PF_SYNC_RUN_ON_STARTUP", "true: --watch runs at once", default="false"),
     Setting("PF_RESOURCE_TYPES", "Types to sync, joined by commas"),
-    Setting("PF_GROUP_ID", "Groups to export, joined by commas; Practice Fusion allows 1,000 patients each"),
+    Setting(
+        "PF_GROUP_ID", "Groups to export, joined by commas; Practice Fusion allows 1,000 patients each", login="PF"
+    ),
     Setting("PF_EXPORT_LEVEL", "group, patient, system, search or auto", default="auto"),
     Setting("PF_SCOPES", "Scopes in place of those derived from the types, joined by spaces"),
     Setting("PF_TYPE_FILTER", "_typeFilter expressions, joined by spaces"),

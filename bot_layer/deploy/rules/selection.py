@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bot_layer.bot.declaration import Bot
 from bot_layer.errors import InputError
+from bot_layer.settings import missing
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def runtime_of(runtimes: Sequence[str], known: Mapping[str, str]) -> str:
 def _reason(bot: Bot, *, first: bool, settings: Names[str]) -> str | None:
     if bot.opt_in:
         return "it is deployed only if it is named"
-    missing = sorted(each.name for each in bot.settings if each.required and each.name not in settings)
-    if missing:
-        return f"these required settings have no value: {', '.join(missing)}"
+    lacking = missing(bot.settings, dict.fromkeys(settings, "set"))
+    if lacking:
+        return f"these required settings have no value: {', '.join(lacking)}"
     return None if first else "it is not among the bots that this project runs"

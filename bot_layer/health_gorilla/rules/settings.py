@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from bot_layer.bot.declaration import Setting
-from bot_layer.errors import ConfigError
+from bot_layer.settings import Reader, Setting
 
 SYSTEM = "https://www.healthgorilla.com"
 ADMINISTRATIVE_ROLE = "https://www.healthgorilla.com/administrative-role"
@@ -34,37 +33,74 @@ PRACTITIONER_PROFILES = (
     "https://healthgorilla.com/fhir/StructureDefinition/hg-practitioner",
 )
 
+GRANTS = ("jwt-bearer", "client-assertion", "client-secret")
+ALGORITHMS = ("HS256", "RS256", "RS384", "ES256", "ES384")
+_LOGIN = "HEALTH_GORILLA"
 _SANDBOX = "https://sandbox.healthgorilla.com"
 SETTINGS = (
-    Setting("HEALTH_GORILLA_BASE_URL", "FHIR base URL", default=f"{_SANDBOX}/fhir/R4"),
-    Setting("HEALTH_GORILLA_TOKEN_URL", "Token endpoint", default=f"{_SANDBOX}/oauth/token"),
-    Setting("HEALTH_GORILLA_AUDIENCE", "The aud of the assertion; the token endpoint where it is not set"),
-    Setting("HEALTH_GORILLA_CLIENT_ID", "The OAuth client", required=True),
-    Setting("HEALTH_GORILLA_CLIENT_SECRET", "Its secret; signs the assertion with HS256", sensitive=True),
-    Setting("HEALTH_GORILLA_ISSUER", "The iss of the assertion: the registered client URI; else the client id"),
-    Setting("HEALTH_GORILLA_SUBJECT", "The sub of the assertion: the login to act as; else the client id"),
-    Setting("HEALTH_GORILLA_SCOPES", "The scopes asked for", default="user/*.* create_users"),
-    Setting("HEALTH_GORILLA_GRANT", "jwt-bearer, client-assertion or client-secret", default="jwt-bearer"),
-    Setting("HEALTH_GORILLA_ALGORITHM", "HS256, RS256, RS384, ES256 or ES384", default="HS256"),
-    Setting("HEALTH_GORILLA_PRIVATE_KEY", "PEM of the key for RS and ES algorithms", sensitive=True),
-    Setting("HEALTH_GORILLA_KEY_ID", "The kid of that key, if one was registered"),
-    Setting("HEALTH_GORILLA_TENANT_ID", "The tenant (t-...) in which people are enrolled", required=True),
-    Setting("HEALTH_GORILLA_SUBTENANT_ID", "Another tenant of yours to enroll people in, instead"),
-    Setting("HEALTH_GORILLA_SSO_FACILITY_ID", "The facility (f-...) of single sign-on; people get a PRN identifier"),
-    Setting("HEALTH_GORILLA_INVITE", "true: Health Gorilla sends new users an invitation by e-mail", default="false"),
-    Setting("HEALTH_GORILLA_NOTIFY", "true: new users get notifications by e-mail", default="false"),
+    Setting("HEALTH_GORILLA_BASE_URL", "FHIR base URL", default=f"{_SANDBOX}/fhir/R4", login=_LOGIN),
+    Setting("HEALTH_GORILLA_TOKEN_URL", "Token endpoint", default=f"{_SANDBOX}/oauth/token", login=_LOGIN),
     Setting(
-        "HEALTH_GORILLA_SYNC_EMAIL", "true: accounts get an e-mail address, which can reset a password", default="false"
+        "HEALTH_GORILLA_AUDIENCE", "The aud of the assertion; the token endpoint where it is not set", login=_LOGIN
+    ),
+    Setting("HEALTH_GORILLA_CLIENT_ID", "The OAuth client", required=True, login=_LOGIN),
+    Setting(
+        "HEALTH_GORILLA_CLIENT_SECRET",
+        "Its secret; signs the assertion with HS256",
+        sensitive=True,
+        required=True,
+        instead="HEALTH_GORILLA_PRIVATE_KEY",
+        login=_LOGIN,
+    ),
+    Setting(
+        "HEALTH_GORILLA_ISSUER", "The iss of the assertion: the registered client URI; else the client id", login=_LOGIN
+    ),
+    Setting(
+        "HEALTH_GORILLA_SUBJECT", "The sub of the assertion: the login to act as; else the client id", login=_LOGIN
+    ),
+    Setting("HEALTH_GORILLA_SCOPES", "The scopes asked for", default="user/*.* create_users"),
+    Setting(
+        "HEALTH_GORILLA_GRANT",
+        "jwt-bearer, client-assertion or client-secret",
+        default="jwt-bearer",
+        kind="choice",
+        choices=GRANTS,
+        login=_LOGIN,
+    ),
+    Setting(
+        "HEALTH_GORILLA_ALGORITHM",
+        "HS256, RS256, RS384, ES256 or ES384",
+        default="HS256",
+        kind="choice",
+        choices=ALGORITHMS,
+        login=_LOGIN,
+    ),
+    Setting("HEALTH_GORILLA_PRIVATE_KEY", "PEM of the key for RS and ES algorithms", sensitive=True, login=_LOGIN),
+    Setting("HEALTH_GORILLA_KEY_ID", "The kid of that key, if one was registered", login=_LOGIN),
+    Setting("HEALTH_GORILLA_TENANT_ID", "The tenant (t-...) in which people are enrolled", required=True, login=_LOGIN),
+    Setting("HEALTH_GORILLA_SUBTENANT_ID", "Another tenant of yours to enroll people in, instead", login=_LOGIN),
+    Setting("HEALTH_GORILLA_SSO_FACILITY_ID", "The facility (f-...) of single sign-on; people get a PRN identifier"),
+    Setting(
+        "HEALTH_GORILLA_INVITE",
+        "true: Health Gorilla sends new users an invitation by e-mail",
+        default="false",
+        kind="flag",
+    ),
+    Setting("HEALTH_GORILLA_NOTIFY", "true: new users get notifications by e-mail", default="false", kind="flag"),
+    Setting(
+        "HEALTH_GORILLA_SYNC_EMAIL",
+        "true: accounts get an e-mail address, which can reset a password",
+        default="false",
+        kind="flag",
     ),
     Setting(
         "HEALTH_GORILLA_NPI_CHECK_DIGIT",
         "false: NPIs are not checked by their check digit, for a test system with made-up NPIs",
         default="true",
+        kind="flag",
     ),
     Setting("HEALTH_GORILLA_PASSWORD", "A first password, used where a call names this secret", sensitive=True),
 )
-GRANTS = ("jwt-bearer", "client-assertion", "client-secret")
-ALGORITHMS = ("HS256", "RS256", "RS384", "ES256", "ES384")
 
 
 @dataclass(frozen=True)
@@ -119,50 +155,40 @@ class HealthGorilla:
 
 def read(settings: Mapping[str, str]) -> HealthGorilla:
     """The settings as a value; raises one ConfigError that names all that is missing or wrong."""
+    reader = Reader(SETTINGS, settings)
 
-    def get(name: str) -> str:
-        known = next(setting for setting in SETTINGS if setting.name == f"HEALTH_GORILLA_{name}")
-        return (settings.get(known.name) or known.default or "").strip()
+    def text(name: str) -> str:
+        return reader.text(f"HEALTH_GORILLA_{name}")
 
-    _require(settings, get("GRANT"), get("ALGORITHM"))
-    home = bare_id(get("TENANT_ID"))
-    return HealthGorilla(
-        base_url=get("BASE_URL").rstrip("/"),
-        token_url=get("TOKEN_URL"),
-        audience=get("AUDIENCE") or get("TOKEN_URL"),
-        client_id=get("CLIENT_ID"),
-        client_secret=get("CLIENT_SECRET"),
-        issuer=get("ISSUER") or get("CLIENT_ID"),
-        subject=get("SUBJECT") or get("CLIENT_ID"),
-        scopes=get("SCOPES"),
-        grant=get("GRANT"),
-        algorithm=get("ALGORITHM"),
-        private_key=get("PRIVATE_KEY").replace("\\n", "\n"),
-        key_id=get("KEY_ID"),
-        tenant_id=bare_id(get("SUBTENANT_ID")) or home,
+    home = bare_id(text("TENANT_ID"))
+    found = HealthGorilla(
+        base_url=text("BASE_URL").rstrip("/"),
+        token_url=text("TOKEN_URL"),
+        audience=text("AUDIENCE") or text("TOKEN_URL"),
+        client_id=text("CLIENT_ID"),
+        client_secret=text("CLIENT_SECRET"),
+        issuer=text("ISSUER") or text("CLIENT_ID"),
+        subject=text("SUBJECT") or text("CLIENT_ID"),
+        scopes=text("SCOPES"),
+        grant=reader.choice("HEALTH_GORILLA_GRANT"),
+        algorithm=reader.choice("HEALTH_GORILLA_ALGORITHM"),
+        private_key=text("PRIVATE_KEY").replace("\\n", "\n"),
+        key_id=text("KEY_ID"),
+        tenant_id=bare_id(text("SUBTENANT_ID")) or home,
         home_tenant_id=home,
-        sso_facility_id=bare_id(get("SSO_FACILITY_ID")),
-        invite=get("INVITE") == "true",
-        notify=get("NOTIFY") == "true",
-        sync_email=get("SYNC_EMAIL") == "true",
-        npi_check_digit=get("NPI_CHECK_DIGIT").casefold() not in {"false", "no", "off", "0"},
+        sso_facility_id=bare_id(text("SSO_FACILITY_ID")),
+        invite=reader.flag("HEALTH_GORILLA_INVITE"),
+        notify=reader.flag("HEALTH_GORILLA_NOTIFY"),
+        sync_email=reader.flag("HEALTH_GORILLA_SYNC_EMAIL"),
+        npi_check_digit=reader.flag("HEALTH_GORILLA_NPI_CHECK_DIGIT"),
     )
+    if found.grant and found.algorithm:
+        signs_with_key = found.grant != "client-secret" and found.algorithm != "HS256"
+        reader.require("HEALTH_GORILLA_PRIVATE_KEY" if signs_with_key else "HEALTH_GORILLA_CLIENT_SECRET")
+    reader.complain()
+    return found
 
 
 def bare_id(value: str) -> str:
     """``t-...`` of ``Organization/t-...``."""
     return value.rpartition("/")[2]
-
-
-def _require(settings: Mapping[str, str], grant: str, algorithm: str) -> None:
-    if grant not in GRANTS or algorithm not in ALGORITHMS:
-        raise ConfigError(
-            f"Set HEALTH_GORILLA_GRANT to one of {', '.join(GRANTS)} and HEALTH_GORILLA_ALGORITHM to one of "
-            f"{', '.join(ALGORITHMS)}.",
-            code="invalid-setting",
-        )
-    signs_with_key = grant != "client-secret" and algorithm != "HS256"
-    needed = ["CLIENT_ID", "TENANT_ID", "PRIVATE_KEY" if signs_with_key else "CLIENT_SECRET"]
-    missing = [f"HEALTH_GORILLA_{name}" for name in needed if not settings.get(f"HEALTH_GORILLA_{name}")]
-    if missing:
-        raise ConfigError.for_missing(missing)

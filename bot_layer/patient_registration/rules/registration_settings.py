@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from bot_layer.bot.declaration import Setting
-from bot_layer.errors import ConfigError
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.settings import Reader, Setting
 
+ADT_SETTINGS: Final = (
+    Setting("ADT_ASSIGNING_AUTHORITIES", 'JSON: assigning authorities (CX.4) to systems, {"CLINIC": "https://..."}'),
+    Setting("ADT_PATIENT_SYSTEM", "The system by which ADT messages name a patient, where PID-3 holds several"),
+    Setting("ADT_PROCESSING_IDS", "Processing ids (MSH-11) that are carried out", default="P"),
+)
 SETTINGS: Final = (
     Setting(
         "FEDERATED_PATIENT_SYSTEM",
@@ -23,12 +27,15 @@ SETTINGS: Final = (
         "FEDERATED_PATIENT_IDENTIFIER_SYSTEM",
         "Register under the identifier of this system (a record number) instead of the Medplum Patient's id",
     ),
-    Setting("REGISTER_OTHER_GENDERS", "true: also register patients of gender other or unknown", default="false"),
-    Setting("REGISTER_TEST_PATIENTS", "true: also register patients tagged HTEST", default="false"),
-    Setting("REGISTER_DECEASED_PATIENTS", "true: also register patients who died before", default="false"),
-    Setting("ADT_ASSIGNING_AUTHORITIES", 'JSON: assigning authorities (CX.4) to systems, {"CLINIC": "https://..."}'),
-    Setting("ADT_PATIENT_SYSTEM", "The system by which ADT messages name a patient, where PID-3 holds several"),
-    Setting("ADT_PROCESSING_IDS", "Processing ids (MSH-11) that are carried out", default="P"),
+    Setting(
+        "REGISTER_OTHER_GENDERS",
+        "true: also register patients of gender other or unknown",
+        default="false",
+        kind="flag",
+    ),
+    Setting("REGISTER_TEST_PATIENTS", "true: also register patients tagged HTEST", default="false", kind="flag"),
+    Setting("REGISTER_DECEASED_PATIENTS", "true: also register patients who died before", default="false", kind="flag"),
+    *ADT_SETTINGS,
 )
 _SYSTEM: Final = re.compile(r"https?://[^\s/]+\S*|urn:oid:[0-2](?:\.\d+)+")
 
@@ -43,39 +50,35 @@ class AdtPolicy:
 
 
 def registration_policy(settings: Mapping[str, str]) -> Policy:
-    """Who is registered, and under which id; ConfigError where the system is none."""
-    system = settings.get("FEDERATED_PATIENT_SYSTEM", "").strip()
-    if not system:
-        raise ConfigError.for_missing(["FEDERATED_PATIENT_SYSTEM"])
-    if not _SYSTEM.fullmatch(system) or system.rstrip("/") == HEALTH_GORILLA_SYSTEM:
-        raise ConfigError(
-            "FEDERATED_PATIENT_SYSTEM is the clinic's own URL, or urn:oid: with its OID.", code="invalid-setting"
-        )
-    return Policy(
+    """Who is registered, and under which id; one ConfigError for all that is missing or wrong."""
+    reader = Reader(SETTINGS, settings)
+    system = reader.text("FEDERATED_PATIENT_SYSTEM")
+    if system and (not _SYSTEM.fullmatch(system) or system.rstrip("/") == HEALTH_GORILLA_SYSTEM):
+        reader.refuse("FEDERATED_PATIENT_SYSTEM", "the clinic's own URL, or urn:oid: with its OID")
+    policy = Policy(
         patient_system=system,
-        identifier_system=settings.get("FEDERATED_PATIENT_IDENTIFIER_SYSTEM", "").strip() or None,
-        other_genders=_is_on(settings, "REGISTER_OTHER_GENDERS"),
-        test_patients=_is_on(settings, "REGISTER_TEST_PATIENTS"),
-        deceased=_is_on(settings, "REGISTER_DECEASED_PATIENTS"),
+        identifier_system=reader.text("FEDERATED_PATIENT_IDENTIFIER_SYSTEM") or None,
+        other_genders=reader.flag("REGISTER_OTHER_GENDERS"),
+        test_patients=reader.flag("REGISTER_TEST_PATIENTS"),
+        deceased=reader.flag("REGISTER_DECEASED_PATIENTS"),
     )
+    reader.complain()
+    return policy
 
 
 def adt_policy(settings: Mapping[str, str]) -> AdtPolicy:
     """How ADT messages are read; ConfigError where the map of authorities is no JSON object of texts."""
+    reader = Reader(ADT_SETTINGS, settings)
     try:
-        authorities = json.loads(settings.get("ADT_ASSIGNING_AUTHORITIES") or "{}")
-    except ValueError:
+        authorities = json.loads(reader.text("ADT_ASSIGNING_AUTHORITIES") or "{}")
+    except (ValueError, RecursionError):
         authorities = None
     if not isinstance(authorities, dict) or not all(isinstance(system, str) for system in authorities.values()):
-        raise ConfigError(
-            "ADT_ASSIGNING_AUTHORITIES is a JSON object of assigning authorities and systems.", code="invalid-setting"
-        )
+        reader.refuse("ADT_ASSIGNING_AUTHORITIES", "a JSON object of assigning authorities and systems")
+        authorities = {}
+    reader.complain()
     return AdtPolicy(
         authorities=authorities,
-        patient_system=settings.get("ADT_PATIENT_SYSTEM", "").strip() or None,
-        processing_ids=tuple((settings.get("ADT_PROCESSING_IDS") or "P").replace(",", " ").split()),
+        patient_system=reader.text("ADT_PATIENT_SYSTEM") or None,
+        processing_ids=tuple(reader.text("ADT_PROCESSING_IDS").replace(",", " ").split()),
     )
-
-
-def _is_on(settings: Mapping[str, str], name: str) -> bool:
-    return settings.get(name, "").strip().lower() == "true"

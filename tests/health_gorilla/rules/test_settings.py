@@ -74,7 +74,7 @@ def test_a_key_is_needed_only_to_sign_with_it() -> None:
 @pytest.mark.parametrize("setting", [{"HEALTH_GORILLA_GRANT": "password"}, {"HEALTH_GORILLA_ALGORITHM": "none"}])
 def test_an_unknown_grant_or_algorithm_is_refused(setting: dict[str, str]) -> None:
     """The error lists what can be set."""
-    with pytest.raises(ConfigError, match="jwt-bearer"):
+    with pytest.raises(ConfigError, match=r"jwt-bearer|HS256"):
         hg.read({**LEAST, **setting})
 
 
