@@ -1,8 +1,8 @@
 """The threads of the host: intake never waits for running bots, and no bot takes the threads of another.
 
-Each bot has a limit of calls at once. A call beyond it is refused at once with ``too-many-calls`` instead of waiting
-behind calls that may hang on a silent partner. A caller waits no longer than the bot's own timeout: its thread can't be
-stopped, so it keeps its place among the bot's calls until it ends.
+Each bot has a limit of calls at once. A call beyond it waits two seconds for its turn, and is then refused with
+``too-many-calls`` instead of waiting behind calls that may hang on a silent partner. A caller waits no longer than the
+bot's own timeout: its thread can't be stopped, so it keeps its place among the bot's calls until it ends.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bot_layer.errors import TransientError
 SERVICE: Final = "Bot host"
 RETRY_AFTER: Final = 5
 _INTAKE_THREADS: Final = 16
+_WAIT_SECONDS: Final = 2.0  # behind an operation, Medplum makes a 500 without a reason of a refusal
 _GRACE_SECONDS: Final = 5.0  # the bot's own deadline comes first, and names the partner
 _T = TypeVar("_T")
 
@@ -68,18 +69,15 @@ class Calls:
     async def _take_place(self, bot: str, may_wait: bool) -> Callable[[], None]:
         """Takes one of the bot's places; the function that gives it back."""
         limiter, call = self._places[bot], object()
-        if may_wait:
+        with anyio.move_on_after(None if may_wait else _WAIT_SECONDS) as waiting:
             await limiter.acquire_on_behalf_of(call)
-        else:
-            try:
-                limiter.acquire_on_behalf_of_nowait(call)
-            except anyio.WouldBlock as full:
-                raise TransientError(
-                    "The bot has too many calls at once; try again later.",
-                    service=SERVICE,
-                    code="too-many-calls",
-                    retry_after=RETRY_AFTER,
-                ) from full
+        if waiting.cancelled_caught:
+            raise TransientError(
+                "The bot has too many calls at once; try again later.",
+                service=SERVICE,
+                code="too-many-calls",
+                retry_after=RETRY_AFTER,
+            )
         return partial(limiter.release_on_behalf_of, call)
 
 

@@ -57,7 +57,8 @@ class Hanging:
 
 
 @pytest.fixture
-def hanging() -> Hanging:
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Hanging:
+    monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
     return Hanging()
 
 
@@ -100,8 +101,9 @@ def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging
         assert client.post("/bot-b-1", json=event).status_code == 200
 
 
-def test_an_event_waits_for_its_turn_instead_of_being_refused() -> None:
+def test_an_event_waits_for_its_turn_instead_of_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody would send it again."""
+    monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
 
     async def run() -> list[str]:
         places, end, done = Calls(1), threading.Event(), []
@@ -124,6 +126,7 @@ def test_an_event_waits_for_its_turn_instead_of_being_refused() -> None:
 def test_a_caller_waits_no_longer_than_the_bot_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told so; the bot keeps its place until it really ends."""
     monkeypatch.setattr(calls, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
 
     async def run() -> tuple[str, str, str]:
         places, begun, end = Calls(1), threading.Event(), threading.Event()
