@@ -98,7 +98,7 @@ def sandbox(
 def _fill(world: World) -> None:
     """The sample people first, so that they wait for their call; people who come later are enrolled by Subscription."""
     world.load_sample_people()
-    deploy = [sys.executable, str(Path(__file__).resolve().parents[2] / "deploy_bots.py"), "--all"]
+    deploy = [sys.executable, "-m", "bot_layer.cli", "deploy", "--all"]
     done = subprocess.run(  # noqa: S603  # our own script
         deploy, env={**os.environ, **world.environment()}, capture_output=True, text=True, check=False
     )

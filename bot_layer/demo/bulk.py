@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from bot_layer.demo.scenario import ROOT, Teller, UnexpectedStep
+from bot_layer.demo.scenario import Teller, UnexpectedStep
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 
@@ -66,14 +66,14 @@ def _killed(teller: Teller) -> None:
     environment = {**os.environ, **teller.world.environment(), **teller.world.settings(), **quick}
     line = [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--full", "--quiet"]
     with subprocess.Popen(  # noqa: S603  # our own command
-        line, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         until = time.monotonic() + _KILL_SECONDS
         while not _downloading(source.requests[before:]) and process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     teller.step("medplum-bots pf-sync is killed in the middle of its files", f"exit {process.returncode}")
-    teller.command("-m", "bot_layer.cli", "pf-sync", "--quiet", settings={**teller.world.settings(), **quick})
+    teller.command("pf-sync", "--quiet", settings={**teller.world.settings(), **quick})
     left = sorted(patient["id"] for patient in source.source.resources("Patient"))
     teller.expect(sorted(_patients(teller)) == left, "started again, it finishes: each patient once")
     languages = {patient.get("language") for patient in _stored(teller)}

@@ -31,13 +31,13 @@ def _deploy(teller: Teller) -> None:
     teller.login()
     # The clinic's people are there before the bots are: only later ones are enrolled by Subscription.
     teller.world.load_sample_people()
-    plan = teller.command("deploy_bots.py", "--all", "--dry-run")
+    plan = teller.command("deploy", "--all", "--dry-run")
     teller.expect("sync-practitioner" in plan, "deploy_bots.py --dry-run shows the plan")
     steps = [line for line in plan.splitlines() if line.startswith("  + ")]
     teller.console.print("\n".join(steps), style="dim", highlight=False, markup=False)
-    teller.command("deploy_bots.py", "--all")
+    teller.command("deploy", "--all")
     teller.step("deploy_bots.py carries it out")
-    second = teller.command("deploy_bots.py")
+    second = teller.command("deploy")
     teller.expect("no changes" in second.lower(), "deploy_bots.py again: no changes")
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -18,7 +17,6 @@ from bot_layer.demo.world import World
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 
-ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 10.0
 _LONGEST = 90.0
 
@@ -85,12 +83,11 @@ class Teller:
         return found
 
     def command(self, *words: str, settings: Mapping[str, str] | None = None) -> str:
-        """What a command of this project prints, run as its user would with these settings in the environment."""
+        """What ``medplum-bots WORDS`` prints, run as its user would with these settings in the environment."""
         environment = {**os.environ, **self.world.environment(), **(settings or {})}
         try:
             done = subprocess.run(  # noqa: S603  # our own commands, with words of this module
-                [sys.executable, *words],
-                cwd=ROOT,
+                [sys.executable, "-m", "bot_layer.cli", *words],
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -34,7 +34,7 @@ FEDERATION = {
     "ADT_ASSIGNING_AUTHORITIES": '{"CLINIC": "https://clinic.example"}',
 }
 _SHAPES: Final = {"general": PracticeFusionSwitches.general(polls=0), "exact": PracticeFusionSwitches.exact()}
-SAMPLE_PEOPLE = Path(__file__).resolve().parents[2] / "fixtures" / "sample_people" / "bundle.json"
+SAMPLE_PEOPLE = Path(__file__).with_name("sample_people.json")
 
 
 @dataclass(frozen=True)
