@@ -1,7 +1,7 @@
 """$register-patient: have a patient in Health Gorilla's index, under the id by which federated queries ask.
 
-Reads the Patient in Medplum (merges are followed) and what the index holds; creates, updates or leaves alone; writes
-Health Gorilla's id back. Also takes HL7 ADT messages: the Patient is stored first, the answer is an acknowledgement.
+Reads the Patient in Medplum (merges are followed), the consents, and what the index holds; creates, updates, ends or
+leaves alone; writes Health Gorilla's id back. Also takes HL7 ADT messages, and answers them with an acknowledgement.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from bot_layer.bot.declaration import Bot, Grant, Watch
 from bot_layer.bot.event import Event, target
 from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError, InputError
+from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
+from bot_layer.patient_registration.adt import acknowledgement
 from bot_layer.patient_registration.adt import message as adt
-from bot_layer.patient_registration.adt import order as adt_order
-from bot_layer.patient_registration.adt import outbound as adt_out
+from bot_layer.patient_registration.adt.acknowledgement import Problem, code_of, problem_of
 from bot_layer.patient_registration.adt.message import Header
+from bot_layer.patient_registration.adt_messages import AdtMessages
 from bot_layer.patient_registration.patient_index import Patients
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import index_patient, registration_answer
-from bot_layer.patient_registration.rules.registration import Create
-from bot_layer.patient_registration.rules.registration_answer import (
-    NOT_FOR_THE_INDEX,
-    acknowledgement,
-    late,
-    not_for_us,
-    problem,
+from bot_layer.patient_registration.registrar import Registrar, Request
+from bot_layer.patient_registration.rules import registration_answer
+from bot_layer.patient_registration.rules.registration_settings import (
+    SETTINGS,
+    adt_policy,
+    disclosure_policy,
+    registration_policy,
 )
-from bot_layer.patient_registration.rules.registration_settings import SETTINGS, adt_policy, registration_policy
+from bot_layer.patient_registration.tasks import RegistrationTasks
 
 HL7 = "x-application/hl7-v2+er7"
 
@@ -44,8 +45,11 @@ BOT = Bot(
     target="Patient",
     parameter="patient",
     settings=(*SETTINGS, *hg.SETTINGS, *transport.SETTINGS),
-    watches=(Watch("Patient"),),
-    grants=(Grant("Patient", write=True), Grant("Task", write=True)),
+    watches=(
+        Watch("Patient", interactions=("create", "update", "delete")),
+        Watch("Consent", interactions=("create", "update", "delete")),
+    ),
+    grants=(Grant("Patient", write=True), Grant("Task", write=True), Grant("List", write=True), Grant("Consent")),
     content_types=(HL7,),
     opt_in=True,
 )
@@ -53,27 +57,27 @@ BOT = Bot(
 
 def register(event: Event) -> Json:
     """One patient registered, or one ADT message carried out and acknowledged."""
+    now = datetime.now(UTC)
     if _is_hl7(event.input, event.content_type):
         # An HL7 caller gets HL7 back: the one answer of a bot that is text.
-        return cast(Json, receive(event, datetime.now(UTC)))
-    asked = target(event, "Patient", "patient")
-    if asked.deleted:
+        return cast(Json, receive(event, now))
+    reference = _patient_of_consent(event)
+    asked = None if reference else target(event, "Patient", "patient")
+    if asked is not None and asked.deleted:
+        gone = "The Patient was deleted."
+        RegistrationTasks(medplum.connect(event), now).cancel([asked.id], "patient-deleted", gone)
         return registration_answer.deleted()
-    if not event.from_subscription:
-        return _register(event, asked.reference)
-    store = PatientStore(medplum.connect(event))
-    try:
-        answer = _register(event, asked.reference)
-    except BotError as error:
-        if error.code not in NOT_FOR_THE_INDEX:
-            store.fail(asked.id, error, datetime.now(UTC))
-        raise
-    store.succeed(asked.id, datetime.now(UTC))
-    return answer
+    request = Request(
+        force=event.flag("force"),
+        preview=event.flag("preview"),
+        not_same=_not_same(event),
+        watched=event.from_subscription,
+    )
+    return _registrar(event, now).register(reference or (asked.reference if asked else ""), request)
 
 
 def receive(event: Event, now: datetime) -> str:
-    """The acknowledgement of an ADT message: AA done, AE failed, AR not taken."""
+    """The acknowledgement of an ADT message: AA done, AE failed, AR can't be taken."""
     header = Header()
     try:
         header = adt.header(str(event.input))
@@ -81,16 +85,17 @@ def receive(event: Event, now: datetime) -> str:
         message = adt.read(
             str(event.input), authorities=policy.authorities, processing_ids=policy.processing_ids, now=now
         )
+        header = message.header
         if message.action == "ignore":
-            return adt_out.ack(header, "AA", now, [not_for_us()])
-        store = PatientStore(medplum.connect(event))
-        stored = store.carry_out(message, policy.patient_system)
-        for patient in stored:
-            _register(event, f"Patient/{patient['id']}")
+            return acknowledgement.ack(header, "AA", now, [acknowledgement.not_for_us()])
+        registrar = _registrar(event, now)
+        messages = AdtMessages(registrar.store, policy.patient_system)
+        steps = messages.judge(message)
+        stored = messages.apply(message, steps)
     except BotError as error:
-        return adt_out.ack(header, acknowledgement(error), now, [problem(error)])
-    is_late = any(adt_order.is_late(patient, message.persons[0].stamp) for patient in stored)
-    return adt_out.ack(header, "AA", now, [late()] if is_late else [])
+        return acknowledgement.ack(header, code_of(error), now, [problem_of(error)])
+    remarks = [acknowledgement.late()] if any(step.is_late for step in steps) else []
+    return _registered(registrar, header, stored, remarks)
 
 
 def refuse(error: BotError, event: Json) -> Json:
@@ -102,33 +107,56 @@ def refuse(error: BotError, event: Json) -> Json:
         header = adt.header(str(given))
     except InputError:
         header = Header()
-    return cast(Json, adt_out.ack(header, acknowledgement(error), datetime.now(UTC), [problem(error)]))
+    return cast(Json, acknowledgement.ack(header, code_of(error), datetime.now(UTC), [problem_of(error)]))
+
+
+def _registered(registrar: Registrar, header: Header, stored: list[Json], remarks: list[Problem]) -> str:
+    """The acknowledgement once the stored Patients are registered; it tells of the first failure of each kind."""
+    errors: dict[str, BotError] = {}
+    for patient in stored:
+        try:
+            registrar.register(f"Patient/{patient['id']}", Request(watched=True))
+        except BotError as error:
+            errors.setdefault(error.code, error)
+    has_failed = any(code_of(error) != "AA" for error in errors.values())
+    problems = [*map(problem_of, errors.values()), *remarks]
+    return acknowledgement.ack(header, "AE" if has_failed else "AA", registrar.now, problems)
+
+
+def _registrar(event: Event, now: datetime) -> Registrar:
+    server, policy = medplum.connect(event), registration_policy(event.secrets)
+    return Registrar(
+        store=PatientStore(server),
+        index=Patients(health_gorilla.connect(event.secrets), policy),
+        tasks=RegistrationTasks(server, now),
+        policy=policy,
+        disclosure=disclosure_policy(event.secrets),
+        now=now,
+    )
 
 
 def _is_hl7(given: Any, content_type: str) -> bool:
     return isinstance(given, str) or content_type.startswith(HL7)
 
 
-def _register(event: Event, reference: str) -> Json:
-    """Gather, decide, act; the answer is one Parameters resource."""
-    policy, force = registration_policy(event.secrets), event.flag("force")
-    store = PatientStore(medplum.connect(event))
-    index = Patients(health_gorilla.connect(event.secrets), policy)
+def _not_same(event: Event) -> tuple[str, ...]:
+    given = parameters.values(event.parameters, "notSameAs")
+    return tuple(str(each.get("reference", "")) for each in given if isinstance(each, dict))
 
-    # The event may be stale, or made up by its caller: what is registered is what Medplum holds.
-    patient = store.current(reference)
-    followed = f"Patient/{patient['id']}" != reference
-    merged = [index_patient.external_id(each, policy) for each in store.merged_into(patient)]
-    former = [each for each in merged if each is not None]
-    plan = index.plan(patient, former, force=force)
-    if not isinstance(plan, Create):
-        store.require_own_id(patient, plan.id)
 
-    if event.flag("preview"):
-        return registration_answer.preview(plan, patient, policy, followed=followed)
-    health_gorilla_id = index.carry_out(plan, patient, former, force=force)
-    store.write_back(patient, health_gorilla_id)
-    return registration_answer.answer(plan, patient, policy, health_gorilla_id, followed=followed)
+def _patient_of_consent(event: Event) -> str | None:
+    """The patient of the Consent that a Subscription reports as changed or deleted; None for any other event."""
+    given = event.input
+    consent = given.get("deletedResource", given) if isinstance(given, dict) else None
+    if not event.from_subscription or not isinstance(consent, dict) or consent.get("resourceType") != "Consent":
+        return None
+    patient = consent.get("patient")
+    reference = str(patient.get("reference", "")) if isinstance(patient, dict) else ""
+    if not reference.startswith("Patient/"):
+        raise InputError(
+            "The Consent names no Patient of this server.", code="no-target", expression=["Consent.patient"]
+        )
+    return reference
 
 
 handler = Handler(BOT, register, answer_failure=refuse)

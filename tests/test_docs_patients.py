@@ -70,4 +70,6 @@ def test_every_parameter_and_event_is_listed() -> None:
     operation = json.loads((ROOT / "operation_definitions" / "register_patient.json").read_bytes())
     names = [parameter["name"] for parameter in operation["parameter"] if parameter["use"] == "in"]
     assert [name for name in names if f"`{name}`" not in PAGE] == []
-    assert [event for event in (*adt.REGISTERING, adt.MERGING, adt.INACTIVATING) if event not in PAGE] == []
+    assert [
+        event for event in (*adt.REGISTERING, *adt.MERGING, *adt.INACTIVATING, *adt.REFUSED) if event not in PAGE
+    ] == []

@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from bot_layer.errors import BotError
+from bot_layer.errors import BotError, InputError
+from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_environment
 from bot_layer.patient_registration.adt import outbound as adt_out
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules.registration_settings import ADT_SETTINGS, adt_policy
+from bot_layer.patient_registration.rules.registration_settings import (
+    ADT_SETTINGS,
+    DISCLOSURE_SETTINGS,
+    adt_policy,
+    disclosure_policy,
+)
 from bot_layer.settings import resolve, secret_values
 
 app = typer.Typer()
@@ -27,25 +34,56 @@ def adt(
     sender: Annotated[str, typer.Option(help="Sending application and facility (MSH-3^MSH-4).")] = "MEDPLUM^CLINIC",
     receiver: Annotated[str, typer.Option(help="Receiving application and facility (MSH-5^MSH-6).")] = "HG^HG",
     processing: Annotated[str, typer.Option(help="Processing id (MSH-11): P production, T training, D debug.")] = "P",
+    yes: Annotated[bool, typer.Option("--yes", help="Write an A29 for an active patient without asking.")] = False,
 ) -> None:
     """Print the ADT message of a patient, segments ended by CR, in UTF-8.
 
     Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET; ADT_ASSIGNING_AUTHORITIES names
-    systems as assigning authorities. A merged Patient is followed. The social security number is never in it.
+    systems as assigning authorities. A merged Patient is followed, except by an A29, which would have the partner
+    delete the surviving record. A patient who must stay unknown to networks has no message but an A29. The social
+    security number is never in a message.
     """
     envelope = adt_out.Envelope(
         datetime.now(UTC), uuid.uuid4().hex[:20].upper(), _party(sender), _party(receiver), processing
     )
     try:
         server = connect_environment(os.environ)
-        policy = adt_policy(resolve(ADT_SETTINGS, os.environ, secret_values(server.project_secrets().values())))
-        held = PatientStore(server).current(f"Patient/{patient}")
-        message = adt_out.message(held, event, envelope, authorities=policy.authorities)
+        declared = (*ADT_SETTINGS, *DISCLOSURE_SETTINGS)
+        settings = resolve(declared, os.environ, secret_values(server.project_secrets().values()))
+        store = PatientStore(server)
+        found = store.current(f"Patient/{patient}")
+        if event == "A29":
+            _require_ended(found, patient, yes=yes)
+        else:
+            _require_disclosable(store, found, settings, envelope.now)
+        message = adt_out.message(found, event, envelope, authorities=adt_policy(settings).authorities)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
     sys.stdout.buffer.write(message.encode())
     sys.stdout.buffer.flush()
+
+
+def _require_ended(found: Json, patient: str, *, yes: bool) -> None:
+    """Raise InputError where an A29 would have the partner delete a record that lives on."""
+    if found["id"] != patient:
+        raise InputError(
+            "The Patient was merged into another one: an A29 would delete the surviving record at the partner. Have "
+            "the two merged there (A40).",
+            code="patient-merged",
+        )
+    if found.get("active") is not False and not yes:
+        asked = "The Patient is active, and an A29 has the partner delete the record."
+        if not sys.stdin.isatty() or not typer.confirm(f"{asked} Write it?", err=True):
+            raise InputError(f"{asked} Add --yes if that is meant.", code="patient-active")
+
+
+def _require_disclosable(store: PatientStore, found: Json, settings: Mapping[str, str], now: datetime) -> None:
+    """Raise InputError where the partner must not learn of the patient."""
+    patients = [found, *store.merged_into(found)]
+    denial = store.denial(patients, disclosure_policy(settings), now)
+    if denial is not None:
+        raise InputError(denial.text, code=denial.code)
 
 
 def _party(text: str) -> tuple[str, str]:

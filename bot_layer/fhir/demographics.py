@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from datetime import date
 from typing import Final
 
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 # A name or address that is no longer used, or stands for somebody who must not be named, is never registered.
 _PAST_USES: Final = frozenset({"old", "maiden", "temp", "anonymous", "nickname"})
@@ -19,12 +18,9 @@ _NAME_ORDER: Final = {"official": 0, "usual": 1}
 _ADDRESS_ORDER: Final = {"home": 0}
 _PAST_ADDRESS_USES: Final = frozenset({"old", "temp", "billing"})
 _ADDRESS_PARTS: Final = ("line", "city", "state", "postalCode")
-_TELECOM_USES: Final = frozenset({"home", "work", "mobile"})
-# A shape check, not a proof of delivery: one @, a dot behind it, nothing that a mail header would trip over.
-_EMAIL: Final = re.compile(r"[^\s@<>,;:\"]+@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)+")
-_PHONE: Final = re.compile(r"\+?[0-9().\s/-]+(?:(?:x|ext\.?)\s*[0-9]{1,6})?", re.IGNORECASE)
-_EXTENSION: Final = re.compile(r"(?:x|ext\.?)\s*[0-9]+$", re.IGNORECASE)
-_NORTH_AMERICAN_DIGITS: Final = 11
+_POST_OFFICE_BOX: Final = re.compile(
+    r"\b(?:p\.?\s*o\.?\s*b(?:ox|\.)|pob\b|post(?:al)?\s+(?:office\s+)?box\b)", re.IGNORECASE
+)
 
 
 def words(value: object) -> str:
@@ -44,7 +40,7 @@ def texts(value: object) -> tuple[str, ...]:
 
 def entries(value: object) -> tuple[Json, ...]:
     """The objects of a list; an empty tuple for anything else."""
-    return tuple(entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else ()
+    return tuple(objects(value))
 
 
 def current_name(patient: Json) -> Json:
@@ -57,13 +53,18 @@ def current_name(patient: Json) -> Json:
 
 
 def current_address(patient: Json) -> Json:
-    """The address in force, the most complete one first, then home; {} where there is none."""
+    """The address in force; {} where there is none.
+
+    The most complete one comes first, then one where the patient lives before a mailing address or a post office box,
+    then the home address.
+    """
     addresses = [entry for entry in entries(patient.get("address")) if entry.get("use") not in _PAST_ADDRESS_USES]
     ranked = sorted(
         addresses,
         key=lambda entry: (
             _ended(entry),
             len(missing_address_parts(_address(entry))),
+            _is_postal(entry),
             _ADDRESS_ORDER.get(entry.get("use", ""), 1),
         ),
     )
@@ -73,30 +74,6 @@ def current_address(patient: Json) -> Json:
 def missing_address_parts(address: Json) -> tuple[str, ...]:
     """Which of line, city, state and postal code an address lacks."""
     return tuple(part for part in _ADDRESS_PARTS if not address.get(part))
-
-
-def telecom(patient: Json) -> list[Json]:
-    """Phones and e-mails that are present, well formed and in force, each once."""
-    kept: dict[tuple[str, str], Json] = {}
-    for point in entries(patient.get("telecom")):
-        key = telecom_key(point)
-        if key is None or point.get("use") == "old" or _ended(point):
-            continue
-        kept.setdefault(key, _telecom(point))
-    return list(kept.values())
-
-
-def telecom_key(point: Json) -> tuple[str, str] | None:
-    """What makes two contact points the same one; None for one that is not a well-formed phone or e-mail."""
-    value = words(point.get("value"))
-    if point.get("system") == "email":
-        return ("email", value.casefold()) if _EMAIL.fullmatch(value) else None
-    if point.get("system") != "phone" or not _PHONE.fullmatch(value):
-        return None
-    digits = "".join(sign for sign in _EXTENSION.sub("", value) if sign.isdigit())
-    if len(digits) == _NORTH_AMERICAN_DIGITS and digits.startswith("1"):
-        digits = digits[1:]
-    return ("phone", digits) if 7 <= len(digits) <= 15 else None
 
 
 def full_birth_date(value: object) -> str:
@@ -115,12 +92,7 @@ def same_name(ours: Json, theirs: Json) -> bool:
 
 def same_address(ours: Json, theirs: Json) -> bool:
     """Whether two addresses say the same, apart from case and spaces."""
-    return _folded_address(ours) == _folded_address(theirs)
-
-
-def same_telecom(ours: Sequence[Json], theirs: Sequence[Json]) -> bool:
-    """Whether two lists of contact points reach the same phones and mailboxes."""
-    return {telecom_key(point) for point in ours} == {telecom_key(point) for point in theirs}
+    return folded_address(ours) == folded_address(theirs)
 
 
 def _name(entry: Json) -> Json:
@@ -140,22 +112,29 @@ def _address(entry: Json) -> Json:
     parts: Json = {
         "use": words(entry.get("use")),
         "type": words(entry.get("type")),
+        "text": words(entry.get("text")),
         "line": list(texts(entry.get("line"))),
         "city": words(entry.get("city")),
         "state": words(entry.get("state")),
         "postalCode": words(entry.get("postalCode")),
         "country": words(entry.get("country")),
+        "period": _period(entry),
     }
     return {key: value for key, value in parts.items() if value}
 
 
-def _telecom(point: Json) -> Json:
-    kept: Json = {"system": point["system"], "value": words(point["value"])}
-    if point.get("use") in _TELECOM_USES:
-        kept["use"] = point["use"]
-    if isinstance(point.get("rank"), int):
-        kept["rank"] = point["rank"]
-    return kept
+def _is_postal(address: Json) -> bool:
+    """Whether an address is for mail alone."""
+    return address.get("type") == "postal" or any(map(_POST_OFFICE_BOX.search, texts(address.get("line"))))
+
+
+def _period(entry: Json) -> Json:
+    period = entry.get("period")
+    return (
+        {name: words(period.get(name)) for name in ("start", "end") if words(period.get(name))}
+        if isinstance(period, dict)
+        else {}
+    )
 
 
 def _ended(entry: Json) -> bool:
@@ -173,7 +152,8 @@ def _folded_name(name: Json) -> tuple[str, ...]:
     )
 
 
-def _folded_address(address: Json) -> tuple[str, ...]:
+def folded_address(address: Json) -> tuple[str, ...]:
+    """Line, city, state, postal code and country as they are compared."""
     return (
         " ".join(map(folded, texts(address.get("line")))),
         *(folded(address.get(part)) for part in (*_ADDRESS_PARTS[1:], "country")),

@@ -5,7 +5,7 @@ https://developer.healthgorilla.com/docs/patient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -17,9 +17,10 @@ from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of, resources
 from bot_layer.http.transport import Answer
 from bot_layer.patient_registration.rules import index_patient, registration
-from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules.index_patient import Policy, pt_identifier
 from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Update, id_in_location
-from bot_layer.patient_registration.rules.registration_answer import Act, required
+from bot_layer.patient_registration.rules.registration_answer import Act
+from bot_layer.patient_registration.rules.same_person import is_alike
 
 _ATTEMPTS = 4
 _CHANGED_MEANWHILE = frozenset({409, 412})
@@ -33,35 +34,30 @@ class Patients:
     policy: Policy
 
     def find(self, patient: Json, former: Sequence[str] = ()) -> Found:
-        """What the index holds of a patient: by identifier, else by name and birth date, else by the recorded id.
+        """What the index holds of a patient: by identifier, else by name and birth date, and by the recorded id.
 
         ``former`` are the ids of the Patients that were merged into this one: a registration of theirs is this one's.
         """
-        own = index_patient.external_id(patient, self.policy)
-        for external in filter(None, (own, *former)):
-            by_identifier = self._registered_as(external)
-            if by_identifier:
-                return Found(by_identifier=by_identifier)
+        by_identifier = self._registered_under(index_patient.external_ids(patient, self.policy), former)
+        if by_identifier:
+            return Found(by_identifier=by_identifier)
         name = demographics.current_name(patient)
-        by_demographics = self._search(
+        found = self._search(
             [
                 ("family", name.get("family", "")),
                 ("given", "".join(name.get("given", [])[:1])),
                 ("birthdate", str(patient.get("birthDate", ""))),
             ]
         )
-        recorded = index_patient.health_gorilla_ids(patient)
-        alike = [theirs for theirs in by_demographics if registration.is_alike(patient, theirs)]
-        known = self._read(recorded[0]) if recorded and not alike else None
-        return Found(by_demographics=alike, recorded=known)
+        alike = [theirs for theirs in found if is_alike(patient, theirs)]
+        return Found(by_demographics=alike, recorded=self._recorded(patient, alike))
 
-    def plan(self, patient: Json, former: Sequence[str] = (), *, force: bool = False) -> Act:
-        """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
-        refused = registration.refusal(patient, self.policy)
-        found = Found() if refused else self.find(patient, former)
-        return required(refused or registration.plan(patient, found, self.policy, former=former, force=force))
+    def find_registered(self, patient: Json, former: Sequence[str] = ()) -> Found:
+        """The registrations of a patient, by identifier and by the recorded id, without looking for namesakes."""
+        by_identifier = self._registered_under(index_patient.external_ids(patient, self.policy), former)
+        return Found(by_identifier=by_identifier, recorded=self._recorded(patient, by_identifier))
 
-    def carry_out(self, plan: Act, patient: Json, former: Sequence[str] = (), *, force: bool = False) -> str:
+    def carry_out(self, plan: Act, replan: Callable[[], Act]) -> str:
         """The Health Gorilla id once the patient is registered as planned.
 
         A lost answer or a conflict is settled by planning anew from what is there by then, never by sending blindly.
@@ -76,7 +72,7 @@ class Patients:
                 done = None
             if done is not None:
                 return done
-            current = self.plan(patient, former, force=force)
+            current = replan()
         raise TransientError(
             "The registration is changed by others all the time; try again later.",
             service="Health Gorilla",
@@ -124,12 +120,25 @@ class Patients:
         _require_ok(answer)
         return plan.id
 
+    def _registered_under(self, own: Sequence[str], former: Sequence[str]) -> list[Json]:
+        """Who is registered under the patient's own ids, else under the first known id of a Patient merged into it."""
+        found = {str(theirs.get("id")): theirs for external in own for theirs in self._registered_as(external)}
+        if found:
+            return list(found.values())
+        return next(filter(None, map(self._registered_as, former)), [])
+
     def _registered_as(self, external: str) -> list[Json]:
-        """Who is registered under an id; a server that passes over the parameter answers with somebody else."""
-        system = self.policy.patient_system
-        pt = {"system": system, "value": external}
-        answered = self._search([("identifier", search_token(system, external))])
+        """Who is registered under an id; a server that ignores the parameter answers with somebody else."""
+        pt = pt_identifier(self.policy, external)
+        answered = self._search([("identifier", search_token(pt["system"], external))])
         return [theirs for theirs in answered if index_patient.holds_pt(theirs, pt)]
+
+    def _recorded(self, patient: Json, known: Sequence[Json]) -> Json | None:
+        """The registration under the id that Medplum keeps, unless it is among those that are known."""
+        recorded = index_patient.health_gorilla_ids(patient)[:1]
+        if not recorded or recorded[0] in {str(theirs.get("id")) for theirs in known}:
+            return None
+        return self._read(recorded[0])
 
     def _search(self, query: list[tuple[str, str]]) -> list[Json]:
         found = resources(self.gorilla.search("Patient", query))

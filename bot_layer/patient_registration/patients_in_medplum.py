@@ -1,23 +1,24 @@
-"""Patients in Medplum: merges followed, ADT messages carried out, registrations written back, failures made visible."""
+"""Patients in Medplum: merges followed, consents and namesakes looked up, registrations written back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import quote
 
-from bot_layer.errors import BotError, InputError, ReviewNeeded
-from bot_layer.fhir.demographics import entries
-from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, search_token
-from bot_layer.fhir.json import Json
+from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.fhir.json import Json, objects
 from bot_layer.medplum.client import Medplum
-from bot_layer.patient_registration.adt import message as adt
-from bot_layer.patient_registration.adt.message import Adt, Person
-from bot_layer.patient_registration.rules import index_patient, registration, registration_answer
-from bot_layer.patient_registration.rules.registration_answer import TASK_SYSTEM
+from bot_layer.patient_registration.rules import disclosure, index_patient, registration
+from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
+from bot_layer.patient_registration.rules.index_patient import Policy
 
 _MOST_MERGES = 8
+_MOST_NAMESAKES = 50
+DO_NOT_MATCH = "doNotMatch"
+"""The code of the List by which Medplum's guide to deduplication says that two Patients are two people."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,75 @@ class PatientStore:
 
         A link on one side alone opens nothing. Each has one successor, so that nobody is met twice.
         """
-        for link in entries(patient.get("link")):
-            reference = _target(link) if link.get("type") == "replaces" else ""
+        for link in objects(patient.get("link")):
+            reference = _target(link.get("other")) if link.get("type") == "replaces" else ""
             merged = self.server.held(reference) if reference.startswith("Patient/") else None
             if merged is not None and registration.replaced_by(merged) == f"Patient/{patient['id']}":
                 yield merged
                 yield from self.merged_into(merged)
+
+    def denial(self, patients: list[Json], policy: DisclosurePolicy, now: datetime) -> Denial | None:
+        """Why a patient must stay unknown to networks; ``patients`` are the Patient and those merged into it.
+
+        A label or a Consent of any of them counts. An error while the Consents are read is raised: it is no permission.
+        """
+        references = ",".join(f"Patient/{each['id']}" for each in patients)
+        consents = list(self.server.search_all("Consent", [("patient", references), ("_count", "100")]))
+        found = (disclosure.denial(each, consents, policy, now) for each in patients)
+        return next((each for each in found if each is not None), None)
+
+    def not_same(self, patient: Json, policy: Policy) -> frozenset[str]:
+        """The ids, in Medplum's and in Health Gorilla's index, of everybody who is known to be somebody else."""
+        own = f"Patient/{patient['id']}"
+        ids: set[str] = set()
+        for each in self._do_not_match("subject", own):
+            ids.update(_target(entry.get("item")) for entry in objects(each.get("entry")) if not entry.get("deleted"))
+        for each in self._do_not_match("item", own):
+            listed = {_target(entry.get("item")) for entry in objects(each.get("entry")) if not entry.get("deleted")}
+            ids.update({_target(each.get("subject"))} if own in listed else ())
+        return self.known_ids(sorted(ids - {own, ""})[:_MOST_NAMESAKES], policy)
+
+    def known_ids(self, references: Iterable[str], policy: Policy) -> frozenset[str]:
+        """The ids under which the index may know the Patients of these references."""
+        others = [self.server.held(reference) for reference in references]
+        return frozenset(
+            known
+            for other in others
+            if other is not None
+            for known in (*index_patient.external_ids(other, policy), *index_patient.health_gorilla_ids(other))
+        )
+
+    def declare_not_same(self, patient: Json, reference: str) -> None:
+        """Keeps in Medplum that the Patient of a reference is somebody else, for all later messages and calls."""
+        other = self.current(reference)
+        own = f"Patient/{patient['id']}"
+        if other["id"] == patient["id"]:
+            raise InputError(
+                "notSameAs names the Patient itself, or one merged into it.",
+                code="same-patient",
+                expression=["Parameters.parameter.where(name='notSameAs')"],
+            )
+        entry = {"item": {"reference": f"Patient/{other['id']}"}}
+
+        def listed(stored: Json) -> Json:
+            known = objects(stored.get("entry"))
+            is_known = any(_target(each.get("item")) == entry["item"]["reference"] for each in known)
+            return stored if is_known else {**stored, "entry": [*known, entry]}
+
+        for found in self._do_not_match("subject", own)[:1]:
+            self.server.change(f"List/{found['id']}", listed)
+            return
+        coding = {"system": outcomes.CODE_SYSTEM, "code": DO_NOT_MATCH, "display": "Known not to be the same person"}
+        made = {
+            "resourceType": "List",
+            "status": "current",
+            "mode": "working",
+            "code": {"coding": [coding]},
+            "subject": {"reference": own},
+            "entry": [entry],
+        }
+        stored = self.server.create_once(made, f"subject={own}&code={DO_NOT_MATCH}")
+        self.server.change(f"List/{stored['id']}", listed)
 
     def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
         """Raise ReviewNeeded where another active Patient carries this Health Gorilla id."""
@@ -61,114 +125,24 @@ class PatientStore:
             if carried and other["id"] != patient["id"] and not is_ended:
                 raise ReviewNeeded("Another Patient in Medplum carries this Health Gorilla id.", code="id-of-another")
 
-    def write_back(self, patient: Json, health_gorilla_id: str) -> None:
-        """Keeps Health Gorilla's id on the Patient; nothing is written where it is there."""
-        if index_patient.with_health_gorilla_id(patient, health_gorilla_id) is None:
-            return
-        self.server.change(
-            f"Patient/{patient['id']}",
-            lambda now: index_patient.with_health_gorilla_id(now, health_gorilla_id) or now,
-        )
+    def write_back(self, patient: Json, health_gorilla_id: str | None) -> None:
+        """Keeps Health Gorilla's id on the Patient, or marks it as old (None); writes nothing where it is so."""
+        if index_patient.with_health_gorilla_id(patient, health_gorilla_id) != patient:
+            self.server.change(
+                f"Patient/{patient['id']}", lambda now: index_patient.with_health_gorilla_id(now, health_gorilla_id)
+            )
 
-    def carry_out(self, message: Adt, patient_system: str | None) -> list[Json]:
-        """The Patients to register after a message: stored, merged, or none where one ended."""
-        if message.action == "inactivate":
-            self._inactivate(message.persons[0], patient_system)
-            return []
-        stored = [(person, self._store(person, patient_system)) for person in message.persons]
-        for person, patient in stored:
-            if person.prior:
-                self._merge(person.prior, patient, patient_system)
-        return [patient for _, patient in stored]
-
-    def fail(self, patient_id: str, error: BotError, now: datetime) -> None:
-        """Leaves one open Task for the patient, with the latest reason."""
-        open_tasks = self._open_tasks(patient_id)
-        if open_tasks:
-            reference = f"Task/{open_tasks[0]['id']}"
-            self.server.change(reference, lambda stored: registration_answer.renewed(stored, error, now))
-            return
-        task = registration_answer.task(patient_id, error, now)
-        self.server.create_once(task, f"identifier={TASK_SYSTEM}|{patient_id}&status=requested")
-
-    def succeed(self, patient_id: str, now: datetime) -> None:
-        """Closes the patient's open Task, if there is one."""
-        for task in self._open_tasks(patient_id):
-            self.server.change(f"Task/{task['id']}", lambda stored: registration_answer.completed(stored, now))
-
-    def _open_tasks(self, patient_id: str) -> list[Json]:
-        return self.server.search("Task", [("identifier", f"{TASK_SYSTEM}|{patient_id}"), ("status", "requested")])
-
-    def _store(self, person: Person, patient_system: str | None) -> Json:
-        key = adt.key(person.patient["identifier"], patient_system)
-        found = self._find(key)
-        numbers = adt.record_numbers(person.patient["identifier"], patient_system)
-        self._require_own(found, [each for each in numbers if each != key], ending={"identifier": [*person.prior]})
-        if found is None:
-            query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
-            new = adt.new_patient(person)
-            found = self.server.create_once(new, query)
-            # A search does not tell an account's number from an equal record number: that is somebody else.
-            found = found if _carries(found, key) else self.server.create(new)
-        _require_unmerged(found)
-        return self.server.change(f"Patient/{found['id']}", lambda stored: adt.merged(stored, person))
-
-    def _require_own(self, found: Json | None, numbers: Sequence[Json], *, ending: Json) -> None:
-        """Raise ReviewNeeded where a number that the message adds is another Patient's, who does not end by it."""
-        own = found["id"] if found else None
-        for number in numbers:
-            if _carries(ending, number) or (found and _carries(found, number)):
-                continue
-            holder = self._find(number)
-            if holder is not None and self.current(f"Patient/{holder['id']}")["id"] != own:
-                raise ReviewNeeded("Another Patient in Medplum carries a number of this one.", code="number-of-another")
-
-    def _merge(self, prior: Sequence[Json], patient: Json, patient_system: str | None) -> None:
-        """Links the record that ends and the one that stays; one that Medplum never knew needs no end."""
-        ending = self._find(adt.key(prior, patient_system), besides=patient["id"])
-        if ending is None:
-            return
-        kept, gone = f"Patient/{patient['id']}", f"Patient/{ending['id']}"
-        # One message may merge several: what an earlier part of it ended does not stay.
-        _require_unmerged(self.server.read(kept))
-        self.server.change(gone, lambda stored: adt.ended(stored, kept))
-        self.server.change(kept, lambda stored: adt.survivor(stored, gone))
-
-    def _inactivate(self, person: Person, patient_system: str | None) -> None:
-        found = self._find(adt.key(person.patient["identifier"], patient_system))
-        if found is None:
-            raise InputError("Medplum has no Patient of this identifier.", code="unknown-patient", expression=["PID-3"])
-        self.server.change(f"Patient/{found['id']}", lambda stored: {**stored, "active": False})
-
-    def _find(self, key: Json, *, besides: str | None = None) -> Json | None:
-        """The one Patient that carries the identifier; one that ended in another who carries it too is not meant."""
-        query = [("identifier", search_token(key["system"], key["value"])), ("_count", "10")]
-        found = [each for each in self.server.search("Patient", query) if _carries(each, key) and each["id"] != besides]
-        names = {f"Patient/{each['id']}" for each in found}
-        carrying = [each for each in found if registration.replaced_by(each) not in names]
-        if any(_carried(patient, key) for patient in carrying):
-            raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
-        if found and len(carrying) != 1:
-            raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
-        return carrying[0] if carrying else None
+    def _do_not_match(self, name: str, reference: str) -> list[Json]:
+        query = [(name, reference), ("code", DO_NOT_MATCH), ("_count", str(_MOST_NAMESAKES))]
+        return [each for each in self.server.search("List", query) if _is_do_not_match(each)]
 
 
-def _target(link: Json) -> str:
-    other = link.get("other")
-    return str(other.get("reference", "")) if isinstance(other, dict) else ""
+def _is_do_not_match(found: Json) -> bool:
+    code = found.get("code")
+    codings = objects(code.get("coding")) if isinstance(code, dict) else []
+    is_current = found.get("status") == "current"
+    return is_current and any(coding.get("code") == DO_NOT_MATCH for coding in codings)
 
 
-def _require_unmerged(patient: Json) -> None:
-    if registration.replaced_by(patient) is not None:
-        raise InputError("The Patient of this identifier was merged away.", code="patient-merged", expression=["PID-3"])
-
-
-def _carried(patient: Json, key: Json) -> bool:
-    """Whether the identifier is the patient's only as one of use ``old``: a number that was given in error."""
-    own = [entry for entry in entries(patient.get("identifier")) if adt.is_same(entry, key)]
-    return bool(own) and all(entry.get("use") == "old" for entry in own)
-
-
-def _carries(patient: Json, key: Json) -> bool:
-    """Whether the identifier is among the patient's, whatever the search answered."""
-    return any(adt.is_same(entry, key) for entry in entries(patient.get("identifier")))
+def _target(reference: object) -> str:
+    return str(reference.get("reference", "")) if isinstance(reference, dict) else ""

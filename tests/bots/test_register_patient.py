@@ -443,8 +443,10 @@ def test_a_patient_is_merged_into_one_other_only(hospital: Clinic) -> None:
     both = adt("A40", "M-7", prior="M-8") + "PID|||M-8^^^NORTH^MR\rMRG|M-7^^^NORTH^MR\r"
     assert acknowledged(handler(hospital.message(both))) == ("AE", "C-1", ["patient-merged"])
     kept, gone = held(hospital, "M-7"), held(hospital, "M-8")
-    assert (kept["active"], gone["active"]) == (True, False)
-    assert [link["type"] for link in kept["link"]] == ["replaces"]
+    assert [each["active"] for each in (kept, gone)] == [True, True]
+    assert not {"link"} & (kept.keys() | gone.keys())
+    handler(hospital.message(adt("A40", "M-7", prior="M-8")))
+    gone = held(hospital, "M-8")
     elsewhere = adt("A40", "M-9", prior="M-8", f5="Herbst^Cleo")
     assert acknowledged(handler(hospital.message(elsewhere))) == ("AE", "C-1", ["merged-elsewhere"])
     assert held(hospital, "M-8") == gone
@@ -515,7 +517,14 @@ def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
         (adt("A04", f3="M-7^^^SOMEWHERE"), ("AE", "C-1", ["unknown-authority"])),
         (adt("A04", f5="Sommer^An\nna"), ("AE", "C-1", ["segment-sequence"])),
         (adt("A04", f5="M\ufffdller^Anna"), ("AE", "C-1", ["character-set"])),
-        (adt("A04").replace("|2.5.1", "|2.5.1||||||KLINGON"), ("AE", "C-1", ["character-set"])),
+        (adt("A04", f5=r"M\XFC\ller").replace("|2.5.1", "|2.5.1||||||KLINGON"), ("AE", "C-1", ["character-set"])),
+        (adt("A04").replace("ADT^A04", "ADT"), ("AR", "C-1", ["unsupported-event"])),
+        (adt("A43", prior="M-8"), ("AR", "C-1", ["unsupported-event"])),
+        (adt("A04").replace("^~\\&", "^^^^"), ("AR", "C-1", ["not-hl7"])),
+        (adt("A04", f13="~" * 200), ("AR", "C-1", ["message-too-large"])),
+        (adt("A04", f5="Som\ud800mer"), ("AE", "C-1", ["character-set"])),
+        (adt("A04", f3="M-7^^^NORTH^AN"), ("AE", "C-1", ["no-record-number"])),
+        (adt("A34", prior="M-8"), ("AE", "C-1", ["unknown-patient"])),
         (adt("A04") + adt("A04", control="C-2"), ("AR", "C-1", ["not-hl7"])),
     ],
 )

@@ -17,7 +17,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.http.transport import Patience
 from bot_layer.medplum import binary as medplum_binary
 from bot_layer.medplum.client import Medplum, connect_client
-from bot_layer.patient_registration.adt import message as adt
+from bot_layer.patient_registration.adt import stored as adt
 from medplum_sandbox.medplum.sandbox import MedplumSandbox
 
 HG: Json = {"system": "https://www.healthgorilla.com", "value": "0123456789abcdef01234567"}

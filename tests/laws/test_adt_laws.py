@@ -13,6 +13,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.adt import hl7v2
 from bot_layer.patient_registration.adt import message as adt
 from bot_layer.patient_registration.adt import outbound as adt_out
+from bot_layer.patient_registration.adt.stored import merged
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -58,8 +59,8 @@ def test_any_pid_is_read_or_refused(fields: str, stored: Json) -> None:
         person = adt.read(f"{HEADER}PID|1||7^^^&1.2.3&ISO|{fields}").persons[0]
     except InputError:
         return
-    once = adt.merged(stored, person)
-    assert adt.merged(once, person) == once
+    once = merged(stored, person)
+    assert merged(once, person) == once
 
 
 @given(st.text("MSHPID|^~\\&\r\na1", max_size=40))

@@ -13,7 +13,7 @@ from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules import index_patient
 from bot_layer.patient_registration.rules.index_patient import Policy, build
-from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Refuse, Update, plan
+from bot_layer.patient_registration.rules.registration import Context, Create, Found, NothingToDo, Refuse, Update, plan
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -103,7 +103,7 @@ def test_what_was_written_needs_no_writing(patient: Json) -> None:
     before = copy.deepcopy(patient)
     answer = plan(patient, Found(), POLICY)
     assert isinstance(answer, Create)
-    assert plan(patient, Found(by_identifier=[held_after(answer)]), POLICY) == NothingToDo("hg-1")
+    assert plan(patient, Found(by_identifier=[held_after(answer)]), POLICY) == NothingToDo("hg-1", patient["id"])
     assert patient == before
 
 
@@ -112,11 +112,11 @@ def test_an_update_reaches_rest_and_keeps_their_identifiers(before: Json, after:
     """plan(after update) is nothing to do, and no identifier of theirs is lost."""
     after = {**after, "id": before["id"]}
     held = held_after(Create(build(before, POLICY)))
-    answer = plan(after, Found(by_identifier=[held]), POLICY, force=True)
+    answer = plan(after, Found(by_identifier=[held]), POLICY, Context(force=True))
     if isinstance(answer, Update):
         assert held["identifier"][0] in answer.body["identifier"]
         held = held_after(answer)
-    assert plan(after, Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1")
+    assert plan(after, Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", before["id"])
 
 
 @given(_COMPLETE)

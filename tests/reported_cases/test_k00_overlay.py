@@ -5,12 +5,9 @@ it contradictory).
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, family, patients, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k00_overlay")
 def test_k00_overlay() -> None:
     check = Checks()
     with world() as w:

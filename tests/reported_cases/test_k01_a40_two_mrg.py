@@ -6,12 +6,9 @@ segment sequence, ERR 100). adt.py _persons overwrites prior.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, by_number, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k01_a40_two_mrg")
 def test_k01_a40_two_mrg() -> None:
     check = Checks()
     with world() as w:

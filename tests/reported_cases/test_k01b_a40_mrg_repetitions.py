@@ -5,12 +5,9 @@ only the first ends, answered AA. Should: both, or an AE for a person (several-p
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, by_number, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k01b_a40_mrg_repetitions")
 def test_k01b_a40_mrg_repetitions() -> None:
     check = Checks()
     with world() as w:

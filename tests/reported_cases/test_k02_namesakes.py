@@ -7,14 +7,11 @@ same person; the advice "merge the two" is dangerous.
 
 from __future__ import annotations
 
-import pytest
-
 from bots.register_patient import handler
 from tests.bots.patient_world import MRN, action, clinic, codes, person
 from tests.reported_cases.conversation import Checks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k02_namesakes")
 def test_k02_namesakes() -> None:
     check = Checks()
     with clinic() as w:

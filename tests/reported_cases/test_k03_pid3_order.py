@@ -5,12 +5,9 @@ Should: PID-3 is a list without order: the same either way.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k03_pid3_order")
 def test_k03_pid3_order() -> None:
     check = Checks()
     said = {}

@@ -7,15 +7,12 @@ do).
 
 from __future__ import annotations
 
-import pytest
-
 from bot_layer.fhir.json import Json
 from bots.register_patient import handler
 from tests.bots.patient_world import Clinic, clinic, person
 from tests.reported_cases.conversation import Checks, tasks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k05_task_stays")
 def test_k05_task_stays() -> None:
     check = Checks()
 

@@ -6,12 +6,9 @@ Should: EVN-1 is read, or AR/AE (ERR 200).
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, patients, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k08_aa_for_nothing")
 def test_k08_aa_for_nothing() -> None:
     check = Checks()
     with world() as w:

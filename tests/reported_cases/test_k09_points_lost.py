@@ -7,14 +7,11 @@ or a remark.
 
 from __future__ import annotations
 
-import pytest
-
 from bots.register_patient import handler
 from tests.bots.patient_world import clinic, person
 from tests.reported_cases.conversation import Checks, adt, patients, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k09_points_lost")
 def test_k09_points_lost() -> None:
     check = Checks()
     with clinic() as w:

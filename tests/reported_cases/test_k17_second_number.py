@@ -7,13 +7,10 @@ the patient is kept, and the change of address arrives.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.bots.patient_world import MRN
 from tests.reported_cases.conversation import Checks, adt, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k17_second_number")
 def test_k17_second_number() -> None:
     check = Checks()
     with world(FEDERATED_PATIENT_IDENTIFIER_SYSTEM=MRN) as w:

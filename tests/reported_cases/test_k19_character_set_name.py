@@ -6,12 +6,9 @@ for bytes and for \\X..\\.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k19_character_set_name")
 def test_k19_character_set_name() -> None:
     check = Checks()
     with world() as w:

@@ -6,12 +6,9 @@ no use), whatever the order.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k20_mailing_address")
 def test_k20_mailing_address() -> None:
     check = Checks()
     with world() as w:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from tests.reported_cases.conversation import Checks, adt, pid, send, world
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k22_street_parts")
 def test_k22_street_parts() -> None:
     check = Checks()
     with world() as w:

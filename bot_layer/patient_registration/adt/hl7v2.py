@@ -1,8 +1,8 @@
 r"""HL7 version 2 text as values: segments of fields of repetitions of components of subcomponents, escapes resolved.
 
 python-hl7 finds the structure: it takes every version, short segments and any separators, where hl7apy knows a list of
-versions only and leaves escapes alone. Its ``unescape`` is not used, as it drops an unfinished sequence and logs what
-stands in the field.
+versions only and leaves escapes alone. Its ``unescape`` is not used, because it drops an unfinished sequence and logs
+what stands in the field. Only the segments that registration reads are taken apart; of the others the name is kept.
 https://www.hl7.eu/HL7v2x/v251/std251/ch02.html (2.7 escape sequences, 2.15.9.18 character set)
 """
 
@@ -16,28 +16,23 @@ from typing import Final
 import hl7
 
 from bot_layer.errors import InputError
+from bot_layer.patient_registration.adt.character_sets import codec
 
 NULL: Final = '""'
 """What a sender writes to say that a value is to be removed; an empty field says nothing."""
+MOST_SEGMENTS: Final = 5_000
+MOST_REPETITIONS: Final = 100
+MOST_FIELDS: Final = 200
+READ: Final = frozenset({"MSH", "EVN", "PID", "PD1", "MRG", "ARV", "PV1", "MSA", "ERR"})
 
 _FRAMING: Final = "\x0b\x1c\ufeff \t\r\n"
-_HEADER: Final = re.compile(r"MSH([^A-Za-z0-9])[^A-Za-z0-9]{2,5}\1")
+_HEADER: Final = re.compile(r"MSH([^A-Za-z0-9\s])(?:(?!\1)[^A-Za-z0-9\s]){2,5}\1")
+_USUAL: Final = "^~\\&"
 _LOST: Final = "\ufffd"
+# Half a character, which nothing can store or send on, and control characters other than tab and line ends.
+_UNUSABLE: Final = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f]")
 _ESCAPED: Final = {"|": "F", "^": "S", "&": "T", "~": "R", "\\": "E"}
 _FORMATTING: Final = re.compile(r"\.(?:br|sp|fi|nf|in|ti|sk|ce).*")
-# HL7 table 0211; the names on the right are Python's.
-_CHARACTER_SETS: Final[Mapping[str, str]] = {
-    "": "utf-8",
-    "ASCII": "utf-8",
-    "UNICODE UTF-8": "utf-8",
-    "UTF-8": "utf-8",
-    "UNICODE": "utf-8",
-    "GB 18030-2000": "gb18030",
-    "KS X 1001": "euc_kr",
-    "BIG-5": "big5",
-    "ISO IR87": "iso2022_jp",
-    **{f"8859/{part}": f"iso8859-{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
-}
 
 Value = tuple[tuple[str, ...], ...]
 
@@ -101,39 +96,38 @@ def decode(message: bytes) -> str:
         ) from None
 
 
-def codec(character_set: str) -> str:
-    """Python's name for a value of MSH-18; none given means ASCII, of which UTF-8 is a superset."""
-    try:
-        return _CHARACTER_SETS[character_set.strip().upper()]
-    except KeyError:
-        raise InputError(
-            "MSH-18 names a character set that is not supported.", code="character-set", expression=["MSH-18"]
-        ) from None
-
-
 def parse(text: str) -> tuple[Segment, ...]:
-    """The segments of one message, whatever ends its lines and whatever frames it. The first one is MSH."""
+    """The segments of one message, whatever ends its lines and whatever frames it. The first one is MSH.
+
+    InputError where the text is no single message, is too large, or holds characters that were lost on the way.
+    """
     lines = _lines(text)
-    if any(line.startswith("MSH") for line in lines[1:]):
+    if any(line.startswith("MSH") for line in lines[1:]) or not _has_signs(lines[0]):
         raise _no_message()
-    if _LOST in text:
+    if len(lines) > MOST_SEGMENTS or any(_is_too_long(line, lines[0]) for line in lines):
+        raise InputError(
+            f"The message is too large: at most {MOST_SEGMENTS} segments, {MOST_FIELDS} fields, and "
+            f"{MOST_REPETITIONS} repetitions in a segment that is read.",
+            code="message-too-large",
+        )
+    if _LOST in text or any(_UNUSABLE.search(line) for line in lines):
         raise InputError(
             "Characters were lost before the message arrived: have it decoded by MSH-18.",
             code="character-set",
             expression=["MSH-18"],
         )
-    message = hl7.parse("\r".join(lines))  # type: ignore[no-untyped-call]  # the library ships no types
-    character_set = codec(_segment(message[0], {}, "utf-8").text(18))
+    head = _split(lines[0], lines[0])
     names = _escapes(lines[0])
-    return tuple(_segment(segment, names, character_set) for segment in message)
+    character_set = Segment("MSH", head, {}, "").text(18)
+    return tuple(Segment(_name(line, lines[0]), _split(line, lines[0]), names, character_set) for line in lines)
 
 
 def first_segment(text: str) -> Segment:
-    """The MSH alone, also of a message whose characters can't be read: an answer needs its control id."""
-    line = _lines(text)[0]
-    message = hl7.parse(line)  # type: ignore[no-untyped-call]  # as above
-    declared = _segment(message[0], {}, "utf-8").text(18)
-    return _segment(message[0], _escapes(line), _CHARACTER_SETS.get(declared.strip().upper(), "utf-8"))
+    """The MSH alone, also of a message whose characters or signs can't be read: an answer needs its control id."""
+    line = _UNUSABLE.sub("?", _lines(text)[0])
+    if not _has_signs(line):
+        return Segment("MSH", line.split(line[3]), {}, "")
+    return Segment("MSH", _split(line, line), _escapes(line), Segment("MSH", _split(line, line), {}, "").text(18))
 
 
 def unescape(text: str, names: Mapping[str, str], character_set: str) -> str:
@@ -166,13 +160,48 @@ def _lines(text: str) -> list[str]:
     return lines
 
 
+def _has_signs(header_line: str) -> bool:
+    """Whether the separators of a message differ from each other; one sign for two of them separates nothing.
+
+    Where MSH-2 is short, the usual signs stand for the rest.
+    """
+    given = header_line[4:].split(header_line[3], maxsplit=1)[0]
+    signs = header_line[3] + given + _USUAL[len(given) :]
+    return len(set(signs)) == len(signs)
+
+
+def _name(line: str, header_line: str) -> str:
+    return line.partition(header_line[3])[0]
+
+
+def _is_too_long(line: str, header_line: str) -> bool:
+    return _name(line, header_line) in READ and (
+        line.count(header_line[3]) > MOST_FIELDS or line[9:].count(header_line[5]) > MOST_REPETITIONS
+    )
+
+
+def _split(line: str, header_line: str) -> Sequence[object]:
+    """The fields of a segment that is read; of any other segment none."""
+    if _name(line, header_line) not in READ:
+        return ()
+    # The library learns the separators from a header, which it is given with each segment.
+    found = hl7.parse(line if line is header_line else f"{header_line}\r{line}")  # type: ignore[no-untyped-call]  # the library ships no types
+    return found[0 if line is header_line else 1][1:]  # type: ignore[no-any-return]  # as above
+
+
 def _no_message() -> InputError:
-    return InputError("Send one HL7 message that begins with MSH.", code="not-hl7", expression=["MSH"])
+    return InputError(
+        "Send one HL7 message that begins with MSH and whose separators differ from each other.",
+        code="not-hl7",
+        expression=["MSH"],
+    )
 
 
 def _escape_sign(sign: str) -> str:
     if sign in _ESCAPED:
         return f"\\{_ESCAPED[sign]}\\"
+    if "\ud800" <= sign <= "\udfff":
+        return "?"
     return f"\\X{ord(sign):02X}\\" if ord(sign) < 0x20 else sign
 
 
@@ -185,9 +214,11 @@ def _resolve(sequence: str, names: Mapping[str, str], character_set: str) -> str
         return "\n"
     if sequence.startswith("X"):
         try:
-            return bytes.fromhex(sequence[1:]).decode(character_set)
+            resolved = bytes.fromhex(sequence[1:]).decode(codec(character_set))
         except ValueError:
-            pass
+            resolved = "\x00"
+        if not _UNUSABLE.search(resolved):
+            return resolved
     raise InputError("An escape sequence of the message is not understood.", code="escape-sequence")
 
 
@@ -195,10 +226,6 @@ def _escapes(header_line: str) -> dict[str, str]:
     """The letters of this message's separators: MSH-1, and MSH-2 as far as it goes; P is version 2.7's."""
     signs = header_line[4:].split(header_line[3], maxsplit=1)[0]
     return {"F": header_line[3], **dict(zip("SRETP", signs, strict=False))}
-
-
-def _segment(segment: hl7.Segment, names: Mapping[str, str], character_set: str) -> Segment:
-    return Segment(str(segment[0]), segment[1:], names, character_set)
 
 
 def _components(value: object, names: Mapping[str, str], character_set: str) -> Value:

@@ -1,21 +1,22 @@
-"""HL7 messages that we write: the acknowledgement of a message, and an ADT about a patient for partners that want one.
+"""ADT messages that we write about a patient, for partners that want them.
 
-https://www.hl7.eu/HL7v2x/v251/std251/ch02.html (2.13 acknowledgements, 2.15.5 ERR) and ch03.html (3.4.2 PID)
+https://www.hl7.eu/HL7v2x/v251/std251/ch03.html (3.4.2 PID)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
 from bot_layer.errors import InputError
 from bot_layer.fhir import demographics
+from bot_layer.fhir.contact_points import contact_points
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.social_security import is_ssn
 from bot_layer.patient_registration.adt import pid
 from bot_layer.patient_registration.adt.hl7v2 import escape, render
-from bot_layer.patient_registration.adt.message import Header
 
 CHARACTER_SET: Final = "UNICODE UTF-8"
 VERSION: Final = "2.5.1"
@@ -24,35 +25,6 @@ STRUCTURES: Final = {
     **dict.fromkeys(("A01", "A04", "A08"), "ADT_A01"),
     **dict.fromkeys(("A05", "A28", "A31"), "ADT_A05"),
     "A29": "ADT_A21",
-}
-# HL7 table 0357, for the codes that reading a message and registering a patient can end with.
-_ERROR_CODES: Final = {
-    "late-message": ("0", "Message accepted"),
-    "segment-sequence": ("100", "Segment sequence error"),
-    "required-segment": ("100", "Segment sequence error"),
-    "required-field": ("101", "Required field missing"),
-    "missing-demographics": ("101", "Required field missing"),
-    "data-type": ("102", "Data type error"),
-    "escape-sequence": ("102", "Data type error"),
-    "character-set": ("102", "Data type error"),
-    "table-value": ("103", "Table value not found"),
-    "unsupported-message": ("200", "Unsupported message type"),
-    "unsupported-event": ("201", "Unsupported event code"),
-    "unsupported-processing": ("202", "Unsupported processing id"),
-    "unknown-authority": ("204", "Unknown key identifier"),
-    "unknown-patient": ("204", "Unknown key identifier"),
-    "several-patients": ("205", "Duplicate key identifier"),
-    "number-of-another": ("205", "Duplicate key identifier"),
-    "old-identifier": ("205", "Duplicate key identifier"),
-}
-_OTHER_ERROR: Final = ("207", "Application internal error")
-# Where a FHIR element came from, so that the sender finds the field.
-_FIELDS: Final = {
-    **dict.fromkeys(("Patient.name.family", "Patient.name.given"), "PID-5"),
-    "Patient.birthDate": "PID-7",
-    "Patient.gender": "PID-8",
-    **{f"Patient.address.{part}": "PID-11" for part in ("line", "city", "state", "postalCode")},
-    "Patient.identifier": "PID-3",
 }
 _TYPE_CODES: Final = {
     "official": "L",
@@ -66,16 +38,6 @@ _TYPE_CODES: Final = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One ERR segment: our machine-readable code, a sentence without personal data, and the fields it is about."""
-
-    code: str
-    text: str
-    expression: tuple[str, ...] = ()
-    severity: Literal["E", "W", "I"] = "E"
-
-
-@dataclass(frozen=True)
 class Envelope:
     """Who sends an outgoing message to whom, when, and under which control id."""
 
@@ -86,16 +48,6 @@ class Envelope:
     processing_id: str = "P"
 
 
-def ack(header: Header, code: Literal["AA", "AE", "AR"], now: datetime, problems: Sequence[Problem] = ()) -> str:
-    """The answer to a message: accepted, accepted with errors, or refused, under the message's own control id."""
-    msh = _msh(
-        Envelope(now, header.control_id or "0", header.receiver, header.sender, header.processing_id or "P"),
-        f"ACK^{escape(header.trigger)}^ACK" if header.trigger else "ACK",
-        header.version or VERSION,
-    )
-    return render(msh, ["MSA", code, escape(header.control_id)], *(_err(problem) for problem in problems))
-
-
 def message(patient: Json, event: str, envelope: Envelope, *, authorities: Mapping[str, str] | None = None) -> str:
     """The ADT about a patient; the social security number is never in it."""
     if event not in STRUCTURES:
@@ -103,34 +55,17 @@ def message(patient: Json, event: str, envelope: Envelope, *, authorities: Mappi
     moment = _moment(envelope.now)
     evn, pv1 = ["EVN", "" if event == "A29" else event, moment], ["PV1", "1", "N"]
     names = {system: name for name, system in (authorities or {}).items()}
-    return render(_msh(envelope, f"ADT^{event}^{STRUCTURES[event]}", VERSION), evn, _pid(patient, names), pv1)
+    return render(msh(envelope, f"ADT^{event}^{STRUCTURES[event]}", VERSION), evn, _pid(patient, names), pv1)
 
 
-def _msh(envelope: Envelope, kind: str, version: str) -> list[str]:
+def msh(envelope: Envelope, kind: str, version: str) -> list[str]:
     parties = [escape(part) for part in (*envelope.sender, *envelope.receiver)]
     identity = [escape(envelope.control_id), escape(envelope.processing_id), escape(version)]
     return ["MSH", "^~\\&", *parties, _moment(envelope.now), "", kind, *identity, *[""] * 5, CHARACTER_SET]
 
 
-def _err(problem: Problem) -> list[str]:
-    fields = dict.fromkeys(_FIELDS.get(expression, expression) for expression in problem.expression)
-    where = "~".join(name.replace("-", "^1^") if "-" in name else name for name in fields)
-    code, meaning = _ERROR_CODES.get(problem.code, _OTHER_ERROR)
-    return [
-        "ERR",
-        "",
-        where,
-        f"{code}^{meaning}^HL70357",
-        problem.severity,
-        escape(problem.code),
-        "",
-        "",
-        escape(problem.text),
-    ]
-
-
 def _pid(patient: Json, names: Mapping[str, str]) -> list[str]:
-    points = demographics.telecom(patient)
+    points = contact_points(patient.get("telecom"))
     fields = {
         1: "1",
         3: "~".join(_cx(identifier, names) for identifier in _sendable(patient)),
@@ -151,10 +86,7 @@ def _sendable(patient: Json) -> list[Json]:
     return [
         identifier
         for identifier in demographics.entries(patient.get("identifier"))
-        if identifier.get("value")
-        and identifier.get("use") != "old"
-        and identifier.get("system") not in pid.SSN_SYSTEMS
-        and pid.type_code(identifier) != pid.SSN_TYPE
+        if identifier.get("value") and identifier.get("use") != "old" and not is_ssn(identifier)
     ]
 
 
@@ -184,7 +116,8 @@ def _xad(address: Json) -> str:
         " ".join(line[1:]),
         *(address.get(name, "") for name in ("city", "state", "postalCode", "country")),
     ]
-    kind = {"work": "B", "temp": "C", "billing": "BI", "old": "BA"}.get(address.get("use", ""), "H")
+    other = "M" if address.get("type") == "postal" else "H"
+    kind = {"work": "B", "temp": "C", "billing": "BI", "old": "BA"}.get(address.get("use", ""), other)
     return "^".join([*map(escape, parts), kind])
 
 

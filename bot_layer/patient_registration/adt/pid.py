@@ -1,5 +1,6 @@
-"""A PID segment as a FHIR Patient. PID-19, the social security number, is neither read nor sent.
+"""A PID segment as a FHIR Patient, with PD1 and ARV as far as they restrict disclosure.
 
+PID-19, the social security number, is neither read nor sent.
 https://build.fhir.org/ig/HL7/v2-to-fhir/ConceptMap-segment-pid-to-patient.html
 """
 
@@ -13,11 +14,12 @@ from typing import Final
 from bot_layer.errors import InputError
 from bot_layer.fhir.identifiers import V2_0203
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.social_security import is_ssn, is_ssn_authority
+from bot_layer.patient_registration.adt.address import address
 from bot_layer.patient_registration.adt.hl7v2 import Repetition, Segment
+from bot_layer.patient_registration.adt.telecom import points
 
-SSN_TYPE: Final = "SS"
-SSN_SYSTEMS: Final = frozenset({"http://hl7.org/fhir/sid/us-ssn", "urn:oid:2.16.840.1.113883.4.1"})
-# HL7 tables 0001, 0200, 0190 and 0201 with 0202, as far as FHIR has a word for them.
+# HL7 tables 0001 and 0200, as far as FHIR has a word for them.
 GENDERS: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other", "U": "unknown"}
 NAME_USES: Final = {
     "L": "official",
@@ -29,23 +31,10 @@ NAME_USES: Final = {
     "T": "temp",
 }
 _PAST_NAMES: Final = frozenset({"B", "BAD", "NAV", "R", "NOUSE"})
-ADDRESS_USES: Final = {
-    "H": "home",
-    "P": "home",
-    "L": "home",
-    "RH": "home",
-    "M": "home",
-    "B": "work",
-    "O": "work",
-    "C": "temp",
-    "V": "temp",
-    "BI": "billing",
-}
-_NOT_REACHED_AT: Final = frozenset({"BA", "BDL", "BR", "F", "N"})
-_EMAIL_EQUIPMENT: Final = frozenset({"INTERNET", "X.400"})
-_SYSTEMS: Final = {"FX": "fax", "BP": "pager", "MD": "other", "TDD": "other", "TTY": "other"}
-_USES: Final = {"PRN": "home", "ORN": "home", "VHN": "home", "WPN": "work", "PRS": "mobile"}
-_DATE: Final = re.compile(r"(\d{4})(?:(\d{2})(?:(\d{2})(?:\d{2,6}(?:\.\d{1,4})?)?)?)?(?:[+-]\d{4})?")
+_DATE: Final = re.compile(r"(\d{4})(?:(\d{2})(?:(\d{2})(?:\d{2,6}(?:\.\d{1,4})?)?)?)?(?:[+-]\d{4})?", re.ASCII)
+_OID: Final = re.compile(r"[0-2](?:\.\d+){3,}", re.ASCII)
+# Table 0717: nothing is restricted, and the patient opts in; every other value restricts something.
+_OPEN_RESTRICTIONS: Final = frozenset({"NO", "OI"})
 
 
 def patient(segment: Segment, authorities: Mapping[str, str]) -> Json:
@@ -53,13 +42,15 @@ def patient(segment: Segment, authorities: Mapping[str, str]) -> Json:
     stated: Json = {
         "resourceType": "Patient",
         "identifier": identifiers(segment, 3, authorities),
-        "name": _saying(_name(value) for value in segment.repetitions(5) if value.text(7) not in _PAST_NAMES),
+        "name": _saying(_name(value) for value in segment.repetitions(5) if value.text(7).upper() not in _PAST_NAMES),
         "birthDate": fhir_date(segment.text(7), "PID-7"),
         "gender": _gender(segment.text(8)),
-        "address": _saying(
-            _address(value) for value in segment.repetitions(11) if value.text(7) not in _NOT_REACHED_AT
-        ),
-        "telecom": [*_points(segment, 13, "home"), *_points(segment, 14, "work")],
+        "address": _saying(address(value) for value in segment.repetitions(11)),
+        "telecom": [
+            *(point for value in segment.repetitions(13) for point in points(value, "home")),
+            *(point for value in segment.repetitions(14) for point in points(value, "work")),
+        ],
+        **_multiple_birth(segment),
         **_deceased(segment),
     }
     return {name: value for name, value in stated.items() if value or value is False}
@@ -75,11 +66,12 @@ def removed(segment: Segment) -> frozenset[str]:
 
 
 def identifiers(segment: Segment, number: int, authorities: Mapping[str, str]) -> list[Json]:
-    """The identifiers of a CX list whose assigning authority has a system; an InputError where none has."""
-    found = [_identifier(value, authorities) for value in segment.repetitions(number) if value.text(5) != SSN_TYPE]
-    known = [
-        identifier for identifier in found if identifier["system"] not in (None, *SSN_SYSTEMS) and identifier["value"]
-    ]
+    """The identifiers of a CX list whose assigning authority has a system; an InputError where none has.
+
+    Social security numbers are left out.
+    """
+    found = [_identifier(value, authorities) for value in segment.repetitions(number)]
+    known = [identifier for identifier in found if identifier["system"] and identifier["value"]]
     if not known:
         raise InputError(
             "No identifier has an assigning authority that is known here: map it in ADT_ASSIGNING_AUTHORITIES.",
@@ -87,6 +79,20 @@ def identifiers(segment: Segment, number: int, authorities: Mapping[str, str]) -
             expression=[f"{segment.name}-{number}"],
         )
     return known
+
+
+def is_protected(segments: Iterable[Segment]) -> bool | None:
+    """Whether PD1-12 or an ARV segment keeps the patient out of networks; None where neither says anything.
+
+    PD1-12 is the protection indicator (Y or N), ARV its successor from version 2.6 on. A null takes it back.
+    """
+    said: list[bool] = []
+    for segment in segments:
+        if segment.name == "PD1" and (segment.text(12) or segment.is_null(12)):
+            said.append(segment.text(12).upper() not in ("N", ""))
+        if segment.name == "ARV" and segment.text(3) and segment.text(2).upper() != "X":
+            said.append(segment.text(2).upper() != "D" and segment.text(3).upper() not in _OPEN_RESTRICTIONS)
+    return any(said) if said else None
 
 
 def type_code(identifier: Json) -> str:
@@ -114,32 +120,41 @@ def fhir_date(text: str, where: str) -> str:
 
 def _saying(parts: Iterable[Json]) -> list[Json]:
     """Those that say more than their kind, which some senders write where there is nothing to say."""
-    return [part for part in parts if part.keys() - {"use", "type"}]
+    return [part for part in parts if part.keys() - {"use", "type", "period"}]
 
 
 def _identifier(value: Repetition, authorities: Mapping[str, str]) -> Json:
+    """A CX as an Identifier; its system is None where nobody knows it, or where it is a social security number."""
     identifier: Json = {"system": _system(value, authorities), "value": value.text(1)}
     if value.text(5):
-        identifier["type"] = {"coding": [{"system": V2_0203, "code": value.text(5)}]}
-    return identifier
+        identifier["type"] = {"coding": [{"system": V2_0203, "code": value.text(5).upper()}]}
+    authority = any(is_ssn_authority(value.text(4, part)) for part in (1, 2))
+    return {**identifier, "system": None} if authority or is_ssn(identifier) else identifier
 
 
 def _system(value: Repetition, authorities: Mapping[str, str]) -> str | None:
-    """The system of a CX: as mapped, else what its universal id says by itself (an OID, a UUID, a URI)."""
+    """The system of a CX: as mapped, else what its universal id says by itself (an OID, a UUID, a URI).
+
+    Where CX.4 is empty, the facility in CX.6 may be mapped, or the empty text.
+    """
     namespace, universal, kind = (value.text(4, part) for part in (1, 2, 3))
+    if not namespace and not universal:
+        return authorities.get(value.text(6)) or authorities.get("")
     for name in (namespace, universal):
         if name and name in authorities:
             return authorities[name]
-    if universal and kind in ("ISO", "UUID"):
-        return f"urn:{'oid' if kind == 'ISO' else 'uuid'}:{universal}"
+    if universal and (kind in ("ISO", "UUID", "GUID") or (not kind and _OID.fullmatch(universal))):
+        return f"urn:uuid:{universal}" if kind in ("UUID", "GUID") else f"urn:oid:{universal}"
     return universal if universal and kind in ("URI", "URL") else None
 
 
 def _name(value: Repetition) -> Json:
     given = [value.text(2), *value.text(3).split()]
+    # FN.1 is the whole surname; some senders write its prefix and its own part alone.
+    family = value.text(1) or f"{value.text(1, 2)} {value.text(1, 3)}".strip()
     parts: Json = {
-        "use": NAME_USES.get(value.text(7) or "L", "usual"),
-        "family": value.text(1),
+        "use": NAME_USES.get(value.text(7).upper() or "L", "usual"),
+        "family": family,
         "given": [text for text in given if text],
         "prefix": [value.text(5)] if value.text(5) else [],
         "suffix": [text for text in (value.text(4), value.text(6)) if text],
@@ -153,44 +168,12 @@ def _gender(code: str) -> str:
     return GENDERS.get(code.upper(), "")
 
 
-def _address(value: Repetition) -> Json:
-    street = value.text(1) or f"{value.text(1, 3)} {value.text(1, 2)}".strip()
-    parts: Json = {
-        "use": ADDRESS_USES.get(value.text(7), "home"),
-        "type": "postal" if value.text(7) == "M" else "",
-        "line": [text for text in (street, value.text(2)) if text],
-        "city": value.text(3),
-        "district": value.text(9),
-        "state": value.text(4),
-        "postalCode": value.text(5),
-        "country": value.text(6),
-    }
-    return {name: part for name, part in parts.items() if part}
-
-
-def _points(segment: Segment, number: int, default_use: str) -> list[Json]:
-    points = (_point(value, default_use) for value in segment.repetitions(number))
-    return [point for point in points if point["value"]]
-
-
-def _point(value: Repetition, default_use: str) -> Json:
-    equipment = value.text(3).upper()
-    if value.text(4) and (value.text(2) == "NET" or equipment in _EMAIL_EQUIPMENT or not _number(value)):
-        return {"system": "email", "value": value.text(4), "use": default_use}
-    if value.text(2) == "NET" or equipment in _EMAIL_EQUIPMENT:
-        return {"system": "email", "value": value.text(1), "use": default_use}
-    use = "mobile" if equipment == "CP" and default_use == "home" else _USES.get(value.text(2), default_use)
-    return {"system": _SYSTEMS.get(equipment, "phone"), "value": _number(value), "use": use}
-
-
-def _number(value: Repetition) -> str:
-    """The number as it was written whole (XTN.1, XTN.12), else put together from its parts."""
-    whole = value.text(1) or value.text(12)
-    if whole:
-        return whole
-    country = f"+{value.text(5).lstrip('+')}" if value.text(5) else ""
-    extension = f"x{value.text(8)}" if value.text(8) else ""
-    return " ".join(part for part in (country, value.text(6), value.text(7), extension) if part)
+def _multiple_birth(segment: Segment) -> Json:
+    """Whether the patient is a twin or the like (PID-24), or the order of birth (PID-25), which says both."""
+    order = segment.text(25)
+    if order.isascii() and order.isdigit() and 0 < int(order[:3]) < 20:
+        return {"multipleBirthInteger": int(order[:3])}
+    return {"multipleBirthBoolean": segment.text(24) == "Y"} if segment.text(24) in ("Y", "N") else {}
 
 
 def _deceased(segment: Segment) -> Json:

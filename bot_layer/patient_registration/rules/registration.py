@@ -10,16 +10,15 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from bot_layer.fhir import demographics
-from bot_layer.fhir.json import Json
+from bot_layer.fhir import demographics, security_labels
+from bot_layer.fhir.json import Json, objects
 from bot_layer.patient_registration.rules import index_patient
-from bot_layer.patient_registration.rules.index_patient import Policy, build
-
-_TEST_TAG: Final = ("http://terminology.hl7.org/CodeSystem/v3-ActReason", "HTEST")
+from bot_layer.patient_registration.rules.index_patient import Policy, build, pt_identifier
+from bot_layer.patient_registration.rules.same_person import Differences, differences, is_alike, is_somebody_else
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,25 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Context:
+    """What Medplum knows beside the Patient, and what the caller says.
+
+    ``former`` are the ids of the Patients that were merged into this one: queries by them lead here already.
+    ``not_same`` are the ids of Patients of whom a person said that they are somebody else. ``force`` lets a changed id,
+    a vanished registration, contradicting demographics, or a namesake with other marks be written.
+    """
+
+    former: tuple[str, ...] = ()
+    not_same: frozenset[str] = frozenset()
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class Create:
     """The patient is unknown there: post this."""
 
     body: Json = field(repr=False)
+    external_id: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,7 @@ class Update:
     body: Json = field(repr=False)
     changed: tuple[str, ...] = ()
     version: str | None = None
+    external_id: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class NothingToDo:
     """The patient is known under ``id`` and nothing differs."""
 
     id: str
+    external_id: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,28 +89,46 @@ class Review:
 
 
 Plan = Create | Update | NothingToDo | Refuse | Review
+_NO_CONTEXT: Final = Context()
 
 
-def plan(patient: Json, found: Found, policy: Policy, *, former: Collection[str] = (), force: bool = False) -> Plan:
-    """What to do for this patient. ``force`` lets a changed PT identifier or a vanished registration be written.
-
-    ``former`` are the ids of the Patients that were merged into this one: queries by them lead here already.
-    """
+def plan(patient: Json, found: Found, policy: Policy, context: Context = _NO_CONTEXT) -> Plan:
+    """What to do for this patient."""
     refused = refusal(patient, policy)
     if refused is not None:
         return refused
     recorded = index_patient.health_gorilla_ids(patient)
     if len(recorded) > 1:
         return Review("several-health-gorilla-ids", "Medplum's Patient carries several Health Gorilla ids: keep one.")
-    candidates = _candidates(patient, found)
+    candidates = _candidates(patient, found, policy, context)
+    others = [theirs for theirs in candidates if _is_of_another(theirs, patient, policy, context)]
+    if len(candidates) > 1 and len(others) == len(candidates):
+        return _registered_as_another(patient, others)
     if len(candidates) > 1:
         return Review(
             "several-matches",
-            f"Health Gorilla holds {len(candidates)} patients that match: have them merged there first.",
+            f"Health Gorilla holds {len(candidates)} patients that match: if they are one person, have them merged "
+            "there first.",
         )
     if not candidates:
-        return _plan_new(patient, policy, recorded=bool(recorded), force=force)
-    return _plan_known(patient, candidates[0], policy, recorded=recorded, former=former, force=force)
+        return _plan_new(patient, policy, recorded=bool(recorded), force=context.force)
+    return _plan_known(patient, candidates[0], policy, context, recorded=recorded)
+
+
+def endings(patient: Json, found: Found) -> list[Update]:
+    """The updates that make every registration of the patient inactive; none where there is none in force.
+
+    Health Gorilla knows no way to delete a registration: inactive is as far as it goes.
+    """
+    recorded = index_patient.health_gorilla_ids(patient)
+    candidates = [*found.by_identifier, *([found.recorded] if found.recorded else [])]
+    own = {str(theirs.get("id")): theirs for theirs in candidates}
+    alike = {str(theirs.get("id")): theirs for theirs in found.by_demographics if str(theirs.get("id")) in recorded}
+    return [
+        Update(identifier, {**_without(theirs, "text"), "active": False}, ("active",), _version(theirs))
+        for identifier, theirs in (own | alike).items()
+        if theirs.get("active") is not False
+    ]
 
 
 def refusal(patient: Json, policy: Policy) -> Refuse | None:
@@ -123,16 +157,11 @@ def replaced_by(patient: Json) -> str | None:
     return None
 
 
-def is_alike(patient: Json, theirs: Json) -> bool:
-    """Same family name, first given name and birth date: the search may answer more loosely."""
-    return _is_namesake(patient, theirs) and patient.get("birthDate") == theirs.get("birthDate")
-
-
 def is_test(patient: Json) -> bool:
-    """Whether the Patient is marked as test data (tag HTEST)."""
+    """Whether the Patient is marked as test data: HTEST as a tag or as a security label."""
     meta = patient.get("meta")
-    tags = demographics.entries(meta.get("tag")) if isinstance(meta, dict) else ()
-    return any((tag.get("system"), tag.get("code")) == _TEST_TAG for tag in tags)
+    marks = [*objects(meta.get("tag")), *objects(meta.get("security"))] if isinstance(meta, dict) else []
+    return any((mark.get("system"), mark.get("code")) == security_labels.TEST_DATA for mark in marks)
 
 
 def is_deceased(patient: Json) -> bool:
@@ -165,63 +194,99 @@ def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> 
             "A deceased patient is not newly registered unless it is configured.",
             ("Patient.deceased",),
         )
-    return Create(build(patient, policy))
+    body = build(patient, policy)
+    return Create(body, body["identifier"][0]["value"])
 
 
-def _plan_known(
-    patient: Json, theirs: Json, policy: Policy, *, recorded: Sequence[str], former: Collection[str], force: bool
-) -> Plan:
-    identifier, ours = str(theirs.get("id")), build(patient, policy)
+def _plan_known(patient: Json, theirs: Json, policy: Policy, context: Context, *, recorded: Sequence[str]) -> Plan:
+    identifier, external = str(theirs.get("id")), registered_id(patient, theirs, policy)
+    ours = build(patient, policy, external)
     is_ours = index_patient.holds_pt(theirs, ours["identifier"][0])
-    if recorded and identifier not in recorded and not (is_ours and force):
+    if recorded and identifier not in recorded and not (is_ours and context.force):
         return Review("health-gorilla-id-differs", "Medplum records another Health Gorilla id than the one found.")
-    if theirs.get("active") is False:
+    if theirs.get("active") is False and identifier not in index_patient.ended_health_gorilla_ids(patient):
         return Review("registration-inactive", "Health Gorilla holds this patient as inactive: have it revived there.")
     if not is_ours:
-        others = index_patient.other_pts(theirs, ours["identifier"][0])
-        are_former = all(each.get("system") == policy.patient_system and each.get("value") in former for each in others)
-        if not are_former and not (recorded and force):
-            return _changed_identifier(is_own=bool(recorded))
+        if _is_of_another(theirs, patient, policy, context) and not (recorded and context.force):
+            return _changed_identifier() if recorded else _registered_as_another(patient, [theirs])
         if ours["gender"] != theirs.get("gender") and not recorded:
             return Review(
                 "contradictory-demographics", "A patient of this name and birth date has another gender there."
             )
-    if _is_somebody_else(ours, theirs) and not force:
+    if is_somebody_else(ours, theirs) and not context.force:
         return Review("contradictory-demographics", "The patient under this id has another name and birth date there.")
     changed = index_patient.differences(ours, theirs)
     if not changed:
-        return NothingToDo(identifier)
-    return Update(identifier, index_patient.merge(ours, theirs), changed, _version(theirs))
+        return NothingToDo(identifier, external)
+    return Update(identifier, index_patient.merge(ours, theirs), changed, _version(theirs), external)
 
 
-def _changed_identifier(*, is_own: bool) -> Refuse | Review:
-    if is_own:
-        return Refuse(
-            "identifier-changed",
-            "The id that the patient is registered under would change, and queries ask by it: force it if meant.",
-            ("Patient.identifier",),
-        )
-    return Review("registered-as-another", "A patient of this name and birth date is registered under another id.")
+def registered_id(patient: Json, theirs: Json, policy: Policy) -> str:
+    """The id under which the index knows the patient already, else the one for a new registration."""
+    ids = index_patient.external_ids(patient, policy)
+    return next((each for each in ids if index_patient.holds_pt(theirs, pt_identifier(policy, each))), ids[0])
 
 
-def _candidates(patient: Json, found: Found) -> list[Json]:
+def _changed_identifier() -> Refuse:
+    return Refuse(
+        "identifier-changed",
+        "The id that the patient is registered under would change, and queries ask by it: force it if meant.",
+        ("Patient.identifier",),
+    )
+
+
+def _registered_as_another(patient: Json, others: Sequence[Json]) -> Review:
+    """The advice depends on the marks: where nothing differs, only a person who knows both can tell them apart."""
+    marks = sorted(set[str]().union(*(_marks(differences(patient, theirs)) for theirs in others)))
+    differing = f" They differ in {', '.join(marks)}: force registers the patient." if marks else ""
+    return Review(
+        "registered-as-another",
+        "A patient of this name and birth date is registered under another id. If it is the same person, merge the two "
+        f"Patients in Medplum; if it is somebody else, call again with notSameAs.{differing}",
+    )
+
+
+def _candidates(patient: Json, found: Found, policy: Policy, context: Context) -> list[Json]:
+    """Whom the index may know as this patient. Whoever is found by identifier is; a namesake is not compared then."""
+    recorded = index_patient.health_gorilla_ids(patient)
+    by_identifier = list(found.by_identifier)
+    own = [theirs for theirs in by_identifier if str(theirs.get("id")) in recorded]
     alike = [theirs for theirs in found.by_demographics if is_alike(patient, theirs)]
-    chosen = found.by_identifier or alike or ([found.recorded] if found.recorded else [])
+    meant = [
+        theirs
+        for theirs in alike
+        if str(theirs.get("id")) in recorded or not _is_told_apart(patient, theirs, policy, context)
+    ]
+    chosen = own or by_identifier or meant or ([found.recorded] if found.recorded else [])
     return list({str(theirs.get("id")): theirs for theirs in chosen}.values())
 
 
-def _is_namesake(patient: Json, theirs: Json) -> bool:
-    return _first_names(patient) == _first_names(theirs)
+def _is_told_apart(patient: Json, theirs: Json, policy: Policy, context: Context) -> bool:
+    """Whether a namesake is somebody else: a person said so, or the marks say so, with ``force`` also a single one."""
+    ids = {str(entry.get("value")) for entry in demographics.entries(theirs.get("identifier"))}
+    if context.not_same & {*ids, str(theirs.get("id"))}:
+        return True
+    if set(context.former) & ids:
+        return False
+    marks = differences(patient, theirs)
+    is_another = _is_of_another(theirs, patient, policy, context)
+    return marks.are_two_people or (context.force and is_another and bool(_marks(marks)))
 
 
-def _first_names(patient: Json) -> tuple[str, list[str]]:
-    name = demographics.current_name(patient)
-    return demographics.folded(name.get("family")), [*map(demographics.folded, name.get("given", ()))][:1]
+def _is_of_another(theirs: Json, patient: Json, policy: Policy, context: Context) -> bool:
+    """Whether a registration carries the id of another patient of this clinic, who was not merged into this one."""
+    known = {*index_patient.external_ids(patient, policy), *context.former}
+    ours = pt_identifier(policy, index_patient.external_ids(patient, policy)[0])
+    others = index_patient.other_pts(theirs, ours)
+    return any(each.get("system") != policy.patient_system or each.get("value") not in known for each in others)
 
 
-def _is_somebody_else(ours: Json, theirs: Json) -> bool:
-    """Another name and birth date: of a family, too, one may get the number of another."""
-    return ours["birthDate"] != theirs.get("birthDate") and not _is_namesake(ours, theirs)
+def _marks(found: Differences) -> frozenset[str]:
+    return found.strong | found.weak
+
+
+def _without(resource: Json, name: str) -> Json:
+    return {key: value for key, value in resource.items() if key != name}
 
 
 def _version(theirs: Json) -> str | None:

@@ -9,13 +9,33 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
+from bot_layer.fhir.security_labels import LEVELS
+from bot_layer.fhir.social_security import is_ssn_system
+from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy
 from bot_layer.patient_registration.rules.index_patient import Policy
 from bot_layer.settings import Reader, Setting
 
 ADT_SETTINGS: Final = (
-    Setting("ADT_ASSIGNING_AUTHORITIES", 'JSON: assigning authorities (CX.4) to systems, {"CLINIC": "https://..."}'),
+    Setting(
+        "ADT_ASSIGNING_AUTHORITIES",
+        'JSON: assigning authorities (CX.4) to systems, {"CLINIC": "https://..."}; "" for numbers without one',
+    ),
     Setting("ADT_PATIENT_SYSTEM", "The system by which ADT messages name a patient, where PID-3 holds several"),
     Setting("ADT_PROCESSING_IDS", "Processing ids (MSH-11) that are carried out", default="P"),
+)
+DISCLOSURE_SETTINGS: Final = (
+    Setting(
+        "FEDERATED_OPT_IN",
+        "true: only patients with a Consent that permits are made known to networks",
+        default="false",
+        kind="flag",
+    ),
+    Setting(
+        "FEDERATED_CONFIDENTIALITY",
+        "The highest confidentiality that leaves: U, L, M, N, R or V",
+        default="N",
+        choices=LEVELS,
+    ),
 )
 SETTINGS: Final = (
     Setting(
@@ -35,6 +55,7 @@ SETTINGS: Final = (
     ),
     Setting("REGISTER_TEST_PATIENTS", "true: also register patients tagged HTEST", default="false", kind="flag"),
     Setting("REGISTER_DECEASED_PATIENTS", "true: also register patients who died before", default="false", kind="flag"),
+    *DISCLOSURE_SETTINGS,
     *ADT_SETTINGS,
 )
 _SYSTEM: Final = re.compile(r"https?://[^\s/]+\S*|urn:oid:[0-2](?:\.\d+)+")
@@ -49,15 +70,32 @@ class AdtPolicy:
     processing_ids: tuple[str, ...] = ("P",)
 
 
+def disclosure_policy(settings: Mapping[str, str]) -> DisclosurePolicy:
+    """Who may be made known to networks; ConfigError where a setting is wrong."""
+    reader = Reader(DISCLOSURE_SETTINGS, settings)
+    policy = DisclosurePolicy(
+        opt_in=reader.flag("FEDERATED_OPT_IN"), highest=reader.choice("FEDERATED_CONFIDENTIALITY") or "N"
+    )
+    reader.complain()
+    return policy
+
+
 def registration_policy(settings: Mapping[str, str]) -> Policy:
     """Who is registered, and under which id; one ConfigError for all that is missing or wrong."""
     reader = Reader(SETTINGS, settings)
     system = reader.text("FEDERATED_PATIENT_SYSTEM")
     if system and (not _SYSTEM.fullmatch(system) or system.rstrip("/") == HEALTH_GORILLA_SYSTEM):
         reader.refuse("FEDERATED_PATIENT_SYSTEM", "the clinic's own URL, or urn:oid: with its OID")
+    identifier_system = reader.text("FEDERATED_PATIENT_IDENTIFIER_SYSTEM")
+    for name, given in (
+        ("FEDERATED_PATIENT_SYSTEM", system),
+        ("FEDERATED_PATIENT_IDENTIFIER_SYSTEM", identifier_system),
+    ):
+        if is_ssn_system(given):
+            reader.refuse(name, "any system but that of social security numbers")
     policy = Policy(
         patient_system=system,
-        identifier_system=reader.text("FEDERATED_PATIENT_IDENTIFIER_SYSTEM") or None,
+        identifier_system=identifier_system or None,
         other_genders=reader.flag("REGISTER_OTHER_GENDERS"),
         test_patients=reader.flag("REGISTER_TEST_PATIENTS"),
         deceased=reader.flag("REGISTER_DECEASED_PATIENTS"),

@@ -9,9 +9,10 @@ import pytest
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.adt import hl7v2
+from bot_layer.patient_registration.adt import acknowledgement, hl7v2
 from bot_layer.patient_registration.adt import message as adt
 from bot_layer.patient_registration.adt import outbound as adt_out
+from bot_layer.patient_registration.adt import stored as stored_adt
 from bot_layer.patient_registration.adt.message import Person
 from tests.people import patient
 
@@ -57,7 +58,7 @@ def test_admissions_and_updates_register(event: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "action"), [("A29", "inactivate"), ("A03", "ignore"), ("A60", "ignore"), ("", "ignore")]
+    ("event", "action"), [("A29", "inactivate"), ("A03", "ignore"), ("A60", "ignore"), ("A35", "ignore")]
 )
 def test_other_events(event: str, action: str) -> None:
     """A29 ends a record; whatever else comes does not concern us, and needs no PID to say so."""
@@ -112,7 +113,6 @@ def test_a_whole_pid_becomes_a_patient() -> None:
                 "country": "USA",
             },
             {
-                "use": "home",
                 "type": "postal",
                 "line": ["9 Oak Lane"],
                 "city": "Elm",
@@ -189,7 +189,20 @@ def test_what_cannot_be_read_is_refused_with_its_place(fields: dict[str, str], c
         ("MSHA^~B\\A", "not-hl7"),
         (message(msh(), msh()), "not-hl7"),
         (message(msh(), pid(f5="Some\ufffdbody")), "character-set"),
-        (message(msh(charset="KLINGON"), pid()), "character-set"),
+        (message(msh(charset="KLINGON"), pid(f5=r"M\XC3BC\ller")), "character-set"),
+        (message(msh(""), pid()), "unsupported-event"),
+        (message(msh("A43"), pid(), "MRG|M-8^^^CLINIC"), "unsupported-event"),
+        (message(msh("A47"), pid(), "MRG|M-8^^^CLINIC"), "unsupported-event"),
+        (message(msh("A99"), pid()), "unsupported-event"),
+        (message(msh("A08"), pid(), "MRG|M-8^^^&2.16.840.1.113883.19.5&ISO"), "segment-sequence"),
+        (message("MSH|^^^^|EHR|NORTH|||||ADT^A04|C-1|P|2.5.1", pid()), "not-hl7"),
+        (message(msh(), pid(f5="Som\ud800mer")), "character-set"),
+        (message(msh(), pid(f5="Som\x00mer")), "character-set"),
+        (message(msh(), pid(f5=r"Som\X00\mer")), "escape-sequence"),
+        (message(msh(), pid(f13="~" * 200)), "message-too-large"),
+        (message(msh(), pid() + "|" * 300), "message-too-large"),
+        (message(msh(), pid(), *["NTE|1"] * 6000), "message-too-large"),
+        (message(msh("A40"), *[pid(), "MRG|M-8^^^&2.16.840.1.113883.19.5&ISO"] * 101), "message-too-large"),
         (message(msh(code="ORU"), pid()), "unsupported-message"),
         (message(msh(processing="T"), pid()), "unsupported-processing"),
         (message(msh().replace("C-1", ""), pid()), "required-field"),
@@ -289,30 +302,30 @@ def test_the_stored_patient_takes_what_the_message_states() -> None:
         ],
     )
     person = one(f5="Winter^Anna", f13="310-555-0142^PRN^PH~88^^FX")
-    result = adt.merged(stored, person)
+    result = stored_adt.merged(stored, person)
     assert result["identifier"] == [{"system": "urn:x", "value": "1"}, MRN]
     assert result["name"][0]["family"] == "Winter"
     assert (result["birthDate"], result["address"]) == (stored["birthDate"], stored["address"])
     assert [point["value"] for point in result["telecom"]] == ["9", "88", "old work", "310-555-0142"]
-    assert adt.merged(result, person) == result
+    assert stored_adt.merged(result, person) == result
 
 
 def test_a_null_removes_and_an_empty_field_does_not() -> None:
     """HL7's two double quotes take an element away."""
     stored = patient(telecom=[{"system": "phone", "value": "1", "use": "work"}, {"system": "phone", "value": "2"}])
-    emptied = adt.merged(stored, one(f5='""', f7='""', f8='""', f11='""', f13='""'))
+    emptied = stored_adt.merged(stored, one(f5='""', f7='""', f8='""', f11='""', f13='""'))
     assert {"name", "birthDate", "gender", "address"}.isdisjoint(emptied)
     assert emptied["telecom"] == [{"system": "phone", "value": "1", "use": "work"}]
-    assert "telecom" not in adt.merged(emptied, one(f14='""'))
-    untouched = adt.merged(stored, one())
+    assert "telecom" not in stored_adt.merged(emptied, one(f14='""'))
+    untouched = stored_adt.merged(stored, one())
     assert {name: untouched[name] for name in stored} == stored
 
 
 def test_a_name_or_address_of_nothing_but_its_type_is_an_empty_one() -> None:
     """Some senders write the type beside nothing: what is stored stays."""
     stored = patient()
-    assert adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["name"] == stored["name"]
-    assert adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["address"] == stored["address"]
+    assert stored_adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["name"] == stored["name"]
+    assert stored_adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["address"] == stored["address"]
 
 
 def test_a_null_component_is_an_empty_one() -> None:
@@ -323,19 +336,19 @@ def test_a_null_component_is_an_empty_one() -> None:
 def test_death_is_stated_by_date_or_word() -> None:
     """PID-29 goes before PID-30; a null takes either away; one replaces the other."""
     assert one(f29="20250101", f30="Y").patient["deceasedDateTime"] == "2025-01-01"
-    assert adt.merged(patient(deceasedBoolean=True), one(f29="20250101")).get("deceasedBoolean") is None
-    assert adt.merged(patient(), one(f30="Y"))["deceasedBoolean"] is True
+    assert stored_adt.merged(patient(deceasedBoolean=True), one(f29="20250101")).get("deceasedBoolean") is None
+    assert stored_adt.merged(patient(), one(f30="Y"))["deceasedBoolean"] is True
     died = patient(deceasedDateTime="2025-01-01")
-    assert adt.merged(died, one(f30="Y")).get("deceasedDateTime") == "2025-01-01"
-    assert "deceasedBoolean" not in adt.merged(died, one(f30="Y"))
-    assert adt.merged(died, one(f29='""', f30="Y"))["deceasedBoolean"] is True
-    assert adt.merged(died, one(f30="N"))["deceasedBoolean"] is False
-    assert "deceasedBoolean" not in adt.merged(patient(deceasedBoolean=True), one(f30='""'))
+    assert stored_adt.merged(died, one(f30="Y")).get("deceasedDateTime") == "2025-01-01"
+    assert "deceasedBoolean" not in stored_adt.merged(died, one(f30="Y"))
+    assert stored_adt.merged(died, one(f29='""', f30="Y"))["deceasedBoolean"] is True
+    assert stored_adt.merged(died, one(f30="N"))["deceasedBoolean"] is False
+    assert "deceasedBoolean" not in stored_adt.merged(patient(deceasedBoolean=True), one(f30='""'))
 
 
 def test_a_new_patient_is_active() -> None:
     """What the message states, that it is in use, and when that was so."""
-    assert adt.new_patient(one(f5="Sommer^Anna")) == {
+    assert stored_adt.new_patient(one(f5="Sommer^Anna")) == {
         "resourceType": "Patient",
         "active": True,
         "identifier": [MRN],
@@ -359,25 +372,28 @@ def test_a_merge_links_both_records_once() -> None:
         authorities=AUTHORITIES,
     )
     assert [[entry["value"] for entry in person.prior] for person in read.persons] == [["M-8"], ["M-1"]]
-    winner, loser = adt.survivor(patient(id="w"), "Patient/l"), adt.ended(patient(id="l"), "Patient/w")
+    winner, loser = stored_adt.survivor(patient(id="w"), "Patient/l"), stored_adt.ended(patient(id="l"), "Patient/w")
     assert winner["link"] == [{"other": {"reference": "Patient/l"}, "type": "replaces"}]
     assert (loser["active"], loser["link"]) == (False, [{"other": {"reference": "Patient/w"}, "type": "replaced-by"}])
-    assert adt.survivor(winner, "Patient/l") == winner
-    assert adt.ended(loser, "Patient/w") == loser
+    assert stored_adt.survivor(winner, "Patient/l") == winner
+    assert stored_adt.ended(loser, "Patient/w") == loser
     with pytest.raises(ReviewNeeded):
-        adt.ended(loser, "Patient/other")
-    assert adt.read(message(msh("A08"), pid(), "MRG|X")).persons[0].prior == ()
+        stored_adt.ended(loser, "Patient/other")
 
 
-def test_the_key_is_the_configured_system_then_the_record_number() -> None:
-    """A patient is looked up by the identifier that the clinic chose, else by its kind, else by the first."""
+def test_the_numbers_that_mean_a_patient() -> None:
+    """Those of the configured system and record numbers; else any but those of accounts and families."""
+
+    def typed(kind: str, value: str) -> Json:
+        return {"system": OID, "value": value, "type": {"coding": [{"code": kind}]}}
+
     plain, other = {"system": "urn:a", "value": "1"}, {"system": "urn:b", "value": "2"}
-    odd = {"system": "urn:c", "value": "3", "type": {"coding": [{"system": "x"}]}}
-    assert adt.key([plain, MRN, other], "urn:b") == other
-    assert adt.key([plain, odd, MRN], "urn:z") == MRN
-    assert adt.key([plain, other]) == plain
-    account = {**MRN, "type": {"coding": [{"code": "AN"}]}}
-    assert adt.key([account, MRN], OID) == MRN
+    account, member = typed("AN", "9"), typed("MB", "8")
+    assert stored_adt.identifying([plain, MRN, other], "urn:b") == [other, MRN]
+    assert stored_adt.identifying([other, MRN, plain], "urn:b") == [other, MRN]
+    assert stored_adt.identifying([plain, account, MRN], "urn:z") == [MRN]
+    assert stored_adt.identifying([other, plain, member]) == [plain, other]
+    assert stored_adt.identifying([account, member, typed("VN", "7")], OID) == []
 
 
 def segments(text: str) -> dict[str, hl7v2.Segment]:
@@ -396,10 +412,10 @@ def segments(text: str) -> dict[str, hl7v2.Segment]:
 )
 def test_an_acknowledgement_repeats_the_control_id_and_names_the_field(code: str, number: str) -> None:
     """The answer goes back the way that the message came, with HL7's error code, ours, and the field."""
-    problem = adt_out.Problem(
+    problem = acknowledgement.Problem(
         code, "Add | these.", ("Patient.address.city", "Patient.address.line", "Patient.id", "MSH-9")
     )
-    answer = segments(adt_out.ack(adt.header(msh("A08")), "AE", NOW, [problem]))
+    answer = segments(acknowledgement.ack(adt.header(msh("A08")), "AE", NOW, [problem]))
     header, msa, err = answer["MSH"], answer["MSA"], answer["ERR"]
     assert [header.text(field) for field in (3, 4, 5, 6, 11, 12)] == ["BOTS", "SOUTH", "EHR", "NORTH", "P", "2.5.1"]
     assert (header.text(9), header.text(9, 2), header.text(7)) == ("ACK", "A08", "20261122093000+0000")
@@ -420,7 +436,7 @@ def test_an_acknowledgement_repeats_the_control_id_and_names_the_field(code: str
 
 def test_what_has_no_header_is_refused_all_the_same() -> None:
     """An answer without a control id is still an answer."""
-    answer = segments(adt_out.ack(adt.Header(), "AR", NOW))
+    answer = segments(acknowledgement.ack(adt.Header(), "AR", NOW))
     assert (answer["MSA"].text(1), answer["MSA"].text(2), answer["MSH"].text(9), answer["MSH"].text(12)) == (
         "AR",
         "",

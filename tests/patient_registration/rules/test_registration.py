@@ -12,7 +12,16 @@ from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules import index_patient, registration
 from bot_layer.patient_registration.rules.index_patient import build
-from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Refuse, Review, Update, plan
+from bot_layer.patient_registration.rules.registration import (
+    Context,
+    Create,
+    Found,
+    NothingToDo,
+    Refuse,
+    Review,
+    Update,
+    plan,
+)
 from tests.people import PATIENT_ID, POLICY, SYSTEM, patient, registered
 
 HG = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
@@ -151,7 +160,6 @@ def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
     [
         {"use": "home"},
         {"system": "phone"},
-        {"value": "310 555 0142"},
         {"system": "phone", "value": "call me"},
         {"system": "phone", "value": "12"},
         {"system": "phone", "value": "1234567890123456"},
@@ -173,16 +181,14 @@ def test_a_contact_point_is_sent_once() -> None:
         {"system": "phone", "value": "+1 (310) 555-0142 ext. 7", "use": "desk", "rank": "1"},
         {"system": "phone", "value": "310.555.0142"},
     ]
-    assert build(patient(telecom=points), POLICY)["telecom"] == [
-        {"system": "phone", "value": "+1 (310) 555-0142 ext. 7"}
-    ]
+    assert build(patient(telecom=points), POLICY)["telecom"] == [{"system": "phone", "value": "+1 (310) 555-0142 x7"}]
 
 
 def test_an_unchanged_patient_is_left_alone() -> None:
     """Registration of what is registered writes nothing, whatever the case of the letters."""
     held = registered(build(patient(), POLICY), birthDate="1980-02-29")
     held["name"] = [{"use": "usual", "family": "SOMMER", "given": ["ANNA", "MARIA"]}]
-    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1")
+    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +227,7 @@ def test_several_matches_are_for_a_person() -> None:
     one, two = registered(build(patient(), POLICY)), registered(build(patient(), POLICY), "hg-2")
     assert code(plan(patient(), Found(by_identifier=[one, two]), POLICY)) == "several-matches"
     assert code(plan(patient(), Found(by_demographics=[one, two]), POLICY)) == "several-matches"
-    assert plan(patient(), Found(by_identifier=[one, dict(one)]), POLICY) == NothingToDo("hg-1")
+    assert plan(patient(), Found(by_identifier=[one, dict(one)]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
@@ -259,7 +265,7 @@ def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None
     other = patient(name=[{"family": family, "given": ["Bo"]}], birthDate="1950-01-01")
     held = registered(build(other, POLICY))
     assert code(plan(patient(), Found(by_identifier=[held]), POLICY)) == "contradictory-demographics"
-    assert isinstance(plan(patient(), Found(by_identifier=[held]), POLICY, force=True), Update)
+    assert isinstance(plan(patient(), Found(by_identifier=[held]), POLICY, Context(force=True)), Update)
 
 
 def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
@@ -267,7 +273,7 @@ def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
     other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1950-01-01")
     found = Found(recorded=registered(build(other, POLICY), identifier=[HG]))
     assert code(plan(patient(identifier=[HG]), found, POLICY)) == "contradictory-demographics"
-    assert isinstance(plan(patient(identifier=[HG]), found, POLICY, force=True), Update)
+    assert isinstance(plan(patient(identifier=[HG]), found, POLICY, Context(force=True)), Update)
 
 
 def test_a_changed_identifier_is_refused_unless_forced() -> None:
@@ -277,7 +283,7 @@ def test_a_changed_identifier_is_refused_unless_forced() -> None:
     held = registered(build(patient(identifier=before), policy))
     found = Found(by_demographics=[held])
     assert code(plan(patient(identifier=after), found, policy)) == "identifier-changed"
-    forced = plan(patient(identifier=after), found, policy, force=True)
+    forced = plan(patient(identifier=after), found, policy, Context(force=True))
     assert isinstance(forced, Update)
     assert [entry["value"] for entry in forced.body["identifier"]] == ["hg-1", "M-2"]
 
@@ -292,18 +298,18 @@ def test_a_patient_registered_under_another_id_is_for_a_person() -> None:
     """Two Medplum Patients of one person are merged by a person, not by the bot, even when forced."""
     held = registered(build(patient(id="another"), POLICY))
     for force in (False, True):
-        answer = plan(patient(), Found(by_demographics=[held]), POLICY, force=force)
+        answer = plan(patient(), Found(by_demographics=[held]), POLICY, Context(force=force))
         assert code(answer) == "registered-as-another"
 
 
 def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() -> None:
     """The id of a merged record leads here already; one of another system is not that record's."""
     held = registered(build(patient(id="former"), POLICY))
-    answer = plan(patient(), Found(by_identifier=[held]), POLICY, former=["former"])
+    answer = plan(patient(), Found(by_identifier=[held]), POLICY, Context(former=("former",)))
     assert isinstance(answer, Update)
     assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
     elsewhere = registered(build(patient(id="former"), replace(POLICY, patient_system="urn:oid:1.2.3")))
-    answer = plan(patient(), Found(by_demographics=[elsewhere]), POLICY, former=["former"])
+    answer = plan(patient(), Found(by_demographics=[elsewhere]), POLICY, Context(former=("former",)))
     assert code(answer) == "registered-as-another"
 
 
@@ -311,7 +317,9 @@ def test_the_recorded_id_must_be_the_found_one() -> None:
     """The id that Medplum keeps is checked on every run; forced, the registration under our own id is taken instead."""
     held = registered(build(patient(), POLICY), "hg-2")
     assert code(plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
-    assert plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY, force=True) == NothingToDo("hg-2")
+    assert plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY, Context(force=True)) == NothingToDo(
+        "hg-2", PATIENT_ID
+    )
 
 
 def test_several_recorded_ids_are_for_a_person() -> None:
@@ -325,7 +333,7 @@ def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
     """A recorded id that is gone may mean a merge over there: a second patient is not made silently."""
     known = patient(identifier=[HG])
     assert code(plan(known, Found(), POLICY)) == "registration-vanished"
-    assert isinstance(plan(known, Found(), POLICY, force=True), Create)
+    assert isinstance(plan(known, Found(), POLICY, Context(force=True)), Create)
 
 
 def test_an_inactive_registration_is_for_a_person() -> None:
@@ -362,7 +370,7 @@ def test_the_deceased_are_kept_but_not_newly_registered(deceased: Json) -> None:
     gone = patient(**deceased)
     assert code(plan(gone, Found(), POLICY)) == "patient-deceased"
     assert isinstance(plan(gone, Found(), replace(POLICY, deceased=True)), Create)
-    assert plan(gone, Found(by_identifier=[registered(build(gone, POLICY))]), POLICY) == NothingToDo("hg-1")
+    assert plan(gone, Found(by_identifier=[registered(build(gone, POLICY))]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 @pytest.mark.parametrize(
@@ -380,25 +388,70 @@ def test_only_a_replacing_patient_is_followed(link: Json, expected: str | None) 
 
 
 def test_the_registered_id_may_be_a_record_number() -> None:
-    """The configured system must hold one value: none or two leave it open which one queries would ask for."""
+    """Of several numbers the official one is registered; their order in the Patient never matters."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     one, two = {"system": "urn:mrn", "value": "M-1"}, {"system": "urn:mrn", "value": "M-2"}
-    assert index_patient.external_id(patient(identifier=[one]), policy) == "M-1"
-    assert index_patient.external_id(patient(identifier=[one, dict(one)]), policy) == "M-1"
-    assert index_patient.missing_demographics(patient(identifier=[one, two]), policy) == ("Patient.identifier",)
+    assert index_patient.external_ids(patient(identifier=[one]), policy) == ("M-1",)
+    assert index_patient.external_ids(patient(identifier=[one, dict(one)]), policy) == ("M-1",)
+    for both in ([one, {**two, "use": "official"}], [{**two, "use": "official"}, one]):
+        assert index_patient.external_ids(patient(identifier=both), policy) == ("M-2", "M-1")
+    for both in ([one, two], [two, one]):
+        assert index_patient.external_ids(patient(identifier=both), policy) == ("M-1", "M-2")
     assert index_patient.missing_demographics(patient(), policy) == ("Patient.identifier",)
 
 
+@pytest.mark.parametrize("number", ["M-1", "M-2"])
+def test_a_second_record_number_leaves_the_registered_one_alone(number: str) -> None:
+    """Whichever of the two the index knows stays the id, and a change of the patient arrives under it."""
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    held = registered(build(patient(identifier=[{"system": "urn:mrn", "value": number}]), policy))
+    both = [{"system": "urn:mrn", "value": value} for value in ("M-2", "M-1")]
+    unchanged = plan(patient(identifier=both), Found(by_identifier=[held]), policy)
+    assert unchanged == NothingToDo("hg-1", number)
+    moved = plan(patient(identifier=both, gender="male"), Found(by_identifier=[held]), policy)
+    assert isinstance(moved, Update)
+    assert (moved.changed, moved.external_id) == (("gender",), number)
+    assert moved.body["identifier"] == held["identifier"]
+
+
+def test_a_social_security_number_is_never_the_registered_id() -> None:
+    """Not even where it stands under the configured system."""
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    ssn = {"system": "urn:mrn", "value": "900-12-3456", "type": {"text": "SSN"}}
+    assert index_patient.external_ids(patient(identifier=[ssn]), policy) == ()
+    assert index_patient.shown({"identifier": [ssn, HG]}) == {"identifier": [HG]}
+
+
 def test_the_id_is_written_back_once() -> None:
-    """Medplum's Patient keeps one id in force; one that was replaced is kept as old."""
+    """Medplum's Patient keeps one id in force; one that was replaced or ended is kept as old, and can come back."""
     mrn = {"system": "urn:mrn", "value": "M-1"}
     written = index_patient.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1")
-    assert written is not None
     assert written["identifier"] == [mrn, HG]
-    assert index_patient.with_health_gorilla_id(written, "hg-1") is None
+    assert index_patient.with_health_gorilla_id(written, "hg-1") == written
     anew = index_patient.with_health_gorilla_id(written, "hg-2")
-    assert anew is not None
     assert anew["identifier"] == [mrn, {**HG, "use": "old"}, {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}]
+    ended = index_patient.with_health_gorilla_id(written, None)
+    assert ended["identifier"] == [mrn, {**HG, "use": "old"}]
+    assert index_patient.ended_health_gorilla_ids(ended) == {"hg-1"}
+    assert index_patient.with_health_gorilla_id(ended, "hg-1") == written
+
+
+def test_what_was_ended_here_is_revived_here() -> None:
+    """A registration that the bot made inactive is written active again; any other inactive one is for a person."""
+    held = registered(build(patient(), POLICY), active=False)
+    revived = plan(patient(identifier=[{**HG, "use": "old"}]), Found(by_identifier=[held]), POLICY)
+    assert isinstance(revived, Update)
+    assert (revived.changed, revived.body["active"]) == (("active",), True)
+
+
+def test_a_registration_is_ended_once() -> None:
+    """By identifier, or by the recorded id; one that is inactive already needs nothing."""
+    held = registered(build(patient(), POLICY))
+    (ending,) = registration.endings(patient(), Found(by_identifier=[held]))
+    assert (ending.id, ending.body, ending.version) == ("hg-1", {**held, "active": False}, "4")
+    known = Found(by_demographics=[held, registered(build(patient(), POLICY), "hg-9")])
+    assert [each.id for each in registration.endings(patient(identifier=[HG]), known)] == ["hg-1"]
+    assert registration.endings(patient(), Found(recorded={**held, "active": False})) == []
 
 
 @pytest.mark.parametrize(
@@ -438,4 +491,4 @@ def test_an_identifier_of_unknown_shape_is_left_alone(junk: Json) -> None:
     """Only a real PT type or our system makes an identifier ours."""
     held = registered(build(patient(), POLICY))
     held["identifier"].append(junk)
-    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1")
+    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)

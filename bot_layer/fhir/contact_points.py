@@ -1,0 +1,127 @@
+"""Phones and e-mail addresses as people and systems write them, cleaned of what does not belong to them.
+
+https://hl7.org/fhir/R4/datatypes.html#ContactPoint, RFC 3966 (``tel:``), RFC 6068 (``mailto:``), and the text forms of
+HL7 version 2 (TN: ``[(999)]999-9999[X99999][B99999][C any text]``).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Final
+
+from bot_layer.fhir.json import Json, objects
+
+_USES: Final = frozenset({"home", "work", "mobile"})
+_PHONE_SYSTEMS: Final = frozenset({"phone", "sms"})
+_FEWEST_DIGITS, _MOST_DIGITS, _NORTH_AMERICAN_DIGITS = 7, 15, 11
+_DASHES: Final = re.compile("[\u2010-\u2015\u2212\u00ad]")
+# A shape check, not a proof of delivery: one @, a dot behind it, nothing that a mail header would trip over.
+_EMAIL: Final = re.compile(r"[^\s@<>,;:\"]+@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)+")
+_WITHIN: Final = re.compile(r"<([^<>\s]+@[^<>\s]+)>")
+_NUMBER: Final = re.compile(r"\+?[0-9(][0-9().\s/-]*[0-9]")
+_EXTENSION: Final = re.compile(
+    r"[\s.,;()]*(?:\b(?:extension|ext|extn|xtn)\b|(?<![a-z])(?:ext|x)(?=[\s.:=#]*[0-9])|;ext|#)[\s.:=#]*([0-9]{1,6})(?![0-9])",
+    re.IGNORECASE,
+)
+_LAST_RANK: Final = 1_000_000
+
+
+def contact_points(value: object) -> list[Json]:
+    """The phones and e-mail addresses of ``Patient.telecom`` that are well formed and in force, each once.
+
+    Of two entries for one number the one of the better rank counts (1 is the best).
+    """
+    kept: dict[tuple[str, str], Json] = {}
+    for point in objects(value):
+        cleaned = _cleaned(point)
+        key = key_of(cleaned) if cleaned else None
+        if cleaned is None or key is None or point.get("use") == "old" or _ended(point):
+            continue
+        if key not in kept or _rank(cleaned) < _rank(kept[key]):
+            kept[key] = cleaned
+    return list(kept.values())
+
+
+def key_of(point: Json) -> tuple[str, str] | None:
+    """What makes two contact points the same one; None for one that is not a well-formed phone or e-mail address."""
+    cleaned = _cleaned(point)
+    if cleaned is None:
+        return None
+    if cleaned["system"] == "email":
+        return ("email", cleaned["value"].casefold())
+    return ("phone", _digits(cleaned["value"]))
+
+
+def same_contact_points(ours: Sequence[Json], theirs: Sequence[Json]) -> bool:
+    """Whether two lists reach the same phones and mailboxes."""
+    return {key_of(point) for point in ours} == {key_of(point) for point in theirs}
+
+
+def _cleaned(point: Json) -> Json | None:
+    """The point with its value cleaned, and no element but system, value, use and rank; None where it is none."""
+    text = point.get("value")
+    words = " ".join(unicodedata.normalize("NFKC", _DASHES.sub("-", text)).split()) if isinstance(text, str) else ""
+    scheme, _, rest = words.partition(":")
+    known = {"tel": "phone", "sms": "phone", "callto": "phone", "mailto": "email"}.get(scheme.lower())
+    given = point.get("system")
+    system = known or ("phone" if given in _PHONE_SYSTEMS else given) or ("email" if "@" in words else "phone")
+    value = _read(str(system), rest.strip().removeprefix("//") if known else words)
+    if (given not in {*_PHONE_SYSTEMS, "email", "url", None}) or not value:
+        return None
+    rank = {"rank": point["rank"]} if _is_rank(point.get("rank")) else {}
+    use = {"use": point["use"]} if point.get("use") in _USES else {}
+    return {"system": system, "value": value, **use, **rank}
+
+
+def _read(system: str, value: str) -> str:
+    if system == "phone":
+        return _phone(value)
+    return _email(value) if system == "email" else ""
+
+
+def _email(value: str) -> str:
+    found = _WITHIN.search(value)
+    text = (found[1] if found else value).partition("?")[0].strip().removeprefix("mailto:")
+    return text if _EMAIL.fullmatch(text) else ""
+
+
+def _phone(value: str) -> str:
+    """The first number of a text as it is written there, with its extension as ``x5``; "" where there is none."""
+    for match in _numbers(value):
+        number = match.group().strip()
+        if _FEWEST_DIGITS <= len(_digits(number)) <= _MOST_DIGITS:
+            extension = _EXTENSION.match(value, match.end())
+            number = number if number.count("(") == number.count(")") else number.replace("(", "").replace(")", "")
+            return f"{number} x{extension[1]}" if extension else number
+    return ""
+
+
+def _numbers(value: str) -> list[re.Match[str]]:
+    """Where numbers may stand in a text; a slash may belong to a number, or stand between two."""
+    whole = list(_NUMBER.finditer(value))
+    if any(len(_digits(match.group())) > _MOST_DIGITS for match in whole):
+        return list(re.finditer(r"\+?[0-9(][0-9().\s-]*[0-9]", value))
+    return whole
+
+
+def _digits(number: str) -> str:
+    """The digits that are dialed, without extension and without the 1 of North America."""
+    found = _EXTENSION.search(number)
+    digits = "".join(sign for sign in (number[: found.start()] if found else number) if sign in "0123456789")
+    return digits[1:] if len(digits) == _NORTH_AMERICAN_DIGITS and digits.startswith("1") else digits
+
+
+def _rank(point: Json) -> int:
+    return int(point["rank"]) if _is_rank(point.get("rank")) else _LAST_RANK
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _ended(entry: Json) -> bool:
+    # The core has no clock: a period that has an end counts as over.
+    period = entry.get("period")
+    return isinstance(period, dict) and bool(period.get("end"))

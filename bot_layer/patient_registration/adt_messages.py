@@ -1,0 +1,201 @@
+"""ADT messages carried out in Medplum: judged as a whole, then stored. A message that is refused stores nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir.identifiers import search_token
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.adt import order as adt_order
+from bot_layer.patient_registration.adt import stored as adt
+from bot_layer.patient_registration.adt.message import OLDER_MERGES, Adt, Person
+from bot_layer.patient_registration.patients_in_medplum import PatientStore
+from bot_layer.patient_registration.rules import registration
+from bot_layer.patient_registration.rules.same_person import Identity, is_somebody_else
+
+_NEW = "new"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One PID of a message after it was judged: the Patient that it means (None: a new one), and those that end."""
+
+    person: Person
+    patient: Json | None = field(default=None, repr=False)
+    ending: tuple[Json, ...] = field(default=(), repr=False)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a later message of the same sender was applied before."""
+        return self.patient is not None and adt_order.is_late(self.patient, self.person.stamp)
+
+
+@dataclass(frozen=True)
+class AdtMessages:
+    """The messages of one Medplum project. ``patient_system`` is the system by which messages name a patient."""
+
+    store: PatientStore
+    patient_system: str | None = None
+
+    def judge(self, message: Adt) -> list[Step]:
+        """What the message would do, or the reason why it may do nothing; nothing is written."""
+        if message.action == "inactivate":
+            return [self._inactivation(message.persons[0])]
+        planned: dict[str, Json] = {}
+        steps: list[Step] = []
+        for person in message.persons:
+            step = self._step(person, planned)
+            if message.header.trigger in OLDER_MERGES and not step.ending and not _is_ended(step):
+                raise InputError(
+                    "Medplum has no Patient of the number that ends.", code="unknown-patient", expression=["MRG-1"]
+                )
+            steps.append(step)
+            planned.update(_after(step))
+        return steps
+
+    def apply(self, message: Adt, steps: Sequence[Step]) -> list[Json]:
+        """The Patients to register after the steps were carried out: stored, merged, or none where one ended."""
+        server = self.store.server
+        if message.action == "inactivate":
+            for step in steps:
+                server.change(_reference(step.patient), partial(adt.inactivated, person=step.person))
+            return []
+        stored = []
+        for step in steps:
+            patient = self._stored(step)
+            for ending in step.ending:
+                kept, gone = _reference(patient), _reference(ending)
+                server.change(gone, partial(adt.ended, successor=kept))
+                server.change(kept, partial(adt.survivor, prior=gone))
+            stored.append(patient)
+        return stored
+
+    def _inactivation(self, person: Person) -> Step:
+        found = self._meant(person, {}, [])
+        if found is None:
+            raise InputError("Medplum has no Patient of this identifier.", code="unknown-patient", expression=["PID-3"])
+        _require_same(person, found)
+        return Step(person, found)
+
+    def _step(self, person: Person, planned: dict[str, Json]) -> Step:
+        prior = adt.usable(person.prior)
+        if person.prior and not prior:
+            raise _no_record_number("MRG-1")
+        found = self._meant(person, planned, prior)
+        own = found["id"] if found else None
+        holders = [self._holder(number, planned, besides=own) for number in prior]
+        ending = {each["id"]: each for each in holders if each is not None and each["id"] != own}
+        for each in ending.values():
+            adt.ended(each, _reference(found) if found else "")
+        step = Step(person, found, tuple(ending.values()))
+        if found is not None and not step.is_late:
+            _require_same(person, found)
+        return step
+
+    def _meant(self, person: Person, planned: dict[str, Json], prior: Sequence[Json]) -> Json | None:
+        """The one Patient whom the numbers of PID-3 name, in whatever order; None where nobody carries any of them."""
+        numbers = adt.identifying(person.patient["identifier"], self.patient_system)
+        if not numbers:
+            raise _no_record_number("PID-3")
+        staying = [each for each in numbers if not any(adt.is_same(each, ended) for ended in prior)] or numbers
+        holders = {each["value"] + each["system"]: self._holder(each, planned) for each in staying}
+        found = {each["id"]: each for each in holders.values() if each is not None}
+        alive = [each for each in found.values() if registration.replaced_by(each) is None]
+        if not alive and found:
+            raise _merged()
+        if not alive:
+            return None
+        ended = [each for each in found.values() if registration.replaced_by(each) is not None]
+        if len(alive) > 1 or any(self._current_id(each, planned) != alive[0]["id"] for each in ended):
+            raise _number_of_another()
+        known = {each["system"] for each in staying if holders[each["value"] + each["system"]] is not None}
+        is_new = any(holders[each["value"] + each["system"]] is None and each["system"] in known for each in staying)
+        is_late = adt_order.is_late(alive[0], person.stamp)
+        if is_new and not is_late and not _is_compatible(person.patient, alive[0]):
+            raise _number_of_another()
+        return alive[0]
+
+    def _holder(self, number: Json, planned: dict[str, Json], *, besides: str | None = None) -> Json | None:
+        """The one Patient who carries a number; one who ended in another who carries it too is not meant."""
+        query = [("identifier", search_token(number["system"], number["value"])), ("_count", "20")]
+        found = [planned.get(each["id"], each) for each in self.store.server.search("Patient", query)]
+        found = [each for each in found if adt.carries(each, number) and each["id"] != besides]
+        references = {_reference(each) for each in found}
+        carrying = [each for each in found if registration.replaced_by(each) not in references]
+        if any(adt.carried_before(patient, number) for patient in carrying):
+            raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
+        if found and len(carrying) != 1:
+            raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
+        return carrying[0] if carrying else None
+
+    def _current_id(self, patient: Json, planned: dict[str, Json]) -> str:
+        successor = str(registration.replaced_by(patient)).removeprefix("Patient/")
+        return successor if successor in planned else str(self.store.current(_reference(patient))["id"])
+
+    def _stored(self, step: Step) -> Json:
+        found, person, server = step.patient, step.person, self.store.server
+        if found is None:
+            key = adt.identifying(person.patient["identifier"], self.patient_system)[0]
+            query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
+            new = adt.new_patient(person)
+            found = server.create_once(new, query)
+            # A search does not tell an account's number from an equal record number: that is somebody else.
+            found = found if adt.carries(found, key) else server.create(new)
+        if registration.replaced_by(found) is not None:
+            raise _merged()
+        return server.change(_reference(found), lambda stored: adt.merged(stored, person))
+
+
+def _is_ended(step: Step) -> bool:
+    """Whether the merge was carried out before: the Patient that stays carries the numbers that ended."""
+    prior = adt.usable(step.person.prior)
+    return step.patient is not None and any(adt.carries(step.patient, number) for number in prior)
+
+
+def _after(step: Step) -> dict[str, Json]:
+    """The Patients as a step would leave them, for judging the next one; of a new Patient nothing is known yet."""
+    own = step.patient["id"] if step.patient else _NEW
+    kept = {own: adt.merged(step.patient, step.person)} if step.patient else {}
+    return {**kept, **{each["id"]: adt.ended(each, f"Patient/{own}") for each in step.ending}}
+
+
+def _require_same(person: Person, found: Json) -> None:
+    """Raise ReviewNeeded where the message speaks of somebody else than the stored Patient of its number."""
+    if is_somebody_else(person.patient, found):
+        raise ReviewNeeded(
+            "The Patient of this number has another name and birth date in Medplum, or another name and sex: correct "
+            "whichever is wrong. Nothing was stored.",
+            code="contradictory-demographics",
+        )
+
+
+def _is_compatible(stated: Json, patient: Json) -> bool:
+    """Whether a message that brings a new number of the same kind speaks of the stored Patient."""
+    ours, theirs = Identity.read(stated), Identity.read(patient)
+    is_named = not ours.names or not theirs.names or bool(ours.names & theirs.names)
+    return is_named and (not ours.birth_date or not theirs.birth_date or ours.birth_date == theirs.birth_date)
+
+
+def _reference(patient: Any) -> str:
+    return f"Patient/{patient['id']}"
+
+
+def _no_record_number(where: str) -> InputError:
+    return InputError(
+        "No number says which patient is meant: an account, visit or family number alone does not.",
+        code="no-record-number",
+        expression=[where],
+    )
+
+
+def _merged() -> InputError:
+    return InputError("The Patient of this identifier was merged away.", code="patient-merged", expression=["PID-3"])
+
+
+def _number_of_another() -> ReviewNeeded:
+    return ReviewNeeded("Another Patient in Medplum carries a number of this one.", code="number-of-another")

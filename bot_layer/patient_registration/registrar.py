@@ -1,0 +1,124 @@
+"""One patient registered, brought up to date, or kept out of the index: gather, decide, act."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from bot_layer.errors import BotError, InputError
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.patient_index import Patients
+from bot_layer.patient_registration.patients_in_medplum import PatientStore
+from bot_layer.patient_registration.rules import index_patient, registration, registration_answer
+from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
+from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules.registration import Context, Create
+from bot_layer.patient_registration.rules.registration_answer import NOT_FOR_THE_INDEX, Act
+from bot_layer.patient_registration.tasks import RegistrationTasks
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller says beside the patient. ``watched``: a failure leaves a Task, as nobody reads the answer."""
+
+    force: bool = False
+    preview: bool = False
+    not_same: tuple[str, ...] = ()
+    watched: bool = False
+
+
+@dataclass(frozen=True)
+class Registrar:
+    """The registrations of one Medplum project in one index."""
+
+    store: PatientStore
+    index: Patients
+    tasks: RegistrationTasks
+    policy: Policy
+    disclosure: DisclosurePolicy
+    now: datetime
+
+    def register(self, reference: str, request: Request) -> Json:
+        """The answer, one Parameters resource; a BotError where the patient is not registered."""
+        known = [reference.partition("/")[2]]
+        try:
+            # The event may be stale, or made up by its caller: what is registered is what Medplum holds.
+            patient = self.store.current(reference)
+            merged = list(self.store.merged_into(patient))
+            known += [each["id"] for each in (patient, *merged)]
+            return self._register(patient, merged, request, known)
+        except BotError as error:
+            self._note(known, error, request)
+            raise
+
+    def _register(self, patient: Json, merged: Sequence[Json], request: Request, known: Sequence[str]) -> Json:
+        denial = self.store.denial([patient, *merged], self.disclosure, self.now)
+        former = [each for other in merged for each in index_patient.external_ids(other, self.policy)]
+        if denial is not None:
+            self._keep_out(patient, former, denial, preview=request.preview)
+        if not request.preview:
+            for other in request.not_same:
+                self.store.declare_not_same(patient, other)
+
+        def plan() -> Act:
+            return self._plan(patient, former, request)
+
+        planned = plan()
+        if not isinstance(planned, Create):
+            self.store.require_own_id(patient, planned.id)
+        followed = known[0] != patient["id"]
+        if request.preview:
+            return registration_answer.preview(planned, patient, self.policy, followed=followed)
+        health_gorilla_id = self.index.carry_out(planned, plan)
+        self.store.write_back(patient, health_gorilla_id)
+        self.tasks.complete(dict.fromkeys(known))
+        return registration_answer.answer(planned, patient, self.policy, health_gorilla_id, followed=followed)
+
+    def _plan(self, patient: Json, former: Sequence[str], request: Request) -> Act:
+        """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
+        refused = registration.refusal(patient, self.policy)
+        if refused is not None:
+            registration_answer.required(refused)
+        found = self.index.find(patient, former)
+        others: frozenset[str] = frozenset()
+        if found.by_demographics:
+            others = self.store.not_same(patient, self.policy)
+            others |= self.store.known_ids(request.not_same if request.preview else (), self.policy)
+        context = Context(tuple(former), others, request.force)
+        return registration_answer.required(registration.plan(patient, found, self.policy, context))
+
+    def _keep_out(self, patient: Json, former: Sequence[str], denial: Denial, *, preview: bool) -> None:
+        """End what is registered, as far as Health Gorilla allows, and raise the reason.
+
+        The Task comes first, so that a person learns of it also where the rest fails; the id in Medplum comes last.
+        """
+        error = InputError(denial.text, code=denial.code, expression=[denial.expression])
+        if not preview:
+            endings = registration.endings(patient, self.index.find_registered(patient, former))
+            if endings:
+                self.tasks.ask_to_end(patient["id"], error)
+            for ending in endings:
+                self.index.carry_out(ending, partial(self._ending, patient, former, ending.id))
+            self.store.write_back(patient, None)
+        raise error
+
+    def _ending(self, patient: Json, former: Sequence[str], health_gorilla_id: str) -> Act:
+        """The ending of one registration, planned anew."""
+        endings = registration.endings(patient, self.index.find_registered(patient, former))
+        found = (each for each in endings if each.id == health_gorilla_id)
+        return next(found, registration.NothingToDo(health_gorilla_id))
+
+    def _note(self, known: Sequence[str], error: BotError, request: Request) -> None:
+        """What a failure means for the Tasks of the patient."""
+        if request.preview:
+            return
+        is_gone = error.code == "not-found" and len(known) == 1
+        if error.code in NOT_FOR_THE_INDEX or is_gone:
+            self.tasks.cancel(dict.fromkeys(known), error.code, error.message)
+        elif request.watched:
+            asked, current = known[0], known[1] if len(known) > 1 else known[0]
+            self.tasks.fail(current, error)
+            if asked != current:
+                self.tasks.cancel([asked], "patient-merged", "The Patient was merged into another.")

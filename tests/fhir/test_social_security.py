@@ -1,0 +1,65 @@
+"""One recognizer of social security numbers, with the spellings that records and messages hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot_layer.fhir.social_security import is_ssn, is_ssn_authority
+
+V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"system": "http://hl7.org/fhir/sid/us-ssn"},
+        {"system": "https://hl7.org/fhir/sid/us-ssn/"},
+        {"system": "HTTP://HL7.ORG/FHIR/SID/US-SSN"},
+        {"system": "urn:oid:2.16.840.1.113883.4.1"},
+        {"system": "URN:OID:2.16.840.1.113883.4.1"},
+        {"system": "2.16.840.1.113883.4.1"},
+        {"system": "https://clinic.example/ssn"},
+        {"system": "https://clinic.example/social-security-number"},
+        {"type": {"coding": [{"system": V2, "code": "SS"}]}},
+        {"type": {"coding": [{"code": "MR"}, {"system": "http://hl7.org/fhir/v2/0203", "code": "ss"}]}},
+        {"type": {"coding": [{"system": V2, "code": "SB"}]}},
+        {"type": {"coding": [{"code": "SSN"}]}},
+        {"type": {"coding": [{"system": "urn:local", "code": "17", "display": "Social Security number"}]}},
+        {"type": {"text": "SSN"}},
+        {"type": {"text": "patient's social security no."}},
+        {"type": {"text": "Soc. Sec. #"}},
+        {"type": {"text": "SS#"}},
+    ],
+)
+def test_a_social_security_number_is_recognized(parts: dict[str, Any]) -> None:
+    assert is_ssn({"system": "urn:oid:1.2.3", "value": "900-12-3456", **parts})
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"system": "https://clinic.example/mrn"},
+        {"system": "https://lessn.example"},
+        {"system": "urn:oid:2.16.840.1.113883.4.11"},
+        {"type": {"coding": [{"system": V2, "code": "MR", "display": "Medical record number"}]}},
+        {"type": {"coding": [{"system": V2, "code": "SN"}], "text": "Subscriber number"}},
+        {"type": {"text": "Passport"}},
+        {"type": "SS"},
+    ],
+)
+def test_another_number_is_not(parts: dict[str, Any]) -> None:
+    assert not is_ssn({"value": "900-12-3456", **parts})
+
+
+def test_an_authority_is_recognized_by_name_or_oid() -> None:
+    assert [is_ssn_authority(name) for name in ("SSA", "ussssa", "UsSSA", "2.16.840.1.113883.4.1", "CLINIC", "")] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
