@@ -32,6 +32,7 @@ BOT = Bot(
     name="federated-documents",
     identifier="health-gorilla-labs/federated-documents",
     about="Answers a network's queries for the documents of registered patients",
+    requesters="",  # any patient's documents: nobody calls it until the clinic says who
     settings=(
         Setting("FEDERATED_PATIENT_IDENTIFIER_SYSTEM", "The system of the ids that patients were registered under"),
         *ANSWERING,

@@ -41,9 +41,9 @@ class Bot:
 
     ``identifier`` is the value under ``https://www.medplum.com/integrations/bot-identifier``. ``cron`` has five fields.
     ``target`` is the type of the resource that a call is about, and ``parameter`` the name under which Parameters
-    carry it. ``operation_aliases`` are further codes under which the operation is deployed. ``types_setting`` is a
-    setting that lists further resource types, joined by commas, which the bot may write and delete. A
-    bot with ``opt_in`` is deployed only if it is named.
+    carry it. ``requesters`` is who may call the bot where ``requesters_setting`` is not set. ``operation_aliases`` are
+    further codes under which the operation is deployed. ``types_setting`` is a setting that lists further resource
+    types, joined by commas, which the bot may write and delete. A bot with ``opt_in`` is deployed only if it is named.
     """
 
     name: str
@@ -60,6 +60,23 @@ class Bot:
     types_setting: str = ""
     opt_in: bool = False
     operation_aliases: tuple[str, ...] = ()
+    requesters: str = "*"
+
+    def __post_init__(self) -> None:
+        """Adds the setting that says who may call the bot: every bot has it."""
+        about = f"Who may call {self.name}: references, types or *, separated by commas; unset means {self._unset}"
+        names = {setting.name for setting in self.settings}
+        if self.requesters_setting not in names:
+            object.__setattr__(self, "settings", (*self.settings, Setting(self.requesters_setting, about)))
+
+    @property
+    def requesters_setting(self) -> str:
+        """``REGISTER_PATIENT_REQUESTERS`` for the bot register-patient."""
+        return f"{self.stem.upper()}_REQUESTERS"
+
+    @property
+    def _unset(self) -> str:
+        return "everybody whom Medplum lets call it" if self.requesters == "*" else self.requesters or "nobody"
 
     @property
     def stem(self) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.parameters import one, values
+from bot_layer.fhir.references import is_id
 from bot_layer.settings import Setting, resolve, secret_text
 
 # Medplum's worker writes these names so in the events of Subscriptions. What a caller of $execute or of an operation
 # sends comes through Node's HTTP server, which writes every name in lower case: such a header is the caller's own word.
 SUBSCRIPTION = "X-Medplum-Subscription"
 INTERACTION = "X-Medplum-Interaction"
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _REFERENCE = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[^/]+)?$")
 _UNTOLD = ("transfer-encoding", "content-encoding")
 _LONGEST_NUMBER = 16
@@ -46,7 +46,7 @@ class Event:
 
     @property
     def from_cron(self) -> bool:
-        """True where Medplum's timer ran the bot: the input is then the Bot itself."""
+        """True where a timer ran the bot: the input is then the Bot itself."""
         return isinstance(self.input, dict) and self.input.get("resourceType") == "Bot"
 
     @property
@@ -154,8 +154,7 @@ def _given(event: Event, value: Any, resource_type: str, parameter: str) -> Targ
 
 
 def _whole(resource: Json, resource_type: str, *, deleted: bool = False) -> Target:
-    is_stored = isinstance(resource.get("id"), str) and _ID.fullmatch(resource["id"])
-    if resource.get("resourceType") != resource_type or not is_stored:
+    if resource.get("resourceType") != resource_type or not is_id(resource.get("id")):
         raise InputError(f"The {resource_type} of the input has no id: name a stored one.", code="no-target")
     return Target(f"{resource_type}/{resource['id']}", None if deleted else resource, deleted)
 
@@ -164,7 +163,7 @@ def _named(event: Event, reference: str, resource_type: str, parameter: str) -> 
     match = _REFERENCE.search(reference)
     # An id of another server says nothing here, and might be somebody else's.
     is_foreign = "://" in reference and not reference.startswith(f"{event.base_url.rstrip('/')}/")
-    if match is None or match[1] != resource_type or is_foreign:
+    if match is None or match[1] != resource_type or not is_id(match[2]) or is_foreign:
         raise InputError(
             f"The reference in {parameter} must have the form {resource_type}/{{id}}.",
             code="wrong-target",

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from bot_layer.bot.collection import Collection
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM, Bot, Grant, Watch
 from bot_layer.bot.handler import Handler
-from bot_layer.deploy.rules.deployment import IMPLEMENTATION, Wanted, symbol
+from bot_layer.deploy.rules.deployment import IMPLEMENTATION, TAG_SYSTEM, Wanted, symbol
 from bot_layer.fhir.json import Json
 
 INTERACTION = "https://medplum.com/fhir/StructureDefinition/subscription-supported-interaction"
@@ -99,10 +99,19 @@ def _policy(bot: Bot, settings: Mapping[str, str]) -> Wanted:
         "criteria": f"Bot?identifier={BOT_IDENTIFIER_SYSTEM}|{bot.identifier}",
         "interaction": ["read"],
     }
-    rules = [*(_rule(grant) for grant in bot.granted(settings)), own]
+    rules = [*(_rule(grant) for grant in bot.granted(settings)), own, *_own_subscriptions(bot)]
     return Wanted(
         "AccessPolicy", bot.identifier, {"name": f"Bot {bot.name}", "resource": rules, "tag": [bot.identifier]}
     )
+
+
+def _own_subscriptions(bot: Bot) -> list[Json]:
+    """The right to read the bot's own Subscriptions, which the host looks up before it believes an event."""
+    keys = [_key(bot, number, each) for number, watch in enumerate(bot.watches, start=1) for each in watch.interactions]
+    if not keys:
+        return []
+    criteria = "Subscription?_tag=" + ",".join(f"{TAG_SYSTEM}|{key}" for key in keys)
+    return [{"resourceType": "Subscription", "criteria": criteria, "interaction": ["read"]}]
 
 
 def _rule(grant: Grant) -> Json:
@@ -135,9 +144,13 @@ def _operation(bot: Bot, operation: Json) -> Wanted:
     )
 
 
+def _key(bot: Bot, number: int, interaction: str) -> str:
+    return f"{bot.identifier}.{number}.{interaction}"
+
+
 def _subscription(bot: Bot, watch: Watch, number: int, interaction: str) -> Wanted:
     """One per interaction: only the first interaction extension of a Subscription counts."""
-    key = f"{bot.identifier}.{number}.{interaction}"
+    key = _key(bot, number, interaction)
     extensions: list[Json] = [{"url": INTERACTION, "valueCode": interaction}]
     if watch.fhirpath:
         extensions.append({"url": FHIRPATH, "valueString": watch.fhirpath})

@@ -10,7 +10,16 @@ from typing import Any, Final
 
 from bot_layer.fhir.json import Json
 
+_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _LITERAL: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
+
+
+def is_id(value: Any) -> bool:
+    """True for text of an id's form, except ``.`` and ``..``, which would change the path of a URL.
+
+    https://hl7.org/fhir/R4/datatypes.html#id
+    """
+    return isinstance(value, str) and bool(_ID.fullmatch(value)) and not set(value) <= {"."}
 
 
 def local(reference: str, base_url: str) -> str:
@@ -25,8 +34,7 @@ def local(reference: str, base_url: str) -> str:
             relative = relative.removeprefix(prefix)
             break
     match = _LITERAL.fullmatch(relative)
-    # "." and ".." fit the pattern of an id, and would change the path of a request.
-    return f"{match[1]}/{match[2]}" if match and match[2].strip(".") else reference
+    return f"{match[1]}/{match[2]}" if match and is_id(match[2]) else reference
 
 
 def localized(resource: Json, base_url: str) -> Json:

@@ -1,9 +1,9 @@
-"""Who may run a bot: the envelope's token must act on a Medplum server that this host knows, before anything else.
+"""Who may run a bot: Medplum alone, shown by the signature of the bot's own token.
 
-Medplum's Fission route carries no authentication of its own. Reading the Bot with the envelope's own token says both
-that the token is good and which bot it is, so that nothing is configured by raw id. ``auth/me`` would say so too, but
-a server answers it 160 times a minute for one address (``defaultAuthRateLimit``), so it is asked only where the token
-may not read the Bot. https://www.medplum.com/docs/api/auth
+Medplum's Fission route carries no login of its own. The token in the event is a JWT that the server signed for the Bot
+that it runs (``profile``), so that the host can tell without a request that the event comes from a server that it
+serves. The Bot is read once, for its identifier and its project. The same token comes with several events: its ``jti``
+is no nonce. Read on Medplum 5.1.13; https://www.medplum.com/docs/auth
 """
 
 from __future__ import annotations
@@ -11,20 +11,30 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import jwt
+from cachetools import TTLCache
 
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.bot.event import Event
 from bot_layer.errors import AuthError, InputError
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id
+from bot_layer.host.rules.callers import Admitted
+from bot_layer.host.token_keys import KEEP_SECONDS, TokenKeys
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.client import connect
 
-_KEPT = 2048
+# Medplum signs with ES256. A server that was set up years ago may still have an RS256 key.
+_ALGORITHMS: Final = ["ES256", "RS256"]
+_LEEWAY_SECONDS: Final = 30
+_KNOWN_BOTS: Final = 2048
+_LONGEST_TOKEN: Final = 16_384
+_USER_SECONDS: Final = 60.0
+_QUICK: Final = {"BOT_RETRIES": "1", "BOT_BACKOFF_SECONDS": "0.2", "BOT_TIMEOUT_SECONDS": "5"}
 
 
 def trimmed(url: str) -> str:
@@ -34,90 +44,145 @@ def trimmed(url: str) -> str:
 
 @dataclass
 class Admission:
-    """The check of an envelope's token. Answers are kept for ``seconds``; ``clock`` counts them."""
+    """The check of an event's token.
+
+    ``projects`` names, for a server, the only project whose Bots may run here; a server without one is not pinned.
+    ``as_user`` also admits Bots that run as their caller (``Bot.runAsUser``), whose token is the caller's.
+    """
 
     servers: Sequence[str]
-    seconds: float = 60.0
+    projects: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    as_user: bool = False
     clock: Callable[[], float] = time.monotonic
-    _known: OrderedDict[tuple[bytes, str], tuple[float, tuple[str, ...]]] = field(
-        default_factory=OrderedDict, repr=False
-    )
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
         self.servers = tuple(trimmed(server) for server in self.servers)
         for server in self.servers:
             require_safe_url(server, "Medplum")
+        self._keys = {server: TokenKeys(server, self.clock) for server in self.servers}
+        self._bots: TTLCache[Any, Admitted] = TTLCache(_KNOWN_BOTS, KEEP_SECONDS, timer=self.clock)
+        self._users: TTLCache[Any, Admitted] = TTLCache(_KNOWN_BOTS, _USER_SECONDS, timer=self.clock)
+        self._lock = threading.Lock()
+        self._reading = tuple(threading.Lock() for _ in range(64))
 
-    def identifiers(self, envelope: Json, bot_id: str) -> tuple[str, ...]:
-        """The identifiers of the Bot that Medplum wants to run, read with the envelope's own token.
+    def admit(self, envelope: Json, bot_id: str | None = None) -> Admitted:
+        """What the event may run as; AuthError where its token is not that of this Bot at a server of the list.
 
-        A Bot without membership runs as its caller: then the caller must be able to read the Bot.
+        ``bot_id`` is that of the route. A relay has none: there the token names the Bot.
         """
-        event = _event(envelope)
-        if trimmed(event.base_url) not in self.servers:
+        server, token = self._server(envelope), _token(envelope)
+        profile = self._profile(server, token)
+        is_bot = profile.startswith("Bot/")
+        named = _named(envelope)
+        wanted = bot_id or (profile.removeprefix("Bot/") if is_bot else named or "")
+        if named not in {None, wanted} or (is_bot and profile != f"Bot/{wanted}") or not is_id(wanted):
+            raise AuthError("The event names one Bot, and its token or the route another.", code="wrong-bot")
+        admitted = self._bot(server, token, wanted) if is_bot else self._user(server, token, wanted)
+        pinned = self.projects.get(server)
+        if pinned is not None and admitted.project != pinned():
+            raise AuthError("This host serves the Bots of another project of that server.", code="foreign-project")
+        return admitted
+
+    def _server(self, envelope: Json) -> str:
+        base_url = envelope.get("baseUrl")
+        if not isinstance(base_url, str) or not base_url:
+            raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
+        if trimmed(base_url) not in self._keys:
             raise AuthError(
-                "This host does not serve the Medplum server of the envelope's baseUrl; add it with --medplum.",
+                "This host does not serve the Medplum server of the event's baseUrl; add it with --medplum.",
                 code="unknown-server",
             )
-        if not event.access_token:
-            raise AuthError("The envelope carries no accessToken.", code="no-token")
-        key = (_digest(event), bot_id)
-        known = self._kept(key)
-        if known is None:
-            known = _ask(event, bot_id)
-            self._keep(key, known)
-        return known
+        return trimmed(base_url)
 
-    def _kept(self, key: tuple[bytes, str]) -> tuple[str, ...] | None:
+    def _profile(self, server: str, token: str) -> str:
+        """Whom the token stands for, once its signature, issuer and times are good."""
+        try:
+            kid = str(jwt.get_unverified_header(token).get("kid") or "")
+            key = self._keys[server].key(kid) if kid else None
+            if key is None:
+                raise jwt.InvalidKeyError("The server has no such key.")
+            options: Any = {"require": ["exp", "iss"], "verify_aud": False}
+            claims = jwt.decode(token, key, algorithms=_ALGORITHMS, options=options, leeway=_LEEWAY_SECONDS)
+        except jwt.PyJWTError as fault:
+            raise AuthError(
+                "The event's token is not one that this Medplum server signed, or it has expired.",
+                code="medplum-login-refused",
+            ) from fault
+        if trimmed(str(claims["iss"])) != server:
+            raise AuthError("The event's token was issued by another server.", code="medplum-login-refused")
+        return str(claims.get("profile") or "")
+
+    def _bot(self, server: str, token: str, bot_id: str) -> Admitted:
+        """A Bot, read once with its own token."""
+        key = (server, bot_id)
+        with self._reading[hash(key) % len(self._reading)]:  # a burst of first events reads the Bot once
+            found = self._kept(self._bots, key)
+            if found is None:
+                found = _read(server, token, bot_id)[0]
+                self._keep(self._bots, key, found)
+        return found
+
+    def _user(self, server: str, token: str, bot_id: str) -> Admitted:
+        """A Bot that runs as its caller: the caller must be able to read it, and it must say so itself."""
+        if not self.as_user:
+            raise AuthError(
+                "The event's token is its caller's, not the Bot's own: the Bot has runAsUser, or no ProjectMembership. "
+                "Deploy it with deploy_bots.py, or start the host with --allow-run-as-user.",
+                code="runs-as-user",
+            )
+        key = (server, bot_id, hashlib.sha256(token.encode()).digest())
+        found = self._kept(self._users, key)
+        if found is None:
+            found, runs_as_user = _read(server, token, bot_id)
+            if not runs_as_user:
+                raise AuthError("The event's token is not the Bot's own.", code="wrong-bot")
+            self._keep(self._users, key, found)
+        return found
+
+    def _kept(self, cache: TTLCache[Any, Admitted], key: Any) -> Admitted | None:
         with self._lock:
-            found = self._known.get(key)
-            return found[1] if found is not None and self.clock() - found[0] < self.seconds else None
+            return cache.get(key)
 
-    def _keep(self, key: tuple[bytes, str], value: tuple[str, ...]) -> None:
+    def _keep(self, cache: TTLCache[Any, Admitted], key: Any, value: Admitted) -> None:
         with self._lock:
-            self._known[key] = (self.clock(), value)
-            self._known.move_to_end(key)
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+            cache[key] = value
 
 
-def _event(envelope: Json) -> Event:
-    base_url, token = envelope.get("baseUrl"), envelope.get("accessToken")
-    if not isinstance(base_url, str) or not base_url:
-        raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
-    return Event(base_url=base_url, access_token=token if isinstance(token, str) else "", input=None)
+def _token(envelope: Json) -> str:
+    token = envelope.get("accessToken")
+    if not isinstance(token, str) or not token:
+        raise AuthError("The event carries no accessToken.", code="no-token")
+    if not token.isascii() or len(token) > _LONGEST_TOKEN:
+        raise AuthError("The event's accessToken is no token of Medplum.", code="medplum-login-refused")
+    return token
 
 
-def _digest(event: Event) -> bytes:
-    """Stands for a token at a server, so that no token is kept."""
-    return hashlib.sha256(f"{trimmed(event.base_url)} {event.access_token}".encode()).digest()
+def _named(envelope: Json) -> str | None:
+    """The id of the Bot that the event names; empty where it names something else, None where it names nothing."""
+    bot = envelope.get("bot")
+    if bot is None:
+        return None
+    reference = bot.get("reference") if isinstance(bot, dict) else None
+    return reference[4:] if isinstance(reference, str) and reference.startswith("Bot/") else ""
 
 
-def _ask(event: Event, bot_id: str) -> tuple[str, ...]:
-    server = connect(event)
+def _read(server: str, token: str, bot_id: str) -> tuple[Admitted, bool]:
+    """The Bot as its token sees it, and whether it runs as its caller."""
+    medplum = connect(Event(base_url=server, access_token=token, input=None, secrets=_QUICK))
     try:
-        found = _values(server.read(f"Bot/{bot_id}"))
+        bot = medplum.read(f"Bot/{bot_id}")
+        project = bot.get("meta", {}).get("project")
     except (InputError, AuthError) as error:
         if error.code == "medplum-login-refused":
             raise
-        me = server.get("auth/me").get("profile") or {}
-        if f"{me.get('resourceType')}/{me.get('id')}" != f"Bot/{bot_id}":
+        # An AccessPolicy may hide the Bot from itself. auth/me shows it, but not more often than 160 times a minute.
+        me = medplum.get("auth/me")
+        bot, project = me.get("profile") or {}, (me.get("project") or {}).get("id")
+        if f"{bot.get('resourceType')}/{bot.get('id')}" != f"Bot/{bot_id}":
             raise
-        return _values(me)
-    # Medplum has just accepted the token, so what it says of itself is true.
-    profile = _claimed_profile(event.access_token)
-    if profile.startswith("Bot/") and profile != f"Bot/{bot_id}":
-        raise AuthError("The envelope's token is that of another bot.", code="wrong-bot")
-    return found
-
-
-def _claimed_profile(token: str) -> str:
-    """The profile that a JWT names, or nothing where the token is none."""
-    try:
-        return str(jwt.decode(token, options={"verify_signature": False}).get("profile", ""))
-    except jwt.InvalidTokenError:
-        return ""
+    if not project:
+        project = (medplum.get("auth/me").get("project") or {}).get("id")
+    return Admitted(server, str(project or ""), bot_id, _values(bot)), bot.get("runAsUser") is True
 
 
 def _values(bot: Json) -> tuple[str, ...]:

@@ -7,24 +7,26 @@ log as ASCII, so the cause stands there last. https://docs.aws.amazon.com/lambda
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from bot_layer.bot.collection import load
 from bot_layer.errors import InputError
+from bot_layer.host.guard import Guard
 from bot_layer.host.invoke import Result, encode, invoke, refused
 
 
 def entry(name: str) -> Callable[[Any, Any], Any]:
     """The function that Lambda calls for a bot."""
-    handler = load().named(name)
+    handler, guard = load().named(name), Guard(os.environ)
 
     def run(event: Any, _context: Any) -> Any:
         if not isinstance(event, dict):
             result = refused(InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input."))
         else:
-            result = invoke(handler, event)
+            result = invoke(handler, event, check=guard.check)
         _tell(result)
         return json.loads(encode(result.return_value))
 

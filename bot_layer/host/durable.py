@@ -26,9 +26,11 @@ from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.fhir.json import Json
 from bot_layer.host import retention, storage
+from bot_layer.host.guard import Guard
 from bot_layer.host.heartbeat import Heart, new_host_id
 from bot_layer.host.invoke import invoke, place_of
 from bot_layer.host.rules import inbox as rules
+from bot_layer.host.rules.callers import Admitted
 from bot_layer.host.rules.inbox import Intake, Verdict
 from bot_layer.host.vault import Vault
 from bot_layer.medplum.client import Medplum
@@ -75,10 +77,13 @@ class Broken(BaseException):
 class Inbox:
     """The one inbox of a process, between ``launch`` and ``close``."""
 
-    def __init__(self, bots: Collection, settings: InboxSettings, *, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, bots: Collection, settings: InboxSettings, *, environ: Mapping[str, str], guard: Guard | None = None
+    ) -> None:
         self.settings = settings
         self._bots = bots
         self._environ = environ
+        self._guard = guard or Guard(environ)
         self._vault = Vault(settings.key)
         self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
         self._heart = Heart(settings.database_url, settings.host_id, limit=settings.takeover_seconds)
@@ -130,12 +135,12 @@ class Inbox:
         """Follow the schedules of the database, at every host of it, as long as this one lives."""
         self._heart.run_clock()
 
-    def take(self, handler: Handler, envelope: Json, *, now: datetime) -> str | None:
+    def take(self, handler: Handler, envelope: Json, admitted: Admitted, *, now: datetime) -> str | None:
         """The id under which an event was stored, or None where it must run now.
 
         Its answer is waited for, or the database does not take it: nobody would send it again.
         """
-        taken = rules.intake(envelope, handler.bot.name, now=now)
+        taken = rules.intake(envelope, handler.bot.name, admitted, now=now)
         if taken is None:
             return None
         reason = self._store(taken, envelope)
@@ -192,7 +197,7 @@ class Inbox:
             return Verdict("done", "ran-at-once")
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
-            found = rules.verdict(invoke(handler, envelope, environ=self._environ).error)
+            found = rules.verdict(invoke(handler, envelope, environ=self._environ, check=self._guard.check).error)
             if found.code != "medplum-login-refused" or self.settings.client is None:
                 return found
         return self._by_medplum(record)
@@ -236,6 +241,11 @@ class Inbox:
             return Verdict("dead", "no-login-for-a-later-run")
         try:
             client = self.settings.client()
+            if record.get("subscription"):
+                resource_type = record["resource"].partition("/")[0]
+                self._guard.require_subscription(
+                    client, record["subscription"], f"Bot/{record['botId']}", resource_type
+                )
             given = _input(client, record)
             answer = client.post(f"fhir/R4/Bot/{record['botId']}/$execute", given) if given else {}
         except PermanentError as refusal:

@@ -32,9 +32,11 @@ from bot_layer.host import listen
 from bot_layer.host.admission import Admission
 from bot_layer.host.calls import RETRY_AFTER, Calls
 from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
-from bot_layer.host.invoke import Result, encode, invoke, is_event, is_own_change, queued, refused
+from bot_layer.host.guard import Guard, require_watch
+from bot_layer.host.invoke import Result, encode, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
+from bot_layer.host.rules.callers import Admitted, kind_of
 from bot_layer.host.rules.relay_signature import Verifier, read_signature
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
@@ -53,7 +55,8 @@ class HostSettings:
     servers: tuple[str, ...]
     bots: Collection = field(default_factory=load)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
-    remember_seconds: float = 60.0
+    projects: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    as_user: bool = False
     relay_key: str | None = field(default=None, repr=False)
     now: Callable[[], float] = time.time
     inbox: Inbox | None = field(default=None, repr=False)
@@ -67,7 +70,7 @@ class Call:
     """One call: ``take_in`` in a thread of the intake, then ``run`` in a thread of the bot, both in one context."""
 
     transport: str
-    find: Callable[[Json], Handler]
+    find: Callable[[Json], tuple[Handler, Admitted]]
     traceparent: str | None
     body: bytes = field(repr=False)
     handler: Handler | None = None
@@ -83,6 +86,7 @@ class Dispatcher:
     settings: HostSettings
     admission: Admission
     metrics: Metrics
+    guard: Guard
     calls: Calls
 
     async def answer(self, call: Call) -> Response:
@@ -100,47 +104,57 @@ class Dispatcher:
         headers = {"Retry-After": str(RETRY_AFTER)} if busy else None
         return _json(503 if busy else 200, result.answer(), headers)
 
-    def by_bot_id(self, bot_id: str, login: Json) -> Handler:
+    def by_bot_id(self, bot_id: str, login: Json) -> tuple[Handler, Admitted]:
         """The bot that Medplum knows under this id."""
-        return self._handler(self.admission.identifiers(login, bot_id))
+        admitted = self.admission.admit(login, bot_id)
+        return self._handler(admitted.identifiers), admitted
 
-    def by_name(self, name: str, login: Json) -> Handler:
+    def by_name(self, name: str, login: Json) -> tuple[Handler, Admitted]:
         """The bot that a relay names; the Bot that runs the relay must be that bot."""
-        handler = self.settings.bots.named(name)
-        bot_id = str((login.get("bot") or {}).get("reference", "")).partition("/")[2]
-        if handler.bot.identifier not in self.admission.identifiers(login, bot_id):
+        handler, admitted = self.settings.bots.named(name), self.admission.admit(login)
+        if handler.bot.identifier not in admitted.identifiers:
             raise AuthError("The relay runs as another bot than it names.", code="wrong-bot")
-        return handler
+        return handler, admitted
 
     def _take_in(self, call: Call, ending: ExitStack) -> Result | None:
         """The result of what is refused or stored; None for what somebody waits for. Nothing precedes admission."""
         login = read_login(call.body)
         call.span = ending.enter_context(spans.call(call.transport, login, call.traceparent))
         try:
-            call.handler = call.find(login)
+            call.handler, admitted = call.find(login)
         except BotError as error:
             return self._refused(error)
         call.envelope, call.body = read_envelope(call.body, login), b""
+        call.envelope["bot"] = {"reference": f"Bot/{admitted.bot_id}"}  # the only one that a later run may be of
         call.span.tell(name=call.handler.bot.name)
         call.done = ending.enter_context(self.metrics.timed(call.handler.bot.name))
-        inbox, now = self.settings.inbox, datetime.fromtimestamp(self.settings.now(), UTC)
-        if inbox is None or is_own_change(call.envelope):
-            return None
-        event_id = inbox.take(call.handler, call.envelope, now=now)
+        try:
+            event_id = self._stored(call.handler, call.envelope, admitted)
+        except InputError as error:
+            return self._refused(error)
         return queued(event_id) if event_id is not None else None
+
+    def _stored(self, handler: Handler, envelope: Json, admitted: Admitted) -> str | None:
+        """The id under which an event waits in the inbox; None for what runs now."""
+        inbox, now = self.settings.inbox, datetime.fromtimestamp(self.settings.now(), UTC)
+        if kind_of(envelope) == "subscription":
+            require_watch(handler)
+        if inbox is None or is_own_change(envelope):
+            return None
+        return inbox.take(handler, envelope, admitted, now=now)
 
     async def _run(self, call: Call, run: Callable[[], Result]) -> Result:
         handler = cast(Handler, call.handler)
         try:
             return await self.calls.run(
-                handler.bot.name, run, timeout=handler.bot.timeout, may_wait=is_event(call.envelope)
+                handler.bot.name, run, timeout=handler.bot.timeout, may_wait=kind_of(call.envelope) != "call"
             )
         except TransientError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
             return Result(handler.failure(error, call.envelope), error=error)
 
     def _invoke(self, call: Call) -> Result:
-        return invoke(cast(Handler, call.handler), call.envelope, environ=self.settings.environ)
+        return invoke(cast(Handler, call.handler), call.envelope, environ=self.settings.environ, check=self.guard.check)
 
     def _refused(self, error: BotError) -> Result:
         _log.warning("Refused a call: %s", error.code)
@@ -161,8 +175,9 @@ class Dispatcher:
 def app(settings: HostSettings) -> Starlette:
     """The host as an ASGI application."""
     metrics = Metrics()
-    admission = Admission(settings.servers, settings.remember_seconds)
-    dispatcher = Dispatcher(settings, admission, metrics, Calls(settings.calls_of_a_bot))
+    admission = Admission(settings.servers, settings.projects, settings.as_user)
+    guard, calls = Guard(settings.environ), Calls(settings.calls_of_a_bot)
+    dispatcher = Dispatcher(settings, admission, metrics, guard, calls)
     counts = Figures(lambda: settings.inbox.counts() if settings.inbox and settings.inbox.ready else {})
 
     async def fission(request: Request) -> Response:

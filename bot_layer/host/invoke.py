@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,12 +28,15 @@ _LOGGERS: Final = ("bots", "bot_layer")
 _MOST_LINES: Final = 200
 _lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
 _log = logging.getLogger(__name__)
-_UNCHANGED: Final = parameters.build(
-    parameters.code("action", "unchanged"),
-    parameters.resource(
-        "outcome", outcomes.outcome([outcomes.note("own-change", "The bot made this change itself; nothing is to do.")])
-    ),
-)
+
+
+def _unchanged(code: str, text: str) -> Json:
+    outcome = outcomes.outcome([outcomes.note(code, text)])
+    return parameters.build(parameters.code("action", "unchanged"), parameters.resource("outcome", outcome))
+
+
+_UNCHANGED: Final = _unchanged("own-change", "The bot made this change itself; nothing is to do.")
+_NOT_THERE: Final = _unchanged("resource-gone", "The resource was deleted or restored meanwhile; nothing is to do.")
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,27 @@ class Result:
         }
 
 
-def invoke(handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None) -> Result:
-    """The result of one call of a bot, whatever happens in it."""
+Check = Callable[[Handler, Json], Json | None]
+
+
+def invoke(
+    handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None, check: Check | None = None
+) -> Result:
+    """The result of one call of a bot, whatever happens in it.
+
+    ``check`` gives the event as the bot may have it, or None where nothing is left to do; it raises BotError where the
+    bot must not run. Without one the event is believed: its sender is the operator.
+    """
     if is_own_change(envelope):
         return Result(_UNCHANGED, "skipped: own-change")
     trace_id = envelope.get("traceId")
     with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
         try:
             with deadline.within(handler.bot.timeout):
-                value = handler.run(envelope, environ=environ)
+                checked = check(handler, envelope) if check else envelope
+                if checked is None:
+                    return Result(_NOT_THERE, "skipped: resource-gone")
+                value = handler.run(checked, environ=environ)
             encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
@@ -97,13 +112,6 @@ def is_own_change(envelope: Json) -> bool:
         return False
     author = _object(_object(_object(envelope.get("input")).get("meta")).get("author")).get("reference")
     return author is not None and author == _object(envelope.get("bot")).get("reference")
-
-
-def is_event(envelope: Json) -> bool:
-    """True where a Subscription or a timer runs the bot: nobody waits for the answer, and Medplum sends it once."""
-    given = _object(envelope.get("input"))
-    by_timer = given.get("resourceType") == "Bot" and not envelope.get("headers") and "requester" not in envelope
-    return SUBSCRIPTION in _object(envelope.get("headers")) or by_timer
 
 
 def refused(error: BotError) -> Result:

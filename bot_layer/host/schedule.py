@@ -34,7 +34,8 @@ def start(bots: Collection, server: Medplum, base_url: str, *, now: datetime) ->
             raise ConfigError(
                 f"Deploy {bot.name} before it is scheduled: the server has no such Bot.", code="not-deployed"
             )
-        _apply(bot, {"bot": bot.name, "botId": found[0]["id"], "baseUrl": base_url}, now)
+        project = found[0].get("meta", {}).get("project", "")
+        _apply(bot, {"bot": bot.name, "botId": found[0]["id"], "baseUrl": base_url, "project": project}, now)
     serving().run_clock()
     return len(timed)
 
@@ -71,4 +72,6 @@ def tick(at: datetime, context: Any) -> None:
 
 def _run(context: Json, at: datetime) -> rules.Intake:
     """The run of a minute: the same at every host, so that two that find it due, or missed, make one."""
-    return rules.cron(context["bot"], at, base_url=context["baseUrl"], bot_id=context["botId"])
+    return rules.cron(
+        context["bot"], at, base_url=context["baseUrl"], bot_id=context["botId"], project=context.get("project", "")
+    )

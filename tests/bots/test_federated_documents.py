@@ -147,7 +147,8 @@ def test_medplums_own_address_serves_the_network(world: Network) -> None:
     )
     identifier = [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]
     server.change(f"Bot/{made['id']}", lambda bot: {**bot, "identifier": identifier})
-    with HostServer(HostSettings(servers=(medplum.base_url,))) as host:
+    callers = {"FEDERATED_DOCUMENTS_REQUESTERS": f"ClientApplication/{medplum.client_id}"}
+    with HostServer(HostSettings(servers=(medplum.base_url,), environ=callers)) as host:
         medplum.bot_host = host.base_url.removeprefix("http://")
         base_url = f"{medplum.base_url}/fhir/R4/Bot/{made['id']}/$execute"
         with loopback.client(headers={"Authorization": f"Bearer {medplum.token_for()}"}) as client:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.process import until
-from tests.host.test_inbox import NOW, Script, changed, running
+from tests.host.test_inbox import AT, NOW, Script, changed, running
 
 pytestmark = pytest.mark.no_cover  # the command that counts is another process
 
@@ -22,7 +22,7 @@ def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bot_layer.cli", "runs", "list", "--follow", "--json", "--inbox"]
     told: list[tuple[str, str]] = []
     with running(tmp_path, script) as (inbox, _):
-        inbox.take(script.handler, changed("before", "1"), now=NOW)
+        inbox.take(script.handler, changed("before", "1"), AT, now=NOW)
         with subprocess.Popen(
             [*command, f"sqlite:///{tmp_path / 'inbox.sqlite'}"],
             stdout=subprocess.PIPE,
@@ -41,7 +41,7 @@ def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
             threading.Thread(target=read, daemon=True).start()
             try:
                 until(lambda: ("Patient/before", "done") in told)
-                inbox.take(script.handler, changed("later", "1"), now=NOW)
+                inbox.take(script.handler, changed("later", "1"), AT, now=NOW)
                 until(lambda: ("Patient/later", "done") in told)
                 process.terminate()
                 assert process.wait(30) == 0

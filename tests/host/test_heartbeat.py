@@ -22,7 +22,7 @@ from bot_layer.host.heartbeat import Heart, new_host_id
 from bot_layer.host.process_lock import Presence
 from bot_layer.host.runs import Runs, open_runs
 from tests.host.process import until
-from tests.host.test_inbox import BUSY, NOW, Script, changed, ended
+from tests.host.test_inbox import AT, BUSY, NOW, Script, Trusting, changed, ended
 
 LONG = 3600.0
 
@@ -33,7 +33,7 @@ def serving(
 ) -> Iterator[tuple[Inbox, Runs]]:
     """A host's inbox on a database, with a name of its own; another one each time."""
     settings = InboxSettings(url, key="k", first_pause=first_pause, polling=0.02, takeover_seconds=limit)
-    inbox = Inbox(script.bots, settings, environ={})
+    inbox = Inbox(script.bots, settings, environ={}, guard=Trusting({}))
     inbox.launch()
     try:
         with open_runs(url, "k") as runs:
@@ -108,7 +108,7 @@ def test_a_run_that_pauses_is_gone_on_with_by_the_next_host(url: str) -> None:
     """A host that ends while a run pauses does not wait for it; the next one goes on at once, where that one was."""
     script = Script(BUSY)
     with serving(url, script, first_pause=1.0) as (inbox, _):
-        event = inbox.take(script.handler, changed("a", "1"), now=NOW)
+        event = inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         assert event is not None
         until(lambda: [step["function_name"] for step in DBOS.list_workflow_steps(event)] == ["attempt", "pause"])
     assert list(table(url).values()) == [True]
@@ -123,7 +123,7 @@ def test_an_attempt_that_is_still_made_is_not_given_away(url: str) -> None:
     gate = threading.Event()
     script = Script(gate)
     with serving(url, script) as (inbox, _):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         script.wait_for(1)
     assert list(table(url).values()) == [False]
     gate.set()

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import jwt
 import pytest
 
 from bot_layer.bot.declaration import Bot
@@ -16,7 +15,6 @@ from bot_layer.bot.handler import Handler
 from bot_layer.errors import ConfigError
 from bot_layer.fhir import outcomes
 from bot_layer.fhir.json import Json
-from bot_layer.host.admission import Admission
 from bot_layer.host.host import HostSettings, app
 from bot_layer.host.invoke import encode, invoke
 from bot_layer.host.listen import Corked
@@ -46,94 +44,13 @@ def _codes(answer: Json) -> list[str]:
 def test_a_bot_is_found_by_the_identifier_that_its_own_token_shows(medplum: TokenServer) -> None:
     """The Bot id leads to the handler by the Bot's identifier; nothing is configured by raw id."""
     with hosted(medplum) as (client, _):
-        answer = client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY))
+        answer = client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY))
     assert answer.status_code == 200
     assert answer.json() == {
         "returnValue": {"resourceType": "Parameters", "parameter": [{"name": "heard", "valueString": "Grüße"}]},
         "logResult": "INFO one line of log",
         "success": True,
     }
-
-
-def test_the_token_is_asked_for_once(medplum: TokenServer) -> None:
-    """What a token acts as is remembered for a short while."""
-    with hosted(medplum) as (client, _):
-        for _ in range(3):
-            client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY))
-    assert medplum.asked == ["Bot/{id}"]
-
-
-def test_the_memory_ends(medplum: TokenServer) -> None:
-    """After its time a token is asked for again."""
-    now = [0.0]
-    admission = Admission((medplum.server.base_url,), seconds=60, clock=lambda: now[0])
-    event = envelope(medplum.server.base_url, "token-echo", SAY)
-    admission.identifiers(event, "b-3")
-    now[0] = 59.9
-    admission.identifiers(event, "b-3")
-    assert medplum.asked == ["Bot/{id}"]
-    now[0] = 60.0
-    admission.identifiers(event, "b-3")
-    assert medplum.asked == ["Bot/{id}", "Bot/{id}"]
-
-
-@pytest.mark.parametrize(
-    ("token", "bot_id", "code"),
-    [
-        ("forged", "b-3", "medplum-login-refused"),
-        ("", "b-3", "no-token"),
-        ("token-echo", "b-8", "not-found"),
-        ("token-stranger", "b-9", "unknown-bot"),
-    ],
-)
-def test_no_handler_runs_for_a_token_that_does_not_act(
-    medplum: TokenServer, token: str, bot_id: str, code: str
-) -> None:
-    """A token that is forged, missing or of another bot runs nothing; the answer is 200 with the reason."""
-    medplum.login("token-stranger", bot_resource("b-9", "somebody/else"))
-    with hosted(medplum) as (client, _):
-        answer = client.post(f"/bot-{bot_id}", json=envelope(medplum.server.base_url, token, SAY))
-    assert answer.status_code == 200
-    assert answer.json()["success"] is False
-    assert _codes(answer.json()) == [code]
-
-
-def test_a_token_of_another_bot_runs_nothing(medplum: TokenServer) -> None:
-    """A bot's token that may read another Bot does not run it: the token itself says whose it is."""
-    token = jwt.encode({"profile": "Bot/b-1"}, "a key that only the server has, long enough for HS256")
-    medplum.login(token, bot_resource("b-1", "test/break"))
-    with hosted(medplum) as (client, _):
-        answer = client.post("/bot-b-3", json=envelope(medplum.server.base_url, token, SAY))
-    assert _codes(answer.json()) == ["wrong-bot"]
-
-
-def test_a_bot_that_may_not_read_itself_is_known_by_its_login(medplum: TokenServer) -> None:
-    """Where a policy hides the Bot from itself, ``auth/me`` tells whom the token acts as."""
-    medplum.login("token-hidden", bot_resource("b-7", "test/echo"), readable=False)
-    with hosted(medplum) as (client, _):
-        answer = client.post("/bot-b-7", json=envelope(medplum.server.base_url, "token-hidden", SAY))
-    assert answer.json()["success"] is True
-    assert medplum.asked == ["Bot/{id}", "auth/me"]
-
-
-def test_an_unknown_server_is_not_asked(medplum: TokenServer) -> None:
-    """An envelope from a server outside of the allow-list is refused without a request to that server."""
-    with hosted(medplum, servers=("https://medplum.example.org",)) as (client, _):
-        answer = client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY))
-    assert _codes(answer.json()) == ["unknown-server"]
-    assert medplum.asked == []
-
-
-def test_a_bot_without_membership_runs_for_a_caller_who_may_read_it(medplum: TokenServer) -> None:
-    """A Bot made by a plain POST runs as its caller: then the caller must be able to read the Bot."""
-    medplum.login("token-user", {"resourceType": "Practitioner", "id": "p-1"})
-    with hosted(medplum) as (client, _):
-        event = envelope(medplum.server.base_url, "token-user", SAY)
-        refused = client.post("/bot-b-7", json=event)
-        medplum.bots["b-7"] = bot_resource("b-7", "test/echo")
-        answered = client.post("/bot-b-7", json=event)
-    assert _codes(refused.json()) == ["not-found"]
-    assert answered.json()["success"] is True
 
 
 @pytest.mark.parametrize(
@@ -144,7 +61,7 @@ def test_whatever_a_bot_raises_becomes_an_answer(medplum: TokenServer, name: str
     """A stated failure is an answer; an unforeseen one too, and neither shows a value of the event."""
     number = list(BOTS.handlers).index(name) + 1
     with hosted(medplum) as (client, _):
-        answer = client.post(f"/bot-b-{number}", json=envelope(medplum.server.base_url, f"token-{name}", SAY))
+        answer = client.post(f"/bot-b-{number}", json=envelope(medplum, f"token-{name}", SAY))
     assert answer.status_code == 200
     assert (_codes(answer.json()), answer.json()["success"]) == ([code], success)
     assert "Grüße" not in answer.text
@@ -202,7 +119,7 @@ def test_of_what_is_too_large_no_more_is_read(
 def test_half_a_character_in_an_answer_spoils_it_alone(medplum: TokenServer) -> None:
     """JSON may carry half of a surrogate pair, which no bytes stand for: the answer comes all the same."""
     half = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "a\ud83d"}]}
-    body = json.dumps(envelope(medplum.server.base_url, "token-echo", half))
+    body = json.dumps(envelope(medplum, "token-echo", half))
     with hosted(medplum) as (client, _):
         answer = client.post("/bot-b-3", content=body.encode())
     assert answer.status_code == 200
@@ -220,7 +137,7 @@ def test_an_answer_that_is_no_json_is_a_failure_of_the_bot() -> None:
 def test_a_setting_may_come_from_the_hosts_environment(medplum: TokenServer) -> None:
     """A declared setting that the project lacks is taken from the environment of the host."""
     with hosted(medplum, environ={"KEY": "k", "OTHER": "o"}) as (client, _):
-        answer = client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY))
+        answer = client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY))
     assert {"name": "key", "valueString": "k"} in answer.json()["returnValue"]["parameter"]
 
 

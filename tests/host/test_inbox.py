@@ -17,7 +17,7 @@ from dbos import DBOS
 from typer.testing import CliRunner
 
 from bot_layer.bot.collection import Collection
-from bot_layer.bot.declaration import Bot, Grant
+from bot_layer.bot.declaration import Bot, Grant, Watch
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
 from bot_layer.cli import serve
@@ -29,16 +29,26 @@ from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bot_layer.host import schedule
 from bot_layer.host.durable import Inbox, InboxSettings
+from bot_layer.host.guard import Guard
 from bot_layer.host.host import HostServer, HostSettings
 from bot_layer.host.retention import sweep_hourly
 from bot_layer.host.rules import inbox as rules
+from bot_layer.host.rules.callers import Admitted
 from bot_layer.host.runs import Run, Runs, open_runs
 from bot_layer.medplum.client import Medplum
 from medplum_sandbox.medplum import MedplumSandbox
 from tests.host.process import until
 
+AT = Admitted("http://127.0.0.1", "project-1", "b")
 NOW = datetime(2026, 5, 4, 3, 0, 20, tzinfo=UTC)
 BUSY = TransientError("Busy.", service="Partner", code="busy")
+
+
+class Trusting(Guard):
+    """Believes every event as it came: these tests are about what becomes of one that was let in."""
+
+    def check(self, handler: Handler, envelope: Json) -> Json | None:  # noqa: ARG002  # the guard's signature
+        return envelope
 
 
 class Script:
@@ -48,7 +58,14 @@ class Script:
         self.answers = list(answers)
         self.seen: list[str] = []
         self.called = threading.Condition()
-        bot = Bot("script", "test/script", "does as it is told", cron="0 3 * * *", grants=(Grant("Bot"),))
+        bot = Bot(
+            "script",
+            "test/script",
+            "does as it is told",
+            cron="0 3 * * *",
+            grants=(Grant("Bot"),),
+            watches=(Watch("Patient"),),
+        )
         self.handler = Handler(bot, self._act)
         self.bots = Collection({"script": self.handler})
 
@@ -92,7 +109,7 @@ def running(tmp_path: Path, script: Script, **settings: Any) -> Iterator[tuple[I
     """An inbox in a file of its own, and the view of its runs."""
     chosen: dict[str, Any] = {"attempts": 3, "first_pause": 0.01, "polling": 0.02, "parallel": 8} | settings
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
-    inbox = Inbox(script.bots, InboxSettings(url, **chosen), environ={})
+    inbox = Inbox(script.bots, InboxSettings(url, **chosen), environ={}, guard=Trusting({}))
     inbox.launch()
     try:
         with open_runs(url, chosen.get("key")) as runs:
@@ -120,9 +137,9 @@ def test_an_event_delivered_twice_runs_once(tmp_path: Path) -> None:
         for event in (changed("a", "1"), changed("a", "1"), changed("a", "2"), changed("a", "2", "delete")):
             if "deletedResource" in event["input"]:
                 event["input"]["id"] = "a"
-            inbox.take(script.handler, event, now=NOW)
+            inbox.take(script.handler, event, AT, now=NOW)
         assert len(ended(runs, 3)) == 3
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         assert len(runs.listed()) == 3
     assert len(script.seen) == 3
 
@@ -132,13 +149,13 @@ def test_events_of_one_resource_run_in_order_and_others_beside_them(tmp_path: Pa
     gate = threading.Event()
     script = Script(gate)
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         script.wait_for(1)
-        inbox.take(script.handler, changed("a", "2"), now=NOW)
-        inbox.take(script.handler, changed("b", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "2"), AT, now=NOW)
+        inbox.take(script.handler, changed("b", "1"), AT, now=NOW)
         for number, resource in enumerate("cde"):  # the queue is asked again for each of them
             ended(runs, number + 1)
-            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+            inbox.take(script.handler, changed(resource, "1"), AT, now=NOW)
         ended(runs, 4)
         assert script.seen == ["a/1", "b/1", "c/1", "d/1", "e/1"]
         gate.set()
@@ -150,7 +167,7 @@ def test_a_transient_failure_is_tried_again(tmp_path: Path) -> None:
     """A TransientError is tried again until it works."""
     script = Script(BUSY, BUSY)
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         (run,) = ended(runs, 1)
     assert (run.state, run.attempts, len(script.seen)) == ("done", 3, 3)
 
@@ -159,7 +176,7 @@ def test_after_the_last_attempt_an_event_is_a_dead_letter(tmp_path: Path) -> Non
     """It is visible with its reason and counted; retry runs it again, and it is no dead letter any more."""
     script = Script(BUSY, BUSY, BUSY)
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         (run,) = ended(runs, 1)
         assert (run.state, run.code, run.attempts) == ("dead", "busy", 3)
         assert inbox.counts() == {"waiting": 0, "running": 0, "dead": 1}
@@ -175,7 +192,7 @@ def test_a_retry_of_an_encrypted_event_runs_it(tmp_path: Path) -> None:
     """With a key the event is there to run again, by retry and by replay."""
     script = Script(PermanentError("No.", service="Partner", code="refused-by-service"))
     with running(tmp_path, script, key="k") as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         (run,) = ended(runs, 1)
         assert (run.state, run.code, run.attempts) == ("dead", "refused-by-service", 1)
         runs.again(run.id, only_failed=True)
@@ -194,7 +211,7 @@ def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path
     """A refusal ends a run: nobody but the caller or a person can change it."""
     script = Script(error)
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         (run,) = ended(runs, 1)
     assert (run.state, run.code, len(script.seen)) == ("refused", "c", 1)
 
@@ -213,9 +230,9 @@ def test_a_waiting_run_can_be_cancelled(tmp_path: Path) -> None:
     gate = threading.Event()
     script = Script(gate)
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         script.wait_for(1)
-        second = inbox.take(script.handler, changed("a", "2"), now=NOW)
+        second = inbox.take(script.handler, changed("a", "2"), AT, now=NOW)
         assert second is not None
         runs.cancel(second)
         gate.set()
@@ -232,7 +249,7 @@ def test_nothing_of_a_person_is_stored_in_the_clear(tmp_path: Path, key: str | N
     """Neither a name nor the token nor a secret stands in the database, with and without a key."""
     script = Script(BUSY)
     with running(tmp_path, script, key=key) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         ended(runs, 1)
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"Patient/a" in stored
@@ -243,9 +260,9 @@ def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path)
     """Finished runs are kept for seven days; a dead letter until somebody deals with it."""
     script = Script(None, ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         ended(runs, 1)
-        inbox.take(script.handler, changed("b", "1"), now=NOW)
+        inbox.take(script.handler, changed("b", "1"), AT, now=NOW)
         ended(runs, 2)
         now = datetime.now(UTC)
         assert inbox.sweep(now + timedelta(days=6.9)) == 0
@@ -257,7 +274,7 @@ def test_what_was_retried_goes_after_its_time(tmp_path: Path) -> None:
     """A dead letter that was run again is dealt with: it is kept as long as a finished run, and no longer."""
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script, key="k") as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         (dead,) = ended(runs, 1)
         runs.again(dead.id, only_failed=True)
         ended(runs, 2)
@@ -272,7 +289,7 @@ def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_las
     script = Script()
     with running(tmp_path, script) as (inbox, runs):
         for resource in "abc":
-            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+            inbox.take(script.handler, changed(resource, "1"), AT, now=NOW)
         ended(runs, 3)
         assert inbox.sweep(datetime.now(UTC) + timedelta(days=8), at_once=2) == 3
 
@@ -294,7 +311,7 @@ def test_a_run_that_ended_its_host_too_often_is_counted_as_the_dead_letter_that_
     """DBOS gives up an event that killed its host again and again: it is dead in the list and in the figures."""
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         ended(runs, 1)
         with sa.create_engine(inbox.settings.database_url).begin() as connection:
             connection.execute(sa.text("UPDATE workflow_status SET status = 'MAX_RECOVERY_ATTEMPTS_EXCEEDED'"))
@@ -338,7 +355,7 @@ def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: py
                     "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
                 )
             )
-        assert inbox.take(script.handler, changed("a", "1"), now=NOW) is None
+        assert inbox.take(script.handler, changed("a", "1"), AT, now=NOW) is None
     assert "IntegrityError" in caplog.text
     assert "Patient/a" not in caplog.text
 
@@ -444,29 +461,29 @@ def test_after_an_outage_the_last_missed_run_is_made_up_for_once(tmp_path: Path)
             until(lambda: all(run.state == "done" for run in runs.listed()))
             return sorted(run.id for run in runs.listed())
 
-    with _world(script) as (world, bot_id):
+    with _world(script) as (world, _bot_id):
         assert start(NOW) == []
         assert start(NOW + timedelta(hours=23)) == []
-        assert start(outage) == [f"script:cron:{bot_id}:2026-05-09T03:00"]
-        assert start(outage + timedelta(hours=23)) == [f"script:cron:{bot_id}:2026-05-09T03:00"]
+        assert [run.partition(":cron:")[2] for run in start(outage)] == ["2026-05-09T03:00"]
+        assert [run.partition(":cron:")[2] for run in start(outage + timedelta(hours=23))] == ["2026-05-09T03:00"]
         with running(tmp_path, script) as (inbox, runs):
             assert inbox.sweep(datetime.now(UTC) + timedelta(days=8)) > 0
             assert runs.listed() == []
         assert start(outage + timedelta(hours=23)) == [], "it is not made up for again once its run is swept"
-        assert start(outage + timedelta(hours=24)) == [f"script:cron:{bot_id}:2026-05-10T03:00"]
+        assert [run.partition(":cron:")[2] for run in start(outage + timedelta(hours=24))] == ["2026-05-10T03:00"]
     assert len(script.seen) == 2
 
 
 def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
     """A time that a bot did not have yet while no host was up was not missed."""
     script = Script()
-    with _world(script) as (world, bot_id), running(tmp_path, script, client=world.client) as (_inbox, runs):
+    with _world(script) as (world, _bot_id), running(tmp_path, script, client=world.client) as (_inbox, runs):
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW)
         script.bots = Collection({"script": Handler(replace(script.handler.bot, cron="0 2 * * *"), script._act)})
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=5))
         assert runs.listed() == []
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=6))
-        assert [run.id for run in ended(runs, 1)] == [f"script:cron:{bot_id}:2026-05-10T02:00"]
+        assert [run.id.partition(":cron:")[2] for run in ended(runs, 1)] == ["2026-05-10T02:00"]
 
 
 def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:
@@ -492,20 +509,58 @@ def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
 
 def test_the_same_minute_of_two_projects_is_two_runs() -> None:
     """One host may serve several projects: a bot that each of them runs at three is run for each."""
-    events = [
-        {"bot": {"reference": f"Bot/{bot_id}"}, "baseUrl": "http://127.0.0.1/", "input": {"resourceType": "Bot"}}
+    ids = [
+        taken.id
         for bot_id in ("a", "b", "a")
+        if (taken := rules.intake(timer(bot_id), "script", replace(AT, bot_id=bot_id), now=NOW))
     ]
-    ids = [taken.id for each in events if (taken := rules.intake(each, "script", now=NOW))]
     assert (len(ids), len(set(ids))) == (3, 2)
+
+
+def timer(bot_id: str) -> Json:
+    """A timer's event, whose input is the Bot itself."""
+    bot = {"resourceType": "Bot", "id": bot_id}
+    return {"bot": {"reference": f"Bot/{bot_id}"}, "baseUrl": "http://127.0.0.1/", "input": bot}
+
+
+@pytest.mark.parametrize(
+    ("other", "runs"),
+    [
+        (AT, 1),
+        (replace(AT, server="http://127.0.0.2"), 2),
+        (replace(AT, project="project-2"), 2),
+        (replace(AT, bot_id="c"), 2),
+    ],
+)
+def test_an_event_of_one_server_does_not_swallow_that_of_another(other: Admitted, runs: int) -> None:
+    """Staging may be a copy of production, with the same ids: server, project and Bot tell their events apart."""
+    taken = [rules.intake(changed("a", "1"), "script", at, now=NOW) for at in (AT, other)]
+    assert len({each.id for each in taken if each}) == runs
+    assert len({each.lane for each in taken if each}) == runs
+
+
+@pytest.mark.parametrize(
+    ("one", "another", "runs"),
+    [
+        (changed("a", "1", "create"), changed("a", "1", "update"), 1),
+        (changed("a", "1"), changed("a", "1") | {"headers": {"X-Medplum-Subscription": "another"}}, 1),
+        (changed("a", "1"), changed("a", "1", "delete"), 2),
+        (changed("a", "1"), changed("a", "2"), 2),
+        (changed("a", ""), changed("a", "") | {"input": {"resourceType": "Patient", "id": "a"}}, 2),
+    ],
+)
+def test_one_version_is_one_run_however_it_is_reported(one: Json, another: Json, runs: int) -> None:
+    """The kind of interaction and the Subscription do not matter; a deletion keeps the last version and runs too."""
+    taken = [rules.intake(each, "script", AT, now=NOW) for each in (one, another)]
+    assert len({each.id for each in taken if each}) == runs
 
 
 def test_two_minutes_stay_two_where_the_hosts_clock_is_a_little_late() -> None:
     """Medplum fires in the first tenths of a minute: by a late clock the last of the one before."""
-    event = {"bot": {"reference": "Bot/b"}, "baseUrl": "http://127.0.0.1/", "input": {"resourceType": "Bot"}}
+    event = timer("b")
     minute = NOW.replace(second=0)
     came = (minute + timedelta(seconds=0.02), minute + timedelta(seconds=59.98))
-    ids = [taken.id for now in came if (taken := rules.intake(event, "script", now=now))]
+    ids = [taken.id for now in came if (taken := rules.intake(event, "script", AT, now=now))]
     assert len(set(ids)) == 2
 
 
@@ -531,7 +586,7 @@ def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
         return result.exit_code, result.output
 
     with running(tmp_path, script, key="k") as (inbox, runs):
-        inbox.take(script.handler, changed("a", "1"), now=NOW)
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
         (dead,) = ended(runs, 1)
         assert "not-set" in run("list", "--bot", "script", "--state", "dead", "--since", "1h")[1]
         assert run("list", "--bot", "other")[1] == ""
@@ -553,7 +608,7 @@ def test_a_dead_letter_is_found_behind_any_number_of_newer_runs(tmp_path: Path) 
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
         for number, resource in enumerate("abcd"):
-            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+            inbox.take(script.handler, changed(resource, "1"), AT, now=NOW)
             ended(runs, number + 1)
         runs.most = 3
         assert [run.resource for run in runs.listed(state="dead")] == ["Patient/a"]
@@ -566,7 +621,7 @@ def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path
     script = Script(None, None, gate)
     with running(tmp_path, script) as (inbox, runs):
         for number, resource in enumerate("xyz"):
-            inbox.take(script.handler, changed(resource, "1"), now=NOW)
+            inbox.take(script.handler, changed(resource, "1"), AT, now=NOW)
             ended(runs, min(number + 1, 2))
         script.wait_for(3)
         until(lambda: runs.listed(limit=1)[0].state == "running")
@@ -576,8 +631,8 @@ def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path
             nonlocal looks
             looks += 1
             if looks == 2:
-                inbox.take(script.handler, changed("v", "1"), now=NOW)
-                inbox.take(script.handler, changed("w", "1"), now=NOW)
+                inbox.take(script.handler, changed("v", "1"), AT, now=NOW)
+                inbox.take(script.handler, changed("w", "1"), AT, now=NOW)
                 gate.set()
                 ended(runs, 5)
             return looks < 4
@@ -601,7 +656,7 @@ def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path
 def test_only_what_nobody_waits_for_is_taken_in(given: Json, taken: bool) -> None:
     """Subscription and cron events go to the inbox; operations and ``$execute`` are answered when done."""
     envelope = {"bot": {"reference": "Bot/b"}, "baseUrl": "http://127.0.0.1/"} | given
-    assert (rules.intake(envelope, "script", now=NOW) is not None) is taken
+    assert (rules.intake(envelope, "script", AT, now=NOW) is not None) is taken
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from bot_layer.host.calls import Calls
 from bot_layer.host.invoke import invoke
 from bot_layer.host.metrics import Figures
 from bot_layer.http.transport import Transport
-from tests.host.test_inbox import NOW, changed
+from tests.host.test_inbox import AT, NOW, Trusting, changed
 from tests.host.world import TokenServer, bot_resource, envelope, hosted
 
 LIMIT = 3
@@ -40,7 +40,9 @@ class Hanging:
         self.running = 0
         self.begun = threading.Condition()
         self.end = threading.Event()
-        self.handler = Handler(Bot("hanging", "test/hanging", "hangs", timeout=30), self._act)
+        self.handler = Handler(
+            Bot("hanging", "test/hanging", "hangs", watches=(Watch("Patient"),), timeout=30), self._act
+        )
         self.quick = Handler(Bot("quick", "test/quick", "answers"), lambda _event: parameters.build())
         self.bots = Collection({"hanging": self.handler, "quick": self.quick})
 
@@ -74,7 +76,7 @@ def medplum() -> Iterator[TokenServer]:
 @contextmanager
 def full(medplum: TokenServer, hanging: Hanging) -> Iterator[tuple[httpx.Client, list[Future[httpx.Response]]]]:
     """A host with as many hanging calls of one bot as it may have."""
-    event = envelope(medplum.server.base_url, "token-hanging", {}, requester={"reference": "Practitioner/p"})
+    event = envelope(medplum, "token-hanging", {}, requester={"reference": "Practitioner/p"})
     with hosted(medplum, bots=hanging.bots, calls_of_a_bot=LIMIT) as (client, _), ThreadPoolExecutor(LIMIT) as pool:
         waiting = [pool.submit(client.post, "/bot-b-1", json=event, timeout=60) for _ in range(LIMIT)]
         hanging.wait_for(LIMIT)
@@ -87,12 +89,12 @@ def full(medplum: TokenServer, hanging: Hanging) -> Iterator[tuple[httpx.Client,
 def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging) -> None:
     """Beyond it the answer is 503 with Retry-After and the reason; other bots and pages answer meanwhile."""
     with full(medplum, hanging) as (client, waiting):
-        event = envelope(medplum.server.base_url, "token-hanging", {}, requester={"reference": "Practitioner/p"})
+        event = envelope(medplum, "token-hanging", {}, requester={"reference": "Practitioner/p"})
         refused = client.post("/bot-b-1", json=event)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
         told = parameters.one(refused.json()["returnValue"], "outcome")
         assert isinstance(told, dict) and outcomes.codes(told) == ["too-many-calls"]
-        other = envelope(medplum.server.base_url, "token-quick", {}, bot={"reference": "Bot/b-2"})
+        other = envelope(medplum, "token-quick", {}, bot={"reference": "Bot/b-2"})
         assert client.post("/bot-b-2", json=other).json()["success"] is True
         for page in ("/healthz", "/readyz", "/metrics"):
             assert client.get(page).status_code == 200
@@ -202,9 +204,9 @@ def test_events_are_stored_while_bots_hang(tmp_path: Path, medplum: TokenServer,
     """An event is stored and answered although every call of its bot hangs."""
     from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # the other tests do without DBOS
 
-    inbox = Inbox(hanging.bots, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}"), environ={})
+    inbox = Inbox(hanging.bots, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}"), environ={}, guard=Trusting({}))
     inbox.launch()
-    call = envelope(medplum.server.base_url, "token-hanging", {}, requester={"reference": "Practitioner/p"})
+    call = envelope(medplum, "token-hanging", {}, requester={"reference": "Practitioner/p"})
     try:
         with (
             hosted(medplum, bots=hanging.bots, calls_of_a_bot=LIMIT, inbox=inbox) as (client, _),
@@ -216,7 +218,7 @@ def test_events_are_stored_while_bots_hang(tmp_path: Path, medplum: TokenServer,
             for number in range(60):  # more than all threads of the intake
                 changed: dict[str, Any] = {"resourceType": "Patient", "id": f"p{number}", "meta": {"versionId": "1"}}
                 headers = {"X-Medplum-Subscription": "s", "X-Medplum-Interaction": "create"}
-                event = envelope(medplum.server.base_url, "token-hanging", changed, headers=headers)
+                event = envelope(medplum, "token-hanging", changed, headers=headers)
                 assert client.post("/bot-b-1", json=event).json()["logResult"].startswith("queued: ")
             hanging.end.set()
     finally:
@@ -238,13 +240,13 @@ def test_runs_that_hang_do_not_keep_another_bots_events_waiting(tmp_path: Path, 
     slow = Handler(Bot("slow", "test/slow", "hangs", watches=watch, timeout=30), hanging.handler.act)
     quick = Handler(Bot("quick", "test/quick", "answers", watches=watch), act)
     settings = InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}", parallel=2)
-    inbox = Inbox(Collection({"slow": slow, "quick": quick}), settings, environ={})
+    inbox = Inbox(Collection({"slow": slow, "quick": quick}), settings, environ={}, guard=Trusting({}))
     inbox.launch()
     try:
         for number in range(6):
-            inbox.take(slow, changed(f"p{number}", "1"), now=NOW)
+            inbox.take(slow, changed(f"p{number}", "1"), AT, now=NOW)
         hanging.wait_for(2)
-        inbox.take(quick, changed("q", "1"), now=NOW)
+        inbox.take(quick, changed("q", "1"), AT, now=NOW)
         assert called.wait(30)
         assert hanging.running == 2
     finally:

@@ -67,7 +67,7 @@ def test_a_host_is_ready_once_its_inbox_is(medplum: TokenServer, tmp_path: Path)
 def test_events_are_stored_and_answered_at_once(medplum: TokenServer, tmp_path: Path) -> None:
     """A Subscription's event is answered as queued; what a caller waits for is answered when it is done."""
     inbox = Inbox(BOTS, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}", polling=0.02), environ={})
-    event = envelope(medplum.server.base_url, "token", {"resourceType": "Patient", "id": "a"})
+    event = envelope(medplum, "token", {"resourceType": "Practitioner", "id": "a"})
     inbox.launch()
     try:
         with hosted(medplum, inbox=inbox) as (client, _):
@@ -87,7 +87,7 @@ def test_events_are_stored_and_answered_at_once(medplum: TokenServer, tmp_path: 
 def test_refused_calls_are_counted(medplum: TokenServer) -> None:
     """A call that reached no bot is counted under the reason."""
     with hosted(medplum) as (client, _):
-        client.post("/bot-b-1", json=envelope(medplum.server.base_url, "forged", SAY))
+        client.post("/bot-b-1", json=envelope(medplum, "forged", SAY))
         assert 'bot_calls_total{bot="-",result="medplum-login-refused"} 1.0' in client.get("/metrics").text
 
 
@@ -108,7 +108,7 @@ def written() -> Iterator[io.StringIO]:
 def test_log_lines_are_json_with_the_trace_id_and_without_a_person(written: io.StringIO) -> None:
     """Each line is one object with bot and trace id; an unforeseen failure tells its kind and place, not its text."""
     for handler in (ECHO, BREAK):
-        invoke(handler, envelope("http://127.0.0.1", "token-unseen", SAY), environ={})
+        invoke(handler, {"accessToken": "token-unseen", "traceId": "trace-1", "input": SAY}, environ={})
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     assert [(line["bot"], line["traceId"], line["level"]) for line in lines] == [
         ("echo", "trace-1", "info"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bot_layer.bot.collection import Collection
-from bot_layer.bot.declaration import Bot, Setting
+from bot_layer.bot.declaration import Bot, Setting, Watch
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
 from bot_layer.fhir import parameters
@@ -38,7 +38,16 @@ def _tell(event: Event) -> Json:
     )
 
 
-TELLER = Handler(Bot("teller", "test/teller", "tells", settings=(Setting("KEY", "k"), Setting("COUNT", "n"))), _tell)
+TELLER = Handler(
+    Bot(
+        "teller",
+        "test/teller",
+        "tells",
+        settings=(Setting("KEY", "k"), Setting("COUNT", "n")),
+        watches=(Watch("Practitioner"),),
+    ),
+    _tell,
+)
 BOTS = Collection({"teller": TELLER})
 
 
@@ -66,6 +75,20 @@ def _bound(value: Any, base_url: str) -> Any:
     return json.loads(re.sub(r"<(bot|token|id|trace-id|client-token)[:-]?([a-z0-9-]*)>", r"\1-\2", text))
 
 
+def _store(medplum: TokenServer, body: Json) -> None:
+    """The Subscription that the event names, and the resource that it changed, as that server held them."""
+    headers, given = body.get("headers", {}), body["input"]
+    if "X-Medplum-Subscription" not in headers:
+        return
+    changed = given.get("deletedResource", given)
+    medplum.resources.pop(f"{changed['resourceType']}/{changed['id']}", None)
+    if "deletedResource" not in given:
+        medplum.add(changed)
+    channel = {"type": "rest-hook", "endpoint": body["bot"]["reference"]}
+    subscription = {"resourceType": "Subscription", "criteria": changed["resourceType"], "channel": channel}
+    medplum.add(subscription | {"id": headers["X-Medplum-Subscription"]})
+
+
 @pytest.mark.skipif(not CONTRACT.is_dir(), reason="the recorded contract is not beside this project")
 def test_there_are_recorded_envelopes() -> None:
     """Operations, $execute, Subscriptions (also of deletes) and cron were recorded."""
@@ -78,7 +101,8 @@ def test_a_recorded_envelope_is_answered(medplum: TokenServer, name: str) -> Non
     event = _bound(RECORDED[name], medplum.server.base_url)
     body = event["body"]
     bot_id = event["path"].removeprefix("/bot-")
-    medplum.login(body["accessToken"], bot_resource(bot_id, "test/teller"))
+    body["accessToken"] = medplum.login(bot_id, bot_resource(bot_id, "test/teller"))
+    _store(medplum, body)
     headers = {key: value for key, value in event["headers"].items() if key.lower() not in HEADERS_OF_THE_CONNECTION}
     with hosted(medplum, bots=BOTS) as (client, _):
         answer = client.post(event["path"], content=json.dumps(body).encode(), headers=headers)

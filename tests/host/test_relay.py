@@ -30,9 +30,7 @@ def medplum() -> Iterator[TokenServer]:
 
 
 def _call(medplum: TokenServer, bot: str = "echo", token: str = "token-echo", **signed: Any) -> tuple[int, Json]:
-    bot_id = medplum.logins.get(token, {}).get("id", "b-3")
-    event = envelope(medplum.server.base_url, token, SAY, bot={"reference": f"Bot/{bot_id}"})
-    body = json.dumps(event).encode()
+    body = json.dumps(envelope(medplum, token, SAY)).encode()
     with hosted(medplum, relay_key=KEY, now=lambda: NOW) as (client, _):
         return _send(client, bot, body, **signed)
 
@@ -74,7 +72,7 @@ def test_other_calls_are_refused(medplum: TokenServer, signed: dict[str, Any], c
 
 def test_a_replay_is_refused(medplum: TokenServer) -> None:
     """The same call passes once."""
-    body = json.dumps(envelope(medplum.server.base_url, "token-echo", SAY, bot=ECHO)).encode()
+    body = json.dumps(envelope(medplum, "token-echo", SAY)).encode()
     with hosted(medplum, relay_key=KEY, now=lambda: NOW) as (client, _):
         assert _send(client, "echo", body)[0] == 200
         status, answer = _send(client, "echo", body)
@@ -116,10 +114,12 @@ def test_the_memory_of_replays_ends_with_the_window() -> None:
 
 def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:
     """A Subscription's event whose author is the bot itself runs nothing: no loop without an end."""
-    changed = {"resourceType": "Practitioner", "id": "p", "meta": {"author": {"reference": "Bot/b-1"}}}
+    changed = {"resourceType": "Practitioner", "id": "p", "meta": {"author": {"reference": "Bot/b-3"}}}
     headers = {"X-Medplum-Subscription": "s", "X-Medplum-Interaction": "update"}
-    own = envelope(medplum.server.base_url, "token-echo", changed, headers=headers)
+    own = envelope(medplum, "token-echo", changed, headers=headers)
     others = own | {"input": changed | {"meta": {"author": {"reference": "Practitioner/x"}}}}
+    medplum.subscribe("Bot/b-3")
+    medplum.add(others["input"])
     with hosted(medplum) as (client, _):
         assert _code(client.post("/bot-b-3", json=own).json()) == "own-change"
         assert client.post("/bot-b-3", json=others).json()["logResult"] == "INFO one line of log"
@@ -141,7 +141,7 @@ def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:
 def test_an_envelope_of_wrong_types_is_answered_all_the_same(medplum: TokenServer, odd: Json) -> None:
     """Whoever calls may send anything: no other status than 200 carries an answer through an operation."""
     headers = {"X-Medplum-Subscription": "s"}
-    event = envelope(medplum.server.base_url, "token-echo", None, headers=headers) | odd
+    event = envelope(medplum, "token-echo", None, headers=headers) | odd
     with hosted(medplum) as (client, _):
         answer = client.post("/bot-b-3", json=event)
     assert answer.status_code == 200

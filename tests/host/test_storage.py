@@ -17,7 +17,7 @@ from bot_layer.errors import ConfigError
 from bot_layer.host import storage
 from bot_layer.host.rules import inbox as rules
 from tests.host.process import until
-from tests.host.test_inbox import NOW, Script, changed, ended, running
+from tests.host.test_inbox import AT, NOW, Script, changed, ended, running
 
 
 @contextmanager
@@ -39,11 +39,11 @@ def test_while_the_database_is_locked_events_run_at_once_and_the_host_is_not_rea
     script = Script()
     with running(tmp_path, script) as (inbox, runs), caplog.at_level(logging.ERROR):
         with locked(tmp_path / "inbox.sqlite"):
-            assert inbox.take(script.handler, changed("a", "1"), now=NOW) is None
+            assert inbox.take(script.handler, changed("a", "1"), AT, now=NOW) is None
             until(lambda: not inbox.ready)
-            assert inbox.take(script.handler, changed("b", "1"), now=NOW) is None
+            assert inbox.take(script.handler, changed("b", "1"), AT, now=NOW) is None
         until(lambda: inbox.ready)
-        assert inbox.take(script.handler, changed("c", "1"), now=NOW) is not None
+        assert inbox.take(script.handler, changed("c", "1"), AT, now=NOW) is not None
         found = ended(runs, 2)  # DBOS stored the first one after all
     assert {(run.resource, run.code) for run in found} == {("Patient/a", "ran-at-once"), ("Patient/c", "")}
     assert script.seen == ["c/1"]

@@ -50,7 +50,7 @@ from tests import loopback
 from tests.bots.patient_world import person
 from tests.federation.federated_world import network
 from tests.host.process import HostProcess, until
-from tests.host.test_inbox import Script, changed
+from tests.host.test_inbox import Script, Trusting, changed
 from tests.host.world import BOTS, ECHO, TokenServer, bot_resource, envelope, hosted
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -114,9 +114,10 @@ def _told(found: Sequence[ReadableSpan]) -> str:
 def test_a_call_and_its_requests_are_one_trace(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
     """A call is a server span with bot, transport and what came of it; the requests made for it are its children."""
     with hosted(medplum) as (client, _):
-        event = envelope(medplum.server.base_url, "token-echo", SAY, traceId=UUID)
+        event = envelope(medplum, "token-echo", SAY, traceId=UUID)
         client.post("/bot-b-3", json=event)
-    asked, call = exported.get_finished_spans()
+    keys, asked, call = exported.get_finished_spans()
+    assert (keys.name, _trace(keys)) == ("GET .well-known/jwks.json", _trace(call))
     assert (call.name, call.kind, call.parent) == ("bot echo", SpanKind.SERVER, None)
     assert _facts(call) == {
         "bot.name": "echo",
@@ -156,7 +157,7 @@ def test_the_callers_trace_is_continued(
 ) -> None:
     """``traceparent`` of the request, of the bot's caller, or as Medplum's trace id; what is none begins a new one."""
     with hosted(medplum) as (client, _):
-        client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY, **event), headers=header)
+        client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY, **event), headers=header)
     (call,) = _calls(exported)
     assert (_trace(call) if call.parent else None) == trace
 
@@ -166,7 +167,7 @@ def test_a_relay_hands_the_callers_trace_on(medplum: TokenServer, exported: InMe
     """A call by way of a relay is part of the trace of whoever called the relay."""
     with hosted(medplum, relay_key="key-of-this-test") as (_, host):
         ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": "key-of-this-test"}
-        event = envelope(medplum.server.base_url, "token-echo", SAY, bot={"reference": "Bot/b-3"})
+        event = envelope(medplum, "token-echo", SAY, bot={"reference": "Bot/b-3"})
         event["secrets"] = {name: {"name": name, "valueString": value} for name, value in ours.items()}
         event["headers"] = {"traceparent": TRACEPARENT, "authorization": "Bearer unseen"}
         run_javascript(
@@ -180,7 +181,7 @@ def test_tracestate_and_baggage_stay_out(medplum: TokenServer, exported: InMemor
     """What a caller adds to its trace may be anything; it is neither kept nor passed on."""
     with hosted(medplum) as (client, _):
         headers = {"traceparent": TRACEPARENT, "tracestate": "v=unseen", "baggage": "patient=unseen"}
-        client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY), headers=headers)
+        client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY), headers=headers)
     assert "nseen" not in _told(exported.get_finished_spans())
 
 
@@ -198,7 +199,7 @@ def test_what_came_of_a_call_is_told_as_a_code(
 ) -> None:
     """A refusal by rule is no error of the call; an unforeseen failure and a refused caller are. No text is told."""
     with hosted(medplum) as (client, _):
-        client.post(f"/bot-b-{bot}", json=envelope(medplum.server.base_url, token, SAY))
+        client.post(f"/bot-b-{bot}", json=envelope(medplum, token, SAY))
     (call,) = _calls(exported)
     assert (_facts(call)["bot.success"], _facts(call)["error.type"]) == (success, code)
     status = StatusCode.UNSET if success else StatusCode.ERROR
@@ -210,7 +211,7 @@ def test_what_came_of_a_call_is_told_as_a_code(
 def test_a_trace_id_that_may_be_anything_is_left_out(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
     """Medplum's own trace ids are told; text of a caller is not."""
     with hosted(medplum) as (client, _):
-        client.post("/bot-b-3", json=envelope(medplum.server.base_url, "token-echo", SAY, traceId="Anna Unseen"))
+        client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY, traceId="Anna Unseen"))
     assert "nseen" not in _told(exported.get_finished_spans())
 
 
@@ -301,13 +302,14 @@ def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_brought_it(
     server, script = TokenServer(), Script(TransientError("Busy.", service="Partner", code="busy"), None)
     server.login("token", bot_resource("b-1", "test/script"))
     settings = InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}", polling=0.02, first_pause=0.01)
-    inbox = Inbox(script.bots, settings, environ={})
+    inbox = Inbox(script.bots, settings, environ={}, guard=Trusting({}))
     with server.server:
         inbox.launch()
         try:
             with hosted(server, bots=script.bots, inbox=inbox) as (client, _):
                 event = changed("anna-unseen", "1")
-                event |= {"baseUrl": f"{server.server.base_url}/", "accessToken": "token"}
+                event |= {"baseUrl": f"{server.server.base_url}/", "accessToken": server.tokens["token"]}
+                event["bot"] = {"reference": "Bot/b-1"}
                 client.post("/bot-b-1", json=event, headers={"traceparent": TRACEPARENT})
                 until(lambda: len(_calls(exported)) == 3, seconds=30)
         finally:
@@ -417,7 +419,7 @@ def test_a_fault_of_tracing_breaks_no_call(
 ) -> None:
     """Whatever tracing does, the bot's answer is the same; the log tells the kind of the fault alone."""
     with hosted(medplum) as (client, _):
-        event = envelope(medplum.server.base_url, "token-echo", SAY)
+        event = envelope(medplum, "token-echo", SAY)
         before = client.post("/bot-b-3", json=event).json()
         with recording(processor):
             assert client.post("/bot-b-3", json=event).json() == before
@@ -498,7 +500,7 @@ def test_the_command_line_writes_traces_to_the_console(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "our-bots")
     path = tmp_path / "event.json"
-    path.write_bytes(encode(envelope(medplum.server.base_url, "token", {"resourceType": "Basic", "id": "unseen-id"})))
+    path.write_bytes(encode(envelope(medplum, "token", {"resourceType": "Basic", "id": "unseen-id"})))
     result = CliRunner().invoke(invoke_command.app, ["sync-location", "--event", str(path)])
     assert json.loads(result.stdout)["resourceType"] == "Parameters"
     assert '"name": "bot sync-location"' in result.stderr
@@ -575,7 +577,7 @@ def test_a_collector_that_is_away_costs_no_call(medplum: TokenServer, tmp_path: 
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
     with HostProcess(medplum.server.base_url, "off", **environ) as host:
-        event = envelope(medplum.server.base_url, "token-echo", SAY)
+        event = envelope(medplum, "token-echo", SAY)
         answer = loopback.post(f"http://{host.address}/bot-b-3", json=event, timeout=30).json()
         assert answer["logResult"] == "refused: unknown-bot"
         began = time.monotonic()

@@ -23,6 +23,7 @@ from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json
 from bot_layer.host.host import HostServer, HostSettings
 from bot_layer.host.invoke import encode, invoke
+from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum.vmcontext import node
 from medplum_sandbox.medplum.vmcontext import run as run_javascript
 from tests import loopback
@@ -68,40 +69,53 @@ def _host(here: World) -> Iterator[HostServer]:
         yield host
 
 
-def _bot(here: World, handler: Handler) -> str:
-    """The id of a Bot in Medplum with the bot's identifier."""
-    identifier = [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]
-    return str(here.store({"resourceType": "Bot", "name": handler.bot.name, "identifier": identifier})["id"])
+def _as_bot(here: World, handler: Handler, event: Json) -> Json:
+    """The event as it comes for a Bot of Medplum's own: with its reference and its token."""
+    server = connect_client(here.medplum.base_url, here.medplum.client_id, here.medplum.client_secret)
+    bot = server.post(f"admin/projects/{here.medplum.project_id}/bot", {"name": handler.bot.name})
+    server.update(bot | {"identifier": [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]})
+    reference = f"Bot/{bot['id']}"
+    return event | {"bot": {"reference": reference}, "accessToken": here.medplum.token_for(reference)}
+
+
+def _named_as_before(returned: Any, sent: Json, event: Json) -> Any:
+    """The answer with the Bot that the fixture names: some answers tell which one ran."""
+    return json.loads(json.dumps(returned).replace(sent["bot"]["reference"], event["bot"]["reference"]))
 
 
 def _fission(here: World, handler: Handler, event: Json) -> Any:
-    bot_id = _bot(here, handler)
+    sent = _as_bot(here, handler, event)
     with _host(here) as host:
-        answer = loopback.post(f"{host.base_url}/bot-{bot_id}", json=event, timeout=60)
+        answer = loopback.post(f"{host.base_url}/bot-{sent['bot']['reference'][4:]}", json=sent, timeout=60)
     assert answer.status_code == 200
-    return answer.json()["returnValue"]
+    return _named_as_before(answer.json()["returnValue"], sent, event)
 
 
 def _relay(here: World, handler: Handler, event: Json) -> Any:
-    bot_id = _bot(here, handler)
+    sent = _as_bot(here, handler, event)
     with _host(here) as host:
         ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": KEY}
         secrets = {name: {"name": name, "valueString": value} for name, value in ours.items()}
         result = run_javascript(
             node(),
             relay_code(handler.bot),
-            event=event | {"bot": {"reference": f"Bot/{bot_id}"}, "secrets": event["secrets"] | secrets},
-            base_url=event["baseUrl"],
-            access_token=event["accessToken"],
+            event=sent | {"secrets": event["secrets"] | secrets},
+            base_url=sent["baseUrl"],
+            access_token=sent["accessToken"],
         )
     assert result.outcome is None, result.outcome
-    # A relay runs as a Bot that Medplum has; some answers name it.
-    return json.loads(json.dumps(result.returned).replace(f"Bot/{bot_id}", event["bot"]["reference"]))
+    return _named_as_before(result.returned, sent, event)
 
 
 def _canonical(here: World, case: Case, transport: Transport) -> bytes:
     """The answer's bytes, with what differs from run to run (addresses, ids) as the fixture's placeholders."""
-    answer, bound = here.play(cast(Handler, lambda event: transport(here, load().named(case.stem), event)), case)
+    handler = load().named(case.stem)
+    open_to_all = {handler.bot.requesters_setting: {"valueString": "*"}}
+
+    def call(event: Json) -> Any:
+        return transport(here, handler, event | {"secrets": event["secrets"] | open_to_all})
+
+    answer, bound = here.play(cast(Handler, call), case)
     expected = case.read("expected.json")
     bound.learn(expected, answer)
     text = encode(answer).decode()

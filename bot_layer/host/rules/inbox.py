@@ -6,6 +6,8 @@ event's id is made of what happened to which version, so that an event delivered
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,6 +16,8 @@ from bot_layer.bot.event import INTERACTION, SUBSCRIPTION
 from bot_layer.errors import BotError, InputError, ReviewNeeded, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.parameters import one
+from bot_layer.fhir.references import is_id
+from bot_layer.host.rules.callers import Admitted, as_object, changed_resource, kind_of
 
 # The queue is asked for each partition by itself, so there are not as many as there are resources: what waits behind
 # another resource of its partition waits longer, but never runs out of order.
@@ -39,37 +43,81 @@ class Verdict:
     retry_after: float | None = None
 
 
-def intake(envelope: Json, bot: str, *, now: datetime) -> Intake | None:
+def intake(envelope: Json, bot: str, admitted: Admitted, *, now: datetime) -> Intake | None:
     """How an event is taken in, or None where somebody waits for its answer (``$execute``, an operation)."""
-    sent, given = envelope.get("headers"), envelope.get("input")
-    headers = {str(name): str(value) for name, value in sent.items()} if isinstance(sent, dict) else {}
-    if not isinstance(given, dict):
-        return None
-    base: Json = {
-        "bot": bot,
-        "botId": str((envelope.get("bot") or {}).get("reference", "")).partition("/")[2],
-        "baseUrl": envelope.get("baseUrl"),
-        "traceId": envelope.get("traceId"),
+    trace_id = envelope.get("traceId")
+    match kind_of(envelope):
+        case "call":
+            return None
+        case "timer":
+            return cron(bot, now, base_url=admitted.server, bot_id=admitted.bot_id, project=admitted.project)
+        case "subscription":
+            headers = as_object(envelope.get("headers"))
+            reference, deleted = changed_resource(envelope)
+            given = as_object(envelope.get("input"))
+            resource = given["deletedResource"] if deleted else given
+            return change(
+                bot,
+                admitted,
+                reference,
+                _version(resource),
+                kind="delete" if deleted else str(headers.get(INTERACTION, "update")),
+                subscription=str(headers[SUBSCRIPTION]),
+                trace_id=trace_id if isinstance(trace_id, str) else None,
+            )
+
+
+def change(
+    bot: str,
+    admitted: Admitted,
+    reference: str,
+    version: str,
+    *,
+    kind: str = "update",
+    subscription: str = "",
+    trace_id: str | None = None,
+) -> Intake:
+    """A run for one version of a resource: the same whichever Subscription reports it, or a search finds it.
+
+    A deleted resource keeps the version that it had, so that its deletion is a run beside that version's.
+    """
+    record = _record(bot, admitted.server, admitted.project, admitted.bot_id) | {
+        "traceId": trace_id,
+        "kind": kind,
+        "resource": reference,
+        "version": version,
+        "subscription": subscription,
     }
-    subscription = headers.get(SUBSCRIPTION)
-    if subscription:
-        changed = given.get("deletedResource", given)
-        reference = f"{changed.get('resourceType')}/{changed.get('id')}"
-        version = changed.get("meta", {}).get("versionId", "")
-        interaction = headers.get(INTERACTION, "update")
-        record = base | {"kind": interaction, "resource": reference, "version": version, "subscription": subscription}
-        return Intake(f"{bot}:{reference}:{version}:{interaction}:{subscription}", f"{bot}:{reference}", record)
-    if given.get("resourceType") == "Bot" and not sent and "requester" not in envelope:
-        return cron(bot, now, base_url=str(base["baseUrl"]), bot_id=base["botId"])
-    return None
+    origin = _origin(bot, admitted.server, admitted.project, admitted.bot_id)
+    suffix = ":deleted" if kind == "delete" else ""
+    return Intake(f"{origin}:{reference}:{version}{suffix}", f"{origin}:{reference}", record)
 
 
-def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str) -> Intake:
+def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str, project: str = "") -> Intake:
     """A run by the clock: one for each Bot and minute (the nearest: clocks differ), one after the other."""
-    record: Json = {"bot": bot, "botId": bot_id, "baseUrl": base_url, "traceId": None, "kind": "cron"}
+    record = _record(bot, base_url, project, bot_id) | {"traceId": None, "kind": "cron"}
     record |= {"resource": f"Bot/{bot_id}", "version": "", "subscription": ""}
     nearest = (minute + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M")
-    return Intake(f"{bot}:cron:{bot_id}:{nearest}", f"{bot}:cron", record)
+    origin = _origin(bot, base_url, project, bot_id)
+    return Intake(f"{origin}:cron:{nearest}", f"{origin}:cron", record)
+
+
+def _version(resource: Json) -> str:
+    """The version of a resource; without one, a digest of it, so that two states are never taken for one."""
+    version = as_object(resource.get("meta")).get("versionId")
+    if isinstance(version, str) and is_id(version):
+        return version
+    return hashlib.sha256(json.dumps(resource, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _record(bot: str, server: str, project: str, bot_id: str) -> Json:
+    return {"bot": bot, "botId": bot_id, "project": project, "baseUrl": server}
+
+
+def _origin(bot: str, server: str, project: str, bot_id: str) -> str:
+    """The bot's name, and a digest of server, project and Bot: ids repeat where a server is a copy of another."""
+    whole = json.dumps([server.strip().rstrip("/"), project, bot_id])
+    return f"{bot}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
 def partition(lane: str) -> str:
