@@ -17,12 +17,12 @@ from bot_layer.federation.rules.settings import Answering
 from bot_layer.fhir.demographics import entries
 from bot_layer.fhir.identifiers import search_token
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
 from bot_layer.patient_registration.rules import index_patient, registration
 
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
 _MOST_MEASURED = 20_000
 _MOST_SUMMARIES = 16
@@ -101,7 +101,7 @@ class FederatedSource:
             summary = self._summary(found)
             is_meant = summary is not None and summary["id"] == document_id
             return summary if is_meant and not self._held(found, 1) else None
-        if not _ID.fullmatch(document_id):
+        if not is_id(document_id):
             return None
         stored = self.server.held(f"DocumentReference/{document_id}")
         return stored if stored is not None and self._may_leave(stored, found) else None
@@ -133,7 +133,7 @@ class FederatedSource:
     def _asked(self, asked_id: str) -> Json | None:
         system = self.answering.identifier_system
         if system is None:
-            return self.server.held(f"Patient/{asked_id}") if _ID.fullmatch(asked_id) else None
+            return self.server.held(f"Patient/{asked_id}") if is_id(asked_id) else None
         hits = self.server.search("Patient", [("identifier", search_token(system, asked_id)), ("_count", "10")])
         carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
         # A record that ended leads to the survivor, who may have taken its number over.

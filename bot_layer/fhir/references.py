@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from bot_layer.fhir.json import Json
 
+RESOURCE_TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _LITERAL: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
 
@@ -20,6 +21,14 @@ def is_id(value: Any) -> bool:
     https://hl7.org/fhir/R4/datatypes.html#id
     """
     return isinstance(value, str) and bool(_ID.fullmatch(value)) and not set(value) <= {"."}
+
+
+def is_relative(value: Any) -> bool:
+    """True for ``Type/id``."""
+    if not isinstance(value, str):
+        return False
+    resource_type, _, resource_id = value.partition("/")
+    return RESOURCE_TYPE.fullmatch(resource_type) is not None and is_id(resource_id)
 
 
 def local(reference: str, base_url: str) -> str:

@@ -11,6 +11,7 @@ from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import accounts, checks, enrollment, names
 from bot_layer.health_gorilla.rules.checks import Finding
 from bot_layer.health_gorilla.rules.clinician import Clinician
+from bot_layer.http.addresses import path
 
 # Well formed and given to nobody: the directory answers that it has none, and that shows that it can be searched.
 _NOBODY = "1000000004"
@@ -42,8 +43,7 @@ def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = Non
 
 
 def _tenant(gorilla: HealthGorillaClient) -> Json | None:
-    relative = f"Organization/{gorilla.settings.tenant_id}"
-    answer = gorilla.send("GET", relative, path="Organization/{id}")
+    answer = gorilla.send("GET", path("Organization/{id}", id=gorilla.settings.tenant_id))
     if answer.status in {404, 410}:
         return None
     if not answer.ok:

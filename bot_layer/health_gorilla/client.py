@@ -5,22 +5,27 @@ https://developer.healthgorilla.com/docs/practitionerrole
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-from bot_layer.errors import PermanentError, TransientError
+from bot_layer.errors import PermanentError
 from bot_layer.fhir import identifiers
+from bot_layer.fhir.bundle import NotASearchset, Searchset, read_searchset
 from bot_layer.fhir.identifiers import NPI_SYSTEM
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 from bot_layer.health_gorilla.token import Token, TokenStore
-from bot_layer.http.transport import Answer, Patience, Transport
+from bot_layer.http.addresses import Path, path, query_of
+from bot_layer.http.answer import Answer
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Transport
 
 FHIR_JSON = "application/fhir+json"
 _MOST_PAGES = 20
@@ -46,9 +51,9 @@ class HealthGorillaClient:
 
     def directory(self, npi: str) -> list[Json]:
         """The NPI directory's records of an NPI, as FHIR Practitioners."""
-        bundle = self.search("Practitioner", [("identifier", f"{NPI_SYSTEM}|{npi}")])
-        found = [found for found in resources(bundle) if found.get("resourceType") == "Practitioner"]
-        return [person for person in found if _may_have(person, npi)]
+        found = self.search("Practitioner", [("identifier", f"{NPI_SYSTEM}|{npi}")])
+        people = [resource for resource in found if resource["resourceType"] == "Practitioner"]
+        return [person for person in people if _may_have(person, npi)]
 
     def enrollments(self, npi: str) -> list[Enrollment]:
         """The accounts of an NPI in the tenant; the persons are read where the search did not bring them along."""
@@ -68,40 +73,35 @@ class HealthGorillaClient:
 
     def enrollment(self, role_id: str) -> Enrollment:
         """One account by the PractitionerRole's id."""
-        answer = self.send("GET", f"PractitionerRole/{role_id}", path="PractitionerRole/{id}")
+        answer = self.send("GET", path("PractitionerRole/{id}", id=role_id))
         return self.complete(Enrollment(resource_of(answer)))
 
     def create_account(self, role: Json) -> Answer:
         """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
         key = accounts.idempotency_key(self.settings.base_url, self.settings.tenant_id, role)
-        return self.send(
-            "POST", "PractitionerRole", path="PractitionerRole", json_body=role, headers={"HG-Idempotency-Key": key}
-        )
+        return self.send("POST", path("PractitionerRole"), json_body=role, headers={"HG-Idempotency-Key": key})
 
     def update_account(self, role: Json) -> Answer:
         """The answer to a PUT of the whole PractitionerRole, guarded by If-Match where its version is known."""
         version = role.get("meta", {}).get("versionId")
         headers = {"If-Match": f'W/"{version}"'} if version else {}
-        return self.send(
-            "PUT", f"PractitionerRole/{role['id']}", path="PractitionerRole/{id}", json_body=role, headers=headers
-        )
+        return self.send("PUT", path("PractitionerRole/{id}", id=str(role["id"])), json_body=role, headers=headers)
 
-    def search(self, resource_type: str, query: Query) -> Json:
-        """A searchset with all its pages, 20 of them at most; a longer one is an error, never a part of it."""
-        return self._whole(resource_type, self.send("GET", resource_type, path=resource_type, query=query))
+    def search(self, resource_type: str, query: Query) -> list[Json]:
+        """Every resource of a search, also included ones: at most 20 pages, never a part of a longer answer."""
+        return self._whole(resource_type, self.send("GET", path(resource_type), query=query))
 
-    def _whole(self, resource_type: str, answer: Answer) -> Json:
-        """The searchset whose first page is answered. Of a link to the next page only the query is used."""
-        bundle = resource_of(answer)
-        following = _next(bundle)
+    def _whole(self, resource_type: str, answer: Answer) -> list[Json]:
+        """The resources of a search whose first page is answered. Of a link to the next page only the query is used."""
+        page = searchset_of(answer)
+        found = [*page.resources]
         for _ in range(_MOST_PAGES - 1):
-            if following is None:
+            if page.next_url is None:
                 break
-            page = resource_of(self.send("GET", resource_type, path=resource_type, query=following))
-            bundle = {**page, "entry": [*(bundle.get("entry") or ()), *(page.get("entry") or ())]}
-            following = _next(page)
-        if following is None:
-            return bundle
+            page = searchset_of(self.send("GET", path(resource_type), query=query_of(page.next_url)))
+            found += page.resources
+        if page.next_url is None:
+            return found
         raise PermanentError(
             f"Health Gorilla's answer has more than {_MOST_PAGES} pages.",
             service=self.transport.service,
@@ -113,9 +113,8 @@ class HealthGorillaClient:
     def send(
         self,
         method: str,
-        relative: str,
+        where: Path,
         *,
-        path: str,
         query: Query = (),
         json_body: Any = None,
         headers: Mapping[str, str] | None = None,
@@ -130,9 +129,9 @@ class HealthGorillaClient:
             sent = {"Authorization": f"Bearer {token.value}", "Accept": FHIR_JSON, **(headers or {})}
             if json_body is not None:
                 sent["Content-Type"] = FHIR_JSON
-            url = f"{self.settings.base_url}/{relative}"
+            url = f"{self.settings.base_url}/{where}"
             return self.transport.send(
-                method, url, path=path, headers=sent, params=list(query) or None, json_body=json_body
+                method, url, path=where.template, headers=sent, params=list(query) or None, json_body=json_body
             )
 
         token = self.token()
@@ -155,7 +154,7 @@ class HealthGorillaClient:
         reference = accounts.person_reference(found.role)
         if person is None and reference and not reference.startswith("#"):
             person_id = reference.rpartition("/")[2]
-            answer = self.send("GET", f"Practitioner/{person_id}", path="Practitioner/{id}")
+            answer = self.send("GET", path("Practitioner/{id}", id=person_id))
             # Some users can't be read on their own; the role's reference has their id all the same.
             person = None if answer.status == 404 else resource_of(answer)
         return Enrollment(found.role, person)
@@ -164,14 +163,13 @@ class HealthGorillaClient:
         """The roles of the tenant: by one combined search where this release allows it, else filtered here."""
         if self.settings.base_url not in _NO_COMBINED_SEARCH:
             combined = [*query, ("organization", self.settings.tenant_id)]
-            answer = self.send("GET", "PractitionerRole", path="PractitionerRole", query=combined)
+            answer = self.send("GET", path("PractitionerRole"), query=combined)
             if answer.status != 400:
                 return self._roles(self._whole("PractitionerRole", answer))
             _NO_COMBINED_SEARCH.add(self.settings.base_url)
         return self._roles(self.search("PractitionerRole", query))
 
-    def _roles(self, bundle: Json) -> list[Enrollment]:
-        found = resources(bundle)
+    def _roles(self, found: list[Json]) -> list[Enrollment]:
         people = [resource for resource in found if resource.get("resourceType") == "Practitioner"]
         roles = [resource for resource in found if resource.get("resourceType") == "PractitionerRole"]
         return [Enrollment(role, accounts.person_of(role, people)) for role in roles if self._is_ours(role)]
@@ -184,50 +182,40 @@ class HealthGorillaClient:
 
 def connect(secrets: Mapping[str, str]) -> HealthGorillaClient:
     """Health Gorilla as the settings say; raises one ConfigError for all that is missing."""
-    return HealthGorillaClient(hg.read(secrets), Transport("Health Gorilla", Patience.from_settings(secrets)))
+    return HealthGorillaClient(hg.read(secrets), Transport("Health Gorilla", RetryPolicy.from_settings(secrets)))
 
 
 def resource_of(answer: Answer) -> Json:
-    """The resource that a read or a search answered. An empty answer is none: it must not pass for "nobody"."""
+    """The resource that a read answered. An empty answer is none: it must not pass for "nobody"."""
     if not answer.ok:
         raise answer.error()
     parsed = answer.json()
-    if isinstance(parsed, dict) and parsed.get("resourceType"):
+    if isinstance(parsed, dict) and isinstance(parsed.get("resourceType"), str):
         return parsed
-    raise TransientError(
-        "Health Gorilla answered without a resource; try again later.",
-        service=answer.service,
-        status=answer.status,
-        method=answer.method,
-        path=answer.path,
-        code="unreadable-answer",
-    )
+    raise answer.unreadable("answered without a resource")
 
 
-def resources(bundle: Json) -> list[Json]:
-    """The resources of a Bundle."""
-    entries = bundle.get("entry")
-    return [entry["resource"] for entry in entries if "resource" in entry] if isinstance(entries, list) else []
+def searchset_of(answer: Answer) -> Searchset:
+    """One page of a search."""
+    if not answer.ok:
+        raise answer.error()
+    try:
+        return read_searchset(answer.json())
+    except NotASearchset as fault:
+        raise answer.unreadable(str(fault)) from fault
 
 
 def created_id(answer: Answer, resource_type: str) -> str | None:
     """The id of what a create made, from the Location in any of its shapes, else from the body; else None."""
-    steps = urlsplit(answer.headers.get("Location", "")).path.split("/")
-    if resource_type in steps[:-1]:
-        return steps[steps.index(resource_type) + 1] or None
+    steps = re.split(r"[?#]", answer.headers.get("Location", ""))[0].split("/")
+    named = steps[steps.index(resource_type) + 1] if resource_type in steps[:-1] else ""
+    if named:
+        return named if is_id(named) else None
     found = answer.outcome()
-    return str(found["id"]) if found.get("resourceType") == resource_type and found.get("id") else None
+    return found["id"] if found.get("resourceType") == resource_type and is_id(found.get("id")) else None
 
 
 def _may_have(person: Json, npi: str) -> bool:
     """False for a person who has another NPI: a server that passes over a search parameter answers with anybody."""
     known = identifiers.npis(person.get("identifier", []))
     return not known or npi in known
-
-
-def _next(bundle: Json) -> list[tuple[str, str]] | None:
-    """The query of the link to the next page. Only the query: the host stays ours, whatever the link says."""
-    for link in bundle.get("link", []):
-        if link.get("relation") == "next":
-            return parse_qsl(urlsplit(str(link.get("url"))).query)
-    return None

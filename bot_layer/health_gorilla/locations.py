@@ -5,9 +5,10 @@ from __future__ import annotations
 from bot_layer.errors import ReviewNeeded, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.validation import require_valid
-from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resource_of, resources
+from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resource_of
 from bot_layer.health_gorilla.rules import accounts, locations
 from bot_layer.health_gorilla.rules.locations import TYPE, Decision
+from bot_layer.http.addresses import path
 
 _ATTEMPTS = 3
 
@@ -16,8 +17,8 @@ def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Js
     """The location by its id, else that of the same name and address in the tenant; ReviewNeeded where it is gone."""
     if known is None:
         query = [("partof", gorilla.settings.tenant_id), ("type", f"{TYPE['system']}|{TYPE['code']}")]
-        return locations.pick(resources(gorilla.search("Organization", query)), requested)
-    answer = gorilla.send("GET", f"Organization/{known}", path="Organization/{id}")
+        return locations.pick(gorilla.search("Organization", query), requested)
+    answer = gorilla.send("GET", path("Organization/{id}", id=known))
     if answer.status in {404, 410}:
         text = "Medplum keeps a location's id, but Health Gorilla has no location with it."
         raise ReviewNeeded(text, code="location-vanished")
@@ -48,12 +49,12 @@ def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:
     if decision.action == "created":
         key = accounts.idempotency_key(gorilla.settings.base_url, gorilla.settings.tenant_id, payload)
         headers = {"HG-Idempotency-Key": key}
-        answer = gorilla.send("POST", "Organization", path="Organization", json_body=payload, headers=headers)
+        answer = gorilla.send("POST", path("Organization"), json_body=payload, headers=headers)
     else:
         version = payload.get("meta", {}).get("versionId")
         headers = {"If-Match": f'W/"{version}"'} if version else {}
-        relative = f"Organization/{payload['id']}"
-        answer = gorilla.send("PUT", relative, path="Organization/{id}", json_body=payload, headers=headers)
+        where = path("Organization/{id}", id=str(payload["id"]))
+        answer = gorilla.send("PUT", where, json_body=payload, headers=headers)
     if answer.status in {202, 409, 412}:
         text = "The location is being changed by somebody else; sync it again."
         raise TransientError(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
 
 from bot_layer.bot.event import Event
 from bot_layer.fhir import references
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id
 from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import account_request, password
 from bot_layer.health_gorilla.rules import practice_organizations as practice
@@ -20,8 +19,6 @@ from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 from bot_layer.medplum.client import Medplum
-
-_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 def in_tenant(
@@ -81,7 +78,7 @@ def practitioner_role(server: Medplum, practitioner: str, now: datetime) -> str 
 def organizations(server: Medplum, wanted: Iterable[str], now: datetime) -> dict[str, PracticeOrganization]:
     """The Organizations of Medplum by reference, in one search; ids of Health Gorilla itself are not looked up."""
     ids = [reference.removeprefix("Organization/") for reference in dict.fromkeys(wanted)]
-    ids = [found for found in ids if _ID.fullmatch(found) and not found.startswith(practice.PREFIXES)]
+    ids = [found for found in ids if is_id(found) and not found.startswith(practice.PREFIXES)]
     if not ids:
         return {}
     found = server.search("Organization", [("_id", ",".join(ids)), ("_count", str(len(ids)))])

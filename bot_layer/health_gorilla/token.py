@@ -7,6 +7,7 @@ Grants: ``jwt-bearer`` (a JWT signed with the client secret, as working integrat
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import jwt
 from cachetools import LRUCache
 
-from bot_layer.errors import AuthError, ConfigError, TransientError
+from bot_layer.errors import AuthError, ConfigError
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 from bot_layer.http.single_flight import SingleFlight
 from bot_layer.http.transport import Answer, Transport
@@ -27,6 +28,8 @@ _KEPT = 64
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 # https://www.rfc-editor.org/rfc/rfc6749#section-5.2: anything else might be a word on somebody.
 _CODES = frozenset({"invalid_grant", "invalid_client", "invalid_scope", "unsupported_grant_type"})
+# https://www.rfc-editor.org/rfc/rfc6750#section-2.1, and whatever else is visible ASCII.
+_BEARER = re.compile(r"[\x21-\x7e]+")
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -80,15 +83,8 @@ def request_token(settings: HealthGorilla, transport: Transport, now: float) -> 
         raise _refusal(answer)
     granted = answer.json()
     value = granted.get("access_token") if isinstance(granted, dict) else None
-    if not isinstance(value, str) or not value:
-        raise TransientError(
-            "Health Gorilla's token endpoint answered without a token; try again later.",
-            service=transport.service,
-            status=answer.status,
-            method="POST",
-            path="oauth/token",
-            code="unreadable-answer",
-        )
+    if not isinstance(value, str) or not _BEARER.fullmatch(value):
+        raise answer.unreadable("answered its token request without a usable token")
     lifetime = granted.get("expires_in")
     seconds = float(lifetime) if isinstance(lifetime, int | float) else 3600.0
     scopes = str(granted.get("scope") or settings.scopes)

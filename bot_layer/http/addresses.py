@@ -9,18 +9,17 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from bot_layer.errors import ConfigError, InputError
+from bot_layer.fhir.references import RESOURCE_TYPE, is_id
 
 Network = Literal["loopback", "private", "public", "special", "name"]
 Origin = tuple[str, str, int]
 
-FHIR_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
-_TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 # A backslash, white space, control characters and a user name are read differently by different parsers.
 _AMBIGUOUS: Final = re.compile(r"[\\\s\x00-\x20\x7f]")
@@ -50,15 +49,15 @@ def path(template: str, /, **parameters: str) -> Path:
     return Path(template, _PARAMETER.sub(lambda found: _step(found[1], parameters[found[1]]), template))
 
 
-def is_fhir_id(text: str) -> bool:
-    """True for an id as FHIR defines it (https://hl7.org/fhir/R4/datatypes.html#id) that is no step of navigation."""
-    return FHIR_ID.fullmatch(text) is not None and text not in {".", ".."}
+def query_of(url: str) -> list[tuple[str, str]]:
+    """The query of a URL that a service names; nothing else of it is used, so that the host stays ours."""
+    return parse_qsl(url.partition("#")[0].partition("?")[2], keep_blank_values=True)
 
 
 def _step(name: str, value: str) -> str:
-    if name in {"id", "version"} and is_fhir_id(value):
+    if name in {"id", "version"} and is_id(value):
         return value
-    if name == "type" and _TYPE.fullmatch(value):
+    if name == "type" and RESOURCE_TYPE.fullmatch(value):
         return value
     if name not in {"id", "version", "type"} and value not in {"", ".", ".."}:
         return quote(value, safe="", errors="replace")

@@ -14,11 +14,11 @@ import httpx
 
 from bot_layer import spans
 from bot_layer.errors import AuthError, InputError, PermanentError, TransientError
+from bot_layer.fhir.references import is_id
 from bot_layer.http.body import paced
+from bot_layer.http.policy import BUSY
 from bot_layer.http.transport import Patience
 from bot_layer.medplum.client import Medplum
-
-_BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Bytes:
 
 def open_binary(server: Medplum, binary_id: str) -> Bytes:
     """The document of a Binary; InputError ``not-found`` where there is none."""
+    if not is_id(binary_id):
+        raise InputError("Medplum has no Binary under such an id.", code="not-found")
     response = _get(server, binary_id)
     if response.status_code == 401:
         # The token ended: any call through the client gets a new one.
@@ -60,7 +62,7 @@ def open_binary(server: Medplum, binary_id: str) -> Bytes:
         raise InputError("Medplum has no Binary/{id}, or this client may not see it.", code="not-found")
     if response.status_code in {401, 403}:
         raise AuthError("Medplum refused the rights of this client for GET Binary/{id}.", code="medplum-rights-missing")
-    if response.status_code in _BUSY:
+    if response.status_code in BUSY:
         raise _lost(response.status_code)
     raise PermanentError(
         "Medplum refused GET Binary/{id}.",

@@ -8,28 +8,29 @@ A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhi
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, TypeVar
 
 import httpx
 from pymedplum import MedplumClient
 
 from bot_layer.bot.event import Event
 from bot_layer.errors import AuthError, ConfigError, InputError, PermanentError, TransientError
+from bot_layer.fhir.bundle import NotASearchset, Searchset, read_searchset
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import RESOURCE_TYPE, is_relative
+from bot_layer.http.addresses import query_of
 from bot_layer.http.transport import DEFAULT_PATIENCE, Patience, require_safe_url
 from bot_layer.medplum.wire import SERVICE, Wire, named
 
 # pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
 logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
-_REFERENCE = re.compile(r"[A-Za-z]+/[A-Za-z0-9\-.]{1,64}")
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
 
+_Result = TypeVar("_Result")
 Change = Callable[[Json], Json]
 Query = Sequence[tuple[str, str]]
 
@@ -44,11 +45,7 @@ class Medplum:
 
     def read(self, reference: str) -> Json:
         """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
-        resource_type, _, resource_id = reference.partition("/")
-        path = f"{resource_type}/{{id}}"
-        if not _REFERENCE.fullmatch(reference):
-            # Another server's address, a contained resource, or nonsense that somebody stored as a reference.
-            raise InputError("Medplum has nothing under such a reference.", code="not-found")
+        resource_type, resource_id, path = _where(reference)
 
         def call() -> Json:
             found: Json = self.client.read_resource(resource_type, resource_id)
@@ -69,34 +66,36 @@ class Medplum:
 
     def search(self, resource_type: str, query: Query) -> list[Json]:
         """The resources of the first page of a search, without included ones of other types."""
-        bundle = self.search_bundle(resource_type, query)
-        found = (entry.get("resource") for entry in bundle.get("entry", []))
-        return [resource for resource in found if resource and resource.get("resourceType") == resource_type]
+        page = self._page(resource_type, query)
+        return [resource for resource in page.resources if resource["resourceType"] == resource_type]
 
-    def search_bundle(self, resource_type: str, query: Query) -> Json:
-        """The first page of a search as Medplum's Bundle."""
+    def _page(self, resource_type: str, query: Query) -> Searchset:
+        def call() -> Searchset:
+            try:
+                return read_searchset(self.client.search_resources(resource_type, list(query)))
+            except NotASearchset as fault:
+                raise TransientError(
+                    f"Medplum {fault}; try again later.",
+                    service=SERVICE,
+                    method="GET",
+                    path=resource_type,
+                    code="unreadable-answer",
+                ) from fault
 
-        def call() -> Json:
-            found: Json = self.client.search_resources(resource_type, list(query))
-            return found
-
-        return self._repeat("GET", resource_type, call)
+        return self._repeat("GET", _type(resource_type), call)
 
     def search_all(self, resource_type: str, query: Query) -> Iterator[Json]:
         """Every match of a search, page by page; of a link to the next page only the query is used."""
-        bundle = self.search_bundle(resource_type, query)
+        page = self._page(resource_type, query)
         while True:
-            for entry in bundle.get("entry", []):
-                if entry.get("search", {}).get("mode", "match") == "match" and "resource" in entry:
-                    yield entry["resource"]
-            following = [link["url"] for link in bundle.get("link", []) if link.get("relation") == "next"]
-            if not following:
+            yield from page.matches
+            if page.next_url is None:
                 return
-            bundle = self.search_bundle(resource_type, parse_qsl(urlsplit(following[0]).query))
+            page = self._page(resource_type, query_of(page.next_url))
 
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
-        with named("POST", resource["resourceType"]):
+        with named("POST", _type(resource["resourceType"])):
             created: Json = self.client.create_resource(resource)
             return created
 
@@ -107,19 +106,19 @@ class Medplum:
             created: Json = self.client.create_resource_if_none_exist(resource, query)
             return created
 
-        return self._repeat("POST", resource["resourceType"], call, repeatable=True)
+        return self._repeat("POST", _type(resource["resourceType"]), call, repeatable=True)
 
     def change(self, reference: str, change: Change, *, attempts: int = 5) -> Json:
         """The resource after a pure ``change``, written with If-Match; nothing is written where nothing changes.
 
         On 412 it is read again and changed anew, so that nobody's edit is overwritten.
         """
-        resource_type, _, resource_id = reference.partition("/")
+        resource_type, resource_id, path = _where(reference)
 
         def call() -> Json:
             return self.client.update_with_retry(resource_type, resource_id, change, max_retries=attempts).resource
 
-        return self._repeat("PUT", f"{resource_type}/{{id}}", call)
+        return self._repeat("PUT", path, call)
 
     def update(self, resource: Json) -> Json:
         """The stored resource after a PUT with If-Match; a stale version is a TransientError of status 412."""
@@ -128,7 +127,7 @@ class Medplum:
             updated: Json = self.client.update_resource(resource, if_match="required")
             return updated
 
-        return self._repeat("PUT", f"{resource['resourceType']}/{{id}}", call)
+        return self._repeat("PUT", _where(_reference_of(resource))[2], call)
 
     def restore(self, resource: Json) -> Json:
         """The stored resource after a PUT of an earlier version, which also brings back a deleted one."""
@@ -137,12 +136,12 @@ class Medplum:
             updated: Json = self.client.update_resource(resource, if_match=False)
             return updated
 
-        return self._repeat("PUT", f"{resource['resourceType']}/{{id}}", call)
+        return self._repeat("PUT", _where(_reference_of(resource))[2], call)
 
     def delete(self, reference: str) -> None:
         """Delete ``Type/id``; one that is gone already is no error."""
-        resource_type, _, resource_id = reference.partition("/")
-        with named("DELETE", f"{resource_type}/{{id}}"):
+        resource_type, resource_id, path = _where(reference)
+        with named("DELETE", path):
             self.client.delete_resource(resource_type, resource_id)
 
     def batch(self, entries: Sequence[Json]) -> list[Json]:
@@ -153,6 +152,7 @@ class Medplum:
 
     def ccda(self, patient_id: str) -> bytes:
         """The patient's data as a C-CDA document, made by Medplum when asked (``Patient/$ccda-export``)."""
+        _where(f"Patient/{patient_id}")
         with named("GET", "Patient/{id}/$ccda-export"):
             return str(self.client.export_ccda(patient_id)).encode()
 
@@ -180,7 +180,7 @@ class Medplum:
             return {}
         return {each["name"]: each for each in held.get("secret") or () if each.get("name")}
 
-    def _repeat(self, method: str, path: str, call: Callable[[], Json], *, repeatable: bool = False) -> Json:
+    def _repeat(self, method: str, path: str, call: Callable[[], _Result], *, repeatable: bool = False) -> _Result:
         for attempt in range(self.patience.retries + 1):
             try:
                 with named(method, path):
@@ -233,6 +233,25 @@ def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> 
     base_url, client_id, client_secret = (environ[name] for name in names)
     patience = Patience.from_settings(environ)
     return connect_client(base_url, client_id, client_secret, patience=replace(patience, read=patience.read + working))
+
+
+def _where(reference: str) -> tuple[str, str, str]:
+    """The type and id of ``Type/id``, and the template that stands for them in errors."""
+    if not is_relative(reference):
+        # Another server's address, a contained resource, or nonsense that somebody stored as a reference.
+        raise InputError("Medplum has nothing under such a reference.", code="not-found")
+    resource_type, _, resource_id = reference.partition("/")
+    return resource_type, resource_id, f"{resource_type}/{{id}}"
+
+
+def _reference_of(resource: Json) -> str:
+    return f"{resource.get('resourceType')}/{resource.get('id')}"
+
+
+def _type(name: str) -> str:
+    if not RESOURCE_TYPE.fullmatch(name):
+        raise InputError("Medplum has no such resource type.", code="not-found")
+    return name
 
 
 @lru_cache(maxsize=8)

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlencode
 
 import orjson
 
 from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
+from bot_layer.http.addresses import query_of
 from bot_layer.http.wire import Reply, Wire
 from bot_layer.medplum.login import SERVICE, Login, read_object
 
@@ -100,15 +103,13 @@ class MedplumRequests:
                     method="GET",
                     path=resource_type,
                 )
-            page = read_object(reply.body)
-            if page.get("resourceType") != "Bundle":
+            try:
+                page = read_searchset(reply.json())
+            except NotASearchset as fault:
                 # It must not pass for "nothing there": all that is there would be made once more.
-                raise self._wire.lost("GET", resource_type, sent=True)
-            for each in page.get("entry") or []:
-                if isinstance(each.get("resource"), dict):
-                    yield each["resource"]
-            following = [each["url"] for each in page.get("link") or [] if each.get("relation") == "next"]
-            path = "fhir/R4/" + following[0].partition("/fhir/R4/")[2] if following else ""
+                raise reply.unreadable(str(fault)) from fault
+            yield from page.resources
+            path = f"fhir/R4/{resource_type}?{urlencode(query_of(page.next_url))}" if page.next_url else ""
 
     # -- Pace
 

@@ -13,10 +13,10 @@ from pymedplum import exceptions as refusals
 from bot_layer import spans
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
 from bot_layer.http.body import paced
+from bot_layer.http.policy import BUSY
 from bot_layer.http.transport import retry_after
 
 SERVICE = "Medplum"
-_BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 class Wire(httpx.BaseTransport):
@@ -42,7 +42,7 @@ class Wire(httpx.BaseTransport):
             raise _transient(request.method, None, maybe_done=not unsent) from fault
         if isinstance(response.stream, httpx.SyncByteStream):
             response.stream = _Body(response.stream, request.method, self._clock)
-        if response.status_code in _BUSY:
+        if response.status_code in BUSY:
             response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
             busy.retry_after = _until_quota(response)

@@ -14,8 +14,9 @@ from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import search_token
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.validation import require_valid
-from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of, resources
-from bot_layer.http.transport import Answer
+from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of
+from bot_layer.http.addresses import path
+from bot_layer.http.answer import Answer
 from bot_layer.patient_registration.rules import index_patient, registration
 from bot_layer.patient_registration.rules.index_patient import Policy, pt_identifier
 from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Update, id_in_location
@@ -93,7 +94,7 @@ class Patients:
             "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
             "HG-Idempotency-Key": registration.idempotency_key(plan.body),
         }
-        answer = self.gorilla.send("POST", "Patient", path="Patient", json_body=plan.body, headers=headers)
+        answer = self.gorilla.send("POST", path("Patient"), json_body=plan.body, headers=headers)
         if answer.status == 202:
             raise TransientError(
                 "Health Gorilla is still busy with the same request; try again later.",
@@ -112,9 +113,7 @@ class Patients:
 
     def _update(self, plan: Update) -> str | None:
         headers = {"If-Match": f'W/"{plan.version}"'} if plan.version else {}
-        answer = self.gorilla.send(
-            "PUT", f"Patient/{plan.id}", path="Patient/{id}", json_body=plan.body, headers=headers
-        )
+        answer = self.gorilla.send("PUT", path("Patient/{id}", id=plan.id), json_body=plan.body, headers=headers)
         if answer.status in _CHANGED_MEANWHILE:
             return None
         _require_ok(answer)
@@ -141,11 +140,12 @@ class Patients:
         return self._read(recorded[0])
 
     def _search(self, query: list[tuple[str, str]]) -> list[Json]:
-        found = resources(self.gorilla.search("Patient", query))
-        return [resource for resource in found if resource.get("resourceType") == "Patient"]
+        return [
+            resource for resource in self.gorilla.search("Patient", query) if resource.get("resourceType") == "Patient"
+        ]
 
     def _read(self, patient_id: str) -> Json | None:
-        answer = self.gorilla.send("GET", f"Patient/{patient_id}", path="Patient/{id}")
+        answer = self.gorilla.send("GET", path("Patient/{id}", id=patient_id))
         if answer.status in {404, 410}:
             return None
         _require_ok(answer)

@@ -17,7 +17,7 @@ from responses.matchers import query_param_matcher
 from bot_layer.errors import AuthError, ConfigError, PermanentError, ServiceError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla import client as health_gorilla
-from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resources
+from bot_layer.health_gorilla.client import HealthGorillaClient, created_id
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.http.transport import Answer, Patience, Transport
@@ -57,7 +57,12 @@ def conversation() -> HealthGorillaClient:
 
 def bundle(*found: Json, following: str | None = None) -> Json:
     links = [{"relation": "self", "url": "x"}, *([{"relation": "next", "url": following}] if following else [])]
-    return {"resourceType": "Bundle", "entry": [{"resource": resource} for resource in found], "link": links}
+    return {
+        "resourceType": "Bundle",
+        "type": "searchset",
+        "entry": [{"resource": resource} for resource in found],
+        "link": links,
+    }
 
 
 def a_role(role_id: str = "r-1", **changes: Any) -> Json:
@@ -196,16 +201,16 @@ def test_twenty_pages_are_read() -> None:
         following = f"{url}?_cursor={number + 1}" if number < 19 else None
         page = bundle({"resourceType": "Organization", "id": str(number)}, following=following)
         responses.get(url, json=page, match=[query_param_matcher({"_cursor": str(number)} if number else {})])
-    found = resources(client.search("Organization", []))
+    found = client.search("Organization", [])
     assert [organization["id"] for organization in found] == [str(number) for number in range(20)]
 
 
 @responses.activate
-@pytest.mark.parametrize("entries", ["", ', "entry": null', ', "entry": [{"search": {}}]'])
+@pytest.mark.parametrize("entries", ["", ', "entry": null', ', "entry": []', ', "total": 0'])
 def test_a_searchset_without_entries_is_no_account(entries: str) -> None:
     """Health Gorilla leaves entries out."""
     client = conversation()
-    responses.get(f"{BASE}/PractitionerRole", body=f'{{"resourceType": "Bundle"{entries}}}')
+    responses.get(f"{BASE}/PractitionerRole", body=f'{{"resourceType": "Bundle", "type": "searchset"{entries}}}')
     assert client.enrollments(npi(1)) == []
 
 

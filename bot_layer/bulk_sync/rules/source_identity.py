@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id
 
 ROOT: Final = "https://practicefusion.com/fhir"
 # What the sync notes on its own identifier (or tag), so that nothing else of the resource is touched.
@@ -87,7 +88,6 @@ _CLINICAL: Final = 4  # the place of Condition
 _LEVEL_OF: Final = {name: number for number, names in enumerate(LEVELS) for name in names}
 
 # https://hl7.org/fhir/R4/datatypes.html#id
-_ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 def kebab(resource_type: str) -> str:
@@ -123,7 +123,7 @@ def brought_as(stored_type: str) -> str:
 
 def is_source_id(value: object) -> bool:
     """True for what FHIR allows as a resource id: nothing else can be looked up safely."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return is_id(value)
 
 
 def source_id_of(resource: Json, resource_type: str) -> str | None:

@@ -9,6 +9,7 @@ from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, http_date
 from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
 from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json, objects
 from bot_layer.http.wire import Reply
 
@@ -42,14 +43,12 @@ class Records:
                 )
             seen.add(url)
             page = _answered(self.requests.read(url, path=resource_type), resource_type)
-            if page.get("resourceType") != "Bundle":
-                raise _unreadable(resource_type)
-            for entry in objects(page.get("entry")):
-                found = entry.get("resource")
-                if isinstance(found, dict) and found.get("resourceType") == resource_type:
-                    yield found
-            following = [each.get("url") for each in objects(page.get("link")) if each.get("relation") == "next"]
-            url = absolute(url, str(following[0])) if following and following[0] else ""
+            try:
+                found = read_searchset(page)
+            except NotASearchset as fault:
+                raise _unreadable(resource_type) from fault
+            yield from (each for each in found.matches if each["resourceType"] == resource_type)
+            url = absolute(url, found.next_url) if found.next_url else ""
 
     def server_time(self) -> str:
         """The source's own time, a little earlier: a machine here may be ahead of it."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from bot_layer.errors import InputError
 from bot_layer.fhir import identifiers, outcomes, parameters
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id, is_relative
 
 COLUMNS = ("practitioner", "action", "codes", "text")
 SETTLED = frozenset({"enrolled", "updated", "unchanged"})
 WELL = SETTLED | {f"would-be-{action}" for action in SETTLED}
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ def matches(entries: Sequence[Entry], practitioners: Iterable[Json]) -> dict[str
 
 def _entry(line: int, cells: Mapping[str, str]) -> Entry | None:
     locations = tuple(re.split(r"[;\s]+", cells["location"])) if cells.get("location") else ()
-    if any(not re.fullmatch(rf"Organization/{_ID.pattern}", location) for location in locations):
+    if not all(is_relative(each) and each.startswith("Organization/") for each in locations):
         return None
     given = cells.get("practitioner", "")
     if given:
         bare = given.removeprefix("Practitioner/")
-        return Entry(line, f"Practitioner/{bare}", None, locations) if _ID.fullmatch(bare) else None
+        return Entry(line, f"Practitioner/{bare}", None, locations) if is_id(bare) else None
     return Entry(line, None, cells["npi"], locations) if identifiers.is_npi(cells.get("npi", "")) else None
