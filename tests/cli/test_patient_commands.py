@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from bot_layer.cli.main import build
 from bot_layer.federation.rules import token as federated_token
 from bot_layer.federation.rules.token import is_secret
+from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_client
 from bot_layer.patient_registration.adt import message as adt
 from medplum_sandbox.medplum.sandbox import MedplumSandbox
@@ -47,6 +48,38 @@ def test_a_patient_is_printed_as_a_message_that_reads_back(medplum: MedplumSandb
     assert (read.header.sender, read.header.receiver) == (("EHR", "ELM"), ("HG", "HG"))
     assert read.persons[0].patient["identifier"] == [{"system": MRN, "value": "M-7"}]
     assert done.stdout_bytes.count(b"\r") == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "code"),
+    [
+        ({}, ["--event", "A29"], "patient-active"),
+        ({}, ["--event", "A29", "--yes"], ""),
+        ({"active": False}, ["--event", "A29"], ""),
+        ({"meta": {"security": [{"code": "NOAUTH"}]}}, ["--event", "A04"], "patient-restricted"),
+        ({"meta": {"security": [{"code": "NOAUTH"}]}}, ["--event", "A29", "--yes"], ""),
+    ],
+)
+def test_a_deletion_and_a_disclosure_are_not_printed_by_mistake(
+    medplum: MedplumSandbox, changes: Json, words: list[str], code: str
+) -> None:
+    """An A29 of an active patient needs --yes; whoever is kept out of networks has no other message."""
+    server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+    stored = server.create(person(identifier=[{"system": MRN, "value": "M-7"}], **changes))
+    done = CliRunner().invoke(build(), ["adt", "--patient", stored["id"], *words], env=environ(medplum))
+    assert (done.exit_code, done.stderr.partition(":")[0]) == ((2, code) if code else (0, ""))
+    assert ("M-7" in done.stdout) == (not code)
+
+
+@pytest.mark.parametrize("words", [["--event", "A29"], ["--event", "A29", "--yes"]])
+def test_the_survivor_of_a_merge_is_never_deleted(medplum: MedplumSandbox, words: list[str]) -> None:
+    server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+    kept = server.create(person(identifier=[{"system": MRN, "value": "M-7"}], active=False))
+    link = [{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}]
+    gone = server.create(person(identifier=[{"system": MRN, "value": "M-8"}], link=link))
+    done = CliRunner().invoke(build(), ["adt", "--patient", gone["id"], *words], env=environ(medplum))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("patient-merged:")
 
 
 def test_what_cannot_be_printed_ends_with_a_code(medplum: MedplumSandbox) -> None:

@@ -213,7 +213,7 @@ def _plan_known(patient: Json, theirs: Json, policy: Policy, context: Context, *
             return Review(
                 "contradictory-demographics", "A patient of this name and birth date has another gender there."
             )
-    if is_somebody_else(ours, theirs) and not context.force:
+    if is_somebody_else(patient, theirs) and not context.force:
         return Review("contradictory-demographics", "The patient under this id has another name and birth date there.")
     changed = index_patient.differences(ours, theirs)
     if not changed:

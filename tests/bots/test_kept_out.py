@@ -1,0 +1,205 @@
+"""Patients who are kept out of the network, and what becomes of a registration that exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bot_layer.errors import TransientError
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.client import Medplum
+from bots.register_patient import handler
+from tests.bots.patient_world import Clinic, action, clinic, codes, person
+from tests.reported_cases.conversation import adt, pid, send, world
+
+ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+HG = "https://www.healthgorilla.com"
+
+
+def consent(patient: Json, **parts: Any) -> Json:
+    """An active privacy Consent of a patient."""
+    return {
+        "resourceType": "Consent",
+        "status": "active",
+        "scope": {
+            "coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy"}]
+        },
+        "category": [{"coding": [{"system": ACT_CODE, "code": "IDSCL"}]}],
+        "patient": {"reference": f"Patient/{patient['id']}"},
+        "policyRule": {
+            "coding": [{"system": ACT_CODE, "code": "OPTOUT" if "provision" not in parts else "hipaa-auth"}]
+        },
+        **parts,
+    }
+
+
+def hg_identifiers(w: Clinic, patient: Json) -> list[tuple[str, str]]:
+    """Value and use of each Health Gorilla id that Medplum keeps."""
+    entries = w.server.read(f"Patient/{patient['id']}").get("identifier", [])
+    return [(each["value"], each.get("use", "")) for each in entries if each["system"] == HG]
+
+
+def open_tasks(w: Clinic) -> list[str]:
+    """The kinds of the Tasks that somebody has to look at."""
+    found = w.server.search("Task", [("_count", "20"), ("status", "requested")])
+    return sorted(task["code"]["coding"][0]["code"] for task in found)
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ({}, "patient-opted-out"),
+        ({"provision": {"type": "deny"}}, "patient-opted-out"),
+        ({"provision": {"type": "permit", "provision": [{"type": "deny"}]}}, "patient-opted-out"),
+        ({"provision": {}}, "consent-unreadable"),
+    ],
+)
+@pytest.mark.parametrize("call", ["asked", "subscribed"])
+def test_a_consent_keeps_a_patient_out(parts: Json, code: str, call: str) -> None:
+    """In a direct call and in a Subscription; nobody has to look, and force does not help."""
+    with clinic() as w:
+        patient = w.server.create(person())
+        w.server.create(
+            consent(patient, **{**parts, **({"policyRule": {"text": "x"}} if code != "patient-opted-out" else {})})
+        )
+        event = w.asked(patient, force=True) if call == "asked" else w.subscribed(patient)
+        answer = handler(event)
+        assert (action(answer), codes(answer)) == ("refused", [code])
+        assert (w.gorilla.patients(), open_tasks(w)) == ([], [])
+
+
+@pytest.mark.parametrize("status", ["draft", "inactive", "rejected", "entered-in-error"])
+def test_a_consent_that_is_not_in_force_keeps_nobody_out(status: str) -> None:
+    with clinic() as w:
+        patient = w.server.create(person())
+        w.server.create(consent(patient, status=status))
+        assert action(handler(w.asked(patient))) == "registered"
+
+
+def test_a_changed_consent_ends_a_registration_and_a_later_one_revives_it() -> None:
+    """The Consent's own event does both. Health Gorilla knows no delete, so a person is asked once."""
+    with clinic() as w:
+        patient = w.server.create(person())
+        handler(w.asked(patient))
+        ((hg_id, _),) = hg_identifiers(w, patient)
+        denied = w.server.create(consent(patient))
+        for _ in range(2):
+            assert codes(handler(w.subscribed(denied, "create"))) == ["patient-opted-out"]
+        assert [(each["id"], each["active"]) for each in w.gorilla.patients()] == [(hg_id, False)]
+        assert hg_identifiers(w, patient) == [(hg_id, "old")]
+        assert open_tasks(w) == ["end-registration"]
+        versions = [each["meta"]["versionId"] for each in w.gorilla.patients()]
+        handler(w.subscribed(patient))
+        assert [each["meta"]["versionId"] for each in w.gorilla.patients()] == versions
+
+        withdrawn = w.server.change(f"Consent/{denied['id']}", lambda now: {**now, "status": "inactive"})
+        assert action(handler(w.subscribed(withdrawn))) == "updated"
+        assert [(each["id"], each["active"]) for each in w.gorilla.patients()] == [(hg_id, True)]
+        assert hg_identifiers(w, patient) == [(hg_id, "")]
+        assert open_tasks(w) == []
+
+
+def test_a_deleted_consent_lets_the_patient_in() -> None:
+    with clinic() as w:
+        patient = w.server.create(person())
+        denied = w.server.create(consent(patient))
+        handler(w.subscribed(patient))
+        w.server.delete(f"Consent/{denied['id']}")
+        assert action(handler(w.subscribed(denied, "delete"))) == "registered"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        {"system": CONFIDENTIALITY, "code": "V"},
+        {"system": ACT_CODE, "code": "NODSCLCD"},
+        {"code": "R"},
+        {"system": "urn:clinic", "code": "vip"},
+    ],
+)
+def test_a_label_ends_a_registration(label: Json) -> None:
+    with clinic() as w:
+        patient = w.server.create(person())
+        handler(w.asked(patient))
+        w.server.change(f"Patient/{patient['id']}", lambda now: {**now, "meta": {**now["meta"], "security": [label]}})
+        assert codes(handler(w.subscribed(patient))) == ["patient-restricted"]
+        assert [each["active"] for each in w.gorilla.patients()] == [False]
+
+
+def test_a_preview_says_so_and_ends_nothing() -> None:
+    with clinic() as w:
+        patient = w.server.create(person())
+        handler(w.asked(patient))
+        w.server.create(consent(patient))
+        before = w.held()
+        assert codes(handler(w.asked(patient, preview=True))) == ["patient-opted-out"]
+        assert (w.held(), open_tasks(w)) == (before, [])
+
+
+def test_the_consent_of_a_merged_record_counts() -> None:
+    """Whoever opted out before two records were merged is not known to networks by the survivor."""
+    with clinic() as w:
+        gone, kept = w.server.create(person()), w.server.create(person())
+        w.server.create(consent(gone))
+        for one, other, way in ((gone, kept, "replaced-by"), (kept, gone, "replaces")):
+            link = [{"type": way, "other": {"reference": f"Patient/{other['id']}"}}]
+            w.server.update({**w.server.read(f"Patient/{one['id']}"), "link": link})
+        assert codes(handler(w.asked(kept))) == ["patient-opted-out"]
+
+
+def test_opt_in_turns_it_round() -> None:
+    with clinic(FEDERATED_OPT_IN="true") as w:
+        patient = w.server.create(person())
+        assert codes(handler(w.subscribed(patient))) == ["patient-not-opted-in"]
+        w.server.create(consent(patient, provision={"type": "permit"}))
+        assert action(handler(w.subscribed(patient))) == "registered"
+
+
+def test_consents_that_cannot_be_searched_permit_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(self: Medplum, resource_type: str, query: Any) -> Any:
+        raise TransientError("Medplum is busy.", service="Medplum", path=resource_type)
+
+    with clinic() as w:
+        patient = w.server.create(person())
+        monkeypatch.setattr(Medplum, "search_all", down)
+        assert action(handler(w.asked(patient))) == "failed"
+        assert w.gorilla.patients() == []
+
+
+@pytest.mark.parametrize(
+    ("protecting", "opening"),
+    [
+        ("PD1||||||||||||Y", "PD1||||||||||||N"),
+        ("PD1||||||||||||y", 'PD1||||||||||||""'),
+        ("ARV|1|A|OO", "ARV|1|D|OO"),
+        ("PD1|\rARV|1|A|ALL", "ARV|1|A|OI"),
+    ],
+)
+def test_a_message_keeps_a_patient_out_and_lets_one_in_again(protecting: str, opening: str) -> None:
+    """The label stays on the Patient until a message takes it away; other labels are left alone."""
+    who = pid("R-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F")
+    with world() as w:
+        assert send(w, adt("A04", who))[0] == "AA"
+        said, ack = send(w, adt("A08", who, protecting, at="20260102120000"))
+        assert (said, "patient-restricted" in ack) == ("AA", True)
+        assert [each["active"] for each in w.gorilla.patients()] == [False]
+        assert "patient-restricted" in send(w, adt("A08", who, "PD1||", at="20260103120000"))[1]
+        assert send(w, adt("A08", who, opening, at="20260104120000")) == ("AA", "MSA|AA|C1")
+        assert [each["active"] for each in w.gorilla.patients()] == [True]
+
+
+def test_a_new_patient_who_is_protected_is_stored_and_never_registered() -> None:
+    with world() as w:
+        who = pid("R-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F")
+        assert send(w, adt("A28", who, "PD1||||||||||||Y"))[0] == "AA"
+        assert len(w.server.search("Patient", [("_count", "5")])) == 1
+        assert w.gorilla.patients() == []
+
+
+def test_a_restriction_of_a_visit_is_none_of_the_patient() -> None:
+    with world() as w:
+        who = pid("R-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F")
+        assert send(w, adt("A01", who, "PV1|1|I", "ARV|1|A|OO"))[0] == "AA"
+        assert len(w.gorilla.patients()) == 1

@@ -1,0 +1,84 @@
+"""Who may be one person: what two records share, and what speaks against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.rules.same_person import differences, is_alike, is_somebody_else
+from tests.people import patient
+
+WORD = st.text("abcé", min_size=1, max_size=4)
+PEOPLE = st.builds(
+    lambda family, given, born, gender: patient(
+        name=[{"family": family, "given": given}], birthDate=born, gender=gender
+    ),
+    WORD,
+    st.lists(WORD, min_size=1, max_size=3),
+    st.sampled_from(["1980-02-29", "1980-02-28", "2001-05-06"]),
+    st.sampled_from(["male", "female", "other", "unknown"]),
+)
+
+
+def named(*given: str, **changes: Any) -> Json:
+    return patient(name=[{"family": "Sommer", "given": list(given)}], **changes)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "strong", "weak"),
+    [
+        (named("Kim", "Lee"), named("Kim", "Ada"), {"middle name"}, set()),
+        (named("Kim", "Lee"), named("Kim", "L."), set(), set()),
+        (named("Kim", "Lee", "Ann"), named("Kim", "L", "B"), {"middle name"}, set()),
+        (named("Kim", "Lee"), named("Kim"), set(), set()),
+        (named("Kim", gender="male"), named("Kim", gender="female"), {"gender"}, set()),
+        (named("Kim", gender="male"), named("Kim", gender="unknown"), set(), set()),
+        (named("Kim", multipleBirthInteger=1), named("Kim", multipleBirthInteger=2), {"order of birth"}, set()),
+        (named("Kim", multipleBirthInteger=1), named("Kim", multipleBirthBoolean=True), set(), set()),
+        (named("Kim", multipleBirthBoolean=True), named("Kim"), set(), {"twin"}),
+        (named("Kim", address=None), named("Kim"), set(), set()),
+        (named("Kim", telecom=None), named("Kim"), set(), set()),
+        (
+            named("Kim", telecom=[{"system": "phone", "value": "tel:+1 310 555 0142"}]),
+            named("Kim", telecom=[{"system": "phone", "value": "310-555-0142 ext 4"}]),
+            set(),
+            set(),
+        ),
+        (named("Kim", telecom=[{"system": "phone", "value": "310-555-0143"}]), named("Kim"), set(), {"phone"}),
+    ],
+)
+def test_what_speaks_against_one_person(one: Json, other: Json, strong: set[str], weak: set[str]) -> None:
+    for left, right in ((one, other), (other, one)):
+        found = differences(left, right)
+        assert (set(found.strong), set(found.weak)) == (strong, weak)
+
+
+@given(PEOPLE, PEOPLE)
+def test_the_comparison_has_no_direction(one: Json, other: Json) -> None:
+    assert is_alike(one, other) == is_alike(other, one)
+    assert is_somebody_else(one, other) == is_somebody_else(other, one)
+    assert differences(one, other) == differences(other, one)
+
+
+@given(PEOPLE)
+def test_a_copy_is_the_same_person(one: Json) -> None:
+    assert is_alike(one, dict(one))
+    assert not is_somebody_else(one, dict(one))
+    assert not differences(one, dict(one)).strong | differences(one, dict(one)).weak
+
+
+@given(PEOPLE, PEOPLE)
+def test_who_is_alike_is_not_somebody_else(one: Json, other: Json) -> None:
+    assert not (is_alike(one, other) and is_somebody_else(one, other))
+
+
+@given(PEOPLE, st.sampled_from(["name", "birthDate"]))
+def test_what_is_not_said_contradicts_nothing(one: Json, silent: str) -> None:
+    """A message that leaves the name, or the birth date and the sex, empty may be about anybody."""
+    other = patient(name=[{"family": "zzz", "given": ["zzz"]}], birthDate="1900-01-01", gender=one["gender"])
+    assert is_somebody_else(one, other)
+    assert not is_somebody_else({name: value for name, value in one.items() if name != silent}, other)
