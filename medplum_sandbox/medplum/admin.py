@@ -8,7 +8,6 @@ from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.actors import system_actor
-from medplum_sandbox.medplum.binary import create_binary
 from medplum_sandbox.medplum.bots import charge
 from medplum_sandbox.medplum.calls import Answer, Call, json_answer, parse_json, shown
 from medplum_sandbox.medplum.outcomes import FhirError, forbidden, issue, outcome
@@ -39,7 +38,7 @@ def create_bot(world: World, call: Call) -> Answer:
     body = admin_body(call)
     if not body.get("name"):
         raise missing("Bot name is required", "name")
-    source = create_binary(world, call.actor, DEFAULT_SOURCE, SOURCE_TYPE)
+    source = Repository(world, call.actor).create_binary(DEFAULT_SOURCE, SOURCE_TYPE)
     bot: Json = {
         "resourceType": "Bot",
         "name": body["name"],

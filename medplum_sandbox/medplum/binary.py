@@ -11,36 +11,14 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.outcomes import bad_request
 from medplum_sandbox.medplum.store import Store, Stored
-
-if TYPE_CHECKING:
-    from medplum_sandbox.medplum.world import Actor, World
+from medplum_sandbox.medplum.world import World
 
 _BINARY = re.compile(r"Binary/([0-9a-fA-F-]{36})")
-
-
-def create_binary(
-    world: World,
-    actor: Actor,
-    content: bytes,
-    content_type: str,
-    *,
-    security_context: str | None = None,
-) -> Json:
-    """A Binary made from raw bytes."""
-    from medplum_sandbox.medplum.repository import Repository  # noqa: PLC0415  # a repository needs this module
-
-    resource: Json = {"resourceType": "Binary", "contentType": content_type}
-    if security_context is not None:
-        resource["securityContext"] = {"reference": security_context}
-    with world.transaction():
-        made = Repository(world, actor).create(resource)
-        world.store.put_blob(made["id"], content)
-    return made
 
 
 def content_of(world: World, reference: str) -> bytes | None:

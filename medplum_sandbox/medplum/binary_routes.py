@@ -28,7 +28,7 @@ def create(world: World, call: Call) -> Answer:
     else:
         content_type = call.content_type or "application/octet-stream"
         context = call.headers.get("x-security-context")
-        made = binary.create_binary(world, call.actor, call.body, content_type, security_context=context)
+        made = repository.create_binary(call.body, content_type, security_context=context)
         shown = _with_url(world, repository, made)
     location = f"{world.base_url}/fhir/R4/Binary/{made['id']}"
     return fhir_answer(shown, status=201, headers={**version_headers(made), "Location": location})

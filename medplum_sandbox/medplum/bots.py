@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.binary import create_binary
 from medplum_sandbox.medplum.calls import (
     FHIR_TYPE,
     JSON_TYPE,
@@ -110,7 +109,7 @@ def deploy_bot(world: World, call: Call) -> Answer:
     body = call.parsed_body()
     if isinstance(body, dict) and (code := body.get("code")):
         title = body.get("filename") or "index.js"
-        binary = create_binary(world, call.actor, code.encode(), "text/javascript")
+        binary = repository.create_binary(code.encode(), "text/javascript")
         attachment = {"contentType": "text/javascript", "url": f"Binary/{binary['id']}", "title": title}
         repository.update({**bot, "executableCode": attachment})
     else:

@@ -1,4 +1,8 @@
-"""Dates as FHIR compares them: each is a span from a first to a last instant (https://hl7.org/fhir/R4/search.html#date)."""
+"""Dates as a server compares them: by the instant at which they begin.
+
+A server without the feature ``range-search`` keeps one instant of each date, dateTime or Period (its start, else its
+end), and compares that with one instant of the condition. https://hl7.org/fhir/R4/search.html#date says more.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +11,61 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-FIRST, LAST = "0000", "9999"
-_SHAPE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?)?)?")
+_YEAR, _MONTH, _DAY = r"(?!0000)\d{4}", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+_HOUR, _ZONE = r"([01]\d|2[0-3])", r"(Z|[+-](((0\d|1[0-3]):[0-5]\d|14:00))?)?"
+_SECONDS, _FRACTION = r"([0-5]\d|60)", r"(\.\d{1,9})?"
+_SEARCHED = rf"{_YEAR}(-{_MONTH}(-{_DAY}(T{_HOUR}(:[0-5]\d:{_SECONDS}{_FRACTION})?)?)?{_ZONE})?"
+_COMPARED = rf"{_YEAR}-{_MONTH}-{_DAY}([T ]{_HOUR}(:[0-5]\d(:{_SECONDS})?{_FRACTION})?)?{_ZONE}"
+_DATE_TIME, _POINT = re.compile(_SEARCHED, re.ASCII), re.compile(_COMPARED, re.ASCII)
+_SHAPE = re.compile(
+    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(\.\d+)?)?)?)?)?)?(Z|[+-]\d\d:\d\d)?", re.ASCII
+)
 
-_LENGTHS = {
-    "millisecond": timedelta(milliseconds=1),
-    "second": timedelta(seconds=1),
-    "minute": timedelta(minutes=1),
-    "day": timedelta(days=1),
-}
+
+def is_date_time(text: str) -> bool:
+    """Whether a search takes the text for a date."""
+    return _DATE_TIME.fullmatch(text) is not None
 
 
-def span(value: Any) -> tuple[str, str] | None:
-    """(first, last) instant of a date, dateTime, instant, Period or Timing, or None where there is none."""
+def point(text: str) -> str | None:
+    """The instant that a condition names, or None: it must be a day at least."""
+    return _begin(text) if _POINT.fullmatch(text) else None
+
+
+def start_of(value: Any) -> str | None:
+    """The instant by which a date, dateTime, instant or Period is found, or None where there is none."""
     if isinstance(value, str):
-        return _span(value)
+        return _begin(value)
     if not isinstance(value, dict):
         return None
-    if "event" in value:
-        spans = [s for event in value["event"] if (s := _span(event)) is not None]
-        return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
-    start, end = _span(value.get("start", "")), _span(value.get("end", ""))
-    if start is None and end is None:
-        return None
-    return (start[0] if start else FIRST, end[1] if end else LAST)
+    if isinstance(start := value.get("start"), str):
+        return _begin(start)
+    return _last(value["end"]) if isinstance(value.get("end"), str) else None
 
 
 @lru_cache(maxsize=4096)
-def _span(text: str) -> tuple[str, str] | None:
+def _begin(text: str) -> str | None:
+    found = _moment(text)
+    return _write(found) if found else None
+
+
+def _last(text: str) -> str | None:
+    """The last instant of a date: how an end that is all of a Period is kept."""
+    found = _moment(text)
+    if found is None:
+        return None
+    if len(text) == 4:
+        found = found.replace(month=12, day=31)
+    if len(text) <= 10:
+        found += timedelta(days=1) - timedelta(milliseconds=1)
+    return _write(found)
+
+
+def _moment(text: str) -> datetime | None:
     match = _SHAPE.fullmatch(text)
     if match is None:
         return None
     year, month, day, hour, minute, second, fraction, zone = match.groups()
-    parts = {"millisecond": fraction, "second": second, "minute": minute, "day": day, "month": month}
-    precision = next((name for name, part in parts.items() if part), "year")
     try:
         first = datetime.fromisoformat(
             f"{year}-{month or '01'}-{day or '01'}T{hour or '00'}:{minute or '00'}:{second or '00'}"
@@ -48,20 +73,11 @@ def _span(text: str) -> tuple[str, str] | None:
     except ValueError:
         return None
     if fraction:
-        first += timedelta(seconds=float(fraction))
+        first += timedelta(milliseconds=int(float(fraction) * 1000))
     if zone and zone != "Z":
         shift = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
         first = first - shift if zone[0] == "+" else first + shift
-    return _write(first), _write(_after(first, precision) - timedelta(milliseconds=1))
-
-
-def _after(first: datetime, precision: str) -> datetime:
-    """The first instant that does not belong to the date any more."""
-    if precision == "year":
-        return first.replace(year=first.year + 1)
-    if precision == "month":
-        return first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
-    return first + _LENGTHS[precision]
+    return first
 
 
 def _write(moment: datetime) -> str:

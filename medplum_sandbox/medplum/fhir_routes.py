@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum import batch, binary, conditional
+from medplum_sandbox.medplum import batch, conditional, jobs
 from medplum_sandbox.medplum.calls import FHIR_TYPE, Answer, Call, outcome_answer, parse_json
 from medplum_sandbox.medplum.outcomes import OK, accepted, bad_request
 from medplum_sandbox.medplum.repository import Repository
@@ -118,8 +118,6 @@ def conditional_delete(world: World, call: Call) -> Answer:
 
 def run_batch(world: World, call: Call) -> Answer:
     """``POST /fhir/R4``: at once, or as a job with ``Prefer: respond-async``."""
-    from medplum_sandbox.medplum import jobs  # noqa: PLC0415  # jobs need the repository's module loaded first
-
     bundle = batch.check_bundle(body_of(call))
     features = project_features(world, call.actor)
     if not jobs.wants_async(call.headers):
@@ -131,7 +129,7 @@ def run_batch(world: World, call: Call) -> Answer:
         # A job waits for quota where a request is refused, and its results show all of ``meta``.
         actor = replace(call.actor, extended=True, unmetered=True)
         results = batch.run(Repository(world, actor), bundle, features=features)
-        made = binary.create_binary(world, actor, orjson.dumps(results), "application/fhir+json")
+        made = Repository(world, actor).create_binary(orjson.dumps(results), "application/fhir+json")
         return [{"name": "results", "valueReference": {"reference": f"Binary/{made['id']}"}}]
 
     url = jobs.start_job(world, call.actor, f"{world.base_url}/fhir/R4", work)
@@ -140,8 +138,6 @@ def run_batch(world: World, call: Call) -> Answer:
 
 def job_status(world: World, call: Call) -> Answer:
     """``GET /fhir/R4/job/{id}/status``."""
-    from medplum_sandbox.medplum import jobs  # noqa: PLC0415  # jobs need the repository's module loaded first
-
     status, job = jobs.read_job(world, call.actor, call.parameters["id"])
     answer = resource_answer(Repository(world, call.actor), job)
     return Answer(status, answer.body, answer.content_type, answer.headers)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.indexing import display_text
+from medplum_sandbox.medplum.formats import human_name
 from medplum_sandbox.medplum.outcomes import bad_request
 
 _CONDITIONAL = re.compile(r"([A-Z][A-Za-z]+)\?(.+)", re.DOTALL)
@@ -38,7 +38,7 @@ def display_of(resource: Json) -> str | None:
     """What Medplum writes as a reference's display."""
     name = resource.get("name")
     if isinstance(name, list) and name:
-        return display_text(name[0])
+        return human_name(name[0])
     if isinstance(name, str):
         return name
     for key in ("title", "userName", "email"):
@@ -59,17 +59,22 @@ def reference_to(resource: Json) -> Json:
 
 
 def _resolve(value: Any, path: str, search: Search) -> Any:
+    """The value with its references resolved. ``path`` has no positions, except that of the reference itself."""
     if isinstance(value, list):
-        return [_resolve(item, f"{path}[{n}]", search) for n, item in enumerate(value)]
+        return [_resolve(item, f"{path}[{n}]" if _condition(item) else path, search) for n, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    text = value.get("reference")
-    match = _CONDITIONAL.fullmatch(text) if isinstance(text, str) else None
+    match = _condition(value)
     if match is None:
         return {k: _resolve(v, f"{path}.{k}", search) for k, v in value.items()}
     found = search(match[1], match[2])
     if not found:
-        raise bad_request(f"Conditional reference '{text}' did not match any resources", path)
+        raise bad_request(f"Conditional reference '{match[0]}' did not match any resources", path)
     if len(found) > 1:
-        raise bad_request(f"Conditional reference '{text}' matched multiple resources", path)
+        raise bad_request(f"Conditional reference '{match[0]}' matched multiple resources", path)
     return reference_to(found[0])
+
+
+def _condition(value: Any) -> re.Match[str] | None:
+    text = value.get("reference") if isinstance(value, dict) else None
+    return _CONDITIONAL.fullmatch(text) if isinstance(text, str) else None

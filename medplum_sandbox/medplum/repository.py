@@ -20,7 +20,7 @@ from medplum_sandbox.medplum.references import resolve_conditional
 from medplum_sandbox.medplum.search_request import Query, query_of
 from medplum_sandbox.medplum.store import Store, Stored
 from medplum_sandbox.medplum.validation import clean, validate
-from medplum_sandbox.medplum.versioning import is_uuid, same_content, stamped, versions_bundle
+from medplum_sandbox.medplum.versioning import is_uuid, same_content, stamped, versions_bundle, with_own_meta
 from medplum_sandbox.medplum.world import Actor, Change, World
 
 _SERVER_META = ("author", "project", "compartment")
@@ -59,6 +59,16 @@ class Repository:
             self.store.insert(self.actor.project, made, index_rows(made))
             self._check_criteria(made, "create")
             self.world.changed(Change(self.actor, "create", made))
+        return made
+
+    def create_binary(self, content: bytes, content_type: str, *, security_context: str | None = None) -> Json:
+        """A Binary made from raw bytes."""
+        resource: Json = {"resourceType": "Binary", "contentType": content_type}
+        if security_context is not None:
+            resource["securityContext"] = {"reference": security_context}
+        with self.world.transaction():
+            made = self.create(resource)
+            self.store.put_blob(made["id"], content)
         return made
 
     def read(self, resource_type: str, id: str) -> Json:
@@ -196,10 +206,14 @@ class Repository:
         return made
 
     def _prepared(self, resource: Json) -> Json:
-        """Checked, cleaned, with literal references and stable attachment URLs."""
-        validate(resource)
-        cleaned: Json = clean(resource)
-        return resolve_conditional(binary.stable_attachments(self.world, cleaned), self._search_reference)
+        """Literal references and stable attachment URLs first; then the checks of a server; then the cleaning."""
+        stable = binary.stable_attachments(self.world, resource)
+        if is_resource_type(stable.get("resourceType", "")):
+            stable = resolve_conditional(stable, self._search_reference)
+        prepared = with_own_meta(stable)
+        validate(prepared)
+        cleaned: Json = clean(prepared)
+        return cleaned
 
     def _without_readonly(self, resource: Json, previous: Json | None = None) -> Json:
         """The resource with the elements that the caller cannot change as they were before."""

@@ -2,56 +2,77 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Protocol
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import policy, quota
-from medplum_sandbox.medplum.definitions.search_table import Parameter
-from medplum_sandbox.medplum.definitions.tables import is_resource_type, parameters
+from medplum_sandbox.medplum.definitions.tables import is_resource_type, mandatory_elements, summary_elements, type_of
 from medplum_sandbox.medplum.indexing import references, split_reference
 from medplum_sandbox.medplum.outcomes import bad_request, forbidden, invalid, issue
 from medplum_sandbox.medplum.search_conditions import Clause
-from medplum_sandbox.medplum.search_request import (
-    MAX_COUNT,
-    Filter,
-    Include,
-    Query,
-    SearchRequest,
-    parse_search,
-    query_of,
-)
+from medplum_sandbox.medplum.search_request import Filter, Include, Query, SearchRequest, parse_search, query_of
 from medplum_sandbox.medplum.search_sql import clause, conjunction, order
-from medplum_sandbox.medplum.store import Stored
-
-if TYPE_CHECKING:
-    from medplum_sandbox.medplum.repository import Repository
+from medplum_sandbox.medplum.search_strategy import Details, details
+from medplum_sandbox.medplum.store import Store, Stored
+from medplum_sandbox.medplum.world import Actor, World
 
 _SUBSETTED = {"system": "http://hl7.org/fhir/v3/ObservationValue", "code": "SUBSETTED"}
-_NOT_IN_SUMMARY = {"true": ("text", "contained"), "data": ("text",)}
+_ALWAYS = frozenset(("resourceType", "id", "meta"))
+_INCLUDED_AT_MOST = 1000
+_DEEPEST_INCLUDE = 5
 
 
-def find(repository: Repository, resource_type: str, query: Query, *, limit: int) -> list[Stored]:
+class Searchable(Protocol):
+    """What a search needs of the repository that asks for it."""
+
+    world: World
+    actor: Actor
+
+    @property
+    def store(self) -> Store:
+        """The tables; hold the world's lock."""
+        ...
+
+    def key(self, resource_type: str, parameter: str) -> int:
+        """The index key of a parameter in this project."""
+        ...
+
+    def charge(self, units: int) -> None:
+        """Takes units from the caller's quota, or raises 429."""
+        ...
+
+    def stored(self, resource_type: str, id: str) -> Stored | None:
+        """What lies under the id in this project, deleted or not."""
+        ...
+
+    def view(self, resource: Json, *, charged: bool = True) -> Json:
+        """The resource as the caller is shown it."""
+        ...
+
+
+def find(repository: Searchable, resource_type: str, query: Query, *, limit: int) -> list[Stored]:
     """The first matches of a search, charged as one; the query may name no page and no order of its own."""
     request = parse_search(resource_type, query)
     compiled = _compile(repository, request)
     return repository.store.select(
-        compiled.sql, compiled.arguments, order=_order(repository, request), limit=limit, offset=0
+        compiled.sql, compiled.arguments, order=order(request, repository.key), limit=limit, offset=0
     )
 
 
-def bundle(repository: Repository, resource_type: str, query: Query) -> Json:
+def bundle(repository: Searchable, resource_type: str, query: Query) -> Json:
     """The searchset that answers a search."""
     request = parse_search(resource_type, query)
     compiled = _compile(repository, request)
     count = request.count or 0
+    sorting = order(request, repository.key) if count > 0 else "r.rid"
     found = repository.store.select(
-        compiled.sql, compiled.arguments, order=_order(repository, request), limit=count + 1, offset=request.offset
+        compiled.sql, compiled.arguments, order=sorting, limit=max(count, 0) + 1, offset=max(request.offset, 0)
     )
-    matches = [stored.resource() for stored in found[:count]]
-    included = _included(repository, request, matches)
+    matches = [stored.resource() for stored in found[:count]] if count > 0 else []
     answer: Json = {"resourceType": "Bundle", "type": "searchset"}
     entries = [_entry(repository, r, "match", request) for r in matches]
-    entries += [_entry(repository, r, "include", None) for r in included]
+    entries += [_entry(repository, r, "include", request) for r in _included(repository, request, matches)]
     if entries:
         answer["entry"] = entries
     if request.total in ("accurate", "estimate"):
@@ -60,76 +81,89 @@ def bundle(repository: Repository, resource_type: str, query: Query) -> Json:
     return answer
 
 
-def matches_criteria(repository: Repository, stored_id: str, resource_type: str, criteria: str) -> bool:
+def matches_criteria(repository: Searchable, stored_id: str, resource_type: str, criteria: str) -> bool:
     """Whether a stored resource meets the query of an access policy, such as ``Patient?active=true``."""
     request = parse_search(resource_type, query_of(criteria.partition("?")[2]))
     one = Filter("_id", stored_id)
-    compiled = _conjunction(repository, resource_type, [one, *request.filters])
+    compiled = _conjunction(repository, resource_type, (one, *request.filters))
     return repository.store.count(compiled.sql, compiled.arguments) > 0
 
 
-def _compile(repository: Repository, request: SearchRequest) -> Clause:
+def _compile(repository: Searchable, request: SearchRequest) -> Clause:
     """Charges the search, and refuses what cannot be searched."""
     repository.charge(quota.SEARCH)
-    resource_type = request.resource_type
+    named = [i.resource_type for i in (*request.include, *request.revinclude)]
+    for resource_type in (request.resource_type, *named):
+        _check_type(repository, resource_type)
+    if repository.actor.free:
+        return _conjunction(repository, request.resource_type, request.filters)
+    rules = policy.rules_for(repository.actor, request.resource_type, "search")
+    limits = [rule["criteria"] for rule in rules if rule.get("criteria")]
+    if len(limits) < len(rules):  # one rule grants all of the type
+        return _conjunction(repository, request.resource_type, request.filters)
+    return _conjunction(repository, request.resource_type, request.filters, limits)
+
+
+def _check_type(repository: Searchable, resource_type: str) -> None:
     if not is_resource_type(resource_type):
         raise invalid([issue("error", "structure", "Unknown resource type")])
     if resource_type == "Binary":
         raise bad_request("Cannot search on Binary resource type")
-    if repository.actor.free:
-        return _conjunction(repository, resource_type, request.filters)
-    rules = policy.rules_for(repository.actor, resource_type, "search")
-    if not rules:
+    if not repository.actor.free and not policy.rules_for(repository.actor, resource_type, "search"):
         raise forbidden()
-    limits = [rule["criteria"] for rule in rules if rule.get("criteria")]
-    if len(limits) < len(rules):  # one rule grants all of the type
-        return _conjunction(repository, resource_type, request.filters)
-    return _conjunction(repository, resource_type, request.filters, limits)
 
 
-def _conjunction(repository: Repository, resource_type: str, filters: Any, limits: list[str] | None = None) -> Clause:
-    clauses = [clause(f, resource_type, repository.key) for f in filters]
+def _conjunction(
+    repository: Searchable, resource_type: str, filters: tuple[Filter, ...], limits: list[str] | None = None
+) -> Clause:
+    project = repository.actor.project
+    clauses = [clause(f, resource_type, repository.key, project) for f in filters]
     if limits:
-        alternatives = [
-            conjunction(
-                [
-                    clause(f, resource_type, repository.key)
-                    for f in parse_search(resource_type, _criteria(text)).filters
-                ],
-                resource_type,
-                repository.actor.project,
-            )
-            for text in limits
-        ]
+        alternatives = [_limit(repository, resource_type, text) for text in limits]
         sql = " OR ".join(f"({one.sql})" for one in alternatives)
         clauses.append(Clause(f"({sql})", tuple(a for one in alternatives for a in one.arguments)))
-    return conjunction(clauses, resource_type, repository.actor.project)
+    return conjunction(clauses, resource_type, project)
 
 
-def _criteria(text: str) -> Query:
-    return query_of(text.partition("?")[2])
+def _limit(repository: Searchable, resource_type: str, criteria: str) -> Clause:
+    project = repository.actor.project
+    filters = parse_search(resource_type, query_of(criteria.partition("?")[2])).filters
+    return conjunction([clause(f, resource_type, repository.key, project) for f in filters], resource_type, project)
 
 
-def _order(repository: Repository, request: SearchRequest) -> str:
-    return order(request, repository.key)
-
-
-def _entry(repository: Repository, resource: Json, mode: str, request: SearchRequest | None) -> Json:
+def _entry(repository: Searchable, resource: Json, mode: str, request: SearchRequest) -> Json:
     shown = repository.view(resource)
-    if request is not None and (request.fields or request.summary):
+    if request.fields is not None or request.summary:
         shown = _subset(shown, request)
     url = f"{repository.world.base_url}/fhir/R4/{resource['resourceType']}/{resource['id']}"
     return {"fullUrl": url, "search": {"mode": mode}, "resource": shown}
 
 
 def _subset(resource: Json, request: SearchRequest) -> Json:
-    """The named elements, marked as a part of the whole."""
-    if request.fields:
-        kept = {k: v for k, v in resource.items() if k in ("resourceType", "id") or k in request.fields}
+    """The elements that were asked for and those that the type must have, marked as a part of the whole."""
+    kind = resource["resourceType"]
+    if request.fields is not None:
+        wanted = {*request.fields, *mandatory_elements(kind)}
+    elif request.summary == "data":
+        wanted = resource.keys() - {"text"}
+    elif request.summary == "text":
+        wanted = {"text", *mandatory_elements(kind)}
     else:
-        kept = {k: v for k, v in resource.items() if k not in _NOT_IN_SUMMARY.get(request.summary or "", ())}
+        wanted = set(summary_elements(kind))
+    names = set(_json_names(kind, wanted)) | _ALWAYS
     meta = resource["meta"]
+    kept = {key: value for key, value in resource.items() if key in names}
     return {**kept, "meta": {**meta, "tag": [*meta.get("tag", ()), _SUBSETTED]}}
+
+
+def _json_names(resource_type: str, elements: set[str]) -> Iterator[str]:
+    """The JSON names of elements: each form of a choice, and what stands beside a primitive."""
+    known = type_of(resource_type)
+    for name in elements:
+        yield from (name, f"_{name}")
+        element = known.by_name.get(f"{name}[x]") if known else None
+        if element is not None:
+            yield from (json_name for json_name, _ in element.json_names)
 
 
 def _links(base_url: str, request: SearchRequest, *, more: bool, entries: bool) -> list[Json]:
@@ -141,55 +175,52 @@ def _links(base_url: str, request: SearchRequest, *, more: bool, entries: bool) 
     if more:
         links.append({"relation": "next", "url": request.link(base_url, offset=request.offset + count)})
     if request.offset > 0:
-        before = max(0, request.offset - count)
-        links.append({"relation": "previous", "url": request.link(base_url, offset=before)})
+        links.append({"relation": "previous", "url": request.link(base_url, offset=request.offset - count)})
     return links
 
 
-def _included(repository: Repository, request: SearchRequest, matches: list[Json]) -> list[Json]:
+def _included(repository: Searchable, request: SearchRequest, matches: list[Json]) -> list[Json]:
     """What ``_include`` and ``_revinclude`` add, each resource once."""
     seen = {resource["id"] for resource in matches}
     found: list[Json] = []
-    for include in request.include:
-        parameter = _reference_parameter(include, "include")
-        for resource in matches:
-            for text in references(resource, parameter):
-                target = _included_target(repository, text, include)
-                if target is not None and target["id"] not in seen:
-                    seen.add(target["id"])
-                    found.append(target)
-    for include in request.revinclude:
-        _reference_parameter(include, "revinclude")
-        for target in _referring(repository, include, matches):
-            if target["id"] not in seen:
-                seen.add(target["id"])
-                found.append(target)
+    base, depth = matches, 0
+    while base and depth < _DEEPEST_INCLUDE:
+        added = []
+        for include in request.include:
+            if depth == 0 or include.iterate:
+                added += list(_targets(repository, include, base))
+        for include in request.revinclude:
+            if depth == 0 or include.iterate:
+                added += _referring(repository, include, base)
+        base = [one for one in {one["id"]: one for one in added}.values() if one["id"] not in seen]
+        seen |= {one["id"] for one in base}
+        found += base
+        depth += 1
     return found
 
 
-def _reference_parameter(include: Include, word: str) -> Parameter:
-    found = (
-        parameters(include.resource_type).get(include.parameter) if is_resource_type(include.resource_type) else None
-    )
-    if found is None or found.type != "reference":
-        raise bad_request(f"Invalid {word} parameter: {include.text}")
+def _parameter(include: Include) -> Details:
+    found = details(include.resource_type, include.parameter)
+    if found is None:
+        raise bad_request(f"Invalid include parameter: {include.resource_type}:{include.parameter}")
     return found
 
 
-def _included_target(repository: Repository, reference: str, include: Include) -> Json | None:
-    """The target, charged as a read also where it is not there."""
-    kind, id_ = split_reference(reference)
-    if not kind or (include.target and include.target != kind):
-        return None
-    repository.charge(quota.READ)
-    stored = repository.stored(kind, id_)
-    return stored.resource() if stored and not stored.deleted else None
+def _targets(repository: Searchable, include: Include, matches: list[Json]) -> Iterator[Json]:
+    """What the matches refer to, charged as a read also where it is not there."""
+    known = _parameter(include)
+    for resource in matches:
+        for text in references(resource, known) if resource["resourceType"] == include.resource_type else ():
+            kind, id_ = split_reference(text)
+            repository.charge(quota.READ)
+            stored = repository.stored(kind, id_) if kind else None
+            if stored is not None and not stored.deleted:
+                yield stored.resource()
 
 
-def _referring(repository: Repository, include: Include, matches: list[Json]) -> list[Json]:
-    if not matches:
-        return []
+def _referring(repository: Searchable, include: Include, matches: list[Json]) -> list[Json]:
+    known = _parameter(include)
     targets = ",".join(f"{m['resourceType']}/{m['id']}" for m in matches)
-    compiled = _conjunction(repository, include.resource_type, [Filter(include.parameter, targets)])
-    found = repository.store.select(compiled.sql, compiled.arguments, order="r.rid", limit=MAX_COUNT, offset=0)
+    compiled = _conjunction(repository, include.resource_type, (Filter(known.name, targets),))
+    found = repository.store.select(compiled.sql, compiled.arguments, order="r.rid", limit=_INCLUDED_AT_MOST, offset=0)
     return [stored.resource() for stored in found]

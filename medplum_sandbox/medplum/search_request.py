@@ -6,31 +6,43 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote
 
-from medplum_sandbox.medplum.dates import span
-from medplum_sandbox.medplum.definitions.search_table import Parameter
-from medplum_sandbox.medplum.definitions.tables import is_resource_type, parameters
+from medplum_sandbox.medplum.dates import is_date_time
 from medplum_sandbox.medplum.outcomes import bad_request
+from medplum_sandbox.medplum.search_strategy import Strategy, details
 
 Query = list[tuple[str, str]]
 
 DEFAULT_COUNT, MAX_COUNT = 20, 1000
-PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
-_MODIFIERS = frozenset(("not", "exact", "contains", "missing", "text", "identifier", "in", "not-in", "above", "below"))
-_IGNORED = frozenset(("_format", "_pretty"))
-_ALTERNATIVE = re.compile(r"(?:^|(?<=,))(?:\\.|[^,\\])*\\?")
-_ESCAPED = re.compile(r"\\(.?)")
-_LAST_UPDATED = Parameter("_lastUpdated", "date", ())
-_ID = Parameter("_id", "token", ())
+PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap", "sw")
+MODIFIERS = frozenset(
+    (
+        *("contains", "exact", "above", "below", "text", "not", "in", "not-in", "of-type", "missing", "identifier"),
+        "iterate",
+    )
+)
+_ORDERED = (Strategy.DATE, Strategy.NUMBER)
+_PRESENCE = ("missing", "present")
+_IGNORED = frozenset(("_format", "_pretty", "_", "_cursor", "_type"))
+_ALTERNATIVE = re.compile(r"(?:^|(?<=,))(?:\\.|[^,\\])*\\?", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.?)", re.DOTALL)
+_NUMBER = re.compile(r"\s*([+-]?\d+)")
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition. ``code`` may be a chain (``patient.identifier``) or a ``_has``."""
+    """One condition. ``code`` may be a chain (``patient.identifier``) or a ``_has``.
+
+    ``operator`` is a prefix such as ``ge``, or a modifier such as ``exact``.
+    """
 
     code: str
     value: str
-    modifier: str | None = None
-    target: str | None = None
+    operator: str = "eq"
+
+    @property
+    def negated(self) -> bool:
+        """Whether the condition asks for what does not match."""
+        return self.operator in ("not", "ne")
 
     def values(self) -> list[str]:
         """The alternatives: a comma divides them, and what stands behind a backslash is only itself."""
@@ -38,22 +50,24 @@ class Filter:
 
     def written(self) -> str:
         """The condition as it stands in a link."""
-        key = f"{self.code}:{self.modifier}" if self.modifier else self.code
-        return f"{key}={_encoded(self.value)}"
+        modifier = f":{self.operator}" if self.operator in MODIFIERS else ""
+        prefix = self.operator if self.operator in PREFIXES and self.operator != "eq" else ""
+        return f"{self.code}{modifier}={prefix}{_encoded(self.value)}"
 
 
 @dataclass(frozen=True)
 class Include:
-    """``_include`` or ``_revinclude``: which type's which parameter."""
+    """``_include`` or ``_revinclude``: which type's which parameter; ``iterate`` follows what was included too."""
 
     resource_type: str
     parameter: str
     target: str | None = None
+    iterate: bool = False
 
-    @property
-    def text(self) -> str:
-        """As it was asked for."""
-        return ":".join(part for part in (self.resource_type, self.parameter, self.target) if part)
+    def written(self, name: str) -> str:
+        """As it stands in a link."""
+        value = ":".join(part for part in (self.resource_type, self.parameter, self.target) if part)
+        return f"{name}{':iterate' if self.iterate else ''}={value}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ class SearchRequest:
     offset: int = 0
     total: str | None = None
     sort: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ()
+    fields: tuple[str, ...] | None = None
     summary: str | None = None
     include: tuple[Include, ...] = ()
     revinclude: tuple[Include, ...] = ()
@@ -77,14 +91,14 @@ class SearchRequest:
         parts = [f"_count={'NaN' if self.count is None else self.count}"]
         if at:
             parts.append(f"_offset={at}")
-        if self.total:
+        if self.total is not None:
             parts.append(f"_total={self.total}")
         if self.sort:
             parts.append(f"_sort={','.join(self.sort)}")
-        if self.fields:
+        if self.fields is not None:
             parts.append(f"_fields={','.join(self.fields)}")
-        parts += [f"_include={i.text}" for i in self.include]
-        parts += [f"_revinclude={i.text}" for i in self.revinclude]
+        parts += [i.written("_include") for i in self.include]
+        parts += [i.written("_revinclude") for i in self.revinclude]
         parts += [f.written() for f in self.filters]
         # Medplum sorts by name and keeps the order of equal names.
         parts.sort(key=lambda part: part.partition("=")[0])
@@ -102,77 +116,90 @@ def condition_of(text: str) -> Query:
 
 
 def parse_search(resource_type: str, query: Query) -> SearchRequest:
-    """The search that a query asks for. Raises 400 for a date that is none; unknown names are found when it runs."""
+    """The search that a query asks for. Raises 400 for what cannot be read; unknown names are found when it runs."""
     filters: list[Filter] = []
     settings: dict[str, str] = {}
+    sort: list[str] = []
     include: list[Include] = []
     revinclude: list[Include] = []
     for key, value in query:
-        name = key.partition(":")[0]
-        if name == "_include":
-            include.append(_include(value))
-        elif name == "_revinclude":
-            revinclude.append(_include(value))
-        elif key in ("_count", "_offset", "_total", "_sort", "_fields", "_elements", "_summary"):
-            settings["_fields" if key == "_elements" else key] = value
-        elif key not in _IGNORED:
-            filters.append(_filter(resource_type, key, value))
+        code, _, modifier = key.partition(":")
+        if code == "_has" or "." in key:
+            filters.append(Filter(key, value))
+        elif code == "_include":
+            include.append(_include(value, modifier))
+        elif code == "_revinclude":
+            revinclude.append(_include(value, modifier))
+        elif code == "_sort":
+            sort += value.split(",")
+        elif code in ("_count", "_offset", "_total", "_fields", "_elements", "_summary"):
+            settings["_fields" if code == "_elements" else code] = value
+        elif code not in _IGNORED:
+            filters.append(filter_of(resource_type, code, modifier, value))
     summary = settings.get("_summary")
     counting = summary == "count"
+    count = whole_number(settings["_count"]) if "_count" in settings else DEFAULT_COUNT
     return SearchRequest(
         resource_type=resource_type,
         filters=tuple(filters),
-        count=0 if counting else _count(settings.get("_count")),
-        offset=int(text) if (text := settings.get("_offset", "")).isdigit() else 0,
+        count=0 if counting else count if count is None else min(count, MAX_COUNT),
+        offset=whole_number(settings.get("_offset", "")) or 0,
         total="accurate" if counting else settings.get("_total"),
-        sort=_words(settings.get("_sort")),
-        fields=_words(settings.get("_fields")),
-        summary=None if counting else summary,
+        sort=tuple(sort),
+        fields=tuple(settings["_fields"].split(",")) if "_fields" in settings else None,
+        summary=summary if summary in ("true", "data", "text") else None,
         include=tuple(include),
         revinclude=tuple(revinclude),
     )
 
 
-def parameter_of(resource_type: str, code: str) -> Parameter | None:
-    """The parameter of a type, those included that are columns."""
+def filter_of(resource_type: str, code: str, modifier: str, value: str) -> Filter:
+    """One condition with its operator. Raises 400 for a date that is none."""
     if code == "_lastUpdated":
-        return _LAST_UPDATED
-    return _ID if code == "_id" else parameters(resource_type).get(code)
+        return _ordered(code, modifier, value, is_date=True)
+    found = None if code == "_id" else details(resource_type, code)
+    if found is None and code not in ("_id", "_project", "_deleted"):
+        return _unknown(code, modifier, value)
+    if modifier in _PRESENCE:
+        return Filter(code, value, modifier)
+    if found is not None and found.strategy in _ORDERED:
+        return _ordered(code, modifier, value, is_date=found.strategy is Strategy.DATE)
+    if found is not None and found.strategy is Strategy.NOWHERE:
+        raise bad_request(f"Unrecognized search parameter type: {found.parameter.type}")
+    return Filter(code, value, modifier if modifier in MODIFIERS else "eq")
 
 
-def split_prefix(value: str) -> tuple[str, str]:
-    """("ge", "2024") of "ge2024"; ("eq", value) where there is no prefix."""
-    return (value[:2], value[2:]) if value[:2] in PREFIXES and value[2:3].isdigit() else ("eq", value)
+def _ordered(code: str, modifier: str, value: str, *, is_date: bool) -> Filter:
+    if modifier in _PRESENCE:
+        return Filter(code, value, modifier)
+    operator, rest = (value[:2], value[2:]) if value[:2] in PREFIXES else (modifier or "eq", value)
+    if is_date and not is_date_time(rest):
+        raise bad_request(f"Invalid format for date search parameter: {rest}")
+    return Filter(code, rest, operator)
 
 
-def _filter(resource_type: str, key: str, value: str) -> Filter:
-    if key.startswith("_has:") or "." in key:
-        return Filter(key, value)
-    code, _, modifier = key.partition(":")
-    target = modifier if modifier and is_resource_type(modifier) else None
-    parameter = parameter_of(resource_type, code)
-    kept = modifier if modifier in _MODIFIERS else None
-    if parameter is not None and parameter.type == "date" and kept != "missing":
-        if any(span(split_prefix(v)[1]) is None for v in value.split(",")):
-            raise bad_request(f"Invalid format for date search parameter: {value}")
-        value = value.removeprefix("eq")
-    return Filter(code, value, kept, target)
+def _unknown(code: str, modifier: str, value: str) -> Filter:
+    """A condition on a name that the server does not know; it is refused when the search runs."""
+    if not modifier and value[:2] in PREFIXES and (len(value) == 2 or value[2:3].isdigit()):
+        return Filter(code, value[2:], value[:2])
+    return Filter(code, value, modifier or "eq")
 
 
-def _include(text: str) -> Include:
-    resource_type, _, rest = text.partition(":")
-    parameter, _, target = rest.partition(":")
-    return Include(resource_type, parameter, target or None)
+def _include(text: str, modifier: str) -> Include:
+    parts = text.split(":")
+    if "*" in parts:
+        raise bad_request("'*' is not supported as a value for search inclusion parameters")
+    if len(parts) == 1:
+        raise bad_request(f"Invalid include value '{text}': must be of the form ResourceType:search-parameter")
+    if len(parts) > 3:
+        raise bad_request(f"Invalid include value '{text}'")
+    return Include(parts[0], parts[1], parts[2] if len(parts) > 2 else None, modifier == "iterate")
 
 
-def _count(text: str | None) -> int | None:
-    if text is None:
-        return DEFAULT_COUNT
-    return min(int(text), MAX_COUNT) if text.isdigit() else None
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word for word in (text or "").split(",") if word)
+def whole_number(text: str) -> int | None:
+    """The number that a text begins with, as JavaScript reads it."""
+    match = _NUMBER.match(text)
+    return int(match[1]) if match else None
 
 
 def _encoded(text: str) -> str:

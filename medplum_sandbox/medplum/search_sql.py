@@ -5,34 +5,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from medplum_sandbox.medplum.definitions.search_table import Parameter
+from medplum_sandbox.medplum.dates import point
 from medplum_sandbox.medplum.definitions.tables import is_resource_type
-from medplum_sandbox.medplum.indexing import IDENTIFIER, TEXT, WHOLE, words
+from medplum_sandbox.medplum.indexing import IDENTIFIER, WHOLE
 from medplum_sandbox.medplum.outcomes import bad_request
 from medplum_sandbox.medplum.search_conditions import (
     Clause,
-    any_of,
-    dated,
+    condition,
+    identified,
+    identifiers,
     marks,
-    numbered,
-    parenthesised,
-    referring,
-    starting,
-    tokens,
+    moment,
+    parenthesized,
+    refused,
 )
-from medplum_sandbox.medplum.search_request import Filter, SearchRequest, parameter_of, split_prefix
+from medplum_sandbox.medplum.search_request import Filter, SearchRequest, filter_of
+from medplum_sandbox.medplum.search_strategy import Details, Strategy, details
 
 # How selective a condition is, as a rule: the least leads.
-_RANK = {"identifier": 0, "uri": 1, "reference": 2, "string": 3, "token": 4}
-_LAST = 6
+_RANK = {Strategy.CODE: 1, Strategy.REFERENCE: 2, Strategy.WORDS: 3, Strategy.TEXT: 3, Strategy.TOKENS: 4}
+_FIRST, _LAST = 0, 6
+_COLUMNS = (Strategy.DATE, Strategy.NUMBER)
+_MOST_LINKS = 3
 Key = Callable[[str, str], int]
 
 
 def where(request: SearchRequest, project: str, key: Key) -> Clause:
     """The condition of a whole search within a project."""
-    return conjunction([clause(f, request.resource_type, key) for f in request.filters], request.resource_type, project)
+    clauses = [clause(f, request.resource_type, key, project) for f in request.filters]
+    return conjunction(clauses, request.resource_type, project)
 
 
 def conjunction(clauses: list[Clause], resource_type: str, project: str) -> Clause:
@@ -61,147 +65,197 @@ def conjunction(clauses: list[Clause], resource_type: str, project: str) -> Clau
 
 
 def order(request: SearchRequest, key: Key) -> str:
-    """ORDER BY: what was asked for, then the order of creation. Raises 400 for an unknown parameter."""
+    """ORDER BY: what was asked for, then the order of creation. Raises 400 for an unknown parameter.
+
+    What has no value comes last, and first where the order is turned around.
+    """
     parts = []
     direction = ""
     for code in request.sort:
         name = code.removeprefix("-")
         direction = " DESC" if code.startswith("-") else ""
-        parameter = _known(request.resource_type, name)
-        if name == "_lastUpdated":
-            parts.append(f"r.updated{direction}")
-        elif name == "_id":
-            parts.append(f"r.id{direction}")
-        else:
-            number = key(request.resource_type, name + WHOLE if parameter.type == "string" else name)
-            parts.append(f"(SELECT min(s.value) FROM search_index s WHERE s.rid=r.rid AND +s.key={number}){direction}")
+        if name in ("_lastUpdated", "_id"):
+            parts.append(f"r.{'updated' if name == '_lastUpdated' else 'id'}{direction}")
+            continue
+        known = _known(request.resource_type, name)
+        words = known.strategy is Strategy.WORDS
+        number = key(request.resource_type, name + WHOLE if words else name)
+        column = "system" if words else "value"
+        least = f"(SELECT min(s.{column}) FROM search_index s WHERE s.rid=r.rid AND +s.key={number})"
+        parts.append(f"{least} IS NULL{direction}, {least}{direction}")
     return ", ".join([*parts, f"r.rid{direction}"])
 
 
-def clause(one: Filter, resource_type: str, key: Key) -> Clause:
+def clause(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
     """One condition on resources of the type. Raises 400 for what is unknown."""
-    if one.code.startswith("_has:"):
-        return _has(one, resource_type, key)
-    if "." in one.code:
-        return _chain(one, resource_type, key)
-    parameter = _known(resource_type, one.code)
-    if one.code == "_id":
-        ids = one.values()
-        sql = f"r.id {'NOT ' if one.modifier == 'not' else ''}IN ({marks(ids)})"
-        return Clause(sql, tuple(ids))
-    if one.code == "_lastUpdated":
-        return parenthesised(any_of([dated("r.updated", "r.updated", *split_prefix(v)) for v in one.values()]))
-    if one.modifier == "missing":
-        return _missing(one, key(resource_type, _stem(parameter)))
-    found = _index_clause(parameter, one, resource_type, key)
-    if one.modifier in ("not", "not-in"):
-        return Clause(f"NOT EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND {found.sql})", found.arguments)
-    return found
+    if one.code.startswith("_has:") or "." in one.code:
+        return _chained(one, resource_type, key, project)
+    special = _special(one, project)
+    if special is not None:
+        return special
+    known = _known(resource_type, one.code)
+    if one.operator == "identifier":
+        number = key(resource_type, one.code + IDENTIFIER)
+        return Clause(*_keyed(number, identified(one.values())), rows=True, rank=_FIRST)
+    if one.operator in ("missing", "present") and known.strategy is not Strategy.WORDS:
+        return _presence(one, known, key(resource_type, one.code))
+    # What does not match is the rest of what does; a column of one value is compared with "!=" in the same way.
+    row = condition(known, replace(one, operator="eq") if one.negated and known.strategy in _COLUMNS else one)
+    sql, arguments = _keyed(key(resource_type, one.code + row.ending), row.clause)
+    if one.negated:
+        return _negated(one, known, sql, arguments, key(resource_type, one.code))
+    rank = _FIRST if one.code == "identifier" else _RANK.get(known.strategy, _LAST)
+    return Clause(sql, arguments, rows=True, rank=rank)
 
 
-def _index_clause(parameter: Parameter, one: Filter, resource_type: str, key: Key) -> Clause:
-    kind = parameter.type
-    if one.modifier == "text":
-        return _rows(
-            key(resource_type, one.code + TEXT),
-            any_of([Clause("s.value LIKE ?", (f"{v.lower()}%",)) for v in one.values()]),
-        )
-    if one.modifier == "identifier":
-        return _rows(key(resource_type, one.code + IDENTIFIER), tokens(one.values()), _RANK["identifier"])
-    number = key(resource_type, one.code)
-    if kind == "token":
-        return _rows(number, tokens(one.values()), _RANK["identifier" if one.code == "identifier" else kind])
-    if kind == "reference":
-        return _rows(number, referring(one), _RANK[kind])
-    if kind == "string":
-        return _strings(one, number, key(resource_type, one.code + WHOLE))
-    if kind == "date":
-        return _rows(number, any_of([dated("s.value", "s.high", *split_prefix(v)) for v in one.values()]))
-    if kind == "uri":
-        return _rows(number, Clause(f"s.value IN ({marks(one.values())})", tuple(one.values())), _RANK[kind])
-    return _rows(number, any_of([numbered(*split_prefix(v)) for v in one.values()]))
+def _keyed(number: int, found: Clause) -> tuple[str, tuple[Any, ...]]:
+    return f"s.key=? AND ({found.sql})", (number, *found.arguments)
 
 
-def _known(resource_type: str, code: str) -> Parameter:
-    found = parameter_of(resource_type, code)
+def _known(resource_type: str, code: str) -> Details:
+    found = details(resource_type, code)
     if found is None:
         raise bad_request(f"Unknown search parameter: {code}")
     return found
 
 
-def _rows(key: int, condition: Clause, rank: int = _LAST) -> Clause:
-    return Clause(f"s.key=? AND ({condition.sql})", (key, *condition.arguments), rows=True, rank=rank)
+def _special(one: Filter, project: str) -> Clause | None:
+    """Conditions on what the server keeps beside the parameters."""
+    match one.code:
+        case "_id":
+            if one.operator in ("in", "not-in"):
+                raise refused(one, one.code)
+            ids = identifiers(one)
+            return Clause(f"r.id {'NOT ' if one.negated else ''}IN ({marks(ids)})", tuple(ids))
+        case "_lastUpdated":
+            at = point(one.value)
+            if at is None:
+                raise bad_request(f"Invalid date value: {one.value}")
+            return parenthesized(moment("r.updated", one, at))
+        case "_project":
+            own = project in identifiers(one) if one.operator not in ("missing", "present") else None
+            if own is None:
+                own = (one.value == "true") == (one.operator == "present")
+            return Clause("1" if own != one.negated else "0")
+        case "_deleted":
+            return Clause("0" if (one.value == "true") != one.negated else "1")
+        case "_compartment":
+            return _compartment(one, project)
+    return None
 
 
-def _strings(one: Filter, number: int, whole: int) -> Clause:
-    if one.modifier == "exact":
-        return _rows(whole, Clause(f"s.value IN ({marks(one.values())})", tuple(one.values())), _RANK["string"])
-    if one.modifier == "contains":
-        return _rows(whole, any_of([Clause("instr(lower(s.value), ?)", (v.lower(),)) for v in one.values()]))
-    alternatives = [words(v) for v in one.values()]
-    if all(len(found) == 1 for found in alternatives):
-        return _rows(number, any_of([starting(found[0]) for found in alternatives]), _RANK["string"])
-    clauses = []
-    for found in alternatives:
-        rows = [_rows(number, starting(word)) for word in found] or [Clause("0")]
-        exists = [
-            f"EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND {c.sql})" if c.rows else c.sql for c in rows
-        ]
-        clauses.append(Clause(" AND ".join(exists), tuple(a for c in rows for a in c.arguments)))
-    return parenthesised(any_of(clauses))
+def _compartment(one: Filter, project: str) -> Clause:
+    ids = identifiers(one)
+    if project in ids:
+        return Clause("0" if one.negated else "1")
+    within = "EXISTS (SELECT 1 FROM json_each(r.content, '$.meta.compartment') c"
+    matching = f"substr(json_extract(c.value, '$.reference'), -36) IN ({marks(ids)}))"
+    return Clause(f"{'NOT ' if one.negated else ''}{within} WHERE {matching}", tuple(ids))
 
 
-def _missing(one: Filter, number: int) -> Clause:
-    negation = "NOT " if one.value == "true" else ""
+def _presence(one: Filter, known: Details, number: int) -> Clause:
+    """Whether there is a value at all. Only sets of tokens insist on ``true`` or ``false``."""
+    strict = known.strategy is Strategy.TOKENS
+    value = one.value.lower() if strict else one.value
+    if strict and value not in ("true", "false"):
+        raise bad_request(f"Search filter ':{one.operator}' must have a value of 'true' or 'false'")
+    absent = (value == "true") == (one.operator == "missing")
+    negation = "NOT " if absent else ""
     return Clause(f"{negation}EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND +s.key=?)", (number,))
 
 
-def _stem(parameter: Parameter) -> str:
-    return parameter.name + WHOLE if parameter.type == "string" else parameter.name
-
-
-def _chain(one: Filter, resource_type: str, key: Key) -> Clause:
-    """``patient.identifier=...``: index rows of the reference whose target meets the rest of the chain."""
-    link, _, rest = one.code.partition(".")
-    code, _, named = link.partition(":")
-    parameter = _known(resource_type, code)
-    targets = [named] if named else list(parameter.targets)
-    if len(targets) != 1 or parameter.type != "reference":
-        raise bad_request(f"Unable to identify next resource type for search parameter: {resource_type}?{code}")
-    target = targets[0]
-    inner = _inner(rest, one.value)
-    if "." not in rest and parameter_of(target, inner.code) is None:
-        raise bad_request(f"Invalid search parameter at end of chain: {target}?{inner.code}")
-    found = _subselect(clause(inner, target, key), "r.id")
-    return _rows(
-        key(resource_type, code),
-        Clause(f"s.value IN ({found.sql}) AND s.system=?", (*found.arguments, target)),
-        _RANK["uri"],
+def _negated(one: Filter, known: Details, sql: str, arguments: tuple[Any, ...], number: int) -> Clause:
+    """What does not match. A column without a value matches only where the server compares it as a set or exactly."""
+    missing = f"NOT EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND {sql})"
+    single_reference = known.strategy is Strategy.REFERENCE and not known.many
+    single_value = known.strategy in (Strategy.DATE, Strategy.NUMBER) and not known.many
+    several_codes = known.strategy is Strategy.CODE and not known.many and len(one.values()) > 1
+    if not (single_reference or single_value or several_codes):
+        return Clause(missing, arguments)
+    return Clause(
+        f"({missing} AND EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND +s.key=?))", (*arguments, number)
     )
 
 
-def _has(one: Filter, resource_type: str, key: Key) -> Clause:
-    """``_has:Encounter:patient:identifier=...``: resources which another type's reference leads to."""
-    _, other, code, rest = [*one.code.split(":", 3), "", "", ""][:4]
-    parameter = parameter_of(other, code) if is_resource_type(other) else None
-    if parameter is None or parameter.type != "reference" or not rest:
-        raise bad_request(f"Invalid search parameter: {one.code}")
-    found = _subselect(clause(_inner(rest, one.value), other, key), "r.rid")
-    number = key(other, code)
-    sql = f"r.id IN (SELECT s.value FROM search_index s WHERE s.key=? AND s.system=? AND s.rid IN ({found.sql}))"
-    return Clause(sql, (number, resource_type, *found.arguments))
+def _chained(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
+    """A condition on what a reference leads to (``patient.name``), or on what refers to the resource (``_has``)."""
+    links = _links(one.code)
+    if len(links) - 1 > _MOST_LINKS:
+        raise bad_request("Search chains longer than three links are not currently supported")
+    return _follow(one, links, resource_type, key, project)
 
 
-def _inner(key: str, value: str) -> Filter:
-    """The rest of a chain."""
-    if key.startswith("_has:") or "." in key:
-        return Filter(key, value)
-    code, _, modifier = key.partition(":")
-    return Filter(code, value, modifier or None)
+def _follow(one: Filter, links: list[str], resource_type: str, key: Key, project: str) -> Clause:
+    link, *rest = links
+    if not rest:
+        if link.startswith("_has"):
+            raise bad_request("Unterminated chained search")
+        code, _, modifier = link.partition(":")
+        if code not in ("_id", "_lastUpdated", "_project") and details(resource_type, code) is None:
+            raise bad_request(f"Invalid search parameter at end of chain: {resource_type}?{code}")
+        return clause(filter_of(resource_type, code, modifier, one.value), resource_type, key, project)
+    if link.startswith("_has"):
+        _, other, code = [*link.split(":", 2), "", ""][:3]
+        _reverse_link(other, code, resource_type)
+        found = _subselect(_follow(one, rest, other, key, project), "r.rid", other, project)
+        sql = "r.id IN (SELECT s.value FROM search_index s WHERE s.key=? AND s.system=? AND s.rid IN"
+        return Clause(f"{sql} ({found.sql}))", (key(other, code), resource_type, *found.arguments))
+    code, target = _forward_link(link, resource_type)
+    found = _subselect(_follow(one, rest, target, key, project), "r.id", target, project)
+    matching = Clause(f"s.value IN ({found.sql}) AND s.system=?", (*found.arguments, target))
+    return Clause(*_keyed(key(resource_type, code), matching), rows=True, rank=_RANK[Strategy.CODE])
 
 
-def _subselect(one: Clause, column: str) -> Clause:
+def _links(code: str) -> list[str]:
+    """The links of a chain; a ``_has:Type:parameter`` is one."""
+    found = []
+    while code:
+        if code.startswith("_has:"):
+            first = code.find(":", 5)
+            second = code.find(":", first + 1)
+            if first < 0 or first >= second:
+                raise bad_request(f"Invalid search chain: {code}")
+            found.append(code[:second])
+            code = code[second + 1 :]
+        else:
+            link, _, code = code.partition(".")
+            found.append(link)
+    return found
+
+
+def _forward_link(link: str, resource_type: str) -> tuple[str, str]:
+    """(parameter, the type that it leads to)."""
+    code, _, named = link.partition(":")
+    known = details(resource_type, code)
+    if known is None:
+        raise bad_request(f"Invalid search parameter in chain: {resource_type}?{code}")
+    targets = known.parameter.targets
+    any_type = targets == ("*",) and is_resource_type(named)
+    if len(targets) == 1 and targets != ("*",):
+        target = targets[0]
+    elif named and (named in targets or any_type):
+        target = named
+    else:
+        raise bad_request(f"Unable to identify next resource type for search parameter: {resource_type}?{code}")
+    if known.strategy not in (Strategy.REFERENCE, Strategy.CODE, Strategy.TEXT):
+        raise bad_request(f"Invalid search parameter in chain: {resource_type}?{code}")
+    return code, target
+
+
+def _reverse_link(other: str, code: str, resource_type: str) -> None:
+    known = details(other, code)
+    if known is None:
+        raise bad_request(f"Invalid search parameter in chain: {other}?{code}")
+    if resource_type not in known.parameter.targets and known.parameter.targets != ("*",):
+        text = f"search parameter {other}?{code} does not refer to {resource_type}"
+        raise bad_request(f"Invalid reverse chain link: {text}")
+
+
+def _subselect(one: Clause, column: str, resource_type: str, project: str) -> Clause:
     if one.rows:
         rows = f"SELECT s.rid FROM search_index s WHERE {one.sql}"
         return Clause(f"SELECT {column} FROM resource r WHERE r.rid IN ({rows})", one.arguments)
-    return Clause(f"SELECT {column} FROM resource r WHERE r.deleted=0 AND {one.sql}", one.arguments)
+    within = "r.project=? AND r.type=? AND r.deleted=0"
+    return Clause(
+        f"SELECT {column} FROM resource r WHERE {within} AND {one.sql}", (project, resource_type, *one.arguments)
+    )

@@ -42,6 +42,7 @@ _FORMATS = {
     }.items()
 }
 _BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_CAPITALS = re.compile(r"(?=[A-Z])")
 _NUMBERS = frozenset(("decimal", "integer", "positiveInt", "unsignedInt"))
 _LONGEST_STRING = 1024 * 1024
 
@@ -55,7 +56,7 @@ def validate(resource: Json) -> None:
     if found is None:
         raise bad_request(f"Unknown data type: {resource_type}")
     issues = _Validation(resource).run(found)
-    if issues:
+    if any(one["severity"] == "error" for one in issues):
         raise invalid(issues)
 
 
@@ -149,6 +150,8 @@ class _Validation:
             self._report(text, path)
         for each in values:
             self._check_rules(each, [constraint(key, each.type) for key in element.constraints])
+            if each.type == "Reference":
+                self._check_target(each, element)
             if each.type in PRIMITIVES:
                 self._primitive(each)
             elif is_empty(each.value):
@@ -177,25 +180,66 @@ class _Validation:
     def _superfluous(self, value: Any, kind: Type, path: str) -> None:
         """What the type does not know. The server takes the letters of a text and the places of a list for names."""
         if isinstance(value, str | list):
-            names = [str(position) for position in range(len(value))]
-        else:
-            names = [name for name in value if name != "resourceType"] if isinstance(value, dict) else []
-        for name in names:
-            if not _belongs(name, value, kind):
+            for position in range(len(value)):
+                self._report(f'Invalid additional property "{position}"', f"{path}.{position}")
+            return
+        choices: dict[str, str] = {}
+        for name in value if isinstance(value, dict) else ():
+            if name == "resourceType":
+                continue
+            choice = _choice(name, value, kind)
+            if choice is not None:
+                self._check_choice(name, choice, choices)
+            elif name.removeprefix("_") not in kind.plain_names:
                 self._report(f'Invalid additional property "{name}"', f"{path}.{name}")
+
+    def _check_choice(self, name: str, choice: str, seen: dict[str, str]) -> None:
+        """Warns where two forms of one choice stand side by side; a warning alone refuses nothing."""
+        beside, expected = (choice[1:], name[1:]) if choice.startswith("_") else (f"_{choice}", f"_{name}")
+        if beside in seen and seen[beside] != expected:
+            plain = choice.removeprefix("_")
+            text = f'Type of primitive extension does not match the type of property "{plain}"'
+            self._issues.append(issue("warning", "structure", text, expression=choice))
+        if choice in seen:
+            text = f'Conflicting choice of type properties: "{name}", "{seen[choice]}"'
+            self._issues.append(issue("warning", "structure", text, expression=name))
+        seen[choice] = name
+
+    def _check_target(self, one: _Value, element: Element) -> None:
+        """Warns where a reference leads to a type that the element does not name."""
+        reference = one.value.get("reference") if isinstance(one.value, dict) else None
+        if not isinstance(reference, str) or reference.startswith("#") or not element.targets:
+            return
+        named = reference.partition("?" if "?" in reference else "/")[0]
+        if named and named not in element.targets and "Resource" not in element.targets:
+            expected = '", "'.join(_profile(target) for target in element.targets)
+            text = f'Invalid reference: got "{named}", expected "{expected}"'
+            self._issues.append(issue("warning", "structure", text, expression=one.path))
+
+
+def _profile(name: str) -> str:
+    """The URL of a type's definition."""
+    found = type_of(name)
+    base = "https://medplum.com" if found is not None and found.medplum else "http://hl7.org"
+    return f"{base}/fhir/StructureDefinition/{name}"
+
+
+def _choice(name: str, value: Json, kind: Type) -> str | None:
+    """The choice that a JSON name belongs to, where the object has a value for it: ``value[x]`` of ``valueFoo``."""
+    plain = name.removeprefix("_")
+    stem = ""
+    for part in _CAPITALS.split(plain):
+        stem += part
+        element = kind.choices.get(stem)
+        if element is not None:
+            prefix = "_" if plain != name else ""
+            return f"{prefix}{element.name}" if _typed(value, element, "") is not None else None
+    return None
 
 
 def is_empty(value: Any) -> bool:
     """Whether the server takes the value for one that is not there."""
     return value is None or value in ("", [], {})
-
-
-def _belongs(name: str, value: Any, kind: Type) -> bool:
-    element = kind.by_json_name.get(name.removeprefix("_"))
-    if element is None or not isinstance(value, dict):
-        return False
-    # An empty choice has no type that the server would recognize.
-    return not element.choice or _typed(value, element, "") is not None
 
 
 def _typed(fields: Json, element: Element, parent: str) -> _Value | list[_Value] | None:

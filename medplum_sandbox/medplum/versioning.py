@@ -14,10 +14,12 @@ from medplum_sandbox.medplum.definitions.search_table import Path
 from medplum_sandbox.medplum.definitions.tables import parameters
 from medplum_sandbox.medplum.indexing import walk
 from medplum_sandbox.medplum.outcomes import OK, gone
+from medplum_sandbox.medplum.search_request import MAX_COUNT, whole_number
 from medplum_sandbox.medplum.store import Stored
 from medplum_sandbox.medplum.world import Actor
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_PAGE = 100
 _STAMPED = frozenset(("versionId", "lastUpdated", "author", "project", "compartment"))
 
 
@@ -39,6 +41,16 @@ def stamped(resource: Json, actor: Actor, now: str, id: str) -> Json:
         "compartment": compartments(made, actor.project),
     }
     return made
+
+
+def with_own_meta(resource: Json) -> Json:
+    """The resource with what its author may say in ``meta``: the rest is the server's, and so is the id."""
+    meta = resource.get("meta")
+    if isinstance(meta, str | list):  # as JavaScript spreads them into an object
+        meta = {str(place): item for place, item in enumerate(meta)}
+    own = {key: value for key, value in meta.items() if key not in _STAMPED} if isinstance(meta, dict) else {}
+    kept = {key: value for key, value in resource.items() if key not in ("meta", "id")}
+    return {**kept, "meta": own} if own else kept
 
 
 def same_content(old: Json, new: Json) -> bool:
@@ -65,11 +77,16 @@ def _paths_to_patients(resource_type: str) -> tuple[Path, ...]:
 
 def versions_bundle(base_url: str, versions: list[Stored], query: dict[str, str], view: Callable[[Json], Json]) -> Json:
     """The history of one resource, newest first."""
-    count, offset = query.get("_count", ""), query.get("_offset", "")
-    first = int(offset) if offset.isdigit() else 0
-    page = versions[first : first + int(count)] if count.isdigit() else versions[first:]
+    asked = query.get("_count", "")
+    count = (whole_number(asked) or 0) if asked else _PAGE
+    first = max(whole_number(query.get("_offset", "")) or 0, 0)
+    # A count that is no number above 0 is no limit.
+    page = versions[first : first + min(count, MAX_COUNT)] if count > 0 else versions[first:]
     entries = [_entry(base_url, version, view) for version in page]
-    return {"resourceType": "Bundle", "type": "history", "entry": entries, "total": len(versions)}
+    found: Json = {"resourceType": "Bundle", "type": "history"}
+    if entries:
+        found["entry"] = entries
+    return {**found, "total": len(versions)}
 
 
 def _entry(base_url: str, version: Stored, view: Callable[[Json], Json]) -> Json:
@@ -91,7 +108,7 @@ def _javascript_date(instant: str) -> str:
 
 def _content(resource: Json) -> Json:
     meta = {k: v for k, v in resource.get("meta", {}).items() if k not in _STAMPED}
-    return {**resource, "meta": meta}
+    return {**{key: value for key, value in resource.items() if key != "id"}, "meta": meta}
 
 
 def _patients(values: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -17,12 +17,10 @@ from medplum_sandbox.practice_fusion.jobs import Job, make_files
 from medplum_sandbox.practice_fusion.kickoff import Asked, Refusal, pairs_of_parameters, read_kickoff
 from medplum_sandbox.practice_fusion.manifests import manifest
 from medplum_sandbox.practice_fusion.rendering import Lines
+from medplum_sandbox.practice_fusion.state import State
 from medplum_sandbox.practice_fusion.switches import Level
 from medplum_sandbox.practice_fusion.tokens import Grant
 from medplum_sandbox.practice_fusion.wire import FileAnswer
-
-if TYPE_CHECKING:
-    from medplum_sandbox.practice_fusion.sandbox import PracticeFusionSandbox
 
 FHIR_JSON: Final = "application/fhir+json"
 Answer = Response | FileAnswer
@@ -31,8 +29,8 @@ Answer = Response | FileAnswer
 class Api:
     """The routes of one look-alike."""
 
-    def __init__(self, sandbox: PracticeFusionSandbox, *, root: str, token_path: str) -> None:
-        self.box = sandbox
+    def __init__(self, state: State, *, root: str, token_path: str) -> None:
+        self.state = state
         self._root = root
         self._token_path = token_path
 
@@ -57,38 +55,38 @@ class Api:
     async def token(self, request: HttpRequest) -> Response:
         """An access token, or the reason why not."""
         form = {name: str(value) for name, value in (await request.form()).items()}
-        status, body = self.box.desk.answer(form, request.headers.get("authorization"), self.box.token_url)
+        status, body = self.state.desk.answer(form, request.headers.get("authorization"), self.state.token_url)
         return JSONResponse(body, status, {"Cache-Control": "no-store"})
 
     async def discovery(self, _request: HttpRequest) -> Response:
         """The SMART configuration, where this source has one."""
-        if self.box.switches.discovery != "smart":
+        if self.state.switches.discovery != "smart":
             raise Refusal(404, "not-found", "No SMART configuration.")
-        return JSONResponse(conformance.smart_configuration(self.box.token_url, self.box.switches))
+        return JSONResponse(conformance.smart_configuration(self.state.token_url, self.state.switches))
 
     async def metadata(self, _request: HttpRequest) -> Response:
         """The CapabilityStatement."""
-        body = conformance.capability_statement(self.box.token_url, self.box.switches)
+        body = conformance.capability_statement(self.state.token_url, self.state.switches)
         return JSONResponse(body, media_type=FHIR_JSON)
 
     async def kickoff(self, request: HttpRequest) -> Response:
         """202 with the job's address."""
         grant = self._grant(request)
         pairs = list(request.query_params.multi_items())
-        if request.method == "POST" and "POST" in self.box.switches.methods:
+        if request.method == "POST" and "POST" in self.state.switches.methods:
             pairs += pairs_of_parameters(await _json(request))
         asked = Asked(
             request.method, _level(request), request.path_params.get("group"), str(request.url), request.headers, pairs
         )
-        wanted = read_kickoff(asked, self.box.switches, self.box.source, grant)
-        if self.box.switches.one_job and any(self._alive(job) for job in self.box.jobs.values()):
+        wanted = read_kickoff(asked, self.state.switches, self.state.source, grant)
+        if self.state.switches.one_job and any(self._alive(job) for job in self.state.jobs.values()):
             return self._later(429, "throttled")
-        switches = self.box.switches
-        moment = self.box.begin_export()
-        job = Job(wanted, moment, self.box.clock(), switches.polls, switches.transient_polls)
-        job.files = make_files(self.box.source, switches, wanted)
-        self.box.jobs[job.id] = job
-        headers = {"Content-Location": self.box.links.status(job), "Date": self.box.http_date()}
+        switches = self.state.switches
+        moment = self.state.begin_export()
+        job = Job(wanted, moment, self.state.clock(), switches.polls, switches.transient_polls)
+        job.files = make_files(self.state.source, switches, wanted)
+        self.state.jobs[job.id] = job
+        headers = {"Content-Location": self.state.links.status(job), "Date": self.state.http_date()}
         return Response(status_code=202, headers=headers)
 
     async def status(self, request: HttpRequest) -> Response:
@@ -105,113 +103,113 @@ class Api:
         page = int(request.query_params.get("page", "1"))
         if job.polls_left:
             return self._running(job)
-        body = manifest(job, page, self.box.switches, self.box.links, miscounted=self._strikes("wrong_count", request))
-        expires = self.box.now() + timedelta(seconds=self.box.switches.link_seconds or 86400)
-        return JSONResponse(
-            self.box.edit_manifest(body), headers={"Expires": expires.strftime("%a, %d %b %Y %H:%M:%S GMT")}
-        )
+        miscounted = self._strikes("wrong_count", request)
+        body = manifest(job, page, self.state.switches, self.state.links, miscounted=miscounted)
+        expires = self.state.now() + timedelta(seconds=self.state.switches.link_seconds or 86400)
+        headers = {"Expires": expires.strftime("%a, %d %b %Y %H:%M:%S GMT")}
+        return JSONResponse(self.state.edit_manifest(body), headers=headers)
 
     async def cancel(self, request: HttpRequest) -> Response:
         """202; afterwards the job is unknown."""
         self._grant(request)
-        del self.box.jobs[self._job(request).id]
+        del self.state.jobs[self._job(request).id]
         return Response(status_code=202)
 
     async def file(self, request: HttpRequest) -> Answer:
         """One file of an export, for a token; or the way to another host."""
         self._grant(request)
         job = self._job(request)
-        if not self.box.links.is_fresh(request.query_params) or self._strikes("expired_link", request):
+        if not self.state.links.is_fresh(request.query_params) or self._strikes("expired_link", request):
             raise Refusal(403, "expired", "This link has grown old.")
         kind, number = request.path_params["kind"], request.path_params["number"]
         if self._strikes("redirect_download", request):
-            return RedirectResponse(self.box.links.signed(job, kind, number), 302)
-        return send_file(self.box, job, request)
+            return RedirectResponse(self.state.links.signed(job, kind, number), 302)
+        return send_file(self.state, job, request)
 
     async def read(self, request: HttpRequest) -> Response:
         """One resource, or the content of a Binary."""
-        return rest.read(self.box, self._grant(request), request)
+        return rest.read(self.state, self._grant(request), request)
 
     async def search(self, request: HttpRequest) -> Response:
         """A page of a search."""
-        return rest.search(self.box, self._grant(request), request)
+        return rest.search(self.state, self._grant(request), request)
 
     def _grant(self, request: HttpRequest) -> Grant:
         authorization = request.headers.get("authorization")
         if self._strikes("expired_token", request):
-            self.box.desk.revoke(authorization)
-        grant = self.box.desk.check(authorization)
+            self.state.desk.revoke(authorization)
+        grant = self.state.desk.check(authorization)
         if grant is None:
             raise Refusal(401, "login", "An access token is missing, unknown or too old.")
         return grant
 
     def _job(self, request: HttpRequest) -> Job:
         if self._strikes("lost_job", request):
-            self.box.jobs.pop(request.path_params["job"], None)
-        job = self.box.jobs.get(request.path_params["job"])
+            self.state.jobs.pop(request.path_params["job"], None)
+        job = self.state.jobs.get(request.path_params["job"])
         if job is None or not self._alive(job):
             raise Refusal(404, "not-found", "There is no such export.")
         return job
 
     def _alive(self, job: Job) -> bool:
-        life = self.box.switches.job_seconds
-        return life is None or self.box.clock() < job.started + life
+        life = self.state.switches.job_seconds
+        return life is None or self.state.clock() < job.started + life
 
     def _running(self, job: Job) -> Response:
-        switches = self.box.switches
+        switches = self.state.switches
         done = 100 * (switches.polls - job.polls_left) // switches.polls
         job.polls_left -= 1
         headers = {"X-Progress": f"{done}% complete"} if switches.progress else {}
-        if wait := self.box.wait_header():
+        if wait := self.state.wait_header():
             headers["Retry-After"] = wait
         if not (switches.partial_manifests and job.request.partial):
             return Response(status_code=202, headers=headers)
-        body = manifest(job, 1, switches, self.box.links)
+        body = manifest(job, 1, switches, self.state.links)
         body.pop("link", None)  # it is added once the next page is ready
         return JSONResponse(body, 202, headers)
 
     def _later(self, status: int, code: str) -> Response:
-        wait = self.box.wait_header()
+        wait = self.state.wait_header()
         body = Refusal(status, code, "Try again later.").body
         return JSONResponse(body, status, {"Retry-After": wait} if wait else {}, FHIR_JSON)
 
     def _strikes(self, kind: str, request: HttpRequest) -> bool:
-        return self.box.faults.strike(request.method, request.url.path, (kind,)) is not None
+        return self.state.faults.strike(request.method, request.url.path, (kind,)) is not None
 
 
-def files_app(box: PracticeFusionSandbox) -> Starlette:
+def files_app(state: State) -> Starlette:
     """The app of the other host: signed links only, and no token, as object stores have it."""
 
     async def signed(request: HttpRequest) -> Answer:
         if "authorization" in request.headers:
             raise Refusal(400, "invalid", "Only one way to show permission is allowed, and the link carries one.")
-        struck = box.faults.strike(request.method, request.url.path, ("expired_link",))
-        if struck or not box.links.is_signed(request.url.path, request.query_params):
+        struck = state.faults.strike(request.method, request.url.path, ("expired_link",))
+        if struck or not state.links.is_signed(request.url.path, request.query_params):
             raise Refusal(403, "expired", "The signature of this link is wrong or too old.")
-        job = box.jobs.get(request.path_params["job"])
+        job = state.jobs.get(request.path_params["job"])
         if job is None:
             raise Refusal(404, "not-found", "There is no such file.")
-        return send_file(box, job, request)
+        return send_file(state, job, request)
 
     routes = [Route("/signed/{job}/{kind}/{number:int}", signed)]
     return Starlette(routes=routes, exception_handlers={Refusal: _refuse, 404: _not_found})
 
 
-def send_file(box: PracticeFusionSandbox, job: Job, request: HttpRequest) -> FileAnswer:
+def send_file(state: State, job: Job, request: HttpRequest) -> FileAnswer:
     """The file that the path names, with the faults of downloads."""
     body = job.files.get((request.path_params["kind"], request.path_params["number"]))
     if body is None:
         raise Refusal(404, "not-found", "There is no such file.")
     path = request.url.path
-    if isinstance(body, Lines) and box.faults.strike("GET", path, ("bad_line",)):
+    if isinstance(body, Lines) and state.faults.strike("GET", path, ("bad_line",)):
         body = body.with_bad_line()
-    plain = box.switches.shape in {"pretty", "array", "bundle"}
+    plain = state.switches.shape in {"pretty", "array", "bundle"}
     return FileAnswer(
         body,
         "application/json" if plain else "application/fhir+ndjson",
-        gzip=box.switches.gzip,
-        ranges=box.switches.ranges,
-        broken=box.faults.strike("GET", path, ("broken_download",)) is not None,
+        gzip=state.switches.gzip,
+        ranges=state.switches.ranges,
+        broken=state.faults.strike("GET", path, ("broken_download",)) is not None,
     )
 
 

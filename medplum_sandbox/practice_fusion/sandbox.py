@@ -5,27 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from types import TracebackType
 from typing import Self
 
 from starlette.types import ASGIApp
 
 from medplum_sandbox.faults import Faults
-from medplum_sandbox.json import Json
 from medplum_sandbox.practice_fusion.app import Api, files_app
 from medplum_sandbox.practice_fusion.canned import Canned, with_canned
-from medplum_sandbox.practice_fusion.jobs import Job
 from medplum_sandbox.practice_fusion.manifests import Links
 from medplum_sandbox.practice_fusion.source import Source
+from medplum_sandbox.practice_fusion.state import State
 from medplum_sandbox.practice_fusion.switches import Switches
-from medplum_sandbox.practice_fusion.tokens import TokenDesk
 from medplum_sandbox.practice_fusion.wire import Front, Record, Seen
 from medplum_sandbox.server import Server
 
 
-class PracticeFusionSandbox:
+class PracticeFusionSandbox(State):
     """A bulk data source on a loopback port, and a second port for signed links; a context manager."""
 
     def __init__(
@@ -37,16 +33,11 @@ class PracticeFusionSandbox:
         faults: Faults | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.switches = switches or Switches.exact()
-        self.faults = faults or Faults()
-        self.clock = clock
-        self.jobs: dict[str, Job] = {}
+        super().__init__(switches=switches, faults=faults, clock=clock)
         self.canned: list[Canned] = []  # answers in place of the look-alike's own
-        self.edit_manifest: Callable[[Json], Json] = lambda body: body
         self._record = Record()
         self._files_lock = threading.Lock()
         self._files_running = False
-        self._last_export = datetime.fromtimestamp(0, UTC)
         practice = self.switches.practice_id
         root = "/fhir/r4/v1" + (f"/{practice}" if practice else "")
         token_path = f"{root}/token" if practice else "/oauth/token"
@@ -54,18 +45,8 @@ class PracticeFusionSandbox:
         self._server = Server(self._front(Api(self, root=root, token_path=token_path).app(), "api"), port=port)
         self.base_url = self._server.base_url + root
         self.token_url = self._server.base_url + token_path
-        self.desk = TokenDesk(self.switches, clock)
         self.links = Links(self.switches, clock, self.base_url, self._files_host)
         self.serve(source)
-
-    def serve(self, source: Source) -> None:
-        """Takes another practice's data in place of the present one; jobs are forgotten, tokens and keys stay.
-
-        Starting a server takes longer than an export: a test with many sources keeps one look-alike.
-        """
-        source.rebase(self.base_url)
-        self.source = source
-        self.jobs.clear()
 
     @property
     def client_id(self) -> str:
@@ -112,24 +93,6 @@ class PracticeFusionSandbox:
         """Forgets all export jobs: their addresses answer 404."""
         self.jobs.clear()
 
-    def now(self) -> datetime:
-        """The source's time in full milliseconds, always later than the last transactionTime.
-
-        A change at this moment is therefore in the next export with ``_since``, however fast a test runs.
-        """
-        moment = datetime.fromtimestamp(self.clock(), UTC)
-        moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-        return max(moment, self._last_export + timedelta(milliseconds=1))
-
-    def http_date(self) -> str:
-        """The source's time as the header Date has it: in whole seconds."""
-        return format_datetime(datetime.fromtimestamp(self.clock(), UTC), usegmt=True)
-
-    def begin_export(self) -> datetime:
-        """The transactionTime of an export that starts now."""
-        self._last_export = self.now()
-        return self._last_export
-
     def settings(self) -> dict[str, str]:
         """The settings of a sync with this source, under their public names; a private key is the test's own."""
         settings = {
@@ -146,17 +109,6 @@ class PracticeFusionSandbox:
         if self.desk.keys:
             settings["PF_KEY_ID"] = next(iter(self.desk.keys))
         return settings
-
-    def wait_header(self) -> str | None:
-        """The value of Retry-After as this source writes it."""
-        now = self.clock()
-        return {
-            "none": None,
-            "seconds": "1",
-            "date": format_datetime(datetime.fromtimestamp(now + 1, UTC), usegmt=True),
-            "epoch": str(int(now) + 1),
-            "hours": "18000",
-        }[self.switches.retry_after]
 
     def _files_host(self) -> str:
         """The other host, which is started when a link to it is made for the first time."""

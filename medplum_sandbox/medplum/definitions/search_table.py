@@ -2,7 +2,7 @@
 
 A line at the margin names a type; an indented line is a parameter: ``code type path|path >Target,Target @2``. The
 targets are those that a reference may lead to (``>*`` is any resource); ``@2`` marks what puts a resource into a
-patient's compartment, in this order.
+patient's compartment, in this order; ``#individual-name`` is the id where it is not the type and the code.
 
 A path is a chain of element names with dots between them. ``a/b`` are the JSON names of a choice of types, and
 ``value*`` stands for all of them; ``[0]`` is the first value; ``[url=...]`` keeps the values with that property;
@@ -53,6 +53,7 @@ class Parameter:
     paths: tuple[Path, ...]
     targets: tuple[str, ...] = ()
     patient: int | None = None  # the place in the patient compartment's list
+    id: str | None = None
 
 
 def render(resources: list[dict[str, Any]], types: Types, compartment: dict[str, Any]) -> str:
@@ -67,6 +68,8 @@ def render(resources: list[dict[str, Any]], types: Types, compartment: dict[str,
             line = _line(resource, base, types)
             if resource["code"] in patients.get(base, ()):
                 line += f" @{patients[base].index(resource['code'])}"
+            if resource.get("id", "") != f"{base}-{resource['code']}":
+                line += f" #{resource['id']}"
             found.setdefault(base, {})[resource["code"]] = line
     sections = [[base, *(f" {line}" for line in found[base].values())] for base in sorted(found)]
     return "".join(f"{line}\n" for section in sections for line in section)
@@ -84,13 +87,16 @@ def read(text: str) -> dict[str, list[str]]:
     return sections
 
 
-def parse_line(line: str) -> Parameter:
-    """The parameter of a line."""
+def parse_line(line: str, resource_type: str | None = None) -> Parameter:
+    """The parameter of a line of a type; those of every type have no id."""
     name, kind, written, *rest = line.split()
     targets = next((word[1:].split(",") for word in rest if word.startswith(">")), [])
     paths = () if written == "-" else tuple(parse_path(text) for text in _split(written, "|"))
     place = next((int(word[1:]) for word in rest if word.startswith("@")), None)
-    return Parameter(name, kind, paths, tuple(targets), place)
+    id_ = next(
+        (word[1:] for word in rest if word.startswith("#")), f"{resource_type}-{name}" if resource_type else None
+    )
+    return Parameter(name, kind, paths, tuple(targets), place, id_)
 
 
 def parse_path(text: str) -> Path:

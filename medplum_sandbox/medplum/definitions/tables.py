@@ -48,12 +48,20 @@ def mandatory_elements(name: str) -> frozenset[str]:
 
 
 @cache
+def summary_elements(name: str) -> frozenset[str]:
+    """The elements of a summary; a choice without its ``[x]``."""
+    found = type_of(name)
+    return frozenset(e.name.removesuffix("[x]") for e in found.elements if e.summary) if found else frozenset()
+
+
+@cache
 def parameters(resource_type: str) -> dict[str, Parameter]:
     """The search parameters of a type by code, without ``_id`` and ``_lastUpdated``."""
     if not is_resource_type(resource_type) or resource_type == "Binary":
         return {}
-    lines = (*COMMON, *_search_parameters().get(resource_type, ()))
-    return {found.name: found for line in lines if (found := search_table.parse_line(line))}
+    common = [search_table.parse_line(line) for line in COMMON]
+    own = [search_table.parse_line(line, resource_type) for line in _search_parameters().get(resource_type, ())]
+    return {found.name: found for found in (*common, *own)}
 
 
 def rule(name: str) -> Rule:

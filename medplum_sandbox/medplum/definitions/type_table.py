@@ -1,9 +1,11 @@
 """``types.txt``: every type with its elements in the order of the definition.
 
-A line at the margin names a type: ``Patient resource !dom-2 !dom-4`` (its kind, then its constraints). An indented
+A line at the margin names a type: ``Patient resource !dom-2 !dom-4`` (its kind - ``medplum`` is a resource type of
+Medplum's own - then its constraints). An indented
 line is an element: ``name * HumanName !key`` with its cardinality and its types. ``?`` is 0..1, ``1`` is 1..1, ``*`` is
 0..*, ``+`` is 1..*; anything else is written out, with ``[]`` where values stand in a list. ``Reference>Patient,Group``
-names the targets of a reference; ``name[x]`` is a choice of the types that follow.
+names the targets of a reference; ``name[x]`` is a choice of the types that follow; ``&``
+marks what belongs to a summary.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class Element:
     types: tuple[str, ...]
     targets: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
+    summary: bool = False
 
     @cached_property
     def choice(self) -> bool:
@@ -63,6 +66,7 @@ class Type:
 
     name: str
     resource: bool
+    medplum: bool
     elements: tuple[Element, ...]
     constraints: tuple[str, ...] = ()
 
@@ -70,6 +74,16 @@ class Type:
     def by_json_name(self) -> dict[str, Element]:
         """The element that stands under a JSON name."""
         return {name: element for element in self.elements for name, _ in element.json_names}
+
+    @cached_property
+    def choices(self) -> dict[str, Element]:
+        """The choices of types, by their names without ``[x]``."""
+        return {element.name.removesuffix("[x]"): element for element in self.elements if element.choice}
+
+    @cached_property
+    def plain_names(self) -> frozenset[str]:
+        """The names of the elements as the definition writes them."""
+        return frozenset(element.name for element in self.elements)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -140,10 +154,11 @@ def render(structures: list[dict[str, Any]], constraints: Constraints) -> str:
         name = structure["name"] if structure["name"] in ("MoneyQuantity", "SimpleQuantity") else structure["type"]
         name = name.rpartition("/")[2]
         types = _Sections(name, structure["snapshot"]["element"], constraints).collect()
-        kind = "resource" if structure["kind"] == "resource" else "type"
+        own_type = structure["url"].startswith("https://medplum.com/")
+        kind = ("medplum" if own_type else "resource") if structure["kind"] == "resource" else "type"
         for number, (section, (root, elements)) in enumerate(types.items()):
             # Only a whole resource is checked by the rules on its own type.
-            own = root if kind == "resource" and number == 0 else []
+            own = root if kind != "type" and number == 0 else []
             lines.append(" ".join((section, kind if number == 0 else "part", *(f"!{key}" for key in own))))
             lines += [f" {element}" for element in elements]
     return "\n".join(lines) + "\n"
@@ -185,7 +200,8 @@ class _Sections:
         counted = (one.get("min", 0), most, base_most > 1)
         cardinality = _WRITTEN.get(counted) or f"{counted[0]}..{one['max']}{'[]' if counted[2] else ''}"
         kinds = [_kind(kind, source) for kind in source.get("type", ())]
-        return " ".join((name, cardinality, *kinds, *(f"!{key}" for key in self._keys(source))))
+        summary = ["&"] if one.get("isSummary") and "." not in one["path"].partition(".")[2] else []
+        return " ".join((name, cardinality, *summary, *kinds, *(f"!{key}" for key in self._keys(source))))
 
     def _keys(self, one: dict[str, Any]) -> list[str]:
         return [key for constraint in one.get("constraint", ()) if (key := self._constraints.add(constraint, one))]
@@ -218,16 +234,19 @@ def _number(text: str) -> int:
 def _parse(name: str, lines: list[str]) -> Type:
     kind, *keys = lines[0].split()
     elements = tuple(_parse_element(line) for line in lines[1:])
-    return Type(name, kind == "resource", elements, tuple(key[1:] for key in keys))
+    resource = kind in ("resource", "medplum")
+    return Type(name, resource, kind == "medplum", elements, tuple(key[1:] for key in keys))
 
 
 def _parse_element(line: str) -> Element:
     name, cardinality, *rest = line.split()
     least, most, many = _SHORT.get(cardinality) or _written_out(cardinality)
-    kinds = [word for word in rest if not word.startswith("!")]
+    kinds = [word for word in rest if not word.startswith(("!", "&"))]
     targets = tuple(t for kind in kinds if ">" in kind for t in kind.partition(">")[2].split(","))
     types = tuple(kind.partition(">")[0] for kind in kinds)
-    return Element(name, least, most, many, types, targets, tuple(w[1:] for w in rest if w.startswith("!")))
+    return Element(
+        name, least, most, many, types, targets, tuple(w[1:] for w in rest if w.startswith("!")), "&" in rest
+    )
 
 
 def _written_out(text: str) -> tuple[int, int, bool]:

@@ -1,0 +1,34 @@
+"""A request as the generator makes it: the same for both servers, with names in place of ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# A name for a resource that both servers hold; the session puts the server's own id in its place.
+MARK = "~"
+
+
+def mark(name: str) -> str:
+    """The text that stands for the id of a named resource."""
+    return f"{MARK}{name}{MARK}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. ``kind`` says what is tried; ``creates`` names the resource that a success makes.
+
+    ``changes`` names a resource that the request may change or delete; ``ordered`` says that the order of the entries
+    was asked for; ``creates_entries`` names what each entry of a batch makes, or None.
+    """
+
+    kind: str
+    method: str
+    path: str
+    body: Any = None
+    headers: dict[str, str] = field(default_factory=dict)
+    creates: str | None = None
+    changes: str | None = None
+    ordered: bool = False
+    creates_entries: tuple[str | None, ...] = ()
+    deletes: bool = False
