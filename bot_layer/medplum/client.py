@@ -23,6 +23,7 @@ from bot_layer.fhir.bundle import NotASearchset, Searchset, read_searchset
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.references import RESOURCE_TYPE, is_relative
 from bot_layer.http.addresses import query_of
+from bot_layer.http.retry import repeat
 from bot_layer.http.transport import DEFAULT_PATIENCE, Patience, require_safe_url
 from bot_layer.medplum.wire import SERVICE, Wire, named
 
@@ -181,21 +182,15 @@ class Medplum:
         return {each["name"]: each for each in held.get("secret") or () if each.get("name")}
 
     def _repeat(self, method: str, path: str, call: Callable[[], _Result], *, repeatable: bool = False) -> _Result:
-        for attempt in range(self.patience.retries + 1):
-            try:
-                with named(method, path):
-                    return call()
-            except TransientError as error:
-                # 409 is Medplum's word for two conditional writes at once: the second one goes through later.
-                last = attempt == self.patience.retries or error.status == 412
-                if last or not (repeatable or method in _REPEATABLE):
-                    raise
-                self.wait(self._pause(attempt, error.retry_after))
-        raise AssertionError("the last attempt returns or raises")
+        def once() -> _Result:
+            with named(method, path):
+                return call()
 
-    def _pause(self, attempt: int, asked: float | None) -> float:
-        own = self.patience.backoff * float(2**attempt)
-        return min(max(own, asked or 0.0), self.patience.longest_wait)
+        # 409 is Medplum's word for two conditional writes at once: the second one goes through later. 412 is an answer.
+        def is_safe(error: TransientError) -> bool:
+            return error.status != 412 and (repeatable or method in _REPEATABLE)
+
+        return repeat(once, self.patience, when=is_safe, wait=self.wait)
 
 
 def connect(event: Event) -> Medplum:

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
 
-import orjson
-
 from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
 from bot_layer.http.addresses import query_of
+from bot_layer.http.policy import BUSY, RetryPolicy
+from bot_layer.http.retry import repeat
 from bot_layer.http.wire import Reply, Wire
-from bot_layer.medplum.login import SERVICE, Login, read_object
+from bot_layer.medplum.login import SERVICE, Login
+from bot_layer.medplum.quota import seconds_until_filled
 
 FHIR_JSON: Final = "application/fhir+json"
 ROUNDS: Final = 40  # tries of anything that Medplum may take later
+_PATIENT: Final = RetryPolicy(retries=ROUNDS - 1, backoff=0.05, longest_wait=60.0)
 
 
 @dataclass
@@ -76,19 +78,21 @@ class MedplumRequests:
     def repeat(self, method: str, path: str, *, template: str, body: bytes | None = None, cost: int = 1) -> Reply:
         """The answer to something that may be asked twice, asked until the server is not busy."""
         headers = {"Content-Type": FHIR_JSON} if body is not None else {}
-        for attempt in range(ROUNDS):
-            try:
-                reply = self.send(method, path, template=template, body=body, headers=headers, cost=cost)
-            except TransientError:
-                self.push_back(attempt)
-                continue
-            if reply.status == 429:
-                self.wait_for_quota(reply)
-            elif reply.status >= 500 or reply.status == 409:
-                self.push_back(attempt)
-            else:
-                return reply
-        raise TransientError("Medplum stayed busy.", service=SERVICE, method=method, path=template)
+
+        def once() -> Reply:
+            reply = self.send(method, path, template=template, body=body, headers=headers, cost=cost)
+            if reply.status in BUSY or reply.status == 409:
+                raise TransientError(
+                    "Medplum stayed busy.",
+                    service=SERVICE,
+                    status=reply.status,
+                    method=method,
+                    path=template,
+                    retry_after=self._asked_to_wait(reply) if reply.status == 429 else None,
+                )
+            return reply
+
+        return repeat(once, _PATIENT, when=lambda _: True, wait=self.wait)
 
     def search(self, resource_type: str, query: str) -> Iterator[Json]:
         """Every match of a search, page by page."""
@@ -115,14 +119,15 @@ class MedplumRequests:
 
     def push_back(self, attempt: int) -> None:
         """Wait a little, and longer each time."""
-        self.wait(min(0.05 * 2.0 ** min(attempt, 10), 10.0))
+        self.wait(_PATIENT.pause(attempt))
 
     def wait_for_quota(self, reply: Reply) -> None:
-        """Wait as long as a 429 says."""
-        seen = pace.read_rate_limit(reply.headers.get("ratelimit", ""))
-        asked = reply.headers.get("retry-after", "")
-        seconds = float(asked) if asked.isdecimal() else float(seen[1]) if seen else _until_points(reply.body)
-        self.wait(min(max(seconds, 0.05), 60.0))
+        """Wait as long as a 429 asks for."""
+        self.wait(self._asked_to_wait(reply))
+
+    def _asked_to_wait(self, reply: Reply) -> float:
+        asked = seconds_until_filled(reply.headers, reply.body, now=time.time())
+        return max(1.0 if asked is None else asked, 0.05)
 
     def _take(self, cost: int) -> None:
         while True:
@@ -138,13 +143,3 @@ class MedplumRequests:
         if seen:
             with self._lock:
                 self._quota = self._quota.observed(*seen, self.clock())
-
-
-def _until_points(body: bytes) -> float:
-    """Seconds until the quota is filled again, from the OperationOutcome of a 429."""
-    for issue in read_object(body).get("issue") or []:
-        try:
-            return float(orjson.loads(issue.get("diagnostics") or "{}").get("_msBeforeNext", 1000)) / 1000
-        except (ValueError, AttributeError):
-            continue
-    return 1.0

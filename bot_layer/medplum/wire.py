@@ -1,8 +1,9 @@
-"""Under pymedplum: busy and broken answers before it repeats anything, and its exceptions as ours."""
+"""Under pymedplum: the one HTTP policy in place of its own repetitions, and its exceptions as ours."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,15 +13,19 @@ from pymedplum import exceptions as refusals
 
 from bot_layer import spans
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
+from bot_layer.http import deadline
 from bot_layer.http.body import paced
 from bot_layer.http.policy import BUSY
-from bot_layer.http.transport import retry_after
+from bot_layer.medplum.quota import seconds_until_filled
 
 SERVICE = "Medplum"
 
 
 class Wire(httpx.BaseTransport):
-    """httpx's transport, with busy and broken answers as TransientError, before pymedplum sleeps over them."""
+    """httpx's transport that raises busy and broken answers as TransientError, so that our policy repeats them.
+
+    Timeouts are shortened to the deadline of the call.
+    """
 
     def __init__(self, inner: httpx.BaseTransport, clock: Callable[[], float] = time.monotonic) -> None:
         self._inner = inner
@@ -35,6 +40,11 @@ class Wire(httpx.BaseTransport):
             return response
 
     def _send(self, request: httpx.Request) -> httpx.Response:
+        if deadline.left() <= 0:
+            raise _transient(request.method, None, maybe_done=False)
+        timeouts = request.extensions.get("timeout") or {}
+        shortened = {name: deadline.shorten(math.inf if each is None else each) for name, each in timeouts.items()}
+        request.extensions["timeout"] = {name: None if each == math.inf else each for name, each in shortened.items()}
         try:
             response = self._inner.handle_request(request)
         except httpx.TransportError as fault:
@@ -45,7 +55,7 @@ class Wire(httpx.BaseTransport):
         if response.status_code in BUSY:
             response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
-            busy.retry_after = _until_quota(response)
+            busy.retry_after = seconds_until_filled(response.headers, response.content, now=time.time())
             raise busy
         return response
 
@@ -82,15 +92,6 @@ def _transient(method: str, status: int | None, *, maybe_done: bool) -> Transien
         code="medplum-unavailable",
         maybe_done=maybe_done and method not in {"GET", "HEAD"},
     )
-
-
-def _until_quota(response: httpx.Response) -> float | None:
-    """Seconds until the quota is filled again: ``t`` of the RateLimit header, else Retry-After."""
-    for entry in response.headers.get_list("RateLimit", split_commas=True):
-        parts = dict(part.strip().partition("=")[::2] for part in entry.split(";")[1:])
-        if parts.get("r") == "0" and parts.get("t", "").isdecimal():
-            return float(parts["t"])
-    return retry_after(response.headers)
 
 
 @contextmanager
