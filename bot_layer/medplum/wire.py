@@ -15,7 +15,7 @@ from bot_layer import spans
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
 from bot_layer.http import deadline
 from bot_layer.http.body import paced
-from bot_layer.http.policy import BUSY
+from bot_layer.http.policy import BUSY, read_retry_after
 from bot_layer.medplum.quota import seconds_until_filled
 
 SERVICE = "Medplum"
@@ -55,7 +55,11 @@ class Wire(httpx.BaseTransport):
         if response.status_code in BUSY:
             response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
-            busy.retry_after = seconds_until_filled(response.headers, response.content, now=time.time())
+            busy.retry_after = (
+                seconds_until_filled(response.headers, response.content, now=time.time())
+                if response.status_code == 429  # every answer tells what is left of the quota
+                else read_retry_after(response.headers.get("Retry-After"), now=time.time())
+            )
             raise busy
         return response
 
