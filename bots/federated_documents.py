@@ -1,4 +1,4 @@
-"""$federated-documents: a network's DocumentReference query, and documents, answered through Medplum's own door.
+"""$federated-documents: a network's DocumentReference query, and documents, answered at Medplum's own address.
 
 For clinics that give Health Gorilla Medplum's address: the base URL is ``.../fhir/R4/Bot/{id}/$execute``, and whatever
 path the caller appends, the query reaches the bot. ``?patient=...`` answers the searchset, ``?document=...&patient=``
@@ -24,7 +24,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
 
-# What Medplum's own routing puts into the query, and this bot's own parameters.
+# Parameters of Medplum's own routing, and of this bot.
 _NOT_SEARCHED = frozenset({"identifier", "document", "content"})
 _MOST_DIGITS = 4
 
@@ -40,6 +40,7 @@ BOT = Bot(
     ),
     grants=(
         Grant("Patient"),
+        Grant("Consent"),
         Grant("DocumentReference"),
         Grant("Binary"),
         Grant("Organization"),
@@ -58,12 +59,14 @@ def answer(event: Event) -> Json:
     if "document" in asked:
         return _document(event, source, asked)
 
-    query = federation.read_query([(name, value) for name, value in pairs if name not in _NOT_SEARCHED])
-    found = source.patient(query.patient)
-    documents = source.documents(found, query.patient) if found else []
-    whose = found.references[:1] if found else ()
+    searched = [(name, value) for name, value in pairs if name not in _NOT_SEARCHED]
+    query = federation.read_query(searched, servers=(server.client.fhir_base_url, base_url))
+    answers = [(asked_id, source.patient(asked_id)) for asked_id in source.asked_ids(query)]
+    found = [(asked_id, patient) for asked_id, patient in answers if patient is not None]
+    documents = [one for asked_id, patient in found for one in source.documents(patient, asked_id) if query.fits(one)]
+    whose = tuple(reference for _, patient in found for reference in patient.references[:1])
     _record(source, Access(_agent(event), whose, None, federation.canonical(query)))
-    return federation.searchset(query, [one for one in documents if query.fits(one)], base_url)
+    return federation.searchset(query, documents, base_url)
 
 
 def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> Json:
@@ -83,7 +86,7 @@ def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> J
 
 
 def _record(source: FederatedSource, access: Access) -> None:
-    """Without the record nothing is answered."""
+    """Writes the record of an access: without it nothing is answered."""
     now = datetime.now(UTC)
     source.server.create(audit_event(access, now, now))
 

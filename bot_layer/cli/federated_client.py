@@ -1,4 +1,4 @@
-"""``medplum-bots federated-client``: a login for whoever may ask the federated responder."""
+"""``medplum-bots federated-client``: a login for a partner that may query the federated responder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bot_layer.federation.rules.token import hash_secret
+from bot_layer.federation.rules.token import DEFAULT_SCOPES, hash_secret
 
 app = typer.Typer()
 
@@ -17,16 +17,18 @@ app = typer.Typer()
 def federated_client(
     client_id: Annotated[str, typer.Option("--id", help="The client id to give to Health Gorilla.")] = "health-gorilla",
 ) -> None:
-    """Make a client's secret, and the entry of FEDERATED_CLIENTS that holds its hash.
+    """Make a client's secret, and the entry of FEDERATED_CLIENTS with its hash and scopes.
 
     The secret is shown once: give it to Health Gorilla over a safe channel. Only the hash is kept on this side.
     """
     secret = secrets.token_urlsafe(32)
-    entry = {"id": client_id, "secretHash": hash_secret(secret, secrets.token_bytes(16))}
+    hashed = hash_secret(secret, secrets.token_bytes(16))
+    entry = {"id": client_id, "secretHash": hashed, "scopes": list(DEFAULT_SCOPES)}
     typer.echo("To Health Gorilla:")
     typer.echo(f"  client_id      {client_id}")
     typer.echo(f"  client_secret  {secret}")
+    typer.echo(f"  scope          {' '.join(DEFAULT_SCOPES)}")
     typer.echo("To this host's environment (a list: add others to it):")
     typer.echo(f"  FEDERATED_CLIENTS='{json.dumps([entry])}'")
-    typer.echo("Once, if it has none yet, for the tokens:")
+    typer.echo("To the same environment, once, if it has no key for the tokens yet:")
     typer.echo(f"  FEDERATED_SIGNING_KEY='{secrets.token_urlsafe(48)}'")

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from bot_layer.federation.content import PRIVATE
 from bot_layer.fhir import outcomes
-from bot_layer.host.invoke import encode
+from bot_layer.fhir.json import encode
 
 FHIR_JSON = "application/fhir+json"
 

@@ -1,8 +1,8 @@
 """The federated responder: token, DocumentReference search and document fetch, for Health Gorilla to call.
 
 Routes for the host, all under ``/federated``, and SMART's discovery document; nothing else exists. A query is answered
-200 with a total, 0 for nobody; a document that is not the patient's, or may not leave, is 404 like one that is not
-there. https://hl7.org/fhir/R4/search.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
+200 with a total, 0 for nobody. A document of somebody else, or one that may not leave, is 404 like one that does not
+exist. https://hl7.org/fhir/R4/search.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -24,15 +26,16 @@ from bot_layer.federation.audit import Recorder
 from bot_layer.federation.content import PRIVATE, document_answer
 from bot_layer.federation.external import FHIR_JSON, Elsewhere
 from bot_layer.federation.rules import metadata as federation_metadata
+from bot_layer.federation.rules import proxies as federation_proxies
 from bot_layer.federation.rules import query as federation
+from bot_layer.federation.rules import scopes
 from bot_layer.federation.rules.audit import Access
 from bot_layer.federation.rules.settings import Answering, Serving, read_answering, read_serving
 from bot_layer.federation.rules.token import Refused
 from bot_layer.federation.source import FederatedSource, Found
-from bot_layer.federation.tokens import Attempts, Issued, Tokens
+from bot_layer.federation.tokens import Attempts, Caller, Issued, Tokens
 from bot_layer.fhir import outcomes
-from bot_layer.fhir.json import Json
-from bot_layer.host.invoke import encode
+from bot_layer.fhir.json import Json, encode
 from bot_layer.medplum.client import Medplum, connect_environment
 
 PREFIX = "/federated"
@@ -77,7 +80,7 @@ class Responder:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.recorder = Recorder(settings.server, seconds=settings.serving.audit_seconds, clock=settings.clock)
-        self._source = FederatedSource(settings.server, settings.answering)
+        self._source = FederatedSource(settings.server, settings.answering, now=self._now)
         self._tokens = Tokens(settings.serving, settings.clock, Attempts(settings.serving.attempts, settings.clock))
         self._answers: dict[str, _Answer] = {}
         self._gathering: dict[str, threading.Lock] = {}
@@ -89,6 +92,7 @@ class Responder:
         there = [
             Route(f"{PREFIX}/oauth2/token", self.token, methods=["POST"]),
             Route(f"{PREFIX}/fhir/R4/DocumentReference", self.search, methods=["GET"]),
+            Route(f"{PREFIX}/fhir/R4/DocumentReference/_search", self.search_by_form, methods=["POST"]),
             Route(f"{PREFIX}/documents/{{id}}", self.document, methods=["GET"]),
             Route(f"{PREFIX}/fhir/R4/metadata", self.metadata, methods=["GET"]),
             *(
@@ -109,7 +113,7 @@ class Responder:
         if body is None:
             return too_large or _json(413, {"error": "invalid_request"}, "application/json", _NO_STORE)
         authorization = request.headers.get("Authorization")
-        address = request.client.host if request.client else ""
+        address = self._address(request)
         answer = await run_in_threadpool(self._tokens.answer, body, authorization, address)
         if isinstance(answer, Issued):
             return _json(200, answer.body, "application/json", _NO_STORE)
@@ -117,11 +121,25 @@ class Responder:
 
     def search(self, request: Request) -> Response:
         """DocumentReference?patient=..."""
-        return self._guarded(request, self._search)
+        return self._guarded(request, self._search, scopes.SEARCH)
+
+    async def search_by_form(self, request: Request) -> Response:
+        """The same search with its parameters in a form (https://hl7.org/fhir/R4/http.html#search)."""
+        kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind not in {"", "application/x-www-form-urlencoded"}:
+            issue = outcomes.Issue("invalid-input", "Send a form: application/x-www-form-urlencoded.")
+            return _json(415, outcomes.outcome([issue]), FHIR_JSON, PRIVATE)
+        body = None if _too_large(request) else await _body(request)
+        if body is None:
+            return _too_large(request) or Response(status_code=413)
+        form = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
+        return await run_in_threadpool(
+            self._guarded, request, lambda asked, caller: self._search(asked, caller, form), scopes.SEARCH
+        )
 
     def document(self, request: Request) -> Response:
         """One document's bytes."""
-        return self._guarded(request, self._document)
+        return self._guarded(request, self._document, *scopes.FETCH)
 
     def metadata(self, request: Request) -> Response:
         """The capability statement; anybody may read it."""
@@ -134,22 +152,26 @@ class Responder:
         document = federation_metadata.smart_configuration(self.settings.serving.token_url)
         return _too_large(request) or _json(200, document, "application/json", {})
 
-    def _guarded(self, request: Request, answer: Callable[[Request, str], Response]) -> Response:
-        """The answer for whoever holds a token of ours; every failure as an OperationOutcome without personal data."""
+    def _guarded(
+        self, request: Request, answer: Callable[[Request, Caller], Response], *needs: tuple[str, str]
+    ) -> Response:
+        """The answer to a token that permits one of the needs; failures are OperationOutcomes without personal data."""
         too_large = _too_large(request)
         if too_large is not None:
             return too_large
-        client = self._tokens.client_of(request.headers.get("Authorization"))
-        if client is None:
+        caller = self._tokens.caller(request.headers.get("Authorization"))
+        if caller is None:
             refused = outcomes.outcome(
                 [outcomes.Issue("token-required", "Send a token of this server.", issue_code="login")]
             )
             return _json(401, refused, FHIR_JSON, {"WWW-Authenticate": "Bearer", **PRIVATE})
+        if not scopes.permit(caller.scopes, *needs):
+            return _insufficient_scope(*needs)
         try:
-            # A partner's trace is not carried on: what goes on inside is nothing to it.
+            # A partner's trace ends here: it has nothing to do with the work inside.
             with spans.call("federated", {}) as span:
                 span.tell(name="federated-documents")
-                answered = answer(request, client)
+                answered = answer(request, caller)
                 span.tell(status=answered.status_code)
                 return answered
         except InputError as error:
@@ -160,17 +182,21 @@ class Responder:
             headers = {"Retry-After": "5"} if status == 503 else {}
             return _json(status, outcomes.of_error(error), FHIR_JSON, {**headers, **PRIVATE})
 
-    def _search(self, request: Request, client: str) -> Response:
-        lenient = "handling=lenient" in request.headers.get("Prefer", "").replace(" ", "").lower()
-        query = federation.read_query(request.query_params.multi_items(), lenient=lenient)
-        answer = self._gathered(query.patient)
-        asked = federation.canonical(query)
-        self.recorder.queried(Access(client, answer.patients, None, asked, self.settings.serving.base_url))
-        fitting = [document for document in answer.documents if query.fits(document)]
-        return _json(200, federation.searchset(query, fitting, self.settings.serving.fhir_url), FHIR_JSON, PRIVATE)
+    def _search(self, request: Request, caller: Caller, form: Sequence[tuple[str, str]] = ()) -> Response:
+        base_url, fhir_url = self.settings.serving.base_url, self.settings.serving.fhir_url
+        query = federation.read_query(
+            [*request.query_params.multi_items(), *form],
+            strict=federation.is_strict(request.headers.get("Prefer", "")),
+            servers=(fhir_url, self.settings.server.client.fhir_base_url),
+        )
+        answers = [self._gathered(asked_id) for asked_id in self._source.asked_ids(query)]
+        patients = tuple(patient for answer in answers for patient in answer.patients)
+        self.recorder.queried(Access(caller.client, patients, None, federation.canonical(query), base_url))
+        fitting = [document for answer in answers for document in answer.documents if query.fits(document)]
+        return _json(200, federation.searchset(query, fitting, fhir_url), FHIR_JSON, PRIVATE)
 
-    def _document(self, request: Request, client: str) -> Response:
-        """Looked up anew each time: what may not leave any more does not leave."""
+    def _document(self, request: Request, caller: Caller) -> Response:
+        """Looked up each time anew, so that a document that may no longer leave does not leave."""
         asked, number = request.query_params.get("patient", ""), request.query_params.get("content", "0")
         found = self._source.patient(asked) if asked else None
         document = self._source.document(found, request.path_params["id"]) if found else None
@@ -180,7 +206,7 @@ class Responder:
         if opened is None:
             return _not_found()
         try:
-            self.recorder.fetched(self._access(client, found, document))
+            self.recorder.fetched(self._access(caller.client, found, document))
         except BotError:
             opened.close()
             raise
@@ -192,8 +218,18 @@ class Responder:
             client, found.references[:1], f"DocumentReference/{document['id']}", "", self.settings.serving.base_url
         )
 
+    def _address(self, request: Request) -> str:
+        """The address that a login came from: of the connection, or where that is a trusted proxy, by its header."""
+        address = request.client.host if request.client else ""
+        return federation_proxies.origin(
+            address, request.headers.getlist("X-Forwarded-For"), self.settings.serving.trusted_proxies
+        )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.settings.clock(), UTC)
+
     def _gathered(self, asked_id: str) -> _Answer:
-        """What is told of the patient: gathered by one thread, and given again for some seconds."""
+        """The answer about a patient: gathered by one thread, and given again for some seconds."""
         kept = self._kept(asked_id)
         if kept is not None:
             return kept
@@ -259,6 +295,14 @@ def _refused_token(refused: Refused, *, basic: bool) -> Response:
     if refused.status in {429, 503}:
         headers["Retry-After"] = "60" if refused.status == 429 else "1"
     return _json(refused.status, refused.body(), "application/json", headers)
+
+
+def _insufficient_scope(*needs: tuple[str, str]) -> Response:
+    """https://www.rfc-editor.org/rfc/rfc6750#section-3.1"""
+    wanted = f"system/{needs[0][0]}.rs"
+    issue = outcomes.Issue("insufficient-scope", f"The token's scopes do not permit this: ask for {wanted}.")
+    challenge = f'Bearer error="insufficient_scope", scope="{wanted}"'
+    return _json(403, outcomes.outcome([issue]), FHIR_JSON, {"WWW-Authenticate": challenge, **PRIVATE})
 
 
 def _not_found() -> Response:

@@ -1,4 +1,4 @@
-"""What Medplum holds for a federated query: the patient behind a registered id, the documents, and their bytes."""
+"""What Medplum has for a federated query: the patient behind a registered id, the documents, and their bytes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from bot_layer.errors import InputError, PermanentError, ReviewNeeded
+from bot_layer.errors import InputError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.federation.rules import document as federated_document
 from bot_layer.federation.rules.document import Content, Rules, Source
+from bot_layer.federation.rules.query import Query
 from bot_layer.federation.rules.settings import Answering
 from bot_layer.fhir.demographics import entries
-from bot_layer.fhir.identifiers import search_token
+from bot_layer.fhir.identifiers import search_token, values_of
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.references import is_id
 from bot_layer.medplum.binary import open_binary
@@ -53,6 +55,7 @@ class FederatedSource:
     server: Medplum
     answering: Answering
     most_documents: int = 2000
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC), repr=False)
     _measured: Kept = field(default_factory=lambda: Kept(_MOST_MEASURED), repr=False)
     _summaries: Kept = field(default_factory=lambda: Kept(_MOST_SUMMARIES), repr=False)
 
@@ -60,8 +63,24 @@ class FederatedSource:
     def _rules(self) -> Rules:
         return replace(self.answering.rules, server=self.server.client.fhir_base_url)
 
+    def asked_ids(self, query: Query) -> list[str]:
+        """The registered ids of the patients that a query asks for; none where nobody has the identifier or document.
+
+        A query by document ids alone asks for the patients of those documents.
+        """
+        if query.patient:
+            return [query.patient]
+        if query.identifier is not None:
+            asked = self._identified(query.identifier.system, query.identifier.value)
+            return self._registered_ids([f"Patient/{asked['id']}"] if asked else [])
+        summarized = {each: federated_document.summarized_patient(each) for each in query.ids or ()}
+        patients = [f"Patient/{patient}" for patient in summarized.values() if patient]
+        stored = (self._stored(each) for each, patient in summarized.items() if not patient)
+        subjects = [str((document.get("subject") or {}).get("reference")) for document in stored if document]
+        return self._registered_ids([*patients, *subjects])
+
     def patient(self, asked_id: str) -> Found | None:
-        """The patient who is registered under an id; None where nobody is, or nobody any more."""
+        """The patient who is registered under an id and may be disclosed; None where nobody is, or nobody any more."""
         asked = self._asked(asked_id)
         if asked is None or not (self.answering.unregistered or index_patient.health_gorilla_ids(asked)):
             return None
@@ -72,9 +91,11 @@ class FederatedSource:
             return None
         if current.get("active") is False:
             return None
-        merged = (f"Patient/{each['id']}" for each in store.merged_into(current))
-        own = [f"Patient/{current['id']}", f"Patient/{asked['id']}", *merged]
-        return Found(current, tuple(dict.fromkeys(own)))
+        everyone = {f"Patient/{each['id']}": each for each in (current, asked, *store.merged_into(current))}
+        # An error while labels and Consents are read is no permission.
+        if store.denial(list(everyone.values()), self.answering.disclosure, self.now()) is not None:
+            return None
+        return Found(current, tuple(everyone))
 
     def documents(self, found: Found, asked_id: str) -> list[Json]:
         """Every document of a patient that may leave, as the network sees it."""
@@ -97,18 +118,16 @@ class FederatedSource:
 
     def document(self, found: Found, document_id: str) -> Json | None:
         """One document of the patient that may leave, as it is stored now; None for any other."""
-        if federated_document.summarised_patient(document_id) is not None:
+        if federated_document.summarized_patient(document_id) is not None:
             summary = self._summary(found)
             is_meant = summary is not None and summary["id"] == document_id
             return summary if is_meant and not self._held(found, 1) else None
-        if not is_id(document_id):
-            return None
-        stored = self.server.held(f"DocumentReference/{document_id}")
+        stored = self._stored(document_id)
         return stored if stored is not None and self._may_leave(stored, found) else None
 
     def open(self, found: Found, document: Json, number: int) -> Opened | None:
         """The bytes of one content of a document; None where there are none."""
-        if federated_document.summarised_patient(document["id"]) is not None:
+        if federated_document.summarized_patient(document["id"]) is not None:
             return self._open_summary(found.patient) if number == 0 else None
         sources = federated_document.sources(document, self._rules.server)
         source = sources[number] if number < len(sources) else None
@@ -134,13 +153,37 @@ class FederatedSource:
         system = self.answering.identifier_system
         if system is None:
             return self.server.held(f"Patient/{asked_id}") if is_id(asked_id) else None
-        hits = self.server.search("Patient", [("identifier", search_token(system, asked_id)), ("_count", "10")])
-        carrying = [patient for patient in hits if _carries(patient, system, asked_id)]
+        return self._identified(system, asked_id)
+
+    def _identified(self, system: str | None, value: str) -> Json | None:
+        """The one patient with an identifier; a system of None stands for any."""
+        token = search_token(system, value) if system is not None else search_token("", value).removeprefix("|")
+        hits = self.server.search("Patient", [("identifier", token), ("_count", "10")])
+        carrying = [patient for patient in hits if _carries(patient, system, value)]
         # A record that ended leads to the survivor, who may have taken its number over.
         successors = {registration.replaced_by(patient) for patient in carrying}
         first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
         # Two patients under one number: whose documents are meant is not guessed.
         return first[0] if len(first) == 1 else None
+
+    def _registered_ids(self, references: Iterable[str]) -> list[str]:
+        """The ids under which Patients of Medplum were registered, each once."""
+        ids = (self._registered_id(reference) for reference in dict.fromkeys(references))
+        return list(dict.fromkeys(each for each in ids if each))
+
+    def _registered_id(self, reference: str) -> str | None:
+        resource_type, _, patient_id = reference.partition("/")
+        if resource_type != "Patient" or not is_id(patient_id):
+            return None
+        system = self.answering.identifier_system
+        if system is None:
+            return patient_id
+        patient = self.server.held(reference)
+        numbers = values_of(entries((patient or {}).get("identifier")), system)
+        return numbers[0] if len(numbers) == 1 else None
+
+    def _stored(self, document_id: str) -> Json | None:
+        return self.server.held(f"DocumentReference/{document_id}") if is_id(document_id) else None
 
     def _may_leave(self, document: Json, found: Found) -> bool:
         subject = document.get("subject")
@@ -177,11 +220,15 @@ class FederatedSource:
         return content
 
     def _open(self, source: Source, content_type: str | None) -> Opened:
-        # What Medplum stores as a content type may be no header that can be sent.
+        # A content type that Medplum stores may be no valid header.
         stated = content_type if content_type and _MEDIA_TYPE.fullmatch(content_type) else None
         if source.data is not None:
             return Opened(stated or "application/octet-stream", len(source.data), [source.data])
         stream = open_binary(self.server, str(source.binary))
+        if _is_page(stream.content_type) and stated is not None and not _is_page(stated):
+            # A gateway's page with status 200 must not reach another network as the patient's document.
+            stream.close()
+            raise _unreadable("Binary/{id}")
         kind = stated or stream.content_type or "application/octet-stream"
         return Opened(kind, stream.length, stream.chunks(), stream.close)
 
@@ -212,6 +259,8 @@ class FederatedSource:
         made: bytes | None = self._summaries.get(key)
         if made is None:
             made = self.server.ccda(patient["id"])
+            if b"ClinicalDocument" not in made:
+                raise _unreadable("Patient/{id}/$ccda-export")
             self._summaries.put(key, made)
         return Opened("application/xml", len(made), [made])
 
@@ -248,9 +297,18 @@ def _is_merged(patient: Json) -> bool:
     return registration.replaced_by(patient) is not None
 
 
-def _carries(patient: Json, system: str, value: str) -> bool:
+def _carries(patient: Json, system: str | None, value: str) -> bool:
     """Whether the number is the patient's own. One of use ``old`` may have been somebody else's."""
     in_force = (
         entry for entry in entries(patient.get("identifier")) if entry.get("use") != "old" or _is_merged(patient)
     )
-    return (system, value) in {(entry.get("system"), entry.get("value")) for entry in in_force}
+    return any(entry.get("value") == value and system in (None, entry.get("system")) for entry in in_force)
+
+
+def _is_page(content_type: str | None) -> bool:
+    return (content_type or "").partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}
+
+
+def _unreadable(path: str) -> TransientError:
+    text = "Medplum answered with a page instead of the document; try again later."
+    return TransientError(text, service="Medplum", method="GET", path=path, code="unreadable-answer")

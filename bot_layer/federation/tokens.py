@@ -1,10 +1,12 @@
-"""Tokens of the federated responder: issued for a known client, signed, short-lived; wrong logins are counted.
+"""Tokens of the federated responder: issued to a known client, signed, short-lived; wrong logins are counted.
 
 https://www.rfc-editor.org/rfc/rfc9068 (the claims), https://www.rfc-editor.org/rfc/rfc8725 (one algorithm, all checked)
 """
 
 from __future__ import annotations
 
+import hmac
+import secrets
 import threading
 import uuid
 from collections import deque
@@ -13,8 +15,9 @@ from dataclasses import dataclass, field
 
 import jwt
 
+from bot_layer.federation.rules import scopes
 from bot_layer.federation.rules.settings import Serving
-from bot_layer.federation.rules.token import Client, Refused, granted, is_secret, read_request
+from bot_layer.federation.rules.token import Client, Refused, is_secret, read_request
 from bot_layer.fhir.json import Json
 
 _ALGORITHM = "HS256"
@@ -22,14 +25,14 @@ _WINDOW = 60.0
 _MOST_COUNTED = 10_000
 # A check costs 16 MB and some tens of milliseconds: a flood of logins must not take the host's memory.
 _AT_ONCE = 2
-# More than these wait for nobody: queries with a good token must not stand behind a flood of logins.
+# A further login is refused: queries with a good token must not wait behind a flood of logins.
 _MOST_WAITING = 8
 _CLAIMS = ["iss", "aud", "sub", "exp", "iat", "jti"]
 
 
 @dataclass
 class Attempts:
-    """Wrong logins of the last minute, by address and client."""
+    """Wrong logins of the last minute, by client and address."""
 
     most: int
     clock: Callable[[], float] = field(repr=False)
@@ -69,6 +72,14 @@ class Issued:
 
 
 @dataclass(frozen=True)
+class Caller:
+    """Who sent a token: the client, and the scopes that the token was issued with."""
+
+    client: str
+    scopes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Tokens:
     """The token endpoint without its wire."""
 
@@ -77,37 +88,53 @@ class Tokens:
     attempts: Attempts
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_MOST_WAITING), repr=False)
     _checking: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_AT_ONCE), repr=False)
+    _known: dict[str, bytes] = field(default_factory=dict, repr=False)
+    _digest_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def answer(self, body: bytes, authorization: str | None, address: str) -> Issued | Refused:
-        """A token, or the refusal; a client with too many wrong logins waits."""
+        """A token for the right secret, whatever others tried before; else the refusal, and 429 after too many."""
         asked = read_request(body, authorization, audiences=self.serving.audiences)
         if isinstance(asked, Refused):
             return asked
-        key = f"{address} {asked.client_id}"
-        wait = self.attempts.wait(key)
-        if wait is not None:
-            return Refused(429, "temporarily_unavailable", f"Too many wrong logins; wait {wait} seconds.")
         client = self.serving.client(asked.client_id)
+        is_right = self._is_right(client, asked.client_secret)
+        if isinstance(is_right, Refused):
+            return is_right
+        if client is None or not is_right:
+            return self._wrong(f"{address} {asked.client_id}")
+        return self._issued(client, " ".join(scopes.granted(client.scopes, asked.scope)))
+
+    def _is_right(self, client: Client | None, secret: str) -> bool | Refused:
+        """Whether this is the client's secret. One that was right before needs no check, so a flood stops nobody."""
+        digest = hmac.digest(self._digest_key, secret.encode(), "sha256")
+        if client is not None and hmac.compare_digest(self._known.get(client.id, b""), digest):
+            return True
         if not self.waiting.acquire(blocking=False):
             return Refused(503, "temporarily_unavailable", "Too many logins at once; try again in a moment.")
         try:
             with self._checking:
-                is_right = is_secret(client, asked.client_secret)
+                is_right = is_secret(client, secret)
         finally:
             self.waiting.release()
-        if client is None or not is_right:
-            self.attempts.failed(key)
-            return Refused(401, "invalid_client", "The client or its secret is wrong.")
-        scopes = granted(client, asked)
-        return scopes if isinstance(scopes, Refused) else self._issued(client, " ".join(scopes))
+        if client is not None and is_right:
+            self._known[client.id] = digest
+        return is_right
 
-    def client_of(self, authorization: str | None) -> str | None:
-        """The client whose token this is; None where it is not ours, not good any more, or of a client that went."""
+    def _wrong(self, key: str) -> Refused:
+        wait = self.attempts.wait(key)
+        if wait is not None:
+            return Refused(429, "temporarily_unavailable", f"Too many wrong logins; wait {wait} seconds.")
+        self.attempts.failed(key)
+        return Refused(401, "invalid_client", "The client or its secret is wrong.")
+
+    def caller(self, authorization: str | None) -> Caller | None:
+        """Whose token this is; None for one that is not ours, has expired, or is of a client that was removed."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             return None
         try:
-            # The clock is an argument here, so the library must not look at its own.
+            # The clock is an argument here, so the library must not use its own. A token whose iat is this very second,
+            # or a little ahead on another host's clock, is as good as any.
             claims = jwt.decode(
                 token.strip(),
                 self.serving.signing_key,
@@ -120,7 +147,7 @@ class Tokens:
             return None
         if claims["exp"] <= self.clock() or self.serving.client(claims["sub"]) is None:
             return None
-        return str(claims["sub"])
+        return Caller(str(claims["sub"]), tuple(str(claims.get("scope") or "").split()))
 
     def _issued(self, client: Client, scope: str) -> Issued:
         now = int(self.clock())

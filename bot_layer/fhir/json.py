@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 Json = dict[str, Any]
@@ -10,3 +11,8 @@ Json = dict[str, Any]
 def objects(value: object) -> list[Json]:
     """The objects of a list; nothing where it is none, as what a partner sends may be anything."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def encode(value: Any) -> bytes:
+    """JSON as every transport writes it: the same value is the same bytes. Half of a surrogate pair becomes ``?``."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")

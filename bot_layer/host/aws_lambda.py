@@ -14,8 +14,9 @@ from typing import Any
 
 from bot_layer.bot.collection import load
 from bot_layer.errors import InputError
+from bot_layer.fhir.json import encode
 from bot_layer.host.guard import Guard
-from bot_layer.host.invoke import Result, encode, invoke, refused
+from bot_layer.host.invoke import Result, invoke, refused
 
 
 def entry(name: str) -> Callable[[Any, Any], Any]:

@@ -27,13 +27,13 @@ from bot_layer import spans
 from bot_layer.bot.collection import Collection, load
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import AuthError, BotError, InputError, TransientError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, encode
 from bot_layer.host import listen
 from bot_layer.host.admission import Admission
 from bot_layer.host.calls import RETRY_AFTER, Calls
 from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
 from bot_layer.host.guard import Guard, require_watch
-from bot_layer.host.invoke import Result, encode, invoke, is_own_change, queued, refused
+from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
 from bot_layer.host.rules.callers import Admitted, kind_of

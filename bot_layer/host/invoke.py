@@ -6,7 +6,6 @@ meanwhile; other libraries are left out, because they write addresses with ids i
 
 from __future__ import annotations
 
-import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from bot_layer.bot.event import SUBSCRIPTION
 from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError
 from bot_layer.fhir import outcomes, parameters
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, encode
 from bot_layer.host.logs import call
 from bot_layer.http import deadline
 
@@ -126,11 +125,6 @@ def queued(event_id: str) -> Result:
         parameters.code("action", "queued"), parameters.resource("outcome", outcomes.outcome([note]))
     )
     return Result(answer, f"queued: {event_id}", queued=True)
-
-
-def encode(value: Any) -> bytes:
-    """JSON as every transport writes it: the same value is the same bytes. Half of a surrogate pair becomes ``?``."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def place_of(fault: BaseException) -> str:

@@ -147,6 +147,7 @@ def config(app: Any, *, grace: int, connections: int = _MOST_CONNECTIONS) -> uvi
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # uvicorn would believe X-Forwarded-For of anybody on this machine
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace,

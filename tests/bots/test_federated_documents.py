@@ -106,8 +106,15 @@ def test_the_operation_takes_the_query_as_parameters(world: Network) -> None:
     assert call(world, {"patient": patient["id"], "date": ["ge2026", "lt2027"]})["total"] == 1
 
 
+def test_an_unknown_parameter_is_ignored(world: Network) -> None:
+    """As a FHIR server does; the self link holds what was used."""
+    bundle = call(world, {"colour": "red", "patient": "p"})
+    assert bundle["total"] == 0
+    assert bundle["link"][0]["url"].endswith("DocumentReference?patient=p")
+
+
 @pytest.mark.parametrize(
-    ("given", "code"), [({"colour": "red", "patient": "p"}, "unknown-parameter"), (None, "patient-required")]
+    ("given", "code"), [({"type:text": "x", "patient": "p"}, "unknown-parameter"), (None, "patient-required")]
 )
 def test_what_is_not_understood_is_an_outcome(world: Network, given: Any, code: str) -> None:
     """A refusal is an OperationOutcome, as a search answers."""

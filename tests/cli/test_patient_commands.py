@@ -103,3 +103,6 @@ def test_a_client_gets_a_secret_of_which_only_the_hash_is_configured() -> None:
     (client,) = federated_token.read_clients(configured[1])
     assert (client.id, is_secret(client, secret[1])) == ("hg", True)
     assert secret[1] not in configured[1]
+    scopes = re.search(r"scope +(\S.*)", printed)
+    assert scopes is not None
+    assert scopes[1].split() == list(client.scopes) == ["system/DocumentReference.read", "system/Binary.read"]

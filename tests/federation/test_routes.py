@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -12,7 +13,8 @@ import httpx
 import jwt
 import pytest
 
-from bot_layer.federation.rules.document import CONFIDENTIALITY_SYSTEM
+from bot_layer.federation.rules.token import hash_secret
+from bot_layer.fhir.security_labels import CONFIDENTIALITY_SYSTEM
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.health_gorilla.network import NetworkError
 from medplum_sandbox.medplum.sandbox import MedplumSandbox
@@ -78,16 +80,69 @@ def test_pages_are_followed_to_the_end(world: Network) -> None:
     assert (sorted(seen), totals) == (sorted(held), {5})
 
 
-def test_an_unknown_parameter_is_refused_unless_lenient(world: Network) -> None:
-    """As FHIR says; Prefer: handling=lenient passes over it."""
+def test_an_unknown_parameter_is_ignored_unless_handling_is_strict(world: Network) -> None:
+    """As FHIR says; the self link holds what was used."""
     patient = world.patient()
+    world.document(patient)
     with world.http(token=world.caller().token()) as client:
-        query = f"patient={patient['id']}&colour=red"
-        refused = search(client, query)
-        assert (refused.status_code, refused.json()["resourceType"]) == (400, "OperationOutcome")
-        lenient = client.get(f"fhir/R4/DocumentReference?{query}", headers={"Prefer": "handling=lenient"})
-        assert lenient.status_code == 200
+        query = f"patient={patient['id']}&colour=red&_sort=date"
+        answer = search(client, query)
+        assert (answer.status_code, answer.json()["total"]) == (200, 1)
+        (own,) = [link["url"] for link in answer.json()["link"] if link["relation"] == "self"]
+        assert own.endswith(f"/federated/fhir/R4/DocumentReference?patient={patient['id']}")
+        strict = client.get(f"fhir/R4/DocumentReference?{query}", headers={"Prefer": "handling=strict"})
+        assert (strict.status_code, strict.json()["resourceType"]) == (400, "OperationOutcome")
         assert search(client, "").status_code == 400
+
+
+def test_a_search_may_come_as_a_form(world: Network) -> None:
+    """POST _search, its parameters in the body, in the URL, or in both; anything but a form is refused."""
+    patient = world.patient()
+    world.document(patient)
+    world.document(patient, status="superseded")
+    form = {"patient": patient["id"]}
+    with world.http(token=world.caller().token()) as client:
+        path = "fhir/R4/DocumentReference/_search"
+        assert client.post(path, data=form).json()["total"] == 2
+        assert client.post(f"{path}?status=current", data=form).json()["total"] == 1
+        assert client.post(f"{path}?patient={patient['id']}", data={"status": "superseded"}).json()["total"] == 1
+        strict = client.post(path, data={**form, "colour": "red"}, headers={"Prefer": "handling=strict"})
+        assert strict.status_code == 400
+        assert client.post(path, json=form).status_code == 415
+        assert client.post(path, data={**form, "x": "y" * 10_000}).status_code == 413
+    with world.http() as client:
+        assert client.post(path, data=form).status_code == 401
+
+
+def test_a_patient_is_asked_for_in_any_form(world: Network) -> None:
+    """By reference, by this server's address, by an identifier, and by the document itself."""
+    patient, other = world.patient(), world.patient()
+    stored = world.document(patient)
+    world.document(other)
+    health_gorilla_id = patient["identifier"][0]["value"]
+    queries = (
+        f"patient=Patient/{patient['id']}",
+        f"patient={world.url}/fhir/R4/Patient/{patient['id']}",
+        f"patient={world.medplum.base_url}/fhir/R4/Patient/{patient['id']}",
+        f"patient.identifier=https://www.healthgorilla.com|{health_gorilla_id}",
+        f"patient:identifier={health_gorilla_id}",
+        f"_id={stored['id']}",
+        f"_id={stored['id']},no-such&patient={patient['id']}",
+    )
+    with world.http(token=world.caller().token()) as client:
+        for query in queries:
+            bundle = search(client, query).json()
+            assert [entry["resource"]["id"] for entry in bundle["entry"]] == [stored["id"]], query
+        for query in (
+            f"_id={stored['id']}&patient={other['id']}",
+            f"patient=https://elsewhere.example/fhir/R4/Patient/{patient['id']}",
+            f"patient=Practitioner/{patient['id']}",
+            "patient.identifier=https://www.healthgorilla.com|nobody",
+            "_id=no-such",
+        ):
+            assert (search(client, query).status_code, search(client, query).json()["total"]) == (200, 0), query
+        unregistered = world.document(world.patient(identifier=[]))
+        assert search(client, f"_id={unregistered['id']}").json()["total"] == 0
 
 
 def test_the_clinic_stands_in_where_a_document_names_nobody() -> None:
@@ -328,17 +383,30 @@ def test_a_wrong_login_is_refused_in_oauths_words(world: Network) -> None:
     assert "WWW-Authenticate" not in wrong.headers
 
 
-def test_wrong_logins_are_limited(world: Network) -> None:
-    """After ten in a minute even the right secret waits; another client does not; a minute later all is well."""
+def test_wrong_logins_are_limited_and_lock_nobody_out(world: Network) -> None:
+    """After ten in a minute a wrong secret is told to wait; the right one passes, also from the same address."""
     form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": "wrong"}
     with world.http() as client:
         statuses = [client.post("oauth2/token", data=form).status_code for _ in range(11)]
         assert statuses == [401] * 10 + [429]
-        right = client.post("oauth2/token", data={**form, "client_secret": world.secret})
-        assert (right.status_code, right.headers["Retry-After"]) == (429, "60")
+        for _ in range(2):
+            assert client.post("oauth2/token", data={**form, "client_secret": world.secret}).status_code == 200
+        limited = client.post("oauth2/token", data=form)
+        assert (limited.status_code, limited.headers["Retry-After"]) == (429, "60")
         assert client.post("oauth2/token", data={**form, "client_id": "other"}).status_code == 401
         world.now[0] += 61
-        assert client.post("oauth2/token", data={**form, "client_secret": world.secret}).status_code == 200
+        assert client.post("oauth2/token", data=form).status_code == 401
+
+
+def test_only_a_trusted_proxys_word_counts_for_the_address() -> None:
+    """Behind a proxy each caller is counted alone; a header from anybody else counts for nothing."""
+    form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": "wrong"}
+    for trusted, expected in (("", [401, 429, 429]), ("127.0.0.0/8 ::1", [401, 401, 429])):
+        with network(FEDERATED_ATTEMPTS="1", FEDERATED_TRUSTED_PROXIES=trusted) as world, world.http() as client:
+            seen = ("6.6.6.1, 203.0.113.1", "6.6.6.2, 203.0.113.2", "6.6.6.3, 203.0.113.1")
+            headers = [{"X-Forwarded-For": each} for each in seen]
+            statuses = [client.post("oauth2/token", data=form, headers=each).status_code for each in headers]
+            assert statuses == expected
 
 
 def test_the_audience_may_be_fixed() -> None:
@@ -349,14 +417,59 @@ def test_the_audience_may_be_fixed() -> None:
         assert client.post("oauth2/token", data={**form, "aud": "https://clinic.example"}).status_code == 200
 
 
-def test_scopes_that_are_not_granted_are_refused(world: Network) -> None:
-    """A client gets none of another kind."""
+@pytest.mark.parametrize(
+    "scope", [None, "create", "xxxxxxx", "user/*.*", "openid offline_access", "system/*.*", "system/Patient.write"]
+)
+def test_whatever_scope_is_asked_for_the_documents_can_be_read(world: Network, scope: str | None) -> None:
+    """The guide's own sample asks for ``create``; nothing beyond the client's own scopes is granted."""
+    patient = world.patient()
+    stored = world.document(patient)
     form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": world.secret}
     with world.http() as client:
-        assert (
-            client.post("oauth2/token", data={**form, "scope": "system/Patient.write"}).json()["error"]
-            == "invalid_scope"
-        )
+        answer = client.post("oauth2/token", data={**form, **({"scope": scope} if scope else {})})
+    assert (answer.status_code, answer.json()["expires_in"]) == (200, 3600)
+    assert set(answer.json()["scope"].split()) <= {"system/DocumentReference.read", "system/Binary.read"}
+    with world.http(token=answer.json()["access_token"]) as client:
+        assert search(client, f"patient={patient['id']}").json()["total"] == 1
+        assert client.get(f"documents/{stored['id']}?patient={patient['id']}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("scopes", "asked", "searches", "fetches"),
+    [
+        (["system/Patient.read"], None, False, False),
+        (["system/Patient.read"], "system/DocumentReference.read", False, False),
+        (["create"], None, False, False),
+        (["system/Binary.read"], None, False, True),
+        (["system/DocumentReference.rs"], None, True, True),
+        (["system/DocumentReference.s"], None, True, False),
+        (["system/DocumentReference.write"], None, False, False),
+        (["system/*.read"], "system/Binary.read", False, True),
+        (["user/*.*"], None, True, True),
+    ],
+)
+def test_granted_scopes_are_enforced(scopes: list[str], asked: str | None, searches: bool, fetches: bool) -> None:
+    """What a token does not permit is 403 insufficient_scope, before anything is looked up."""
+    secret = "s" * 40
+    clients = json.dumps([{"id": CLIENT_ID, "secretHash": hash_secret(secret, b"salt" * 4), "scopes": scopes}])
+    with network(FEDERATED_CLIENTS=clients) as world:
+        patient = world.patient()
+        stored = world.document(patient)
+        form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": secret}
+        with world.http() as client:
+            token = client.post("oauth2/token", data={**form, **({"scope": asked} if asked else {})}).json()
+        with world.http(token=token["access_token"]) as client:
+            answers = [
+                search(client, f"patient={patient['id']}"),
+                client.post("fhir/R4/DocumentReference/_search", data={"patient": patient["id"]}),
+                client.get(f"documents/{stored['id']}?patient={patient['id']}"),
+            ]
+    assert [answer.status_code == 200 for answer in answers] == [searches, searches, fetches]
+    for answer in answers:
+        if answer.status_code != 200:
+            assert answer.status_code == 403
+            assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
+            assert answer.json()["resourceType"] == "OperationOutcome"
 
 
 # Bytes

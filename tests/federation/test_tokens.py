@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from bot_layer.federation.rules.settings import Serving
 from bot_layer.federation.rules.token import Client, Refused, hash_secret
-from bot_layer.federation.tokens import Attempts, Issued, Tokens
+from bot_layer.federation.tokens import Attempts, Caller, Issued, Tokens
 
 URL = "https://bots.clinic.example/federated"
 SERVING = Serving(URL, (Client("hg", hash_secret("s3cret", b"salt" * 4)),), "k" * 32)
@@ -43,27 +43,42 @@ def test_a_token_ends_with_its_time_and_with_its_client() -> None:
     answer = issuing.answer(form(), None, "1.2.3.4")
     assert isinstance(answer, Issued)
     header = f"Bearer {answer.body['access_token']}"
-    assert issuing.client_of(header) == "hg"
-    gone = tokens(now, replace(SERVING, clients=(replace(SERVING.clients[0], id="other"),)))
-    assert gone.client_of(header) is None
-    now[0] += 899
-    assert issuing.client_of(header) == "hg"
+    scopes = ("system/DocumentReference.read", "system/Binary.read")
+    assert issuing.caller(header) == Caller("hg", scopes)
+    removed = tokens(now, replace(SERVING, clients=(replace(SERVING.clients[0], id="other"),)))
+    assert removed.caller(header) is None
+    now[0] += 3599
+    assert issuing.caller(header) == Caller("hg", scopes)
     now[0] += 1
-    assert issuing.client_of(header) is None
+    assert issuing.caller(header) is None
 
 
 def test_wrong_logins_are_counted_by_address_and_client() -> None:
     """Another address is not kept waiting, and what is a minute old does not count."""
     now = [0.0]
     issuing = tokens(now)
-    for _ in range(2):
-        issuing.answer(form(secret="wrong"), None, "1.2.3.4")
-    blocked = issuing.answer(form(), None, "1.2.3.4")
-    assert isinstance(blocked, Refused)
-    assert blocked.status == 429
-    assert isinstance(issuing.answer(form(), None, "5.6.7.8"), Issued)
-    now[0] = 60.0
+
+    def wrong(address: str) -> int:
+        refused = issuing.answer(form(secret="wrong"), None, address)
+        assert isinstance(refused, Refused)
+        return refused.status
+
+    assert [wrong("1.2.3.4") for _ in range(3)] == [401, 401, 429]
+    assert wrong("5.6.7.8") == 401
     assert isinstance(issuing.answer(form(), None, "1.2.3.4"), Issued)
+    now[0] = 60.0
+    assert wrong("1.2.3.4") == 401
+
+
+def test_a_secret_that_was_right_once_passes_through_a_flood() -> None:
+    """Where no login can be checked any more, the partner who was here before gets a token; another secret does not."""
+    issuing = tokens([0.0])
+    assert isinstance(issuing.answer(form(), None, "1.2.3.4"), Issued)
+    flooded = replace(issuing, waiting=threading.Semaphore(0))
+    assert isinstance(flooded.answer(form(), None, "1.2.3.4"), Issued)
+    refused = flooded.answer(form(secret="wrong"), None, "1.2.3.4")
+    assert isinstance(refused, Refused)
+    assert refused.status == 503
 
 
 def test_the_count_of_wrong_logins_is_bounded() -> None:

@@ -14,9 +14,9 @@ from bot_layer.bot.declaration import Bot
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import ConfigError
 from bot_layer.fhir import outcomes
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, encode
 from bot_layer.host.host import HostSettings, app
-from bot_layer.host.invoke import encode, invoke
+from bot_layer.host.invoke import invoke
 from bot_layer.host.listen import Corked
 from bot_layer.host.rules.relay_signature import sign
 from tests.host.world import BOTS, TokenServer, bot_resource, envelope, hosted

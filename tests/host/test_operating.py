@@ -22,10 +22,10 @@ from bot_layer.cli import invoke as invoke_command
 from bot_layer.cli import serve as serve_command
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.run import Request, carry_out, survey
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, encode
 from bot_layer.host import aws_lambda, logs, takeover
 from bot_layer.host.durable import Inbox, InboxSettings
-from bot_layer.host.invoke import encode, invoke
+from bot_layer.host.invoke import invoke
 from bot_layer.host.vault import Vault
 from medplum_sandbox.medplum import MedplumSandbox
 from tests import loopback

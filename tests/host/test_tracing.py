@@ -34,10 +34,9 @@ from bot_layer.deploy.declared import relay_code
 from bot_layer.deploy.run import Request as Deployment
 from bot_layer.deploy.run import carry_out, survey
 from bot_layer.errors import ConfigError, ReviewNeeded, TransientError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, encode
 from bot_layer.host import tracing
 from bot_layer.host.durable import Inbox, InboxSettings
-from bot_layer.host.invoke import encode
 from bot_layer.host.otel import Tracer
 from bot_layer.http.transport import Patience, Transport
 from bot_layer.http.wire import Wire

@@ -20,9 +20,9 @@ from bot_layer.demo.world import World as Stage
 from bot_layer.deploy.declared import relay_code
 from bot_layer.deploy.package import LARGEST, ROOT, closure, package
 from bot_layer.deploy.run import Request, carry_out, survey
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, encode
 from bot_layer.host.host import HostServer, HostSettings
-from bot_layer.host.invoke import encode, invoke
+from bot_layer.host.invoke import invoke
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum.vmcontext import node
 from medplum_sandbox.medplum.vmcontext import run as run_javascript

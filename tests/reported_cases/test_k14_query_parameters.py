@@ -7,13 +7,10 @@ patient+category, patient+category+date, _id.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.federation.federated_world import network
 from tests.reported_cases.conversation import Checks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k14_query_parameters")
 def test_k14_query_parameters() -> None:
     check = Checks()
     with network() as w:

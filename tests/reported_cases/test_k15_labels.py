@@ -7,13 +7,10 @@ restricted}.
 
 from __future__ import annotations
 
-import pytest
-
 from tests.federation.federated_world import network
 from tests.reported_cases.conversation import Checks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k15_labels")
 def test_k15_labels() -> None:
     check = Checks()
     ACT = "http://terminology.hl7.org/CodeSystem/v3-ActCode"

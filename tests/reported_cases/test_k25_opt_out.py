@@ -7,15 +7,12 @@ docs name; here each of three is tried.
 
 from __future__ import annotations
 
-import pytest
-
 from bots.register_patient import handler
 from tests.bots.patient_world import action, clinic, person
 from tests.federation.federated_world import network
 from tests.reported_cases.conversation import Checks
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="case k25_opt_out")
 def test_k25_opt_out() -> None:
     check = Checks()
     ACT, CONF = (

@@ -1,6 +1,6 @@
-"""A DocumentReference as another network may see it: what Medplum holds, filled from the clinic's organization.
+"""A DocumentReference as another network may see it: Medplum's own, completed from the clinic's organization.
 
-Elements are taken by name, so that nothing internal leaves; what neither the resource nor the configuration says is
+Elements are taken by name, so that nothing internal leaves. What neither the resource nor the configuration says is
 left out, never invented. https://hl7.org/fhir/R4/documentreference.html
 """
 
@@ -16,15 +16,10 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
 
+from bot_layer.fhir import security_labels
 from bot_layer.fhir.demographics import entries
 from bot_layer.fhir.json import Json
 
-CONFIDENTIALITY_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
-# What the same code system was called before, and is called in C-CDA.
-_CONFIDENTIALITY_SYSTEMS: Final = frozenset(
-    {CONFIDENTIALITY_SYSTEM, "http://hl7.org/fhir/v3/Confidentiality", "urn:oid:2.16.840.1.113883.5.25"}
-)
-_LEVELS: Final = ("U", "L", "M", "N", "R", "V")
 _KEPT: Final = ("docStatus", "type", "category", "relatesTo", "description", "securityLabel")
 _KEPT_CONTEXT: Final = ("encounter", "event", "period", "facilityType", "practiceSetting")
 _KEPT_ORGANIZATION: Final = ("resourceType", "identifier", "active", "type", "name", "telecom", "address")
@@ -32,6 +27,11 @@ _KEPT_ATTACHMENT: Final = ("contentType", "language", "title", "creation")
 _STORED: Final = re.compile(r"/(?:binary|storage)/([A-Za-z0-9\-]{1,64})(?:/|$)")
 _BINARY: Final = re.compile(r"Binary/([A-Za-z0-9\-]{1,64})(?:/|$)")
 _SUMMARY: Final = "Summarization of episode note"
+_CLINICAL_NOTE: Final = {
+    "system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category",
+    "code": "clinical-note",
+    "display": "Clinical Note",
+}
 _CCDA_PREFIX: Final = "ccda-"
 # An arbitrary, fixed name space: the same patient's summary has the same UUID on every host.
 _CCDA_NAMESPACE: Final = uuid.UUID("5b0c3a52-6f0e-4f7e-9d43-0f6f3c1d7a10")
@@ -71,15 +71,16 @@ class Source:
 
 
 def may_leave(document: Json, rules: Rules) -> bool:
-    """Whether a document may be told of: in force or superseded, not too confidential, and with bytes to give."""
+    """Whether a document may be listed: in force or superseded, not too confidential, and with bytes to give."""
     if "entered-in-error" in (document.get("status"), document.get("docStatus")):
         return False
     return is_open(document, rules) and any(sources(document, rules.server))
 
 
 def is_open(document: Json, rules: Rules) -> bool:
-    """Whether a document is not too confidential."""
-    return max(map(_rank, _labelled(document) or [rules.unlabelled])) <= _rank(rules.highest)
+    """Whether no label of a document says that it is too confidential; a label that is not understood does."""
+    labels = security_labels.document_labels(document)
+    return not security_labels.exceeds(labels, rules.highest, unlabelled=rules.unlabelled)
 
 
 def sources(document: Json, server: str = "") -> list[Source | None]:
@@ -157,10 +158,10 @@ def present(
         "content": _content(document, asked_id, contents, rules),
         "context": {name: value for name, value in (document.get("context") or {}).items() if name in _KEPT_CONTEXT},
     }
-    levels = _labelled(document) or ([rules.unlabelled] if rules.show_level else [])
-    if levels and not parts["securityLabel"]:
-        level = max(levels, key=_rank)
-        parts["securityLabel"] = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": level}]}]
+    level = security_labels.level(security_labels.document_labels(document))
+    level = level or (rules.unlabelled if rules.show_level else None)
+    if level and not parts["securityLabel"]:
+        parts["securityLabel"] = [{"coding": [{"system": security_labels.CONFIDENTIALITY_SYSTEM, "code": level}]}]
     return {name: value for name, value in parts.items() if value}
 
 
@@ -176,6 +177,7 @@ def summary(patient: Json) -> Json:
         "meta": patient.get("meta", {}),
         "status": "current",
         "type": {"coding": [{"system": "http://loinc.org", "code": "34133-9", "display": _SUMMARY}], "text": _SUMMARY},
+        "category": [{"coding": [_CLINICAL_NOTE]}],
         "masterIdentifier": document_uuid,
         "identifier": [{"use": "usual", **document_uuid}],
         "content": [
@@ -191,7 +193,7 @@ def summary(patient: Json) -> Json:
     }
 
 
-def summarised_patient(document_id: str) -> str | None:
+def summarized_patient(document_id: str) -> str | None:
     """The id of the patient whose data a document id stands for, or None for a stored document's id."""
     return document_id.removeprefix(_CCDA_PREFIX) if document_id.startswith(_CCDA_PREFIX) else None
 
@@ -206,20 +208,6 @@ def _source(attachment: Json, server: str) -> Source | None:
     # The same id at another server's FHIR address is somebody else's content.
     match = _BINARY.match(address.removeprefix(server)) or _STORED.search(address)
     return Source(binary=match[1]) if match else None
-
-
-def _labelled(document: Json) -> list[str]:
-    """The levels that a document is labelled with: as a document, or as any resource may be (``meta.security``)."""
-    codings = [
-        *(coding for label in entries(document.get("securityLabel")) for coding in entries(label.get("coding"))),
-        *entries((document.get("meta") or {}).get("security")),
-    ]
-    return [str(coding.get("code")) for coding in codings if coding.get("system") in _CONFIDENTIALITY_SYSTEMS]
-
-
-def _rank(code: str) -> int:
-    """Where a level stands; one that is not known counts as the highest there is."""
-    return _LEVELS.index(code) if code in _LEVELS else len(_LEVELS)
 
 
 def _resolved(reference: Json, organizations: Mapping[str, Json]) -> Json | None:

@@ -12,11 +12,14 @@ from bot_layer.fhir.json import Json
 
 _SECURITY_SERVICE: Final = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _OAUTH_URIS: Final = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
-_SEARCHES: Final = {"patient": "reference", "date": "date", "type": "token", "status": "token", "_lastUpdated": "date"}
+_SEARCHES: Final = {
+    "_id": "token", "patient": "reference", "category": "token", "type": "token", "status": "token",
+    "date": "date", "period": "date", "_lastUpdated": "date",
+}  # fmt: skip
 
 
 def capability_statement(fhir_url: str, token_url: str) -> Json:
-    """One resource type, one interaction, and where to get a token."""
+    """One resource type, one interaction, and the address of the token endpoint."""
     oauth: Json = {"url": _OAUTH_URIS, "extension": [{"url": "token", "valueUri": token_url}]}
     service = {"coding": [{"system": _SECURITY_SERVICE, "code": "SMART-on-FHIR"}]}
     return {

@@ -1,6 +1,8 @@
-"""A federated DocumentReference query understood, and its answer as a searchset with a total and pages.
+"""A federated DocumentReference query, read and answered as a searchset with a total and pages.
 
-https://hl7.org/fhir/R4/search.html (dates 3.1.1.4.7, unknown parameters 3.1.1.3, paging 3.1.1.6)
+The parameters are those that US Core requires of DocumentReference, and some of FHIR's own.
+https://hl7.org/fhir/us/core/StructureDefinition-us-core-documentreference.html and https://hl7.org/fhir/R4/search.html
+(unknown parameters 3.1.1.3, dates 3.1.1.4.7, paging 3.1.1.6)
 """
 
 from __future__ import annotations
@@ -8,26 +10,33 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode
 
 from bot_layer.errors import InputError
 from bot_layer.fhir.demographics import entries
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.periods import Interval, interval, period_interval
 
 DEFAULT_COUNT: Final = 50
 LARGEST_COUNT: Final = 200
-UNDERSTOOD: Final = ("patient", "date", "type", "status", "_lastUpdated", "_count", "_offset", "_format", "_total")
+MOST_IDS: Final = 50
 STATUSES: Final = frozenset({"current", "superseded", "entered-in-error"})
-_FORMATS: Final = frozenset({"json", "application/json", "application/fhir+json"})
-_ONCE: Final = ("patient", "_count", "_offset", "_format")
+# The ways of naming the patient: by the registered id or a reference, or by an identifier (chained, or as a modifier).
+_PATIENTS: Final = ("patient", "patient:Patient", "subject", "subject:Patient")
+_IDENTIFIED_PATIENTS: Final = (
+    "patient.identifier", "patient:identifier", "patient:Patient.identifier",
+    "subject.identifier", "subject:identifier", "subject:Patient.identifier",
+)  # fmt: skip
+_TOKENS: Final = ("type", "category")
+_DATES: Final = ("date", "period", "_lastUpdated")
+UNDERSTOOD: Final = (
+    *_PATIENTS, *_IDENTIFIED_PATIENTS, *_TOKENS, *_DATES, "status", "_id", "_count", "_offset", "_format", "_total",
+)  # fmt: skip
+_FORMATS: Final = frozenset({"json", "application/json", "application/fhir+json", "application/json+fhir"})
+_ONCE: Final = ("_count", "_offset", "_format")
 _PREFIX: Final = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb)?(\d.*)")
-_DAY: Final = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
-# The seconds may be left away in a search.
-_TO_THE_MINUTE: Final = re.compile(r"[^T]+T\d{2}:\d{2}(?:Z|[+ -]\d{2}:\d{2})?")
-
-Interval = tuple[datetime, datetime]
+_REFERENCE: Final = re.compile(r"(?:Patient/)?([^/]+?)(?:/_history/[^/]+)?")
 
 # Each prefix by where the resource's interval lies to the parameter's; https://hl7.org/fhir/R4/search.html#prefix
 _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
@@ -44,67 +53,99 @@ _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
 
 @dataclass(frozen=True)
 class DateRule:
-    """One value of ``date`` or ``_lastUpdated``."""
+    """One value of ``date``, ``period`` or ``_lastUpdated``."""
 
     prefix: str
     interval: Interval
 
-    def fits(self, text: object) -> bool:
-        """Whether a resource's date fits; one that has none fits no rule."""
-        its = interval(text) if isinstance(text, str) else None
+    def fits(self, value: object) -> bool:
+        """Whether a resource's date or Period fits; one that has none fits no rule."""
+        its = interval(value) if isinstance(value, str) else period_interval(value)
         return its is not None and _COMPARISONS[self.prefix](its, self.interval)
 
 
 @dataclass(frozen=True)
-class Query:
-    """What is asked for. Within a parameter any value fits; all the parameters have to."""
+class PatientIdentifier:
+    """A patient asked for by an identifier; a system of None stands for any."""
 
-    patient: str = field(repr=False)
+    system: str | None
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for. Within a parameter any value fits; all the parameters have to.
+
+    ``patient`` is the registered id, empty where the patient is named by ``identifier`` or by the documents' ``ids``
+    alone. ``repeated`` are the parameters that were used, for the links.
+    """
+
+    patient: str = field(default="", repr=False)
+    identifier: PatientIdentifier | None = None
+    ids: frozenset[str] | None = None
     count: int = DEFAULT_COUNT
     offset: int = 0
     statuses: frozenset[str] = STATUSES
     types: tuple[tuple[tuple[str | None, str], ...], ...] = ()
+    categories: tuple[tuple[tuple[str | None, str], ...], ...] = ()
     dates: tuple[tuple[DateRule, ...], ...] = ()
+    periods: tuple[tuple[DateRule, ...], ...] = ()
     updated: tuple[tuple[DateRule, ...], ...] = ()
     repeated: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def fits(self, document: Json) -> bool:
         """Whether a DocumentReference is asked for."""
-        meta = document.get("meta")
-        updated = meta.get("lastUpdated") if isinstance(meta, dict) else None
+        meta, context = (_object(document.get(name)) for name in ("meta", "context"))
+        dated = (
+            (self.dates, document.get("date")),
+            (self.periods, context.get("period")),
+            (self.updated, meta.get("lastUpdated")),
+        )
+        coded = ((self.types, [document.get("type")]), (self.categories, document.get("category")))
         return (
             document.get("status") in self.statuses
-            and all(any(_is_coded(document, *token) for token in tokens) for tokens in self.types)
-            and all(any(rule.fits(document.get("date")) for rule in rules) for rules in self.dates)
-            and all(any(rule.fits(updated) for rule in rules) for rules in self.updated)
+            and (self.ids is None or document.get("id") in self.ids)
+            and all(any(_is_coded(concepts, *each) for each in tokens) for asked, concepts in coded for tokens in asked)
+            and all(any(rule.fits(value) for rule in rules) for asked, value in dated for rules in asked)
         )
 
 
-def read_query(parameters: Sequence[tuple[str, str]], *, lenient: bool = False) -> Query:
-    """The query as a value; InputError names every parameter that is unknown, unless ``lenient``, or not usable."""
-    unknown = sorted({name for name, _ in parameters if name not in UNDERSTOOD})
-    if unknown and not lenient:
-        raise InputError(
-            f"These search parameters are not understood: {', '.join(name[:40] for name in unknown[:10])}.",
-            code="unknown-parameter",
-        )
+def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, servers: Sequence[str] = ()) -> Query:
+    """The query as a value; InputError names each parameter that cannot be used, and if ``strict`` each unknown one.
+
+    ``servers`` are the FHIR base URLs whose absolute patient references are understood.
+    """
+    _require_usable({name for name, _ in parameters}, strict=strict)
     values = {name: [value for other, value in parameters if other == name] for name in UNDERSTOOD}
     for name in _ONCE:
         if len(values[name]) > 1:
             raise _unusable(name, "give it once")
-    if values["_format"] and values["_format"][0] not in _FORMATS:
+    # A plus sign in a query is a space.
+    if values["_format"] and values["_format"][0].partition(";")[0].strip().replace(" ", "+") not in _FORMATS:
         raise _unusable("_format", "answers are JSON")
-    repeated = [(name, value) for name, value in parameters if name in UNDERSTOOD and name != "_offset"]
+    ids = _ids(values["_id"])
+    patient, identifier = _patient(values, servers)
+    if not patient and identifier is None and ids is None:
+        raise InputError("Name the patient: DocumentReference?patient=<id>.", code="patient-required")
     return Query(
-        patient=_patient(values["patient"]),
+        patient=patient,
+        identifier=identifier,
+        ids=ids,
         count=min(_number("_count", values["_count"], DEFAULT_COUNT), LARGEST_COUNT),
         offset=_number("_offset", values["_offset"], 0),
         statuses=_statuses(values["status"]),
-        types=tuple(_tokens(value) for value in values["type"]),
+        types=tuple(_tokens("type", value) for value in values["type"]),
+        categories=tuple(_tokens("category", value) for value in values["category"]),
         dates=tuple(_date_rules("date", value) for value in values["date"]),
+        periods=tuple(_date_rules("period", value) for value in values["period"]),
         updated=tuple(_date_rules("_lastUpdated", value) for value in values["_lastUpdated"]),
-        repeated=tuple(repeated),
+        repeated=tuple((name, value) for name, value in parameters if name in UNDERSTOOD and name != "_offset"),
     )
+
+
+def is_strict(prefer: str) -> bool:
+    """Whether a Prefer header asks to refuse unknown parameters (https://hl7.org/fhir/R4/search.html#errors)."""
+    return "handling=strict" in [part.strip().lower() for part in re.split(r"[,;]", prefer.replace(" ", ""))]
 
 
 def searchset(query: Query, documents: Sequence[Json], base_url: str) -> Json:
@@ -131,32 +172,44 @@ def canonical(query: Query) -> str:
     return urlencode(query.repeated)
 
 
-def interval(text: str) -> Interval | None:
-    """The span of time that a FHIR date, dateTime or instant covers; None where it is none. No zone means UTC."""
-    match = _DAY.fullmatch(text)
-    try:
-        if match is None:
-            moment = datetime.fromisoformat(text.replace(" ", "+"))
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            if "." in text:
-                return moment, moment + timedelta(microseconds=1)
-            return moment, moment + (timedelta(minutes=1) if _TO_THE_MINUTE.fullmatch(text) else timedelta(seconds=1))
-        year, month, day = (int(part) if part else None for part in match.groups())
-        assert year is not None
-        start = datetime(year, month or 1, day or 1, tzinfo=UTC)
-        if day:
-            return start, start + timedelta(days=1)
-        following = (year, month + 1) if month and month < 12 else (year + 1, 1)
-        return start, datetime(*following, 1, tzinfo=UTC)
-    except (ValueError, OverflowError):
+def _require_usable(names: set[str], *, strict: bool) -> None:
+    """A modifier that is not known would turn the meaning round: it is refused in any case, as FHIR says."""
+    unknown = sorted(name for name in names if name not in UNDERSTOOD)
+    modified = [name for name in unknown if name.partition(":")[0] in UNDERSTOOD and ":" in name]
+    refused = unknown if strict else modified
+    if refused:
+        raise InputError(
+            f"These search parameters are not understood: {', '.join(name[:40] for name in refused[:10])}.",
+            code="unknown-parameter",
+        )
+
+
+def _patient(values: dict[str, list[str]], servers: Sequence[str]) -> tuple[str, PatientIdentifier | None]:
+    """The registered id, or the identifier, of the one patient that is asked for."""
+    named = [value.strip() for name in _PATIENTS for value in values[name]]
+    identified = [value.strip() for name in _IDENTIFIED_PATIENTS for value in values[name]]
+    if len(named) + len(identified) > 1:
+        raise _unusable("patient", "name one patient, once")
+    if identified:
+        system, bar, value = identified[0].rpartition("|")
+        if not value:
+            raise _unusable("patient.identifier", "it is a value or system|value")
+        return "", PatientIdentifier(system if bar else None, value)
+    given = named[0] if named else ""
+    for server in servers:
+        given = given.removeprefix(f"{server.rstrip('/')}/")
+    match = _REFERENCE.fullmatch(given)
+    return (match[1] if match else given), None
+
+
+def _ids(values: list[str]) -> frozenset[str] | None:
+    if not values:
         return None
-
-
-def _patient(values: list[str]) -> str:
-    bare = values[0].removeprefix("Patient/").strip() if values else ""
-    if not bare:
-        raise InputError("Name the patient: DocumentReference?patient=<id>.", code="patient-required")
-    return bare
+    asked = [frozenset(filter(None, value.split(","))) for value in values]
+    ids = frozenset.intersection(*asked)
+    if len(ids) > MOST_IDS:
+        raise _unusable("_id", f"give at most {MOST_IDS}")
+    return ids
 
 
 def _number(name: str, values: list[str], default: int) -> int:
@@ -177,15 +230,15 @@ def _statuses(values: list[str]) -> frozenset[str]:
     return asked
 
 
-def _tokens(value: str) -> tuple[tuple[str | None, str], ...]:
-    return tuple(_token(part) for part in value.split(","))
+def _tokens(name: str, value: str) -> tuple[tuple[str | None, str], ...]:
+    return tuple(_token(name, part) for part in value.split(","))
 
 
-def _token(text: str) -> tuple[str | None, str]:
+def _token(name: str, text: str) -> tuple[str | None, str]:
     """``code``, ``system|code``, ``|code`` or ``system|``; a system of None stands for any."""
     system, bar, code = text.rpartition("|")
     if not system and not code:
-        raise _unusable("type", "it is a code or system|code")
+        raise _unusable(name, "it is a code or system|code")
     return (system if bar else None, code)
 
 
@@ -201,13 +254,16 @@ def _date_rule(name: str, text: str) -> DateRule:
     return DateRule(match[1] or "eq", asked)
 
 
-def _is_coded(document: Json, system: str | None, code: str) -> bool:
-    kind = document.get("type")
-    codings = entries(kind.get("coding")) if isinstance(kind, dict) else ()
+def _is_coded(concepts: object, system: str | None, code: str) -> bool:
+    codings = [coding for concept in entries(concepts) for coding in entries(concept.get("coding"))]
     return any(
         (not code or coding.get("code") == code) and (system is None or coding.get("system", "") == system)
         for coding in codings
     )
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
 
 
 def _page_url(address: str, query: Query, offset: int) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from bot_layer.federation.rules.document import Rules
+from bot_layer.federation.rules.proxies import Network
 from bot_layer.federation.rules.token import Client, read_clients
+from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy
 from bot_layer.settings import Reader, Setting
 
 _LEVELS: Final = tuple("ULMNRV")
@@ -37,6 +41,12 @@ ANSWERING: Final = (
         kind="flag",
     ),
     Setting(
+        "FEDERATED_OPT_IN",
+        "true: only patients with a Consent that permits are made known",
+        default="false",
+        kind="flag",
+    ),
+    Setting(
         "FEDERATED_ANSWER_UNREGISTERED", "true: also answer for patients never registered", default="false", kind="flag"
     ),
 )
@@ -48,11 +58,11 @@ SERVING: Final = (
     ),
     Setting(
         "FEDERATED_CLIENTS",
-        "Who may ask: JSON list of id and secretHash, see `medplum-bots federated-client`",
+        "Who may ask: a JSON list of id, secretHash, scopes; `medplum-bots federated-client` makes one",
         required=True,
     ),
     Setting("FEDERATED_SIGNING_KEY", "At least 32 characters that sign the tokens", required=True, sensitive=True),
-    Setting("FEDERATED_TOKEN_SECONDS", "How long a token is good", default="900", kind="whole", least=1, most=86400),
+    Setting("FEDERATED_TOKEN_SECONDS", "How long a token is valid", default="3600", kind="whole", least=1, most=86400),
     Setting("FEDERATED_AUDIENCES", "The aud values that are taken, separated by spaces; any where not set"),
     Setting(
         "FEDERATED_ATTEMPTS",
@@ -61,6 +71,10 @@ SERVING: Final = (
         kind="whole",
         least=1,
         most=1_000_000,
+    ),
+    Setting(
+        "FEDERATED_TRUSTED_PROXIES",
+        "Addresses or networks of proxies whose X-Forwarded-For counts, separated by spaces",
     ),
     Setting(
         "FEDERATED_CACHE_SECONDS",
@@ -81,33 +95,35 @@ SERVING: Final = (
 )
 _ORGANIZATION: Final = re.compile(r"Organization/[A-Za-z0-9\-.]{1,64}")
 _OID: Final = re.compile(r"[0-2](?:\.\d+)+")
-_ADDRESS: Final = re.compile(r"https?://[^\s?#]+")
+_ADDRESS: Final = re.compile(r"https?://[^\s?#@\\]+")
 _LEAST_KEY: Final = 32
 
 
 @dataclass(frozen=True)
 class Answering:
-    """Whose documents are told of, and how they are filled."""
+    """Whose documents are listed, and how they are completed."""
 
     rules: Rules
     identifier_system: str | None = None
     organization: str | None = None
     ccda: bool = False
     unregistered: bool = False
+    disclosure: DisclosurePolicy = field(default_factory=DisclosurePolicy)
 
 
 @dataclass(frozen=True)
 class Serving:
-    """The responder's own doors."""
+    """The responder's own addresses, clients and limits."""
 
     base_url: str
     clients: tuple[Client, ...]
     signing_key: str = field(repr=False)
-    token_seconds: int = 900
+    token_seconds: int = 3600
     audiences: tuple[str, ...] = ()
     attempts: int = 10
     cache_seconds: float = 0.0
     audit_seconds: float = 1.0
+    trusted_proxies: tuple[Network, ...] = ()
 
     @property
     def fhir_url(self) -> str:
@@ -140,6 +156,7 @@ def read_answering(settings: Mapping[str, str], document_url: str) -> Answering:
         organization=organization or None,
         ccda=reader.flag("FEDERATED_CCDA"),
         unregistered=reader.flag("FEDERATED_ANSWER_UNREGISTERED"),
+        disclosure=DisclosurePolicy(opt_in=reader.flag("FEDERATED_OPT_IN"), highest=highest),
     )
     reader.complain()
     return answering
@@ -149,8 +166,11 @@ def read_serving(settings: Mapping[str, str]) -> Serving:
     """The responder's own settings; one ConfigError for all that is missing or wrong."""
     reader = Reader(SERVING, settings)
     base_url = reader.text("FEDERATED_BASE_URL").rstrip("/")
-    if base_url and not _ADDRESS.fullmatch(base_url):
-        reader.refuse("FEDERATED_BASE_URL", "an https:// address without a query")
+    if base_url and not _is_safe(base_url):
+        reader.refuse("FEDERATED_BASE_URL", "an https:// address without a query; http:// on this machine only")
+    proxies = _networks(reader.listed("FEDERATED_TRUSTED_PROXIES", None))
+    if proxies is None:
+        reader.refuse("FEDERATED_TRUSTED_PROXIES", "IP addresses or networks such as 10.0.0.0/8")
     signing_key = reader.text("FEDERATED_SIGNING_KEY")
     if signing_key and len(signing_key) < _LEAST_KEY:
         reader.refuse("FEDERATED_SIGNING_KEY", f"at least {_LEAST_KEY} characters")
@@ -166,4 +186,32 @@ def read_serving(settings: Mapping[str, str]) -> Serving:
         attempts=attempts,
         cache_seconds=cache,
         audit_seconds=audit,
+        trusted_proxies=proxies or (),
     )
+
+
+def _is_safe(url: str) -> bool:
+    """Whether an address is https, or http on this machine: tokens and documents travel over it."""
+    if _ADDRESS.fullmatch(url) is None:
+        return False
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or _is_loopback(host))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _networks(listed: Sequence[str]) -> tuple[Network, ...] | None:
+    """The networks of a list of addresses; None where one is none."""
+    try:
+        return tuple(ipaddress.ip_network(each.strip(","), strict=False) for each in listed)
+    except ValueError:
+        return None

@@ -1,4 +1,4 @@
-"""The token endpoint's rules: a request is a grant for a known client, or a refusal as OAuth writes it.
+"""The token endpoint's rules: a request is a grant for a known client, or a refusal in OAuth's words.
 
 https://www.rfc-editor.org/rfc/rfc6749 (2.3.1 client password, 4.4 client credentials, 5.2 errors)
 """
@@ -18,10 +18,7 @@ from urllib.parse import parse_qsl, unquote_plus
 from bot_layer.errors import ConfigError
 from bot_layer.fhir.json import Json
 
-DEFAULT_SCOPES: Final = (
-    "system/DocumentReference.read", "system/Binary.read", "system/DocumentReference.rs", "system/Binary.rs",
-    "system/*.read", "system/*.rs", "system/*.*",
-)  # fmt: skip
+DEFAULT_SCOPES: Final = ("system/DocumentReference.read", "system/Binary.read")
 # 16 MB and some tens of milliseconds: a token is asked for once an hour, and a stolen list of hashes stays useless.
 _COST: Final = (2**14, 8, 1)
 _FIELDS: Final = ("grant_type", "client_id", "client_secret", "aud", "scope")
@@ -98,14 +95,6 @@ def read_request(body: bytes, authorization: str | None, *, audiences: Sequence[
     if audiences and form.get("aud", "") not in audiences:
         return Refused(400, "invalid_target", "The aud names another server.")
     return _credentials(form, authorization)
-
-
-def granted(client: Client, asked: Asked) -> tuple[str, ...] | Refused:
-    """The scopes to grant: those asked for that the client may have, or all of its own where it asked for none."""
-    if not asked.scope:
-        return client.scopes[:2]
-    allowed = tuple(scope for scope in asked.scope if scope in client.scopes)
-    return allowed or Refused(400, "invalid_scope", "None of these scopes is granted to this client.")
 
 
 def _credentials(form: Mapping[str, str], authorization: str | None) -> Asked | Refused:

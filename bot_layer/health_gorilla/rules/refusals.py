@@ -18,7 +18,7 @@ EMAIL_TAKEN = "email-taken"
 # "does not exist" is no clash.
 _CLASH = r"(\btaken\b|\bin use\b|\balready\b|\bduplicate|\bunique\b|(?<!not )\bexists?\b)"
 _PERSON = r"\b(user|account|practitioner|provider|clinician|person|member|npi)\b"
-_UNKNOWN = r"(unknown|not (found|exist|valid|known|recogni[sz]ed)|no such|invalid)"
+_UNKNOWN = r"(unknown|not (found|exist|valid|known|recogni[sz]ed)|no (such|access)|invalid)"
 
 
 @dataclass(frozen=True)

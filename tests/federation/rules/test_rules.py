@@ -11,10 +11,15 @@ from bot_layer.errors import InputError
 from bot_layer.federation.rules import document as documents
 from bot_layer.federation.rules import query as federation
 from bot_layer.federation.rules.document import Content, Rules
+from bot_layer.federation.rules.query import PatientIdentifier
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.security_labels import CONFIDENTIALITY_SYSTEM
 
 BASE = "https://clinic.example/federated/fhir/R4"
 RULES = Rules("https://clinic.example/federated/documents/{id}?")
+US_CORE = "http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category"
+CATEGORIES = [{"coding": [{"system": US_CORE, "code": "clinical-note"}]}, {"coding": [{"code": "local"}]}]
+CONTEXT = {"period": {"start": "2025-06-15", "end": "2025-12-31"}}
 BINARY = "6a1c2f1e-0000-4000-8000-000000000001"
 
 
@@ -35,7 +40,8 @@ def document(number: int = 1, **changes: object) -> Json:
 def fits(query: str, **changes: object) -> bool:
     """Whether a document with these changes fits a query such as ``date=ge2026``."""
     pairs = [(name, value) for name, _, value in (part.partition("=") for part in query.split("&"))]
-    return federation.read_query([("patient", "p"), *pairs]).fits(document(**changes))  # type: ignore[arg-type]  # numbers are not among the changes
+    held = document(**{"category": CATEGORIES, "context": CONTEXT, **changes})  # type: ignore[arg-type]  # no number
+    return federation.read_query([("patient", "p"), *pairs]).fits(held)
 
 
 @pytest.mark.parametrize(("given", "bare"), [("p-1", "p-1"), ("Patient/p-1", "p-1")])
@@ -52,7 +58,13 @@ def test_a_patient_is_named_by_the_bare_id(given: str, bare: str) -> None:
         ([], "patient-required"),
         ([("patient", " ")], "patient-required"),
         ([("patient", "a"), ("patient", "b")], "invalid-parameter"),
-        ([("patient", "a"), ("colour", "red")], "unknown-parameter"),
+        ([("patient", "a"), ("subject", "a")], "invalid-parameter"),
+        ([("patient", "a"), ("patient.identifier", "s|1")], "invalid-parameter"),
+        ([("patient.identifier", "s|")], "invalid-parameter"),
+        ([("_id", ",".join(map(str, range(51))))], "invalid-parameter"),
+        ([("patient", "a"), ("category", "|")], "invalid-parameter"),
+        ([("patient", "a"), ("period", "today")], "invalid-parameter"),
+        ([("patient:Group", "a")], "unknown-parameter"),
         ([("patient", "a"), ("type:text", "note")], "unknown-parameter"),
         ([("patient", "a"), ("_count", "many")], "invalid-parameter"),
         ([("patient", "a"), ("_count", "-1")], "invalid-parameter"),
@@ -67,16 +79,68 @@ def test_a_patient_is_named_by_the_bare_id(given: str, bare: str) -> None:
     ],
 )
 def test_what_is_not_understood_is_refused(query: list[tuple[str, str]], code: str) -> None:
-    """A parameter that is passed over in silence would answer another question."""
+    """A value that means nothing, or a modifier that would turn the meaning round."""
     with pytest.raises(InputError) as refused:
         federation.read_query(query)
     assert refused.value.code == code
 
 
-def test_lenient_handling_passes_over_unknown_parameters() -> None:
-    """Prefer: handling=lenient, as FHIR says; they don't stand in the links either."""
-    query = federation.read_query([("patient", "p"), ("colour", "red"), ("_format", "json")], lenient=True)
-    assert query.repeated == (("patient", "p"), ("_format", "json"))
+def test_unknown_parameters_are_ignored_unless_handling_is_strict() -> None:
+    """As FHIR says; the ignored ones do not stand in the links, so that they say what was used."""
+    asked = [("patient", "p"), ("colour", "red"), ("_format", "json"), ("_sort", "-date")]
+    assert federation.read_query(asked).repeated == (("patient", "p"), ("_format", "json"))
+    with pytest.raises(InputError, match="_sort, colour") as refused:
+        federation.read_query(asked, strict=True)
+    assert refused.value.code == "unknown-parameter"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "expected"),
+    [
+        ("", False),
+        ("handling=lenient", False),
+        ("handling=strict", True),
+        ("return=minimal, handling = Strict", True),
+        ("respond-async; handling=strict", True),
+        ("x-handling=strict", False),
+    ],
+)
+def test_strict_handling_is_asked_for_in_a_prefer_header(prefer: str, expected: bool) -> None:
+    """One preference among others (RFC 7240)."""
+    assert federation.is_strict(prefer) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "patient"),
+    [
+        ("patient", f"{BASE}/Patient/p-1", "p-1"),
+        ("patient", "https://medplum.example/fhir/R4/Patient/p-1/_history/3", "p-1"),
+        ("patient:Patient", "p-1", "p-1"),
+        ("subject", "Patient/p-1", "p-1"),
+        ("patient", "https://other.example/fhir/R4/Patient/p-1", "https://other.example/fhir/R4/Patient/p-1"),
+        ("patient", "MRN/2024/1", "MRN/2024/1"),
+        ("patient", "../Patient/1", "../Patient/1"),
+    ],
+)
+def test_a_patient_is_named_in_any_form_of_a_reference(name: str, value: str, patient: str) -> None:
+    """Absolute ones of this server; a record number with slashes, and a foreign address, stay as they are."""
+    servers = (BASE, "https://medplum.example/fhir/R4/")
+    assert federation.read_query([(name, value)], servers=servers).patient == patient
+
+
+@pytest.mark.parametrize("name", ["patient.identifier", "patient:identifier", "subject:Patient.identifier"])
+def test_a_patient_may_be_named_by_an_identifier(name: str) -> None:
+    """With its system, without one, or with that of none."""
+    given = {value: federation.read_query([(name, value)]).identifier for value in ("urn:mrn|1", "1", "|1")}
+    assert list(given.values()) == [PatientIdentifier(system, "1") for system in ("urn:mrn", None, "")]
+
+
+def test_documents_may_be_named_by_their_ids() -> None:
+    """Alternatives within a parameter, all of the parameters; the patient need not be named then."""
+    query = federation.read_query([("_id", "d-1,d-2"), ("_id", "d-2,d-3")])
+    assert (query.patient, query.ids) == ("", frozenset({"d-2"}))
+    assert query.fits(document(2))
+    assert not query.fits(document(1))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +184,22 @@ def test_lenient_handling_passes_over_unknown_parameters() -> None:
         ("date=2019,2026", True),
         ("_lastUpdated=2026-02-03T04:05:06.789Z", True),
         ("_lastUpdated=ge2026-02-03", True),
+        ("category=clinical-note", True),
+        ("category=http://hl7.org/fhir/us/core/CodeSystem/us-core-documentreference-category|clinical-note", True),
+        ("category=imaging", False),
+        ("category=imaging,clinical-note&category=local", True),
+        ("category=clinical-note&date=ge2026-01-01&date=le2026-12-31", True),
+        ("category=clinical-note&date=ge2027", False),
+        ("type=34133-9&period=ge2025-06", True),
+        ("period=2025", True),
+        ("period=2025-07", False),
+        ("period=ge2025-12-31", True),
+        ("period=gt2026-01", False),
+        ("period=lt2025-03", False),
+        ("period=sa2024", True),
+        ("_id=d-1", True),
+        ("_id=d-2", False),
+        ("_format=application/fhir json; charset=utf-8", True),
         ("_lastUpdated=gt2026-12", False),
     ],
 )
@@ -134,6 +214,9 @@ def test_a_document_without_a_date_or_type_fits_no_filter_on_it() -> None:
     assert not fits("date=ge1900", date="yesterday")
     assert not fits("_lastUpdated=ge1900", meta=None)
     assert not fits("type=34133-9", type=None)
+    assert not fits("category=clinical-note", category=None)
+    assert not fits("period=ge1900", context=None)
+    assert fits("period=ge2050", context={"period": {"start": "2020"}}), "a period without an end goes on"
 
 
 def test_nothing_found_is_a_total_of_zero() -> None:
@@ -204,22 +287,22 @@ def test_only_documents_with_bytes_in_force_are_told_of(changes: Json, expected:
         (["L", "R"], "N", False),
         (["R"], "R", True),
         (["V"], "R", False),
-        (["?"], "V", False),
+        (["?"], "R", False),
         ([], "N", True),
         ([], "L", False),
     ],
 )
 def test_confidentiality_has_a_ceiling(codes: list[str], highest: str, expected: bool) -> None:
     """The highest label counts, an unknown one counts as too high, and none as what is configured."""
-    labels = [{"coding": [{"system": documents.CONFIDENTIALITY_SYSTEM, "code": code}]} for code in codes]
-    held = document(securityLabel=[*labels, {"coding": [{"system": "urn:other", "code": "V"}]}])
+    labels = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": code}]} for code in codes]
+    held = document(securityLabel=labels)
     assert documents.may_leave(held, Rules("u", highest=highest)) is expected
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"meta": {"security": [{"system": documents.CONFIDENTIALITY_SYSTEM, "code": "R"}]}},
+        {"meta": {"security": [{"system": CONFIDENTIALITY_SYSTEM, "code": "R"}]}},
         {"securityLabel": [{"coding": [{"system": "http://hl7.org/fhir/v3/Confidentiality", "code": "R"}]}]},
         {"securityLabel": [{"coding": [{"system": "urn:oid:2.16.840.1.113883.5.25", "code": "R"}]}]},
     ],
@@ -356,7 +439,7 @@ def test_the_clinics_oid_and_level_are_used_where_configured() -> None:
     """A master identifier under the clinic's OID, and the level that unlabelled documents have."""
     shown = present(document(), rules=Rules("u", oid="1.2.3", show_level=True))
     assert shown["masterIdentifier"] == {"system": "urn:oid:1.2.3", "value": "d-1"}
-    assert shown["securityLabel"] == [{"coding": [{"system": documents.CONFIDENTIALITY_SYSTEM, "code": "N"}]}]
+    assert shown["securityLabel"] == [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": "N"}]}]
 
 
 @pytest.mark.parametrize(
@@ -384,8 +467,8 @@ def test_each_content_has_its_own_address() -> None:
 def test_a_summary_stands_for_a_patients_data() -> None:
     """Its id leads back to the patient; it is as the network's sample describes such a document."""
     shown = present(documents.summary({"id": "p-1", "meta": {"versionId": "3"}}), contents=[Content("application/xml")])
-    assert documents.summarised_patient(shown["id"]) == "p-1"
-    assert documents.summarised_patient("d-1") is None
+    assert documents.summarized_patient(shown["id"]) == "p-1"
+    assert documents.summarized_patient("d-1") is None
     assert shown["meta"] == {"versionId": "3"}
     assert shown["type"]["coding"][0]["code"] == "34133-9"
     assert shown["content"][0]["format"]["code"] == "urn:hl7-org:sdwg:ccda-structuredBody:2.1"

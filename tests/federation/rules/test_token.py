@@ -82,16 +82,6 @@ def test_only_the_right_secret_of_a_known_client_passes() -> None:
     assert "s3cret" not in CLIENT.secret_hash + repr(CLIENT)
 
 
-def test_scopes_are_the_clients_own() -> None:
-    """Asked for none: the documents'. Asked for some: those it may have. None of them: refused."""
-    client = Client("hg", CLIENT.secret_hash, ("a", "b", "c"))
-    assert tokens.granted(client, Asked("hg", "x")) == ("a", "b")
-    assert tokens.granted(client, Asked("hg", "x", ("z", "c"))) == ("c",)
-    refused = tokens.granted(client, Asked("hg", "x", ("z",)))
-    assert isinstance(refused, Refused)
-    assert (refused.status, refused.error) == (400, "invalid_scope")
-
-
 def test_clients_are_read_from_the_configuration() -> None:
     """Several are possible, each with its scopes."""
     text = json.dumps(
