@@ -49,7 +49,10 @@ BOT = Bot(
         Watch("Patient", interactions=("create", "update", "delete")),
         Watch("Consent", interactions=("create", "update", "delete")),
     ),
-    grants=(Grant("Patient", write=True), Grant("Task", write=True), Grant("List", write=True), Grant("Consent")),
+    grants=(
+        *(Grant(each, write=True) for each in ("Patient", "Task", "List", "Basic")),
+        Grant("Consent"),
+    ),
     content_types=(HL7,),
     opt_in=True,
 )

@@ -23,16 +23,15 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class Step:
-    """One PID of a message after it was judged: the Patient that it means (None: a new one), and those that end."""
+    """One PID of a message after it was judged: the Patient that it means (None: a new one), and those that end.
+
+    ``is_late``: a later message of the same sender was applied to the Patient before.
+    """
 
     person: Person
     patient: Json | None = field(default=None, repr=False)
     ending: tuple[Json, ...] = field(default=(), repr=False)
-
-    @property
-    def is_late(self) -> bool:
-        """Whether a later message of the same sender was applied before."""
-        return self.patient is not None and adt_order.is_late(self.patient, self.person.stamp)
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,9 @@ class AdtMessages:
         server = self.store.server
         if message.action == "inactivate":
             for step in steps:
-                server.change(_reference(step.patient), partial(adt.inactivated, person=step.person))
+                if not step.is_late and step.patient is not None:
+                    server.change(_reference(step.patient), adt.inactivated)
+                    self._remember(step.patient, step.person)
             return []
         stored = []
         for step in steps:
@@ -80,7 +81,7 @@ class AdtMessages:
         if found is None:
             raise InputError("Medplum has no Patient of this identifier.", code="unknown-patient", expression=["PID-3"])
         _require_same(person, found)
-        return Step(person, found)
+        return Step(person, found, is_late=self._is_late(found, person))
 
     def _step(self, person: Person, planned: dict[str, Json]) -> Step:
         prior = adt.usable(person.prior)
@@ -92,10 +93,10 @@ class AdtMessages:
         ending = {each["id"]: each for each in holders if each is not None and each["id"] != own}
         for each in ending.values():
             adt.ended(each, _reference(found) if found else "")
-        step = Step(person, found, tuple(ending.values()))
-        if found is not None and not step.is_late:
+        is_late = found is not None and self._is_late(found, person)
+        if found is not None and not is_late:
             _require_same(person, found)
-        return step
+        return Step(person, found, tuple(ending.values()), is_late)
 
     def _meant(self, person: Person, planned: dict[str, Json], prior: Sequence[Json]) -> Json | None:
         """The one Patient whom the numbers of PID-3 name, in whatever order; None where nobody carries any of them."""
@@ -115,8 +116,7 @@ class AdtMessages:
             raise _number_of_another()
         known = {each["system"] for each in staying if holders[each["value"] + each["system"]] is not None}
         is_new = any(holders[each["value"] + each["system"]] is None and each["system"] in known for each in staying)
-        is_late = adt_order.is_late(alive[0], person.stamp)
-        if is_new and not is_late and not _is_compatible(person.patient, alive[0]):
+        if is_new and not _is_compatible(person.patient, alive[0]) and not self._is_late(alive[0], person):
             raise _number_of_another()
         return alive[0]
 
@@ -148,7 +148,29 @@ class AdtMessages:
             found = found if adt.carries(found, key) else server.create(new)
         if registration.replaced_by(found) is not None:
             raise _merged()
-        return server.change(_reference(found), lambda stored: adt.merged(stored, person))
+        if step.is_late:
+            return found
+        patient = server.change(_reference(found), lambda stored: adt.merged(stored, person))
+        self._remember(patient, person)
+        return patient
+
+    def _is_late(self, patient: Json, person: Person) -> bool:
+        """Whether the stamps say so, those beside the Patient or those that a former version kept on it."""
+        holders = (patient, *self._stamps(patient["id"]))
+        return any(adt_order.is_late(holder, person.stamp) for holder in holders)
+
+    def _remember(self, patient: Json, person: Person) -> None:
+        """Keep the message's stamp beside the Patient."""
+        found, server = self._stamps(patient["id"]), self.store.server
+        if found:
+            server.change(f"Basic/{found[0]['id']}", lambda stored: adt_order.stamped(stored, person.stamp))
+            return
+        made = adt_order.stamped(adt_order.new_holder(patient["id"]), person.stamp)
+        if "extension" in made:
+            server.create_once(made, f"identifier={adt_order.URL}|{patient['id']}")
+
+    def _stamps(self, patient_id: str) -> Sequence[Json]:
+        return self.store.server.search("Basic", [("identifier", f"{adt_order.URL}|{patient_id}")])
 
 
 def _is_ended(step: Step) -> bool:
@@ -160,7 +182,7 @@ def _is_ended(step: Step) -> bool:
 def _after(step: Step) -> dict[str, Json]:
     """The Patients as a step would leave them, for judging the next one; of a new Patient nothing is known yet."""
     own = step.patient["id"] if step.patient else _NEW
-    kept = {own: adt.merged(step.patient, step.person)} if step.patient else {}
+    kept = {own: step.patient if step.is_late else adt.merged(step.patient, step.person)} if step.patient else {}
     return {**kept, **{each["id"]: adt.ended(each, f"Patient/{own}") for each in step.ending}}
 
 

@@ -307,3 +307,16 @@ def test_odd_input_is_acknowledged(text: str) -> None:
         assert said["code"] in ("AE", "AR")
         str(said["text"]).encode()
         assert patients(w) == []
+
+
+def test_a_message_that_states_nothing_new_makes_no_version_and_is_remembered() -> None:
+    """A later message of the same content leaves the Patient alone, and one from in between still comes late."""
+    with world() as w:
+        arrive(w, ("R-1", "Ilse"))
+        before = w.held()
+        same = pid(mr("R-1"), "Quandt^Ilse", "19610304", "F")
+        assert send(w, adt("A08", same, at=LATEST)) == ("AA", "MSA|AA|C1")
+        assert w.held() == before
+        between = adt("A08", pid(mr("R-1"), "Winter^Ilse", "19610304", "F"), at=LATER)
+        assert "late-message" in send(w, between)[1]
+        assert w.held() == before

@@ -37,6 +37,9 @@ _ERROR_CODES: Final = {
     "unsupported-processing": ("202", "Unsupported processing id"),
     "unknown-authority": ("204", "Unknown key identifier"),
     "unknown-patient": ("204", "Unknown key identifier"),
+    "no-record-number": ("204", "Unknown key identifier"),
+    "patient-merged": ("204", "Unknown key identifier"),
+    "contradictory-demographics": ("205", "Duplicate key identifier"),
     "several-patients": ("205", "Duplicate key identifier"),
     "number-of-another": ("205", "Duplicate key identifier"),
     "old-identifier": ("205", "Duplicate key identifier"),
@@ -49,6 +52,7 @@ _FIELDS: Final = {
     "Patient.gender": "PID-8",
     **{f"Patient.address.{part}": "PID-11" for part in ("line", "city", "state", "postalCode")},
     "Patient.identifier": "PID-3",
+    "Patient.meta.security": "PD1-12",
 }
 
 

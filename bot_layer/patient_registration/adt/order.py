@@ -1,4 +1,6 @@
-"""Whether an ADT message comes late: the stamp of the last one applied is kept on the Patient, as an extension.
+"""Whether an ADT message comes late: the stamps of the last ones applied are kept beside the Patient, in a Basic.
+
+They are not kept on the Patient itself, because a message that states nothing new must not make a new version of it.
 
 A stamp is EVN-2, when the event was recorded, and MSH-7, when the message was made; EVN-2 goes first. There is one for
 each sender (MSH-3, MSH-4), whose clocks are not compared. https://www.hl7.eu/HL7v2x/v251/std251/ch03.html (3.4.1 EVN)
@@ -13,6 +15,7 @@ from typing import Final, NamedTuple
 
 from bot_layer.fhir import demographics
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.outcomes import CODE_SYSTEM
 
 URL: Final = "https://medplum.com/integrations/python-bots/adt-stamp"
 _STAMP: Final = re.compile(r"(\d{8}|\d{10}|\d{12}|\d{14})(?:(?<=\d{14})(\.\d{1,4}))?([+-]\d{4})?", re.ASCII)
@@ -48,9 +51,12 @@ def stamp(sender: str, recorded: str, sent: str, now: datetime | None = None) ->
     return Stamp(sender, *(text if _is_credible(text, now) else "" for text in (recorded, sent)))
 
 
-def is_late(patient: Json, stamp: Stamp) -> bool:
-    """Whether the sender's last applied message is surely newer than one with this stamp."""
-    kept = _kept(patient, stamp.sender)
+def is_late(holder: Json, stamp: Stamp) -> bool:
+    """Whether the sender's last applied message is surely newer than one with this stamp.
+
+    ``holder`` is the resource whose extensions are the stamps.
+    """
+    kept = _kept(holder, stamp.sender)
     for ours, theirs in ((stamp.recorded, kept.recorded), (stamp.sent, kept.sent)):
         one, other = _span(ours), _span(theirs)
         if one is None or other is None or one.is_local != other.is_local:
@@ -60,18 +66,28 @@ def is_late(patient: Json, stamp: Stamp) -> bool:
     return False
 
 
-def stamped(patient: Json, stamp: Stamp) -> Json:
-    """The Patient with the stamp in place of the sender's last one; as it is where the message tells no time."""
-    if not (stamp.recorded or stamp.sent) or stamp == _kept(patient, stamp.sender):
-        return patient
+def stamped(holder: Json, stamp: Stamp) -> Json:
+    """The holder with the stamp in place of the sender's last one; as it is where the message states no time."""
+    if not (stamp.recorded or stamp.sent) or stamp == _kept(holder, stamp.sender):
+        return holder
     parts = {"sender": stamp.sender, "recorded": stamp.recorded, "sent": stamp.sent}
     mark = {"url": URL, "extension": [{"url": name, "valueString": text} for name, text in parts.items() if text]}
-    others = [each for each in demographics.entries(patient.get("extension")) if not _is_of(each, stamp.sender)]
-    return {**patient, "extension": [*others, mark]}
+    others = [each for each in demographics.entries(holder.get("extension")) if not _is_of(each, stamp.sender)]
+    return {**holder, "extension": [*others, mark]}
 
 
-def _kept(patient: Json, sender: str) -> Stamp:
-    marks = (each for each in demographics.entries(patient.get("extension")) if _is_of(each, sender))
+def new_holder(patient_id: str) -> Json:
+    """The Basic that holds the stamps of a Patient."""
+    return {
+        "resourceType": "Basic",
+        "identifier": [{"system": URL, "value": patient_id}],
+        "code": {"coding": [{"system": CODE_SYSTEM, "code": "adt-stamps"}]},
+        "subject": {"reference": f"Patient/{patient_id}"},
+    }
+
+
+def _kept(holder: Json, sender: str) -> Stamp:
+    marks = (each for each in demographics.entries(holder.get("extension")) if _is_of(each, sender))
     return next(map(_read, marks), Stamp())
 
 

@@ -9,7 +9,6 @@ from bot_layer.errors import ReviewNeeded
 from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import kind
 from bot_layer.fhir.json import Json, objects
-from bot_layer.patient_registration.adt import order as adt_order
 from bot_layer.patient_registration.adt import pid
 from bot_layer.patient_registration.adt.message import Person
 from bot_layer.patient_registration.rules import registration
@@ -74,11 +73,8 @@ def carried_before(patient: Json, number: Json) -> bool:
 def merged(existing: Json, person: Person) -> Json:
     """The stored Patient with what the message states; equal to ``existing`` where it states nothing new.
 
-    A field that the message leaves empty stays as it is; one that it sends as null is removed. A late message changes
-    nothing.
+    A field that the message leaves empty stays as it is; one that it sends as null is removed.
     """
-    if adt_order.is_late(existing, person.stamp):
-        return existing
     stated = _stated(existing, person)
     replaced = person.removed.union(*(choice for choice in _CHOICES if choice & stated.keys()))
     kept = {name: value for name, value in existing.items() if name not in replaced}
@@ -87,7 +83,7 @@ def merged(existing: Json, person: Person) -> Json:
     added = [entry for entry in stated["identifier"] if not any(is_same(entry, known) for known in identifiers)]
     result = {**result, "identifier": [*identifiers, *added], "telecom": _telecom(existing, person)}
     result = _returned(_labelled(result, person.is_protected), is_back=person.is_back)
-    return adt_order.stamped({name: value for name, value in result.items() if value != []}, person.stamp)
+    return {name: value for name, value in result.items() if value != []}
 
 
 def new_patient(person: Person) -> Json:
@@ -107,14 +103,12 @@ def ended(patient: Json, successor: str) -> Json:
     return {**_linked(patient, "replaced-by", successor), "active": False}
 
 
-def inactivated(patient: Json, person: Person) -> Json:
-    """The Patient after an A29: kept and inactive. One who is inactive already is left alone, and so is one whose
-    record was changed by a later message.
-    """
-    if patient.get("active") is False or adt_order.is_late(patient, person.stamp):
+def inactivated(patient: Json) -> Json:
+    """The Patient after an A29: kept and inactive. One who is inactive already is left alone."""
+    if patient.get("active") is False:
         return patient
     others = [each for each in objects(patient.get("extension")) if each.get("url") != ENDED["url"]]
-    return adt_order.stamped({**patient, "active": False, "extension": [*others, ENDED]}, person.stamp)
+    return {**patient, "active": False, "extension": [*others, ENDED]}
 
 
 def _returned(patient: Json, *, is_back: bool) -> Json:

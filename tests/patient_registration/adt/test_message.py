@@ -347,21 +347,12 @@ def test_death_is_stated_by_date_or_word() -> None:
 
 
 def test_a_new_patient_is_active() -> None:
-    """What the message states, that it is in use, and when that was so."""
+    """What the message states, and that it is in use."""
     assert stored_adt.new_patient(one(f5="Sommer^Anna")) == {
         "resourceType": "Patient",
         "active": True,
         "identifier": [MRN],
         "name": [{"use": "official", "family": "Sommer", "given": ["Anna"]}],
-        "extension": [
-            {
-                "url": "https://medplum.com/integrations/python-bots/adt-stamp",
-                "extension": [
-                    {"url": "sender", "valueString": "EHR|NORTH"},
-                    {"url": "sent", "valueString": "20261122093000"},
-                ],
-            }
-        ],
     }
 
 
