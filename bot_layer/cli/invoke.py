@@ -1,4 +1,4 @@
-"""``medplum-bots invoke``: one bot, one event, here and now."""
+"""``medplum-bots invoke``: one bot, one call, here and now, in this process."""
 
 from __future__ import annotations
 
@@ -6,49 +6,126 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from bot_layer import spans
+from bot_layer.bot.handler import Handler
 from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError, InputError
+from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bot_layer.host import invoke as running
 from bot_layer.host import tracing
 from bot_layer.medplum.client import connect_environment
 
 app = typer.Typer()
+_FAILED, _NOT_CALLED = 1, 2
+_STYLES = {"error": "red", "fatal": "red", "warning": "yellow", "information": "dim"}
 
 
 @app.command("invoke")
 def invoke(
     name: Annotated[str, typer.Argument(help="Name of the bot, e.g. sync-practitioner.")],
-    event: Annotated[str, typer.Option(help="File with the event, or - for standard input.")],
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="TYPE/ID", help="The resource that the call is about.")
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--input", metavar="FILE", help="File with the input (Parameters or a resource); - reads stdin."),
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option("--event", metavar="FILE", help="File with Medplum's whole envelope; - reads stdin.")
+    ] = None,
+    sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--sandbox",
+            help="Start a Medplum look-alike with its partners for this call. A resource given as --input that the bot "
+            "works on is stored there first.",
+        ),
+    ] = False,
     bots: Bots = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the bot's answer as JSON and nothing else.")] = False,
 ) -> None:
-    """Run a bot on an event and print its answer.
+    """Run a bot in this process and print its answer.
 
-    The event is Medplum's envelope. An address or a token that it lacks is taken from MEDPLUM_BASE_URL,
-    MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET. Exit code 1: the bot failed or refused. 2: it could not be called.
+    The server is that of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET, or the sandbox. Settings are
+    the project's secrets and the environment. Exit codes: 0 done; 1 the bot failed or refused; 2 it was not called.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
     try:
+        if event is not None and (on or given):
+            raise InputError("--event is the whole envelope: leave out --on and --input.", code="invalid-input")
         handler = chosen(bots).named(name)
-        envelope = _with_login(_read(event))
+        with _server(sandbox=sandbox) as environ:
+            if event is not None:
+                envelope = _with_login(_read(event), environ)
+            else:
+                envelope = _envelope(handler, on, _read(given) if given else None, environ, store=sandbox)
+            result = _run(handler, envelope)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(_NOT_CALLED) from error
+    if as_json:
+        typer.echo(json.dumps(result.return_value, ensure_ascii=False, indent=2))
+    else:
+        _show(handler, result)
+    if result.error is not None:
+        raise typer.Exit(_FAILED)
+
+
+def _run(handler: Handler, envelope: Json) -> running.Result:
     with tracing.recorded(os.environ), spans.call("in-process", envelope) as span:
         span.tell(name=handler.bot.name)
         result = running.invoke(handler, envelope)
         span.tell(**result.facts())
     if result.log:
         typer.echo(result.log, err=True)
-    typer.echo(json.dumps(result.return_value, ensure_ascii=False, indent=2))
-    if result.error is not None:
-        raise typer.Exit(1)
+    return result
+
+
+@contextmanager
+def _server(*, sandbox: bool) -> Iterator[Mapping[str, str]]:
+    """The variables that name the server of the call."""
+    if not sandbox:
+        yield os.environ
+        return
+    from bot_layer.demo.world import Options, World  # noqa: PLC0415  # only this option pays for the look-alikes
+
+    with World(Options(with_bots=False)) as world:
+        world.put_secrets(world.settings())
+        world.load_sample_people()
+        yield world.environment()
+
+
+def _envelope(handler: Handler, on: str | None, given: Json | None, environ: Mapping[str, str], *, store: bool) -> Json:
+    """The envelope that Medplum would send for this call, with the operator's own login."""
+    server = connect_environment(environ)
+    bot = handler.bot
+    if store and given and on is None and given.get("resourceType") == bot.target and "id" not in given:
+        created = server.create(given)
+        on, given = f"{created['resourceType']}/{created['id']}", None
+    if on is not None:
+        if given is not None and given.get("resourceType") != "Parameters":
+            raise InputError("Beside --on, give --input a Parameters resource.", code="invalid-input")
+        if bot.parameter is None:
+            raise InputError(f"{bot.name} works on no resource: leave out --on.", code="invalid-input")
+        entries = [each for each in (given or {}).get("parameter", []) if each.get("name") != bot.parameter]
+        given = parameters.build(parameters.reference(bot.parameter, on), *entries)
+    envelope: Json = {
+        "input": given if given is not None else parameters.build(),
+        "contentType": "application/fhir+json",
+        "secrets": server.project_secrets(),
+        "headers": {},
+    }
+    return _with_login(envelope, environ)
 
 
 def _read(name: str) -> Json:
@@ -56,16 +133,47 @@ def _read(name: str) -> Json:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
         parsed = json.loads(text)
     except (OSError, ValueError) as fault:
-        raise InputError("The event file can't be read as JSON.", code="unreadable-event") from fault
+        raise InputError(f"{name} can't be read as JSON.", code="unreadable-event") from fault
     if not isinstance(parsed, dict):
-        raise InputError("The event must be a JSON object: Medplum's envelope.", code="unreadable-event")
+        raise InputError(f"{name} must hold a JSON object.", code="unreadable-event")
     return parsed
 
 
-def _with_login(envelope: Json) -> Json:
-    """The envelope with the operator's own login where it brings none."""
+def _with_login(envelope: Json, environ: Mapping[str, str]) -> Json:
+    """The envelope with the operator's own login if it brings none."""
     if envelope.get("baseUrl") and envelope.get("accessToken"):
         return envelope
-    client = connect_environment(os.environ).client
+    client = connect_environment(environ).client
     client.get("auth/me")
     return envelope | {"baseUrl": client.base_url, "accessToken": client.access_token}
+
+
+def _show(handler: Handler, result: running.Result) -> None:
+    """The answer as a person reads it: the action, the parameters, and each issue with its code."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    answer = result.return_value
+    if not isinstance(answer, dict) or answer.get("resourceType") not in {"Parameters", "OperationOutcome"}:
+        typer.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        return
+    action = parameters.one(answer, "action") if answer["resourceType"] == "Parameters" else None
+    console.print(f"{handler.bot.name}: {action or 'answered'}", style="red" if result.error else "green")
+    outcomes = [answer] if answer["resourceType"] == "OperationOutcome" else []
+    for entry in answer.get("parameter", []):
+        if entry.get("resource", {}).get("resourceType") == "OperationOutcome":
+            outcomes.append(entry["resource"])
+        elif entry.get("name") != "action":
+            console.print(f"  {entry.get('name')}: {_value(entry)}")
+    for issue in [issue for outcome in outcomes for issue in outcome.get("issue", [])]:
+        details = issue.get("details", {})
+        codes = " ".join(str(each.get("code")) for each in details.get("coding", []))
+        text = details.get("text") or issue.get("diagnostics", "")
+        console.print(f"  [{codes or issue.get('code')}] {text}", style=_STYLES.get(issue.get("severity")))
+
+
+def _value(entry: Json) -> Any:
+    if "part" in entry:
+        return ", ".join(f"{each.get('name')} {_value(each)}" for each in entry["part"])
+    value = next((value for name, value in entry.items() if name.startswith("value")), entry.get("resource"))
+    if isinstance(value, dict):
+        return value.get("reference") or json.dumps(value, ensure_ascii=False)
+    return value

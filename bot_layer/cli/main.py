@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import pkgutil
+import sqlite3
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from bot_layer import cli as commands
+from bot_layer.errors import BotError
 
 _NO_COMMAND = frozenset({"main", "__main__"})
+_USAGE, _INTERRUPTED = 2, 130
 
 
 def build(words: Sequence[str] = ()) -> typer.Typer:
-    """The command with every subcommand that has a file; where the words begin with one of these, with it alone.
+    """The command with all its subcommands; if the words begin with the name of one, with that one alone.
 
-    A file has its subcommand's name, so that none loads what the others need.
+    A file has the name of its subcommand, so that none loads what the others need.
     """
     app = typer.Typer(
         name="medplum-bots",
         help="Python bots for Medplum: try them, serve them, run them.",
-        callback=lambda: None,  # a single subcommand is still asked for by its name
+        callback=_options,
         no_args_is_help=True,
-        pretty_exceptions_enable=False,  # a trace with local variables would print people's data
+        pretty_exceptions_enable=False,  # a traceback with local variables would print people's data
         rich_markup_mode="rich",
     )
     files = sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name not in _NO_COMMAND)
@@ -38,6 +43,59 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> None:
-    """The console script. What it writes (inbox, locks, maps, reports) nobody but its user may read."""
-    os.umask(0o077)
-    build(sys.argv[1:])()
+    """The console script. What a user can put right is one line on standard error, never a traceback."""
+    try:
+        build(sys.argv[1:])()
+    except BotError as error:
+        _end(f"{error.code}: {error.message}", _USAGE)
+    except KeyboardInterrupt:
+        _end("Interrupted.", _INTERRUPTED)
+    except ModuleNotFoundError as fault:
+        if (fault.name or "").split(".")[0] in {"bot_layer", "bots", "medplum_sandbox"}:
+            raise
+        _end(f"The package {fault.name} is missing: install medplum-python-bots[all], or what your bots need.", _USAGE)
+    except sqlite3.Error:
+        _end("A database file can't be opened: does its folder exist, and may this user write there?", _USAGE)
+    except OSError as fault:
+        if fault.errno not in _USERS_OWN:
+            raise
+        named = f" ({fault.filename})" if fault.filename else ""
+        _end(f"{_USERS_OWN[fault.errno]}{named}.", _USAGE)
+
+
+_USERS_OWN = {
+    errno.EADDRINUSE: "Another program listens on that address: choose another port",
+    errno.EADDRNOTAVAIL: "This machine does not have that address",
+    errno.EACCES: "This user may not use that file or port",
+    errno.ENOENT: "There is no such file or folder",
+    errno.ENOTDIR: "A part of that path is no folder",
+    errno.EISDIR: "That is a folder, not a file",
+    errno.ENOSPC: "The disk is full",
+    errno.EROFS: "The file system is read-only",
+}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"medplum-bots {_version()}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """The options of the command itself."""
+
+
+def _version() -> str:
+    try:
+        return metadata.version("medplum-python-bots")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _end(text: str, code: int) -> None:
+    typer.echo(text, err=True)
+    raise SystemExit(code)

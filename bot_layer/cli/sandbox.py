@@ -5,36 +5,49 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+
+from bot_layer.bot.collection import configured, load
+from bot_layer.cli.collections import Bots
 
 if TYPE_CHECKING:
     from bot_layer.demo.world import World
 
 app = typer.Typer()
 
+_NO_QUOTA = 1_000_000_000  # while the bots are deployed
 _FAULTS = "conflict=0.2, too_many=0.1, server_error=0.1, reset_after_write=0.05, slow=0.2"
+
+
+def _port(what: str) -> Any:
+    """The option of a port."""
+    return typer.Option(min=0, max=65535, help=f"{what}; 0 takes a free one.")
 
 
 @app.command("sandbox")
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port of the Medplum look-alike; 0 takes a free one.")] = 8103,
-    health_gorilla_port: Annotated[int, typer.Option(help="Port of the Health Gorilla look-alike; 0: free.")] = 8104,
-    practice_fusion_port: Annotated[int, typer.Option(help="Port of the Practice Fusion look-alike; 0: free.")] = 8105,
-    host_port: Annotated[int, typer.Option(help="Port of the bots' host (with --with-bots); 0: free.")] = 8765,
+    port: Annotated[int, _port("Port of the Medplum look-alike")] = 8103,
+    health_gorilla_port: Annotated[int, _port("Port of the Health Gorilla look-alike")] = 8104,
+    practice_fusion_port: Annotated[int, _port("Port of the Practice Fusion look-alike")] = 8105,
+    host_port: Annotated[int, _port("Port of the bots' host")] = 8765,
     with_bots: Annotated[
         bool, typer.Option("--with-bots", help="Start the bots' host, deploy every bot, load the sample people.")
     ] = False,
     db: Annotated[Path | None, typer.Option(help="Keep Medplum's resources in this SQLite file.")] = None,
-    quota: Annotated[int, typer.Option(help="FHIR quota in units a minute.")] = 50_000,
+    quota: Annotated[
+        int, typer.Option(min=1, help="FHIR quota in units a minute, from when the bots are deployed.")
+    ] = 50_000,
     operation_input: Annotated[
         str,
         typer.Option(help="What an instance-level operation hands to its bot: 'resource' (since 2026-02) or 'body'."),
@@ -47,8 +60,12 @@ def sandbox(
         list[str] | None, typer.Option(help=f"Let Medplum fail now and then; repeat for more: {_FAULTS}.")
     ] = None,
     partner_fault: Annotated[list[str] | None, typer.Option(help="The same for the partners.")] = None,
+    bots: Bots = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when ready, and nothing else.")
+    ] = False,
+    as_environment: Annotated[
+        bool, typer.Option("--env", help="Print `export` lines with every setting when ready, and nothing else.")
     ] = False,
 ) -> None:
     """Run a Medplum server's look-alike, with its partners, on loopback. For trials and tests only.
@@ -65,6 +82,8 @@ def sandbox(
     if practice_fusion not in ("general", "exact"):
         raise typer.BadParameter("--practice-fusion is 'general' or 'exact'.")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    collections = tuple(bots or configured())
+    load(*collections)  # an unknown one is said before anything starts
     ended = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda _sign, _frame: ended.set())
@@ -75,30 +94,49 @@ def sandbox(
             practice_fusion_port=practice_fusion_port,
             host_port=host_port,
             db=db,
-            quota=quota,
+            quota=_NO_QUOTA if with_bots else quota,
             operation_input=operation_input,
             with_bots=with_bots,
             practice_fusion=practice_fusion,
+            collections=collections,
         )
         unkind = (Faults.parse(fault or []), Faults.parse(partner_fault or []))
         world = World(options)
-    except (OSError, ValueError) as refused:
+    except (OSError, ValueError, sqlite3.Error) as refused:
         typer.echo(f"The sandbox can't start: {refused}", err=True)
         raise typer.Exit(2) from refused
     with world:
         if with_bots:
-            _fill(world)
+            _fill(world, collections)
+            world.medplum.set_quota(quota)
         # Only now: what is to be tried out must be there first.
         options.medplum_faults.adopt(unkind[0])
         options.partner_faults.adopt(unkind[1])
-        _announce(world, as_json)
+        if as_environment:
+            _export(world)
+        else:
+            _announce(world, as_json)
         ended.wait()
 
 
-def _fill(world: World) -> None:
+def _export(world: World) -> None:
+    """Every setting by which the commands and the bots find this sandbox, as a shell reads it."""
+    for name, value in sorted({**world.environment(), **world.settings()}.items()):
+        typer.echo(f"export {name}={shlex.quote(value)}")
+    sys.stdout.flush()
+
+
+def _fill(world: World, collections: tuple[str, ...]) -> None:
     """The sample people first, so that they wait for their call; people who come later are enrolled by Subscription."""
     world.load_sample_people()
-    deploy = [sys.executable, "-m", "bot_layer.cli", "deploy", "--all"]
+    deploy = [
+        sys.executable,
+        "-m",
+        "bot_layer.cli",
+        "deploy",
+        "--all",
+        *(word for each in collections for word in ("--bots", each)),
+    ]
     done = subprocess.run(  # noqa: S603  # our own script
         deploy, env={**os.environ, **world.environment()}, capture_output=True, text=True, check=False
     )
@@ -114,9 +152,9 @@ def _announce(world: World, as_json: bool) -> None:
         return
     console = Console()
     console.print("[bold]This is a sandbox[/]: look-alikes on loopback, for trials and tests. Nothing in it is real.")
-    table = Table("service", "what", "value")
-    for service, told in world.ready().items():
-        for what, value in told.items():
+    table = Table("service", "what", Column("value", overflow="fold"))  # a secret that is cut is of no use
+    for service, values in world.ready().items():
+        for what, value in values.items():
             table.add_row(service, what, value)
     console.print(table)
     console.print("Stop it with Ctrl-C.", style="dim")

@@ -46,7 +46,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs a private network.")] = (
         listening.LOOPBACK
     ),
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8765,
     medplum: MedplumOption = None,
     inbox: InboxOption = None,
     bots: Bots = None,

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.federation import routes as federated
 from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir.json import Json
@@ -50,6 +51,7 @@ class Options:
     operation_input: str = "resource"
     with_bots: bool = True
     practice_fusion: str = "general"  # or "exact"
+    collections: tuple[str, ...] = (BUNDLED,)
     medplum_faults: Faults = field(default_factory=Faults)
     partner_faults: Faults = field(default_factory=Faults)
     switches: Switches = field(default_factory=Switches)
@@ -104,7 +106,11 @@ class World:
         settings = federated.read_settings({**self.environment(), **self._federated_settings(port)})
         responder = federated.Responder(settings)
         self._stack.callback(responder.close)
-        host = HostSettings(servers=(self.medplum.base_url,), more_routes=tuple(responder.routes()))
+        host = HostSettings(
+            servers=(self.medplum.base_url,),
+            bots=load(*self.options.collections),
+            more_routes=tuple(responder.routes()),
+        )
         self.host = self._stack.enter_context(HostServer(host, port=port))
         self.medplum.bot_host = self.host.base_url.removeprefix("http://")
 

@@ -52,6 +52,12 @@ class Quotas:
     _windows: dict[str, _Window] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def restart(self, default: int) -> None:
+        """Give every membership a full quota of this many units a minute from now on."""
+        with self._lock:
+            self.default = default
+            self._windows.clear()
+
     def charge(self, project: str, membership: str, units: int) -> None:
         """Takes the units, or raises the recorded 429."""
         limit = self.limits.get(project, self.default)

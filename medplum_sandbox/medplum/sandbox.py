@@ -120,6 +120,10 @@ class MedplumSandbox:
         membership = next(m for m in members if m["profile"]["reference"] == wanted)
         return issue_token(self.world, membership)
 
+    def set_quota(self, units: int) -> None:
+        """A quota of this many units a minute from now on, and nothing used of it yet."""
+        self.world.quotas.restart(units)
+
     def settle(self, timeout: float = 10.0) -> None:
         """Waits until all deliveries and jobs are done."""
         bot_half.settle(self.world, timeout)

@@ -195,7 +195,7 @@ def test_invoke_runs_one_bot_on_one_event(tmp_path: Path) -> None:
         secrets = {name: {"name": name, "valueString": value} for name, value in world.settings().items() if value}
         event = tmp_path / "event.json"
         event.write_text(json.dumps({"input": {"reference": f"Practitioner/{joe['id']}"}, "secrets": secrets}))
-        words = ["invoke", "sync-practitioner", "--event", str(event)]
+        words = ["invoke", "sync-practitioner", "--json", "--event", str(event)]
         told = CliRunner().invoke(build(), words, env=world.environment())
         assert told.exit_code == 0, told.output
         assert '"valueCode": "enrolled"' in told.stdout
