@@ -51,11 +51,15 @@ Opened = tuple[Answer, Iterator[bytes]]
 
 @dataclass(frozen=True)
 class Transport:
-    """One service over HTTP. ``service`` is its name in errors; no answer may be longer than ``largest`` bytes."""
+    """One service over HTTP. ``service`` is its name in errors; no answer may be longer than ``largest`` bytes.
+
+    ``lost_code`` is the code for a lost answer, if another one than ``service-unreachable``.
+    """
 
     service: str
     policy: RetryPolicy = DEFAULT_POLICY
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+    lost_code: str = ""
     largest: int = LARGEST_ANSWER
 
     def send(
@@ -142,7 +146,7 @@ class Transport:
 
     def lost(self, method: str, path: str, *, sent: bool) -> TransientError:
         """The error for an answer that did not come whole."""
-        return TransientError(
+        error = TransientError(
             f"{self.service} could not be reached, or its answer was lost ({method} {path}); try again later.",
             service=self.service,
             method=method,
@@ -150,6 +154,8 @@ class Transport:
             code="service-unreachable",
             maybe_done=sent and method not in READS,
         )
+        error.code = self.lost_code or error.code
+        return error
 
     def _headers(self, headers: Mapping[str, str], method: str, path: str) -> Mapping[str, str]:
         """The headers, where each can be sent: tokens and versions come from answers, which may hold anything."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from bot_layer.errors import TransientError
 from bot_layer.http.answer import Answer
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Opened, Transport
@@ -21,10 +20,4 @@ class Wire(Transport):
     """One service, asked once."""
 
     def __init__(self, service: str, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(service, _ONCE, clock, 64 * 1024 * 1024)
-
-    def lost(self, method: str, path: str, *, sent: bool) -> TransientError:
-        """The error for an answer that did not come whole, under the code that bulk work has for it."""
-        error = super().lost(method, path, sent=sent)
-        error.code = "answer-lost"
-        return error
+        super().__init__(service, _ONCE, clock, "answer-lost", 64 * 1024 * 1024)
