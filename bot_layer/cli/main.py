@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import pkgutil
 import sqlite3
 import sys
@@ -43,7 +44,11 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> None:
-    """The console script. What a user can put right is one line on standard error, never a traceback."""
+    """The console script. What a user can put right is one line on standard error, never a traceback.
+
+    What it writes (inbox, locks, maps, reports) nobody but its user may read.
+    """
+    os.umask(0o077)
     try:
         build(sys.argv[1:])()
     except BotError as error:
