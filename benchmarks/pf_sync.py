@@ -33,8 +33,8 @@ from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import totals
 from bot_layer.bulk_sync.rules.settings import read_settings
-from bot_layer.bulk_sync.rules.upsert import Incoming
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.target.upserts import Draft
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.medplum.login import ClientLogin, GivenToken, Login
 from medplum_sandbox.faults import Faults
@@ -126,12 +126,12 @@ def _full_run(medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Pa
 
 def _conditional_puts(medplum: MedplumSandbox, source: Source) -> None:
     """What the integration's description prints: batches of 100 conditional PUTs, one after the other."""
-    writer = MedplumWriter(medplum.base_url, _login(medplum), source.base, share=1.0)
+    writer = MedplumWriter(medplum.base_url, _login(medplum), source.base, share=1.0, conditional=True)
     lines = [each.line for kind in source.entries.values() for each in kind.values()]
     for start in range(0, len(lines), 100):
         values = [orjson.loads(line) for line in lines[start : start + 100]]
-        writer.upsert_conditionally(
-            [Incoming(Key(each["resourceType"], each["id"]), source_mark.prepare(each, source.base)) for each in values]
+        writer.upsert(
+            [Draft(Key(each["resourceType"], each["id"]), source_mark.prepare(each, source.base)) for each in values]
         )
 
 

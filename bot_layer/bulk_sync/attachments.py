@@ -49,9 +49,12 @@ class Attachments:
     failed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def carry(self, resource: Json, found: Found | None, *, known: KnownIds, missed: Callable[[], None]) -> Json:
+    def carry(
+        self, resource: Json, found: Found | None, *, owner: str, known: KnownIds, missed: Callable[[], None]
+    ) -> Json:
         """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again.
 
+        ``owner`` is the Patient in Medplum to whom the content belongs.
         ``missed`` is called where a link stays for now, because the content could not be had at this moment.
         """
         place = PLACES.get(str(resource["resourceType"]))
@@ -59,8 +62,10 @@ class Attachments:
             return resource
         there = list(_attachments(upsert.comparable(found.resource), place)) if found else []
         # Content may be another one behind the same link: a hash tells, or that the source changed nothing at all.
-        same = found is not None and source_mark.source_version(found.resource) == source_mark.source_version(resource)
-        owner = _patient(resource)
+        kind = str(resource["resourceType"])
+        same = found is not None and (
+            source_mark.source_version(found.resource, kind) == source_mark.source_version(resource, kind)
+        )
 
         def change(attachment: Json) -> Json:
             likely = [each for each in there if _may_hold(each, attachment)]
@@ -206,11 +211,6 @@ def _noted(attachment: Json) -> list[Any]:
 
 def _absolute(url: str, source: str) -> str:
     return url if url.startswith("http") else f"{source}/{url}"
-
-
-def _patient(resource: Json) -> str:
-    reference = str((resource.get("subject") or {}).get("reference") or "")
-    return reference if reference.startswith("Patient/") else ""
 
 
 def _attachments(value: Any, place: tuple[str, ...]) -> Iterator[Json]:

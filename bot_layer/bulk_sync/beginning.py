@@ -10,6 +10,7 @@ from bot_layer.bulk_sync.failures import carried_edits, retry, stored_failures
 from bot_layer.bulk_sync.finalizer import KNOWS_WAITING
 from bot_layer.bulk_sync.planning import planned
 from bot_layer.bulk_sync.reconciling import begin_seeing, check_map
+from bot_layer.bulk_sync.release import release_all
 from bot_layer.bulk_sync.rules.plan import filtered_by
 from bot_layer.bulk_sync.rules.run_state import WHOLE, Run, SyncState
 from bot_layer.bulk_sync.rules.smart import Discovery
@@ -36,6 +37,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     said = state.last_sync_time or "never (initial sync)"
     session.log("PFSyncWorker", f"Last sync time: {said}")
     types, state = granted(session, state, options)
+    if before is not None:
+        release_all(session, before)  # a kill may have come between the commit and this
     run = Run(
         id=uuid.uuid4().hex,
         started=session.clock(),

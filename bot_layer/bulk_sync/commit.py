@@ -7,34 +7,31 @@ from dataclasses import replace
 import orjson
 
 from bot_layer.bulk_sync.failures import store_failures
-from bot_layer.bulk_sync.finalizer import MANY, Ending
-from bot_layer.bulk_sync.progress import with_loaded
+from bot_layer.bulk_sync.finalizer import MANY, Finalizer
 from bot_layer.bulk_sync.reconciling import check_map, is_whole, shown_types
+from bot_layer.bulk_sync.release import release_all
 from bot_layer.bulk_sync.rules.plan import next_members, next_stamps
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState, totals
 from bot_layer.bulk_sync.session import Session
-from bot_layer.bulk_sync.worker_pool import ending
+from bot_layer.bulk_sync.worker_pool import finalizer
 
 
 def finish(session: Session, run: Run) -> SyncState:
     """The state with the run done."""
     session.keep(replace(run, phase="finish"))
-    with ending(session) as rest:
-        types = {*session.settings.types, *(kind for each in session.store.state.since.values() for kind in each)}
-        rest.learn_waiting(sorted(types))
-        hydrate = session.settings.hydrate
-        session.map.ask_anew(" ".join(session.settings.scopes or session.store.state.scopes) if hydrate else "none")
-        loaded = rest.fetch_missing(hydrate=hydrate)
-        repaired = rest.repair()
-        session.check_time()
-        if run.reconcile:
-            _reconcile(session, rest)
-    run = with_loaded(session.run, loaded)
+    rest = finalizer(session)
+    types = {*session.settings.types, *(kind for each in session.store.state.since.values() for kind in each)}
+    rest.learn_waiting(sorted(types))
+    repaired = rest.repair()
+    session.check_time()
+    if run.reconcile:
+        _reconcile(session, rest)
+    run = session.run
     run = replace(run, repaired=run.repaired + repaired, waiting=session.map.waiting())
     return _commit(session, session.store.state, run)
 
 
-def _reconcile(session: Session, rest: Ending) -> None:
+def _reconcile(session: Session, rest: Finalizer) -> None:
     """Delete what the source has no more, a handful at a time: a run that breaks off here goes on behind it."""
     run, settings = session.run, session.settings
     check_map(session, run)
@@ -51,8 +48,8 @@ def _reconcile(session: Session, rest: Ending) -> None:
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     """Move the time stamps forward: every file was handled, and what failed is kept."""
     failures = store_failures(session, state)
-    # The addresses and places of the export are of no use any more.
-    jobs = tuple(replace(job, status_url="", files=(), patients=()) for job in run.jobs)
+    # The places in the export are of no use any more; its address is kept until the source has deleted it.
+    jobs = tuple(replace(job, files=(), patients=()) for job in run.jobs)
     ended = replace(run, phase="partial" if run.incomplete else "done", ended=session.clock(), jobs=jobs, members={})
     new = replace(
         state,
@@ -64,6 +61,7 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         last_success=session.clock() if run.jobs else state.last_success,
     )
     saved = session.store.save(new, release=True)
+    release_all(session, ended)
     session.log("PFSyncWorker", f"Updated sync state: {saved.last_sync_time}")
     session.log("PFSyncWorker", "Sync complete!")
     session.log("PFSyncWorker", f"Stats: {orjson.dumps(totals(run.counts)).decode()}")

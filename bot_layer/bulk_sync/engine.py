@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,9 +11,10 @@ from bot_layer.bulk_sync import previewing
 from bot_layer.bulk_sync.beginning import begin, use_scopes
 from bot_layer.bulk_sync.commit import finish
 from bot_layer.bulk_sync.failures import store_failures
-from bot_layer.bulk_sync.load_files import load_files, load_searched
+from bot_layer.bulk_sync.load_files import is_on_disk, load_files, load_searched, load_spooled
 from bot_layer.bulk_sync.planning import kick_off
 from bot_layer.bulk_sync.polling import poll
+from bot_layer.bulk_sync.release import release_all, release_done
 from bot_layer.bulk_sync.rules import run_state as sync_state
 from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
@@ -106,7 +106,7 @@ class Sync:
         state = session.store.end(partial(_cancelled, now=session.clock()))
         if state.run is not None:
             use_scopes(session, state)
-            _forget_job(session, state.run)
+            release_all(session, state.run)
         return state
 
 
@@ -119,10 +119,14 @@ def _step(session: Session, run: Run) -> SyncState:
     job = run.job
     if job is None:
         return finish(session, run)
+    if any(each.done and each.status_url for each in run.jobs):
+        return release_done(session, run)
     if job.level == "search":
         return load_searched(session, run, job)
     if not job.status_url:
         return kick_off(session, run, job)
+    if is_on_disk(session, run, job):
+        return load_spooled(session, run, job)
     if session.manifest is None:
         return poll(session, run, job)
     return load_files(session, run, job, session.manifest)
@@ -147,14 +151,8 @@ def _fail(session: Session, fault: BotError) -> None:
         session.log("PFSyncWorker", "Medplum did not take the news of it")
     else:
         if over:
-            _forget_job(session, run)
-
-
-def _forget_job(session: Session, run: Run) -> None:
-    """Have the source forget an export that nobody will take up: some take no other before."""
-    if run.job is not None and run.job.status_url:
-        with suppress(BotError, Halted):
-            session.source.exports.cancel(run.job.status_url)
+            release_all(session, run)
+            session.spool.remove()
 
 
 def _let_go(session: Session) -> None:

@@ -18,7 +18,7 @@ from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
-from bot_layer.bulk_sync.worker_pool import loading
+from bot_layer.bulk_sync.worker_pool import upsert_worker
 
 _NONE: Final = b"null"
 
@@ -27,8 +27,7 @@ def retry(session: Session, state: SyncState) -> SyncState:
     """The state with a run that has written what failed before, and only has to be finished."""
     edits = carried_edits(session, state)
     run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True, edits=edits)
-    with loading(session, run) as files:
-        loaded = files.loader.retry(session.map.failures())
+    loaded = upsert_worker(session, run).retry(session.map.failures())
     return session.save(with_loaded(run, loaded), state)
 
 

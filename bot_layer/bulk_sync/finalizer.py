@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,6 @@ from typing import Final
 from bot_layer.bulk_sync.attachments import stored_contents
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import references, upsert
-from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
 from bot_layer.bulk_sync.rules.provenance import SYNC_TAG
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.retraction import marked
@@ -26,25 +24,21 @@ from bot_layer.bulk_sync.source.requests import ReadRefused
 from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.bulk_sync.target.changes import Changed
 from bot_layer.bulk_sync.target.writer import MedplumWriter
-from bot_layer.bulk_sync.upsert_worker import Loaded, Loader
 from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.fhir.json import Json
 
 MANY: Final = 100
 _PAGE: Final = 1000
-_REFUSALS: Final = 3
 KNOWS_WAITING: Final = "knows_waiting"  # a note in the map; it goes with all the rest of it
-_ROUNDS: Final = 1000
 
 
 @dataclass
-class Ending:
-    """Works on what the files brought. ``halted`` is asked between handfuls."""
+class Finalizer:
+    """Works on what the files brought. ``halted`` is asked between batches."""
 
     source: PracticeFusion
     medplum: MedplumWriter
     map: SyncMap
-    loader: Loader
     address: str
     halted: Callable[[], bool] = lambda: False
 
@@ -64,7 +58,7 @@ class Ending:
         query = f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000&_sort=_lastUpdated"
         for kind in dict.fromkeys((*types, *POINTED_TO)):
             found = self.medplum.requests.search(stored_as(kind), query)
-            with suppress(PermanentError):
+            with suppress(PermanentError, AuthError):
                 while some := list(islice(found, MANY)):
                     pairs = (self._waiting(each, kind) for each in some)
                     self.map.record((), waiting=(each for each in pairs if each is not None))
@@ -75,7 +69,7 @@ class Ending:
         source_id = source_id_of(resource, kind)
         if source_id is None or not source_mark.brought_by(resource, Key(kind, source_id), self.address):
             return None
-        return Key(kind, source_id), sorted(references.logical_targets(resource))
+        return Key(kind, source_id), sorted(references.logical_targets(resource, self.address))
 
     def repair(self) -> int:
         """Turn logical references into real ones where the target is there by now; the number of resources changed."""
@@ -87,8 +81,8 @@ class Ending:
                 keys = [key for key in self.map.repairable(most) if key not in self._refused]
                 if not keys or self.halted():
                     break
-                handfuls = [keys[start : start + MANY] for start in range(0, len(keys), MANY)]
-                repaired += sum(pool.map(self._repair, handfuls))
+                batches = [keys[start : start + MANY] for start in range(0, len(keys), MANY)]
+                repaired += sum(pool.map(self._repair, batches))
         return repaired
 
     def _repair(self, keys: Sequence[Key]) -> int:
@@ -102,52 +96,15 @@ class Ending:
     def _repaired(self, known: dict[Key, str], _key: Key, there: Found) -> Json | None:
         if there.edited and self.medplum.policy != "source":
             return None  # left as it is: with our name on it the edit could not be told any more
-        wanted = references.repair(there.resource, known)
-        left = references.logical_targets(wanted)
+        wanted = references.repair(there.resource, known, self.address)
+        left = references.logical_targets(wanted, self.address)
         wanted = source_mark.tagged(wanted, left)
         return None if wanted == there.resource else _bare(wanted)
 
     def _left(self, there: Found | None, known: dict[Key, str]) -> list[Key]:
-        return [] if there is None else [key for key in references.logical_targets(there.resource) if key not in known]
-
-    def fetch_missing(self, *, hydrate: bool) -> Loaded:
-        """Targets that were not exported: those that Medplum has already, else read once from the source."""
-        total = Loaded()
-        refusals: Counter[str] = Counter()
-        for _ in range(_ROUNDS):
-            keys = self.map.waiting_targets(MANY)
-            if not keys or self.halted():
-                break
-            known = self.loader.known(keys)
-            missing = [key for key in keys if key not in known]
-            fetched: list[Resource] = []
-            asked = [] if hydrate else missing
-            with suppress(TransientError):
-                for key in missing if hydrate else ():
-                    fetched += self._read(key, refusals)
-                    asked.append(key)
-            if fetched:
-                total = total.plus(self.loader.load(fetched))
-            # Only now: a run that breaks off before this asks again.
-            self.map.write_asked(asked)
-            if len(asked) < len(missing):
-                break  # the source is down, and was tried for long enough: the next run goes on here
-        return total
-
-    def _read(self, key: Key, refusals: Counter[str]) -> list[Resource]:
-        if key.type == "Patient":
-            return []  # who was not exported is not in the Group, and not ours to copy, whoever is linked to them
-        # A type is refused as a whole, or a resource alone: a few of them tell.
-        if refusals[key.type] >= _REFUSALS:
+        if there is None:
             return []
-        try:
-            found = self.source.records.read(key.type, key.id)
-        except (PermanentError, AuthError):
-            refusals[key.type] += 1
-            return []
-        refusals[key.type] = -_ROUNDS * MANY
-        same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
-        return [resource_of(found)] if found is not None and same else []
+        return [key for key in references.logical_targets(there.resource, self.address) if key not in known]
 
     # -- Deletions
 
@@ -158,11 +115,7 @@ class Ending:
         done = 0
         for start in range(0, len(keys), MANY):
             some = keys[start : start + MANY]
-            found = {
-                key: there
-                for key, there in self.medplum.look_up(some).items()
-                if source_mark.brought_by(there.resource, key, self.address)
-            }
+            found = self.medplum.look_up(some)
             changed = self._mark(found) if how == "mark" else Changed()
             found = {key: there for key, there in found.items() if key not in changed.seen}
             gone = self.medplum.delete([(stored_as(key.type), there.id) for key, there in found.items()])

@@ -17,7 +17,7 @@ from bot_layer.bulk_sync.rules.source_identity import POINTED_TO
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.state.task_store import LeaseLost
-from bot_layer.bulk_sync.worker_pool import ending
+from bot_layer.bulk_sync.worker_pool import finalizer
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json
 
@@ -29,11 +29,10 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     keys: list[Key] = []
     for item in _items(session, state, file):
         keys += [Key(*each) for each in bulk_export.deleted_keys(item or {}) if each[0] in brought]
-    with ending(session) as rest:
-        number = rest.delete(list(dict.fromkeys(keys)), session.settings.deletion)
+    number = finalizer(session).delete(list(dict.fromkeys(keys)), session.settings.deletion)
     run = session.run
     session.keep(replace(run, deleted=run.deleted + number))
-    file_done(session, state, done=True)
+    file_done(session, state)
 
 
 def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
@@ -57,7 +56,7 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     run = session.run
     notes = tuple(dict.fromkeys((*run.notes, *report.notes)))
     session.keep(replace(run, not_exported=merged(run.not_exported, found), notes=notes))
-    file_done(session, state, done=True)
+    file_done(session, state)
 
 
 def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[Json | None]:

@@ -76,7 +76,7 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
         session.log("PFBulkExport", f"The source {what}; kicking it off again, once")
         # If only its links expired, the source still knows it, and may take no other beside it.
         session.source.exports.cancel(job.status_url)
-        return session.save(run.with_job(replace(job, status_url="", files=(), polls=0)))
+        return session.save(run.with_job(replace(job, status_url="", files=(), polls=0, place="")))
     raise PermanentError(
         f"The export failed: {answer.reason}.",
         service="Practice Fusion",

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from bot_layer.bulk_sync.files import KeysInFlight
 from bot_layer.bulk_sync.rules.bulk_export import Manifest
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
@@ -17,6 +16,7 @@ from bot_layer.bulk_sync.rules.time_stamps import is_instant
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.bulk_sync.state.id_map import SyncMap
+from bot_layer.bulk_sync.state.spool import Spool
 from bot_layer.bulk_sync.state.task_store import SyncStore
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import InputError, TransientError
@@ -60,13 +60,13 @@ class Session:
     medplum: MedplumWriter
     store: SyncStore
     map: SyncMap
+    spool: Spool = field(default_factory=Spool)
     log: Log = lambda _component, _text: None
     progress: Progress = lambda _kind, _name, _done, _total: None
     stop: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
     deadline: float | None = None
-    keys: KeysInFlight = field(default_factory=KeysInFlight)
     sleep: Callable[[float], None] = time.sleep
     # Puts what failed beside the Task, and tells where: asked before a place in a file is written that lies behind it.
     keep_failures: Callable[[SyncState], str] = lambda state: state.failures

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 import threading
 import time
 import uuid
@@ -16,6 +18,7 @@ from bot_layer.bulk_sync.session import Halted, Progress, Session
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.bulk_sync.state.id_map import SyncMap
+from bot_layer.bulk_sync.state.spool import Spool
 from bot_layer.bulk_sync.state.task_store import SyncStore
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.medplum.login import Login
@@ -70,6 +73,7 @@ def make_sync(
         workers=settings.workers,
         max_bytes=settings.max_batch_bytes,
         policy=settings.local_edits,
+        conditional=settings.upsert == "conditional",
         wait=wait,
         clock=timer,
     )
@@ -80,6 +84,7 @@ def make_sync(
         medplum,
         SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
         kept,
+        open_spool(around, settings.source, base_url, about),
         log=around.log,
         progress=around.progress,
         stop=around.stop,
@@ -97,6 +102,14 @@ def open_map(around: Surroundings, source: str, base_url: str, about: str) -> Sy
     if is_shared(around.place):
         return SyncMap(url=around.place, schema=name.replace("-", "_"))
     return SyncMap(Path(around.place) / f"{name}.sqlite" if around.place else None)
+
+
+def open_spool(around: Surroundings, source: str, base_url: str, about: str) -> Spool:
+    """The place of an export on this machine: beside the map, else where the system keeps temporary files."""
+    name = f"{map_name(source, base_url, about)}.spool"
+    if around.place and not is_shared(around.place):
+        return Spool(Path(around.place) / name)
+    return Spool(Path(tempfile.gettempdir()) / f"medplum-bots-{os.getuid()}" / name)
 
 
 def is_shared(place: str) -> bool:

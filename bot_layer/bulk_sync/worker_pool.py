@@ -1,50 +1,76 @@
-"""The workers that load, and what works on the rest, open for as long as they are needed."""
+"""The workers that write to Medplum, open for as long as they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from bot_layer.bulk_sync.attachments import Attachments
-from bot_layer.bulk_sync.files import FileLoader
-from bot_layer.bulk_sync.finalizer import Ending
+from bot_layer.bulk_sync.finalizer import Finalizer
 from bot_layer.bulk_sync.rules.run_state import Run
 from bot_layer.bulk_sync.session import Session
-from bot_layer.bulk_sync.upsert_worker import Loader
+from bot_layer.bulk_sync.spooled_units import Unit
+from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
 
 
-@contextmanager
-def loading(session: Session, run: Run) -> Iterator[FileLoader]:
-    """A loader with its pool of workers, which is at rest again afterwards."""
+def upsert_worker(session: Session, run: Run) -> UpsertWorker:
+    """What writes for this run."""
     settings = session.settings
-    attachments = (
-        Attachments(session.source, session.medplum, settings.max_attachment_bytes) if settings.attachments else None
-    )
-    loader = Loader(
+    carried = Attachments(session.source, session.medplum, settings.max_attachment_bytes)
+    return UpsertWorker(
         session.medplum,
         session.map,
         settings.source,
-        conditional=settings.upsert == "conditional",
         look_at_all=run.full,
-        seeing=run.reconcile,
-        attachments=attachments,
+        attachments=carried if settings.attachments else None,
         policy="source" if run.overwrite else None,
         alone=session.alone,
     )
-    with ThreadPoolExecutor(settings.workers, thread_name_prefix="pf-sync") as pool:
-        yield FileLoader(loader, pool, settings.workers, halted=session.halted, keys=session.keys)
+
+
+def finalizer(session: Session) -> Finalizer:
+    """What deletes and repairs."""
+    return Finalizer(session.source, session.medplum, session.map, session.settings.source, halted=session.halted)
+
+
+@dataclass(frozen=True)
+class WorkerPool:
+    """Writes units with several threads; ``halted`` is asked before each."""
+
+    worker: UpsertWorker
+    pool: ThreadPoolExecutor
+    size: int
+    halted: Callable[[], bool] = lambda: False
+
+    def load(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, Loaded]]:
+        """What became of each unit, in order; a few of them are under way at once."""
+        waiting: deque[tuple[Unit, Future[Loaded]]] = deque()
+        try:
+            for unit in units:
+                if self.halted():
+                    break
+                while waiting and (unit.after_all or len(waiting) >= 2 * self.size or waiting[0][1].done()):
+                    yield _ended(waiting.popleft())
+                waiting.append((unit, self.pool.submit(self.worker.load, unit.resources)))
+            while waiting:
+                yield _ended(waiting.popleft())
+        finally:
+            # After a failure the others still write: nothing may be under way when the lease is given back.
+            for _, future in waiting:
+                future.exception()
+
+
+def _ended(waiting: tuple[Unit, Future[Loaded]]) -> tuple[Unit, Loaded]:
+    unit, future = waiting
+    return unit, future.result()
 
 
 @contextmanager
-def ending(session: Session) -> Iterator[Ending]:
-    """What deletes, repairs and fetches the rest, with a loader of its own."""
-    with loading(session, session.run) as files:
-        yield Ending(
-            session.source,
-            session.medplum,
-            session.map,
-            files.loader,
-            session.settings.source,
-            halted=session.halted,
-        )
+def worker_pool(session: Session, run: Run) -> Iterator[WorkerPool]:
+    """A pool that is at rest again afterwards."""
+    size = session.settings.workers
+    with ThreadPoolExecutor(size, thread_name_prefix="pf-sync") as pool:
+        yield WorkerPool(upsert_worker(session, run), pool, size, halted=session.halted)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bot_layer.bulk_sync.target.gate import Gate
 from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
 from bot_layer.http.wire import Reply
+from bot_layer.medplum.gate import Gate
 from bot_layer.medplum.login import read_object
 from bot_layer.medplum.requests import FHIR_JSON, MedplumRequests
 from bot_layer.medplum.rules import batch_entries
-from bot_layer.medplum.rules.batch_entries import Entry
+from bot_layer.medplum.rules.batch_entries import Entry, Key
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Verdict:
     id: str = ""
     maybe_done: bool = False
     words: str = field(default="", repr=False)
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,11 @@ class Batches:
     requests: MedplumRequests
     gate: Gate
 
-    def send(
-        self, batch: list[Entry], *, cost: int = pace.WRITE_COST, divisible: bool = True
-    ) -> list[tuple[Entry, Verdict]]:
+    def send(self, batch: list[Entry[Key]], *, cost: int = pace.WRITE_COST) -> list[tuple[Entry[Key], Verdict]]:
         """The verdict on each entry of a batch, in their order. Nothing is repeated.
 
-        A batch that is refused as a whole is sent again in halves, unless its entries belong together.
+        An empty answer: the server refused the batch as a whole, because it is too large or one entry spoils it. Then
+        the caller sends it in halves, so that entries that refer to each other can be made anew.
         """
         body = batch_entries.bundle(batch)
         with self.gate.turn(len(batch)) as turn:
@@ -61,21 +61,25 @@ class Batches:
             except TransientError as fault:
                 turn.pushed_back()
                 return [(each, Verdict("again", maybe_done=fault.maybe_done)) for each in batch]
-            verdicts = _read(reply, batch, divisible=divisible and len(batch) > 1)
+            verdicts = _read(reply, batch)
             if any(verdict.kind == "again" for _, verdict in verdicts):
                 turn.pushed_back()
         limited = reply.status == 429 or any(verdict.status == 429 for _, verdict in verdicts)
         if limited:
             self.requests.wait_for_quota(reply)
-        if not verdicts:
-            # Too large, or spoilt by one entry: halves tell which.
-            middle = len(batch) // 2
-            return self.send(batch[:middle], cost=cost) + self.send(batch[middle:], cost=cost)
         return verdicts
 
+    def send_all(self, batch: list[Entry[Key]], *, cost: int = pace.WRITE_COST) -> list[tuple[Entry[Key], Verdict]]:
+        """The same for entries that do not refer to each other: a batch that is refused is sent in halves."""
+        verdicts = self.send(batch, cost=cost)
+        if verdicts or not batch:
+            return verdicts
+        middle = len(batch) // 2
+        return self.send_all(batch[:middle], cost=cost) + self.send_all(batch[middle:], cost=cost)
 
-def _read(reply: Reply, batch: list[Entry], *, divisible: bool) -> list[tuple[Entry, Verdict]]:
-    """The verdict on each entry, or nothing where the whole was refused and may be halved."""
+
+def _read(reply: Reply, batch: list[Entry[Key]]) -> list[tuple[Entry[Key], Verdict]]:
+    """The verdict on each entry, or nothing where the whole was refused and can be halved."""
     if reply.status == 429:
         return [(each, Verdict("again", 429)) for each in batch]
     if reply.status >= 500 or reply.status in (408, 409, 425):
@@ -83,13 +87,13 @@ def _read(reply: Reply, batch: list[Entry], *, divisible: bool) -> list[tuple[En
     entries = read_object(reply.body).get("entry")
     if reply.status != 200:
         words = _words(read_object(reply.body))
-        return [] if divisible else [(each, Verdict("refused", reply.status, words=words)) for each in batch]
+        return [] if len(batch) > 1 else [(each, Verdict("refused", reply.status, words=words)) for each in batch]
     if not isinstance(entries, list) or len(entries) != len(batch):
         return [(each, Verdict("again", maybe_done=True)) for each in batch]
     return [(each, _verdict(each, answer)) for each, answer in zip(batch, entries, strict=True)]
 
 
-def _verdict(entry: Entry, answer: Json) -> Verdict:
+def _verdict(entry: Entry[Key], answer: Json) -> Verdict:
     response = answer.get("response") or {}
     text = str(response.get("status") or "")[:3]
     status = int(text) if text.isdecimal() else 0
@@ -97,11 +101,12 @@ def _verdict(entry: Entry, answer: Json) -> Verdict:
     if not resource_id:
         resource_id = str(response.get("location") or "").partition("/")[2].partition("/")[0]
     if status in (200, 201, 204):
-        guarded = entry.write is not None and not entry.write.id and status == 200 and b'"ifNoneExist"' in entry.body
-        # If-None-Exist found one: whether it is what we want to write, the look-up tells.
-        return Verdict("again", status, maybe_done=True) if guarded else Verdict("done", status, resource_id)
-    creates = entry.write is not None and not entry.write.id
-    if status in (409, 412, 429) or (status in (404, 410) and not creates):
+        if entry.guarded and status == 200:
+            # If-None-Exist found one: the next look-up shows whether it is what we want to write.
+            return Verdict("again", status, maybe_done=True)
+        version = str(((answer.get("resource") or {}).get("meta") or {}).get("versionId") or "")
+        return Verdict("done", status, resource_id, version=version)
+    if status in (409, 412, 429) or (status in (404, 410) and not entry.creates):
         # Somebody was faster, or it is gone: look again, then decide anew. Nothing was written.
         return Verdict("again", status)
     if status >= 500 or not status:

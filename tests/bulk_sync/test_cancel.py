@@ -37,11 +37,11 @@ def test_who_holds_the_run_stops_when_the_place_is_kept_next(
 ) -> None:
     """Or when it tells what went wrong: that is not tried again. Nobody begins while it may still be at work."""
     monkeypatch.setattr(session, "SAVE_SECONDS", 1000.0 if down else -1.0)
-    with world(generate(1, 3), folder=tmp_path) as both:
+    with world(generate(1, 30), folder=tmp_path) as both:
+        both.settings["PF_WORKERS"] = "1"
         cancelled_in_the_middle(both, down=down)
         both.source.faults.clear()
-        assert both.stored("Patient")
-        assert both.stored("Observation") == []
+        assert 0 < len(both.stored("Patient")) < 30
         assert both.source.jobs == {}
         with pytest.raises(TransientError) as caught:
             both.run()

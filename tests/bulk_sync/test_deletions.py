@@ -28,7 +28,7 @@ class Stubborn(Batches):
 
     verdict = Verdict("refused", 403)
 
-    def send(self, batch: list[Entry], **options: Any) -> list[tuple[Entry, Verdict]]:
+    def send(self, batch: list[Entry[Any]], **options: Any) -> list[tuple[Entry[Any], Verdict]]:
         """Refused, or asked to come again."""
         if all(b'"PUT"' in each.body for each in batch):
             return [(each, self.verdict) for each in batch]

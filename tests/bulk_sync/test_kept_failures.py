@@ -8,17 +8,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from bot_layer.bulk_sync import engine, session
 from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.failures import store_failures
-from bot_layer.bulk_sync.files import handfuls
-from bot_layer.bulk_sync.rules.ndjson import Line
+from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
-from bot_layer.bulk_sync.upsert_worker import Loader
+from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.errors import TransientError
 from medplum_sandbox.practice_fusion import Switches
 from tests.bulk_sync.test_named_faults import small
@@ -112,10 +112,9 @@ def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
     with small(patient("p1"), folder=tmp_path) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
         for text in (*texts, texts[0]):
-            ((_, resources, _),) = handfuls([Line(1, text)])
-            loader.load(resources)
+            loader.load([resource_of(orjson.loads(text), raw=text)])
         assert not list(sync.map.failures())
         sync.map.close()
 

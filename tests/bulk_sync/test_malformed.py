@@ -8,14 +8,18 @@ from typing import Any
 import orjson
 import pytest
 
-from bot_layer.bulk_sync.files import handfuls
-from bot_layer.bulk_sync.finalizer import Ending
-from bot_layer.bulk_sync.rules.ndjson import Line
+from bot_layer.bulk_sync.finalizer import Finalizer
+from bot_layer.bulk_sync.rules.ndjson import Line, Resource, read_resources
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.upsert_worker import Loader
+from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from medplum_sandbox.practice_fusion import generate
 from medplum_sandbox.practice_fusion.source import Deletion
 from tests.bulk_sync.world import observation, world
+
+
+def read(lines: list[Line]) -> list[Resource]:
+    """The resources of these lines."""
+    return [each for each in read_resources(lines, loads=orjson.loads) if isinstance(each, Resource)]
 
 
 @pytest.mark.parametrize(
@@ -28,11 +32,10 @@ def test_a_resource_of_wrong_types_fails_alone(odd: dict[str, Any]) -> None:
     with world(generate(1, 1)) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = Loader(sync.medplum, sync.map, sync.settings.source)
-        counted = [loader.load(resources).counts["Patient"] for _, resources, _ in handfuls(lines)]
+        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
+        counts = loader.load(read(lines)).counts["Patient"]
         sync.map.close()
-        assert sum(each["failed"] for each in counted) == 1
-        assert sum(each["created"] for each in counted) == 1
+        assert (counts["failed"], counts["created"]) == (1, 1)
         assert list(both.by_source_id("Patient")) == ["good"]
 
 
@@ -45,9 +48,8 @@ def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
     with world(generate(1, 1)) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = Loader(sync.medplum, sync.map, sync.settings.source, alone=True, attachments=None)
-        ((_, resources, _),) = handfuls(lines)
-        row = loader.load(resources).counts["Patient"]
+        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source, alone=True, attachments=None)
+        row = loader.load(read(lines)).counts["Patient"]
         assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
         assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("deep", "nested too deeply")]
         assert {name: len(found) for name, found in both.by_source_id("Patient").items()} == {"a": 1, "b": 1}
@@ -73,19 +75,18 @@ def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
 def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, upsert: str, tmp_path: Path) -> None:
     """It is kept with the reason, its neighbours arrive, and the run ends; so does one whose deletion is told."""
     with world(generate(1, 1), folder=tmp_path) as both:
-        sync = both.sync()
+        sync = both.sync(upsert=upsert)
         sync.store.acquire()
-        loader = Loader(sync.medplum, sync.map, sync.settings.source, conditional=upsert == "conditional")
+        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
         lines = [
             Line(number, orjson.dumps({"resourceType": each, "id": "x"}))
             for number, each in ((1, kind), (2, "Patient"))
         ]
-        ((_, resources, _),) = handfuls(lines)
-        counts = loader.load(resources).counts
+        counts = loader.load(read(lines)).counts
         assert counts[kind]["failed"] == counts["Patient"]["created"] == 1
         assert [each.key for each in sync.map.failures()] == [Key(kind, "x")]
         assert both.waited == []
-        ending = Ending(sync.session.source, sync.medplum, sync.map, loader, sync.settings.source)
+        ending = Finalizer(sync.session.source, sync.medplum, sync.map, sync.settings.source)
         assert ending.delete([Key(kind, "x"), Key("Patient", "x")], "delete") == 1
         assert not list(sync.map.failures())
         sync.map.close()
@@ -96,11 +97,10 @@ def test_a_binary_whose_data_is_none_fails_alone(tmp_path: Path) -> None:
     with world(generate(1, 1), folder=tmp_path) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = Loader(sync.medplum, sync.map, sync.settings.source)
+        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
         datas = ((1, "YQ=="), (2, "YWJj ZA"), (3, "Yg=="))
         lines = [Line(n, orjson.dumps({"resourceType": "Binary", "id": f"b{n}", "data": data})) for n, data in datas]
-        ((_, resources, _),) = handfuls(lines)
-        row = loader.load(resources).counts["Binary"]
+        row = loader.load(read(lines)).counts["Binary"]
         assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
         assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("b2", "its data is not base64")]
         assert set(both.by_source_id("Binary")) == {"b1", "b3"}

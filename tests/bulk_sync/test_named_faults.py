@@ -395,12 +395,12 @@ def test_4_the_token_does_not_go_to_signed_links_nor_along_redirects() -> None:
 
 
 def test_5_writes_go_in_batches_and_are_counted_as_what_they_were(tmp_path: Path) -> None:
-    """150 new resources are two batches, not 150 requests; the next run tells created, updated and unchanged apart."""
+    """150 new resources are one batch; the next run tells created, updated and unchanged apart."""
     things = [observation(f"o{n}") for n in range(150)]
     with small(patient("p1"), *things, folder=tmp_path) as both:
         assert counts(both.run())["created"] == 151
         batches = [each for each in both.medplum.requests if each.method == "POST" and each.path.endswith("/R4")]
-        assert len(batches) == 3
+        assert len(batches) == 1
         change(both, observation("o1", status="amended"))
         change(both, observation("new"))
         change(both, observation("o2"))
@@ -592,10 +592,10 @@ def test_documents_are_copied_and_their_links_rewritten(tmp_path: Path) -> None:
 
 
 def _loader(both: World) -> Any:
-    from bot_layer.bulk_sync.upsert_worker import Loader  # noqa: PLC0415 - only here the room is entered by another door
+    from bot_layer.bulk_sync.upsert_worker import UpsertWorker  # noqa: PLC0415 - used here alone
 
     sync = both.sync()
-    return Loader(sync.medplum, sync.map, sync.settings.source)
+    return UpsertWorker(sync.medplum, sync.map, sync.settings.source)
 
 
 def _resource(value: Json) -> Any:

@@ -116,7 +116,7 @@ def test_repairing_later_is_having_known_before(
     """A reference that waited ends as if its target had been there."""
     both = second | first
     early = references.rewrite(resource, both, BASE).resource
-    late = references.repair(references.rewrite(resource, first, BASE).resource, both)
+    late = references.repair(references.rewrite(resource, first, BASE).resource, both, BASE)
     assert late == early
 
 
@@ -128,11 +128,11 @@ def test_after_a_write_there_is_nothing_to_write(resource: dict[str, Any]) -> No
     """plan(found after apply(plan), incoming) is empty."""
     key = Key(resource["resourceType"], resource["id"])
     incoming = Incoming(key, source_mark.prepare(resource, BASE))
-    (write,) = upsert.plan({}, [incoming], source=BASE).creates
+    (write,) = upsert.plan({}, [incoming]).creates
     stored = orjson.loads(
         orjson.dumps({**write.resource, "id": "m", "meta": {**write.resource["meta"], "versionId": "1"}})
     )
-    again = upsert.plan({key: Found("m", "1", stored)}, [incoming], source=BASE)
+    again = upsert.plan({key: Found("m", "1", stored)}, [incoming])
     assert len(again.unchanged) == 1
 
 

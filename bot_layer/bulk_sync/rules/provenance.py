@@ -13,6 +13,7 @@ from typing import Any, Final
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import (
     KEYED_BY_TAG,
+    ORIGIN_URL,
     ROOT,
     UPDATED_URL,
     VERSION_URL,
@@ -21,7 +22,6 @@ from bot_layer.bulk_sync.rules.source_identity import (
 )
 from bot_layer.fhir.json import Json
 
-ORIGIN_URL: Final = f"{ROOT}/source-address"
 OWNED_URL: Final = f"{ROOT}/source-entries"
 CONTENT_URL: Final = f"{ROOT}/content"
 CONTENT_DIGEST_URL: Final = f"{ROOT}/content-digest"
@@ -118,9 +118,8 @@ def brought_by(resource: Json, key: Key, source: str) -> bool:
     return origin is None or origin == f"{source}/{key.type}/{key.id}"
 
 
-def source_version(resource: Json) -> tuple[str, str]:
-    """The source's version and its time, as our mark on a resource tells them."""
-    kind = str(resource["resourceType"])
+def source_version(resource: Json, kind: str) -> tuple[str, str]:
+    """The source's version of a resource and its time, as our mark tells them. ``kind`` is the type at the source."""
     notes = _notes(resource, Key(kind, source_id_of(resource, kind) or ""))
     return notes.get(VERSION_URL, ""), notes.get(UPDATED_URL, "")
 

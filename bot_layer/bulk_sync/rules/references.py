@@ -18,7 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from bot_layer.bulk_sync.rules.source_identity import ORIGINAL_IDENTIFIER_URL, ORIGINAL_TYPE_URL, ROOT, id_system
+from bot_layer.bulk_sync.rules.source_identity import (
+    ORIGIN_URL,
+    ORIGINAL_IDENTIFIER_URL,
+    ORIGINAL_TYPE_URL,
+    ROOT,
+    id_system,
+)
 from bot_layer.fhir.json import Json
 
 # An identifier or type that the source itself put into a reference waits here while ours stands in its place.
@@ -36,7 +42,10 @@ class Key(NamedTuple):
     id: str
 
 
-Known = Mapping[Key, str]  # Medplum's id by the source's key
+# Medplum's id by the source's key; ``urn:uuid:...`` for an entry of the same batch that is created with it
+# (https://hl7.org/fhir/R4/bundle.html#references).
+Known = Mapping[Key, str]
+URN: Final = "urn:uuid:"
 
 
 @dataclass(frozen=True)
@@ -70,36 +79,39 @@ def rewrite(resource: Json, known: Known, base: str) -> Rewritten:
         if key is None:
             return reference
         if key in known:
-            return {**reference, "reference": f"{key.type}/{known[key]}"}
+            target = known[key]
+            return {**reference, "reference": target if target.startswith(URN) else f"{key.type}/{target}"}
         unresolved.add(key)
-        return _logical(reference, key)
+        return _logical(reference, key, base)
 
     return Rewritten(_mapped(resource, change), frozenset(unresolved))
 
 
-def logical_targets(resource: Json) -> frozenset[Key]:
+def logical_targets(resource: Json, base: str) -> frozenset[Key]:
     """The resources of the source that this one names by identifier because they were not there when it was written."""
-    return frozenset(key for each in _objects(resource) if (key := _logical_key(each)) is not None)
+    return frozenset(key for each in _objects(resource) if (key := _logical_key(each, base)) is not None)
 
 
-def repair(resource: Json, known: Known) -> Json:
+def repair(resource: Json, known: Known, base: str) -> Json:
     """The same resource with logical references turned into real ones, as far as their targets are known now."""
 
     def change(reference: Json) -> Json:
-        key = _logical_key(reference)
+        key = _logical_key(reference, base)
         return reference if key is None or key not in known else _restored(reference, f"{key.type}/{known[key]}")
 
-    repaired: Json = _mapped(resource, change, wanted=lambda each: _logical_key(each) is not None)
+    repaired: Json = _mapped(resource, change, wanted=lambda each: _logical_key(each, base) is not None)
     return repaired
 
 
-def _logical(reference: Json, key: Key) -> Json:
+def _logical(reference: Json, key: Key, base: str) -> Json:
     """Type and identifier in place of the reference; what the source had under these names is kept beside them."""
     rest = {name: value for name, value in reference.items() if name not in ("reference", "type", "identifier")}
     kept = [{"url": url, value: reference[name]} for name, (url, value) in _ORIGINALS.items() if name in reference]
     if kept:
         rest["extension"] = [*rest.get("extension", []), *kept]
-    return {"type": key.type, "identifier": {"system": id_system(key.type), "value": key.id}, **rest}
+    origin = [{"url": ORIGIN_URL, "valueUri": f"{base.rstrip('/')}/{key.type}/{key.id}"}]
+    identifier = {"extension": origin, "system": id_system(key.type), "value": key.id}
+    return {"type": key.type, "identifier": identifier, **rest}
 
 
 def _restored(reference: Json, target: str) -> Json:
@@ -115,14 +127,21 @@ def _restored(reference: Json, target: str) -> Json:
     return {"reference": target, **rest}
 
 
-def _logical_key(value: Json) -> Key | None:
+def _logical_key(value: Json, base: str) -> Key | None:
+    """The target that this source's sync named by identifier: another source may have the same ids."""
     identifier, kind = value.get("identifier"), value.get("type")
     if "reference" in value or not isinstance(identifier, dict) or not isinstance(kind, str):
         return None
     system, source_id = identifier.get("system"), identifier.get("value")
     if not isinstance(system, str) or not system.startswith(ROOT) or system != id_system(kind):
         return None
-    return Key(kind, source_id) if isinstance(source_id, str) else None
+    if not isinstance(source_id, str):
+        return None
+    extensions = identifier.get("extension")
+    origins = [each.get("valueUri") for each in extensions or () if each.get("url") == ORIGIN_URL]
+    # References that an older version wrote name no source.
+    same = not origins or origins == [f"{base.rstrip('/')}/{kind}/{source_id}"]
+    return Key(kind, source_id) if same else None
 
 
 def _is_reference(value: Json) -> bool:

@@ -46,6 +46,8 @@ class Job:
     transaction_time: str = ""
     requires_token: bool | None = None  # None: the manifest does not say
     files: tuple[FileState, ...] = ()
+    counted: bool = False  # what came more than once is in the counts
+    place: str = ""  # of the last resource that is in Medplum, in the order of writing
     done: bool = False
     newcomers: bool = False  # the history of patients who are new in the Group, and nobody else's
     # What the source refused at the kick-off of this export, or of a larger one of which this is a part.

@@ -12,6 +12,7 @@ from bot_layer.fhir.references import is_id
 
 ROOT: Final = "https://practicefusion.com/fhir"
 # What the sync notes on its own identifier (or tag), so that nothing else of the resource is touched.
+ORIGIN_URL: Final = f"{ROOT}/source-address"
 VERSION_URL: Final = f"{ROOT}/source-version"
 UPDATED_URL: Final = f"{ROOT}/source-last-updated"
 ORIGINAL_IDENTIFIER_URL: Final = f"{ROOT}/original-identifier"

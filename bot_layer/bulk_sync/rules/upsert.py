@@ -15,14 +15,15 @@ from bot_layer.bulk_sync.rules.provenance import (
     CONTENT_DIGEST_URL,
     CONTENT_URL,
     SERVER_META,
-    brought_by,
     listed,
     owned_before,
+    source_version,
     tagged,
     token,
 )
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import ROOT, UPDATED_URL, VERSION_URL
+from bot_layer.bulk_sync.rules.time_stamps import instant, is_instant
 from bot_layer.fhir.json import Json
 
 Policy = Literal["source", "keep", "report"]
@@ -72,26 +73,24 @@ class Plan:
     updates: tuple[Write, ...] = ()
     unchanged: tuple[tuple[Incoming, Found], ...] = ()
     kept: tuple[tuple[Incoming, Found], ...] = ()
-    foreign: tuple[Incoming, ...] = ()
 
 
 def plan(
     found: Mapping[Key, Found],
     incoming: Iterable[Incoming],
     *,
-    source: str,
     policy: Policy = "source",
     former: Mapping[Key, str] | None = None,
 ) -> Plan:
     """What to create, to update and to leave alone.
 
-    What was deleted in Medplum comes back under its ``former`` id, so that whatever points to it still does.
+    ``found`` is what this source's sync has written before, and nothing else. An older version never replaces a newer
+    one. What was deleted in Medplum comes back under its ``former`` id, so that references to it stay valid.
     """
     creates: list[Write] = []
     updates: list[Write] = []
     unchanged: list[tuple[Incoming, Found]] = []
     kept: list[tuple[Incoming, Found]] = []
-    foreign: list[Incoming] = []
     for each in incoming:
         there = found.get(each.key)
         if there is None and former and each.key in former:
@@ -99,8 +98,8 @@ def plan(
             updates.append(Write(each, again, former[each.key]))
         elif there is None:
             creates.append(Write(each, tagged(each.resource, each.unresolved)))
-        elif not brought_by(there.resource, each.key, source):
-            foreign.append(each)
+        elif is_older(each.resource, there.resource, each.key.type):
+            unchanged.append((each, there))
         else:
             wanted = merged(there, each)
             if comparable(wanted) == comparable(there.resource):
@@ -109,7 +108,13 @@ def plan(
                 kept.append((each, there))
             else:
                 updates.append(Write(each, wanted, there.id, there.version, overwrites_edit=there.edited))
-    return Plan(tuple(creates), tuple(updates), tuple(unchanged), tuple(kept), tuple(foreign))
+    return Plan(tuple(creates), tuple(updates), tuple(unchanged), tuple(kept))
+
+
+def is_older(incoming: Json, there: Json, kind: str) -> bool:
+    """True where the source's own time stamps say that Medplum holds a later version (Meta.lastUpdated)."""
+    now, before = source_version(incoming, kind)[1], source_version(there, kind)[1]
+    return is_instant(now) and is_instant(before) and instant(now) < instant(before)
 
 
 def merged(there: Found, incoming: Incoming) -> Json:

@@ -169,21 +169,31 @@ class SyncMap:
         """The targets that a resource waits for."""
         return self._keys("SELECT to_type, to_id FROM waiting WHERE type = ? AND id = ?", key)
 
-    def waiting_targets(self, limit: int) -> list[Key]:
-        """Targets that are not known, and that the source was not asked for yet."""
+    def waiting_targets(self, after: Key, limit: int) -> list[Key]:
+        """Targets behind a key that are not known, and that the source was not asked for yet."""
         return self._keys(
             "SELECT DISTINCT to_type, to_id FROM waiting w WHERE NOT EXISTS "
             "(SELECT 1 FROM known k WHERE k.type = w.to_type AND k.id = w.to_id) AND NOT EXISTS "
-            "(SELECT 1 FROM asked a WHERE a.type = w.to_type AND a.id = w.to_id) ORDER BY 1, 2 LIMIT ?",
-            (limit,),
+            "(SELECT 1 FROM asked a WHERE a.type = w.to_type AND a.id = w.to_id) AND (to_type, to_id) > (?, ?) "
+            "ORDER BY 1, 2 LIMIT ?",
+            (*after, limit),
         )
 
     def waiting(self) -> int:
         """How many references are logical because their target is nowhere."""
         return self._number("SELECT count(*) FROM waiting")
 
+    def asked(self, keys: Iterable[Key]) -> set[Key]:
+        """Those for which the source was asked in vain."""
+        found: set[Key] = set()
+        with self._base.changing() as base:
+            for kind, ids in _by_type(keys):
+                query = f"SELECT id FROM asked WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
+                found |= {Key(kind, row[0]) for row in base.run(query, (kind, *ids))}
+        return found
+
     def write_asked(self, keys: Iterable[Key]) -> None:
-        """The source was asked for these, so that it is asked once."""
+        """The source was asked for these in vain, so that it is asked once."""
         with self._base.changing() as base:
             base.many("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
 

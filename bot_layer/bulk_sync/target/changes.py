@@ -10,6 +10,7 @@ import orjson
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
+from bot_layer.bulk_sync.rules.write_entries import write_entry
 from bot_layer.bulk_sync.target.lookups import Lookups
 from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
@@ -56,10 +57,10 @@ class Changes:
             writes = (
                 Write(Incoming(key, each), each, found[key].id, found[key].version) for key, each in wanted.items()
             )
-            entries = [batch_entries.entry(each, orjson.dumps) for each in writes]
+            entries = [write_entry(each, orjson.dumps) for each in writes]
             left = []
             for batch in batch_entries.batches(entries, max_bytes=self.max_bytes):
-                for entry, verdict in self.batches.send(batch):
+                for entry, verdict in self.batches.send_all(batch):
                     changed.note(entry.key, verdict)
                     if verdict.kind == "again":
                         left.append(entry.key)
@@ -77,7 +78,7 @@ class Changes:
             again: list[tuple[str, str]] = []
             for start in range(0, len(left), _MANY):
                 entries = [_deletion(*each) for each in left[start : start + _MANY]]
-                for entry, verdict in self.batches.send(entries):
+                for entry, verdict in self.batches.send_all(entries):
                     each = (entry.key.type, entry.key.id)
                     if verdict.kind == "again" and verdict.status not in (404, 410):
                         again.append(each)
@@ -90,6 +91,6 @@ class Changes:
         return [done.get(each, False) for each in ids]
 
 
-def _deletion(kind: str, resource_id: str) -> Entry:
+def _deletion(kind: str, resource_id: str) -> Entry[Key]:
     request = {"method": "DELETE", "url": f"{kind}/{resource_id}"}
     return Entry(Key(kind, resource_id), b'{"request":%b}' % orjson.dumps(request))

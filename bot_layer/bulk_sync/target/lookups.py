@@ -8,10 +8,11 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from typing import Final
 
+from bot_layer.bulk_sync.rules.provenance import brought_by
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import lookup_query, source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found
-from bot_layer.errors import PermanentError
+from bot_layer.errors import AuthError, PermanentError
 from bot_layer.medplum.requests import MedplumRequests
 
 LOOKUP_SIZE: Final = 100
@@ -22,12 +23,15 @@ class Lookups:
     """Searches by the sync's own identifiers, several at once. Safe to share between threads."""
 
     requests: MedplumRequests
+    source: str
     workers: int
     duplicates: int = 0
-    writers: frozenset[str] = frozenset()  # who else writes for this sync
+    writers: frozenset[str] = frozenset()  # every login that writes for this sync
 
     def __post_init__(self) -> None:
-        self.unknown: set[str] = set()  # types that Medplum does not have: it holds none of them
+        self.unknown: set[str] = set()  # types that Medplum does not have
+        self.unreadable: set[str] = set()  # types that this login may not read
+        self.foreign: set[Key] = set()  # keys under which another source has brought a resource too
         self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
 
     def start(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
@@ -38,7 +42,7 @@ class Lookups:
         asked = [
             self._askers.submit(self._found, kind, ids[start : start + LOOKUP_SIZE])
             for kind, ids in by_type.items()
-            if kind not in self.unknown
+            if kind not in self.unknown and kind not in self.unreadable
             for start in range(0, len(ids), LOOKUP_SIZE)
         ]
 
@@ -72,9 +76,14 @@ class Lookups:
             return self._searched(kind, ids)
         except PermanentError as fault:
             # Ids are what FHIR allows, so that only the type can be wrong.
-            if fault.status != 400:
+            if fault.status not in (400, 404):
                 raise
             self.unknown.add(kind)
+            return {}
+        except AuthError as fault:
+            if fault.code != "medplum-rights-refused":
+                raise
+            self.unreadable.add(kind)
             return {}
 
     def _searched(self, kind: str, ids: list[str]) -> dict[Key, Found]:
@@ -84,6 +93,9 @@ class Lookups:
             if source_id is None or source_id not in wanted:
                 continue
             key = Key(kind, source_id)
+            if not brought_by(resource, key, self.source):
+                self.foreign.add(key)
+                continue
             meta = resource.get("meta") or {}
             author = str((meta.get("author") or {}).get("reference") or "")
             profile = self.requests.login.profile

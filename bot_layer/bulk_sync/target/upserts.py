@@ -1,41 +1,64 @@
-"""What the source sent, into Medplum: created by POST, updated by PUT with If-Match, never twice."""
+"""What the source sent, into Medplum: each resource once, by POST, or by PUT with If-Match, never twice.
+
+Resources that are created in one batch refer to each other by ``urn:uuid``, so that none is written a second time only
+to correct a reference. An entry that Medplum refuses, or that has to be sent again, leaves the others of its batch with
+a reference to nothing: they are written once more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 
-from bot_layer.bulk_sync.rules import provenance as source_mark
+from bot_layer.bulk_sync.rules import references
 from bot_layer.bulk_sync.rules import upsert as rules
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit, edit_of
-from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.references import URN, Key
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
+from bot_layer.bulk_sync.rules.write_entries import conditional_entry, write_entry
 from bot_layer.bulk_sync.target.lookups import Lookups
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
 from bot_layer.medplum.batches import Batches, Verdict
 from bot_layer.medplum.requests import ROUNDS
-from bot_layer.medplum.rules import batch_entries
 from bot_layer.medplum.rules.batch_entries import Entry
 
 Action = Literal["created", "updated", "unchanged", "kept", "failed"]
+_MOST: Final = 200  # entries of a batch: most patients fit into one
+_ENVELOPE: Final = 300  # bytes of an entry beside its resource
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A resource as Medplum is to hold it, still with the source's references, and the digest of what was sent.
+
+    ``target_id`` is the id to which references lead, where that is not the id of the resource itself (Binary).
+    """
+
+    key: Key
+    resource: Json = field(repr=False)
+    digest: bytes = b""
+    target_id: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one incoming resource. ``reason`` is the server's words: for the report, never for the log."""
+    """What became of one draft. ``reason`` is the server's words: for the report, never for the log."""
 
     key: Key
     action: Action
     id: str = ""
+    target_id: str = ""  # to which references lead
     status: int = 0
     reason: str = field(default="", repr=False)
-    incoming: Incoming | None = field(default=None, repr=False, compare=False)
+    unresolved: frozenset[Key] = frozenset()
     overwrote_edit: bool = False
     edit: LocalEdit | None = None
+    rewritten: bool = False  # written a second time because a reference led to nothing
 
 
 @dataclass(frozen=True)
@@ -46,118 +69,211 @@ class Upserts:
     batches: Batches
     source: str
     max_bytes: int
+    conditional: bool = False
+    unique: Callable[[], str] = field(default=lambda: str(uuid.uuid4()), repr=False)
 
-    def by_look_up(
+    def write(
         self,
-        incoming: Sequence[Incoming],
-        found: Mapping[Key, Found] | None,
+        drafts: Sequence[Draft],
+        found: Mapping[Key, Found] | None = None,
         *,
+        known: Mapping[Key, str] | None = None,
         policy: rules.Policy,
         former: Mapping[Key, str] | None = None,
     ) -> list[Outcome]:
-        """Look up, then write only what differs; an answer that was lost is settled by looking up again.
+        """One outcome for each draft; no two drafts have the same key.
 
-        ``policy`` says what becomes of edits that others made in Medplum; ``former`` are the ids of what was deleted.
+        ``known`` are Medplum's ids of other resources; ``former`` the ids of what was deleted in Medplum.
         """
         if former:
             alive = self.lookups.alive(former)
             former = {key: at for key, at in former.items() if at not in alive}
-        work = _Work({each.key: each for each in incoming}, listing=policy == "report")
+        work = _Work({each.key: each for each in drafts}, dict(known or {}), dict(former or {}), policy)
         for attempt in range(ROUNDS):
-            if not work.open:
-                break
             if found is None or attempt:
                 found = self.lookups.start(work.open)()
-            plan = rules.plan(found, work.open.values(), source=self.source, policy=policy, former=former)
-            work.settle(plan)
-            entries = [
-                batch_entries.entry(each, orjson.dumps, guarded=each.incoming.key in work.sent)
-                for each in (*plan.creates, *plan.updates)
-            ]
-            self._write(work, entries, pace.WRITE_COST, attempt)
-            # Medplum may know the id no more; but what may have come back under it must not come twice.
-            former = {key: at for key, at in (former or {}).items() if key in work.sent}
-        return work.ended()
-
-    def conditionally(self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None = None) -> list[Outcome]:
-        """The same with batches of conditional PUTs, as the integration's description prints it.
-
-        They see nothing of what is there: what others added to it, or that it is another source's, ``found`` tells.
-        """
-        work, there = _Work({each.key: each for each in incoming}), found or {}
-        foreign = (
-            each
-            for each in incoming
-            if each.key in there and not source_mark.brought_by(there[each.key].resource, each.key, self.source)
-        )
-        work.settle(rules.Plan(foreign=tuple(foreign)))
-        for attempt in range(ROUNDS):
+            work.meet(found)
+            self._settle(work)
+            for some in self._chunks(work):
+                self._send(work, some)
+            # Medplum may not know the former id any more; but what may have come back under it must not come twice.
+            work.former = {key: at for key, at in work.former.items() if key in work.sent}
             if not work.open:
                 break
-            writes = [Write(each, _merged(each, there.get(each.key))) for each in work.open.values()]
-            entries = [batch_entries.conditional_entry(each, orjson.dumps) for each in writes]
-            self._write(work, entries, pace.CONDITIONAL_COST, attempt)
+            if attempt:
+                self.batches.requests.push_back(attempt)
         return work.ended()
 
-    def _write(self, work: _Work, entries: Sequence[Entry], cost: int, attempt: int) -> None:
-        for batch in batch_entries.batches(entries, max_bytes=self.max_bytes):
-            for entry, verdict in self.batches.send(batch, cost=cost):
-                work.note(entry, verdict)
-        if work.open and attempt:
-            self.batches.requests.push_back(attempt)
+    def _settle(self, work: _Work) -> None:
+        """Close what needs no write. A target that is still to be created makes its referrer differ."""
+        there = [key for key in work.open if key in work.found]
+        work.settle(self._plan(work, there, {}))
 
+    def _plan(self, work: _Work, keys: Sequence[Key], urns: Mapping[Key, str]) -> rules.Plan:
+        known = {**work.ids, **urns}
+        incoming = [work.incoming(key, known, self.source) for key in keys]
+        return rules.plan(work.found, incoming, policy=work.policy, former=work.former)
 
-def _merged(incoming: Incoming, there: Found | None) -> Json:
-    return rules.merged(there, incoming) if there else source_mark.tagged(incoming.resource, incoming.unresolved)
+    def _chunks(self, work: _Work) -> Iterator[list[Key]]:
+        """The open keys in batches that the server is likely to take, in the order of the drafts."""
+        chunk: list[Key] = []
+        size = 0
+        for key in list(work.open):
+            more = work.size(key) + _ENVELOPE
+            if chunk and (len(chunk) >= _MOST or size + more > self.max_bytes):
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(key)
+            size += more
+        if chunk:
+            yield chunk
+
+    def _send(self, work: _Work, keys: Sequence[Key]) -> None:
+        """One batch; in halves where the server refuses it as a whole."""
+        urns = {key: f"{URN}{self.unique()}" for key in keys if self._creates(work, key)}
+        named = {key: urn for key, urn in urns.items() if not work.open[key].target_id}
+        plan = self._plan(work, keys, named)
+        work.settle(plan)
+        writes = [*plan.creates, *plan.updates]
+        entries = [self._entry(work, each, urns.get(each.incoming.key, "")) for each in writes]
+        if not entries:
+            return
+        cost = pace.CONDITIONAL_COST if self.conditional else pace.WRITE_COST
+        verdicts = self.batches.send(entries, cost=cost)
+        if not verdicts:
+            middle = len(keys) // 2
+            self._send(work, [key for key in keys[:middle] if key in work.open])
+            self._send(work, [key for key in keys[middle:] if key in work.open])
+            return
+        missing = {entry.key for entry, verdict in verdicts if verdict.kind != "done"}
+        for (_, verdict), write in zip(verdicts, writes, strict=True):
+            key = write.incoming.key
+            if verdict.kind == "done" and missing & work.targets(key, self.source) & {*named, *work.former}:
+                work.reopen(key, verdict)
+            else:
+                work.note(write, verdict)
+
+    def _creates(self, work: _Work, key: Key) -> bool:
+        return key not in work.former and key not in work.found
+
+    def _entry(self, work: _Work, write: Write, urn: str) -> Entry[Key]:
+        key = write.incoming.key
+        # A conditional PUT would find the resource of another source too.
+        if self.conditional and key not in self.lookups.foreign and key not in work.former:
+            return conditional_entry(write, orjson.dumps, urn=urn)
+        guarded = key in work.sent and key not in self.lookups.foreign
+        return write_entry(write, orjson.dumps, urn=urn if not write.id else "", guarded=guarded)
 
 
 @dataclass
 class _Work:
     """Where one upsert stands: what is still open, and what was sent without an answer."""
 
-    open: dict[Key, Incoming]
+    open: dict[Key, Draft]
+    ids: dict[Key, str]
+    former: dict[Key, str]
+    policy: rules.Policy
+    found: Mapping[Key, Found] = field(default_factory=dict)
     sent: dict[Key, Action] = field(default_factory=dict)
-    listing: bool = False
+    again: set[Key] = field(default_factory=set)
     overwrote: set[Key] = field(default_factory=set)
     outcomes: list[Outcome] = field(default_factory=list)
+    sizes: dict[Key, int] = field(default_factory=dict)
+
+    def meet(self, found: Mapping[Key, Found]) -> None:
+        """Take what Medplum holds now as the truth."""
+        self.found = found
+        for key in self.open:
+            if key in found:
+                self.ids[key] = rules.target_id(key, found[key])
+            elif key in self.former:
+                self.ids[key] = self.former[key]
+            else:
+                self.ids.pop(key, None)
+        for key, draft in self.open.items():
+            if draft.target_id:
+                self.ids[key] = draft.target_id
+
+    def incoming(self, key: Key, known: Mapping[Key, str], source: str) -> Incoming:
+        """The draft as it is to be written now."""
+        draft = self.open[key]
+        if draft.target_id:
+            return Incoming(key, draft.resource, draft.digest)  # it refers to nothing but its content in Medplum
+        rewritten = references.rewrite(draft.resource, known, source)
+        return Incoming(key, rewritten.resource, draft.digest, rewritten.unresolved)
+
+    def targets(self, key: Key, source: str) -> frozenset[Key]:
+        """The resources of the source to which the draft refers."""
+        draft = self.open[key]
+        return frozenset() if draft.target_id else references.targets(draft.resource, source)
+
+    def size(self, key: Key) -> int:
+        """About how many bytes the resource takes."""
+        if key not in self.sizes:
+            self.sizes[key] = len(orjson.dumps(self.open[key].resource))
+        return self.sizes[key]
 
     def settle(self, plan: rules.Plan) -> None:
         """Close what needs no write. An answer that was lost after the write shows here: what we sent is there."""
         self.overwrote |= {each.incoming.key for each in plan.updates if each.overwrites_edit}
         for each, there in plan.unchanged:
-            self._close(each.key, self.sent.get(each.key, "unchanged"), there.id)
+            self._close(each, self.sent.get(each.key, "unchanged"), there.id)
         for each, there in plan.kept:
-            edit = edit_of(each, there) if self.listing else None
-            self._close(each.key, "kept", there.id, edit=edit)
-        for stranger in plan.foreign:
-            self._close(stranger.key, "failed", reason="This identifier belongs to a resource of another source.")
+            edit = edit_of(each, there) if self.policy == "report" else None
+            self._close(each, "kept", there.id, edit=edit)
 
-    def note(self, entry: Entry, verdict: Verdict) -> None:
+    def note(self, write: Write, verdict: Verdict) -> None:
         """Close an entry, or keep it open and remember what may have been done."""
+        each = write.incoming
         if verdict.kind == "done":
-            action: Action = "created" if verdict.status == 201 else "updated"
-            self._close(entry.key, self.sent.get(entry.key, action), verdict.id, status=verdict.status)
+            self._close(each, self.sent.get(each.key) or self._action(each.key, verdict), verdict.id, verdict.status)
+            self.ids.setdefault(each.key, verdict.id)
         elif verdict.kind == "refused":
-            self._close(entry.key, "failed", status=verdict.status, reason=verdict.words)
+            self._close(each, "failed", status=verdict.status, reason=verdict.words)
         elif verdict.maybe_done:
-            update = entry.write is not None and entry.write.id
-            self.sent.setdefault(entry.key, "updated" if update else "created")
+            self.sent.setdefault(each.key, "updated" if write.id else "created")
+
+    def reopen(self, key: Key, verdict: Verdict) -> None:
+        """Write it once more: an entry of its batch to which it refers was not written."""
+        self.sent.setdefault(key, self._action(key, verdict))
+        self.again.add(key)
+
+    def _action(self, key: Key, verdict: Verdict) -> Action:
+        if verdict.status == 201:
+            return "created"
+        there = self.found.get(key)
+        # A conditional PUT that changes nothing makes no version.
+        return "unchanged" if there is not None and verdict.version == there.version else "updated"
 
     def ended(self) -> list[Outcome]:
         """Every outcome; what is still open has failed."""
         for key in list(self.open):
-            self._close(key, "failed", reason="Medplum stayed busy.")
+            self._close(Incoming(key, {}), "failed", reason="Medplum stayed busy.")
         return self.outcomes
 
     def _close(
         self,
-        key: Key,
+        each: Incoming,
         action: Action,
         resource_id: str = "",
-        *,
         status: int = 0,
+        *,
         reason: str = "",
         edit: LocalEdit | None = None,
     ) -> None:
-        incoming, overwrote = self.open.pop(key), key in self.overwrote
-        self.outcomes.append(Outcome(key, action, resource_id, status, reason, incoming, overwrote, edit))
+        draft = self.open.pop(each.key)
+        failed = action == "failed"
+        self.outcomes.append(
+            Outcome(
+                each.key,
+                action,
+                resource_id,
+                draft.target_id or resource_id,
+                status,
+                reason,
+                frozenset() if failed else each.unresolved,
+                overwrote_edit=each.key in self.overwrote,
+                edit=edit,
+                rewritten=each.key in self.again and not failed,
+            )
+        )

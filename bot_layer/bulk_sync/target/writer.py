@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from bot_layer.bulk_sync.rules import upsert
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.upsert import Found, Incoming
+from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.bulk_sync.target.changes import Changed, Changes
 from bot_layer.bulk_sync.target.content import Contents
-from bot_layer.bulk_sync.target.gate import Gate
 from bot_layer.bulk_sync.target.lookups import Lookups
-from bot_layer.bulk_sync.target.upserts import Outcome, Upserts
+from bot_layer.bulk_sync.target.upserts import Draft, Outcome, Upserts
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
 from bot_layer.medplum.batches import Batches
+from bot_layer.medplum.gate import Gate
 from bot_layer.medplum.login import Login
 from bot_layer.medplum.requests import MedplumRequests
 
@@ -32,15 +32,16 @@ class MedplumWriter:
     workers: int = 8
     max_bytes: int = 900_000
     policy: upsert.Policy = "source"
+    conditional: bool = False  # batches of conditional PUTs
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
         self.requests = MedplumRequests(self.base_url, self.login, self.share, self.wait, self.clock)
-        self.lookups = Lookups(self.requests, self.workers)
+        self.lookups = Lookups(self.requests, self.source, self.workers)
         batches = Batches(self.requests, Gate(pace.Concurrency(self.workers), self.clock))
         self.changes = Changes(self.lookups, batches, self.max_bytes)
-        self._upserts = Upserts(self.lookups, batches, self.source, self.max_bytes)
+        self._upserts = Upserts(self.lookups, batches, self.source, self.max_bytes, self.conditional)
         self.contents = Contents(self.requests)
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
@@ -51,31 +52,21 @@ class MedplumWriter:
         """The same, asked now and read later."""
         return self.lookups.start(keys)
 
-    @property
-    def unknown(self) -> set[str]:
-        """Types that Medplum was found not to have."""
-        return self.lookups.unknown
-
     def has_none(self, resource_type: str) -> bool:
         """True where Medplum holds nothing at all of a type, whoever brought it."""
         return self.lookups.has_none(resource_type)
 
     def upsert(
         self,
-        incoming: Sequence[Incoming],
+        drafts: Sequence[Draft],
         found: Mapping[Key, Found] | None = None,
         *,
+        known: Mapping[Key, str] | None = None,
         policy: upsert.Policy | None = None,
         former: Mapping[Key, str] | None = None,
     ) -> list[Outcome]:
         """What became of each resource: exactly one outcome for every one; no two may have the same key."""
-        return self._upserts.by_look_up(incoming, found, policy=policy or self.policy, former=former)
-
-    def upsert_conditionally(
-        self, incoming: Sequence[Incoming], found: Mapping[Key, Found] | None = None
-    ) -> list[Outcome]:
-        """The same with batches of conditional PUTs, as the integration's description prints it."""
-        return self._upserts.conditionally(incoming, found)
+        return self._upserts.write(drafts, found, known=known, policy=policy or self.policy, former=former)
 
     def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
         """Edit what is there with If-Match; None leaves it."""

@@ -1,58 +1,36 @@
-"""The entries of a batch as bytes, and batches that a server takes (https://hl7.org/fhir/R4/http.html#transaction)."""
+"""The entries of a batch as bytes, and batches that a server accepts (https://hl7.org/fhir/R4/http.html#transaction)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Generic, TypeVar
 
-from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.source_identity import lookup_query, stored_as
-from bot_layer.bulk_sync.rules.upsert import Write
-from bot_layer.fhir.json import Json
-
-Dumps = Callable[[Any], bytes]
+Key = TypeVar("Key", bound=Hashable)
 _HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A batch entry as bytes, with the key that must not stand twice in one batch."""
+class Entry(Generic[Key]):
+    """A batch entry as bytes, with a key that stands once in a batch.
+
+    ``creates``: the entry makes a new resource. ``guarded``: it does so only if its search finds none (If-None-Exist).
+    """
 
     key: Key
     body: bytes
-    write: Write | None = None
+    creates: bool = False
+    guarded: bool = False
 
 
-def entry(write: Write, dumps: Dumps, *, guarded: bool = False) -> Entry:
-    """POST for a create, PUT with If-Match for an update. ``guarded`` creates only if the identifier is still free."""
-    key = write.incoming.key
-    kind = stored_as(key.type)
-    request: Json = {"method": "PUT" if write.id else "POST", "url": f"{kind}/{write.id}" if write.id else kind}
-    if write.id and write.version:
-        request["ifMatch"] = f'W/"{write.version}"'
-    if guarded and not write.id:
-        request["ifNoneExist"] = lookup_query(key.type, [key.id])
-    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(write.resource)), write)
-
-
-def conditional_entry(write: Write, dumps: Dumps) -> Entry:
-    """A conditional PUT, as the integration's description prints it."""
-    key = write.incoming.key
-    request = {"method": "PUT", "url": f"{stored_as(key.type)}?{lookup_query(key.type, [key.id])}"}
-    resource = {name: value for name, value in write.resource.items() if name != "id"}
-    return Entry(key, b'{"request":%b,"resource":%b}' % (dumps(request), dumps(resource)), write)
-
-
-def bundle(entries: Sequence[Entry]) -> bytes:
+def bundle(entries: Sequence[Entry[Key]]) -> bytes:
     """The batch as bytes."""
     return _HEAD + b",".join([each.body for each in entries]) + b"]}"
 
 
-def batches(entries: Iterable[Entry], *, max_bytes: int, max_entries: int = 100) -> Iterator[list[Entry]]:
-    """Batches under the server's body limit, in order, in none of which a key stands twice."""
-    batch: list[Entry] = []
+def batches(entries: Iterable[Entry[Key]], *, max_bytes: int, max_entries: int = 100) -> Iterator[list[Entry[Key]]]:
+    """Batches under the server's body limit, in order; no key stands twice in one of them."""
+    batch: list[Entry[Key]] = []
     keys: set[Key] = set()
     size = len(_HEAD) + 2
     for each in entries:
@@ -65,8 +43,3 @@ def batches(entries: Iterable[Entry], *, max_bytes: int, max_entries: int = 100)
         size += len(each.body) + 1
     if batch:
         yield batch
-
-
-def dumps(value: Any) -> bytes:
-    """JSON as bytes, without white space."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -33,28 +33,32 @@ def test_a_missing_target_leaves_type_identifier_and_display() -> None:
     rewritten = rewrite(given, KNOWN, BASE)
     assert rewritten.unresolved == {Key("Patient", "2")}
     subject = rewritten.resource["subject"]
-    assert subject["identifier"] == {"system": "https://practicefusion.com/fhir/patient-id", "value": "2"}
+    assert subject["identifier"] == {
+        "system": "https://practicefusion.com/fhir/patient-id",
+        "value": "2",
+        "extension": [{"url": "https://practicefusion.com/fhir/source-address", "valueUri": f"{BASE}/Patient/2"}],
+    }
     assert subject["display"] == "shown"
-    assert logical_targets(rewritten.resource) == {Key("Patient", "2")}
-    assert repair(rewritten.resource, KNOWN) == rewritten.resource
-    repaired = repair(rewritten.resource, {Key("Patient", "2"): "m-2"})
+    assert logical_targets(rewritten.resource, BASE) == {Key("Patient", "2")}
+    assert repair(rewritten.resource, KNOWN, BASE) == rewritten.resource
+    repaired = repair(rewritten.resource, {Key("Patient", "2"): "m-2"}, BASE)
     assert repaired["subject"] == given["subject"] | {"reference": "Patient/m-2"}
 
 
 def test_a_plain_reference_is_restored_plainly() -> None:
     """Nothing of the detour stays."""
     rewritten = rewrite({"a": [{"reference": "Patient/2"}]}, {}, BASE).resource
-    assert repair(rewritten, {Key("Patient", "2"): "m"}) == {"a": [{"reference": "Patient/m"}]}
+    assert repair(rewritten, {Key("Patient", "2"): "m"}, BASE) == {"a": [{"reference": "Patient/m"}]}
 
 
 def test_a_source_s_own_logical_reference_is_left_alone() -> None:
     """Only the sync's identifier systems are repaired."""
     for identifier in ({"system": "http://hl7.org/fhir/sid/us-npi", "value": "1"}, {"value": "1"}, {"system": None}):
         given: Json = {"a": {"type": "Practitioner", "identifier": identifier}}
-        assert logical_targets(given) == frozenset()
-        assert repair(given, {Key("Practitioner", "1"): "m"}) == given
+        assert logical_targets(given, BASE) == frozenset()
+        assert repair(given, {Key("Practitioner", "1"): "m"}, BASE) == given
     wrong: Json = {"a": {"type": "Patient", "identifier": {"system": "https://practicefusion.com/fhir/patient-id"}}}
-    assert logical_targets(wrong) == frozenset()
+    assert logical_targets(wrong, BASE) == frozenset()
 
 
 def test_targets_are_found_at_any_depth() -> None:
@@ -71,3 +75,17 @@ def test_what_is_known_points_into_medplum_and_the_rest_stays() -> None:
         "b": {"reference": "#c"},
         "c": 2,
     }
+
+
+def test_a_logical_reference_of_another_source_is_left_alone() -> None:
+    """Two practices may have the same ids: each repairs its own references only."""
+    theirs = rewrite({"a": {"reference": "Patient/2"}}, {}, "https://other.example/fhir").resource
+    assert logical_targets(theirs, BASE) == frozenset()
+    assert repair(theirs, {Key("Patient", "2"): "m"}, BASE) == theirs
+
+
+def test_what_is_created_in_the_same_batch_is_named_by_its_urn() -> None:
+    """Medplum resolves it within the batch."""
+    urn = "urn:uuid:00000000-0000-4000-8000-000000000000"
+    rewritten = rewrite({"a": {"reference": "Patient/2"}}, {Key("Patient", "2"): urn}, BASE)
+    assert (rewritten.resource, rewritten.unresolved) == ({"a": {"reference": urn}}, frozenset())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import orjson
+from orjson import dumps
+
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import upsert
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.source_identity import UPDATED_URL, VERSION_URL, lookup_query
+from bot_layer.bulk_sync.rules.source_identity import ORIGIN_URL, UPDATED_URL, VERSION_URL, lookup_query
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
+from bot_layer.bulk_sync.rules.write_entries import conditional_entry, write_entry
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.rules import batch_entries
-from bot_layer.medplum.rules.batch_entries import Entry, dumps
+from bot_layer.medplum.rules.batch_entries import Entry
 
 SOURCE = "https://source.example/fhir"
 KEY = Key("Patient", "1")
@@ -44,7 +48,7 @@ def test_the_source_s_id_goes_into_an_identifier_and_its_version_beside_it() -> 
     notes = {each["url"]: each.get("valueString") or each.get("valueUri") for each in mark["extension"]}
     assert notes[VERSION_URL] == "7"
     assert notes[UPDATED_URL] == "2024-01-01T00:00:00Z"
-    assert notes[source_mark.ORIGIN_URL] == f"{SOURCE}/Patient/1"
+    assert notes[ORIGIN_URL] == f"{SOURCE}/Patient/1"
     bare = source_mark.prepare({"resourceType": "Patient", "id": "1"}, SOURCE)
     assert bare["meta"]["source"] == f"{SOURCE}/Patient/1"
 
@@ -55,7 +59,7 @@ def test_types_without_identifier_are_marked_by_a_tag() -> None:
     assert "identifier" not in made
     assert [each["code"] for each in made["meta"]["tag"]] == ["x", "1"]
     found = stored(made)
-    plan = upsert.plan({Key("Provenance", "1"): found}, [Incoming(Key("Provenance", "1"), made)], source=SOURCE)
+    plan = upsert.plan({Key("Provenance", "1"): found}, [Incoming(Key("Provenance", "1"), made)])
     assert len(plan.unchanged) == 1
 
 
@@ -71,34 +75,33 @@ def test_a_single_identifier_of_the_source_is_not_touched() -> None:
 
 def test_what_is_missing_is_created_and_what_is_the_same_left_alone() -> None:
     """A new version number at the source alone is no change."""
-    assert len(upsert.plan({}, [incoming()], source=SOURCE).creates) == 1
+    assert len(upsert.plan({}, [incoming()]).creates) == 1
     found = stored(incoming().resource)
     newer = PATIENT | {"meta": PATIENT["meta"] | {"versionId": "8"}}
-    assert len(upsert.plan({KEY: found}, [incoming(newer)], source=SOURCE).unchanged) == 1
+    assert len(upsert.plan({KEY: found}, [incoming(newer)]).unchanged) == 1
 
 
 def test_an_update_names_the_version_that_it_replaces() -> None:
     """And tells when it goes over somebody's edit; other policies keep the edit."""
     found = stored(incoming().resource)
     changed = PATIENT | {"active": False}
-    (write,) = upsert.plan({KEY: found}, [incoming(changed)], source=SOURCE).updates
+    (write,) = upsert.plan({KEY: found}, [incoming(changed)]).updates
     assert (write.id, write.version, write.overwrites_edit) == ("m1", "v", False)
     edited = Found("m1", "v", found.resource, edited=True)
-    assert upsert.plan({KEY: edited}, [incoming(changed)], source=SOURCE).updates[0].overwrites_edit
+    assert upsert.plan({KEY: edited}, [incoming(changed)]).updates[0].overwrites_edit
     for policy in ("keep", "report"):
-        assert len(upsert.plan({KEY: edited}, [incoming(changed)], source=SOURCE, policy=policy).kept) == 1
+        assert len(upsert.plan({KEY: edited}, [incoming(changed)], policy=policy).kept) == 1
 
 
-def test_what_others_brought_is_never_touched() -> None:
-    """Another practice's resource of the same id is foreign; a mark made by hand is ours."""
-    other = stored(source_mark.prepare(PATIENT, "https://other.example"))
-    assert len(upsert.plan({KEY: other}, [incoming()], source=SOURCE).foreign) == 1
+def test_what_was_marked_by_hand_is_ours() -> None:
+    """As is what an older sync brought, which named no address; another practice's resource is not."""
     by_hand = {
         "resourceType": "Patient",
         "identifier": [{"system": "https://practicefusion.com/fhir/patient-id", "value": "1"}],
     }
     assert source_mark.brought_by(by_hand, KEY, SOURCE)
     assert source_mark.brought_by({"resourceType": "Patient"}, KEY, SOURCE)
+    assert not source_mark.brought_by(source_mark.prepare(PATIENT, "https://other.example"), KEY, SOURCE)
 
 
 def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
@@ -145,15 +148,21 @@ def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
 def test_entries_of_a_batch() -> None:
     """POST, guarded POST, PUT with If-Match, conditional PUT; the identifier stands in the query."""
     new = Write(Incoming(KEY, {"a": 1}), {"a": 1})
-    assert batch_entries.entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
-    assert b'"ifNoneExist":"identifier=' in batch_entries.entry(new, dumps, guarded=True).body
+    assert write_entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
+    named = write_entry(new, dumps, urn="urn:uuid:1")
+    assert orjson.loads(named.body)["fullUrl"] == "urn:uuid:1"
+    guarded = write_entry(new, dumps, guarded=True)
+    assert (guarded.creates, guarded.guarded) == (True, True)
+    assert orjson.loads(guarded.body)["request"]["ifNoneExist"] == lookup_query("Patient", ["1"])
     old = Write(Incoming(KEY, {}), {"id": "m"}, "m", "3")
-    assert b'"ifMatch":"W/\\"3\\""' in batch_entries.entry(old, dumps, guarded=True).body
-    conditional = batch_entries.conditional_entry(old, dumps).body
-    assert f'"PUT","url":"Patient?{lookup_query("Patient", ["1"])}"'.encode() in conditional
-    assert b'"id":"m"' not in conditional
+    entry = write_entry(old, dumps, guarded=True)
+    assert (entry.creates, entry.guarded) == (False, False)
+    assert orjson.loads(entry.body)["request"] == {"method": "PUT", "url": "Patient/m", "ifMatch": 'W/"3"'}
+    conditional = orjson.loads(conditional_entry(old, dumps).body)
+    assert conditional["request"] == {"method": "PUT", "url": f"Patient?{lookup_query('Patient', ['1'])}"}
+    assert "id" not in conditional["resource"]
     binary = Write(Incoming(Key("Binary", "b"), {}), {})
-    assert b'"url":"Basic"' in batch_entries.entry(binary, dumps).body
+    assert orjson.loads(write_entry(binary, dumps).body)["request"]["url"] == "Basic"
 
 
 def test_batches_stay_small_and_never_hold_a_key_twice() -> None:
@@ -200,3 +209,13 @@ def test_a_source_whose_address_goes_on_is_another_one() -> None:
     key = Key("Patient", "1")
     assert source_mark.brought_by(of_practice, key, "https://source.example/fhir/practice")
     assert not source_mark.brought_by(of_practice, key, "https://source.example/fhir")
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    """The source's own time stamp decides; where one is missing, what comes later is written."""
+    newer = PATIENT | {"meta": {"lastUpdated": "2024-06-01T00:00:00+02:00"}, "active": False}
+    found = stored(incoming(newer).resource)
+    assert upsert.plan({KEY: found}, [incoming()]).updates == ()
+    assert len(upsert.plan({KEY: found}, [incoming()]).unchanged) == 1
+    for meta in ({}, {"lastUpdated": "2024-05-31T22:00:00Z"}, {"lastUpdated": "last week"}):
+        assert len(upsert.plan({KEY: found}, [incoming(PATIENT | {"meta": meta})]).updates) == 1

@@ -13,6 +13,7 @@ from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.errors import ConfigError, TransientError
 
+START = Key("", "")
 ONE, TWO, THREE = Key("Patient", "1"), Key("Patient", "2"), Key("Observation", "1")
 
 
@@ -46,9 +47,9 @@ def test_what_was_brought_is_known_with_its_digest(kept: SyncMap) -> None:
 def test_a_reference_waits_until_its_target_is_known(kept: SyncMap) -> None:
     """Then its resource can be repaired; what was asked for in vain is not asked for again."""
     kept.record([(THREE, "m3", None)], waiting=[(THREE, [ONE, TWO])])
-    assert (kept.waiting(), kept.repairable(9), kept.waiting_targets(9)) == (2, [], [ONE, TWO])
+    assert (kept.waiting(), kept.repairable(9), kept.waiting_targets(START, 9)) == (2, [], [ONE, TWO])
     kept.write_asked([TWO, TWO])
-    assert kept.waiting_targets(9) == [ONE]
+    assert kept.waiting_targets(START, 9) == [ONE]
     kept.record([(ONE, "m1", None)])
     assert kept.repairable(9) == [THREE]
     assert set(kept.targets_of(THREE)) == {ONE, TWO}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from bot_layer.bulk_sync.target.gate import Gate
 from bot_layer.http.pace import Concurrency
+from bot_layer.medplum.gate import Gate
 
 BATCH = 100
 

@@ -1,0 +1,102 @@
+"""What exported resources refer to and the export does not hold: read from the source one by one, where it allows it.
+
+It comes before anything is written, so that a reference is right at the first write.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from bot_layer.bulk_sync.download import keep
+from bot_layer.bulk_sync.rules.brought_types import may_be_brought
+from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.session import Session
+from bot_layer.bulk_sync.upsert_worker import UpsertWorker
+from bot_layer.errors import AuthError, PermanentError, TransientError
+
+_MANY: Final = 100
+_REFUSALS: Final = 3  # a type is refused as a whole, or a resource alone: a few of them tell
+READ_ONE_BY_ONE: Final = -1  # the number of the file in which the spool keeps them
+
+
+def hydrate(session: Session, worker: UpsertWorker) -> None:
+    """Put onto disk what is referred to, is not in Medplum, and can be read at the source."""
+    if not session.settings.hydrate or READ_ONE_BY_ONE in session.spool.whole():
+        return
+    # What was refused before may be given to a login with other rights.
+    session.map.ask_anew(" ".join(session.settings.scopes or session.store.state.scopes))
+    reading = _Reading(session, worker)
+    try:
+        # What is read may refer to something else that is missing.
+        while reading.read_all():
+            pass
+    except TransientError as fault:
+        if fault.service != "Practice Fusion":
+            raise
+        session.log("PFSyncWorker", "The source does not answer; what is missing is read by the next run")
+    session.spool.end(READ_ONE_BY_ONE)
+
+
+@dataclass
+class _Reading:
+    session: Session
+    worker: UpsertWorker
+    refusals: Counter[str] = field(default_factory=Counter)
+    tried: set[Key] = field(default_factory=set)
+
+    def read_all(self) -> bool:
+        """One pass over all that is missing; True if something was read."""
+        found = False
+        for keys in self._pages():
+            found = self._read_some(keys) or found
+        return found
+
+    def _pages(self) -> Iterator[list[Key]]:
+        after = Key("", "")
+        while keys := self.session.spool.missing_targets(after, _MANY):
+            yield keys
+            after = keys[-1]
+        # References that earlier runs left waiting.
+        after = Key("", "")
+        while keys := self.session.map.waiting_targets(after, _MANY):
+            yield keys
+            after = keys[-1]
+
+    def _read_some(self, keys: Sequence[Key]) -> bool:
+        session = self.session
+        session.check_time()
+        here = session.spool.holds(keys)
+        wanted = [key for key in keys if may_be_brought(key.type) and key not in self.tried and key not in here]
+        self.tried.update(keys)
+        known = self.worker.known(wanted)
+        asked = session.map.asked(wanted)
+        barred = session.medplum.lookups.unreadable | session.medplum.lookups.unknown
+        missing = [key for key in wanted if key not in known and key not in asked and key.type not in barred]
+        some: list[Resource] = []
+        absent: list[Key] = []
+        try:
+            for key in missing:
+                resource = self._read(key)
+                (absent.append(key) if resource is None else some.append(resource))
+        finally:
+            keep(session, self.worker, READ_ONE_BY_ONE, some)
+            session.map.write_asked(absent)
+        return bool(some)
+
+    def _read(self, key: Key) -> Resource | None:
+        if key.type == "Patient":
+            return None  # who was not exported is not in the Group, and not ours to copy, whoever is linked to them
+        if self.refusals[key.type] >= _REFUSALS:
+            return None
+        try:
+            found = self.session.source.records.read(key.type, key.id)
+        except (PermanentError, AuthError):
+            self.refusals[key.type] += 1
+            return None
+        self.refusals[key.type] = -1_000_000
+        same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
+        return resource_of(found) if found is not None and same else None

@@ -1,0 +1,119 @@
+"""The resource types that a source may bring into Medplum: a patient's record and those who care for the patient.
+
+Types that rule a Medplum server (Subscription, Bot, AccessPolicy, ...) or describe one (StructureDefinition, ...) never
+come from a source, whatever it sends: https://www.medplum.com/docs/access/access-policies,
+https://hl7.org/fhir/R4/resourcelist.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+CLINICAL: Final = frozenset(
+    {
+        "Account",
+        "AdverseEvent",
+        "AllergyIntolerance",
+        "Appointment",
+        "AppointmentResponse",
+        "Basic",
+        "Binary",
+        "BodyStructure",
+        "CarePlan",
+        "CareTeam",
+        "ChargeItem",
+        "Claim",
+        "ClaimResponse",
+        "ClinicalImpression",
+        "Communication",
+        "CommunicationRequest",
+        "Composition",
+        "Condition",
+        "Consent",
+        "Contract",
+        "Coverage",
+        "CoverageEligibilityRequest",
+        "CoverageEligibilityResponse",
+        "DetectedIssue",
+        "Device",
+        "DeviceMetric",
+        "DeviceRequest",
+        "DeviceUseStatement",
+        "DiagnosticReport",
+        "DocumentManifest",
+        "DocumentReference",
+        "Encounter",
+        "EnrollmentRequest",
+        "EnrollmentResponse",
+        "EpisodeOfCare",
+        "ExplanationOfBenefit",
+        "FamilyMemberHistory",
+        "Flag",
+        "Goal",
+        "Group",
+        "GuidanceResponse",
+        "ImagingStudy",
+        "Immunization",
+        "ImmunizationEvaluation",
+        "ImmunizationRecommendation",
+        "Invoice",
+        "List",
+        "Media",
+        "MedicationAdministration",
+        "MedicationDispense",
+        "MedicationRequest",
+        "MedicationStatement",
+        "MolecularSequence",
+        "NutritionOrder",
+        "Observation",
+        "Patient",
+        "PaymentNotice",
+        "PaymentReconciliation",
+        "Person",
+        "Procedure",
+        "Provenance",
+        "QuestionnaireResponse",
+        "RelatedPerson",
+        "RequestGroup",
+        "ResearchSubject",
+        "RiskAssessment",
+        "Schedule",
+        "ServiceRequest",
+        "Slot",
+        "Specimen",
+        "SupplyDelivery",
+        "SupplyRequest",
+        "VisionPrescription",
+    }
+)
+ADMINISTRATIVE: Final = frozenset(
+    {
+        "BiologicallyDerivedProduct",
+        "DeviceDefinition",
+        "Endpoint",
+        "HealthcareService",
+        "InsurancePlan",
+        "Location",
+        "Medication",
+        "MedicationKnowledge",
+        "Organization",
+        "OrganizationAffiliation",
+        "Practitioner",
+        "PractitionerRole",
+        "Questionnaire",
+        "ResearchStudy",
+        "Substance",
+    }
+)
+BROUGHT: Final = CLINICAL | ADMINISTRATIVE
+
+
+def may_be_brought(resource_type: str) -> bool:
+    """True for a type that a source may bring."""
+    return resource_type in BROUGHT
+
+
+def not_brought(types: Iterable[str]) -> tuple[str, ...]:
+    """Those of the types that no source may bring, to be named in a message."""
+    return tuple(each for each in dict.fromkeys(types) if each not in BROUGHT)

@@ -1,0 +1,60 @@
+"""In which order resources are written, so that almost every reference can be right at the first write.
+
+First what belongs to no patient (organizations, practitioners, ...), level by level; then each patient's resources
+together, so that they can refer to each other within one batch; last what refers to patients without being one's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bot_layer.bulk_sync.rules.references import Key, read_reference, targets
+from bot_layer.bulk_sync.rules.source_identity import level_of
+from bot_layer.fhir.json import Json
+
+# Elements that name the patient, in R4 resources that belong to one
+# (https://hl7.org/fhir/R4/compartmentdefinition-patient.html).
+_PATIENT: Final = ("subject", "patient", "beneficiary", "for", "individual", "securityContext")
+_SHARED_LEVEL: Final = 1  # up to PractitionerRole: nothing of these levels refers to a patient
+SHARED, PATIENTS, REST = "0", "1", "2"
+
+
+def place_of(key: Key, resource: Json, source: str) -> str:
+    """A text by which resources are sorted: stage, patient, level, type, id. Equal for the same resource anywhere."""
+    stage, patient = _stage(key, resource, source)
+    return f"{stage}/{patient}/{level_of(key.type)}/{key.type}/{key.id}"
+
+
+def group_of(place: str) -> str:
+    """What is written together: a patient's resources, or a level of what belongs to no patient."""
+    stage, patient, level, _, _ = place.split("/")
+    return f"{stage}/{patient}" if stage == PATIENTS else f"{stage}/{level}"
+
+
+def waits(place: str) -> bool:
+    """True where everything before this group must be written first. Patients do not wait for each other."""
+    return not place.startswith(PATIENTS)
+
+
+def _stage(key: Key, resource: Json, source: str) -> tuple[str, str]:
+    if key.type == "Patient":
+        return PATIENTS, key.id
+    for name in _PATIENT:
+        patient = _patient(resource.get(name), source)
+        if patient:
+            return PATIENTS, patient
+    if key.type == "Binary":
+        return SHARED, ""  # documents refer to it by a link
+    found = targets(resource, source)
+    patients = {each.id for each in found if each.type == "Patient"}
+    if len(patients) == 1:
+        return PATIENTS, patients.pop()
+    if patients or any(level_of(each.type) > _SHARED_LEVEL for each in found):
+        return REST, ""
+    return SHARED, ""
+
+
+def _patient(value: Any, source: str) -> str:
+    reference = value.get("reference") if isinstance(value, dict) else None
+    key = read_reference(reference, source) if isinstance(reference, str) else None
+    return key.id if key is not None and key.type == "Patient" else ""

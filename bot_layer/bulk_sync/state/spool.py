@@ -1,0 +1,200 @@
+"""The resources of an export on disk, each once and in the order of writing, until they are in Medplum.
+
+It is a cache: a run that finds none, or that of another export, downloads the files again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.errors import TransientError
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS resource (type TEXT, id TEXT, place TEXT NOT NULL, updated TEXT NOT NULL,
+    file INTEGER NOT NULL, line INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (type, id));
+CREATE UNIQUE INDEX IF NOT EXISTS by_place ON resource (place);
+CREATE TABLE IF NOT EXISTS target (type TEXT, id TEXT, PRIMARY KEY (type, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS whole (file INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS arrived (file INTEGER, type TEXT, number INTEGER NOT NULL, PRIMARY KEY (file, type));
+CREATE TABLE IF NOT EXISTS export (name TEXT NOT NULL);
+"""
+_PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """One resource: where it stands in the order of writing, and its text as the source sent it."""
+
+    key: Key
+    place: str
+    body: bytes = field(repr=False)
+    updated: str = ""  # its time stamp as text that sorts; empty where it has none
+    line: int = 0
+
+
+class Spool:
+    """The spool in a file, or in a temporary one that goes with the process. Safe to share between threads."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._open: sqlite3.Connection | None = None
+
+    @property
+    def _base(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._open is None:
+                self._open = self._opened()
+            return self._open
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._path.touch(mode=0o600)
+        for attempt in (1, 2):
+            base = sqlite3.connect(self._path or "", check_same_thread=False, isolation_level=None, timeout=30)
+            try:
+                base.execute("PRAGMA journal_mode=WAL")
+                base.execute("PRAGMA synchronous=NORMAL")
+                base.executescript(_TABLES)
+            except sqlite3.DatabaseError:
+                base.close()
+                if attempt == 2 or self._path is None:
+                    raise
+                self._unlink()
+            else:
+                return base
+        raise AssertionError("the second attempt returns or raises")
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            if self._open is not None:
+                self._open.close()
+            self._open = None
+
+    def remove(self) -> None:
+        """Delete the patients' data that it holds: the resources are in Medplum, or the export is given up."""
+        with self._lock:
+            self.close()
+            self._unlink()
+
+    def _unlink(self) -> None:
+        for end in ("", "-wal", "-shm"):
+            if self._path is not None:
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                base = self._base
+                base.execute("BEGIN")
+                yield base
+                base.execute("COMMIT")
+            except (OSError, sqlite3.Error) as fault:
+                self.close()  # which undoes what is not committed
+                raise TransientError(
+                    f"The export can't be kept on disk ({type(fault).__name__}): the disk may be full.",
+                    service="spool",
+                    code="spool-unusable",
+                ) from fault
+            except BaseException:
+                self.close()
+                raise
+
+    def use(self, export: str) -> None:
+        """Keep what belongs to this export; forget everything else."""
+        with self._changing() as base:
+            if base.execute("SELECT name FROM export").fetchall() != [(export,)]:
+                self._clear(base)
+                base.execute("INSERT INTO export VALUES (?)", (export,))
+
+    def _clear(self, base: sqlite3.Connection) -> None:
+        for table in ("resource", "target", "whole", "arrived", "export"):
+            base.execute(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
+
+    # -- Files
+
+    def whole(self) -> set[int]:
+        """The files of which every line is here."""
+        with self._lock:
+            return {row[0] for row in self._base.execute("SELECT file FROM whole")}
+
+    def begin(self, file: int) -> None:
+        """Read a file from its first line."""
+        with self._changing() as base:
+            base.execute("DELETE FROM whole WHERE file = ?", (file,))
+            base.execute("DELETE FROM resource WHERE file = ?", (file,))
+            base.execute("DELETE FROM arrived WHERE file = ?", (file,))
+
+    def end(self, file: int) -> None:
+        """Every line of a file is here."""
+        with self._changing() as base:
+            base.execute("INSERT OR IGNORE INTO whole VALUES (?)", (file,))
+
+    def add(self, file: int, resources: Sequence[Spooled], targets: Iterable[Key] = ()) -> None:
+        """Keep resources. Of two versions of one, the later one stays: by time stamp, then by order of arrival."""
+        with self._changing() as base:
+            base.executemany(
+                "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (type, id) DO UPDATE SET "
+                "place = excluded.place, updated = excluded.updated, file = excluded.file, line = excluded.line, "
+                "body = excluded.body WHERE (excluded.updated, excluded.file, excluded.line) >= (updated, file, line)",
+                [(*each.key, each.place, each.updated, file, each.line, each.body) for each in resources],
+            )
+            base.executemany("INSERT OR IGNORE INTO target VALUES (?, ?)", set(targets))
+            base.executemany(
+                "INSERT INTO arrived VALUES (?, ?, ?) ON CONFLICT (file, type) DO UPDATE SET "
+                "number = number + excluded.number",
+                [(file, kind, number) for kind, number in Counter(each.key.type for each in resources).items()],
+            )
+
+    # -- Reading
+
+    def read(self, after: str = "") -> Iterator[Spooled]:
+        """Every resource behind a place, in the order of writing; a page of them in memory."""
+        query = f"SELECT type, id, place, body FROM resource WHERE place > ? ORDER BY place LIMIT {_PAGE}"  # noqa: S608
+        while True:
+            with self._lock:
+                rows = self._base.execute(query, (after,)).fetchall()
+            if not rows:
+                return
+            yield from (Spooled(Key(row[0], row[1]), row[2], bytes(row[3])) for row in rows)
+            after = rows[-1][2]
+
+    def holds(self, keys: Iterable[Key]) -> set[Key]:
+        """Those of the keys that are here."""
+        query = "SELECT 1 FROM resource WHERE type = ? AND id = ?"
+        with self._lock:
+            return {key for key in keys if self._base.execute(query, key).fetchone()}
+
+    def numbers(self) -> dict[str, int]:
+        """How many resources of each type are here."""
+        return self._by_type("SELECT type, count(*) FROM resource GROUP BY type ORDER BY type")
+
+    def repeated(self) -> dict[str, int]:
+        """How many resources of each type came in vain, because another version of the same is here."""
+        arrived = self._by_type("SELECT type, sum(number) FROM arrived GROUP BY type")
+        here = self.numbers()
+        return {kind: number - here.get(kind, 0) for kind, number in arrived.items()}
+
+    def _by_type(self, query: str) -> dict[str, int]:
+        with self._lock:
+            return {str(kind): int(number) for kind, number in self._base.execute(query)}
+
+    def missing_targets(self, after: Key, limit: int) -> list[Key]:
+        """Resources that others refer to and that are not here, in order of key."""
+        query = (
+            "SELECT type, id FROM target t WHERE (type, id) > (?, ?) AND NOT EXISTS (SELECT 1 FROM resource r "
+            "WHERE r.type = t.type AND r.id = t.id) ORDER BY type, id LIMIT ?"
+        )
+        with self._lock:
+            return [Key(*row) for row in self._base.execute(query, (*after, limit))]
