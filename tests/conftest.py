@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +20,14 @@ def _no_handler_outlives_its_stream() -> None:
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
                 logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_command_keeps_the_process() -> Iterator[None]:
+    """``serve`` takes over standard error and what is written of uncaught exceptions; a test gives both back."""
+    before = sys.stderr, sys.excepthook, threading.excepthook
+    yield
+    sys.stderr, sys.excepthook, threading.excepthook = before
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.federation import routes as federated
 from bot_layer.host import host as hosting
-from bot_layer.host import listen, listening, logs, tracing
+from bot_layer.host import listen, listening, logs, starting, tracing
 from bot_layer.host import settings as host_settings
 from bot_layer.medplum.client import Medplum, connect_environment
 
@@ -43,11 +43,18 @@ InboxOption = Annotated[
 
 @app.command("serve")
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs a private network.")] = (
-        listening.LOOPBACK
-    ),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = listening.LOOPBACK,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8765,
+    private_network: Annotated[
+        bool, typer.Option("--private-network", help="Listen on another address than loopback: nobody else reaches it.")
+    ] = False,
     medplum: MedplumOption = None,
+    project: Annotated[
+        str | None, typer.Option(help="The only project whose Bots may run. [the project of the host's own login]")
+    ] = None,
+    as_user: Annotated[
+        bool, typer.Option("--allow-run-as-user", help="Also run Bots that have runAsUser, as their caller.")
+    ] = False,
     inbox: InboxOption = None,
     bots: Bots = None,
     cron: Annotated[
@@ -65,16 +72,26 @@ def serve(
     """
     logs.configure(level=log_level)
     try:
+        starting.require_safe_start(host, os.environ, private_network=private_network)
         with tracing.recorded(os.environ):
-            _serve(chosen(bots), host, port, _servers(medplum or []), database(inbox, os.environ), cron)
+            admitting = (_servers(medplum or []), project, as_user)
+            _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), cron)
     except BotError as error:
-        typer.echo(f"{error.code}: {error.message}", err=True)
+        logs.announce(f"{error.code}: {error.message}")
         raise typer.Exit(2) from error
 
 
-def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], database: str | None, cron: bool) -> None:
+def _serve(
+    bots: Collection,
+    address: tuple[str, int],
+    admitting: tuple[tuple[str, ...], str | None, bool],
+    database: str | None,
+    cron: bool,
+) -> None:
     environ = os.environ
+    servers, project, as_user = admitting
     numbers = host_settings.read(environ)
+    own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
     box = _inbox(bots, database, environ, numbers) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
@@ -82,6 +99,8 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
     settings = hosting.HostSettings(
         servers=servers,
         bots=bots,
+        projects=starting.pinned_projects(servers, project, environ, own_login),
+        as_user=as_user,
         relay_key=relay_key,
         inbox=box,
         more_routes=more,
@@ -89,7 +108,7 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
         calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
     )
     application = hosting.app(settings)
-    bound = listening.bind(host, port)
+    bound = listening.bind(*address)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
     connections = listen.most_connections(int(numbers["BOT_HOST_CONNECTIONS"]))
     server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
@@ -99,8 +118,8 @@ def _serve(bots: Collection, host: str, port: int, servers: tuple[str, ...], dat
     stopped = threading.Event()
     if box is not None:
         _launch(box, bots, stopped, cron_at=servers[0] if cron else None)
-    address = bound.getsockname()
-    typer.echo(f"Serving {len(bots.handlers)} bots on http://{address[0]}:{address[1]}", err=True)
+    found = bound.getsockname()
+    logs.announce(f"Serving {len(bots.handlers)} bots on http://{found[0]}:{found[1]} until SIGTERM or Ctrl-C")
     try:
         asyncio.run(listen.run(server, bound))
     finally:

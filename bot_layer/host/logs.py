@@ -1,27 +1,39 @@
-"""Log lines as JSON, one object a line, with Medplum's trace id and nothing of a person."""
+"""Log lines as JSON, one object a line, with Medplum's trace id and nothing of a person.
+
+Libraries write whole URLs, headers and SQL into their messages. So only their warnings and errors are written, and of
+their text only what stands in their source: the format without its values. Everything else that reaches standard error
+(the trace of an uncaught exception, what a library prints) becomes such a line too, without its text.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TextIO
 
 from bot_layer.fhir.json import Json
 
 _call: ContextVar[Mapping[str, Any] | None] = ContextVar("call", default=None)
-# Libraries write addresses with ids in them at these levels.
-_QUIET = {"httpx": logging.WARNING, "httpcore": logging.WARNING, "dbos": logging.WARNING, "pymedplum": logging.ERROR}
-# A collector that is away for a moment is no news; spans that are lost are.
-_QUIET |= {"opentelemetry": logging.ERROR}
+_PROJECT: Final = ("bot_layer", "bots")
+_LIBRARIES: Final = ("/site-packages/", "/dist-packages/", str(Path(json.__file__).parents[1]))
+# Where the values of a message that was formatted before it was logged may begin.
+_VALUE: Final = re.compile(r"[\d:'\"?/\\{\[(<=%@,]")
+_SILENT: Final = ("opentelemetry",)  # a collector that is away for a moment is no news; spans that are lost are
+_log = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object. Of an exception only its kind is told: its text may quote a person's data."""
+    """A record as one JSON object. Of an exception only its kind is written: its text may quote a person's data."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -29,12 +41,29 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _library_text(record) if is_library(record) else record.getMessage(),
             **(_call.get() or {}),
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
         return json.dumps(line, ensure_ascii=False)
+
+
+class _Quiet(logging.Filter):
+    """Lets through what the project and the operator's own bots write, and the warnings of libraries."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not is_library(record):
+            return True
+        least = logging.ERROR if record.name.startswith(_SILENT) else logging.WARNING
+        return record.levelno >= least
+
+
+def is_library(record: logging.LogRecord) -> bool:
+    """True for a record that neither the project nor a bot of the operator wrote."""
+    if record.name.partition(".")[0] in _PROJECT:
+        return False
+    return any(place in record.pathname for place in _LIBRARIES)
 
 
 @contextmanager
@@ -48,11 +77,69 @@ def call(*, bot: str, trace_id: str | None) -> Iterator[None]:
 
 
 def configure(*, level: str = "INFO") -> None:
-    """Write the process's log as JSON lines to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Write the process's log as JSON lines to standard error, and make such lines of all else that goes there."""
+    stream = standard_error()
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
+    handler.addFilter(_Quiet())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name, quiet in _QUIET.items():
-        logging.getLogger(name).setLevel(quiet)
+    # DBOS adds a handler of its own, which writes text, unless there is one.
+    dbos = logging.getLogger("dbos")
+    dbos.handlers[:] = [logging.NullHandler()]
+    dbos.propagate = True
+    logging.captureWarnings(capture=True)
+    sys.stderr = _Lines(stream)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda fault: _uncaught(fault.exc_type, fault.exc_value, fault.exc_traceback)
+
+
+def standard_error() -> TextIO:
+    """Standard error itself, for whoever writes one JSON object a line."""
+    return sys.stderr.stream if isinstance(sys.stderr, _Lines) else sys.stderr
+
+
+def announce(text: str) -> None:
+    """Write one line whatever the level is: where the host listens, or why it does not start."""
+    record = logging.LogRecord(__name__, logging.INFO, __file__, 0, text, None, None)
+    standard_error().write(f"{JsonLines().format(record)}\n")
+    standard_error().flush()
+
+
+class _Lines(io.TextIOBase):
+    """Standard error for whoever prints there: what is printed is counted, and its text is left out."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """One line for each thing printed that has any text."""
+        if text.strip():
+            _log.warning("A library printed %d characters to standard error.", len(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on to the stream."""
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        """The stream's own: faults of the interpreter itself are written there."""
+        return self.stream.fileno()
+
+
+def _uncaught(kind: type[BaseException], fault: BaseException | None, trace: TracebackType | None) -> None:
+    frame = trace
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{Path(frame.tb_frame.f_code.co_filename).stem}:{frame.tb_lineno}" if frame else "unknown"
+    level = logging.INFO if isinstance(fault, KeyboardInterrupt) else logging.ERROR
+    _log.log(level, "Uncaught %s at %s", kind.__name__, place)
+
+
+def _library_text(record: logging.LogRecord) -> str:
+    """A library's message without its values: its format, or its beginning up to where a value may stand."""
+    text = str(record.msg)
+    if not record.args:
+        text = _VALUE.split(text, maxsplit=1)[0]
+    return f"{text.strip()} ({Path(record.pathname).stem}:{record.lineno})"

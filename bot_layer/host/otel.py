@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -28,6 +27,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from bot_layer import spans
 from bot_layer.errors import BotError, InputError, ReviewNeeded
+from bot_layer.host.logs import standard_error
 from bot_layer.http.path_template import of_path, of_template
 
 _NAME: Final = "medplum-python-bots"
@@ -49,7 +49,10 @@ _T = TypeVar("_T")
 
 def exporting(exporter: str) -> SpanProcessor:
     """Where spans go: in batches, from a thread of its own, to a collector or, as the log, to standard error."""
-    return BatchSpanProcessor(ConsoleSpanExporter(out=sys.stderr) if exporter == "console" else OTLPSpanExporter())
+    if exporter == "console":
+        console = ConsoleSpanExporter(out=standard_error(), formatter=lambda span: f"{span.to_json(indent=None)}\n")
+        return BatchSpanProcessor(console)
+    return BatchSpanProcessor(OTLPSpanExporter())
 
 
 class Tracer:

@@ -215,7 +215,7 @@ def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
                 "MEDPLUM_BASE_URL": server.base_url,
                 "MEDPLUM_CLIENT_ID": server.client_id,
                 "MEDPLUM_CLIENT_SECRET": server.client_secret,
-                "BOT_RELAY_KEY": "a-key",
+                "BOT_RELAY_KEY": "a-key-of-32-characters-for-a-test",
             }
             inbox = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
             result = CliRunner().invoke(serve_command.app, ["--port", str(port), "--inbox", inbox], env=environ)

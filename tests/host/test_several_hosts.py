@@ -122,7 +122,7 @@ class Gate:
         return False
 
 
-@pytest.mark.parametrize("key", ["a-key-for-this-test"], ids=["encrypted"])  # references: test_survival.py
+@pytest.mark.parametrize("key", ["a-key-of-at-least-32-characters!"], ids=["encrypted"])
 def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url: str, key: str) -> None:
     """Of a host that is killed in the middle and never comes back another ends the runs: everybody is there once."""
     settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, "BOT_HOST_INBOX_KEY": key, **world.environment()}
@@ -154,7 +154,7 @@ def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url
 
 def test_an_event_that_comes_to_both_hosts_runs_once(world: World, postgres_url: str) -> None:
     """Hosts share what they know: an event that each of them is given is one run, at one of them."""
-    settings = {"BOT_HOST_INBOX_KEY": "k", **world.environment()}
+    settings = {"BOT_HOST_INBOX_KEY": "a-key-of-at-least-32-characters!", **world.environment()}
     gate = Gate()
     world.gorilla.faults.add("slow", when=gate, seconds=0)
     with (

@@ -95,7 +95,7 @@ def test_a_host_killed_at_every_step_of_an_enrolment_enrols_once(world: World, t
 def test_a_host_killed_at_every_step_of_a_registration_registers_once(world: World, tmp_path: Path) -> None:
     """The same for a patient: one in Health Gorilla's index, one id written back."""
     world.put_secrets({**world.settings(), "FEDERATED_PATIENT_SYSTEM": "https://clinic.example"})
-    environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": "a-key-for-this-test", **world.environment()}
+    environment = {**AT_ONCE, "BOT_HOST_INBOX_KEY": "a-key-of-32-characters-for-a-test", **world.environment()}
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
         for step, patient in _survive(world, host, _newborn):
             found = (_registered(world, step), len(written_back(world, patient, "Patient")))
