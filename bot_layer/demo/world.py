@@ -20,7 +20,7 @@ from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir.json import Json
 from bot_layer.host.host import HostServer, HostSettings
 from bot_layer.host.listening import LOOPBACK, bind
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches
@@ -138,7 +138,9 @@ class World:
     def client(self) -> Medplum:
         """Medplum as its operator."""
         server = self.medplum
-        return connect_client(server.base_url, server.client_id, server.client_secret, patience=Patience(backoff=0.05))
+        return connect_client(
+            server.base_url, server.client_id, server.client_secret, patience=RetryPolicy(backoff=0.05)
+        )
 
     def settings(self) -> dict[str, str]:
         """The project secrets with which the bots find the partners."""

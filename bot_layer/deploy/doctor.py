@@ -21,7 +21,8 @@ from bot_layer.deploy.secrets import secrets_of
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules.checks import Finding, passed
-from bot_layer.http.transport import Answer, Patience, Transport
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Answer, Transport
 from bot_layer.medplum.client import Medplum
 from bot_layer.settings import Reader, combine, resolve, secret_values
 
@@ -29,7 +30,7 @@ _TRIED = (5, 0, 10)
 _LARGEST_DIFFERENCE = 60
 _QUOTA = re.compile(r'"fhirInteractions";r=(\d+)')
 _UNWELL = re.compile(r"^(?:refused: ([a-z0-9-]+)$|ERROR )", re.MULTILINE)
-_QUICK = Patience(retries=0, connect=3.0, read=10.0)
+_QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 
 
 @dataclass(frozen=True)

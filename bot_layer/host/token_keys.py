@@ -16,13 +16,14 @@ from typing import Final
 import jwt
 
 from bot_layer.errors import BotError, TransientError
-from bot_layer.http.transport import Patience, Transport
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Transport
 
 KEEP_SECONDS: Final = 3600.0
 # An unknown key is asked for at most this often, so that invented tokens cause no flood of requests.
 PAUSE_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 2.0
-QUICK: Final = Patience(retries=0, connect=3.0, read=5.0)
+QUICK: Final = RetryPolicy(retries=0, connect=3.0, read=5.0)
 _PATH: Final = ".well-known/jwks.json"
 _log = logging.getLogger(__name__)
 

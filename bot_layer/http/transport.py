@@ -27,21 +27,15 @@ from bot_layer.http.body import pieces
 from bot_layer.http.policy import DEFAULT_POLICY, READS, SETTINGS, RetryPolicy
 
 __all__ = [
-    "DEFAULT_PATIENCE",
     "LARGEST_ANSWER",
     "SETTINGS",
     "Answer",
     "Opened",
-    "Patience",
     "Transport",
     "require_safe_url",
-    "retry_after",
 ]
 
 LARGEST_ANSWER: Final = 20 * 1024 * 1024
-# Names that callers used before the layer was divided.
-Patience = RetryPolicy
-DEFAULT_PATIENCE = DEFAULT_POLICY
 _FAULTS: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
@@ -169,8 +163,3 @@ class Transport:
                     code="unreadable-answer",
                 )
         return headers
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After."""
-    return Answer("", "", "", 0, headers, b"").retry_after()

@@ -16,8 +16,7 @@ from bot_layer import spans
 from bot_layer.errors import AuthError, InputError, PermanentError, TransientError
 from bot_layer.fhir.references import is_id
 from bot_layer.http.body import paced
-from bot_layer.http.policy import BUSY
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.medplum.client import Medplum
 
 
@@ -95,7 +94,7 @@ def _get(server: Medplum, binary_id: str) -> httpx.Response:
 
 
 @lru_cache(maxsize=8)
-def _http(patience: Patience) -> httpx.Client:
+def _http(patience: RetryPolicy) -> httpx.Client:
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=4.0)
     return httpx.Client(timeout=httpx.Timeout(patience.read, connect=patience.connect), limits=limits)
 

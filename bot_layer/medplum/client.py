@@ -23,8 +23,9 @@ from bot_layer.fhir.bundle import NotASearchset, Searchset, read_searchset
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.references import RESOURCE_TYPE, is_relative
 from bot_layer.http.addresses import query_of
+from bot_layer.http.policy import DEFAULT_POLICY, RetryPolicy
 from bot_layer.http.retry import repeat
-from bot_layer.http.transport import DEFAULT_PATIENCE, Patience, require_safe_url
+from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.wire import SERVICE, Wire, named
 
 # pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
@@ -41,7 +42,7 @@ class Medplum:
     """One login at one Medplum server. Resources go in and out as plain JSON objects."""
 
     client: MedplumClient = field(repr=False)
-    patience: Patience = DEFAULT_PATIENCE
+    patience: RetryPolicy = DEFAULT_POLICY
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def read(self, reference: str) -> Json:
@@ -197,7 +198,7 @@ def connect(event: Event) -> Medplum:
     """Medplum as the bot that the event calls: its token, at the server that sent the event."""
     if not event.base_url or not event.access_token:
         raise InputError("The event carries no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
-    patience = Patience.from_settings(event.secrets)
+    patience = RetryPolicy.from_settings(event.secrets)
     require_safe_url(event.base_url, SERVICE)
     http = _http(patience)
     client = MedplumClient(event.base_url, access_token=event.access_token, http_client=http, allow_insecure_http=True)
@@ -205,7 +206,7 @@ def connect(event: Event) -> Medplum:
 
 
 def connect_client(
-    base_url: str, client_id: str, client_secret: str, *, patience: Patience = DEFAULT_PATIENCE
+    base_url: str, client_id: str, client_secret: str, *, patience: RetryPolicy = DEFAULT_POLICY
 ) -> Medplum:
     """Medplum as a ClientApplication, for the command line and the hosts' own work."""
     require_safe_url(base_url, SERVICE)
@@ -226,7 +227,7 @@ def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> 
     if missing:
         raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
     base_url, client_id, client_secret = (environ[name] for name in names)
-    patience = Patience.from_settings(environ)
+    patience = RetryPolicy.from_settings(environ)
     return connect_client(base_url, client_id, client_secret, patience=replace(patience, read=patience.read + working))
 
 
@@ -250,7 +251,7 @@ def _type(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _http(patience: Patience) -> httpx.Client:
+def _http(patience: RetryPolicy) -> httpx.Client:
     """One pool of connections for all calls of a process."""
     limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
     timeout = httpx.Timeout(patience.read, connect=patience.connect)

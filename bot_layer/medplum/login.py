@@ -6,16 +6,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
-from urllib.parse import urlencode
-
-import orjson
+from typing import Any, Final, Protocol
 
 from bot_layer.errors import AuthError, TransientError
-from bot_layer.fhir.json import Json
-from bot_layer.http.wire import Wire
+from bot_layer.http.answer import read_object
+from bot_layer.http.policy import BUSY, RetryPolicy
+from bot_layer.http.transport import Transport
+
+__all__ = ["BULK", "SERVICE", "ClientLogin", "GivenToken", "Login", "read_object"]
 
 SERVICE: Final = "Medplum"
+# Who sends many requests decides about each of them; a batch may take two minutes.
+BULK: Final = Transport(
+    SERVICE, RetryPolicy(retries=0, connect=10.0, read=120.0), lost_code="answer-lost", largest=64 * 1024 * 1024
+)
 
 
 class Login(Protocol):
@@ -65,27 +69,22 @@ class ClientLogin:
 
     def _renew(self) -> None:
         form = {"grant_type": "client_credentials", "client_id": self.client_id, "client_secret": self.client_secret}
-        body = urlencode(form).encode()
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        reply = Wire(SERVICE).send("POST", f"{self.base_url}/oauth2/token", path="token", headers=headers, body=body)
-        answer = read_object(reply.body)
-        if reply.status != 200 or not answer.get("access_token"):
-            if reply.status == 429 or reply.status >= 500:
-                raise TransientError("Medplum's login is busy; try again later.", service=SERVICE, status=reply.status)
+        reply = BULK.send("POST", f"{self.base_url}/oauth2/token", path="token", form=form)
+        if reply.status in BUSY:
+            raise TransientError("Medplum's login is busy; try again later.", service=SERVICE, status=reply.status)
+        answer = reply.outcome()
+        value, life = answer.get("access_token"), answer.get("expires_in")
+        if not reply.ok or not isinstance(value, str) or not value:
             raise AuthError(
                 "Medplum refused the login: check MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.",
                 code="medplum-login-refused",
             )
-        life = float(answer.get("expires_in") or 300)
-        self._value, self._until = str(answer["access_token"]), self.clock() + life * 0.9
-        self.profile = str((answer.get("profile") or {}).get("reference") or "")
-        self.project = str((answer.get("project") or {}).get("reference") or "").removeprefix("Project/")
+        seconds = float(life) if isinstance(life, int | float) and life > 0 else 300.0
+        self._value, self._until = value, self.clock() + seconds * 0.9
+        self.profile = _reference(answer.get("profile"))
+        self.project = _reference(answer.get("project")).removeprefix("Project/")
 
 
-def read_object(body: bytes) -> Json:
-    """A JSON object, or an empty one."""
-    try:
-        document = orjson.loads(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+def _reference(value: Any) -> str:
+    found = value.get("reference") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else ""

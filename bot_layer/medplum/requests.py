@@ -14,10 +14,10 @@ from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
 from bot_layer.http.addresses import query_of
+from bot_layer.http.answer import Answer as Reply
 from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.http.retry import repeat
-from bot_layer.http.wire import Reply, Wire
-from bot_layer.medplum.login import SERVICE, Login
+from bot_layer.medplum.login import BULK, SERVICE, Login
 from bot_layer.medplum.quota import seconds_until_filled
 
 FHIR_JSON: Final = "application/fhir+json"
@@ -39,7 +39,6 @@ class MedplumRequests:
 
     def __post_init__(self) -> None:
         self.base_url = self.base_url.rstrip("/")
-        self._wire = Wire(SERVICE)
         self._quota = pace.Quota(self.share)
         self._lock = threading.Lock()
 
@@ -59,7 +58,7 @@ class MedplumRequests:
             self._take(cost)
             sent = {"Authorization": f"Bearer {token}", "X-Medplum": "extended"} | dict(headers or {})
             self.sent += 1
-            reply = self._wire.send(method, f"{self.base_url}/{path}", path=template, headers=sent, body=body)
+            reply = BULK.send(method, f"{self.base_url}/{path}", path=template, headers=sent, body=body)
             self._observe(reply)
             if reply.status != 401 or not isinstance(body, bytes | None):
                 break
@@ -69,10 +68,9 @@ class MedplumRequests:
             raise AuthError(
                 f"Medplum refused the {what} of this client for {method} {template}.", code=f"medplum-{what}-refused"
             )
-        is_page = reply.headers.get("content-type", "").startswith("text/html")
-        if reply.status in (200, 201) and (is_page or not reply.body):
+        if reply.status in (200, 201) and (reply.is_page or not reply.body):
             # A gateway's own answer, whatever its status: nobody knows what became of the request.
-            raise self._wire.lost(method, template, sent=True)
+            raise BULK.lost(method, template, sent=True)
         return reply
 
     def repeat(self, method: str, path: str, *, template: str, body: bytes | None = None, cost: int = 1) -> Reply:

@@ -22,7 +22,7 @@ from bot_layer.deploy.run import Request, carry_out, choose, roll_back, survey
 from bot_layer.errors import InputError, TransientError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 
@@ -49,7 +49,7 @@ def sandbox() -> Iterator[MedplumSandbox]:
 
 @pytest.fixture
 def server(sandbox: MedplumSandbox) -> Medplum:
-    patience = Patience(retries=0)
+    patience = RetryPolicy(retries=0)
     return connect_client(sandbox.base_url, sandbox.client_id, sandbox.client_secret, patience=patience)
 
 

@@ -28,7 +28,7 @@ from bot_layer.deploy.secrets import chosen_values, read_file
 from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from tests import loopback
@@ -71,7 +71,7 @@ def server(sandbox: MedplumSandbox) -> Medplum:
 
 
 def _client(sandbox: MedplumSandbox) -> Medplum:
-    patience = Patience(retries=0)
+    patience = RetryPolicy(retries=0)
     return connect_client(sandbox.base_url, sandbox.client_id, sandbox.client_secret, patience=patience)
 
 
@@ -421,7 +421,7 @@ def test_an_operation_of_somebody_else_under_our_code_stops_it(server: Medplum, 
 def test_a_client_that_is_no_administrator_is_told_so(server: Medplum, sandbox: MedplumSandbox) -> None:
     """Without the admin right nothing is tried."""
     made = server.post(f"admin/projects/{sandbox.project_id}/client", {"name": "plain"})
-    plain = connect_client(sandbox.base_url, made["id"], made["secret"], patience=Patience(retries=0))
+    plain = connect_client(sandbox.base_url, made["id"], made["secret"], patience=RetryPolicy(retries=0))
     with pytest.raises(ConfigError) as refused:
         survey(plain, REQUEST)
     assert refused.value.code == "no-admin"

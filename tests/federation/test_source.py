@@ -14,7 +14,7 @@ from bot_layer.federation.rules.document import Rules
 from bot_layer.federation.rules.settings import Answering
 from bot_layer.federation.source import FederatedSource
 from bot_layer.fhir.json import Json
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum import binary as medplum_binary
 from bot_layer.medplum.client import Medplum, connect_client
 from bot_layer.patient_registration.adt import stored as adt
@@ -33,7 +33,7 @@ def medplum() -> Iterator[MedplumSandbox]:
 
 def client(medplum: MedplumSandbox) -> Medplum:
     """Its operator, who does not wait."""
-    patience = Patience(retries=0, backoff=0.0)
+    patience = RetryPolicy(retries=0, backoff=0.0)
     return connect_client(medplum.base_url, medplum.client_id, medplum.client_secret, patience=patience)
 
 

@@ -22,14 +22,15 @@ from bot_layer.health_gorilla.rules import accounts, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
-from bot_layer.http.transport import Patience, Transport
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
 from tests.health_gorilla.clinicians import ENTRY, NUMBER, clinician, enrolled, practitioner, read, settings
 
 BASE = "https://hg.example/fhir/R4"
 TOKEN_URL = "https://hg.example/oauth/token"
 ROLE_URL = f"{BASE}/PractitionerRole"
-TRANSPORT = Transport("Health Gorilla", Patience(retries=0, backoff=0.0, longest_wait=0.0))
+TRANSPORT = Transport("Health Gorilla", RetryPolicy(retries=0, backoff=0.0, longest_wait=0.0))
 EMAILS = ("a@practice.example", "b@practice.example")
 _NUMBERS = itertools.count()
 

@@ -20,13 +20,14 @@ from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.enrollment import Enrollment
-from bot_layer.http.transport import Answer, Patience, Transport
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Answer, Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
 from tests.medplum_sandbox.health_gorilla_caller import Caller, clinical
 
 BASE = "https://hg.example/fhir/R4"
 TOKEN_URL = "https://hg.example/oauth/token"
-TRANSPORT = Transport("Health Gorilla", Patience(retries=1, backoff=0.0, longest_wait=0.0))
+TRANSPORT = Transport("Health Gorilla", RetryPolicy(retries=1, backoff=0.0, longest_wait=0.0))
 _NUMBERS = itertools.count()
 
 

@@ -18,14 +18,15 @@ from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientEr
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.settings import ALGORITHMS, HealthGorilla
 from bot_layer.health_gorilla.token import Token, TokenStore, assertion, request_token
-from bot_layer.http.transport import Patience, Transport
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches
 from medplum_sandbox.health_gorilla.switches import Grant
 
 URL = "https://hg.example/oauth/token"
 SECRET = "an invented secret, longer than thirty-two bytes"
 NOW = 1_800_000_000.0
-TRANSPORT = Transport("Health Gorilla", Patience(retries=1, backoff=0.0, longest_wait=0.0))
+TRANSPORT = Transport("Health Gorilla", RetryPolicy(retries=1, backoff=0.0, longest_wait=0.0))
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 

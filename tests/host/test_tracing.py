@@ -38,7 +38,8 @@ from bot_layer.fhir.json import Json, encode
 from bot_layer.host import tracing
 from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.otel import Tracer
-from bot_layer.http.transport import Patience, Transport
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import Transport
 from bot_layer.http.wire import Wire
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import connect
@@ -263,7 +264,7 @@ def _asked(status: int = 200) -> Iterator[tuple[Recorder, str]]:
 
 def test_a_failed_request_is_told_by_status_or_code(exported: InMemorySpanExporter) -> None:
     """A refusal by its status, with how often it was repeated; an answer that never came by the error's code."""
-    patience = Patience(retries=2, backoff=0.0)
+    patience = RetryPolicy(retries=2, backoff=0.0)
     with _asked(503) as (_, url):
         Transport("Partner", patience).send("GET", f"{url}/x", path="x")
     with pytest.raises(TransientError):
@@ -430,7 +431,7 @@ def test_a_fault_of_tracing_breaks_no_call(
 def test_nothing_leaks_from_one_call_into_the_next(exported: InMemorySpanExporter) -> None:
     """A call that ended is nobody's parent; a call inside of another is a call of its own."""
     with spans.call("in-process", {}), spans.call("in-process", {}):
-        Transport("Partner", Patience(retries=0))
+        Transport("Partner", RetryPolicy(retries=0))
     assert spans.traceparent() is None
     inner, outer = exported.get_finished_spans()
     assert _trace(inner) != _trace(outer)

@@ -13,7 +13,7 @@ from pymedplum import MedplumClient
 from bot_layer.errors import TransientError
 from bot_layer.http import transport, wire
 from bot_layer.http.body import pieces
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum import binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.medplum.wire import Wire as MedplumWire
@@ -100,7 +100,7 @@ def test_half_an_answer_of_medplum_is_a_lost_one(breaks: bool) -> None:
     late = lambda: float(next(hours))  # noqa: E731
     http = httpx.Client(transport=MedplumWire(httpx.MockTransport(answer), late))
     client = MedplumClient("https://medplum.example/", access_token="t", http_client=http)
-    server = Medplum(client, Patience(retries=2), wait=lambda _: None)
+    server = Medplum(client, RetryPolicy(retries=2), wait=lambda _: None)
     with pytest.raises(TransientError) as lost:
         server.read("Patient/1")
     assert (lost.value.code, lost.value.maybe_done) == ("medplum-unavailable", False)

@@ -19,10 +19,11 @@ from cryptography.x509.oid import NameOID
 
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.http import deadline
-from bot_layer.http.transport import LARGEST_ANSWER, Answer, Patience, Transport, require_safe_url, retry_after
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.transport import LARGEST_ANSWER, Answer, Transport, require_safe_url
 
 URL = "https://partner.example/fhir/Patient/1"
-AT_ONCE = Patience(retries=2, backoff=0.0, longest_wait=0.0)
+AT_ONCE = RetryPolicy(retries=2, backoff=0.0, longest_wait=0.0)
 PARTNER = Transport("Partner", AT_ONCE)
 
 
@@ -181,19 +182,11 @@ def test_other_addresses_are_refused(url: str) -> None:
 
 def test_patience_is_a_setting() -> None:
     """The settings are numbers; a wrong one is named."""
-    assert Patience.from_settings({}) == Patience()
-    assert Patience.from_settings({"BOT_RETRIES": "0", "BOT_BACKOFF_SECONDS": "0.25"}).backoff == 0.25
+    assert RetryPolicy.from_settings({}) == RetryPolicy()
+    assert RetryPolicy.from_settings({"BOT_RETRIES": "0", "BOT_BACKOFF_SECONDS": "0.25"}).backoff == 0.25
     for wrong in ("many", ".", "-1", "\N{SUPERSCRIPT TWO}"):
         with pytest.raises(ConfigError, match="BOT_RETRIES"):
-            Patience.from_settings({"BOT_RETRIES": wrong})
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"), [("7", 7.0), (" 7 ", 7.0), ("soon", None), ("\N{SUPERSCRIPT TWO}", None)]
-)
-def test_a_retry_after_that_is_no_number_is_none(value: str, seconds: float | None) -> None:
-    """Whatever a gateway writes there, nothing breaks."""
-    assert retry_after({"Retry-After": value}) == seconds
+            RetryPolicy.from_settings({"BOT_RETRIES": wrong})
 
 
 @responses.activate
@@ -222,7 +215,7 @@ class SilentServer:
 
 def test_a_deadline_ends_the_wait_for_a_silent_service() -> None:
     """The policy alone would wait four times an hour."""
-    silent = Transport("Partner", Patience(retries=3, backoff=0, read=3600))
+    silent = Transport("Partner", RetryPolicy(retries=3, backoff=0, read=3600))
     with SilentServer() as server, deadline.within(0.2), pytest.raises(TransientError) as caught:
         silent.send("POST", server.url, path="Patient/{id}", json_body={})
     assert (caught.value.code, caught.value.maybe_done) == ("service-unreachable", True)

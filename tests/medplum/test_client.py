@@ -22,14 +22,14 @@ from bot_layer.errors import (
     TransientError,
 )
 from bot_layer.fhir.json import Json
-from bot_layer.http.transport import Patience
+from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum import client as medplum
 from bot_layer.medplum.client import Medplum
 from medplum_sandbox.medplum import MedplumSandbox
 
 UNKNOWN = "Patient/5a9dbc00-0000-4000-8000-00000000ffff"
 SYSTEM = "https://clinic.example"
-AT_ONCE = Patience(retries=2, backoff=0.0, longest_wait=0.0)
+AT_ONCE = RetryPolicy(retries=2, backoff=0.0, longest_wait=0.0)
 HASTE = {"BOT_RETRIES": "2", "BOT_BACKOFF_SECONDS": "0", "BOT_LONGEST_WAIT_SECONDS": "0"}
 
 
@@ -104,7 +104,7 @@ def test_a_read_is_given_up_after_its_repetitions(sandbox: MedplumSandbox, serve
 def test_the_wait_doubles_and_is_bounded(sandbox: MedplumSandbox, server: Medplum) -> None:
     """Waiting is the caller's function, so nobody sleeps here."""
     waits: list[float] = []
-    slow = replace(server, patience=Patience(retries=4, backoff=0.5, longest_wait=3.0), wait=waits.append)
+    slow = replace(server, patience=RetryPolicy(retries=4, backoff=0.5, longest_wait=3.0), wait=waits.append)
     sandbox.faults.add("server_error", method="GET")
     lost(lambda: slow.read(UNKNOWN))
     assert waits == [0.5, 1.0, 2.0, 3.0]
@@ -116,7 +116,7 @@ def test_a_used_up_quota_is_waited_for_as_long_as_medplum_says(longest: float, m
     waits: list[float] = []
     with MedplumSandbox(quota=100) as sandbox:
         reference, _ = stored(connected(sandbox))
-        patience = Patience(retries=1, backoff=0.0, longest_wait=longest)
+        patience = RetryPolicy(retries=1, backoff=0.0, longest_wait=longest)
         error = lost(lambda: replace(connected(sandbox), patience=patience, wait=waits.append).read(reference))
     assert isinstance(error, TransientError)
     assert (error.status, len(waits)) == (429, 1)
