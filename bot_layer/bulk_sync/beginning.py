@@ -34,7 +34,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     if options.retry_failed:
         return retry(session, state)
     before, state = state.run, filtered_by(state, session.settings.type_filters)
-    said = state.last_sync_time or "never (initial sync)"
+    said = f"{state.last_sync_time} (incremental)" if state.last_sync_time else "never (initial sync)"
     session.log("PFSyncWorker", f"Last sync time: {said}")
     types, state = granted(session, state, options)
     if before is not None:

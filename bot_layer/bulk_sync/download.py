@@ -18,7 +18,7 @@ from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_file,
 from bot_layer.bulk_sync.rules import references
 from bot_layer.bulk_sync.rules.brought_types import may_be_brought
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
-from bot_layer.bulk_sync.rules.export_errors import merged, read_outcomes
+from bot_layer.bulk_sync.rules.export_errors import REFUSED_FILE, NotExported, merged, read_outcomes
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
@@ -26,6 +26,7 @@ from bot_layer.bulk_sync.rules.time_stamps import instant, is_instant
 from bot_layer.bulk_sync.rules.write_order import place_of
 from bot_layer.bulk_sync.session import Halted, Session, job_of
 from bot_layer.bulk_sync.source.files import FileChanged, LinkExpired
+from bot_layer.bulk_sync.source.hosts import FileRefused, shown
 from bot_layer.bulk_sync.state.spool import Spooled
 from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
 from bot_layer.errors import PermanentError
@@ -60,7 +61,7 @@ def number_of(session: Session, state: FileState) -> int:
 
 def _download(session: Session, worker: UpsertWorker, state: FileState, file: ExportFile) -> None:
     """Have a whole file on disk; twice if it changed, expired or was cut off."""
-    session.log("PFBulkExport", f"Downloading NDJSON file: {state.type} {state.turn + 1}")
+    session.log("PFBulkExport", f"Downloading NDJSON file: {shown(session.source.files.address(file))}")
     for attempt in (1, 2):
         reader = _Reader(session, worker, state, number_of(session, state))
         try:
@@ -74,6 +75,11 @@ def _download(session: Session, worker: UpsertWorker, state: FileState, file: Ex
             if attempt == 2:
                 raise
             continue
+        except FileRefused as fault:
+            session.log("PFBulkExport", f"A file of {state.type} is not read: {fault.message}")
+            reader.refused = True
+            reader.end()
+            return
         if state.count is None or reader.handled >= state.count or attempt == 2:
             break
         # Fewer resources than the manifest promised: something was cut off. To read it again does no harm.
@@ -123,6 +129,7 @@ class _Reader:
     bad: list[BadLine] = field(default_factory=list)
     unwanted: Counter[str] = field(default_factory=Counter)
     outcomes: list[Json] = field(default_factory=list)
+    refused: bool = False  # the file is at an address to which nothing is sent
 
     def read(self, chunks: Iterable[bytes]) -> None:
         """Every line of the file."""
@@ -168,7 +175,8 @@ class _Reader:
             run = with_bad_lines(run, (f"{place} {each.number}: {each.reason}" for each in self.bad))
             report = read_outcomes(self.outcomes, job_of(run).types, named=state.type)
             notes = (*run.notes, *report.notes, *self._unwanted())
-            run = replace(run, notes=notes, not_exported=merged(run.not_exported, report.missing))
+            missing = (*report.missing, *([NotExported(state.type, 1, REFUSED_FILE)] if self.refused else []))
+            run = replace(run, notes=notes, not_exported=merged(run.not_exported, missing))
             session.keep(run.with_job(with_file(job_of(run), replace(state, done=True))))
         show_counts(session, self.loaded, state.count)
 

@@ -7,7 +7,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final
 
 import orjson
@@ -16,6 +15,7 @@ from bot_layer.bulk_sync.progress import with_loaded
 from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
+from bot_layer.bulk_sync.rules.smart import phrase
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.worker_pool import upsert_worker
@@ -56,8 +56,7 @@ def store_failures(session: Session, state: SyncState) -> str:
 
 def _said(status: int) -> str:
     """A status with its words; some of what fails is never sent."""
-    known = {each.value: each.phrase for each in HTTPStatus}
-    return f"{status} {known.get(status, '')}".rstrip() if status else "not sent"
+    return phrase(status) if status else "not sent"
 
 
 @dataclass(frozen=True)

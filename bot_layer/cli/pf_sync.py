@@ -1,7 +1,7 @@
 """``medplum-bots pf-sync``: the Practice Fusion sync on the command line, and its health for monitoring.
 
-Exit codes: 0 done (or healthy), 1 failed (or not healthy), 2 settings are missing, 3 another run is at work (or, for
-status, the sync never ran), 130 stopped by a signal: the place is kept.
+Exit codes: 0 complete (or healthy), 1 failed (or not healthy), 2 settings are missing, 3 another run is in progress
+(for status: the sync never ran), 4 partial: the source or Medplum refused data, 130 stopped: the place is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ app = typer.Typer()
 pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
 app.add_typer(pf_sync, name="pf-sync")
 
-DONE, FAILED, MISSING, BUSY, STOPPED = 0, 1, 2, 3, 130
+DONE, FAILED, MISSING, BUSY, PARTIAL, STOPPED = 0, 1, 2, 3, 4, 130
 STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
 
 Full = Annotated[bool, typer.Option("--full", help="Export everything, and look at each resource in Medplum.")]
@@ -197,7 +197,8 @@ class _Around:
                 typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
         if state.failures:
             typer.echo(f"  failed-resources: {state.failures}")
-        return {"done": DONE, "cancelled": STOPPED}.get(state.run.phase if state.run is not None else "", FAILED)
+        codes = {"done": DONE, "partial": PARTIAL, "cancelled": STOPPED}
+        return codes.get(state.run.phase, FAILED) if state.run is not None else FAILED
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
         """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""

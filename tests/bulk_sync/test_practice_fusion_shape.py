@@ -261,12 +261,12 @@ def test_the_log_speaks_the_words_that_operators_know() -> None:
             r"\[PFSmartClient\] Requesting access token from Practice Fusion\.\.\.",
             r"\[PFSmartClient\] Using client_secret authentication",
             r"\[PFSmartClient\] Successfully obtained access token",
-            r"\[PFBulkExport\] Initiating bulk export: group level",
-            r"\[PFBulkExport\] Export initiated, status URL",
-            r"\[PFBulkExport\] Export in progress \(attempt 1\), progress: 0% complete",
-            r"\[PFBulkExport\] Export in progress \(attempt 2\), progress: 50% complete",
+            r"\[PFBulkExport\] Initiating bulk export: http://127\.0\.0\.1:\d+/fhir/r4/v1/Group/[^/?]+/\$export\n",
+            r"\[PFBulkExport\] Export initiated, status URL: http://127\.0\.0\.1:\d+/fhir/r4/v1/Export/[^?]+\n",
+            r"\[PFBulkExport\] Export in progress \(attempt 1/360\), progress: 0% complete",
+            r"\[PFBulkExport\] Export in progress \(attempt 2/360\), progress: 50% complete",
             r"\[PFBulkExport\] Export complete with 1 output files",
-            r"\[PFBulkExport\] Downloading NDJSON file: Patient 1",
+            r"\[PFBulkExport\] Downloading NDJSON file: http://127\.0\.0\.1:\d+/\S+/Patient/1\n",
             r"\[PFBulkExport\] Parsed 1 resources from file",
             r"\[PFSyncWorker\] Processing 1 Patient resources\.\.\.",
             r"\[PFSyncWorker\] Patient: 1 created, 0 updated, 0 failed",
@@ -298,7 +298,7 @@ def test_the_job_is_kept_before_it_is_asked_for_the_first_time() -> None:
     kept: list[str] = []
 
     def log(_component: str, text: str) -> None:
-        if text.startswith("Export in progress (attempt 1)"):
+        if text.startswith("Export in progress (attempt 1/"):
             kept.append(str(both.stored("Task")))
 
     with world(generate(8, 1), switches=Switches.general(polls=1)) as both:

@@ -251,6 +251,25 @@ def test_where_every_kickoff_is_refused_the_run_fails_soon() -> None:
 # -- Manifests and jobs
 
 
+@pytest.mark.parametrize("address", ["https://10.0.0.1/secret", "http://files.example/x", "ftp://files.example/x"])
+def test_a_file_at_an_address_that_is_refused_counts_as_not_exported(address: str) -> None:
+    """The other files are loaded, and the time stamp of that type stays."""
+    with world(practice()) as both:
+
+        def moved(body: Json) -> Json:
+            return body | {
+                "output": [
+                    each | ({"url": address} if each["type"] == "Observation" else {}) for each in body["output"]
+                ]
+            }
+
+        both.source.edit_manifest = moved
+        state = run(both)
+        assert state.run is not None
+        assert (state.run.phase, set(stamps(state))) == ("partial", {"Patient", "Condition"})
+        assert set(both.by_source_id("Patient")) == {"p1"}
+
+
 def test_a_manifest_without_output_is_an_export_of_nothing() -> None:
     """A source with nothing new leaves the list out."""
     with world(practice()) as both:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
@@ -23,9 +21,6 @@ BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
 # The fields by which a manifest is recognized. A 202 may hold something else, so that it needs a file list.
 _PARTIAL_SIGNS: Final = frozenset({"output", "link"})
 _SIGNS: Final = _PARTIAL_SIGNS | {"transactionTime", "requiresAccessToken", "deleted", "error", "outcome"}
-# Sources have been seen to ask for hours, and for an instant in seconds or milliseconds since 1970.
-_EPOCH_SECONDS: Final = 1_000_000_000
-_EPOCH_MILLISECONDS: Final = 1_000_000_000_000
 
 
 @dataclass(frozen=True)
@@ -96,11 +91,14 @@ def read_status(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    now: float,
+    asked: float | None = None,
     attempt: int = 1,
     limits: WaitLimits | None = None,
 ) -> Wait | Complete | Failed:
-    """What the answer to a status request means: exactly one of three, for every HTTP status."""
+    """What the answer to a status request means: exactly one of three, for every HTTP status.
+
+    ``asked`` is how many seconds the answer asks to wait.
+    """
     known = lower(headers)
     if status == 200:
         manifest = read_manifest(body)
@@ -108,7 +106,7 @@ def read_status(
             return Failed(status, "the export ended without a manifest", issues=issue_codes(body))
         return Complete(manifest)
     if status == 202 or status in BUSY or (status >= 400 and is_transient(body)):
-        seconds = wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits())
+        seconds = wait_seconds(asked, attempt=attempt, limits=limits or WaitLimits())
         manifest = read_manifest(body, partial=True) if status == 202 else None
         return Wait(seconds, known.get("x-progress", "")[:100], manifest)
     issues = issue_codes(body)
@@ -116,28 +114,11 @@ def read_status(
     return Failed(status, reason, lost=status in (404, 410), login=status == 401, issues=issues)
 
 
-def wait_seconds(value: str | None, *, now: float, attempt: int, limits: WaitLimits) -> float:
-    """Retry-After within limits, or a growing pause where the server names none."""
-    asked = read_retry_after(value, now=now)
+def wait_seconds(asked: float | None, *, attempt: int, limits: WaitLimits) -> float:
+    """What the source asks for (Retry-After), within limits; a growing pause where it does not say."""
     if asked is None:
         asked = min(limits.first * 1.5 ** min(attempt - 1, 20), limits.slowest)
     return min(max(asked, limits.least), limits.most)
-
-
-def read_retry_after(value: str | None, *, now: float) -> float | None:
-    """The seconds to wait that a Retry-After means: a number, a date, or (seen in the wild) an epoch; else None."""
-    text = (value or "").strip()
-    if text.isascii() and text.isdecimal():
-        number = float(text[:20])
-        if number >= _EPOCH_MILLISECONDS:
-            return max(number / 1000 - now, 0.0)
-        return max(number - now, 0.0) if number >= _EPOCH_SECONDS else number
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(moment.timestamp() - now, 0.0)
 
 
 def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:

@@ -14,6 +14,7 @@ from typing import Final
 from bot_layer.fhir.json import Json, objects
 
 ANY_TYPE: Final = "*"  # an error that does not name a type may be about each of them
+REFUSED_FILE: Final = "file at an address that is refused"
 UNREADABLE: Final = "error file that cannot be read"
 # FHIR R4 has fatal, error, warning and information; R5 adds success.
 _HARMLESS: Final = frozenset({"information", "success"})

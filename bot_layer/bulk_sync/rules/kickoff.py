@@ -127,7 +127,7 @@ def read_kickoff(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    now: float,
+    asked: float | None = None,
     attempt: int = 1,
     limits: WaitLimits | None = None,
 ) -> Started | Wait | Refused:
@@ -137,7 +137,7 @@ def read_kickoff(
     if status in (200, 201, 202) and location:
         return Started(location, known.get("date", ""))
     if status in BUSY or (status >= 400 and is_transient(body)):
-        return Wait(wait_seconds(known.get("retry-after"), now=now, attempt=attempt, limits=limits or WaitLimits()))
+        return Wait(wait_seconds(asked, attempt=attempt, limits=limits or WaitLimits()))
     text = _explained(body)
     reason = f"the kick-off was answered {status}{listed(issue_codes(body))}{f': {text}' if text else ''}"
     post_only = status == 405 or (status == 400 and b"POST" in body)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -21,9 +22,8 @@ ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ASSERTION_SECONDS: Final = 290  # five minutes are allowed; clocks differ
 TOKEN_MARGIN: Final = 30.0
 AUTHORIZE_HINT: Final = (
-    "The practice has not let this app in: its administrator must press 'Authorize App' in Practice Fusion's settings."
+    "The practice has not authorized this app: its administrator must press 'Authorize App' in Practice Fusion."
 )
-
 Style = Literal["rs", "read"]
 AuthMethod = Literal["private_key_jwt", "client_secret_basic", "client_secret_post"]
 
@@ -165,8 +165,8 @@ def read_token(status: int, body: bytes, *, now: float, retry_after: float | Non
         return ScopeRefused(frozenset(match[1] for match in SCOPE.finditer(_spoken(document))))
     if status in (400, 401, 403):
         raise AuthError(
-            f"Token request failed: {status}. Check PF_CLIENT_ID and its secret or key (PF_KEY_ID), that they have not "
-            "expired, and that the app is authorised by the practice.",
+            f"Token request failed: {phrase(status)}. Check PF_CLIENT_ID and its secret or key (PF_KEY_ID), that they "
+            "have not expired, and that the app is authorized by the practice.",
             code="token-refused",
         )
     raise PermanentError(
@@ -176,6 +176,12 @@ def read_token(status: int, body: bytes, *, now: float, retry_after: float | Non
         method="POST",
         path="token",
     )
+
+
+def phrase(status: int) -> str:
+    """A status with its standard words (RFC 9110), whichever Python this is: 3.13 renamed some."""
+    known = {each.value: each.phrase for each in HTTPStatus} | {413: "Content Too Large", 422: "Unprocessable Entity"}
+    return f"{status} {known.get(status, '')}".rstrip()
 
 
 # -- Reading

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.source.exports import Exports
 from bot_layer.bulk_sync.source.files import Files
+from bot_layer.bulk_sync.source.hosts import HostGuard, Resolve, resolve
 from bot_layer.bulk_sync.source.login import SourceLogin
 from bot_layer.bulk_sync.source.records import Records
-from bot_layer.bulk_sync.source.requests import AuthorisedRequests, Log, OpenRequests
+from bot_layer.bulk_sync.source.requests import AuthorizedRequests, Log, OpenRequests
 
 
 @dataclass
@@ -24,12 +25,14 @@ class PracticeFusion:
     clock: Callable[[], float] = field(default=time.time, repr=False)
     unique: Callable[[], str] = field(default=lambda: uuid.uuid4().hex, repr=False)
     log: Log = field(default=lambda _component, _text: None, repr=False)
+    resolve: Resolve = field(default=resolve, repr=False)
     tries: int = 6
 
     def __post_init__(self) -> None:
-        requests = OpenRequests(self.wait, self.clock, self.tries)
+        guard = HostGuard(self.settings.source, frozenset(self.settings.allowed_hosts), self.resolve)
+        requests = OpenRequests(guard, self.wait, self.clock, self.tries)
         self.login = SourceLogin(self.settings, requests, self.unique, self.log)
-        authorised = AuthorisedRequests(requests, self.login, self.settings.source)
-        self.exports = Exports(authorised, self.log)
-        self.files = Files(authorised)
-        self.records = Records(authorised)
+        authorized = AuthorizedRequests(requests, self.login, self.settings.source)
+        self.exports = Exports(authorized, self.log)
+        self.files = Files(authorized)
+        self.records = Records(authorized)

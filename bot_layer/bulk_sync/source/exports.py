@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from bot_layer.bulk_sync.rules import bulk_export, kickoff
 from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
 from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
-from bot_layer.bulk_sync.source.requests import SERVICE, AuthorisedRequests, Log, absolute, require_https
+from bot_layer.bulk_sync.source.hosts import absolute, shown
+from bot_layer.bulk_sync.source.requests import SERVICE, AuthorizedRequests, Log
 from bot_layer.errors import AuthError, TransientError
-from bot_layer.http.wire import Reply
+from bot_layer.http.answer import Answer
 
 _STATUS = "export status"
 
@@ -19,7 +20,7 @@ _STATUS = "export status"
 class Exports:
     """The export jobs at one practice's server."""
 
-    requests: AuthorisedRequests
+    requests: AuthorizedRequests
     log: Log = field(repr=False)
 
     def kickoff(self, export: Export) -> Started | Refused:
@@ -48,19 +49,23 @@ class Exports:
 
     def _kicked_off(self, export: Export, path: str, *, post: bool, attempt: int) -> Started | Refused | Wait:
         request = kickoff.kickoff_request(self.requests.source, export, post=post)
-        since = " (incremental)" if export.since else ""
-        self.log("PFBulkExport", f"Initiating bulk export: {export.level} level{since}")
+        self.log("PFBulkExport", f"Initiating bulk export: {shown(request.url)}")
         body = json.dumps(request.body).encode() if request.body is not None else None
         reply = self.requests.once(request.method, request.url, path=path, headers=request.headers, body=body)
         tools = self.requests.open
         answer = kickoff.read_kickoff(
-            reply.status, reply.headers, reply.body, now=tools.clock(), attempt=attempt, limits=tools.limits
+            reply.status,
+            reply.headers,
+            reply.body,
+            asked=tools.asked_to_wait(reply),
+            attempt=attempt,
+            limits=tools.limits,
         )
         if isinstance(answer, Started):
             url = absolute(request.url, answer.status_url)
-            require_https(url)
-            self.log("PFBulkExport", "Export initiated, status URL is kept")
-            return Started(url)
+            tools.guard.check(url)
+            self.log("PFBulkExport", f"Export initiated, status URL: {shown(url)}")
+            return Started(url, answer.date)
         return answer
 
     def status(self, url: str, *, attempt: int = 1) -> Wait | Complete | Failed:
@@ -78,7 +83,7 @@ class Exports:
                 break
             tools.wait(tools.pause(again + 1))
         return bulk_export.read_status(
-            reply.status, reply.headers, reply.body, now=tools.clock(), attempt=attempt, limits=limits
+            reply.status, reply.headers, reply.body, asked=tools.asked_to_wait(reply), attempt=attempt, limits=limits
         )
 
     def cancel(self, url: str) -> None:
@@ -88,5 +93,5 @@ class Exports:
         except (TransientError, AuthError):
             self.log("PFBulkExport", "The export job could not be deleted; the source will expire it")
 
-    def _asked(self, method: str, url: str, *, headers: dict[str, str] | None = None) -> Reply:
+    def _asked(self, method: str, url: str, *, headers: dict[str, str] | None = None) -> Answer:
         return self.requests.once(method, url, path=_STATUS, headers=headers)

@@ -1,7 +1,6 @@
 """Files of an export, and documents: streamed, unpacked, taken up again where a download broke.
 
-The token goes only to the host that it was issued for, or to one that a manifest names with ``requiresAccessToken``; a
-redirect never carries it.
+The token goes only to the host that it was issued for, whatever a manifest says, and never along a redirect.
 """
 
 from __future__ import annotations
@@ -16,18 +15,11 @@ from typing import Final
 from bot_layer.bulk_sync.rules import bulk_export
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
 from bot_layer.bulk_sync.rules.file_version import FileVersion, file_version
-from bot_layer.bulk_sync.source.requests import (
-    BUSY,
-    SERVICE,
-    AuthorisedRequests,
-    OpenRequests,
-    absolute,
-    origin,
-    refused,
-    require_https,
-)
-from bot_layer.errors import BotError, PermanentError, TransientError
-from bot_layer.http.wire import Opened, Reply, Wire
+from bot_layer.bulk_sync.source.hosts import FileRefused, absolute
+from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, AuthorizedRequests, OpenRequests, refused
+from bot_layer.errors import BotError, TransientError
+from bot_layer.http.answer import Answer
+from bot_layer.http.transport import Opened, Transport
 
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _PATH: Final = "export file"
@@ -50,16 +42,15 @@ class FileChanged(TransientError):
 class Files:
     """What one practice's server gives to download."""
 
-    requests: AuthorisedRequests
+    requests: AuthorizedRequests
 
     def chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
         """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place.
 
-        Where the manifest does not say whether it wants the token (None), the source's own host alone gets it.
+        The source's own host gets the token unless the manifest says that it does not want it; no other host does.
         FileChanged where the file became another one meanwhile.
         """
-        if requires_token is None:
-            requires_token = self._is_own(self._absolute(file.url))
+        requires_token = requires_token is not False and self.requests.is_own(self._absolute(file.url))
         tools = self.requests.open
         progress, failures = _Progress(), 0
         while True:
@@ -85,12 +76,12 @@ class Files:
         skip = offset
         with ExitStack() as stack:
             reply, stream = self._followed(stack, self._absolute(file.url), headers, with_token=requires_token)
-            if reply.headers.get("content-type", "").startswith("text/html"):
+            if reply.is_page:
                 raise TransientError("A page came in place of a file.", service=SERVICE, method="GET", path=_PATH)
             if reply.status != 200:
                 skip = offset - self._begin(reply, progress)
             progress.meet(file_version(reply.headers))
-            for chunk in _unpacked(stream, self.requests.open.wire, progress, resumed=skip != offset):
+            for chunk in _unpacked(stream, self.requests.open.transport, progress, resumed=skip != offset):
                 if skip >= len(chunk):
                     skip -= len(chunk)
                     continue
@@ -101,7 +92,7 @@ class Files:
         if skip or progress.done < progress.total:
             raise self._lost()  # less than came before it broke, or a part of the range alone
 
-    def _begin(self, reply: Reply, progress: _Progress) -> int:
+    def _begin(self, reply: Answer, progress: _Progress) -> int:
         """Where the answer to a range begins; 416 and other useless ones are not asked for again."""
         match = _RANGE.match(reply.headers.get("content-range", ""))
         if reply.status == 206 and match and int(match[1]) <= progress.done:
@@ -111,27 +102,28 @@ class Files:
         raise self._lost()
 
     def _lost(self) -> TransientError:
-        return self.requests.open.wire.lost("GET", _PATH, sent=True)
+        return self.requests.open.transport.lost("GET", _PATH, sent=True)
 
     def content(self, url: str) -> tuple[str, Iterator[bytes]]:
         """An attachment's type and its bytes, with the token only if it stands on the source's host."""
         place = self._absolute(url)
         stack = ExitStack()
         reply, stream = self._followed(
-            stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=self._is_own(place)
+            stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=self.requests.is_own(place)
         )
 
         def bytes_() -> Iterator[bytes]:
             with stack:
                 if reply.headers.get("content-encoding", "") == "gzip":
-                    yield from _unpacked(stream, self.requests.open.wire, _Progress(), resumed=False)
+                    yield from _unpacked(stream, self.requests.open.transport, _Progress(), resumed=False)
                 else:
                     yield from stream
 
         return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
 
-    def _is_own(self, url: str) -> bool:
-        return origin(url) == origin(self.requests.source)
+    def address(self, file: ExportFile) -> str:
+        """The absolute address of a file."""
+        return self._absolute(file.url)
 
     def _absolute(self, url: str) -> str:
         return absolute(self.requests.source + "/", url)
@@ -140,7 +132,6 @@ class Files:
         """An open download, after redirects and at most two new tokens; the stack closes it."""
         stale, renewed = "", 0
         for _ in range(8):
-            require_https(url)
             token = self.requests.login.token(stale=stale) if with_token else ""
             sent = headers | ({"Authorization": f"Bearer {token}"} if token else {})
             reply, stream = stack.enter_context(self.requests.open.opened(url, path=_PATH, headers=sent))
@@ -154,7 +145,7 @@ class Files:
                 stale, renewed = token, renewed + 1
             else:
                 raise _unreadable(reply, self.requests.open)
-        raise PermanentError("Too many redirects.", service=SERVICE, method="GET", path=_PATH)
+        raise FileRefused("Too many redirects.", service=SERVICE, method="GET", path=_PATH)
 
 
 @dataclass
@@ -174,7 +165,7 @@ class _Progress:
             raise FileChanged("A file changed while it was read.", service=SERVICE, method="GET", path=_PATH)
 
 
-def _unreadable(reply: Reply, tools: OpenRequests) -> BotError:
+def _unreadable(reply: Answer, tools: OpenRequests) -> BotError:
     if reply.status in BUSY:
         return TransientError(
             f"A file was answered {reply.status}.",
@@ -189,7 +180,7 @@ def _unreadable(reply: Reply, tools: OpenRequests) -> BotError:
     return refused(reply, _PATH)
 
 
-def _unpacked(stream: Iterator[bytes], wire: Wire, progress: _Progress, *, resumed: bool) -> Iterator[bytes]:
+def _unpacked(stream: Iterator[bytes], transport: Transport, progress: _Progress, *, resumed: bool) -> Iterator[bytes]:
     """The bytes behind gzip, told by its first two bytes: not every server names the encoding."""
     first = next(stream, b"")
     while 0 < len(first) < 2:
@@ -213,10 +204,10 @@ def _unpacked(stream: Iterator[bytes], wire: Wire, progress: _Progress, *, resum
                 if unpacker.eof and unpacker.unused_data:
                     data, unpacker = unpacker.unused_data, zlib.decompressobj(31)
     except zlib.error as fault:
-        raise wire.lost("GET", _PATH, sent=True) from fault
+        raise transport.lost("GET", _PATH, sent=True) from fault
     yield from _nonempty(unpacker.flush())
     if not unpacker.eof:
-        raise wire.lost("GET", _PATH, sent=True)
+        raise transport.lost("GET", _PATH, sent=True)
 
 
 def _chained(first: bytes, stream: Iterator[bytes]) -> Iterator[bytes]:

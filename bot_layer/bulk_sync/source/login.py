@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from bot_layer.bulk_sync.rules import scopes, smart
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, USUALLY_GRANTED
-from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, Log, OpenRequests, read_object, require_https
+from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, Log, OpenRequests, read_object
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 
 _CURVES: Final = {"secp384r1": "ES384", "secp256r1": "ES256"}
@@ -64,7 +64,7 @@ class SourceLogin:
             reply = self.requests.repeated(url, path=path, headers={"Accept": "application/json"})
             found = read(read_object(reply.body)) if reply.status == 200 else None
             if found is not None:
-                require_https(found.token_endpoint)
+                self.requests.guard.check(found.token_endpoint)
                 return found
             busy = busy or reply.status in BUSY
         if busy:
@@ -151,7 +151,8 @@ class SourceLogin:
         self.log("PFSmartClient", "Requesting access token from Practice Fusion...")
         name = "private_key JWT" if method == "private_key_jwt" else "client_secret"
         self.log("PFSmartClient", f"Using {name} authentication")
-        for attempt in range(1, self.requests.tries + 1):
+
+        def post() -> smart.Token | smart.ScopeRefused:
             # A new assertion for each try: its jti is used once.
             request = smart.token_request(
                 method,
@@ -160,22 +161,19 @@ class SourceLogin:
                 secret=self.settings.client_secret,
                 assertion=self._assertion(discovery) if method == "private_key_jwt" else "",
             )
-            try:
-                answer = self._posted(discovery.token_endpoint, request)
-            except TransientError as fault:
-                if attempt == self.requests.tries:
-                    raise
-                self.requests.wait(self.requests.pause(attempt, fault.retry_after))
-                continue
-            if isinstance(answer, smart.Token):
-                self._token = answer
-                self.log("PFSmartClient", "Successfully obtained access token")
-            return answer
-        raise AssertionError("the last try returns or raises")
+            return self._posted(discovery.token_endpoint, request)
+
+        answer = self.requests.patiently(post)
+        if isinstance(answer, smart.Token):
+            self._token = answer
+            self.log("PFSmartClient", "Successfully obtained access token")
+        return answer
 
     def _posted(self, url: str, request: smart.TokenRequest) -> smart.Token | smart.ScopeRefused:
         headers = request.headers | {"Content-Type": "application/x-www-form-urlencoded"}
         reply = self.requests.once("POST", url, path="token", headers=headers, body=urlencode(request.form).encode())
+        if reply.status >= 400:
+            self.log("PFSmartClient", f"Token request failed: {smart.phrase(reply.status)}")
         asked = self.requests.asked_to_wait(reply)
         return smart.read_token(reply.status, reply.body, now=self.requests.clock(), retry_after=asked)
 

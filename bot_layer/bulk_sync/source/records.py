@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, http_date
-from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorisedRequests, absolute, read_object, refused
+from bot_layer.bulk_sync.source.hosts import absolute
+from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorizedRequests, read_object, refused
 from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json, objects
-from bot_layer.http.wire import Reply
+from bot_layer.http.answer import Answer
 
 
 @dataclass(frozen=True)
 class Records:
     """One practice's resources."""
 
-    requests: AuthorisedRequests
+    requests: AuthorizedRequests
 
     def read(self, resource_type: str, source_id: str) -> Json | None:
         """One resource, or None if the source has none (any more)."""
@@ -68,7 +69,7 @@ class Records:
         return tuple(dict.fromkeys(each for each in members if each))
 
 
-def _answered(reply: Reply, path: str) -> Json:
+def _answered(reply: Answer, path: str) -> Json:
     """The object that was answered. A gateway's page with status 200 is none: it must not pass for "nothing there"."""
     if reply.status != 200:
         raise refused(reply, path)

@@ -5,31 +5,32 @@ Every wait goes through ``wait``, so that a test runs at once and SIGTERM ends i
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
-from urllib.parse import urljoin
+from typing import Final, Protocol, TypeVar
 
-from urllib3.exceptions import LocationParseError
-from urllib3.util import Url, parse_url
-
-from bot_layer.bulk_sync.rules import bulk_export, smart
+from bot_layer.bulk_sync.rules import bulk_export
+from bot_layer.bulk_sync.rules.smart import SERVICE
+from bot_layer.bulk_sync.source.hosts import HostGuard, origin
 from bot_layer.errors import AuthError, PermanentError, TransientError
-from bot_layer.fhir.json import Json
-from bot_layer.http.wire import Opened, Reply, Wire
+from bot_layer.http.answer import Answer, read_object
+from bot_layer.http.policy import BUSY, RetryPolicy
+from bot_layer.http.retry import repeat
+from bot_layer.http.transport import Opened, Transport
 
-SERVICE: Final = smart.SERVICE
-BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+__all__ = ["BUSY", "SERVICE", "AuthorizedRequests", "Log", "OpenRequests", "read_object"]
+
 FHIR: Final = {"Accept": "application/fhir+json"}
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_ONCE: Final = RetryPolicy(retries=0, connect=10.0, read=120.0)
+_LARGEST: Final = 64 * 1024 * 1024
 Log = Callable[[str, str], None]
+_Result = TypeVar("_Result")
 
 
 class ReadRefused(AuthError):
-    """The source lets this client log in, and not read this."""
+    """The source allows the login, and not this read."""
 
     default_code = "source-rights-missing"
 
@@ -38,6 +39,7 @@ class ReadRefused(AuthError):
 class OpenRequests:
     """Requests without our token. Safe to share between threads."""
 
+    guard: HostGuard
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
     tries: int = 6
@@ -45,40 +47,53 @@ class OpenRequests:
     sent: int = 0
 
     def __post_init__(self) -> None:
-        self.wire = Wire(SERVICE)
+        self.transport = Transport(SERVICE, _ONCE, lost_code="answer-lost", largest=_LARGEST)
+        self.policy = RetryPolicy(retries=self.tries - 1, backoff=1.0, longest_wait=self.limits.most)
 
-    def once(self, method: str, url: str, *, path: str, headers: dict[str, str], body: bytes | None = None) -> Reply:
-        """An answer, whatever its status: what it means is for the caller to say."""
+    def once(self, method: str, url: str, *, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
+        """An answer, whatever its status. UnsafeAddress for one that the source may not name."""
+        self.guard.check(url)
         self.sent += 1
-        return self.wire.send(method, url, path=path, headers=headers, body=body)
+        return self.transport.send(method, url, path=path, headers=headers, body=body)
 
     def opened(self, url: str, *, path: str, headers: dict[str, str]) -> AbstractContextManager[Opened]:
         """The head of an answer, and its body as it comes, packed or not."""
+        self.guard.check(url)
         self.sent += 1
-        return self.wire.open("GET", url, path=path, headers=headers, decode=False)
+        return self.transport.open("GET", url, path=path, headers=headers, decode=False)
 
-    def repeated(self, url: str, *, path: str, headers: dict[str, str]) -> Reply:
+    def repeated(self, url: str, *, path: str, headers: dict[str, str]) -> Answer:
         """A read, repeated while the source is busy or its answer is lost."""
-        for attempt in range(1, self.tries + 1):
-            try:
-                reply = self.once("GET", url, path=path, headers=headers)
-            except TransientError:
-                if attempt == self.tries:
-                    raise
-                self.wait(self.pause(attempt))
-                continue
-            if reply.status not in BUSY or attempt == self.tries:
-                return reply
-            self.wait(self.pause(attempt, self.asked_to_wait(reply)))
-        raise AssertionError("the last try returns or raises")
+        last: list[Answer] = []
 
-    def asked_to_wait(self, reply: Reply) -> float | None:
+        def asked() -> Answer:
+            last.clear()
+            answer = self.once("GET", url, path=path, headers=headers)
+            if answer.status in BUSY:
+                last.append(answer)
+                raise TransientError(
+                    "The source is busy.", service=SERVICE, path=path, retry_after=self.asked_to_wait(answer)
+                )
+            return answer
+
+        try:
+            return self.patiently(asked)
+        except TransientError:
+            if last:
+                return last[0]
+            raise
+
+    def patiently(self, call: Callable[[], _Result]) -> _Result:
+        """What the call returns, repeated while it raises a TransientError."""
+        return repeat(call, self.policy, when=lambda _fault: True, wait=self.wait)
+
+    def asked_to_wait(self, answer: Answer) -> float | None:
         """The seconds for which the source asks to be left alone."""
-        return bulk_export.read_retry_after(reply.headers.get("retry-after"), now=self.clock())
+        return answer.retry_after(self.clock())
 
     def pause(self, attempt: int, asked: float | None = None) -> float:
-        """Seconds until the next try."""
-        return min(max(asked or 0.0, 0.5 * 2.0**attempt), self.limits.most)
+        """Seconds until the next try, counted from 1."""
+        return self.policy.pause(attempt - 1, asked)
 
 
 class Tokens(Protocol):
@@ -89,7 +104,7 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True)
-class AuthorisedRequests:
+class AuthorizedRequests:
     """Requests with our token: only the source's own host gets it; a 401 renews it, twice at most."""
 
     open: OpenRequests
@@ -98,7 +113,7 @@ class AuthorisedRequests:
 
     def once(
         self, method: str, url: str, *, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
-    ) -> Reply:
+    ) -> Answer:
         """An answer to something that must not be repeated unasked: a kick-off sent twice is a second job."""
         return self._sent(
             url,
@@ -107,14 +122,18 @@ class AuthorisedRequests:
             lambda token: self.open.once(method, url, path=path, headers=_with(headers, token), body=body),
         )
 
-    def read(self, url: str, *, path: str) -> Reply:
+    def read(self, url: str, *, path: str) -> Answer:
         """The answer to a read, repeated while the source is busy."""
         return self._sent(
             url, "GET", path, lambda token: self.open.repeated(url, path=path, headers=_with(FHIR, token))
         )
 
-    def _sent(self, url: str, method: str, path: str, send: Callable[[str], Reply]) -> Reply:
-        if origin(url) != origin(self.source):
+    def is_own(self, url: str) -> bool:
+        """True for an address on the host for which the token was issued."""
+        return origin(url) == origin(self.source)
+
+    def _sent(self, url: str, method: str, path: str, send: Callable[[str], Answer]) -> Answer:
+        if not self.is_own(url):
             raise PermanentError(
                 "The source names an address on another host for this; the token is not sent there.",
                 service=SERVICE,
@@ -124,72 +143,26 @@ class AuthorisedRequests:
             )
         token = self.login.token()
         for attempt in range(3):
-            reply = send(token)
-            if reply.status != 401 or attempt == 2:
+            answer = send(token)
+            if answer.status != 401 or attempt == 2:
                 break
             token = self.login.token(stale=token)
-        return reply
+        return answer
 
 
 def _with(headers: dict[str, str] | None, token: str) -> dict[str, str]:
     return (headers or {}) | {"Authorization": f"Bearer {token}"}
 
 
-def refused(reply: Reply, path: str) -> PermanentError | AuthError | TransientError:
+def refused(answer: Answer, path: str) -> PermanentError | AuthError | TransientError:
     """The error for a read that was refused."""
-    if reply.status in (401, 403):
-        return ReadRefused(f"The source refused GET {path} ({reply.status}).")
-    kind = TransientError if reply.status in BUSY else PermanentError
+    if answer.status in (401, 403):
+        return ReadRefused(f"The source refused GET {path} ({answer.status}).")
+    kind = TransientError if answer.status in BUSY else PermanentError
     return kind(
-        f"The source answered {reply.status} for GET {path}.",
+        f"The source answered {answer.status} for GET {path}.",
         service=SERVICE,
-        status=reply.status,
+        status=answer.status,
         method="GET",
         path=path,
     )
-
-
-def require_https(url: str) -> None:
-    """PermanentError for an address where the token, or a patient's data, would go in the clear."""
-    parts = _parts(url)
-    if parts.host and (parts.scheme == "https" or (parts.scheme == "http" and parts.host in _LOOPBACK)):
-        return
-    raise _unsafe("without https")
-
-
-def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port of an address."""
-    parts = _parts(url)
-    scheme = parts.scheme or ""
-    return scheme, parts.host or "", parts.port or {"https": 443, "http": 80}.get(scheme)
-
-
-def absolute(base: str, url: str) -> str:
-    """An address that the source names, which may be relative."""
-    try:
-        return urljoin(base, url)
-    except ValueError as fault:
-        raise _unsafe("that can't be read") from fault
-
-
-def _parts(url: str) -> Url:
-    # Read as the connection reads it: the standard library finds another host in "https://one\@other/".
-    try:
-        return parse_url(url)
-    except LocationParseError as fault:
-        raise _unsafe("that can't be read") from fault
-
-
-def _unsafe(what: str) -> PermanentError:
-    return PermanentError(
-        f"The source names an address {what}; nothing is sent there.", service=SERVICE, code="unsafe-address"
-    )
-
-
-def read_object(body: bytes) -> Json:
-    """A JSON object, or an empty one."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -30,7 +30,7 @@ from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.smart import Discovery
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.files import FileChanged, LinkExpired
-from bot_layer.bulk_sync.source.requests import origin
+from bot_layer.bulk_sync.source.hosts import HostGuard, UnsafeAddress, origin
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from medplum_sandbox.server import Server
 
@@ -52,6 +52,7 @@ class Odd:
     discovery_status: int = 200
     login_status: int = 200
     following: str = ""
+    redirect: str = ""
     answers: dict[str, Any] = field(default_factory=dict)
     forms: list[dict[str, str]] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -88,6 +89,8 @@ class Odd:
             return RedirectResponse("/fhir/plain")
         if name == "unsafe":
             return RedirectResponse("http://files.example/x")
+        if name == "redirected":
+            return RedirectResponse(self.redirect)
         if name == "round":
             return RedirectResponse("/fhir/round")
         if name == "metadata":
@@ -218,14 +221,14 @@ def test_the_token_is_sent_only_where_it_is_wanted(client: PracticeFusion, odd: 
 
 
 def test_a_manifest_that_does_not_ask_for_the_token_gets_it_to_no_other_host(odd: Odd, client: PracticeFusion) -> None:
-    """Without requiresAccessToken the own host gets it; another one only where the manifest asks for it."""
+    """The own host gets it; another one never does, also where the manifest asks for it."""
     read(client, "plain", token=None)
     assert odd.asked[-1][1] != ""
     with Server(odd.app()) as other:
         file = ExportFile("output", "Patient", f"{other.base_url}/fhir/plain")
-        for requires, sent in ((None, False), (True, True)):
+        for requires in (None, True):
             assert b"".join(client.files.chunks(file, requires_token=requires)) == TEXT
-            assert (odd.asked[-1][1] != "") == sent
+            assert odd.asked[-1][1] == ""
 
 
 def test_addresses_without_tls_get_nothing(client: PracticeFusion) -> None:
@@ -233,6 +236,69 @@ def test_addresses_without_tls_get_nothing(client: PracticeFusion) -> None:
     with pytest.raises(PermanentError) as caught:
         read(client, "unsafe")
     assert caught.value.code == "unsafe-address"
+
+
+ADDRESSES = {
+    "public.example": ("8.8.4.4",),
+    "inside.example": ("10.1.2.3",),
+    "both.example": ("8.8.8.8", "192.168.0.7"),
+    "metadata.example": ("169.254.169.254",),
+    "home.example": ("::1",),
+    "store.internal": ("10.9.9.9",),
+    "ehr.example": ("8.8.8.8",),
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://public.example/x", True),
+        ("https://8.8.8.8/x", True),
+        ("https://unknown.example/x", True),
+        ("http://public.example/x", False),
+        ("https://inside.example/x", False),
+        ("https://both.example/x", False),
+        ("https://metadata.example/latest", False),
+        ("https://home.example/x", False),
+        ("https://169.254.169.254/latest", False),
+        ("https://10.0.0.1/x", False),
+        ("https://[::ffff:10.0.0.1]/x", False),
+        ("https://[fd00::1]/x", False),
+        ("https://localhost/x", False),
+        ("https://127.0.0.1.:8443/x", False),
+        ("http://0.0.0.0/x", False),
+        ("ftp://public.example/x", False),
+        ("https://store.internal/x", True),
+        ("http://store.internal/x", True),
+    ],
+)
+def test_a_public_source_reaches_no_private_network(url: str, allowed: bool) -> None:
+    """Whatever the name, it is what it resolves to that counts; a setting allows a host."""
+    guard = HostGuard("https://ehr.example/fhir", frozenset({"store.internal"}), lambda host: ADDRESSES.get(host, ()))
+    if allowed:
+        guard.check(url)
+    else:
+        with pytest.raises(UnsafeAddress):
+            guard.check(url)
+
+
+def test_a_source_on_a_private_network_may_lead_to_it() -> None:
+    """A clinic's own server has its files beside it; this machine itself and link-local addresses stay closed."""
+    guard = HostGuard("https://inside.example/fhir", frozenset(), lambda host: ADDRESSES.get(host, ()))
+    for good in ("https://inside.example/1", "https://192.168.3.4/x", "https://public.example/x", "http://10.0.0.9/x"):
+        guard.check(good)
+    for bad in ("https://home.example/x", "https://metadata.example/x"):
+        with pytest.raises(UnsafeAddress):
+            guard.check(bad)
+
+
+def test_a_redirect_is_checked_like_an_address(client: PracticeFusion, odd: Odd) -> None:
+    """The first address may be harmless."""
+    odd.redirect = "https://10.0.0.1/secret"
+    with pytest.raises(UnsafeAddress):
+        read(client, "redirected")
+    with pytest.raises(UnsafeAddress):
+        client.files.content(f"{client.settings.source}/redirected")
 
 
 def test_a_redirect_in_a_circle_ends(client: PracticeFusion) -> None:
@@ -286,12 +352,16 @@ def test_no_other_host_gets_the_token(client: PracticeFusion, odd: Odd) -> None:
 def test_a_host_is_told_as_the_connection_will_tell_it(other: str) -> None:
     """What merely looks like the source's host is another one."""
     place = other.format(host="api.practice.example")
-    assert origin(place) != origin("https://api.practice.example/fhir")
+    try:
+        found = origin(place)
+    except UnsafeAddress:
+        return
+    assert found != origin("https://api.practice.example/fhir")
 
 
 def test_one_host_may_be_written_in_several_ways() -> None:
-    """Case and the default port make no other host; user information is no part of it."""
-    same = {origin(f"https://{each}/x") for each in ("API.example", "api.example:443", "someone@api.example")}
+    """Case, a last dot and the default port make no other host."""
+    same = {origin(f"https://{each}/x") for each in ("API.example", "api.example:443", "api.example.")}
     assert same == {("https", "api.example", 443)}
 
 
