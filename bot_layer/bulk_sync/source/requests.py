@@ -35,6 +35,14 @@ class ReadRefused(AuthError):
     default_code = "source-rights-missing"
 
 
+class _SourceTransport(Transport):
+    def lost(self, method: str, path: str, *, sent: bool) -> TransientError:
+        """The error under the code that the sync's documentation has for it."""
+        error = super().lost(method, path, sent=sent)
+        error.code = "answer-lost"
+        return error
+
+
 @dataclass
 class OpenRequests:
     """Requests without our token. Safe to share between threads."""
@@ -47,7 +55,7 @@ class OpenRequests:
     sent: int = 0
 
     def __post_init__(self) -> None:
-        self.transport = Transport(SERVICE, _ONCE, lost_code="answer-lost", largest=_LARGEST)
+        self.transport = _SourceTransport(SERVICE, _ONCE, largest=_LARGEST)
         self.policy = RetryPolicy(retries=self.tries - 1, backoff=1.0, longest_wait=self.limits.most)
 
     def once(self, method: str, url: str, *, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
