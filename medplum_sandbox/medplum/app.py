@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import binary_routes, bot_half, capability, fhir_routes, oauth
-from medplum_sandbox.medplum.calls import JSON_TYPE, Answer, Call, outcome_answer, server_error
+from medplum_sandbox.medplum.calls import JSON_TYPE, Answer, Call, is_text, outcome_answer, server_error
 from medplum_sandbox.medplum.middleware import Gate
-from medplum_sandbox.medplum.outcomes import FhirError, bad_request, not_found
+from medplum_sandbox.medplum.outcomes import FhirError, bad_request, content_too_large, not_found
 from medplum_sandbox.medplum.trace import TRACE, Trace
 from medplum_sandbox.medplum.world import Actor, World
 
@@ -136,13 +136,19 @@ def _target(request: Request) -> str:
 
 
 def _check_size(world: World, request: Request, headers: dict[str, str], body: bytes) -> None:
-    """JSON is limited; an asynchronous batch may be larger, and raw content has no such limit."""
-    if "json" not in headers.get("content-type", "") or request.url.path.startswith("/fhir/R4/Binary"):
+    """JSON is limited, text more so; an asynchronous batch may be larger, and raw content has no such limit."""
+    kind, settings = headers.get("content-type", ""), world.settings
+    if request.url.path.startswith("/fhir/R4/Binary"):
         return
-    settings = world.settings
     larger = request.url.path.rstrip("/") == "/fhir/R4" and headers.get("prefer") == "respond-async"
-    if len(body) > (settings.max_batch_size if larger else settings.max_json_size):
-        raise bad_request("File too large")
+    if "json" in kind:
+        limit = settings.max_batch_size if larger else settings.max_json_size
+    elif is_text(kind.partition(";")[0].strip().lower()) and settings.behavior.content_too_large:
+        limit = settings.max_text_size
+    else:
+        return
+    if len(body) > limit:
+        raise content_too_large() if settings.behavior.content_too_large else bad_request("File too large")
 
 
 def _json(body: Json) -> Answer:

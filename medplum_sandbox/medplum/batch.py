@@ -17,7 +17,7 @@ from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import conditional
-from medplum_sandbox.medplum.outcomes import CREATED, OK, FhirError, bad_request, not_found
+from medplum_sandbox.medplum.outcomes import CREATED, OK, FhirError, UnforeseenError, bad_request, not_found
 from medplum_sandbox.medplum.references import replace_urns
 from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.medplum.search_request import Query, condition_of, query_of
@@ -97,7 +97,7 @@ class _Run:
                 with self._repository.world.transaction():
                     return action(*arguments)
             except FhirError as error:
-                if self._atomic:
+                if self._atomic or (isinstance(error, UnforeseenError) and action == self._prepare):
                     raise
                 if error.status == 429:
                     self._throttled = error

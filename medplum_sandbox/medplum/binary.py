@@ -40,11 +40,12 @@ def keep_content(store: Store, resource: Json) -> None:
         raise bad_request("Invalid base64Binary format", "Binary.data") from None
 
 
-def storage_url(world: World, id: str, version: str) -> str:
-    """The URL of the content, good for an hour."""
+def storage_url(world: World, id: str, version: str, project: str) -> str:
+    """The URL of the content, good for an hour; a newer server names the project too."""
     expires = int(world.clock().timestamp()) + world.settings.storage_seconds
     path = f"/storage/{id}/{version}"
-    return f"{world.base_url}{path}?Expires={expires}&Signature={signature(world, path, str(expires))}"
+    named = f"&Project={project}" if world.settings.behavior.names_project else ""
+    return f"{world.base_url}{path}?Expires={expires}{named}&Signature={signature(world, path, f'{expires}{named}')}"
 
 
 def signature(world: World, path: str, expires: str) -> str:
@@ -59,7 +60,7 @@ def signed_attachments(world: World, resource: Json, read: Callable[[str], Store
     def rewrite(url: str) -> str:
         match = _BINARY.fullmatch(url)
         found = read(match[1]) if match else None
-        return storage_url(world, found.id, found.version) if found else url
+        return storage_url(world, found.id, found.version, found.project) if found else url
 
     changed: Json = _rewrite(resource, rewrite)
     return changed

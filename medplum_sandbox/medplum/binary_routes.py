@@ -7,7 +7,7 @@ from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import binary
-from medplum_sandbox.medplum.calls import Answer, Call
+from medplum_sandbox.medplum.calls import Answer, Call, with_charset
 from medplum_sandbox.medplum.fhir_routes import body_of, fhir_answer, version_headers
 from medplum_sandbox.medplum.outcomes import not_found
 from medplum_sandbox.medplum.repository import Repository
@@ -42,7 +42,7 @@ def read(world: World, call: Call) -> Answer:
         data: Json = {"data": found["data"]} if "data" in found else {}
         return fhir_answer({**repository.view(found), **data}, headers=version_headers(found))
     content = binary.content_of(world, f"Binary/{found['id']}")
-    return Answer(200, content or b"", _with_charset(found["contentType"]), version_headers(found))
+    return Answer(200, content or b"", with_charset(found["contentType"]), version_headers(found))
 
 
 def update(world: World, call: Call) -> Answer:
@@ -73,13 +73,14 @@ def storage(world: World, call: Any) -> Answer:
     if not expires.isdigit() or int(expires) < world.clock().timestamp():
         return Answer(410, b"URL has expired", _HTML)
     id_, version = call.parameters["id"], call.parameters["version"]
-    if not hmac.compare_digest(binary.signature(world, f"/storage/{id_}/{version}", expires), given):
+    signed = f"{expires}&Project={query['Project']}" if "Project" in query else expires
+    if not hmac.compare_digest(binary.signature(world, f"/storage/{id_}/{version}", signed), given):
         return Answer(401, b"Invalid signature", _HTML)
     with world.lock:
         stored, content = world.store.get(id_), world.store.blob(id_)
     if stored is None or stored.deleted or content is None:
         return Answer(404, b"Not Found", _PLAIN)
-    return Answer(200, content, _with_charset(stored.resource()["contentType"]))
+    return Answer(200, content, with_charset(stored.resource()["contentType"]))
 
 
 def is_fhir_json(call: Call) -> bool:
@@ -88,10 +89,5 @@ def is_fhir_json(call: Call) -> bool:
 
 
 def _with_url(world: World, repository: Repository, resource: Json) -> Json:
-    url = binary.storage_url(world, resource["id"], resource["meta"]["versionId"])
+    url = binary.storage_url(world, resource["id"], resource["meta"]["versionId"], repository.actor.project)
     return {**repository.view(resource), "url": url}
-
-
-def _with_charset(content_type: str) -> str:
-    textual = content_type.startswith("text/") or "json" in content_type or "xml" in content_type
-    return f"{content_type}; charset=utf-8" if textual and "charset" not in content_type else content_type

@@ -36,13 +36,12 @@ _ROUTES: tuple[Route, ...] = (
     (("GET", "POST", "PUT"), "/fhir/R4/{type}/{id}/${code}", operations.run_operation),
 )
 # 5.0.10 takes a system-level operation for a resource type; since 5.0.13 it is found.
-_SYSTEM_LEVEL: Route = (("GET", "POST", "PUT"), "/fhir/R4/${code}", operations.run_operation)
+_SYSTEM_LEVEL: Route = (("POST",), "/fhir/R4/${code}", operations.run_operation)
 
 
 def routes(world: World) -> tuple[Route, ...]:
     """What this half answers: (methods, path with parameters in braces, endpoint)."""
-    newer = world.settings.operation_input == "resource"
-    return (*_ROUTES, _SYSTEM_LEVEL) if newer else _ROUTES
+    return (*_ROUTES, _SYSTEM_LEVEL) if world.settings.behavior.system_operations else _ROUTES
 
 
 def install(world: World) -> None:

@@ -6,11 +6,14 @@ https://www.medplum.com/docs/api/fhir/operations/bot-deploy
 
 from __future__ import annotations
 
+import base64
 import json
+from typing import Any
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.calls import (
     FHIR_TYPE,
+    HL7_TYPE,
     JSON_TYPE,
     Answer,
     Call,
@@ -19,15 +22,17 @@ from medplum_sandbox.medplum.calls import (
     json_answer,
     outcome_answer,
     server_error,
+    with_charset,
 )
 from medplum_sandbox.medplum.jobs import start_job, wants_async
-from medplum_sandbox.medplum.outcomes import OK, FhirError, accepted, bad_request, not_found
+from medplum_sandbox.medplum.outcomes import OK, FhirError, accepted, bad_request, not_found, status_of
 from medplum_sandbox.medplum.quota import READ, SEARCH
 from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.medplum.results import UNDEFINED, BotResult, is_outcome
 from medplum_sandbox.medplum.run import Run
 from medplum_sandbox.medplum.runs import execute, membership_of, project_of
 from medplum_sandbox.medplum.trace import current_trace
+from medplum_sandbox.medplum.versions import NEW, Behavior
 from medplum_sandbox.medplum.world import World
 
 NO_TLS = "HTTP protocol is not allowed when skipTLSVerify is not set or false"
@@ -35,12 +40,13 @@ NO_TLS = "HTTP protocol is not allowed when skipTLSVerify is not set or false"
 
 def execute_bot(world: World, call: Call) -> Answer:
     """``Bot/{id}/$execute`` and ``Bot/$execute?identifier=system|value``."""
-    run_input = call.parsed_body() if call.method == "POST" else grouped(call.query)
+    hl7 = world.settings.behavior.parses_hl7
+    run_input = call.parsed_body(hl7=hl7) if call.method == "POST" else grouped(call.query)
     run = run_for(world, call, find_bot(Repository(world, call.actor), call), run_input)
     if wants_async(call.headers):
         url = start_job(world, call.actor, f"{world.base_url}{call.target}", lambda: job_output(execute(world, run)))
         return outcome_answer(202, accepted(url), headers={"Content-Location": url})
-    return execute_answer(execute(world, run), call.content_type)
+    return execute_answer(execute(world, run), call.content_type, world.settings.behavior)
 
 
 def find_bot(repository: Repository, call: Call) -> Json:
@@ -71,24 +77,51 @@ def run_for(world: World, call: Call, bot: Json, run_input: object) -> Run:
     )
 
 
-def execute_answer(result: BotResult, content_type: str | None) -> Answer:
+def execute_answer(result: BotResult, content_type: str | None, behavior: Behavior = NEW) -> Answer:
     """What the caller of ``$execute`` gets."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    answered_type = f"{kind}; charset=utf-8" if is_text(kind) else JSON_TYPE
-    returned = result.returned
+    answered_type = f"{content_type}; charset=utf-8" if is_text(content_type or "") else JSON_TYPE
+    returned = OK if result.returned is UNDEFINED and result.outcome is None else result.returned
     if result.crashed:
         return server_error()
+    if not behavior.outcome_sets_status:
+        return _older_answer(result, returned, content_type)
+    outcome = result.outcome or (returned if is_outcome(returned) else None)
+    if outcome is not None and outcome.get("id") not in ("ok", "created", "accepted"):
+        return outcome_answer(status_of(outcome), outcome)
+    if isinstance(returned, dict) and isinstance(returned.get("resourceType"), str):
+        return _resource_answer(returned, raw_binaries=behavior.raw_binaries)
+    if content_type == HL7_TYPE and isinstance(returned, dict):
+        returned = "[object Object]"  # as JavaScript writes an object into a text
+    return _value_answer(returned, answered_type)
+
+
+def _older_answer(result: BotResult, returned: Any, content_type: str | None) -> Answer:
+    """5.0.10: an outcome that was returned is 200, one that was thrown is 400; all in the type of the request."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    answered_type = f"{kind}; charset=utf-8" if is_text(kind) or kind.startswith("text/") else JSON_TYPE
     if result.outcome is not None:
         return json_answer(400, result.outcome, content_type=answered_type)
-    if returned is UNDEFINED:
-        return json_answer(200, OK, content_type=answered_type)
-    if returned is None:
-        return Answer(200, b"", answered_type)
-    if isinstance(returned, str):
-        return Answer(200, returned.encode(), answered_type)
     if isinstance(returned, dict) and returned.get("resourceType") == "Binary":
         return json_answer(200, returned, content_type=FHIR_TYPE)
-    return json_answer(200, returned, content_type=answered_type)
+    return _value_answer(returned, answered_type)
+
+
+def _resource_answer(resource: Json, *, raw_binaries: bool) -> Answer:
+    if resource["resourceType"] != "Binary" or not raw_binaries:
+        return json_answer(200, resource, content_type=FHIR_TYPE)
+    try:
+        content = base64.b64decode(resource.get("data", ""))
+    except (ValueError, TypeError):
+        content = b""
+    return Answer(200, content, with_charset(resource.get("contentType", "application/octet-stream")))
+
+
+def _value_answer(returned: Any, content_type: str) -> Answer:
+    if returned is None:
+        return Answer(200, b"", content_type)
+    if isinstance(returned, str):
+        return Answer(200, returned.encode(), content_type)
+    return json_answer(200, returned, content_type=content_type)
 
 
 def job_output(result: BotResult) -> list[Json]:

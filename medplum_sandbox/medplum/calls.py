@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,7 +15,7 @@ from medplum_sandbox.medplum.world import Actor
 JSON_TYPE = "application/json; charset=utf-8"
 FHIR_TYPE = "application/fhir+json; charset=utf-8"
 _FORM = "application/x-www-form-urlencoded"
-_HL7 = "x-application/hl7-v2+er7"
+HL7_TYPE = "x-application/hl7-v2+er7"
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ class Call:
         """As it was sent."""
         return self.headers.get("content-type")
 
-    def parsed_body(self) -> Any:
-        """The body by its type: JSON, the fields of a form, or text; ``{}`` where none was sent or nobody reads it."""
+    def parsed_body(self, *, hl7: bool = False) -> Any:
+        """The body by its type: JSON, the fields of a form, or text; ``{}`` where none was sent or nobody reads it.
+
+        With ``hl7`` a message must be one, and is written with the line ends of the standard.
+        """
         kind = (self.content_type or "").partition(";")[0].strip().lower()
+        if kind == HL7_TYPE and hl7:
+            return _message(self.body.decode(errors="replace"))
         if not self.body:
-            return {}
+            return "" if is_text(kind) and "content-length" in self.headers else {}
         if kind == "application/json" or kind.endswith("+json"):
             return parse_json(self.body)
         if kind == _FORM:
@@ -68,9 +74,16 @@ def parse_json(body: bytes) -> Any:
         raise bad_request("Content could not be parsed") from error
 
 
+def _message(text: str) -> str:
+    """An HL7 v2 message with one carriage return between its segments, or 400."""
+    if not text.startswith("MSH"):
+        raise bad_request("Content could not be parsed")
+    return "\r".join(re.split(r"[\r\n]+", text))
+
+
 def is_text(kind: str) -> bool:
     """Whether a content type reaches a bot as text, and is answered in its own type."""
-    return kind.startswith("text/") or kind == _HL7
+    return kind in ("text/plain", HL7_TYPE)
 
 
 def grouped(pairs: list[tuple[str, str]]) -> Json:
@@ -101,3 +114,9 @@ def outcome_answer(status: int, outcome: Json, *, headers: dict[str, str] | None
 def server_error() -> Answer:
     """What is left of an exception that nobody foresaw."""
     return json_answer(500, {"msg": "Internal Server Error"})
+
+
+def with_charset(content_type: str) -> str:
+    """The content type as the server sends it: a text names its characters."""
+    textual = content_type.startswith("text/") or "json" in content_type or "xml" in content_type
+    return f"{content_type}; charset=utf-8" if textual and "charset" not in content_type else content_type

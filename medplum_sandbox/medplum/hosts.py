@@ -24,17 +24,17 @@ def call_fission(world: World, bot: Json, body: bytes) -> BotResult:
         answer = post(f"http://{world.bot_host}/bot-{bot['id']}", body, JSON_HEADERS)
     except FetchError as error:
         return failed(str(error), host_failed=True)
-    return read_fission(answer, honours_success=world.settings.honours_success)
+    return read_fission(answer, honors_success=world.settings.behavior.honors_success)
 
 
-def read_fission(answer: Fetched, *, honours_success: bool) -> BotResult:
+def read_fission(answer: Fetched, *, honors_success: bool) -> BotResult:
     """The host's answer as Medplum reads it.
 
     5.0.10 looks at ``returnValue`` and ``logResult`` of a 2xx only. Since 5.1.22 ``success: false`` and a returned
     error outcome end the run as failed, and an HTTP 400 may carry them too.
     """
     text = answer.body.decode(errors="replace")
-    if not answer.ok and not (honours_success and answer.status == 400 and _is_envelope(text)):
+    if not answer.ok and not (honors_success and answer.status == 400 and _is_envelope(text)):
         return failed(f"HTTP error! Status: {answer.status}, Message: {text}", host_failed=True)
     if not text:
         return BotResult()
@@ -44,7 +44,7 @@ def read_fission(answer: Fetched, *, honours_success: bool) -> BotResult:
         return failed(_parse_error(text), host_failed=True)
     fields = parsed if isinstance(parsed, dict) else {}
     returned, log = fields.get("returnValue", UNDEFINED), str(fields.get("logResult") or "")
-    if honours_success and (fields.get("success") is False or not answer.ok or is_error_outcome(returned)):
+    if honors_success and (fields.get("success") is False or not answer.ok or is_error_outcome(returned)):
         return BotResult(outcome=returned, log=log) if is_outcome(returned) else failed(log or "Error", log=log)
     return BotResult(returned=returned, log=log)
 

@@ -10,7 +10,7 @@ import binascii
 import hmac
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 import jwt
@@ -79,7 +79,9 @@ def authenticate(world: World, headers: Mapping[str, str]) -> Actor:
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     extended = headers.get("x-medplum") == "extended"
     if scheme == "Bearer":
-        return _actor(world, _membership_of_token(world, credentials), extended=extended)
+        membership, scope = _membership_of_token(world, credentials)
+        limited = policy.scopes_of(scope) if world.settings.behavior.scopes_limit_clients else ()
+        return replace(_actor(world, membership, extended=extended), scopes=limited)
     if scheme == "Basic":
         try:
             client_id, secret = _basic(credentials)
@@ -170,7 +172,8 @@ def _membership_of_client(world: World, client: Json) -> Json:
     return rows[0].resource()
 
 
-def _membership_of_token(world: World, token: str) -> Json:
+def _membership_of_token(world: World, token: str) -> tuple[Json, str]:
+    """(the membership that a token stands for, its scope), or 401."""
     try:
         claims = world.token_keys.claims(token)
     except jwt.InvalidTokenError:
@@ -181,7 +184,7 @@ def _membership_of_token(world: World, token: str) -> Json:
         stored = world.store.get(claims["login_id"])
     if stored is None or stored.deleted:
         raise unauthorized()
-    return stored.resource()
+    return stored.resource(), str(claims.get("scope", ""))
 
 
 def _actor(world: World, membership: Json, *, extended: bool) -> Actor:

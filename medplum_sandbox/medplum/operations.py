@@ -63,7 +63,7 @@ def input_of(world: World, repository: Repository, call: Call, definition: Json,
     https://github.com/medplum/medplum/pull/8477
     """
     resource_id = call.parameters.get("id")
-    if world.settings.operation_input == "resource" and resource_id and definition.get("instance"):
+    if world.settings.behavior.operation_gets_resource and resource_id and definition.get("instance"):
         resource = repository.read(call.parameters["type"], resource_id)
         return resource if call.actor.extended else shown(resource)
     return body if call.method == "POST" else grouped(call.query)

@@ -37,6 +37,25 @@ def outcome(issues: list[Json], *, id: str | None = None) -> Json:
     return found
 
 
+_STATUSES = {
+    "ok": 200,
+    "created": 201,
+    "accepted": 202,
+    "found": 302,
+    "not-modified": 304,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "conflict": 409,
+    "gone": 410,
+    "precondition-failed": 412,
+    "multiple-matches": 412,
+    "content-too-large": 413,
+    "unsupported-media-type": 415,
+    "business-rule": 422,
+    "too-many-requests": 429,
+    "server-timeout": 504,
+}
 OK = outcome([issue("information", "informational", "All OK")], id="ok")
 CREATED = outcome([issue("information", "informational", "Created")], id="created")
 
@@ -49,6 +68,15 @@ def accepted(url: str) -> Json:
 def bad_request(text: str, expression: str | None = None) -> FhirError:
     """400 with the text."""
     return FhirError(400, outcome([issue("error", "invalid", text, expression=expression)]))
+
+
+class UnforeseenError(FhirError):
+    """400 of an exception that the server did not foresee: in a batch it ends the whole request."""
+
+
+def unforeseen(text: str) -> FhirError:
+    """400 with the text of such an exception."""
+    return UnforeseenError(400, outcome([issue("error", "invalid", text)]))
 
 
 def invalid(issues: list[Json]) -> FhirError:
@@ -93,6 +121,20 @@ def multiple_matches() -> FhirError:
     """412 of a condition that several resources meet."""
     text = "Multiple resources found matching condition"
     return FhirError(412, outcome([issue("error", "multiple-matches", text)], id="multiple-matches"))
+
+
+def content_too_large() -> FhirError:
+    """413."""
+    return FhirError(413, outcome([issue("error", "too-long", "Request body too large")], id="content-too-large"))
+
+
+def status_of(body: Json) -> int:
+    """The HTTP status that an OperationOutcome stands for: by its id, else by the code of its first issue."""
+    known = _STATUSES.get(str(body.get("id")))
+    if known is not None:
+        return known
+    issues = body.get("issue") or [{}]
+    return 500 if issues[0].get("code") == "exception" else 400
 
 
 def too_many_requests(diagnostics: str | None = None) -> FhirError:

@@ -6,9 +6,12 @@ sees.
 
 from __future__ import annotations
 
-from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.world import Actor
+import re
 
+from medplum_sandbox.json import Json
+from medplum_sandbox.medplum.world import Actor, Scope
+
+_SCOPE = re.compile(r"(patient|user|system)/(\w+|\*)\.(read|write|c?r?u?d?s?|\*)")
 READS = frozenset({"read", "vread", "search", "history"})
 _PROTECTED = frozenset(
     {"DomainConfiguration", "JsonWebKey", "Login", "Project", "ProjectMembership", "User", "UserSecurityRequest"}
@@ -24,10 +27,24 @@ def policy_of(actor: Actor) -> Json:
     """The policy that holds for the actor, as ``/auth/me`` shows it."""
     own = actor.policy
     rules: list[Json] = list(own.get("resource", ())) if own else list(_EVERYTHING)
+    if actor.scopes:
+        rules = _within_scopes(rules, actor)
     if actor.admin:
         rules += _for_administrators(actor.project)
     based_on = [{"reference": f"AccessPolicy/{own['id']}"}] if own else []
     return {"resourceType": "AccessPolicy", "basedOn": based_on, "resource": rules}
+
+
+def scopes_of(text: str) -> tuple[Scope, ...]:
+    """The SMART scopes of a token (https://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html)."""
+    found = []
+    for word in text.split():
+        head, _, criteria = word.partition("?")
+        match = _SCOPE.fullmatch(head)
+        if match:
+            actions = {"*": "cruds", "read": "rs", "write": "cud"}.get(match[3], match[3])
+            found.append(Scope(match[2], actions, match[1] == "patient", criteria or None))
+    return tuple(found)
 
 
 def rules_for(actor: Actor, resource_type: str, interaction: str) -> list[Json]:
@@ -48,6 +65,32 @@ def readonly_fields(actor: Actor, resource_type: str) -> list[str]:
     """The elements that the actor cannot change."""
     rules = rules_for(actor, resource_type, "update")
     return [name for rule in rules for name in (*rule.get("readonlyFields", ()), *rule.get("hiddenFields", ()))]
+
+
+def _within_scopes(rules: list[Json], actor: Actor) -> list[Json]:
+    """The rules as far as the scopes reach: a rule for every type becomes one for each type of a scope."""
+    found = []
+    by_type = {scope.resource_type: scope for scope in reversed(actor.scopes)}
+    for rule in rules:
+        scope = by_type.get(rule["resourceType"]) or by_type.get("*")
+        if scope is not None:
+            found.append(_limited(rule, scope, actor))
+        elif rule["resourceType"] == "*":
+            found += [{**_limited(rule, one, actor), "resourceType": one.resource_type} for one in actor.scopes]
+    return found
+
+
+def _limited(rule: Json, scope: Scope, actor: Actor) -> Json:
+    """A rule within a scope. The server tells reading from writing, and no finer."""
+    limited = {**rule, "readonly": True} if scope.actions and set(scope.actions) <= {"r", "s"} else {**rule}
+    profile: str = actor.reference["reference"]
+    compartment = f"_compartment={profile}" if scope.patient and profile.startswith("Patient/") else None
+    for criteria in (scope.criteria, compartment):
+        if criteria:
+            kind = scope.resource_type if rule["resourceType"] == "*" else rule["resourceType"]
+            known = limited.get("criteria")
+            limited["criteria"] = f"{known}&{criteria}" if known else f"{kind}?{criteria}"
+    return limited
 
 
 def _allows(rule: Json, interaction: str) -> bool:

@@ -217,7 +217,9 @@ class Repository:
 
     def _without_readonly(self, resource: Json, previous: Json | None = None) -> Json:
         """The resource with the elements that the caller cannot change as they were before."""
-        if self.actor.free:
+        kind = resource.get("resourceType", "")
+        new_member = previous is None and kind == "ProjectMembership"
+        if self.actor.free or (new_member and self.world.settings.behavior.members_by_fhir):
             return resource
         for name in policy.readonly_fields(self.actor, resource.get("resourceType", "")):
             resource = {k: v for k, v in resource.items() if k != name}

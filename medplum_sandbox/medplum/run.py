@@ -21,6 +21,8 @@ class Run:
     trace: Trace = field(default_factory=Trace)
     requester: Json | None = None
     headers: dict[str, str] | None = None
+    about: Json | None = None  # the resource whose change started the run, and the Subscription that waited for it
+    subscription: Json | None = None
 
     @property
     def bot_reference(self) -> Json:

@@ -54,6 +54,7 @@ def run_code(world: World, run: Run, event: Json, *, base_url: str, token: str) 
         base_url=base_url,
         access_token=token,
         timeout=run.bot.get("timeout"),
+        parses_hl7=world.settings.behavior.parses_hl7,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from medplum_sandbox.medplum.middleware import Gate, RequestRecord
 from medplum_sandbox.medplum.oauth import issue_token
 from medplum_sandbox.medplum.projects import load_quota, new_project
 from medplum_sandbox.medplum.store import Store
+from medplum_sandbox.medplum.versions import Behavior, behavior_of
 from medplum_sandbox.medplum.world import SERVER_VERSION, ProjectInfo, Settings, World
 from medplum_sandbox.server import Server
 
@@ -34,8 +36,8 @@ class MedplumSandbox:
         db: str | Path | None = None,
         quota: int = 50_000,
         bot_host: str | None = None,
-        operation_input: str = "resource",
-        honours_success: bool = False,
+        operation_input: str | None = None,
+        honors_success: bool | None = None,
         version: str = SERVER_VERSION,
         lambda_endpoint: str | None = None,
         faults: Faults | None = None,
@@ -47,9 +49,7 @@ class MedplumSandbox:
         settings = Settings(
             quota=quota,
             auth_rate_limit=auth_rate_limit,
-            operation_input=operation_input,
-            honours_success=honours_success,
-            version=version,
+            behavior=_behavior(version, operation_input, honors_success),
         )
         self.world = World(store=Store(str(db) if db else None), faults=faults or Faults(), settings=settings)
         self.world.bot_host = bot_host
@@ -176,3 +176,12 @@ class MedplumSandbox:
         assert client is not None
         owner = client.resource()["meta"]["author"]["reference"].partition("/")[2]
         return ProjectInfo(PROJECT_ID, CLIENT_ID, CLIENT_SECRET, owner, email)
+
+
+def _behavior(version: str, operation_input: str | None, honors_success: bool | None) -> Behavior:
+    """The behavior of a version, with what a test wants differently."""
+    found = behavior_of(version)
+    if operation_input is not None:
+        gets_resource = operation_input == "resource"
+        found = replace(found, operation_gets_resource=gets_resource, system_operations=gets_resource)
+    return found if honors_success is None else replace(found, honors_success=honors_success)

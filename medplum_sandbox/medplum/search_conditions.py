@@ -8,7 +8,7 @@ from typing import Any
 
 from medplum_sandbox.medplum.dates import point
 from medplum_sandbox.medplum.indexing import TEXT, WHOLE, split_reference, words
-from medplum_sandbox.medplum.outcomes import FhirError, bad_request
+from medplum_sandbox.medplum.outcomes import FhirError, bad_request, unforeseen
 from medplum_sandbox.medplum.search_request import MODIFIERS, Filter
 from medplum_sandbox.medplum.search_strategy import Details, Strategy
 
@@ -105,7 +105,7 @@ def moment(column: str, one: Filter, at: str | float) -> Clause:
     operators = {"eq": "=", "exact": "=", "not": "!=", "ne": "!=", "gt": ">", "sa": ">", "ge": ">="}
     found = (operators | {"lt": "<", "eb": "<", "le": "<="}).get(one.operator)
     if found is None:
-        raise bad_request(f"Unknown FHIR operator: {one.operator}")
+        raise unforeseen(f"Unknown FHIR operator: {one.operator}")
     return Clause(f"{column}{found}?", (at,))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote
 
 from medplum_sandbox.medplum.dates import is_date_time
-from medplum_sandbox.medplum.outcomes import bad_request
+from medplum_sandbox.medplum.outcomes import bad_request, unforeseen
 from medplum_sandbox.medplum.search_strategy import Strategy, details
 
 Query = list[tuple[str, str]]
@@ -165,7 +165,7 @@ def filter_of(resource_type: str, code: str, modifier: str, value: str) -> Filte
     if found is not None and found.strategy in _ORDERED:
         return _ordered(code, modifier, value, is_date=found.strategy is Strategy.DATE)
     if found is not None and found.strategy is Strategy.NOWHERE:
-        raise bad_request(f"Unrecognized search parameter type: {found.parameter.type}")
+        raise unforeseen(f"Unrecognized search parameter type: {found.parameter.type}")
     return Filter(code, value, modifier if modifier in MODIFIERS else "eq")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from medplum_sandbox.medplum.dates import point
 from medplum_sandbox.medplum.definitions.tables import is_resource_type
 from medplum_sandbox.medplum.indexing import IDENTIFIER, WHOLE
-from medplum_sandbox.medplum.outcomes import bad_request
+from medplum_sandbox.medplum.outcomes import bad_request, unforeseen
 from medplum_sandbox.medplum.search_conditions import (
     Clause,
     condition,
@@ -192,7 +192,7 @@ def _follow(one: Filter, links: list[str], resource_type: str, key: Key, project
             raise bad_request("Unterminated chained search")
         code, _, modifier = link.partition(":")
         if code not in ("_id", "_lastUpdated", "_project") and details(resource_type, code) is None:
-            raise bad_request(f"Invalid search parameter at end of chain: {resource_type}?{code}")
+            raise unforeseen(f"Invalid search parameter at end of chain: {resource_type}?{code}")
         return clause(filter_of(resource_type, code, modifier, one.value), resource_type, key, project)
     if link.startswith("_has"):
         _, other, code = [*link.split(":", 2), "", ""][:3]
@@ -214,7 +214,7 @@ def _links(code: str) -> list[str]:
             first = code.find(":", 5)
             second = code.find(":", first + 1)
             if first < 0 or first >= second:
-                raise bad_request(f"Invalid search chain: {code}")
+                raise unforeseen(f"Invalid search chain: {code}")
             found.append(code[:second])
             code = code[second + 1 :]
         else:
@@ -228,7 +228,7 @@ def _forward_link(link: str, resource_type: str) -> tuple[str, str]:
     code, _, named = link.partition(":")
     known = details(resource_type, code)
     if known is None:
-        raise bad_request(f"Invalid search parameter in chain: {resource_type}?{code}")
+        raise unforeseen(f"Invalid search parameter in chain: {resource_type}?{code}")
     targets = known.parameter.targets
     any_type = targets == ("*",) and is_resource_type(named)
     if len(targets) == 1 and targets != ("*",):
@@ -236,19 +236,19 @@ def _forward_link(link: str, resource_type: str) -> tuple[str, str]:
     elif named and (named in targets or any_type):
         target = named
     else:
-        raise bad_request(f"Unable to identify next resource type for search parameter: {resource_type}?{code}")
+        raise unforeseen(f"Unable to identify next resource type for search parameter: {resource_type}?{code}")
     if known.strategy not in (Strategy.REFERENCE, Strategy.CODE, Strategy.TEXT):
-        raise bad_request(f"Invalid search parameter in chain: {resource_type}?{code}")
+        raise unforeseen(f"Invalid search parameter in chain: {resource_type}?{code}")
     return code, target
 
 
 def _reverse_link(other: str, code: str, resource_type: str) -> None:
     known = details(other, code)
     if known is None:
-        raise bad_request(f"Invalid search parameter in chain: {other}?{code}")
+        raise unforeseen(f"Invalid search parameter in chain: {other}?{code}")
     if resource_type not in known.parameter.targets and known.parameter.targets != ("*",):
         text = f"search parameter {other}?{code} does not refer to {resource_type}"
-        raise bad_request(f"Invalid reverse chain link: {text}")
+        raise unforeseen(f"Invalid reverse chain link: {text}")
 
 
 def _subselect(one: Clause, column: str, resource_type: str, project: str) -> Clause:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 from medplum_sandbox.faults import DELIVERY_KINDS
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.actors import system_actor
+from medplum_sandbox.medplum.audit import Attempt, record_delivery
 from medplum_sandbox.medplum.backlog import Task
 from medplum_sandbox.medplum.binary import signed_attachments
 from medplum_sandbox.medplum.fetch import FetchError, post
@@ -31,7 +32,17 @@ INTERACTION = "https://medplum.com/fhir/StructureDefinition/subscription-support
 SECRET = "https://www.medplum.com/fhir/StructureDefinition/subscription-secret"  # noqa: S105  # the URL of an extension
 HOOK_ATTEMPTS = 4
 HOOK_TIMEOUT_SECONDS = 120
+ATTEMPTS = "https://medplum.com/fhir/StructureDefinition/subscription-max-attempts"
 _ACTIVE = "active_subscriptions"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """What is posted to the address of a Subscription."""
+
+    url: str
+    body: bytes
+    headers: dict[str, str]
 
 
 def on_change(world: World, change: Change) -> None:
@@ -101,7 +112,7 @@ def deliver(world: World, subscription: Json, change: Change, trace: Trace) -> N
     with world.lock:
         change = replace(change, resource=signed_attachments(world, change.resource, world.store.get))
     if endpoint.startswith("Bot/"):
-        run_bot(world, endpoint.removeprefix("Bot/"), change, {**headers, "x-trace-id": trace.trace_id}, trace)
+        run_bot(world, subscription, change, {**headers, "x-trace-id": trace.trace_id}, trace)
         return
     body = {} if change.interaction == "delete" else change.resource
     raw = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
@@ -110,12 +121,17 @@ def deliver(world: World, subscription: Json, change: Change, trace: Trace) -> N
         headers[name.strip()] = value.strip()
     if secret := extension(subscription, SECRET, "valueString"):
         headers["X-Signature"] = hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()
-    post_hook(endpoint, raw, {**headers, "x-trace-id": trace.trace_id})
+    hook = Hook(endpoint, raw, {**headers, "x-trace-id": trace.trace_id})
+    post_hook(world, hook, subscription, change.resource, trace)
 
 
-def run_bot(world: World, bot_id: str, change: Change, headers: dict[str, str], trace: Trace) -> None:
-    """Runs the Bot once, whatever comes of it. One without a membership of its own never runs."""
+def run_bot(world: World, subscription: Json, change: Change, headers: dict[str, str], trace: Trace) -> None:
+    """Runs the Bot once. A run that fails is never repeated: its AuditEvent is all that says so.
+
+    A Bot without a membership of its own never runs.
+    """
     project = change.actor.project
+    bot_id: str = subscription["channel"]["endpoint"].removeprefix("Bot/")
     with world.lock:
         stored = world.store.get(bot_id)
     membership = membership_of(world, project, bot_id)
@@ -131,18 +147,30 @@ def run_bot(world: World, bot_id: str, change: Change, headers: dict[str, str], 
         trace=trace,
         requester=change.actor.reference,
         headers=headers,
+        about=change.resource,
+        subscription=subscription,
     )
     execute(world, run)
 
 
-def post_hook(url: str, body: bytes, headers: dict[str, str]) -> None:
-    """Posts until a 2xx comes, four times at most; the server waits between the attempts, a sandbox doesn't."""
-    for _ in range(HOOK_ATTEMPTS):
+def post_hook(world: World, hook: Hook, subscription: Json, resource: Json, trace: Trace) -> None:
+    """Posts until a 2xx comes, with an AuditEvent for each attempt; the server waits in between, a sandbox doesn't."""
+    for number in range(attempts_of(world, subscription)):
+        started = world.now()
         try:
-            if post(url, body, headers, timeout=HOOK_TIMEOUT_SECONDS).ok:
-                return
-        except FetchError:
-            continue
+            status = post(hook.url, hook.body, hook.headers, timeout=HOOK_TIMEOUT_SECONDS).status
+            success, text = 200 <= status < 300, f"Attempt {number} received status {status}"
+        except FetchError as error:
+            success, text = False, f"Attempt {number} received error FetchError: {error}"
+        record_delivery(world, subscription, resource, Attempt(started, success, text, trace))
+        if success:
+            return
+
+
+def attempts_of(world: World, subscription: Json) -> int:
+    """How often an address is tried: four times, or as often as the Subscription says, within the server's limit."""
+    wanted = extension(subscription, ATTEMPTS, "valueInteger")
+    return min(int(wanted), world.settings.behavior.hook_attempts) if wanted else HOOK_ATTEMPTS
 
 
 def event_headers(subscription: Json, change: Change) -> dict[str, str]:

@@ -249,8 +249,8 @@ def _typed(fields: Json, element: Element, parent: str) -> _Value | list[_Value]
         if name not in fields and beside is None:
             continue
         path = f"{parent}.{element.name}"
-        if isinstance(value, list) or (value is None and isinstance(beside, list)):
-            return _list_of(value or [], beside, kind, path) or None
+        if isinstance(value, list) or (not value and isinstance(beside, list)):
+            return _list_of(value if isinstance(value, list) else [], beside, kind, path) or None
         if is_empty(value) and is_empty(beside):
             return None
         return _Value(value, _actual(value, kind), path, None if is_empty(beside) else beside)

@@ -44,6 +44,7 @@ def run(
     base_url: str,
     access_token: str,
     timeout: float | None = None,
+    parses_hl7: bool = False,
 ) -> BotResult:
     """What the code's ``handler`` made of the event; ``timeout`` bounds its synchronous part only, as in Medplum."""
     if executable is None:
@@ -53,6 +54,7 @@ def run(
         "event": event,
         "baseUrl": base_url,
         "accessToken": access_token,
+        "parsesHl7": parses_hl7,
         "timeout": round((timeout or SYNC_TIMEOUT_SECONDS) * 1000),
     }
     try:

@@ -84,6 +84,51 @@ class MedplumClient {
   }
 }
 
+// The part of Medplum's Hl7Message that bots use most: segments by name, fields by number, and the text again.
+class Hl7Field {
+  constructor(text) {
+    this.text = text;
+  }
+  getComponent(component, subcomponent, repetition = 0) {
+    const value = this.text.split('~')[repetition]?.split('^')[component - 1] ?? '';
+    return subcomponent === undefined ? value : (value.split('&')[subcomponent] ?? '');
+  }
+  toString() {
+    return this.text;
+  }
+}
+
+class Hl7Segment {
+  constructor(text) {
+    this.fields = text.split('|').map((field) => new Hl7Field(field));
+    this.name = this.fields[0].text;
+  }
+  getField(index) {
+    return this.name === 'MSH' ? (index === 1 ? new Hl7Field('|') : this.fields[index - 1]) : this.fields[index];
+  }
+  toString() {
+    return this.fields.join('|');
+  }
+}
+
+class Hl7Message {
+  constructor(segments) {
+    this.segments = segments;
+  }
+  static parse(text) {
+    return new Hl7Message(text.split(/[\r\n]+/).map((line) => new Hl7Segment(line)));
+  }
+  getSegment(name) {
+    return typeof name === 'number' ? this.segments[name] : this.segments.find((one) => one.name === name);
+  }
+  getAllSegments(name) {
+    return this.segments.filter((one) => one.name === name);
+  }
+  toString() {
+    return this.segments.join('\r');
+  }
+}
+
 const ContentType = {
   CSS: 'text/css',
   FHIR_JSON: 'application/fhir+json',
@@ -95,6 +140,10 @@ const ContentType = {
   JSON_PATCH: 'application/json-patch+json',
   TEXT: 'text/plain',
 };
+
+if (job.event.contentType === ContentType.HL7_V2 && typeof job.event.input === 'string' && job.parsesHl7) {
+  job.event.input = Hl7Message.parse(job.event.input);
+}
 
 function finish(result) {
   fs.writeSync(1, JSON.stringify({ ...result, logResult: lines.join('\n') }));
@@ -111,6 +160,7 @@ const context = vm.createContext({
   fetch,
   require,
   ContentType,
+  Hl7Message,
   MedplumClient,
   OperationOutcomeError,
   TextEncoder,
@@ -136,7 +186,10 @@ try {
 }
 try {
   const running = script.runInContext(context, { timeout: job.timeout });
-  running.then((returnValue) => finish({ success: true, returnValue }), failure);
+  running.then(
+    (value) => finish({ success: true, returnValue: value instanceof Hl7Message ? String(value) : value }),
+    failure
+  );
 } catch (error) {
   if (error?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') {
     failure(error);

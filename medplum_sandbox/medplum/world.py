@@ -15,8 +15,19 @@ from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.quota import Quotas
 from medplum_sandbox.medplum.store import Store
 from medplum_sandbox.medplum.token_keys import TokenKeys
+from medplum_sandbox.medplum.versions import DEFAULT_VERSION, NEW, Behavior
 
-SERVER_VERSION = "5.0.10-6a4145c"
+SERVER_VERSION = DEFAULT_VERSION
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A SMART scope of a token (``user/Patient.rs``): the actions are letters of ``cruds``."""
+
+    resource_type: str
+    actions: str
+    patient: bool = False  # only what is in the compartment of the patient who calls
+    criteria: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Actor:
     admin: bool = False
     extended: bool = False
     policy: Json | None = None
+    scopes: tuple[Scope, ...] = ()
     free: bool = False
     unmetered: bool = False
 
@@ -61,12 +73,20 @@ class Settings:
     auth_rate_limit: int = 160
     max_json_size: int = 1_048_576
     max_batch_size: int = 52_428_800
-    token_seconds: int = 43_200
+    max_text_size: int = 102_400
     storage_seconds: int = 3_600
-    operation_input: str = "resource"
-    honours_success: bool = False
-    version: str = SERVER_VERSION
+    behavior: Behavior = NEW
     requests_per_minute: int = 60_000
+
+    @property
+    def version(self) -> str:
+        """The version that the server says it has."""
+        return self.behavior.server
+
+    @property
+    def token_seconds(self) -> int:
+        """How long an access token lives."""
+        return self.behavior.token_seconds
 
 
 @dataclass(frozen=True)

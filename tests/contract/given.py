@@ -15,7 +15,7 @@ from tests.contract.replay import Given
 @contextmanager
 def sandbox_for(setup: Json, bot_host: str) -> Iterator[tuple[MedplumSandbox, Given]]:
     """A sandbox that speaks as 5.0.10 did, with the project that the scenario's set-up describes."""
-    with MedplumSandbox(bot_host=bot_host, operation_input="body") as sandbox:
+    with MedplumSandbox(bot_host=bot_host, version="5.0") as sandbox:
         project = new_project(
             sandbox.world,
             "Contract",

@@ -28,21 +28,21 @@ def fetched(body: Any, status: int = 200) -> Fetched:
 def test_since_5_1_22_success_false_fails_the_run_with_the_returned_outcome(status: int) -> None:
     """``{success: false, returnValue: outcome}`` becomes that outcome, also where it comes as HTTP 400."""
     result = read_fission(
-        fetched({"success": False, "returnValue": WRONG, "logResult": "why"}, status), honours_success=True
+        fetched({"success": False, "returnValue": WRONG, "logResult": "why"}, status), honors_success=True
     )
     assert (result.success, result.outcome, result.log, result.host_failed) == (False, WRONG, "why", False)
 
 
 def test_since_5_1_22_a_returned_error_outcome_fails_the_run() -> None:
     """Whether or not ``success`` says so; an outcome that tells of success does not."""
-    assert read_fission(fetched({"returnValue": WRONG}), honours_success=True).outcome == WRONG
-    assert read_fission(fetched({"returnValue": FINE}), honours_success=True).returned == FINE
-    assert read_fission(fetched({"returnValue": WRONG}), honours_success=False).returned == WRONG
+    assert read_fission(fetched({"returnValue": WRONG}), honors_success=True).outcome == WRONG
+    assert read_fission(fetched({"returnValue": FINE}), honors_success=True).returned == FINE
+    assert read_fission(fetched({"returnValue": WRONG}), honors_success=False).returned == WRONG
 
 
 def test_since_5_1_22_success_false_without_an_outcome_answers_the_log() -> None:
     """The log is all that is left to tell the caller."""
-    result = read_fission(fetched({"success": False, "returnValue": 5, "logResult": "why"}), honours_success=True)
+    result = read_fission(fetched({"success": False, "returnValue": 5, "logResult": "why"}), honors_success=True)
     assert result.outcome is not None
     assert result.outcome["issue"][0]["details"]["text"] == "why"
 
@@ -50,12 +50,12 @@ def test_since_5_1_22_success_false_without_an_outcome_answers_the_log() -> None
 @pytest.mark.parametrize("answer", [Fetched(500, b"{}"), Fetched(400, b"no json"), Fetched(400, b"5")])
 def test_a_failed_host_stays_a_failed_host_in_every_version(answer: Fetched) -> None:
     """What is no envelope is not honoured."""
-    assert read_fission(answer, honours_success=True).host_failed
+    assert read_fission(answer, honors_success=True).host_failed
 
 
 def test_text_that_is_no_json_is_shortened_in_the_message() -> None:
     """A long page is quoted by its first ten characters, as V8 does it."""
-    result = read_fission(Fetched(200, b"<!DOCTYPE html>" + b" " * 100), honours_success=False)
+    result = read_fission(Fetched(200, b"<!DOCTYPE html>" + b" " * 100), honors_success=False)
     assert result.log == "Unexpected token '<', \"<!DOCTYPE \"... is not valid JSON"
 
 
