@@ -37,7 +37,7 @@ from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
 from bot_layer.host.rules.callers import Admitted, kind_of
-from bot_layer.host.rules.relay_signature import Verifier, read_signature
+from bot_layer.host.rules.relay_signature import read_signature, verify
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
     from bot_layer.host.durable import Inbox
@@ -191,7 +191,8 @@ def app(settings: HostSettings) -> Starlette:
         try:
             read_signature(header, now=settings.now())  # before the body: anybody reaches this address
             body = await request.body()
-            verifier.verify(header, name, body, now=settings.now())
+            signature = verify(str(settings.relay_key), header, name, body, now=settings.now())
+            await dispatcher.calls.take_in(lambda: relayed.require_new(signature, now=settings.now()))
         except AuthError as error:
             return _json(401, refused(error).answer())
         return await dispatcher.answer(
@@ -215,7 +216,9 @@ def app(settings: HostSettings) -> Starlette:
         Route("/metrics", figures),
     ]
     if settings.relay_key:
-        verifier = Verifier(settings.relay_key)
+        from bot_layer.host.relay_calls import RelayCalls  # noqa: PLC0415  # the database costs others their start
+
+        relayed = RelayCalls(settings.inbox.settings.database_url if settings.inbox else None)
         routes.append(Route("/relay/{name}", relay, methods=["POST"]))
     return Starlette(
         routes=[*routes, *settings.more_routes],

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from bot_layer.errors import AuthError
 from bot_layer.fhir import outcomes
 from bot_layer.fhir.json import Json
-from bot_layer.host.rules.relay_signature import Verifier, sign
+from bot_layer.host.relay_calls import RelayCalls
+from bot_layer.host.rules.relay_signature import Signature, read_signature, sign, verify
 from tests.host.world import BOTS, TokenServer, bot_resource, envelope, hosted
 
 NOW = 1_790_000_000.0
@@ -100,16 +103,48 @@ def test_without_a_key_there_is_no_relay(medplum: TokenServer) -> None:
         assert client.post("/relay/echo", content=b"{}").status_code == 404
 
 
+def _signature(at: float, nonce: str = "nonce-0001") -> Signature:
+    header = sign(KEY, "echo", b"{}", at=int(at), nonce=nonce)
+    return verify(KEY, header, "echo", b"{}", now=at)
+
+
 def test_the_memory_of_replays_ends_with_the_window() -> None:
     """What is too old to pass is forgotten; what could still pass is not."""
-    verifier = Verifier(KEY)
-    header = sign(KEY, "echo", b"{}", at=int(NOW), nonce="nonce-0001")
-    verifier.verify(header, "echo", b"{}", now=NOW)
+    calls, first = RelayCalls(), _signature(NOW)
+    calls.require_new(first, now=NOW)
     with pytest.raises(AuthError, match="came before"):
-        verifier.verify(header, "echo", b"{}", now=NOW + 300)
-    verifier.verify(sign(KEY, "echo", b"{}", at=int(NOW) + 301, nonce="nonce-0001"), "echo", b"{}", now=NOW + 301)
+        calls.require_new(first, now=NOW + 300)
+    calls.require_new(_signature(NOW + 301), now=NOW + 301)
     with pytest.raises(AuthError, match="older"):
-        verifier.verify(header, "echo", b"{}", now=NOW + 301)
+        read_signature(sign(KEY, "echo", b"{}", at=int(NOW), nonce="nonce-0001"), now=NOW + 301)
+    assert len(calls._seen) == 1
+
+
+def test_a_copied_call_passes_neither_after_a_restart_nor_at_another_host(tmp_path: Path) -> None:
+    """The calls of five minutes are kept in the inbox's database, and are gone after their time."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    one, other, restarted = RelayCalls(url), RelayCalls(url), RelayCalls(url)
+    one.require_new(_signature(NOW), now=NOW)
+    other.require_new(_signature(NOW, "nonce-0002"), now=NOW)
+    for calls in (other, restarted):
+        with pytest.raises(AuthError, match="came before"):
+            calls.require_new(_signature(NOW), now=NOW + 1)
+    restarted.require_new(_signature(NOW + 400), now=NOW + 400)
+    with sa.create_engine(url).connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM bot_relay_calls")).scalar_one() == 1
+    for calls in (one, other, restarted):
+        calls.close()
+
+
+def test_while_the_database_is_away_calls_pass_once_at_this_host(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost because of it, and the log says so."""
+    calls = RelayCalls(f"sqlite:///{tmp_path / 'missing' / 'inbox.sqlite'}")
+    calls.require_new(_signature(NOW), now=NOW)
+    with pytest.raises(AuthError, match="came before"):
+        calls.require_new(_signature(NOW), now=NOW)
+    assert "in memory alone" in caplog.text
 
 
 def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:

@@ -1,4 +1,4 @@
-"""The signature under which a relay's envelopes travel: who sent it, when, and that it was not sent before.
+"""The signature under which a relay's envelopes travel: who sent it, and when.
 
 ``X-Bot-Signature: t=<unix seconds>,n=<nonce>,v1=<hex>`` where v1 is the HMAC-SHA256 of ``t.n.<bot>.<body>`` under the
 key that the relay and the host share. The bot's name is signed, so that an envelope for one bot can't be sent to
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bot_layer.errors import AuthError
 
@@ -44,23 +44,12 @@ def read_signature(header: str, *, now: float) -> Signature:
     return Signature(int(parts[1]), parts[2], parts[3])
 
 
-@dataclass
-class Verifier:
-    """Verifies signatures under one key, and remembers those of the window, so that none passes twice."""
-
-    key: str = field(repr=False)
-    _seen: dict[str, int] = field(default_factory=dict, repr=False)
-
-    def verify(self, header: str, bot: str, body: bytes, *, now: float) -> None:
-        """Raise AuthError unless the signature is good, of the last five minutes, and new."""
-        signature = read_signature(header, now=now)
-        at, mac = signature.at, signature.mac
-        if not hmac.compare_digest(mac, _mac(self.key, bot, body, at, signature.nonce)):
-            raise AuthError("The relay's call is signed with another key.", code="wrong-signature")
-        self._seen = {known: until for known, until in self._seen.items() if until >= now}
-        if mac in self._seen:
-            raise AuthError("This call of the relay came before.", code="replayed-call")
-        self._seen[mac] = at + WINDOW_SECONDS
+def verify(key: str, header: str, bot: str, body: bytes, *, now: float) -> Signature:
+    """The signature of a call; AuthError unless it is good and of the last five minutes."""
+    signature = read_signature(header, now=now)
+    if not hmac.compare_digest(signature.mac, _mac(key, bot, body, signature.at, signature.nonce)):
+        raise AuthError("The relay's call is signed with another key.", code="wrong-signature")
+    return signature
 
 
 def _mac(key: str, bot: str, body: bytes, at: int, nonce: str) -> str:
