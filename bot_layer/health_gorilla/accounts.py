@@ -13,7 +13,9 @@ from bot_layer.health_gorilla.client import HealthGorillaClient, created_id
 from bot_layer.health_gorilla.rules import accounts, refusals
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
-from bot_layer.http.transport import Answer
+from bot_layer.http.answer import Answer
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.retry import repeat
 
 _ATTEMPTS = 3
 
@@ -138,18 +140,21 @@ def _without_email(requested: tuple[str, ...], used: str | None) -> tuple[Issue,
 
 def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[Answer | None, Enrollment | None, bool]:
     """The answer, or what was found after an answer was lost; and whether one was lost."""
-    for attempt in range(_ATTEMPTS):
+    lost = False
+
+    def send() -> tuple[Answer | None, Enrollment | None, bool]:
+        nonlocal lost
         try:
-            return gorilla.create_account(payload), None, attempt > 0
+            return gorilla.create_account(payload), None, lost
         except TransientError as error:
-            if not error.maybe_done:
+            lost = lost or error.maybe_done
+            found = find() if error.maybe_done else None
+            if found is None:
                 raise
-            found = find()
-            if found is not None:
-                return None, found, True
-            if attempt == _ATTEMPTS - 1:
-                raise
-    raise AssertionError("the last attempt returns or raises")
+            return None, found, True
+
+    at_once = RetryPolicy(retries=_ATTEMPTS - 1, backoff=0.0, longest_wait=0.0)
+    return repeat(send, at_once, when=lambda error: error.maybe_done)
 
 
 def _created(

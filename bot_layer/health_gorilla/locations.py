@@ -9,8 +9,10 @@ from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, res
 from bot_layer.health_gorilla.rules import accounts, locations
 from bot_layer.health_gorilla.rules.locations import TYPE, Decision
 from bot_layer.http.addresses import path
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.retry import repeat
 
-_ATTEMPTS = 3
+_AT_ONCE = RetryPolicy(retries=2, backoff=0.0, longest_wait=0.0)
 
 
 def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Json | None:
@@ -28,20 +30,19 @@ def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Js
 def carry_out(gorilla: HealthGorillaClient, decision: Decision, requested: Json) -> str:
     """The location's id after what was decided is done. A lost answer is settled by a look before it is sent again."""
     current = decision
-    for attempt in range(_ATTEMPTS):
+
+    def send() -> str:
         if current.payload is None:
-            break
+            return locations.require_location_id(str((current.found or {}).get("id") or ""))
         require_valid(current.payload)
-        try:
-            made = _send(gorilla, current)
-        except TransientError as error:
-            if not (error.maybe_done or error.status in {409, 412}) or attempt == _ATTEMPTS - 1:
-                raise
-        else:
-            return made
+        return _send(gorilla, current)
+
+    def look() -> None:
+        nonlocal current
         known = str(current.found["id"]) if current.found else None
         current = locations.plan(requested, find(gorilla, requested, known))
-    return locations.require_location_id(str((current.found or {}).get("id") or ""))
+
+    return repeat(send, _AT_ONCE, when=lambda lost: lost.maybe_done or lost.status in {409, 412}, before_again=look)
 
 
 def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:

@@ -20,11 +20,13 @@ def repeat(
     policy: RetryPolicy,
     *,
     when: Callable[[TransientError], bool],
+    before_again: Callable[[], None] = lambda: None,
     wait: Callable[[float], None] = time.sleep,
 ) -> _Result:
     """What the call returns, after as many attempts as the policy allows and the deadline leaves time for.
 
-    A TransientError for which ``when`` is true is repeated; the last one is raised as it came.
+    A TransientError for which ``when`` is true is repeated; the last one is raised as it came. ``before_again`` is
+    called before each repetition: it looks up what became of a request whose answer was lost.
     """
 
     def is_repeatable(fault: BaseException) -> bool:
@@ -38,5 +40,11 @@ def repeat(
     def is_over(state: RetryCallState) -> bool:
         return state.attempt_number > policy.retries or state.upcoming_sleep >= deadline.left()
 
-    attempts = Retrying(retry=retry_if_exception(is_repeatable), wait=pause, stop=is_over, sleep=wait, reraise=True)
-    return attempts(call)
+    return Retrying(
+        retry=retry_if_exception(is_repeatable),
+        wait=pause,
+        stop=is_over,
+        before_sleep=lambda _: before_again(),
+        sleep=wait,
+        reraise=True,
+    )(call)

@@ -17,14 +17,20 @@ from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of
 from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.retry import repeat
 from bot_layer.patient_registration.rules import index_patient, registration
 from bot_layer.patient_registration.rules.index_patient import Policy, pt_identifier
 from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Update, id_in_location
 from bot_layer.patient_registration.rules.registration_answer import Act
 from bot_layer.patient_registration.rules.same_person import is_alike
 
-_ATTEMPTS = 4
+_AT_ONCE = RetryPolicy(retries=3, backoff=0.0, longest_wait=0.0)
 _CHANGED_MEANWHILE = frozenset({409, 412})
+
+
+class _Outdated(TransientError):
+    """The plan no longer fits what is there."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +70,24 @@ class Patients:
         A lost answer or a conflict is settled by planning anew from what is there by then, never by sending blindly.
         """
         current = plan
-        for attempt in range(_ATTEMPTS):
-            try:
-                done = self._apply(current)
-            except TransientError as error:
-                if not error.maybe_done or attempt == _ATTEMPTS - 1:
-                    raise
-                done = None
+
+        def act() -> str:
+            done = self._apply(current)
             if done is not None:
                 return done
+            raise _Outdated(
+                "The registration is changed by others all the time; try again later.",
+                service="Health Gorilla",
+                path="Patient",
+                code="registration-conflict",
+            )
+
+        def look() -> None:
+            nonlocal current
             current = replan()
-        raise TransientError(
-            "The registration is changed by others all the time; try again later.",
-            service="Health Gorilla",
-            path="Patient",
-            code="registration-conflict",
+
+        return repeat(
+            act, _AT_ONCE, when=lambda error: error.maybe_done or isinstance(error, _Outdated), before_again=look
         )
 
     def _apply(self, plan: Act) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.errors import TransientError
+from bot_layer.errors import InputError, TransientError
 from bot_layer.http import deadline
 from bot_layer.http.policy import BUSY, LONGEST_RETRY_AFTER, RetryPolicy, may_repeat, read_retry_after
 from bot_layer.http.retry import repeat
@@ -135,3 +135,23 @@ def test_timeouts_shrink_with_the_deadline() -> None:
         clock.wait(17)
         assert deadline.left() == 0
         assert 0 < policy.timeouts()[0] < 0.1
+
+
+def test_a_lost_answer_is_looked_up_before_the_request_is_repeated() -> None:
+    """Between two attempts, and not after the last; what the look-up finds wrong ends it."""
+    steps: list[str] = []
+
+    def call() -> None:
+        steps.append("send")
+        raise busy()
+
+    at_once = RetryPolicy(retries=2, backoff=0, longest_wait=0)
+    with pytest.raises(TransientError):
+        repeat(call, at_once, when=lambda _: True, before_again=lambda: steps.append("look"), wait=Clock().wait)
+    assert steps == ["send", "look", "send", "look", "send"]
+
+    def refuse() -> None:
+        raise InputError("gone")
+
+    with pytest.raises(InputError):
+        repeat(call, at_once, when=lambda _: True, before_again=refuse, wait=Clock().wait)
