@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bot_layer.cli.serve import database
+from bot_layer.cli.collections import Bots, chosen
+from bot_layer.cli.serve import age, database, login
 from bot_layer.errors import BotError, InputError
 
 if TYPE_CHECKING:
     from bot_layer.host.runs import Run, Runs
 
 app = typer.Typer()
-runs = typer.Typer(no_args_is_help=True, help="The runs of the host's inbox: list, show, retry, replay, cancel.")
+runs = typer.Typer(
+    no_args_is_help=True, help="The runs of the host's inbox: list, show, retry, replay, cancel, catch-up."
+)
 app.add_typer(runs, name="runs")
-
-_AGES = {"m": "minutes", "h": "hours", "d": "days"}
 
 Inbox = Annotated[str | None, typer.Option(help="The inbox's database URL. [BOT_HOST_DATABASE_URL]")]
 RunId = Annotated[str, typer.Argument(help="Id of the run, as runs list shows it.")]
@@ -46,7 +46,7 @@ def list_runs(
     inbox: Inbox = None,
 ) -> None:
     """List the newest runs, the newest last."""
-    after, never = _since(since), threading.Event()
+    after, never = age(since), threading.Event()
     with _interrupted_by_sigterm(), suppress(KeyboardInterrupt), _opened(inbox) as opened:
         for run in opened.followed(
             go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, since=after, limit=limit
@@ -90,6 +90,44 @@ def cancel(run_id: RunId, inbox: Inbox = None) -> None:
         opened.cancel(run_id)
 
 
+@runs.command("catch-up")
+def catch_up(
+    since: Annotated[str, typer.Option(help="Search for changes not older than this: 30m, 12h, 2d.")],
+    bot: Annotated[list[str] | None, typer.Option(help="For this bot alone; repeat for more.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what has no run, and queue nothing.")] = False,
+    inbox: Inbox = None,
+    bots: Bots = None,
+) -> None:
+    """Queue a run for every change that the bots' Subscriptions should have reported and that has none.
+
+    Searches with the login in MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET. A running host takes the
+    runs up. Deleted resources are not found. A version whose finished run was deleted after its time runs again.
+    """
+    from bot_layer.host import catch_up as catching  # noqa: PLC0415  # DBOS costs --help half a second
+
+    start = age(since)
+    assert start is not None
+    with _opened(inbox) as opened:
+        chosen_bots = chosen(bots).only(bot or [])
+        server = catching.own_server(os.environ, (os.environ.get("MEDPLUM_BASE_URL") or "",))
+        if server is None:
+            raise InputError("Set MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.", code="no-login")
+        search = catching.CatchUp(
+            chosen_bots,
+            login(os.environ, chosen_bots),
+            server,
+            opened.queue(chosen_bots),
+            now=partial(catching.server_time, server),
+        )
+        count = 0
+        for taken in search.missed(start):
+            typer.echo(f"{taken.record['bot']:<22} {taken.record['resource']}  {taken.record['version']}")
+            count += 1
+            if not dry_run:
+                search.queue.enqueue(taken)
+        typer.echo(f"{count} changes {'have no run' if dry_run else 'are queued'}.")
+
+
 @contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
     """SIGTERM ends what goes on as Ctrl-C does: a shell may have its background processes ignore that."""
@@ -113,15 +151,6 @@ def _opened(given: str | None) -> Iterator[Runs]:
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
-
-
-def _since(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)([mhd])", text)
-    if found is None:
-        raise typer.BadParameter("Give an age such as 30m, 12h or 7d.")
-    return datetime.now(UTC) - timedelta(**{_AGES[found[2]]: int(found[1])})
 
 
 def _line(run: Run, as_json: bool) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +32,8 @@ app = typer.Typer()
 
 _SQLITE = "sqlite:///bot-host.sqlite"
 _GRACE = 30
+_AGES = {"m": "minutes", "h": "hours", "d": "days"}
+_log = logging.getLogger(__name__)
 
 MedplumOption = Annotated[
     list[str] | None,
@@ -60,6 +64,10 @@ def serve(
     cron: Annotated[
         bool, typer.Option("--cron", help="Run the bots' schedules here, for a project without cron.")
     ] = False,
+    catch_up_since: Annotated[
+        str | None,
+        typer.Option(help="At the first start, search for changes not older than this: 12h, 7d. Default: now."),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
 ) -> None:
     """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
@@ -75,7 +83,8 @@ def serve(
         starting.require_safe_start(host, os.environ, private_network=private_network)
         with tracing.recorded(os.environ):
             admitting = (_servers(medplum or []), project, as_user)
-            _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), cron)
+            since = age(catch_up_since)
+            _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), cron, since)
     except BotError as error:
         logs.announce(f"{error.code}: {error.message}")
         raise typer.Exit(2) from error
@@ -87,6 +96,7 @@ def _serve(
     admitting: tuple[tuple[str, ...], str | None, bool],
     database: str | None,
     cron: bool,
+    since: datetime | None,
 ) -> None:
     environ = os.environ
     servers, project, as_user = admitting
@@ -118,6 +128,15 @@ def _serve(
     stopped = threading.Event()
     if box is not None:
         _launch(box, bots, stopped, cron_at=servers[0] if cron else None)
+        if own_login is not None:
+            every = numbers["BOT_HOST_CATCH_UP_SECONDS"]
+            _catch_up(box, bots, servers, stopped, every=every, since=since)
+        else:
+            _log.warning(
+                "The host has no login of its own: an accepted event whose process or token ends before its run does "
+                "becomes a dead letter, and what changes while no host answers is lost. Set MEDPLUM_CLIENT_ID and "
+                "MEDPLUM_CLIENT_SECRET."
+            )
     found = bound.getsockname()
     logs.announce(f"Serving {len(bots.handlers)} bots on http://{found[0]}:{found[1]} until SIGTERM or Ctrl-C")
     try:
@@ -164,6 +183,41 @@ def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: 
         except BotError:
             box.close(grace=1)
             raise
+
+
+def _catch_up(
+    box: Inbox,
+    bots: Collection,
+    servers: tuple[str, ...],
+    stopped: threading.Event,
+    *,
+    every: float,
+    since: datetime | None,
+) -> None:
+    """Search for what was missed, in a thread. The first marks are stored before the host is ready."""
+    from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
+    from bot_layer.host.marks import Marks  # noqa: PLC0415  # as above
+
+    server = catching.own_server(os.environ, servers)
+    if server is None or every <= 0:
+        _log.warning("Changes that are missed while no host answers are not searched for.")
+        return
+    catch_up = catching.CatchUp(bots, login(os.environ, bots), server, box, now=partial(catching.server_time, server))
+    marks = Marks(box.settings.database_url, server)
+    catching.begin(catch_up, marks, since)
+    threading.Thread(
+        target=catching.repeat, args=(catch_up, marks, stopped), kwargs={"every": every}, daemon=True
+    ).start()
+
+
+def age(text: str | None) -> datetime | None:
+    """The instant so long ago: ``30m``, ``12h``, ``7d``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
+    if found is None:
+        raise typer.BadParameter("Give an age such as 30m, 12h or 7d.")
+    return datetime.now(UTC) - timedelta(**{_AGES[found[2]]: int(found[1])})
 
 
 def _servers(given: list[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -38,6 +38,7 @@ from bot_layer.medplum.client import Medplum
 EVENTS: Final = "events"
 CLOCK: Final = "clock"
 WORKFLOW: Final = "run_event"
+APPLICATION_VERSION: Final = "1"  # fixed, so that a newer release of the host takes up older events
 _COUNTED: Final = {
     "ENQUEUED": "waiting",
     "DELAYED": "waiting",
@@ -170,6 +171,11 @@ class Inbox:
             queue = queue_of(self._bots, str(taken.record.get("bot")))
             DBOS.enqueue_workflow(queue, run_event, taken.record | trace)
 
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a run."""
+        found = DBOS.list_workflows(workflow_ids=list(ids), load_input=False, load_output=False) if ids else []
+        return {run.workflow_id for run in found}
+
     def enqueue_alone(self, taken: Intake) -> None:
         """Store a run by the clock, unless one of this bot waits or runs already, at any host."""
         with (
@@ -271,11 +277,11 @@ def serving() -> Inbox:
 
 
 def config(settings: InboxSettings) -> Any:
-    """DBOS as the inbox uses it. The version is fixed, so that a newer release of the host takes up older events."""
+    """DBOS as the inbox uses it."""
     return {
         "name": "bot-host",
         "system_database_url": settings.database_url,
-        "application_version": "1",
+        "application_version": APPLICATION_VERSION,
         "executor_id": settings.host_id,
         "serializer": DBOSPortableJSONSerializer(),
         "log_level": "WARNING",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer, WorkflowStatus
+from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
 
+from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
-from bot_layer.host.durable import WORKFLOW
+from bot_layer.host.durable import APPLICATION_VERSION, WORKFLOW, queue_of
 from bot_layer.host.retention import DEAD
+from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
 
 # Of a DeadLetter; whatever else ended a run may quote anything.
@@ -116,6 +118,10 @@ class Runs:
         )
         return str(fork.workflow_id)
 
+    def queue(self, bots: Collection) -> ClientQueue:
+        """Where runs of these bots are queued for the hosts of the database."""
+        return ClientQueue(self._client, bots)
+
     def cancel(self, run_id: str) -> None:
         """End a run that waits; one that runs ends after its present attempt."""
         if _run(self._status(run_id)).state not in {"waiting", "running"}:
@@ -127,6 +133,34 @@ class Runs:
         if not found:
             raise InputError("There is no run of this id; see medplum-bots runs list.", code="unknown-run")
         return found[0]
+
+
+@dataclass(frozen=True)
+class ClientQueue:
+    """The queues of the inbox, seen from another process: a host of the database takes up what is stored here."""
+
+    client: DBOSClient
+    bots: Collection
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a run."""
+        found = self.client.list_workflows(workflow_ids=list(ids), load_input=False, load_output=False) if ids else []
+        return {run.workflow_id for run in found}
+
+    def enqueue(self, taken: Intake) -> None:
+        """Store a run; one that is there already stays as it is."""
+        options: EnqueueOptions = {
+            "workflow_name": WORKFLOW,
+            "queue_name": queue_of(self.bots, taken.record["bot"]),
+            "workflow_id": taken.id,
+            "queue_partition_key": partition(taken.lane),
+            "app_version": APPLICATION_VERSION,
+        }
+        self.client.enqueue(options, taken.record | {"sealed": None, "traceparent": None})
+
+    def counts(self) -> Mapping[str, int]:
+        """How many runs are waiting."""
+        return {}
 
 
 @contextmanager

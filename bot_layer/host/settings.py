@@ -21,6 +21,7 @@ SETTINGS: Final = (
     ),
     _number("BOT_HOST_ATTEMPTS", "How often a failed event is run", "8", 0, 1000),
     _number("BOT_HOST_FIRST_PAUSE_SECONDS", "The pause before the second attempt; it doubles", "2", 0, 86_400),
+    _number("BOT_HOST_CATCH_UP_SECONDS", "How often missed changes are searched for; 0 is never", "120", 0, 86_400),
     _number("BOT_HOST_KEEP_DAYS", "How many days finished runs are kept", "7", 0, 3650),
 )
 

@@ -1,0 +1,242 @@
+"""Catch-up: what changed while no host answered is searched for and queued, because Medplum sends an event once.
+
+For each active Subscription of the host's bots the database keeps a mark: every change before it has a run. At start
+and every few minutes the host searches what changed since, with an overlap, and queues each version that has no run.
+A version that comes by Subscription and by catch-up has one run, because both make the same id. A search finds no
+deleted resource.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import Final, Protocol
+
+import sqlalchemy as sa
+from dbos import error
+
+from bot_layer.bot.collection import Collection
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
+from bot_layer.errors import BotError
+from bot_layer.fhir.json import Json
+from bot_layer.host.admission import trimmed
+from bot_layer.host.marks import Mark, Marks
+from bot_layer.host.rules import catch_up as rules
+from bot_layer.host.rules import inbox
+from bot_layer.host.rules.callers import Admitted
+from bot_layer.host.rules.catch_up import Span, Watched
+from bot_layer.host.rules.inbox import Intake
+from bot_layer.http.transport import Transport
+from bot_layer.medplum.client import Medplum
+
+OVERLAP: Final = timedelta(minutes=2)  # a change becomes visible when its transaction ends, after its lastUpdated
+SETTLE: Final = timedelta(seconds=20)  # the event of a change that is younger may still be on its way
+PAGE: Final = 100
+_MOST_WAITING: Final = 500  # more than that would use up the quota that the runs themselves need
+_HOST: Final = ""  # the mark of the hosts themselves: up to when they know which Subscriptions are active
+_VERSIONS: Final = 50
+_FARTHEST: Final = 1000
+_log = logging.getLogger(__name__)
+
+
+class Queue(Protocol):
+    """Where runs are queued: the inbox of this process, or its database seen from another one."""
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a run."""
+
+    def enqueue(self, taken: Intake) -> None:
+        """Store a run; one that is there already stays as it is."""
+
+    def counts(self) -> Mapping[str, int]:
+        """How many runs are ``waiting``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A bot of the host at the server, and its active Subscriptions."""
+
+    bot: str
+    admitted: Admitted
+    watched: tuple[Watched, ...]
+    inactive: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """The search for missed changes with one login. ``server`` is the address that the server's events carry."""
+
+    bots: Collection
+    medplum: Medplum
+    server: str
+    queue: Queue
+    overlap: timedelta = OVERLAP
+    settle: timedelta = SETTLE
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC), repr=False)
+
+    def sources(self) -> Iterator[Source]:
+        """The deployed bots that have Subscriptions."""
+        for bot in (handler.bot for handler in self.bots if handler.bot.watches):
+            for found in self.medplum.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|{bot.identifier}")]):
+                project = str((found.get("meta") or {}).get("project") or "")
+                yield self._source(bot.name, Admitted(self.server, project, found["id"], (bot.identifier,)))
+
+    def start(self, marks: Marks, since: datetime | None = None) -> None:
+        """Store the first marks, before the host is ready: at ``since``, or now."""
+        for source in self.sources():
+            for watched in source.watched:
+                self._mark(watched, marks, since)
+        if marks.latest() is None:
+            marks.put(_HOST, Mark(self.now(), self.now()))
+
+    def run(self, marks: Marks) -> int:
+        """Queue what each Subscription missed since its mark, and move the marks; how many runs that made."""
+        end, queued = self.now() - self.settle, 0
+        for source in self.sources():
+            for subscription in source.inactive:
+                marks.drop(subscription)
+            for watched in source.watched:
+                mark = self._mark(watched, marks)
+                span = Span(max(mark.since, mark.seen - self.overlap), end)
+                for taken, seen in self._missed(source, watched, span):
+                    queued += self._enqueue(taken)
+                    marks.put(watched.id, Mark(mark.since, max(mark.seen, seen)))
+                    if self.queue.counts().get("waiting", 0) > _MOST_WAITING:
+                        return queued  # the next pass goes on at the mark
+                marks.put(watched.id, Mark(mark.since, max(mark.seen, end)))
+        marks.put(_HOST, Mark(end, end))
+        return queued
+
+    def _mark(self, watched: Watched, marks: Marks, since: datetime | None = None) -> Mark:
+        """A Subscription's mark. One that is new, or active again, begins with its change; at the first start, now."""
+        mark = marks.get(watched.id)
+        if mark is None:
+            latest = marks.latest()
+            first = since or (self.now() if latest is None else max(watched.changed, latest))
+            mark = Mark(first, first)
+            marks.put(watched.id, mark)
+        return mark
+
+    def missed(self, since: datetime) -> Iterator[Intake]:
+        """The runs that are missing since an instant, for whoever catches up by hand."""
+        end, shown = self.now(), set[str]()
+        for source in self.sources():
+            for watched in source.watched:
+                for taken, _ in self._missed(source, watched, Span(since, end)):
+                    known = self.queue.known([each.id for each in taken]) | shown
+                    new = [each for each in taken if each.id not in known]
+                    shown |= {each.id for each in new}  # two Subscriptions may report one version
+                    yield from new
+
+    def _enqueue(self, taken: Sequence[Intake]) -> int:
+        known = self.queue.known([each.id for each in taken])
+        new = [each for each in taken if each.id not in known]
+        for each in new:
+            self.queue.enqueue(each)
+        return len(new)
+
+    def _source(self, bot: str, admitted: Admitted) -> Source:
+        found = self.medplum.search_all("Subscription", [("url", f"Bot/{admitted.bot_id}"), ("_count", str(PAGE))])
+        mine = [each for each in found if (each.get("channel") or {}).get("endpoint") == f"Bot/{admitted.bot_id}"]
+        active = tuple(rules.watched(each) for each in mine if each.get("status") == "active")
+        inactive = tuple(str(each["id"]) for each in mine if each.get("status") != "active")
+        return Source(bot, admitted, active, inactive)
+
+    def _missed(self, source: Source, watched: Watched, span: Span) -> Iterator[tuple[list[Intake], datetime]]:
+        """The versions that a Subscription reported or should have, in pages; up to when each page has seen all."""
+        if not watched.interactions & {"create", "update"} or span.start >= span.end:
+            return
+        bot = f"Bot/{source.admitted.bot_id}"
+        is_any = rules.covers_changes(watched, source.watched)
+        for active in self._active(watched, span):
+            changes = self._changes(watched, active)
+            while page := list(islice(changes, PAGE)):
+                taken = []
+                for resource in page:
+                    version = self._version(resource, watched, active, bot=bot, is_any=is_any)
+                    if version is not None:
+                        reference = f"{resource['resourceType']}/{resource['id']}"
+                        taken.append(inbox.change(source.bot, source.admitted, reference, version, kind="catch-up"))
+                yield taken, rules.instant(page[-1]["meta"]["lastUpdated"])
+
+    def _active(self, watched: Watched, span: Span) -> list[Span]:
+        """The spans in which the Subscription was active: its history is read only if it changed meanwhile."""
+        if watched.changed <= span.start:
+            return [span]
+        history, _ = self._history("Subscription", watched.id)
+        return rules.active_spans(history, span)
+
+    def _changes(self, watched: Watched, span: Span) -> Iterator[Json]:
+        """What was last changed in a span, oldest first."""
+        order, start = [("_sort", "_lastUpdated"), ("_count", str(PAGE))], span.start
+        while True:
+            window = [("_lastUpdated", f"ge{_text(start)}"), ("_lastUpdated", f"lt{_text(span.end)}")]
+            query = [*watched.query, *window, *order]
+            found = list(islice(self.medplum.search_all(watched.resource_type, query), _FARTHEST))
+            yield from found
+            if len(found) < _FARTHEST:
+                return
+            start = rules.instant(found[-1]["meta"]["lastUpdated"])  # a server pages no farther than 10,000
+
+    def _version(self, resource: Json, watched: Watched, span: Span, *, bot: str, is_any: bool) -> str | None:
+        """The version to run; the history is read only where the newest one does not answer it."""
+        if is_any and rules.author(resource) != bot:
+            return str(resource["meta"].get("versionId", ""))
+        history, is_whole = self._history(resource["resourceType"], resource["id"])
+        interactions = frozenset({"create", "update"}) if is_any else watched.interactions
+        return rules.missed(rules.versions(history, is_whole=is_whole), span, interactions, bot=bot)
+
+    def _history(self, resource_type: str, resource_id: str) -> tuple[list[Json], bool]:
+        """The versions, newest first and without deletions, and whether they are all."""
+        bundle = self.medplum.get(f"fhir/R4/{resource_type}/{resource_id}/_history?_count={_VERSIONS}")
+        entries = bundle.get("entry") or []
+        return [each["resource"] for each in entries if each.get("resource")], len(entries) < _VERSIONS
+
+
+def own_server(environ: Mapping[str, str], servers: Sequence[str]) -> str | None:
+    """The server of the host's own login, as its events write it; None where that is none of these."""
+    own = trimmed(environ.get("MEDPLUM_BASE_URL") or "")
+    return own if own and environ.get("MEDPLUM_CLIENT_ID") and own in map(trimmed, servers) else None
+
+
+def begin(catch_up: CatchUp, marks: Marks, since: datetime | None) -> None:
+    """Store the first marks before the host is ready; where Medplum does not answer, the first pass stores them."""
+    try:
+        catch_up.start(marks, since)
+    except BotError as fault:
+        _log.warning("Catch-up could not begin and is tried again: %s", fault.code)
+
+
+def server_time(server: str) -> datetime:
+    """What time it is at a server: its ``lastUpdated`` are compared with its own clock, not with this host's."""
+    answer = Transport("Medplum").send("GET", f"{server}/healthcheck", path="healthcheck")
+    date = answer.headers.get("Date")
+    return parsedate_to_datetime(date) if date else datetime.now(UTC)
+
+
+def repeat(catch_up: CatchUp, marks: Marks, stopped: threading.Event, *, every: float) -> None:
+    """Catch up now and every so many seconds until the host stops; what fails is tried again with the next pass.
+
+    Only the first pass takes the youngest changes, too: nobody was there to receive their events.
+    """
+    search = replace(catch_up, settle=timedelta(0))
+    while True:
+        try:
+            queued = search.run(marks)
+            search = catch_up
+            if queued:
+                _log.warning("Caught up: %d changes had no run and are queued.", queued)
+        except (BotError, sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            code = fault.code if isinstance(fault, BotError) else type(fault).__name__
+            _log.warning("Catch-up failed and is tried again in %.0f seconds: %s", every, code)
+        if stopped.wait(every):
+            return
+
+
+def _text(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
