@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, objects, text
 
 _USES: Final = frozenset({"home", "work", "mobile"})
 _PHONE_SYSTEMS: Final = frozenset({"phone", "sms"})
@@ -61,17 +61,16 @@ def same_contact_points(ours: Sequence[Json], theirs: Sequence[Json]) -> bool:
 
 def _cleaned(point: Json) -> Json | None:
     """The point with its value cleaned, and no element but system, value, use and rank; None where it is none."""
-    text = point.get("value")
-    words = " ".join(unicodedata.normalize("NFKC", _DASHES.sub("-", text)).split()) if isinstance(text, str) else ""
+    words = " ".join(unicodedata.normalize("NFKC", _DASHES.sub("-", text(point.get("value")))).split())
     scheme, _, rest = words.partition(":")
     known = {"tel": "phone", "sms": "phone", "callto": "phone", "mailto": "email"}.get(scheme.lower())
-    given = point.get("system")
+    given = text(point.get("system"))
     system = known or ("phone" if given in _PHONE_SYSTEMS else given) or ("email" if "@" in words else "phone")
     value = _read(str(system), rest.strip().removeprefix("//") if known else words)
-    if (given not in {*_PHONE_SYSTEMS, "email", "url", None}) or not value:
+    if (given not in {*_PHONE_SYSTEMS, "email", "url", ""}) or not value:
         return None
     rank = {"rank": point["rank"]} if _is_rank(point.get("rank")) else {}
-    use = {"use": point["use"]} if point.get("use") in _USES else {}
+    use = {"use": point["use"]} if text(point.get("use")) in _USES else {}
     return {"system": system, "value": value, **use, **rank}
 
 
@@ -83,8 +82,8 @@ def _read(system: str, value: str) -> str:
 
 def _email(value: str) -> str:
     found = _WITHIN.search(value)
-    text = (found[1] if found else value).partition("?")[0].strip().removeprefix("mailto:")
-    return text if _EMAIL.fullmatch(text) else ""
+    address = (found[1] if found else value).partition("?")[0].strip().removeprefix("mailto:")
+    return address if _EMAIL.fullmatch(address) else ""
 
 
 def _phone(value: str) -> str:

@@ -10,7 +10,7 @@ import unicodedata
 from datetime import date
 from typing import Final
 
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, objects, text
 
 # A name or address that is no longer used, or stands for somebody who must not be named, is never registered.
 _PAST_USES: Final = frozenset({"old", "maiden", "temp", "anonymous", "nickname"})
@@ -45,9 +45,9 @@ def entries(value: object) -> tuple[Json, ...]:
 
 def current_name(patient: Json) -> Json:
     """Family, given and suffix of the name in force: official before usual before the rest; {} where there is none."""
-    names = [name for name in entries(patient.get("name")) if name.get("use") not in _PAST_USES]
+    names = [name for name in entries(patient.get("name")) if text(name.get("use")) not in _PAST_USES]
     ranked = sorted(
-        names, key=lambda name: (_ended(name), not _full_name(name), _NAME_ORDER.get(name.get("use", ""), 2))
+        names, key=lambda name: (_ended(name), not _full_name(name), _NAME_ORDER.get(text(name.get("use")), 2))
     )
     return _name(ranked[0]) if ranked else {}
 
@@ -58,14 +58,14 @@ def current_address(patient: Json) -> Json:
     The most complete one comes first, then one where the patient lives before a mailing address or a post office box,
     then the home address.
     """
-    addresses = [entry for entry in entries(patient.get("address")) if entry.get("use") not in _PAST_ADDRESS_USES]
+    addresses = [entry for entry in entries(patient.get("address")) if text(entry.get("use")) not in _PAST_ADDRESS_USES]
     ranked = sorted(
         addresses,
         key=lambda entry: (
             _ended(entry),
             len(missing_address_parts(_address(entry))),
             _is_postal(entry),
-            _ADDRESS_ORDER.get(entry.get("use", ""), 1),
+            _ADDRESS_ORDER.get(text(entry.get("use")), 1),
         ),
     )
     return _address(ranked[0]) if ranked else {}

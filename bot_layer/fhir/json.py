@@ -16,3 +16,8 @@ def objects(value: object) -> list[Json]:
 def encode(value: Any) -> bytes:
     """JSON as every transport writes it: the same value is the same bytes. Half of a surrogate pair becomes ``?``."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def text(value: object) -> str:
+    """The value where it is text, else ""; what a code is compared with may be anything."""
+    return value if isinstance(value, str) else ""

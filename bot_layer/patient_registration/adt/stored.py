@@ -43,7 +43,13 @@ def identifying(identifiers: Sequence[Json], preferred_system: str | None = None
     own = [each for each in found if each["system"] == preferred_system or pid.type_code(each) in _KEY_TYPES]
     return sorted(
         own or found,
-        key=lambda each: (each["system"] != preferred_system, _rank(each), each["system"], each["value"]),
+        key=lambda each: (
+            each["system"] != preferred_system,
+            _rank(each),
+            each["system"],
+            each["value"],
+            pid.type_code(each),
+        ),
     )
 
 

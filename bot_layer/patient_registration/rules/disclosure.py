@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from bot_layer.fhir import security_labels
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, objects, text
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ def denial(patient: Json, consents: Sequence[Json], policy: DisclosurePolicy, no
 
 def stance(consent: Json, now: datetime) -> Stance:
     """What a Consent says about disclosure to other networks, at the time ``now`` (aware)."""
-    if consent.get("status") in _NOT_IN_FORCE or _codes([consent.get("scope")]) & _OTHER_SCOPES:
+    status = text(consent.get("status"))
+    if status in _NOT_IN_FORCE or _codes([consent.get("scope")]) & _OTHER_SCOPES:
         return Stance.SILENT
-    if consent.get("status") != "active":
+    if status != "active":
         return Stance.UNREADABLE
     rule = [consent.get("policyRule"), *_list(consent.get("category"))]
     codes = {code.upper() for code in _codes(rule)}

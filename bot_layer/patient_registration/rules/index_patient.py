@@ -12,7 +12,7 @@ from typing import Final
 from bot_layer.fhir import demographics
 from bot_layer.fhir.contact_points import contact_points, same_contact_points
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, V2_0203, V2_0203_SYSTEMS
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, text
 from bot_layer.fhir.social_security import is_ssn
 
 _GENDERS: Final = frozenset({"male", "female"})
@@ -40,7 +40,7 @@ def missing_demographics(patient: Json, policy: Policy) -> tuple[str, ...]:
         "Patient.name.family": not name.get("family"),
         "Patient.name.given": not name.get("given"),
         "Patient.birthDate": not demographics.full_birth_date(patient.get("birthDate")),
-        "Patient.gender": patient.get("gender") not in genders,
+        "Patient.gender": text(patient.get("gender")) not in genders,
         **{f"Patient.address.{part}": True for part in demographics.missing_address_parts(address)},
         "Patient.identifier" if policy.identifier_system else "Patient.id": not external_ids(patient, policy),
     }
@@ -135,9 +135,9 @@ def shown(body: Json) -> Json:
 
 def pt_identifier(policy: Policy, external_id: str) -> Json:
     """The identifier by which the index knows a patient."""
-    text = "Patient external identifier"
+    words = "Patient external identifier"
     return {
-        "type": {"coding": [{"system": V2_0203, "code": "PT", "display": text}], "text": text},
+        "type": {"coding": [{"system": V2_0203, "code": "PT", "display": words}], "text": words},
         "system": policy.patient_system,
         "value": external_id,
     }
@@ -163,7 +163,7 @@ def other_pts(theirs: Json, pt: Json) -> list[Json]:
 def _is_pt(identifier: Json, system: str) -> bool:
     kind = identifier.get("type")
     codings = demographics.entries(kind.get("coding")) if isinstance(kind, dict) else ()
-    typed = any(coding.get("code") == "PT" and coding.get("system") in V2_0203_SYSTEMS for coding in codings)
+    typed = any(coding.get("code") == "PT" and text(coding.get("system")) in V2_0203_SYSTEMS for coding in codings)
     return typed or identifier.get("system") == system
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bot_layer.fhir import demographics, security_labels
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, objects, text
 from bot_layer.patient_registration.rules import index_patient
 from bot_layer.patient_registration.rules.index_patient import Policy, build, pt_identifier
 from bot_layer.patient_registration.rules.same_person import Differences, differences, is_alike, is_somebody_else
@@ -278,7 +278,7 @@ def _is_of_another(theirs: Json, patient: Json, policy: Policy, context: Context
     known = {*index_patient.external_ids(patient, policy), *context.former}
     ours = pt_identifier(policy, index_patient.external_ids(patient, policy)[0])
     others = index_patient.other_pts(theirs, ours)
-    return any(each.get("system") != policy.patient_system or each.get("value") not in known for each in others)
+    return any(each.get("system") != policy.patient_system or text(each.get("value")) not in known for each in others)
 
 
 def _marks(found: Differences) -> frozenset[str]:

@@ -26,7 +26,7 @@ def read(**fields: str) -> Json:
         ("Larkspur Lane&Larkspur Lane&1000^^Elm^NV^89001", ["1000 Larkspur Lane"]),
         ("&Larkspur Lane&1000^^Elm^NV^89001", ["1000 Larkspur Lane"]),
         ("1000&LARKSPUR LANE&1000^^Elm^NV^89001", ["1000 LARKSPUR LANE"]),
-        ("100 10th Street&10th Street&10^^Elm^NV^89001", ["10 100 10th Street"]),
+        ("10th Street&10th Street&10^^Elm^NV^89001", ["10 10th Street"]),
         ("12 Pine Road^^Elm^NV^89001", ["12 Pine Road"]),
     ],
 )
