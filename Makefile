@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests start many processes: what one has compiled the others load, also in an image that sets this variable.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test sandbox serve bench lint types contracts check coverage clean
+.PHONY: demo live test sandbox serve bench lint types contracts check coverage clean
 
 demo: .venv/ready
 	$(BIN)/medplum-bots demo
@@ -30,6 +30,11 @@ check: .venv/ready-dev
 coverage: .venv/ready-dev
 	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 	$(BIN)/python tests/coverage_floor.py
+
+# Every scenario against the server of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET (a project that may
+# be thrown away; LIVE_ROUTER_PORT is where its Fission route calls), or against the look-alike if none is named.
+live: .venv/ready-dev
+	$(BIN)/python -m tests.live
 
 bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks

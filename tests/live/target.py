@@ -1,0 +1,181 @@
+"""The server under trial: the one that MEDPLUM_BASE_URL names, or the look-alike; and the way back to how it was."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import requests
+
+from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum import MedplumSandbox
+
+SECONDS = 60.0
+_NAMES = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
+# What is never deleted: the project's own furniture, and what cannot be searched.
+_KEPT_TYPES = frozenset(
+    {"Project", "User", "Login", "ClientApplication", "Binary", "AuditEvent", "Parameters", "Bundle"}
+)
+# Written in this order, because a server may refuse to delete what another resource needs.
+_FIRST = ("Subscription", "OperationDefinition", "ProjectMembership", "Bot", "AccessPolicy")
+
+
+class Refused(Exception):
+    """The project is somebody's: nothing was tried."""
+
+
+@dataclass
+class Target:
+    """A project on a server, seen by its administrator. ``router_port`` is where the server's Fission route calls."""
+
+    base_url: str
+    client_id: str
+    client_secret: str
+    router_port: int
+    look_alike: MedplumSandbox | None = None
+    token: str = field(default="", repr=False)
+    version: str = ""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables by which every command finds the server."""
+        return dict(zip(_NAMES, (self.base_url, self.client_id, self.client_secret), strict=True))
+
+    def login(self) -> None:
+        """Take a token by client credentials."""
+        form = {"grant_type": "client_credentials"}
+        form |= {"client_id": self.client_id, "client_secret": self.client_secret}
+        answer = requests.post(f"{self.base_url}/oauth2/token", data=form, timeout=SECONDS)
+        answer.raise_for_status()
+        self.token = answer.json()["access_token"]
+        self.version = str(requests.get(f"{self.base_url}/healthcheck", timeout=SECONDS).json().get("version", "?"))
+
+    def call(
+        self, method: str, path: str, body: Json | str | None = None, *, content_type: str = "application/fhir+json"
+    ) -> requests.Response:
+        """The answer to a request under the server's root, whatever its status."""
+        return requests.request(
+            method,
+            f"{self.base_url}/{path.lstrip('/')}",
+            json=body if not isinstance(body, str) else None,
+            data=body.encode() if isinstance(body, str) else None,
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": content_type},
+            timeout=SECONDS,
+        )
+
+    def rest(self, method: str, path: str, body: Json | None = None) -> Json:
+        """The JSON of an answer; AssertionError with status and issues if it is no success."""
+        answer = self.call(method, path, body)
+        assert answer.ok, (
+            f"{method} {path.split('?', maxsplit=1)[0]} answered {answer.status_code}: {answer.text[:300]}"
+        )
+        found: Json = answer.json()
+        return found
+
+    def search(self, query: str) -> list[Json]:
+        """Every match of a search, page by page."""
+        found: list[Json] = []
+        path = f"fhir/R4/{query}{'&' if '?' in query else '?'}_count=500"
+        while path:
+            page = self.rest("GET", path)
+            found += [entry["resource"] for entry in page.get("entry", [])]
+            following = [link["url"] for link in page.get("link", []) if link["relation"] == "next"]
+            path = "fhir/R4/" + following[0].partition("/fhir/R4/")[2] if following else ""
+        return found
+
+    def eventually(self, check: Callable[[], bool], what: str, *, seconds: float = SECONDS) -> None:
+        """Wait until it is so: a server delivers Subscriptions and timers when it can."""
+        until = time.monotonic() + seconds
+        while not check():
+            assert time.monotonic() < until, f"{what}: not so after {seconds:.0f} s"
+            time.sleep(0.1)
+
+    def next_minute(self) -> None:
+        """Let the timers of the next minute run; a real server needs up to a minute for it."""
+        if self.look_alike is not None:
+            self.look_alike.run_cron(datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1))
+
+
+@contextmanager
+def opened(environ: Mapping[str, str] | None = None) -> Iterator[Target]:
+    """The server that the environment names, left as it was found; without a name a look-alike that ends with it.
+
+    Raises Refused if the project holds Patients: it is somebody's.
+    """
+    given = os.environ if environ is None else environ
+    if not given.get("MEDPLUM_BASE_URL"):
+        with MedplumSandbox(quota=1_000_000_000, auth_rate_limit=1_000_000_000) as running:
+            target = Target(running.base_url, running.client_id, running.client_secret, 0, running)
+            target.login()
+            yield target
+        return
+    missing = [name for name in _NAMES if not given.get(name)]
+    if missing:
+        raise Refused(f"Set {', '.join(missing)}.")
+    base_url, client_id, secret = (given[name] for name in _NAMES)
+    target = Target(base_url.rstrip("/"), client_id, secret, int(given.get("LIVE_ROUTER_PORT") or 8765))
+    target.login()
+    if target.search("Patient?_elements=id"):
+        raise Refused("This project holds Patients: name a project of its own that may be thrown away.")
+    before, secrets = _inventory(target), _secrets(target)
+    try:
+        yield target
+    finally:
+        _restore(target, before, secrets)
+
+
+def _types(target: Target) -> list[str]:
+    statement = target.rest("GET", "fhir/R4/metadata")
+    return [each["type"] for each in statement["rest"][0]["resource"] if each["type"] not in _KEPT_TYPES]
+
+
+def _inventory(target: Target) -> set[str]:
+    """``Type/id`` of everything in the project."""
+    found: set[str] = set()
+    for resource_type in _types(target):
+        answer = target.call("GET", f"fhir/R4/{resource_type}?_elements=id&_count=1000")
+        if answer.ok:
+            found |= {f"{resource_type}/{entry['resource']['id']}" for entry in answer.json().get("entry", [])}
+    return found
+
+
+def _project_id(target: Target) -> str:
+    return str(target.rest("GET", "auth/me")["project"]["id"])
+
+
+def _secrets(target: Target) -> list[Json]:
+    found = target.rest("GET", f"admin/projects/{_project_id(target)}").get("project", {}).get("secret", [])
+    return list(found)
+
+
+def _restore(target: Target, before: set[str], secrets: list[Json]) -> None:
+    """Delete what came since, first what makes the server act, and put the project's secrets back."""
+    target.login()
+    for _ in range(20):  # a page holds 1,000 resources of a type
+        left = sorted(_inventory(target) - before, key=_deletion_order)
+        if not left:
+            break
+        binaries = _binaries(target, left)
+        for reference in [*left, *binaries]:
+            target.call("DELETE", f"fhir/R4/{reference}")
+    target.call("POST", f"admin/projects/{_project_id(target)}/secrets", secrets)  # type: ignore[arg-type]
+
+
+def _deletion_order(reference: str) -> tuple[int, str]:
+    kind = reference.partition("/")[0]
+    return (_FIRST.index(kind) if kind in _FIRST else len(_FIRST), reference)
+
+
+def _binaries(target: Target, references: list[str]) -> list[str]:
+    """The Binaries that documents about to be deleted point to; a search finds none of them."""
+    found: set[str] = set()
+    for reference in references:
+        if reference.startswith(("DocumentReference/", "DiagnosticReport/", "Media/")):
+            text = target.call("GET", f"fhir/R4/{reference}").text
+            found |= {f"Binary/{each}" for each in re.findall(r"/storage/([0-9a-f-]{36})/", text)}
+    return sorted(found)
