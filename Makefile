@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests start many processes: what one has compiled the others load, also in an image that sets this variable.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo live test sandbox serve bench lint types contracts check coverage clean
+.PHONY: demo live test sandbox serve bench mutants lint types contracts check coverage clean
 
 demo: .venv/ready
 	$(BIN)/medplum-bots demo
@@ -31,10 +31,15 @@ coverage: .venv/ready-dev
 	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 	$(BIN)/python tests/coverage_floor.py
 
+<<<<<<< HEAD
 # Every scenario against the server of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET (a project that may
 # be thrown away; LIVE_ROUTER_PORT is where its Fission route calls), or against the look-alike if none is named.
 live: .venv/ready-dev
 	$(BIN)/python -m tests.live
+=======
+mutants: .venv/ready-dev
+	$(BIN)/python -m tests.mutation
+>>>>>>> ee47794 (Laws of names, identifiers and periods build their answers themselves; make mutants checks the laws)
 
 bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks
