@@ -13,9 +13,8 @@ from typing import Literal
 from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
-from bot_layer.http.wire import Reply
+from bot_layer.http.answer import Answer, read_object
 from bot_layer.medplum.gate import Gate
-from bot_layer.medplum.login import read_object
 from bot_layer.medplum.requests import FHIR_JSON, MedplumRequests
 from bot_layer.medplum.rules import batch_entries
 from bot_layer.medplum.rules.batch_entries import Entry, Key
@@ -78,7 +77,7 @@ class Batches:
         return self.send_all(batch[:middle], cost=cost) + self.send_all(batch[middle:], cost=cost)
 
 
-def _read(reply: Reply, batch: list[Entry[Key]]) -> list[tuple[Entry[Key], Verdict]]:
+def _read(reply: Answer, batch: list[Entry[Key]]) -> list[tuple[Entry[Key], Verdict]]:
     """The verdict on each entry, or nothing where the whole was refused and can be halved."""
     if reply.status == 429:
         return [(each, Verdict("again", 429)) for each in batch]

@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from bot_layer.errors import AuthError, TransientError
-from bot_layer.http.answer import read_object
 from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.http.transport import Transport
-
-__all__ = ["BULK", "SERVICE", "ClientLogin", "GivenToken", "Login", "read_object"]
 
 SERVICE: Final = "Medplum"
 # Who sends many requests decides about each of them; a batch may take two minutes.

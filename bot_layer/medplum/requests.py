@@ -14,7 +14,7 @@ from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json
 from bot_layer.http import pace
 from bot_layer.http.addresses import query_of
-from bot_layer.http.answer import Answer as Reply
+from bot_layer.http.answer import Answer
 from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.medplum.login import BULK, SERVICE, Login
@@ -51,7 +51,7 @@ class MedplumRequests:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         cost: int = 1,
-    ) -> Reply:
+    ) -> Answer:
         """An answer, whatever its status, paced by the quota; a 401 renews the token once."""
         token = self.login.token()
         for _ in range(2):
@@ -73,11 +73,11 @@ class MedplumRequests:
             raise BULK.lost(method, template, sent=True)
         return reply
 
-    def repeat(self, method: str, path: str, *, template: str, body: bytes | None = None, cost: int = 1) -> Reply:
+    def repeat(self, method: str, path: str, *, template: str, body: bytes | None = None, cost: int = 1) -> Answer:
         """The answer to something that may be asked twice, asked until the server is not busy."""
         headers = {"Content-Type": FHIR_JSON} if body is not None else {}
 
-        def once() -> Reply:
+        def once() -> Answer:
             reply = self.send(method, path, template=template, body=body, headers=headers, cost=cost)
             if reply.status in BUSY or reply.status == 409:
                 raise TransientError(
@@ -119,11 +119,11 @@ class MedplumRequests:
         """Wait a little, and longer each time."""
         self.wait(_PATIENT.pause(attempt))
 
-    def wait_for_quota(self, reply: Reply) -> None:
+    def wait_for_quota(self, reply: Answer) -> None:
         """Wait as long as a 429 asks for."""
         self.wait(self._asked_to_wait(reply))
 
-    def _asked_to_wait(self, reply: Reply) -> float:
+    def _asked_to_wait(self, reply: Answer) -> float:
         asked = seconds_until_filled(reply.headers, reply.body, now=time.time())
         return max(1.0 if asked is None else asked, 0.05)
 
@@ -136,7 +136,7 @@ class MedplumRequests:
                     return
             self.wait(min(pause, 60.0))
 
-    def _observe(self, reply: Reply) -> None:
+    def _observe(self, reply: Answer) -> None:
         seen = pace.read_rate_limit(reply.headers.get("ratelimit", ""))
         if seen:
             with self._lock:

@@ -40,9 +40,9 @@ from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.otel import Tracer
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Transport
-from bot_layer.http.wire import Wire
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import connect
+from bot_layer.medplum.login import BULK
 from medplum_sandbox.medplum.vmcontext import node
 from medplum_sandbox.medplum.vmcontext import run as run_javascript
 from medplum_sandbox.server import Server
@@ -235,10 +235,12 @@ def test_the_trace_is_passed_on_to_medplum_and_to_nobody_else(exported: InMemory
         server = connect(Event(f"{url}/", "token", None))
         server.read("Patient/anna-unseen")
         open_binary(server, "anna-unseen").close()
-        Wire("Medplum").send("POST", f"{url}/fhir/R4", path="batch", body=b"{}")
+        BULK.send("POST", f"{url}/fhir/R4", path="batch", body=b"{}")
         Transport("Medplum").send("GET", f"{url}/healthcheck", path="healthcheck")
         for partner in ("Health Gorilla", "Practice Fusion"):
-            Wire(partner).send("GET", f"{url}/fhir/R4/Patient/anna-unseen", path="Patient/{id}")
+            Transport(partner, RetryPolicy(retries=0)).send(
+                "GET", f"{url}/fhir/R4/Patient/anna-unseen", path="Patient/{id}"
+            )
             Transport(partner).send("GET", f"{url}/fhir/R4/Patient/anna-unseen", path="Patient/{id}")
     made = [f"00-{_trace(span)}-{span.context.span_id:016x}" for span in _requests(exported)]
     passed = [headers.get("traceparent", "").rpartition("-")[0] for headers in recorder.headers]
@@ -501,7 +503,7 @@ def test_the_command_line_writes_traces_to_the_console(
     monkeypatch.setenv("OTEL_SERVICE_NAME", "our-bots")
     path = tmp_path / "event.json"
     path.write_bytes(encode(envelope(medplum, "token", {"resourceType": "Basic", "id": "unseen-id"})))
-    result = CliRunner().invoke(invoke_command.app, ["sync-location", "--event", str(path)])
+    result = CliRunner().invoke(invoke_command.app, ["sync-location", "--json", "--event", str(path)])
     assert json.loads(result.stdout)["resourceType"] == "Parameters"
     assert '"name": "bot sync-location"' in result.stderr
     assert '"service.name": "our-bots"' in result.stderr

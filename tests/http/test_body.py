@@ -11,7 +11,7 @@ import responses
 from pymedplum import MedplumClient
 
 from bot_layer.errors import TransientError
-from bot_layer.http import transport, wire
+from bot_layer.http import transport
 from bot_layer.http.body import pieces
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum import binary
@@ -70,7 +70,7 @@ def test_each_client_reports_it_as_an_answer_that_was_lost() -> None:
             transport.Transport("Partner", clock=late).send(method, URL, path="Patient/{id}")
         assert (lost.value.code, lost.value.maybe_done) == ("service-unreachable", maybe_done)
         with pytest.raises(TransientError) as lost:
-            wire.Wire("Partner", clock=late).send(method, URL, path="Patient/{id}")
+            transport.Transport("Partner", clock=late, lost_code="answer-lost").send(method, URL, path="Patient/{id}")
         assert (lost.value.code, lost.value.maybe_done) == ("answer-lost", maybe_done)
 
 

@@ -10,7 +10,7 @@ import orjson
 
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.http import pace
-from bot_layer.http.wire import Reply
+from bot_layer.http.answer import Answer
 from bot_layer.medplum.login import SERVICE
 from bot_layer.medplum.requests import MedplumRequests
 
@@ -42,7 +42,7 @@ class Contents:
                 raise _fault("PUT", reply.status)
         return self.store(content_type, pieces)
 
-    def _sent(self, method: str, path: str, template: str, headers: dict[str, str], pieces: Iterable[bytes]) -> Reply:
+    def _sent(self, method: str, path: str, template: str, headers: dict[str, str], pieces: Iterable[bytes]) -> Answer:
         """The answer that is final. A POST whose answer was lost is repeated: a spare Binary harms less than none."""
         once = pieces is iter(pieces)
         for attempt in range(_TRIES):
