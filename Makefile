@@ -31,15 +31,14 @@ coverage: .venv/ready-dev
 	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 	$(BIN)/python tests/coverage_floor.py
 
-<<<<<<< HEAD
 # Every scenario against the server of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET (a project that may
 # be thrown away; LIVE_ROUTER_PORT is where its Fission route calls), or against the look-alike if none is named.
 live: .venv/ready-dev
 	$(BIN)/python -m tests.live
-=======
+
+# Each mutant of the pure rules must make a law or a test fail; see tests/mutation/mutants.py.
 mutants: .venv/ready-dev
 	$(BIN)/python -m tests.mutation
->>>>>>> ee47794 (Laws of names, identifiers and periods build their answers themselves; make mutants checks the laws)
 
 bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks
