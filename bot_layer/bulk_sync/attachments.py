@@ -1,18 +1,21 @@
-"""The content behind a document's link: fetched with the source's token, checked, stored in Medplum, link rewritten."""
+"""Content that an Attachment links to: fetched, checked, stored in Medplum, link rewritten."""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any, Final
 
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import references, upsert
+from bot_layer.bulk_sync.rules.attachments import attachments_in, binary_content, media_type, refusal, with_attachments
 from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
 from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.bulk_sync.source.client import PracticeFusion
@@ -20,47 +23,48 @@ from bot_layer.bulk_sync.state.task_store import LeaseLost
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, BotError, TransientError
 from bot_layer.fhir.json import Json
+from bot_layer.http.answer import read_object
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.retry import repeat
 
-# Where attachments stand in the types that the source exports.
-PLACES: Final[Mapping[str, tuple[str, ...]]] = {
-    "DocumentReference": ("content", "attachment"),
-    "DiagnosticReport": ("presentedForm",),
-    "Media": ("content",),
-}
 _MEMORY: Final = 1024 * 1024
-_TRIES: Final = 5
+_INLINE: Final = 500_000  # Medplum takes a resource of 1 MB
+_POLICY: Final = RetryPolicy(retries=4, backoff=0.2)
+_OCTETS: Final = "application/octet-stream"
 _NOTES: Final = (ATTACHMENT_URL, ATTACHMENT_DIGEST_URL)
 
 KnownIds = Callable[[Iterable[Key]], dict[Key, str]]
 
 
 class _Unusable(Exception):
-    """The content is too large, or is not what its hash says."""
+    """The content cannot be copied; the text says why."""
 
 
 @dataclass
 class Attachments:
-    """Carries content from the source to Medplum. Safe to share between threads."""
+    """Copies content from the source to Medplum. Safe to share between threads."""
 
     source: PracticeFusion
     medplum: MedplumWriter
     largest: int
-    stored: int = 0
-    failed: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def carry(
-        self, resource: Json, found: Found | None, *, owner: str, known: KnownIds, missed: Callable[[], None]
+        self,
+        resource: Json,
+        found: Found | None,
+        *,
+        owner: str,
+        known: KnownIds,
+        missed: Callable[[], None],
+        left: Callable[[str], None],
     ) -> Json:
         """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again.
 
-        ``owner`` is the Patient in Medplum to whom the content belongs.
-        ``missed`` is called where a link stays for now, because the content could not be had at this moment.
+        ``owner`` is the Patient in Medplum to whom the content belongs. ``missed`` is called where a link stays for
+        now, because the content could not be had at this moment; ``left`` with the reason where it stays for good.
         """
-        place = PLACES.get(str(resource["resourceType"]))
-        if place is None:
-            return resource
-        there = list(_attachments(upsert.comparable(found.resource), place)) if found else []
+        there = [each for each in attachments_in(upsert.comparable(found.resource)) if _noted(each)] if found else []
+        copied: list[Json] = []
         # Content may be another one behind the same link: a hash tells, or that the source changed nothing at all.
         kind = str(resource["resourceType"])
         same = found is not None and (
@@ -68,96 +72,131 @@ class Attachments:
         )
 
         def change(attachment: Json) -> Json:
-            likely = [each for each in there if _may_hold(each, attachment)]
-            sure = likely if same or attachment.get("hash") else []
+            # The same content in two places of a resource is stored once.
+            likely = [each for each in (*copied, *there) if _may_hold(each, attachment)]
+            sure = likely if same or attachment.get("hash") or any(each in copied for each in likely) else []
             try:
-                return self._carried(attachment, sure, likely, owner, known)
-            except TransientError as fault:
-                if isinstance(fault, LeaseLost):
-                    raise
+                copied.append(self._carried(attachment, sure, likely, owner, known))
+                return copied[-1]
+            except _Unusable as fault:
+                left(str(fault))
+            except LeaseLost:
+                raise
+            except TransientError:
                 missed()
-                return self._left(attachment)
+            except BotError as fault:
+                if isinstance(fault, AuthError) and fault.code.startswith("medplum"):
+                    raise
+                left(fault.code)
+            return self._absolute(attachment)
 
-        changed: Json = _changed(resource, place, change)
+        changed: Json = with_attachments(resource, change)
         return changed
 
     def targets(self, resource: Json) -> set[Key]:
         """The resources of the source that attachments point to."""
-        place = PLACES.get(str(resource["resourceType"]))
-        links = [each.get("url") for each in _attachments(resource, place)] if place else []
+        links = [each.get("url") for each in attachments_in(resource)]
         keys = (references.read_reference(each, self.source.settings.source) for each in links if isinstance(each, str))
         return {key for key in keys if key is not None}
 
     def _carried(self, attachment: Json, sure: list[Json], likely: list[Json], owner: str, known: KnownIds) -> Json:
         url = attachment.get("url")
-        if not isinstance(url, str) or not self._is_ours(url):
-            return attachment
+        if not isinstance(url, str):
+            return self._outside(attachment, sure, likely, owner)
+        if not url.startswith(("http://", "https://")) and ":" in url:
+            raise _Unusable(f"its address is none of the web ({url.partition(':')[0][:10]}:)")
         exported = references.read_reference(url, self.source.settings.source)
         if exported is not None and exported in (ids := known([exported])):
             return attachment | {"url": f"{exported.type}/{ids[exported]}"}
         if sure:
             return _linked(attachment, url, str(sure[0]["url"]), _digest(sure[0]))
-        try:
-            target, digest = self._store(attachment, url, likely, owner)
-        except (_Unusable, BotError) as fault:
-            refused = isinstance(fault, AuthError) and fault.code.startswith("medplum")
-            if refused or isinstance(fault, TransientError):
-                raise
-            return self._left(attachment)
-        with self._lock:
-            self.stored += 1
+        with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as spool:
+            kind = self._fetch(url, spool, attachment)
+            target, digest = self._store(attachment, kind, spool, likely, owner)
         return _linked(attachment, url, target, digest)
 
-    def _left(self, attachment: Json) -> Json:
-        """The link stays, complete, so that it can be followed with the source's rights."""
-        with self._lock:
-            self.failed += 1
-        return attachment | {"url": _absolute(str(attachment["url"]), self.source.settings.source)}
-
-    def _is_ours(self, url: str) -> bool:
-        return references.read_reference(url, self.source.settings.source) is not None or url.startswith(
-            self.source.settings.source + "/"
-        )
-
-    def _store(self, attachment: Json, url: str, likely: list[Json], owner: str) -> tuple[str, str]:
-        """Where the content is in Medplum, and its digest: stored now, unless it is what is there already."""
+    def _outside(self, attachment: Json, sure: list[Json], likely: list[Json], owner: str) -> Json:
+        """An Attachment whose data would make the resource too large for Medplum, with its data in a Binary."""
+        text = str(attachment.get("data") or "")
+        if len(text) < _INLINE:
+            return attachment
+        try:
+            data = base64.b64decode("".join(text.split()), validate=True)
+        except binascii.Error as fault:
+            raise _Unusable("its data is not base64") from fault
+        rest = {name: value for name, value in attachment.items() if name != "data"}
+        if sure:
+            return _linked(rest, inline_address(text), str(sure[0]["url"]), _digest(sure[0]))
         with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as spool:
-            kind = self._fetch(url, spool)
-            digest = _check(spool, attachment)
-            for each in likely:
-                if _digest(each) == digest:
-                    return str(each["url"]), digest
-            kind = str(attachment.get("contentType") or kind)
-            return f"Binary/{self.medplum.store_content(kind, _Pieces(spool), owner=owner)}", digest
+            spool.write(data)
+            target, digest = self._store(attachment, _OCTETS, spool, likely, owner)
+        return _linked(rest, inline_address(text), target, digest)
 
-    def _fetch(self, url: str, spool: IO[bytes]) -> str:
-        for attempt in range(1, _TRIES + 1):
-            spool.seek(0)
-            spool.truncate()
-            try:
-                return self._fetched(url, spool)
-            except TransientError:
-                if attempt == _TRIES:
-                    raise
-                self.source.wait(0.1 * 2.0**attempt)
-        raise AssertionError("the last try returns or raises")
+    def _absolute(self, attachment: Json) -> Json:
+        """The link stays, complete, so that it can be followed with the source's rights."""
+        url = attachment.get("url")
+        if not isinstance(url, str) or ":" in url:
+            return attachment
+        return attachment | {"url": f"{self.source.settings.source}/{url}"}
 
-    def _fetched(self, url: str, spool: IO[bytes]) -> str:
-        kind, chunks = self.source.files.content(url)
+    def _store(self, attachment: Json, kind: str, spool: IO[bytes], likely: list[Json], owner: str) -> tuple[str, str]:
+        """Where the content is in Medplum, and its digest: stored now, unless it is what is there already."""
+        digest = _check(spool, attachment)
+        for each in likely:
+            if _digest(each) == digest:
+                return str(each["url"]), digest
+        kind = media_type(attachment.get("contentType"), kind)
+        return f"Binary/{self.medplum.store_content(kind, _Pieces(spool), owner=owner)}", digest
+
+    def _fetch(self, url: str, spool: IO[bytes], attachment: Json) -> str:
+        def fetched() -> str:
+            return self._fetched(url, spool, attachment)
+
+        return repeat(fetched, _POLICY, when=lambda fault: not isinstance(fault, LeaseLost), wait=self.source.wait)
+
+    def _fetched(self, url: str, spool: IO[bytes], attachment: Json, *, accept: str = "*/*") -> str:
+        """The content into the spool, out of a FHIR Binary where the source wraps it in one; its media type."""
+        spool.seek(0)
+        spool.truncate()
+        kind, chunks = self.source.files.content(url, accept=accept)
         size = 0
         for chunk in chunks:
             size += len(chunk)
-            if size > self.largest:
-                raise _Unusable
+            if size > self.largest * 3 // 2:  # base64 needs a third more
+                raise _Unusable("too large")
             spool.write(chunk)
+        wanted = media_type(attachment.get("contentType"))
+        start = b"".join(islice(_Pieces(spool), 1))
+        if "fhir" not in wanted and start.lstrip()[:1] in (b"{", b"<"):
+            try:
+                found = binary_content(whole := b"".join(_Pieces(spool)), read_object(whole))
+            except ValueError as fault:
+                if accept == "*/*":
+                    return self._fetched(url, spool, attachment, accept=wanted)
+                raise _Unusable("a Binary without readable data") from fault
+            if found is not None:
+                kind, data = found
+                spool.seek(0)
+                spool.truncate()
+                spool.write(data)
+                size, start = len(data), data[:1000]
+        if size > self.largest:
+            raise _Unusable("too large")
+        if reason := refusal(kind, start, size, attachment):
+            if reason == "a page":
+                raise TransientError("A page came in place of a document.", service=SERVICE, code="unreadable-answer")
+            raise _Unusable(f"the answer is {reason}")
         return kind
+
+
+def inline_address(data: str) -> str:
+    """What stands for the address of content that the source sends inline."""
+    return f"urn:sha1:{hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()}"
 
 
 def stored_contents(resource: Json) -> list[str]:
     """The ids of the Binaries that the sync made for a resource's attachments."""
-    place = PLACES.get(str(resource["resourceType"]))
-    there = _attachments(upsert.comparable(resource), place) if place else ()
-    urls = (str(each.get("url")) for each in there if _noted(each))
+    urls = (str(each.get("url")) for each in attachments_in(upsert.comparable(resource)) if _noted(each))
     return [url.removeprefix("Binary/") for url in urls if url.startswith("Binary/")]
 
 
@@ -169,7 +208,7 @@ def _check(spool: IO[bytes], attachment: Json) -> str:
     found = base64.b64encode(digest.digest()).decode()
     stated = attachment.get("hash")
     if isinstance(stated, str) and found != stated:
-        raise _Unusable
+        raise _Unusable("its hash is not the stated one")
     return found
 
 
@@ -196,7 +235,8 @@ def _linked(attachment: Json, url: str, target: str, digest: str) -> Json:
 def _may_hold(there: Json, attachment: Json) -> bool:
     """True where what stands in Medplum came from the same link, and nothing that is said of it differs."""
     same = all(there.get(name) == attachment.get(name) for name in ("hash", "size", "creation", "contentType"))
-    return _noted(there) == [attachment.get("url")] and same and str(there.get("url", "")).startswith("Binary/")
+    address = attachment.get("url") or inline_address(str(attachment.get("data")))
+    return _noted(there) == [address] and same and str(there.get("url", "")).startswith("Binary/")
 
 
 def _digest(attachment: Json) -> str:
@@ -207,28 +247,3 @@ def _digest(attachment: Json) -> str:
 def _noted(attachment: Json) -> list[Any]:
     """The source's own addresses of what the sync stored."""
     return [each.get("valueUrl") for each in attachment.get("extension", []) if each.get("url") == ATTACHMENT_URL]
-
-
-def _absolute(url: str, source: str) -> str:
-    return url if url.startswith("http") else f"{source}/{url}"
-
-
-def _attachments(value: Any, place: tuple[str, ...]) -> Iterator[Json]:
-    if isinstance(value, list):
-        for each in value:
-            yield from _attachments(each, place)
-    elif isinstance(value, dict):
-        if not place:
-            yield value
-        elif place[0] in value:
-            yield from _attachments(value[place[0]], place[1:])
-
-
-def _changed(value: Any, place: tuple[str, ...], change: Callable[[Json], Json]) -> Any:
-    if isinstance(value, list):
-        return [_changed(each, place, change) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if not place:
-        return change(value)
-    return value | {place[0]: _changed(value[place[0]], place[1:], change)} if place[0] in value else value

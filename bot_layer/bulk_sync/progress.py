@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ def with_loaded(run: Run, loaded: Loaded) -> Run:
         overwritten=run.overwritten + loaded.overwritten,
         kept=run.kept + loaded.kept,
         repaired=run.repaired + loaded.rewritten,
+        uncopied=dict(Counter(run.uncopied) + Counter(loaded.uncopied)),
         edits=run.edits.after(loaded.edits, loaded.settled),
     )
 

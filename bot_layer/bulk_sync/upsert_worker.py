@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from typing import Final
 
 import orjson
 
-from bot_layer.bulk_sync.attachments import PLACES, Attachments
+from bot_layer.bulk_sync.attachments import Attachments
 from bot_layer.bulk_sync.rules import provenance, references, upsert
+from bot_layer.bulk_sync.rules.attachments import attachments_in
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource, resource_of
 from bot_layer.bulk_sync.rules.references import Key
@@ -47,6 +49,7 @@ class Loaded:
     edits: tuple[LocalEdit, ...] = ()
     settled: frozenset[str] = frozenset()  # references of what is in Medplum as the source says
     bad: tuple[BadLine, ...] = ()  # resources without an id under which they could be kept
+    uncopied: Mapping[str, int] = field(default_factory=dict)  # why the content of attachments was not copied
 
     def plus(self, other: Loaded) -> Loaded:
         """Both together."""
@@ -58,6 +61,7 @@ class Loaded:
             self.edits + other.edits,
             self.settled | other.settled,
             self.bad + other.bad,
+            Counter(self.uncopied) + Counter(other.uncopied),
         )
 
 
@@ -207,8 +211,10 @@ class UpsertWorker:
         batch.settle(outcomes)
         self._record(batch, outcomes)
         became = ((each.key.type, "unchanged" if each.action == "kept" else each.action) for each in outcomes)
+        uncopied, batch.uncopied = batch.uncopied, Counter()
         return Loaded(
             counted(became),
+            uncopied=uncopied,
             overwritten=sum(each.overwrote_edit for each in outcomes),
             kept=sum(each.action == "kept" for each in outcomes),
             rewritten=sum(each.rewritten for each in outcomes),
@@ -252,12 +258,14 @@ class _Batch:
     found: Mapping[Key, Found]
     known: dict[Key, str]
     missed: set[Key] = field(default_factory=set)
+    uncopied: Counter[str] = field(default_factory=Counter)
 
     def passes(self) -> list[list[Key]]:
         """Content goes after the patient whom it belongs to, and before what refers to it by a link."""
         sorted_: tuple[list[Key], list[Key], list[Key]] = ([], [], [])
         for key, each in self.resources.items():
-            carried = self.worker.attachments is not None and PLACES.get(key.type, ("",))[0] in each.value
+            owned = self.worker.attachments is not None and _owner_in(each.value) is not None
+            carried = owned and any(attachments_in(each.value))
             sorted_[1 if key.type == "Binary" else 2 if carried else 0].append(key)
         return [some for some in sorted_ if some]
 
@@ -275,13 +283,13 @@ class _Batch:
                 owner=self._owner(value),
                 known=lambda keys: {each: self.known[each] for each in keys if each in self.known},
                 missed=lambda: self.missed.add(key),
+                left=lambda reason: self.uncopied.update([f"{key.type}: {reason}"]),
             )
         return Draft(key, prepared, self.digests[key])
 
     def _owner(self, value: Json) -> str:
         """The Patient in Medplum whose readers may read a document's content."""
-        subject = value.get("subject")
-        reference = subject.get("reference") if isinstance(subject, dict) else None
+        reference = _owner_in(value)
         key = references.read_reference(reference, self.worker.source) if isinstance(reference, str) else None
         return f"Patient/{self.known[key]}" if key is not None and key.type == "Patient" and key in self.known else ""
 
@@ -305,6 +313,15 @@ class _Batch:
         for each in outcomes:
             if each.action != "failed":
                 self.known[each.key] = each.target_id
+
+
+def _owner_in(value: Json) -> object:
+    """The reference to the patient of a resource, or None."""
+    for name in ("subject", "patient"):
+        field_ = value.get(name)
+        if isinstance(field_, dict) and "reference" in field_:
+            return field_["reference"]
+    return None
 
 
 def _text_of(resource: Resource) -> bytes:

@@ -31,6 +31,7 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
         for name in ("deleted", "repaired", "waiting", "overwritten", "kept"):
             entries.append(fhir.integer(name, getattr(run, name)))
         entries += [_missing(each) for each in run.not_exported]
+        entries += [fhir.string("notCopied", f"{what}: {number}") for what, number in sorted(run.uncopied.items())]
         entries += [fhir.code("refusedType", each) for each in run.refused_types]
         entries += [fhir.string("note", each) for each in run.notes]
         entries += [fhir.string("badLine", each) for each in run.bad_lines]

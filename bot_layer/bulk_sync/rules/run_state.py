@@ -81,6 +81,7 @@ class Run:
     refused_types: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     bad_lines: tuple[str, ...] = ()
+    uncopied: Mapping[str, int] = field(default_factory=dict)  # attachments whose links stay, by type and reason
     not_exported: tuple[NotExported, ...] = ()  # what the source reports as missing from its export
     problem: str = ""
     ended: float = 0.0

@@ -90,6 +90,8 @@ def report(run: Run) -> list[Json]:
     for each in run.not_exported:
         kind = "of any type" if each.type == ANY_TYPE else each.type
         outputs.append({"type": {"text": "not-exported"}, "valueString": f"{kind}: {each.count} x {each.reason}"})
+    for what, number in sorted(run.uncopied.items()):
+        outputs.append({"type": {"text": "not-copied"}, "valueString": f"{what}: {number}"})
     for name, texts in (("refused-type", run.refused_types), ("note", run.notes), ("bad-line", run.bad_lines)):
         outputs += [{"type": {"text": name}, "valueString": each} for each in texts]
     for edit in run.edits.listed:

@@ -104,12 +104,12 @@ class Files:
     def _lost(self) -> TransientError:
         return self.requests.open.transport.lost("GET", _PATH, sent=True)
 
-    def content(self, url: str) -> tuple[str, Iterator[bytes]]:
+    def content(self, url: str, *, accept: str = "*/*") -> tuple[str, Iterator[bytes]]:
         """An attachment's type and its bytes, with the token only if it stands on the source's host."""
         place = self._absolute(url)
         stack = ExitStack()
         reply, stream = self._followed(
-            stack, place, {"Accept": "*/*", "Accept-Encoding": "gzip"}, with_token=self.requests.is_own(place)
+            stack, place, {"Accept": accept, "Accept-Encoding": "gzip"}, with_token=self.requests.is_own(place)
         )
 
         def bytes_() -> Iterator[bytes]:
