@@ -23,7 +23,7 @@ from bot_layer.fhir.references import is_id
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import index_patient, registration
+from bot_layer.patient_registration.rules import index_patient, patient_state
 
 _MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
 _MOST_MEASURED = 20_000
@@ -161,7 +161,7 @@ class FederatedSource:
         hits = self.server.search("Patient", [("identifier", token), ("_count", "10")])
         carrying = [patient for patient in hits if _carries(patient, system, value)]
         # A record that ended leads to the survivor, who may have taken its number over.
-        successors = {registration.replaced_by(patient) for patient in carrying}
+        successors = {patient_state.replaced_by(patient) for patient in carrying}
         first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
         # Two patients under one number: whose documents are meant is not guessed.
         return first[0] if len(first) == 1 else None
@@ -294,7 +294,7 @@ def _version_key(patient: Json) -> str:
 
 
 def _is_merged(patient: Json) -> bool:
-    return registration.replaced_by(patient) is not None
+    return patient_state.replaced_by(patient) is not None
 
 
 def _carries(patient: Json, system: str | None, value: str) -> bool:

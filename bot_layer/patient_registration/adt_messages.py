@@ -15,7 +15,7 @@ from bot_layer.patient_registration.adt import order as adt_order
 from bot_layer.patient_registration.adt import stored as adt
 from bot_layer.patient_registration.adt.message import OLDER_MERGES, Adt, Person
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import registration
+from bot_layer.patient_registration.rules import patient_state
 from bot_layer.patient_registration.rules.same_person import Identity, is_somebody_else
 
 _NEW = "new"
@@ -106,12 +106,12 @@ class AdtMessages:
         staying = [each for each in numbers if not any(adt.is_same(each, ended) for ended in prior)] or numbers
         holders = {each["value"] + each["system"]: self._holder(each, planned) for each in staying}
         found = {each["id"]: each for each in holders.values() if each is not None}
-        alive = [each for each in found.values() if registration.replaced_by(each) is None]
+        alive = [each for each in found.values() if patient_state.replaced_by(each) is None]
         if not alive and found:
             raise _merged()
         if not alive:
             return None
-        ended = [each for each in found.values() if registration.replaced_by(each) is not None]
+        ended = [each for each in found.values() if patient_state.replaced_by(each) is not None]
         if len(alive) > 1 or any(self._current_id(each, planned) != alive[0]["id"] for each in ended):
             raise _number_of_another()
         known = {each["system"] for each in staying if holders[each["value"] + each["system"]] is not None}
@@ -126,7 +126,7 @@ class AdtMessages:
         found = [planned.get(each["id"], each) for each in self.store.server.search("Patient", query)]
         found = [each for each in found if adt.carries(each, number) and each["id"] != besides]
         references = {_reference(each) for each in found}
-        carrying = [each for each in found if registration.replaced_by(each) not in references]
+        carrying = [each for each in found if patient_state.replaced_by(each) not in references]
         if any(adt.carried_before(patient, number) for patient in carrying):
             raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
         if found and len(carrying) != 1:
@@ -134,7 +134,7 @@ class AdtMessages:
         return carrying[0] if carrying else None
 
     def _current_id(self, patient: Json, planned: dict[str, Json]) -> str:
-        successor = str(registration.replaced_by(patient)).removeprefix("Patient/")
+        successor = str(patient_state.replaced_by(patient)).removeprefix("Patient/")
         return successor if successor in planned else str(self.store.current(_reference(patient))["id"])
 
     def _stored(self, step: Step) -> Json:
@@ -146,7 +146,7 @@ class AdtMessages:
             found = server.create_once(new, query)
             # A search does not tell an account's number from an equal record number: that is somebody else.
             found = found if adt.carries(found, key) else server.create(new)
-        if registration.replaced_by(found) is not None:
+        if patient_state.replaced_by(found) is not None:
             raise _merged()
         if step.is_late:
             return found

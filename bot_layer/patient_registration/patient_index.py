@@ -19,9 +19,10 @@ from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
-from bot_layer.patient_registration.rules import index_patient, registration
+from bot_layer.patient_registration.rules import index_patient, index_wire
 from bot_layer.patient_registration.rules.index_patient import Policy, pt_identifier
-from bot_layer.patient_registration.rules.registration import Create, Found, NothingToDo, Update, id_in_location
+from bot_layer.patient_registration.rules.index_wire import id_in_location
+from bot_layer.patient_registration.rules.plans import Create, Found, NothingToDo, Update
 from bot_layer.patient_registration.rules.registration_answer import Act
 from bot_layer.patient_registration.rules.same_person import is_alike
 
@@ -101,7 +102,7 @@ class Patients:
         pt = plan.body["identifier"][0]
         headers = {
             "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
-            "HG-Idempotency-Key": registration.idempotency_key(plan.body),
+            "HG-Idempotency-Key": index_wire.idempotency_key(plan.body),
         }
         answer = self.gorilla.send("POST", path("Patient"), json_body=plan.body, headers=headers)
         if answer.status == 202:

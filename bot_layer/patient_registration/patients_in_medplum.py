@@ -11,7 +11,7 @@ from bot_layer.fhir import outcomes
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json, objects
 from bot_layer.medplum.client import Medplum
-from bot_layer.patient_registration.rules import disclosure, index_patient, registration
+from bot_layer.patient_registration.rules import disclosure, index_patient, patient_state
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
 from bot_layer.patient_registration.rules.index_patient import Policy
 
@@ -31,7 +31,7 @@ class PatientStore:
         """The Patient that stands for a reference now: merges are followed, a circle is for a person."""
         patient = self.server.read(reference)
         for _ in range(_MOST_MERGES):
-            successor = registration.replaced_by(patient)
+            successor = patient_state.replaced_by(patient)
             if successor is None:
                 return patient
             if not successor.startswith("Patient/"):
@@ -47,7 +47,7 @@ class PatientStore:
         for link in objects(patient.get("link")):
             reference = _target(link.get("other")) if link.get("type") == "replaces" else ""
             merged = self.server.held(reference) if reference.startswith("Patient/") else None
-            if merged is not None and registration.replaced_by(merged) == f"Patient/{patient['id']}":
+            if merged is not None and patient_state.replaced_by(merged) == f"Patient/{patient['id']}":
                 yield merged
                 yield from self.merged_into(merged)
 
@@ -121,7 +121,7 @@ class PatientStore:
         query = [("identifier", f"{HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
         for other in self.server.search("Patient", query):
             carried = health_gorilla_id in index_patient.health_gorilla_ids(other)
-            is_ended = other.get("active") is False or registration.replaced_by(other) == f"Patient/{patient['id']}"
+            is_ended = other.get("active") is False or patient_state.replaced_by(other) == f"Patient/{patient['id']}"
             if carried and other["id"] != patient["id"] and not is_ended:
                 raise ReviewNeeded("Another Patient in Medplum carries this Health Gorilla id.", code="id-of-another")
 

@@ -14,7 +14,7 @@ from bot_layer.patient_registration.patients_in_medplum import PatientStore
 from bot_layer.patient_registration.rules import index_patient, registration, registration_answer
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
 from bot_layer.patient_registration.rules.index_patient import Policy
-from bot_layer.patient_registration.rules.registration import Context, Create
+from bot_layer.patient_registration.rules.plans import Context, Create, NothingToDo
 from bot_layer.patient_registration.rules.registration_answer import NOT_FOR_THE_INDEX, Act
 from bot_layer.patient_registration.tasks import RegistrationTasks
 
@@ -108,7 +108,7 @@ class Registrar:
         """The ending of one registration, planned anew."""
         endings = registration.endings(patient, self.index.find_registered(patient, former))
         found = (each for each in endings if each.id == health_gorilla_id)
-        return next(found, registration.NothingToDo(health_gorilla_id))
+        return next(found, NothingToDo(health_gorilla_id))
 
     def _note(self, known: Sequence[str], error: BotError, request: Request) -> None:
         """What a failure means for the Tasks of the patient."""

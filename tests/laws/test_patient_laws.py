@@ -14,7 +14,7 @@ from bot_layer.patient_registration.adt import stored
 from bot_layer.patient_registration.rules import disclosure, index_patient, registration, same_person
 from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy, Stance
 from bot_layer.patient_registration.rules.index_patient import Policy
-from bot_layer.patient_registration.rules.registration import Context, Found
+from bot_layer.patient_registration.rules.plans import Context, Found
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, the tests beside the rules show
 

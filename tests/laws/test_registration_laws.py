@@ -13,7 +13,8 @@ from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules import index_patient
 from bot_layer.patient_registration.rules.index_patient import Policy, build
-from bot_layer.patient_registration.rules.registration import Context, Create, Found, NothingToDo, Refuse, Update, plan
+from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Refuse, Update
+from bot_layer.patient_registration.rules.registration import plan
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 

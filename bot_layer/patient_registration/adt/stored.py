@@ -11,7 +11,7 @@ from bot_layer.fhir.identifiers import kind
 from bot_layer.fhir.json import Json, objects
 from bot_layer.patient_registration.adt import pid
 from bot_layer.patient_registration.adt.message import Person
-from bot_layer.patient_registration.rules import registration
+from bot_layer.patient_registration.rules import patient_state
 
 PROTECTED: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode",
@@ -104,7 +104,7 @@ def survivor(patient: Json, prior: str) -> Json:
 
 def ended(patient: Json, successor: str) -> Json:
     """The Patient that was merged away: kept, inactive, linked to its one successor."""
-    if registration.replaced_by(patient) not in (None, successor):
+    if patient_state.replaced_by(patient) not in (None, successor):
         raise ReviewNeeded("The Patient that ends was merged into another one before.", code="merged-elsewhere")
     return {**_linked(patient, "replaced-by", successor), "active": False}
 

@@ -6,89 +6,26 @@ https://hl7.org/fhir/R4/patient.html
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
-from bot_layer.fhir import demographics, security_labels
-from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir import demographics
+from bot_layer.fhir.json import Json, text
 from bot_layer.patient_registration.rules import index_patient
 from bot_layer.patient_registration.rules.index_patient import Policy, build, pt_identifier
+from bot_layer.patient_registration.rules.patient_state import is_deceased, is_test, replaced_by
+from bot_layer.patient_registration.rules.plans import (
+    Context,
+    Create,
+    Found,
+    NothingToDo,
+    Plan,
+    Refuse,
+    Review,
+    Update,
+)
 from bot_layer.patient_registration.rules.same_person import Differences, differences, is_alike, is_somebody_else
 
-
-@dataclass(frozen=True)
-class Found:
-    """What Health Gorilla holds: the answers to the searches, and the resource under the id that Medplum recorded."""
-
-    by_identifier: Sequence[Json] = ()
-    by_demographics: Sequence[Json] = ()
-    recorded: Json | None = None
-
-
-@dataclass(frozen=True)
-class Context:
-    """What Medplum knows beside the Patient, and what the caller says.
-
-    ``former`` are the ids of the Patients that were merged into this one: queries by them lead here already.
-    ``not_same`` are the ids of Patients of whom a person said that they are somebody else. ``force`` lets a changed id,
-    a vanished registration, contradicting demographics, or a namesake with other marks be written.
-    """
-
-    former: tuple[str, ...] = ()
-    not_same: frozenset[str] = frozenset()
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class Create:
-    """The patient is unknown there: post this."""
-
-    body: Json = field(repr=False)
-    external_id: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class Update:
-    """The patient is known and differs in ``changed``: put this under ``id``, if it still has ``version``."""
-
-    id: str
-    body: Json = field(repr=False)
-    changed: tuple[str, ...] = ()
-    version: str | None = None
-    external_id: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class NothingToDo:
-    """The patient is known under ``id`` and nothing differs."""
-
-    id: str
-    external_id: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """The patient is not registered; ``expression`` names what the caller must change."""
-
-    code: str
-    text: str
-    expression: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Review:
-    """The records contradict each other: a person must look."""
-
-    code: str
-    text: str
-
-
-Plan = Create | Update | NothingToDo | Refuse | Review
 _NO_CONTEXT: Final = Context()
 
 
@@ -146,40 +83,6 @@ def refusal(patient: Json, policy: Policy) -> Refuse | None:
         elements = ", ".join(expression.removeprefix("Patient.") for expression in missing)
         return Refuse("missing-demographics", f"Registration needs these elements as well: {elements}.", missing)
     return None
-
-
-def replaced_by(patient: Json) -> str | None:
-    """The reference of the Patient that this one was merged into, or None."""
-    for link in demographics.entries(patient.get("link")):
-        other = link.get("other")
-        if link.get("type") == "replaced-by" and isinstance(other, dict) and other.get("reference"):
-            return str(other["reference"])
-    return None
-
-
-def is_test(patient: Json) -> bool:
-    """Whether the Patient is marked as test data: HTEST as a tag or as a security label."""
-    meta = patient.get("meta")
-    marks = [*objects(meta.get("tag")), *objects(meta.get("security"))] if isinstance(meta, dict) else []
-    return any((mark.get("system"), mark.get("code")) == security_labels.TEST_DATA for mark in marks)
-
-
-def is_deceased(patient: Json) -> bool:
-    """Whether the Patient is recorded as deceased."""
-    return patient.get("deceasedBoolean") is True or bool(patient.get("deceasedDateTime"))
-
-
-def id_in_location(location: str | None, resource_type: str = "Patient") -> str | None:
-    """The id that a Location header names, absolute or relative, versioned or not; None where it names none."""
-    path = re.split(r"[?#]", (location or "").strip())[0]
-    match = re.search(rf"(?:^|/){resource_type}/([A-Za-z0-9\-.]{{1,64}})(?:/_history(?:/[A-Za-z0-9\-.]*)?)?/?$", path)
-    return match[1] if match else None
-
-
-def idempotency_key(body: Json) -> str:
-    """A UUID of version 4's shape that only the same payload gets again: a repeated create is then recognised."""
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
 def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> Plan:

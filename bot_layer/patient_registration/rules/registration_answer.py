@@ -10,7 +10,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, note
 from bot_layer.patient_registration.rules.disclosure import DENIALS
 from bot_layer.patient_registration.rules.index_patient import Policy, shown
-from bot_layer.patient_registration.rules.registration import Create, NothingToDo, Refuse, Review, Update
+from bot_layer.patient_registration.rules.plans import Create, NothingToDo, Refuse, Review, Update
 
 NOT_FOR_THE_INDEX: Final = frozenset({"patient-inactive", "test-patient", "patient-deceased"}) | DENIALS
 """By rule these patients are not registered: that is no failure for a person to look after."""

@@ -10,18 +10,10 @@ import pytest
 from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules import index_patient, registration
+from bot_layer.patient_registration.rules import index_patient, index_wire, patient_state, registration
 from bot_layer.patient_registration.rules.index_patient import build
-from bot_layer.patient_registration.rules.registration import (
-    Context,
-    Create,
-    Found,
-    NothingToDo,
-    Refuse,
-    Review,
-    Update,
-    plan,
-)
+from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Refuse, Review, Update
+from bot_layer.patient_registration.rules.registration import plan
 from tests.people import PATIENT_ID, POLICY, SYSTEM, patient, registered
 
 HG = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
@@ -384,7 +376,7 @@ def test_the_deceased_are_kept_but_not_newly_registered(deceased: Json) -> None:
 )
 def test_only_a_replacing_patient_is_followed(link: Json, expected: str | None) -> None:
     """``replaces`` points the other way."""
-    assert registration.replaced_by(patient(link=[link])) == expected
+    assert patient_state.replaced_by(patient(link=[link])) == expected
 
 
 def test_the_registered_id_may_be_a_record_number() -> None:
@@ -472,15 +464,15 @@ def test_a_registration_is_ended_once() -> None:
 )
 def test_a_location_is_read_in_every_shape(location: str | None, expected: str | None) -> None:
     """Absolute, relative, versioned; anything else is no id."""
-    assert registration.id_in_location(location) == expected
+    assert index_wire.id_in_location(location) == expected
 
 
 def test_an_idempotency_key_follows_the_payload() -> None:
     """The same payload is recognised when sent again; another one gets another key. Shape: UUID version 4."""
     one, other = build(patient(), POLICY), build(patient(gender="male"), POLICY)
-    key = registration.idempotency_key(one)
-    assert key == registration.idempotency_key(dict(reversed(list(one.items()))))
-    assert key != registration.idempotency_key(other)
+    key = index_wire.idempotency_key(one)
+    assert key == index_wire.idempotency_key(dict(reversed(list(one.items()))))
+    assert key != index_wire.idempotency_key(other)
     assert key[14] == "4"
 
 
