@@ -23,6 +23,8 @@ from bot_layer.http.single_flight import SingleFlight
 from bot_layer.http.transport import Answer, Transport
 
 _LIFETIME = 300
+# A partner whose clock is a little behind must not take the assertion for one of the future.
+_SKEW = 30
 _MARGIN = 60.0
 _KEPT = 64
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -94,13 +96,14 @@ def request_token(settings: HealthGorilla, transport: Transport, now: float) -> 
 def assertion(settings: HealthGorilla, now: float) -> str:
     """The signed JWT that stands for the client. ConfigError where the key can't sign."""
     key = settings.client_secret if settings.algorithm == "HS256" else settings.private_key
+    began = int(now) - _SKEW
     claims = {
         "iss": settings.issuer,
         "sub": settings.subject,
         "aud": settings.audience,
-        "iat": int(now),
-        "nbf": int(now),
-        "exp": int(now) + _LIFETIME,
+        "iat": began,
+        "nbf": began,
+        "exp": began + _LIFETIME,
         "jti": str(uuid.uuid4()),
     }
     headers = {"kid": settings.key_id} if settings.key_id else None

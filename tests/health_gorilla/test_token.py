@@ -86,7 +86,7 @@ def test_an_assertion_is_signed_with_each_algorithm(algorithm: str, keys: dict[s
         options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
     )
     assert (claims["iss"], claims["sub"]) == ("https://clinic.example", "clinic.integration")
-    assert (claims["iat"], claims["nbf"], claims["exp"] - claims["iat"]) == (NOW, NOW, 300)
+    assert (claims["iat"], claims["nbf"], claims["exp"] - claims["iat"]) == (NOW - 30, NOW - 30, 300)
     assert jwt.get_unverified_header(signed) == {"alg": algorithm, "typ": "JWT"}
 
 
@@ -129,7 +129,7 @@ def test_jwt_bearer_sends_the_assertion_and_no_secret() -> None:
     responses.post(URL, json=granted())
     request_token(settings(), TRANSPORT, NOW)
     sent = form()
-    assert jwt.decode(sent.pop("assertion"), options={"verify_signature": False})["exp"] == NOW + 300
+    assert jwt.decode(sent.pop("assertion"), options={"verify_signature": False})["exp"] == NOW + 270
     assert sent == {
         "client_id": "client-1",
         "scope": "user/*.* create_users",
