@@ -280,9 +280,11 @@ def latency(live: Live) -> str:
 
 def rollback_and_prune(live: Live) -> str:
     """The last deployment is undone; a collection is pruned away and leaves the other one alone."""
-    live.command("deploy", "--bots", str(LIVE_BOTS), "--rollback")
-    assert live.bot("live/live-echo")["runtimeVersion"] == "vmcontext", "as before the last deployment"
-    live.deploy("--all", "--runtime", "fission")
+    ours_alone = ("deploy", "--bots", str(LIVE_BOTS))
+    live.command(*ours_alone, "--only", "live-echo", "--runtime", "lambda")
+    assert live.bot("live/live-echo")["runtimeVersion"] == "awslambda"
+    live.command(*ours_alone, "--rollback")
+    assert live.bot("live/live-echo")["runtimeVersion"] == "fission", "as before the last deployment"
     ours = {"live-echo", "live-timer", "live-js"}
     bundled = {bot["id"] for bot in live.target.search("Bot") if bot["name"] not in ours}
     fewer = live.folder / "live_bots"

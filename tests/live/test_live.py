@@ -12,7 +12,7 @@ from tests.live.target import Refused, opened
 from tests.live.world import started
 
 # A comparison of speeds tells nothing on a look-alike.
-NAMES = [name for name in SCENARIOS if name not in {"latency", "catch-up after a kill of the host"}]
+NAMES = [name for name in SCENARIOS if name != "latency"]
 
 
 def test_every_scenario_holds_on_the_look_alike(tmp_path: Path) -> None:
