@@ -21,6 +21,7 @@ from bot_layer.deploy.secrets import secrets_of
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules.checks import Finding, passed
+from bot_layer.http.pace import read_rate_limit
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Answer, Transport
 from bot_layer.medplum.client import Medplum
@@ -28,7 +29,6 @@ from bot_layer.settings import Reader, combine, resolve, secret_values
 
 _TRIED = (5, 0, 10)
 _LARGEST_DIFFERENCE = 60
-_QUOTA = re.compile(r'"fhirInteractions";r=(\d+)')
 _UNWELL = re.compile(r"^(?:refused: ([a-z0-9-]+)$|ERROR )", re.MULTILINE)
 _QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 
@@ -132,10 +132,10 @@ def _quota(case: Patient) -> Finding:
         )
     except BotError as error:
         return Finding("quota", "warning", error.code, error.message)
-    told = _QUOTA.search(answer.headers.get("RateLimit", ""))
+    told = read_rate_limit(answer.headers.get("RateLimit", ""))
     if told is None:
         return Finding("quota", "skipped", "check-skipped", "The server tells no quota.")
-    left = int(told[1])
+    left = told[0]
     if left < 5_000:
         return Finding("quota", "warning", "quota-low", f"{left} units are left in this minute: a write costs 100.")
     return passed("quota", f"{left} units are left in this minute.")
