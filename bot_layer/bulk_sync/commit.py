@@ -45,11 +45,21 @@ def _reconcile(session: Session, rest: Finalizer) -> None:
         session.check_time()
 
 
+def _with_findings(run: Run) -> Run:
+    """The run, with a note where a full export had no patient: a wrong Group looks like a healthy sync otherwise."""
+    full = any("Patient" in job.types and not job.since and not job.newcomers for job in run.jobs)
+    if not full or run.counts.get("Patient", {}).get("seen", 0):
+        return run
+    note = "no patient came from the source: check PF_GROUP_ID, and who is in the Group"
+    return replace(run, notes=tuple(dict.fromkeys((*run.notes, note))))
+
+
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
     """Move the time stamps forward: every file was handled, and what failed is kept."""
     failures = store_failures(session, state)
     # The places in the export are of no use any more; its address is kept until the source has deleted it.
     jobs = tuple(replace(job, files=(), patients=()) for job in run.jobs)
+    run = _with_findings(run)
     ended = replace(run, phase="partial" if run.incomplete else "done", ended=session.clock(), jobs=jobs, members={})
     new = replace(
         state,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from bot_layer.bulk_sync.download import download_files, keep
 from bot_layer.bulk_sync.hydrate import hydrate
 from bot_layer.bulk_sync.notices import apply_deleted, read_errors
+from bot_layer.bulk_sync.planning import export_instead
 from bot_layer.bulk_sync.polling import Places, after_failure, places_of
 from bot_layer.bulk_sync.progress import show_counts, with_loaded
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
@@ -15,6 +16,7 @@ from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.searching import left_out, searched_resources
 from bot_layer.bulk_sync.session import Session, job_of
 from bot_layer.bulk_sync.source.files import LinkExpired
+from bot_layer.bulk_sync.source.requests import SERVICE, ReadRefused
 from bot_layer.bulk_sync.spooled_units import units
 from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
 from bot_layer.bulk_sync.worker_pool import upsert_worker, worker_pool
@@ -71,7 +73,14 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
     open_spool(session, run, job)
     worker = upsert_worker(session, run)
     for turn, patient in enumerate(job.patients):
-        _search(session, worker, turn, patient)
+        try:
+            _search(session, worker, turn, patient)
+        except (PermanentError, ReadRefused) as fault:
+            of_source = isinstance(fault, ReadRefused) or fault.service == SERVICE
+            if not (job.newcomers and of_source and session.settings.level in ("auto", "group")):
+                raise
+            session.spool.remove()
+            return session.save(export_instead(session, session.run, session.job))
     return load_spooled(session, run, session.job)
 
 

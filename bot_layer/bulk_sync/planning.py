@@ -22,11 +22,17 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
     level = _levels(session)[0]
     jobs: tuple[Job, ...] = ()
     members: dict[str, str] = {}
+    notes = run.notes
     grouped = level in ("group", "search")
-    for group in session.settings.group_ids if grouped else ("",):
-        found = session.source.records.group_members(group) if group else None
+    tree = session.source.records.group_tree(session.settings.group_ids) if grouped else {}
+    for group in tree or ("",):
+        there = tree.get(group)
+        found = there.patients if there is not None else None
+        if there is not None and there.groups and not there.patients:
+            continue  # its patients are those of the Groups inside it
         if found is not None:
             members[group] = roll(found)
+            notes += () if found else ("a Group has no patients: check PF_GROUP_ID, and who is in the Group",)
         elif level == "search":
             raise PermanentError(
                 "The Group can't be read, so that its patients are not known; nobody else's are taken instead.",
@@ -47,7 +53,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
         )
     some = bool(options.types) and bool(set(session.settings.types) - set(options.types))
     narrow = some or (bool(options.since) and not run.full)
-    return replace(run, jobs=jobs, members=members, narrow=narrow)
+    return replace(run, jobs=jobs, members=members, narrow=narrow, notes=tuple(dict.fromkeys(notes)))
 
 
 def kick_off(session: Session, run: Run, job: Job) -> SyncState:
@@ -138,6 +144,14 @@ def _export(session: Session, job: Job) -> Export:
         output_format=job.output_format,
         refused_since=job.refused_since,
     )
+
+
+def export_instead(session: Session, run: Run, job: Job) -> Run:
+    """The run with a full export in place of the search for a Group's newcomers, which the source does not allow."""
+    note = "the source allows no search by patient: the Group's newcomers come with a full export"
+    session.log("PFBulkExport", note)
+    whole = replace(job, level="group", since="", patients=(), files=(), transaction_time="", place="", counted=False)
+    return replace(run.with_job(whole), notes=tuple(dict.fromkeys((*run.notes, note))))
 
 
 def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:

@@ -11,7 +11,7 @@ from bot_layer.errors import ConfigError
 
 def begin_seeing(session: Session, state: SyncState) -> str:
     """The map in which everything that the export shows is noted; ConfigError where the export can't be full."""
-    mine = set(session.settings.group_ids) or {sync_state.WHOLE}
+    mine = {*session.settings.group_ids, *state.groups} or {sync_state.WHOLE}
     if set(state.since) - mine:
         raise ConfigError(
             "This source's other Groups were synced too: name all of them in PF_GROUP_ID for a reconcile, or their "

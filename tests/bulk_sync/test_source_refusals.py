@@ -248,6 +248,63 @@ def test_where_every_kickoff_is_refused_the_run_fails_soon() -> None:
         assert len(kickoffs(both)) < 8
 
 
+# -- Groups
+
+
+def group(*members: str) -> Json:
+    """A Group of these."""
+    return {"resourceType": "Group", "member": [{"entity": {"reference": each}} for each in members]}
+
+
+def test_groups_inside_a_group_are_followed() -> None:
+    """Also in a circle; each is exported once, and its patients come with everything."""
+    source = practice()
+    source.add(patient("p2"), at=THEN)
+    source.groups = {"g1": {}, "g2": {"p1": THEN}, "g3": {"p2": THEN}}
+    with world(source) as both:
+        both.source.canned = [
+            Canned("/Group/g1", group("Group/g2", f"{both.source.base_url}/Group/g3"), unless="$export"),
+            Canned("/Group/g3", group("Patient/p2", "Group/g1", "Device/d1"), unless="$export"),
+        ]
+        state = run(both, group_ids=("g1",))
+        assert state.run is not None
+        assert (state.run.phase, state.run.notes) == ("done", ())
+        assert set(both.by_source_id("Patient")) == {"p1", "p2"}
+        assert [each.path.split("/")[-2] for each in both.source.requests if "$export" in each.path] == ["g2", "g3"]
+        assert set(state.since) == {"g2", "g3"}
+        assert state.last_sync_time
+
+
+def test_a_group_without_patients_is_a_finding() -> None:
+    """The run is done, and the report says what to check."""
+    source = Source()
+    source.groups["g1"] = {}
+    with world(source) as both:
+        state = run(both)
+        assert state.run is not None
+        assert state.run.phase == "done"
+        assert sum("check PF_GROUP_ID" in each for each in state.run.notes) == 2
+
+
+@pytest.mark.parametrize("status", [403, 400, 501])
+def test_who_joins_a_group_comes_with_older_data_where_no_search_is_allowed(status: int) -> None:
+    """With a full export of the Group, once."""
+    source = practice()
+    source.add(patient("p2"), at=THEN)
+    source.add(observation("o2", "Patient/p2"), at=THEN)
+    with world(source) as both:
+        run(both)
+        source.add_member("p2", at=both.source.now())
+        both.source.canned = [Canned("_count=100", {"issue": [{"code": "forbidden"}]}, status)]
+        state = run(both)
+        assert state.run is not None
+        assert state.run.phase == "done"
+        assert set(both.by_source_id("Observation")) == {"o1", "o2"}
+        both.source.clear_requests()
+        run(both)
+        assert ["_since" in each for each in kickoffs(both)] == [True]
+
+
 # -- Manifests and jobs
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, http_date
@@ -13,6 +14,16 @@ from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.fhir.bundle import NotASearchset, read_searchset
 from bot_layer.fhir.json import Json, objects
 from bot_layer.http.answer import Answer
+
+MOST_GROUPS: Final = 500
+
+
+@dataclass(frozen=True)
+class GroupMembers:
+    """The ids of a Group's members: patients, and Groups inside it (https://hl7.org/fhir/R4/group.html)."""
+
+    patients: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,16 +68,43 @@ class Records:
         moment = http_date(reply.headers.get("date", ""))
         return "" if moment is None else (moment - CLOCKS_DIFFER).isoformat()
 
-    def group_members(self, group_id: str) -> tuple[str, ...] | None:
-        """The ids of a Group's patients, or None where the source does not let it be read."""
+    def group(self, group_id: str) -> GroupMembers | None:
+        """Who is in a Group, or None where the source does not let it be read."""
         try:
-            group = self.read("Group", group_id)
+            found = self.read("Group", group_id)
         except (PermanentError, AuthError):
             return None
-        if group is None or group.get("resourceType") != "Group":
+        if found is None or found.get("resourceType") != "Group":
             return None
-        members = (_member_id(each, self.requests.source) for each in objects(group.get("member")))
-        return tuple(dict.fromkeys(each for each in members if each))
+        members = [_member(each, self.requests.source) for each in objects(found.get("member"))]
+        named = {
+            kind: tuple(dict.fromkeys(id_ for one, id_ in members if one == kind)) for kind in ("Patient", "Group")
+        }
+        return GroupMembers(named["Patient"], named["Group"])
+
+    def group_members(self, group_id: str) -> tuple[str, ...] | None:
+        """The ids of a Group's own patients, or None where the source does not let it be read."""
+        found = self.group(group_id)
+        return None if found is None else found.patients
+
+    def group_tree(self, group_ids: Iterable[str]) -> dict[str, GroupMembers | None]:
+        """These Groups and those inside them, each once; PermanentError where there is no end of them."""
+        found: dict[str, GroupMembers | None] = {}
+        waiting = list(group_ids)
+        while waiting:
+            group_id = waiting.pop(0)
+            if group_id in found:
+                continue
+            if len(found) == MOST_GROUPS:
+                raise PermanentError(
+                    f"There are more than {MOST_GROUPS} Groups inside the Groups of PF_GROUP_ID.",
+                    service=SERVICE,
+                    path="Group/{id}",
+                    code="too-many-groups",
+                )
+            found[group_id] = group = self.group(group_id)
+            waiting += group.groups if group is not None else ()
+        return found
 
 
 def _answered(reply: Answer, path: str) -> Json:
@@ -90,11 +128,12 @@ def _unreadable(path: str) -> TransientError:
     )
 
 
-def _member_id(member: Json, source: str) -> str:
-    """The patient id that a Group's member names, or an empty text."""
-    if member.get("inactive"):
-        return ""
-    named = [str(each.get("reference")).removeprefix(f"{source}/") for each in objects([member.get("entity")])]
-    kind, _, rest = "".join(named).partition("/")
-    patient = rest.partition("/")[0]
-    return patient if kind == "Patient" and is_source_id(patient) else ""
+def _member(member: Json, source: str) -> tuple[str, str]:
+    """Type and id of a member that is a Patient or a Group; empty texts for any other, and for one that left."""
+    entity = member.get("entity")
+    reference = entity.get("reference") if isinstance(entity, dict) else None
+    if member.get("inactive") is True or not isinstance(reference, str):
+        return "", ""
+    kind, _, rest = reference.removeprefix(f"{source}/").partition("/")
+    named = rest.partition("/")[0]
+    return (kind, named) if kind in ("Patient", "Group") and is_source_id(named) else ("", "")
