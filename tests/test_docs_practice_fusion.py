@@ -29,7 +29,6 @@ def test_every_error_of_the_sync_has_its_line() -> None:
     """A code that the sync can end with stands in the table of what to do."""
     files = [
         *(ROOT / "bot_layer" / "bulk_sync").rglob("*.py"),
-        ROOT / "bot_layer" / "http" / "wire.py",
         ROOT / "bots" / "pf_bulk_sync.py",
     ]
     codes: set[str] = set()
