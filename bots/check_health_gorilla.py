@@ -30,8 +30,12 @@ BOT = Bot(
     target="Practitioner",
     parameter="practitioner",
     # A missing or wrong setting is a finding here, not a reason not to look.
-    settings=tuple(replace(setting, required=False, kind="text") for setting in (*hg.SETTINGS, *transport.SETTINGS)),
-    grants=(Grant("Practitioner"),),
+    settings=tuple(
+        replace(setting, required=False, kind="text")
+        for setting in (*hg.SETTINGS, *transport.SETTINGS)
+        if setting.name != "HEALTH_GORILLA_PASSWORD"  # it makes no account
+    ),
+    grants=(Grant("Practitioner", search=False),),
 )
 
 

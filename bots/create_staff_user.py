@@ -34,7 +34,7 @@ BOT = Bot(
     target="Practitioner",
     parameter="practitioner",
     settings=(*hg.SETTINGS, *transport.SETTINGS),
-    grants=(Grant("Practitioner", write=True), Grant("Organization")),
+    grants=(Grant("Practitioner", update=True, search=False), Grant("Organization", read=False)),
 )
 
 

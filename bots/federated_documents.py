@@ -40,11 +40,11 @@ BOT = Bot(
     ),
     grants=(
         Grant("Patient"),
-        Grant("Consent"),
+        Grant("Consent", read=False),
         Grant("DocumentReference"),
-        Grant("Binary"),
-        Grant("Organization"),
-        Grant("AuditEvent", write=True),
+        Grant("Binary", search=False),
+        Grant("Organization", search=False),
+        Grant("AuditEvent", create=True, read=False, search=False),
     ),
 )
 

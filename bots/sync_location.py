@@ -27,7 +27,7 @@ BOT = Bot(
     target="Organization",
     parameter="location",
     settings=(*hg.SETTINGS, *transport.SETTINGS),
-    grants=(Grant("Organization", write=True),),
+    grants=(Grant("Organization", update=True),),
 )
 
 

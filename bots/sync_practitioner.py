@@ -38,7 +38,11 @@ BOT = Bot(
     watches=(Watch("Practitioner"),),
     # Medplum's documentation calls the operation so since 2026.
     operation_aliases=("health-gorilla-sync-practitioner",),
-    grants=(Grant("Practitioner", write=True), Grant("PractitionerRole"), Grant("Organization")),
+    grants=(
+        Grant("Practitioner", update=True, search=False),
+        Grant("PractitionerRole", read=False),
+        Grant("Organization", read=False),
+    ),
 )
 
 

@@ -28,11 +28,30 @@ class Watch:
 
 @dataclass(frozen=True)
 class Grant:
-    """Rights on one resource type: ``read`` and ``search``; ``write`` adds ``create`` and ``update``."""
+    """Rights on one resource type: ``read`` and ``search`` unless switched off, and each kind of write by its name.
+
+    ``write`` stands for ``create`` and ``update``. https://www.medplum.com/docs/access/access-policies
+    """
 
     resource_type: str
     write: bool = False
+    create: bool = False
+    update: bool = False
     delete: bool = False
+    read: bool = True
+    search: bool = True
+
+    @property
+    def interactions(self) -> tuple[str, ...]:
+        """The interactions of an AccessPolicy."""
+        granted = {
+            "read": self.read,
+            "search": self.search,
+            "create": self.create or self.write,
+            "update": self.update or self.write,
+            "delete": self.delete,
+        }
+        return tuple(name for name, given in granted.items() if given)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ RUNTIMES: Mapping[str, str] = {"fission": "fission", "relay": "vmcontext", "lamb
 RELAY = Path(__file__).resolve().parent.parent / "host" / "relay.js"
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-_READ = ("read", "search")
-_WRITE = ("create", "update")
 
 
 def declared(bots: Collection, *, runtime: str = "fission", settings: Mapping[str, str] = NO_SETTINGS) -> list[Wanted]:
@@ -116,8 +114,7 @@ def _own_subscriptions(bot: Bot) -> list[Json]:
 
 def _rule(grant: Grant) -> Json:
     """https://www.medplum.com/docs/access/access-policies"""
-    added = [*(_WRITE if grant.write else ()), *(["delete"] if grant.delete else ())]
-    return {"resourceType": grant.resource_type, "interaction": [*_READ, *added]}
+    return {"resourceType": grant.resource_type, "interaction": list(grant.interactions)}
 
 
 def _operations(bot: Bot, operation: Json) -> list[Json]:

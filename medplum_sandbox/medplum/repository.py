@@ -244,8 +244,13 @@ class Repository:
     def _allow(self, resource_type: str, interaction: str) -> None:
         if self.actor.free or not is_resource_type(resource_type):  # an unknown type is refused by what comes after
             return
+        self.note_use(resource_type, interaction)
         if not policy.rules_for(self.actor, resource_type, interaction):
             raise forbidden()
+
+    def note_use(self, resource_type: str, interaction: str) -> None:
+        """Remember that this caller needed a right."""
+        self.world.rights_used.add((self.actor.reference["reference"], resource_type, interaction))
 
     def _check_stored(self, found: Stored, interaction: str) -> None:
         """404 for a resource that exists and that the caller's policy hides."""

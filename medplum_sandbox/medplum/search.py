@@ -34,6 +34,10 @@ class Searchable(Protocol):
         """The tables; hold the world's lock."""
         ...
 
+    def note_use(self, resource_type: str, interaction: str) -> None:
+        """Remember that the caller needed a right."""
+        ...
+
     def key(self, resource_type: str, parameter: str) -> int:
         """The index key of a parameter in this project."""
         ...
@@ -109,7 +113,10 @@ def _check_type(repository: Searchable, resource_type: str) -> None:
         raise invalid([issue("error", "structure", "Unknown resource type")])
     if resource_type == "Binary":
         raise bad_request("Cannot search on Binary resource type")
-    if not repository.actor.free and not policy.rules_for(repository.actor, resource_type, "search"):
+    if repository.actor.free:
+        return
+    repository.note_use(resource_type, "search")
+    if not policy.rules_for(repository.actor, resource_type, "search"):
         raise forbidden()
 
 

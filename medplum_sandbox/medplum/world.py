@@ -119,6 +119,8 @@ class World:
     listeners: list[Listener] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     signing_key: str = field(default_factory=lambda: secrets.token_hex(32))
+    # What callers used of their policies: profile, resource type and interaction.
+    rights_used: set[tuple[str, str, str]] = field(default_factory=set)
     token_keys: TokenKeys = field(default_factory=TokenKeys)
     # What the bot half keeps between requests (deployed code, running jobs, delivery queue), by module name.
     parts: dict[str, Any] = field(default_factory=dict)
