@@ -98,6 +98,7 @@ def receive(event: Event, now: datetime) -> str:
     except BotError as error:
         return acknowledgement.ack(header, code_of(error), now, [problem_of(error)])
     remarks = [acknowledgement.late()] if any(step.is_late for step in steps) else []
+    remarks += [acknowledgement.unknown_prior()] if any(step.has_unknown_prior for step in steps) else []
     return _registered(registrar, header, stored, remarks)
 
 

@@ -25,13 +25,15 @@ _NEW = "new"
 class Step:
     """One PID of a message after it was judged: the Patient that it means (None: a new one), and those that end.
 
-    ``is_late``: a later message of the same sender was applied to the Patient before.
+    ``is_late``: a later message of the same sender was applied to the Patient before. ``has_unknown_prior``: nobody has
+    a number that was to end.
     """
 
     person: Person
     patient: Json | None = field(default=None, repr=False)
     ending: tuple[Json, ...] = field(default=(), repr=False)
     is_late: bool = False
+    has_unknown_prior: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class AdtMessages:
         steps: list[Step] = []
         for person in message.persons:
             step = self._step(person, planned)
-            if message.header.trigger in OLDER_MERGES and not step.ending and not _is_ended(step):
+            if message.header.trigger in OLDER_MERGES and step.has_unknown_prior:
                 raise InputError(
                     "Medplum has no Patient of the number that ends.", code="unknown-patient", expression=["MRG-1"]
                 )
@@ -96,7 +98,9 @@ class AdtMessages:
         is_late = found is not None and self._is_late(found, person)
         if found is not None and not is_late:
             _require_same(person, found)
-        return Step(person, found, tuple(ending.values()), is_late)
+        pairs = zip(prior, holders, strict=True)
+        is_unknown = any(each is None and not (found and adt.carries(found, number)) for number, each in pairs)
+        return Step(person, found, tuple(ending.values()), is_late, is_unknown)
 
     def _meant(self, person: Person, planned: dict[str, Json], prior: Sequence[Json]) -> Json | None:
         """The one Patient whom the numbers of PID-3 name, in whatever order; None where nobody carries any of them."""
@@ -171,12 +175,6 @@ class AdtMessages:
 
     def _stamps(self, patient_id: str) -> Sequence[Json]:
         return self.store.server.search("Basic", [("identifier", f"{adt_order.URL}|{patient_id}")])
-
-
-def _is_ended(step: Step) -> bool:
-    """Whether the merge was carried out before: the Patient that stays carries the numbers that ended."""
-    prior = adt.usable(step.person.prior)
-    return step.patient is not None and any(adt.carries(step.patient, number) for number in prior)
 
 
 def _after(step: Step) -> dict[str, Json]:

@@ -320,3 +320,16 @@ def test_a_message_that_states_nothing_new_makes_no_version_and_is_remembered() 
         between = adt("A08", pid(mr("R-1"), "Winter^Ilse", "19610304", "F"), at=LATER)
         assert "late-message" in send(w, between)[1]
         assert w.held() == before
+
+
+def test_a_merge_of_a_number_that_nobody_has_says_so() -> None:
+    """An A40 is accepted with a remark, an older merge is refused; what is known of it ends all the same."""
+    who = pid(mr("R-1"), "Quandt^Ilse", "19610304", "F")
+    with world() as w:
+        arrive(w, ("R-1", "Ilse"), ("R-2", "Else"))
+        said, ack = send(w, adt("A40", who, f"MRG|{mr('R-404')}", at=LATER))
+        assert (said, "unknown-prior" in ack) == ("AA", True)
+        for event in ("A18", "A30", "A34", "A36"):
+            assert "unknown-patient" in send(w, adt(event, who, f"MRG|{mr('R-404')}", at=LATER))[1]
+        assert "unknown-prior" in send(w, adt("A40", who, f"MRG|{mr('R-2', 'R-404')}", at=LATER))[1]
+        assert active(w) == {"R-1": True, "R-2": False}

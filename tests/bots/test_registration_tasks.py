@@ -33,6 +33,7 @@ def failing(w: Clinic) -> Json:
             "cancelled",
             "patient-deceased",
         ),
+        (lambda now: {**now, "deceasedBoolean": True}, "cancelled", "patient-deceased"),
         (lambda now: {**now, "address": [ADDRESS]}, "completed", "missing-demographics"),
         (lambda now: {**now, "birthDate": "1980"}, "requested", "missing-demographics"),
     ],
@@ -42,6 +43,18 @@ def test_the_task_follows_the_patient(change: Callable[[Json], Json], status: st
         stored = failing(w)
         handler(w.subscribed(w.server.change(f"Patient/{stored['id']}", change)))
         assert tasks(w) == [(status, reason)]
+
+
+def test_the_task_of_a_namesake_ends_when_the_patient_dies() -> None:
+    """Nobody registers the dead anew, so nobody has to tell the two apart."""
+    with clinic() as w:
+        handler(w.asked(w.server.create(person())))
+        second = w.server.create(person())
+        handler(w.subscribed(second, "create"))
+        assert tasks(w) == [("requested", "registered-as-another")]
+        died = w.server.change(f"Patient/{second['id']}", lambda now: {**now, "deceasedBoolean": True})
+        handler(w.subscribed(died))
+        assert tasks(w) == [("cancelled", "patient-deceased")]
 
 
 def test_a_deleted_patient_has_no_open_task() -> None:

@@ -94,6 +94,11 @@ def not_for_us() -> Problem:
     return Problem("unsupported-event", "This event does not concern registration; nothing was done.", ("MSH-9",), "I")
 
 
+def unknown_prior() -> Problem:
+    """What is said of a merge that names a number which nobody has."""
+    return Problem("unknown-prior", "Medplum has no Patient of a number that was to end.", ("MRG-1",), "I")
+
+
 def late() -> Problem:
     """What is said of a message that is older than the last one of its sender."""
     return Problem("late-message", "A newer message was applied before: what that one said stays.", ("EVN-2",), "I")

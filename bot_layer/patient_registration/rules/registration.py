@@ -27,6 +27,9 @@ from bot_layer.patient_registration.rules.plans import (
 from bot_layer.patient_registration.rules.same_person import Differences, differences, is_alike, is_somebody_else
 
 _NO_CONTEXT: Final = Context()
+_DECEASED: Final = Refuse(
+    "patient-deceased", "A deceased patient is not newly registered unless it is configured.", ("Patient.deceased",)
+)
 
 
 def plan(patient: Json, found: Found, policy: Policy, context: Context = _NO_CONTEXT) -> Plan:
@@ -37,6 +40,8 @@ def plan(patient: Json, found: Found, policy: Policy, context: Context = _NO_CON
     recorded = index_patient.health_gorilla_ids(patient)
     if len(recorded) > 1:
         return Review("several-health-gorilla-ids", "Medplum's Patient carries several Health Gorilla ids: keep one.")
+    if _is_dead_for(policy, patient) and not recorded and not found.by_identifier:
+        return _DECEASED
     candidates = _candidates(patient, found, policy, context)
     others = [theirs for theirs in candidates if _is_of_another(theirs, patient, policy, context)]
     if len(candidates) > 1 and len(others) == len(candidates):
@@ -79,10 +84,17 @@ def refusal(patient: Json, policy: Policy) -> Refuse | None:
             "test-patient", "Test patients are not registered unless it is configured.", ("Patient.meta.tag",)
         )
     missing = index_patient.missing_demographics(patient, policy)
+    if missing and _is_dead_for(policy, patient) and not index_patient.health_gorilla_ids(patient):
+        return _DECEASED
     if missing:
         elements = ", ".join(expression.removeprefix("Patient.") for expression in missing)
         return Refuse("missing-demographics", f"Registration needs these elements as well: {elements}.", missing)
     return None
+
+
+def _is_dead_for(policy: Policy, patient: Json) -> bool:
+    """Whether the patient died, and the clinic registers no deceased patients anew."""
+    return is_deceased(patient) and not policy.deceased
 
 
 def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> Plan:
@@ -91,12 +103,8 @@ def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> 
             "registration-vanished",
             "Medplum records an id that Health Gorilla does not know: force a new registration, or ask there.",
         )
-    if is_deceased(patient) and not policy.deceased:
-        return Refuse(
-            "patient-deceased",
-            "A deceased patient is not newly registered unless it is configured.",
-            ("Patient.deceased",),
-        )
+    if _is_dead_for(policy, patient):
+        return _DECEASED
     body = build(patient, policy)
     return Create(body, body["identifier"][0]["value"])
 
