@@ -23,15 +23,15 @@ from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.fhir import parameters
-from bot_layer.fhir.identifiers import NPI_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import roster
+from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.roster import Entry, Row
 from bot_layer.host.invoke import Result, invoke
 from bot_layer.http.policy import SETTINGS, RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.medplum.client import Medplum, connect_environment
-from bot_layer.settings import resolve, secret_values
+from bot_layer.settings import Reader, resolve, secret_values
 
 app = typer.Typer()
 _ROUNDS = 4
@@ -52,6 +52,12 @@ class Enroller:
     secrets: Json = field(default_factory=dict, repr=False)
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     _login: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def check_digit(self) -> bool:
+        """Whether the NPIs of a list must have their check digit, as for the bot."""
+        values = resolve(hg.SETTINGS, self.environ, secret_values(self.secrets.values()))
+        return Reader(hg.SETTINGS, values).flag("HEALTH_GORILLA_NPI_CHECK_DIGIT")
 
     def enroll(self, practitioner: str, locations: Sequence[str] = ()) -> Row:
         """What became of one person. Tried again while it may work later: a sync that was done twice is done once."""
@@ -138,7 +144,7 @@ def enroll(
         server = connect_environment(os.environ)
         handler = load(BUNDLED).named("sync-practitioner")
         enroller = Enroller(handler, server, os.environ, preview, server.project_secrets())
-        entries = _people(enroller.server, source, search)
+        entries = _people(enroller, source, search)
         written = Report(report, fresh=fresh)
     except (BotError, OSError) as error:
         said = f"{error.code}: {error.message}" if isinstance(error, BotError) else f"The file can't be used: {error}"
@@ -180,12 +186,12 @@ def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], t
     return len(known) - len(waiting)
 
 
-def _people(server: Medplum, source: Path | None, search: str | None) -> list[Entry]:
+def _people(enroller: Enroller, source: Path | None, search: str | None) -> list[Entry]:
     if (source is None) == (search is None):
         raise InputError("Say whom to enroll: --from FILE or --search 'Practitioner?...'.", code="no-list")
     if source is not None:
         try:
-            return roster.once(roster.read(source.read_text(encoding="utf-8")))
+            return roster.once(roster.read(source.read_text(encoding="utf-8"), check_digit=enroller.check_digit))
         except UnicodeDecodeError as fault:
             raise InputError("The list is no UTF-8: save it as CSV UTF-8.", code="unreadable-list") from fault
     resource_type, _, query = str(search).partition("?")
@@ -195,7 +201,7 @@ def _people(server: Medplum, source: Path | None, search: str | None) -> list[En
     wanted = [*parse_qsl(query, keep_blank_values=True), ("_fields", "id"), ("_count", "1000")]
     return [
         Entry(number, f"Practitioner/{found['id']}")
-        for number, found in enumerate(server.search_all("Practitioner", wanted), start=1)
+        for number, found in enumerate(enroller.server.search_all("Practitioner", wanted), start=1)
     ]
 
 
@@ -205,9 +211,10 @@ def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[
     found: dict[str, list[str]] = {}
     for start in range(0, len(by_npi), _NPIS_A_SEARCH):
         some = by_npi[start : start + _NPIS_A_SEARCH]
-        wanted = ",".join(f"{NPI_SYSTEM}|{entry.npi}" for entry in some)
+        # Without a system: an import may have left an NPI under its OID, or with a type alone.
+        wanted = ",".join(str(entry.npi) for entry in some)
         people = server.search_all("Practitioner", [("identifier", wanted), ("_count", "1000")])
-        found |= roster.matches(some, people)
+        found |= roster.matches(some, people, datetime.now(UTC))
     for entry in entries:
         references = [entry.practitioner] if entry.practitioner else found.get(entry.npi or "", [])
         if len(references) == 1:

@@ -39,6 +39,7 @@ def main() -> int:
 def _result(copy: Path, mutant: Mutant) -> str:
     path = copy / mutant.rules.path
     whole = path.read_text(encoding="utf-8")
+    _forget_compiled(path)
     if whole.count(mutant.old) != 1:
         result = "not found"
     else:
@@ -48,15 +49,23 @@ def _result(copy: Path, mutant: Mutant) -> str:
             result = next((name for name, tests in kinds if tests and _fails(copy, tests)), "survived")
         finally:
             path.write_text(whole, encoding="utf-8")
+            _forget_compiled(path)
     note = f": {mutant.survives}" if mutant.survives else ""
     sys.stdout.write(f"{result:16} {Path(mutant.rules.path).name:16} {mutant.about}{note}\n")
     sys.stdout.flush()
     return result
 
 
+def _forget_compiled(path: Path) -> None:
+    """A mutant of the same length and second would be taken for the file that was compiled before it."""
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
 def _fails(copy: Path, tests: tuple[str, ...]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", *tests]
-    environ = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    plugins = ("-p", "_hypothesis_pytestplugin", "-p", "pytest_timeout", "-p", "pytest_cov")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *plugins, *tests]
+    environ = {**os.environ, "PYTHONPATH": str(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=copy, env=environ, capture_output=True, check=False)
     if done.returncode not in {0, 1, 2}:
         raise RuntimeError(done.stdout.decode()[-2000:] + done.stderr.decode()[-2000:])

@@ -109,7 +109,7 @@ def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
         raise InputError("The Practitioner needs an NPI.", code="npi-missing", expression=where)
     if len(found) > 1:
         raise ReviewNeeded("The Practitioner has several NPIs: remove the wrong ones.", code="npi-ambiguous")
-    if not (identifiers.is_npi(found[0]) or (not settings.npi_check_digit and _MADE_UP_NPI.fullmatch(found[0]))):
+    if not is_npi(found[0], check_digit=settings.npi_check_digit):
         raise InputError("The NPI is not ten digits with a right check digit.", code="npi-invalid", expression=where)
     return found[0]
 
@@ -117,6 +117,11 @@ def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
 def health_gorilla_id_of(clinician: Clinician) -> str | None:
     """The one Health Gorilla id that Medplum keeps, or None; ReviewNeeded with several."""
     return one_health_gorilla_id(clinician.health_gorilla_ids)
+
+
+def is_npi(value: str, *, check_digit: bool) -> bool:
+    """Whether a text is an NPI, or without the check digit, what a test system may have for one."""
+    return identifiers.is_npi(value) or (not check_digit and _MADE_UP_NPI.fullmatch(value) is not None)
 
 
 def one_health_gorilla_id(found: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""A list of people to enroll, and the report of what became of each: read and written as CSV, continued where it
+"""A list of people to enroll, and the report of the result for each: read and written as CSV, continued where it
 stopped.
 
 The report names people by their references in Medplum, never by name or NPI.
@@ -11,11 +11,13 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from bot_layer.errors import InputError
 from bot_layer.fhir import identifiers, outcomes, parameters
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 from bot_layer.fhir.references import is_id, is_relative
+from bot_layer.health_gorilla.rules import enrollment
 
 COLUMNS = ("practitioner", "action", "codes", "text")
 SETTLED = frozenset({"enrolled", "updated", "unchanged"})
@@ -52,10 +54,11 @@ class Row:
         return self.action in WELL
 
 
-def read(text: str) -> list[Entry]:
+def read(text: str, *, check_digit: bool = True) -> list[Entry]:
     """The people of a CSV with the columns ``practitioner`` or ``npi``, and ``location`` if requested.
 
-    Several locations in one cell are separated by spaces or semicolons. InputError names the lines that can't be read.
+    Several locations in one cell are separated by spaces or semicolons. ``check_digit`` False takes made-up NPIs.
+    InputError names the lines that can't be read.
     """
     reader = csv.DictReader(io.StringIO(text.lstrip("\ufeff")))
     columns = {name.strip().casefold() for name in reader.fieldnames or ()}
@@ -67,7 +70,7 @@ def read(text: str) -> list[Entry]:
         cells = {str(name).strip().casefold(): (value or "").strip() for name, value in row.items() if name is not None}
         if not any(cells.values()):
             continue
-        found = _entry(reader.line_num, cells)
+        found = _entry(reader.line_num, cells, check_digit=check_digit)
         if found is None:
             wrong.append(reader.line_num)
         else:
@@ -145,18 +148,18 @@ def count(rows: Iterable[Row]) -> dict[tuple[str, str], int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def matches(entries: Sequence[Entry], practitioners: Iterable[Json]) -> dict[str, list[str]]:
-    """The references of the practitioners by NPI, for those NPIs that the entries name."""
+def matches(entries: Sequence[Entry], practitioners: Iterable[Json], now: datetime) -> dict[str, list[str]]:
+    """The references of the practitioners by the NPI that is in force, for those NPIs that the entries name."""
     wanted = {entry.npi for entry in entries if entry.npi}
     found: dict[str, list[str]] = {}
     for practitioner in practitioners:
-        for npi in identifiers.npis(practitioner.get("identifier", [])):
+        for npi in identifiers.npis(identifiers.in_force(objects(practitioner.get("identifier")), now)):
             if npi in wanted:
                 found.setdefault(npi, []).append(f"Practitioner/{practitioner['id']}")
     return found
 
 
-def _entry(line: int, cells: Mapping[str, str]) -> Entry | None:
+def _entry(line: int, cells: Mapping[str, str], *, check_digit: bool) -> Entry | None:
     locations = tuple(re.split(r"[;\s]+", cells["location"])) if cells.get("location") else ()
     if not all(is_relative(each) and each.startswith("Organization/") for each in locations):
         return None
@@ -164,4 +167,5 @@ def _entry(line: int, cells: Mapping[str, str]) -> Entry | None:
     if given:
         bare = given.removeprefix("Practitioner/")
         return Entry(line, f"Practitioner/{bare}", None, locations) if is_id(bare) else None
-    return Entry(line, None, cells["npi"], locations) if identifiers.is_npi(cells.get("npi", "")) else None
+    npi = cells.get("npi", "")
+    return Entry(line, None, npi, locations) if enrollment.is_npi(npi, check_digit=check_digit) else None

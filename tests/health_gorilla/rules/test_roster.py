@@ -11,6 +11,7 @@ from bot_layer.fhir import parameters
 from bot_layer.fhir.outcomes import note, outcome, warning
 from bot_layer.health_gorilla.rules import roster
 from bot_layer.health_gorilla.rules.roster import Entry, Row
+from tests.health_gorilla.clinicians import NOW
 
 NPI = "1000000012"
 
@@ -94,9 +95,23 @@ def test_people_of_medplum_by_npi() -> None:
         {"id": "1", "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": NPI}]},
         {"id": "2", "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": NPI}]},
         {"id": "3", "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": "1000000020"}]},
+        {"id": "4", "identifier": [{"system": "urn:oid:2.16.840.1.113883.4.6", "value": NPI}]},
+        {"id": "5", "identifier": [{"type": {"text": "Medical record number"}, "value": NPI}]},
+        {
+            "id": "6",
+            "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": NPI, "period": {"end": "2020"}}],
+        },
     ]
-    found = roster.matches([Entry(2, None, NPI), Entry(3, "Practitioner/9")], people)
-    assert found == {NPI: ["Practitioner/1", "Practitioner/2"]}
+    found = roster.matches([Entry(2, None, NPI), Entry(3, "Practitioner/9")], people, NOW)
+    assert found == {NPI: ["Practitioner/1", "Practitioner/2", "Practitioner/4"]}
+
+
+def test_made_up_npis_are_read_where_the_check_digit_is_off() -> None:
+    """For a test system; what would read as several values is none in any case."""
+    assert roster.read("npi\n123456789\n", check_digit=False) == [Entry(2, None, "123456789")]
+    for text in ("npi\n123456789\n", 'npi\n"1,2"\n'):
+        with pytest.raises(InputError):
+            roster.read(text, check_digit=text.startswith("npi\n1"))
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=20)
