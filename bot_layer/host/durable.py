@@ -13,12 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, error
+from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, WorkflowStatus, error
 
 from bot_layer import spans
 from bot_layer.bot.collection import Collection
@@ -45,6 +45,7 @@ _COUNTED: Final = {
     "PENDING": "running",
     **dict.fromkeys(retention.DEAD, "dead"),
 }
+_LOOKED_AT: Final = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -188,10 +189,23 @@ class Inbox:
         """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
         with self._counted():
             try:
-                return self._attempt(event_id, record)
+                return self._once(record, self._attempt(event_id, record))
             except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
                 _log.error("A run of %s failed: %s", record.get("bot"), place_of(fault))
                 return Verdict("dead", "internal-error")
+
+    def _once(self, record: Json, found: Verdict) -> Verdict:
+        """The verdict, but no second dead letter of a timer for the same reason while nobody has dealt with the first.
+
+        A bot that is not configured would make one every few minutes.
+        """
+        if found.state != "dead" or record.get("kind") != "cron":
+            return found
+        dead = DBOS.list_workflows(
+            status=list(retention.DEAD), name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
+        )
+        is_known = any(_reason(run) == (record.get("botId"), "cron", found.code) for run in dead)
+        return replace(found, state="refused") if is_known else found
 
     def _attempt(self, event_id: str, record: Json) -> Verdict:
         try:
@@ -263,6 +277,13 @@ class Inbox:
 
 
 _serving: list[Inbox] = []
+
+
+def _reason(run: WorkflowStatus) -> tuple[str | None, str | None, str]:
+    """The Bot of a dead letter, what kind of event it was, and its code."""
+    record: Json = (run.input or {"args": [{}]})["args"][0]
+    text = str(run.error.args[0]) if run.error is not None and run.error.args else ""
+    return record.get("botId"), record.get("kind"), text.partition(" after ")[0]
 
 
 def queue_of(bots: Collection, bot: str) -> str:

@@ -177,7 +177,7 @@ def fresh() -> Iterator[World]:
 @pytest.mark.no_cover
 def test_what_a_host_missed_it_enrolls_at_its_next_start(fresh: World, tmp_path: Path) -> None:
     """Created while no host was there: enrolled once, without anyone doing anything."""
-    settings = {**fresh.environment(), "BOT_HOST_INBOX_KEY": "k"}
+    settings = {**fresh.environment(), "BOT_HOST_INBOX_KEY": "a-key-of-32-characters-for-a-test"}
     with HostProcess(fresh.medplum.base_url, tmp_path / "inbox.sqlite", **settings) as host:
         host.kill()
         host.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -681,3 +682,19 @@ def test_pauses_double_up_to_ten_minutes() -> None:
     assert [rules.pause(n, None, first=2, most=4) for n in range(4)] == [2, 4, 8, None]
     assert rules.pause(0, 30.0, first=2, most=4) == 30
     assert rules.pause(20, None, first=2, most=99) == 600
+
+
+def test_a_timer_of_a_bot_that_is_not_configured_makes_one_dead_letter(tmp_path: Path) -> None:
+    """Each later run is refused for the same reason; once somebody deals with the first, the next is one again."""
+    missing = ConfigError("x", code="missing-settings")
+    script = Script(missing, missing, missing, ConfigError("x", code="other"))
+    timer: Json = {"bot": {"reference": "Bot/b"}, "input": {"resourceType": "Bot", "id": "b"}}
+    with running(tmp_path, script, key="k") as (inbox, runs):
+        for number in range(4):
+            inbox.take(script.handler, timer, AT, now=NOW + timedelta(minutes=5 * number))
+            found = ended(runs, number + 1)
+        assert Counter((run.state, run.code) for run in found) == {
+            ("dead", "missing-settings"): 1,
+            ("refused", "missing-settings"): 2,
+            ("dead", "other"): 1,
+        }
