@@ -12,9 +12,9 @@ import httpx
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import MedplumSandbox
-from medplum_sandbox.medplum.middleware import RequestRecord
 from medplum_sandbox.medplum.projects import new_project
 from medplum_sandbox.medplum.world import SERVER_VERSION, ProjectInfo
+from medplum_sandbox.shell import RequestRecord
 
 _NO_LIMIT = 1_000_000_000
 

@@ -118,14 +118,20 @@ def _plain(value: Any, names: dict[str, str], base_url: str, *, ordered: bool) -
     if isinstance(value, dict):
         found = {key: _plain(item, names, base_url, ordered=ordered) for key, item in value.items()}
         if found.get("type") == "searchset" and not ordered:
-            found.pop("link", None)
-            if "entry" in found:
-                found["entry"] = sorted(found["entry"], key=lambda entry: str(entry.get("fullUrl")))
+            _unordered(found)
         found.pop("extension", None) if found.get("resourceType") == "OperationOutcome" else None
         return found
     if isinstance(value, list):
         return [_plain(item, names, base_url, ordered=ordered) for item in value]
     return _text(value, names, base_url) if isinstance(value, str) else value
+
+
+def _unordered(searchset: Json) -> None:
+    """Sorts the entries. Which of many matches stand on the first page is each server's own affair."""
+    more = any(link.get("relation") == "next" for link in searchset.pop("link", ()))
+    if "entry" in searchset:
+        entries = sorted(searchset["entry"], key=lambda entry: str(entry.get("fullUrl")))
+        searchset["entry"] = f"{len(entries)} of many" if more else entries
 
 
 def _text(text: str, names: dict[str, str], base_url: str) -> str:

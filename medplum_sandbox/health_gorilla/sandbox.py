@@ -6,14 +6,12 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import cached_property
-from types import TracebackType
-from typing import Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from medplum_sandbox.faults import Faults
-from medplum_sandbox.health_gorilla.app import Record, Records, Web
+from medplum_sandbox.health_gorilla.app import Web
 from medplum_sandbox.health_gorilla.directory import Directory
 from medplum_sandbox.health_gorilla.fhir import PREFIX, FhirEndpoint
 from medplum_sandbox.health_gorilla.oauth import Authority, Client
@@ -24,6 +22,7 @@ from medplum_sandbox.health_gorilla.switches import Grant, Switches
 from medplum_sandbox.health_gorilla.wire import Answer, Ask
 from medplum_sandbox.json import Json
 from medplum_sandbox.server import Server
+from medplum_sandbox.shell import LookAlike, RequestLog, RequestRecord
 
 SCOPES = (
     "user/*.*",
@@ -41,7 +40,7 @@ TAKEN_LOGIN = "taken.elsewhere"
 TAKEN_EMAIL = "taken@elsewhere.example"
 
 
-class HealthGorillaSandbox:
+class HealthGorillaSandbox(LookAlike):
     """A Health Gorilla look-alike on loopback. It remembers nothing beyond its life.
 
     One tenant and one subtenant belong to the client; another tenant is somebody else's, and there ``taken_login`` and
@@ -66,8 +65,8 @@ class HealthGorillaSandbox:
         self.client_secret = secrets.token_urlsafe(48)
         self.client_uri = "https://clinic.example"
         self.user_login = "clinic.integration"
-        self._records = Records()
-        web = Web(self._answer, faults=self.faults, switches=self.switches, records=self._records)
+        self._log = RequestLog()
+        web = Web(self._answer, faults=self.faults, switches=self.switches, log=self._log)
         self._server = Server(web.app, port=port)
         origin = self._server.base_url
         self.base_url = origin + PREFIX
@@ -91,36 +90,19 @@ class HealthGorillaSandbox:
         self.state.reserve(login=self.user_login)
         self.state.reserve(login=TAKEN_LOGIN, email=TAKEN_EMAIL)
 
-    def start(self) -> Self:
-        """The look-alike itself, once it answers."""
-        self._server.start()
-        return self
-
-    def stop(self) -> None:
-        """Ends it and frees the port."""
-        self._server.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @property
     def directory(self) -> Directory:
         """The NPI directory, to add clinicians to."""
         return self.state.directory
 
     @property
-    def requests(self) -> list[Record]:
+    def requests(self) -> list[RequestRecord]:
         """What was asked so far, token requests included."""
-        return self._records.all()
+        return self._log.all()
 
     def clear_requests(self) -> None:
         """Starts counting anew."""
-        self._records.clear()
+        self._log.clear()
 
     def expire_tokens(self) -> None:
         """Ends every token before its time."""

@@ -11,6 +11,23 @@ from urllib.parse import parse_qsl
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.outcomes import bad_request, traced
 from medplum_sandbox.medplum.world import Actor
+from medplum_sandbox.shell import Answer
+
+__all__ = [
+    "FHIR_TYPE",
+    "HL7_TYPE",
+    "JSON_TYPE",
+    "Answer",
+    "Call",
+    "grouped",
+    "is_text",
+    "json_answer",
+    "outcome_answer",
+    "parse_json",
+    "server_error",
+    "shown",
+    "with_charset",
+]
 
 JSON_TYPE = "application/json; charset=utf-8"
 FHIR_TYPE = "application/fhir+json; charset=utf-8"
@@ -54,16 +71,6 @@ class Call:
         if kind == _FORM:
             return grouped(parse_qsl(self.body.decode(), keep_blank_values=True))
         return self.body.decode() if is_text(kind) else {}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Status, body and the headers beyond the usual ones."""
-
-    status: int
-    body: bytes
-    content_type: str
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 def parse_json(body: bytes) -> Any:

@@ -25,6 +25,7 @@ class Meter:
 
     remaining: int | None = None
     seconds: int = 0
+    forced: bool = False  # shown also where the server shows none
 
     def header(self) -> str | None:
         """The second RateLimit line, or None where no quota was used."""

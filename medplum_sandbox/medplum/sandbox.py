@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.medplum import bot_half
 from medplum_sandbox.medplum.app import build_app
-from medplum_sandbox.medplum.middleware import Gate, RequestRecord
+from medplum_sandbox.medplum.middleware import Gate
 from medplum_sandbox.medplum.oauth import issue_token
 from medplum_sandbox.medplum.projects import load_quota, new_project
 from medplum_sandbox.medplum.store import Store
 from medplum_sandbox.medplum.versions import Behavior, behavior_of
 from medplum_sandbox.medplum.world import SERVER_VERSION, ProjectInfo, Settings, World
 from medplum_sandbox.server import Server
+from medplum_sandbox.shell import LookAlike, RequestRecord
 
 # Obviously invented, and the same at each start: what a README can print.
 PROJECT_ID = "5a9dbc00-0000-4000-8000-000000000001"
@@ -26,7 +25,7 @@ CLIENT_ID = "5a9dbc00-0000-4000-8000-000000000002"
 CLIENT_SECRET = "sandbox-secret-not-for-anything-real"  # noqa: S105  # it opens nothing but this sandbox
 
 
-class MedplumSandbox:
+class MedplumSandbox(LookAlike):
     """A Medplum server on loopback, in memory or in a file, with one project and its client."""
 
     def __init__(
@@ -94,7 +93,7 @@ class MedplumSandbox:
     @property
     def requests(self) -> list[RequestRecord]:
         """What came over HTTP so far, in order of the answers."""
-        return self._gate.requests
+        return self._gate.requests.all()
 
     @property
     def bot_host(self) -> str | None:
@@ -136,25 +135,12 @@ class MedplumSandbox:
         """Runs what is due at every full minute from now on."""
         bot_half.start_cron(self.world)
 
-    def start(self) -> Self:
-        """The sandbox itself, once it answers."""
-        self._server.start()
-        return self
-
     def stop(self) -> None:
         """Ends requests and deliveries, and closes the database."""
-        self._server.stop()
+        super().stop()
         bot_half.stop(self.world)
         with self.world.lock:
             self.world.store.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _open_project(self, name: str, client_name: str, features: Sequence[str]) -> ProjectInfo:
         """The project of the file, or a fresh one."""

@@ -249,6 +249,9 @@ def _typed(fields: Json, element: Element, parent: str) -> _Value | list[_Value]
         if name not in fields and beside is None:
             continue
         path = f"{parent}.{element.name}"
+        if isinstance(value, str) and value and isinstance(beside, list) and beside:
+            # The server puts the two together, and trips over a list beside a text.
+            raise bad_request("Cannot assign to read only property '0' of object '[object String]'")
         if isinstance(value, list) or (not value and isinstance(beside, list)):
             return _list_of(value if isinstance(value, list) else [], beside, kind, path) or None
         if is_empty(value) and is_empty(beside):

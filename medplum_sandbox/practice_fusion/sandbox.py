@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from starlette.types import ASGIApp
 
@@ -17,11 +15,12 @@ from medplum_sandbox.practice_fusion.manifests import Links
 from medplum_sandbox.practice_fusion.source import Source
 from medplum_sandbox.practice_fusion.state import State
 from medplum_sandbox.practice_fusion.switches import Switches
-from medplum_sandbox.practice_fusion.wire import Front, Record, Seen
+from medplum_sandbox.practice_fusion.wire import SHARED, refusal
 from medplum_sandbox.server import Server
+from medplum_sandbox.shell import LookAlike, RequestLog, RequestRecord, Shell
 
 
-class PracticeFusionSandbox(State):
+class PracticeFusionSandbox(LookAlike, State):
     """A bulk data source on a loopback port, and a second port for signed links; a context manager."""
 
     def __init__(
@@ -33,9 +32,9 @@ class PracticeFusionSandbox(State):
         faults: Faults | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(switches=switches, faults=faults, clock=clock)
+        State.__init__(self, switches=switches, faults=faults, clock=clock)
         self.canned: list[Canned] = []  # answers in place of the look-alike's own
-        self._record = Record()
+        self._log = RequestLog()
         self._files_lock = threading.Lock()
         self._files_running = False
         practice = self.switches.practice_id
@@ -64,18 +63,18 @@ class PracticeFusionSandbox(State):
         return self.source.group_id
 
     @property
-    def requests(self) -> list[Seen]:
+    def requests(self) -> list[RequestRecord]:
         """All requests to both ports so far."""
-        return self._record.seen
+        return self._log.all()
 
     @property
-    def foreign_requests(self) -> list[Seen]:
+    def foreign_requests(self) -> list[RequestRecord]:
         """The requests to the other host, where no token must ever arrive."""
         return [seen for seen in self.requests if seen.host == "files"]
 
     def clear_requests(self) -> None:
         """Forgets the requests so far."""
-        self._record.clear()
+        self._log.clear()
 
     def register_public_key(self, pem: str, kid: str, alg: str) -> None:
         """Lets the client log in with assertions signed by the private half of this key."""
@@ -118,29 +117,17 @@ class PracticeFusionSandbox(State):
                 self._files_running = True
         return self._files_server.base_url
 
-    def _front(self, app: ASGIApp, host: str) -> Front:
-        return Front(
+    def _front(self, app: ASGIApp, host: str) -> Shell:
+        return Shell(
             with_canned(app, lambda: self.canned),
-            host=host,
-            record=self._record,
+            log=self._log,
             faults=self.faults,
-            wait=self.wait_header,
+            refuse=lambda fault, _: refusal(fault, self.wait_header()),
+            kinds=SHARED,
+            host=host,
         )
-
-    def start(self) -> Self:
-        """The look-alike itself, once it answers."""
-        self._server.start()
-        return self
 
     def stop(self) -> None:
         """Frees both ports."""
-        self._server.stop()
+        super().stop()
         self._files_server.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
