@@ -32,20 +32,24 @@ def index_rows(resource: Json) -> list[IndexRow]:
                 for row in _rows(known, path, value):
                     found[row] = None
     for known, path in paths.get("?", ()):
-        present = [value for value in walk(resource, path.steps) if value is not False]
-        found[IndexRow(known.name, "true" if present else "false")] = None
+        values = list(walk(resource, path.steps))
+        if path.ranks:
+            ranks = dict(path.ranks)
+            found[IndexRow(known.name, ranks.get(str(values[0]) if values else "", ranks["*"]))] = None
+        else:
+            found[IndexRow(known.name, "true" if any(value is not False for value in values) else "false")] = None
     return list(found)
 
 
 @cache
 def _paths(resource_type: str) -> dict[str, list[tuple[Details, Path]]]:
-    """The paths of a type's parameters by the element that they begin with; ``?`` holds those that ask for presence."""
+    """The paths of a type's parameters by their first element; ``?`` holds those that always have a value."""
     found: dict[str, list[tuple[Details, Path]]] = {}
     for code in parameters(resource_type):
         known = details(resource_type, code)
         assert known is not None
         for path in known.parameter.paths:
-            for name in ("?",) if path.present else path.steps[0].names:
+            for name in ("?",) if path.present or path.ranks else path.steps[0].names:
                 found.setdefault(name, []).append((known, path))
     return found
 

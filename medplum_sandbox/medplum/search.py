@@ -67,8 +67,10 @@ def find(repository: Searchable, resource_type: str, query: Query, *, limit: int
 def bundle(repository: Searchable, resource_type: str, query: Query) -> Json:
     """The searchset that answers a search."""
     request = parse_search(resource_type, query)
-    compiled = _compile(repository, request)
     count = request.count or 0
+    if count <= 0 and request.total not in ("accurate", "estimate"):
+        return _nothing(repository, request)
+    compiled = _compile(repository, request)
     sorting = order(request, repository.key) if count > 0 else "r.rid"
     found = repository.store.select(
         compiled.sql, compiled.arguments, order=sorting, limit=max(count, 0) + 1, offset=max(request.offset, 0)
@@ -85,6 +87,14 @@ def bundle(repository: Searchable, resource_type: str, query: Query) -> Json:
     return answer
 
 
+def _nothing(repository: Searchable, request: SearchRequest) -> Json:
+    """The answer to who wants no matches: the conditions are not looked at."""
+    repository.charge(quota.SEARCH)
+    _check_types(repository, request)
+    link = {"relation": "self", "url": request.link(repository.world.base_url)}
+    return {"resourceType": "Bundle", "type": "searchset", "link": [link]}
+
+
 def matches_criteria(repository: Searchable, stored_id: str, resource_type: str, criteria: str) -> bool:
     """Whether a stored resource meets the query of an access policy, such as ``Patient?active=true``."""
     request = parse_search(resource_type, query_of(criteria.partition("?")[2]))
@@ -96,9 +106,7 @@ def matches_criteria(repository: Searchable, stored_id: str, resource_type: str,
 def _compile(repository: Searchable, request: SearchRequest) -> Clause:
     """Charges the search, and refuses what cannot be searched."""
     repository.charge(quota.SEARCH)
-    named = [i.resource_type for i in (*request.include, *request.revinclude)]
-    for resource_type in (request.resource_type, *named):
-        _check_type(repository, resource_type)
+    _check_types(repository, request)
     if repository.actor.free:
         return _conjunction(repository, request.resource_type, request.filters)
     rules = policy.rules_for(repository.actor, request.resource_type, "search")
@@ -106,6 +114,12 @@ def _compile(repository: Searchable, request: SearchRequest) -> Clause:
     if len(limits) < len(rules):  # one rule grants all of the type
         return _conjunction(repository, request.resource_type, request.filters)
     return _conjunction(repository, request.resource_type, request.filters, limits)
+
+
+def _check_types(repository: Searchable, request: SearchRequest) -> None:
+    named = [i.resource_type for i in (*request.include, *request.revinclude)]
+    for resource_type in (request.resource_type, *named):
+        _check_type(repository, resource_type)
 
 
 def _check_type(repository: Searchable, resource_type: str) -> None:

@@ -98,6 +98,8 @@ def _ends(resource_type: str, path: Path) -> tuple[set[str], bool]:
     """The types of the values at the end of a path, and whether there may be several."""
     if path.present:
         return {"boolean"}, False
+    if path.ranks:
+        return {"integer"}, False
     if path.reference_type:
         return {"string"}, False
     here, many = {resource_type}, False

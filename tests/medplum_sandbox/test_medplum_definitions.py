@@ -63,6 +63,7 @@ def test_the_parameters_of_the_registry_are_there() -> None:
         ("Patient.telecom.where(system='email')", "telecom[system=email]"),
         ("Patient.link.other.where(resolve() is Patient)", "link.other>Patient"),
         ("Patient.link[0].other", "link[0].other"),
+        ("iif(priority = 'stat', 50, iif(priority = 'asap', 40, 10))", "priority{stat:50,asap:40,*:10}"),
         ("Practitioner.name", None),
     ],
 )

@@ -7,7 +7,7 @@ patient's compartment, in this order; ``#individual-name`` is the id where it is
 A path is a chain of element names with dots between them. ``a/b`` are the JSON names of a choice of types, and
 ``value*`` stands for all of them; ``[0]`` is the first value; ``[url=...]`` keeps the values with that property;
 ``>Patient`` at the end keeps references to that type; ``:type`` at the end is the type of the reference; a leading
-``?`` asks whether the value is there and not false.
+``?`` asks whether the value is there and not false; ``{stat:50,*:10}`` is the number that stands for a code.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Path:
     target: str | None = None
     reference_type: bool = False
     present: bool = False
+    ranks: tuple[tuple[str, float], ...] = ()  # the number that stands for a code; the last one for all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,13 @@ def parse_line(line: str, resource_type: str | None = None) -> Parameter:
 
 def parse_path(text: str) -> Path:
     """A path in the notation of the table."""
-    body = text.removeprefix("?")
+    body, _, ranked = text.removeprefix("?").partition("{")
     typed = body.endswith(":type")
     body, _, target = body.removesuffix(":type").partition(">")
     steps = tuple(_parse_step(step) for step in _split(body, "."))
-    return Path(steps, target or None, typed, text.startswith("?"))
+    pairs = [pair.split(":") for pair in ranked.removesuffix("}").split(",")] if ranked else []
+    ranks = tuple((code, float(number)) for code, number in pairs)
+    return Path(steps, target or None, typed, text.startswith("?"), ranks)
 
 
 def _line(resource: dict[str, Any], base: str, types: Types) -> str:
@@ -124,11 +127,21 @@ def translate(expression: str, base: str, types: Types) -> str | None:
     asked = re.fullmatch(rf"{base}\.(\w+)\.exists\(\) and {base}\.\1 != false", text)
     if asked:
         return f"?{_names(base, asked[1], None, types)[0]}"
+    if text.startswith("iif("):
+        return _ranks(text)
     text = re.sub(r"^\(?([\w.]+) as (\w+)\)?", r"\1.ofType(\2)", text)
     text = re.sub(rf"^\(({base}\.[^()]*\.ofType\(\w+\))\)", r"\1", text)
     if not text.startswith(f"{base}."):
         return None
     return _Translation(base, types).run(text.removeprefix(base))
+
+
+def _ranks(text: str) -> str:
+    """``iif(priority = 'stat', 50, 10)`` as ``priority{stat:50,*:10}``."""
+    pairs = re.findall(r"iif\((\w+) = '(\w+)', (\d+), ", text)
+    (name,) = {name for name, _, _ in pairs}
+    rest = text[text.rindex(", ") :].strip(", )")
+    return f"{name}{{{','.join(f'{code}:{number}' for _, code, number in pairs)},*:{rest}}}"
 
 
 class _Translation:
