@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bot_layer.fhir.json import Json
 from medplum_sandbox.medplum.constraints import Scope, constraint
+from medplum_sandbox.medplum.definitions.constraint_table import Constraints
 from medplum_sandbox.medplum.definitions.search_table import parse_path, translate
 from medplum_sandbox.medplum.definitions.tables import (
     is_resource_type,
@@ -19,7 +20,7 @@ from medplum_sandbox.medplum.definitions.tables import (
     resource_types,
     type_of,
 )
-from medplum_sandbox.medplum.definitions.type_table import PRIMITIVES, read
+from medplum_sandbox.medplum.definitions.type_table import PRIMITIVES, read, render
 from medplum_sandbox.medplum.indexing import walk
 
 TYPES = read(
@@ -101,3 +102,40 @@ def test_a_translated_rule_means_what_its_expression_means(rule: tuple[str, str,
     found = constraint(key, type_name)
     assert found.translated is not None
     assert found.holds(value, Scope(value, value)) == (fhirpathpy.evaluate(value, found.expression, {}) == [True])
+
+
+def test_a_definition_becomes_lines_that_are_read_again() -> None:
+    """A type, its backbone element and a choice, with cardinalities, targets and rules."""
+    rule = {"key": "abc-1", "severity": "error", "human": "A  rule", "expression": "a.exists()"}
+    profile = "http://hl7.org/fhir/StructureDefinition/"
+    structure = {
+        "name": "Thing",
+        "type": "Thing",
+        "kind": "resource",
+        "url": f"{profile}Thing",
+        "snapshot": {
+            "element": [
+                {"path": "Thing", "constraint": [rule]},
+                {"path": "Thing.part", "min": 1, "max": "*", "type": [{"code": "BackboneElement"}]},
+                {"path": "Thing.part.value[x]", "min": 0, "max": "1", "type": [{"code": "string"}, {"code": "Range"}]},
+                {
+                    "path": "Thing.owner",
+                    "min": 0,
+                    "max": "1",
+                    "isSummary": True,
+                    "type": [{"code": "Reference", "targetProfile": [f"{profile}Patient"]}],
+                },
+            ]
+        },
+    }
+    constraints = Constraints()
+    types = read(render([structure], constraints))
+    thing, part = types.get("Thing"), types.get("ThingPart")
+    assert thing is not None and part is not None
+    assert [(e.name, e.least, e.many, e.types, e.targets, e.summary) for e in thing.elements] == [
+        ("part", 1, True, ("ThingPart",), (), False),
+        ("owner", 0, False, ("Reference",), ("Patient",), True),
+    ]
+    assert thing.constraints == ("abc-1",)
+    assert part.elements[0].json_names == (("valueString", "string"), ("valueRange", "Range"))
+    assert constraints.render() == "abc-1\tA rule\ta.exists()\n"
