@@ -12,6 +12,7 @@ from bots.create_staff_user import handler as create_staff_user
 from bots.sync_location import handler as sync_location
 from bots.sync_practitioner import handler
 from medplum_sandbox.health_gorilla import npi
+from medplum_sandbox.health_gorilla.wire import Answer
 from tests.bots.practice_world import (
     HG,
     LOCATION,
@@ -277,3 +278,31 @@ def test_a_provider_number_without_an_assigner_in_force_signs_on(here: World) ->
     sync(here, practitioner, HEALTH_GORILLA_SSO_FACILITY_ID=here.gorilla.labs[0])
     (sent,) = here.gorilla.sent("POST")
     assert "valid" in [each["value"] for each in sent["contained"][0]["identifier"]]
+
+
+# K4: only a searchset answers a search
+
+OUTCOME: Json = {
+    "resourceType": "OperationOutcome",
+    "issue": [{"severity": "error", "code": "timeout", "diagnostics": "index not available"}],
+}
+
+
+@pytest.mark.parametrize("path", ["/PractitionerRole", "/Practitioner"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OUTCOME,
+        {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": OUTCOME}]},
+        {"resourceType": "Bundle", "type": "searchset", "total": 1},
+        {"resourceType": "Bundle", "type": "batch-response"},
+        {"resourceType": "Parameters"},
+    ],
+)
+def test_an_answer_that_is_no_searchset_is_not_taken_for_nobody(here: World, path: str, answer: Json) -> None:
+    """No second account is made, and nobody is said to be missing from the directory: it is tried again later."""
+    practitioner = here.store(clinician())
+    here.gorilla.instead["GET", path] = Answer(200, answer)
+    found = sync(here, practitioner)
+    assert (action(found), codes(found)) == ("failed", ["unreadable-answer"])
+    assert here.gorilla.heard == []
