@@ -1,4 +1,4 @@
-"""The switchboard of what may go wrong: look-alikes ask it before and after each request."""
+"""Faults on demand: a look-alike asks before each request whether something shall go wrong with it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ KINDS: Final = (
     "empty_body",
     "expired_token",
 )
-# Faults of a bulk data source. They stand apart, so that a look-alike which asks for any of KINDS is not handed one of
-# these.
+# Faults of a bulk data source. They are not among KINDS: a look-alike that asks for any of those must not get one.
 EXPORT_KINDS: Final = (
     "broken_download",
     "wrong_count",
@@ -31,7 +30,7 @@ EXPORT_KINDS: Final = (
     "failed_export",
     "lost_job",
 )
-# A Subscription that runs its bot twice for one change: what a queue does whose worker died before it said "done".
+# A Subscription that runs its bot twice for one change, as a queue does whose worker died before it reported success.
 DELIVERY_KINDS: Final = ("deliver_twice",)
 _EVERY: Final = KINDS + EXPORT_KINDS + DELIVERY_KINDS
 WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -71,7 +70,7 @@ class _Rule:
 
 
 class Faults:
-    """Rules, asked one after the other; the first that fits and whose turn it is strikes.
+    """A list of rules: the first one that fits a request, and whose turn it is, decides.
 
     Thread-safe; chance is seeded.
     """
@@ -95,10 +94,10 @@ class Faults:
         status: int = 500,
         seconds: float = 0.2,
     ) -> None:
-        """Lets ``kind`` happen to a ``share`` of the requests, ``times`` at most.
+        """Makes ``kind`` happen to a ``share`` of the requests (0 to 1), at most ``times`` times.
 
-        ``path`` is a part of the path; ``when`` decides by method and path. Conflicts and resets strike writes only,
-        unless ``method`` says otherwise.
+        ``path`` is a part of the path; ``when`` decides by method and path. Conflicts and resets happen to writes only,
+        unless ``method`` names another method. Raises ValueError for an unknown kind.
         """
         if kind not in _EVERY:
             raise ValueError(f"No such fault: {kind}. Take one of: {', '.join(_EVERY)}.")
@@ -109,18 +108,18 @@ class Faults:
             self._rules.append(rule)
 
     def adopt(self, others: Faults) -> None:
-        """Lets happen what another switchboard says as well."""
+        """Adds the rules of another list."""
         with self._lock:
             self._rules.extend(others._rules)
 
     def clear(self) -> None:
-        """Forgets all rules and what they did."""
+        """Removes all rules and the record of what they did."""
         with self._lock:
             self._rules.clear()
             self.struck.clear()
 
     def strike(self, method: str, path: str, kinds: Iterable[str] = KINDS) -> Fault | None:
-        """The fault of one of ``kinds`` that this request shall meet, or None. Counts towards ``times``."""
+        """The fault of one of ``kinds`` that happens to this request, or None. Counts toward ``times``."""
         if not self._rules:
             return None
         wanted = frozenset(kinds)
@@ -138,7 +137,7 @@ class Faults:
 
     @classmethod
     def parse(cls, options: Iterable[str], *, seed: int = 0) -> Faults:
-        """A switchboard from command-line words such as ``conflict=0.2``; a kind without a share strikes always."""
+        """Faults from command-line words such as ``conflict=0.2``; a kind without a share happens to every request."""
         faults = cls(seed=seed)
         for option in options:
             kind, _, share = option.partition("=")

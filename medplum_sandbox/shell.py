@@ -1,7 +1,7 @@
 """What the three look-alikes share: how they start and stop, what they keep of each request, and how faults strike.
 
 The content of a look-alike is an ASGI app. ``Shell`` stands before it: it writes each request down before anybody can
-see the answer, and lets happen what the switchboard says. How a fault is worded is the partner's own affair.
+see the answer, and makes the faults happen that a test asked for. Each partner words a fault in its own way.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ async def give(answer: Answer, send: Any) -> None:
 async def cut_off(scope: Scope, receive: Any, *, seconds: float = 0.0) -> None:
     """Cuts the connection: no answer, or the rest of it, will come.
 
-    In the ``seconds`` before, what was handed to the transport goes out: a client then sees half a file. This waits for
+    During ``seconds`` the transport still sends what it has: a client then sees half a file. This function waits for
     the connection's end, because the server takes an app that returns in the middle of an answer for a broken one.
     """
     cut: Callable[[], Any] = scope["extensions"][RESET_EXTENSION]["abort"]

@@ -66,6 +66,7 @@ class Generator:
     """Requests one after the other. ``known`` is kept by the session: the names of what both servers hold, by type."""
 
     def __init__(self, seed: int, known: dict[str, list[str]]) -> None:
+        self._seed = seed
         self._chance = random.Random(seed)  # noqa: S311  # the same seed must give the same requests; nothing is secret
         self._known = known
         self._values = Values(self._chance, known)
@@ -96,7 +97,7 @@ class Generator:
 
     def _name(self) -> str:
         self._count += 1
-        return f"r{self._count}"
+        return f"s{self._seed}r{self._count}"
 
     def _existing(self) -> tuple[str, str] | None:
         kinds = [kind for kind, names in self._known.items() if names]

@@ -49,7 +49,7 @@ class Roles:
         """The changed PractitionerRole. What the body leaves out is lost, except where a switch keeps it."""
         account = self._account(role_id)
         version = account.role["meta"]["versionId"]
-        if self._switches.if_match_honoured and if_match is not None and if_match.strip('W/"') != version:
+        if self._switches.if_match_honored and if_match is not None and if_match.strip('W/"') != version:
             raise refused(412, "conflict", "The PractitionerRole was changed in the meantime.")
         draft = self._rules.draft(body, home=account.tenant)
         if body.get("id", role_id) != role_id:

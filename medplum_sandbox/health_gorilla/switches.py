@@ -29,7 +29,7 @@ class Switches:
     """The URL under which a login is shown: with or without ``/R4``."""
     location_mutable: bool = True
     """An update changes PractitionerRole.location (July 2026); off: silently ignored."""
-    if_match_honoured: bool = True
+    if_match_honored: bool = True
     """If-Match on PractitionerRole is checked; off: ignored."""
     login_required_on_update: bool = False
     """An update without the login extension is refused."""
@@ -50,7 +50,7 @@ class Switches:
     content_type: Literal["application/fhir+json", "application/json"] = "application/fhir+json"
     """The content type of answers."""
     idempotency_keys: bool = True
-    """HG-Idempotency-Key is honoured; off: ignored."""
+    """HG-Idempotency-Key is honored; off: ignored."""
     key_conflict_body: Literal["empty", "outcome"] = "empty"
     """The body of 409 when a key comes back with another payload: the two documents differ."""
     rate_limit_retry_after: bool = True
@@ -63,7 +63,7 @@ class Switches:
     duplicate_patient: Literal["409", "existing", "second"] = "409"
     """A POST whose external identifier exists: refused, answered with the existing one, or a second Patient."""
     conditional_create: bool = True
-    """If-None-Exist on Patient is honoured; off: ignored."""
+    """If-None-Exist on Patient is honored; off: ignored."""
     stale_patient_status: Literal[409, 412] = 412
     """The status of a PUT with an If-Match that is out of date."""
     omitted_patient_identifiers: Literal["dropped", "kept"] = "dropped"
@@ -108,7 +108,7 @@ _REST: dict[str, tuple[Any, ...]] = {
     "role_practitioner": ("contained", "reference", "include"),
     "login_extension": ("r4", "plain"),
     "location_mutable": (True, False),
-    "if_match_honoured": (True, False),
+    "if_match_honored": (True, False),
     "login_required_on_update": (False, True),
     "empty_update_body": (False, True),
     "old_security_role_url": ("dropped", "accepted"),

@@ -79,6 +79,15 @@ def unforeseen(text: str) -> FhirError:
     return UnforeseenError(400, outcome([issue("error", "invalid", text)]))
 
 
+class DatabaseError(FhirError):
+    """400 of the server's database: it comes after all that the server checks itself."""
+
+
+def database_error(text: str) -> FhirError:
+    """400 with the words of the database."""
+    return DatabaseError(400, outcome([issue("error", "invalid", text)]))
+
+
 def invalid(issues: list[Json]) -> FhirError:
     """400 with the issues that the validation found."""
     return FhirError(400, outcome(issues))

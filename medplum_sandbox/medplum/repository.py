@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import binary, policy, quota, search
 from medplum_sandbox.medplum.definitions.tables import is_resource_type
@@ -20,7 +22,15 @@ from medplum_sandbox.medplum.references import resolve_conditional
 from medplum_sandbox.medplum.search_request import Query, query_of
 from medplum_sandbox.medplum.store import Store, Stored
 from medplum_sandbox.medplum.validation import clean, validate
-from medplum_sandbox.medplum.versioning import is_uuid, same_content, stamped, versions_bundle, with_own_meta
+from medplum_sandbox.medplum.versioning import (
+    compartments,
+    is_uuid,
+    same_content,
+    stamped,
+    versions_bundle,
+    with_assigned,
+    with_own_meta,
+)
 from medplum_sandbox.medplum.world import Actor, Change, World
 
 _SERVER_META = ("author", "project", "compartment")
@@ -210,7 +220,9 @@ class Repository:
         stable = binary.stable_attachments(self.world, resource)
         if is_resource_type(stable.get("resourceType", "")):
             stable = resolve_conditional(stable, self._search_reference)
-        prepared = with_own_meta(stable)
+        prepared = with_own_meta(with_assigned(stable) if '"_' in orjson.dumps(stable).decode() else stable)
+        if is_resource_type(prepared.get("resourceType", "")):
+            compartments({**prepared, "id": ""}, self.actor.project)  # the server looks for the patients first
         validate(prepared)
         cleaned: Json = clean(prepared)
         return cleaned

@@ -9,7 +9,7 @@ from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import policy, quota
 from medplum_sandbox.medplum.definitions.tables import is_resource_type, mandatory_elements, summary_elements, type_of
 from medplum_sandbox.medplum.indexing import references, split_reference
-from medplum_sandbox.medplum.outcomes import bad_request, forbidden, invalid, issue
+from medplum_sandbox.medplum.outcomes import DatabaseError, bad_request, forbidden, invalid, issue
 from medplum_sandbox.medplum.search_conditions import Clause
 from medplum_sandbox.medplum.search_request import Filter, Include, Query, SearchRequest, parse_search, query_of
 from medplum_sandbox.medplum.search_sql import clause, conjunction, order
@@ -138,7 +138,14 @@ def _conjunction(
     repository: Searchable, resource_type: str, filters: tuple[Filter, ...], limits: list[str] | None = None
 ) -> Clause:
     project = repository.actor.project
-    clauses = [clause(f, resource_type, repository.key, project) for f in filters]
+    clauses, late = [], None
+    for one in filters:
+        try:
+            clauses.append(clause(one, resource_type, repository.key, project))
+        except DatabaseError as error:
+            late = late or error
+    if late is not None:
+        raise late
     if limits:
         alternatives = [_limit(repository, resource_type, text) for text in limits]
         sql = " OR ".join(f"({one.sql})" for one in alternatives)

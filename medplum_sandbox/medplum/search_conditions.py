@@ -8,7 +8,7 @@ from typing import Any
 
 from medplum_sandbox.medplum.dates import point
 from medplum_sandbox.medplum.indexing import TEXT, WHOLE, split_reference, words
-from medplum_sandbox.medplum.outcomes import FhirError, bad_request, unforeseen
+from medplum_sandbox.medplum.outcomes import FhirError, bad_request, database_error, unforeseen
 from medplum_sandbox.medplum.search_request import MODIFIERS, Filter
 from medplum_sandbox.medplum.search_strategy import Details, Strategy
 
@@ -232,18 +232,18 @@ def _quantity(known: Details, one: Filter) -> Clause:
     if one.operator == "ap":
         number = _float(text)
         if known.many:
-            raise bad_request(f'malformed array literal: "{_javascript(number * 0.9)}"')
+            raise database_error(f'malformed array literal: "{_javascript(number * 0.9)}"')
         return Clause("s.value>=? AND s.value<=?", (number * 0.9, number * 1.1))
     if known.many:
         moment("s.value", one, "")  # a prefix that the server does not know is refused before that
-        raise bad_request(f'malformed array literal: "{text}"')
+        raise database_error(f'malformed array literal: "{text}"')
     return moment("s.value", one, _float(text))
 
 
 def _float(text: str) -> float:
     match = _FLOAT.fullmatch(text)
     if match is None:
-        raise bad_request(f'invalid input syntax for type double precision: "{text}"')
+        raise database_error(f'invalid input syntax for type double precision: "{text}"')
     return float(match[1])
 
 

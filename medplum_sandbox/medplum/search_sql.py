@@ -11,7 +11,7 @@ from typing import Any
 from medplum_sandbox.medplum.dates import point
 from medplum_sandbox.medplum.definitions.tables import is_resource_type
 from medplum_sandbox.medplum.indexing import IDENTIFIER, WHOLE
-from medplum_sandbox.medplum.outcomes import bad_request, unforeseen
+from medplum_sandbox.medplum.outcomes import bad_request, database_error, unforeseen
 from medplum_sandbox.medplum.search_conditions import (
     Clause,
     condition,
@@ -78,6 +78,8 @@ def order(request: SearchRequest, key: Key) -> str:
             parts.append(f"r.{'updated' if name == '_lastUpdated' else 'id'}{direction}")
             continue
         known = _known(request.resource_type, name)
+        if name == "_compartment":
+            raise database_error(f"column {request.resource_type}._compartment does not exist")
         words = known.strategy is Strategy.WORDS
         number = key(request.resource_type, name + WHOLE if words else name)
         column = "system" if words else "value"

@@ -13,7 +13,7 @@ from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.definitions.search_table import Path
 from medplum_sandbox.medplum.definitions.tables import parameters
 from medplum_sandbox.medplum.indexing import walk
-from medplum_sandbox.medplum.outcomes import OK, gone
+from medplum_sandbox.medplum.outcomes import OK, bad_request, gone
 from medplum_sandbox.medplum.search_request import MAX_COUNT, whole_number
 from medplum_sandbox.medplum.store import Stored
 from medplum_sandbox.medplum.world import Actor
@@ -51,6 +51,20 @@ def with_own_meta(resource: Json) -> Json:
     own = {key: value for key, value in meta.items() if key not in _STAMPED} if isinstance(meta, dict) else {}
     kept = {key: value for key, value in resource.items() if key not in ("meta", "id")}
     return {**kept, "meta": own} if own else kept
+
+
+def with_assigned(value: Any) -> Any:
+    """The value with what stands beside an object (``_code``) copied into it, as the server does when it reads."""
+    if isinstance(value, list):
+        return [with_assigned(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: with_assigned(item) for key, item in value.items()}
+    for key, item in value.items():
+        target = found.get(key[1:]) if key.startswith("_") else None
+        if isinstance(target, dict) and isinstance(item, dict):
+            found[key[1:]] = {**target, **item}
+    return found
 
 
 def same_content(old: Json, new: Json) -> bool:
@@ -112,5 +126,7 @@ def _content(resource: Json) -> Json:
 
 
 def _patients(values: Any) -> list[str]:
-    references = [v.get("reference", "") for v in values if isinstance(v, dict)]
+    references = [v.get("reference") or "" for v in values if isinstance(v, dict)]
+    if not all(isinstance(reference, str) for reference in references):
+        raise bad_request("reference.reference?.startsWith is not a function")
     return [r for r in references if r.startswith("Patient/") and is_uuid(r.removeprefix("Patient/"))]

@@ -68,7 +68,7 @@ class Job:
 def make_files(source: Source, switches: Switches, request: Request) -> dict[tuple[str, int], Body]:
     """The files of an export of this moment."""
     belongs = membership(source, request)
-    since = request.since if "_since" in switches.honours else None
+    since = request.since if "_since" in switches.honors else None
     joined = source.groups.get(request.group or "", {}) if switches.since_brings_new_members else {}
     files: dict[tuple[str, int], Body] = {}
     for kind, entries in source.snapshot(request.types, belongs).items():
@@ -105,7 +105,7 @@ def _is_new(entry: Entry, since: datetime | None, joined: dict[str, datetime]) -
 
 def _fits(entry: Entry, filters: Sequence[Query], switches: Switches) -> bool:
     """Filters of one type are alternatives; a type without a filter is not filtered."""
-    if "_typeFilter" not in switches.honours:
+    if "_typeFilter" not in switches.honors:
         return True
     own = [query for query in filters if query.type == entry.type]
     return not own or any(query.matches(entry) for query in own)

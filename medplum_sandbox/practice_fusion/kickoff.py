@@ -118,7 +118,7 @@ def _known(asked: Asked, switches: Switches) -> Pairs:
 
 def _types(asked: Asked, wanted: Sequence[str], switches: Switches, grant: Grant) -> tuple[str, ...]:
     allowed = tuple(kind for kind in switches.types if grant.allows(kind))
-    if not wanted or "_type" not in switches.honours:
+    if not wanted or "_type" not in switches.honors:
         return allowed
     unknown = [kind for kind in wanted if kind not in switches.types]
     if unknown and not asked.lenient:

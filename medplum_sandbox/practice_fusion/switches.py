@@ -59,7 +59,7 @@ class Switches:
     group_limit: int | None = None
     methods: frozenset[str] = frozenset({"GET", "POST"})
     parameters: frozenset[str] = PARAMETERS | {"_typeFilter", "patient", "allowPartialManifests"}
-    honours: frozenset[str] = frozenset({"_type", "_since", "_typeFilter"})
+    honors: frozenset[str] = frozenset({"_type", "_since", "_typeFilter"})
     since_brings_new_members: bool = False
     one_job: bool = False  # a second kick-off is refused until the first job is deleted
     # Waiting
@@ -106,7 +106,7 @@ class Switches:
             group_limit=1000,
             methods=frozenset({"GET"}),
             parameters=PARAMETERS,
-            honours=PARAMETERS,
+            honors=PARAMETERS,
             retry_after="none",
             progress=False,
             deleted=False,

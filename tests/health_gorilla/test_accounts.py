@@ -460,7 +460,7 @@ def look_alike(**switches: Any) -> Iterator[tuple[HealthGorillaSandbox, HealthGo
 @pytest.mark.parametrize("fault", ["reset_before_write", "reset_after_write", "server_error", "empty_body"])
 @pytest.mark.parametrize("combined", [True, False])
 def test_nobody_is_created_twice(fault: str, keys: bool, combined: bool) -> None:
-    """Whatever happens to the first two answers, and whether idempotency keys are honoured or not."""
+    """Whatever happens to the first two answers, and whether idempotency keys are honored or not."""
     with look_alike(idempotency_keys=keys, combined_search=combined) as (gorilla, there, made):
         gorilla.faults.add(fault, times=2, method="POST", path="/PractitionerRole")
         account = accounts_there.enroll(there, made, lambda: enrollment.pick(there.enrollments(npi(1))))

@@ -84,8 +84,8 @@ def test_what_was_read_can_be_put_back_with_a_number_more() -> None:
 
 def test_if_match_is_checked_or_ignored() -> None:
     """A stale version is 412, or with the switch overwritten."""
-    for honoured, status in ((True, 412), (False, 200)):
-        with HealthGorillaSandbox(switches=Switches(if_match_honoured=honoured)) as hg:
+    for honored, status in ((True, 412), (False, 200)):
+        with HealthGorillaSandbox(switches=Switches(if_match_honored=honored)) as hg:
             caller = Caller(hg)
             role_id = caller.enroll(clinical(hg))
             path, etag = f"PractitionerRole/{role_id}", f'W/"{hg.roles()[0]["meta"]["versionId"]}"'

@@ -106,7 +106,7 @@ def test_a_translated_rule_means_what_its_expression_means(rule: tuple[str, str,
 
 def test_a_definition_becomes_lines_that_are_read_again() -> None:
     """A type, its backbone element and a choice, with cardinalities, targets and rules."""
-    rule = {"key": "abc-1", "severity": "error", "human": "A  rule", "expression": "a.exists()"}
+    rule = {"key": "abc-1", "severity": "error", "human": "A\trule\n", "expression": "a.exists()"}
     profile = "http://hl7.org/fhir/StructureDefinition/"
     structure = {
         "name": "Thing",
@@ -138,4 +138,4 @@ def test_a_definition_becomes_lines_that_are_read_again() -> None:
     ]
     assert thing.constraints == ("abc-1",)
     assert part.elements[0].json_names == (("valueString", "string"), ("valueRange", "Range"))
-    assert constraints.render() == "abc-1\tA rule\ta.exists()\n"
+    assert constraints.render() == "abc-1\tA\\trule\\n\ta.exists()\n"

@@ -235,7 +235,7 @@ def test_since_brings_what_changed(general: Caller) -> None:
 def test_parameters_may_be_ignored(name: str) -> None:
     """By switch a parameter is accepted and has no effect."""
     query = {"_since": "2100-01-01T00:00:00Z", "_type": "Patient", "_typeFilter": "Patient?_id=nobody"}[name]
-    with calling(Switches.general(honours=frozenset())) as caller:
+    with calling(Switches.general(honors=frozenset())) as caller:
         found = caller.manifest(f"$export?{name}={query}")
         assert set(counts(found)) == set(ALL_TYPES)
         assert counts(found)["Patient"] == 2

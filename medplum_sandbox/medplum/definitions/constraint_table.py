@@ -12,6 +12,8 @@ from typing import Any
 # The server does not check these: each element would be walked through, or the rule is known to be wrong.
 SKIPPED = frozenset(("ele-1", "dom-3", "org-1", "sdf-19"))
 
+_ESCAPES = (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -33,7 +35,7 @@ class Constraints:
         key = constraint["key"]
         if constraint.get("severity", "error") != "error" or key in SKIPPED:
             return None
-        human = " ".join(constraint.get("human", "").split())
+        human = _one_line(constraint.get("human", ""))
         rule = Rule(key, human, constraint.get("expression", ""))
         for name in (key, f"{key}@{element['path'].partition('.')[0]}", f"{key}@{element['path']}"):
             if self._rules.setdefault(name, rule) == rule:
@@ -52,5 +54,17 @@ def read(text: str) -> dict[str, Rule]:
     for line in text.splitlines():
         if line and not line.startswith("#"):
             name, human, expression = line.split("\t")
-            found[name] = Rule(name.partition("@")[0], human, expression)
+            found[name] = Rule(name.partition("@")[0], _as_written(human), expression)
     return found
+
+
+def _one_line(text: str) -> str:
+    for sign, written in _ESCAPES:
+        text = text.replace(sign, written)
+    return text
+
+
+def _as_written(text: str) -> str:
+    for sign, written in _ESCAPES:
+        text = text.replace(written, sign)
+    return text
