@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError
-from bot_layer.health_gorilla.rules.checks import Finding
+from bot_layer.findings import Finding
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.client import connect_environment
 

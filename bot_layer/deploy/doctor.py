@@ -15,12 +15,13 @@ from bot_layer.bot.collection import Collection, module_of
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.project import Project, open_project
+from bot_layer.deploy.readable import readable_bots
 from bot_layer.deploy.rules.deployment_checks import version_of
 from bot_layer.deploy.run import Request, survey
 from bot_layer.deploy.secrets import secrets_of
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir.json import Json
-from bot_layer.health_gorilla.rules.checks import Finding, passed
+from bot_layer.findings import Finding, passed
 from bot_layer.http.pace import read_rate_limit
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Answer, Transport
@@ -97,6 +98,7 @@ def _in_project(case: Patient, project: Project) -> Iterator[Finding]:
     held = secrets_of(project)
     yield from _secrets(case, held)
     yield from _deployment(case)
+    yield from readable_bots(project.server)
     for handler in case.bots:
         yield _bot(project, handler.bot.name, handler.bot.identifier)
     for handler in case.bots:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json
+from bot_layer.findings import Finding, passed, skipped
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import accounts, checks, enrollment, names
-from bot_layer.health_gorilla.rules.checks import Finding
 from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.http.addresses import path
 
@@ -25,16 +25,16 @@ def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = Non
     step = "settings"
     try:
         gorilla = health_gorilla.connect(secrets)
-        found.append(checks.passed(step, "All settings are there."))
+        found.append(passed(step, "All settings are there."))
         step = "token"
         token = gorilla.token()
-        found.append(checks.passed(step, "Health Gorilla accepts the login."))
+        found.append(passed(step, "Health Gorilla accepts the login."))
         found.append(checks.scopes(token.scopes, gorilla.settings))
         step = "tenant"
         found.append(checks.tenant(_tenant(gorilla), gorilla.settings))
         step = "directory"
         gorilla.directory(_NOBODY)
-        found.append(checks.passed(step, "The NPI directory can be searched."))
+        found.append(passed(step, "The NPI directory can be searched."))
         step = "practitioner"
         found.append(_practitioner(gorilla, read_clinician))
     except BotError as error:
@@ -55,7 +55,7 @@ def _tenant(gorilla: HealthGorillaClient) -> Json | None:
 def _practitioner(gorilla: HealthGorillaClient, read: ReadClinician | None) -> Finding:
     """The same rules as for an enrollment, without the enrollment."""
     if read is None:
-        return checks.skipped("practitioner", "Name a clinician whom you know to be right to have one looked up.")
+        return skipped("practitioner", "Name a clinician whom you know to be right to have one looked up.")
     clinician = read()
     enrollment.require_active(clinician)
     npi = enrollment.npi_of(clinician, gorilla.settings)

@@ -14,10 +14,11 @@ from bot_layer.bot.collection import load
 from bot_layer.cli.doctor import app
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.doctor import Patient, examine
+from bot_layer.deploy.readable import readable_bots
 from bot_layer.deploy.run import Request, carry_out, survey
-from bot_layer.health_gorilla.rules.checks import Finding
+from bot_layer.findings import Finding
 from bot_layer.host.host import HostServer, HostSettings
-from bot_layer.medplum.client import Medplum
+from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 
 BOTS = load().only(["sync-practitioner", "check-health-gorilla"])
@@ -55,6 +56,27 @@ def test_a_healthy_project_passes(world: World) -> None:
         found
     )
     assert found["deployment"].status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        ({"resourceType": "*"}, True),
+        ({"resourceType": "Bot", "readonly": True}, True),
+        ({"resourceType": "Bot", "interaction": ["search"]}, True),
+        ({"resourceType": "Bot", "interaction": ["create"]}, False),
+        ({"resourceType": "Patient"}, False),
+    ],
+)
+def test_the_doctor_names_policies_that_show_the_bots(rule: dict[str, object], shown: bool) -> None:
+    """Whoever may read a Bot may call it; the bots' own policies show each only itself."""
+    with MedplumSandbox() as medplum:
+        server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+        _deploy(server)
+        policy = server.create({"resourceType": "AccessPolicy", "name": "Clinicians", "resource": [rule]})
+        found = {finding.name: finding.code for finding in readable_bots(server)}
+    expected = {f"policy AccessPolicy/{policy['id']}": "bots-readable"} if shown else {"policies": "policies-works"}
+    assert found == expected
 
 
 def test_what_is_missing_is_named_with_what_to_do(world: World) -> None:

@@ -329,7 +329,7 @@ def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_brought_it(
     assert "nseen" not in _told(found)
 
 
-def test_a_whole_enrolment_tells_nothing_of_a_person(exported: InMemorySpanExporter) -> None:
+def test_a_whole_enrollment_tells_nothing_of_a_person(exported: InMemorySpanExporter) -> None:
     """No name, id, identifier, token or secret of an enrolment stands in any span, name or attribute."""
     with World() as world:
         request = Deployment(load())

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue
+from bot_layer.findings import Finding, passed, skipped
 from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
 STEPS = ("settings", "token", "scopes", "tenant", "directory", "practitioner")
 CREATE_USERS = "create_users"
 _SEVERITY = {"passed": "information", "skipped": "information", "warning": "warning", "failed": "error"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One step: ``status`` is passed, failed, warning or skipped; ``code`` is machine-readable."""
-
-    name: str
-    status: str
-    code: str
-    text: str
-
-
-def passed(name: str, text: str) -> Finding:
-    """A step that works."""
-    return Finding(name, "passed", f"{name}-works", text)
-
-
-def skipped(name: str, text: str) -> Finding:
-    """A step that was not tried."""
-    return Finding(name, "skipped", "check-skipped", text)
 
 
 def failed(name: str, error: BotError) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError, TransientError
+from bot_layer.findings import passed, skipped
 from bot_layer.health_gorilla.rules import checks
 from bot_layer.health_gorilla.rules import settings as hg
 
@@ -31,10 +32,10 @@ def test_a_failure_says_what_to_do(step: str, error: BotError, advice: str) -> N
 
 def test_every_step_is_told() -> None:
     """Steps after a failure stand as skipped, so that an answer always has all of them."""
-    found = checks.after_failure([checks.passed("settings", "Good."), checks.failed("token", InputError("Wrong."))])
+    found = checks.after_failure([passed("settings", "Good."), checks.failed("token", InputError("Wrong."))])
     assert [finding.name for finding in found] == list(checks.STEPS)
     assert not checks.is_good(found)
-    assert checks.is_good([checks.passed("settings", "Good."), checks.skipped("token", "Not tried.")])
+    assert checks.is_good([passed("settings", "Good."), skipped("token", "Not tried.")])
 
 
 def test_scopes_without_the_word_of_the_server() -> None:
