@@ -11,12 +11,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import typer
 from rich.console import Console
@@ -25,10 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import run_state as sync_state
 from bot_layer.bulk_sync.rules import task as sync_task
+from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
+from bot_layer.fhir.json import Json
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.medplum.login import ClientLogin
@@ -55,6 +57,10 @@ Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resource
 Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Run every PF_SYNC_INTERVAL_MS until stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+LogTimes = Annotated[bool, typer.Option("--log-times", help="A time before each line of the log.")]
+PracticesFile = Annotated[Path | None, typer.Option("--practices", help="A TOML file with the practices.")]
+Practice = Annotated[str, typer.Option("--practice", help="The practice of that name.")]
+All = Annotated[bool, typer.Option("--all", help="Every practice, one after the other.")]
 
 
 @pf_sync.callback()
@@ -71,6 +77,10 @@ def run(
     upsert: Upsert = "",
     watch: Watch = False,
     quiet: Quiet = False,
+    log_times: LogTimes = False,
+    practices: PracticesFile = None,
+    practice: Practice = "",
+    every: All = False,
 ) -> None:
     """Run a sync to its end, or take up the one that was broken off."""
     if context.invoked_subcommand is not None:
@@ -86,48 +96,83 @@ def run(
             retry_failed=retry_failed,
             overwrite_reported=overwrite_reported,
         )
-        around = _Around(dict(os.environ) | changes, quiet=quiet)
-        act = around.preview if preview else around.watch if watch else around.once
-        code = act(options)
+        chosen = Chosen(practices, practice, every=every)
+        around = _Around(dict(os.environ) | changes, chosen, quiet=quiet, log_times=log_times)
+        code = around.watch(options) if watch else around.each(around.preview if preview else around.once, options)
     raise typer.Exit(code)
 
 
 @pf_sync.command("status")
-def status() -> None:
-    """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran."""
+def status(practices: PracticesFile = None, practice: Practice = "", *, every: All = False) -> None:
+    """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran. With --all: one by practice."""
     with _told_errors():
-        settings, medplum = read_world(os.environ)
-        sync = make_sync(settings, medplum.base_url, medplum)
-        state = sync.store.load()
-        record = sync_task.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
+        worlds, medplum = read_worlds(os.environ, Chosen(practices, practice, every=every))
+        records = {name: _record(settings, medplum) for name, settings in worlds.items()}
+    typer.echo(json.dumps(records if every else next(iter(records.values())), indent=2))
+    codes = {
+        BUSY if each.get("lastRun") is None and "problem" not in each else FAILED
+        for each in records.values()
+        if not each["healthy"]
+    }
+    raise typer.Exit(FAILED if FAILED in codes else BUSY if codes else DONE)
+
+
+def _record(settings: SyncSettings | ConfigError, medplum: ClientLogin) -> Json:
+    """The health of one practice."""
+    if isinstance(settings, ConfigError):
+        return {"healthy": False, "problem": f"{settings.code}: {settings.message}"}
+    state = make_sync(settings, medplum.base_url, medplum).store.load()
+    record = sync_task.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
     record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_task.describe(state.run)}
     if state.run is not None and state.run.edits.listed:
         record["edited"] = {each.reference: list(each.fields) for each in state.run.edits.listed}
         record["editedMore"] = state.run.edits.more
-    typer.echo(json.dumps(record, indent=2))
-    if state.run is None:
-        raise typer.Exit(BUSY)
-    raise typer.Exit(DONE if record["healthy"] else FAILED)
+    return record
 
 
 @pf_sync.command("cancel")
-def cancel() -> None:
+def cancel(practices: PracticesFile = None, practice: Practice = "") -> None:
     """End the run that is under way, whoever holds it."""
     with _told_errors():
-        settings, medplum = read_world(os.environ)
+        worlds, medplum = read_worlds(os.environ, Chosen(practices, practice))
+        (settings,) = worlds.values()
+        if isinstance(settings, ConfigError):
+            raise settings
         state = make_sync(settings, medplum.base_url, medplum).cancel()
     typer.echo(sync_task.describe(state.run))
 
 
-def read_world(environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
-    """The settings and the login. Without settings in the environment, the project's secrets are read."""
+@dataclass(frozen=True)
+class Chosen:
+    """Which practices a command is about: the one of the settings, a named one, or all."""
+
+    file: Path | None = None
+    name: str = ""
+    every: bool = False
+
+
+def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, ClientLogin]:
+    """The chosen practices by name, and the login. What the environment does not set is in the project's secrets."""
     names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
     missing = [name for name in names if not environ.get(name)]
     if missing:
         raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
     base_url, client_id, secret = (environ[name] for name in names)
     login = ClientLogin(base_url.rstrip("/"), client_id, secret)
-    return read_settings(resolve(SETTINGS, environ, _project_secrets(login, environ))), login
+    secrets = _project_secrets(login, environ if chosen.file is None else {**environ, "PF_FHIR_BASE_URL": "file"})
+    given = resolve(SETTINGS, environ, secrets)
+    if not chosen.name and not chosen.every:
+        return {"": read_settings(given)}, login
+    try:
+        text = chosen.file.read_text(encoding="utf-8") if chosen.file is not None else given.get(PRACTICES, "")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError("The file of --practices cannot be read.", missing=["--practices"]) from fault
+    practices = read_practices(text, {name: value for name, value in given.items() if name != PRACTICES})
+    if chosen.every:
+        return practices, login
+    if chosen.name not in practices:
+        raise ConfigError(f"There is no practice of that name; there are: {', '.join(practices)}.", missing=[PRACTICES])
+    return {chosen.name: practices[chosen.name]}, login
 
 
 def _project_secrets(login: ClientLogin, environ: Mapping[str, str]) -> dict[str, str]:
@@ -150,17 +195,19 @@ def _project_secrets(login: ClientLogin, environ: Mapping[str, str]) -> dict[str
 class _Around:
     """Progress, log and signals around runs."""
 
-    def __init__(self, environ: Mapping[str, str], *, quiet: bool) -> None:
+    def __init__(self, environ: Mapping[str, str], chosen: Chosen, *, quiet: bool, log_times: bool = False) -> None:
+        self.chosen, self.name = chosen, ""
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
+        self.log_times = log_times or not self.console.is_terminal
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stopped)
-        self.settings, self.login = self._world(environ)
-        self.place = self.settings.folder or str(STATE_FOLDER)
+        self.worlds, self.login = self._world(environ)
+        self.settings = next(each for each in (*self.worlds.values(), SyncSettings("", "")) if _is_usable(each))
 
-    def _world(self, environ: Mapping[str, str]) -> tuple[SyncSettings, ClientLogin]:
-        """The settings and the login; while Medplum is out of reach nobody knows what the project's secrets say."""
+    def _world(self, environ: Mapping[str, str]) -> tuple[Practices, ClientLogin]:
+        """The practices and the login; while Medplum is out of reach nobody knows what the project's secrets say."""
 
         def wait(seconds: float) -> None:
             self.log("PFSyncScheduler", "Starting: Medplum is out of reach, trying again")
@@ -168,7 +215,7 @@ class _Around:
                 raise Halted
 
         policy = RetryPolicy(retries=4 if environ.get("PF_FHIR_BASE_URL") else 0, backoff=5.0, longest_wait=300.0)
-        return repeat(lambda: read_world(environ), policy, when=lambda _: True, wait=wait)
+        return repeat(lambda: read_worlds(environ, self.chosen), policy, when=lambda _: True, wait=wait)
 
     def _stopped(self, _number: int, _frame: FrameType | None) -> None:
         self.log("PFSyncScheduler", "Stopping: the place is kept")
@@ -176,7 +223,36 @@ class _Around:
 
     def log(self, component: str, text: str) -> None:
         """One line in the words that operators know."""
-        self.console.print(f"[{component}] {text}", markup=False, highlight=False, soft_wrap=True)
+        moment = f"{_now()} " if self.log_times else ""
+        name = f"{self.name}: " if self.name else ""
+        self.console.print(f"{moment}[{component}] {name}{text}", markup=False, highlight=False, soft_wrap=True)
+
+    def each(self, act: Callable[[Options], int], options: Options) -> int:
+        """The exit code after each chosen practice had its turn; one that fails stops no other."""
+        codes = []
+        for name in self.worlds:
+            codes.append(self._turn(name, act, options))
+            if self.stop.is_set():
+                break
+        return next((each for each in (FAILED, STOPPED, PARTIAL, BUSY) if each in codes), DONE)
+
+    def _turn(self, name: str, act: Callable[[Options], int], options: Options) -> int:
+        settings, self.name = self.worlds[name], name
+        if self.chosen.every:
+            typer.echo(f"{name}:")
+        if isinstance(settings, ConfigError):
+            if not self.chosen.every:
+                raise settings
+            typer.echo(f"{settings.code}: {settings.message}", err=True)
+            return FAILED
+        self.settings = settings
+        try:
+            return act(options)
+        except BotError as fault:
+            if not self.chosen.every:
+                raise
+            typer.echo(f"{fault.code}: {fault.message}", err=True)
+            return FAILED
 
     def once(self, options: Options) -> int:
         """One run to its end; the exit code."""
@@ -227,19 +303,28 @@ class _Around:
         return DONE
 
     def watch(self, options: Options) -> int:
-        """Runs until stopped; the code of the last one."""
-        hours = self.settings.interval_ms / 3_600_000
-        self.log("PFSyncScheduler", f"Starting Practice Fusion sync service with {hours:g} hour interval")
-        if not self.settings.enabled:
-            self.log("PFSyncScheduler", "PF_SYNC_ENABLED is false: nothing runs")
-            return DONE
-        code, wait = DONE, self._first_wait()
-        while not self.stop.wait(wait):
-            code = self.once(options)
-            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        """Runs until stopped, the practice that is due first next; the code of the last run."""
+        due: dict[str, float] = {}
+        for name, settings in self.worlds.items():
+            if isinstance(settings, ConfigError):
+                self._turn(name, self.once, options)
+                continue
+            self.name, self.settings = name, settings
+            hours = settings.interval_ms / 3_600_000
+            self.log("PFSyncScheduler", f"Starting Practice Fusion sync service with {hours:g} hour interval")
+            if settings.enabled:
+                due[name] = time.monotonic() + self._first_wait()
+            else:
+                self.log("PFSyncScheduler", "PF_SYNC_ENABLED is false: nothing runs")
+        code = DONE
+        while due:
+            name = min(due, key=lambda each: due[each])
+            if self.stop.wait(max(due[name] - time.monotonic(), 0.0)):
+                break
+            code = self._turn(name, self.once, options)
             word = "completed successfully" if code == DONE else "did not complete"
-            self.log("PFSyncScheduler", f"Sync {word} at {moment}")
-            wait = self.settings.interval_ms / 1000
+            self.log("PFSyncScheduler", f"Sync {word} at {_now()}")
+            due[name] = time.monotonic() + self.settings.interval_ms / 1000
         return code
 
     def _first_wait(self) -> float:
@@ -247,11 +332,16 @@ class _Around:
         if self.settings.run_on_startup:
             self.log("PFSyncScheduler", "Running initial sync on startup...")
             return 0.0
-        state = self._sync(None).store.load()
+        try:
+            state = self._sync(None).store.load()
+        except BotError:
+            if not self.chosen.every:
+                raise
+            return 0.0
         return max(state.last_success + self.settings.interval_ms / 1000 - time.time(), 0.0)
 
     def _sync(self, bars: _Bars | None) -> Sync:
-        within = Surroundings(place=self.place, log=self.log, stop=self.stop)
+        within = Surroundings(place=self.settings.folder or str(STATE_FOLDER), log=self.log, stop=self.stop)
         if bars is not None:
             within = replace(within, progress=bars.show)
         return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)
@@ -265,6 +355,14 @@ class _Around:
         columns = (SpinnerColumn(), words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress:
             yield _Bars(progress)
+
+
+def _is_usable(settings: SyncSettings | ConfigError) -> TypeGuard[SyncSettings]:
+    return isinstance(settings, SyncSettings)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 class _Bars:

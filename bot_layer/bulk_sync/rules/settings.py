@@ -23,6 +23,7 @@ SETTINGS: Final = (
     Setting(
         "PF_KEY_ALGORITHM", "RS384, ES384, RS256 or ES256; default: RS384 for RSA keys, ES384 for P-384", login="PF"
     ),
+    Setting("PF_PRACTICES", "Several practices, each with its own settings, as TOML", sensitive=True),
     Setting("PF_SYNC_ENABLED", "false: the timer does nothing", default="true"),
     Setting("PF_SYNC_INTERVAL_MS", "Milliseconds between two runs", default="86400000"),
     Setting("PF_SYNC_RUN_ON_STARTUP", "true: --watch runs at once", default="false"),
