@@ -16,11 +16,13 @@ from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import answer as sync_answer
-from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, read_settings
+from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices
+from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, in_order, stored_as
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.source.requests import Log
-from bot_layer.errors import InputError, TransientError
+from bot_layer.bulk_sync.turns import take_turns
+from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.fhir import parameters as fhir
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.login import GivenToken
@@ -43,12 +45,58 @@ BOT = Bot(
 
 
 def act(event: Event) -> Json:
+    """Take a step for the practice that is named or set up; without a name, for each that is."""
+    if not event.secrets.get(PRACTICES):
+        settings = read_settings(event.secrets)
+        return _step(event, settings, settings.step_seconds)
+    others = {name: value for name, value in event.secrets.items() if name != PRACTICES}
+    practices, name = read_practices(event.secrets[PRACTICES], others), event.text("practice")
+    if name:
+        return _named(event, practices, name)
+    if (event.text("action") or "start") not in ("start", "status"):
+        raise InputError("Name the practice.", code="practice-missing", expression=_place("practice"))
+    seconds = max((each.step_seconds for each in practices.values() if isinstance(each, SyncSettings)), default=1.0)
+    return take_turns(
+        practices,
+        lambda settings, left: _step(event, settings, min(left, settings.step_seconds)),
+        waiting_since=lambda settings: _last_turn(event, settings),
+        seconds=seconds,
+    )
+
+
+def _named(event: Event, practices: Practices, name: str) -> Json:
+    settings = practices.get(name)
+    if settings is None:
+        raise InputError("There is no practice of that name.", code="practice-unknown", expression=_place("practice"))
+    if isinstance(settings, ConfigError):
+        raise settings
+    return _step(event, settings, settings.step_seconds)
+
+
+def _place(name: str) -> list[str]:
+    return [f"Parameters.parameter.where(name='{name}')"]
+
+
+def _sync(event: Event, settings: SyncSettings, seconds: float) -> Sync:
+    within = Surroundings(place=settings.folder, seconds=seconds, log=_log_of_this_call())
+    login = GivenToken(event.access_token, event.bot or "")
+    return make_sync(settings, event.base_url, login, within=within, about=event.bot or "")
+
+
+def _last_turn(event: Event, settings: SyncSettings) -> float:
+    """When this practice last ended a run, or began one that is not over."""
+    sync = _sync(event, settings, settings.step_seconds)
+    try:
+        run = sync.store.load().run
+        return 0.0 if run is None else run.ended or run.started
+    finally:
+        sync.map.close()
+
+
+def _step(event: Event, settings: SyncSettings, seconds: float) -> Json:
     """Gather what is asked, take a step, answer with where the sync stands."""
     action = event.text("action") or "start"
-    settings = read_settings(event.secrets)
-    within = Surroundings(place=settings.folder, seconds=settings.step_seconds, log=_log_of_this_call())
-    login = GivenToken(event.access_token, event.bot or "")
-    sync = make_sync(settings, event.base_url, login, within=within, about=event.bot or "")
+    sync = _sync(event, settings, seconds)
     try:
         if action == "status":
             state = sync.store.load()
@@ -64,7 +112,7 @@ def act(event: Event) -> Json:
             raise InputError(
                 "Give action as start, status, cancel, retry-failed or overwrite-reported.",
                 code="unknown-action",
-                expression=["Parameters.parameter.where(name='action')"],
+                expression=_place("action"),
             )
         return sync_answer.of_state(state, settings, now=time.time(), action=action)
     except Halted as over:

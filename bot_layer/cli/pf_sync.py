@@ -313,7 +313,8 @@ class _Around:
             hours = settings.interval_ms / 3_600_000
             self.log("PFSyncScheduler", f"Starting Practice Fusion sync service with {hours:g} hour interval")
             if settings.enabled:
-                due[name] = time.monotonic() + self._first_wait()
+                wait = self._first_wait()
+                due[name] = time.monotonic() + wait
             else:
                 self.log("PFSyncScheduler", "PF_SYNC_ENABLED is false: nothing runs")
         code = DONE

@@ -11,7 +11,7 @@ import pytest
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bots.pf_bulk_sync import handler
-from medplum_sandbox.practice_fusion import Switches, generate
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from medplum_sandbox.practice_fusion.generate import START
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.cases import Bindings, Case, cases
@@ -221,3 +221,24 @@ def test_the_samples_are_answered_as_they_say(case: Case) -> None:
     with world(generate(1, 1), switches=FAST) as both:
         bound = Bindings({"<medplum>": both.medplum.base_url, "<token>": both.medplum.token_for()})
         assert handler(bound.bind(case.read("event.json"))) == case.read("expected.json")
+
+
+def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+    """Each has its own answer and Task; a name takes one alone."""
+    with world(generate(1, 1), switches=FAST) as both, PracticeFusionSandbox(generate(2, 1), switches=FAST) as other:
+        tables = {"north": both.source.settings(), "south": other.settings(), "gone": both.source.settings()}
+        tables["gone"]["PF_FHIR_BASE_URL"] += "/gone"
+        text = "\n".join(
+            f"[practices.{name}]\n" + "\n".join(f'{key} = "{value}"' for key, value in table.items())
+            for name, table in tables.items()
+        )
+        settings = {"PF_PRACTICES": text, "PF_STATE_DIR": str(tmp_path), "PF_STEP_SECONDS": "60"}
+        parts = [each["part"] for each in call(both, **settings)["parameter"] if each["name"] == "practice"]
+        found = {part[0]["valueString"]: part[1] for part in parts}
+        assert one(found["north"]["resource"], "status") == one(found["south"]["resource"], "status") == "done"
+        assert one(found["north"]["resource"], "success") is True
+        assert found["gone"]["valueString"].startswith("no-token-endpoint")
+        assert len(both.by_source_id("Patient")) == 2
+        named = call(both, parameters.code("action", "status"), parameters.string("practice", "south"), **settings)
+        assert one(named, "status") == "done"
+        assert one(call(both, parameters.string("practice", "west"), **settings), "outcome")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.cli.main import build
-from medplum_sandbox.practice_fusion import Switches, generate
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
 
@@ -283,3 +284,31 @@ def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> No
         assert "token-refused" in record["summary"]
         assert typed(both, folder=tmp_path).exit_code == 0
         assert typed(both, "status", folder=tmp_path).exit_code == 0
+
+
+def test_all_practices_run_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
+    """Reports, health and exit code tell them apart; each line of the log names its practice and has a time."""
+    with world(generate(1, 1), switches=FAST) as both, PracticeFusionSandbox(generate(2, 1), switches=FAST) as other:
+        tables = {"gone": both.source.settings(), "north": both.source.settings(), "south": other.settings()}
+        tables["gone"]["PF_FHIR_BASE_URL"] += "/gone"
+        file = tmp_path / "practices.toml"
+        file.write_text(
+            "\n".join(
+                f"[practices.{name}]\n" + "\n".join(f'{key} = "{value}"' for key, value in table.items())
+                for name, table in tables.items()
+            ),
+            encoding="utf-8",
+        )
+        one = typed(both, "--practices", str(file), "--practice", "south", folder=tmp_path)
+        assert one.exit_code == 0, one.stderr
+        every = typed(both, "--practices", str(file), "--all", folder=tmp_path)
+        assert every.exit_code == 1
+        assert [line for line in every.stdout.splitlines() if line.endswith(":")] == ["gone:", "north:", "south:"]
+        assert re.search(
+            r"^\d{4}-\d\d-\d\dT[\d:]+Z \[PFSyncWorker\] north: Sync complete!$", every.stderr, re.MULTILINE
+        )
+        assert len(both.by_source_id("Patient")) == 2
+        health = json.loads(typed(both, "status", "--practices", str(file), "--all", folder=tmp_path).stdout)
+        assert {name: each["healthy"] for name, each in health.items()} == {"gone": False, "north": True, "south": True}
+        unknown = typed(both, "--practices", str(file), "--practice", "west", folder=tmp_path)
+        assert unknown.exit_code == 2

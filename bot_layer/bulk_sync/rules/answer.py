@@ -25,6 +25,9 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
         fhir.parts("health", *(_entry(name, value) for name, value in record.items())),
     ]
     if run is not None:
+        success = run.phase not in ("failed", "cancelled", "partial") and not run.problem
+        entries.append(fhir.boolean("success", success))
+        entries.append(None if success else fhir.string("error", run.problem or describe(run)))
         for kind, row in sorted(run.counts.items()):
             numbers = (fhir.integer(name, row.get(name, 0)) for name in COUNTED)
             entries.append(fhir.parts("counts", fhir.code("type", kind), *numbers))
@@ -41,6 +44,15 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
             entries.append(fhir.reference("failedResources", state.failures))
         entries.append(fhir.string("problem", run.problem))
     return fhir.build(*entries)
+
+
+def of_practices(answers: Mapping[str, Json | str]) -> Json:
+    """What became of each practice: its own answer, or why it has none."""
+    parts = []
+    for name, answer in answers.items():
+        said: Json | None = fhir.string("problem", answer) if isinstance(answer, str) else None
+        parts.append(fhir.parts("practice", fhir.string("name", name), said or {"name": "answer", "resource": answer}))
+    return fhir.build(fhir.code("action", "practices"), *parts)
 
 
 def of_preview(numbers: Mapping[str, int]) -> Json:
