@@ -232,13 +232,17 @@ def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path:
             f"[practices.{name}]\n" + "\n".join(f'{key} = "{value}"' for key, value in table.items())
             for name, table in tables.items()
         )
-        settings = {"PF_PRACTICES": text, "PF_STATE_DIR": str(tmp_path), "PF_STEP_SECONDS": "60"}
-        parts = [each["part"] for each in call(both, **settings)["parameter"] if each["name"] == "practice"]
+
+        def answer(*entries: Json | None) -> Json:
+            given = [each for each in entries if each is not None]
+            return call(both, *given, PF_PRACTICES=text, PF_STATE_DIR=str(tmp_path), PF_STEP_SECONDS="60")
+
+        parts = [each["part"] for each in answer()["parameter"] if each["name"] == "practice"]
         found = {part[0]["valueString"]: part[1] for part in parts}
         assert one(found["north"]["resource"], "status") == one(found["south"]["resource"], "status") == "done"
         assert one(found["north"]["resource"], "success") is True
         assert found["gone"]["valueString"].startswith("no-token-endpoint")
         assert len(both.by_source_id("Patient")) == 2
-        named = call(both, parameters.code("action", "status"), parameters.string("practice", "south"), **settings)
+        named = answer(parameters.code("action", "status"), parameters.string("practice", "south"))
         assert one(named, "status") == "done"
-        assert one(call(both, parameters.string("practice", "west"), **settings), "outcome")
+        assert one(answer(parameters.string("practice", "west")), "outcome")
