@@ -39,7 +39,8 @@ _TYPE: Final = re.compile(r"[A-Za-z]{1,64}")
 
 def download_files(session: Session, worker: UpsertWorker, states: Iterable[FileState], places: Places) -> None:
     """Have every file on disk. The first failure is raised when all have come to rest."""
-    left = [each for each in states if number_of(session, each) not in session.spool.whole()]
+    # The state may not know yet what is on disk: then the file is read again, so that it is counted.
+    left = [each for each in states if not each.done or number_of(session, each) not in session.spool.whole()]
     if not left:
         return
     faults: list[BaseException] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
+from typing import Final
 
 from bot_layer.bulk_sync.download import download_files, keep
 from bot_layer.bulk_sync.hydrate import hydrate
@@ -13,14 +15,17 @@ from bot_layer.bulk_sync.progress import show_counts, with_loaded
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
 from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.searching import left_out, searched_resources
 from bot_layer.bulk_sync.session import Session, job_of
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.source.requests import SERVICE, ReadRefused
-from bot_layer.bulk_sync.spooled_units import units
+from bot_layer.bulk_sync.spooled_units import resources_of, units
 from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
-from bot_layer.bulk_sync.worker_pool import upsert_worker, worker_pool
+from bot_layer.bulk_sync.worker_pool import WorkerPool, upsert_worker, worker_pool
 from bot_layer.errors import PermanentError
+
+MANY: Final = 100  # of a type: fewer are looked up with the patients to whom they belong
 
 
 def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
@@ -138,6 +143,7 @@ def _load(session: Session, run: Run) -> None:
     with worker_pool(session, run) as pool:
         pool.worker.prepare(session.job.types)
         hydrate(session, pool.worker)
+        _drop_unchanged(session, pool, full=run.full)
         _count_repeated(session)
         for kind, number in session.spool.numbers().items():
             session.log("PFSyncWorker", f"Processing {number} {kind} resources...")
@@ -148,6 +154,25 @@ def _load(session: Session, run: Run) -> None:
                 session.keep(now.with_job(replace(job_of(now), place=unit.place)))
             show_counts(session, loaded)
     session.check_time()
+
+
+def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
+    """Compare with Medplum type by type: later, a patient's few resources of each type would cost a search each."""
+    worker = pool.worker
+    numbers = session.spool.numbers()
+    for kind in in_order(numbers):
+        if not full and not (numbers[kind] >= MANY and worker.is_open(kind)):
+            continue
+        pages = session.spool.pages(kind)
+        while some := [resources_of(page) for page in islice(pages, pool.size)]:
+            session.check_time()
+            for same, settled in pool.pool.map(worker.same, some):
+                session.spool.drop(same)
+                session.progress("file", kind, len(same), None)
+                with session.lock:
+                    run = session.run
+                    session.keep(replace(run, edits=run.edits.after((), settled)))
+        worker.compared(kind)
 
 
 def _count_repeated(session: Session) -> None:

@@ -51,5 +51,9 @@ def units(spooled: Iterable[Spooled]) -> Iterator[Unit]:
 
 
 def _unit(held: list[Spooled], after_all: bool) -> Unit:
-    resources = [resource_of(orjson.loads(each.body), raw=each.body) for each in held]
-    return Unit(held[-1].place, resources, after_all)
+    return Unit(held[-1].place, resources_of(held), after_all)
+
+
+def resources_of(spooled: Iterable[Spooled]) -> list[Resource]:
+    """The same resources, parsed."""
+    return [resource_of(orjson.loads(each.body), raw=each.body) for each in spooled]

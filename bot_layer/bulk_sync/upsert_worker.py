@@ -7,7 +7,7 @@ import binascii
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -22,7 +22,7 @@ from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource, resource_of
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import COUNTED, add_counts
 from bot_layer.bulk_sync.rules.source_identity import stored_as
-from bot_layer.bulk_sync.rules.upsert import Found
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.target.upserts import Draft, Outcome
 from bot_layer.bulk_sync.target.writer import MedplumWriter
@@ -30,6 +30,7 @@ from bot_layer.errors import AuthError, PermanentError
 from bot_layer.fhir.json import Json
 
 _ABSENT_LIMIT: Final = 200_000
+_CARRIERS: Final = 4  # contents on their way at once
 _MISSED: Final = "its content could not be fetched for now: it points to the source"
 Rows = Mapping[Key, tuple[str, bytes | None]]
 
@@ -81,6 +82,8 @@ class UpsertWorker:
     def __post_init__(self) -> None:
         self._absent: set[Key] = set()
         self._holds: dict[str, bool] = {}
+        self._compared: set[str] = set()
+        self._carriers = ThreadPoolExecutor(_CARRIERS, thread_name_prefix="pf-carry")
         self._lock = threading.Lock()
 
     def unchanged(self, resources: Iterable[Resource]) -> set[Key]:
@@ -127,6 +130,41 @@ class UpsertWorker:
         self.map.record((), failures=[Failure(key, 0, reason, _text_of(each)) for key, each in resources.items()])
         return Loaded(counted((key.type, "failed") for key in resources))
 
+    def same(self, resources: Sequence[Resource]) -> tuple[set[Key], frozenset[str]]:
+        """Those that Medplum holds just so, and the references to them: one search compares a hundred of a type."""
+        found = self.medplum.look_up(each.key for each in resources if each.key is not None)
+        self.map.record((key, upsert.target_id(key, there), None) for key, there in found.items())
+        there_too = [each for each in resources if each.key in found and self._plain(each)]
+        known = self.map.ids(set[Key]().union(*[references.targets(each.value, self.source) for each in there_too]))
+        incoming = [self._incoming(each, known) for each in there_too]
+        plan = upsert.plan(found, [each for each in incoming if each is not None])
+        self.map.record(
+            ((each.key, there.id, each.digest) for each, there in plan.unchanged),
+            waiting=((each.key, each.unresolved) for each, _ in plan.unchanged),
+        )
+        settled = frozenset(f"{stored_as(each.key.type)}/{there.id}" for each, there in plan.unchanged)
+        return {each.key for each, _ in plan.unchanged}, settled
+
+    def _plain(self, resource: Resource) -> bool:
+        """True where no content is stored apart from the resource."""
+        return resource.key is not None and resource.key.type != "Binary" and not self.carries(resource)
+
+    def carries(self, resource: Resource) -> bool:
+        """True where content behind a link is stored in Medplum."""
+        return self.attachments is not None and any(attachments_in(resource.value))
+
+    def _incoming(self, resource: Resource, known: Mapping[Key, str]) -> Incoming | None:
+        if resource.key is None:
+            return None
+        try:
+            prepared = provenance.prepare(resource.value, self.source)
+            rewritten = references.rewrite(prepared, known, self.source)
+        except RecursionError:
+            return None
+        return Incoming(
+            resource.key, rewritten.resource, provenance.digest_of(_text_of(resource)), rewritten.unresolved
+        )
+
     def retry(self, failures: Iterable[Failure]) -> Loaded:
         """Write once more what Medplum refused before."""
         resources = (resource_of(orjson.loads(each.resource), raw=each.resource) for each in failures if each.resource)
@@ -159,6 +197,15 @@ class UpsertWorker:
         with ThreadPoolExecutor(self.medplum.workers, thread_name_prefix="pf-first") as pool:
             list(pool.map(self._may_hold, dict.fromkeys(kinds)))
 
+    def is_open(self, kind: str) -> bool:
+        """True where Medplum may hold resources of a type that the map does not know."""
+        return kind not in self._compared and self._may_hold(kind)
+
+    def compared(self, kind: str) -> None:
+        """Every resource of this type that is to be written was looked up: what the map does not know is new."""
+        if self.alone:
+            self._compared.add(kind)
+
     def _may_hold(self, kind: str) -> bool:
         """False where Medplum had nothing of a type when this run began: then what the map does not know is new."""
         if not self.alone:
@@ -178,7 +225,7 @@ class UpsertWorker:
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], rows: Rows) -> Loaded:
         # What the map knows may have come in this very run: it is looked up whatever Medplum had at the beginning.
-        asked = [key for key in resources if key in rows or self._may_hold(key.type)]
+        asked = [key for key in resources if key in rows or self.is_open(key.type)]
         read = self.medplum.start_look_up(asked)
         try:
             targets = set[Key]().union(*[self.targets(each.value) for each in resources.values()])
@@ -198,7 +245,7 @@ class UpsertWorker:
         return loaded
 
     def _written(self, batch: _Batch, keys: Sequence[Key]) -> Loaded:
-        drafts = [batch.draft(key) for key in keys]
+        drafts = self._drafts(batch, keys)
         outcomes: list[Outcome] = []
         try:
             former = self.map.former(key for key in keys if key not in batch.found)
@@ -223,6 +270,14 @@ class UpsertWorker:
                 f"{stored_as(each.key.type)}/{each.id}" for each in outcomes if each.action not in ("kept", "failed")
             ),
         )
+
+    def _drafts(self, batch: _Batch, keys: Sequence[Key]) -> list[Draft]:
+        """The resources as they are to be written. Several contents are carried at once."""
+        if all(self._plain(batch.resources[key]) for key in keys):
+            return [batch.draft(key) for key in keys]
+        carried = [self._carriers.submit(batch.draft, key) for key in keys]
+        wait(carried)  # all come to rest before the first failure is raised
+        return [each.result() for each in carried]
 
     def targets(self, value: Json) -> frozenset[Key] | set[Key]:
         """The resources of the source that this one refers to, links to content included."""
@@ -264,9 +319,8 @@ class _Batch:
         """Content goes after the patient whom it belongs to, and before what refers to it by a link."""
         sorted_: tuple[list[Key], list[Key], list[Key]] = ([], [], [])
         for key, each in self.resources.items():
-            owned = self.worker.attachments is not None and _owner_in(each.value) is not None
-            carried = owned and any(attachments_in(each.value))
-            sorted_[1 if key.type == "Binary" else 2 if carried else 0].append(key)
+            later = self.worker.carries(each) and _owner_in(each.value) is not None
+            sorted_[1 if key.type == "Binary" else 2 if later else 0].append(key)
         return [some for some in sorted_ if some]
 
     def draft(self, key: Key) -> Draft:

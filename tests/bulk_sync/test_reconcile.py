@@ -50,7 +50,6 @@ def half_a_reconcile(both: World, folder: Path | None) -> None:
     sync.map.close()
     assert state.run is not None
     assert not state.run.over
-    assert "Patient" in state.run.counts
 
 
 @pytest.mark.parametrize("first", [True, False])

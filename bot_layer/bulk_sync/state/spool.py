@@ -170,6 +170,23 @@ class Spool:
             yield from (Spooled(Key(row[0], row[1]), row[2], bytes(row[3])) for row in rows)
             after = rows[-1][2]
 
+    def pages(self, kind: str) -> Iterator[list[Spooled]]:
+        """The resources of a type, a hundred at a time, in order of id."""
+        query = "SELECT type, id, place, body FROM resource WHERE type = ? AND id > ? ORDER BY id LIMIT 100"
+        after = ""
+        while True:
+            with self._lock:
+                rows = self._base.execute(query, (kind, after)).fetchall()
+            if not rows:
+                return
+            yield [Spooled(Key(row[0], row[1]), row[2], bytes(row[3])) for row in rows]
+            after = rows[-1][1]
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """Forget resources that need no write."""
+        with self._changing() as base:
+            base.executemany("DELETE FROM resource WHERE type = ? AND id = ?", list(keys))
+
     def holds(self, keys: Iterable[Key]) -> set[Key]:
         """Those of the keys that are here."""
         query = "SELECT 1 FROM resource WHERE type = ? AND id = ?"
@@ -181,7 +198,7 @@ class Spool:
         return self._by_type("SELECT type, count(*) FROM resource GROUP BY type ORDER BY type")
 
     def repeated(self) -> dict[str, int]:
-        """How many resources of each type came in vain, because another version of the same is here."""
+        """How many resources of each type came and need no write: another version is here, or Medplum has them so."""
         arrived = self._by_type("SELECT type, sum(number) FROM arrived GROUP BY type")
         here = self.numbers()
         return {kind: number - here.get(kind, 0) for kind, number in arrived.items()}
