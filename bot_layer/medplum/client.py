@@ -50,8 +50,7 @@ class Medplum:
         resource_type, resource_id, path = _where(reference)
 
         def call() -> Json:
-            found: Json = self.client.read_resource(resource_type, resource_id)
-            return found
+            return _resource(self.client.read_resource(resource_type, resource_id), resource_type, "GET")
 
         return self._repeat("GET", path, call)
 
@@ -98,15 +97,14 @@ class Medplum:
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
         with named("POST", _type(resource["resourceType"])):
-            created: Json = self.client.create_resource(resource)
-            return created
+            return _resource(self.client.create_resource(resource), resource["resourceType"], "POST")
 
     def create_once(self, resource: Json, query: str) -> Json:
         """The stored resource, or the one that the query finds already (If-None-Exist)."""
 
         def call() -> Json:
-            created: Json = self.client.create_resource_if_none_exist(resource, query)
-            return created
+            created = self.client.create_resource_if_none_exist(resource, query)
+            return _resource(created, resource["resourceType"], "POST")
 
         return self._repeat("POST", _type(resource["resourceType"]), call, repeatable=True)
 
@@ -126,8 +124,9 @@ class Medplum:
         """The stored resource after a PUT with If-Match; a stale version is a TransientError of status 412."""
 
         def call() -> Json:
-            updated: Json = self.client.update_resource(resource, if_match="required")
-            return updated
+            return _resource(
+                self.client.update_resource(resource, if_match="required"), resource["resourceType"], "PUT"
+            )
 
         return self._repeat("PUT", _where(_reference_of(resource))[2], call)
 
@@ -192,6 +191,25 @@ class Medplum:
             return error.status != 412 and (repeatable or method in _REPEATABLE)
 
         return repeat(once, self.patience, when=is_safe, wait=self.wait)
+
+
+def _resource(found: Any, resource_type: str, method: str) -> Json:
+    """A stored resource; TransientError where the answer to a read or write is anything else."""
+    if (
+        isinstance(found, dict)
+        and found.get("resourceType") == resource_type
+        and isinstance(found.get("id"), str)
+        and isinstance(found.get("meta", {}), dict)
+    ):
+        return found
+    raise TransientError(
+        f"Medplum did not answer with a {resource_type}; try again later.",
+        service=SERVICE,
+        method=method,
+        path=f"{resource_type}/{{id}}",
+        code="unreadable-answer",
+        maybe_done=method != "GET",
+    )
 
 
 def connect(event: Event) -> Medplum:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
+import orjson
 from pymedplum import exceptions as refusals
 
 from bot_layer import spans
@@ -16,6 +17,7 @@ from bot_layer.errors import AuthError, BotError, InputError, PermanentError, Se
 from bot_layer.http import deadline
 from bot_layer.http.body import paced
 from bot_layer.http.policy import BUSY, read_retry_after
+from bot_layer.http.transport import LARGEST_ANSWER
 from bot_layer.medplum.quota import seconds_until_filled
 
 SERVICE = "Medplum"
@@ -61,7 +63,7 @@ class Wire(httpx.BaseTransport):
                 else read_retry_after(response.headers.get("Retry-After"), now=time.time())
             )
             raise busy
-        return response
+        return _checked(request, response) if "json" in response.headers.get("Content-Type", "") else response
 
     def close(self) -> None:
         """Close the connections."""
@@ -77,14 +79,55 @@ class _Body(httpx.SyncByteStream):
         self._clock = clock
 
     def __iter__(self) -> Iterator[bytes]:
+        received = 0
         try:
-            yield from paced(self._inner, clock=self._clock)
+            for piece in paced(self._inner, clock=self._clock):
+                received += len(piece)
+                if received > LARGEST_ANSWER:
+                    raise PermanentError(
+                        f"Medplum answered with more than {LARGEST_ANSWER} bytes.",
+                        service=SERVICE,
+                        method=self._method,
+                        code="answer-too-large",
+                    )
+                yield piece
         except (httpx.TransportError, TimeoutError) as fault:
             raise _transient(self._method, None, maybe_done=True) from fault
 
     def close(self) -> None:
         """Gives the connection back."""
         self._inner.close()
+
+
+def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    """The answer with its whole body, which is a JSON object with a list of entries, if any; pymedplum believes that.
+
+    A refusal whose body is anything else keeps its status alone. Raises TransientError for a success like that.
+    """
+    body = response.read()
+    if not body.strip() or _is_object(body):
+        return response
+    if response.is_success:
+        raise TransientError(
+            "Medplum gave an answer that cannot be read; try again later.",
+            service=SERVICE,
+            status=response.status_code,
+            method=request.method,
+            code="unreadable-answer",
+            maybe_done=request.method not in {"GET", "HEAD"},
+        )
+    return httpx.Response(response.status_code, headers={"Content-Type": "application/json"}, content=b"{}")
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        found = orjson.loads(body)  # refuses what is nested more than 1,024 deep
+    except ValueError:
+        return False
+    entries = found.get("entry", []) if isinstance(found, dict) else None
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("resource", {}), dict) for entry in entries
+    )
 
 
 def _transient(method: str, status: int | None, *, maybe_done: bool) -> TransientError:
@@ -133,7 +176,7 @@ def named(method: str, path: str) -> Iterator[None]:
             code="medplum-unavailable",
             retry_after=fault.retry_after,
         ) from fault
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise TransientError(
             "Medplum did not answer with JSON; try again later.",
             service=SERVICE,

@@ -92,14 +92,14 @@ def _survive(
 
 
 def test_a_host_killed_at_any_step_of_an_enrollment_enrolls_once(world: World, tmp_path: Path) -> None:
-    """Killed at each second request and started again, the host ends the run: one account, one id written back."""
+    """Killed at each request and started again, the host ends the run: one account, one id written back."""
     environment = {**AT_ONCE, **world.environment()}
 
     def is_done(_step: int, clinician: Json) -> bool:
         return bool(written_back(world, clinician))
 
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
-        for step, clinician in _survive(world, host, newcomer, is_done, every=2):
+        for step, clinician in _survive(world, host, newcomer, is_done, every=1):
             found = (accounts(world, step), len(written_back(world, clinician)))
             assert found == (1, 1), f"killed at step {step}: {host.lines}"
 
@@ -113,7 +113,7 @@ def test_a_host_killed_at_any_step_of_a_registration_registers_once(world: World
         return bool(written_back(world, patient, "Patient"))
 
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **environment) as host:
-        for step, patient in _survive(world, host, _newborn, is_done, every=3):
+        for step, patient in _survive(world, host, _newborn, is_done, every=2):
             found = (_registered(world, step), len(written_back(world, patient, "Patient")))
             assert found == (1, 1), f"killed at step {step}: {host.lines}"
 
