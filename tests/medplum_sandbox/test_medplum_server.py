@@ -344,3 +344,46 @@ def test_a_storage_url_ends_with_its_binary() -> None:
         assert loopback.get(made["url"]).content == b"x"
         client.delete(f"Binary/{made['id']}")
         assert loopback.get(made["url"]).status_code == 404
+
+
+def test_an_unresolvable_reference_is_reported_before_a_structural_error() -> None:
+    """The server resolves conditional references first; its own part of ``meta`` is not looked at."""
+    with medplum() as (_, client):
+        wrong = patient("a", foo=1, managingOrganization={"reference": "Organization?identifier=nobody"})
+        answer = client.post("Patient", json=wrong)
+        assert answer.json()["issue"] == [
+            {
+                "severity": "error",
+                "code": "invalid",
+                "details": {
+                    "text": "Conditional reference 'Organization?identifier=nobody' did not match any resources"
+                },
+                "expression": ["Patient.managingOrganization"],
+            }
+        ]
+        assert client.post("Patient", json=patient("a", meta={"versionId": 5, "lastUpdated": "x"})).status_code == 201
+
+
+def test_a_warning_comes_along_with_an_error_and_refuses_nothing_alone() -> None:
+    """A reference to a type that the element does not name, and two forms of one choice."""
+    with medplum() as (_, client):
+        odd = patient(
+            "a", generalPractitioner=[{"reference": "Location/1"}], deceasedBoolean=True, deceasedDateTime="2024"
+        )
+        assert client.post("Patient", json=odd).status_code == 201
+        issues = client.post("Patient", json={**odd, "foo": 1}).json()["issue"]
+        assert sorted(issue["severity"] for issue in issues) == ["error", "warning", "warning"]
+
+
+def test_what_stands_beside_an_object_becomes_part_of_it() -> None:
+    """As the server does when it reads ``_maritalStatus``."""
+    with medplum() as (_, client):
+        made = client.created(patient("a", maritalStatus={"text": "M"}, _maritalStatus={"id": "x"}))
+        assert made["maritalStatus"] == {"text": "M", "id": "x"}
+
+
+def test_a_reference_that_is_no_text_makes_the_server_trip() -> None:
+    """400 with what JavaScript says."""
+    with medplum() as (_, client):
+        answer = client.post("Schedule", json={"resourceType": "Schedule", "actor": [{"reference": {"id": "y"}}]})
+        assert (answer.status_code, text_of(answer)) == (400, "reference.reference?.startsWith is not a function")
