@@ -52,6 +52,7 @@ class Server:
         token = self.http.post(f"{self.base_url}/oauth2/token", data=form).raise_for_status().json()
         self.http.headers["Authorization"] = f"Bearer {token['access_token']}"
         self.profile: str = token["profile"]["reference"]
+        self.project: str = token["project"]["reference"].partition("/")[2]
 
     def send(self, request: Request) -> Answer:
         """The answer to a request, its names replaced by this server's ids."""

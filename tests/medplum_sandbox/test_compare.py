@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from bot_layer.fhir.json import Json
+from medplum_sandbox.compare import bots
 from medplum_sandbox.compare.__main__ import compare, main
 from medplum_sandbox.compare.generator import Generator
 from medplum_sandbox.compare.report import Report, differences
@@ -65,6 +66,15 @@ def test_names_stand_for_the_ids_of_each_server() -> None:
         answers = pair.send(Request("read", "GET", f"Basic/{mark('a')}"))
         assert [answer.status for answer in answers] == [200, 200]
         assert answers[0].body["id"] != answers[1].body["id"]
+
+
+def test_bots_are_called_on_both() -> None:
+    """Whatever they return, throw or are sent."""
+    with two_servers() as pair:
+        bots.deploy(pair)
+        report = Report()
+        compare(pair, 5, 12, report, share_of_bots=1.0)
+        assert report.different == 0, report.text()
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:
