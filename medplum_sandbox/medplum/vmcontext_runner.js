@@ -150,9 +150,16 @@ function finish(result) {
   process.exit(0);
 }
 
+function errorText(error) {
+  if (!error || typeof error === 'string') {
+    return error || 'Unknown error';
+  }
+  return error.message ?? JSON.stringify(error);
+}
+
 function failure(error) {
   const outcome = error?.resourceType === 'OperationOutcome' ? error : error?.outcome;
-  finish(outcome ? { success: false, outcome } : { success: false, message: error?.message ?? String(error) });
+  finish(outcome ? { success: false, outcome } : { success: false, message: errorText(error) });
 }
 
 const context = vm.createContext({

@@ -104,3 +104,15 @@ def test_the_wheel_of_node_is_used_where_none_is_on_the_path() -> None:
     assert Path(found).name == "node"
     assert vmcontext.bundled_node("no_such_package") is None
     assert vmcontext.bundled_node("json") is None
+
+
+@pytest.mark.parametrize(
+    ("thrown", "text"),
+    [("'bad'", "bad"), ("undefined", "Unknown error"), ("[1, 2]", "[1,2]"), ("{a: 1}", '{"a":1}'), ("5", "5")],
+)
+def test_whatever_is_thrown_becomes_the_text_of_the_outcome(thrown: str, text: str) -> None:
+    """As a real 5.1.13 words it."""
+    code = f"exports.handler = async () => {{ throw {thrown}; }};\n"
+    result = vmcontext.run(vmcontext.node(), code, event={}, base_url="http://127.0.0.1/", access_token="x")
+    assert result.outcome is not None
+    assert result.outcome["issue"][0]["details"]["text"] == text
