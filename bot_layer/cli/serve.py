@@ -6,17 +6,20 @@ import asyncio
 import logging
 import os
 import re
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvicorn
 
-from bot_layer.bot.collection import Collection
+from bot_layer.bot.collection import Collection, module_of
 from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.federation import routes as federated
@@ -69,6 +72,9 @@ def serve(
         typer.Option(help="At the first start, search for changes not older than this: 12h, 7d. Default: now."),
     ] = None,
     log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew when a file of the bots changes, for work on a bot.")
+    ] = False,
 ) -> None:
     """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
 
@@ -78,6 +84,9 @@ def serve(
     says who may ask. Traces are written where OpenTelemetry's OTEL_* variables ask for them. SIGTERM ends what runs and
     takes nothing new.
     """
+    if reload:
+        _reload(bots)
+        return
     logs.configure(level=log_level)
     try:
         starting.require_safe_start(host, os.environ, private_network=private_network)
@@ -88,6 +97,19 @@ def serve(
     except BotError as error:
         logs.announce(f"{error.code}: {error.message}")
         raise typer.Exit(2) from error
+
+
+def _reload(bots: list[str] | None) -> None:
+    """Run the same command in a process that is started anew whenever a module or an OperationDefinition changes."""
+    from watchfiles import PythonFilter, run_process  # noqa: PLC0415  # only work on a bot needs it
+
+    try:
+        folders = {str(Path(str(module_of(handler).__file__)).parent) for handler in chosen(bots)}
+    except Exception:  # noqa: BLE001  # a bot that can't be imported yet: it is started once its file is put right
+        folders = set()
+    command = [sys.executable, "-m", "bot_layer.cli", *(word for word in sys.argv[1:] if word != "--reload")]
+    watched = PythonFilter(extra_extensions=(".json",))
+    run_process(*(folders or {"."}), target=shlex.join(command), target_type="command", watch_filter=watched)
 
 
 def _serve(
