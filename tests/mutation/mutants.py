@@ -95,7 +95,6 @@ MUTANTS: Final[Sequence[Mutant]] = (
             ' - {ComparableName("")})',
             ")",
             "an empty given name counts",
-            "only a name whose given names are all empty would differ: it is then no match instead of a missing name",
         ),
         (
             '_FORMER = frozenset({"old", "maiden"})',
