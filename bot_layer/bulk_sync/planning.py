@@ -20,6 +20,8 @@ from bot_layer.errors import PermanentError
 def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...], options: Options) -> Run:
     """The run with its jobs, and with the members of each Group that can be read."""
     level = _levels(session)[0]
+    if options.job:
+        return replace(run, jobs=(_foreign_job(session, types, options.job),), narrow=True)
     jobs: tuple[Job, ...] = ()
     members: dict[str, str] = {}
     notes = run.notes
@@ -54,6 +56,12 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
     some = bool(options.types) and bool(set(session.settings.types) - set(options.types))
     narrow = some or (bool(options.since) and not run.full)
     return replace(run, jobs=jobs, members=members, narrow=narrow, notes=tuple(dict.fromkeys(notes)))
+
+
+def _foreign_job(session: Session, types: tuple[str, ...], status_url: str) -> Job:
+    """An export that somebody else started. What it was asked for is not known: no time stamp moves."""
+    now = session.clock()
+    return Job("patient", types, status_url=status_url, kickoffs=2, started=now, newcomers=True)
 
 
 def kick_off(session: Session, run: Run, job: Job) -> SyncState:
@@ -141,6 +149,7 @@ def _export(session: Session, job: Job) -> Export:
         job.group,
         job.since,
         type_filters=filters,
+        lenient=session.settings.lenient,
         output_format=job.output_format,
         refused_since=job.refused_since,
     )

@@ -40,6 +40,7 @@ class Options:
     reconcile: bool = False
     retry_failed: bool = False
     overwrite_reported: bool = False
+    job: str = ""  # the status URL of an export that somebody else started
 
     def __post_init__(self) -> None:
         if self.since and not is_instant(self.since):

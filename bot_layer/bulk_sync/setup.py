@@ -16,6 +16,7 @@ from bot_layer.bulk_sync.engine import Sync
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.session import Halted, Progress, Session
 from bot_layer.bulk_sync.source.client import PracticeFusion
+from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.bulk_sync.state.spool import Spool
@@ -43,6 +44,7 @@ class Surroundings:
     stop: threading.Event = field(default_factory=threading.Event)
     seconds: float | None = None
     sleep: Callable[[float], None] | None = None
+    keeper: Keeper | None = None  # keeps the files of the export as they came
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
 
@@ -80,7 +82,7 @@ def make_sync(
     kept = open_map(around, settings.source, base_url, about)
     session = Session(
         settings,
-        PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log),
+        PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log, keeper=around.keeper),
         medplum,
         SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
         kept,

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_pract
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.http.policy import RetryPolicy
@@ -57,6 +59,11 @@ Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resource
 Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Run every PF_SYNC_INTERVAL_MS until stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Keep = Annotated[
+    Path | None, typer.Option("--keep", help="A folder that keeps the files, manifest and log of the export.")
+]
+JobUrl = Annotated[str, typer.Option("--job", help="Load the export with this status URL, started elsewhere.")]
+Lenient = Annotated[bool, typer.Option("--lenient", help="Let the source ignore parameters that it does not know.")]
 LogTimes = Annotated[bool, typer.Option("--log-times", help="A time before each line of the log.")]
 PracticesFile = Annotated[Path | None, typer.Option("--practices", help="A TOML file with the practices.")]
 Practice = Annotated[str, typer.Option("--practice", help="The practice of that name.")]
@@ -77,6 +84,9 @@ def run(
     upsert: Upsert = "",
     watch: Watch = False,
     quiet: Quiet = False,
+    keep: Keep = None,
+    job: JobUrl = "",
+    lenient: Lenient = False,
     log_times: LogTimes = False,
     practices: PracticesFile = None,
     practice: Practice = "",
@@ -86,7 +96,7 @@ def run(
     if context.invoked_subcommand is not None:
         return
     names = in_order(part for each in types.split(",") if (part := each.strip()))
-    changes = {"PF_UPSERT": upsert} if upsert else {}
+    changes = ({"PF_UPSERT": upsert} if upsert else {}) | ({"PF_LENIENT": "true"} if lenient else {})
     with _told_errors():
         options = Options(
             full=full,
@@ -95,9 +105,10 @@ def run(
             reconcile=reconcile,
             retry_failed=retry_failed,
             overwrite_reported=overwrite_reported,
+            job=job,
         )
         chosen = Chosen(practices, practice, every=every)
-        around = _Around(dict(os.environ) | changes, chosen, quiet=quiet, log_times=log_times)
+        around = _Around(dict(os.environ) | changes, chosen, quiet=quiet, log_times=log_times, keep=keep)
         code = around.watch(options) if watch else around.each(around.preview if preview else around.once, options)
     raise typer.Exit(code)
 
@@ -195,8 +206,16 @@ def _project_secrets(login: ClientLogin, environ: Mapping[str, str]) -> dict[str
 class _Around:
     """Progress, log and signals around runs."""
 
-    def __init__(self, environ: Mapping[str, str], chosen: Chosen, *, quiet: bool, log_times: bool = False) -> None:
-        self.chosen, self.name = chosen, ""
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        chosen: Chosen,
+        *,
+        quiet: bool,
+        log_times: bool = False,
+        keep: Path | None = None,
+    ) -> None:
+        self.chosen, self.name, self.keep = chosen, "", keep
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
@@ -265,6 +284,8 @@ class _Around:
                 return BUSY if fault.code == "sync-running" else FAILED
             finally:
                 sync.map.close()
+                if sync.session.source.keeper is not None:
+                    sync.session.source.keeper.complete()
         if self.stop.is_set() and (state.run is None or not state.run.over):
             return STOPPED
         typer.echo(sync_task.describe(state.run))
@@ -342,10 +363,16 @@ class _Around:
         return max(state.last_success + self.settings.interval_ms / 1000 - time.time(), 0.0)
 
     def _sync(self, bars: _Bars | None) -> Sync:
-        within = Surroundings(place=self.settings.folder or str(STATE_FOLDER), log=self.log, stop=self.stop)
+        within = Surroundings(
+            place=self.settings.folder or str(STATE_FOLDER), log=self.log, stop=self.stop, keeper=self._keeper()
+        )
         if bars is not None:
             within = replace(within, progress=bars.show)
         return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)
+
+    def _keeper(self) -> Keeper | None:
+        """What keeps the files of an export: a folder for each practice."""
+        return Keeper(self.keep / self.name, uuid.uuid4().hex, time.time) if self.keep is not None else None
 
     @contextmanager
     def _watched(self) -> Iterator[_Bars | None]:

@@ -15,6 +15,7 @@ import requests
 from typer.testing import CliRunner, Result
 
 from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.rules.kickoff import Export, Started
 from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.cli.main import build
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
@@ -312,3 +313,40 @@ def test_all_practices_run_and_one_that_fails_stops_no_other(tmp_path: Path) -> 
         assert {name: each["healthy"] for name, each in health.items()} == {"gone": False, "north": True, "south": True}
         unknown = typed(both, "--practices", str(file), "--practice", "west", folder=tmp_path)
         assert unknown.exit_code == 2
+
+
+def test_files_and_log_of_an_export_are_kept(tmp_path: Path) -> None:
+    """As they came, with the events of SMART's bulk-data-client, and nothing secret."""
+    switches = Switches.general(polls=1, signed_urls=True, outcomes=("information",))
+    with world(generate(1, 1), switches=switches) as both:
+        told = typed(both, "--keep", str(tmp_path / "kept"), "--lenient", folder=tmp_path)
+        assert told.exit_code == 0, told.stderr
+        kept = tmp_path / "kept"
+        wanted = {each["id"] for each in both.source.source.resources("Patient")}
+        assert {json.loads(line)["id"] for line in (kept / "1.Patient.ndjson").read_text().splitlines()} == wanted
+        assert "OperationOutcome" in (kept / "error" / "1.OperationOutcome.ndjson").read_text()
+        assert json.loads((kept / "manifest.json").read_bytes())["output"]
+        log = (kept / "log.ndjson").read_text()
+        events = [json.loads(line) for line in log.splitlines()]
+        assert {"exportId", "timestamp", "eventId", "eventDetail"} == events[0].keys()
+        names = [each["eventId"] for each in events]
+        assert [names[0], names[1], names[-1]] == ["kickoff", "status_progress", "export_complete"]
+        assert names.count("download_request") == names.count("download_complete") == events[-1]["eventDetail"]["files"]
+        assert "signature" not in log + told.stderr
+        assert "handling=lenient" in next(
+            each.headers["prefer"] for each in both.source.requests if each.path.endswith("$export")
+        )
+
+
+def test_an_export_that_somebody_else_started_is_taken_up(tmp_path: Path) -> None:
+    """By its status URL; the time stamps stay."""
+    with world(generate(1, 1), switches=FAST) as both:
+        sync = both.sync()
+        started_ = sync.session.source.exports.kickoff(Export("group", ("Patient",), both.source.group_id))
+        sync.map.close()
+        assert isinstance(started_, Started)
+        told = typed(both, "--job", started_.status_url, folder=tmp_path)
+        assert told.exit_code == 0, told.stderr
+        assert len(kickoffs(both)) == 1
+        assert both.by_source_id("Patient")
+        assert json.loads(typed(both, "status", folder=tmp_path).stdout)["lastSyncTime"] is None

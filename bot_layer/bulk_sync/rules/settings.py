@@ -45,6 +45,7 @@ SETTINGS: Final = (
     Setting("PF_POLL_LIMIT_SECONDS", "How long an export may take", default="21600"),
     Setting("PF_MAX_BATCH_BYTES", "The largest batch; Medplum's own limit is 1 MB", default="900000"),
     Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true"),
+    Setting("PF_LENIENT", "true: the source may ignore parameters that it does not know", default="false"),
     Setting("PF_ALLOWED_HOSTS", "Hosts on private networks to which the source's links may lead, joined by commas"),
     Setting("PF_STATE_DIR", "A folder for the map of ids, or a PostgreSQL database; without it a run is slower"),
     Setting("PF_STEP_SECONDS", "How long one call of the bot works", default="40"),
@@ -126,6 +127,7 @@ class SyncSettings:
     max_batch_bytes: int = 900_000
     hydrate: bool = True
     allowed_hosts: tuple[str, ...] = ()
+    lenient: bool = False
     folder: str = ""
     step_seconds: float = 40.0
     lease_seconds: float = 120.0
@@ -175,6 +177,7 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         poll_limit_seconds=float(reader.number("PF_POLL_LIMIT_SECONDS", 6 * 3600, least=1)),
         max_batch_bytes=reader.number("PF_MAX_BATCH_BYTES", 900_000, least=1000),
         hydrate=reader.flag("PF_HYDRATE", default=True),
+        lenient=reader.flag("PF_LENIENT", default=False),
         allowed_hosts=tuple(each.lower().rstrip(".") for each in reader.listed("PF_ALLOWED_HOSTS")),
         folder=values.get("PF_STATE_DIR", ""),
         step_seconds=float(reader.number("PF_STEP_SECONDS", 40, least=1)),

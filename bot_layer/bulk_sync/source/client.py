@@ -11,6 +11,7 @@ from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.source.exports import Exports
 from bot_layer.bulk_sync.source.files import Files
 from bot_layer.bulk_sync.source.hosts import HostGuard, Resolve, resolve
+from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.login import SourceLogin
 from bot_layer.bulk_sync.source.records import Records
 from bot_layer.bulk_sync.source.requests import AuthorizedRequests, Log, OpenRequests
@@ -27,12 +28,13 @@ class PracticeFusion:
     log: Log = field(default=lambda _component, _text: None, repr=False)
     resolve: Resolve = field(default=resolve, repr=False)
     tries: int = 6
+    keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
         guard = HostGuard(self.settings.source, frozenset(self.settings.allowed_hosts), self.resolve)
         requests = OpenRequests(guard, self.wait, self.clock, self.tries)
         self.login = SourceLogin(self.settings, requests, self.unique, self.log)
         authorized = AuthorizedRequests(requests, self.login, self.settings.source)
-        self.exports = Exports(authorized, self.log)
-        self.files = Files(authorized)
+        self.exports = Exports(authorized, self.log, self.keeper)
+        self.files = Files(authorized, self.keeper)
         self.records = Records(authorized)

@@ -9,6 +9,7 @@ from bot_layer.bulk_sync.rules import bulk_export, kickoff
 from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
 from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
 from bot_layer.bulk_sync.source.hosts import absolute, shown
+from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.requests import SERVICE, AuthorizedRequests, Log
 from bot_layer.errors import AuthError, TransientError
 from bot_layer.http.answer import Answer
@@ -22,6 +23,7 @@ class Exports:
 
     requests: AuthorizedRequests
     log: Log = field(repr=False)
+    keeper: Keeper | None = None
 
     def kickoff(self, export: Export) -> Started | Refused:
         """Start an export. Where the server wants POST, or is busy with another one, this is seen to."""
@@ -61,6 +63,10 @@ class Exports:
             attempt=attempt,
             limits=tools.limits,
         )
+        if self.keeper is not None and not isinstance(answer, Wait):
+            refused = answer.reason if isinstance(answer, Refused) else ""
+            asked_for = {"_type": ",".join(export.types), "_since": export.since, "level": export.level}
+            self.keeper.kickoff(request.url, asked_for, refused=refused, status=reply.status)
         if isinstance(answer, Started):
             url = absolute(request.url, answer.status_url)
             tools.guard.check(url)
@@ -82,9 +88,12 @@ class Exports:
             if not bad or again == 2:
                 break
             tools.wait(tools.pause(again + 1))
-        return bulk_export.read_status(
+        answer = bulk_export.read_status(
             reply.status, reply.headers, reply.body, asked=tools.asked_to_wait(reply), attempt=attempt, limits=limits
         )
+        if self.keeper is not None:
+            self.keeper.status(answer, reply.body)
+        return answer
 
     def cancel(self, url: str) -> None:
         """DELETE the job, so that the source may forget it and take the next. One that is gone is gone."""

@@ -16,6 +16,7 @@ from bot_layer.bulk_sync.rules import bulk_export
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
 from bot_layer.bulk_sync.rules.file_version import FileVersion, file_version
 from bot_layer.bulk_sync.source.hosts import FileRefused, absolute
+from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, AuthorizedRequests, OpenRequests, refused
 from bot_layer.errors import BotError, TransientError
 from bot_layer.http.answer import Answer
@@ -43,8 +44,14 @@ class Files:
     """What one practice's server gives to download."""
 
     requests: AuthorizedRequests
+    keeper: Keeper | None = None
 
     def chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
+        """The bytes of a file as ``_chunks`` gives them, kept on the way where files are to be kept."""
+        chunks = self._chunks(file, requires_token=requires_token)
+        return chunks if self.keeper is None else self.keeper.kept(file, chunks)
+
+    def _chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
         """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place.
 
         The source's own host gets the token unless the manifest says that it does not want it; no other host does.
