@@ -36,5 +36,5 @@ class PracticeFusion:
         self.login = SourceLogin(self.settings, requests, self.unique, self.log)
         authorized = AuthorizedRequests(requests, self.login, self.settings.source)
         self.exports = Exports(authorized, self.log, self.keeper)
-        self.files = Files(authorized, self.keeper)
+        self.files = Files(authorized, keeper=self.keeper)
         self.records = Records(authorized)

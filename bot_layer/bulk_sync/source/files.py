@@ -44,7 +44,7 @@ class Files:
     """What one practice's server gives to download."""
 
     requests: AuthorizedRequests
-    keeper: Keeper | None = None
+    keeper: Keeper | None = field(default=None, kw_only=True)
 
     def chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
         """The bytes of a file as ``_chunks`` gives them, kept on the way where files are to be kept."""
