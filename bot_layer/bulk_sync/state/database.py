@@ -107,7 +107,9 @@ class SyncDatabase:
 
 def _sqlite(path: Path | None) -> sa.Engine:
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)  # an earlier release's file, too: it holds what Medplum refused
 
     def connect() -> sqlite3.Connection:
         base = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=30)

@@ -125,3 +125,12 @@ def test_a_map_that_fails_in_the_middle_of_a_run_says_so_and_nothing_of_a_person
     kept.close()
     assert caught.value.code == "map-unusable"
     assert "person" not in "".join(str(each) for each in (caught.value, caught.value.__cause__))
+
+
+def test_the_map_is_its_users_alone(tmp_path: Path) -> None:
+    """It holds what Medplum refused: nobody else may read it, nor one of an earlier release."""
+    path = tmp_path / "new" / "map.sqlite"
+    for _ in range(2):
+        SyncMap(path).close()
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        path.chmod(0o644)
