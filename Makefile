@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # The tests start many processes: what one has compiled the others load, also in an image that sets this variable.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo live test sandbox serve bench mutants lint types contracts check coverage clean
+.PHONY: demo live test sandbox serve bench lock mutants lint types contracts check coverage clean
 
 demo: .venv/ready
 	$(BIN)/medplum-bots demo
@@ -46,14 +46,27 @@ bench: .venv/ready-dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# Not compiled: of what is installed a tenth is ever loaded, and that is compiled then.
-.venv/ready: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install -q --no-compile -e .
+# Exactly what the lock files name, by hash. Not compiled: of what is installed a tenth is ever loaded, and that is
+# compiled then.
+INSTALL := $(BIN)/python -m pip install -q --no-compile
+
+.venv/ready: requirements.lock pyproject.toml | .venv/bin/python
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/ready-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install -q --no-compile -e '.[dev]'
+.venv/ready-dev: requirements-dev.lock pyproject.toml | .venv/bin/python
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch .venv/ready $@
+
+# After a change of the dependencies in pyproject.toml, or to take newer versions.
+lock: .venv/bin/python
+	$(INSTALL) 'uv>=0.5,<1'
+	$(LOCK) --extra build -o requirements.lock
+	$(LOCK) --extra build --extra dev -o requirements-dev.lock
+
+LOCK = $(BIN)/uv pip compile pyproject.toml -q --upgrade --universal --generate-hashes --custom-compile-command "make lock"
 
 clean:
 	rm -rf .venv .ruff_cache .mypy_cache .coverage dist build

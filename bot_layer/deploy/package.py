@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -125,14 +126,27 @@ def _installed(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]
 def _download(wanted: list[metadata.Distribution], architecture: str, folder: str) -> None:
     """The same versions, built for the other architecture."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    pinned = Path(folder).with_suffix(".requirements")
+    pinned.write_text("".join(_pin(one) for one in wanted), encoding="utf-8")
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:"),
         *("--platform", ARCHITECTURES[architecture], "--python-version", version, "--target", folder),
-        *(f"{one.name}=={one.version}" for one in wanted),
+        *("--requirement", str(pinned)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # pip, with names of our own
+    pinned.unlink()
     if done.returncode != 0:
         raise ConfigError(f"pip can't get the libraries for {architecture}.", code="libraries-missing")
+
+
+def _pin(distribution: metadata.Distribution) -> str:
+    """A library as pip is asked for it: by the lock file's hashes, where there is one that has this version."""
+    lock = ROOT / "requirements.lock"
+    name = re.sub(r"[-_.]+", "-", distribution.name).lower()
+    block = rf"^{re.escape(name)}=={re.escape(distribution.version)}(?: ;[^\n]*?)? \\\n((?:    --hash=[^\n]+\n)+)"
+    found = re.search(block, lock.read_text(encoding="utf-8"), re.MULTILINE) if lock.is_file() else None
+    hashes = found[1].replace("\\\n", "").replace("\n", "") if found else ""
+    return f"{name}=={distribution.version}{hashes}\n"
 
 
 def _belongs(name: str) -> bool:
