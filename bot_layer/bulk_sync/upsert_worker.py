@@ -8,26 +8,30 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Final
+from urllib.parse import quote
 
 import orjson
 
 from bot_layer.bulk_sync.attachments import Attachments
 from bot_layer.bulk_sync.rules import provenance, references, upsert
 from bot_layer.bulk_sync.rules.attachments import attachments_in
+from bot_layer.bulk_sync.rules.brought_types import may_be_brought
+from bot_layer.bulk_sync.rules.conditional_references import Query, queries, with_targets
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource, resource_of
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import COUNTED, add_counts
-from bot_layer.bulk_sync.rules.source_identity import stored_as
+from bot_layer.bulk_sync.rules.source_identity import source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.target.upserts import Draft, Outcome
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, PermanentError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 _ABSENT_LIMIT: Final = 200_000
 _CARRIERS: Final = 4  # contents on their way at once
@@ -84,6 +88,7 @@ class UpsertWorker:
         self._holds: dict[str, bool] = {}
         self._compared: set[str] = set()
         self._carriers = ThreadPoolExecutor(_CARRIERS, thread_name_prefix="pf-carry")
+        self._queried: dict[Query, frozenset[str]] = {}
         self._lock = threading.Lock()
 
     def unchanged(self, resources: Iterable[Resource]) -> set[Key]:
@@ -108,6 +113,7 @@ class UpsertWorker:
         left = {key: each for key, each in valid.items() if key not in skipped}
         if not left:
             return loaded
+        left = self._with_targets(left)
         try:
             return loaded.plus(self._write(left, digests, rows))
         except (RecursionError, orjson.JSONEncodeError, _Undecodable):
@@ -172,6 +178,53 @@ class UpsertWorker:
         while some := list(islice(resources, 100)):
             total = total.plus(self.load(some))
         return total
+
+    # -- References by a query
+
+    def _with_targets(self, resources: dict[Key, Resource]) -> dict[Key, Resource]:
+        """The resources with references by a query resolved, where exactly one resource of this source matches."""
+        asking = {
+            key: found
+            for key, each in resources.items()
+            if (not each.raw or b"?identifier=" in each.raw) and (found := queries(each.value, self.source))
+        }
+        targets = {each: self._target(each, resources) for found in asking.values() for each in found}
+        return resources | {
+            key: replace(resources[key], value=with_targets(resources[key].value, targets, self.source))
+            for key in asking
+        }
+
+    def _target(self, query: Query, resources: Mapping[Key, Resource]) -> str | None:
+        near = {
+            key.id
+            for key, each in resources.items()
+            if key.type == query.type
+            and any(
+                (one.get("system"), one.get("value")) == (query.system, query.value)
+                for one in objects(each.value.get("identifier"))
+            )
+        }
+        ids = near | self._queried_ids(query)
+        return f"{query.type}/{next(iter(ids))}" if len(ids) == 1 else None
+
+    def _queried_ids(self, query: Query) -> frozenset[str]:
+        """The source's ids of what Medplum has of this source under an identifier; more than one is as good as many."""
+        with self._lock:
+            known = self._queried.get(query)
+        if known is not None:
+            return known
+        ids: set[str] = set()
+        if may_be_brought(query.type) and query.type != "Binary":
+            text = f"identifier={quote(f'{query.system}|{query.value}', safe='')}&_count=20"
+            with suppress(PermanentError, AuthError):
+                for found in self.medplum.requests.search(query.type, text):
+                    source_id = source_id_of(found, query.type)
+                    if source_id and provenance.brought_by(found, Key(query.type, source_id), self.source):
+                        ids.add(source_id)
+                    if len(ids) > 1:
+                        break
+        with self._lock:
+            return self._queried.setdefault(query, frozenset(ids))
 
     # -- What Medplum holds
 

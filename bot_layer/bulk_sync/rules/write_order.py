@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bot_layer.bulk_sync.rules.conditional_references import queries
 from bot_layer.bulk_sync.rules.references import Key, read_reference, targets
 from bot_layer.bulk_sync.rules.source_identity import level_of
 from bot_layer.fhir.json import Json
@@ -49,7 +50,8 @@ def _stage(key: Key, resource: Json, source: str) -> tuple[str, str]:
     patients = {each.id for each in found if each.type == "Patient"}
     if len(patients) == 1:
         return PATIENTS, patients.pop()
-    if patients or any(level_of(each.type) > _SHARED_LEVEL for each in found):
+    named = {each.type for each in (*found, *queries(resource, source))}
+    if patients or "Patient" in named or any(level_of(each) > _SHARED_LEVEL for each in named):
         return REST, ""
     return SHARED, ""
 
