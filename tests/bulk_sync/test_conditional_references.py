@@ -18,9 +18,9 @@ def doctor(source_id: str, *numbers: str) -> Json:
     return {"resourceType": "Practitioner", "id": source_id, "identifier": identifiers}
 
 
-def by(query: str) -> dict[str, list[Json]]:
+def by(query: str) -> list[Json]:
     """The performer of an Observation."""
-    return {"performer": [{"reference": query, "display": "Dr. Sample"}]}
+    return [{"reference": query, "display": "Dr. Sample"}]
 
 
 def test_a_reference_by_a_query_is_resolved_and_written_once(tmp_path: Path) -> None:
@@ -30,9 +30,9 @@ def test_a_reference_by_a_query_is_resolved_and_written_once(tmp_path: Path) -> 
         doctor("d1", "1"),
         doctor("d2", "2"),
         doctor("d3", "2"),
-        observation("o1", **by(f"Practitioner?identifier={NPI}|1")),
-        observation("o2", **by(f"Practitioner?identifier={NPI}%7C2")),
-        observation("o3", **by(f"Practitioner?identifier={NPI}|3")),
+        observation("o1", performer=by(f"Practitioner?identifier={NPI}|1")),
+        observation("o2", performer=by(f"Practitioner?identifier={NPI}%7C2")),
+        observation("o3", performer=by(f"Practitioner?identifier={NPI}|3")),
         observation("o4", subject="Patient?identifier=https://mrn.example|7"),
         folder=tmp_path,
     ) as both:

@@ -50,7 +50,7 @@ def _stage(key: Key, resource: Json, source: str) -> tuple[str, str]:
     patients = {each.id for each in found if each.type == "Patient"}
     if len(patients) == 1:
         return PATIENTS, patients.pop()
-    named = {each.type for each in (*found, *queries(resource, source))}
+    named = {each.type for each in found} | {each.type for each in queries(resource, source)}
     if patients or "Patient" in named or any(level_of(each) > _SHARED_LEVEL for each in named):
         return REST, ""
     return SHARED, ""
