@@ -27,6 +27,11 @@ def finish(session: Session, run: Run) -> SyncState:
     if run.reconcile:
         _reconcile(session, rest)
     run = session.run
+    notes = tuple(
+        f"references to {kind} stay logical: this login may not read that type in Medplum"
+        for kind in sorted(session.medplum.lookups.unreadable)
+    )
+    run = replace(run, notes=tuple(dict.fromkeys((*run.notes, *notes))))
     run = replace(run, repaired=run.repaired + repaired, waiting=session.map.waiting())
     return _commit(session, session.store.state, run)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import Final
 
 from bot_layer.bulk_sync.download import download_files, keep
 from bot_layer.bulk_sync.hydrate import hydrate
@@ -20,12 +19,10 @@ from bot_layer.bulk_sync.searching import left_out, searched_resources
 from bot_layer.bulk_sync.session import Session, job_of
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.source.requests import SERVICE, ReadRefused
-from bot_layer.bulk_sync.spooled_units import resources_of, units
+from bot_layer.bulk_sync.spooled_units import ENOUGH, resources_of, units
 from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
 from bot_layer.bulk_sync.worker_pool import WorkerPool, upsert_worker, worker_pool
 from bot_layer.errors import PermanentError
-
-MANY: Final = 100  # of a type: fewer are looked up with the patients to whom they belong
 
 
 def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
@@ -160,8 +157,9 @@ def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
     """Compare with Medplum type by type: later, a patient's few resources of each type would cost a search each."""
     worker = pool.worker
     numbers = session.spool.numbers()
+    several = sum(numbers.values()) > ENOUGH
     for kind in in_order(numbers):
-        if not full and not (numbers[kind] >= MANY and worker.is_open(kind)):
+        if not full and not (several and worker.is_open(kind)):
             continue
         pages = session.spool.pages(kind)
         while some := [resources_of(page) for page in islice(pages, pool.size)]:

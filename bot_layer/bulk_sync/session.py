@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from bot_layer.bulk_sync.rules.brought_types import not_brought
 from bot_layer.bulk_sync.rules.bulk_export import Manifest
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
@@ -43,6 +44,12 @@ class Options:
     job: str = ""  # the status URL of an export that somebody else started
 
     def __post_init__(self) -> None:
+        if forbidden := not_brought(self.types):
+            raise InputError(
+                f"No source may write {', '.join(forbidden)}: name clinical and administrative types only.",
+                code="type-not-allowed",
+                expression=["Parameters.parameter.where(name='resourceTypes')"],
+            )
         if self.since and not is_instant(self.since):
             # A source answers 400 to it, as it does to a level that it does not offer.
             raise InputError(

@@ -33,6 +33,7 @@ from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.fhir.json import Json
+from bot_layer.http.answer import read_object
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.medplum.login import ClientLogin
@@ -278,6 +279,7 @@ class _Around:
         with self._watched() as bars:
             sync = self._sync(bars)
             try:
+                self._warn_of_administrator(sync)
                 state = self._patiently(sync, options)
             except BotError as fault:
                 typer.echo(f"{fault.code}: {fault.message}", err=True)
@@ -296,6 +298,17 @@ class _Around:
             typer.echo(f"  failed-resources: {state.failures}")
         codes = {"done": DONE, "partial": PARTIAL, "cancelled": STOPPED}
         return codes.get(state.run.phase, FAILED) if state.run is not None else FAILED
+
+    def _warn_of_administrator(self, sync: Sync) -> None:
+        """Say so if this login may do more than the sync needs: what a source sends could then do more harm."""
+        reply = sync.medplum.requests.repeat("GET", "auth/me", template="auth/me")
+        membership = read_object(reply.body).get("membership") if reply.status == 200 else None
+        if isinstance(membership, dict) and membership.get("admin"):
+            self.log(
+                "PFSyncScheduler",
+                "This login is an administrator of the Medplum project. Use a client application with the access "
+                'policy "Bot pf-bulk-sync", which deploy_bots.py --only pf-bulk-sync creates.',
+            )
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
         """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""

@@ -90,17 +90,20 @@ def _bot(bot: Bot, runtime: str) -> Wanted:
     return Wanted("Bot", bot.identifier, body)
 
 
-def _policy(bot: Bot, settings: Mapping[str, str]) -> Wanted:
-    """Just what the bot declares, and its own Bot, by which the host tells whom a token acts as."""
+def declared_policy(bot: Bot, settings: Mapping[str, str]) -> Json:
+    """The access policy of a bot: just what the bot declares, and its own Bot, by which the host knows its tokens."""
     own = {
         "resourceType": "Bot",
         "criteria": f"Bot?identifier={BOT_IDENTIFIER_SYSTEM}|{bot.identifier}",
         "interaction": ["read"],
     }
     rules = [*(_rule(grant) for grant in bot.granted(settings)), own, *_own_subscriptions(bot)]
-    return Wanted(
-        "AccessPolicy", bot.identifier, {"name": f"Bot {bot.name}", "resource": rules, "tag": [bot.identifier]}
-    )
+    return {"name": f"Bot {bot.name}", "resource": rules}
+
+
+def _policy(bot: Bot, settings: Mapping[str, str]) -> Wanted:
+    """Just what the bot declares, and its own Bot, by which the host tells whom a token acts as."""
+    return Wanted("AccessPolicy", bot.identifier, declared_policy(bot, settings) | {"tag": [bot.identifier]})
 
 
 def _own_subscriptions(bot: Bot) -> list[Json]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, cast, get_args
 
 from bot_layer.bot.declaration import Setting
+from bot_layer.bulk_sync.rules.brought_types import not_brought
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.errors import ConfigError
 
@@ -185,6 +186,8 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
     )
     if settings.level in ("group", "search") and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])
+    if forbidden := not_brought(settings.types):
+        reader.wrong.append(f"PF_RESOURCE_TYPES (no source may write {', '.join(forbidden)})")
     if settings.upsert == "conditional" and settings.local_edits != "source":
         reader.wrong.append("PF_LOCAL_EDITS (conditional PUTs go over every edit: set PF_UPSERT to lookup)")
     reader.complain()

@@ -11,7 +11,8 @@ from bot_layer.bulk_sync.rules import settings as sync_settings
 from bot_layer.bulk_sync.rules import source_identity
 from bot_layer.bulk_sync.rules.practices import PRACTICES
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, read_settings
-from bot_layer.errors import ConfigError
+from bot_layer.bulk_sync.session import Options
+from bot_layer.errors import ConfigError, InputError
 
 BASE = {"PF_FHIR_BASE_URL": "https://pf.example/fhir/x/", "PF_CLIENT_ID": "c", "PF_CLIENT_SECRET": "s"}
 SIXTEEN = (
@@ -102,7 +103,7 @@ def test_every_setting_is_read() -> None:
             "PF_FHIR_BASE_URL": "http://127.0.0.1:9/x",
             "PF_PRIVATE_KEY": "-----BEGIN\\nX",
             "PF_KEY_ID": "k",
-            "PF_RESOURCE_TYPES": "Observation, Patient,,MyResource",
+            "PF_RESOURCE_TYPES": "Observation, Patient,,Flag",
             "PF_GROUP_ID": "a,b",
             "PF_SYNC_ENABLED": "NO",
             "PF_SYNC_RUN_ON_STARTUP": "1",
@@ -112,7 +113,7 @@ def test_every_setting_is_read() -> None:
         }
     )
     assert settings.private_key == "-----BEGIN\nX"
-    assert settings.types == ("Patient", "MyResource", "Observation")
+    assert settings.types == ("Patient", "Flag", "Observation")
     assert settings.group_ids == ("a", "b")
     assert (settings.enabled, settings.run_on_startup) == (False, True)
     assert (settings.scopes, settings.quota_share, settings.level) == (("x", "y"), 0.5, "group")
@@ -167,3 +168,31 @@ def test_the_source_s_id_is_read_back() -> None:
     tag = {"system": source_identity.id_system("Provenance"), "code": "2"}
     assert source_identity.source_id_of({"resourceType": "Provenance", "meta": {"tag": [tag]}}, "Provenance") == "2"
     assert source_identity.lookup_query("Provenance", ["2"]).startswith("_tag=")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Subscription",
+        "Bot",
+        "User",
+        "Project",
+        "ClientApplication",
+        "AccessPolicy",
+        "ProjectMembership",
+        "AuditEvent",
+        "OperationDefinition",
+        "StructureDefinition",
+        "SearchParameter",
+        "ValueSet",
+        "Task",
+        "Parameters",
+        "../Patient",
+    ],
+)
+def test_a_type_that_rules_medplum_can_not_be_asked_for(kind: str) -> None:
+    """A source could otherwise create a Subscription that sends each Patient to a foreign address."""
+    with pytest.raises(ConfigError, match="no source may write"):
+        read_settings(BASE | {"PF_RESOURCE_TYPES": f"Patient,{kind}"})
+    with pytest.raises(InputError):
+        Options(types=("Patient", kind))
