@@ -124,7 +124,7 @@ def enroll(
     preview: Annotated[bool, typer.Option("--preview", help="Tell what would be done and write nothing.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=32, help="How many people at a time.")] = 4,
     report: Annotated[Path, typer.Option(help="The report; the next run goes on from it.")] = Path(
-        "enrolment-report.csv"
+        "enrollment-report.csv"
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever the report says.")] = False,
 ) -> None:
