@@ -196,3 +196,47 @@ def test_the_identifier_systems_of_two_types_differ() -> None:
 
     names = [name for level in LEVELS for name in level]
     assert len({id_system(name) for name in names}) == len(names)
+
+
+values_of_identifiers = st.lists(st.sampled_from("abcdef"), unique=True, max_size=4)
+
+
+@given(values_of_identifiers, values_of_identifiers, values_of_identifiers)
+def test_of_shared_lists_the_source_s_entries_change_and_the_others_stay(
+    before: list[str], local: list[str], now: list[str]
+) -> None:
+    """What the source sent before and not now goes; what was added in Medplum stays, once, behind the source's."""
+    key = Key("Patient", "1")
+
+    def sent(names: list[str]) -> dict[str, Any]:
+        return {"resourceType": "Patient", "id": "1", "identifier": [{"system": "s", "value": each} for each in names]}
+
+    stored = {**source_mark.prepare(sent(before), BASE), "id": "m"}
+    added = [each for each in local if each not in before]
+    stored["identifier"] = [*stored["identifier"], *({"system": "s", "value": each} for each in added)]
+    merged = upsert.merged(Found("m", "1", stored), Incoming(key, source_mark.prepare(sent(now), BASE)))
+    kept = [each for each in added if each not in now]
+    assert [each["value"] for each in merged["identifier"]] == [*now, "1", *kept]
+
+
+@given(st.sets(st.sampled_from("abc")), st.sets(st.sampled_from("abc")), st.sets(st.sampled_from("abc")))
+def test_each_resource_is_created_restored_updated_or_left(
+    there: set[str], deleted: set[str], sent_again: set[str]
+) -> None:
+    """By what Medplum holds, what was deleted there, and whether the source changed it; no resource twice."""
+    found, former, incoming = {}, {}, []
+    for name in "abc":
+        key = Key("Patient", name)
+        old = {"resourceType": "Patient", "id": name, "active": True}
+        if name in there:
+            found[key] = Found(f"m-{name}", "1", {**source_mark.prepare(old, BASE), "id": f"m-{name}"})
+        if name in deleted:
+            former[key] = f"f-{name}"
+        new = old | {"active": name not in sent_again}
+        incoming.append(Incoming(key, source_mark.prepare(new, BASE)))
+    plan = upsert.plan(found, incoming, former=former)
+    assert {each.incoming.key.id for each in plan.creates} == set("abc") - there - deleted
+    restored = {each.incoming.key.id: each.id for each in plan.updates if not each.version}
+    assert restored == {name: f"f-{name}" for name in deleted - there}
+    assert {each.incoming.key.id for each in plan.updates if each.version} == there & sent_again
+    assert {each.key.id for each, _ in plan.unchanged} == there - sent_again
