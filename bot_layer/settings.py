@@ -30,8 +30,8 @@ class Setting:
 
     Every missing ``required`` setting is named in one error; one with ``instead`` may be missing where that other
     setting has a value. ``login`` names the address and login that the setting is a part of, if it is: all settings of
-    one login come from one place. ``least`` and ``most`` are the limits of a number, both included; ``choices`` are the
-    only values allowed, in the spelling that the reader gives.
+    one login come from one place. ``least`` and ``most`` are the limits of a number, both included, and each number has
+    both; ``choices`` are the only values allowed, in the spelling that the reader gives.
     """
 
     name: str
@@ -45,6 +45,17 @@ class Setting:
     choices: tuple[str, ...] = ()
     login: str = ""
     instead: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind in {"whole", "number"}:
+            _ = self.limits
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """``least`` and ``most`` of a number; ValueError where one is missing: it could hold a thread for ever."""
+        if self.least is None or self.most is None:
+            raise ValueError(f"{self.name}: declare least and most, as for every number.")
+        return self.least, self.most
 
 
 def resolve(declared: Iterable[Setting], environ: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
@@ -181,19 +192,12 @@ class Reader:
         raise ConfigError(f"Correct these settings: {listed}.", code=self._code)
 
     def _within(self, name: str, text: str, what: str) -> float:
-        setting = self._declared[name]
-        least, most = setting.least, setting.most
+        least, most = self._declared[name].limits
         value = float(text) if text else None
-        if value is None or (least is not None and value < least) or (most is not None and value > most):
-            self.refuse(name, what + _limits(least, most))
-            return least or 0.0
+        if value is None or not least <= value <= most:
+            self.refuse(name, f"{what} from {least:.12g} to {most:.12g}")
+            return least
         return value
-
-
-def _limits(least: float | None, most: float | None) -> str:
-    if least is None or most is None:
-        return f" of at least {least:g}" if least is not None else f" up to {most:g}" if most is not None else ""
-    return f" from {least:g} to {most:g}"
 
 
 def _is_set(place: Mapping[str, str], name: str) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bot_layer
 from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.bot.event import read as read_event
 from bot_layer.errors import ConfigError
@@ -209,3 +213,30 @@ def test_one_setting_may_stand_for_another() -> None:
     """A private key in place of a secret."""
     assert missing(LOGIN, {"X_CLIENT_ID": "i", "X_PRIVATE_KEY": "k"}) == []
     assert combine(LOGIN, {"X_CLIENT_ID": "i"}, HOST) == {"X_CLIENT_ID": "i"}
+
+
+@pytest.mark.parametrize("kind", ["whole", "number"])
+@pytest.mark.parametrize("limits", [{}, {"least": 0}, {"most": 9}])
+def test_a_number_without_limits_cannot_be_declared(kind: Any, limits: Any) -> None:
+    """A number such as ``BOT_RETRIES=1000000000`` would hold a thread for ever, so each has two limits."""
+    with pytest.raises(ValueError, match="SOME_NUMBER"):
+        Setting("SOME_NUMBER", "a number", default="1", kind=kind, **limits)
+
+
+@pytest.mark.parametrize("text", ["1e12", "999999999999999", "-1"])
+def test_no_number_of_the_project_can_be_absurd(text: str) -> None:
+    """Every number that the host, a bot, a client or the sync reads refuses a value far beyond its limits."""
+    numbers = [each for each in _declared_by_the_project() if each.kind in {"whole", "number"}]
+    assert {"BOT_RETRIES", "BOT_HOST_ATTEMPTS", "FEDERATED_ATTEMPTS", "PF_WORKERS"} <= {each.name for each in numbers}
+    for each in numbers:
+        with pytest.raises(ConfigError):
+            reader = Reader([each], {each.name: text})
+            getattr(reader, each.kind)(each.name)
+            reader.complain()
+
+
+def _declared_by_the_project() -> set[Setting]:
+    """Every Setting in a tuple of some module's global names."""
+    modules = [importlib.import_module(each.name) for each in pkgutil.walk_packages(bot_layer.__path__, "bot_layer.")]
+    values = [value for module in modules for value in vars(module).values() if isinstance(value, tuple)]
+    return {each for value in values for each in value if isinstance(each, Setting)}

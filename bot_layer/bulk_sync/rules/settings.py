@@ -5,12 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar, cast, get_args
+from typing import Final, Literal, cast, get_args
 
 from bot_layer.bot.declaration import Setting
 from bot_layer.bulk_sync.rules.brought_types import not_brought
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.errors import ConfigError
+from bot_layer.settings import Reader
+
+Level = Literal["auto", "group", "patient", "system", "search"]
+Upsert = Literal["lookup", "conditional"]
+LocalEdits = Literal["source", "keep", "report"]
+Deletion = Literal["delete", "mark", "ignore"]
+# https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html names the first two.
+ALGORITHMS: Final = ("RS384", "ES384", "RS256", "ES256")
+
+
+def _whole(name: str, about: str, default: str, least: int, most: int) -> Setting:
+    return Setting(name, about, default=default, kind="whole", least=least, most=most)
+
+
+def _share(name: str, about: str, default: str) -> Setting:
+    return Setting(name, about, default=default, kind="number", least=0.0001, most=1)
+
+
+def _choice(name: str, about: str, choices: tuple[str, ...]) -> Setting:
+    return Setting(name, about, default=choices[0], kind="choice", choices=choices)
+
 
 SETTINGS: Final = (
     Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id; needed", login="PF"),
@@ -22,41 +43,40 @@ SETTINGS: Final = (
     Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS", login="PF"),
     Setting("PF_JWKS_URL", "The registered JWKS address, if the source wants it in the assertion (jku)", login="PF"),
     Setting(
-        "PF_KEY_ALGORITHM", "RS384, ES384, RS256 or ES256; default: RS384 for RSA keys, ES384 for P-384", login="PF"
+        "PF_KEY_ALGORITHM",
+        "RS384, ES384, RS256 or ES256; default: RS384 for RSA keys, ES384 for P-384",
+        kind="choice",
+        choices=ALGORITHMS,
+        login="PF",
     ),
     Setting("PF_PRACTICES", "Several practices, each with its own settings, as TOML", sensitive=True),
-    Setting("PF_SYNC_ENABLED", "false: the timer does nothing", default="true"),
-    Setting("PF_SYNC_INTERVAL_MS", "Milliseconds between two runs", default="86400000"),
-    Setting("PF_SYNC_RUN_ON_STARTUP", "true: --watch runs at once", default="false"),
+    Setting("PF_SYNC_ENABLED", "false: the timer does nothing", default="true", kind="flag"),
+    _whole("PF_SYNC_INTERVAL_MS", "Milliseconds between two runs", "86400000", 1000, 31_536_000_000),
+    Setting("PF_SYNC_RUN_ON_STARTUP", "true: --watch runs at once", default="false", kind="flag"),
     Setting("PF_RESOURCE_TYPES", "Types to sync, joined by commas"),
     Setting(
         "PF_GROUP_ID", "Groups to export, joined by commas; Practice Fusion allows 1,000 patients each", login="PF"
     ),
-    Setting("PF_EXPORT_LEVEL", "group, patient, system, search or auto", default="auto"),
+    _choice("PF_EXPORT_LEVEL", "group, patient, system, search or auto", get_args(Level)),
     Setting("PF_SCOPES", "Scopes in place of those derived from the types, joined by spaces"),
     Setting("PF_TYPE_FILTER", "_typeFilter expressions, joined by spaces"),
-    Setting("PF_UPSERT", "lookup, or conditional: batches of conditional PUTs", default="lookup"),
-    Setting("PF_LOCAL_EDITS", "source (it wins), keep (edits stay), or report (and are listed)", default="source"),
-    Setting("PF_DELETION", "delete, mark (inactive, entered-in-error) or ignore", default="delete"),
-    Setting("PF_MAX_DELETE_SHARE", "The largest share that a reconcile may delete", default="0.2"),
-    Setting("PF_ATTACHMENTS", "false: documents keep their links to the source", default="true"),
-    Setting("PF_MAX_ATTACHMENT_BYTES", "The largest document that is copied", default="52428800"),
-    Setting("PF_QUOTA_SHARE", "The share of Medplum's quota that the sync may use", default="0.8"),
-    Setting("PF_WORKERS", "The most batches at once", default="8"),
-    Setting("PF_POLL_LIMIT_SECONDS", "How long an export may take", default="21600"),
-    Setting("PF_MAX_BATCH_BYTES", "The largest batch; Medplum's own limit is 1 MB", default="900000"),
-    Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true"),
-    Setting("PF_LENIENT", "true: the source may ignore parameters that it does not know", default="false"),
+    _choice("PF_UPSERT", "lookup, or conditional: batches of conditional PUTs", get_args(Upsert)),
+    _choice("PF_LOCAL_EDITS", "source (it wins), keep (edits stay), or report (and are listed)", get_args(LocalEdits)),
+    _choice("PF_DELETION", "delete, mark (inactive, entered-in-error) or ignore", get_args(Deletion)),
+    _share("PF_MAX_DELETE_SHARE", "The largest share that a reconcile may delete", "0.2"),
+    Setting("PF_ATTACHMENTS", "false: documents keep their links to the source", default="true", kind="flag"),
+    _whole("PF_MAX_ATTACHMENT_BYTES", "The largest document that is copied", "52428800", 1, 1_073_741_824),
+    _share("PF_QUOTA_SHARE", "The share of Medplum's quota that the sync may use", "0.8"),
+    _whole("PF_WORKERS", "The most batches at once", "8", 1, 64),
+    _whole("PF_POLL_LIMIT_SECONDS", "How long an export may take", "21600", 1, 604_800),
+    _whole("PF_MAX_BATCH_BYTES", "The largest batch; Medplum's own limit is 1 MB", "900000", 1000, 100_000_000),
+    Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true", kind="flag"),
+    Setting("PF_LENIENT", "true: the source may ignore parameters that it does not know", default="false", kind="flag"),
     Setting("PF_ALLOWED_HOSTS", "Hosts on private networks to which the source's links may lead, joined by commas"),
     Setting("PF_STATE_DIR", "A folder for the map of ids, or a PostgreSQL database; without it a run is slower"),
-    Setting("PF_STEP_SECONDS", "How long one call of the bot works", default="40"),
-    Setting("PF_LEASE_SECONDS", "How long others wait for a run that was killed", default="120"),
+    _whole("PF_STEP_SECONDS", "How long one call of the bot works", "40", 1, 3600),
+    _whole("PF_LEASE_SECONDS", "How long others wait for a run that was killed", "120", 1, 86_400),
 )
-
-Level = Literal["auto", "group", "patient", "system", "search"]
-Upsert = Literal["lookup", "conditional"]
-LocalEdits = Literal["source", "keep", "report"]
-Deletion = Literal["delete", "mark", "ignore"]
 
 # The sixteen of the integration's description, and those for which Practice Fusion grants system scopes.
 DEFAULT_TYPES: Final = in_order(
@@ -88,13 +108,10 @@ DEFAULT_TYPES: Final = in_order(
         "Specimen",
     )
 )
-# https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html names the first two.
-ALGORITHMS: Final = ("RS384", "ES384", "RS256", "ES256")
 DAY_MS: Final = 86_400_000
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # Scheme, host, port and path: whoever reads it finds the same host in it. A login or a query has no place there.
 _BASE: Final = re.compile(r"(?i)(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d+)?(/[a-z0-9._~!$&'()*+,;=:@%/-]*)?")
-_Choice = TypeVar("_Choice", bound=str)
 
 
 @dataclass(frozen=True)
@@ -149,108 +166,55 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         missing.append("PF_KEY_ID")
     if missing:
         raise ConfigError.for_missing(missing)
-    reader = _Reader(values)
+    reader = Reader(SETTINGS, values, code="wrong-settings")
     settings = SyncSettings(
-        base_url=reader.url("PF_FHIR_BASE_URL"),
-        client_id=values["PF_CLIENT_ID"],
-        client_secret=values.get("PF_CLIENT_SECRET", ""),
+        base_url=_base_url(reader),
+        client_id=reader.text("PF_CLIENT_ID"),
+        client_secret=reader.text("PF_CLIENT_SECRET"),
         # A PEM in one line, as .env files hold it, has its line ends spelled out.
-        private_key=values.get("PF_PRIVATE_KEY", "").replace("\\r", "").replace("\\n", "\n"),
-        key_id=values.get("PF_KEY_ID", ""),
-        key_url=values.get("PF_JWKS_URL", ""),
-        algorithm=reader.one_of("PF_KEY_ALGORITHM", ALGORITHMS),
-        enabled=reader.flag("PF_SYNC_ENABLED", default=True),
-        interval_ms=reader.number("PF_SYNC_INTERVAL_MS", DAY_MS, least=1000),
-        run_on_startup=reader.flag("PF_SYNC_RUN_ON_STARTUP", default=False),
+        private_key=reader.text("PF_PRIVATE_KEY").replace("\\r", "").replace("\\n", "\n"),
+        key_id=reader.text("PF_KEY_ID"),
+        key_url=reader.text("PF_JWKS_URL"),
+        algorithm=reader.choice("PF_KEY_ALGORITHM"),
+        enabled=reader.flag("PF_SYNC_ENABLED"),
+        interval_ms=reader.whole("PF_SYNC_INTERVAL_MS"),
+        run_on_startup=reader.flag("PF_SYNC_RUN_ON_STARTUP"),
         types=in_order(reader.listed("PF_RESOURCE_TYPES")) or DEFAULT_TYPES,
         group_ids=reader.listed("PF_GROUP_ID"),
-        level=reader.choice("PF_EXPORT_LEVEL", "auto", cast("tuple[Level, ...]", get_args(Level))),
-        scopes=tuple(values.get("PF_SCOPES", "").split()),
-        type_filters=tuple(values.get("PF_TYPE_FILTER", "").split()),
-        upsert=reader.choice("PF_UPSERT", "lookup", cast("tuple[Upsert, ...]", get_args(Upsert))),
-        local_edits=reader.choice("PF_LOCAL_EDITS", "source", cast("tuple[LocalEdits, ...]", get_args(LocalEdits))),
-        deletion=reader.choice("PF_DELETION", "delete", cast("tuple[Deletion, ...]", get_args(Deletion))),
-        max_delete_share=reader.share("PF_MAX_DELETE_SHARE", 0.2),
-        attachments=reader.flag("PF_ATTACHMENTS", default=True),
-        max_attachment_bytes=reader.number("PF_MAX_ATTACHMENT_BYTES", 50 * 1024 * 1024, least=1),
-        quota_share=reader.share("PF_QUOTA_SHARE", 0.8),
-        workers=reader.number("PF_WORKERS", 8, least=1),
-        poll_limit_seconds=float(reader.number("PF_POLL_LIMIT_SECONDS", 6 * 3600, least=1)),
-        max_batch_bytes=reader.number("PF_MAX_BATCH_BYTES", 900_000, least=1000),
-        hydrate=reader.flag("PF_HYDRATE", default=True),
-        lenient=reader.flag("PF_LENIENT", default=False),
+        level=cast(Level, reader.choice("PF_EXPORT_LEVEL")),
+        scopes=reader.listed("PF_SCOPES", None),
+        type_filters=reader.listed("PF_TYPE_FILTER", None),
+        upsert=cast(Upsert, reader.choice("PF_UPSERT")),
+        local_edits=cast(LocalEdits, reader.choice("PF_LOCAL_EDITS")),
+        deletion=cast(Deletion, reader.choice("PF_DELETION")),
+        max_delete_share=reader.number("PF_MAX_DELETE_SHARE"),
+        attachments=reader.flag("PF_ATTACHMENTS"),
+        max_attachment_bytes=reader.whole("PF_MAX_ATTACHMENT_BYTES"),
+        quota_share=reader.number("PF_QUOTA_SHARE"),
+        workers=reader.whole("PF_WORKERS"),
+        poll_limit_seconds=float(reader.whole("PF_POLL_LIMIT_SECONDS")),
+        max_batch_bytes=reader.whole("PF_MAX_BATCH_BYTES"),
+        hydrate=reader.flag("PF_HYDRATE"),
+        lenient=reader.flag("PF_LENIENT"),
         allowed_hosts=tuple(each.lower().rstrip(".") for each in reader.listed("PF_ALLOWED_HOSTS")),
-        folder=values.get("PF_STATE_DIR", ""),
-        step_seconds=float(reader.number("PF_STEP_SECONDS", 40, least=1)),
-        lease_seconds=float(reader.number("PF_LEASE_SECONDS", 120, least=1)),
+        folder=reader.text("PF_STATE_DIR"),
+        step_seconds=float(reader.whole("PF_STEP_SECONDS")),
+        lease_seconds=float(reader.whole("PF_LEASE_SECONDS")),
     )
     if settings.level in ("group", "search") and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])
     if forbidden := not_brought(settings.types):
-        reader.wrong.append(f"PF_RESOURCE_TYPES (no source may write {', '.join(forbidden)})")
+        reader.refuse("PF_RESOURCE_TYPES", f"no source may write {', '.join(forbidden)}")
     if settings.upsert == "conditional" and settings.local_edits != "source":
-        reader.wrong.append("PF_LOCAL_EDITS (conditional PUTs go over every edit: set PF_UPSERT to lookup)")
+        reader.refuse("PF_LOCAL_EDITS", "conditional PUTs go over every edit: set PF_UPSERT to lookup")
     reader.complain()
     return settings
 
 
-@dataclass
-class _Reader:
-    """Reads values one by one and keeps what is wrong with them, so that one error names all."""
-
-    values: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        self.wrong: list[str] = []
-
-    def url(self, name: str) -> str:
-        match = _BASE.fullmatch(self.values[name])
-        if match and (match[1].lower() == "https" or match[2].lower() in _LOOPBACK):
-            return self.values[name].rstrip("/")
-        self.wrong.append(f"{name} (an https address)")
-        return ""
-
-    def listed(self, name: str) -> tuple[str, ...]:
-        return tuple(part for each in self.values.get(name, "").split(",") if (part := each.strip()))
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self.values.get(name, "true" if default else "false").lower()
-        if value not in ("true", "false", "1", "0", "yes", "no"):
-            self.wrong.append(f"{name} (true or false)")
-        return value in ("true", "1", "yes")
-
-    def number(self, name: str, default: int, *, least: int) -> int:
-        text = self.values.get(name, str(default))
-        if text.isascii() and text.isdecimal() and int(text) >= least:
-            return int(text)
-        self.wrong.append(f"{name} (a whole number, at least {least})")
-        return default
-
-    def share(self, name: str, default: float) -> float:
-        try:
-            value = float(self.values.get(name, str(default)))
-        except ValueError:
-            value = -1.0
-        if not 0 < value <= 1:
-            self.wrong.append(f"{name} (more than 0, up to 1)")
-        return value
-
-    def choice(self, name: str, default: _Choice, allowed: tuple[_Choice, ...]) -> _Choice:
-        value = self.values.get(name, default).lower()
-        for each in allowed:
-            if each == value:
-                return each
-        self.wrong.append(f"{name} (one of {', '.join(allowed)})")
-        return default
-
-    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
-        """One of the words, or none."""
-        value = self.values.get(name, "").upper()
-        if value and value not in allowed:
-            self.wrong.append(f"{name} (one of {', '.join(allowed)})")
-        return value
-
-    def complain(self) -> None:
-        if self.wrong:
-            listed = "; ".join(self.wrong)
-            raise ConfigError(f"These settings are not usable: {listed}.", code="wrong-settings", missing=self.wrong)
+def _base_url(reader: Reader) -> str:
+    text = reader.text("PF_FHIR_BASE_URL")
+    match = _BASE.fullmatch(text)
+    if match and (match[1].lower() == "https" or match[2].lower() in _LOOPBACK):
+        return text.rstrip("/")
+    reader.refuse("PF_FHIR_BASE_URL", "an https address")
+    return ""

@@ -56,7 +56,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     }
     with pytest.raises(ConfigError) as caught:
         read_settings(BASE | wrong)
-    assert {each.partition(" ")[0] for each in caught.value.missing} == set(wrong)
+    assert set(re.findall(r"PF_[A-Z_]+(?= \()", caught.value.message)) == set(wrong)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,8 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
 )
 def test_a_base_that_is_no_plain_https_address_is_refused(url: str) -> None:
     """It names the source in Medplum, so that no secret may stand in it; and the token goes there."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"PF_FHIR_BASE_URL \(an https address\)"):
         read_settings(BASE | {"PF_FHIR_BASE_URL": url})
-    assert caught.value.missing == ("PF_FHIR_BASE_URL (an https address)",)
 
 
 def test_a_search_by_patient_needs_a_group() -> None:
