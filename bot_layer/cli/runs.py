@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from bot_layer.cli.collections import Bots, chosen
-from bot_layer.cli.serve import age, database, login
+from bot_layer.cli.serve import age, database, login, require_there
 from bot_layer.errors import BotError, InputError
 
 if TYPE_CHECKING:
@@ -22,36 +25,72 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 runs = typer.Typer(
-    no_args_is_help=True, help="The runs of the host's inbox: list, show, retry, replay, cancel, catch-up."
+    no_args_is_help=True, help="What the host's bots did: list, show, stats, retry, replay, cancel, catch-up."
 )
 app.add_typer(runs, name="runs")
 
 Inbox = Annotated[str | None, typer.Option(help="The inbox's database URL. [BOT_HOST_DATABASE_URL]")]
-RunId = Annotated[str, typer.Argument(help="Id of the run, as runs list shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for each run.")]
+RunId = Annotated[str, typer.Argument(help="Id of the run, as runs list shows it, or its first letters.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, for a spreadsheet.")]
+
+_LIST: Final = "{created:<25}  {state:<9}  {bot:<22} {kind:<9}  {code:<28}  {id}"
+_STATS_NAMES: Final = ("bot", "calls", "refused", "failed", "medianMs", "slowestMs", "last")
+_STATS: Final = "{bot:<24} {calls:>8} {refused:>8} {failed:>8} {medianMs:>9} {slowestMs:>9}  {last}"
 
 
 @runs.command("list")
 def list_runs(
     bot: Annotated[str | None, typer.Option(help="Runs of this bot alone.")] = None,
     state: Annotated[
-        str | None, typer.Option(help="waiting, running, done, refused, dead, retried or cancelled.")
+        str | None, typer.Option(help="waiting, running, done, refused, failed, dead, retried or cancelled.")
     ] = None,
+    code: Annotated[str | None, typer.Option(help="Runs that ended with this code.")] = None,
     since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on and print what changes, until Ctrl-C or SIGTERM.")
     ] = False,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
     inbox: Inbox = None,
 ) -> None:
-    """List the newest runs, the newest last."""
+    """List the newest runs, events and operations, the newest last."""
     after, never = age(since), threading.Event()
     with _interrupted_by_sigterm(), suppress(KeyboardInterrupt), _opened(inbox) as opened:
-        for run in opened.followed(
-            go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, since=after, limit=limit
-        ):
-            typer.echo(_line(run, as_json))
+        runs = opened.followed(
+            go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, code=code, since=after, limit=limit
+        )
+        _print(map(_told, runs), _LIST, as_json=as_json, as_csv=as_csv)
+
+
+@runs.command("stats")
+def stats(
+    since: Annotated[str, typer.Option(help="Not older than this: 30m, 12h, 14d.")] = "14d",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    inbox: Inbox = None,
+) -> None:
+    """Count each bot's runs, refusals and failures, with the median and the slowest time in milliseconds."""
+    after = age(since)
+    assert after is not None
+    with _opened(inbox) as opened:
+        figures = opened.history.figures(after.timestamp())
+    told = [
+        {
+            "bot": bot,
+            "calls": each.calls,
+            "refused": each.refused,
+            "failed": each.failed,
+            "medianMs": round(each.median),
+            "slowestMs": round(each.slowest),
+            "last": datetime.fromtimestamp(each.last, UTC).isoformat(timespec="seconds"),
+        }
+        for bot, each in figures.items()
+    ]
+    if not (as_json or as_csv):
+        typer.echo(_STATS.format(**{name: name for name in _STATS_NAMES}))
+    _print(told, _STATS, as_json=as_json, as_csv=as_csv)
 
 
 @runs.command("show")
@@ -146,6 +185,7 @@ def _opened(given: str | None) -> Iterator[Runs]:
     try:
         if url is None:
             raise InputError("This host keeps no inbox.")
+        require_there(url)
         with open_runs(url, os.environ.get("BOT_HOST_INBOX_KEY") or None) as opened:
             yield opened
     except BotError as error:
@@ -153,11 +193,17 @@ def _opened(given: str | None) -> Iterator[Runs]:
         raise typer.Exit(2) from error
 
 
-def _line(run: Run, as_json: bool) -> str:
-    if as_json:
-        return json.dumps(_told(run), ensure_ascii=False)
-    when = run.created.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{when}  {run.state:<9}  {run.bot:<22} {run.kind:<6}  {run.code or '-':<28}  {run.id}"
+def _print(rows: Iterable[dict[str, object]], plain: str, *, as_json: bool, as_csv: bool) -> None:
+    """Print each row as soon as it is there: as JSON, as CSV with a head, or as the format says."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    for number, row in enumerate(rows):
+        if as_json:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+        elif as_csv:
+            writer.writerows([row.keys()] * (number == 0) + [row.values()])
+        else:
+            typer.echo(plain.format(**{name: "-" if value is None else value for name, value in row.items()}))
+        sys.stdout.flush()
 
 
 def _told(run: Run) -> dict[str, object]:
@@ -169,6 +215,8 @@ def _told(run: Run) -> dict[str, object]:
         "state": run.state,
         "code": run.code or None,
         "attempts": run.attempts,
-        "created": run.created.isoformat(),
-        "updated": run.updated.isoformat(),
+        "created": run.created.isoformat(timespec="seconds"),
+        "updated": run.updated.isoformat(timespec="seconds"),
+        "action": run.action or None,
+        "ms": None if run.ms is None else round(run.ms),
     }

@@ -21,11 +21,12 @@ import uvicorn
 
 from bot_layer.bot.collection import Collection, module_of
 from bot_layer.cli.collections import Bots, chosen
-from bot_layer.errors import BotError, ConfigError
+from bot_layer.errors import BotError, ConfigError, InputError
 from bot_layer.federation import routes as federated
 from bot_layer.host import host as hosting
 from bot_layer.host import listen, listening, logs, starting, tracing
 from bot_layer.host import settings as host_settings
+from bot_layer.host.history import History
 from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _serve(
     servers, project, as_user = admitting
     numbers = host_settings.read(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
-    box = _inbox(bots, database, environ, numbers) if database else None
+    history = History(database) if database else None
+    box = _inbox(bots, database, environ, numbers, history) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
     more = tuple(responder.routes()) if responder else ()
@@ -135,6 +137,7 @@ def _serve(
         as_user=as_user,
         relay_key=relay_key,
         inbox=box,
+        history=history,
         more_routes=more,
         largest_body=int(numbers["BOT_HOST_MAX_BODY_MB"] * 1024 * 1024),
         calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
@@ -169,9 +172,17 @@ def _serve(
             responder.close()
         if box is not None:
             box.close(grace=_GRACE)
+        if history is not None:
+            history.close()
 
 
-def _inbox(bots: Collection, database: str, environ: Mapping[str, str], numbers: Mapping[str, float]) -> Inbox:
+def _inbox(
+    bots: Collection,
+    database: str,
+    environ: Mapping[str, str],
+    numbers: Mapping[str, float],
+    history: History | None,
+) -> Inbox:
     from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
     from bot_layer.host.heartbeat import new_host_id  # noqa: PLC0415  # as above
 
@@ -185,7 +196,7 @@ def _inbox(bots: Collection, database: str, environ: Mapping[str, str], numbers:
         keep_days=numbers["BOT_HOST_KEEP_DAYS"],
         client=partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None,
     )
-    return Inbox(bots, settings, environ=environ)
+    return Inbox(bots, settings, environ=environ, history=history)
 
 
 def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
@@ -253,3 +264,13 @@ def database(given: str | None, environ: Mapping[str, str]) -> str | None:
     """Where the inbox is kept, or None where it is off."""
     chosen = given or environ.get("BOT_HOST_DATABASE_URL") or _SQLITE
     return None if chosen == "off" else chosen
+
+
+def require_there(url: str) -> None:
+    """Raise InputError for an SQLite file that does not exist: a command that looks at an inbox must not make one."""
+    file = url.removeprefix("sqlite:///").partition("?")[0]
+    if file != url and not Path(file).is_file():
+        raise InputError(
+            "There is no inbox here: set BOT_HOST_DATABASE_URL as the host has it, or run this in the host's folder.",
+            code="no-inbox",
+        )

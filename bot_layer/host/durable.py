@@ -28,6 +28,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.host import retention, storage
 from bot_layer.host.guard import Guard
 from bot_layer.host.heartbeat import Heart, new_host_id
+from bot_layer.host.history import Entry, History, Stopwatch, word
 from bot_layer.host.invoke import invoke, place_of
 from bot_layer.host.rules import inbox as rules
 from bot_layer.host.rules.callers import Admitted
@@ -80,9 +81,16 @@ class Inbox:
     """The one inbox of a process, between ``launch`` and ``close``."""
 
     def __init__(
-        self, bots: Collection, settings: InboxSettings, *, environ: Mapping[str, str], guard: Guard | None = None
+        self,
+        bots: Collection,
+        settings: InboxSettings,
+        *,
+        environ: Mapping[str, str],
+        guard: Guard | None = None,
+        history: History | None = None,
     ) -> None:
         self.settings = settings
+        self._history = history
         self._bots = bots
         self._environ = environ
         self._guard = guard or Guard(environ)
@@ -187,9 +195,10 @@ class Inbox:
 
     def attempt(self, event_id: str, record: Json) -> Verdict:
         """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
+        took = Stopwatch()
         with self._counted():
             try:
-                return self._once(record, self._attempt(event_id, record))
+                return replace(self._once(record, self._attempt(event_id, record)), ms=took.ms)
             except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
                 _log.error("A run of %s failed: %s", record.get("bot"), place_of(fault))
                 return Verdict("dead", "internal-error")
@@ -217,7 +226,8 @@ class Inbox:
             return Verdict("done", "ran-at-once")
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
-            found = rules.verdict(invoke(handler, envelope, environ=self._environ, check=self._guard.check).error)
+            result = invoke(handler, envelope, environ=self._environ, check=self._guard.check)
+            found = replace(rules.verdict(result.error), action=word(result.facts()["action"]))
             if found.code != "medplum-login-refused" or self.settings.client is None:
                 return found
         return self._by_medplum(record)
@@ -234,8 +244,18 @@ class Inbox:
         """Drop what is kept in memory for a run that has ended."""
         self._vault.forget(event_id)
 
+    def ended(self, event_id: str, record: Json, end: Json) -> None:
+        """Note how a run ended; what ran at once was noted then."""
+        self.forget(event_id)
+        if self._history is not None and end["code"] != "ran-at-once":
+            words = {name: word(end.get(name)) for name in ("state", "code", "action")}
+            ms = float(end.get("ms") or 0.0)
+            self._history.add(Entry(event_id, time.time(), record["bot"], "event", ms=ms, **words))
+
     def sweep(self, now: datetime, *, at_once: int = 1000) -> int:
         """Delete the finished runs that are past their time; dead letters stay until somebody deals with them."""
+        if self._history is not None:
+            self._history.sweep(now.timestamp())
         return retention.sweep(now - timedelta(days=self.settings.keep_days), at_once=at_once)
 
     def counts(self) -> dict[str, int]:
@@ -344,7 +364,7 @@ def run_event(record: Json) -> Json:
             break
         serving().pause(_next_attempt(wait))
         number += 1
-    serving().forget(event_id)
+    serving().ended(event_id, record, end)
     if end["state"] == "dead":
         _log.error("A run of %s is a dead letter: %s", record["bot"], end["code"])
         raise DeadLetter(f"{end['code']} after {number + 1}")

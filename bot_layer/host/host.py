@@ -33,10 +33,11 @@ from bot_layer.host.admission import Admission
 from bot_layer.host.calls import RETRY_AFTER, Calls
 from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
 from bot_layer.host.guard import Guard, require_watch
+from bot_layer.host.history import Entry, History, Stopwatch, new_id, state_of, word
 from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
-from bot_layer.host.rules.callers import Admitted, kind_of
+from bot_layer.host.rules.callers import Admitted, as_object, kind_of
 from bot_layer.host.rules.relay_signature import read_signature, verify
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
@@ -60,6 +61,7 @@ class HostSettings:
     relay_key: str | None = field(default=None, repr=False)
     now: Callable[[], float] = time.time
     inbox: Inbox | None = field(default=None, repr=False)
+    history: History | None = field(default=None, repr=False)
     more_routes: tuple[Route, ...] = ()
     largest_body: int = LARGEST_BODY
     calls_of_a_bot: int = 32
@@ -91,13 +93,14 @@ class Dispatcher:
 
     async def answer(self, call: Call) -> Response:
         """The answer to a call."""
-        context, ending = copy_context(), ExitStack()
+        context, ending, took = copy_context(), ExitStack(), Stopwatch()
         try:
             result = await self.calls.take_in(lambda: context.run(self._take_in, call, ending))
             if result is None:
                 result = await self._run(call, lambda: context.run(self._invoke, call))
             call.done(result)
             call.span.tell(**result.facts())
+            self._note(call, result, took.ms)
         finally:
             context.run(ending.close)
         busy = result.error is not None and result.error.code == "too-many-calls"
@@ -152,6 +155,32 @@ class Dispatcher:
         except TransientError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
             return Result(handler.failure(error, call.envelope), error=error)
+
+    def _note(self, call: Call, result: Result, ms: float) -> None:
+        """Note how a call ended. What is queued is noted when it has run, also where it runs by way of Medplum."""
+        history, handler = self.settings.history, call.handler
+        if history is None or handler is None or result.queued or self._is_later_run(call.envelope):
+            return
+        kind, (code, action) = kind_of(call.envelope), (result.error and result.error.code, result.facts()["action"])
+        history.add(
+            Entry(
+                new_id(),
+                self.settings.now(),
+                handler.bot.name,
+                "operation" if kind == "call" else "event",
+                state_of(result.error),
+                word(code),
+                word(action),
+                ms,
+            )
+        )
+
+    def _is_later_run(self, envelope: Json) -> bool:
+        """True where the inbox has Medplum run a bot: with the host's own login, on a resource and no Parameters."""
+        own = self.settings.environ.get("MEDPLUM_CLIENT_ID")
+        caller = as_object(envelope.get("requester")).get("reference")
+        given = as_object(envelope.get("input")).get("resourceType")
+        return bool(own) and caller == f"ClientApplication/{own}" and given not in (None, "Parameters")
 
     def _invoke(self, call: Call) -> Result:
         return invoke(cast(Handler, call.handler), call.envelope, environ=self.settings.environ, check=self.guard.check)

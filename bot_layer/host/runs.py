@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypedDict, Unpack
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
+from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWorkflowID, WorkflowStatus
 
 from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
 from bot_layer.host.durable import APPLICATION_VERSION, WORKFLOW, queue_of
+from bot_layer.host.history import Entry, History, new_id, word
 from bot_layer.host.retention import DEAD
 from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
 
 # Of a DeadLetter; whatever else ended a run may quote anything.
 _REASON: Final = re.compile(r"(\S+) after (\d+)")
-STATES: Final = ("waiting", "running", "done", "refused", "dead", "retried", "cancelled")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9-]{4,64}")
+_PAGE: Final = 500
+OPERATION: Final = "operation"
+STATES: Final = ("waiting", "running", "done", "refused", "failed", "dead", "retried", "cancelled")
 _STATUSES: Final[Mapping[str, list[str]]] = {  # of DBOS, so that what is asked for is not looked for among all others
     "waiting": ["ENQUEUED", "DELAYED"],
     "running": ["PENDING"],
@@ -47,46 +53,76 @@ class Run:
     attempts: int
     created: datetime
     updated: datetime
+    action: str = ""
+    ms: float | None = None
+    version: str = ""
     sealed: str | None = field(default=None, repr=False)
 
 
-class Runs:
-    """The runs in one database, newest first."""
+class Chosen(TypedDict, total=False):
+    """Which runs are asked for: of one bot, in one state, with one code, since an instant, before another."""
 
-    def __init__(self, client: DBOSClient, key: str | None = None) -> None:
+    bot: str | None
+    state: str | None
+    code: str | None
+    since: datetime | None
+    before: datetime | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a run: when it began, how it ended, and how long it took."""
+
+    number: int
+    began: datetime
+    state: str
+    code: str
+    ms: float
+
+
+class Runs:
+    """The runs in one database, newest first: events of the inbox, and operations that somebody waited for."""
+
+    def __init__(self, client: DBOSClient, history: History, key: str | None = None) -> None:
         self.most = 10_000
+        self.history = history
         self._client = client
         self._vault = Vault(key)
 
-    def listed(
-        self, *, bot: str | None = None, state: str | None = None, since: datetime | None = None, limit: int = 100
-    ) -> list[Run]:
-        """The newest runs, of one bot, in one state, since an instant."""
-        found = self._client.list_workflows(
-            name=WORKFLOW,
-            status=_STATUSES.get(state or ""),
-            start_time=since.isoformat() if since else None,
-            sort_desc=True,
-            limit=self.most,
+    def listed(self, *, limit: int = 100, **chosen: Unpack[Chosen]) -> list[Run]:
+        """The newest of the chosen runs."""
+        events = (
+            run
+            for run in self._events(chosen)
+            if all(chosen.get(name) in (None, getattr(run, name)) for name in ("bot", "state", "code"))
         )
-        runs = (_run(status) for status in found)
-        chosen = (run for run in runs if (bot is None or run.bot == bot) and (state is None or run.state == state))
-        return [run for run, _ in zip(chosen, range(limit), strict=False)]
+        operations = map(_operation, self.history.entries(kind=OPERATION, limit=limit, **chosen))
+        return list(islice(heapq.merge(events, operations, key=lambda run: run.created, reverse=True), limit))
 
-    def followed(
-        self,
-        *,
-        go_on: Callable[[], bool],
-        bot: str | None = None,
-        state: str | None = None,
-        since: datetime | None = None,
-        limit: int = 100,
-    ) -> Iterator[Run]:
+    def _events(self, chosen: Chosen) -> Iterator[Run]:
+        state, since, before = chosen.get("state"), chosen.get("since"), chosen.get("before")
+        if state == "failed":
+            return  # an event is tried again, and then a dead letter
+        for offset in range(0, self.most, _PAGE):
+            found = self._client.list_workflows(
+                name=WORKFLOW,
+                status=_STATUSES.get(state or ""),
+                start_time=since.isoformat() if since else None,
+                end_time=before.isoformat() if before else None,
+                sort_desc=True,
+                limit=min(_PAGE, self.most - offset),
+                offset=offset,
+            )
+            yield from map(_run, found)
+            if len(found) < _PAGE:
+                return
+
+    def followed(self, *, go_on: Callable[[], bool], limit: int = 100, **chosen: Unpack[Chosen]) -> Iterator[Run]:
         """The newest runs, oldest first, then each that is new or in another state, for as long as ``go_on`` says."""
         shown: dict[str, str] = {}
         most = limit
         while True:
-            found = self.listed(bot=bot, state=state, since=since, limit=self.most)
+            found = self.listed(limit=self.most, **chosen)
             changed = [run for run in found if shown.get(run.id) != run.state]
             shown.update({run.id: run.state for run in changed})
             yield from reversed(changed[:most])
@@ -95,8 +131,20 @@ class Runs:
                 return
 
     def one(self, run_id: str) -> Run:
-        """The run of an id; InputError where there is none."""
+        """The run of an id, or of its first letters; InputError where there is none, or are several."""
+        if operation := next(iter(self._operations(run_id)), None):
+            return _operation(operation)
         return _run(self._status(run_id))
+
+    def attempts(self, run: Run) -> list[Attempt]:
+        """The attempts of an event so far."""
+        steps = self._client.list_workflow_steps(run.id) if run.kind != OPERATION else []
+        ended = [(each["started_at_epoch_ms"], each["output"]) for each in steps if each["function_name"] == "attempt"]
+        return [
+            Attempt(number, _instant(began), word(end.get("state")), word(end.get("code")), float(end.get("ms") or 0.0))
+            for number, (began, end) in enumerate(ended, start=1)
+            if isinstance(end, dict)
+        ]
 
     def data(self, run: Run) -> Any:
         """The event's input, decrypted; None where the inbox keeps references only, or the key is another."""
@@ -113,9 +161,10 @@ class Runs:
             raise InputError(
                 "Only a dead letter or a cancelled run is retried; replay runs any again.", code="not-dead"
             )
-        fork = self._client.fork_workflow(
-            run_id, 1, queue_name=status.queue_name, queue_partition_key=status.queue_partition_key
-        )
+        with SetWorkflowID(new_id()):
+            fork = self._client.fork_workflow(
+                run.id, 1, queue_name=status.queue_name, queue_partition_key=status.queue_partition_key
+            )
         return str(fork.workflow_id)
 
     def queue(self, bots: Collection) -> ClientQueue:
@@ -124,12 +173,24 @@ class Runs:
 
     def cancel(self, run_id: str) -> None:
         """End a run that waits; one that runs ends after its present attempt."""
-        if _run(self._status(run_id)).state not in {"waiting", "running"}:
+        run = _run(self._status(run_id))
+        if run.state not in {"waiting", "running"}:
             raise InputError("That run has ended already.", code="run-ended")
-        self._client.cancel_workflow(run_id)
+        self._client.cancel_workflow(run.id)
+
+    def _operations(self, run_id: str) -> list[Entry]:
+        return [entry for entry in self.history.find(run_id) if entry.kind == OPERATION] if run_id else []
 
     def _status(self, run_id: str) -> WorkflowStatus:
-        found = self._client.list_workflows(workflow_ids=[run_id])
+        if self._operations(run_id):
+            raise InputError("That is an operation: whoever called it can call it again.", code="not-an-event")
+        found = self._client.list_workflows(workflow_ids=[run_id]) or (
+            self._client.list_workflows(workflow_id_prefix=run_id, name=WORKFLOW, limit=2)
+            if _PREFIX.fullmatch(run_id)
+            else []
+        )
+        if len(found) > 1:
+            raise InputError("Several runs have an id that begins so: give more of it.", code="ambiguous-run")
         if not found:
             raise InputError("There is no run of this id; see medplum-bots runs list.", code="unknown-run")
         return found[0]
@@ -167,10 +228,18 @@ class ClientQueue:
 def open_runs(database_url: str, key: str | None = None) -> Iterator[Runs]:
     """The runs in a database."""
     client = DBOSClient(system_database_url=database_url, serializer=DBOSPortableJSONSerializer())
+    history = History(database_url)
     try:
-        yield Runs(client, key)
+        yield Runs(client, history, key)
     finally:
+        history.close()
         client.destroy()
+
+
+def _operation(entry: Entry) -> Run:
+    at = datetime.fromtimestamp(entry.at, UTC)
+    state, code = entry.state, entry.code
+    return Run(entry.id, entry.bot, OPERATION, "", state, code, 1, at, at, action=entry.action, ms=entry.ms)
 
 
 def _run(status: WorkflowStatus) -> Run:
@@ -189,6 +258,9 @@ def _run(status: WorkflowStatus) -> Run:
         attempts=int(output.get("attempt", 0)) + 1 if output else 0,
         created=_instant(status.created_at),
         updated=_instant(status.updated_at),
+        action=word(output.get("action")),
+        ms=output.get("ms"),
+        version=record.get("version", ""),
         sealed=record.get("sealed"),
     )
 

@@ -460,18 +460,18 @@ def test_after_an_outage_the_last_missed_run_is_made_up_for_once(tmp_path: Path)
             for _each in "two hosts":
                 schedule.start(script.bots, world.client(), world.medplum.base_url, now=now)
             until(lambda: all(run.state == "done" for run in runs.listed()))
-            return sorted(run.id for run in runs.listed())
+            return sorted(run.version for run in runs.listed())
 
     with _world(script) as (world, _bot_id):
         assert start(NOW) == []
         assert start(NOW + timedelta(hours=23)) == []
-        assert [run.partition(":cron:")[2] for run in start(outage)] == ["2026-05-09T03:00"]
-        assert [run.partition(":cron:")[2] for run in start(outage + timedelta(hours=23))] == ["2026-05-09T03:00"]
+        assert start(outage) == ["2026-05-09T03:00"]
+        assert start(outage + timedelta(hours=23)) == ["2026-05-09T03:00"]
         with running(tmp_path, script) as (inbox, runs):
             assert inbox.sweep(datetime.now(UTC) + timedelta(days=8)) > 0
             assert runs.listed() == []
         assert start(outage + timedelta(hours=23)) == [], "it is not made up for again once its run is swept"
-        assert [run.partition(":cron:")[2] for run in start(outage + timedelta(hours=24))] == ["2026-05-10T03:00"]
+        assert start(outage + timedelta(hours=24)) == ["2026-05-10T03:00"]
     assert len(script.seen) == 2
 
 
@@ -484,7 +484,7 @@ def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=5))
         assert runs.listed() == []
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW + timedelta(days=6))
-        assert [run.id.partition(":cron:")[2] for run in ended(runs, 1)] == ["2026-05-10T02:00"]
+        assert [run.version for run in ended(runs, 1)] == ["2026-05-10T02:00"]
 
 
 def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ event's id is made of what happened to which version, so that an event delivered
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import zlib
@@ -36,11 +37,16 @@ class Intake:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run came to: ``done``, ``refused`` (the caller or a person must act), ``again`` or ``dead``."""
+    """What a run came to: ``done``, ``refused`` (the caller or a person must act), ``again`` or ``dead``.
+
+    ``action`` is the answer's, ``ms`` how many milliseconds the attempt took.
+    """
 
     state: str
     code: str = ""
     retry_after: float | None = None
+    action: str = ""
+    ms: float = 0.0
 
 
 def intake(envelope: Json, bot: str, admitted: Admitted, *, now: datetime) -> Intake | None:
@@ -89,17 +95,16 @@ def change(
         "subscription": subscription,
     }
     origin = _origin(bot, admitted.server, admitted.project, admitted.bot_id)
-    suffix = ":deleted" if kind == "delete" else ""
-    return Intake(f"{origin}:{reference}:{version}{suffix}", f"{origin}:{reference}", record)
+    return Intake(_id(origin, reference, version, kind == "delete"), f"{origin}:{reference}", record)
 
 
 def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str, project: str = "") -> Intake:
     """A run by the clock: one for each Bot and minute (the nearest: clocks differ), one after the other."""
     record = _record(bot, base_url, project, bot_id) | {"traceId": None, "kind": "cron"}
-    record |= {"resource": f"Bot/{bot_id}", "version": "", "subscription": ""}
     nearest = (minute + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M")
+    record |= {"resource": f"Bot/{bot_id}", "version": nearest, "subscription": ""}
     origin = _origin(bot, base_url, project, bot_id)
-    return Intake(f"{origin}:cron:{nearest}", f"{origin}:cron", record)
+    return Intake(_id(origin, "cron", nearest), f"{origin}:cron", record)
 
 
 def _version(resource: Json) -> str:
@@ -118,6 +123,11 @@ def _origin(bot: str, server: str, project: str, bot_id: str) -> str:
     """The bot's name, and a digest of server, project and Bot: ids repeat where a server is a copy of another."""
     whole = json.dumps([server.strip().rstrip("/"), project, bot_id])
     return f"{bot}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+
+def _id(*parts: str | bool) -> str:
+    """The id of a run: 80 bits of a digest, as sixteen letters and digits that a person can copy."""
+    return base64.b32encode(hashlib.sha256(json.dumps(parts).encode()).digest()[:10]).decode().lower()
 
 
 def partition(lane: str) -> str:

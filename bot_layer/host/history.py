@@ -1,0 +1,241 @@
+"""What the bots did in the last two weeks: one small record for each run, beside the inbox or in memory.
+
+A record holds words of the bots' own (names, codes, actions) and times: no input, no answer, and no id of a resource.
+Operations are known from here alone; events are runs of the inbox as well, under the same id.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from bot_layer.errors import BotError, InputError, ReviewNeeded
+from bot_layer.host import takeover
+
+KEEP_DAYS: Final = 15
+FAILED: Final = ("failed", "dead")
+_MOST_ROWS: Final = 500_000
+_MOST_PENDING: Final = 10_000
+_WORD: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_TABLE: Final = sa.Table(
+    "bot_history",
+    sa.MetaData(),
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("at", sa.Double, nullable=False, index=True),
+    sa.Column("bot", sa.String(100), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("code", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("ms", sa.Double, nullable=False),
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run that has ended: ``state`` is done, refused, failed (an operation) or dead (an event); ``at`` seconds."""
+
+    id: str
+    at: float
+    bot: str
+    kind: str
+    state: str
+    code: str = ""
+    action: str = ""
+    ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The runs of one bot since an instant; ``median`` and ``slowest`` are milliseconds, ``last`` is seconds."""
+
+    calls: int
+    refused: int
+    failed: int
+    median: float
+    slowest: float
+    last: float
+
+
+def new_id() -> str:
+    """An id of sixteen characters."""
+    return base64.b32encode(os.urandom(10)).decode().lower()
+
+
+def word(text: object) -> str:
+    """The text where it is a code, else nothing: what a bot or a partner wrote may be anything."""
+    return text if isinstance(text, str) and _WORD.fullmatch(text) else ""
+
+
+def state_of(error: BotError | None) -> str:
+    """How an operation ended: ``refused`` where its caller or a person must act."""
+    if error is None:
+        return "done"
+    return "refused" if isinstance(error, InputError | ReviewNeeded) else "failed"
+
+
+class History:
+    """The records of one database, or of this process alone. Writing never makes a caller wait."""
+
+    def __init__(self, database_url: str | None = None) -> None:
+        self.lasting = database_url is not None
+        self._database_url = database_url
+        self._pending: queue.Queue[Entry] = queue.Queue(_MOST_PENDING)
+        self._starting = threading.Lock()
+        self._writer: threading.Thread | None = None
+        if database_url is None:
+            _ = self._engine  # what is in memory must be one for all threads
+
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        """Opened at the first use: at start the inbox says first whether its database can be used."""
+        with self._starting:
+            engine = takeover.open_engine(self._database_url) if self._database_url else _memory()
+            with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else the use says what is wrong
+                _TABLE.create(engine, checkfirst=True)
+            return engine
+
+    def add(self, entry: Entry) -> None:
+        """Write a record soon; one of the same id is replaced. With too many pending ones it is left out."""
+        with self._starting:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, name="history", daemon=True)
+                self._writer.start()
+        with suppress(queue.Full):
+            self._pending.put_nowait(entry)
+
+    def flush(self) -> None:
+        """Wait until every record is written, or was refused."""
+        self._pending.join()
+
+    def close(self) -> None:
+        """Write what is pending and close the connections."""
+        self.flush()
+        self._engine.dispose()
+
+    def entries(
+        self,
+        *,
+        kind: str,
+        bot: str | None = None,
+        state: str | None = None,
+        code: str | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+    ) -> Iterator[Entry]:
+        """The newest records of a kind."""
+        wanted = {"kind": kind, "bot": bot, "state": state, "code": code}
+        chosen = [_TABLE.c[name] == value for name, value in wanted.items() if value is not None]
+        chosen += [_TABLE.c.at >= since.timestamp()] if since else []
+        chosen += [_TABLE.c.at < before.timestamp()] if before else []
+        with self._engine.connect() as connection:
+            rows = connection.execute(_TABLE.select().where(*chosen).order_by(_TABLE.c.at.desc()).limit(limit))
+            yield from [Entry(**row._mapping) for row in rows]
+
+    def find(self, prefix: str) -> list[Entry]:
+        """The records whose id begins so, two at most."""
+        chosen = _TABLE.select().where(_TABLE.c.id.startswith(prefix, autoescape=True)).limit(2)
+        with self._engine.connect() as connection:
+            return [Entry(**row._mapping) for row in connection.execute(chosen)]
+
+    def days(self, starts: Sequence[float]) -> dict[str, list[Counter[str]]]:
+        """For each bot and each day (that begins then) how many runs ended in which state."""
+        day = sa.case(*((_TABLE.c.at >= start, number) for number, start in reversed(list(enumerate(starts)))))
+        counted = (
+            sa.select(_TABLE.c.bot, _TABLE.c.state, day.label("day"), sa.func.count().label("runs"))
+            .where(_TABLE.c.at >= starts[0])
+            .group_by(_TABLE.c.bot, _TABLE.c.state, sa.text("day"))
+        )
+        found: dict[str, list[Counter[str]]] = defaultdict(lambda: [Counter() for _ in starts])
+        with self._engine.connect() as connection:
+            for row in connection.execute(counted):
+                found[row.bot][row.day][row.state] += row.runs
+        return found
+
+    def figures(self, since: float) -> dict[str, Figures]:
+        """The figures of each bot that ran since an instant."""
+        of, ms = sa.func, _TABLE.c.ms
+        counted = (
+            sa.select(
+                _TABLE.c.bot,
+                of.count().label("calls"),
+                of.sum(sa.case((_TABLE.c.state == "refused", 1), else_=0)).label("refused"),
+                of.sum(sa.case((_TABLE.c.state.in_(FAILED), 1), else_=0)).label("failed"),
+                of.max(ms).label("slowest"),
+                of.max(_TABLE.c.at).label("last"),
+            )
+            .where(_TABLE.c.at >= since)
+            .group_by(_TABLE.c.bot)
+            .order_by(_TABLE.c.bot)
+        )
+        found = {}
+        with self._engine.connect() as connection:
+            for row in connection.execute(counted).all():
+                sorted_ms = sa.select(ms).where(_TABLE.c.bot == row.bot, _TABLE.c.at >= since).order_by(ms)
+                median = connection.execute(sorted_ms.offset((row.calls - 1) // 2).limit(1)).scalar_one()
+                found[row.bot] = Figures(row.calls, row.refused, row.failed, median, row.slowest, row.last)
+        return found
+
+    def sweep(self, now: float) -> None:
+        """Delete what is too old, and what is too much."""
+        newest = sa.select(_TABLE.c.at).order_by(_TABLE.c.at.desc()).offset(_MOST_ROWS).limit(1)
+        with self._engine.begin() as connection:
+            limit = connection.execute(newest).scalar() or 0.0
+            connection.execute(_TABLE.delete().where(_TABLE.c.at < max(limit, now - KEEP_DAYS * 86_400)))
+
+    def _write(self) -> None:
+        while True:
+            batch = [self._pending.get()]
+            with suppress(queue.Empty):
+                while len(batch) < 500:
+                    batch.append(self._pending.get_nowait())
+            try:
+                self._store({entry.id: asdict(entry) for entry in batch})
+            except sa.exc.SQLAlchemyError as fault:
+                _log.warning("%d runs are missing in the history: %s", len(batch), type(fault).__name__)
+            for _ in batch:
+                self._pending.task_done()
+
+    def _store(self, rows: dict[str, dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(_TABLE.delete().where(_TABLE.c.id.in_(list(rows))))
+            connection.execute(_TABLE.insert(), list(rows.values()))
+
+
+class Stopwatch:
+    """Milliseconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    @property
+    def ms(self) -> float:
+        """How many so far."""
+        return (time.perf_counter() - self._began) * 1000
+
+
+def _memory() -> sa.Engine:
+    """A database in memory; one connection, which one thread has at a time."""
+    return sa.create_engine(
+        "sqlite://",
+        poolclass=sa.QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+    )
