@@ -63,7 +63,7 @@ INSTALL := $(BIN)/python -m pip install -q --no-compile
 # After a change of the dependencies in pyproject.toml, or to take newer versions.
 lock: .venv/bin/python
 	$(INSTALL) 'uv>=0.5,<1'
-	$(LOCK) --extra build -o requirements.lock
+	$(LOCK) --extra build --extra all -o requirements.lock
 	$(LOCK) --extra build --extra dev -o requirements-dev.lock
 
 LOCK = $(BIN)/uv pip compile pyproject.toml -q --upgrade --universal --generate-hashes --custom-compile-command "make lock"

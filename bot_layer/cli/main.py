@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import pkgutil
+import re
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from bot_layer.errors import BotError
 
 _NO_COMMAND = frozenset({"main", "__main__"})
 _USAGE, _INTERRUPTED = 2, 130
+_PROJECT = "medplum-python-bots"
 
 
 def build(words: Sequence[str] = ()) -> typer.Typer:
@@ -58,7 +60,7 @@ def main() -> None:
     except ModuleNotFoundError as fault:
         if (fault.name or "").split(".")[0] in {"bot_layer", "bots", "medplum_sandbox"}:
             raise
-        _end(f"The package {fault.name} is missing: install medplum-python-bots[all], or what your bots need.", _USAGE)
+        _end(_missing(fault.name or "", sys.argv[1:2]), _USAGE)
     except sqlite3.Error:
         _end("A database file can't be opened: does its folder exist, and may this user write there?", _USAGE)
     except OSError as fault:
@@ -66,6 +68,20 @@ def main() -> None:
             raise
         named = f" ({fault.filename})" if fault.filename else ""
         _end(f"{_USERS_OWN[fault.errno]}{named}.", _USAGE)
+
+
+# The extras of a command that needs more than a bot's author does; the others need them for some options or bots.
+_EXTRAS = {"demo": "all", "pf-sync": "sync", "runs": "host", "sandbox": "host,sandbox", "serve": "host"}
+
+
+def _missing(module: str, command: Sequence[str]) -> str:
+    """What to install where a module is missing: an extra of this package, or a library that somebody's bots import."""
+    library = module.partition(".")[0].replace("_", "-").lower()
+    required = (re.match(r"[\w.-]+", line) for line in metadata.requires(_PROJECT) or [])
+    if library not in {found[0].lower() for found in required if found}:
+        return f"The package {module} is missing: install what your bots need."
+    extras = _EXTRAS.get("".join(command), "all")
+    return f"The package {library} is missing: pip install '{_PROJECT}[{extras}]'."
 
 
 _USERS_OWN = {
@@ -96,7 +112,7 @@ def _options(
 
 def _version() -> str:
     try:
-        return metadata.version("medplum-python-bots")
+        return metadata.version(_PROJECT)
     except metadata.PackageNotFoundError:
         return "(not installed)"
 

@@ -61,7 +61,12 @@ def new_project(
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty: choose another folder.", code="folder-not-empty")
         package = f"{name.replace('-', '_').removesuffix('_bots')}_bots"
-        values = {"project": name, "package": package, "requirement": _requirement()}
+        values = {
+            "project": name,
+            "package": package,
+            "requirement": _requirement(),
+            "tools": _requirement("[host,sandbox]"),
+        }
         _write(folder, _PROJECT_FILES, values)
         init = folder / package / "__init__.py"
         init.parent.mkdir(parents=True, exist_ok=True)
@@ -127,11 +132,12 @@ def _write(folder: Path, files: dict[str, str], values: dict[str, str]) -> None:
         path.write_text(Template(text).substitute(values), encoding="utf-8")
 
 
-def _requirement() -> str:
+def _requirement(extras: str = "") -> str:
     """What the new project depends on: the source of this installation (a wheel, a folder), else its version."""
+    name = f"medplum-python-bots{extras}"
     try:
         installed = metadata.distribution("medplum-python-bots")
     except metadata.PackageNotFoundError:
-        return "medplum-python-bots[all]"
+        return name
     source = json.loads(installed.read_text("direct_url.json") or "{}").get("url")
-    return f"medplum-python-bots[all] @ {source}" if source else f"medplum-python-bots[all]>={installed.version}"
+    return f"{name} @ {source}" if source else f"{name}>={installed.version}"
