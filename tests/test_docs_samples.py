@@ -16,7 +16,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _SAMPLE = re.compile(r"<!-- (fixtures/[\w./-]+)(?:#([\w/]+))? -->\n```json\n(.*?)\n```", re.DOTALL)
 _BLOCK = re.compile(r"```json\n(.*?)\n *```", re.DOTALL)
 # A page shows at least one call and one answer of each of its bots.
-SHOWN = {"health-gorilla.md": {"check_health_gorilla", "create_staff_user", "sync_location", "sync_practitioner"}}
+SHOWN = {
+    "health-gorilla.md": {"check_health_gorilla", "create_staff_user", "sync_location", "sync_practitioner"},
+    "patients.md": {"register_patient"},
+}
 
 
 def sample(path: str, pointer: str) -> Any:
@@ -34,7 +37,7 @@ def fill(expected: Any, shown: Any, values: dict[str, str]) -> Any:
     if isinstance(expected, list) and isinstance(shown, list) and len(expected) == len(shown):
         return [fill(*pair, values) for pair in zip(expected, shown, strict=True)]
     if isinstance(expected, str) and isinstance(shown, str) and (names := PLACEHOLDER.findall(expected)):
-        pattern = "([A-Za-z0-9.-]+)".join(re.escape(part) for part in PLACEHOLDER.split(expected))
+        pattern = "([A-Za-z0-9.:/-]+?)".join(re.escape(part) for part in PLACEHOLDER.split(expected))
         if match := re.fullmatch(pattern, shown):
             for name, value in zip(names, match.groups(), strict=True):
                 values.setdefault(name, value)
