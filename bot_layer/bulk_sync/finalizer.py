@@ -48,9 +48,10 @@ class Finalizer:
     # -- References
 
     def learn_waiting(self, types: Iterable[str]) -> None:
-        """Learn from Medplum which references wait: only where the file on disk does not know.
+        """Learn from Medplum which references wait, and which of their targets it has: only if the map does not know.
 
-        What was read because something pointed to it may wait too, though its type is not exported.
+        What was read because something refers to it may wait too, although its type is not exported. A target may have
+        been written by a step whose map is lost.
         """
         if self.map.note(KNOWS_WAITING):
             return
@@ -60,8 +61,11 @@ class Finalizer:
             found = self.medplum.requests.search(stored_as(kind), query)
             with suppress(PermanentError, AuthError):
                 while some := list(islice(found, MANY)):
-                    pairs = (self._waiting(each, kind) for each in some)
-                    self.map.record((), waiting=(each for each in pairs if each is not None))
+                    pairs = [pair for each in some if (pair := self._waiting(each, kind)) is not None]
+                    targets = {target for _, each in pairs for target in each}
+                    there = self.medplum.look_up(targets - self.map.ids(targets).keys())
+                    ids = [(key, upsert.target_id(key, found), None) for key, found in there.items()]
+                    self.map.record(ids, waiting=pairs)
         self.map.write_note(KNOWS_WAITING, "yes")
 
     def _waiting(self, resource: Json, kind: str) -> tuple[Key, list[Key]] | None:

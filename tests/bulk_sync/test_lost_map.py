@@ -18,12 +18,15 @@ from tests.bulk_sync.world import World, observation, patient
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
 
 
-def broken_off(both: World) -> None:
-    """A run that ends with its first handful."""
+def broken_off(both: World, at: str = "") -> None:
+    """A run that stops at its first progress, or at the first progress of a name."""
     stop = threading.Event()
-    within = Surroundings(
-        place=str(both.folder), sleep=both.sleep, timer=both.timer, stop=stop, progress=lambda *_: stop.set()
-    )
+
+    def progress(_kind: str, name: str, _done: int, _total: int | None) -> None:
+        if name == at or not at:
+            stop.set()
+
+    within = Surroundings(place=str(both.folder), sleep=both.sleep, timer=both.timer, stop=stop, progress=progress)
     sync = both.sync(within=within)
     state = sync.run(Options())
     sync.map.close()
@@ -40,6 +43,20 @@ def test_the_run_that_goes_on_learns_what_waits(tmp_path: Path) -> None:
         both.folder = tmp_path / "two"
         change(both, observation("o9"))
         broken_off(both)
+        both.run()
+        assert "reference" in one(both, "Observation", "o1")["derivedFrom"][0]
+
+
+def test_a_target_that_was_written_before_the_map_was_lost_is_looked_up(tmp_path: Path) -> None:
+    """The target came in a step whose map nobody has: only Medplum knows it."""
+    waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
+    with small(patient("p1"), waiting, folder=tmp_path / "one") as both:
+        both.run()
+        both.folder = tmp_path / "two"
+        change(both, observation("o9"))
+        broken_off(both, at="Observation")
+        assert one(both, "Observation", "o9")
+        both.folder = tmp_path / "three"
         both.run()
         assert "reference" in one(both, "Observation", "o1")["derivedFrom"][0]
 
