@@ -19,6 +19,7 @@ _BLOCK = re.compile(r"```json\n(.*?)\n *```", re.DOTALL)
 SHOWN = {
     "health-gorilla.md": {"check_health_gorilla", "create_staff_user", "sync_location", "sync_practitioner"},
     "patients.md": {"register_patient"},
+    "practice-fusion.md": {"pf_bulk_sync"},
 }
 
 

@@ -14,7 +14,7 @@ from bots.pf_bulk_sync import handler
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from medplum_sandbox.practice_fusion.generate import START
 from tests.bulk_sync.world import World, assert_exact, observation, world
-from tests.cases import Bindings, Case, cases
+from tests.cases import FIXTURES, Bindings, Case, cases
 
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests of sync take
 
@@ -221,6 +221,16 @@ def test_the_samples_are_answered_as_they_say(case: Case) -> None:
     with world(generate(1, 1), switches=FAST) as both:
         bound = Bindings({"<medplum>": both.medplum.base_url, "<token>": both.medplum.token_for()})
         assert handler(bound.bind(case.read("event.json"))) == case.read("expected.json")
+
+
+def test_the_sample_of_a_whole_run_is_what_a_run_answers(tmp_path: Path) -> None:
+    """The folder has no event, because only a source that answers can complete a run."""
+    sample = Case(FIXTURES / "pf_bulk_sync" / "a-whole-run")
+    with world(generate(1, 1), switches=FAST) as both:
+        answer = call(both, *sample.read("input.json")["parameter"], PF_STATE_DIR=str(tmp_path))
+        bound = Bindings()
+        bound.learn(sample.read("answer.json"), answer)
+        assert answer == bound.bind(sample.read("answer.json"))
 
 
 def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
