@@ -33,12 +33,13 @@ def interval(text: str) -> Interval | None:
         year, month, day = (int(part) if part else None for part in match.groups())
         assert year is not None
         start = datetime(year, month or 1, day or 1, tzinfo=UTC)
-        if day:
-            return start, start + timedelta(days=1)
-        following = (year, month + 1) if month and month < 12 else (year + 1, 1)
-        return start, datetime(*following, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
+    following = (year, month + 1) if month and month < 12 else (year + 1, 1)
+    try:
+        return start, start + timedelta(days=1) if day else datetime(*following, 1, tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return start, _LAST  # 9999 stands for no end
 
 
 def period_interval(period: object) -> Interval | None:

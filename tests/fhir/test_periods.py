@@ -44,5 +44,13 @@ def test_a_period_includes_its_bounds(period: object, expected: bool) -> None:
 def test_what_is_no_date_has_no_interval() -> None:
     """A day that the calendar lacks, and a year beyond it."""
     assert interval("2023-02-29") is None
-    assert interval("9999") is None
+    assert interval("10000") is None
+
+
+@pytest.mark.parametrize("end", ["9999", "9999-12", "9999-12-31"])
+def test_the_last_day_of_the_calendar_has_no_end(end: str) -> None:
+    """Systems that need a value write it for what never ends."""
+    found = interval(end)
+    assert found is not None
+    assert found[1] == datetime.max.replace(tzinfo=UTC)
     assert interval("x") is None

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from bot_layer.fhir import security_labels
+from bot_layer.fhir import periods, security_labels
 from bot_layer.fhir.json import Json, objects, text
 
 
@@ -65,6 +65,7 @@ NOT_OPTED_IN: Final = Denial(
 DENIALS: Final = frozenset(denial.code for denial in (RESTRICTED, OPTED_OUT, UNREADABLE, NOT_OPTED_IN))
 
 _NOT_IN_FORCE: Final = frozenset({"draft", "proposed", "rejected", "inactive", "entered-in-error"})
+_PRIVACY: Final = "patient-privacy"
 _OTHER_SCOPES: Final = frozenset({"research", "adr", "treatment"})
 _OPT_OUT: Final = frozenset({"OPTOUT", "OPTOUTE", "OPTOUTEOP"})
 _OPT_IN: Final = "OPTIN"
@@ -83,7 +84,8 @@ _OTHER_ACTIONS: Final = frozenset({"collect", "correct"})
 _DISCLOSING: Final = frozenset({"disclose", "access"})
 # What narrows a permission to a part of the record or to some recipients: this bot cannot apply it.
 _NARROWING: Final = ("actor", "class", "code", "securityLabel", "data", "dataPeriod")
-_DATE_TIME: Final = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+# A date ends half a day later in the west of the world, and begins that much earlier in the east: a denial holds there.
+_ANYWHERE: Final = timedelta(hours=12)
 
 
 def denial(patient: Json, consents: Sequence[Json], policy: DisclosurePolicy, now: datetime) -> Denial | None:
@@ -104,48 +106,49 @@ def denial(patient: Json, consents: Sequence[Json], policy: DisclosurePolicy, no
 
 def stance(consent: Json, now: datetime) -> Stance:
     """What a Consent says about disclosure to other networks, at the time ``now`` (aware)."""
-    status = text(consent.get("status"))
-    if status in _NOT_IN_FORCE or _codes([consent.get("scope")]) & _OTHER_SCOPES:
+    status, scopes = text(consent.get("status")), _codes([consent.get("scope")])
+    if status in _NOT_IN_FORCE or (scopes & _OTHER_SCOPES and _PRIVACY not in scopes):
         return Stance.SILENT
-    if status != "active":
+    root = consent.get("provision")
+    if status != "active" or consent.get("modifierExtension") or not isinstance(root, dict | None):
         return Stance.UNREADABLE
+    root = root or {}
     rule = [consent.get("policyRule"), *_list(consent.get("category"))]
     codes = {code.upper() for code in _codes(rule)}
-    root = consent.get("provision")
-    if root is not None and not isinstance(root, dict):
-        return Stance.UNREADABLE
-    period = _in_force(root, now) if root else True
-    if period is not True:
-        return Stance.SILENT if period is False else Stance.UNREADABLE
+    in_force = _in_force(root, now, _ANYWHERE)
+    if in_force is not True:
+        return Stance.SILENT if in_force is False else Stance.UNREADABLE
     if codes & _OPT_OUT or any(_OPT_OUT_TEXT.search(text) for text in _texts(rule)):
         return Stance.DENIES
     if _OPT_IN_RESTRICTED in codes:
         return Stance.UNREADABLE
-    said = _provision(root or {}, now)
-    if said is None:
-        said = Stance.PERMITS if _OPT_IN in codes else Stance.UNREADABLE
-        if said is Stance.UNREADABLE and {code.casefold() for code in codes} & _ACKNOWLEDGEMENTS:
-            return Stance.SILENT
-    return said
+    said = _provision(root, now)
+    if said is not None:
+        return said
+    if _OPT_IN in codes:
+        # A provision of no type that names a part is what the rule excepts (FHIR's example notThis).
+        is_excepting = any(root.get(name) for name in (*_NARROWING, "purpose", "action"))
+        return Stance.UNREADABLE if is_excepting else Stance.PERMITS if _in_force(root, now) else Stance.SILENT
+    is_acknowledged = {code.casefold() for code in codes} & _ACKNOWLEDGEMENTS
+    return Stance.SILENT if is_acknowledged else Stance.UNREADABLE
 
 
-def _provision(provision: Json, now: datetime) -> Stance | None:
-    """What a provision and those within it say; None where none of them says anything."""
-    kind = provision.get("type")
-    if kind not in (None, "deny", "permit"):
+def _provision(provision: Json, now: datetime, *, is_nested: bool = False) -> Stance | None:
+    """What a provision and those within it say; None where none of them says anything.
+
+    One within another needs a type, and a modifier extension may turn the meaning round.
+    """
+    kind, nested = provision.get("type"), _list(provision.get("provision"))
+    in_force = _in_force(provision, now, timedelta() if kind == "permit" else _ANYWHERE)
+    is_typed = kind in ("deny", "permit") or (kind is None and not is_nested)
+    if not is_typed or in_force is None or provision.get("modifierExtension") or len(objects(nested)) != len(nested):
         return Stance.UNREADABLE
-    nested = provision.get("provision")
-    if nested is not None and (not isinstance(nested, list) or len(objects(nested)) != len(nested)):
-        return Stance.UNREADABLE
-    in_force = _in_force(provision, now)
-    if in_force is None:
-        return Stance.UNREADABLE
-    inner = {_provision(each, now) for each in objects(nested)}
-    own = _own(provision, str(kind)) if kind and in_force else None
-    for found in (Stance.DENIES, Stance.UNREADABLE):
-        if found is own or found in inner:
-            return found
-    return own or next((said for said in inner if said), None)
+    inner = {_provision(each, now, is_nested=True) for each in objects(nested)}
+    own = (_own(provision, str(kind)) if in_force else Stance.SILENT) if kind else None
+    worst = (Stance.DENIES, Stance.UNREADABLE)
+    return next((found for found in worst if found is own or found in inner), None) or (
+        own or next((found for found in (Stance.PERMITS, Stance.SILENT) if found in inner), None)
+    )
 
 
 def _own(provision: Json, kind: str) -> Stance:
@@ -159,35 +162,23 @@ def _own(provision: Json, kind: str) -> Stance:
     return Stance.PERMITS if is_whole and is_ours else Stance.SILENT
 
 
-def _in_force(provision: Mapping[str, object], now: datetime) -> bool | None:
-    """Whether the provision's period holds the time ``now``; None where the period cannot be read."""
+def _in_force(provision: Mapping[str, object], now: datetime, margin: timedelta = timedelta()) -> bool | None:
+    """Whether the provision's period holds the time ``now``; None where the period cannot be read.
+
+    A date has no time zone: it is read in UTC, and for ``margin`` before and after.
+    """
     period = provision.get("period")
     if period is None:
         return True
-    if not isinstance(period, dict):
+    given = (
+        {name: str(period[name]) for name in ("start", "end") if period.get(name)} if isinstance(period, dict) else None
+    )
+    bounds = {name: periods.interval(text) for name, text in (given or {}).items()}
+    if given is None or None in bounds.values():
         return None
-    try:
-        start = _moment(str(period["start"])) if period.get("start") else None
-        end = _moment(str(period["end"]), at_end=True) if period.get("end") else None
-    except (ValueError, OverflowError):
-        return None
-    return (start is None or start <= now) and (end is None or now < end)
-
-
-def _moment(text: str, *, at_end: bool = False) -> datetime:
-    """The first moment of a FHIR dateTime, or the one after its last; a date is read in UTC. ValueError: none."""
-    match = _DATE_TIME.fullmatch(text)
-    if match is None:
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    year, month, day = match.groups()
-    start = datetime(int(year), int(month or 1), int(day or 1), tzinfo=UTC)
-    if not at_end:
-        return start
-    if day:
-        return start + timedelta(days=1)
-    # The first day of the next month, or of the next year.
-    return (start + timedelta(days=32)).replace(day=1) if month else start.replace(year=start.year + 1)
+    margins = {name: timedelta() if "T" in text else margin for name, text in given.items()}
+    start, end = bounds.get("start"), bounds.get("end")
+    return (start is None or start[0] <= now + margins["start"]) and (end is None or now - margins["end"] < end[1])
 
 
 def _codes(concepts: Iterable[object]) -> frozenset[str]:

@@ -63,7 +63,38 @@ def coded(code: str, system: str = ACT_CODE) -> Json:
         ({"provision": {"type": "permit", "purpose": [{"code": "TREAT"}]}}, Stance.PERMITS),
         # An acknowledgement of the notice of privacy practices decides nothing; Medplum's intake form writes these.
         ({"policyRule": coded("hipaa-npp"), "category": [coded("nopp")]}, Stance.SILENT),
+        # The standard's example notThis: a rule that permits, and a provision without a type that names the exception.
+        ({"policyRule": coded("OPTIN"), "provision": {"data": [{"meaning": "related"}]}}, Stance.UNREADABLE),
+        ({"policyRule": coded("OPTIN"), "provision": {"actor": [{"role": coded("CST")}]}}, Stance.UNREADABLE),
+        ({"policyRule": coded("OPTIN"), "provision": {"period": {"end": "2026-05-03"}}}, Stance.SILENT),
+        # A date has no zone: a denial lasts to the end of the day in the west, a permission does not.
+        ({"provision": {"type": "deny", "period": {"end": "2026-05-04"}}, "_now": "2026-05-05T09:00Z"}, Stance.DENIES),
+        (
+            {"provision": {"type": "permit", "period": {"end": "2026-05-04"}}, "_now": "2026-05-05T09:00Z"},
+            Stance.SILENT,
+        ),
+        ({"provision": {"type": "permit", "period": {"end": "9999-12-31"}}}, Stance.PERMITS),
+        (
+            {"provision": {"provision": [{"type": "permit", "action": [coded("collect")]}, {"type": "permit"}]}},
+            Stance.PERMITS,
+        ),
+        (
+            {
+                "provision": {
+                    "provision": [{"type": "permit", "period": {"end": "2020"}, "provision": [{"type": "permit"}]}]
+                }
+            },
+            Stance.SILENT,
+        ),
+        # Both scopes: what it says of privacy counts.
+        (
+            {"scope": {"coding": [*PRIVACY["coding"], {"code": "research"}]}, "provision": {"type": "deny"}},
+            Stance.DENIES,
+        ),
         # What cannot be read.
+        ({"modifierExtension": [{"url": "https://a.example/not"}], "provision": {"type": "permit"}}, Stance.UNREADABLE),
+        ({"provision": {"type": "permit", "modifierExtension": [{"url": "https://a.example/x"}]}}, Stance.UNREADABLE),
+        ({"provision": {"type": "permit", "provision": [{"actor": [{"role": coded("PROV")}]}]}}, Stance.UNREADABLE),
         ({}, Stance.UNREADABLE),
         ({"status": None, "provision": {"type": "permit"}}, Stance.UNREADABLE),
         ({"provision": {"type": "Permit"}}, Stance.UNREADABLE),
@@ -75,7 +106,8 @@ def coded(code: str, system: str = ACT_CODE) -> Json:
     ],
 )
 def test_what_a_consent_says(parts: Json, expected: Stance) -> None:
-    assert stance(consent(**parts), NOW) is expected
+    now = datetime.fromisoformat(parts["_now"]) if "_now" in parts else NOW
+    assert stance(consent(**parts), now) is expected
 
 
 def test_one_denial_counts_more_than_permissions() -> None:
