@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +40,7 @@ def carried_edits(session: Session, state: SyncState) -> EditList:
 
 def store_failures(session: Session, state: SyncState) -> str:
     """What Medplum refused, as a Binary beside the Task, so that it outlives this machine's disk."""
-    lines = _Lines(session.map)
+    lines = _Lines(session.map, _unreadable(session, state))
     if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
         return ""
@@ -54,6 +54,19 @@ def store_failures(session: Session, state: SyncState) -> str:
     return f"Binary/{stored}"
 
 
+def _unreadable(session: Session, state: SyncState) -> dict[Key, Failure]:
+    """What the map holds under another key, as Medplum has it from before: the Binary must not lose it."""
+    keys = {each.key for each in session.map.failures() if not each.readable}
+    if not keys:
+        return {}
+    session.log(
+        "PFSyncWorker",
+        f"{len(keys)} refused resources in the map can't be read and are kept: set BOT_HOST_INBOX_KEY to the key that "
+        "they were stored under, then use --retry-failed.",
+    )
+    return {each.key: each for each in stored_failures(session, state) if each.key in keys}
+
+
 def _said(status: int) -> str:
     """A status with its words; some of what fails is never sent."""
     return phrase(status) if status else "not sent"
@@ -64,9 +77,11 @@ class _Lines:
     """All failures as NDJSON, from the first one each time it is asked for."""
 
     map: SyncMap
+    elsewhere: Mapping[Key, Failure]
 
     def __iter__(self) -> Iterator[bytes]:
-        for each in self.map.failures():
+        for found in self.map.failures():
+            each = found if found.readable else self.elsewhere.get(found.key, found)
             # The resource stays what the source sent, byte by byte.
             resource = orjson.Fragment(each.resource or _NONE)
             kept = {**each.key._asdict(), "status": each.status, "reason": each.reason, "resource": resource}

@@ -44,6 +44,7 @@ class Surroundings:
     stop: threading.Event = field(default_factory=threading.Event)
     seconds: float | None = None
     sleep: Callable[[float], None] | None = None
+    key: str = field(default_factory=lambda: os.environ.get("BOT_HOST_INBOX_KEY", ""), repr=False)  # encrypts the map
     keeper: Keeper | None = None  # keeps the files of the export as they came
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
@@ -102,8 +103,8 @@ def open_map(around: Surroundings, source: str, base_url: str, about: str) -> Sy
     """The map of one source in one project: its name tells neither."""
     name = map_name(source, base_url, about)
     if is_shared(around.place):
-        return SyncMap(url=around.place, schema=name.replace("-", "_"))
-    return SyncMap(Path(around.place) / f"{name}.sqlite" if around.place else None)
+        return SyncMap(url=around.place, schema=name.replace("-", "_"), key=around.key)
+    return SyncMap(Path(around.place) / f"{name}.sqlite" if around.place else None, key=around.key)
 
 
 def open_spool(around: Surroundings, source: str, base_url: str, about: str) -> Spool:

@@ -54,6 +54,9 @@ _log = logging.getLogger(__name__)
 class InboxSettings:
     """How the inbox works. ``parallel`` is how many runs of one bot go on at once.
 
+    ``polling`` is how many seconds pass between two looks for events of a bot. Each look is two queries for each queue:
+    ten a second cost an idle host a tenth of a core.
+
     ``client`` is the host's own login, for events whose token has expired.
     """
 
@@ -64,7 +67,7 @@ class InboxSettings:
     parallel: int = 16
     attempts: int = 8
     first_pause: float = 2.0
-    polling: float = 0.1
+    polling: float = 0.25
     keep_days: float = 7.0
     client: Callable[[], Medplum] | None = field(default=None, repr=False)
 
@@ -121,14 +124,15 @@ class Inbox:
     def _launch(self) -> None:
         DBOS(config=config(self.settings))
         DBOS.launch()
+        often, seldom = self.settings.polling, self.settings.polling * 4
         for name in sorted({EVENTS, *(queue_of(self._bots, handler.bot.name) for handler in self._bots)}):
             DBOS.register_queue(
                 name,
                 partition_concurrency=1,
                 worker_concurrency=self.settings.parallel,
-                polling_interval_sec=self.settings.polling,
+                polling_interval_sec=seldom if name == EVENTS else often,  # timers alone come to that one
             )
-        DBOS.register_queue(CLOCK, polling_interval_sec=self.settings.polling)
+        DBOS.register_queue(CLOCK, polling_interval_sec=seldom)
         self._heart.start()
 
     def close(self, *, grace: int = 30) -> None:

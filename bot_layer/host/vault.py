@@ -5,17 +5,14 @@ An envelope holds a person's data, a token and secrets. None of it is ever writt
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.fernet import Fernet, InvalidToken
-
 from bot_layer.fhir.json import Json
+from bot_layer.sealing import Seal
 
 _LONGEST_SECONDS: Final = 86_400.0
 
@@ -24,15 +21,15 @@ class Vault:
     """Envelopes by the id of their event: sealed where there is a key, else in this process's memory alone."""
 
     def __init__(self, key: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._cipher = Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())) if key else None
+        self._seal = Seal(key) if key else None
         self._memory: dict[str, tuple[float, Json]] = {}
         self._clock = clock
         self._lock = threading.Lock()
 
     def put(self, event_id: str, envelope: Json) -> str | None:
         """The sealed envelope to be stored, or None where it stays in memory."""
-        if self._cipher is not None:
-            return self._cipher.encrypt(json.dumps(envelope).encode()).decode()
+        if self._seal is not None:
+            return self._seal.close(json.dumps(envelope).encode()).decode()
         with self._lock:
             self._memory.pop(event_id, None)
             self._memory[event_id] = (self._clock(), envelope)
@@ -46,13 +43,8 @@ class Vault:
         if sealed is None:
             with self._lock:
                 return self._memory.get(event_id, (0.0, None))[1]
-        if self._cipher is None:
-            return None
-        try:
-            opened: Json = json.loads(self._cipher.decrypt(sealed.encode()))
-        except InvalidToken:
-            return None
-        return opened
+        opened = self._seal.open(sealed.encode()) if self._seal is not None else None
+        return json.loads(opened) if opened is not None else None
 
     def forget(self, event_id: str) -> None:
         """Drop what memory holds of a finished event."""

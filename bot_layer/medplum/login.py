@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from bot_layer.errors import AuthError, TransientError
 from bot_layer.http.policy import BUSY, RetryPolicy
+from bot_layer.http.single_flight import SingleFlight
 from bot_layer.http.transport import Transport
 
 SERVICE: Final = "Medplum"
@@ -54,17 +54,18 @@ class ClientLogin:
     project: str = ""
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._value, self._until = "", 0.0
+        self._requests: SingleFlight[str] = SingleFlight(SERVICE)
+        self._known = ("", 0.0)
 
     def token(self, *, stale: str = "") -> str:
         """The token that is good now."""
-        with self._lock:
-            if not self._value or self._value == stale or self.clock() >= self._until:
-                self._renew()
-            return self._value
+        return self._good(stale) or self._requests.do("token", lambda: self._good(stale) or self._renewed())
 
-    def _renew(self) -> None:
+    def _good(self, stale: str) -> str:
+        value, until = self._known
+        return value if value != stale and self.clock() < until else ""
+
+    def _renewed(self) -> str:
         form = {"grant_type": "client_credentials", "client_id": self.client_id, "client_secret": self.client_secret}
         reply = BULK.send("POST", f"{self.base_url}/oauth2/token", path="token", form=form)
         if reply.status in BUSY:
@@ -77,9 +78,10 @@ class ClientLogin:
                 code="medplum-login-refused",
             )
         seconds = float(life) if isinstance(life, int | float) and life > 0 else 300.0
-        self._value, self._until = value, self.clock() + seconds * 0.9
         self.profile = _reference(answer.get("profile"))
         self.project = _reference(answer.get("project")).removeprefix("Project/")
+        self._known = value, self.clock() + seconds * 0.9
+        return value
 
 
 def _reference(value: Any) -> str:

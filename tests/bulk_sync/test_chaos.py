@@ -19,6 +19,7 @@ from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.errors import TransientError
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.practice_fusion import Switches, generate
+from tests import processes
 from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, together, world
 
 MEDPLUM_FAULTS = {
@@ -138,7 +139,7 @@ def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None
             "settings": both.source.settings(),
         }
         for _ in range(2):
-            child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            child = processes.start([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert child.stdin is not None
             assert child.stdout is not None
             child.stdin.write(orjson.dumps(given) + b"\n")

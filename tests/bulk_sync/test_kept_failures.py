@@ -13,7 +13,7 @@ import pytest
 
 from bot_layer.bulk_sync import engine, session
 from bot_layer.bulk_sync.engine import Options, Sync
-from bot_layer.bulk_sync.failures import store_failures
+from bot_layer.bulk_sync.failures import store_failures, stored_failures
 from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.setup import Surroundings
@@ -134,3 +134,21 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
             saver.join(20)
             assert kept
         sync.map.close()
+
+
+def test_with_another_key_medplum_keeps_what_was_refused(tmp_path: Path) -> None:
+    """The Binary beside the Task still has the resource, the run says what to do, and the key opens it again."""
+    with small(patient("p1"), REFUSED) as both:
+        log: list[str] = []
+
+        def sync(key: str) -> Sync:
+            said = lambda _component, text: log.append(text)  # noqa: E731  # as short as a log can be
+            return both.sync(within=Surroundings(place=str(tmp_path), sleep=both.sleep, key=key, log=said))
+
+        before = sync("k" * 32).run(Options())
+        stored = stored_failures(sync("").session, before)
+        after = sync("another key").run(Options())
+        assert any("set BOT_HOST_INBOX_KEY" in each for each in log)
+        assert stored_failures(sync("").session, after) == stored
+        assert [each.key.id for each in stored if each.resource] == ["o1"]
+        assert list(sync("k" * 32).map.failures()) == stored

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from bot_layer.cli.main import build
 from bot_layer.demo.scenario import Teller, UnexpectedStep
 from bot_layer.demo.world import Options, World, free_port
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBCOMMANDS = [
@@ -100,7 +101,7 @@ def sandbox(*words: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
         "--json",
         *words,
     ]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with processes.start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
             yield process, json.loads(process.stdout.readline())

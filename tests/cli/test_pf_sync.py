@@ -19,6 +19,7 @@ from bot_layer.bulk_sync.rules.kickoff import Export, Started
 from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.cli.main import build
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
+from tests import processes
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
 
@@ -40,7 +41,7 @@ def typed(both: World, *words: str, folder: Path, **environ: str) -> Result:
 
 def started(both: World, *words: str, folder: Path, **environ: str) -> subprocess.Popen[str]:
     """The command as a process of its own, which takes signals."""
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words],
         env=environment(both, folder) | environ,
         stderr=subprocess.PIPE,

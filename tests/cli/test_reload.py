@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from bot_layer.cli.main import build
+from tests import processes
 from tests.host.process import until
 
 
@@ -22,7 +22,7 @@ def test_a_new_bot_is_served_without_a_restart_by_hand(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bot_layer.cli", "serve", "--reload", "--port", "0", "--inbox", "off"]
     environment = {**os.environ, "MEDPLUM_BASE_URL": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"}
     with log.open("w") as stream:
-        process = subprocess.Popen(
+        process = processes.start(
             [*command, "--medplum", "http://127.0.0.1:9"], cwd=folder, env=environment, stderr=stream
         )
     try:

@@ -16,7 +16,7 @@ from bot_layer.federation.rules.token import hash_secret
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.health_gorilla.network import FederatedCaller
 from medplum_sandbox.medplum.sandbox import MedplumSandbox
-from tests import loopback
+from tests import loopback, processes
 from tests.federation.federated_world import CLIENT_ID
 
 pytestmark = pytest.mark.no_cover  # the host that counts is another process
@@ -37,7 +37,7 @@ def served(environ: dict[str, str]) -> Iterator[str]:
         "--log-level",
         "error",
     ]
-    with subprocess.Popen(command, env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True) as process:
+    with processes.start(command, env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             # The line names the address once the host listens.

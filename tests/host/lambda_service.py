@@ -18,6 +18,8 @@ from threading import Thread
 from types import TracebackType
 from typing import Self
 
+from tests import processes
+
 _CLIENT = ("awslambdaric", "simplejson", "snapshot_restore_py", "runtime_client")
 # An interpreter that sees the package, the runtime client and the standard library: nothing that is installed here.
 _START = (
@@ -71,7 +73,7 @@ class Function:
             "LAMBDA_TASK_ROOT": str(self._code),
         }
         with self.log.open("w") as log:
-            self._process = subprocess.Popen(
+            self._process = processes.start(
                 [sys.executable, "-I", "-S", "-c", _START, str(self._code), str(self._client)],
                 env=environ,
                 stdout=log,

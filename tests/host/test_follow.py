@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.host.process import until
 from tests.host.test_inbox import AT, NOW, Script, changed, running
 
@@ -23,7 +24,7 @@ def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     with running(tmp_path, script) as (inbox, _):
         inbox.take(script.handler, changed("before", "1"), AT, now=NOW)
-        with subprocess.Popen(
+        with processes.start(
             [*command, f"sqlite:///{tmp_path / 'inbox.sqlite'}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -21,6 +21,7 @@ from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.heartbeat import Heart, new_host_id
 from bot_layer.host.process_lock import Presence
 from bot_layer.host.runs import Runs, open_runs
+from tests import processes
 from tests.host.process import until
 from tests.host.test_inbox import AT, BUSY, NOW, Script, Trusting, changed, ended
 
@@ -87,7 +88,7 @@ def test_a_killed_process_is_not_there_any_more(tmp_path: Path) -> None:
         "import sys; from bot_layer.host.process_lock import Presence; here = Presence(sys.argv[1]); "
         "print(here.alone, flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
+    with processes.start(
         [sys.executable, "-c", hold, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None

@@ -5,7 +5,6 @@ https://hl7.org/fhir/smart-app-launch/backend-services.html
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, USUALLY_GRANTED
 from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, Log, OpenRequests, read_object
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
+from bot_layer.http.single_flight import SingleFlight
 
 _CURVES: Final = {"secp384r1": "ES384", "secp256r1": "ES256"}
 
@@ -39,21 +39,23 @@ class SourceLogin:
 
     def __post_init__(self) -> None:
         self.types = self.settings.types
-        self._lock = threading.RLock()
+        self._discoveries: SingleFlight[smart.Discovery] = SingleFlight(SERVICE)
+        self._tokens: SingleFlight[smart.Token] = SingleFlight(SERVICE)
         self._fresh_discovery = False
         self._token: smart.Token | None = None
 
     def discover(self) -> smart.Discovery:
         """The token endpoint, from the SMART configuration or else the CapabilityStatement."""
-        with self._lock:
-            if self.discovery is None:
-                self.log("PFSyncWorker", "Discovering SMART endpoints...")
-                self.discovery = self._discovered()
-                self._fresh_discovery = True
-                self.log("PFSyncWorker", f"Token endpoint: {_place(self.discovery.token_endpoint)}")
-            return self.discovery
+        return self.discovery or self._discoveries.do("discovery", lambda: self.discovery or self._discovered())
 
     def _discovered(self) -> smart.Discovery:
+        self.log("PFSyncWorker", "Discovering SMART endpoints...")
+        self.discovery = found = self._read_discovery()
+        self._fresh_discovery = True
+        self.log("PFSyncWorker", f"Token endpoint: {_place(found.token_endpoint)}")
+        return found
+
+    def _read_discovery(self) -> smart.Discovery:
         configuration, capability = smart.discovery_urls(self.settings.source)
         readers = (
             (configuration, smart.read_smart_configuration, ".well-known/smart-configuration"),
@@ -105,21 +107,21 @@ class SourceLogin:
 
     def token(self, *, stale: str = "") -> str:
         """A token that is good now. ``stale`` is one that the server has just refused."""
-        with self._lock:
-            if not self._good(stale):
-                if not self.granted:
-                    self.negotiate()
-                if not self._good(stale):
-                    self._renew()
-            if self._token is None:
-                raise AssertionError("a renewed token is there")
-            return self._token.value
+        token = self._good(stale) or self._tokens.do("token", lambda: self._renewed(stale))
+        return token.value
 
-    def _good(self, stale: str) -> bool:
+    def _good(self, stale: str) -> smart.Token | None:
         token = self._token
-        return token is not None and token.value != stale and token.fresh(self.requests.clock())
+        is_good = token is not None and token.value != stale and token.fresh(self.requests.clock())
+        return token if is_good else None
 
-    def _renew(self) -> None:
+    def _renewed(self, stale: str) -> smart.Token:
+        """A new token, unless another caller has brought one meanwhile."""
+        if not self.granted and not self._good(stale):
+            self.negotiate()
+        return self._good(stale) or self._renew()
+
+    def _renew(self) -> smart.Token:
         answer = self._ask(self.granted)
         if isinstance(answer, smart.ScopeRefused) and self.settings.scopes:
             raise AuthError("The source refuses the scopes of PF_SCOPES.", code="no-scope-granted")
@@ -130,6 +132,7 @@ class SourceLogin:
             answer = self._ask(self.granted)
         if isinstance(answer, smart.ScopeRefused):
             raise AuthError("The source refuses the scopes that it granted before.", code="scopes-withdrawn")
+        return answer
 
     def _ask(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
         """The answer to a token request. What an earlier run learnt of the token endpoint may hold no more."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.state.database import Row, SyncDatabase
+from bot_layer.sealing import Seal
 
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS known (type TEXT, id TEXT, medplum TEXT NOT NULL, digest BLOB, PRIMARY KEY (type, id))",
@@ -33,18 +34,26 @@ _MANY: Final = 400
 
 @dataclass(frozen=True)
 class Failure:
-    """A resource that Medplum refused, with its words and what the source sent."""
+    """A resource that Medplum refused, with its words and what the source sent.
+
+    One that was stored under another key is not ``readable``: it has no words and no resource, but it stays in the map.
+    """
 
     key: Key
     status: int
     reason: str = field(repr=False)
     resource: bytes = field(repr=False)
+    readable: bool = True
 
 
 class SyncMap:
-    """The map in a file, in a schema of PostgreSQL that several machines share, or in memory. Safe between threads."""
+    """The map in a file, in a schema of PostgreSQL that several machines share, or in memory. Safe between threads.
 
-    def __init__(self, path: Path | None = None, *, url: str = "", schema: str = "") -> None:
+    With a ``key``, what Medplum refused, and why, is encrypted under it: that alone is a person's data.
+    """
+
+    def __init__(self, path: Path | None = None, *, url: str = "", schema: str = "", key: str = "") -> None:
+        self._seal = Seal(key)
         self._base = SyncDatabase(_TABLES, path=path, url=url, schema=schema)
         self.lasting = path is not None or bool(url)  # a process that is killed leaves it behind
 
@@ -130,7 +139,7 @@ class SyncMap:
             base.many(
                 "INSERT INTO failed VALUES (?, ?, ?, ?, ?) ON CONFLICT (type, id) DO UPDATE SET "
                 "status = excluded.status, reason = excluded.reason, resource = excluded.resource",
-                [(*each.key, each.status, each.reason, each.resource) for each in refused],
+                [self._row(each) for each in refused if each.readable],
             )
             # Should the source go back to what it sent before, that is to end the failure.
             base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
@@ -212,8 +221,17 @@ class SyncMap:
         columns = "type, id, status, reason, resource"
         query = f"SELECT {columns} FROM failed WHERE (type, id) > (?, ?) ORDER BY type, id LIMIT {_MANY}"  # noqa: S608
         while rows := self._base.read(query, last):
-            yield from (Failure(Key(row[0], row[1]), row[2], row[3], bytes(row[4])) for row in rows)
+            yield from map(self._failure, rows)
             last = (rows[-1][0], rows[-1][1])
+
+    def _row(self, failure: Failure) -> Row:
+        reason = self._seal.close(failure.reason.encode()).decode()
+        return *failure.key, failure.status, reason, self._seal.close(failure.resource)
+
+    def _failure(self, row: Row) -> Failure:
+        reason, resource = self._seal.open(row[3].encode()), self._seal.open(bytes(row[4]))
+        key, readable = Key(row[0], row[1]), reason is not None and resource is not None
+        return Failure(key, row[2], (reason or b"").decode(), resource or b"", readable=readable)
 
     # -- What a full export showed
 

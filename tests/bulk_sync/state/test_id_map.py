@@ -134,3 +134,36 @@ def test_the_map_is_its_users_alone(tmp_path: Path) -> None:
         SyncMap(path).close()
         assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         path.chmod(0o644)
+
+
+def test_a_refused_resource_is_encrypted_where_a_key_is_set(tmp_path: Path) -> None:
+    """Neither the resource nor Medplum's words about it can be read in the file."""
+    refused = Failure(ONE, 422, "Unseenfamily is no date", b'{"resourceType":"Patient","name":"Unseenfamily"}')
+    kept = SyncMap(tmp_path / "map.sqlite", key="k" * 32)
+    kept.record((), failures=[refused])
+    assert list(kept.failures()) == [refused]
+    kept.close()
+    assert [each.name for each in tmp_path.iterdir() if b"Unseenfamily" in each.read_bytes()] == []
+
+
+@pytest.mark.parametrize("key", ["", "another key"], ids=["missing", "wrong"])
+def test_a_key_that_does_not_fit_loses_no_refused_resource(tmp_path: Path, key: str) -> None:
+    """The entry stays and says that it can't be read; with its own key it is all there again."""
+    refused = Failure(ONE, 422, "why", b"{}")
+    for this_key, expected in (("k" * 32, refused), (key, Failure(ONE, 422, "", b"", readable=False))) * 2:
+        kept = SyncMap(tmp_path / "map.sqlite", key=this_key)
+        if not list(kept.failures()):
+            kept.record((), failures=[refused])
+        assert list(kept.failures()) == [expected]
+        kept.record((), failures=list(kept.failures()))
+        kept.close()
+
+
+def test_what_was_refused_before_there_was_a_key_can_be_read(tmp_path: Path) -> None:
+    """A key that is set later loses nothing."""
+    refused = Failure(ONE, 422, "why", b"{}")
+    for key in ("", "k" * 32):
+        kept = SyncMap(tmp_path / "map.sqlite", key=key)
+        kept.record((), failures=[refused] if not key else ())
+        assert list(kept.failures()) == [refused]
+        kept.close()
