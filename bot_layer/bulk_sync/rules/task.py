@@ -138,7 +138,7 @@ def _state(document: Mapping[str, Any]) -> SyncState:
     run = document.get("run")
     tuples = ("groups", "types", "scopes", "scopes_for", "refused_types", "type_filters", "auth_methods", "writers")
     return SyncState(
-        **_tupled(document, tuples)
+        **_tupled(_known(SyncState, document), tuples)
         | {
             "members": _rolls(document),
             "run": _run(run) if run else None,
@@ -150,7 +150,9 @@ def _run(document: Mapping[str, Any]) -> Run:
     return Run(
         **_tupled(_known(Run, document), ("refused_types", "notes", "bad_lines"))
         | {
-            "not_exported": tuple(NotExported(**each) for each in document.get("not_exported", ())),
+            "not_exported": tuple(
+                NotExported(**_known(NotExported, each)) for each in document.get("not_exported", ())
+            ),
             "members": _rolls(document),
             "jobs": tuple(_job(each) for each in document["jobs"]),
             "edits": read_list(document.get("edits", {})),
@@ -166,12 +168,12 @@ def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
 def _job(document: Mapping[str, Any]) -> Job:
     return Job(
         **_tupled(_known(Job, document), ("types", "patients"))
-        | {"files": tuple(FileState(**each) for each in document["files"])}
+        | {"files": tuple(FileState(**_known(FileState, each)) for each in document["files"])}
     )
 
 
-def _known(kind: type[Run | Job], document: Mapping[str, Any]) -> Json:
-    """The fields that this version has: a run may have been started by another one."""
+def _known(kind: type[SyncState | Run | Job | FileState | NotExported], document: Mapping[str, Any]) -> Json:
+    """The fields that this version has: another version, older or newer, may have written the Task."""
     return {each.name: document[each.name] for each in fields(kind) if each.name in document}
 
 
