@@ -104,16 +104,17 @@ def keep(session: Session, worker: UpsertWorker, number: int, resources: Iterabl
         session.map.write_seen(keys)
     same = worker.unchanged(found)
     source = session.settings.source
-    spooled, targets = list[Spooled](), set[Key]()
+    spooled, targets = list[Spooled](), dict[Key, frozenset[Key]]()
     for each in found:
         if each.key is None or each.key in same:
             continue
         # Content behind a link is fetched as such, not read as a resource.
-        targets |= references.targets(each.value, source)
+        targets[each.key] = references.targets(each.value, source)
         body = each.raw or orjson.dumps(each.value)
         place = place_of(each.key, each.value, source)
         spooled.append(Spooled(each.key, place, body, _updated(each.value), each.number))
-    session.spool.add(number, spooled, targets)
+    session.map.write_references(targets.items())
+    session.spool.add(number, spooled, set[Key]().union(*targets.values()))
     return Loaded(counted((each.type, "unchanged") for each in found if each.key in same))
 
 

@@ -98,11 +98,13 @@ class Finalizer:
         return len(changed.done)
 
     def _repaired(self, known: dict[Key, str], _key: Key, there: Found) -> Json | None:
+        return self._rewritten(there, references.repair(there.resource, known, self.address))
+
+    def _rewritten(self, there: Found, wanted: Json) -> Json | None:
+        """The resource with other references, tagged while one of them waits; None where nothing is to be written."""
         if there.edited and self.medplum.policy != "source":
             return None  # left as it is: with our name on it the edit could not be told any more
-        wanted = references.repair(there.resource, known, self.address)
-        left = references.logical_targets(wanted, self.address)
-        wanted = source_mark.tagged(wanted, left)
+        wanted = source_mark.tagged(wanted, references.logical_targets(wanted, self.address))
         return None if wanted == there.resource else _bare(wanted)
 
     def _left(self, there: Found | None, known: dict[Key, str]) -> list[Key]:
@@ -122,6 +124,7 @@ class Finalizer:
             found = self.medplum.look_up(some)
             changed = self._mark(found) if how == "mark" else Changed()
             found = {key: there for key, there in found.items() if key not in changed.seen}
+            self._detach(found)
             gone = self.medplum.delete([(stored_as(key.type), there.id) for key, there in found.items()])
             deleted = [(key, there) for (key, there), ok in zip(found.items(), gone, strict=True) if ok]
             self.medplum.delete([("Binary", each) for key, there in deleted for each in _contents(key, there)])
@@ -141,6 +144,24 @@ class Finalizer:
                     code="deletion-refused",
                 )
         return done
+
+    def _detach(self, found: Mapping[Key, Found]) -> None:
+        """Have what refers to these name them by identifier: a reference to what is deleted would lead to nothing.
+
+        It comes before the deletion, so that a run that breaks off in between takes it up again.
+        """
+        gone = {f"{stored_as(key.type)}/{there.id}": key for key, there in found.items() if key.type != "Binary"}
+        for keys in self.map.referrers(gone.values()):
+            staying = [key for key in keys if key not in found]
+            changed = self.medplum.change(staying, partial(self._detached, gone))
+            waiting = ((key, self._targets_without(changed.seen[key], gone)) for key in changed.done)
+            self.map.record((), waiting=waiting)
+
+    def _detached(self, gone: Mapping[str, Key], _key: Key, there: Found) -> Json | None:
+        return self._rewritten(there, references.detach(there.resource, gone, self.address))
+
+    def _targets_without(self, there: Found, gone: Mapping[str, Key]) -> frozenset[Key]:
+        return references.logical_targets(references.detach(there.resource, gone, self.address), self.address)
 
     def _mark(self, found: Mapping[Key, Found]) -> Changed:
         """Mark those of a type that can say so."""

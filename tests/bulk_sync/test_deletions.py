@@ -18,7 +18,7 @@ from bot_layer.medplum.requests import ROUNDS
 from bot_layer.medplum.rules.batch_entries import Entry
 from medplum_sandbox.practice_fusion import Switches
 from tests.bulk_sync.test_named_faults import change, one, small
-from tests.bulk_sync.world import World, assert_adds_up, assert_exact, observation, patient
+from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient
 
 WAITING = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
 
@@ -205,3 +205,41 @@ def test_an_id_that_medplum_does_not_know_any_more_does_no_harm(tmp_path: Path) 
         change(both, patient("p1", gender="other"))
         assert_adds_up(both.run())
         assert_exact(both)
+
+
+@pytest.mark.parametrize("reconcile", [False, True])
+def test_what_refers_to_a_deleted_resource_names_it_by_identifier(reconcile: bool, tmp_path: Path) -> None:
+    """Though the source does not send the referrer again; and it is a reference again once the target comes back."""
+    panel = observation("o1", hasMember=[{"reference": "Observation/o2"}])
+    with small(patient("p1"), panel, observation("o2"), folder=tmp_path) as both:
+        both.run()
+        assert "reference" in one(both, "Observation", "o1")["hasMember"][0]
+        both.source.source.delete("Observation", "o2", at=both.source.now())
+        state = both.run(Options(reconcile=reconcile), max_delete_share=1.0)
+        assert state.run is not None
+        assert (state.run.deleted, state.run.waiting) == (1, 1)
+        assert_exact(both)
+        (member,) = one(both, "Observation", "o1")["hasMember"]
+        assert member["identifier"]["value"] == "o2"
+        assert counts(both.run(Options(full=True)))["updated"] == 0
+        change(both, observation("o2"))
+        state = both.run()
+        assert state.run is not None
+        assert (state.run.repaired, state.run.waiting) == (1, 0)
+        assert "reference" in one(both, "Observation", "o1")["hasMember"][0]
+        assert_exact(both)
+
+
+def test_a_referrer_that_was_edited_is_left_as_it_is(tmp_path: Path) -> None:
+    """Where edits in Medplum are kept, a deletion elsewhere does not write over them."""
+    panel = observation("o1", hasMember=[{"reference": "Observation/o2"}])
+    with small(patient("p1"), panel, observation("o2"), folder=tmp_path) as both:
+        both.run()
+        both.put({**one(both, "Observation", "o1"), "status": "amended"})
+        both.source.source.delete("Observation", "o2", at=both.source.now())
+        state = both.run(local_edits="keep")
+        assert state.run is not None
+        assert state.run.deleted == 1
+        stored = one(both, "Observation", "o1")
+        assert stored["status"] == "amended"
+        assert "reference" in stored["hasMember"][0]

@@ -87,6 +87,16 @@ def rewrite(resource: Json, known: Known, base: str) -> Rewritten:
     return Rewritten(_mapped(resource, change), frozenset(unresolved))
 
 
+def detach(resource: Json, gone: Mapping[str, Key], base: str) -> Json:
+    """The same resource, naming by identifier what is to be deleted: ``gone`` by reference (``Patient/<id>``)."""
+
+    def change(reference: Json) -> Json:
+        return _logical(reference, gone[reference["reference"]], base)
+
+    detached: Json = _mapped(resource, change, wanted=lambda each: each.get("reference") in gone)
+    return detached
+
+
 def logical_targets(resource: Json, base: str) -> frozenset[Key]:
     """The resources of the source that this one names by identifier because they were not there when it was written."""
     return frozenset(key for each in _objects(resource) if (key := _logical_key(each, base)) is not None)

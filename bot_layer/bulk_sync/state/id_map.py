@@ -22,6 +22,8 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS waiting (type TEXT, id TEXT, to_type TEXT, to_id TEXT, "
     "PRIMARY KEY (type, id, to_type, to_id))",
     "CREATE INDEX IF NOT EXISTS waiting_to ON waiting (to_type, to_id)",
+    "CREATE TABLE IF NOT EXISTS refers (to_type TEXT, to_id TEXT, type TEXT, id TEXT, "
+    "PRIMARY KEY (to_type, to_id, type, id))",
     "CREATE TABLE IF NOT EXISTS failed (type TEXT, id TEXT, status INTEGER, reason TEXT, resource BLOB, "
     "PRIMARY KEY (type, id))",
     "CREATE TABLE IF NOT EXISTS seen (type TEXT, id TEXT, PRIMARY KEY (type, id))",
@@ -78,7 +80,7 @@ class SyncMap:
     def clear(self, cache_id: str) -> None:
         """Forget everything: the map belongs to another past."""
         with self._base.changing() as base:
-            for table in ("known", "gone", "waiting", "failed", "seen", "asked", "note"):
+            for table in ("known", "gone", "waiting", "refers", "failed", "seen", "asked", "note"):
                 base.run(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
             base.run("INSERT INTO note VALUES ('cache_id', ?)", (cache_id,))
 
@@ -212,6 +214,28 @@ class SyncMap:
             with self._base.changing() as base:
                 base.run("DELETE FROM asked")
             self.write_note("asked_with", rights)
+
+    # -- Who refers to what
+
+    def write_references(self, pairs: Iterable[tuple[Key, Iterable[Key]]]) -> None:
+        """Remember what each resource refers to. What it refers to no longer may stay noted."""
+        with self._base.changing() as base:
+            base.many(
+                "INSERT INTO refers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(*target, *key) for key, targets in pairs for target in targets],
+            )
+
+    def referrers(self, targets: Iterable[Key]) -> Iterator[list[Key]]:
+        """The resources that may refer to these, a hundred at a time."""
+        for kind, ids in _by_type(targets):
+            query = (
+                f"SELECT DISTINCT type, id FROM refers WHERE to_type = ? AND to_id IN ({_marks(ids)}) "  # noqa: S608
+                "AND (type, id) > (?, ?) ORDER BY 1, 2 LIMIT 100"
+            )
+            after = Key("", "")
+            while found := self._keys(query, (kind, *ids, *after)):
+                yield found
+                after = found[-1]
 
     # -- Failures
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot_layer.bulk_sync.rules.references import Key, logical_targets, read_reference, repair, rewrite, targets
+from bot_layer.bulk_sync.rules.references import Key, detach, logical_targets, read_reference, repair, rewrite, targets
 from bot_layer.fhir.json import Json
 
 BASE = "https://source.example/fhir"
@@ -89,3 +89,23 @@ def test_what_is_created_in_the_same_batch_is_named_by_its_urn() -> None:
     urn = "urn:uuid:00000000-0000-4000-8000-000000000000"
     rewritten = rewrite({"a": {"reference": "Patient/2"}}, {Key("Patient", "2"): urn}, BASE)
     assert (rewritten.resource, rewritten.unresolved) == ({"a": {"reference": urn}}, frozenset())
+
+
+def test_what_is_detached_is_as_if_it_had_never_been_known() -> None:
+    """Expected value: the source's resource, written while the target is missing."""
+    sent = {
+        "resourceType": "Observation",
+        "subject": {"reference": "Patient/p1"},
+        "hasMember": [
+            {"reference": "Observation/o2", "display": "sample", "type": "Observation"},
+            {"reference": "Observation/o3"},
+        ],
+    }
+    known = {Key("Patient", "p1"): "m1", Key("Observation", "o2"): "m2", Key("Observation", "o3"): "m3"}
+    gone = {"Observation/m2": Key("Observation", "o2")}
+    never = {key: at for key, at in known.items() if key.id != "o2"}
+    stored = rewrite(sent, known, "https://source.example/fhir").resource
+    detached = detach(stored, gone, "https://source.example/fhir")
+    assert detached == rewrite(sent, never, "https://source.example/fhir").resource
+    assert detach(detached, gone, "https://source.example/fhir") == detached
+    assert repair(detached, known, "https://source.example/fhir") == stored
