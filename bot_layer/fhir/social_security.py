@@ -11,13 +11,14 @@ from typing import Final
 
 from bot_layer.fhir.json import Json, objects
 
-_TYPES: Final = frozenset({"SS", "SB", "SSN", "SSNUM", "USSSN"})
-_AUTHORITIES: Final = frozenset({"SSA", "USSSA", "SSN", "US-SSN", "USSSN"})
-_OID: Final = "2.16.840.1.113883.4.1"
-_SYSTEM: Final = re.compile(
-    r"(?:^|[/:._-])(?:us[._-]?)?ssn(?:um(?:ber)?)?$|social[._-]?security(?:[._-]?n(?:umber|um|o))?$"
+_TYPES: Final = frozenset({"SS", "SB"})
+_AUTHORITIES: Final = frozenset({"ssa", "usssa", "us ssa"})
+_OID: Final = re.compile(r"(?:^|[^\d.])2\.16\.840\.1\.113883\.4\.1(?:$|[^\d.])")
+_HOST: Final = re.compile(r"^[a-z][a-z\d+.-]*://([^/?#]*)", re.IGNORECASE)
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORDS: Final = re.compile(
+    r"\b(?:(?:us ?)?ssn(?:um(?:ber)?)?\d?|soc(?:ial)? ?sec(?:urity)?(?: ?(?:number|num|no))?|ss (?:number|num|no))\b"
 )
-_TEXT: Final = re.compile(r"\bssn\b|\bss\s*(?:#|no\b|num)|\bsoc(?:ial|\.)?\s*sec(?:urity|\.)?(?!\w)", re.IGNORECASE)
 
 
 def is_ssn(identifier: Json) -> bool:
@@ -28,23 +29,26 @@ def is_ssn(identifier: Json) -> bool:
     if not isinstance(kind, dict):
         return False
     codings = objects(kind.get("coding"))
-    texts = [kind.get("text"), *(coding.get("display") for coding in codings)]
-    return any(is_ssn_type(str(coding.get("code") or "")) for coding in codings) or any(
-        isinstance(text, str) and _TEXT.search(text) for text in texts
-    )
-
-
-def is_ssn_type(code: str) -> bool:
-    """Whether a code of HL7 table 0203, or what senders write instead, means a social security number."""
-    return code.strip().upper() in _TYPES
+    texts = [kind.get("text"), *(coding.get(name) for coding in codings for name in ("code", "display"))]
+    is_typed = any(str(coding.get("code") or "").strip().upper() in _TYPES for coding in codings)
+    return is_typed or any(isinstance(text, str) and _WORDS.search(_words(text)) for text in texts)
 
 
 def is_ssn_system(system: str) -> bool:
-    """Whether a system (a URL, a URN or a bare OID) is that of social security numbers, however it is spelled."""
-    bare = system.strip().lower().split("?")[0].rstrip("/#|").removesuffix("/")
-    return bare.removeprefix("urn:oid:").removeprefix("oid:") == _OID or bool(_SYSTEM.search(bare))
+    """Whether a system (a URL, a URN or a bare OID) is that of social security numbers, however it is spelled.
+
+    Of a URL's host nothing counts but ssa.gov.
+    """
+    host = _HOST.match(system.strip())
+    is_theirs = host is not None and f".{host[1].lower()}".endswith(".ssa.gov")
+    return is_theirs or bool(_OID.search(system) or _WORDS.search(_words(_HOST.sub("", system.strip()))))
 
 
 def is_ssn_authority(name: str) -> bool:
     """Whether an assigning authority of HL7 version 2 (CX.4) gives social security numbers."""
-    return name.strip().upper() in _AUTHORITIES or is_ssn_system(name)
+    return _words(name) in _AUTHORITIES or is_ssn_system(name)
+
+
+def _words(text: str) -> str:
+    """The words of a text in lower case, one space between them; ``#`` is the word no."""
+    return " ".join(re.sub(r"[\W_]+", " ", _CAMEL.sub(" ", text).replace("#", " no ")).lower().split())

@@ -31,6 +31,17 @@ V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
         {"type": {"text": "patient's social security no."}},
         {"type": {"text": "Soc. Sec. #"}},
         {"type": {"text": "SS#"}},
+        # Words run together, with signs between them, or with more behind them.
+        {"system": "https://clinic.example/fhir/patientSSN"},
+        {"system": "https://clinic.example/ids#ssn"},
+        {"system": "https://clinic.example/ssn/v2"},
+        {"system": "https://clinic.example/ssn-last4"},
+        {"system": "https://secure.ssa.gov/number"},
+        {"system": "http://hl7.org/fhir/sid/us-ssn|4.0"},
+        {"type": {"text": "Social-Security Nr"}},
+        {"type": {"text": "social_security_number"}},
+        {"type": {"coding": [{"system": "urn:local", "code": "SOCSEC"}]}},
+        {"type": {"coding": [{"system": "urn:local", "code": "SocialSecurityNumber"}]}},
     ],
 )
 def test_a_social_security_number_is_recognized(parts: dict[str, Any]) -> None:
@@ -43,6 +54,12 @@ def test_a_social_security_number_is_recognized(parts: dict[str, Any]) -> None:
         {},
         {"system": "https://clinic.example/mrn"},
         {"system": "https://lessn.example"},
+        {"system": "https://ssn.example/mrn"},
+        {"system": "https://notssa.gov/mrn"},
+        {"system": "https://clinic.example/assn"},
+        {"system": "https://clinic.example/session"},
+        {"type": {"text": "Class number"}},
+        {"type": {"text": "Social section number"}},
         {"system": "urn:oid:2.16.840.1.113883.4.11"},
         {"type": {"coding": [{"system": V2, "code": "MR", "display": "Medical record number"}]}},
         {"type": {"coding": [{"system": V2, "code": "SN"}], "text": "Subscriber number"}},
@@ -54,12 +71,14 @@ def test_another_number_is_not(parts: dict[str, Any]) -> None:
     assert not is_ssn({"value": "900-12-3456", **parts})
 
 
-def test_an_authority_is_recognized_by_name_or_oid() -> None:
-    assert [is_ssn_authority(name) for name in ("SSA", "ussssa", "UsSSA", "2.16.840.1.113883.4.1", "CLINIC", "")] == [
-        True,
-        False,
-        True,
-        True,
-        False,
-        False,
-    ]
+@pytest.mark.parametrize(
+    "name",
+    ["SSA", "UsSSA", "US SSA", "2.16.840.1.113883.4.1", "US SSN", "SocSec", "Social Security Administration", "SSN"],
+)
+def test_an_authority_is_recognized_by_name_or_oid(name: str) -> None:
+    assert is_ssn_authority(name)
+
+
+@pytest.mark.parametrize("name", ["ussssa", "CLINIC", "", "SSAH", "2.16.840.1.113883.4.10", "12.16.840.1.113883.4.1"])
+def test_another_authority_is_not(name: str) -> None:
+    assert not is_ssn_authority(name)
