@@ -58,7 +58,4 @@ def _names_somebody(event: Event) -> bool:
     return is_resource or bool(values(event.parameters, "practitioner")) or "practitioner" in event.query
 
 
-# ``medplum-bots doctor`` asks this of every bot that has it.
-partner_checks = health_gorilla_check.check
-
-handler = Handler(BOT, check)
+handler = Handler(BOT, check, read_settings=hg.read, partner_checks=health_gorilla_check.check)

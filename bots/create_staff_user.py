@@ -131,4 +131,4 @@ def _act(
     return action if account.heeded else "unchanged", replace(account, login=account.login or who.known_login)
 
 
-handler = Handler(BOT, create)
+handler = Handler(BOT, create, read_settings=hg.read)

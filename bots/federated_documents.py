@@ -105,4 +105,9 @@ def _pairs(event: Event) -> list[tuple[str, str]]:
     return [(name, each) for name, each in pairs if isinstance(each, str)]
 
 
-handler = Handler(BOT, answer, answer_failure=lambda error, _event: outcomes.of_error(error))
+handler = Handler(
+    BOT,
+    answer,
+    answer_failure=lambda error, _event: outcomes.of_error(error),
+    read_settings=lambda values: read_answering(values, ""),
+)

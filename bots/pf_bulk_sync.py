@@ -14,9 +14,10 @@ import time
 from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
+from bot_layer.bulk_sync.check import check
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import answer as sync_answer
-from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices
+from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices, require_settings
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, in_order, stored_as
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
@@ -161,4 +162,4 @@ def _due(sync: Sync) -> bool:
     return time.time() - ended >= sync.settings.interval_ms / 1000
 
 
-handler = Handler(BOT, act)
+handler = Handler(BOT, act, read_settings=require_settings, partner_checks=check)

@@ -6,6 +6,7 @@ leaves alone; writes Health Gorilla's id back. Also takes HL7 ADT messages, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -163,4 +164,9 @@ def _patient_of_consent(event: Event) -> str | None:
     return reference
 
 
-handler = Handler(BOT, register, answer_failure=refuse)
+def _read_settings(values: Mapping[str, str]) -> None:
+    for read in (hg.read, disclosure_policy, registration_policy, adt_policy):
+        read(values)
+
+
+handler = Handler(BOT, register, answer_failure=refuse, read_settings=_read_settings)

@@ -51,4 +51,4 @@ def sync(event: Event) -> Json:
     return locations.answer(decision, location_id)
 
 
-handler = Handler(BOT, sync)
+handler = Handler(BOT, sync, read_settings=hg.read)

@@ -127,4 +127,4 @@ def _act(
     return action, replace(settled, login=settled.login or login)
 
 
-handler = Handler(BOT, sync)
+handler = Handler(BOT, sync, read_settings=hg.read)

@@ -88,7 +88,7 @@ def configured(folder: Path | None = None) -> tuple[str, ...]:
 
 
 def module_of(handler: Handler) -> ModuleType:
-    """The module of a bot, for what it exports beside its handler."""
+    """The module of a bot."""
     return sys.modules[handler.act.__module__]
 
 

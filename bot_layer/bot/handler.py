@@ -1,7 +1,7 @@
-"""The door of a bot: ``handler(event)`` takes Medplum's envelope and always answers with a FHIR resource.
+"""The entry point of a bot: ``handler(event)`` takes Medplum's envelope and always answers with a FHIR resource.
 
 A bot module declares ``BOT`` and a function on the event's value, and ends with ``handler = Handler(BOT, function)``.
-It reads the envelope, lets only the declared settings in (from the environment, else from the project's secrets),
+It reads the envelope, passes only the declared settings (from the environment, else from the project's secrets),
 checks the input against the OperationDefinition of the same stem, and turns a failure into an answer. Anything that
 is no BotError is a fault of the code and passes through to the host.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from bot_layer.bot.event import Event
 from bot_layer.errors import BotError, InputError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
+from bot_layer.findings import Finding
 from bot_layer.http import deadline
 from bot_layer.settings import Reader
 
@@ -43,18 +44,26 @@ def failed(error: BotError, _event: Json | None = None) -> Json:
     )
 
 
+def _any(_values: Mapping[str, str]) -> None:
+    """For a bot whose settings say all in their declarations."""
+
+
 @dataclass(frozen=True)
 class Handler:
     """A bot that can be called: ``handler(event)`` answers, ``handler.run(event)`` raises BotError where it can't.
 
     ``answer_failure`` makes the answer for a failure, and is given the event, because not every caller reads FHIR.
-    ``definitions`` is the folder of the OperationDefinitions; by default ``operation_definitions`` in the folder of the
+    ``read_settings`` raises ConfigError for what the declarations of the settings can't say, and ``partner_checks``
+    tries the partners with settings that are complete: both are for the doctor. ``definitions`` is the folder of the
+    OperationDefinitions; by default ``operation_definitions`` in the folder of the
     bot's module, or beside that folder.
     """
 
     bot: Bot
     act: Callable[[Event], Json]
     answer_failure: Answerer = failed
+    read_settings: Callable[[Mapping[str, str]], object] = _any
+    partner_checks: Callable[[Mapping[str, str]], Iterable[Finding]] | None = None
     definitions: Path | None = None
 
     @property
@@ -82,7 +91,7 @@ class Handler:
     def run(self, event: Json, *, environ: Mapping[str, str] | None = None) -> Json:
         """The answer to Medplum's envelope, or a BotError. A host that retries calls this."""
         read = envelopes.read(event, settings=self.bot.settings, environ=os.environ if environ is None else environ)
-        check_settings(self.bot, read.secrets)
+        self._require_declared(read.secrets)
         require_delivered(read, self.bot)
         if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
             check_input(self.definition_path, read.input)
@@ -90,12 +99,15 @@ class Handler:
         with deadline.within(self.bot.timeout):
             return self.act(read)
 
+    def require_settings(self, values: Mapping[str, str]) -> None:
+        """Raise ConfigError for what is missing or wrong among the bot's settings, without running the bot."""
+        self._require_declared(values)
+        self.read_settings(values)
 
-def check_settings(bot: Bot, values: Mapping[str, str]) -> None:
-    """Raise one ConfigError that names every setting that is missing or is not what its declaration says."""
-    reader = Reader(bot.settings, values)
-    reader.check()
-    reader.complain()
+    def _require_declared(self, values: Mapping[str, str]) -> None:
+        reader = Reader(self.bot.settings, values)
+        reader.check()
+        reader.complain()
 
 
 def check_input(definition: Path | None, given: Json) -> None:

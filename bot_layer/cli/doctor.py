@@ -21,6 +21,8 @@ app = typer.Typer()
 
 _MARKS = {"passed": ("green", "ok"), "warning": ("yellow", "!!"), "failed": ("red", "NO"), "skipped": ("dim", "--")}
 
+_CODES = {"warning": 1, "failed": 2}
+
 
 @app.command("doctor")
 def doctor(
@@ -32,9 +34,10 @@ def doctor(
 ) -> None:
     """Examine the Medplum project of MEDPLUM_BASE_URL, the bots on it, their host and their partners.
 
-    Nothing is written. Exit code 1: something does not work; 2: no login. Warnings alone are 0.
+    Nothing is written but the AuditEvent of one call of each bot, which the host itself answers. Exit code 0: all is
+    well; 1: there are warnings; 2: something does not work, or there is no login.
     """
-    from bot_layer.deploy.doctor import Patient, examine  # noqa: PLC0415  # costs time that --help need not pay
+    from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # costs time that --help need not pay
 
     logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
     console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -44,7 +47,7 @@ def doctor(
         if host:
             require_safe_url(host, "the bots' host")
         base_url = os.environ["MEDPLUM_BASE_URL"]
-        for finding in examine(Patient(base_url, server, chosen(bots), host or None, os.environ)):
+        for finding in examine(Diagnosis(base_url, server, chosen(bots), host or None, os.environ)):
             findings.append(finding)
             if not as_json:
                 style, mark = _MARKS[finding.status]
@@ -52,8 +55,7 @@ def doctor(
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
         raise typer.Exit(2) from error
-    failed = [finding for finding in findings if finding.status == "failed"]
+    code = max((_CODES.get(finding.status, 0) for finding in findings), default=0)
     if as_json:
-        typer.echo(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}))
-    if failed:
-        raise typer.Exit(1)
+        typer.echo(json.dumps({"ok": code < 2, "findings": [asdict(finding) for finding in findings]}))
+    raise typer.Exit(code)

@@ -5,37 +5,41 @@ Each finding says what to do. Nothing is written anywhere.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from bot_layer.bot.collection import Collection, module_of
-from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
-from bot_layer.deploy.declared import RUNTIMES
+from bot_layer.bot.collection import Collection
+from bot_layer.bot.handler import Handler
+from bot_layer.bot.ping import INSTALLATION
+from bot_layer.deploy import bot_checks
+from bot_layer.deploy.bot_checks import Examined
+from bot_layer.deploy.declared import RUNTIMES, declared
 from bot_layer.deploy.project import Project, open_project
 from bot_layer.deploy.readable import readable_bots
-from bot_layer.deploy.rules.deployment_checks import version_of
+from bot_layer.deploy.rules.deployment import TAG_SYSTEM
+from bot_layer.deploy.rules.selection import select
+from bot_layer.deploy.rules.server_limits import OLDEST, limits_of, version_of
 from bot_layer.deploy.run import Request, survey
 from bot_layer.deploy.secrets import secrets_of
-from bot_layer.errors import BotError, ConfigError
+from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json
-from bot_layer.findings import Finding, passed
+from bot_layer.findings import Finding, passed, skipped
 from bot_layer.http.pace import read_rate_limit
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Answer, Transport
 from bot_layer.medplum.client import Medplum
-from bot_layer.settings import Reader, combine, resolve, secret_values
+from bot_layer.settings import secret_values
 
-_TRIED = (5, 0, 10)
 _LARGEST_DIFFERENCE = 60
-_UNWELL = re.compile(r"^(?:refused: ([a-z0-9-]+)$|ERROR )", re.MULTILINE)
+# Findings of their own, and what nobody can change.
+_ELSEWHERE = frozenset({"no-cron-feature", "no-bots-feature", "narrow-output"})
 _QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 
 
 @dataclass(frozen=True)
-class Patient:
+class Diagnosis:
     """What is examined: a server by its address and login, the bots, their host, and the settings of this machine."""
 
     base_url: str
@@ -46,9 +50,12 @@ class Patient:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def examine(case: Patient) -> Iterator[Finding]:
+def examine(case: Diagnosis) -> Iterator[Finding]:
     """Every finding, as it is made; what needs a failed step is left out."""
-    reached = False
+    reached, installation = False, ""
+    if case.host_url:
+        host, installation = _host(case.host_url)
+        yield host
     for finding in _server(case):
         reached = reached or finding.status == "passed"
         yield finding
@@ -59,12 +66,13 @@ def examine(case: Patient) -> Iterator[Finding]:
             yield Finding("rights", "failed", error.code, error.message)
         else:
             yield passed("rights", "This client administrates the project.")
-            yield from _in_project(case, project)
-    if case.host_url:
-        yield _host(case.host_url)
+            yield from _features(case, project)
+            yield _quota(case)
+            yield from readable_bots(project.server)
+            yield from _bots(case, project, installation)
 
 
-def _server(case: Patient) -> Iterator[Finding]:
+def _server(case: Diagnosis) -> Iterator[Finding]:
     url = f"{case.base_url.rstrip('/')}/healthcheck"
     try:
         answer = Transport("Medplum", _QUICK).send("GET", url, path="healthcheck")
@@ -75,9 +83,15 @@ def _server(case: Patient) -> Iterator[Finding]:
         yield Finding("server", "failed", error.code, f"{error.message} Check MEDPLUM_BASE_URL.")
         return
     yield passed("server", f"Medplum {version} answers.")
-    if version_of(version) < _TRIED:
-        yield Finding("version", "warning", "old-version", "The bots were tried on Medplum 5.0.10 and later: upgrade.")
+    yield _version(version)
     yield from _clock(answer, case.now())
+
+
+def _version(version: str) -> Finding:
+    limits = limits_of(version)
+    if version_of(version) < OLDEST:
+        return Finding("version", "warning", "old-version", f"Upgrade Medplum: {' '.join(limits)}")
+    return passed("version", " ".join(limits) or "Everything works on this version.")
 
 
 def _clock(answer: Answer, now: datetime) -> Iterator[Finding]:
@@ -92,23 +106,7 @@ def _clock(answer: Answer, now: datetime) -> Iterator[Finding]:
         yield passed("clock", f"The clocks differ by {apart:.0f} s.")
 
 
-def _in_project(case: Patient, project: Project) -> Iterator[Finding]:
-    yield from _features(case, project)
-    yield _quota(case)
-    held = secrets_of(project)
-    yield from _secrets(case, held)
-    yield from _deployment(case)
-    yield from readable_bots(project.server)
-    for handler in case.bots:
-        yield _bot(project, handler.bot.name, handler.bot.identifier)
-    for handler in case.bots:
-        checks = getattr(module_of(handler), "partner_checks", None)
-        if checks is not None:
-            # A part of a login in the environment is a finding of its own.
-            yield from checks(combine(handler.bot.settings, case.environ, secret_values(held)))
-
-
-def _features(case: Patient, project: Project) -> Iterator[Finding]:
+def _features(case: Diagnosis, project: Project) -> Iterator[Finding]:
     needed = {"bots": True} | ({"cron": False} if any(each.bot.cron for each in case.bots) else {})
     for feature, required in needed.items():
         if feature in project.features:
@@ -121,7 +119,7 @@ def _features(case: Patient, project: Project) -> Iterator[Finding]:
             yield Finding(f"feature {feature}", "failed" if required else "warning", "feature-missing", text + instead)
 
 
-def _quota(case: Patient) -> Finding:
+def _quota(case: Diagnosis) -> Finding:
     """The rest of this minute's quota as the server tells it (``RateLimit``)."""
     token = case.server.client.access_token or ""
     try:
@@ -143,78 +141,86 @@ def _quota(case: Patient) -> Finding:
     return passed("quota", f"{left} units are left in this minute.")
 
 
-def _secrets(case: Patient, held: list[Json]) -> Iterator[Finding]:
-    for handler in case.bots:
-        name = f"secrets {handler.bot.name}"
-        try:
-            values = resolve(handler.bot.settings, case.environ, secret_values(held))
-            reader = Reader(handler.bot.settings, values)
-            reader.check()
-            reader.complain()
-        except ConfigError as error:
-            where = "deploy_bots.py --secrets FILE, or the host's environment."
-            yield Finding(name, "failed", error.code, f"{error.message} Where: {where}")
-        else:
-            yield passed(name, "Every required setting has a value.")
-
-
-def _deployment(case: Patient) -> Iterator[Finding]:
-    found = survey(case.server, Request(case.bots, _runtime(case)))
+def _bots(case: Diagnosis, project: Project, installation: str) -> Iterator[Finding]:
+    """What concerns the bots that this project runs; why each of the others is not deployed."""
+    held = secret_values(secrets_of(project))
+    by_identifier = {handler.bot.identifier: handler for handler in case.bots}
+    deployed = {key: bot for key, bot in project.bots(list(by_identifier)).items() if key in by_identifier}
+    selection = select(
+        [each.bot for each in case.bots],
+        deployed=deployed.keys(),
+        settings={*held, *(name for name, value in case.environ.items() if value)},
+    )
+    for identifier, handler in by_identifier.items():
+        if identifier not in deployed:
+            reason = selection.left_out.get(handler.bot.name) or ("" if deployed else "no bot is")
+            yield _not_deployed(project, handler, reason)
+    if not deployed:
+        yield Finding("deployment", "failed", "nothing-deployed", "No bot is deployed: run deploy_bots.py.")
+        return
+    bots = case.bots.only([by_identifier[identifier].bot.name for identifier in deployed])
+    runtime = next((name for name, version in RUNTIMES.items() if version in _versions(deployed)), "fission")
+    found = survey(case.server, Request(bots, runtime))
     for problem in found.problems:
-        yield Finding("deployment", "failed" if problem.error else "warning", problem.code, problem.text)
-    steps = len(found.plan.steps)
-    if steps:
-        text = f"{steps} resources differ from what is declared: look at deploy_bots.py --dry-run, then deploy."
-        yield Finding("deployment", "warning", "drift", text)
-    else:
-        yield passed("deployment", "The server is as declared.")
+        if problem.code not in _ELSEWHERE:
+            yield Finding("deployment", "failed" if problem.error else "warning", problem.code, problem.text)
+    me, differing = _profile(case.server), {(step.kind, step.key) for step in found.plan.steps}
+    examined = [
+        Examined(
+            handler=handler,
+            project=project,
+            reference=f"Bot/{deployed[handler.bot.identifier]['id']}",
+            me=me,
+            server=case.base_url.rstrip("/"),
+            installation=installation,
+            environ=case.environ,
+            secrets=held,
+            drifted=len(differing & _resources(bots, handler, runtime, held)),
+            is_lambda=runtime == "lambda",
+        )
+        for handler in bots
+    ]
+    failed = set()
+    for bot in examined:
+        for finding in bot_checks.examine(bot):
+            failed |= {finding.name} if finding.status == "failed" else set()
+            yield finding
+    yield from bot_checks.partners(examined, failed)
 
 
-def _runtime(case: Patient) -> str:
-    """The way in which the bots are deployed, by the first of them that is there."""
-    by_version = {version: name for name, version in RUNTIMES.items()}
-    values = ",".join(f"{BOT_IDENTIFIER_SYSTEM}|{handler.bot.identifier}" for handler in case.bots)
-    versions = [bot.get("runtimeVersion") for bot in case.server.search("Bot", [("identifier", values)])]
-    return next((by_version[version] for version in versions if version in by_version), "fission")
+def _not_deployed(project: Project, handler: Handler, reason: str) -> Finding:
+    name = handler.bot.name
+    left = project.server.search("AccessPolicy", [("_tag", f"{TAG_SYSTEM}|{handler.bot.identifier}")])
+    how = f"deploy_bots.py --only {name}"
+    if left or not reason:
+        what = "It was deployed, and its Bot is gone" if left else "It is not deployed"
+        return Finding(f"bot {name}", "failed", "not-deployed", f"{what}: {how}.")
+    return skipped(f"bot {name}", f"Not deployed: {reason}. To use it: {how}.")
 
 
-def _bot(project: Project, name: str, identifier: str) -> Finding:
-    label = f"bot {name}"
-    found = project.server.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|{identifier}")])
-    if not found:
-        return Finding(label, "failed", "not-deployed", f"Deploy it: deploy_bots.py --only {name}.")
-    reference = f"Bot/{found[0]['id']}"
-    members = project.server.search("ProjectMembership", [("profile", reference)])
-    if not members:
-        text = "It has no ProjectMembership, so no Subscription runs it: delete the Bot and deploy again."
-        return Finding(label, "failed", "bot-without-membership", text)
-    if not members[0].get("accessPolicy"):
-        text = "It has no AccessPolicy and may do everything in the project: deploy again."
-        return Finding(label, "warning", "bot-without-policy", text)
-    return _last_run(project, label, reference)
+def _versions(deployed: Mapping[str, Json]) -> set[str]:
+    return {str(bot.get("runtimeVersion", "")) for bot in deployed.values()}
 
 
-def _last_run(project: Project, label: str, reference: str) -> Finding:
-    query = [("entity", reference), ("_sort", "-_lastUpdated"), ("_count", "1")]
-    runs = project.server.search("AuditEvent", query)
-    if not runs:
-        return passed(label, "It is deployed and has not run yet.")
-    when, outcome = runs[0].get("recorded", ""), runs[0].get("outcome")
-    # Before 5.1.22 Medplum writes 0 whatever a host answers; the log is the host's own.
-    unwell = _UNWELL.search(runs[0].get("outcomeDesc", ""))
-    if outcome == "0" and unwell is None:
-        return passed(label, f"Its last run, {when}, ended well.")
-    why = f" ({unwell[1]})" if unwell and unwell[1] else ""
-    text = f"Its last run, {when}, failed{why}: read the AuditEvent, or medplum-bots runs list --state dead."
-    return Finding(label, "warning", "last-run-failed", text)
+def _resources(bots: Collection, handler: Handler, runtime: str, held: Mapping[str, str]) -> set[tuple[str, str]]:
+    own = bots.only([handler.bot.name])
+    return {(each.kind, each.key) for each in declared(own, runtime=runtime, settings=held)}
 
 
-def _host(url: str) -> Finding:
+def _profile(server: Medplum) -> str:
+    profile = server.get("auth/me").get("profile") or {}
+    return f"{profile.get('resourceType')}/{profile.get('id')}"
+
+
+def _host(url: str) -> tuple[Finding, str]:
+    """Whether the host takes events, and which installation it is."""
     try:
         answer = Transport("The bots' host", _QUICK).send("GET", f"{url.rstrip('/')}/readyz", path="readyz")
     except BotError as error:
         text = f"{error.message} Start it with medplum-bots serve, or give its address with --host."
-        return Finding("host", "failed", error.code, text)
+        return Finding("host", "failed", error.code, text), ""
+    installation = answer.headers.get(INSTALLATION, "")
     if answer.ok:
-        return passed("host", "It answers and takes events.")
-    return Finding("host", "failed", "host-not-ready", "It answers but is not ready: it starts or ends just now.")
+        return passed("host", "It answers and takes events."), installation
+    text = "It answers and takes no events: it starts or ends just now, or its database is away; its log says which."
+    return Finding("host", "failed", "host-not-ready", text), installation

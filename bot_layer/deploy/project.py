@@ -33,10 +33,13 @@ class Project:
     code: Mapping[str, str] = field(default_factory=dict, repr=False)
     references: dict[str, str] = field(default_factory=dict, repr=False)
 
+    def bots(self, identifiers: Sequence[str]) -> dict[str, Json]:
+        """The Bots that the project holds, by these identifiers."""
+        return self._by_key("Bot", "identifier", identifiers, BOT_IDENTIFIER_SYSTEM, everything=False)
+
     def deployed_bots(self, identifiers: Sequence[str]) -> dict[str, str]:
         """The ``runtimeVersion`` of the Bots that the project holds, by these identifiers."""
-        bots = self._by_key("Bot", "identifier", identifiers, BOT_IDENTIFIER_SYSTEM, everything=False)
-        return {key: str(bot.get("runtimeVersion", "")) for key, bot in bots.items()}
+        return {key: str(bot.get("runtimeVersion", "")) for key, bot in self.bots(identifiers).items()}
 
     def found(self, declared: Sequence[Wanted], *, everything: bool) -> list[Found]:
         """What is there of the declared resources; with ``everything`` also what carries the mark beside them."""

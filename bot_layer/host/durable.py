@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -23,6 +23,7 @@ from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflo
 from bot_layer import spans
 from bot_layer.bot.collection import Collection
 from bot_layer.bot.handler import Handler
+from bot_layer.bot.ping import Standing
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.fhir.json import Json
 from bot_layer.host import retention, storage
@@ -94,6 +95,7 @@ class Inbox:
     ) -> None:
         self.settings = settings
         self._history = history
+        self.installation = storage.installation(settings.database_url)
         self._bots = bots
         self._environ = environ
         self._guard = guard or Guard(environ)
@@ -269,6 +271,29 @@ class Inbox:
         )
         return dict.fromkeys(_COUNTED.values(), 0) | Counter(_COUNTED[run.status] for run in found)
 
+    def stand(self, bot: str) -> Standing:
+        """How the bot's events go: how the last one ended, and how many are dead letters."""
+        try:
+            found = DBOS.list_workflows(
+                status=["SUCCESS", *retention.DEAD],
+                name=WORKFLOW,
+                was_forked_from=False,
+                sort_desc=True,
+                limit=_LOOKED_AT,
+            )
+        except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            _log.warning("The inbox's runs were not read: %s", type(fault).__name__)
+            return Standing(self.installation)
+        runs = [run for run in found if _record(run).get("bot") == bot]
+        dead = [run for run in runs if run.status in retention.DEAD]
+        if not runs:
+            return Standing(self.installation)
+        last = runs[0]
+        output: Json = last.output if isinstance(last.output, dict) else {}
+        state, code = ("dead", _reason(last)[2]) if last in dead else (output.get("state"), output.get("code"))
+        ended = datetime.fromtimestamp((last.updated_at or 0) / 1000, UTC).isoformat(timespec="seconds")
+        return Standing(self.installation, str(state or ""), str(code or ""), ended, len(dead))
+
     @contextmanager
     def _counted(self) -> Iterator[None]:
         with self._counting:
@@ -303,9 +328,15 @@ class Inbox:
 _serving: list[Inbox] = []
 
 
+def _record(run: WorkflowStatus) -> Json:
+    """What a run was stored with."""
+    record: Json = (run.input or {"args": [{}]})["args"][0]
+    return record
+
+
 def _reason(run: WorkflowStatus) -> tuple[str | None, str | None, str]:
     """The Bot of a dead letter, what kind of event it was, and its code."""
-    record: Json = (run.input or {"args": [{}]})["args"][0]
+    record = _record(run)
     text = str(run.error.args[0]) if run.error is not None and run.error.args else ""
     return record.get("botId"), record.get("kind"), text.partition(" after ")[0]
 

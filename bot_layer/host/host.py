@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from bot_layer import spans
 from bot_layer.bot.collection import Collection, load
 from bot_layer.bot.handler import Handler
+from bot_layer.bot.ping import INSTALLATION, LOG, Standing
 from bot_layer.errors import AuthError, BotError, InputError, TransientError
 from bot_layer.fhir.json import Json, encode
 from bot_layer.host import listen
@@ -65,6 +67,7 @@ class HostSettings:
     more_routes: tuple[Route, ...] = ()
     largest_body: int = LARGEST_BODY
     calls_of_a_bot: int = 32
+    installation: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass
@@ -159,7 +162,13 @@ class Dispatcher:
     def _note(self, call: Call, result: Result, ms: float) -> None:
         """Note how a call ended. What is queued is noted when it has run, also where it runs by way of Medplum."""
         history, handler = self.settings.history, call.handler
-        if history is None or handler is None or result.queued or self._is_later_run(call.envelope):
+        if (
+            history is None
+            or handler is None
+            or result.queued
+            or result.log == LOG
+            or self._is_later_run(call.envelope)
+        ):
             return
         kind, (code, action) = kind_of(call.envelope), (result.error and result.error.code, result.facts()["action"])
         history.add(
@@ -183,7 +192,14 @@ class Dispatcher:
         return bool(own) and caller == f"ClientApplication/{own}" and given not in (None, "Parameters")
 
     def _invoke(self, call: Call) -> Result:
-        return invoke(cast(Handler, call.handler), call.envelope, environ=self.settings.environ, check=self.guard.check)
+        settings = self.settings
+        return invoke(
+            cast(Handler, call.handler),
+            call.envelope,
+            environ=settings.environ,
+            check=self.guard.check,
+            stand=lambda bot: settings.inbox.stand(bot) if settings.inbox else Standing(settings.installation),
+        )
 
     def _refused(self, error: BotError) -> Result:
         _log.warning("Refused a call: %s", error.code)
@@ -233,7 +249,8 @@ def app(settings: HostSettings) -> Starlette:
 
     async def readyz(_request: Request) -> Response:
         ready = settings.inbox is None or settings.inbox.ready
-        return _json(200 if ready else 503, {"ok": ready})
+        installation = settings.inbox.installation if settings.inbox else settings.installation
+        return _json(200 if ready else 503, {"ok": ready}, {INSTALLATION: installation})
 
     async def figures(_request: Request) -> Response:
         return Response(metrics.page(await counts.latest()), media_type=CONTENT_TYPE)

@@ -7,6 +7,7 @@ meanwhile; other libraries are left out, because they write addresses with ids i
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bot_layer.bot import ping
 from bot_layer.bot.event import SUBSCRIPTION
 from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError
@@ -70,12 +72,18 @@ Check = Callable[[Handler, Json], Json | None]
 
 
 def invoke(
-    handler: Handler, envelope: Json, *, environ: Mapping[str, str] | None = None, check: Check | None = None
+    handler: Handler,
+    envelope: Json,
+    *,
+    environ: Mapping[str, str] | None = None,
+    check: Check | None = None,
+    stand: ping.Stand = lambda _bot: ping.Standing(),
 ) -> Result:
     """The result of one call of a bot, whatever happens in it.
 
     ``check`` gives the event as the bot may have it, or None where nothing is left to do; it raises BotError where the
-    bot must not run. Without one the event is believed: its sender is the operator.
+    bot must not run. Without one the event is believed: its sender is the operator. A call that asks who answers is
+    answered with what ``stand`` says of the bot, and runs nothing.
     """
     if is_own_change(envelope):
         return Result(_UNCHANGED, "skipped: own-change")
@@ -86,11 +94,15 @@ def invoke(
                 checked = check(handler, envelope) if check else envelope
                 if checked is None:
                     return Result(_NOT_THERE, "skipped: resource-gone")
+                if ping.asks(envelope):
+                    pong = ping.answer(handler, checked, os.environ if environ is None else environ, stand)
+                    return Result(pong, ping.LOG)
                 value = handler.run(checked, environ=environ)
             encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
-            return Result(handler.failure(error, envelope), "\n".join(lines), error=error)
+            log = ping.LOG if ping.asks(envelope) else "\n".join(lines)
+            return Result(handler.failure(error, envelope), log, error=error)
         except Exception as fault:  # noqa: BLE001  # the transport must answer whatever the code does
             unforeseen = BotError(
                 "The bot failed in a way that it does not foresee; the log names the place.", code="internal-error"

@@ -6,9 +6,11 @@ within some seconds runs at once. https://docs.dbos.dev/explanations/system-tabl
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -36,6 +38,15 @@ def open_engine(url: str, *, seconds: int = _LOCK_SECONDS) -> sa.Engine:
     url_of_driver = parsed.set(drivername="postgresql+psycopg")
     wait = {"connect_timeout": seconds, "options": f"-c statement_timeout={seconds * 1000}"}
     return sa.create_engine(url_of_driver, pool_size=1, pool_pre_ping=True, connect_args=wait)
+
+
+def installation(url: str) -> str:
+    """Names the hosts of one database; a copy of it elsewhere is another installation."""
+    parsed = sa.make_url(url)
+    place = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() == "sqlite":
+        place = f"{socket.gethostname()} {Path(parsed.database or '').resolve()}"
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def require_usable(url: str) -> None:

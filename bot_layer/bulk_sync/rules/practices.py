@@ -52,6 +52,24 @@ def read_practices(text: str, others: Mapping[str, str]) -> Practices:
     return found
 
 
+def read_every(values: Mapping[str, str]) -> Practices:
+    """The settings of each named practice, else of the only one, under an empty name; or what is wrong with them."""
+    if values.get(PRACTICES):
+        return read_practices(values[PRACTICES], {name: value for name, value in values.items() if name != PRACTICES})
+    try:
+        return {"": read_settings(values)}
+    except ConfigError as fault:
+        return {"": fault}
+
+
+def require_settings(values: Mapping[str, str]) -> None:
+    """Raise a ConfigError that says what is missing or wrong in the settings of any practice."""
+    for name, settings in read_every(values).items():
+        if isinstance(settings, ConfigError):
+            where = f"Practice {name}: " if name else ""
+            raise ConfigError(f"{where}{settings.message}", code=settings.code, missing=settings.missing)
+
+
 def _practice(name: str, table: object, defaults: Mapping[str, str]) -> SyncSettings:
     if not _NAME.fullmatch(name):
         raise _wrong("A practice's name has letters, digits, '-', '_' and '.'")

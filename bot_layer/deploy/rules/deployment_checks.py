@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bot_layer.bot.declaration import Bot
 from bot_layer.deploy.rules.deployment import Wanted
+from bot_layer.deploy.rules.server_limits import version_of
 
 # Codes of the operations of FHIR R4 that Medplum answers itself, or from 5.1.23 refuses to a bot.
 # https://hl7.org/fhir/R4/operationslist.html
@@ -29,12 +29,6 @@ class Problem:
     code: str
     text: str
     error: bool = True
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """The numbers of a server's version: ``5.0.10-6a4145c`` is (5, 0, 10); none where it says none."""
-    found = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def check(bots: Iterable[Bot], declared: Sequence[Wanted], *, version: str, features: Iterable[str]) -> list[Problem]:

@@ -1,0 +1,37 @@
+"""What does not work, or works otherwise, on a Medplum server of a certain version.
+
+Its release notes and observations: https://www.medplum.com/docs/self-hosting/upgrading-server
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+OLDEST: Final = (5, 0, 10)  # what the bots were tried on
+_LATEST: Final = (10**6,)
+# From a version on, before another one.
+_LIMITS: Final = (
+    ((), OLDEST, "The bots were tried on 5.0.10 and later."),
+    ((), (5, 0, 13), "Operations on the whole system are not found; call them on a type, or by $execute."),
+    ((5, 1), _LATEST, "A call on one resource loses its parameters; send them to the operation on the type."),
+    (
+        (),
+        (5, 1, 22),
+        "An AuditEvent says success of a run that failed; look at medplum-bots runs.",
+    ),
+    ((5, 1, 22), _LATEST, "The refusal of an unknown or foreign call reaches its caller as HTTP 400."),
+    ((5, 1, 23), _LATEST, "An operation with a code of FHIR's own (find, match, submit) is not found."),
+)
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The numbers of a server's version: ``5.0.10-6a4145c`` is (5, 0, 10); none where it says none."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def limits_of(version: str) -> list[str]:
+    """One sentence for each limit of that version."""
+    number = version_of(version)
+    return [text for first, end, text in _LIMITS if first <= number < end]
