@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from dbos import DBOS, error
 
-from bot_layer.host import takeover
 from bot_layer.host.process_lock import Presence
+from bot_layer.host.takeover import Membership
 
 _BEATS = 4  # within the limit: one may come late, and one may fail
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Heart:
     def start(self) -> None:
         """Say that this host lives, take over at once where it is alone, and go on."""
         self._presence = Presence(self._database_url)
-        self._engine = takeover.open_engine(self._database_url)
+        self._membership = Membership(self._database_url, self._host_id, limit=self._limit)
         self.beat(datetime.now(UTC), alone=self._presence.alone)
         self._thread.start()
 
@@ -49,13 +49,10 @@ class Heart:
         """One heartbeat; the hosts whose runs it took over."""
         with self._lock:
             if self._retired:
-                takeover.beat(self._engine, self._host_id, now=now, limit=self._limit)
+                self._membership.beat(now)
                 return []
-            taken = takeover.take_over(
-                self._engine, self._host_id, now=now, limit=self._limit, cron=self._cron, alone=alone
-            )
-            others = takeover.living(self._engine, self._host_id, now=now, limit=self._limit)
-            follow_schedules(self._cron or any(host.cron for host in others))
+            taken = self._membership.take_over(now, cron=self._cron, alone=alone)
+            follow_schedules(self._cron or any(host.cron for host in self._membership.living(now)))
         for host_id in taken:
             _log.warning("Took over the runs of a host that is gone: %s", host_id)
         return taken
@@ -70,8 +67,8 @@ class Heart:
         self._stopped.set()
         self._thread.join()
         if at_rest:
-            takeover.leave(self._engine, self._host_id)
-        self._engine.dispose()
+            self._membership.leave()
+        self._membership.close()
         self._presence.close()
 
     def _go_on(self) -> None:

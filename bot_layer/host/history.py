@@ -24,7 +24,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bot_layer.errors import BotError, InputError, ReviewNeeded
-from bot_layer.host import takeover
+from bot_layer.host import storage
 
 KEEP_DAYS: Final = 15
 FAILED: Final = ("failed", "dead")
@@ -105,10 +105,9 @@ class History:
     def _engine(self) -> sa.Engine:
         """Opened at the first use: at start the inbox says first whether its database can be used."""
         with self._starting:
-            engine = takeover.open_engine(self._database_url) if self._database_url else _memory()
-            with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else the use says what is wrong
-                _TABLE.create(engine, checkfirst=True)
-            return engine
+            if self._database_url:
+                return storage.open_engine(self._database_url, _TABLE, seconds=storage.PATIENT_SECONDS)
+            return _memory()
 
     def add(self, entry: Entry) -> None:
         """Write a record soon; one of the same id is replaced. With too many pending ones it is left out."""
@@ -232,10 +231,12 @@ class Stopwatch:
 
 def _memory() -> sa.Engine:
     """A database in memory; one connection, which one thread has at a time."""
-    return sa.create_engine(
+    engine = sa.create_engine(
         "sqlite://",
         poolclass=sa.QueuePool,
         pool_size=1,
         max_overflow=0,
         connect_args={"check_same_thread": False},
     )
+    _TABLE.create(engine)
+    return engine

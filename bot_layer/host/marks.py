@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from bot_layer.host import takeover
+from bot_layer.host import storage
 
 _TABLE: Final = sa.Table(
     "bot_marks",
@@ -34,9 +34,7 @@ class Marks:
 
     def __init__(self, database_url: str, server: str) -> None:
         self._server = server
-        self._engine = takeover.open_engine(database_url)
-        with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else the first use says what is wrong
-            _TABLE.create(self._engine, checkfirst=True)
+        self._engine = storage.open_engine(database_url, _TABLE, seconds=storage.PATIENT_SECONDS)
 
     def get(self, subscription: str) -> Mark | None:
         """A Subscription's mark, or None before its first."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,8 +71,5 @@ class RelayCalls:
     def _opened(self, url: str) -> sa.Engine:
         with self._lock:
             if self._engine is None:
-                engine = storage.open_engine(url)
-                with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else the insert says so
-                    _TABLE.create(engine, checkfirst=True)
-                self._engine = engine
+                self._engine = storage.open_engine(url, _TABLE)
         return self._engine

@@ -24,20 +24,26 @@ import sqlalchemy as sa
 from bot_layer.errors import ConfigError
 
 STORE_SECONDS: Final = 15.0
+PATIENT_SECONDS: Final = 30  # for what nobody waits for: as long as DBOS waits
 _LOCK_SECONDS: Final = 5
 _PROBE_SECONDS: Final = 2.0
 _NO_SUCH_DATABASE: Final = re.compile(r'database "[^"]*" does not exist')  # DBOS creates it
 _log = logging.getLogger(__name__)
 
 
-def open_engine(url: str, *, seconds: int = _LOCK_SECONDS) -> sa.Engine:
-    """An engine of the inbox's database that waits so long for a lock or a connection, and no longer."""
+def open_engine(url: str, *tables: sa.Table, seconds: int = _LOCK_SECONDS) -> sa.Engine:
+    """The inbox's database, with the tables given; it waits so long for a lock or a connection, and no longer."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return sa.create_engine(parsed, connect_args={"timeout": seconds})
-    url_of_driver = parsed.set(drivername="postgresql+psycopg")
-    wait = {"connect_timeout": seconds, "options": f"-c statement_timeout={seconds * 1000}"}
-    return sa.create_engine(url_of_driver, pool_size=1, pool_pre_ping=True, connect_args=wait)
+        engine = sa.create_engine(parsed, connect_args={"timeout": seconds})
+    else:
+        url_of_driver = parsed.set(drivername="postgresql+psycopg")
+        wait = {"connect_timeout": seconds, "options": f"-c statement_timeout={seconds * 1000}"}
+        engine = sa.create_engine(url_of_driver, pool_size=1, pool_pre_ping=True, connect_args=wait)
+    for table in tables:
+        with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else its use says what is wrong
+            table.create(engine, checkfirst=True)
+    return engine
 
 
 def installation(url: str) -> str:

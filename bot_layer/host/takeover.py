@@ -1,8 +1,7 @@
 """The hosts of one database: each says regularly that it lives; of one that fell silent, another takes the runs over.
 
 A run is bound to the host that began it. Every host calls ``take_over`` a few times within the limit, in any thread,
-and ``leave`` at its end. This module knows nothing of events: whatever runs on DBOS, or on anything that can say who
-holds its work (``Work``), can use it.
+and ``leave`` at its end.
 
 What is certain: the runs of a silent host are let go of by exactly one living host, which claims its row of the table
 by a conditional update. Where the claimer dies too, its claim falls silent, and to another one. What is not: that a
@@ -13,8 +12,8 @@ https://docs.dbos.dev/production/workflow-recovery
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -22,11 +21,13 @@ from typing import Final
 import sqlalchemy as sa
 from dbos import DBOS
 
-APPLICATION: Final = "bot-host"
-_TABLE: Final = sa.Table(
+from bot_layer.host import storage
+
+TABLE: Final = sa.Table(
     "bot_hosts",
     sa.MetaData(),
-    sa.Column("application", sa.String(200), primary_key=True),
+    # Always this value: databases of earlier releases have the column as a part of the key.
+    sa.Column("application", sa.String(200), primary_key=True, default="bot-host"),
     sa.Column("id", sa.String(200), primary_key=True),
     sa.Column("beat", sa.Double, nullable=False),
     sa.Column("since", sa.Double, nullable=False),
@@ -69,127 +70,77 @@ def is_silent(other: Host, me: Host, *, now: float, limit: float) -> bool:
     return other.gone or now - max(other.beat, me.since) > limit
 
 
-def take_over(
-    database: sa.Engine | str,
-    executor_id: str,
-    *,
-    now: datetime,
-    limit: float,
-    cron: bool = False,
-    alone: bool = False,
-    application: str = APPLICATION,
-    work: Work = DBOS_RUNS,
-) -> list[str]:
-    """Say that this host lives, and let go of the runs of those that fell silent; the ids of these.
+class Membership:
+    """One host among those of its database. ``limit`` is how many seconds of silence mean that a host is dead."""
 
-    ``alone`` says that no other host can be alive, so that nobody is waited for. A host that holds runs and never said
-    a word (an earlier release, or dead before its first) is watched from now on.
-    """
-    instant = now.timestamp()
-    with _opened(database) as engine:
-        beat(engine, executor_id, now=now, limit=limit, cron=cron, application=application)
-        known = {host.id: host for host in _hosts(engine, application)}
-        for holder in sorted({each for each in work.holders() if each} - set(known)):
+    def __init__(self, database_url: str, host_id: str, *, limit: float, work: Work = DBOS_RUNS) -> None:
+        self.id, self._limit, self._work = host_id, limit, work
+        self._engine = storage.open_engine(database_url, TABLE, seconds=storage.PATIENT_SECONDS)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def take_over(self, now: datetime, *, cron: bool = False, alone: bool = False) -> list[str]:
+        """Say that this host lives, and let go of the runs of those that fell silent; the ids of these.
+
+        ``alone`` says that no other host can be alive, so that nobody is waited for. A host that holds runs and never
+        sent a heartbeat (an earlier release, or dead before its first) is watched from now on.
+        """
+        self.beat(now, cron=cron)
+        instant = now.timestamp()
+        known = {host.id: host for host in self._hosts()}
+        for holder in sorted({each for each in self._work.holders() if each} - set(known)):
             known[holder] = Host(holder, instant, instant)
-            _insert(engine, application, known[holder])
-        me, taken = known.pop(executor_id), []
+            self._insert(known[holder])
+        me, taken = known.pop(self.id), []
         for other in known.values():
-            silent = alone or is_silent(other, me, now=instant, limit=limit)
-            if silent and _claim(engine, application, other, instant):
-                work.release([other.id])
-                _forget(engine, application, other.id, instant)
+            silent = alone or is_silent(other, me, now=instant, limit=self._limit)
+            if silent and self._claim(other, instant):
+                self._work.release([other.id])
+                self._forget(other.id, instant)
                 taken.append(other.id)
         return taken
 
-
-def beat(
-    database: sa.Engine | str,
-    executor_id: str,
-    *,
-    now: datetime,
-    limit: float,
-    cron: bool = False,
-    application: str = APPLICATION,
-) -> None:
-    """Say that this host lives, and no more than that; after a gap its watch over the others begins anew."""
-    instant = now.timestamp()
-    watched = sa.and_(_TABLE.c.gone.is_(False), _TABLE.c.beat >= instant - limit)
-    since = sa.case((watched, _TABLE.c.since), else_=instant)
-    update = _TABLE.update().where(*_is(application, executor_id))
-    with _opened(database) as engine:
-        with engine.begin() as connection:
+    def beat(self, now: datetime, *, cron: bool = False) -> None:
+        """Say that this host lives, and no more than that; after a gap its watch over the others begins anew."""
+        instant = now.timestamp()
+        watched = sa.and_(TABLE.c.gone.is_(False), TABLE.c.beat >= instant - self._limit)
+        since = sa.case((watched, TABLE.c.since), else_=instant)
+        update = TABLE.update().where(TABLE.c.id == self.id)
+        with self._engine.begin() as connection:
             known = connection.execute(update.values(beat=instant, since=since, cron=cron, gone=False)).rowcount
         if not known:
-            _insert(engine, application, Host(executor_id, instant, instant, cron))
+            self._insert(Host(self.id, instant, instant, cron))
 
+    def living(self, now: datetime) -> list[Host]:
+        """The other hosts that are not silent."""
+        instant, hosts = now.timestamp(), {host.id: host for host in self._hosts()}
+        me = hosts.pop(self.id, Host(self.id, instant, instant))
+        return [host for host in hosts.values() if not is_silent(host, me, now=instant, limit=self._limit)]
 
-def living(
-    database: sa.Engine | str, executor_id: str, *, now: datetime, limit: float, application: str = APPLICATION
-) -> list[Host]:
-    """The other hosts that are not silent."""
-    with _opened(database) as engine:
-        hosts = _hosts(engine, application)
-    instant = now.timestamp()
-    me = next((host for host in hosts if host.id == executor_id), Host(executor_id, instant, instant))
-    return [host for host in hosts if host.id != executor_id and not is_silent(host, me, now=instant, limit=limit)]
+    def leave(self) -> None:
+        """Say that this host ends, and runs nothing any more: what it leaves is taken over without a wait."""
+        with self._engine.begin() as connection:
+            connection.execute(TABLE.update().where(TABLE.c.id == self.id).values(gone=True, cron=False))
 
+    def _hosts(self) -> list[Host]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(TABLE.select().order_by(TABLE.c.id))
+            return [Host(row.id, row.beat, row.since, row.cron, row.gone) for row in rows]
 
-def leave(database: sa.Engine | str, executor_id: str, *, application: str = APPLICATION) -> None:
-    """Say that this host ends, and runs nothing any more: what it leaves is taken over without a wait."""
-    with _opened(database) as engine, engine.begin() as connection:
-        connection.execute(_TABLE.update().where(*_is(application, executor_id)).values(gone=True, cron=False))
+    def _insert(self, host: Host) -> None:
+        with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:  # another host was quicker
+            connection.execute(TABLE.insert().values(**vars(host)))
 
+    def _claim(self, other: Host, instant: float) -> bool:
+        """True at one host alone: the row is as that host read it. From now on the claim counts as a heartbeat."""
+        unchanged = (TABLE.c.id == other.id, TABLE.c.beat == other.beat, TABLE.c.gone.is_(other.gone))
+        with self._engine.begin() as connection:
+            claim = TABLE.update().where(*unchanged).values(beat=instant, gone=False, cron=False)
+            return connection.execute(claim).rowcount == 1
 
-@contextmanager
-def _opened(database: sa.Engine | str) -> Iterator[sa.Engine]:
-    if isinstance(database, sa.Engine):
-        yield database
-        return
-    engine = open_engine(database)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-def open_engine(url: str) -> sa.Engine:
-    """The database of a URL as DBOS writes it, with the table of its hosts."""
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": 30})  # a busy file is waited for, as DBOS does
-    else:
-        url_of_driver = parsed.set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(url_of_driver, pool_size=1, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else the first use tells what is wrong
-        _TABLE.create(engine, checkfirst=True)
-    return engine
-
-
-def _is(application: str, executor_id: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return _TABLE.c.application == application, _TABLE.c.id == executor_id
-
-
-def _hosts(engine: sa.Engine, application: str) -> list[Host]:
-    with engine.connect() as connection:
-        rows = connection.execute(_TABLE.select().where(_TABLE.c.application == application).order_by(_TABLE.c.id))
-        return [Host(row.id, row.beat, row.since, row.cron, row.gone) for row in rows]
-
-
-def _insert(engine: sa.Engine, application: str, host: Host) -> None:
-    values = {"application": application, "id": host.id, "beat": host.beat, "since": host.since}
-    with suppress(sa.exc.IntegrityError), engine.begin() as connection:  # another host was quicker
-        connection.execute(_TABLE.insert().values(**values, cron=host.cron, gone=host.gone))
-
-
-def _claim(engine: sa.Engine, application: str, other: Host, instant: float) -> bool:
-    """True at one host alone: the row is as that host read it. From now on the claim is as good as a heartbeat."""
-    unchanged = (_TABLE.c.beat == other.beat, _TABLE.c.gone.is_(other.gone))
-    claim = _TABLE.update().where(*_is(application, other.id), *unchanged)
-    with engine.begin() as connection:
-        return connection.execute(claim.values(beat=instant, gone=False, cron=False)).rowcount == 1
-
-
-def _forget(engine: sa.Engine, application: str, executor_id: str, instant: float) -> None:
-    """Delete a claimed row, unless its host turned out to live meanwhile."""
-    with engine.begin() as connection:
-        connection.execute(_TABLE.delete().where(*_is(application, executor_id), _TABLE.c.beat == instant))
+    def _forget(self, host_id: str, instant: float) -> None:
+        """Delete a claimed row, unless its host turned out to live meanwhile."""
+        with self._engine.begin() as connection:
+            connection.execute(TABLE.delete().where(TABLE.c.id == host_id, TABLE.c.beat == instant))

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from dbos import DBOS
 
-from bot_layer.host import takeover
+from bot_layer.host import storage, takeover
 from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.heartbeat import Heart, new_host_id
 from bot_layer.host.process_lock import Presence
@@ -45,7 +45,7 @@ def serving(
 
 def table(url: str) -> dict[str, bool]:
     """The hosts that the database knows, and whether each is gone."""
-    engine = takeover.open_engine(url)
+    engine = storage.open_engine(url, takeover.TABLE)
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT id, gone FROM bot_hosts")).all()
     engine.dispose()
@@ -135,7 +135,7 @@ def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
     with serving(url, Script()):
         heart = Heart(url, "ending", limit=60)
         heart.start()
-        takeover.beat(url, "dead", now=datetime.now(UTC), limit=60)
+        takeover.Membership(url, "dead", limit=60).beat(datetime.now(UTC))
         heart.retire()
         assert heart.beat(datetime.now(UTC) + timedelta(seconds=50)) == []
         assert heart.beat(datetime.now(UTC) + timedelta(seconds=100)) == []
@@ -150,7 +150,7 @@ def test_a_heart_beats_on_after_a_failure_of_the_database(url: str, caplog: pyte
     """What the database refuses is said, without its words, and tried again."""
     caplog.set_level(logging.WARNING)
     with serving(url, Script(), limit=1.0):
-        engine = takeover.open_engine(url)
+        engine = storage.open_engine(url, takeover.TABLE)
         with engine.begin() as connection:
             connection.execute(sa.text("DROP TABLE bot_hosts"))
         until(lambda: "No heartbeat: " in caplog.text)

@@ -23,7 +23,7 @@ from bot_layer.cli import serve as serve_command
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json, encode
-from bot_layer.host import aws_lambda, logs, takeover
+from bot_layer.host import aws_lambda, logs, storage
 from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.invoke import invoke
 from bot_layer.host.vault import Vault
@@ -276,7 +276,7 @@ def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path)
             signal.signal(sign, handler)
     assert result.exit_code == 2
     assert "not-deployed: Deploy pf-bulk-sync" in result.output
-    engine = takeover.open_engine(url)
+    engine = storage.open_engine(url)
     with engine.connect() as connection:
         assert list(connection.execute(sa.text("SELECT gone FROM bot_hosts")).scalars()) == [1]
     engine.dispose()

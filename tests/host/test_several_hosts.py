@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bot_layer.demo.world import World
-from bot_layer.host import takeover
+from bot_layer.host import storage
 from bot_layer.host.runs import open_runs
 from medplum_sandbox.server import Server
 from tests import loopback
@@ -99,7 +99,7 @@ def schedules(client: DBOSClient) -> set[str]:
 def heartbeats(url: str, count: int, look: Callable[[], object] = lambda: None) -> None:
     """Wait until the hosts of the database have said so often that they live, and look on meanwhile."""
     seen: set[float] = set()
-    engine = takeover.open_engine(url)
+    engine = storage.open_engine(url)
 
     def enough() -> bool:
         look()

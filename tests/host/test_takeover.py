@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from bot_layer.host import takeover
-from bot_layer.host.takeover import Host, Work
+from bot_layer.host.takeover import Host, Membership, Work
 
 START = datetime(2026, 5, 4, 3, 0, tzinfo=UTC)
 LIMIT = 60.0
@@ -50,18 +49,19 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 class Hosts:
     """Hosts of one database, each of which beats when a test says so."""
 
-    database: str | sa.Engine
+    database: str
     held: Held = field(default_factory=Held)
+
+    def __getitem__(self, name: str) -> Membership:
+        return Membership(self.database, name, limit=LIMIT, work=self.held.work)
 
     def beat(self, name: str, seconds: float, **more: Any) -> list[str]:
         """What a host takes over with its heartbeat so long after the start."""
-        now = START + timedelta(seconds=seconds)
-        return takeover.take_over(self.database, name, now=now, limit=LIMIT, work=self.held.work, **more)
+        return self[name].take_over(START + timedelta(seconds=seconds), **more)
 
     def living(self, name: str, seconds: float) -> list[str]:
         """Who lives beside a host."""
-        now = START + timedelta(seconds=seconds)
-        return [host.id for host in takeover.living(self.database, name, now=now, limit=LIMIT)]
+        return [host.id for host in self[name].living(START + timedelta(seconds=seconds))]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_silent_host_is_taken_over_once(database: str) -> None:
 
 def test_of_many_that_look_at_once_one_takes_over(database: str) -> None:
     """Hosts that find another silent in the same instant release its runs once."""
-    hosts, together = Hosts(takeover.open_engine(database)), threading.Barrier(8)
+    hosts, together = Hosts(database), threading.Barrier(8)
     hosts.beat("dead", 0)
     names = [f"host-{number}" for number in range(8)]
     for name in names:
@@ -132,10 +132,10 @@ def test_what_a_host_leaves_is_taken_over_without_a_wait(database: str) -> None:
     hosts = Hosts(database)
     hosts.beat("one", 0)
     hosts.beat("two", 0)
-    takeover.leave(database, "one")
+    hosts["one"].leave()
     assert hosts.living("two", 1) == []
     assert hosts.beat("two", 1) == ["one"]
-    takeover.leave(database, "two")
+    hosts["two"].leave()
     assert hosts.beat("two", 2) == []
     assert hosts.beat("one", 3) == []
 
@@ -181,17 +181,9 @@ def test_a_host_that_beats_while_it_is_taken_over_stays(database: str) -> None:
     def release(_ids: list[str]) -> None:
         hosts.beat("slow", 62)
 
-    now = START + timedelta(seconds=61)
-    assert takeover.take_over(database, "one", now=now, limit=LIMIT, work=Work(list, release)) == ["slow"]
+    taking = Membership(database, "one", limit=LIMIT, work=Work(list, release))
+    assert taking.take_over(START + timedelta(seconds=61)) == ["slow"]
     assert hosts.living("one", 63) == ["slow"]
-
-
-def test_applications_do_not_judge_each_others_hosts(database: str) -> None:
-    """What two kinds of processes keep in one database they keep apart."""
-    hosts = Hosts(database)
-    hosts.beat("one", 0, application="other")
-    assert hosts.beat("two", 0, alone=True) == []
-    assert hosts.beat("three", 1, alone=True, application="other") == ["one"]
 
 
 def test_who_serves_with_a_clock_is_known(database: str) -> None:
@@ -201,7 +193,7 @@ def test_who_serves_with_a_clock_is_known(database: str) -> None:
     hosts.beat("two", 0)
 
     def clocks(name: str) -> list[bool]:
-        return [host.cron for host in takeover.living(database, name, now=now, limit=LIMIT)]
+        return [host.cron for host in hosts[name].living(now)]
 
     assert (clocks("one"), clocks("two"), clocks("not yet there")) == ([False], [True], [True, False])
     hosts.beat("one", 1)
