@@ -113,9 +113,11 @@ class Query:
 def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, servers: Sequence[str] = ()) -> Query:
     """The query as a value; InputError names each parameter that cannot be used, and if ``strict`` each unknown one.
 
-    ``servers`` are the FHIR base URLs whose absolute patient references are understood.
+    A parameter without a value says nothing. ``servers`` are the FHIR base URLs whose absolute patient references are
+    understood.
     """
     _require_usable({name for name, _ in parameters}, strict=strict)
+    parameters = [(name, value) for name, value in parameters if value.strip()]
     values = {name: [value for other, value in parameters if other == name] for name in UNDERSTOOD}
     for name in _ONCE:
         if len(values[name]) > 1:
@@ -145,7 +147,7 @@ def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, s
 
 def is_strict(prefer: str) -> bool:
     """Whether a Prefer header asks to refuse unknown parameters (https://hl7.org/fhir/R4/search.html#errors)."""
-    return "handling=strict" in [part.strip().lower() for part in re.split(r"[,;]", prefer.replace(" ", ""))]
+    return "handling=strict" in re.split("[,;]", re.sub(r"[\s\"]", "", prefer).lower())
 
 
 def searchset(query: Query, documents: Sequence[Json], base_url: str) -> Json:
@@ -186,20 +188,31 @@ def _require_usable(names: set[str], *, strict: bool) -> None:
 
 def _patient(values: dict[str, list[str]], servers: Sequence[str]) -> tuple[str, PatientIdentifier | None]:
     """The registered id, or the identifier, of the one patient that is asked for."""
-    named = [value.strip() for name in _PATIENTS for value in values[name]]
-    identified = [value.strip() for name in _IDENTIFIED_PATIENTS for value in values[name]]
+    named = dict.fromkeys(_registered_id(value, servers) for name in _PATIENTS for value in values[name])
+    identified = dict.fromkeys(_identifier(value) for name in _IDENTIFIED_PATIENTS for value in values[name])
     if len(named) + len(identified) > 1:
-        raise _unusable("patient", "name one patient, once")
-    if identified:
-        system, bar, value = identified[0].rpartition("|")
-        if not value:
-            raise _unusable("patient.identifier", "it is a value or system|value")
-        return "", PatientIdentifier(system if bar else None, value)
-    given = named[0] if named else ""
+        raise _unusable("patient", "name one patient")
+    return next(iter(named), ""), next(iter(identified), None)
+
+
+def _registered_id(value: str, servers: Sequence[str]) -> str:
+    given = value.strip()
     for server in servers:
         given = given.removeprefix(f"{server.rstrip('/')}/")
     match = _REFERENCE.fullmatch(given)
-    return (match[1] if match else given), None
+    return match[1] if match else given
+
+
+def _identifier(value: str) -> PatientIdentifier:
+    system, number = _token("patient.identifier", value.strip())
+    if not number:
+        raise _unusable("patient.identifier", "it is a value or system|value")
+    return PatientIdentifier(system, number)
+
+
+def _split(text: str, sign: str) -> list[str]:
+    """The parts of a value between unescaped signs; https://hl7.org/fhir/R4/search.html#escaping."""
+    return re.split(rf"(?<!\\){re.escape(sign)}", text)
 
 
 def _ids(values: list[str]) -> frozenset[str] | None:
@@ -231,15 +244,15 @@ def _statuses(values: list[str]) -> frozenset[str]:
 
 
 def _tokens(name: str, value: str) -> tuple[tuple[str | None, str], ...]:
-    return tuple(_token(name, part) for part in value.split(","))
+    return tuple(_token(name, part) for part in _split(value, ","))
 
 
 def _token(name: str, text: str) -> tuple[str | None, str]:
     """``code``, ``system|code``, ``|code`` or ``system|``; a system of None stands for any."""
-    system, bar, code = text.rpartition("|")
-    if not system and not code:
+    *system, code = (re.sub(r"\\(.)", r"\1", part) for part in _split(text, "|"))
+    if not any(system) and not code:
         raise _unusable(name, "it is a code or system|code")
-    return (system if bar else None, code)
+    return ("|".join(system) if system else None, code)
 
 
 def _date_rules(name: str, value: str) -> tuple[DateRule, ...]:
