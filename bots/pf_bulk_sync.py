@@ -18,6 +18,7 @@ from bot_layer.bulk_sync.check import check
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices, require_settings
+from bot_layer.bulk_sync.rules.run_state import due_at
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, in_order, stored_as
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
@@ -152,14 +153,7 @@ def _options(event: Event) -> Options:
 def _due(sync: Sync) -> bool:
     """True where a run was broken off, or the last one is long enough ago, whatever its end was."""
     state = sync.store.load()
-    if not sync.settings.enabled:
-        return False
-    if state.run is not None and not state.run.over:
-        return True
-    # A run to its end is the last success if it exported something; to retry what failed puts no export off.
-    broken = state.run is not None and state.run.phase in ("failed", "cancelled")
-    ended = max(state.last_success, state.run.ended if state.run is not None and broken else 0.0)
-    return time.time() - ended >= sync.settings.interval_ms / 1000
+    return sync.settings.enabled and time.time() >= due_at(state, sync.settings.interval_ms)
 
 
 handler = Handler(BOT, act, read_settings=require_settings, partner_checks=check)

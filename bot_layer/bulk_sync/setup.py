@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.session import Halted, Progress, Session
 from bot_layer.bulk_sync.source.client import PracticeFusion
@@ -23,6 +24,7 @@ from bot_layer.bulk_sync.state.spool import Spool
 from bot_layer.bulk_sync.state.task_store import SyncStore
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.medplum.login import Login
+from bot_layer.medplum.requests import MedplumRequests
 
 
 def _silent(_component: str, _text: str) -> None:
@@ -97,6 +99,11 @@ def make_sync(
         sleep=around.sleep or time.sleep,
     )
     return Sync(session)
+
+
+def load_state(settings: SyncSettings, base_url: str, login: Login) -> SyncState:
+    """The state of this source's sync as Medplum holds it."""
+    return SyncStore(MedplumRequests(base_url, login), settings.source, owner="").load()
 
 
 def open_map(around: Surroundings, source: str, base_url: str, about: str) -> SyncMap:

@@ -29,7 +29,7 @@ from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import in_order
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.setup import Surroundings, load_state, make_sync
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.fhir.json import Json
@@ -133,7 +133,7 @@ def _record(settings: SyncSettings | ConfigError, medplum: ClientLogin) -> Json:
     """The health of one practice."""
     if isinstance(settings, ConfigError):
         return {"healthy": False, "problem": f"{settings.code}: {settings.message}"}
-    state = make_sync(settings, medplum.base_url, medplum).store.load()
+    state = load_state(settings, medplum.base_url, medplum)
     record = sync_task.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
     record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_task.describe(state.run)}
     if state.run is not None and state.run.edits.listed:
@@ -193,7 +193,7 @@ def _project_secrets(login: ClientLogin, environ: Mapping[str, str]) -> dict[str
     try:
         reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")
     except AuthError as refused:
-        if environ.get("PF_FHIR_BASE_URL"):
+        if environ.get("PF_FHIR_BASE_URL") or environ.get(PRACTICES):
             return {}  # a login without that right still runs with the settings of the environment
         raise ConfigError(
             "Set the PF_ settings in the environment, or use a client that is an admin: this one may not read the "
@@ -368,7 +368,7 @@ class _Around:
             self.log("PFSyncScheduler", "Running initial sync on startup...")
             return 0.0
         try:
-            state = self._sync(None).store.load()
+            state = load_state(self.settings, self.login.base_url, self.login)
         except BotError:
             if not self.chosen.every:
                 raise

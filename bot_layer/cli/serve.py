@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
     from bot_layer.host.durable import Inbox
+    from bot_layer.host.jobs import Job
 
 app = typer.Typer()
 
@@ -72,6 +74,10 @@ def serve(
         str | None,
         typer.Option(help="At the first start, search for changes not older than this: 12h, 7d. Default: now."),
     ] = None,
+    sync_practices: Annotated[
+        bool,
+        typer.Option("--sync-practices", help="Run the syncs of PF_PRACTICES here and on all hosts of the database."),
+    ] = False,
     log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
     reload: Annotated[
         bool, typer.Option("--reload", help="Start anew when a file of the bots changes, for work on a bot.")
@@ -94,10 +100,20 @@ def serve(
         with tracing.recorded(os.environ):
             admitting = (_servers(medplum or []), project, as_user)
             since = age(catch_up_since)
-            _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), cron, since)
+            clocks = _Clocks(cron=cron, since=since, practices=sync_practices)
+            _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), clocks)
     except BotError as error:
         logs.announce(f"{error.code}: {error.message}")
         raise typer.Exit(2) from error
+
+
+@dataclass(frozen=True)
+class _Clocks:
+    """What the host begins by itself: schedules, a search for what was missed, the syncs of practices."""
+
+    cron: bool = False
+    since: datetime | None = None
+    practices: bool = False
 
 
 def _reload(bots: list[str] | None) -> None:
@@ -118,10 +134,11 @@ def _serve(
     address: tuple[str, int],
     admitting: tuple[tuple[str, ...], str | None, bool],
     database: str | None,
-    cron: bool,
-    since: datetime | None,
+    clocks: _Clocks,
 ) -> None:
     environ = os.environ
+    if clocks.practices and database is None:
+        raise ConfigError("--sync-practices needs an inbox: give a database as --inbox.")
     servers, project, as_user = admitting
     numbers = host_settings.read(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
@@ -152,10 +169,11 @@ def _serve(
         signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
     stopped = threading.Event()
     if box is not None:
-        _launch(box, bots, stopped, cron_at=servers[0] if cron else None)
+        syncs = _syncs(box.settings.database_url, stopped, numbers) if clocks.practices else None
+        _launch(box, bots, stopped, cron_at=servers[0] if clocks.cron else None, syncs=syncs)
         if own_login is not None:
             every = numbers["BOT_HOST_CATCH_UP_SECONDS"]
-            _catch_up(box, bots, servers, stopped, every=every, since=since)
+            _catch_up(box, bots, servers, stopped, every=every, since=clocks.since)
         else:
             _log.warning(
                 "The host has no login of its own: an accepted event whose process or token ends before its run does "
@@ -204,11 +222,18 @@ def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
     return connect_environment(environ, working=max((each.bot.timeout for each in bots), default=0))
 
 
-def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None) -> None:
+def _launch(
+    box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None, syncs: Job | None = None
+) -> None:
+    from bot_layer.host import jobs  # noqa: PLC0415  # as above
     from bot_layer.host.retention import sweep_hourly  # noqa: PLC0415  # as above
     from bot_layer.host.schedule import start  # noqa: PLC0415  # as above
 
+    if syncs is not None:
+        jobs.register(syncs)
     box.launch()
+    if syncs is not None:
+        threading.Thread(target=jobs.repeat, args=(syncs, stopped), daemon=True).start()
     threading.Thread(target=sweep_hourly, args=(box.sweep, stopped), daemon=True).start()
     if cron_at is not None:
         try:
@@ -216,6 +241,14 @@ def _launch(box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: 
         except BotError:
             box.close(grace=1)
             raise
+
+
+def _syncs(database: str, stopped: threading.Event, numbers: Mapping[str, float]) -> Job:
+    """The syncs of practices: queued when they are due, and run by the hosts that have room."""
+    from bot_layer.cli.practice_jobs import PracticeJobs  # noqa: PLC0415  # as above
+
+    at_once, here = int(numbers["BOT_HOST_SYNCS_PER_SOURCE"]), int(numbers["BOT_HOST_SYNCS"])
+    return PracticeJobs(dict(os.environ), database, stopped).job(at_once=at_once, here=here)
 
 
 def _catch_up(

@@ -202,7 +202,7 @@ class Inbox:
     def attempt(self, event_id: str, record: Json) -> Verdict:
         """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
         took = Stopwatch()
-        with self._counted():
+        with self.counted():
             try:
                 return replace(self._once(record, self._attempt(event_id, record)), ms=took.ms)
             except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
@@ -295,7 +295,8 @@ class Inbox:
         return Standing(self.installation, str(state or ""), str(code or ""), ended, len(dead))
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def counted(self) -> Iterator[None]:
+        """Work that another host must not begin before this one is dead or has ended it."""
         with self._counting:
             self._under_way += 1
         try:

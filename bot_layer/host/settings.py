@@ -22,6 +22,8 @@ SETTINGS: Final = (
     _number("BOT_HOST_ATTEMPTS", "How often a failed event is run", "8", 0, 1000),
     _number("BOT_HOST_FIRST_PAUSE_SECONDS", "The pause before the second attempt; it doubles", "2", 0, 86_400),
     _number("BOT_HOST_CATCH_UP_SECONDS", "How often missed changes are searched for; 0 is never", "120", 0, 86_400),
+    _number("BOT_HOST_SYNCS", "How many syncs of practices run at once on this host", "2", 1, 1000),
+    _number("BOT_HOST_SYNCS_PER_SOURCE", "How many of them run at once at one source, over all hosts", "4", 1, 1000),
     _number("BOT_HOST_KEEP_DAYS", "How many days finished runs are kept", "7", 0, 3650),
 )
 

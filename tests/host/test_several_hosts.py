@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from bot_layer.host.runs import open_runs
 from medplum_sandbox.server import Server
 from tests import loopback
 from tests.host.enrolments import accounts, deployed, newcomer, written_back
+from tests.host.gate import Gate
 from tests.host.process import HostProcess, until
 
 pytestmark = pytest.mark.no_cover  # the hosts that count are other processes
@@ -109,17 +109,6 @@ def heartbeats(url: str, count: int, look: Callable[[], object] = lambda: None) 
 
     until(enough)
     engine.dispose()
-
-
-class Gate:
-    """Holds a partner's requests back until it is opened."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-
-    def __call__(self, _method: str, _path: str) -> bool:
-        assert self.open.wait(60)
-        return False
 
 
 @pytest.mark.parametrize("key", ["a-key-of-at-least-32-characters!"], ids=["encrypted"])

@@ -168,3 +168,14 @@ def add_counts(
 def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """The counts of all types together."""
     return {name: sum(each.get(name, 0) for each in counts.values()) for name in COUNTED}
+
+
+def due_at(state: SyncState, interval_ms: int) -> float:
+    """When the next run may begin, as seconds of the epoch: 0 if one was broken off, or there was none."""
+    run = state.run
+    if run is not None and not run.over:
+        return 0.0
+    # A run to its end is the last success if it exported something; to retry what failed puts no export off.
+    broken = run is not None and run.phase in ("failed", "cancelled")
+    ended = max(state.last_success, run.ended if run is not None and broken else 0.0)
+    return ended + interval_ms / 1000 if ended else 0.0

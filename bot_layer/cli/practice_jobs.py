@@ -1,0 +1,117 @@
+"""The syncs of many practices as a job of the hosts: every run on whichever host has room."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from bot_layer.bulk_sync.engine import Halted, Options
+from bot_layer.bulk_sync.rules.practices import Practices
+from bot_layer.bulk_sync.rules.run_state import SyncState, due_at
+from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.setup import Surroundings, is_shared, load_state, make_sync
+from bot_layer.bulk_sync.source.requests import Log
+from bot_layer.cli.pf_sync import STATE_FOLDER, Chosen, read_worlds
+from bot_layer.errors import BotError, ConfigError
+from bot_layer.host.jobs import HALTED, Item, Job
+from bot_layer.host.rules.inbox import Verdict, verdict
+from bot_layer.medplum.login import ClientLogin
+
+NAME: Final = "pf-sync"
+_AGAIN_SECONDS: Final = 600.0
+_LOOK_SECONDS: Final = 3600.0  # nobody's settings or Task are trusted for longer
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class PracticeJobs:
+    """The practices of ``PF_PRACTICES``: which are due, and a run of one. Safe to share between threads."""
+
+    environ: Mapping[str, str]
+    database: str
+    stop: threading.Event
+    clock: Callable[[], float] = time.time
+    not_before: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._read: tuple[Practices, ClientLogin] | None = None
+        self._wrong: dict[str, str] = {}
+
+    def job(self, *, at_once: int, here: int) -> Job:
+        """The job for the hosts: at most ``at_once`` runs at one source's host, and ``here`` on this host."""
+        return Job(NAME, self.due, self.run, at_once=at_once, here=here)
+
+    def due(self) -> list[Item]:
+        """The practices that are due, the one that has waited longest first."""
+        self._read = practices, login = read_worlds(self.environ, Chosen(every=True))
+        waiting: list[tuple[float, Item]] = []
+        for name, settings in practices.items():
+            if isinstance(settings, ConfigError):
+                self._report(name, settings)
+            elif settings.enabled and self.clock() >= self.not_before.get(name, 0.0):
+                try:
+                    state = load_state(settings, login.base_url, login)
+                except BotError as fault:
+                    self._report(name, fault)
+                    continue
+                if self._is_due(name, settings, state):
+                    waiting.append((_waits_since(state), self._item(name, settings, state)))
+        return [item for _, item in sorted(waiting, key=lambda each: (each[0], each[1].name))]
+
+    def _item(self, name: str, settings: SyncSettings, state: SyncState) -> Item:
+        """The turn after the last run; one that ended without an end is tried again in the next ten minutes."""
+        last = state.run.id if state.run is not None else "first"
+        return Item(name, urlsplit(settings.source).netloc, f"{last}:{int(self.clock() // _AGAIN_SECONDS)}")
+
+    def run(self, name: str) -> Verdict:
+        """A run of one practice to its end; nothing is done if another host has just done it."""
+        practices, login = self._read or read_worlds(self.environ, Chosen(every=True))
+        settings = practices.get(name)
+        if not isinstance(settings, SyncSettings):
+            return Verdict("dead", "practice-unknown")
+        place = settings.folder or (self.database if is_shared(self.database) else str(STATE_FOLDER))
+        within = Surroundings(place=place, log=_log_of(name), stop=self.stop)
+        try:
+            sync = make_sync(settings, login.base_url, login, within=within, about=login.client_id)
+        except BotError as fault:
+            self._report(name, fault)
+            return verdict(fault)
+        try:
+            if not self._is_due(name, settings, sync.store.load()):
+                return Verdict("done", "not-due")
+            state = sync.run(Options())
+        except Halted:
+            return HALTED
+        except BotError as fault:
+            return verdict(fault)  # the log and the Task say why
+        finally:
+            sync.map.close()
+        return Verdict("done") if state.run is not None and state.run.over else HALTED
+
+    def _is_due(self, name: str, settings: SyncSettings, state: SyncState) -> bool:
+        due, now = due_at(state, settings.interval_ms), self.clock()
+        self.not_before[name] = min(due, now + _LOOK_SECONDS)
+        return now >= due
+
+    def _report(self, name: str, fault: BotError) -> None:
+        """Log what is wrong with a practice, once."""
+        text = f"{fault.code}: {fault.message}"
+        if self._wrong.get(name) != text:
+            self._wrong[name] = text
+            _log.error("[PFSyncScheduler] %s: %s", name, text)
+
+
+def _waits_since(state: SyncState) -> float:
+    return 0.0 if state.run is None else state.run.ended or state.run.started
+
+
+def _log_of(name: str) -> Log:
+    def log(component: str, text: str) -> None:
+        _log.info("[%s] %s: %s", component, name, text)
+
+    return log

@@ -1,0 +1,140 @@
+"""Named jobs that all hosts of a database share: each item runs at most once at a time, on any host that has room.
+
+Whoever composes the host registers a job; the host does not know what it does. An item waits in the partition of the
+partner that it burdens, which takes so many at once over all hosts, the one that has waited longest first. A run whose
+host dies is taken over by another host, so that its work must bear to be begun again.
+https://docs.dbos.dev/python/tutorials/queue-tutorial
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from dbos import DBOS, SetEnqueueOptions, SetWorkflowID, error
+
+from bot_layer.errors import BotError
+from bot_layer.fhir.json import Json
+from bot_layer.host.durable import serving
+from bot_layer.host.invoke import place_of
+from bot_layer.host.rules import inbox as rules
+from bot_layer.host.rules.inbox import Verdict
+
+_OPEN: Final = ("ENQUEUED", "DELAYED", "PENDING")
+HALTED: Final = Verdict("halted")  # the host ends: another one, or the next process, resumes the run
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a job runs at most once at a time.
+
+    ``partner`` names what it burdens, such as a server's host. ``turn`` names the run: the same at every host that
+    finds it due.
+    """
+
+    name: str
+    partner: str
+    turn: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work that is asked for regularly.
+
+    ``due`` gives the items to run now, the one that has waited longest first. ``run`` is given the name of an item; its
+    verdict ``again`` lets it be run once more after a pause. At most ``at_once`` items of one partner run over all
+    hosts, and ``here`` of all partners on one host.
+    """
+
+    name: str
+    due: Callable[[], Iterable[Item]]
+    run: Callable[[str], Verdict]
+    at_once: int = 4
+    here: int = 2
+
+
+_jobs: dict[str, Job] = {}
+
+
+def register(job: Job) -> None:
+    """Let this host run a job. Call it before the inbox is launched, which resumes what an earlier process left."""
+    _jobs[job.name] = job
+
+
+def repeat(job: Job, stopped: threading.Event, *, every: float = 60.0) -> None:
+    """Queue what is due, at once and then regularly, until the host stops."""
+    DBOS.register_queue(_queue(job), partition_concurrency=job.at_once, worker_concurrency=job.here)
+    while True:
+        try:
+            enqueue_due(job)
+        except BotError as fault:
+            _log.warning("What is due of %s is not known: %s: %s", job.name, fault.code, fault.message)
+        except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            _log.warning("What is due of %s was not queued: %s", job.name, type(fault).__name__)
+        if stopped.wait(every):
+            return
+
+
+def enqueue_due(job: Job) -> None:
+    """Queue each item that is due, unless it waits or runs already, at any host."""
+    items = list(job.due())
+    waiting = DBOS.list_workflows(workflow_id_prefix=_id(job), status=list(_OPEN), load_output=False) if items else []
+    under_way = {run.input["args"][1] for run in waiting if run.input}
+    for item in items:
+        if item.name not in under_way:
+            with (
+                SetWorkflowID(f"{_id(job)}{item.name}:{item.turn}"),
+                SetEnqueueOptions(queue_partition_key=item.partner),
+            ):
+                DBOS.enqueue_workflow(_queue(job), run_job, job.name, item.name)
+
+
+def _queue(job: Job) -> str:
+    return f"job-{job.name}"
+
+
+def _id(job: Job) -> str:
+    return f"job:{job.name}:"
+
+
+@DBOS.step(name="job-attempt")
+def _attempt(name: str, item: str, number: int) -> Json:
+    """One attempt, stored with its number."""
+    with serving().counted():
+        return asdict(_verdict(name, item)) | {"attempt": number}
+
+
+def _verdict(name: str, item: str) -> Verdict:
+    if name not in _jobs:
+        _log.error("This host does not run %s, but shares the database with one that does", name)
+        return Verdict("dead", "unknown-job")
+    try:
+        return _jobs[name].run(item)
+    except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
+        _log.error("A run of %s failed: %s", name, place_of(fault))
+        return Verdict("dead", "internal-error")
+
+
+@DBOS.workflow(name="run_job", max_recovery_attempts=None)
+def run_job(name: str, item: str) -> Json:
+    """Attempts until the run ends, or fails too often; it is queued again when it is due."""
+    settings = serving().settings
+    number = failed = 0
+    while True:
+        end = _attempt(name, item, number)
+        wait: float | None = None
+        if end["state"] == HALTED.state:
+            wait = 1.0
+        elif end["state"] == "again":
+            wait = rules.pause(failed, end["retry_after"], first=settings.first_pause, most=settings.attempts)
+            failed += 1
+        if wait is None:
+            return end
+        serving().pause(time.time() + wait)
+        number += 1

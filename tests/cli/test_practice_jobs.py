@@ -1,0 +1,114 @@
+"""Many practices on several hosts of one PostgreSQL database: each is synced once, whoever dies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+
+from bot_layer.bulk_sync.rules.run_state import SyncState
+from bot_layer.bulk_sync.setup import load_state
+from bot_layer.fhir.json import Json
+from bot_layer.medplum.login import ClientLogin
+from medplum_sandbox.medplum import MedplumSandbox
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
+from tests.bulk_sync.world import World, assert_exact
+from tests.host.gate import Gate
+from tests.host.process import HostProcess, until
+
+pytestmark = pytest.mark.no_cover  # the hosts that count are other processes
+
+
+class PracticeWorld(World):
+    """One practice of several in the same Medplum."""
+
+    def by_source_id(self, kind: str) -> dict[str, list[Json]]:
+        """The resources of this practice alone."""
+        mine = {each["id"] for each in self.source.source.resources(kind)}
+        return {key: found for key, found in super().by_source_id(kind).items() if key in mine}
+
+
+@contextmanager
+def practices(number: int, patients: int) -> Iterator[list[PracticeWorld]]:
+    """Sources with data of their own, and one Medplum for all of them."""
+    with ExitStack() as stack:
+        medplum = stack.enter_context(MedplumSandbox(quota=1_000_000_000, auth_rate_limit=100_000))
+        switches = Switches.general(retry_after="epoch", polls=1)
+        yield [
+            PracticeWorld(
+                medplum,
+                stack.enter_context(PracticeFusionSandbox(generate(seed, patients), switches=switches)),
+            )
+            for seed in range(1, number + 1)
+        ]
+
+
+def settings_of(worlds: Sequence[World], **others: str) -> str:
+    """PF_PRACTICES for these practices."""
+    tables = [("defaults", others)]
+    tables += [(f"practices.p{number}", each.source.settings()) for number, each in enumerate(worlds)]
+    return "\n".join(
+        line
+        for name, table in tables
+        for line in (f"[{name}]", *(f'{key} = "{value}"' for key, value in table.items()))
+    )
+
+
+def environment(worlds: Sequence[World]) -> dict[str, str]:
+    """What each host is given."""
+    medplum = worlds[0].medplum
+    return {
+        "MEDPLUM_BASE_URL": medplum.base_url,
+        "MEDPLUM_CLIENT_ID": medplum.client_id,
+        "MEDPLUM_CLIENT_SECRET": medplum.client_secret,
+        "BOT_HOST_TAKEOVER_SECONDS": "6",
+        "PF_PRACTICES": settings_of(worlds, PF_LEASE_SECONDS="3"),
+    }
+
+
+def state_of(world: World) -> SyncState:
+    """Where the sync of a practice stands."""
+    medplum = world.medplum
+    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
+    return load_state(world.read(), medplum.base_url, login)
+
+
+def is_done(world: World) -> bool:
+    """True once a run has ended well."""
+    run = state_of(world).run
+    return run is not None and run.phase == "done"
+
+
+def holders(url: str) -> Counter[str]:
+    """How many runs of practices each host has under way."""
+    client = DBOSClient(system_database_url=url, serializer=DBOSPortableJSONSerializer())
+    try:
+        return Counter(run.executor_id or "" for run in client.list_workflows(name="run_job", status="PENDING"))
+    finally:
+        client.destroy()
+
+
+def test_what_a_killed_host_leaves_another_one_resumes(postgres_url: str) -> None:
+    """Two hosts share the practices; one is killed in the middle, and every practice is exact all the same."""
+    with practices(4, 3) as worlds:
+        given = environment(worlds)
+        gate = Gate()
+        for each in worlds:
+            each.source.faults.add("slow", when=gate, seconds=0)
+        with (
+            HostProcess(worlds[0].medplum.base_url, postgres_url, "--sync-practices", **given) as one,
+            HostProcess(worlds[0].medplum.base_url, postgres_url, "--sync-practices", **given) as two,
+        ):
+            until(lambda: sorted(holders(postgres_url).values()) == [2, 2])
+            one.kill()
+            one.wait()
+            gate.open.set()
+            until(lambda: all(is_done(each) for each in worlds), seconds=120)
+            assert any("Took over" in line for line in two.lines)
+        for each in worlds:
+            assert_exact(each)
+        stored = worlds[0].stored("Patient")
+        assert len(stored) == sum(each.source.source.count("Patient") for each in worlds)
