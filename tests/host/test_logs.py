@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from bot_layer.demo.world import World
+from bot_layer.errors import BotError
+from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir.json import Json
 from bot_layer.host import logs
-from medplum_sandbox.faults import Faults
+from bot_layer.host.rules import relay_signature
 from tests import loopback
 from tests.host.enrolments import deployed, npi
 from tests.host.process import HostProcess, until
 
-UNSEEN = ("Unseenfamily", "Unseengiven", "1987-06-05", "unseen-mail", "Bearer ", "eyJ", "client_secret")
+UNSEEN = (
+    *("Unseenfamily", "Unseengiven", "1987-06-05", "unseen-mail", "unseen-record", "unseen-client-secret"),
+    *("Bearer ", "eyJ", "client_secret="),
+)
+UNSEEN_PERSON: Json = {
+    "name": [{"family": "Unseenfamily", "given": ["Unseengiven"]}],
+    "birthDate": "1987-06-05",
+    "telecom": [{"system": "email", "value": "unseen-mail@example.com"}],
+}
+UNSEEN_PATIENT: Json = UNSEEN_PERSON | {
+    "resourceType": "Patient",
+    "id": "unseen-record-1",
+    "identifier": [{"system": "https://clinic.example", "value": "unseen-record-2"}],
+}
+RELAY_KEY = "a-key-of-32-characters-of-a-relay"
 LEVELS = ["debug", "info", "warning", "error"]
 
 
@@ -27,42 +50,93 @@ def _lines(host: HostProcess) -> list[Json]:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_failing_flow_writes_anything_of_a_person(tmp_path: Path, level: str) -> None:
-    """Partners that drop connections, answer with errors or with pages, forged calls, a Medplum that fails: at each
-    level all that is written is JSON, and no name, birth date, record number, token or query stands in it.
+    """Subscriptions, operations, timers, a bulk sync, relays, federated queries and a database that is locked: partners
+    drop connections, answer with errors or with pages, calls are forged, Medplum fails. At each level all that is
+    written is JSON, and no name, birth date, record number, token or query stands in it.
     """
     with deployed() as world:
-        settings = {"MEDPLUM_CLIENT_ID": "", "BOT_RETRIES": "1", "BOT_BACKOFF_SECONDS": "0", "BOT_HOST_ATTEMPTS": "2"}
-        with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", "--log-level", level, **settings) as host:
+        with HostProcess(
+            world.medplum.base_url, tmp_path / "inbox.sqlite", "--log-level", level, **_settings(world)
+        ) as host:
             world.medplum.bot_host = host.address
-            for number, (server, fault) in enumerate(_faults(world.medplum.faults, world.gorilla.faults)):
-                place = "Subscription/" if server is world.medplum.faults else None
-                for method in ("GET", "POST"):
-                    server.add(fault, method=method, path=place, times=2)
-                world.client().create(
-                    {
-                        "resourceType": "Practitioner",
-                        "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": npi(number)}],
-                        "name": [{"family": "Unseenfamily", "given": ["Unseengiven"]}],
-                        "birthDate": "1987-06-05",
-                        "telecom": [{"system": "email", "value": "unseen-mail@example.com"}],
-                    }
-                )
+            world.practice_fusion.source.add(UNSEEN_PATIENT | {"shoeSize": 1}, at=datetime.now(UTC))
+            for number, kind in enumerate(["reset_before_write", "server_error", "html", "empty_body"]):
+                _break_all(world, kind)
+                world.client().create(_clinician(number))
+                world.client().create(UNSEEN_PATIENT)
+                world.medplum.run_cron(datetime(2026, 1, 1, 0, number, tzinfo=UTC))
+                _call_from_outside(host, number)
+                with suppress(BotError):
+                    world.client().post("fhir/R4/$pf-bulk-sync", {"resourceType": "Parameters"})
                 world.medplum.settle(timeout=60)
                 until(host.idle)
-                server.clear()
-            for body in (b"Unseenfamily", b'{"baseUrl": "http://127.0.0.1/Unseenfamily?family=Unseengiven"}'):
-                loopback.post(f"http://{host.address}/bot-Unseenfamily", content=body)
+                for server in (world.medplum, world.gorilla, world.practice_fusion):
+                    server.faults.clear()
+            if level == "debug":  # a locked database is waited for, and this level says everything
+                _lock_the_database(tmp_path / "inbox.sqlite", lambda: world.client().create(_clinician(90)), world)
+                until(host.idle)
         lines, text = _lines(host), "\n".join(host.lines)
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     assert [each for each in UNSEEN if each in text] == []
     assert [line for line in lines if "?" in line["message"]] == []
-    if level != "error":
-        assert any("ended with" in line["message"] or "Refused" in line["message"] for line in lines)
+    said = {(line["logger"].rpartition(".")[2], line["level"]) for line in lines}
+    assert level == "error" or {("host", "warning"), ("invoke", "warning")} <= said, "the flows have failed"
+    assert level != "debug" or any("not stored and runs at once" in line["message"] for line in lines)
 
 
-def _faults(medplum: Faults, gorilla: Faults) -> list[tuple[Faults, str]]:
-    kinds = ["reset_before_write", "server_error", "html", "empty_body"]  # a reset strikes whatever is asked next
-    return [(gorilla, kind) for kind in kinds] + [(medplum, kind) for kind in kinds[:3]]
+def _settings(world: World) -> dict[str, str]:
+    secret = hash_secret("unseen-client-secret", secrets.token_bytes(16))
+    return {
+        **world.environment(),
+        "BOT_RETRIES": "1",
+        "BOT_BACKOFF_SECONDS": "0",
+        "BOT_HOST_ATTEMPTS": "2",
+        "BOT_RELAY_KEY": RELAY_KEY,
+        "FEDERATED_BASE_URL": "https://bots.clinic.example/federated",
+        "FEDERATED_CLIENTS": json.dumps([{"id": "network", "secretHash": secret}]),
+        "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(32),
+    }
+
+
+def _clinician(number: int) -> Json:
+    return UNSEEN_PERSON | {
+        "resourceType": "Practitioner",
+        "identifier": [{"system": "http://hl7.org/fhir/sid/us-npi", "value": npi(number)}],
+    }
+
+
+def _call_from_outside(host: HostProcess, number: int) -> None:
+    """Forged calls, relays with a good and a bad signature, logins and queries of the federated network."""
+    origin, now = f"http://{host.address}", int(time.time())
+    for body in (b"Unseenfamily", b'{"baseUrl": "http://127.0.0.1/Unseenfamily?family=Unseengiven"}'):
+        loopback.post(f"{origin}/bot-Unseenfamily", content=body)
+        for nonce in (f"nonce-{number:04}", f"nonce-{number:04}", "Unseenfamily"):  # the second one is a replay
+            header = relay_signature.sign(RELAY_KEY, "sync-practitioner", body, at=now, nonce=nonce)
+            loopback.post(f"{origin}/relay/sync-practitioner", content=body, headers={"X-Bot-Signature": header})
+            loopback.post(f"{origin}/relay/Unseenfamily", content=body, headers={"X-Bot-Signature": header})
+    federated = f"{origin}/federated"
+    form = {"grant_type": "client_credentials", "scope": "system/*.read", "client_id": "network"}
+    for secret in ("Unseenfamily", "unseen-client-secret"):
+        answer = loopback.post(f"{federated}/oauth2/token", data=form | {"client_secret": secret})
+        token = answer.json().get("access_token", "Unseenfamily")
+        for query in ("Patient?family=Unseenfamily&birthdate=1987-06-05", "DocumentReference?patient=Unseenfamily"):
+            loopback.get(f"{federated}/fhir/R4/{query}", headers={"Authorization": f"Bearer {token}"})
+
+
+def _lock_the_database(path: Path, begin: Callable[[], object], world: World) -> None:
+    """An event comes while somebody else has the inbox for himself: it is not stored and runs at once."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        begin()
+        world.medplum.settle(timeout=60)
+
+
+def _break_all(world: World, kind: str) -> None:
+    """Each partner, and Medplum where it is asked for Subscriptions, fails twice; a reset strikes what comes next."""
+    for method in ("GET", "POST"):
+        world.medplum.faults.add(kind, method=method, path="Subscription/", times=2)
+        for partner in (world.gorilla, world.practice_fusion):
+            partner.faults.add(kind, method=method, times=2)
 
 
 def _run(code: str) -> list[Json]:
