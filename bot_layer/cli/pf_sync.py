@@ -142,6 +142,25 @@ def _record(settings: SyncSettings | ConfigError, medplum: ClientLogin) -> Json:
     return record
 
 
+def unhealthy(environ: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with each practice's sync that ran before, by name; nothing where no sync is set up."""
+    if not environ.get("MEDPLUM_CLIENT_ID"):
+        return {}
+    try:
+        worlds, medplum = read_worlds(environ, Chosen(every=True))
+    except ConfigError:
+        try:
+            worlds, medplum = read_worlds(environ, Chosen())
+        except ConfigError:
+            return {}
+    records = {name: _record(settings, medplum) for name, settings in worlds.items()}
+    return {
+        name: str(record.get("problem") or record["summary"])
+        for name, record in records.items()
+        if not record["healthy"] and ("problem" in record or record["lastRun"])
+    }
+
+
 @pf_sync.command("cancel")
 def cancel(practices: PracticesFile = None, practice: Practice = "") -> None:
     """End the run that is under way, whoever holds it."""

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvicorn
+from cachetools import TTLCache, cached
 
 from bot_layer.bot.collection import Collection, module_of
 from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError, ConfigError, InputError
 from bot_layer.federation import routes as federated
+from bot_layer.host import alert_channels, listen, listening, logs, starting, tracing
 from bot_layer.host import host as hosting
-from bot_layer.host import listen, listening, logs, starting, tracing
 from bot_layer.host import settings as host_settings
+from bot_layer.host.alert_channels import AlertSettings
 from bot_layer.host.history import History
+from bot_layer.host.occurrences import Occurrences
 from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ app = typer.Typer()
 
 _SQLITE = "sqlite:///bot-host.sqlite"
 _GRACE = 30
+_SYNC_SECONDS = 300.0  # how often the sync's Task is read for alerts
 _AGES = {"m": "minutes", "h": "hours", "d": "days"}
 _log = logging.getLogger(__name__)
 
@@ -143,7 +147,9 @@ def _serve(
     numbers = host_settings.read(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
     history = History(database) if database else None
-    box = _inbox(bots, database, environ, numbers, history) if database else None
+    alerting = alert_channels.read(environ, own_login)
+    occurrences = Occurrences()
+    box = _inbox(bots, database, environ, numbers, history, occurrences) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
     more = tuple(responder.routes()) if responder else ()
@@ -155,6 +161,7 @@ def _serve(
         relay_key=relay_key,
         inbox=box,
         history=history,
+        occurrences=occurrences,
         more_routes=more,
         largest_body=int(numbers["BOT_HOST_MAX_BODY_MB"] * 1024 * 1024),
         calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
@@ -173,13 +180,16 @@ def _serve(
         _launch(box, bots, stopped, cron_at=servers[0] if clocks.cron else None, syncs=syncs)
         if own_login is not None:
             every = numbers["BOT_HOST_CATCH_UP_SECONDS"]
-            _catch_up(box, bots, servers, stopped, every=every, since=clocks.since)
+            missed = partial(occurrences.add, "missed")
+            _catch_up(box, bots, servers, stopped, every=every, since=clocks.since, missed=missed)
         else:
             _log.warning(
                 "The host has no login of its own: an accepted event whose process or token ends before its run does "
                 "becomes a dead letter, and what changes while no host answers is lost. Set MEDPLUM_CLIENT_ID and "
                 "MEDPLUM_CLIENT_SECRET."
             )
+        if history is not None:
+            _alert(box, history, occurrences, alerting, stopped)
     found = bound.getsockname()
     logs.announce(f"Serving {len(bots.handlers)} bots on http://{found[0]}:{found[1]} until SIGTERM or Ctrl-C")
     try:
@@ -200,6 +210,7 @@ def _inbox(
     environ: Mapping[str, str],
     numbers: Mapping[str, float],
     history: History | None,
+    occurrences: Occurrences,
 ) -> Inbox:
     from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
     from bot_layer.host.heartbeat import new_host_id  # noqa: PLC0415  # as above
@@ -214,7 +225,7 @@ def _inbox(
         keep_days=numbers["BOT_HOST_KEEP_DAYS"],
         client=partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None,
     )
-    return Inbox(bots, settings, environ=environ, history=history)
+    return Inbox(bots, settings, environ=environ, history=history, occurrences=occurrences)
 
 
 def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
@@ -251,6 +262,18 @@ def _syncs(database: str, stopped: threading.Event, numbers: Mapping[str, float]
     return PracticeJobs(dict(os.environ), database, stopped).job(at_once=at_once, here=here)
 
 
+def _alert(
+    box: Inbox, history: History, occurrences: Occurrences, settings: AlertSettings, stopped: threading.Event
+) -> None:
+    """Look for what somebody must hear of, in a thread."""
+    from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # as above
+    from bot_layer.host.alerts import Alerts, Sources  # noqa: PLC0415  # as above
+
+    syncs = cached(TTLCache(1, _SYNC_SECONDS))(partial(unhealthy, os.environ))
+    alerts = Alerts(box.settings.database_url, settings, Sources(box.dead_letters, history, occurrences, syncs))
+    threading.Thread(target=alerts.repeat, args=(stopped,), daemon=True).start()
+
+
 def _catch_up(
     box: Inbox,
     bots: Collection,
@@ -259,6 +282,7 @@ def _catch_up(
     *,
     every: float,
     since: datetime | None,
+    missed: Callable[[int], None],
 ) -> None:
     """Search for what was missed, in a thread. The first marks are stored before the host is ready."""
     from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
@@ -272,7 +296,7 @@ def _catch_up(
     marks = Marks(box.settings.database_url, server)
     catching.begin(catch_up, marks, since)
     threading.Thread(
-        target=catching.repeat, args=(catch_up, marks, stopped), kwargs={"every": every}, daemon=True
+        target=catching.repeat, args=(catch_up, marks, stopped), kwargs={"every": every, "missed": missed}, daemon=True
     ).start()
 
 

@@ -219,7 +219,14 @@ def server_time(server: str) -> datetime:
     return parsedate_to_datetime(date) if date else datetime.now(UTC)
 
 
-def repeat(catch_up: CatchUp, marks: Marks, stopped: threading.Event, *, every: float) -> None:
+def repeat(
+    catch_up: CatchUp,
+    marks: Marks,
+    stopped: threading.Event,
+    *,
+    every: float,
+    missed: Callable[[int], None] = lambda _count: None,
+) -> None:
     """Catch up now and every so many seconds until the host stops; what fails is tried again with the next pass.
 
     Only the first pass takes the youngest changes, too: nobody was there to receive their events.
@@ -230,6 +237,7 @@ def repeat(catch_up: CatchUp, marks: Marks, stopped: threading.Event, *, every: 
             queued = search.run(marks)
             search = catch_up
             if queued:
+                missed(queued)
                 _log.warning("Caught up: %d changes had no run and are queued.", queued)
         except (BotError, sa.exc.SQLAlchemyError, error.DBOSException) as fault:
             code = fault.code if isinstance(fault, BotError) else type(fault).__name__

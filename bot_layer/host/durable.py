@@ -31,6 +31,7 @@ from bot_layer.host.guard import Guard
 from bot_layer.host.heartbeat import Heart, new_host_id
 from bot_layer.host.history import Entry, History, Stopwatch, word
 from bot_layer.host.invoke import invoke, place_of
+from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules import inbox as rules
 from bot_layer.host.rules.callers import Admitted
 from bot_layer.host.rules.inbox import Intake, Verdict
@@ -92,6 +93,7 @@ class Inbox:
         environ: Mapping[str, str],
         guard: Guard | None = None,
         history: History | None = None,
+        occurrences: Occurrences | None = None,
     ) -> None:
         self.settings = settings
         self._history = history
@@ -101,7 +103,9 @@ class Inbox:
         self._guard = guard or Guard(environ)
         self._vault = Vault(settings.key)
         self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
-        self._heart = Heart(settings.database_url, settings.host_id, limit=settings.takeover_seconds)
+        self._heart = Heart(
+            settings.database_url, settings.host_id, limit=settings.takeover_seconds, occurrences=occurrences
+        )
         self._probe = storage.Probe(settings.database_url)
         self._ran_at_once: set[str] = set()
         self._launched = False
@@ -270,6 +274,13 @@ class Inbox:
             status=list(_COUNTED), name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
         )
         return dict.fromkeys(_COUNTED.values(), 0) | Counter(_COUNTED[run.status] for run in found)
+
+    def dead_letters(self) -> Mapping[tuple[str, str], int]:
+        """How many there are of each bot and code."""
+        found = DBOS.list_workflows(
+            status=list(retention.DEAD), name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
+        )
+        return Counter((str(_record(run).get("bot", "")), _reason(run)[2] or "internal-error") for run in found)
 
     def stand(self, bot: str) -> Standing:
         """How the bot's events go: how the last one ended, and how many are dead letters."""

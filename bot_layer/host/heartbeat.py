@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from dbos import DBOS, error
 
+from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.process_lock import Presence
 from bot_layer.host.takeover import Membership
 
@@ -27,7 +28,10 @@ def new_host_id() -> str:
 class Heart:
     """The heart of this process's host, from ``start`` (once DBOS is launched) to ``stop`` (once it is destroyed)."""
 
-    def __init__(self, database_url: str, host_id: str, *, limit: float) -> None:
+    def __init__(
+        self, database_url: str, host_id: str, *, limit: float, occurrences: Occurrences | None = None
+    ) -> None:
+        self._occurrences = occurrences or Occurrences()
         self._database_url, self._host_id, self._limit, self._cron = database_url, host_id, limit, False
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._retired = False
@@ -51,9 +55,12 @@ class Heart:
             if self._retired:
                 self._membership.beat(now)
                 return []
+            left = self._membership.left()
             taken = self._membership.take_over(now, cron=self._cron, alone=alone)
             follow_schedules(self._cron or any(host.cron for host in self._membership.living(now)))
         for host_id in taken:
+            if host_id not in left:
+                self._occurrences.add("silent")
             _log.warning("Took over the runs of a host that is gone: %s", host_id)
         return taken
 

@@ -39,6 +39,7 @@ from bot_layer.host.history import Entry, History, Stopwatch, new_id, state_of, 
 from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
+from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules.callers import Admitted, as_object, kind_of
 from bot_layer.host.rules.relay_signature import read_signature, verify
 
@@ -64,6 +65,7 @@ class HostSettings:
     now: Callable[[], float] = time.time
     inbox: Inbox | None = field(default=None, repr=False)
     history: History | None = field(default=None, repr=False)
+    occurrences: Occurrences = field(default_factory=Occurrences, repr=False)
     more_routes: tuple[Route, ...] = ()
     largest_body: int = LARGEST_BODY
     calls_of_a_bot: int = 32
@@ -203,6 +205,7 @@ class Dispatcher:
 
     def _refused(self, error: BotError) -> Result:
         _log.warning("Refused a call: %s", error.code)
+        self.settings.occurrences.add("refused")
         result = refused(error)
         self.metrics.count("-", result)
         return result

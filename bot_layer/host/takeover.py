@@ -119,6 +119,10 @@ class Membership:
         me = hosts.pop(self.id, Host(self.id, instant, instant))
         return [host for host in hosts.values() if not is_silent(host, me, now=instant, limit=self._limit)]
 
+    def left(self) -> set[str]:
+        """The hosts that ended by themselves, and did not fall silent."""
+        return {host.id for host in self._hosts() if host.gone}
+
     def leave(self) -> None:
         """Say that this host ends, and runs nothing any more: what it leaves is taken over without a wait."""
         with self._engine.begin() as connection:

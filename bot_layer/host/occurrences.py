@@ -1,0 +1,32 @@
+"""What happened within the last hour, counted by kind, for the alerts: safe to share between threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+_HOUR = 3600.0
+
+
+class Occurrences:
+    """Counts by kind (``refused``, ``silent``, ``missed``) of one process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._seen: deque[tuple[float, str, int]] = deque(maxlen=10_000)
+
+    def add(self, kind: str, count: int = 1) -> None:
+        """It happened now, so many times."""
+        with self._lock:
+            self._seen.append((self._clock(), kind, count))
+
+    def of_an_hour(self) -> Counter[str]:
+        """How often each kind happened within the last hour."""
+        found: Counter[str] = Counter()
+        with self._lock:
+            for at, kind, count in self._seen:
+                if at >= self._clock() - _HOUR:
+                    found[kind] += count
+        return found

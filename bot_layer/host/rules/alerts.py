@@ -1,0 +1,72 @@
+"""What somebody must hear of, and whether it is new, goes on or is over: decided purely, in codes and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+HOLD_SECONDS: Final = 150.0  # not seen by any host for so long: it is over
+
+
+@dataclass(frozen=True)
+class State:
+    """What a host sees. None stands for what could not be read: its alerts neither begin nor end.
+
+    ``dead`` counts dead letters by bot and code; ``refused`` counts the refusals of an hour by bot (``-``: before any
+    bot); ``syncs`` says by practice what is wrong with its sync; ``silent`` and ``missed`` count an hour's hosts that
+    fell silent, and the events that catch-up found.
+    """
+
+    dead: Mapping[tuple[str, str], int] | None = None
+    refused: Mapping[str, int] | None = None
+    syncs: Mapping[str, str] | None = None
+    silent: int = 0
+    missed: int = 0
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The keys of alerts that begin, go on and end."""
+
+    begun: frozenset[str] = field(default_factory=frozenset)
+    continuing: frozenset[str] = field(default_factory=frozenset)
+    ended: frozenset[str] = field(default_factory=frozenset)
+
+
+def alerts(state: State, *, refusals: int) -> dict[str, str]:
+    """The sentence of each alert by its key, ``<kind>:<what>``. ``refusals`` is the threshold of an hour."""
+    found = {}
+    for (bot, code), count in (state.dead or {}).items():
+        look = f"medplum-bots runs list --bot {bot} --state dead"
+        found[f"dead-letters:{bot}:{code}"] = f"{bot}: {_many(count, 'dead letter')} ({code}). Look: {look}"
+    for bot, count in (state.refused or {}).items():
+        if count >= refusals:
+            whose = "Calls that reached no bot" if bot == "-" else f"Calls of {bot}"
+            found[f"refusals:{bot}"] = f"{whose}: {count} were refused within an hour. Look: the host's log"
+    for name, problem in (state.syncs or {}).items():
+        found[f"sync:{name}"] = f"The sync{f' of {name}' if name else ''} is not healthy: {problem}"
+    if state.silent:
+        found["silent-host:"] = f"{_many(state.silent, 'host')} fell silent within an hour; others took the runs over"
+    if state.missed:
+        found["catch-up:"] = f"Catch-up found {_many(state.missed, 'missed event')} within an hour; they are queued"
+    return found
+
+
+def changes(known: Mapping[str, float], current: Mapping[str, str], state: State, *, now: float) -> Changes:
+    """What became of the alerts that are known (with the instant at which a host saw each last)."""
+    unread = {
+        kind
+        for kind, value in (("dead-letters", state.dead), ("refusals", state.refused), ("sync", state.syncs))
+        if value is None
+    }
+    over = {
+        key
+        for key, seen in known.items()
+        if key not in current and key.partition(":")[0] not in unread and now - seen > HOLD_SECONDS
+    }
+    return Changes(frozenset(current.keys() - known.keys()), frozenset(current.keys() & known.keys()), frozenset(over))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,258 @@
+"""Alerts: sent once when they begin and once at their end, by every channel, and without anything of a person."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bot_layer.errors import BotError, ConfigError, TransientError
+from bot_layer.host.alert_channels import SETTINGS, AlertSettings, Message, Tasks, read
+from bot_layer.host.alerts import Alerts, Sources
+from bot_layer.host.history import Entry, History
+from bot_layer.host.occurrences import Occurrences
+from bot_layer.host.rules.alerts import HOLD_SECONDS, State, alerts, changes
+from bot_layer.medplum.client import Medplum, connect_client
+from medplum_sandbox.medplum import MedplumSandbox
+from medplum_sandbox.server import Server
+from tests import loopback
+from tests.host.process import HostProcess, until
+from tests.host.world import TokenServer
+
+KEYS = st.sampled_from(["dead-letters:a:x", "refusals:a", "sync:north", "silent-host:", "catch-up:"])
+
+
+@given(st.dictionaries(KEYS, st.floats(0, 1000)), st.sets(KEYS), st.floats(0, 1000))
+def test_an_alert_begins_goes_on_or_ends(known: dict[str, float], current: set[str], now: float) -> None:
+    """Each key is in at most one group; what is seen is never over, and what is over was not seen for the hold."""
+    found = changes(known, dict.fromkeys(current, "text"), State({}, {}, {}), now=now)
+    assert found.begun | found.continuing == current
+    assert found.begun.isdisjoint(known) and found.continuing <= known.keys()
+    assert found.ended == {key for key in known if key not in current and now - known[key] > HOLD_SECONDS}
+
+
+@given(st.dictionaries(KEYS, st.just(0.0)))
+def test_what_can_not_be_read_ends_nothing(known: dict[str, float]) -> None:
+    """A database or a Medplum that is away is no recovery."""
+    ended = changes(known, {}, State(), now=10_000.0).ended
+    assert ended == known.keys() & {"silent-host:", "catch-up:"}
+
+
+def test_each_thing_has_its_sentence() -> None:
+    """Counts, codes and names of bots; below the threshold refusals are no alert."""
+    state = State(
+        {("sync", "busy"): 1}, {"a": 20, "b": 19, "-": 20}, {"north": "partial: 3 failed"}, silent=2, missed=7
+    )
+    found = alerts(state, refusals=20)
+    assert found.keys() == {
+        "dead-letters:sync:busy", "refusals:a", "refusals:-", "sync:north", "silent-host:", "catch-up:",
+    }  # fmt: skip
+    assert "1 dead letter (busy)" in found["dead-letters:sync:busy"] and "7 missed events" in found["catch-up:"]
+    assert alerts(State(), refusals=1) == {}
+
+
+@dataclass
+class Heard:
+    """A channel that remembers, and refuses as long as a test likes."""
+
+    messages: list[tuple[str, bool]] = field(default_factory=list)
+    refuses: bool = False
+
+    def send(self, message: Message) -> None:
+        if self.refuses:
+            raise TransientError("Away.", service="Channel")
+        self.messages.append((message.key, message.is_over))
+
+
+def test_two_hosts_send_one_message_and_one_recovery(tmp_path: Path) -> None:
+    """The database says what is open; a restart sends nothing again."""
+    heard, dead = Heard(), {("a", "busy"): 1}
+    first, second = (_alerts(tmp_path, heard, dead) for _ in range(2))
+    for at in (0.0, 60.0, 120.0):
+        first.look(at)
+        second.look(at)
+    _alerts(tmp_path, heard, dead).look(180.0)
+    assert heard.messages == [("dead-letters:a:busy", False)]
+    dead.clear()
+    for at in (200.0, 180.0 + HOLD_SECONDS + 1, 500.0):
+        first.look(at)
+        second.look(at)
+    assert heard.messages == [("dead-letters:a:busy", False), ("dead-letters:a:busy", True)]
+
+
+def test_what_nobody_heard_is_sent_again(tmp_path: Path) -> None:
+    """A channel that is away for a moment loses no alert; one that works beside it is not asked twice."""
+    heard = Heard(refuses=True)
+    looking = _alerts(tmp_path, heard, {("a", "busy"): 1})
+    looking.look(0.0)
+    heard.refuses = False
+    looking.look(60.0)
+    looking.look(120.0)
+    assert heard.messages == [("dead-letters:a:busy", False)]
+
+
+def test_refusals_missed_events_and_silent_hosts_are_counted_for_an_hour(tmp_path: Path) -> None:
+    """From the records of calls, and from what happened in this process."""
+    heard, now = Heard(), [0.0]
+    occurrences, history = Occurrences(lambda: now[0]), History()
+    for number in range(3):
+        history.add(Entry(str(number), 10_000.0, "a", "operation", "refused", "x"))
+    history.flush()
+    occurrences.add("refused", 2)
+    occurrences.add("missed", 4)
+    occurrences.add("silent")
+    sources = Sources(dict, history, occurrences)
+    looking = Alerts(_url(tmp_path), AlertSettings((heard,), refusals=3), sources)
+    looking.look(10_100.0)
+    assert {key for key, _ in heard.messages} == {"refusals:a", "catch-up:", "silent-host:"}
+    now[0] = 3601.0
+    looking.look(13_800.0)
+    assert {key for key, over in heard.messages if over} == {"refusals:a", "catch-up:", "silent-host:"}
+
+
+def test_a_source_that_fails_hides_no_other(tmp_path: Path) -> None:
+    """A Medplum that is away tells nothing of the sync; dead letters are heard of all the same."""
+
+    def away() -> Mapping[str, str]:
+        raise TransientError("Away.", service="Medplum")
+
+    heard = Heard()
+    sources = Sources(lambda: {("a", "busy"): 1}, History(), Occurrences(), away)
+    Alerts(_url(tmp_path), AlertSettings((heard,)), sources).look(0.0)
+    assert heard.messages == [("dead-letters:a:busy", False)]
+
+
+def test_the_webhook_gets_json_with_slacks_text() -> None:
+    """``text`` for Slack; key and status for whoever reads more. What is no 2xx is an error."""
+    with _receiver() as (address, received, status):
+        (channel,) = read({"BOT_ALERT_WEBHOOK": f"{address}/hook"}, None).channels
+        channel.send(Message("sync:north", "Not healthy."))
+        status[0] = 500
+        with pytest.raises(BotError):
+            channel.send(Message("sync:north", "Not healthy.", is_over=True))
+    assert received[0] == {"text": "Alert: Not healthy.", "alert": "sync:north", "status": "firing"}
+    assert received[-1] == {"text": "Over: Not healthy.", "alert": "sync:north", "status": "resolved"}
+
+
+def test_mail_goes_to_every_recipient() -> None:
+    """By SMTP with the stated sender; a server that is away is an error with a code."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Smtp) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        environ = {
+            "BOT_ALERT_EMAIL": "ops@clinic.example, it@clinic.example",
+            "BOT_ALERT_FROM": "bots@clinic.example",
+            "BOT_ALERT_SMTP": f"smtp://127.0.0.1:{server.server_address[1]}",
+        }
+        (channel,) = read(environ, None).channels
+        channel.send(Message("sync:", "Not healthy."))
+        server.shutdown()
+        thread.join()
+    heard = _Smtp.heard
+    assert "MAIL FROM:<bots@clinic.example>" in heard.upper().replace("BOTS@CLINIC.EXAMPLE", "bots@clinic.example")
+    assert "ops@clinic.example" in heard and "it@clinic.example" in heard and "Subject: Alert: Not healthy." in heard
+    with pytest.raises(TransientError):
+        channel.send(Message("sync:", "Not healthy."))
+
+
+def test_a_task_in_medplum_is_opened_once_and_completed() -> None:
+    """One open Task for an alert, whoever sends it; the next time it is a new one."""
+    with MedplumSandbox() as medplum:
+
+        def login() -> Medplum:
+            return connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+
+        channel = Tasks(login)
+        for over in (False, False, True, False):
+            channel.send(Message("sync:north", "Not healthy.", is_over=over))
+        found = [task["status"] for task in login().search("Task", [("_sort", "_lastUpdated")])]
+    assert sorted(found) == ["completed", "requested"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"BOT_ALERT_WEBHOOK": "http://hooks.example.org/x"},
+        {"BOT_ALERT_WEBHOOK": "ftp://hooks.example.org/x"},
+        {"BOT_ALERT_EMAIL": "ops@clinic.example"},
+        {"BOT_ALERT_EMAIL": "ops@clinic.example", "BOT_ALERT_SMTP": "http://mail.example"},
+        {"BOT_ALERT_TASK": "true"},
+        {"BOT_ALERT_TASK": "perhaps"},
+        {"BOT_ALERT_REFUSALS": "0"},
+    ],
+)
+def test_wrong_settings_are_refused_at_start(wrong: dict[str, str]) -> None:
+    """Each with the name of the setting, and without its value."""
+    with pytest.raises(ConfigError) as refused:
+        read(wrong, None)
+    assert any(each.name in refused.value.message for each in SETTINGS)
+    assert "clinic.example" not in refused.value.message
+
+
+def test_a_host_that_refuses_calls_tells_somebody(tmp_path: Path) -> None:
+    """The whole way: forged calls at ``medplum-bots serve``, and a message that quotes nothing of them."""
+    medplum = TokenServer()
+    with medplum.server, _receiver() as (address, received, _):
+        environ = {"BOT_ALERT_WEBHOOK": f"{address}/hook", "BOT_ALERT_REFUSALS": "3", "BOT_ALERT_SECONDS": "1"}
+        with HostProcess(medplum.server.base_url, tmp_path / "inbox.sqlite", **environ) as host:
+            forged = {"baseUrl": medplum.server.base_url, "accessToken": "forged-secret", "input": {"name": "Unseen"}}
+            for _ in range(3):
+                loopback.client(base_url=f"http://{host.address}").post("/bot-b1", json=forged)
+            until(lambda: bool(received))
+    assert received[0]["alert"] == "refusals:-"
+    assert "forged-secret" not in json.dumps(received) and "Unseen" not in json.dumps(received)
+
+
+def _url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'alerts.sqlite'}"
+
+
+def _alerts(folder: Path, channel: Heard, dead: dict[tuple[str, str], int]) -> Alerts:
+    return Alerts(_url(folder), AlertSettings((channel,)), Sources(lambda: dead, History(), Occurrences()))
+
+
+@contextmanager
+def _receiver() -> Iterator[tuple[str, list[dict[str, str]], list[int]]]:
+    received: list[dict[str, str]] = []
+    status = [200]
+
+    async def hook(request: Request) -> Response:
+        received.append(await request.json())
+        return Response(status_code=status[0])
+
+    with Server(Starlette(routes=[Route("/hook", hook, methods=["POST"])])) as server:
+        yield server.base_url, received, status
+
+
+class _Smtp(socketserver.StreamRequestHandler):
+    """As much of a mail server as takes one message (RFC 5321)."""
+
+    heard = ""
+
+    def handle(self) -> None:
+        self._say("220 ready")
+        for line in iter(self.rfile.readline, b""):
+            type(self).heard += line.decode()
+            word = line.decode().strip().upper()
+            if word == "DATA":
+                self._say("354 go on")
+                for part in iter(self.rfile.readline, b".\r\n"):
+                    type(self).heard += part.decode()
+            self._say("221 bye" if word == "QUIT" else "250 ok")
+            if word == "QUIT":
+                return
+
+    def _say(self, text: str) -> None:
+        self.wfile.write(f"{text}\r\n".encode())
