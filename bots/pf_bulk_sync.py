@@ -156,4 +156,4 @@ def _due(sync: Sync) -> bool:
     return sync.settings.enabled and time.time() >= due_at(state, sync.settings.interval_ms)
 
 
-handler = Handler(BOT, act, read_settings=require_settings, partner_checks=check)
+handler = Handler(BOT, act, read_settings=require_settings, partner_checks=check, reads_all_settings=True)

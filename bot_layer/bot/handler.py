@@ -56,7 +56,8 @@ class Handler:
     ``read_settings`` raises ConfigError for what the declarations of the settings can't say, and ``partner_checks``
     tries the partners with settings that are complete: both are for the doctor. ``definitions`` is the folder of the
     OperationDefinitions; by default ``operation_definitions`` in the folder of the
-    bot's module, or beside that folder.
+    bot's module, or beside that folder. ``reads_all_settings`` is for a bot that checks every setting itself, because
+    it has several sets of them.
     """
 
     bot: Bot
@@ -65,6 +66,7 @@ class Handler:
     read_settings: Callable[[Mapping[str, str]], object] = _any
     partner_checks: Callable[[Mapping[str, str]], Iterable[Finding]] | None = None
     definitions: Path | None = None
+    reads_all_settings: bool = False
 
     @property
     def operation(self) -> Json | None:
@@ -105,6 +107,8 @@ class Handler:
         self.read_settings(values)
 
     def _require_declared(self, values: Mapping[str, str]) -> None:
+        if self.reads_all_settings:
+            return
         reader = Reader(self.bot.settings, values)
         reader.check()
         reader.complain()
