@@ -22,6 +22,7 @@ import uvicorn
 from cachetools import TTLCache, cached
 
 from bot_layer.bot.collection import Collection, module_of
+from bot_layer.cli import status_page
 from bot_layer.cli.collections import Bots, chosen
 from bot_layer.errors import BotError, ConfigError, InputError
 from bot_layer.federation import routes as federated
@@ -31,6 +32,7 @@ from bot_layer.host import settings as host_settings
 from bot_layer.host.alert_channels import AlertSettings
 from bot_layer.host.history import History
 from bot_layer.host.occurrences import Occurrences
+from bot_layer.host.pages import access
 from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
@@ -146,13 +148,27 @@ def _serve(
     servers, project, as_user = admitting
     numbers = host_settings.read(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
-    history = History(database) if database else None
+    history = History(database) if database or access.read_password(environ) else None
     alerting = alert_channels.read(environ, own_login)
     occurrences = Occurrences()
     box = _inbox(bots, database, environ, numbers, history, occurrences) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
     responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
     more = tuple(responder.routes()) if responder else ()
+    bound, stopped = listening.bind(*address), threading.Event()
+    found = bound.getsockname()
+    if history is not None:
+        more += tuple(
+            status_page.routes(
+                environ,
+                bots,
+                history,
+                box,
+                catch_up_server=_catch_up_server(environ, servers, numbers) if box else None,
+                host_url=f"http://{listening.LOOPBACK}:{found[1]}",
+                stopped=stopped,
+            )
+        )
     settings = hosting.HostSettings(
         servers=servers,
         bots=bots,
@@ -167,21 +183,19 @@ def _serve(
         calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
     )
     application = hosting.app(settings)
-    bound = listening.bind(*address)
     bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
     connections = listen.most_connections(int(numbers["BOT_HOST_CONNECTIONS"]))
     server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
     for sign in (signal.SIGTERM, signal.SIGINT):
         # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
         signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
-    stopped = threading.Event()
     if box is not None:
         syncs = _syncs(box.settings.database_url, stopped, numbers) if clocks.practices else None
         _launch(box, bots, stopped, cron_at=servers[0] if clocks.cron else None, syncs=syncs)
         if own_login is not None:
-            every = numbers["BOT_HOST_CATCH_UP_SECONDS"]
             missed = partial(occurrences.add, "missed")
-            _catch_up(box, bots, servers, stopped, every=every, since=clocks.since, missed=missed)
+            server_of_marks = _catch_up_server(environ, servers, numbers)
+            _catch_up(box, bots, server_of_marks, stopped, numbers, since=clocks.since, missed=missed)
         else:
             _log.warning(
                 "The host has no login of its own: an accepted event whose process or token ends before its run does "
@@ -190,7 +204,6 @@ def _serve(
             )
         if history is not None:
             _alert(box, history, occurrences, alerting, stopped)
-    found = bound.getsockname()
     logs.announce(f"Serving {len(bots.handlers)} bots on http://{found[0]}:{found[1]} until SIGTERM or Ctrl-C")
     try:
         asyncio.run(listen.run(server, bound))
@@ -277,10 +290,10 @@ def _alert(
 def _catch_up(
     box: Inbox,
     bots: Collection,
-    servers: tuple[str, ...],
+    server: str | None,
     stopped: threading.Event,
+    numbers: Mapping[str, float],
     *,
-    every: float,
     since: datetime | None,
     missed: Callable[[int], None],
 ) -> None:
@@ -288,16 +301,25 @@ def _catch_up(
     from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
     from bot_layer.host.marks import Marks  # noqa: PLC0415  # as above
 
-    server = catching.own_server(os.environ, servers)
-    if server is None or every <= 0:
+    if server is None:
         _log.warning("Changes that are missed while no host answers are not searched for.")
         return
     catch_up = catching.CatchUp(bots, login(os.environ, bots), server, box, now=partial(catching.server_time, server))
     marks = Marks(box.settings.database_url, server)
     catching.begin(catch_up, marks, since)
     threading.Thread(
-        target=catching.repeat, args=(catch_up, marks, stopped), kwargs={"every": every, "missed": missed}, daemon=True
+        target=catching.repeat,
+        args=(catch_up, marks, stopped),
+        kwargs={"every": numbers["BOT_HOST_CATCH_UP_SECONDS"], "missed": missed},
+        daemon=True,
     ).start()
+
+
+def _catch_up_server(environ: Mapping[str, str], servers: tuple[str, ...], numbers: Mapping[str, float]) -> str | None:
+    """The server at which missed changes are searched for; None where nobody asks for that, or nobody could."""
+    from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
+
+    return catching.own_server(environ, servers) if numbers["BOT_HOST_CATCH_UP_SECONDS"] > 0 else None
 
 
 def age(text: str | None) -> datetime | None:

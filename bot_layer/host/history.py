@@ -24,10 +24,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from bot_layer.errors import BotError, InputError, ReviewNeeded
-from bot_layer.host import storage
+from bot_layer.host import storage, takeover
 
 KEEP_DAYS: Final = 15
 FAILED: Final = ("failed", "dead")
+OPERATION: Final = "operation"
+RUNS: Final = (OPERATION, "event")
+HEALTH: Final = "health"  # of a practice's bulk sync, looked at now and then
 _MOST_ROWS: Final = 500_000
 _MOST_PENDING: Final = 10_000
 _WORD: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -135,14 +138,12 @@ class History:
         state: str | None = None,
         code: str | None = None,
         since: datetime | None = None,
-        before: datetime | None = None,
         limit: int = 100,
     ) -> Iterator[Entry]:
         """The newest records of a kind."""
         wanted = {"kind": kind, "bot": bot, "state": state, "code": code}
         chosen = [_TABLE.c[name] == value for name, value in wanted.items() if value is not None]
         chosen += [_TABLE.c.at >= since.timestamp()] if since else []
-        chosen += [_TABLE.c.at < before.timestamp()] if before else []
         with self._engine.connect() as connection:
             rows = connection.execute(_TABLE.select().where(*chosen).order_by(_TABLE.c.at.desc()).limit(limit))
             yield from [Entry(**row._mapping) for row in rows]
@@ -153,12 +154,16 @@ class History:
         with self._engine.connect() as connection:
             return [Entry(**row._mapping) for row in connection.execute(chosen)]
 
-    def days(self, starts: Sequence[float]) -> dict[str, list[Counter[str]]]:
-        """For each bot and each day (that begins then) how many runs ended in which state."""
+    def hosts(self) -> list[takeover.Host]:
+        """The hosts of the database, as they last said that they live."""
+        return [host for host in takeover.hosts(self._engine) if not host.gone]
+
+    def days(self, kinds: Sequence[str], starts: Sequence[float]) -> dict[str, list[Counter[str]]]:
+        """For each bot and each day (that begins then) how many records of these kinds ended in which state."""
         day = sa.case(*((_TABLE.c.at >= start, number) for number, start in reversed(list(enumerate(starts)))))
         counted = (
             sa.select(_TABLE.c.bot, _TABLE.c.state, day.label("day"), sa.func.count().label("runs"))
-            .where(_TABLE.c.at >= starts[0])
+            .where(_TABLE.c.at >= starts[0], _TABLE.c.kind.in_(kinds))
             .group_by(_TABLE.c.bot, _TABLE.c.state, sa.text("day"))
         )
         found: dict[str, list[Counter[str]]] = defaultdict(lambda: [Counter() for _ in starts])
@@ -179,7 +184,7 @@ class History:
                 of.max(ms).label("slowest"),
                 of.max(_TABLE.c.at).label("last"),
             )
-            .where(_TABLE.c.at >= since)
+            .where(_TABLE.c.at >= since, _TABLE.c.kind.in_(RUNS))
             .group_by(_TABLE.c.bot)
             .order_by(_TABLE.c.bot)
         )

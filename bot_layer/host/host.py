@@ -35,7 +35,7 @@ from bot_layer.host.admission import Admission
 from bot_layer.host.calls import RETRY_AFTER, Calls
 from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
 from bot_layer.host.guard import Guard, require_watch
-from bot_layer.host.history import Entry, History, Stopwatch, new_id, state_of, word
+from bot_layer.host.history import OPERATION, Entry, History, Stopwatch, new_id, state_of, word
 from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
@@ -178,7 +178,7 @@ class Dispatcher:
                 new_id(),
                 self.settings.now(),
                 handler.bot.name,
-                "operation" if kind == "call" else "event",
+                OPERATION if kind == "call" else "event",
                 state_of(result.error),
                 word(code),
                 word(action),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack, cast
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWorkflowID, WorkflowStatus
 
@@ -17,7 +17,7 @@ from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
 from bot_layer.host.durable import APPLICATION_VERSION, WORKFLOW, queue_of
-from bot_layer.host.history import Entry, History, new_id, word
+from bot_layer.host.history import OPERATION, Entry, History, new_id, word
 from bot_layer.host.retention import DEAD
 from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
@@ -26,7 +26,6 @@ from bot_layer.host.vault import Vault
 _REASON: Final = re.compile(r"(\S+) after (\d+)")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9-]{4,64}")
 _PAGE: Final = 500
-OPERATION: Final = "operation"
 STATES: Final = ("waiting", "running", "done", "refused", "failed", "dead", "retried", "cancelled")
 _STATUSES: Final[Mapping[str, list[str]]] = {  # of DBOS, so that what is asked for is not looked for among all others
     "waiting": ["ENQUEUED", "DELAYED"],
@@ -60,13 +59,12 @@ class Run:
 
 
 class Chosen(TypedDict, total=False):
-    """Which runs are asked for: of one bot, in one state, with one code, since an instant, before another."""
+    """Which runs are asked for: of one bot, in one state, with one code, since an instant."""
 
     bot: str | None
     state: str | None
     code: str | None
     since: datetime | None
-    before: datetime | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Runs:
         return list(islice(heapq.merge(events, operations, key=lambda run: run.created, reverse=True), limit))
 
     def _events(self, chosen: Chosen) -> Iterator[Run]:
-        state, since, before = chosen.get("state"), chosen.get("since"), chosen.get("before")
+        state, since = chosen.get("state"), chosen.get("since")
         if state == "failed":
             return  # an event is tried again, and then a dead letter
         for offset in range(0, self.most, _PAGE):
@@ -108,7 +106,6 @@ class Runs:
                 name=WORKFLOW,
                 status=_STATUSES.get(state or ""),
                 start_time=since.isoformat() if since else None,
-                end_time=before.isoformat() if before else None,
                 sort_desc=True,
                 limit=min(_PAGE, self.most - offset),
                 offset=offset,
@@ -178,6 +175,10 @@ class Runs:
             raise InputError("That run has ended already.", code="run-ended")
         self._client.cancel_workflow(run.id)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.destroy()
+
     def _operations(self, run_id: str) -> list[Entry]:
         return [entry for entry in self.history.find(run_id) if entry.kind == OPERATION] if run_id else []
 
@@ -224,16 +225,35 @@ class ClientQueue:
         return {}
 
 
+class _NoInbox:
+    """Stands for the database of a host without an inbox: nothing is in it."""
+
+    def list_workflows(self, **_: Any) -> list[WorkflowStatus]:
+        """None."""
+        return []
+
+
+def without_inbox(history: History) -> Runs:
+    """The operations of a host that keeps no inbox."""
+    return Runs(cast(DBOSClient, _NoInbox()), history)
+
+
+def connect_runs(database_url: str, history: History, key: str | None = None) -> Runs:
+    """The runs in a database, until ``close``."""
+    client = DBOSClient(system_database_url=database_url, serializer=DBOSPortableJSONSerializer())
+    return Runs(client, history, key)
+
+
 @contextmanager
 def open_runs(database_url: str, key: str | None = None) -> Iterator[Runs]:
     """The runs in a database."""
-    client = DBOSClient(system_database_url=database_url, serializer=DBOSPortableJSONSerializer())
     history = History(database_url)
+    runs = connect_runs(database_url, history, key)
     try:
-        yield Runs(client, history, key)
+        yield runs
     finally:
         history.close()
-        client.destroy()
+        runs.close()
 
 
 def _operation(entry: Entry) -> Run:

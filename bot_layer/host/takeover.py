@@ -70,6 +70,13 @@ def is_silent(other: Host, me: Host, *, now: float, limit: float) -> bool:
     return other.gone or now - max(other.beat, me.since) > limit
 
 
+def hosts(engine: sa.Engine) -> list[Host]:
+    """The hosts of a database, those that have ended too."""
+    with engine.connect() as connection:
+        rows = connection.execute(TABLE.select().order_by(TABLE.c.id))
+        return [Host(row.id, row.beat, row.since, row.cron, row.gone) for row in rows]
+
+
 class Membership:
     """One host among those of its database. ``limit`` is how many seconds of silence mean that a host is dead."""
 
@@ -129,9 +136,7 @@ class Membership:
             connection.execute(TABLE.update().where(TABLE.c.id == self.id).values(gone=True, cron=False))
 
     def _hosts(self) -> list[Host]:
-        with self._engine.connect() as connection:
-            rows = connection.execute(TABLE.select().order_by(TABLE.c.id))
-            return [Host(row.id, row.beat, row.since, row.cron, row.gone) for row in rows]
+        return hosts(self._engine)
 
     def _insert(self, host: Host) -> None:
         with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:  # another host was quicker

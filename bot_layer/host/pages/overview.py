@@ -1,0 +1,169 @@
+"""What the overview shows, gathered from the history, the inbox and the providers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from bot_layer.bot.collection import Collection
+from bot_layer.findings import Finding
+from bot_layer.host.history import FAILED, RUNS, Figures, History
+from bot_layer.host.pages.values import Practice
+from bot_layer.host.rules import standing
+from bot_layer.host.rules.standing import Problem, Situation
+
+if TYPE_CHECKING:
+    from bot_layer.host.durable import Inbox
+    from bot_layer.host.marks import Marks
+
+DAYS: Final = 14
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One day of a chart: heights in per cent of the highest day, from the bottom."""
+
+    day: datetime
+    done: int
+    refused: int
+    failed: int
+    highest: int
+
+    @property
+    def total(self) -> int:
+        """The runs of the day."""
+        return self.done + self.refused + self.failed
+
+    def height(self, number: int) -> float:
+        """How high a part of the bar is, from 0 to 100; what is there can be seen."""
+        return max(100 * number / self.highest, 4.0) if number else 0.0
+
+
+@dataclass(frozen=True)
+class BotRow:
+    """One bot: its runs of today and of two weeks."""
+
+    name: str
+    about: str
+    days: tuple[Bar, ...]
+    figures: Figures | None
+
+    @property
+    def today(self) -> Bar:
+        """The runs of today."""
+        return self.days[-1]
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """A host of the database: ``silent`` once it has said nothing for too long."""
+
+    name: str
+    beat: float
+    is_this: bool
+    silent: bool
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The whole page."""
+
+    problems: Sequence[Problem]
+    bots: Sequence[BotRow]
+    inbox: Mapping[str, int] | None
+    hosts: Sequence[HostRow]
+    catch_up: float | None
+
+    @property
+    def level(self) -> str:
+        """``ok``, ``warn`` or ``bad``."""
+        return self.problems[0].level if self.problems else "ok"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the overview looks. ``marks`` say how far this host has searched for missed changes, if it does."""
+
+    bots: Collection
+    history: History
+    inbox: Inbox | None = field(default=None, repr=False)
+    marks: Callable[[], Marks] | None = field(default=None, repr=False)
+
+    def overview(self, now: datetime, practices: Sequence[Practice], findings: Sequence[Finding]) -> Overview:
+        """The overview at an instant; ``now`` is in the zone whose days are counted."""
+        counts = dict(self.inbox.counts()) if self.inbox is not None and self.inbox.ready else {}
+        rows, hosts, catch_up = self.bot_rows(now), self._hosts(now), self._catch_up()
+        found = Counter(each.status for each in findings)
+        situation = Situation(
+            takes_events=self.inbox is None or self.inbox.ready,
+            dead=counts.get("dead", 0),
+            failed_today={row.name: row.today.failed for row in rows if row.today.failed},
+            silent_hosts=[host.name for host in hosts if host.silent],
+            catch_up_age=None if catch_up is None else now.timestamp() - catch_up,
+            unhealthy=[each.name for each in practices if each.state == "failed"],
+            partial=[each.name for each in practices if each.state == "refused"],
+            findings_failed=found["failed"],
+            findings_warned=found["warning"],
+        )
+        return Overview(standing.problems(situation), rows, counts if self.inbox else None, hosts, catch_up)
+
+    def bot_rows(self, now: datetime) -> list[BotRow]:
+        """Each bot of this host, and each other one that has runs."""
+        starts = day_starts(now)
+        counts = self.history.days(RUNS, [start.timestamp() for start in starts])
+        figures = self.history.figures(starts[0].timestamp())
+        names = list(self.bots.handlers) + sorted(counts.keys() - self.bots.handlers.keys())
+        return [
+            BotRow(
+                name,
+                self._about(name),
+                bars(starts, counts.get(name) or [Counter() for _ in starts]),
+                figures.get(name),
+            )
+            for name in names
+        ]
+
+    def _about(self, name: str) -> str:
+        handler = self.bots.handlers.get(name)
+        return handler.bot.about if handler is not None else "Not served by this host."
+
+    def _hosts(self, now: datetime) -> list[HostRow]:
+        if self.inbox is None or not self.inbox.ready:
+            return []
+        settings, instant = self.inbox.settings, now.timestamp()
+        return [
+            HostRow(
+                host.id,
+                host.beat,
+                host.id == settings.host_id,
+                host.id != settings.host_id and instant - host.beat > settings.takeover_seconds,
+            )
+            for host in self.history.hosts()
+        ]
+
+    def _catch_up(self) -> float | None:
+        with suppress(sa.exc.SQLAlchemyError):  # the inbox's own sentence says that its database does not answer
+            latest = self.marks().latest() if self.marks is not None else None
+            return None if latest is None else latest.timestamp()
+        return None
+
+
+def day_starts(now: datetime) -> list[datetime]:
+    """The midnights of the last two weeks in the zone of ``now``, today's last."""
+    today = now.date()
+    return [datetime.combine(today - timedelta(days=back), time(), now.tzinfo) for back in reversed(range(DAYS))]
+
+
+def bars(starts: Sequence[datetime], counts: Sequence[Counter[str]]) -> tuple[Bar, ...]:
+    """A chart's bars."""
+    highest = max((each.total() for each in counts), default=0) or 1
+    return tuple(
+        Bar(start, each["done"], each["refused"], sum(each[state] for state in FAILED), highest)
+        for start, each in zip(starts, counts, strict=True)
+    )

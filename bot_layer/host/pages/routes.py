@@ -1,0 +1,334 @@
+"""The status page under ``/status``: HTML from templates, no script, nothing from elsewhere. Off without a password."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import anyio
+import anyio.to_thread
+import sqlalchemy as sa
+from dbos import error as dbos_error
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from bot_layer.errors import BotError, InputError
+from bot_layer.findings import Finding
+from bot_layer.host.history import HEALTH
+from bot_layer.host.pages import access, words
+from bot_layer.host.pages.access import Access
+from bot_layer.host.pages.latest import Latest
+from bot_layer.host.pages.overview import Sources, bars, day_starts
+from bot_layer.host.pages.values import Practice, Providers
+from bot_layer.host.rules import standing
+from bot_layer.host.runs import STATES, Chosen, Run, Runs
+
+ROOT: Final = "/status"
+REFRESH_SECONDS: Final = 30
+_HERE: Final = Path(__file__).parent
+_PAGE_SIZE: Final = 50
+_MOST_AT_ONCE: Final = 1000
+_SPANS: Final = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "14d": timedelta(days=14)}
+_log = logging.getLogger(__name__)
+Page = Callable[["Visit"], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """What the page shows and how it is reached. ``app_url`` is Medplum's own app, for links to resources."""
+
+    password: str = field(repr=False)
+    sources: Sources
+    runs: Callable[[], Runs]
+    providers: Providers = field(default_factory=Providers)
+    app_url: str = ""
+    now: Callable[[], float] = time.time
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request of somebody who is signed in."""
+
+    request: Request
+    csrf: str
+    form: FormData
+
+
+class StatusPage:
+    """The pages of one host."""
+
+    def __init__(self, settings: PageSettings) -> None:
+        self.settings = settings
+        self._access = Access(settings.password)
+        self._threads = anyio.CapacityLimiter(4)  # of their own: pages take none of the bots' threads
+        providers = settings.providers
+        self._practices: Latest[Sequence[Practice]] = Latest(providers.practices, (), keep=10.0)
+        self._findings: Latest[Sequence[Finding]] | None = (
+            Latest(providers.findings, (), keep=math.inf) if providers.findings else None
+        )
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        self._templates.filters |= {"moment": self._moment, "took": words.took, "ago": self._ago, "left": words.left}
+        self._style = (_HERE / "static" / "style.css").read_text(encoding="utf-8")
+
+    def routes(self) -> list[Route]:
+        """Where the pages are."""
+        pages: dict[str, Page] = {"": self._overview, "/runs": self._runs, "/runs/{id}": self._run}
+        pages |= {"/sync": self._sync, "/setup": self._setup}
+        actions: dict[str, Page] = {
+            "/runs/{id}/{action}": self._act_on_run,
+            "/retry-all": self._retry_all,
+            "/sync/{action}": self._act_on_sync,
+            "/setup/check": self._check,
+            "/sign-out": self._sign_out,
+        }
+        return [
+            Route("/", lambda _request: RedirectResponse(ROOT, 303)),
+            Route(f"{ROOT}/style.css", self._stylesheet),
+            Route(f"{ROOT}/sign-in", self._sign_in, methods=["GET", "POST"]),
+            *(Route(ROOT + path, self._page(page)) for path, page in pages.items()),
+            *(Route(ROOT + path, self._action(act), methods=["POST"]) for path, act in actions.items()),
+        ]
+
+    # Access
+
+    def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def show(request: Request) -> Response:
+            csrf = self._access.csrf(request)
+            if csrf is None:
+                return self._redirect("/sign-in")
+            return await self._safely(page, Visit(request, csrf, FormData()))
+
+        return show
+
+    def _action(self, act: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def do(request: Request) -> Response:
+            form = await request.form(max_files=0, max_fields=20)
+            csrf = self._access.csrf(request)
+            if csrf is None or not self._access.may_act(request, form.get("csrf")):
+                return self._redirect("/sign-in")
+            return await self._safely(act, Visit(request, csrf, form))
+
+        return do
+
+    async def _safely(self, page: Page, visit: Visit) -> Response:
+        try:
+            return await page(visit)
+        except InputError as refused:
+            status, text = 404 if refused.code == "unknown-run" else 409, refused.message
+        except BotError as fault:
+            status, text = 502, f"{standing.advice('failed', fault.code)} ({fault.code})"
+        except (sa.exc.SQLAlchemyError, dbos_error.DBOSException) as fault:
+            _log.warning("A status page could not be made: %s", type(fault).__name__)
+            status, text = 503, "The inbox's database does not answer. Check it; this page tries again by itself."
+        return self._html("problem.html", visit, status=status, text=text, refresh=status == 503)
+
+    async def _sign_in(self, request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        if request.method == "GET":
+            return self._html("sign_in.html", None, error="")
+        if self._access.is_blocked(address) or not access.is_own_form(request):
+            wait = {"Retry-After": str(access.BLOCKED_SECONDS)}
+            text = "Too many wrong passwords. Wait five minutes, then try again."
+            return self._html("sign_in.html", None, status=429, headers=wait, error=text)
+        form = await request.form(max_files=0, max_fields=20)
+        token = self._access.sign_in(address, str(form.get("password", "")))
+        if token is None:
+            _log.warning("A wrong password for the status page.")
+            return self._html("sign_in.html", None, status=403, error="That password is not right.")
+        response = self._redirect("")
+        response.set_cookie(
+            access.COOKIE,
+            token,
+            max_age=access.SESSION_SECONDS,
+            path=ROOT,
+            secure=not access.is_loopback(request),
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+    async def _sign_out(self, visit: Visit) -> Response:
+        self._access.sign_out(visit.request)
+        response = self._redirect("/sign-in")
+        response.delete_cookie(access.COOKIE, path=ROOT)
+        return response
+
+    # Pages
+
+    async def _overview(self, visit: Visit) -> Response:
+        practices = await self._practices.get(wait=1.0)
+        findings = self._findings.known if self._findings else ()
+        now = self._now()
+        found = await self._thread(lambda: self.settings.sources.overview(now, practices, findings))
+        return self._html("overview.html", visit, found=found, practices=practices, refresh=True)
+
+    async def _runs(self, visit: Visit) -> Response:
+        query = visit.request.query_params
+        chosen: Chosen = {
+            "bot": words.known(query.get("bot"), self.settings.sources.bots.handlers),
+            "state": words.known(query.get("state"), STATES),
+            "code": words.code(query.get("code")),
+            "since": self._now() - _SPANS[query["since"]] if query.get("since") in _SPANS else None,
+        }
+        page = words.page(query.get("page"))
+        first = _PAGE_SIZE * (page - 1)
+        found = await self._thread(lambda: self.settings.runs().listed(limit=first + _PAGE_SIZE + 1, **chosen))
+        dead = await self._thread(lambda: self.settings.runs().listed(limit=_MOST_AT_ONCE, state="dead"))
+        older = dict(query) | {"page": str(page + 1)} if len(found) > first + _PAGE_SIZE else None
+        return self._html(
+            "runs.html",
+            visit,
+            runs=found[first : first + _PAGE_SIZE],
+            chosen=chosen,
+            since=query.get("since", ""),
+            spans=list(_SPANS),
+            states=STATES,
+            older=urlencode(older) if older else "",
+            bots=list(self.settings.sources.bots.handlers),
+            dead=Counter(run.code for run in dead).most_common(),
+            refresh=page == 1,
+        )
+
+    async def _run(self, visit: Visit) -> Response:
+        run = await self._thread(lambda: self.settings.runs().one(visit.request.path_params["id"]))
+        attempts = await self._thread(lambda: self.settings.runs().attempts(run))
+        return self._html(
+            "run.html",
+            visit,
+            run=run,
+            attempts=attempts,
+            link=self._link(run),
+            resource_type=words.resource_type(run.resource),
+            refresh=run.state in ("waiting", "running"),
+        )
+
+    async def _sync(self, visit: Visit) -> Response:
+        practices = await self._practices.get(wait=3.0)
+        now = self._now()
+        starts = day_starts(now)
+        health = await self._thread(
+            lambda: self.settings.sources.history.days((HEALTH,), [start.timestamp() for start in starts])
+        )
+        charts = {name: bars(starts, counts) for name, counts in health.items()}
+        return self._html(
+            "sync.html", visit, practices=practices, charts=charts, error=self._practices.error, refresh=True
+        )
+
+    async def _setup(self, visit: Visit) -> Response:
+        findings = await self._findings.get(wait=2.0) if self._findings else ()
+        order = ("failed", "warning", "passed", "skipped")
+        return self._html(
+            "setup.html",
+            visit,
+            findings=sorted(findings, key=lambda each: order.index(each.status) if each.status in order else 0),
+            can_check=self._findings is not None,
+            checking=self._findings.running if self._findings else False,
+            checked=self._findings.at if self._findings else None,
+            error=self._findings.error if self._findings else "",
+            refresh=self._findings is not None and self._findings.running,
+        )
+
+    # Actions
+
+    async def _act_on_run(self, visit: Visit) -> Response:
+        run_id, action = visit.request.path_params["id"], visit.request.path_params["action"]
+        runs = self.settings.runs()
+        if action == "cancel":
+            await self._thread(lambda: runs.cancel(run_id))
+            return self._redirect(f"/runs/{run_id}?did=cancelled")
+        if action not in ("retry", "replay"):
+            raise InputError("There is no such action.", code="unknown-run")
+        new = await self._thread(lambda: runs.again(run_id, only_failed=action == "retry"))
+        return self._redirect(f"/runs/{new}?did=again")
+
+    async def _retry_all(self, visit: Visit) -> Response:
+        code = words.code(str(visit.form.get("code", ""))) or ""
+
+        def retry() -> int:
+            runs = self.settings.runs()
+            found = runs.listed(state="dead", code=code, limit=_MOST_AT_ONCE)
+            for run in reversed(found):  # the oldest first, as they came
+                runs.again(run.id, only_failed=True)
+            return len(found)
+
+        return self._redirect(f"/runs?did=all&number={await self._thread(retry)}")
+
+    async def _act_on_sync(self, visit: Visit) -> Response:
+        practice, action = str(visit.form.get("practice", "")), visit.request.path_params["action"]
+        acts = {"start": self.settings.providers.start, "cancel": self.settings.providers.cancel}
+        if action not in acts or practice not in {each.name for each in self._practices.known}:
+            raise InputError("There is no such practice or action.", code="unknown-run")
+        await self._thread(lambda: acts[action](practice))
+        self._practices.forget()
+        return self._redirect(f"/sync?did={action}")
+
+    async def _check(self, _visit: Visit) -> Response:
+        if self._findings:
+            self._findings.forget()
+        return self._redirect("/setup")
+
+    # Answers
+
+    async def _stylesheet(self, _request: Request) -> Response:
+        return Response(self._style, headers={**access.HEADERS, "Cache-Control": "max-age=300"}, media_type="text/css")
+
+    def _html(
+        self,
+        template: str,
+        visit: Visit | None,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        refresh: bool = False,
+        **values: Any,
+    ) -> Response:
+        query = visit.request.query_params if visit else {}
+        paused = query.get("updates") == "off"
+        common = {
+            "root": ROOT,
+            "csrf": visit.csrf if visit else "",
+            "path": visit.request.url.path.removeprefix(ROOT) if visit else "/sign-in",
+            "refresh": refresh,
+            "paused": paused,
+            "pause_link": "?" + urlencode({**{k: v for k, v in query.items() if k != "updates"}, "updates": "off"}),
+            "resume_link": "?" + urlencode({k: v for k, v in query.items() if k != "updates"}),
+            "did": words.did(query.get("did"), query.get("number")),
+            "now": self._now(),
+            "lasting": self.settings.sources.history.lasting,
+            "advice": standing.advice,
+            "state_words": words.STATES,
+        }
+        page = self._templates.get_template(template).render(**(common | values))
+        every = {"Refresh": str(REFRESH_SECONDS)} if refresh and not paused else {}
+        return Response(page, status, {**access.HEADERS, **every, **(headers or {})}, media_type="text/html")
+
+    def _redirect(self, path: str) -> Response:
+        return RedirectResponse(ROOT + path, 303, headers=access.HEADERS)
+
+    async def _thread(self, work: Callable[[], Any]) -> Any:
+        return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+    def _link(self, run: Run) -> str:
+        return f"{self.settings.app_url.rstrip('/')}/{run.resource}" if self.settings.app_url and run.resource else ""
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.settings.now()).astimezone()
+
+    def _moment(self, value: datetime | float | None) -> str:
+        return words.moment(value, self._now())
+
+    def _ago(self, value: float | None) -> str:
+        return words.ago(value, self.settings.now())

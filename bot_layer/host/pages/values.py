@@ -1,0 +1,60 @@
+"""What others hand to the status page: where each practice's bulk sync stands, and what the doctor found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bot_layer.findings import Finding
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many resources of a type were handled, of how many that are expected, if that is known."""
+
+    type: str
+    done: int
+    failed: int = 0
+    expected: int | None = None
+
+
+@dataclass(frozen=True)
+class Practice:
+    """A practice's sync. Times are seconds since 1970; ``problems`` are sentences without anything of a person."""
+
+    name: str
+    phase: str
+    healthy: bool
+    running: bool = False
+    enabled: bool = True
+    started: float | None = None
+    last_success: float | None = None
+    next_run: float | None = None
+    seconds_left: float | None = None
+    progress: tuple[Progress, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """In one word, as the history keeps it: done, refused (partial) or failed."""
+        if not self.healthy:
+            return "failed"
+        return "refused" if self.phase == "partial" else "done"
+
+
+def _nothing() -> Sequence[Practice]:
+    return ()
+
+
+def _no_action(_practice: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Providers:
+    """Where the page gets what the host itself does not know. Each may take seconds, and raise a BotError."""
+
+    practices: Callable[[], Sequence[Practice]] = field(default=_nothing)
+    start: Callable[[str], None] = field(default=_no_action)
+    cancel: Callable[[str], None] = field(default=_no_action)
+    findings: Callable[[], Sequence[Finding]] | None = None
