@@ -68,7 +68,7 @@ def resolve(declared: Iterable[Setting], environ: Mapping[str, str], secrets: Ma
     incomplete = missing([each for each in settings if each.login in logins], environ)
     if incomplete:
         raise ConfigError(
-            f"The environment holds a part of a login: set {', '.join(incomplete)} there too, or no part of it.",
+            f"The environment has a part of a login: set {', '.join(incomplete)} there too, or no part of it.",
             missing=incomplete,
         )
     return combine(settings, environ, secrets)

@@ -26,7 +26,7 @@ from bot_layer.medplum.client import Medplum
 BOT = Bot(
     name="check-health-gorilla",
     identifier="health-gorilla-labs/check-health-gorilla",
-    about="Tells whether settings, login, tenant, NPI directory and a known practitioner work; writes nothing",
+    about="Reports whether settings, login, tenant, NPI directory and a known practitioner work; writes nothing",
     target="Practitioner",
     parameter="practitioner",
     # A missing or wrong setting is a finding here, not a reason not to look.

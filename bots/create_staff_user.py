@@ -30,7 +30,7 @@ from bot_layer.medplum import client as medplum
 BOT = Bot(
     name="create-staff-user",
     identifier="health-gorilla-labs/create-staff-user",
-    about="Makes a Health Gorilla account for somebody without NPI, and applies administrative and security roles",
+    about="Creates a Health Gorilla account for a person without an NPI, and applies administrative and security roles",
     target="Practitioner",
     parameter="practitioner",
     settings=(*hg.SETTINGS, *transport.SETTINGS),

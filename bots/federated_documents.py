@@ -31,10 +31,13 @@ _MOST_DIGITS = 4
 BOT = Bot(
     name="federated-documents",
     identifier="health-gorilla-labs/federated-documents",
-    about="Answers a network's queries for the documents of registered patients",
+    about="Answers queries from networks for the documents of registered patients",
     requesters="",  # any patient's documents: nobody calls it until the clinic says who
     settings=(
-        Setting("FEDERATED_PATIENT_IDENTIFIER_SYSTEM", "The system of the ids that patients were registered under"),
+        Setting(
+            "FEDERATED_PATIENT_IDENTIFIER_SYSTEM",
+            "The identifier system of the ids under which patients are registered",
+        ),
         *ANSWERING,
         *transport.SETTINGS,
     ),
@@ -76,7 +79,7 @@ def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> J
     is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS
     opened = source.open(found, document, int(number)) if found and document and is_number else None
     if found is None or document is None or opened is None:
-        raise InputError("The patient has no such document here.", code="not-found")
+        raise InputError("The patient has no such document.", code="not-found")
     try:
         data = b"".join(opened.chunks)
     finally:

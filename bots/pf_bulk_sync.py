@@ -36,7 +36,7 @@ WRITTEN = sorted({stored_as(each) for each in (*DEFAULT_TYPES, *POINTED_TO)} | {
 BOT = Bot(
     name="pf-bulk-sync",
     identifier="practice-fusion/pf-bulk-sync",
-    about="Brings a practice's patients from Practice Fusion into Medplum and keeps them up to date",
+    about="Copies a practice's patients from Practice Fusion to Medplum and keeps them up to date",
     settings=SETTINGS,
     grants=tuple(Grant(each, write=True, delete=each != "Task") for each in WRITTEN),
     cron="*/5 * * * *",
@@ -119,7 +119,7 @@ def _step(event: Event, settings: SyncSettings, seconds: float) -> Json:
         return sync_answer.of_state(state, settings, now=time.time(), action=action)
     except Halted as over:
         raise TransientError(
-            "The time of one call was over before there was anything to keep: call again, or raise PF_STEP_SECONDS "
+            "The time of one call ended before there was any progress to store: call again, or raise PF_STEP_SECONDS "
             "and the bot's timeout.",
             service="Medplum",
             code="step-too-short",

@@ -31,7 +31,7 @@ from bot_layer.medplum import client as medplum
 BOT = Bot(
     name="sync-practitioner",
     identifier="health-gorilla-labs/sync-practitioner",
-    about="Enrolls a clinician in Health Gorilla and keeps id, login and lab account numbers in step",
+    about="Enrolls a clinician in Health Gorilla and keeps id, login and lab account numbers up to date",
     target="Practitioner",
     parameter="practitioner",
     settings=(*hg.SETTINGS, *transport.SETTINGS),
@@ -50,9 +50,7 @@ def sync(event: Event) -> Json:
     """Gather, decide, act; the answer is one Parameters resource."""
     asked = target(event, "Practitioner", "practitioner")
     if asked.deleted:
-        deleted = note(
-            "practitioner-deleted", "The Practitioner was deleted in Medplum; its account was left as it is."
-        )
+        deleted = note("practitioner-deleted", "The Practitioner was deleted in Medplum; the account was not changed.")
         return enrollment_answer.answer("unchanged", issues=[deleted])
     server, now = medplum.connect(event), datetime.now(UTC)
     gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now)

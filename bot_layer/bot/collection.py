@@ -125,11 +125,11 @@ def _package(name: str) -> tuple[str, ModuleType]:
             raise  # the package exists, and something that it needs does not
         known = ", ".join(sorted(_entry_points())) or "none"
         raise InputError(
-            f"{name} is no installed collection, no package and no folder. Installed collections: {known}.",
+            f"{name} is neither an installed collection, a package nor a folder. Installed collections: {known}.",
             code="unknown-collection",
         ) from fault
     if not hasattr(package, "__path__"):
-        raise InputError(f"{name} is a module: name the package that holds the bots.", code="unknown-collection")
+        raise InputError(f"{name} is a module: name the package that contains the bots.", code="unknown-collection")
     return name, package
 
 
@@ -137,7 +137,7 @@ def _from_folder(folder: Path) -> tuple[str, ModuleType]:
     root = folder.resolve()
     if not root.is_dir() or not root.name.isidentifier():
         raise InputError(
-            f"There is no folder {folder}, or its name is no Python package name (letters, digits and _).",
+            f"There is no folder {folder}, or its name is not a Python package name (letters, digits and _).",
             code="unknown-collection",
         )
     if str(root.parent) not in sys.path:
@@ -158,7 +158,7 @@ def _handlers(package: ModuleType) -> Iterator[Handler]:
         if not isinstance(handler, Handler):
             raise ConfigError(
                 f"The module {module.__name__} has no handler: end it with `handler = Handler(BOT, function)`, or "
-                "begin its name with _ if it is no bot.",
+                "begin its name with _ if it is not a bot.",
                 code="broken-collection",
             )
         if handler.bot.stem != name:

@@ -95,7 +95,7 @@ class Bot:
 
     @property
     def _unset(self) -> str:
-        return "everybody whom Medplum lets call it" if self.requesters == "*" else self.requesters or "nobody"
+        return "everyone whom Medplum lets call it" if self.requesters == "*" else self.requesters or "nobody"
 
     @property
     def stem(self) -> str:

@@ -175,7 +175,7 @@ def _named(event: Event, reference: str, resource_type: str, parameter: str) -> 
 def _how_to_name(resource_type: str, parameter: str) -> str:
     return (
         f"The call names no {resource_type}. Send Parameters with a parameter named {parameter} whose valueReference "
-        f"is {resource_type}/{{id}}: this server does not tell a bot which resource the URL addressed."
+        f"is {resource_type}/{{id}}: this server does not pass the resource of the URL to the bot."
     )
 
 

@@ -121,7 +121,7 @@ def check_input(definition: Path | None, given: Json) -> None:
     faults = sorted({_where(fault) for fault in _validator(definition).iter_errors(given)})
     if faults:
         raise InputError(
-            f"The input does not fit the operation's parameters: see {', '.join(faults)}.",
+            f"The input does not match the operation's parameters: see {', '.join(faults)}.",
             code="invalid-input",
             expression=faults,
         )

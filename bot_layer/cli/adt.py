@@ -73,9 +73,9 @@ def _require_ended(found: Json, patient: str, *, yes: bool) -> None:
             code="patient-merged",
         )
     if found.get("active") is not False and not yes:
-        asked = "The Patient is active, and an A29 has the partner delete the record."
+        asked = "The Patient is active, and an A29 tells the partner to delete the record."
         if not sys.stdin.isatty() or not typer.confirm(f"{asked} Write it?", err=True):
-            raise InputError(f"{asked} Add --yes if that is meant.", code="patient-active")
+            raise InputError(f"{asked} Add --yes if this is intended.", code="patient-active")
 
 
 def _require_disclosable(store: PatientStore, found: Json, settings: Mapping[str, str], now: datetime) -> None:

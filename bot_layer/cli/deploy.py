@@ -37,7 +37,7 @@ _ALONE_WITH: Mapping[str, frozenset[str]] = {
 }
 _NEEDS: Mapping[str, str] = {"--arch": "--package", "--package": "--runtime"}
 
-Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="This bot alone; repeat for more.")]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="Only this bot; repeat for more.")]
 Secrets = Annotated[
     Path | None,
     typer.Option(
@@ -56,18 +56,16 @@ Package = Annotated[
 
 @app.command("deploy")
 def deploy(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     drift: Annotated[bool, typer.Option("--drift", help="As --dry-run; exit code 3 if the server differs.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Undo the last deployment.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Delete what was deployed and is no longer declared.")] = False,
     runtime: Annotated[
         str | None,
-        typer.Option(help="How Medplum runs the bots: fission, relay or lambda. Default: as those that are deployed."),
+        typer.Option(help="How Medplum runs the bots: fission, relay or lambda. Default: as the deployed bots."),
     ] = None,
     only: Only = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every bot, also those that are deployed only if they are named.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every bot, also those that are deployed only by name.")] = False,
     bots: Bots = None,
     secrets: Secrets = None,
     package: Package = None,
@@ -75,7 +73,7 @@ def deploy(
         list[str] | None, typer.Option("--arch", help="With --package: x86_64 or arm64; repeat for both.")
     ] = None,
     break_lock: Annotated[
-        bool, typer.Option("--break-lock", help="Take the lock of a deployment that was interrupted.")
+        bool, typer.Option("--break-lock", help="Take over the lock of an interrupted deployment.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
@@ -125,7 +123,7 @@ def deploy(
         out.error(error)
         out.end(_exit_code(error))
     except KeyboardInterrupt:
-        out.error(InputError("Interrupted. Run the command again: it completes what is left.", code="interrupted"))
+        out.error(InputError("Interrupted. Run the command again to continue.", code="interrupted"))
         out.end(_FAILED)
 
 
@@ -148,7 +146,7 @@ def _require_compatible(given: set[str]) -> None:
     for option, others in _ALONE_WITH.items():
         if option in given and (refused := sorted(given - others - {option})):
             raise InputError(
-                f"{option} can't be combined with {', '.join(refused)}.", code="options-exclude-each-other"
+                f"{option} cannot be combined with {', '.join(refused)}.", code="options-exclude-each-other"
             )
     for option, needed in _NEEDS.items():
         if option in given and needed not in given:
@@ -156,7 +154,7 @@ def _require_compatible(given: set[str]) -> None:
     if {"--only", "--all"} <= given:
         raise InputError("Give --only or --all, not both.", code="options-exclude-each-other")
     if {"--only", "--prune"} <= given:
-        raise InputError("--prune looks at everything that was deployed; leave out --only.")
+        raise InputError("--prune concerns everything that was deployed: omit --only.")
 
 
 @dataclass(frozen=True)
@@ -180,13 +178,13 @@ class _Choice:
             return Request(named, runtime, partial=bool(self.only))
         out.left_out(selection.left_out)
         if not selection.names:
-            raise InputError("No bot is left to deploy: name one with --only.", code="nothing-to-deploy")
+            raise InputError("There is no bot to deploy: name one with --only.", code="nothing-to-deploy")
         return Request(self.bots.only(selection.names), runtime)
 
 
 def _package(bots: Collection, runtime: str | None, folder: Path, architectures: list[str], out: _Out) -> None:
     if runtime != "lambda":
-        raise InputError("--package belongs to --runtime lambda.")
+        raise InputError("--package requires --runtime lambda.")
     for handler in bots:
         for architecture in architectures:
             out.packaged(build(handler.bot, folder, architecture=architecture))
@@ -228,7 +226,7 @@ class _Out:
     def done(self, done: Report) -> None:
         self._told |= {"done": len(done.done), "left": len(done.left)}
         if done.error:
-            self._say(f"Stopped after {len(done.done)} steps, {len(done.left)} are left; run it again to complete.")
+            self._say(f"Stopped after {len(done.done)} steps, {len(done.left)} are left; run it again to continue.")
             self.error(done.error)
         elif done.done:
             self._say(f"Deployed: {len(done.done)} steps.")
@@ -245,7 +243,7 @@ class _Out:
         for reference in done.undone if dry_run else ():
             self._say(f"  - {reference}")
         for reference in done.kept:
-            self._say(f"  ! {reference} was changed since and is left as it is.", style="yellow")
+            self._say(f"  ! {reference} was changed since and was not restored.", style="yellow")
 
     def packaged(self, path: Path) -> None:
         self._told.setdefault("packages", []).append(str(path))

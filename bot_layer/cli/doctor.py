@@ -26,9 +26,7 @@ _CODES = {"warning": 1, "failed": 2}
 
 @app.command("doctor")
 def doctor(
-    host: Annotated[
-        str, typer.Option(help="Address of the bots' host; empty: leave it out.")
-    ] = "http://127.0.0.1:8765",
+    host: Annotated[str, typer.Option(help="Address of the bots' host; empty: skip it.")] = "http://127.0.0.1:8765",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     bots: Bots = None,
 ) -> None:

@@ -118,15 +118,19 @@ class Report:
 def enroll(
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="CSV with a column practitioner (Practitioner/id) or npi; location if wished."),
+        typer.Option(
+            "--from", help="CSV with a column practitioner (Practitioner/id) or npi, and optionally location."
+        ),
     ] = None,
-    search: Annotated[str | None, typer.Option(help="Take whom this search finds: 'Practitioner?active=true'.")] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Tell what would be done and write nothing.")] = False,
+    search: Annotated[
+        str | None, typer.Option(help="Enroll the people whom this search finds: 'Practitioner?active=true'.")
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would be done; write nothing.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=32, help="How many people at a time.")] = 4,
-    report: Annotated[Path, typer.Option(help="The report; the next run goes on from it.")] = Path(
+    report: Annotated[Path, typer.Option(help="The report; the next run continues from it.")] = Path(
         "enrollment-report.csv"
     ),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever the report says.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore the report of the last run.")] = False,
 ) -> None:
     """Enroll many clinicians in Health Gorilla, and say what became of each.
 
@@ -193,7 +197,7 @@ def _people(enroller: Enroller, source: Path | None, search: str | None) -> list
         try:
             return roster.once(roster.read(source.read_text(encoding="utf-8"), check_digit=enroller.check_digit))
         except UnicodeDecodeError as fault:
-            raise InputError("The list is no UTF-8: save it as CSV UTF-8.", code="unreadable-list") from fault
+            raise InputError("The list is not UTF-8: save it as CSV UTF-8.", code="unreadable-list") from fault
     resource_type, _, query = str(search).partition("?")
     if resource_type != "Practitioner":
         raise InputError("--search begins with Practitioner?.", code="no-list")
@@ -234,7 +238,7 @@ def _bar(console: Console) -> Progress:
 
 
 def _table(rows: Sequence[Row], skipped: int) -> Table:
-    table = Table("what", "code", "people", title=f"{len(rows)} people, {skipped} of them settled before")
+    table = Table("what", "code", "people", title=f"{len(rows)} people, {skipped} of them done before")
     for (action, code), number in roster.count(rows).items():
         table.add_row(action, code, str(number))
     return table

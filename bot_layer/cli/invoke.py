@@ -40,7 +40,7 @@ def invoke(
         typer.Option("--input", metavar="FILE", help="File with the input (Parameters or a resource); - reads stdin."),
     ] = None,
     event: Annotated[
-        str | None, typer.Option("--event", metavar="FILE", help="File with Medplum's whole envelope; - reads stdin.")
+        str | None, typer.Option("--event", metavar="FILE", help="File with Medplum's whole event; - reads stdin.")
     ] = None,
     sandbox: Annotated[
         bool,
@@ -62,7 +62,7 @@ def invoke(
     logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
     try:
         if event is not None and (on or given):
-            raise InputError("--event is the whole envelope: leave out --on and --input.", code="invalid-input")
+            raise InputError("--event is the whole event: omit --on and --input.", code="invalid-input")
         handler = chosen(bots).named(name)
         with _server(sandbox=sandbox) as environ:
             if event is not None:
@@ -116,7 +116,7 @@ def _envelope(handler: Handler, on: str | None, given: Json | None, environ: Map
         if given is not None and given.get("resourceType") != "Parameters":
             raise InputError("Beside --on, give --input a Parameters resource.", code="invalid-input")
         if bot.parameter is None:
-            raise InputError(f"{bot.name} works on no resource: leave out --on.", code="invalid-input")
+            raise InputError(f"{bot.name} works on no resource: omit --on.", code="invalid-input")
         entries = [each for each in (given or {}).get("parameter", []) if each.get("name") != bot.parameter]
         given = parameters.build(parameters.reference(bot.parameter, on), *entries)
     envelope: Json = {
@@ -133,9 +133,9 @@ def _read(name: str) -> Json:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
         parsed = json.loads(text)
     except (OSError, ValueError) as fault:
-        raise InputError(f"{name} can't be read as JSON.", code="unreadable-event") from fault
+        raise InputError(f"{name} is not valid JSON.", code="unreadable-event") from fault
     if not isinstance(parsed, dict):
-        raise InputError(f"{name} must hold a JSON object.", code="unreadable-event")
+        raise InputError(f"{name} must contain a JSON object.", code="unreadable-event")
     return parsed
 
 

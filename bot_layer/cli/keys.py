@@ -43,7 +43,7 @@ def new(
     private_path, public_path = folder / "private-key.pem", folder / "jwks.json"
     for path in (private_path, public_path):
         if path.exists():
-            raise InputError(f"{path} exists already: a key that is in use must not be lost.", code="file-exists")
+            raise InputError(f"{path} already exists: it may be a key in use.", code="file-exists")
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with os.fdopen(os.open(private_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
         file.write(pem)

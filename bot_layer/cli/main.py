@@ -89,7 +89,7 @@ _USERS_OWN = {
     errno.EADDRNOTAVAIL: "This machine does not have that address",
     errno.EACCES: "This user may not use that file or port",
     errno.ENOENT: "There is no such file or folder",
-    errno.ENOTDIR: "A part of that path is no folder",
+    errno.ENOTDIR: "A part of that path is not a folder",
     errno.EISDIR: "That is a folder, not a file",
     errno.ENOSPC: "The disk is full",
     errno.EROFS: "The file system is read-only",

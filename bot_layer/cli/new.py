@@ -90,7 +90,7 @@ class _told:  # reads as a statement
 def _require_name(name: str, what: str) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name} can't be the name of a {what}: use lower-case letters, digits and single hyphens, "
+            f"{name} cannot be the name of a {what}: use lower-case letters, digits and single hyphens, "
             "beginning with a letter.",
             code="invalid-name",
         )
@@ -125,7 +125,7 @@ def _write(folder: Path, files: dict[str, str], values: dict[str, str]) -> None:
     targets = {template: folder / path.format_map(values) for template, path in files.items()}
     existing = [str(path) for path in targets.values() if path.exists()]
     if existing:
-        raise InputError(f"These files exist already: {', '.join(existing)}.", code="file-exists")
+        raise InputError(f"These files already exist: {', '.join(existing)}.", code="file-exists")
     for template, path in targets.items():
         text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,22 +41,22 @@ from bot_layer.medplum.requests import MedplumRequests
 from bot_layer.settings import resolve, secret_values
 
 app = typer.Typer()
-pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion into Medplum; status tells its health.")
+pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion to Medplum; status prints its health.")
 app.add_typer(pf_sync, name="pf-sync")
 
 DONE, FAILED, MISSING, BUSY, PARTIAL, STOPPED = 0, 1, 2, 3, 4, 130
 STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
 
-Full = Annotated[bool, typer.Option("--full", help="Export everything, and look at each resource in Medplum.")]
+Full = Annotated[bool, typer.Option("--full", help="Export everything, and compare each resource with Medplum.")]
 Types = Annotated[str, typer.Option("--types", help="Types of this run, joined by commas.")]
-Since = Annotated[str, typer.Option("--since", help="What changed after this moment, e.g. 2026-01-31T00:00:00Z.")]
-Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source has no more.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Try again what Medplum refused; export nothing.")]
+Since = Annotated[str, typer.Option("--since", help="Export what changed after this time, e.g. 2026-01-31T00:00:00Z.")]
+Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source no longer has.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry what Medplum refused; export nothing.")]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite-reported", help="Full run in which the source wins over edits made in Medplum, once."),
+    typer.Option("--overwrite-reported", help="Full run in which the source overwrites edits made in Medplum."),
 ]
-Preview = Annotated[bool, typer.Option("--preview", help="Tell how many resources a run would read; write nothing.")]
+Preview = Annotated[bool, typer.Option("--preview", help="Show how many resources a run would read; write nothing.")]
 Upsert = Annotated[str, typer.Option("--upsert", help="lookup, or conditional: batches of conditional PUTs.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Run every PF_SYNC_INTERVAL_MS until stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
@@ -65,7 +65,7 @@ Keep = Annotated[
 ]
 JobUrl = Annotated[str, typer.Option("--job", help="Load the export with this status URL, started elsewhere.")]
 Lenient = Annotated[bool, typer.Option("--lenient", help="Let the source ignore parameters that it does not know.")]
-LogTimes = Annotated[bool, typer.Option("--log-times", help="A time before each line of the log.")]
+LogTimes = Annotated[bool, typer.Option("--log-times", help="Begin each line of the log with the time.")]
 PracticesFile = Annotated[Path | None, typer.Option("--practices", help="A TOML file with the practices.")]
 Practice = Annotated[str, typer.Option("--practice", help="The practice of that name.")]
 All = Annotated[bool, typer.Option("--all", help="Every practice, one after the other.")]
@@ -249,7 +249,7 @@ class _Around:
         """The practices and the login; while Medplum is out of reach nobody knows what the project's secrets say."""
 
         def wait(seconds: float) -> None:
-            self.log("PFSyncScheduler", "Starting: Medplum is out of reach, trying again")
+            self.log("PFSyncScheduler", "Starting: Medplum is unreachable, trying again")
             if self.stop.wait(seconds):
                 raise Halted
 
@@ -257,7 +257,7 @@ class _Around:
         return repeat(lambda: read_worlds(environ, self.chosen), policy, when=lambda _: True, wait=wait)
 
     def _stopped(self, _number: int, _frame: FrameType | None) -> None:
-        self.log("PFSyncScheduler", "Stopping: the place is kept")
+        self.log("PFSyncScheduler", "Stopping: the progress is stored")
         self.stop.set()
 
     def log(self, component: str, text: str) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 runs = typer.Typer(
-    no_args_is_help=True, help="What the host's bots did: list, show, stats, retry, replay, cancel, catch-up."
+    no_args_is_help=True, help="The runs of the host's bots: list, show, stats, retry, replay, cancel, catch-up."
 )
 app.add_typer(runs, name="runs")
 
@@ -41,16 +41,14 @@ _STATS: Final = "{bot:<24} {calls:>8} {refused:>8} {failed:>8} {medianMs:>9} {sl
 
 @runs.command("list")
 def list_runs(
-    bot: Annotated[str | None, typer.Option(help="Runs of this bot alone.")] = None,
+    bot: Annotated[str | None, typer.Option(help="Only runs of this bot.")] = None,
     state: Annotated[
         str | None, typer.Option(help="waiting, running, done, refused, failed, dead, retried or cancelled.")
     ] = None,
     code: Annotated[str | None, typer.Option(help="Runs that ended with this code.")] = None,
     since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on and print what changes, until Ctrl-C or SIGTERM.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep printing changes, until Ctrl-C or SIGTERM.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     inbox: Inbox = None,
@@ -96,7 +94,9 @@ def stats(
 @runs.command("show")
 def show(
     run_id: RunId,
-    data: Annotated[bool, typer.Option("--data", help="Also the event's input: a person's data.")] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Also print the event's input, which has a person's data.")
+    ] = False,
     inbox: Inbox = None,
 ) -> None:
     """Show one run; a person's data only when asked for, and with the key of the inbox."""
@@ -132,7 +132,7 @@ def cancel(run_id: RunId, inbox: Inbox = None) -> None:
 @runs.command("catch-up")
 def catch_up(
     since: Annotated[str, typer.Option(help="Search for changes not older than this: 30m, 12h, 2d.")],
-    bot: Annotated[list[str] | None, typer.Option(help="For this bot alone; repeat for more.")] = None,
+    bot: Annotated[list[str] | None, typer.Option(help="Only for this bot; repeat for more.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what has no run, and queue nothing.")] = False,
     inbox: Inbox = None,
     bots: Bots = None,
@@ -184,7 +184,7 @@ def _opened(given: str | None) -> Iterator[Runs]:
     url = database(given, os.environ)
     try:
         if url is None:
-            raise InputError("This host keeps no inbox.")
+            raise InputError("This host has no inbox.")
         require_there(url)
         with open_runs(url, os.environ.get("BOT_HOST_INBOX_KEY") or None) as opened:
             yield opened

@@ -50,14 +50,14 @@ def sandbox(
     ] = 50_000,
     operation_input: Annotated[
         str,
-        typer.Option(help="What an instance-level operation hands to its bot: 'resource' (since 2026-02) or 'body'."),
+        typer.Option(help="What an instance-level operation passes to its bot: 'resource' (since 2026-02) or 'body'."),
     ] = "resource",
     practice_fusion: Annotated[
         str,
-        typer.Option(help="The source's shape: 'general' (all that bulk data offers) or 'exact' (Practice Fusion's)."),
+        typer.Option(help="How the source behaves: 'general' (all of Bulk Data) or 'exact' (as Practice Fusion)."),
     ] = "general",
     fault: Annotated[
-        list[str] | None, typer.Option(help=f"Let Medplum fail now and then; repeat for more: {_FAULTS}.")
+        list[str] | None, typer.Option(help=f"Inject random faults in Medplum; repeat for more: {_FAULTS}.")
     ] = None,
     partner_fault: Annotated[list[str] | None, typer.Option(help="The same for the partners.")] = None,
     bots: Bots = None,
@@ -103,7 +103,7 @@ def sandbox(
         unkind = (Faults.parse(fault or []), Faults.parse(partner_fault or []))
         world = World(options)
     except (OSError, ValueError, sqlite3.Error) as refused:
-        typer.echo(f"The sandbox can't start: {refused}", err=True)
+        typer.echo(f"The sandbox cannot start: {refused}", err=True)
         raise typer.Exit(2) from refused
     with world:
         if with_bots:

@@ -53,7 +53,7 @@ MedplumOption = Annotated[
 ]
 InboxOption = Annotated[
     str | None,
-    typer.Option(help=f"Where events are kept: a database URL, or 'off'. [BOT_HOST_DATABASE_URL, else {_SQLITE}]"),
+    typer.Option(help=f"Where events are stored: a database URL, or 'off'. [BOT_HOST_DATABASE_URL, else {_SQLITE}]"),
 ]
 
 
@@ -62,7 +62,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = listening.LOOPBACK,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8765,
     private_network: Annotated[
-        bool, typer.Option("--private-network", help="Listen on another address than loopback: nobody else reaches it.")
+        bool, typer.Option("--private-network", help="Allow a --host other than loopback, which nobody else can reach.")
     ] = False,
     medplum: MedplumOption = None,
     project: Annotated[
@@ -74,7 +74,7 @@ def serve(
     inbox: InboxOption = None,
     bots: Bots = None,
     cron: Annotated[
-        bool, typer.Option("--cron", help="Run the bots' schedules here, for a project without cron.")
+        bool, typer.Option("--cron", help="Run the bots' schedules on this host, for a project without cron.")
     ] = False,
     catch_up_since: Annotated[
         str | None,
@@ -86,7 +86,7 @@ def serve(
     ] = False,
     log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
     reload: Annotated[
-        bool, typer.Option("--reload", help="Start anew when a file of the bots changes, for work on a bot.")
+        bool, typer.Option("--reload", help="Restart when a file of the bots changes, for development.")
     ] = False,
 ) -> None:
     """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
@@ -302,7 +302,7 @@ def _catch_up(
     from bot_layer.host.marks import Marks  # noqa: PLC0415  # as above
 
     if server is None:
-        _log.warning("Changes that are missed while no host answers are not searched for.")
+        _log.warning("The host does not search for changes that it missed.")
         return
     catch_up = catching.CatchUp(bots, login(os.environ, bots), server, box, now=partial(catching.server_time, server))
     marks = Marks(box.settings.database_url, server)
@@ -350,6 +350,6 @@ def require_there(url: str) -> None:
     file = url.removeprefix("sqlite:///").partition("?")[0]
     if file != url and not Path(file).is_file():
         raise InputError(
-            "There is no inbox here: set BOT_HOST_DATABASE_URL as the host has it, or run this in the host's folder.",
+            "There is no inbox: set the host's BOT_HOST_DATABASE_URL, or run this in the host's folder.",
             code="no-inbox",
         )

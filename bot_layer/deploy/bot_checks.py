@@ -91,7 +91,7 @@ def _deployed(bot: Examined) -> Finding:
         return Finding(label, "warning", "bot-without-policy", text)
     if bot.drifted:
         text = (
-            f"{bot.drifted} of its resources differ from what is declared: look at deploy_bots.py --only {bot.name} "
+            f"{bot.drifted} of its resources differ from what is declared: check deploy_bots.py --only {bot.name} "
             "--dry-run, then deploy."
         )
         return Finding(label, "warning", "drift", text)
@@ -188,7 +188,7 @@ def _last_run(bot: Examined, events: Standing) -> Finding:
         text = f"Its last event, {when}, ended with {code}: {look}."
         return Finding(label, "warning", "last-run-failed", text)
     if when == events.ended or not code:
-        return passed(label, f"It ended well, {when}." if when else "It has not run yet.")
+        return passed(label, f"It succeeded, {when}." if when else "It has not run yet.")
     text = f"Its last call, {when}, ended with {code}: see the codes in the documentation, and its AuditEvent."
     return Finding(label, "warning", "last-run-failed", text)
 

@@ -65,7 +65,7 @@ def examine(case: Diagnosis) -> Iterator[Finding]:
         except BotError as error:
             yield Finding("rights", "failed", error.code, error.message)
         else:
-            yield passed("rights", "This client administrates the project.")
+            yield passed("rights", "This client administers the project.")
             yield from _features(case, project)
             yield _quota(case)
             yield from readable_bots(project.server)
@@ -100,7 +100,10 @@ def _clock(answer: Answer, now: datetime) -> Iterator[Finding]:
         return
     apart = abs((parsedate_to_datetime(date) - now).total_seconds())
     if apart > _LARGEST_DIFFERENCE:
-        text = f"The server's clock and this one differ by {apart:.0f} s: signed calls will be refused; set the clocks."
+        text = (
+            f"The server's clock and this one differ by {apart:.0f} s: signed calls will be refused; "
+            "synchronize the clocks."
+        )
         yield Finding("clock", "failed", "clocks-differ", text)
     else:
         yield passed("clock", f"The clocks differ by {apart:.0f} s.")
@@ -134,7 +137,7 @@ def _quota(case: Diagnosis) -> Finding:
         return Finding("quota", "warning", error.code, error.message)
     told = read_rate_limit(answer.headers.get("RateLimit", ""))
     if told is None:
-        return Finding("quota", "skipped", "check-skipped", "The server tells no quota.")
+        return Finding("quota", "skipped", "check-skipped", "The server reports no quota.")
     left = told[0]
     if left < 5_000:
         return Finding("quota", "warning", "quota-low", f"{left} units are left in this minute: a write costs 100.")
@@ -221,6 +224,6 @@ def _host(url: str) -> tuple[Finding, str]:
         return Finding("host", "failed", error.code, text), ""
     installation = answer.headers.get(INSTALLATION, "")
     if answer.ok:
-        return passed("host", "It answers and takes events."), installation
-    text = "It answers and takes no events: it starts or ends just now, or its database is away; its log says which."
+        return passed("host", "It answers and accepts events."), installation
+    text = "It answers but accepts no events: it is starting or ending, or its database does not answer; see its log."
     return Finding("host", "failed", "host-not-ready", text), installation

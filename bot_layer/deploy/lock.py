@@ -161,7 +161,7 @@ def _empty() -> Json:
 def _locked(basic: Json, until: str | None) -> TransientError:
     since = basic.get("meta", {}).get("lastUpdated", "")
     holder = _value(basic, _HELD_BY, "valueString") or "another login"
-    held = f"held by {holder}, last active {since}, until {until}" if until else "taken just now by another process"
+    held = f"held by {holder}, last active {since}, until {until}" if until else "just acquired by another process"
     return TransientError(
         f"Another deployment is in progress ({held}). If it was interrupted, run again with --break-lock.",
         service="Medplum",

@@ -49,7 +49,7 @@ def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     _write(target, files)
     if target.stat().st_size > LARGEST:
-        raise ConfigError(f"The package of {bot.name} is larger than Lambda takes (50 MB).", code="package-too-large")
+        raise ConfigError(f"The package of {bot.name} is larger than Lambda accepts (50 MB).", code="package-too-large")
     return target
 
 
@@ -136,7 +136,7 @@ def _download(wanted: list[metadata.Distribution], architecture: str, folder: st
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # pip, with names of our own
     pinned.unlink()
     if done.returncode != 0:
-        raise ConfigError(f"pip can't get the libraries for {architecture}.", code="libraries-missing")
+        raise ConfigError(f"pip cannot install the libraries for {architecture}.", code="libraries-missing")
 
 
 def _pin(distribution: metadata.Distribution) -> str:

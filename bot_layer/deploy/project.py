@@ -177,7 +177,7 @@ class Project:
         member = self._members({step.key: {"id": self.references[symbol("Bot", step.key)].partition("/")[2]}})
         if step.key not in member:
             raise ConfigError(
-                "A Bot has no ProjectMembership, because it was not made by the project's admin endpoint: "
+                "A Bot has no ProjectMembership, because it was not created by the project's admin endpoint: "
                 "delete that Bot and deploy again.",
                 code="bot-without-membership",
             )
@@ -228,7 +228,7 @@ class Project:
         try:
             return self.references[symbol(step.kind, step.key)]
         except KeyError as fault:
-            raise InputError("The plan names a resource that this server does not hold.", code="not-found") from fault
+            raise InputError("The plan names a resource that this server does not have.", code="not-found") from fault
 
     def _real(self, value: Any) -> Any:
         """The value with ids in the place of symbols."""
@@ -245,7 +245,7 @@ def open_project(server: Medplum, *, code: Mapping[str, str] | None = None) -> P
     project_id = me["project"]["id"]
     if not me.get("membership", {}).get("admin"):
         raise ConfigError(
-            "This client may not administrate its project: set admin in its ProjectMembership.", code="no-admin"
+            "This client may not administer its project: set admin in its ProjectMembership.", code="no-admin"
         )
     project = server.read(f"Project/{project_id}")
     version = str(server.get("healthcheck").get("version", ""))

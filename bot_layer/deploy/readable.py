@@ -20,7 +20,8 @@ def readable_bots(server: Medplum) -> Iterator[Finding]:
                 f"policy AccessPolicy/{policy['id']}",
                 "warning",
                 "bots-readable",
-                "Whoever has this policy may read, and so call, the bots. List the types that they need, without Bot "
+                "Everyone who has this policy may read, and so call, the bots. List the types that they need, without "
+                "Bot "
                 "and *, or set the bots' *_REQUESTERS.",
             )
     if not found:

@@ -23,7 +23,7 @@ def lines(plan: Plan, *, details: bool = True) -> Iterator[str]:
     for each in plan.unchanged:
         yield f"  = unchanged  {each.kind:<20} {each.key}"
     for found in plan.foreign:
-        yield f"  . foreign    {found.kind:<20} {found.key}  (left alone)"
+        yield f"  . foreign    {found.kind:<20} {found.key}  (not changed)"
 
 
 def step_line(step: Step) -> str:

@@ -221,7 +221,7 @@ def _missing_secrets(project: Project, request: Request) -> list[Problem]:
         return []
     there = {**secret_values(secrets_of(project)), **request.secrets}
     lacking = missing(settings_of(request.bots), there)
-    text = f"These secrets have no value anywhere: {', '.join(lacking)}."
+    text = f"These secrets have no value: {', '.join(lacking)}."
     return [Problem("missing-secrets", text, error=False)] if lacking else []
 
 

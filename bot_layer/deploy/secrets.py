@@ -36,7 +36,7 @@ def read_file(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as fault:
-        raise InputError("The file of secrets can't be read as UTF-8 text.", code="unreadable-secrets") from fault
+        raise InputError("The file of secrets is not UTF-8 text.", code="unreadable-secrets") from fault
     return _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
 
 
@@ -79,9 +79,9 @@ def _from_json(text: str) -> dict[str, str]:
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise InputError("The file of secrets is no JSON object.", code="unreadable-secrets") from fault
+        raise InputError("The file of secrets is not a JSON object.", code="unreadable-secrets") from fault
     if nested := [name for name, value in parsed.items() if isinstance(value, dict | list)]:
-        raise InputError(f"Give text for {', '.join(nested)}.", code="unreadable-secrets")
+        raise InputError(f"Give a string for {', '.join(nested)}.", code="unreadable-secrets")
     return {name: secret_text(value) or "" for name, value in parsed.items() if value is not None}
 
 

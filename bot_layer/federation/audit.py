@@ -56,7 +56,7 @@ class Recorder:
             known = self._waiting.get(access)
             if known is None and len(self._waiting) >= _MOST_WAITING:
                 raise TransientError(
-                    "Accesses can't be recorded at the moment; try again later.", service="Medplum", code="audit-full"
+                    "Accesses cannot be recorded at the moment; try again later.", service="Medplum", code="audit-full"
                 )
             self._waiting[access] = _Asked(known.first if known else now, now, known.times + 1 if known else 1)
             if self._thread is None and not self._closed:

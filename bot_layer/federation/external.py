@@ -33,10 +33,12 @@ class Elsewhere:
         """404, or 405 where the path is there with another method."""
         allowed = {method for route in self._routes if _is_at(route, scope) for method in route.methods or ()}
         if allowed:
-            issue = outcomes.Issue("method-not-allowed", "Use another method here.", issue_code="not-supported")
+            issue = outcomes.Issue(
+                "method-not-allowed", "This address does not support the method.", issue_code="not-supported"
+            )
             answer = _answer(405, issue, {"Allow": ", ".join(sorted(allowed))})
         else:
-            answer = _answer(404, outcomes.Issue("not-found", "There is nothing here.", issue_code="not-found"), {})
+            answer = _answer(404, outcomes.Issue("not-found", "There is no such address.", issue_code="not-found"), {})
         await answer(scope, receive, send)
 
 

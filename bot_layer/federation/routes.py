@@ -300,13 +300,13 @@ def _refused_token(refused: Refused, *, basic: bool) -> Response:
 def _insufficient_scope(*needs: tuple[str, str]) -> Response:
     """https://www.rfc-editor.org/rfc/rfc6750#section-3.1"""
     wanted = f"system/{needs[0][0]}.rs"
-    issue = outcomes.Issue("insufficient-scope", f"The token's scopes do not permit this: ask for {wanted}.")
+    issue = outcomes.Issue("insufficient-scope", f"The token's scopes do not permit this: request {wanted}.")
     challenge = f'Bearer error="insufficient_scope", scope="{wanted}"'
     return _json(403, outcomes.outcome([issue]), FHIR_JSON, {"WWW-Authenticate": challenge, **PRIVATE})
 
 
 def _not_found() -> Response:
-    missing = outcomes.Issue("not-found", "The patient has no such document here.", issue_code="not-found")
+    missing = outcomes.Issue("not-found", "The patient has no such document.", issue_code="not-found")
     return _json(404, outcomes.outcome([missing]), FHIR_JSON, PRIVATE)
 
 

@@ -59,14 +59,14 @@ def _entries(listed: Any) -> list[tuple[Json, str | None]]:
     if listed is None:
         return []
     if not isinstance(listed, list):
-        raise NotASearchset("answered a search with entries that are no list")
+        raise NotASearchset("answered a search with entries that are not a list")
     return [(_resource(entry), _mode(entry)) for entry in listed]
 
 
 def _resource(entry: Any) -> Json:
     resource = entry.get("resource") if isinstance(entry, dict) else None
     if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
-        raise NotASearchset("answered a search with an entry that holds no resource")
+        raise NotASearchset("answered a search with an entry that has no resource")
     return resource
 
 

@@ -19,5 +19,7 @@ def require_valid(resource: Json) -> None:
     except ValidationError as fault:
         places = sorted({".".join(str(step) for step in error["loc"]) for error in fault.errors(include_input=False)})
         raise InputError(
-            f"What would be sent is not valid FHIR: see {', '.join(places)}.", code="invalid-payload", expression=places
+            f"The resource to send is not valid FHIR: see {', '.join(places)}.",
+            code="invalid-payload",
+            expression=places,
         ) from fault

@@ -126,7 +126,7 @@ def _after_update(
 
 def _ignored(ignored: bool) -> list[Issue]:
     text = (
-        "Health Gorilla left the locations as they were: this release takes them for new accounts only. "
+        "Health Gorilla did not change the locations: this release accepts them for new accounts only. "
         "Ask its support to assign them."
     )
     return [warning("location-ignored", text)] if ignored else []

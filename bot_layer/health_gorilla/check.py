@@ -25,7 +25,7 @@ def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = Non
     step = "settings"
     try:
         gorilla = health_gorilla.connect(secrets)
-        found.append(passed(step, "All settings are there."))
+        found.append(passed(step, "All settings have values."))
         step = "token"
         token = gorilla.token()
         found.append(passed(step, "Health Gorilla accepts the login."))
@@ -55,7 +55,7 @@ def _tenant(gorilla: HealthGorillaClient) -> Json | None:
 def _practitioner(gorilla: HealthGorillaClient, read: ReadClinician | None) -> Finding:
     """The same rules as for an enrollment, without the enrollment."""
     if read is None:
-        return skipped("practitioner", "Name a clinician whom you know to be right to have one looked up.")
+        return skipped("practitioner", "Name a clinician whose NPI and name you have checked.")
     clinician = read()
     enrollment.require_active(clinician)
     npi = enrollment.npi_of(clinician, gorilla.settings)

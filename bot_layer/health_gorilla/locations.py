@@ -22,7 +22,7 @@ def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Js
         return locations.pick(gorilla.search("Organization", query), requested)
     answer = gorilla.send("GET", path("Organization/{id}", id=known))
     if answer.status in {404, 410}:
-        text = "Medplum keeps a location's id, but Health Gorilla has no location with it."
+        text = "Medplum has a location's id, but Health Gorilla has no location with it."
         raise ReviewNeeded(text, code="location-vanished")
     return resource_of(answer)
 
@@ -57,7 +57,7 @@ def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:
         where = path("Organization/{id}", id=str(payload["id"]))
         answer = gorilla.send("PUT", where, json_body=payload, headers=headers)
     if answer.status in {202, 409, 412}:
-        text = "The location is being changed by somebody else; sync it again."
+        text = "Another call changes the location; sync it again."
         raise TransientError(
             text, service="Health Gorilla", status=answer.status, code="location-in-flight", maybe_done=True
         )

@@ -111,7 +111,8 @@ def assertion(settings: HealthGorilla, now: float) -> str:
         return jwt.encode(claims, key, algorithm=settings.algorithm, headers=headers)
     except (ValueError, TypeError, jwt.PyJWTError) as fault:
         raise ConfigError(
-            f"HEALTH_GORILLA_PRIVATE_KEY is no PEM key that can sign with {settings.algorithm}.", code="invalid-setting"
+            f"HEALTH_GORILLA_PRIVATE_KEY is not a PEM key that can sign with {settings.algorithm}.",
+            code="invalid-setting",
         ) from fault
 
 

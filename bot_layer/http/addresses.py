@@ -61,13 +61,13 @@ def _step(name: str, value: str) -> str:
         return value
     if name not in {"id", "version", "type"} and value not in {"", ".", ".."}:
         return quote(value, safe="", errors="replace")
-    raise InputError(f"A stored {name} cannot be one: correct it where it is kept.", code="invalid-id")
+    raise InputError(f"A stored {name} is not a valid id: correct it at its source.", code="invalid-id")
 
 
 def parse(url: str) -> Url:
     """The parts of an absolute URL as the connection reads them; raises ValueError where it is ambiguous or none."""
     if _AMBIGUOUS.search(url) or not url.isascii():
-        raise ValueError("The address has characters that do not belong in one.")
+        raise ValueError("The address has characters that an address cannot have.")
     try:
         parts = parse_url(url)
     except LocationParseError as fault:
@@ -117,4 +117,6 @@ def require_safe_url(url: str, service: str) -> None:
 
 
 def _unsafe(service: str) -> ConfigError:
-    return ConfigError(f"Give {service} an https:// address; http:// is for this machine only.", code="unsafe-address")
+    return ConfigError(
+        f"Give {service} an https:// address; http:// is allowed for this machine only.", code="unsafe-address"
+    )

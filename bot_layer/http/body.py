@@ -39,7 +39,7 @@ def paced(body: Iterable[bytes], *, clock: Callable[[], float] = time.monotonic)
             return
         received += len(piece)
         if waited > _GRACE_SECONDS + received / _LEAST_BYTES_A_SECOND:
-            raise TimeoutError("The answer comes too slowly.")
+            raise TimeoutError("The answer arrives too slowly.")
         if deadline.left() <= 0:
-            raise TimeoutError("The time of this call is over.")
+            raise TimeoutError("The time of this call has ended.")
         yield piece

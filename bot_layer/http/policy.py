@@ -30,7 +30,7 @@ SETTINGS = (
     ),
     Setting(
         "BOT_BACKOFF_SECONDS",
-        "The wait before the second repetition; it doubles each time",
+        "The pause before the second repetition; it doubles each time",
         default="0.5",
         kind="number",
         least=0,
@@ -38,7 +38,7 @@ SETTINGS = (
     ),
     Setting(
         "BOT_LONGEST_WAIT_SECONDS",
-        "The longest wait that a service's Retry-After can ask for",
+        "The longest pause that a service's Retry-After can request",
         default="20",
         kind="number",
         least=0,
@@ -46,7 +46,7 @@ SETTINGS = (
     ),
     Setting(
         "BOT_TIMEOUT_SECONDS",
-        "How long a service may be silent",
+        "How long to wait for a service's answer",
         default="30",
         kind="number",
         least=0,

@@ -156,7 +156,7 @@ class Transport:
         for name, value in headers.items():
             if not _HEADER_VALUE.fullmatch(value):
                 raise TransientError(
-                    f"{self.service} gave a value that no header {name} can carry; try again later.",
+                    f"{self.service} sent a value that no header {name} can carry; try again later.",
                     service=self.service,
                     method=method,
                     path=path,

@@ -58,7 +58,7 @@ def open_binary(server: Medplum, binary_id: str) -> Bytes:
         return Bytes(response.headers.get("Content-Type"), int(length) if known else None, response)
     response.close()
     if response.status_code in {404, 410}:
-        raise InputError("Medplum has no Binary/{id}, or this client may not see it.", code="not-found")
+        raise InputError("Medplum has no Binary/{id}, or this client may not read it.", code="not-found")
     if response.status_code in {401, 403}:
         raise AuthError("Medplum refused the rights of this client for GET Binary/{id}.", code="medplum-rights-missing")
     if response.status_code in BUSY:

@@ -215,7 +215,7 @@ def _resource(found: Any, resource_type: str, method: str) -> Json:
 def connect(event: Event) -> Medplum:
     """Medplum as the bot that the event calls: its token, at the server that sent the event."""
     if not event.base_url or not event.access_token:
-        raise InputError("The event carries no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
+        raise InputError("The event has no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
     patience = RetryPolicy.from_settings(event.secrets)
     require_safe_url(event.base_url, SERVICE)
     http = _http(patience)
@@ -253,7 +253,7 @@ def _where(reference: str) -> tuple[str, str, str]:
     """The type and id of ``Type/id``, and the template that stands for them in errors."""
     if not is_relative(reference):
         # Another server's address, a contained resource, or nonsense that somebody stored as a reference.
-        raise InputError("Medplum has nothing under such a reference.", code="not-found")
+        raise InputError("Medplum has no resource with such a reference.", code="not-found")
     resource_type, _, resource_id = reference.partition("/")
     return resource_type, resource_id, f"{resource_type}/{{id}}"
 

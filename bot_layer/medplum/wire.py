@@ -109,7 +109,7 @@ def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response
         return response
     if response.is_success:
         raise TransientError(
-            "Medplum gave an answer that cannot be read; try again later.",
+            "Medplum sent an answer that cannot be read; try again later.",
             service=SERVICE,
             status=response.status_code,
             method=request.method,
@@ -151,7 +151,7 @@ def named(method: str, path: str) -> Iterator[None]:
             error.method, error.path = method, path
         raise
     except refusals.NotFoundError as fault:
-        raise InputError(f"Medplum has no {path}, or this bot may not see it.", code="not-found") from fault
+        raise InputError(f"Medplum has no {path}, or this bot may not read it.", code="not-found") from fault
     except (refusals.AuthenticationError, refusals.AuthorizationError) as fault:
         word = "login" if isinstance(fault, refusals.AuthenticationError) else "rights"
         raise AuthError(
@@ -160,7 +160,7 @@ def named(method: str, path: str) -> Iterator[None]:
         ) from fault
     except (refusals.ConflictError, refusals.PreconditionFailedError) as fault:
         raise TransientError(
-            f"{path} was changed by somebody else meanwhile; try again.",
+            f"{path} was changed during the call; try again.",
             service=SERVICE,
             status=fault.status_code,
             method=method,
@@ -169,7 +169,7 @@ def named(method: str, path: str) -> Iterator[None]:
         ) from fault
     except refusals.TokenRefreshCooldownError as fault:
         raise TransientError(
-            "Medplum gave no token a moment ago; try again later.",
+            "Medplum issued no token a moment ago; try again later.",
             service=SERVICE,
             method=method,
             path=path,

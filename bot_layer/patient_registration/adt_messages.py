@@ -53,7 +53,9 @@ class AdtMessages:
             step = self._step(person, planned)
             if message.header.trigger in OLDER_MERGES and step.has_unknown_prior:
                 raise InputError(
-                    "Medplum has no Patient of the number that ends.", code="unknown-patient", expression=["MRG-1"]
+                    "Medplum has no Patient with the number that the message ends.",
+                    code="unknown-patient",
+                    expression=["MRG-1"],
                 )
             steps.append(step)
             planned.update(_after(step))
@@ -81,7 +83,9 @@ class AdtMessages:
     def _inactivation(self, person: Person) -> Step:
         found = self._meant(person, {}, [])
         if found is None:
-            raise InputError("Medplum has no Patient of this identifier.", code="unknown-patient", expression=["PID-3"])
+            raise InputError(
+                "Medplum has no Patient with this identifier.", code="unknown-patient", expression=["PID-3"]
+            )
         _require_same(person, found)
         return Step(person, found, is_late=self._is_late(found, person))
 
@@ -132,9 +136,9 @@ class AdtMessages:
         references = {_reference(each) for each in found}
         carrying = [each for each in found if patient_state.replaced_by(each) not in references]
         if any(adt.carried_before(patient, number) for patient in carrying):
-            raise ReviewNeeded("A Patient in Medplum carries this identifier as an old one.", code="old-identifier")
+            raise ReviewNeeded("A Patient in Medplum has this identifier as an old one.", code="old-identifier")
         if found and len(carrying) != 1:
-            raise ReviewNeeded("Several Patients in Medplum carry this identifier.", code="several-patients")
+            raise ReviewNeeded("Several Patients in Medplum have this identifier.", code="several-patients")
         return carrying[0] if carrying else None
 
     def _current_id(self, patient: Json, planned: dict[str, Json]) -> str:
@@ -189,7 +193,7 @@ def _require_same(person: Person, found: Json) -> None:
     if is_somebody_else(person.patient, found):
         raise ReviewNeeded(
             "The Patient of this number has another name and birth date in Medplum, or another name and sex: correct "
-            "whichever is wrong. Nothing was stored.",
+            "the wrong one. Nothing was stored.",
             code="contradictory-demographics",
         )
 
@@ -207,15 +211,17 @@ def _reference(patient: Any) -> str:
 
 def _no_record_number(where: str) -> InputError:
     return InputError(
-        "No number says which patient is meant: an account, visit or family number alone does not.",
+        "No number identifies the patient: an account, visit or family number alone does not.",
         code="no-record-number",
         expression=[where],
     )
 
 
 def _merged() -> InputError:
-    return InputError("The Patient of this identifier was merged away.", code="patient-merged", expression=["PID-3"])
+    return InputError(
+        "The Patient with this identifier was merged into another one.", code="patient-merged", expression=["PID-3"]
+    )
 
 
 def _number_of_another() -> ReviewNeeded:
-    return ReviewNeeded("Another Patient in Medplum carries a number of this one.", code="number-of-another")
+    return ReviewNeeded("Another Patient in Medplum has a number of this one.", code="number-of-another")

@@ -77,7 +77,7 @@ class Patients:
             if done is not None:
                 return done
             raise _Outdated(
-                "The registration is changed by others all the time; try again later.",
+                "Others keep changing the registration; try again later.",
                 service="Health Gorilla",
                 path="Patient",
                 code="registration-conflict",

@@ -37,7 +37,10 @@ class PatientStore:
             if not successor.startswith("Patient/"):
                 break
             patient = self.server.read(successor)
-        raise ReviewNeeded("The Patient's merges lead in a circle or elsewhere, or are too many.", code="merge-loop")
+        raise ReviewNeeded(
+            "The Patient's merges form a circle, lead to a Patient that does not exist, or are too many.",
+            code="merge-loop",
+        )
 
     def merged_into(self, patient: Json) -> Iterator[Json]:
         """The Patients that were merged into this one, or into one of those, as both sides of a link say.
@@ -123,7 +126,7 @@ class PatientStore:
             carried = health_gorilla_id in index_patient.health_gorilla_ids(other)
             is_ended = other.get("active") is False or patient_state.replaced_by(other) == f"Patient/{patient['id']}"
             if carried and other["id"] != patient["id"] and not is_ended:
-                raise ReviewNeeded("Another Patient in Medplum carries this Health Gorilla id.", code="id-of-another")
+                raise ReviewNeeded("Another Patient in Medplum has this Health Gorilla id.", code="id-of-another")
 
     def write_back(self, patient: Json, health_gorilla_id: str | None) -> None:
         """Keeps Health Gorilla's id on the Patient, or marks it as old (None); writes nothing where it is so."""

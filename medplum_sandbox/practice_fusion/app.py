@@ -233,4 +233,4 @@ async def _refuse(_request: HttpRequest, refusal: Exception) -> Response:
 
 
 async def _not_found(_request: HttpRequest, _error: Exception) -> Response:
-    return JSONResponse(Refusal(404, "not-found", "There is nothing here.").body, 404, media_type=FHIR_JSON)
+    return JSONResponse(Refusal(404, "not-found", "There is no such address.").body, 404, media_type=FHIR_JSON)

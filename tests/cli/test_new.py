@@ -66,7 +66,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (code, "not empty" in said) == (2, True)
     (folder / "tests" / "test_second.py").write_text("mine")
     code, said = run("new", "second", "--project", str(folder))
-    assert (code, "exist already" in said) == (2, True)
+    assert (code, "already exist" in said) == (2, True)
     assert not (folder / "clinic_bots" / "second.py").exists()
 
 

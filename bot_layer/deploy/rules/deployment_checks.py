@@ -48,8 +48,8 @@ def _bot_problems(bot: Bot, features: frozenset[str]) -> Iterator[Problem]:
     elif bot.cron is not None and "cron" not in features:
         yield Problem(
             "no-cron-feature",
-            f"{bot.name}: the project lacks the feature cron, so Medplum will not run it by the clock; "
-            "the host's own schedule can (medplum-bots serve --cron).",
+            f"{bot.name}: the project lacks the feature cron, so Medplum will not run it on schedule; "
+            "the host can (medplum-bots serve --cron).",
             error=False,
         )
 
@@ -70,7 +70,7 @@ def _operation_problems(operation: Wanted, version: tuple[int, ...]) -> Iterator
         yield Problem(
             "refused-output",
             f"${code} must have one out parameter, return of type Parameters: "
-            "no other shape passes on every version of Medplum.",
+            "other outputs do not work on every version of Medplum.",
         )
     elif types != ["Parameters"]:
         yield Problem(

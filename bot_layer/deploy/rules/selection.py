@@ -58,7 +58,7 @@ def runtime_of(runtimes: Sequence[str], known: Mapping[str, str]) -> str:
 
 def _reason(bot: Bot, *, first: bool, settings: Names[str]) -> str | None:
     if bot.opt_in:
-        return "it is deployed only if it is named"
+        return "it is deployed only by name"
     lacking = missing(bot.settings, dict.fromkeys(settings, "set"))
     if lacking:
         return f"these required settings have no value: {', '.join(lacking)}"

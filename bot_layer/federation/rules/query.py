@@ -181,7 +181,7 @@ def _require_usable(names: set[str], *, strict: bool) -> None:
     refused = unknown if strict else modified
     if refused:
         raise InputError(
-            f"These search parameters are not understood: {', '.join(name[:40] for name in refused[:10])}.",
+            f"These search parameters are unknown: {', '.join(name[:40] for name in refused[:10])}.",
             code="unknown-parameter",
         )
 
@@ -206,7 +206,7 @@ def _registered_id(value: str, servers: Sequence[str]) -> str:
 def _identifier(value: str) -> PatientIdentifier:
     system, number = _token("patient.identifier", value.strip())
     if not number:
-        raise _unusable("patient.identifier", "it is a value or system|value")
+        raise _unusable("patient.identifier", "give a value or system|value")
     return PatientIdentifier(system, number)
 
 
@@ -229,7 +229,7 @@ def _number(name: str, values: list[str], default: int) -> int:
     if not values:
         return default
     if not (values[0].isascii() and values[0].isdigit() and len(values[0]) < 10):
-        raise _unusable(name, "it is a number of 0 or more")
+        raise _unusable(name, "give a number of 0 or more")
     return int(values[0])
 
 
@@ -251,7 +251,7 @@ def _token(name: str, text: str) -> tuple[str | None, str]:
     """``code``, ``system|code``, ``|code`` or ``system|``; a system of None stands for any."""
     *system, code = (re.sub(r"\\(.)", r"\1", part) for part in _split(text, "|"))
     if not any(system) and not code:
-        raise _unusable(name, "it is a code or system|code")
+        raise _unusable(name, "give a code or system|code")
     return ("|".join(system) if system else None, code)
 
 
@@ -263,7 +263,7 @@ def _date_rule(name: str, text: str) -> DateRule:
     match = _PREFIX.fullmatch(text)
     asked = interval(match[2]) if match else None
     if match is None or asked is None:
-        raise _unusable(name, "it is a date, with eq, ne, gt, lt, ge, le, sa or eb before it if need be")
+        raise _unusable(name, "give a date, optionally with the prefix eq, ne, gt, lt, ge, le, sa or eb")
     return DateRule(match[1] or "eq", asked)
 
 
@@ -285,4 +285,4 @@ def _page_url(address: str, query: Query, offset: int) -> str:
 
 
 def _unusable(name: str, why: str) -> InputError:
-    return InputError(f"The search parameter {name} can't be used so: {why}.", code="invalid-parameter")
+    return InputError(f"The search parameter {name} cannot be used: {why}.", code="invalid-parameter")

@@ -17,23 +17,23 @@ from bot_layer.settings import Reader, Setting
 
 _LEVELS: Final = tuple("ULMNRV")
 ANSWERING: Final = (
-    Setting("FEDERATED_ORGANIZATION", "Organization/{id}: author and custodian where a document names none"),
-    Setting("FEDERATED_DOCUMENT_OID", "The OID under which documents get a masterIdentifier that they lack"),
+    Setting("FEDERATED_ORGANIZATION", "Organization/{id}: author and custodian of documents that name none"),
+    Setting("FEDERATED_DOCUMENT_OID", "The OID for the masterIdentifier of documents that lack one"),
     Setting(
         "FEDERATED_CONFIDENTIALITY",
-        "The highest confidentiality that leaves: U, L, M, N, R or V",
+        "The highest confidentiality that is disclosed: U, L, M, N, R or V",
         default="N",
         kind="choice",
         choices=_LEVELS,
     ),
     Setting(
         "FEDERATED_UNLABELLED",
-        "The confidentiality that unlabelled documents count as",
+        "The confidentiality of unlabeled documents",
         default="N",
         kind="choice",
         choices=_LEVELS,
     ),
-    Setting("FEDERATED_SHOW_LEVEL", "true: say that level on documents without a label", default="false", kind="flag"),
+    Setting("FEDERATED_SHOW_LEVEL", "true: show that level on documents without a label", default="false", kind="flag"),
     Setting(
         "FEDERATED_CCDA",
         "true: offer Patient/$ccda-export for patients without documents",
@@ -42,12 +42,15 @@ ANSWERING: Final = (
     ),
     Setting(
         "FEDERATED_OPT_IN",
-        "true: only patients with a Consent that permits are made known",
+        "true: only patients with a Consent that permits are disclosed",
         default="false",
         kind="flag",
     ),
     Setting(
-        "FEDERATED_ANSWER_UNREGISTERED", "true: also answer for patients never registered", default="false", kind="flag"
+        "FEDERATED_ANSWER_UNREGISTERED",
+        "true: also answer for patients who are not registered",
+        default="false",
+        kind="flag",
     ),
 )
 SERVING: Final = (
@@ -58,12 +61,12 @@ SERVING: Final = (
     ),
     Setting(
         "FEDERATED_CLIENTS",
-        "Who may ask: a JSON list of id, secretHash, scopes; `medplum-bots federated-client` makes one",
+        "Who may query: a JSON list of id, secretHash, scopes; `medplum-bots federated-client` creates one",
         required=True,
     ),
     Setting("FEDERATED_SIGNING_KEY", "At least 32 characters that sign the tokens", required=True, sensitive=True),
     Setting("FEDERATED_TOKEN_SECONDS", "How long a token is valid", default="3600", kind="whole", least=1, most=86400),
-    Setting("FEDERATED_AUDIENCES", "The aud values that are taken, separated by spaces; any where not set"),
+    Setting("FEDERATED_AUDIENCES", "The accepted aud values, separated by spaces; unset: any"),
     Setting(
         "FEDERATED_ATTEMPTS",
         "Wrong logins a minute from one address for one client",
@@ -78,7 +81,7 @@ SERVING: Final = (
     ),
     Setting(
         "FEDERATED_CACHE_SECONDS",
-        "How many seconds an answer may be given again; 0: never",
+        "How many seconds an answer is reused; 0: never",
         default="0",
         kind="whole",
         least=0,
@@ -86,7 +89,7 @@ SERVING: Final = (
     ),
     Setting(
         "FEDERATED_AUDIT_SECONDS",
-        "How many seconds queries are gathered before they are recorded",
+        "How many seconds queries are collected before they are recorded",
         default="1",
         kind="whole",
         least=1,

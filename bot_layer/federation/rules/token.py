@@ -62,7 +62,7 @@ def read_clients(text: str) -> tuple[Client, ...]:
         clients = tuple(_client(entry) for entry in listed)
     except (ValueError, KeyError, TypeError) as fault:
         raise ConfigError(
-            'FEDERATED_CLIENTS is a JSON list of {"id", "secretHash"}; `medplum-bots federated-client` makes one.',
+            'FEDERATED_CLIENTS is a JSON list of {"id", "secretHash"}; `medplum-bots federated-client` creates one.',
             code="invalid-setting",
         ) from fault
     if not clients or len({client.id for client in clients}) < len(clients):
@@ -89,9 +89,9 @@ def read_request(body: bytes, authorization: str | None, *, audiences: Sequence[
         return Refused(400, "invalid_request", "Send a form: application/x-www-form-urlencoded.")
     form = {name: value for name, value in pairs if name in _FIELDS}
     if len(form) < sum(name in _FIELDS for name, _ in pairs):
-        return Refused(400, "invalid_request", "A parameter stands twice.")
+        return Refused(400, "invalid_request", "A parameter is given twice.")
     if form.get("grant_type") != "client_credentials":
-        return Refused(400, "unsupported_grant_type", "The grant_type is client_credentials.")
+        return Refused(400, "unsupported_grant_type", "Only the grant_type client_credentials is supported.")
     if audiences and form.get("aud", "") not in audiences:
         return Refused(400, "invalid_target", "The aud names another server.")
     return _credentials(form, authorization)

@@ -40,7 +40,7 @@ def for_existing(requested: AccountRequest) -> AccountRequest:
     """The request for an account that exists: its password stays as it is, with a warning where one was given."""
     if requested.password is None:
         return requested
-    text = "The account exists already: its password was left as it is; its user can change it in Health Gorilla."
+    text = "The account already exists and keeps its password; the user can change it in Health Gorilla."
     return replace(requested, password=None, issues=[*requested.issues, warning("password-not-set", text)])
 
 
@@ -65,7 +65,7 @@ def resolve_numbers(numbers: Iterable[AccountNumber], organizations: Organizatio
         elif not number.value:
             issues.append(warning("account-number-empty", "An account number has no value.", expression=[number.where]))
         elif laboratory is None:
-            text = "An account number's assigner is no Organization with a Health Gorilla id (f-...)."
+            text = "An account number's assigner is not an Organization with a Health Gorilla id (f-...)."
             issues.append(warning("account-number-unresolved", text, expression=[number.where]))
         else:
             resolved.append(identifiers.account_number(laboratory, number.value))

@@ -25,7 +25,7 @@ def failed(name: str, error: BotError) -> Finding:
 def after_failure(found: Sequence[Finding]) -> list[Finding]:
     """The findings, with every step after the last one as skipped: each needs the one before."""
     done = {finding.name for finding in found}
-    text = "Left out, because an earlier step failed."
+    text = "Skipped, because an earlier step failed."
     return [*found, *(skipped(name, text) for name in STEPS if name not in done)]
 
 
@@ -34,10 +34,11 @@ def scopes(granted: frozenset[str], settings: HealthGorilla) -> Finding:
     if CREATE_USERS in granted:
         return passed("scopes", "The login may create users.")
     if CREATE_USERS not in settings.scopes.split():
-        text = "HEALTH_GORILLA_SCOPES does not ask for create_users: nobody can be enrolled. Add it to the setting."
+        text = "HEALTH_GORILLA_SCOPES lacks create_users, so nobody can be enrolled. Add it to the setting."
         return Finding("scopes", "failed", "scope-not-asked-for", text)
     text = (
-        "Health Gorilla did not say that create_users was granted. If enrolling fails with rights-missing, ask Health "
+        "Health Gorilla did not confirm that create_users was granted. If enrolling fails with rights-missing, "
+        "ask Health "
         "Gorilla to add create_users to your client."
     )
     return Finding("scopes", "warning", "scope-not-granted", text)
@@ -50,18 +51,19 @@ def tenant(organization: Json | None, settings: HealthGorilla) -> Finding:
         return Finding("tenant", "failed", "tenant-unknown", text)
     lacking = [key for key in ("name", "telecom", "address") if not organization.get(key)]
     if lacking:
-        text = f"The tenant has no {', no '.join(lacking)}, and laboratories want it: ask Health Gorilla to add it."
+        text = f"The tenant has no {', no '.join(lacking)}, and laboratories require it: ask Health Gorilla to add it."
         return Finding("tenant", "warning", "tenant-incomplete", text)
-    return passed("tenant", "The tenant is there, with name, phone and address.")
+    return passed("tenant", "The tenant exists and has a name, phone and address.")
 
 
 def practitioner(enrollment: Enrollment | None) -> Finding:
     """What is said of a known practitioner who passed every rule."""
     if enrollment is None:
         return passed(
-            "practitioner", "In the directory under this name, and not enrolled yet: $sync-practitioner enrolls."
+            "practitioner",
+            "The directory has this NPI and name. The clinician is not enrolled yet: call $sync-practitioner.",
         )
-    return passed("practitioner", "In the directory under this name, and enrolled in the tenant.")
+    return passed("practitioner", "The directory has this NPI and name, and the clinician is enrolled in the tenant.")
 
 
 def is_good(found: Sequence[Finding]) -> bool:
@@ -95,9 +97,9 @@ def _issue_code(finding: Finding) -> str:
 
 def _advice(name: str, error: BotError) -> str:
     if isinstance(error, ConfigError):
-        return "They are project secrets in Medplum: Project, Secrets."
+        return "Set them in Medplum under Project, Secrets."
     if isinstance(error, TransientError):
-        return "If it stays so, check the address and whether this machine may reach it."
+        return "If the problem remains, check the address and whether this machine can reach it."
     if isinstance(error, AuthError) and name != "token" and not error.code.startswith("medplum"):
         return "Ask Health Gorilla which rights your client and the user that it acts as have."
     return ""

@@ -110,7 +110,9 @@ def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
     if len(found) > 1:
         raise ReviewNeeded("The Practitioner has several NPIs: remove the wrong ones.", code="npi-ambiguous")
     if not is_npi(found[0], check_digit=settings.npi_check_digit):
-        raise InputError("The NPI is not ten digits with a right check digit.", code="npi-invalid", expression=where)
+        raise InputError(
+            "The NPI does not have ten digits and a valid check digit.", code="npi-invalid", expression=where
+        )
     return found[0]
 
 
@@ -146,7 +148,7 @@ def pick(found: Sequence[Enrollment]) -> Enrollment | None:
         raise ReviewNeeded("Health Gorilla has several persons with this NPI.", code="enrolment-ambiguous")
     active = [enrollment for enrollment in found if enrollment.role.get("active") is not False]
     if found and not active:
-        raise ReviewNeeded("The account in Health Gorilla is switched off.", code="enrolment-inactive")
+        raise ReviewNeeded("The account in Health Gorilla is inactive.", code="enrolment-inactive")
     # The oldest id first, so that the same one is taken each time.
     return min(active, key=lambda enrollment: str(enrollment.role.get("id", "")), default=None)
 
@@ -166,7 +168,7 @@ def require_same_id(clinician: Clinician, health_gorilla_id: str | None) -> None
     kept = health_gorilla_id_of(clinician)
     if kept and health_gorilla_id and kept != health_gorilla_id:
         raise ReviewNeeded(
-            "The Health Gorilla id in Medplum differs from Health Gorilla's own: settle which person is meant.",
+            "The Health Gorilla id in Medplum differs from the account's: find out which person is meant.",
             code="health-gorilla-id-mismatch",
         )
 
@@ -249,7 +251,7 @@ def plan_update(
         return NothingToDo(found)
     if found.person is None:
         # A PUT replaces the whole account: without its person the name and every number would be lost.
-        text = "Health Gorilla does not show the person of the account: it can't be changed without losing data."
+        text = "Health Gorilla does not show the person of the account: a change would lose data."
         raise ReviewNeeded(text, code="enrolment-unreadable")
     # A PUT without the login might remove it: Medplum's is sent where Health Gorilla does not show its own.
     changed = {**person, "identifier": merged} if merged else person
@@ -270,5 +272,5 @@ def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | N
 def require_found(found: Enrollment | None) -> Enrollment:
     """The enrollment; ReviewNeeded where it vanished while it was being changed."""
     if found is None:
-        raise ReviewNeeded("The account in Health Gorilla vanished meanwhile.", code="enrolment-vanished")
+        raise ReviewNeeded("The account in Health Gorilla was removed during the call.", code="enrolment-vanished")
     return found

@@ -73,7 +73,7 @@ def health_gorilla_id(organization: Json, now: datetime) -> str | None:
     """The location's id that Medplum keeps (``tl-...``), or None; InputError for a tenant or a laboratory."""
     found = enrollment.one_health_gorilla_id(PracticeOrganization.read(organization, now).health_gorilla_ids)
     if found is not None and not found.startswith("tl-"):
-        text = "The Organization's Health Gorilla id is no location's (tl-...): it is a tenant or a laboratory."
+        text = "The Organization's Health Gorilla id is not a location's (tl-...) but a tenant's or laboratory's."
         raise InputError(text, code="not-a-location", expression=["Organization.identifier"])
     return found
 
@@ -92,7 +92,7 @@ def plan(location: Json, found: Json | None) -> Decision:
     if found is None:
         return Decision("created", location, differences=["Organization: create"])
     if bare_id(str(found.get("partOf", {}).get("reference") or "")) != bare_id(location["partOf"]["reference"]):
-        text = "The location belongs to another tenant in Health Gorilla; a location can't move."
+        text = "The location belongs to another tenant in Health Gorilla; a location cannot move."
         raise ReviewNeeded(text, code="location-of-other-tenant")
     different = [
         key for key, value in location.items() if key not in {"partOf", "type"} and not _covers(found.get(key), value)
@@ -120,7 +120,7 @@ def write_back(organization: Json, location_id: str) -> Json:
 def require_location_id(location_id: str | None) -> str:
     """The id; ReviewNeeded where Health Gorilla gave none that a location can have."""
     if not location_id or not location_id.startswith("tl-"):
-        text = "Health Gorilla gave the new location no id (tl-...)."
+        text = "Health Gorilla's answer has no id (tl-...) for the new location."
         raise ReviewNeeded(text, code="location-id-missing")
     return location_id
 

@@ -76,7 +76,7 @@ def issues_of(code: str | None, where: str) -> list[Issue]:
     """A warning for a role that FHIR's code system does not have: it is sent as it is."""
     if code is None or code in DISPLAYS:
         return []
-    text = f"The practitioner role is none of {', '.join(DISPLAYS)}: it was passed on as it is."
+    text = f"The practitioner role is none of {', '.join(DISPLAYS)}: it was sent as given."
     return [warning("role-unknown", text, expression=[where])]
 
 

@@ -47,7 +47,7 @@ REASONS = (
     ),
     _reason(
         "already-enrolled",
-        "Health Gorilla says that the person has an account already; sync again.",
+        "Health Gorilla says that the person already has an account; sync again.",
         # A clash of an account number is the next but one cause.
         rf"^(?!.*account number).*(already (enrolled|registered)|{_PERSON}.*{_CLASH}|{_CLASH}.*{_PERSON}|\bduplicate)",
         of_text_only=True,
@@ -75,9 +75,7 @@ REASONS = (
     ),
 )
 _LOGIN = next(known for known in REASONS if known.code == LOGIN_TAKEN)
-UNKNOWN = _reason(
-    "refused-by-health-gorilla", "Health Gorilla refused the account without a reason that is known here.", r""
-)
+UNKNOWN = _reason("refused-by-health-gorilla", "Health Gorilla refused the account for an unknown reason.", r"")
 
 
 def reason(outcome: Json, *, login: str = "") -> Reason:

@@ -77,7 +77,7 @@ def read(text: str, *, check_digit: bool = True) -> list[Entry]:
             entries.append(found)
     if wrong:
         lines = ", ".join(map(str, wrong[:20]))
-        text = f"These lines name no Practitioner/id and no right NPI, or no Organization/id: {lines}."
+        text = f"These lines have neither a Practitioner/id nor a valid NPI, or no Organization/id: {lines}."
         raise InputError(text, code="unreadable-list")
     return entries
 

@@ -40,9 +40,7 @@ _SANDBOX = "https://sandbox.healthgorilla.com"
 SETTINGS = (
     Setting("HEALTH_GORILLA_BASE_URL", "FHIR base URL", default=f"{_SANDBOX}/fhir/R4", login=_LOGIN),
     Setting("HEALTH_GORILLA_TOKEN_URL", "Token endpoint", default=f"{_SANDBOX}/oauth/token", login=_LOGIN),
-    Setting(
-        "HEALTH_GORILLA_AUDIENCE", "The aud of the assertion; the token endpoint where it is not set", login=_LOGIN
-    ),
+    Setting("HEALTH_GORILLA_AUDIENCE", "The aud of the assertion; unset: the token endpoint", login=_LOGIN),
     Setting("HEALTH_GORILLA_CLIENT_ID", "The OAuth client", required=True, login=_LOGIN),
     Setting(
         "HEALTH_GORILLA_CLIENT_SECRET",
@@ -58,7 +56,7 @@ SETTINGS = (
     Setting(
         "HEALTH_GORILLA_SUBJECT", "The sub of the assertion: the login to act as; else the client id", login=_LOGIN
     ),
-    Setting("HEALTH_GORILLA_SCOPES", "The scopes asked for", default="user/*.* create_users"),
+    Setting("HEALTH_GORILLA_SCOPES", "The requested scopes", default="user/*.* create_users"),
     Setting(
         "HEALTH_GORILLA_GRANT",
         "jwt-bearer, client-assertion or client-secret",
@@ -78,8 +76,10 @@ SETTINGS = (
     Setting("HEALTH_GORILLA_PRIVATE_KEY", "PEM of the key for RS and ES algorithms", sensitive=True, login=_LOGIN),
     Setting("HEALTH_GORILLA_KEY_ID", "The kid of that key, if one was registered", login=_LOGIN),
     Setting("HEALTH_GORILLA_TENANT_ID", "The tenant (t-...) in which people are enrolled", required=True, login=_LOGIN),
-    Setting("HEALTH_GORILLA_SUBTENANT_ID", "Another tenant of yours to enroll people in, instead", login=_LOGIN),
-    Setting("HEALTH_GORILLA_SSO_FACILITY_ID", "The facility (f-...) of single sign-on; people get a PRN identifier"),
+    Setting(
+        "HEALTH_GORILLA_SUBTENANT_ID", "Another tenant of yours in which people are enrolled instead", login=_LOGIN
+    ),
+    Setting("HEALTH_GORILLA_SSO_FACILITY_ID", "The facility (f-...) of single sign-on; accounts get a PRN identifier"),
     Setting(
         "HEALTH_GORILLA_INVITE",
         "true: Health Gorilla sends new users an invitation by e-mail",
@@ -95,11 +95,11 @@ SETTINGS = (
     ),
     Setting(
         "HEALTH_GORILLA_NPI_CHECK_DIGIT",
-        "false: NPIs are not checked by their check digit, for a test system with made-up NPIs",
+        "false: the check digit of NPIs is not checked; for a test system with made-up NPIs",
         default="true",
         kind="flag",
     ),
-    Setting("HEALTH_GORILLA_PASSWORD", "A first password, used where a call names this secret", sensitive=True),
+    Setting("HEALTH_GORILLA_PASSWORD", "A first password; used only if a call names this secret", sensitive=True),
 )
 
 

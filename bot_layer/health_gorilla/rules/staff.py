@@ -74,7 +74,7 @@ def roles(administrative: str | None, security: str | None, clinician: Clinician
         )
     issues: list[Issue] = []
     if administrative and administrative not in ADMINISTRATIVE_ROLES:
-        text = f"The role is none of {', '.join(ADMINISTRATIVE_ROLES)}: it was passed on as it is."
+        text = f"The role is none of {', '.join(ADMINISTRATIVE_ROLES)}: it was sent as given."
         issues.append(warning("role-unknown", text, expression=["Parameters.parameter.where(name='role')"]))
     return Roles(administrative, wanted, tuple(issues))
 
@@ -93,7 +93,7 @@ def pick(found: Sequence[Enrollment], who: Person) -> Enrollment | None:
     """The account with the id that Medplum keeps. ReviewNeeded where it is missing, a clinician's, or switched off."""
     mine = [account for account in found if account.id == who.health_gorilla_id]
     if who.health_gorilla_id and not mine:
-        text = "Medplum keeps a Health Gorilla id, but the tenant has no account with it."
+        text = "Medplum has a Health Gorilla id, but the tenant has no account with it."
         raise ReviewNeeded(text, code="enrolment-vanished")
     if any(is_clinical(account.role) for account in mine):
         text = "The account in Health Gorilla is a clinician's, and the Practitioner has no NPI."

@@ -96,12 +96,12 @@ def not_for_us() -> Problem:
 
 def unknown_prior() -> Problem:
     """What is said of a merge that names a number which nobody has."""
-    return Problem("unknown-prior", "Medplum has no Patient of a number that was to end.", ("MRG-1",), "I")
+    return Problem("unknown-prior", "Medplum has no Patient with a number that the message ends.", ("MRG-1",), "I")
 
 
 def late() -> Problem:
     """What is said of a message that is older than the last one of its sender."""
-    return Problem("late-message", "A newer message was applied before: what that one said stays.", ("EVN-2",), "I")
+    return Problem("late-message", "A newer message was applied before; its values stay.", ("EVN-2",), "I")
 
 
 def _err(problem: Problem) -> list[str]:

@@ -219,7 +219,7 @@ def _resolve(sequence: str, names: Mapping[str, str], character_set: str) -> str
             resolved = "\x00"
         if not _UNUSABLE.search(resolved):
             return resolved
-    raise InputError("An escape sequence of the message is not understood.", code="escape-sequence")
+    raise InputError("The message has an unknown escape sequence.", code="escape-sequence")
 
 
 def _escapes(header_line: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ def read(
     if action == "ignore":
         return Adt(head, action)
     if not all(_SEGMENT_NAME.fullmatch(segment.name) for segment in segments):
-        raise InputError("A line end within a field cut a segment in two.", code="segment-sequence")
+        raise InputError("A line end within a field splits a segment.", code="segment-sequence")
     persons = _persons(segments, authorities or {}, merging=action == "merge")
     stamp = _stamp(segments, now)
     is_back = head.trigger in RETURNING
@@ -129,14 +129,14 @@ def _stamp(segments: Sequence[Segment], now: datetime | None) -> Stamp:
 
 def _action(head: Header, processing_ids: Sequence[str]) -> Action:
     if not head.control_id:
-        raise InputError("MSH-10 carries no control id.", code="required-field", expression=["MSH-10"])
+        raise InputError("MSH-10 has no control id.", code="required-field", expression=["MSH-10"])
     if head.code != "ADT":
-        raise InputError("Only ADT messages are taken here.", code="unsupported-message", expression=["MSH-9"])
+        raise InputError("Only ADT messages are accepted.", code="unsupported-message", expression=["MSH-9"])
     if head.processing_id not in processing_ids:
-        raise InputError("This processing id is not taken here.", code="unsupported-processing", expression=["MSH-11"])
+        raise InputError("This processing id is not accepted.", code="unsupported-processing", expression=["MSH-11"])
     if head.trigger in REFUSED or not _EVENT.fullmatch(head.trigger):
         raise InputError(
-            "This event cannot be carried out here; what it changes about a patient's numbers is for a person."
+            "This event is not carried out: a person must make the change to the patient's numbers."
             if head.trigger in REFUSED
             else "Neither MSH-9 nor EVN-1 names an ADT event.",
             code="unsupported-event",

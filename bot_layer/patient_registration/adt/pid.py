@@ -74,7 +74,7 @@ def identifiers(segment: Segment, number: int, authorities: Mapping[str, str]) -
     known = [identifier for identifier in found if identifier["system"] and identifier["value"]]
     if not known:
         raise InputError(
-            "No identifier has an assigning authority that is known here: map it in ADT_ASSIGNING_AUTHORITIES.",
+            "No identifier has a known assigning authority: map it in ADT_ASSIGNING_AUTHORITIES.",
             code="unknown-authority",
             expression=[f"{segment.name}-{number}"],
         )
@@ -164,7 +164,7 @@ def _name(value: Repetition) -> Json:
 
 def _gender(code: str) -> str:
     if code and code.upper() not in GENDERS:
-        raise InputError("PID-8 is no code of HL7 table 0001.", code="table-value", expression=["PID-8"])
+        raise InputError("PID-8 is not a code of HL7 table 0001.", code="table-value", expression=["PID-8"])
     return GENDERS.get(code.upper(), "")
 
 

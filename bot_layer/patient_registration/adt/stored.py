@@ -105,7 +105,7 @@ def survivor(patient: Json, prior: str) -> Json:
 def ended(patient: Json, successor: str) -> Json:
     """The Patient that was merged away: kept, inactive, linked to its one successor."""
     if patient_state.replaced_by(patient) not in (None, successor):
-        raise ReviewNeeded("The Patient that ends was merged into another one before.", code="merged-elsewhere")
+        raise ReviewNeeded("The Patient to merge was already merged into another one.", code="merged-elsewhere")
     return {**_linked(patient, "replaced-by", successor), "active": False}
 
 

@@ -48,7 +48,7 @@ class Stance(Enum):
 
 RESTRICTED: Final = Denial(
     "patient-restricted",
-    "A security label keeps the Patient out of the network.",
+    "A security label excludes the Patient from the network.",
     "Patient.meta.security",
 )
 OPTED_OUT: Final = Denial(

@@ -28,7 +28,7 @@ from bot_layer.patient_registration.rules.same_person import Differences, differ
 
 _NO_CONTEXT: Final = Context()
 _DECEASED: Final = Refuse(
-    "patient-deceased", "A deceased patient is not newly registered unless it is configured.", ("Patient.deceased",)
+    "patient-deceased", "Deceased patients are not registered unless it is configured.", ("Patient.deceased",)
 )
 
 
@@ -39,7 +39,7 @@ def plan(patient: Json, found: Found, policy: Policy, context: Context = _NO_CON
         return refused
     recorded = index_patient.health_gorilla_ids(patient)
     if len(recorded) > 1:
-        return Review("several-health-gorilla-ids", "Medplum's Patient carries several Health Gorilla ids: keep one.")
+        return Review("several-health-gorilla-ids", "The Patient in Medplum has several Health Gorilla ids: keep one.")
     if _is_dead_for(policy, patient) and not recorded and not found.by_identifier:
         return _DECEASED
     candidates = _candidates(patient, found, policy, context)
@@ -49,7 +49,7 @@ def plan(patient: Json, found: Found, policy: Policy, context: Context = _NO_CON
     if len(candidates) > 1:
         return Review(
             "several-matches",
-            f"Health Gorilla holds {len(candidates)} patients that match: if they are one person, have them merged "
+            f"Health Gorilla has {len(candidates)} patients that match: if they are one person, have them merged "
             "there first.",
         )
     if not candidates:
@@ -101,7 +101,8 @@ def _plan_new(patient: Json, policy: Policy, *, recorded: bool, force: bool) -> 
     if recorded and not force:
         return Review(
             "registration-vanished",
-            "Medplum records an id that Health Gorilla does not know: force a new registration, or ask there.",
+            "Medplum has an id that Health Gorilla does not know: ask Health Gorilla, or call with force to register "
+            "again.",
         )
     if _is_dead_for(policy, patient):
         return _DECEASED
@@ -114,9 +115,11 @@ def _plan_known(patient: Json, theirs: Json, policy: Policy, context: Context, *
     ours = build(patient, policy, external)
     is_ours = index_patient.holds_pt(theirs, ours["identifier"][0])
     if recorded and identifier not in recorded and not (is_ours and context.force):
-        return Review("health-gorilla-id-differs", "Medplum records another Health Gorilla id than the one found.")
+        return Review("health-gorilla-id-differs", "The Health Gorilla id in Medplum differs from the one found.")
     if theirs.get("active") is False and identifier not in index_patient.ended_health_gorilla_ids(patient):
-        return Review("registration-inactive", "Health Gorilla holds this patient as inactive: have it revived there.")
+        return Review(
+            "registration-inactive", "The patient is inactive in Health Gorilla: ask Health Gorilla to reactivate it."
+        )
     if not is_ours:
         if _is_of_another(theirs, patient, policy, context) and not (recorded and context.force):
             return _changed_identifier() if recorded else _registered_as_another(patient, [theirs])
@@ -141,7 +144,8 @@ def registered_id(patient: Json, theirs: Json, policy: Policy) -> str:
 def _changed_identifier() -> Refuse:
     return Refuse(
         "identifier-changed",
-        "The id that the patient is registered under would change, and queries ask by it: force it if meant.",
+        "The id that the patient is registered under would change, and networks query by it: "
+        "call with force if this is intended.",
         ("Patient.identifier",),
     )
 
@@ -153,7 +157,7 @@ def _registered_as_another(patient: Json, others: Sequence[Json]) -> Review:
     return Review(
         "registered-as-another",
         "A patient of this name and birth date is registered under another id. If it is the same person, merge the two "
-        f"Patients in Medplum; if it is somebody else, call again with notSameAs.{differing}",
+        f"Patients in Medplum; if they are two people, call again with notSameAs.{differing}",
     )
 
 

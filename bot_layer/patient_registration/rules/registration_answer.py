@@ -75,7 +75,7 @@ def preview(plan: Act, patient: Json, policy: Policy, *, followed: bool = False)
 def deleted() -> Json:
     """The answer to a Subscription that reports a deleted Patient."""
     gone = note(
-        "patient-deleted", "The Patient was deleted in Medplum; Health Gorilla knows no way to end a registration."
+        "patient-deleted", "The Patient was deleted in Medplum; Health Gorilla has no call that ends a registration."
     )
     return parameters.build(
         parameters.code("action", "unchanged"), parameters.resource("outcome", outcomes.outcome([gone]))

@@ -20,19 +20,19 @@ ADT_SETTINGS: Final = (
         "ADT_ASSIGNING_AUTHORITIES",
         'JSON: assigning authorities (CX.4) to systems, {"CLINIC": "https://..."}; "" for numbers without one',
     ),
-    Setting("ADT_PATIENT_SYSTEM", "The system by which ADT messages name a patient, where PID-3 holds several"),
+    Setting("ADT_PATIENT_SYSTEM", "The identifier system of the patient, if PID-3 has several"),
     Setting("ADT_PROCESSING_IDS", "Processing ids (MSH-11) that are carried out", default="P"),
 )
 DISCLOSURE_SETTINGS: Final = (
     Setting(
         "FEDERATED_OPT_IN",
-        "true: only patients with a Consent that permits are made known to networks",
+        "true: only patients with a Consent that permits are disclosed to networks",
         default="false",
         kind="flag",
     ),
     Setting(
         "FEDERATED_CONFIDENTIALITY",
-        "The highest confidentiality that leaves: U, L, M, N, R or V",
+        "The highest confidentiality that is disclosed: U, L, M, N, R or V",
         default="N",
         choices=LEVELS,
     ),
@@ -40,7 +40,7 @@ DISCLOSURE_SETTINGS: Final = (
 SETTINGS: Final = (
     Setting(
         "FEDERATED_PATIENT_SYSTEM",
-        "System of the id that patients are registered under: the clinic's URL, or urn:oid:...",
+        "Identifier system of the id under which patients are registered: the clinic's URL, or urn:oid:...",
         required=True,
     ),
     Setting(
@@ -54,7 +54,7 @@ SETTINGS: Final = (
         kind="flag",
     ),
     Setting("REGISTER_TEST_PATIENTS", "true: also register patients tagged HTEST", default="false", kind="flag"),
-    Setting("REGISTER_DECEASED_PATIENTS", "true: also register patients who died before", default="false", kind="flag"),
+    Setting("REGISTER_DECEASED_PATIENTS", "true: also register deceased patients", default="false", kind="flag"),
     *DISCLOSURE_SETTINGS,
     *ADT_SETTINGS,
 )

@@ -13,7 +13,7 @@ from bot_layer.health_gorilla.rules import settings as hg
 @pytest.mark.parametrize(
     ("step", "error", "advice"),
     [
-        ("settings", ConfigError.for_missing(["X"]), "project secrets"),
+        ("settings", ConfigError.for_missing(["X"]), "under Project, Secrets"),
         ("token", TransientError("Lost.", service="Health Gorilla"), "check the address"),
         ("tenant", AuthError("Refused.", code="rights-missing"), "Ask Health Gorilla"),
         ("token", AuthError("Refused."), ""),

@@ -135,7 +135,7 @@ def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_ta
     assert staff.recognize([account()], me) is None
     assert staff.recognize([account(), account(id="hg-2")], me, login_taken=True) is None
     off = account()
-    with pytest.raises(ReviewNeeded, match="switched off"):
+    with pytest.raises(ReviewNeeded, match="inactive"):
         staff.recognize([Enrollment({**off.role, "active": False}, off.person)], me, login_taken=True)
     by_hand, written_back = (
         who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": login}]})

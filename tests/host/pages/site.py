@@ -144,7 +144,7 @@ def findings() -> list[Finding]:
         Finding(
             "token", "failed", "login-refused", "Health Gorilla refused the login: check HEALTH_GORILLA_CLIENT_SECRET."
         ),
-        Finding("directory", "skipped", "check-skipped", "Left out, because an earlier step failed."),
+        Finding("directory", "skipped", "check-skipped", "Skipped, because an earlier step failed."),
     ]
 
 
