@@ -91,7 +91,7 @@ def _version(version: str) -> Finding:
     limits = limits_of(version)
     if version_of(version) < OLDEST:
         return Finding("version", "warning", "old-version", f"Upgrade Medplum: {' '.join(limits)}")
-    return passed("version", " ".join(limits) or "Everything works on this version.")
+    return passed("version", f"With limits: {' '.join(limits)}" if limits else "Without known limits.")
 
 
 def _clock(answer: Answer, now: datetime) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ EVENTS: Final = "events"
 CLOCK: Final = "clock"
 WORKFLOW: Final = "run_event"
 APPLICATION_VERSION: Final = "1"  # fixed, so that a newer release of the host takes up older events
-_COUNTED: Final = {
+COUNTED: Final = {
     "ENQUEUED": "waiting",
     "DELAYED": "waiting",
     "PENDING": "running",
@@ -271,9 +271,9 @@ class Inbox:
     def counts(self) -> dict[str, int]:
         """How many runs wait, run, or are dead letters, at one moment; what was run again counts as what it is now."""
         found = DBOS.list_workflows(
-            status=list(_COUNTED), name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
+            status=list(COUNTED), name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
         )
-        return dict.fromkeys(_COUNTED.values(), 0) | Counter(_COUNTED[run.status] for run in found)
+        return dict.fromkeys(COUNTED.values(), 0) | Counter(COUNTED[run.status] for run in found)
 
     def dead_letters(self) -> Mapping[tuple[str, str], int]:
         """How many there are of each bot and code."""
