@@ -56,7 +56,9 @@ def answer(event: Event) -> Json:
     """The searchset of a query, or the Binary of a document."""
     server = medplum.connect(event)
     base_url = f"{event.base_url.rstrip('/')}/fhir/R4/{event.bot or 'Bot'}/$execute"
-    source = FederatedSource(server, read_answering(event.secrets, f"{base_url}?document={{id}}&"))
+    source = FederatedSource(
+        server.with_local_references(), read_answering(event.secrets, f"{base_url}?document={{id}}&")
+    )
     pairs = _pairs(event)
     asked = dict(pairs)
     if "document" in asked:

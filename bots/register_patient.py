@@ -16,6 +16,7 @@ from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError, InputError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import local
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.http import transport
@@ -129,7 +130,7 @@ def _registered(registrar: Registrar, header: Header, stored: list[Json], remark
 
 
 def _registrar(event: Event, now: datetime) -> Registrar:
-    server, policy = medplum.connect(event), registration_policy(event.secrets)
+    server, policy = medplum.connect(event).with_local_references(), registration_policy(event.secrets)
     return Registrar(
         store=PatientStore(server),
         index=Patients(health_gorilla.connect(event.secrets), policy),
@@ -156,7 +157,7 @@ def _patient_of_consent(event: Event) -> str | None:
     if not event.from_subscription or not isinstance(consent, dict) or consent.get("resourceType") != "Consent":
         return None
     patient = consent.get("patient")
-    reference = str(patient.get("reference", "")) if isinstance(patient, dict) else ""
+    reference = local(str(patient.get("reference", "")), event.base_url) if isinstance(patient, dict) else ""
     if not reference.startswith("Patient/"):
         raise InputError(
             "The Consent names no Patient of this server.", code="no-target", expression=["Consent.patient"]

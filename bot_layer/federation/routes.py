@@ -61,7 +61,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """The responder's settings from the environment, with its own login at Medplum; ConfigError for what is missing."""
     serving = read_serving(environ)
     answering = read_answering(environ, f"{serving.base_url}/documents/{{id}}?")
-    return Settings(serving, answering, connect_environment(environ))
+    return Settings(serving, answering, connect_environment(environ).with_local_references())
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:

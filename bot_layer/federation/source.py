@@ -19,7 +19,7 @@ from bot_layer.federation.rules.settings import Answering
 from bot_layer.fhir.demographics import entries
 from bot_layer.fhir.identifiers import search_token, values_of
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.references import is_id
+from bot_layer.fhir.references import forms, is_id
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
@@ -140,7 +140,10 @@ class FederatedSource:
             return None
 
     def _held(self, found: Found, most: int) -> list[Json]:
-        query = [("patient", ",".join(found.references)), ("_count", str(min(most, 200)))]
+        query = [
+            ("subject", forms(found.references, self.server.client.fhir_base_url)),
+            ("_count", str(min(most, 200))),
+        ]
         return list(islice(self.server.search_all("DocumentReference", query), most))
 
     def _summary(self, found: Found) -> Json | None:

@@ -6,6 +6,7 @@ https://hl7.org/fhir/R4/references.html#literal: relative, absolute, and of a ve
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from bot_layer.fhir.json import Json
@@ -44,6 +45,12 @@ def local(reference: str, base_url: str) -> str:
             break
     match = _LITERAL.fullmatch(relative)
     return f"{match[1]}/{match[2]}" if match and is_id(match[2]) else reference
+
+
+def forms(references: Iterable[str], base_url: str) -> str:
+    """The value of a search parameter that finds ``Type/id`` references also where they are stored as absolute ones."""
+    given = list(references)
+    return ",".join([*given, *(f"{base_url.rstrip('/')}/{reference}" for reference in given)])
 
 
 def localized(resource: Json, base_url: str) -> Json:

@@ -21,7 +21,7 @@ from bot_layer.bot.event import Event
 from bot_layer.errors import AuthError, ConfigError, InputError, PermanentError, TransientError
 from bot_layer.fhir.bundle import NotASearchset, Searchset, read_searchset
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.references import RESOURCE_TYPE, is_relative
+from bot_layer.fhir.references import RESOURCE_TYPE, is_relative, localized
 from bot_layer.http.addresses import query_of
 from bot_layer.http.policy import DEFAULT_POLICY, RetryPolicy
 from bot_layer.http.retry import repeat
@@ -44,13 +44,19 @@ class Medplum:
     client: MedplumClient = field(repr=False)
     patience: RetryPolicy = DEFAULT_POLICY
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
+    is_local: bool = False
+
+    def with_local_references(self) -> Medplum:
+        """The same login, whose reads and searches answer with ``Type/id`` for every reference to this server."""
+        return replace(self, is_local=True)
 
     def read(self, reference: str) -> Json:
         """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
         resource_type, resource_id, path = _where(reference)
 
         def call() -> Json:
-            return _resource(self.client.read_resource(resource_type, resource_id), resource_type, "GET")
+            found = _resource(self.client.read_resource(resource_type, resource_id), resource_type, "GET")
+            return localized(found, self.client.fhir_base_url) if self.is_local else found
 
         return self._repeat("GET", path, call)
 
@@ -73,7 +79,8 @@ class Medplum:
     def _page(self, resource_type: str, query: Query) -> Searchset:
         def call() -> Searchset:
             try:
-                return read_searchset(self.client.search_resources(resource_type, list(query)))
+                found = self.client.search_resources(resource_type, list(query))
+                return read_searchset(localized(found, self.client.fhir_base_url) if self.is_local else found)
             except NotASearchset as fault:
                 raise TransientError(
                     f"Medplum {fault}; try again later.",

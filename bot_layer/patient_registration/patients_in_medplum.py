@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bot_layer.errors import InputError, ReviewNeeded
-from bot_layer.fhir import outcomes
+from bot_layer.fhir import outcomes, references
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json, objects
 from bot_layer.medplum.client import Medplum
@@ -29,7 +29,7 @@ class PatientStore:
 
     def current(self, reference: str) -> Json:
         """The Patient that stands for a reference now: merges are followed, a circle is for a person."""
-        patient = self.server.read(reference)
+        patient = self.server.read(references.local(reference, self._base))
         for _ in range(_MOST_MERGES):
             successor = patient_state.replaced_by(patient)
             if successor is None:
@@ -59,8 +59,8 @@ class PatientStore:
 
         A label or a Consent of any of them counts. An error while the Consents are read is raised: it is no permission.
         """
-        references = ",".join(f"Patient/{each['id']}" for each in patients)
-        consents = list(self.server.search_all("Consent", [("patient", references), ("_count", "100")]))
+        named = references.forms([f"Patient/{each['id']}" for each in patients], self._base)
+        consents = list(self.server.search_all("Consent", [("patient", named), ("_count", "100")]))
         found = (disclosure.denial(each, consents, policy, now) for each in patients)
         return next((each for each in found if each is not None), None)
 
@@ -75,9 +75,9 @@ class PatientStore:
             ids.update({_target(each.get("subject"))} if own in listed else ())
         return self.known_ids(sorted(ids - {own, ""})[:_MOST_NAMESAKES], policy)
 
-    def known_ids(self, references: Iterable[str], policy: Policy) -> frozenset[str]:
+    def known_ids(self, named: Iterable[str], policy: Policy) -> frozenset[str]:
         """The ids under which the index may know the Patients of these references."""
-        others = [self.server.held(reference) for reference in references]
+        others = [self.server.held(references.local(reference, self._base)) for reference in named]
         return frozenset(
             known
             for other in others
@@ -136,8 +136,13 @@ class PatientStore:
             )
 
     def _do_not_match(self, name: str, reference: str) -> list[Json]:
-        query = [(name, reference), ("code", DO_NOT_MATCH), ("_count", str(_MOST_NAMESAKES))]
+        value = references.forms([reference], self._base)
+        query = [(name, value), ("code", DO_NOT_MATCH), ("_count", str(_MOST_NAMESAKES))]
         return [each for each in self.server.search("List", query) if _is_do_not_match(each)]
+
+    @property
+    def _base(self) -> str:
+        return str(self.server.client.fhir_base_url)
 
 
 def _is_do_not_match(found: Json) -> bool:
