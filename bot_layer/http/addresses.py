@@ -27,6 +27,8 @@ _PORTS: Final = {"https": 443, "http": 80}
 _PRIVATE: Final = tuple(
     ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,17 @@ def origin(url: str) -> Origin:
     return scheme, str(parts.host).lower().rstrip("."), parts.port or _PORTS[scheme]
 
 
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a gateway on the way may read in an IPv6 address: mapped, 6to4, NAT64 or compatible.
+
+    https://www.rfc-editor.org/rfc/rfc6052#section-2.1, https://www.rfc-editor.org/rfc/rfc4291#section-2.5.5
+    """
+    inside = address.ipv4_mapped or address.sixtofour
+    if inside is None and (address in _NAT64 or (address in _COMPATIBLE and int(address) > 0xFFFF)):
+        inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return inside
+
+
 def network(host: str) -> Network:
     """The network of a host: an address of this machine, of a private network, of the Internet, or a name.
 
@@ -96,8 +109,8 @@ def network(host: str) -> Network:
         address = ipaddress.ip_address(bare.partition("%")[0])
     except ValueError:
         return "name"
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    address = mapped or address
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _embedded(address) or address
     if address.is_loopback:
         return "loopback"
     if any(address.version == each.version and address in each for each in _PRIVATE):

@@ -5,13 +5,12 @@ https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, decode, objects
 
 Level = Literal["group", "patient", "system"]
 Kind = Literal["output", "deleted", "error"]
@@ -193,7 +192,7 @@ def listed(codes: tuple[str, ...]) -> str:
 
 def _parsed(body: bytes) -> Json:
     try:
-        document = json.loads(body)
+        document = decode(body)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}

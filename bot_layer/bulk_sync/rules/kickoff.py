@@ -5,7 +5,6 @@ https://hl7.org/fhir/uv/bulkdata/export.html#bulk-data-kick-off-request
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from bot_layer.bulk_sync.rules.bulk_export import (
     lower,
     wait_seconds,
 )
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, decode, objects
 
 _ASKED_WRONG: Final = frozenset({400, 422})  # the request itself is refused, not the level or the rights
 _UNSUPPORTED: Final = frozenset({400, 403, 404, 405, 422, 501})
@@ -178,7 +177,7 @@ def _of(types: tuple[str, ...], export: Export) -> tuple[str, ...]:
 def _explained(body: bytes) -> str:
     """The diagnostics and texts of an OperationOutcome, short, without what could name a person or give access."""
     try:
-        document: Any = json.loads(body)
+        document: Any = decode(body)
     except ValueError:
         return ""
     issues = objects(document.get("issue")) if isinstance(document, dict) else []

@@ -6,14 +6,13 @@ empty lines, no last newline, one resource printed over many lines, an array, a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, decode
 
 Loads = Callable[[bytes], Any]
 _BOM: Final = b"\xef\xbb\xbf"
@@ -114,7 +113,7 @@ def split_lines(chunks: Iterable[bytes], *, limit: int = DOCUMENT_LIMIT) -> Iter
 
 
 def read_resources(
-    lines: Iterable[Line], *, loads: Loads = json.loads, bundles: bool = True, limit: int = DOCUMENT_LIMIT
+    lines: Iterable[Line], *, loads: Loads = decode, bundles: bool = True, limit: int = DOCUMENT_LIMIT
 ) -> Iterator[Resource | BadLine]:
     """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
     reader = _Reader(loads, bundles, limit)

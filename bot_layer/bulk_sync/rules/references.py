@@ -25,7 +25,7 @@ from bot_layer.bulk_sync.rules.source_identity import (
     ROOT,
     id_system,
 )
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 # An identifier or type that the source itself put into a reference waits here while ours stands in its place.
 _ORIGINALS: Final = {
@@ -118,7 +118,7 @@ def _logical(reference: Json, key: Key, base: str) -> Json:
     rest = {name: value for name, value in reference.items() if name not in ("reference", "type", "identifier")}
     kept = [{"url": url, value: reference[name]} for name, (url, value) in _ORIGINALS.items() if name in reference]
     if kept:
-        rest["extension"] = [*rest.get("extension", []), *kept]
+        rest["extension"] = [*objects(rest.get("extension")), *kept]
     origin = [{"url": ORIGIN_URL, "valueUri": f"{base.rstrip('/')}/{key.type}/{key.id}"}]
     identifier = {"extension": origin, "system": id_system(key.type), "value": key.id}
     return {"type": key.type, "identifier": identifier, **rest}
@@ -126,12 +126,12 @@ def _logical(reference: Json, key: Key, base: str) -> Json:
 
 def _restored(reference: Json, target: str) -> Json:
     rest = {name: value for name, value in reference.items() if name not in ("type", "identifier", "extension")}
-    extensions = {each.get("url"): each for each in reference.get("extension", [])}
-    urls = {url for url, _ in _ORIGINALS.values()}
+    extensions = {url: each for each in objects(reference.get("extension")) if isinstance(url := each.get("url"), str)}
+    ours = [extensions[url] for url, _ in _ORIGINALS.values() if url in extensions]
     for name, (url, value) in _ORIGINALS.items():
         if url in extensions:
-            rest[name] = extensions[url][value]
-    others = [each for each in reference.get("extension", []) if each.get("url") not in urls]
+            rest[name] = extensions[url].get(value)
+    others = [each for each in objects(reference.get("extension")) if each not in ours]
     if others:
         rest["extension"] = others
     return {"reference": target, **rest}
@@ -147,8 +147,7 @@ def _logical_key(value: Json, base: str) -> Key | None:
         return None
     if not isinstance(source_id, str):
         return None
-    extensions = identifier.get("extension")
-    origins = [each.get("valueUri") for each in extensions or () if each.get("url") == ORIGIN_URL]
+    origins = [each.get("valueUri") for each in objects(identifier.get("extension")) if each.get("url") == ORIGIN_URL]
     # References that an older version wrote name no source.
     same = not origins or origins == [f"{base.rstrip('/')}/{kind}/{source_id}"]
     return Key(kind, source_id) if same else None

@@ -6,7 +6,6 @@ https://hl7.org/fhir/smart-app-launch/backend-services.html
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from bot_layer.errors import AuthError, PermanentError, TransientError
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, decode, objects
 
 SERVICE: Final = "Practice Fusion"
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -186,10 +185,12 @@ def phrase(status: int) -> str:
 
 # -- Reading
 
+_LONGEST_TOKEN: Final = 86_400
+
 
 def _parsed(body: bytes) -> Json:
     try:
-        document = json.loads(body)
+        document = decode(body)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
@@ -210,5 +211,5 @@ def _strings(value: object) -> tuple[str, ...]:
 def _seconds(value: object) -> float:
     # RFC 6749 leaves it out at will; SMART advises five minutes. A string of digits is seen in the wild.
     if isinstance(value, str) and value.isdecimal():
-        return float(value)
-    return float(value) if isinstance(value, int | float) and value > 0 else 300.0
+        value = int(value[:9])
+    return float(min(value, _LONGEST_TOKEN)) if isinstance(value, int | float) and value > 0 else 300.0

@@ -1,0 +1,58 @@
+"""Many practices on two hosts of one PostgreSQL database, one of them killed in the middle, against one host.
+
+``PRACTICES`` and ``PATIENTS`` (of each) choose the size; 50 of 200 take a quiet machine and hours.
+Medplum and the sources are the look-alikes, which share one process: with both hosts they are the bottleneck.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from rich.console import Console
+
+from tests import postgres
+from tests.bulk_sync.world import assert_exact
+from tests.cli.test_practice_jobs import PracticeWorld, environment, holders, is_done, practices
+from tests.host.process import HostProcess, until
+
+PRACTICES = int(os.environ.get("PRACTICES", "8"))
+PATIENTS = int(os.environ.get("PATIENTS", "10"))
+PATIENCE = 7200.0
+
+
+def run(console: Console) -> None:
+    """Print both times, and that every practice is exact."""
+    with postgres.server() as server:
+        for name, kill in (("one host", False), ("two hosts, one killed in the middle", True)):
+            with postgres.database(server) as url, practices(PRACTICES, PATIENTS) as worlds:
+                seconds = _synced(worlds, url, kill=kill)
+                number = sum(assert_exact(each) for each in worlds)
+            console.print(
+                f"{name}: {PRACTICES} practices of {PATIENTS} patients, {number} resources, all exact, "
+                f"in {seconds:.0f} s ({number / seconds:.0f} a second)"
+            )
+
+
+def _synced(worlds: list[PracticeWorld], url: str, *, kill: bool) -> float:
+    """How long it takes until every practice is synced."""
+    given = environment(worlds)
+    medplum = worlds[0].medplum.base_url
+    with HostProcess(medplum, url, "--sync-practices", **given) as one:
+        began = time.monotonic()
+        if not kill:
+            until(lambda: _done(worlds) == len(worlds), seconds=PATIENCE)
+            return time.monotonic() - began
+        with HostProcess(medplum, url, "--sync-practices", **given):
+            until(
+                lambda: _done(worlds) >= len(worlds) // 2 and any(f"-{one.pid}-" in each for each in holders(url)),
+                seconds=PATIENCE,
+            )
+            one.kill()
+            one.wait()
+            until(lambda: _done(worlds) == len(worlds), seconds=PATIENCE)
+    return time.monotonic() - began
+
+
+def _done(worlds: list[PracticeWorld]) -> int:
+    return sum(is_done(each) for each in worlds)
