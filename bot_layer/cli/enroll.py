@@ -16,11 +16,12 @@ from urllib.parse import parse_qsl
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.bot.handler import Handler
+from bot_layer.cli.progress import CountColumn
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
@@ -233,7 +234,11 @@ def _is_settled(row: Row | None) -> bool:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        CountColumn(is_exact=True),
+        TimeRemainingColumn(),
+        console=console,
     )
 
 

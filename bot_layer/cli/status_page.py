@@ -160,13 +160,15 @@ def read_practice(name: str, state: SyncState, settings: SyncSettings, now: floa
     """A practice as the page shows it."""
     run, interval = state.run, settings.interval_ms / 1000
     record = health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=now)
+    is_partial = run is not None and run.phase == "partial"
+    is_late = now - (state.last_success or now) > 2 * interval  # as in the health record
     is_under_way = run is not None and not run.over
     ended = max(state.last_success, run.ended if run is not None else 0.0)
     progress = _progress(run) if run is not None else ()
     return Practice(
         name=name,
         phase=run.phase if run is not None else "never ran",
-        healthy=bool(record["healthy"]) and not (run is not None and run.phase == "failed"),
+        healthy=run is None or (bool(record["healthy"]) and run.phase != "failed") or (is_partial and not is_late),
         running=bool(record["isRunning"]),
         enabled=settings.enabled,
         started=run.started if run is not None else None,

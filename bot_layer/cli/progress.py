@@ -1,0 +1,25 @@
+"""How far long work is, in words: "136 of about 400", or "136" where nobody knows how many there are."""
+
+from __future__ import annotations
+
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
+
+
+def counted(done: float, total: float | None, *, is_exact: bool = False) -> str:
+    """The words. ``is_exact`` says that the total is counted and no estimate."""
+    if total is None or done > total:
+        return f"{done:.0f}"
+    return f"{done:.0f} of {'' if is_exact else 'about '}{total:.0f}"
+
+
+class CountColumn(ProgressColumn):
+    """The words beside a bar."""
+
+    def __init__(self, *, is_exact: bool = False) -> None:
+        self._is_exact = is_exact
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        """What the column shows of a task."""
+        return Text(counted(task.completed, task.total, is_exact=self._is_exact), style="progress.download")

@@ -1,0 +1,86 @@
+"""The records of what the bots did, and the commands that read them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from bot_layer.cli.runs import app
+from bot_layer.host import history as records
+from bot_layer.host.history import OPERATION, Entry, History
+from tests.host.test_inbox import Script, running
+
+DAY = 86_400.0
+
+
+def entry(number: int, at: float, state: str = "done", ms: float = 1.0, bot: str = "a") -> Entry:
+    return Entry(f"id{number:014d}", at, bot, OPERATION, state, "" if state == "done" else f"code-{state}", "act", ms)
+
+
+def test_figures_and_days_are_counted_by_bot(tmp_path: Path) -> None:
+    """Calls, refusals, failures, median, slowest and last; a record of the same id counts once."""
+    for made in (History(), History(f"sqlite:///{tmp_path / 'h.sqlite'}")):
+        states = ["done", "done", "refused", "failed", "dead"]
+        for number, state in enumerate(states):
+            for _ in "twice":
+                made.add(entry(number, 10 * DAY + number, state, ms=10.0 * number))
+        made.add(entry(9, 9 * DAY, bot="b"))
+        made.add(Entry("health-1", 10 * DAY, "practice", records.HEALTH, "failed"))
+        made.flush()
+        found = made.figures(0)
+        assert set(found) == {"a", "b"}, "a practice's health is no run"
+        assert found["a"] == records.Figures(5, 1, 2, 20.0, 40.0, 10 * DAY + 4)
+        days = made.days(records.RUNS, [9 * DAY, 10 * DAY])
+        assert [day.total() for day in days["a"]] == [0, 5]
+        assert [day.total() for day in days["b"]] == [1, 0]
+        made.close()
+
+
+def test_old_records_are_deleted() -> None:
+    """After fifteen days."""
+    made = History()
+    made.add(entry(1, 0.0))
+    made.add(entry(2, 10 * DAY))
+    made.flush()
+    made.sweep(16 * DAY)
+    assert [each.id for each in made.entries(kind=OPERATION)] == [entry(2, 0).id]
+
+
+def test_what_is_no_code_is_not_kept() -> None:
+    """A bot may call anything its action."""
+    assert records.word("not-a-person") == "not-a-person"
+    assert [records.word(each) for each in ("John Doe", "Ünseen", None, 7, "x" * 65)] == [""] * 5
+
+
+def test_the_command_counts_and_lists_operations(tmp_path: Path) -> None:
+    """``runs stats`` and ``list`` as text, CSV and JSON; the database is known from the environment alone."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    with running(tmp_path, Script()):
+        pass  # a host was there
+    made = History(url)
+    made.add(entry(1, 4_000_000_000.0, "failed", ms=12.4))
+    made.close()
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, ["runs", *words], env={"BOT_HOST_DATABASE_URL": url})
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    (row,) = csv.DictReader(io.StringIO(run("stats", "--csv")))
+    assert (row["bot"], row["calls"], row["failed"], row["slowestMs"]) == ("a", "1", "1", "12")
+    assert json.loads(run("stats", "--json"))["failed"] == 1
+    assert run("stats").splitlines()[0].split()[:2] == ["bot", "calls"]
+    (listed,) = csv.DictReader(io.StringIO(run("list", "--csv", "--state", "failed")))
+    assert (listed["kind"], listed["code"], listed["id"]) == ("operation", "code-failed", entry(1, 0).id)
+    assert json.loads(run("show", "id00"))["action"] == "act", "the first letters are enough"
+
+
+def test_a_command_makes_no_inbox_where_there_is_none(tmp_path: Path) -> None:
+    """It says how to name the right one."""
+    file = tmp_path / "nothing.sqlite"
+    result = CliRunner().invoke(app, ["runs", "list"], env={"BOT_HOST_DATABASE_URL": f"sqlite:///{file}"})
+    assert (result.exit_code, "BOT_HOST_DATABASE_URL" in result.output, file.exists()) == (2, True, False)
