@@ -178,7 +178,9 @@ class Inbox:
             if storage.within(storage.STORE_SECONDS, lambda: self.enqueue(taken, envelope)):
                 return None
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+            self._probe.doubt()
             return type(fault).__name__
+        self._probe.doubt()
         self._ran_at_once.add(taken.id)  # DBOS goes on trying to store it
         return "the database took too long"
 

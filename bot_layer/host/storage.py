@@ -28,6 +28,8 @@ PATIENT_SECONDS: Final = 30  # for what nobody waits for: as long as DBOS waits
 _LOCK_SECONDS: Final = 5
 _PROBE_SECONDS: Final = 2.0
 _NO_SUCH_DATABASE: Final = re.compile(r'database "[^"]*" does not exist')  # DBOS creates it
+_TRIAL: Final = sa.Table("bot_trial", sa.MetaData(), sa.Column("data", sa.LargeBinary, nullable=False))
+_TRIAL_BYTES: Final = 256 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -97,6 +99,14 @@ def write_nothing(engine: sa.Engine) -> None:
         connection.rollback()
 
 
+def write_something(engine: sa.Engine) -> None:
+    """Write as much as many events and delete it: a full disk gives the right to write, but takes no data."""
+    with engine.begin() as connection:
+        _TRIAL.create(connection, checkfirst=True)
+        connection.execute(_TRIAL.insert().values(data=os.urandom(_TRIAL_BYTES)))
+        connection.execute(_TRIAL.delete())
+
+
 def private_file(path: str | None) -> None:
     """A database's file that only its owner may read, made where there is none: SQLite makes its journals alike."""
     if path and path != ":memory:":
@@ -127,7 +137,10 @@ def within(seconds: float, work: Callable[[], None]) -> bool:
 
 
 class Probe:
-    """Whether the database takes events (``ok``), looked at every two seconds from ``start`` to ``stop``."""
+    """Whether the database takes events (``ok``), looked at every two seconds from ``start`` to ``stop``.
+
+    An idle host writes nothing for it. Once an event was not stored (``doubt``), only a write that succeeds counts.
+    """
 
     def __init__(self, url: str) -> None:
         self.ok = True
@@ -139,21 +152,29 @@ class Probe:
         """Begin to look."""
         self._thread.start()
 
+    def doubt(self) -> None:
+        """An event was not stored: say that the database takes none until it takes a write."""
+        self.ok = False
+
     def stop(self) -> None:
         """Look no more."""
         self._stopped.set()
         self._thread.join()
         self._engine.dispose()
 
+    def look(self) -> None:
+        """Look once, and log what has changed."""
+        try:
+            (write_nothing if self.ok else write_something)(self._engine)
+        except sa.exc.SQLAlchemyError as fault:
+            if self.ok:
+                _log.error("The inbox's database takes no events; they run at once: %s", type(fault).__name__)
+            self.ok = False
+        else:
+            if not self.ok:
+                _log.warning("The inbox's database takes events again.")
+            self.ok = True
+
     def _repeat(self) -> None:
         while not self._stopped.wait(_PROBE_SECONDS):
-            try:
-                write_nothing(self._engine)
-            except sa.exc.SQLAlchemyError as fault:
-                if self.ok:
-                    _log.error("The inbox's database takes no events; they run at once: %s", type(fault).__name__)
-                self.ok = False
-            else:
-                if not self.ok:
-                    _log.warning("The inbox's database takes events again.")
-                self.ok = True
+            self.look()

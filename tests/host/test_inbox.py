@@ -28,7 +28,7 @@ from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
-from bot_layer.host import schedule
+from bot_layer.host import schedule, storage
 from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.guard import Guard
 from bot_layer.host.host import HostServer, HostSettings
@@ -349,14 +349,18 @@ def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: py
     """A full disk loses no event: its answer is waited for, and the log says so without the database's words."""
     script = Script()
     with running(tmp_path, script) as (inbox, _runs):
+        storage.write_something(inbox._probe._engine)
         with sa.create_engine(inbox.settings.database_url).begin() as connection:
-            connection.execute(
-                sa.text(
-                    "CREATE TRIGGER full BEFORE INSERT ON workflow_status "
-                    "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-                )
-            )
-        assert inbox.take(script.handler, changed("a", "1"), AT, now=NOW) is None
+            for table in ("workflow_status", "bot_trial"):
+                raising = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+                connection.execute(sa.text(f"CREATE TRIGGER full_{table} BEFORE INSERT ON {table} {raising}"))
+        stands = [inbox.ready, inbox.take(script.handler, changed("a", "1"), AT, now=NOW), inbox.ready]
+        inbox._probe.look()  # nothing is locked: the right to write is still given
+        stands.append(inbox.ready)
+        with sa.create_engine(inbox.settings.database_url).begin() as connection:
+            connection.execute(sa.text("DROP TRIGGER full_bot_trial"))
+        inbox._probe.look()
+        assert [*stands, inbox.ready] == [True, None, False, False, True]
     assert "IntegrityError" in caplog.text
     assert "Patient/a" not in caplog.text
 
