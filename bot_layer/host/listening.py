@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Self
 
 import uvicorn
 
+from bot_layer.errors import ConfigError
 from bot_layer.host import listen
 
 LOOPBACK = "127.0.0.1"
@@ -19,11 +21,18 @@ _TICK_SECONDS = 0.1
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address; port 0 takes a free one."""
+    """A listening address; port 0 takes a free one. Raises ConfigError ``address-in-use``."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind((host, port))
+    try:
+        bound.bind((host, port))
+    except OSError as fault:
+        bound.close()
+        text = (
+            f"Port {port} of {host} can't be used ({os.strerror(fault.errno or 0)}): choose another port with --port."
+        )
+        raise ConfigError(text, code="address-in-use") from fault
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound
 

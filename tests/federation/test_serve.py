@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -41,7 +42,9 @@ def served(environ: dict[str, str]) -> Iterator[str]:
         assert process.stderr is not None
         try:
             # The line names the address once the host listens.
-            yield next(line for line in process.stderr if "Serving" in line).split()[-1]
+            line = next(line for line in process.stderr if "Serving" in line)
+            (address,) = re.findall(r"http://[0-9.]+:\d+", line)
+            yield address
         finally:
             process.terminate()
             assert process.wait(timeout=60) in (0, -15)
