@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -35,7 +36,8 @@ def doctor(
     Nothing is written but the AuditEvent of one call of each bot, which the host itself answers. Exit code 0: all is
     well; 1: there are warnings; 2: something does not work, or there is no login.
     """
-    from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # costs time that --help need not pay
+    from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # costs time that --help need not pay
+    from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # as above
 
     logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
     console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -45,7 +47,8 @@ def doctor(
         if host:
             require_safe_url(host, "the bots' host")
         base_url = os.environ["MEDPLUM_BASE_URL"]
-        for finding in examine(Diagnosis(base_url, server, chosen(bots), host or None, os.environ)):
+        syncs = partial(unhealthy, os.environ)
+        for finding in examine(Diagnosis(base_url, server, chosen(bots), host or None, os.environ, syncs)):
             findings.append(finding)
             if not as_json:
                 style, mark = _MARKS[finding.status]

@@ -40,13 +40,17 @@ _QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is examined: a server by its address and login, the bots, their host, and the settings of this machine."""
+    """What is examined: a server by its address and login, the bots, their host, and the settings of this machine.
+
+    ``syncs`` says what is wrong with the last run of each practice's sync.
+    """
 
     base_url: str
     server: Medplum
     bots: Collection
     host_url: str | None
     environ: Mapping[str, str] = field(repr=False)
+    syncs: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -189,6 +193,19 @@ def _bots(case: Diagnosis, project: Project, installation: str) -> Iterator[Find
             failed |= {finding.name} if finding.status == "failed" else set()
             yield finding
     yield from bot_checks.partners(examined, failed)
+    if not any(name.startswith("settings ") for name in failed):
+        yield from _syncs(case)
+
+
+def _syncs(case: Diagnosis) -> Iterator[Finding]:
+    try:
+        problems = case.syncs()
+    except BotError as error:
+        yield Finding("sync", "warning", error.code, f"{error.message} Run the doctor again later.")
+        return
+    for name, problem in problems.items():
+        text = f"Its last run was {problem}: medplum-bots pf-sync status shows more, and its documentation what to do."
+        yield Finding(f"sync {name}".strip(), "warning", "sync-not-healthy", text)
 
 
 def _not_deployed(project: Project, handler: Handler, reason: str) -> Finding:

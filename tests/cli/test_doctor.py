@@ -7,12 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from typer.testing import CliRunner
 
 from bot_layer.bot.collection import load
+from bot_layer.bulk_sync.rules.run_state import Run, SyncState
+from bot_layer.bulk_sync.rules.task import to_task
 from bot_layer.cli.doctor import app
+from bot_layer.cli.pf_sync import unhealthy
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.doctor import Diagnosis, examine
 from bot_layer.deploy.readable import readable_bots
@@ -184,6 +188,17 @@ def test_another_installation_is_found(world: World) -> None:
         wrong = _wrong(_found(world))
     answered = CALLS.keys() - {"call federated-documents"}  # nobody may call it, and so nobody is told who answers
     assert {name: each.code for name, each in wrong.items()} == dict.fromkeys(answered, "another-host")
+
+
+@pytest.mark.parametrize("phase", ["partial", "failed"])
+def test_a_sync_that_is_not_healthy_is_found(world: World, phase: Literal["partial", "failed"]) -> None:
+    """Its calls end well, whatever becomes of the run: the sync's own Task tells."""
+    _deploy(world.client())
+    state = SyncState(run=Run("r", 1_700_000_000.0, phase=phase, ended=1_700_000_100.0))
+    world.client().create(to_task(state, world.settings()["PF_FHIR_BASE_URL"].rstrip("/")))
+    wrong = _wrong(_found(world, syncs=lambda: unhealthy(world.environment())))
+    assert {name: each.code for name, each in wrong.items()} == {"sync": "sync-not-healthy"}
+    assert phase in wrong["sync"].text
 
 
 def test_timers_that_are_dead_letters_are_found(world: World, tmp_path: Path) -> None:
