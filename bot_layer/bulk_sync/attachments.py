@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.state.task_store import LeaseLost
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, BotError, TransientError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 from bot_layer.http.answer import read_object
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
@@ -122,7 +121,7 @@ class Attachments:
             return attachment
         try:
             data = base64.b64decode("".join(text.split()), validate=True)
-        except binascii.Error as fault:
+        except ValueError as fault:  # also for letters that are not ASCII
             raise _Unusable("its data is not base64") from fault
         rest = {name: value for name, value in attachment.items() if name != "data"}
         if sure:
@@ -228,7 +227,7 @@ def _linked(attachment: Json, url: str, target: str, digest: str) -> Json:
     notes = [{"url": ATTACHMENT_URL, "valueUrl": url}]
     if digest:
         notes.append({"url": ATTACHMENT_DIGEST_URL, "valueString": digest})
-    others = [each for each in attachment.get("extension", []) if each.get("url") not in _NOTES]
+    others = [each for each in objects(attachment.get("extension")) if each.get("url") not in _NOTES]
     return attachment | {"url": target, "extension": [*others, *notes]}
 
 
@@ -240,10 +239,10 @@ def _may_hold(there: Json, attachment: Json) -> bool:
 
 
 def _digest(attachment: Json) -> str:
-    notes = (each for each in attachment.get("extension", []) if each.get("url") == ATTACHMENT_DIGEST_URL)
+    notes = (each for each in objects(attachment.get("extension")) if each.get("url") == ATTACHMENT_DIGEST_URL)
     return next((str(each.get("valueString")) for each in notes), "")
 
 
 def _noted(attachment: Json) -> list[Any]:
     """The source's own addresses of what the sync stored."""
-    return [each.get("valueUrl") for each in attachment.get("extension", []) if each.get("url") == ATTACHMENT_URL]
+    return [each.get("valueUrl") for each in objects(attachment.get("extension")) if each.get("url") == ATTACHMENT_URL]

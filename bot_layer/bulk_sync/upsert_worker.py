@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -404,7 +403,7 @@ class _Batch:
         """What stands for a Binary, and the id of its content: stored anew only where it differs."""
         try:
             data = base64.b64decode(str(resource.get("data") or ""))
-        except binascii.Error as fault:
+        except ValueError as fault:  # also for letters that are not ASCII
             raise _Undecodable from fault
         kind = str(resource.get("contentType") or "application/octet-stream")
         digest = provenance.digest_of(kind.encode() + b"\0" + data).hex()

@@ -193,3 +193,30 @@ def test_every_attachment_is_copied_also_from_another_host(tmp_path: Path) -> No
             assert [both.content(each) for each in links] == [b"a photo", b"x" * 600_000, b"a photo"]
             assert asked == [""]
             assert counts(both.run(Options(full=True)))["updated"] == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"extension": "odd"},
+        {"extension": ["odd", 5]},
+        {"extension": None},
+        {"url": 5},
+        {"url": "http://[::1"},
+        {"url": "Binary/../../b1"},
+        {"url": None, "data": "\u00e9" * 100_000},
+        {"size": "many", "hash": 5},
+        {"contentType": ["text/plain"]},
+    ],
+    ids=str,
+)
+def test_an_attachment_of_an_odd_shape_ends_no_run(fields: Json, tmp_path: Path) -> None:
+    """Medplum takes or refuses its resource; everything else is imported."""
+    odd = document(content=[{"attachment": {"contentType": "text/plain", "url": "Binary/b1", **fields}}])
+    content = {"resourceType": "Binary", "id": "b2", "contentType": "text/plain", "data": "\u00e9"}
+    readable = Switches.general(open_types=frozenset({"Group", "Binary"}))
+    with small(patient("p1"), odd, binary(b"first"), content, switches=readable, folder=tmp_path) as both:
+        state = both.run()
+        assert state.run is not None
+        assert state.run.phase in {"done", "partial"}
+        assert one(both, "Patient", "p1")
