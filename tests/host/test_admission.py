@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 from bot_layer.errors import AuthError, BotError, TransientError
 from bot_layer.fhir import outcomes
@@ -133,6 +135,19 @@ def _with_header(token: str, **header: Any) -> str:
     return jwt.encode(claims, ec.generate_private_key(ec.SECP256R1()), algorithm="ES256", headers=header)
 
 
+def _with_its_own_key(token: str, **header: Any) -> str:
+    """The token signed with a key that it brings along (``jwk``)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    header["jwk"] = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return jwt.encode(claims, key, algorithm="ES256", headers=header)
+
+
+def _raw_header(token: str, header: bytes) -> str:
+    """The token with these bytes in place of its header."""
+    return f"{base64.urlsafe_b64encode(header).rstrip(b'=').decode()}.{token.partition('.')[2]}"
+
+
 @pytest.mark.parametrize(
     "forge",
     [
@@ -145,6 +160,16 @@ def _with_header(token: str, **header: Any) -> str:
         lambda token, kid: jwt.encode(
             jwt.decode(token, options={"verify_signature": False}), "k" * 32, algorithm="HS256", headers={"kid": kid}
         ),
+        lambda token, kid: _with_header(token, kid=kid, jku="https://evil.example/jwks.json"),
+        lambda token, kid: _with_header(token, kid=kid, x5u="https://evil.example/chain.pem"),
+        lambda token, kid: _with_its_own_key(token, kid=kid),
+        lambda token, _kid: _raw_header(token, b"[]"),
+        lambda token, _kid: _raw_header(token, b'{"alg": "ES256", "kid": ["a"]}'),
+        lambda token, kid: _raw_header(token, json.dumps({"alg": ["ES256"], "kid": kid}).encode()),
+        lambda token, kid: _raw_header(token, json.dumps({"alg": "ES256", "kid": kid, "crit": ["b64"]}).encode()),
+        lambda token, _kid: _raw_header(token, b"[" * 5000),
+        lambda token, _kid: _raw_header(token, b'{"alg": "ES256", "kid": ' + b"9" * 5000 + b"}"),
+        lambda token, _kid: _raw_header(token, b"\xff\xfe"),
         lambda token, _kid: token[:-8] + "AAAAAAAA",
         lambda token, _kid: token.rpartition(".")[0] + ".",
         lambda _token, _kid: "forged",
@@ -154,7 +179,9 @@ def _with_header(token: str, **header: Any) -> str:
     ],
 )
 def test_a_forged_token_is_refused(medplum: TokenServer, admission: Admission, forge: Any) -> None:
-    """Another key, no key, no algorithm, a shared secret, a changed signature, and what is no token at all."""
+    """Another key, no key, one that the token brings or points to, no algorithm, a shared secret, headers of odd JSON,
+    a changed signature, and what is no token at all.
+    """
     token = medplum.tokens["token"]
     forged = forge(token, jwt.get_unverified_header(token)["kid"])
     assert _refusal(admission, envelope(medplum, "token", SAY, accessToken=forged)) == "medplum-login-refused"
