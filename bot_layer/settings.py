@@ -168,7 +168,7 @@ class Reader:
         return tuple(part for each in self.text(name).split(separator) if (part := each.strip()))
 
     def check(self) -> None:
-        """Read every declared setting by its kind; for whoever only wants to know whether they are right."""
+        """Read every declared setting by its kind, only to check them."""
         for each in self._declared.values():
             if each.kind != "text":
                 getattr(self, each.kind)(each.name)

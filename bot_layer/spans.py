@@ -1,7 +1,7 @@
-"""Where a bot's call and a request of it begin and end, for whoever records traces; by default nobody does.
+"""Where a bot's call and a request of it begin and end, for a recorder of traces; by default there is none.
 
-Clients tell of their requests here, so that they need to know neither OpenTelemetry nor the runtime. A recorder is set
-by ``bot_layer.host.tracing`` alone; without one a span costs one comparison.
+Clients report their requests here, so that they need to know neither OpenTelemetry nor the runtime. A recorder is set
+only by ``bot_layer.host.tracing``; without one a span costs one comparison.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Span(Protocol):
 
     headers: Mapping[str, str]
 
-    def tell(self, **facts: Fact) -> None:
+    def annotate(self, **facts: Fact) -> None:
         """Words, codes and counts of what came of it: never an id, a name or a token."""
 
     def __enter__(self) -> Self: ...
@@ -42,11 +42,11 @@ class Recorder(Protocol):
 
 
 class _Nothing:
-    """The span where nobody records."""
+    """The span without a recorder."""
 
     headers: Mapping[str, str] = {}
 
-    def tell(self, **facts: Fact) -> None:
+    def annotate(self, **facts: Fact) -> None:
         """Goes nowhere."""
 
     def __enter__(self) -> Self:
@@ -78,5 +78,5 @@ def request(service: str, method: str, url: str, path: str | None = None) -> Spa
 
 
 def traceparent() -> str | None:
-    """The call that is under way, for whoever carries it on later; None where nobody records."""
+    """The current call, for a later continuation; None without a recorder."""
     return _recorders[-1].traceparent() if _recorders else None

@@ -32,7 +32,7 @@ BOT = Bot(
     name="federated-documents",
     identifier="health-gorilla-labs/federated-documents",
     about="Answers queries from networks for the documents of registered patients",
-    requesters="",  # any patient's documents: nobody calls it until the clinic says who
+    requesters="",  # any patient's documents: nobody may call it until the clinic says who
     settings=(
         Setting(
             "FEDERATED_PATIENT_IDENTIFIER_SYSTEM",

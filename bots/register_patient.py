@@ -117,7 +117,7 @@ def refuse(error: BotError, event: Json) -> Json:
 
 
 def _registered(registrar: Registrar, header: Header, stored: list[Json], remarks: list[Problem]) -> str:
-    """The acknowledgement once the stored Patients are registered; it tells of the first failure of each kind."""
+    """The acknowledgement once the stored Patients are registered; it names the first failure of each kind."""
     errors: dict[str, BotError] = {}
     for patient in stored:
         try:

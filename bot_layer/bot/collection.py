@@ -29,7 +29,7 @@ _BUNDLED_PACKAGE = "bots"
 
 @dataclass(frozen=True)
 class Collection:
-    """Handlers by the names of their bots. ``origins`` tells for each bot the name of the collection it came from."""
+    """Handlers by the names of their bots. ``origins`` maps each bot to the name of its collection."""
 
     handlers: Mapping[str, Handler]
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Collection:
         return next((each for each in self.handlers.values() if each.bot.identifier == identifier), None)
 
     def only(self, names: Sequence[str]) -> Collection:
-        """The named bots alone, or all if no name is given."""
+        """Only the named bots, or all if no name is given."""
         if not names:
             return self
         return Collection({each.bot.name: each for each in map(self.named, names)}, self.origins)
@@ -65,7 +65,7 @@ class Collection:
 
 
 def load(*names: str) -> Collection:
-    """Every bot of the named collections; without a name the bundled bots alone.
+    """Every bot of the named collections; without a name only the bundled bots.
 
     Raises InputError ``unknown-collection`` for a name that is neither an entry point, a package nor a folder, and
     ConfigError ``broken-collection`` for a module without a handler or for two bots of one name or identifier.

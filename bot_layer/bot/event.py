@@ -76,9 +76,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Target:
-    """What a call is about: a reference ``Type/id``, and the resource itself where the event brought it along.
+    """What a call is about: a reference ``Type/id``, and the resource itself if the event contains it.
 
-    ``deleted`` is True where a Subscription tells that it is gone.
+    ``deleted`` is True if a Subscription reports that the resource was deleted.
     """
 
     reference: str
@@ -114,7 +114,7 @@ def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[s
         subscription=_said(written, SUBSCRIPTION),
         query=_query(given),
         content_length=_length(headers.get("content-length", "")),
-        # Sent in chunks or packed: there was a body, and nobody says how long it was.
+        # Sent in chunks or compressed: there was a body of unknown length.
         length_untold=any(headers.get(name, "identity") != "identity" for name in _UNTOLD)
         or ("content-length" in headers and _length(headers["content-length"]) is None),
     )
@@ -161,7 +161,7 @@ def _whole(resource: Json, resource_type: str, *, deleted: bool = False) -> Targ
 
 def _named(event: Event, reference: str, resource_type: str, parameter: str) -> Target:
     match = _REFERENCE.search(reference)
-    # An id of another server says nothing here, and might be somebody else's.
+    # An id of another server means nothing on this server, and might belong to another person.
     is_foreign = "://" in reference and not reference.startswith(f"{event.base_url.rstrip('/')}/")
     if match is None or match[1] != resource_type or not is_id(match[2]) or is_foreign:
         raise InputError(

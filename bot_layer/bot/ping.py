@@ -80,7 +80,7 @@ def answer(handler: Handler, envelope: Json, environ: Mapping[str, str], stand: 
 
 
 def read(given: Any) -> Pong | None:
-    """The answer as a value; None where somebody answered who does not know the question."""
+    """The answer as a value; None if the answer is not that of a host."""
     if not isinstance(given, dict) or given.get("resourceType") != "Parameters":
         return None
     if parameters.one(given, "action") != "pong":

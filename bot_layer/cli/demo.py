@@ -20,7 +20,7 @@ def demo() -> None:
     """
     # Imported here because the look-alikes cost a second that the other commands need not pay.
     from bot_layer.demo import bulk, clinicians, patients, practice  # noqa: PLC0415
-    from bot_layer.demo.scenario import Teller, UnexpectedStep  # noqa: PLC0415
+    from bot_layer.demo.scenario import Scenario, UnexpectedStep  # noqa: PLC0415
     from bot_layer.demo.world import Options, World  # noqa: PLC0415
 
     console = Console(soft_wrap=True)
@@ -28,11 +28,11 @@ def demo() -> None:
     console.print("Embedded look-alikes on loopback: nothing leaves this machine.", style="dim")
     # A roomy quota: with Medplum's default the bulk sync would rest for most of a minute, to leave others their share.
     with World(Options(quota=1_000_000)) as world:
-        teller = Teller(world, console)
+        scenario = Scenario(world, console)
         try:
             for part in (clinicians, practice, patients, bulk):
-                part.tell(teller)
+                part.run(scenario)
         except (UnexpectedStep, BotError) as error:
             console.print(f"[red]✗[/] {error}", markup=True, highlight=False)
             raise typer.Exit(1) from error
-    console.print(f"[bold green]{teller.steps} steps as expected[/] in {time.monotonic() - began:.1f} s.")
+    console.print(f"[bold green]{scenario.steps} steps as expected[/] in {time.monotonic() - began:.1f} s.")

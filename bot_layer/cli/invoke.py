@@ -83,9 +83,9 @@ def invoke(
 
 def _run(handler: Handler, envelope: Json) -> running.Result:
     with tracing.recorded(os.environ), spans.call("in-process", envelope) as span:
-        span.tell(name=handler.bot.name)
+        span.annotate(name=handler.bot.name)
         result = running.invoke(handler, envelope)
-        span.tell(**result.facts())
+        span.annotate(**result.facts())
     if result.log:
         typer.echo(result.log, err=True)
     return result

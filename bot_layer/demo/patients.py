@@ -1,8 +1,8 @@
-"""The story's third part: patients are registered, change, and are asked for by another network."""
+"""Part three of the demo: patients are registered and changed, and another network queries for them."""
 
 from __future__ import annotations
 
-from bot_layer.demo.scenario import Teller, action
+from bot_layer.demo.scenario import Scenario, action
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from medplum_sandbox.health_gorilla import FederatedCaller
@@ -15,15 +15,15 @@ _EXECUTE = (
 _NOTE = "<ClinicalDocument><title>Visit</title></ClinicalDocument>"
 
 
-def tell(teller: Teller) -> None:
+def run(scenario: Scenario) -> None:
     """Register by Subscription, register again, change by ADT, answer the network, keep the others out."""
-    teller.chapter("Patients: $register-patient, ADT, federated queries")
-    patient = _registered(teller)
-    _by_adt(teller)
-    _asked_for(teller, patient)
+    scenario.section("Patients: $register-patient, ADT, federated queries")
+    patient = _registered(scenario)
+    _by_adt(scenario)
+    _asked_for(scenario, patient)
 
 
-def _registered(teller: Teller) -> Json:
+def _registered(scenario: Scenario) -> Json:
     patient: Json = {
         "resourceType": "Patient",
         "identifier": [{"system": _CLINIC, "value": "MRN-7"}],
@@ -32,22 +32,22 @@ def _registered(teller: Teller) -> Json:
         "birthDate": "1980-02-29",
         "address": [{"line": ["12 Pine Road"], "city": "Santa Monica", "state": "CA", "postalCode": "90402"}],
     }
-    created: Json = teller.rest("POST", "fhir/R4/Patient", patient)
-    teller.settled(lambda: len(teller.world.gorilla.patients()) == 1, "a Patient created in Medplum is registered")
+    created: Json = scenario.rest("POST", "fhir/R4/Patient", patient)
+    scenario.settled(lambda: len(scenario.world.gorilla.patients()) == 1, "a Patient created in Medplum is registered")
     body = {
         "resourceType": "Parameters",
         "parameter": [parameters.reference("patient", f"Patient/{created['id']}")],
     }
-    again = teller.rest("POST", "fhir/R4/Patient/$register-patient", body)
-    teller.expect(action(again) == "unchanged", "$register-patient on it", action(again))
-    hollow = teller.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient", "name": [{"family": "Nobody"}]})
-    teller.world.medplum.settle(timeout=30)
-    tasks = teller.rest("GET", f"fhir/R4/Task?patient=Patient/{hollow['id']}").get("entry", [])
-    teller.expect(len(tasks) == 1, "an incomplete one leaves a Task with the reason")
+    again = scenario.rest("POST", "fhir/R4/Patient/$register-patient", body)
+    scenario.expect(action(again) == "unchanged", "$register-patient on it", action(again))
+    hollow = scenario.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient", "name": [{"family": "Nobody"}]})
+    scenario.world.medplum.settle(timeout=30)
+    tasks = scenario.rest("GET", f"fhir/R4/Task?patient=Patient/{hollow['id']}").get("entry", [])
+    scenario.expect(len(tasks) == 1, "an incomplete one leaves a Task with the reason")
     return created
 
 
-def _by_adt(teller: Teller) -> None:
+def _by_adt(scenario: Scenario) -> None:
     message = "\r".join(
         [
             r"MSH|^~\&|EHR|NORTH|BOTS|SOUTH|20261122120000||ADT^A08^ADT_A01|C-1|P|2.5.1",
@@ -55,34 +55,40 @@ def _by_adt(teller: Teller) -> None:
             "PID|1||MRN-7^^^CLINIC^MR||Sommer^Anna||19800229|F|||99 Oak Street^^Santa Monica^CA^90402",
         ]
     )
-    answer = teller.rest("POST", _EXECUTE, message, content_type="x-application/hl7-v2+er7")
-    teller.expect("MSA|AA|C-1" in answer, "an ADT A08 is acknowledged", "AA")
-    (registered,) = teller.world.gorilla.patients()
+    answer = scenario.rest("POST", _EXECUTE, message, content_type="x-application/hl7-v2+er7")
+    scenario.expect("MSA|AA|C-1" in answer, "an ADT A08 is acknowledged", "AA")
+    (registered,) = scenario.world.gorilla.patients()
     street = registered["address"][0]["line"][0]
-    teller.expect(street == "99 Oak Street", "the new address is in Medplum and in the index")
-    teller.rest("POST", _EXECUTE, message, content_type="x-application/hl7-v2+er7")
-    teller.world.medplum.settle(timeout=30)
-    same = teller.world.gorilla.patients() == [registered]
-    teller.expect(same, "the same message again changes nothing")
+    scenario.expect(street == "99 Oak Street", "the new address is in Medplum and in the index")
+    scenario.rest("POST", _EXECUTE, message, content_type="x-application/hl7-v2+er7")
+    scenario.world.medplum.settle(timeout=30)
+    same = scenario.world.gorilla.patients() == [registered]
+    scenario.expect(same, "the same message again changes nothing")
 
 
-def _asked_for(teller: Teller, patient: Json) -> None:
-    teller.rest("POST", "fhir/R4/DocumentReference", _document(teller, patient))
-    told = teller.world.ready()["federated"]
+def _asked_for(scenario: Scenario, patient: Json) -> None:
+    scenario.rest("POST", "fhir/R4/DocumentReference", _document(scenario, patient))
+    federated = scenario.world.ready()["federated"]
     network = FederatedCaller(
-        told["tokenUrl"], told["baseUrl"], told["clientId"], told["clientSecret"], aud=told["baseUrl"]
+        federated["tokenUrl"],
+        federated["baseUrl"],
+        federated["clientId"],
+        federated["clientSecret"],
+        aud=federated["baseUrl"],
     )
     (found,) = network.query(patient["id"])
-    teller.step("the network's query: token, DocumentReference, total 1")
+    scenario.step("the network's query: token, DocumentReference, total 1")
     document = network.fetch(found)
-    teller.expect(document.decode() == _NOTE, "the document: type, size and hash as promised", f"{len(document)} bytes")
-    teller.expect(network.query("nobody") == [], "a patient whom nobody knows: total 0")
-    records = teller.rest("GET", "fhir/R4/AuditEvent?_count=100").get("entry", [])
-    teller.expect(any("federated" in str(entry) for entry in records), "each access left an AuditEvent")
+    scenario.expect(
+        document.decode() == _NOTE, "the document: type, size and hash as promised", f"{len(document)} bytes"
+    )
+    scenario.expect(network.query("nobody") == [], "a patient whom nobody knows: total 0")
+    records = scenario.rest("GET", "fhir/R4/AuditEvent?_count=100").get("entry", [])
+    scenario.expect(any("federated" in str(entry) for entry in records), "each access left an AuditEvent")
 
 
-def _document(teller: Teller, patient: Json) -> Json:
-    binary = teller.rest("POST", "fhir/R4/Binary", _NOTE, content_type="application/xml")
+def _document(scenario: Scenario, patient: Json) -> Json:
+    binary = scenario.rest("POST", "fhir/R4/Binary", _NOTE, content_type="application/xml")
     return {
         "resourceType": "DocumentReference",
         "status": "current",

@@ -1,4 +1,4 @@
-"""A story told step by step, each step checked: a step that is not as expected ends the story with its reason."""
+"""A scenario of the demo: its steps are printed and checked, and the first unexpected result ends it."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _LONGEST = 90.0
 
 
 class UnexpectedStep(Exception):
-    """A step of the story is not as it should be."""
+    """A step has an unexpected result."""
 
 
 @dataclass
-class Teller:
-    """Tells and checks the steps of a story in a world, as a user of the REST API would go through them."""
+class Scenario:
+    """Runs, checks and prints the steps that a user of the REST API would take."""
 
     world: World
     console: Console
     steps: int = 0
     token: str = field(default="", repr=False)
 
-    def chapter(self, title: str) -> None:
+    def section(self, title: str) -> None:
         """A heading."""
         self.console.rule(f"[bold]{escape(title)}", align="left")
 
     def step(self, text: str, found: object = "") -> None:
-        """One step that is as expected, and what was found."""
+        """Print one step with the expected result, and the value found."""
         self.steps += 1
         shown = f"  [cyan]{escape(str(found))}" if found != "" else ""
         self.console.print(f"[green]✓[/] {escape(text)}{shown}")
 
     def expect(self, is_so: bool, text: str, found: object = "") -> None:
-        """A step that is told if it is so, and ends the story if not."""
+        """Print the step if its check passed; otherwise raise UnexpectedStep."""
         if not is_so:
             raise UnexpectedStep(f"{text}; found: {found}")
         self.step(text, found)
@@ -63,7 +63,7 @@ class Teller:
         self.expect(answer.status_code == 200 and bool(self.token), "POST /oauth2/token", f"{answer.status_code}")
 
     def rest(self, method: str, path: str, body: Any = None, *, content_type: str = "application/fhir+json") -> Any:
-        """The JSON that a REST call answers; the story ends where it is no 2xx."""
+        """The JSON answer of a REST call; raises UnexpectedStep if its status is not 2xx."""
         answer = requests.request(
             method,
             f"{self.world.medplum.base_url}/{path.lstrip('/')}",
@@ -103,7 +103,7 @@ class Teller:
         return done.stdout
 
     def settled(self, check: Callable[[], bool], text: str, found: object = "") -> None:
-        """A step that Subscriptions bring about: told when they are all done and it is so."""
+        """Wait until all Subscriptions have run, then check the step."""
         self.world.medplum.settle(timeout=30)
         self.expect(check(), text, found)
 

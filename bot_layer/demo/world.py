@@ -40,7 +40,7 @@ SAMPLE_PEOPLE = Path(__file__).with_name("sample_people.json")
 
 @dataclass(frozen=True)
 class Options:
-    """What the world shall be like; ports of 0 are free ones. ``db`` keeps Medplum's resources in an SQLite file."""
+    """The options of the world; a port of 0 takes a free one. ``db`` keeps Medplum's resources in an SQLite file."""
 
     port: int = 0
     health_gorilla_port: int = 0
@@ -164,7 +164,7 @@ class World:
     def ready(self) -> dict[str, Any]:
         """What a program needs to use the world: the line of ``medplum-bots sandbox --json``."""
         server, gorilla = self.medplum, self.gorilla
-        told: dict[str, Any] = {
+        found: dict[str, Any] = {
             "medplum": {
                 "baseUrl": server.base_url,
                 "clientId": server.client_id,
@@ -180,7 +180,7 @@ class World:
             },
         }
         source = self.practice_fusion
-        told["practiceFusion"] = {
+        found["practiceFusion"] = {
             "baseUrl": source.base_url,
             "tokenUrl": source.token_url,
             "clientId": source.client_id,
@@ -188,14 +188,14 @@ class World:
             "groupId": source.group_id,
         }
         if self.host is not None:
-            told["host"] = {"baseUrl": self.host.base_url}
-            told["federated"] = {
+            found["host"] = {"baseUrl": self.host.base_url}
+            found["federated"] = {
                 "baseUrl": f"{self.host.base_url}{federated.PREFIX}/fhir/R4",
                 "tokenUrl": f"{self.host.base_url}{federated.PREFIX}/oauth2/token",
                 "clientId": self.federated_client,
                 "clientSecret": self.federated_secret,
             }
-        return told
+        return found
 
     def load_sample_people(self) -> list[Json]:
         """The sample people, each once however often this is called: some match the directory, some do not."""

@@ -170,9 +170,9 @@ class Responder:
         try:
             # A partner's trace ends here: it has nothing to do with the work inside.
             with spans.call("federated", {}) as span:
-                span.tell(name="federated-documents")
+                span.annotate(name="federated-documents")
                 answered = answer(request, caller)
-                span.tell(status=answered.status_code)
+                span.annotate(status=answered.status_code)
                 return answered
         except InputError as error:
             return _json(400, outcomes.of_error(error), FHIR_JSON, PRIVATE)

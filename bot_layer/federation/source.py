@@ -155,7 +155,7 @@ class FederatedSource:
     def _asked(self, asked_id: str) -> Json | None:
         system = self.answering.identifier_system
         if system is None:
-            return self.server.held(f"Patient/{asked_id}") if is_id(asked_id) else None
+            return self.server.find(f"Patient/{asked_id}") if is_id(asked_id) else None
         return self._identified(system, asked_id)
 
     def _identified(self, system: str | None, value: str) -> Json | None:
@@ -181,12 +181,12 @@ class FederatedSource:
         system = self.answering.identifier_system
         if system is None:
             return patient_id
-        patient = self.server.held(reference)
+        patient = self.server.find(reference)
         numbers = values_of(entries((patient or {}).get("identifier")), system)
         return numbers[0] if len(numbers) == 1 else None
 
     def _stored(self, document_id: str) -> Json | None:
-        return self.server.held(f"DocumentReference/{document_id}") if is_id(document_id) else None
+        return self.server.find(f"DocumentReference/{document_id}") if is_id(document_id) else None
 
     def _may_leave(self, document: Json, found: Found) -> bool:
         subject = document.get("subject")
@@ -236,9 +236,9 @@ class FederatedSource:
         return Opened(kind, stream.length, stream.chunks(), stream.close)
 
     def _presented(self, shown: list[tuple[Json, list[Content | None]]], asked_id: str) -> list[Json]:
-        own = self.server.held(self.answering.organization) if self.answering.organization else None
+        own = self.server.find(self.answering.organization) if self.answering.organization else None
         named = {ref for document, _ in shown for ref in federated_document.organization_references(document)}
-        organizations = {ref: held for ref in sorted(named) if (held := self.server.held(ref)) is not None}
+        organizations = {ref: held for ref in sorted(named) if (held := self.server.find(ref)) is not None}
         return [
             federated_document.present(
                 document,

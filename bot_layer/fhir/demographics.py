@@ -12,7 +12,7 @@ from typing import Final
 
 from bot_layer.fhir.json import Json, objects, text
 
-# A name or address that is no longer used, or stands for somebody who must not be named, is never registered.
+# A name or address that is no longer used, or hides the person's name, is never registered.
 _PAST_USES: Final = frozenset({"old", "maiden", "temp", "anonymous", "nickname"})
 _NAME_ORDER: Final = {"official": 0, "usual": 1}
 _ADDRESS_ORDER: Final = {"home": 0}
@@ -124,7 +124,7 @@ def _address(entry: Json) -> Json:
 
 
 def _is_postal(address: Json) -> bool:
-    """Whether an address is for mail alone."""
+    """Whether an address is only for mail."""
     return address.get("type") == "postal" or any(map(_POST_OFFICE_BOX.search, texts(address.get("line"))))
 
 

@@ -47,7 +47,7 @@ def outcome(issues: Sequence[Issue]) -> Json:
 
 
 def issue_of(error: BotError) -> Issue:
-    """The issue that an error becomes; what a service answered is told as codes, never as its text."""
+    """The issue that an error becomes; a service's answer is reported by its codes, never by its text."""
     return Issue(
         error.code,
         error.message,
@@ -76,10 +76,10 @@ def codes(operation_outcome: Json) -> list[str]:
 def _diagnostics(error: BotError) -> str | None:
     if not isinstance(error, ServiceError):
         return None
-    told = [error.service, error.method, error.path, f"status {error.status}" if error.status else ""]
+    facts = [error.service, error.method, error.path, f"status {error.status}" if error.status else ""]
     if isinstance(error, TransientError) and error.retry_after is not None:
-        told.append(f"retry after {error.retry_after:g} s")
-    return " ".join(part for part in told if part)
+        facts.append(f"retry after {error.retry_after:g} s")
+    return " ".join(part for part in facts if part)
 
 
 def _issue(issue: Issue) -> Json:

@@ -71,7 +71,7 @@ def parts(name: str, *entries: Json | None) -> Json:
 def input_schema(operation: Json) -> Json:
     """The JSON Schema (2020-12) of the Parameters that an OperationDefinition takes.
 
-    Unknown names are refused: a misspelt ``preveiw`` must not enroll anybody.
+    Unknown names are refused: a misspelt ``preveiw`` must not enroll a person.
     """
     taken = [parameter for parameter in operation.get("parameter", []) if parameter.get("use") == "in"]
     return {
@@ -85,7 +85,7 @@ def input_schema(operation: Json) -> Json:
                 "items": {
                     "type": "object",
                     "required": ["name"],
-                    # The name and one value: of two values nobody knows which one is meant.
+                    # The name and one value: with two values it is unclear which one applies.
                     "maxProperties": 2,
                     "properties": {"name": {"enum": [parameter["name"] for parameter in taken]}},
                     "allOf": [_rule(parameter) for parameter in taken],

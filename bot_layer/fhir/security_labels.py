@@ -66,7 +66,7 @@ def _level(coding: Json) -> str:
 
 
 def _codings(label: object) -> list[Json]:
-    """The codings of a label; one that has none is one empty coding, which nobody understands."""
+    """The codings of a label; a label without codings is one empty coding, which counts as unknown."""
     if not isinstance(label, dict):
         return [{}]
     return (objects(label.get("coding")) or [{}]) if "coding" in label or "text" in label else [label]

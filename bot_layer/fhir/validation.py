@@ -9,7 +9,7 @@ from bot_layer.fhir.json import Json
 
 
 def require_valid(resource: Json) -> None:
-    """Raise InputError that names the elements which are not FHIR R4B; their values are not told."""
+    """Raise InputError that names the elements which are not FHIR R4B; their values are not included."""
     # Imported here because it costs a third of a second, and a sync that writes nothing does without.
     from fhir.resources.R4B import get_fhir_model_class  # noqa: PLC0415
 

@@ -25,7 +25,7 @@ Replan = Callable[[], Update | NothingToDo]
 
 @dataclass(frozen=True)
 class Account:
-    """An account as it stands afterwards. ``login`` is None where neither side tells it.
+    """The account after the call. ``login`` is None if neither side has it.
 
     ``issues`` say what Health Gorilla did not take; ``heeded`` is False where it took nothing of a change. ``existing``
     is the account that was there although it was to be created; ``maybe_made`` is True where an answer of this call was
@@ -41,7 +41,7 @@ class Account:
 
 
 class LoginTaken(InputError):
-    """The last login is taken, by nobody who was found. ``maybe_made`` as of an Account: it may have been this call."""
+    """The last login is taken by an account that was not found. ``maybe_made`` as in Account."""
 
     maybe_made = False
 
@@ -77,7 +77,7 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
 
 
 def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Replan) -> Account:
-    """The account after the PUT; on a conflict or a lost answer it is planned anew from what is there by then."""
+    """The account after the PUT; on a conflict or a lost answer it is planned again from the current account."""
     current, taken = plan, 0
     attempts = _ATTEMPTS + (len(plan.emails) if isinstance(plan, Update) else 0)
     for attempt in range(attempts):
@@ -201,7 +201,7 @@ def _refusal(answer: Answer | None, login: str = "") -> BotError:
 
 
 def _is_busy(answer: Answer) -> bool:
-    """True for a 409 that tells of another change at the same moment; one of a duplicate is for the rules to read."""
+    """True for a 409 that reports a concurrent change; the rules read one that reports a duplicate."""
     if answer.status != 409:
         return False
     outcome = answer.outcome()

@@ -13,7 +13,7 @@ from bot_layer.health_gorilla.rules import accounts, checks, enrollment, names
 from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.http.addresses import path
 
-# Well formed and given to nobody: the directory answers that it has none, and that shows that it can be searched.
+# A valid NPI that nobody has: if the directory answers that it has no such record, it can be searched.
 _NOBODY = "1000000004"
 
 ReadClinician = Callable[[], Clinician]

@@ -186,7 +186,7 @@ def connect(secrets: Mapping[str, str]) -> HealthGorillaClient:
 
 
 def resource_of(answer: Answer) -> Json:
-    """The resource that a read answered. An empty answer is none: it must not pass for "nobody"."""
+    """The resource that a read answered. An empty answer is an error: it must not count as "not found"."""
     if not answer.ok:
         raise answer.error()
     parsed = answer.json()
@@ -216,6 +216,6 @@ def created_id(answer: Answer, resource_type: str) -> str | None:
 
 
 def _may_have(person: Json, npi: str) -> bool:
-    """False for a person who has another NPI: a server that passes over a search parameter answers with anybody."""
+    """False for a person who has another NPI: a server that ignores a search parameter returns other people."""
     known = identifiers.npis(person.get("identifier", []))
     return not known or npi in known

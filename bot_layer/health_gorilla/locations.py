@@ -16,7 +16,7 @@ _AT_ONCE = RetryPolicy(retries=2, backoff=0.0, longest_wait=0.0)
 
 
 def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Json | None:
-    """The location by its id, else that of the same name and address in the tenant; ReviewNeeded where it is gone."""
+    """The location by its id, else by name and address in the tenant; raises ReviewNeeded if the id does not exist."""
     if known is None:
         query = [("partof", gorilla.settings.tenant_id), ("type", f"{TYPE['system']}|{TYPE['code']}")]
         return locations.pick(gorilla.search("Organization", query), requested)

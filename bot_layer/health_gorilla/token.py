@@ -28,7 +28,7 @@ _SKEW = 30
 _MARGIN = 60.0
 _KEPT = 64
 _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-# https://www.rfc-editor.org/rfc/rfc6749#section-5.2: anything else might be a word on somebody.
+# https://www.rfc-editor.org/rfc/rfc6749#section-5.2: any other text might be about a person.
 _CODES = frozenset({"invalid_grant", "invalid_client", "invalid_scope", "unsupported_grant_type"})
 # https://www.rfc-editor.org/rfc/rfc6750#section-2.1, and whatever else is visible ASCII.
 _BEARER = re.compile(r"[\x21-\x7e]+")

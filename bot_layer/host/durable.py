@@ -385,9 +385,9 @@ def config(settings: InboxSettings) -> Any:
 def _attempt(event_id: str, record: Json, number: int) -> Json:
     """One attempt, stored with its number."""
     with spans.call("inbox", record, record.get("traceparent")) as span:
-        span.tell(name=record["bot"], attempt=number + 1)
+        span.annotate(name=record["bot"], attempt=number + 1)
         end = serving().attempt(event_id, record)
-        span.tell(state=end.state, code=end.code or None)
+        span.annotate(state=end.state, code=end.code or None)
     return asdict(end) | {"attempt": number}
 
 

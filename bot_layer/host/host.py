@@ -104,7 +104,7 @@ class Dispatcher:
             if result is None:
                 result = await self._run(call, lambda: context.run(self._invoke, call))
             call.done(result)
-            call.span.tell(**result.facts())
+            call.span.annotate(**result.facts())
             self._note(call, result, took.ms)
         finally:
             context.run(ending.close)
@@ -134,7 +134,7 @@ class Dispatcher:
             return self._refused(error)
         call.envelope, call.body = read_envelope(call.body, login), b""
         call.envelope["bot"] = {"reference": f"Bot/{admitted.bot_id}"}  # the only one that a later run may be of
-        call.span.tell(name=call.handler.bot.name)
+        call.span.annotate(name=call.handler.bot.name)
         call.done = ending.enter_context(self.metrics.timed(call.handler.bot.name))
         try:
             event_id = self._stored(call.handler, call.envelope, admitted)

@@ -115,7 +115,7 @@ class _Span:
         self._is_call = is_call
         self._current: AbstractContextManager[Any] | None = None
 
-    def tell(self, **facts: spans.Fact) -> None:
+    def annotate(self, **facts: spans.Fact) -> None:
         """Each fact as an attribute; text that is no word of ours is left out."""
         _quietly(lambda: self._tell(facts), None)
 

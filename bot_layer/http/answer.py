@@ -69,7 +69,7 @@ class Answer:
         return self.headers.get("Content-Type", "").lower().startswith("text/html")
 
     def retry_after(self, now: float | None = None) -> float | None:
-        """The seconds that the service asks to be left alone, from 0 to one day; None where it does not say."""
+        """The seconds to wait that the service asks for, from 0 to one day; None if it does not say."""
         return read_retry_after(self.headers.get("Retry-After"), now=time.time() if now is None else now)
 
     def json(self) -> Any:

@@ -1,4 +1,4 @@
-"""The template that stands for a URL's path, where ids must not be told: ``Patient/{id}/_history/{id}``.
+"""The template of a URL's path for logs and errors, which must not contain ids: ``Patient/{id}/_history/{id}``.
 
 Only what is known is kept, by its place: a resource's type, an operation, FHIR's own words, and the words of Medplum's
 other addresses. https://hl7.org/fhir/R4/http.html

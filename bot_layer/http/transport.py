@@ -127,7 +127,7 @@ class Transport:
                 )
             except _FAULTS as fault:
                 raise self.lost(method, path, sent=not isinstance(fault, requests.ConnectTimeout)) from fault
-            span.tell(status=response.status_code, resent=adapter.times_repeated(response))
+            span.annotate(status=response.status_code, resent=adapter.times_repeated(response))
         with response:
             head = Answer(self.service, method, path, response.status_code, response.headers, b"")
             yield head, self._chunks(response, method, path, decode=decode)

@@ -22,7 +22,7 @@ from bot_layer.medplum.rules.batch_entries import Entry, Key
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one entry. ``maybe_done``: nobody knows whether it was carried out."""
+    """The result of one entry. ``maybe_done``: it is unknown whether it was carried out."""
 
     kind: Literal["done", "again", "refused"]
     status: int = 0
@@ -43,7 +43,7 @@ class Batches:
         """The verdict on each entry of a batch, in their order. Nothing is repeated.
 
         An empty answer: the server refused the batch as a whole, because it is too large or one entry spoils it. Then
-        the caller sends it in halves, so that entries that refer to each other can be made anew.
+        the caller sends it in halves, so that entries that refer to each other can be built again.
         """
         body = batch_entries.bundle(batch)
         with self.gate.turn(len(batch)) as turn:
@@ -106,7 +106,7 @@ def _verdict(entry: Entry[Key], answer: Json) -> Verdict:
         version = str(((answer.get("resource") or {}).get("meta") or {}).get("versionId") or "")
         return Verdict("done", status, resource_id, version=version)
     if status in (409, 412, 429) or (status in (404, 410) and not entry.creates):
-        # Somebody was faster, or it is gone: look again, then decide anew. Nothing was written.
+        # Another client was faster, or deleted it: read again, then decide again. Nothing was written.
         return Verdict("again", status)
     if status >= 500 or not status:
         return Verdict("again", status, maybe_done=True)

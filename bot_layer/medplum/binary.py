@@ -89,7 +89,7 @@ def _get(server: Medplum, binary_id: str) -> httpx.Response:
             response = http.send(request, stream=True)
         except httpx.TransportError as fault:
             raise _lost(None) from fault
-        span.tell(status=response.status_code)
+        span.annotate(status=response.status_code)
         return response
 
 

@@ -60,8 +60,8 @@ class Medplum:
 
         return self._repeat("GET", path, call)
 
-    def held(self, reference: str) -> Json | None:
-        """The resource at ``Type/id``; None where there is none, or none any more."""
+    def find(self, reference: str) -> Json | None:
+        """The resource at ``Type/id``; None if it does not exist or was deleted."""
         try:
             return self.read(reference)
         except InputError:
@@ -118,7 +118,7 @@ class Medplum:
     def change(self, reference: str, change: Change, *, attempts: int = 5) -> Json:
         """The resource after a pure ``change``, written with If-Match; nothing is written where nothing changes.
 
-        On 412 it is read again and changed anew, so that nobody's edit is overwritten.
+        On 412 it is read and changed again, so that no other edit is overwritten.
         """
         resource_type, resource_id, path = _where(reference)
 
@@ -147,7 +147,7 @@ class Medplum:
         return self._repeat("PUT", _where(_reference_of(resource))[2], call)
 
     def delete(self, reference: str) -> None:
-        """Delete ``Type/id``; one that is gone already is no error."""
+        """Delete ``Type/id``; a resource that does not exist is not an error."""
         resource_type, resource_id, path = _where(reference)
         with named("DELETE", path):
             self.client.delete_resource(resource_type, resource_id)
@@ -259,7 +259,7 @@ def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> 
 def _where(reference: str) -> tuple[str, str, str]:
     """The type and id of ``Type/id``, and the template that stands for them in errors."""
     if not is_relative(reference):
-        # Another server's address, a contained resource, or nonsense that somebody stored as a reference.
+        # Another server's address, a contained resource, or an invalid text stored as a reference.
         raise InputError("Medplum has no resource with such a reference.", code="not-found")
     resource_type, _, resource_id = reference.partition("/")
     return resource_type, resource_id, f"{resource_type}/{{id}}"

@@ -36,7 +36,7 @@ class Gate:
                 if turn.slower:
                     self._state = self._state.pushed_back()
                 elif size >= _TELLING and self._inside >= self._state.limit:
-                    # A gate that is not full tells nothing: there was no more to send.
+                    # A gate that is not full proves nothing: there was no more to send.
                     self._state = self._state.finished(size / elapsed * self._inside)
                 self._inside -= 1
                 self._free.notify_all()

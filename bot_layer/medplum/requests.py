@@ -69,7 +69,7 @@ class MedplumRequests:
                 f"Medplum refused the {what} of this client for {method} {template}.", code=f"medplum-{what}-refused"
             )
         if reply.status in (200, 201) and (reply.is_page or not reply.body):
-            # A gateway's own answer, whatever its status: nobody knows what became of the request.
+            # A gateway's own answer, whatever its status: the result of the request is unknown.
             raise BULK.lost(method, template, sent=True)
         return reply
 

@@ -38,7 +38,7 @@ class Wire(httpx.BaseTransport):
         with spans.request(SERVICE, request.method, str(request.url)) as span:
             request.headers.update(span.headers)
             response = self._send(request)
-            span.tell(status=response.status_code)
+            span.annotate(status=response.status_code)
             return response
 
     def _send(self, request: httpx.Request) -> httpx.Response:
@@ -59,7 +59,7 @@ class Wire(httpx.BaseTransport):
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
             busy.retry_after = (
                 seconds_until_filled(response.headers, response.content, now=time.time())
-                if response.status_code == 429  # every answer tells what is left of the quota
+                if response.status_code == 429  # every answer reports the rest of the quota
                 else read_retry_after(response.headers.get("Retry-After"), now=time.time())
             )
             raise busy
@@ -102,7 +102,7 @@ class _Body(httpx.SyncByteStream):
 def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response:
     """The answer with its whole body, which is a JSON object with a list of entries, if any; pymedplum believes that.
 
-    A refusal whose body is anything else keeps its status alone. Raises TransientError for a success like that.
+    A refusal whose body is anything else keeps only its status. Raises TransientError for a success like that.
     """
     body = response.read()
     if not body.strip() or _is_object(body):

@@ -49,7 +49,7 @@ class PatientStore:
         """
         for link in objects(patient.get("link")):
             reference = _target(link.get("other")) if link.get("type") == "replaces" else ""
-            merged = self.server.held(reference) if reference.startswith("Patient/") else None
+            merged = self.server.find(reference) if reference.startswith("Patient/") else None
             if merged is not None and patient_state.replaced_by(merged) == f"Patient/{patient['id']}":
                 yield merged
                 yield from self.merged_into(merged)
@@ -77,7 +77,7 @@ class PatientStore:
 
     def known_ids(self, named: Iterable[str], policy: Policy) -> frozenset[str]:
         """The ids under which the index may know the Patients of these references."""
-        others = [self.server.held(references.local(reference, self._base)) for reference in named]
+        others = [self.server.find(references.local(reference, self._base)) for reference in named]
         return frozenset(
             known
             for other in others

@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bot_layer.cli.main import build
-from bot_layer.demo.scenario import Teller, UnexpectedStep
+from bot_layer.demo.scenario import Scenario, UnexpectedStep
 from bot_layer.demo.world import Options, World, free_port
 from tests import processes
 
@@ -74,14 +74,14 @@ def test_the_demo_goes_as_told() -> None:
 def test_a_step_that_is_not_as_expected_ends_the_story() -> None:
     """The reason is told."""
     with World() as world:
-        teller = Teller(world, Console(quiet=True))
+        scenario = Scenario(world, Console(quiet=True))
         with pytest.raises(UnexpectedStep, match="the moon"):
-            teller.expect(False, "the moon is out", "clouds")
-        teller.login()
+            scenario.expect(False, "the moon is out", "clouds")
+        scenario.login()
         with pytest.raises(UnexpectedStep, match="404"):
-            teller.rest("GET", "fhir/R4/Patient/00000000-0000-4000-8000-000000000000")
+            scenario.rest("GET", "fhir/R4/Patient/00000000-0000-4000-8000-000000000000")
         with pytest.raises(UnexpectedStep, match="ended with"):
-            teller.command("-c", "raise SystemExit(3)")
+            scenario.command("-c", "raise SystemExit(3)")
 
 
 @contextmanager

@@ -292,7 +292,7 @@ def test_an_exception_is_told_by_its_kind(exported: InMemorySpanExporter) -> Non
 def test_a_text_that_is_no_word_is_left_out(exported: InMemorySpanExporter) -> None:
     """Actions and codes are words in kebab case; what a bot answers there beside is not told."""
     with spans.call("in-process", {}) as span:
-        span.tell(name="echo", action="Anna Unseen", code=None)
+        span.annotate(name="echo", action="Anna Unseen", code=None)
     (call,) = exported.get_finished_spans()
     assert _facts(call) == {"bot.transport": "in-process", "bot.name": "echo"}
 

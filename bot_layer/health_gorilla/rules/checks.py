@@ -30,7 +30,7 @@ def after_failure(found: Sequence[Finding]) -> list[Finding]:
 
 
 def scopes(granted: frozenset[str], settings: HealthGorilla) -> Finding:
-    """Whether accounts may be created with what was granted. Some servers tell scopes garbled: a doubt is a warning."""
+    """Whether accounts may be created with what was granted. Servers may misreport scopes: a doubt is a warning."""
     if CREATE_USERS in granted:
         return passed("scopes", "The login may create users.")
     if CREATE_USERS not in settings.scopes.split():

@@ -170,7 +170,7 @@ def _locations(practitioner: Json) -> list[str]:
 
 
 def _location(value: Json) -> str:
-    """A Reference's text, or Health Gorilla's own where it names the location by its id alone."""
+    """A Reference's text, or Health Gorilla's own if it names the location only by its id."""
     logical = value.get("identifier")
     known = identifiers.values_of([logical], SYSTEM) if isinstance(logical, dict) else []
     return reference_of(value) or (f"Organization/{known[0]}" if known else "")

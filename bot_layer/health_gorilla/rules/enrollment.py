@@ -44,7 +44,7 @@ class Enrollment:
 
     @property
     def login(self) -> str | None:
-        """The login, where Health Gorilla tells it."""
+        """The login, if Health Gorilla shows it."""
         return accounts.login_of(self.person)
 
 

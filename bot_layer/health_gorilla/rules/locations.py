@@ -45,7 +45,7 @@ class Decision:
 
 
 def wanted(organization: Json, tenant: str) -> Json:
-    """The location as it shall be in Health Gorilla. InputError names what the Organization lacks."""
+    """The location to have in Health Gorilla. Raises InputError that names what the Organization lacks."""
     if organization.get("active") is False:
         text = "The Organization is inactive."
         raise InputError(text, code="organization-inactive", expression=["Organization.active"])
@@ -88,7 +88,7 @@ def pick(candidates: Sequence[Json], location: Json) -> Json | None:
 
 
 def plan(location: Json, found: Json | None) -> Decision:
-    """What is to be done: every element that Medplum says shall be there; whatever else is there stays."""
+    """The plan: set every element that Medplum has, and keep all others."""
     if found is None:
         return Decision("created", location, differences=["Organization: create"])
     if bare_id(str(found.get("partOf", {}).get("reference") or "")) != bare_id(location["partOf"]["reference"]):

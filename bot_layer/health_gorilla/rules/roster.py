@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the report. ``practitioner`` is ``Practitioner/id``, or ``line N`` for somebody whom Medplum lacks."""
+    """One row of the report. ``practitioner`` is ``Practitioner/id``, or ``line N`` if Medplum lacks the person."""
 
     practitioner: str
     action: str
@@ -108,7 +108,7 @@ def row_of(practitioner: str, answer: Json) -> Row:
 
 
 def lacking(line: int) -> Row:
-    """The row for somebody whom Medplum does not have."""
+    """The row for a person who is not in Medplum."""
     text = "Medplum has no Practitioner with this NPI: create one, with NPI and name."
     return Row(f"line {line}", "refused", ("practitioner-not-found",), text)
 
@@ -140,7 +140,7 @@ def render(rows: Iterable[Row], *, header: bool = True) -> str:
 
 
 def count(rows: Iterable[Row]) -> dict[tuple[str, str], int]:
-    """How many rows there are of each action and, where somebody must act, of each code; the most frequent first."""
+    """How many rows there are of each action and, if a person must act, of each code; the most frequent first."""
     counts: dict[tuple[str, str], int] = {}
     for row in rows:
         key = (row.action, "" if row.is_well else (row.codes[0] if row.codes else ""))

@@ -54,7 +54,7 @@ class Person:
 
 
 def require_no_npi(clinician: Clinician) -> None:
-    """Raise InputError for somebody with an NPI: their account needs the NPI directory."""
+    """Raise InputError for a person with an NPI: such an account needs the NPI directory."""
     if clinician.npis:
         text = "The Practitioner has an NPI: enroll clinicians with $sync-practitioner."
         raise InputError(text, code="npi-present", expression=["Practitioner.identifier"])
@@ -105,7 +105,7 @@ def recognize(members: Sequence[Enrollment], who: Person, *, login_taken: bool =
     """The person's account among all of the tenant, for an answer that was lost or a login that is taken; or None.
 
     The name must be the same, and beside it the login or the identifier for single sign-on; or the login was made of
-    this Practitioner's id and an earlier name. Where Health Gorilla tells no logins, the name is enough only once it
+    this Practitioner's id and an earlier name. If Health Gorilla does not show logins, the name is enough only once it
     has said that the login is taken, and only for one that was made of this Practitioner's id: nobody else can have
     taken it. Before that, the account may be a namesake's.
     """
@@ -194,7 +194,7 @@ def real_name(clinician: Clinician) -> Json:
 
 
 def _words(name: Json, key: str) -> list[str]:
-    """The words of a name's part; FHIR writes null for one of which only an extension is told."""
+    """The words of a name's part; FHIR writes null for one that has only an extension."""
     return [word for word in name.get(key) or () if isinstance(word, str)]
 
 
