@@ -152,7 +152,8 @@ def test_sandbox_serve_deploy_and_doctor(stranger: Stranger) -> None:
         with serving:
             assert "+" in stranger.run("medplum-bots", "deploy", "--dry-run", given=medplum)
             stranger.run("medplum-bots", "deploy", given=medplum)
-            assert "sync-practitioner" in stranger.run("medplum-bots", "doctor", expect=1, given=medplum)
+            doctor = ("medplum-bots", "doctor", "--host", f"http://127.0.0.1:{port}")
+            assert "sync-practitioner" in stranger.run(*doctor, given=medplum)
             made = curl(stranger, medplum, "Practitioner", {"resourceType": "Practitioner", "name": [{"family": "A"}]})
             answer = curl(stranger, medplum, f"Practitioner/{made['id']}/$sync-practitioner", NOTHING)
             actions = [each["valueCode"] for each in answer["parameter"] if each["name"] == "action"]
