@@ -1,6 +1,6 @@
-"""What a Practice Fusion sync costs: writes against the usual way, quota, and memory.
+"""What a Practice Fusion sync costs: quota, requests and memory. Its speed is in ``bulk_speed``.
 
-Ratios of one run on one machine. ``python -m benchmarks.pf_sync --big-mb 2048`` measures memory with the full file.
+``python -m benchmarks.pf_sync --big-mb 2048`` measures memory with the full file.
 """
 
 from __future__ import annotations
@@ -37,14 +37,12 @@ from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.target.upserts import Draft
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.medplum.login import ClientLogin, GivenToken, Login
-from medplum_sandbox.faults import Faults
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.medplum.quota import Quotas
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
 from medplum_sandbox.server import Server
 
 _PATIENTS = 225  # about 45 resources each
-_LATENCY_SECONDS = 1.0  # a batch of 100 takes Medplum longer
 _START = datetime(2024, 1, 1, tzinfo=UTC)
 _UNLIMITED = 10**9
 _MB = 1024 * 1024
@@ -53,7 +51,6 @@ _MB = 1024 * 1024
 def run(console: Console, *, small_mb: int = 5, big_mb: int = 50) -> None:
     """Print the figures. The files of the memory test are small unless larger ones are asked for."""
     table = Table("what", "figure", "goal", title="Practice Fusion sync")
-    table.add_row(f"resources a second at {_LATENCY_SECONDS} s a request, of sequential conditional PUTs", *_writing())
     for row in _unchanged():
         table.add_row(*row)
     table.add_row(f"peak memory of a run, file of {small_mb} MB and of {big_mb} MB", *_memory(small_mb, big_mb))
@@ -71,21 +68,6 @@ def _practice() -> Source:
 
 
 # -- Against the sandbox
-
-
-def _writing() -> tuple[str, str]:
-    """A first run, every request to Medplum taking a fixed time; and the same resources by the usual way."""
-    with _ends(_practice(), latency=_LATENCY_SECONDS) as (medplum, source):
-        number = source.source.count()
-        began = time.perf_counter()
-        with _sync(medplum, source) as sync:
-            written = totals(_counts(sync, Options()))["created"]
-        ours = written / (time.perf_counter() - began)
-    with _ends(_practice(), latency=_LATENCY_SECONDS) as (medplum, source):
-        began = time.perf_counter()
-        _conditional_puts(medplum, source.source)
-        usual = number / (time.perf_counter() - began)
-    return f"{ours / usual:.1f} times ({number:,} resources, {ours:,.0f} a second)", ">= 3 times"
 
 
 def _unchanged() -> list[tuple[str, str, str]]:
@@ -154,12 +136,9 @@ def _units(medplum: MedplumSandbox, work: Callable[[], object]) -> int:
 
 
 @contextmanager
-def _ends(source: Source, *, latency: float = 0.0) -> Iterator[tuple[MedplumSandbox, PracticeFusionSandbox]]:
-    faults = Faults()
-    if latency:
-        faults.add("slow", seconds=latency)
+def _ends(source: Source) -> Iterator[tuple[MedplumSandbox, PracticeFusionSandbox]]:
     with (
-        MedplumSandbox(quota=_UNLIMITED, auth_rate_limit=10**6, faults=faults) as medplum,
+        MedplumSandbox(quota=_UNLIMITED, auth_rate_limit=10**6) as medplum,
         # The export is ready when it is first asked for: a run with nothing new would wait as often as the source says.
         PracticeFusionSandbox(source, switches=Switches.general(polls=0)) as end,
     ):

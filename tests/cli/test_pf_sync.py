@@ -18,8 +18,11 @@ from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.rules.kickoff import Export, Started
 from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.cli.main import build
+from bot_layer.deploy.declared import declared_policy
+from bots.pf_bulk_sync import BOT
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests import processes
+from tests.bulk_sync.test_as_deployed import deployed
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
 
@@ -351,3 +354,20 @@ def test_an_export_that_somebody_else_started_is_taken_up(tmp_path: Path) -> Non
         assert len(kickoffs(both)) == 1
         assert both.by_source_id("Patient")
         assert json.loads(typed(both, "status", folder=tmp_path).stdout)["lastSyncTime"] is None
+
+
+def test_an_administrators_login_is_warned_of_and_the_deployed_policy_is_enough(tmp_path: Path) -> None:
+    """The warning names the policy; a client that has it runs the same sync, and is warned of nothing."""
+    with world(generate(1, 1)) as both:
+        warned = typed(both, folder=tmp_path)
+        assert warned.exit_code == 0
+        assert "administrator" in warned.output
+        assert '"Bot pf-bulk-sync"' in warned.output
+        assert declared_policy(BOT, both.settings)["name"] == "Bot pf-bulk-sync"
+        (known,) = both.source.source.resources("Patient")
+        both.source.source.change("Patient", known["id"], {"gender": "other"}, at=both.source.now())
+        client = deployed(both).removeprefix("ClientApplication/")
+        result = typed(both, "--full", folder=tmp_path, MEDPLUM_CLIENT_ID=client, MEDPLUM_CLIENT_SECRET="invented")
+        assert result.exit_code == 0
+        assert "administrator" not in result.output
+        assert_exact(both)
