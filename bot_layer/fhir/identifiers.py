@@ -13,17 +13,23 @@ from datetime import datetime
 from typing import NewType
 
 from bot_layer.fhir import periods
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 HEALTH_GORILLA_SYSTEM = "https://www.healthgorilla.com"
 NPI_SYSTEM = "http://hl7.org/fhir/sid/us-npi"
 V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
 V2_0203_SYSTEMS = frozenset({V2_0203, "http://hl7.org/fhir/v2/0203", "urn:oid:2.16.840.1.113883.18.108"})
 DISPLAYS = {"AN": "Account number", "PRN": "Provider Number", "NPI": "National provider identifier"}
-_KINDS_BY_TEXT = {**{text.casefold(): code for code, text in DISPLAYS.items()}, "npi": "NPI", "npi number": "NPI"}
+_KINDS_BY_TEXT = {
+    **{text.casefold(): code for code, text in DISPLAYS.items()},
+    **dict.fromkeys(
+        ("npi", "npi number", "npi no", "individual npi", "national provider identifier npi", "national provider id"),
+        "NPI",
+    ),
+}
 # C-CDA imports leave the OID. https://terminology.hl7.org/NamingSystem-npi.html
-_NPI_SYSTEMS = frozenset({"hl7.org/fhir/sid/us-npi", "2.16.840.1.113883.4.6"})
-_SCHEME = re.compile(r"(?:https?://|urn:oid:)", re.IGNORECASE)
+_NPI_SYSTEMS = frozenset({"hl7.org/fhir/sid/us-npi", "2.16.840.1.113883.4.6", "nppes.cms.hhs.gov"})
+_SCHEME = re.compile(r"(?:https?://(?:www\.)?|(?:urn:)?oid:)", re.IGNORECASE)
 
 IdentifierKey = NewType("IdentifierKey", tuple[str, str, str, str])
 
@@ -38,11 +44,15 @@ def kind(identifier: Json) -> str:
     said = identifier.get("type")
     if not isinstance(said, dict):
         return ""
-    coded = [str(coding["code"]) for coding in said.get("coding") or () if _is_kind(coding)]
+    codings = objects(said.get("coding"))
+    coded = [str(coding["code"]).upper() for coding in codings if _is_kind(coding)]
     if coded:
         return next((code for code in coded if code in DISPLAYS), coded[0])
-    text = said.get("text")
-    return _KINDS_BY_TEXT.get(text.strip().casefold(), "") if isinstance(text, str) else ""
+    texts = [
+        each for each in (said.get("text"), *(coding.get("display") for coding in codings)) if isinstance(each, str)
+    ]
+    named = (_KINDS_BY_TEXT.get(" ".join(re.sub(r"[\W_]+", " ", each).casefold().split())) for each in texts)
+    return next(filter(None, named), "")
 
 
 def is_npi_system(system: object) -> bool:
@@ -156,7 +166,7 @@ def health_gorilla(value: str) -> Json:
 def _is_kind(coding: Json) -> bool:
     """A code of v2-0203; of the codes without a system only NPI is unmistakable."""
     code, system = coding.get("code"), coding.get("system")
-    return bool(code) and (system in V2_0203_SYSTEMS or (not system and code == "NPI"))
+    return bool(code) and (system in V2_0203_SYSTEMS or (not system and str(code).upper() == "NPI"))
 
 
 def _current(identifiers: Iterable[Json]) -> list[str]:

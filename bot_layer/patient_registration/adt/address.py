@@ -44,7 +44,7 @@ def address(value: Repetition) -> Json:
         "state": value.text(4),
         "postalCode": value.text(5),
         "country": value.text(6),
-        "period": _period(value),
+        "period": period(value, 12),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -58,7 +58,15 @@ def _street(value: Repetition) -> str:
     return " ".join(whole.split())
 
 
-def _period(value: Repetition) -> Json:
-    """From XAD.13 (effective) to XAD.14 (expiration), as far as they are whole days."""
-    days = {"start": _DAY.match(value.text(13)), "end": _DAY.match(value.text(14))}
+def period(value: Repetition, validity: int) -> Json:
+    """From the effective date to the expiration date, as far as they are whole days.
+
+    ``validity`` is the component of the older validity range (XAD.12, XPN.10), whose bounds count where those say none.
+    XAD.13 and XAD.14, or XPN.12 and XPN.13, are the dates.
+    """
+    effective = {10: 12, 12: 13}[validity]
+    days = {
+        name: _DAY.match(value.text(effective + place) or value.text(validity, place + 1))
+        for place, name in enumerate(("start", "end"))
+    }
     return {name: "-".join(match.groups()) for name, match in days.items() if match}

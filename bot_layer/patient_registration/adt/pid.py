@@ -15,7 +15,7 @@ from bot_layer.errors import InputError
 from bot_layer.fhir.identifiers import V2_0203
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.social_security import is_ssn, is_ssn_authority
-from bot_layer.patient_registration.adt.address import address
+from bot_layer.patient_registration.adt.address import address, period
 from bot_layer.patient_registration.adt.hl7v2 import Repetition, Segment
 from bot_layer.patient_registration.adt.telecom import points
 
@@ -158,6 +158,7 @@ def _name(value: Repetition) -> Json:
         "given": [text for text in given if text],
         "prefix": [value.text(5)] if value.text(5) else [],
         "suffix": [text for text in (value.text(4), value.text(6)) if text],
+        "period": period(value, 10),
     }
     return {name: part for name, part in parts.items() if part}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bot_layer.fhir.demographics import current_address
+from bot_layer.fhir.demographics import current_address, current_name
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.adt import message as adt
 from tests.patient_registration.adt.test_message import message, msh, one, pid
@@ -161,3 +161,16 @@ def test_a_decoded_text_needs_no_character_set(name: str) -> None:
 def test_an_escaped_byte_is_read_by_the_character_set(name: str, written: str) -> None:
     read_back = adt.read(message(msh("A08", charset=name), pid(f5=f"{written}^Zoë")))
     assert read_back.persons[0].patient["name"][0]["family"] == "Müller"
+
+
+@pytest.mark.parametrize("ended", ["20010131&20090630", "^^20010131^20090630", "^^^20090630"])
+def test_a_name_that_ended_is_not_the_current_one(ended: str) -> None:
+    """XPN.10 is the validity range of version 2.5, XPN.12 and XPN.13 are the dates of later ones."""
+    names = read(f5=f"Former^Iris^^^^^L^^^{ended}~Present^Iris^^^^^L")
+    assert current_name(names)["family"] == "Present"
+
+
+def test_an_address_that_ended_is_not_the_current_one() -> None:
+    """XAD.12 is the validity range of version 2.5."""
+    written = "1 Former Way^^Elm^NV^89001^^H^^^^^20010131&20090630~2 Present Way^^Elm^NV^89001^^H"
+    assert current_address(read(f11=written))["line"] == ["2 Present Way"]
