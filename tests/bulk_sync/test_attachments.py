@@ -208,7 +208,7 @@ def test_every_attachment_is_copied_also_from_another_host(tmp_path: Path) -> No
         {"size": "many", "hash": 5},
         {"contentType": ["text/plain"]},
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_an_attachment_of_an_odd_shape_ends_no_run(fields: Json, tmp_path: Path) -> None:
     """Medplum takes or refuses its resource; everything else is imported."""
