@@ -38,6 +38,7 @@ app = typer.Typer()
 _ROUNDS = 4
 _MARGIN = timedelta(minutes=2)
 _NPIS_A_SEARCH = 40
+_A_LINE_EVERY = 25  # people, where no terminal shows a bar
 
 Told = Callable[[Row], None]
 
@@ -161,6 +162,9 @@ def enroll(
         def told(row: Row) -> None:
             written.add(row)
             progress.advance(task)
+            done = int(progress.tasks[0].completed)
+            if not console.is_terminal and done % _A_LINE_EVERY == 0:
+                console.print(f"{done} of {len(entries)}")
 
         try:
             skipped = run(enroller, entries, written.rows, told, workers=workers)
@@ -239,6 +243,7 @@ def _bar(console: Console) -> Progress:
         CountColumn(is_exact=True),
         TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
     )
 
 

@@ -35,7 +35,14 @@ def here() -> Iterator[World]:
 
 def enroll(place: World, report: Path, *options: str) -> tuple[int, dict[str, dict[str, str]]]:
     """The exit code, and the report by practitioner."""
-    environ = {
+    result = CliRunner().invoke(build(), ["enroll", "--report", str(report), *options], env=_environ(place))
+    rows = list(csv.DictReader(report.open(encoding="utf-8"))) if report.is_file() else []
+    assert len({row["practitioner"] for row in rows}) == len(rows), "a person stands twice in the report"
+    return result.exit_code, {row["practitioner"]: row for row in rows}
+
+
+def _environ(place: World) -> dict[str, str]:
+    return {
         "MEDPLUM_BASE_URL": place.medplum.base_url,
         "MEDPLUM_CLIENT_ID": place.medplum.client_id,
         "MEDPLUM_CLIENT_SECRET": place.medplum.client_secret,
@@ -43,10 +50,6 @@ def enroll(place: World, report: Path, *options: str) -> tuple[int, dict[str, di
         "BOT_LONGEST_WAIT_SECONDS": "0",
         **place.gorilla.settings(),
     }
-    result = CliRunner().invoke(build(), ["enroll", "--report", str(report), *options], env=environ)
-    rows = list(csv.DictReader(report.open(encoding="utf-8"))) if report.is_file() else []
-    assert len({row["practitioner"] for row in rows}) == len(rows), "a person stands twice in the report"
-    return result.exit_code, {row["practitioner"]: row for row in rows}
 
 
 def actions(rows: dict[str, dict[str, str]]) -> dict[str, int]:
@@ -169,6 +172,14 @@ def test_preview_writes_nothing(here: World, tmp_path: Path) -> None:
     assert here.read(person)["meta"]["versionId"] == person["meta"]["versionId"]
     _, rows = enroll(here, report, "--from", str(people))
     assert actions(rows) == {"enrolled": 1}
+
+
+def test_long_work_shows_plain_lines_where_there_is_no_terminal(here: World, tmp_path: Path) -> None:
+    """A line for each 25 people, for a log or a timer; a terminal shows a bar instead."""
+    people = _list(tmp_path, [here.store(clinician(number)) for number in range(1, 27)])
+    words = ["enroll", "--report", str(tmp_path / "report.csv"), "--from", str(people), "--preview"]
+    result = CliRunner().invoke(build(), words, env=_environ(here))
+    assert result.stderr.count(" of 26") == 1 and "25 of 26" in result.stderr
 
 
 def test_a_list_of_npis_with_locations(here: World, tmp_path: Path) -> None:
