@@ -73,7 +73,7 @@ def test_an_empty_project_gets_the_bots_that_can_work_and_none_that_must_be_name
     chosen = select([PLAIN, KEYED, NATIONAL], deployed=(), settings={"OTHER"})
     assert chosen.names == ("plain",)
     assert "KEY" in chosen.left_out["keyed"]
-    assert "named" in chosen.left_out["national"]
+    assert "by name" in chosen.left_out["national"]
     assert select([PLAIN, KEYED, NATIONAL], deployed=(), settings={"KEY"}).names == ("plain", "keyed")
 
 
