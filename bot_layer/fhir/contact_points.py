@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.periods import has_end
 
 _USES: Final = frozenset({"home", "work", "mobile"})
 _PHONE_SYSTEMS: Final = frozenset({"phone", "sms"})
@@ -37,7 +38,7 @@ def contact_points(value: object) -> list[Json]:
     for point in objects(value):
         cleaned = _cleaned(point)
         key = key_of(cleaned) if cleaned else None
-        if cleaned is None or key is None or point.get("use") == "old" or _ended(point):
+        if cleaned is None or key is None or point.get("use") == "old" or has_end(point):
             continue
         if key not in kept or _rank(cleaned) < _rank(kept[key]):
             kept[key] = cleaned
@@ -118,9 +119,3 @@ def _rank(point: Json) -> int:
 
 def _is_rank(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _ended(entry: Json) -> bool:
-    # The core has no clock: a period that has an end counts as over.
-    period = entry.get("period")
-    return isinstance(period, dict) and bool(period.get("end"))

@@ -11,6 +11,7 @@ from datetime import date
 from typing import Final
 
 from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.periods import has_end
 
 # A name or address that is no longer used, or hides the person's name, is never registered.
 _PAST_USES: Final = frozenset({"old", "maiden", "temp", "anonymous", "nickname"})
@@ -47,7 +48,7 @@ def current_name(patient: Json) -> Json:
     """Family, given and suffix of the name in force: official before usual before the rest; {} where there is none."""
     names = [name for name in entries(patient.get("name")) if text(name.get("use")) not in _PAST_USES]
     ranked = sorted(
-        names, key=lambda name: (_ended(name), not _full_name(name), _NAME_ORDER.get(text(name.get("use")), 2))
+        names, key=lambda name: (has_end(name), not _full_name(name), _NAME_ORDER.get(text(name.get("use")), 2))
     )
     return _name(ranked[0]) if ranked else {}
 
@@ -62,7 +63,7 @@ def current_address(patient: Json) -> Json:
     ranked = sorted(
         addresses,
         key=lambda entry: (
-            _ended(entry),
+            has_end(entry),
             len(missing_address_parts(_address(entry))),
             _is_postal(entry),
             _ADDRESS_ORDER.get(text(entry.get("use")), 1),
@@ -135,12 +136,6 @@ def _period(entry: Json) -> Json:
         if isinstance(period, dict)
         else {}
     )
-
-
-def _ended(entry: Json) -> bool:
-    # The core has no clock: a period that has an end counts as over.
-    period = entry.get("period")
-    return isinstance(period, dict) and bool(period.get("end"))
 
 
 def _folded_name(name: Json) -> tuple[str, ...]:

@@ -51,6 +51,15 @@ def period_interval(period: object) -> Interval | None:
     return start[0] if start else _FIRST, end[1] if end else _LAST
 
 
+def has_end(element: Json) -> bool:
+    """Whether the period of an element ends, now or later. An end in 9999 stands for no end; other text says nothing.
+
+    For names, addresses and contact points, which are read without a clock: whatever ends counts as over.
+    """
+    valid = period_interval(element.get("period"))
+    return valid is not None and valid[1] < _LAST.replace(month=1, day=1)
+
+
 def in_force(element: Json, now: datetime) -> bool:
     """Whether an identifier, name or address with ``use`` and ``period`` is in force: not old, begun and not over.
 

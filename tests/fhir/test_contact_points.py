@@ -71,6 +71,12 @@ def test_what_reaches_nobody_is_not_sent(point: dict[str, object]) -> None:
     assert contact_points([point]) == []
 
 
+def test_an_end_in_the_year_9999_is_no_end() -> None:
+    """Systems that need a date write it for a number that is still in use."""
+    point = {"system": "phone", "value": "310-555-0142", "period": {"start": "2020", "end": "9999-12-31"}}
+    assert [each["value"] for each in contact_points([point])] == ["310-555-0142"]
+
+
 def test_of_two_entries_for_one_number_the_better_rank_counts() -> None:
     """The sample of the guide: the same number as work, rank 2, and mobile, rank 1."""
     work = {"system": "phone", "value": "(111) 111 1111", "use": "work", "rank": 2}
