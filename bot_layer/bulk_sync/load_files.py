@@ -163,16 +163,19 @@ def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
     for kind in in_order(numbers):
         if not full and not (several and worker.is_open(kind)):
             continue
-        pages = session.spool.pages(kind)
-        while some := [resources_of(page) for page in islice(pages, pool.size)]:
-            session.check_time()
-            for same, settled in pool.pool.map(worker.same, some):
+        begun = session.spool.compared(kind)
+        pages = session.spool.pages(kind, begun)
+        while some := list(islice(pages, pool.size)):
+            for same, settled in pool.pool.map(worker.same, map(resources_of, some)):
                 session.spool.drop(same)
                 session.progress("file", kind, len(same), None)
                 with session.lock:
                     run = session.run
                     session.keep(replace(run, edits=run.edits.after((), settled)))
-        worker.compared(kind)
+            session.spool.keep_compared(kind, some[-1][-1].key.id)
+            session.check_time()  # at the end: a step that is short still gets on
+        if not begun:  # what an earlier step compared is looked up once more when it is written
+            worker.compared(kind)
 
 
 def _count_repeated(session: Session) -> None:

@@ -91,6 +91,7 @@ def _settings(world: World) -> dict[str, str]:
         "BOT_RETRIES": "1",
         "BOT_BACKOFF_SECONDS": "0",
         "BOT_HOST_ATTEMPTS": "2",
+        "PF_LEASE_SECONDS": "1",  # a timer that finds the sync running waits until its lease is over
         "BOT_RELAY_KEY": RELAY_KEY,
         "FEDERATED_BASE_URL": "https://bots.clinic.example/federated",
         "FEDERATED_CLIENTS": json.dumps([{"id": "network", "secretHash": secret}]),

@@ -24,6 +24,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS by_place ON resource (place);
 CREATE TABLE IF NOT EXISTS target (type TEXT, id TEXT, PRIMARY KEY (type, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS whole (file INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS arrived (file INTEGER, type TEXT, number INTEGER NOT NULL, PRIMARY KEY (file, type));
+CREATE TABLE IF NOT EXISTS compared (type TEXT PRIMARY KEY, after TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS export (name TEXT NOT NULL);
 """
 _PAGE: Final = 200
@@ -119,7 +120,7 @@ class Spool:
                 base.execute("INSERT INTO export VALUES (?)", (export,))
 
     def _clear(self, base: sqlite3.Connection) -> None:
-        for table in ("resource", "target", "whole", "arrived", "export"):
+        for table in ("resource", "target", "whole", "arrived", "compared", "export"):
             base.execute(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
 
     # -- Files
@@ -170,10 +171,20 @@ class Spool:
             yield from (Spooled(Key(row[0], row[1]), row[2], bytes(row[3])) for row in rows)
             after = rows[-1][2]
 
-    def pages(self, kind: str) -> Iterator[list[Spooled]]:
-        """The resources of a type, a hundred at a time, in order of id."""
+    def compared(self, kind: str) -> str:
+        """The id up to which the resources of a type have been compared with Medplum; empty if none has."""
+        with self._lock:
+            row = self._base.execute("SELECT after FROM compared WHERE type = ?", (kind,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def keep_compared(self, kind: str, after: str) -> None:
+        """Remember it: a step that ends here must not begin the comparison anew."""
+        with self._changing() as base:
+            base.execute("INSERT OR REPLACE INTO compared VALUES (?, ?)", (kind, after))
+
+    def pages(self, kind: str, after: str = "") -> Iterator[list[Spooled]]:
+        """The resources of a type behind an id, a hundred at a time, in order of id."""
         query = "SELECT type, id, place, body FROM resource WHERE type = ? AND id > ? ORDER BY id LIMIT 100"
-        after = ""
         while True:
             with self._lock:
                 rows = self._base.execute(query, (kind, after)).fetchall()
