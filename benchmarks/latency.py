@@ -4,7 +4,8 @@ Both handlers are empty, and the calls alternate, one at a time, on one server i
 whose Fission router is this machine (``fission.routerHost``, ``routerPort``), and a client that administrates a
 project:
 
-    MEDPLUM_BASE_URL=... MEDPLUM_CLIENT_ID=... MEDPLUM_CLIENT_SECRET=... BENCH_FISSION_PORT=8765 make bench-latency
+    export MEDPLUM_BASE_URL=... MEDPLUM_CLIENT_ID=... MEDPLUM_CLIENT_SECRET=... BENCH_FISSION_PORT=8765
+    python -m benchmarks latency
 """
 
 from __future__ import annotations
