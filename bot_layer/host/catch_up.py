@@ -37,6 +37,7 @@ from bot_layer.medplum.client import Medplum
 OVERLAP: Final = timedelta(minutes=2)  # a change becomes visible when its transaction ends, after its lastUpdated
 SETTLE: Final = timedelta(seconds=20)  # the event of a change that is younger may still be on its way
 PAGE: Final = 100
+_CLOCK_STEP: Final = timedelta(seconds=1)  # a server's Date counts whole seconds, its lastUpdated milliseconds
 _MOST_WAITING: Final = 500  # more than that would use up the quota that the runs themselves need
 _HOST: Final = ""  # the mark of the hosts themselves: up to when they know which Subscriptions are active
 _VERSIONS: Final = 50
@@ -96,7 +97,9 @@ class CatchUp:
 
     def run(self, marks: Marks) -> int:
         """Queue what each Subscription missed since its mark, and move the marks; how many runs that made."""
-        end, queued = self.now() - self.settle, 0
+        now, queued = self.now(), 0
+        end = now + _CLOCK_STEP - self.settle
+        reached = min(end, now)
         for source in self.sources():
             for subscription in source.inactive:
                 marks.drop(subscription)
@@ -108,8 +111,8 @@ class CatchUp:
                     marks.put(watched.id, Mark(mark.since, max(mark.seen, seen)))
                     if self.queue.counts().get("waiting", 0) > _MOST_WAITING:
                         return queued  # the next pass goes on at the mark
-                marks.put(watched.id, Mark(mark.since, max(mark.seen, end)))
-        marks.put(_HOST, Mark(end, end))
+                marks.put(watched.id, Mark(mark.since, max(mark.seen, reached)))
+        marks.put(_HOST, Mark(reached, reached))
         return queued
 
     def _mark(self, watched: Watched, marks: Marks, since: datetime | None = None) -> Mark:
@@ -124,7 +127,7 @@ class CatchUp:
 
     def missed(self, since: datetime) -> Iterator[Intake]:
         """The runs that are missing since an instant, for whoever catches up by hand."""
-        end, shown = self.now(), set[str]()
+        end, shown = self.now() + _CLOCK_STEP, set[str]()
         for source in self.sources():
             for watched in source.watched:
                 for taken, _ in self._missed(source, watched, Span(since, end)):

@@ -64,7 +64,7 @@ def marks(tmp_path: Path) -> Iterator[Marks]:
 
 def search(world: World, queue: Queue, **more: Any) -> CatchUp:
     """A catch-up that takes what has just been changed, too."""
-    chosen: dict[str, Any] = {"settle": timedelta(milliseconds=-5)} | more
+    chosen: dict[str, Any] = {"settle": timedelta(0)} | more
     return CatchUp(BOTS, world.client(), world.medplum.base_url, queue, **chosen)
 
 
@@ -84,6 +84,17 @@ def test_what_changed_since_the_mark_is_queued_once(world: World, queue: Queue, 
     changed = world.client().update(found[0] | {"active": True})
     assert catch_up.run(marks) == 1
     assert changed["meta"]["versionId"] in {taken.record["version"] for taken in queue.stored.values()}
+
+
+def test_a_change_in_the_second_of_the_start_is_not_missed(world: World, queue: Queue, marks: Marks) -> None:
+    """The server's clock counts whole seconds: a change is up to a second younger than what it says."""
+    search(world, queue).start(marks)
+    changed = practitioner(world)
+    second = datetime.fromisoformat(changed["meta"]["lastUpdated"]).replace(microsecond=0)
+    assert search(world, queue, now=lambda: second).run(marks) == 1
+    assert queue.resources() == [f"Practitioner/{changed['id']}"]
+    mark = marks.latest()
+    assert mark is not None and mark <= datetime.now(UTC)
 
 
 def test_a_bots_own_write_hides_no_change_of_others(world: World, queue: Queue, marks: Marks) -> None:
