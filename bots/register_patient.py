@@ -132,12 +132,11 @@ def _registered(registrar: Registrar, header: Header, stored: list[Json], remark
 def _registrar(event: Event, now: datetime) -> Registrar:
     server, policy = medplum.connect(event).with_local_references(), registration_policy(event.secrets)
     return Registrar(
-        store=PatientStore(server),
-        index=Patients(health_gorilla.connect(event.secrets), policy),
+        store=PatientStore(server, now),
+        index=Patients(health_gorilla.connect(event.secrets), policy, now),
         tasks=RegistrationTasks(server, now),
         policy=policy,
         disclosure=disclosure_policy(event.secrets),
-        now=now,
     )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules import registration
+from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
+from bot_layer.patient_registration.rules.plans import Context, Found, Plan
 
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
 SYSTEM = "https://clinic.example"
 POLICY = Policy(SYSTEM)
 PATIENT_ID = "3f6f1c1e-8a52-4a0e-9a6c-0d5b6b6f9a11"
@@ -37,3 +42,34 @@ def registered(ours: Json, hg_id: str = "hg-1", **changes: Any) -> Json:
     own = {"system": HEALTH_GORILLA_SYSTEM, "value": hg_id}
     held = {**ours, "id": hg_id, "identifier": [own, *ours.get("identifier", [])], "meta": {"versionId": "4"}}
     return {key: value for key, value in {**held, **changes}.items() if value is not None}
+
+
+def read(resource: Json, policy: Policy = POLICY) -> ClinicPatient:
+    """Medplum's Patient as a value."""
+    return ClinicPatient.read(resource, policy, NOW)
+
+
+def build(resource: Json, policy: Policy) -> Json:
+    """What would be sent of a Patient who is not registered."""
+    own = read(resource, policy)
+    return own.body(policy, own.external_ids[0])
+
+
+def found(
+    policy: Policy = POLICY,
+    *,
+    by_identifier: Sequence[Json] = (),
+    by_demographics: Sequence[Json] = (),
+    recorded: Json | None = None,
+) -> Found:
+    """What the index holds, read."""
+    first, second = (
+        tuple(Registration.read(each, policy, NOW) for each in resources)
+        for resources in (by_identifier, by_demographics)
+    )
+    return Found(first, second, Registration.read(recorded, policy, NOW) if recorded is not None else None)
+
+
+def plan(resource: Json, known: Found, policy: Policy = POLICY, context: Context | None = None) -> Plan:
+    """The plan for a Patient."""
+    return registration.plan(read(resource, policy), known, policy, context or Context())

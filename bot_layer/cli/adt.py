@@ -50,12 +50,12 @@ def adt(
         server = connect_environment(os.environ)
         declared = (*ADT_SETTINGS, *DISCLOSURE_SETTINGS)
         settings = resolve(declared, os.environ, secret_values(server.project_secrets().values()))
-        store = PatientStore(server)
+        store = PatientStore(server, envelope.now)
         found = store.current(f"Patient/{patient}")
         if event == "A29":
             _require_ended(found, patient, yes=yes)
         else:
-            _require_disclosable(store, found, settings, envelope.now)
+            _require_disclosable(store, found, settings)
         message = adt_out.message(found, event, envelope, authorities=adt_policy(settings).authorities)
     except BotError as error:
         typer.echo(f"{error.code}: {error.message}", err=True)
@@ -78,10 +78,10 @@ def _require_ended(found: Json, patient: str, *, yes: bool) -> None:
             raise InputError(f"{asked} Add --yes if this is intended.", code="patient-active")
 
 
-def _require_disclosable(store: PatientStore, found: Json, settings: Mapping[str, str], now: datetime) -> None:
+def _require_disclosable(store: PatientStore, found: Json, settings: Mapping[str, str]) -> None:
     """Raise InputError where the partner must not learn of the patient."""
     patients = [found, *store.merged_into(found)]
-    denial = store.denial(patients, disclosure_policy(settings), now)
+    denial = store.denial(patients, disclosure_policy(settings))
     if denial is not None:
         raise InputError(denial.text, code=denial.code)
 

@@ -16,14 +16,15 @@ from bot_layer.federation.rules import document as federated_document
 from bot_layer.federation.rules.document import Content, Rules, Source
 from bot_layer.federation.rules.query import Query
 from bot_layer.federation.rules.settings import Answering
-from bot_layer.fhir.demographics import entries
-from bot_layer.fhir.identifiers import search_token, values_of
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, search_token
+from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.periods import in_force
 from bot_layer.fhir.references import forms, is_id
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import index_patient, patient_state
+from bot_layer.patient_registration.rules import patient_state
+from bot_layer.patient_registration.rules.index_patient import numbers
 
 _MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
 _MOST_MEASURED = 20_000
@@ -71,7 +72,10 @@ class FederatedSource:
         if query.patient:
             return [query.patient]
         if query.identifier is not None:
-            asked = self._identified(query.identifier.system, query.identifier.value)
+            system, value = query.identifier.system, query.identifier.value
+            asked, own_system = self._identified(system, value), self.answering.identifier_system
+            if asked is not None and own_system and _carries(asked, own_system, value, self.now()):
+                return [value]
             return self._registered_ids([f"Patient/{asked['id']}"] if asked else [])
         summarized = {each: federated_document.summarized_patient(each) for each in query.ids or ()}
         patients = [f"Patient/{patient}" for patient in summarized.values() if patient]
@@ -82,9 +86,10 @@ class FederatedSource:
     def patient(self, asked_id: str) -> Found | None:
         """The patient who is registered under an id and may be disclosed; None where nobody is, or nobody any more."""
         asked = self._asked(asked_id)
-        if asked is None or not (self.answering.unregistered or index_patient.health_gorilla_ids(asked)):
+        now = self.now()
+        if asked is None or not (self.answering.unregistered or numbers(asked, HEALTH_GORILLA_SYSTEM, now)):
             return None
-        store = PatientStore(self.server)
+        store = PatientStore(self.server, now)
         try:
             current = store.current(f"Patient/{asked['id']}") if _is_merged(asked) else asked
         except (InputError, ReviewNeeded):
@@ -93,7 +98,7 @@ class FederatedSource:
             return None
         everyone = {f"Patient/{each['id']}": each for each in (current, asked, *store.merged_into(current))}
         # An error while labels and Consents are read is no permission.
-        if store.denial(list(everyone.values()), self.answering.disclosure, self.now()) is not None:
+        if store.denial(list(everyone.values()), self.answering.disclosure) is not None:
             return None
         return Found(current, tuple(everyone))
 
@@ -162,7 +167,7 @@ class FederatedSource:
         """The one patient with an identifier; a system of None stands for any."""
         token = search_token(system, value) if system is not None else search_token("", value).removeprefix("|")
         hits = self.server.search("Patient", [("identifier", token), ("_count", "10")])
-        carrying = [patient for patient in hits if _carries(patient, system, value)]
+        carrying = [patient for patient in hits if _carries(patient, system, value, self.now())]
         # A record that ended leads to the survivor, who may have taken its number over.
         successors = {patient_state.replaced_by(patient) for patient in carrying}
         first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
@@ -182,8 +187,8 @@ class FederatedSource:
         if system is None:
             return patient_id
         patient = self.server.find(reference)
-        numbers = values_of(entries((patient or {}).get("identifier")), system)
-        return numbers[0] if len(numbers) == 1 else None
+        own = numbers(patient, system, self.now()) if patient is not None else ()
+        return next(iter(own), None)
 
     def _stored(self, document_id: str) -> Json | None:
         return self.server.find(f"DocumentReference/{document_id}") if is_id(document_id) else None
@@ -300,12 +305,10 @@ def _is_merged(patient: Json) -> bool:
     return patient_state.replaced_by(patient) is not None
 
 
-def _carries(patient: Json, system: str | None, value: str) -> bool:
-    """Whether the number is the patient's own. One of use ``old`` may have been somebody else's."""
-    in_force = (
-        entry for entry in entries(patient.get("identifier")) if entry.get("use") != "old" or _is_merged(patient)
-    )
-    return any(entry.get("value") == value and system in (None, entry.get("system")) for entry in in_force)
+def _carries(patient: Json, system: str | None, value: str, now: datetime) -> bool:
+    """Whether the number is the patient's own. One that is not in force may have been somebody else's."""
+    own = (each for each in objects(patient.get("identifier")) if in_force(each, now) or _is_merged(patient))
+    return any(each.get("value") == value and system in (None, each.get("system")) for each in own)
 
 
 def _is_page(content_type: str | None) -> bool:

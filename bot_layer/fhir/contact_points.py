@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 
 from bot_layer.fhir.json import Json, objects, text
-from bot_layer.fhir.periods import has_end
+from bot_layer.fhir.periods import in_force
 
 _USES: Final = frozenset({"home", "work", "mobile"})
 _PHONE_SYSTEMS: Final = frozenset({"phone", "sms"})
@@ -29,7 +30,7 @@ _EXTENSION: Final = re.compile(
 _LAST_RANK: Final = 1_000_000
 
 
-def contact_points(value: object) -> list[Json]:
+def contact_points(value: object, now: datetime) -> list[Json]:
     """The phones and e-mail addresses of ``Patient.telecom`` that are well formed and in force, each once.
 
     Of two entries for one number the one of the better rank counts (1 is the best).
@@ -38,7 +39,7 @@ def contact_points(value: object) -> list[Json]:
     for point in objects(value):
         cleaned = _cleaned(point)
         key = key_of(cleaned) if cleaned else None
-        if cleaned is None or key is None or point.get("use") == "old" or has_end(point):
+        if cleaned is None or key is None or not in_force(point, now):
             continue
         if key not in kept or _rank(cleaned) < _rank(kept[key]):
             kept[key] = cleaned
@@ -55,9 +56,9 @@ def key_of(point: Json) -> tuple[str, str] | None:
     return ("phone", _digits(cleaned["value"]))
 
 
-def same_contact_points(ours: Sequence[Json], theirs: Sequence[Json]) -> bool:
-    """Whether two lists reach the same phones and mailboxes."""
-    return {key_of(point) for point in ours} == {key_of(point) for point in theirs}
+def keys_of(points: Iterable[Json]) -> frozenset[tuple[str, str] | None]:
+    """The phones and mailboxes that contact points reach."""
+    return frozenset(map(key_of, points))
 
 
 def _cleaned(point: Json) -> Json | None:

@@ -13,6 +13,7 @@ from bot_layer.fhir.json import Json
 
 Interval = tuple[datetime, datetime]
 
+_BOUNDS: Final = ("start", "end")
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 _DAY: Final = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
@@ -45,27 +46,36 @@ def interval(text: str) -> Interval | None:
 def period_interval(period: object) -> Interval | None:
     """The interval of a Period; a missing bound is open. None for a period without a readable bound."""
     given = period if isinstance(period, dict) else {}
-    start, end = (interval(text) if isinstance(text := given.get(name), str) else None for name in ("start", "end"))
+    start, end = (interval(text) if isinstance(text := given.get(name), str) else None for name in _BOUNDS)
     if start is None and end is None:
         return None
     return start[0] if start else _FIRST, end[1] if end else _LAST
 
 
-def has_end(element: Json) -> bool:
-    """Whether the period of an element ends, now or later. An end in 9999 stands for no end; other text says nothing.
+def holds(period: object, now: datetime, margin: timedelta = timedelta()) -> bool | None:
+    """Whether a Period holds a time; a missing bound is open. None where the Period or a bound of it cannot be read.
 
-    For names, addresses and contact points, which are read without a clock: whatever ends counts as over.
+    A bound that is a date has no time zone: it is read in UTC, and for ``margin`` before and after.
     """
-    valid = period_interval(element.get("period"))
-    return valid is not None and valid[1] < _LAST.replace(month=1, day=1)
+    if period is None:
+        return True
+    given = period if isinstance(period, dict) else {"start": "no Period"}
+    bounds = {name: (text, interval(text)) for name in _BOUNDS if (text := str(given.get(name) or ""))}
+    if any(read is None for _, read in bounds.values()):
+        return None
+    around = {name: timedelta() if "T" in text else margin for name, (text, _) in bounds.items()}
+    start, end = (bounds[name][1] if name in bounds else None for name in _BOUNDS)
+    return (start is None or start[0] <= now + around["start"]) and (end is None or now - around["end"] < end[1])
 
 
 def in_force(element: Json, now: datetime) -> bool:
-    """Whether an identifier, name or address with ``use`` and ``period`` is in force: not old, begun and not over.
+    """Whether an identifier, name, address, contact point or role is in force: not old, begun and not over.
 
     A bound that is no date says nothing.
     """
     if element.get("use") == "old":
         return False
-    valid = period_interval(element.get("period"))
-    return valid is None or valid[0] <= now < valid[1]
+    period = element.get("period")
+    given = period if isinstance(period, dict) else {}
+    readable = {name: text for name in _BOUNDS if isinstance(text := given.get(name), str) and interval(text)}
+    return holds(readable, now) is not False

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.identifiers import search_token
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.adt import order as adt_order
@@ -16,7 +17,7 @@ from bot_layer.patient_registration.adt import stored as adt
 from bot_layer.patient_registration.adt.message import OLDER_MERGES, Adt, Person
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
 from bot_layer.patient_registration.rules import patient_state
-from bot_layer.patient_registration.rules.same_person import Identity, is_somebody_else
+from bot_layer.patient_registration.rules.same_person import is_same_birth_date, is_somebody_else
 
 _NEW = "new"
 
@@ -86,7 +87,7 @@ class AdtMessages:
             raise InputError(
                 "Medplum has no Patient with this identifier.", code="unknown-patient", expression=["PID-3"]
             )
-        _require_same(person, found)
+        self._require_same(person, found)
         return Step(person, found, is_late=self._is_late(found, person))
 
     def _step(self, person: Person, planned: dict[str, Json]) -> Step:
@@ -101,7 +102,7 @@ class AdtMessages:
             adt.ended(each, _reference(found) if found else "")
         is_late = found is not None and self._is_late(found, person)
         if found is not None and not is_late:
-            _require_same(person, found)
+            self._require_same(person, found)
         pairs = zip(prior, holders, strict=True)
         is_unknown = any(each is None and not (found and adt.carries(found, number)) for number, each in pairs)
         return Step(person, found, tuple(ending.values()), is_late, is_unknown)
@@ -124,7 +125,7 @@ class AdtMessages:
             raise _number_of_another()
         known = {each["system"] for each in staying if holders[each["value"] + each["system"]] is not None}
         is_new = any(holders[each["value"] + each["system"]] is None and each["system"] in known for each in staying)
-        if is_new and not _is_compatible(person.patient, alive[0]) and not self._is_late(alive[0], person):
+        if is_new and not self._is_compatible(person.patient, alive[0]) and not self._is_late(alive[0], person):
             raise _number_of_another()
         return alive[0]
 
@@ -162,6 +163,24 @@ class AdtMessages:
         self._remember(patient, person)
         return patient
 
+    def _require_same(self, person: Person, found: Json) -> None:
+        """Raise ReviewNeeded where the message speaks of somebody else than the stored Patient of its number."""
+        if is_somebody_else(self._demographics(person.patient), self._demographics(found)):
+            raise ReviewNeeded(
+                "The Patient of this number has another name and birth date in Medplum, or another name and sex: "
+                "correct the wrong one. Nothing was stored.",
+                code="contradictory-demographics",
+            )
+
+    def _is_compatible(self, stated: Json, patient: Json) -> bool:
+        """Whether a message that brings a new number of the same kind speaks of the stored Patient."""
+        ours, theirs = self._demographics(stated), self._demographics(patient)
+        is_named = not ours.names or not theirs.names or bool(ours.names & theirs.names)
+        return is_named and is_same_birth_date(ours, theirs)
+
+    def _demographics(self, patient: Json) -> Demographics:
+        return Demographics.read(patient, self.store.now)
+
     def _is_late(self, patient: Json, person: Person) -> bool:
         """Whether the stamps say so, those beside the Patient or those that a former version kept on it."""
         holders = (patient, *self._stamps(patient["id"]))
@@ -186,23 +205,6 @@ def _after(step: Step) -> dict[str, Json]:
     own = step.patient["id"] if step.patient else _NEW
     kept = {own: step.patient if step.is_late else adt.merged(step.patient, step.person)} if step.patient else {}
     return {**kept, **{each["id"]: adt.ended(each, f"Patient/{own}") for each in step.ending}}
-
-
-def _require_same(person: Person, found: Json) -> None:
-    """Raise ReviewNeeded where the message speaks of somebody else than the stored Patient of its number."""
-    if is_somebody_else(person.patient, found):
-        raise ReviewNeeded(
-            "The Patient of this number has another name and birth date in Medplum, or another name and sex: correct "
-            "the wrong one. Nothing was stored.",
-            code="contradictory-demographics",
-        )
-
-
-def _is_compatible(stated: Json, patient: Json) -> bool:
-    """Whether a message that brings a new number of the same kind speaks of the stored Patient."""
-    ours, theirs = Identity.read(stated), Identity.read(patient)
-    is_named = not ours.names or not theirs.names or bool(ours.names & theirs.names)
-    return is_named and (not ours.birth_date or not theirs.birth_date or ours.birth_date == theirs.birth_date)
 
 
 def _reference(patient: Any) -> str:

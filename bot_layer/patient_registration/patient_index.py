@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import quote
 
 from bot_layer.errors import PermanentError, TransientError
-from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import search_token
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.validation import require_valid
@@ -19,8 +19,8 @@ from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
-from bot_layer.patient_registration.rules import index_patient, index_wire
-from bot_layer.patient_registration.rules.index_patient import Policy, pt_identifier
+from bot_layer.patient_registration.rules import index_wire
+from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
 from bot_layer.patient_registration.rules.index_wire import id_in_location
 from bot_layer.patient_registration.rules.plans import Create, Found, NothingToDo, Update
 from bot_layer.patient_registration.rules.registration_answer import Act
@@ -36,33 +36,32 @@ class _Outdated(TransientError):
 
 @dataclass(frozen=True)
 class Patients:
-    """The index as one login sees it."""
+    """The index as one login sees it, read at the time ``now``."""
 
     gorilla: HealthGorillaClient
     policy: Policy
+    now: datetime
 
-    def find(self, patient: Json, former: Sequence[str] = ()) -> Found:
+    def find(self, patient: ClinicPatient, former: Sequence[str] = ()) -> Found:
         """What the index holds of a patient: by identifier, else by name and birth date, and by the recorded id.
 
         ``former`` are the ids of the Patients that were merged into this one: a registration of theirs is this one's.
         """
-        by_identifier = self._registered_under(index_patient.external_ids(patient, self.policy), former)
+        by_identifier = self._registered_under(patient.external_ids, former)
         if by_identifier:
             return Found(by_identifier=by_identifier)
-        name = demographics.current_name(patient)
-        found = self._search(
-            [
-                ("family", name.get("family", "")),
-                ("given", "".join(name.get("given", [])[:1])),
-                ("birthdate", str(patient.get("birthDate", ""))),
-            ]
-        )
-        alike = [theirs for theirs in found if is_alike(patient, theirs)]
+        person = patient.demographics
+        named = [
+            self._search([("family", family), ("given", given), ("birthdate", person.birth_date)])
+            for family, given in person.search_names
+        ]
+        found = {theirs.id: theirs for each in named for theirs in each if is_alike(person, theirs.demographics)}
+        alike = list(found.values())
         return Found(by_demographics=alike, recorded=self._recorded(patient, alike))
 
-    def find_registered(self, patient: Json, former: Sequence[str] = ()) -> Found:
+    def find_registered(self, patient: ClinicPatient, former: Sequence[str] = ()) -> Found:
         """The registrations of a patient, by identifier and by the recorded id, without looking for namesakes."""
-        by_identifier = self._registered_under(index_patient.external_ids(patient, self.policy), former)
+        by_identifier = self._registered_under(patient.external_ids, former)
         return Found(by_identifier=by_identifier, recorded=self._recorded(patient, by_identifier))
 
     def carry_out(self, plan: Act, replan: Callable[[], Act]) -> str:
@@ -129,37 +128,36 @@ class Patients:
         _require_ok(answer)
         return plan.id
 
-    def _registered_under(self, own: Sequence[str], former: Sequence[str]) -> list[Json]:
+    def _registered_under(self, own: Sequence[str], former: Sequence[str]) -> list[Registration]:
         """Who is registered under the patient's own ids, else under the first known id of a Patient merged into it."""
-        found = {str(theirs.get("id")): theirs for external in own for theirs in self._registered_as(external)}
+        found = {theirs.id: theirs for external in own for theirs in self._registered_as(external)}
         if found:
             return list(found.values())
         return next(filter(None, map(self._registered_as, former)), [])
 
-    def _registered_as(self, external: str) -> list[Json]:
+    def _registered_as(self, external: str) -> list[Registration]:
         """Who is registered under an id; a server that ignores the parameter answers with somebody else."""
-        pt = pt_identifier(self.policy, external)
-        answered = self._search([("identifier", search_token(pt["system"], external))])
-        return [theirs for theirs in answered if index_patient.holds_pt(theirs, pt)]
+        system = self.policy.patient_system
+        answered = self._search([("identifier", search_token(system, external))])
+        return [theirs for theirs in answered if (system, external) in theirs.numbers]
 
-    def _recorded(self, patient: Json, known: Sequence[Json]) -> Json | None:
+    def _recorded(self, patient: ClinicPatient, known: Sequence[Registration]) -> Registration | None:
         """The registration under the id that Medplum keeps, unless it is among those that are known."""
-        recorded = index_patient.health_gorilla_ids(patient)[:1]
-        if not recorded or recorded[0] in {str(theirs.get("id")) for theirs in known}:
+        recorded = patient.health_gorilla_ids[:1]
+        if not recorded or recorded[0] in {theirs.id for theirs in known}:
             return None
-        return self._read(recorded[0])
-
-    def _search(self, query: list[tuple[str, str]]) -> list[Json]:
-        return [
-            resource for resource in self.gorilla.search("Patient", query) if resource.get("resourceType") == "Patient"
-        ]
-
-    def _read(self, patient_id: str) -> Json | None:
-        answer = self.gorilla.send("GET", path("Patient/{id}", id=patient_id))
+        answer = self.gorilla.send("GET", path("Patient/{id}", id=recorded[0]))
         if answer.status in {404, 410}:
             return None
         _require_ok(answer)
-        return resource_of(answer)
+        return self._registration(resource_of(answer))
+
+    def _search(self, query: list[tuple[str, str]]) -> list[Registration]:
+        found = self.gorilla.search("Patient", query)
+        return [self._registration(each) for each in found if each.get("resourceType") == "Patient"]
+
+    def _registration(self, resource: Json) -> Registration:
+        return Registration.read(resource, self.policy, self.now)
 
 
 def _require_ok(answer: Answer) -> None:

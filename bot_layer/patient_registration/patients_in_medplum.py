@@ -11,9 +11,9 @@ from bot_layer.fhir import outcomes, references
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json, objects
 from bot_layer.medplum.client import Medplum
-from bot_layer.patient_registration.rules import disclosure, index_patient, patient_state
+from bot_layer.patient_registration.rules import disclosure, patient_state
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
-from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, numbers, with_health_gorilla_id
 
 _MOST_MERGES = 8
 _MOST_NAMESAKES = 50
@@ -23,9 +23,10 @@ DO_NOT_MATCH = "doNotMatch"
 
 @dataclass(frozen=True)
 class PatientStore:
-    """The Patients of one Medplum project."""
+    """The Patients of one Medplum project at the time ``now``."""
 
     server: Medplum
+    now: datetime
 
     def current(self, reference: str) -> Json:
         """The Patient that stands for a reference now: merges are followed, a circle is for a person."""
@@ -54,14 +55,14 @@ class PatientStore:
                 yield merged
                 yield from self.merged_into(merged)
 
-    def denial(self, patients: list[Json], policy: DisclosurePolicy, now: datetime) -> Denial | None:
+    def denial(self, patients: list[Json], policy: DisclosurePolicy) -> Denial | None:
         """Why a patient must stay unknown to networks; ``patients`` are the Patient and those merged into it.
 
         A label or a Consent of any of them counts. An error while the Consents are read is raised: it is no permission.
         """
         named = references.forms([f"Patient/{each['id']}" for each in patients], self._base)
         consents = list(self.server.search_all("Consent", [("patient", named), ("_count", "100")]))
-        found = (disclosure.denial(each, consents, policy, now) for each in patients)
+        found = (disclosure.denial(each, consents, policy, self.now) for each in patients)
         return next((each for each in found if each is not None), None)
 
     def not_same(self, patient: Json, policy: Policy) -> frozenset[str]:
@@ -77,13 +78,9 @@ class PatientStore:
 
     def known_ids(self, named: Iterable[str], policy: Policy) -> frozenset[str]:
         """The ids under which the index may know the Patients of these references."""
-        others = [self.server.find(references.local(reference, self._base)) for reference in named]
-        return frozenset(
-            known
-            for other in others
-            if other is not None
-            for known in (*index_patient.external_ids(other, policy), *index_patient.health_gorilla_ids(other))
-        )
+        found = (self.server.find(references.local(reference, self._base)) for reference in named)
+        others = [ClinicPatient.read(each, policy, self.now) for each in found if each is not None]
+        return frozenset(known for each in others for known in (*each.external_ids, *each.health_gorilla_ids))
 
     def declare_not_same(self, patient: Json, reference: str) -> None:
         """Keeps in Medplum that the Patient of a reference is somebody else, for all later messages and calls."""
@@ -119,21 +116,25 @@ class PatientStore:
 
     def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
         """Raise ReviewNeeded where another active Patient carries this Health Gorilla id."""
-        if health_gorilla_id in index_patient.health_gorilla_ids(patient):
+        if health_gorilla_id in self._health_gorilla_ids(patient):
             return
         query = [("identifier", f"{HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
         for other in self.server.search("Patient", query):
-            carried = health_gorilla_id in index_patient.health_gorilla_ids(other)
             is_ended = other.get("active") is False or patient_state.replaced_by(other) == f"Patient/{patient['id']}"
-            if carried and other["id"] != patient["id"] and not is_ended:
+            if health_gorilla_id in self._health_gorilla_ids(other) and other["id"] != patient["id"] and not is_ended:
                 raise ReviewNeeded("Another Patient in Medplum has this Health Gorilla id.", code="id-of-another")
 
     def write_back(self, patient: Json, health_gorilla_id: str | None) -> None:
         """Keeps Health Gorilla's id on the Patient, or marks it as old (None); writes nothing where it is so."""
-        if index_patient.with_health_gorilla_id(patient, health_gorilla_id) != patient:
-            self.server.change(
-                f"Patient/{patient['id']}", lambda now: index_patient.with_health_gorilla_id(now, health_gorilla_id)
-            )
+
+        def written(stored: Json) -> Json:
+            return with_health_gorilla_id(stored, health_gorilla_id, self.now)
+
+        if written(patient) != patient:
+            self.server.change(f"Patient/{patient['id']}", written)
+
+    def _health_gorilla_ids(self, patient: Json) -> tuple[str, ...]:
+        return numbers(patient, HEALTH_GORILLA_SYSTEM, self.now)
 
     def _do_not_match(self, name: str, reference: str) -> list[Json]:
         value = references.forms([reference], self._base)

@@ -11,10 +11,10 @@ from bot_layer.errors import BotError, InputError
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.patient_index import Patients
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import index_patient, registration, registration_answer
+from bot_layer.patient_registration.rules import registration, registration_answer
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
-from bot_layer.patient_registration.rules.index_patient import Policy
-from bot_layer.patient_registration.rules.plans import Context, Create, NothingToDo
+from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy
+from bot_layer.patient_registration.rules.plans import Context, Create, NothingToDo, Update
 from bot_layer.patient_registration.rules.registration_answer import NOT_FOR_THE_INDEX, Act
 from bot_layer.patient_registration.tasks import RegistrationTasks
 
@@ -38,7 +38,11 @@ class Registrar:
     tasks: RegistrationTasks
     policy: Policy
     disclosure: DisclosurePolicy
-    now: datetime
+
+    @property
+    def now(self) -> datetime:
+        """The time at which the index and Medplum are read."""
+        return self.store.now
 
     def register(self, reference: str, request: Request) -> Json:
         """The answer, one Parameters resource; a BotError where the patient is not registered."""
@@ -53,30 +57,31 @@ class Registrar:
             self._note(known, error, request)
             raise
 
-    def _register(self, patient: Json, merged: Sequence[Json], request: Request, known: Sequence[str]) -> Json:
-        denial = self.store.denial([patient, *merged], self.disclosure, self.now)
-        former = [each for other in merged for each in index_patient.external_ids(other, self.policy)]
+    def _register(self, stored: Json, merged: Sequence[Json], request: Request, known: Sequence[str]) -> Json:
+        denial = self.store.denial([stored, *merged], self.disclosure)
+        patient, *others = (ClinicPatient.read(each, self.policy, self.now) for each in (stored, *merged))
+        former = [each for other in others for each in other.external_ids]
         if denial is not None:
-            self._keep_out(patient, former, denial, preview=request.preview)
+            self._keep_out(stored, patient, former, denial, preview=request.preview)
         if not request.preview:
             for other in request.not_same:
-                self.store.declare_not_same(patient, other)
+                self.store.declare_not_same(stored, other)
 
         def plan() -> Act:
-            return self._plan(patient, former, request)
+            return self._plan(stored, patient, former, request)
 
         planned = plan()
         if not isinstance(planned, Create):
-            self.store.require_own_id(patient, planned.id)
-        followed = known[0] != patient["id"]
+            self.store.require_own_id(stored, planned.id)
+        followed = known[0] != patient.id
         if request.preview:
-            return registration_answer.preview(planned, patient, self.policy, followed=followed)
+            return registration_answer.preview(planned, patient.id, self.policy, followed=followed)
         health_gorilla_id = self.index.carry_out(planned, plan)
-        self.store.write_back(patient, health_gorilla_id)
+        self.store.write_back(stored, health_gorilla_id)
         self.tasks.complete(dict.fromkeys(known))
-        return registration_answer.answer(planned, patient, self.policy, health_gorilla_id, followed=followed)
+        return registration_answer.answer(planned, patient.id, self.policy, health_gorilla_id, followed=followed)
 
-    def _plan(self, patient: Json, former: Sequence[str], request: Request) -> Act:
+    def _plan(self, stored: Json, patient: ClinicPatient, former: Sequence[str], request: Request) -> Act:
         """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
         refused = registration.refusal(patient, self.policy)
         if refused is not None:
@@ -84,31 +89,35 @@ class Registrar:
         found = self.index.find(patient, former)
         others: frozenset[str] = frozenset()
         if found.by_demographics:
-            others = self.store.not_same(patient, self.policy)
+            others = self.store.not_same(stored, self.policy)
             others |= self.store.known_ids(request.not_same if request.preview else (), self.policy)
         context = Context(tuple(former), others, request.force)
         return registration_answer.required(registration.plan(patient, found, self.policy, context))
 
-    def _keep_out(self, patient: Json, former: Sequence[str], denial: Denial, *, preview: bool) -> None:
+    def _keep_out(
+        self, stored: Json, patient: ClinicPatient, former: Sequence[str], denial: Denial, *, preview: bool
+    ) -> None:
         """End what is registered, as far as Health Gorilla allows, and raise the reason.
 
         The Task comes first, so that a person learns of it also where the rest fails; the id in Medplum comes last.
         """
         error = InputError(denial.text, code=denial.code, expression=[denial.expression])
-        if not preview:
-            endings = registration.endings(patient, self.index.find_registered(patient, former))
-            if endings:
-                self.tasks.ask_to_end(patient["id"], error)
-            for ending in endings:
-                self.index.carry_out(ending, partial(self._ending, patient, former, ending.id))
-            self.store.write_back(patient, None)
-        raise error
 
-    def _ending(self, patient: Json, former: Sequence[str], health_gorilla_id: str) -> Act:
-        """The ending of one registration, planned anew."""
-        endings = registration.endings(patient, self.index.find_registered(patient, former))
-        found = (each for each in endings if each.id == health_gorilla_id)
-        return next(found, NothingToDo(health_gorilla_id))
+        def endings() -> list[Update]:
+            return registration.endings(patient, self.index.find_registered(patient, former))
+
+        def again(health_gorilla_id: str) -> Act:
+            found = (each for each in endings() if each.id == health_gorilla_id)
+            return next(found, NothingToDo(health_gorilla_id))
+
+        if not preview:
+            planned = endings()
+            if planned:
+                self.tasks.ask_to_end(patient.id, error)
+            for ending in planned:
+                self.index.carry_out(ending, partial(again, ending.id))
+            self.store.write_back(stored, None)
+        raise error
 
     def _note(self, known: Sequence[str], error: BotError, request: Request) -> None:
         """What a failure means for the Tasks of the patient."""

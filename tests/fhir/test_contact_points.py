@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_layer.fhir.contact_points import contact_points, key_of
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ from bot_layer.fhir.contact_points import contact_points, key_of
     ],
 )
 def test_a_phone_is_sent_without_what_does_not_belong_to_it(written: str, sent: str) -> None:
-    assert contact_points([{"system": "phone", "value": written}]) == [{"system": "phone", "value": sent}]
+    assert contact_points([{"system": "phone", "value": written}], NOW) == [{"system": "phone", "value": sent}]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_a_phone_is_sent_without_what_does_not_belong_to_it(written: str, sent: 
     ],
 )
 def test_an_email_address_is_sent_alone(written: str, sent: str) -> None:
-    assert contact_points([{"system": "email", "value": written}]) == [{"system": "email", "value": sent}]
+    assert contact_points([{"system": "email", "value": written}], NOW) == [{"system": "email", "value": sent}]
 
 
 @pytest.mark.parametrize(
@@ -68,13 +72,13 @@ def test_an_email_address_is_sent_alone(written: str, sent: str) -> None:
     ],
 )
 def test_what_reaches_nobody_is_not_sent(point: dict[str, object]) -> None:
-    assert contact_points([point]) == []
+    assert contact_points([point], NOW) == []
 
 
 def test_an_end_in_the_year_9999_is_no_end() -> None:
     """Systems that need a date write it for a number that is still in use."""
     point = {"system": "phone", "value": "310-555-0142", "period": {"start": "2020", "end": "9999-12-31"}}
-    assert [each["value"] for each in contact_points([point])] == ["310-555-0142"]
+    assert [each["value"] for each in contact_points([point], NOW)] == ["310-555-0142"]
 
 
 def test_of_two_entries_for_one_number_the_better_rank_counts() -> None:
@@ -82,14 +86,14 @@ def test_of_two_entries_for_one_number_the_better_rank_counts() -> None:
     work = {"system": "phone", "value": "(111) 111 1111", "use": "work", "rank": 2}
     mobile = {"system": "phone", "value": "+1 111 111-1111", "use": "mobile", "rank": 1}
     unranked = {"system": "phone", "value": "1111111111"}
-    assert contact_points([work, mobile]) == [mobile]
-    assert contact_points([unranked, mobile, work]) == [mobile]
-    assert contact_points([work, unranked]) == [work]
+    assert contact_points([work, mobile], NOW) == [mobile]
+    assert contact_points([unranked, mobile, work], NOW) == [mobile]
+    assert contact_points([work, unranked], NOW) == [work]
 
 
 def test_a_scheme_says_what_a_value_is() -> None:
     written = [{"system": "url", "value": "tel:3105550142"}, {"value": "anna@mail.example"}]
-    assert [point["system"] for point in contact_points(written)] == ["phone", "email"]
+    assert [point["system"] for point in contact_points(written, NOW)] == ["phone", "email"]
 
 
 @given(
@@ -103,5 +107,5 @@ def test_every_form_of_a_number_has_one_key(number: str, form: str) -> None:
 
 @given(st.text("0123456789()+-./ xX#;=:extlno@a\u2013", max_size=24))
 def test_what_was_cleaned_is_clean(text: str) -> None:
-    once = contact_points([{"system": "phone", "value": text}])
-    assert contact_points(once) == once
+    once = contact_points([{"system": "phone", "value": text}], NOW)
+    assert contact_points(once, NOW) == once

@@ -23,7 +23,8 @@ from bot_layer.http.transport import Transport
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patient_index import Patients
-from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules.index_patient import ClinicPatient
+from tests.people import NOW, POLICY
 
 HOSTILE = [
     ".",
@@ -54,14 +55,20 @@ def gorilla() -> HealthGorillaClient:
 
 
 def patients() -> Patients:
-    return Patients(gorilla(), Policy(patient_system="https://clinic.example"))
+    return Patients(gorilla(), POLICY, NOW)
+
+
+def patient_with(health_gorilla_id: str) -> ClinicPatient:
+    """A Patient of Medplum without an id to be asked for, and with this Health Gorilla id."""
+    number = {"system": "https://www.healthgorilla.com", "value": health_gorilla_id}
+    return ClinicPatient.read({"identifier": [number]}, POLICY, NOW)
 
 
 GORILLA: dict[str, Callable[[str], Any]] = {
     "an account": lambda bad: gorilla().enrollment(bad),
     "an account's change": lambda bad: gorilla().update_account({"id": bad}),
     "a location": lambda bad: locations.find(gorilla(), {}, bad),
-    "a patient": lambda bad: patients()._read(bad),
+    "a patient": lambda bad: patients().find_registered(patient_with(bad)),
 }
 
 

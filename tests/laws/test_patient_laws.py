@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.security_labels import LEVELS, exceeds, level
 from bot_layer.patient_registration.adt import stored
-from bot_layer.patient_registration.rules import disclosure, index_patient, registration, same_person
+from bot_layer.patient_registration.rules import disclosure, registration, same_person
 from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy, Stance
-from bot_layer.patient_registration.rules.index_patient import Policy
+from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
 from bot_layer.patient_registration.rules.plans import Context, Found
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, the tests beside the rules show
@@ -52,11 +53,14 @@ PATIENTS = odd(
 def test_odd_records_raise_nothing(consent: Json, patient: Json) -> None:
     """Whatever Medplum or Health Gorilla holds, the rules answer."""
     disclosure.denial(patient, [consent], DisclosurePolicy(), NOW)
-    same_person.differences(patient, {})
+    person = Demographics.read(patient, NOW)
+    same_person.differences(person, Demographics.read({}, NOW))
     policy = Policy("https://clinic.example", "urn:mrn")
-    for found in (Found(by_identifier=[patient]), Found(by_demographics=[patient]), Found(recorded=patient)):
-        registration.plan({**patient, "id": "p"}, found, policy, Context(force=True))
-        registration.endings(patient, found)
+    theirs = Registration.read(patient, policy, NOW)
+    ours = ClinicPatient.read({**patient, "id": "p"}, policy, NOW)
+    for found in (Found(by_identifier=[theirs]), Found(by_demographics=[theirs]), Found(recorded=theirs)):
+        registration.plan(ours, found, policy, Context(force=True))
+        registration.endings(ours, found)
 
 
 @given(CONSENTS)
@@ -114,5 +118,5 @@ def test_the_registered_id_does_not_depend_on_the_order(numbers: list[Json], cha
     shuffled = list(numbers)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]  # as above
     policy = Policy("https://clinic.example", "urn:mrn")
-    first, second = ({"identifier": each} for each in (numbers, shuffled))
-    assert index_patient.external_ids(first, policy) == index_patient.external_ids(second, policy)
+    first, second = (ClinicPatient.read({"identifier": each}, policy, NOW) for each in (numbers, shuffled))
+    assert first.external_ids == second.external_ids

@@ -11,14 +11,10 @@ from hypothesis import strategies as st
 from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules import index_patient
-from bot_layer.patient_registration.rules.index_patient import Policy, build
 from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Refuse, Update
-from bot_layer.patient_registration.rules.registration import plan
+from tests.people import POLICY, build, found, plan, read
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
-
-POLICY = Policy("https://clinic.example")
 
 # Letters whose case and composition are tricky (sharp s, dotted I, a combining accent), and the spaces between.
 _ALPHABET = "aZé\u0301ßİ\u0131ǅﬁ9-' \t\u00a0"
@@ -95,7 +91,7 @@ def test_a_refusal_names_exactly_what_is_missing(patient: Json) -> None:
     """A patient is refused for missing elements, or is complete and can be built; nothing raises in between."""
     answer = plan(patient, Found(), POLICY)
     assert isinstance(answer, Create | Refuse)
-    assert isinstance(answer, Refuse) == bool(index_patient.missing_demographics(patient, POLICY))
+    assert isinstance(answer, Refuse) == bool(read(patient).missing(POLICY))
 
 
 @given(_COMPLETE)
@@ -104,7 +100,7 @@ def test_what_was_written_needs_no_writing(patient: Json) -> None:
     before = copy.deepcopy(patient)
     answer = plan(patient, Found(), POLICY)
     assert isinstance(answer, Create)
-    assert plan(patient, Found(by_identifier=[held_after(answer)]), POLICY) == NothingToDo("hg-1", patient["id"])
+    assert plan(patient, found(by_identifier=[held_after(answer)]), POLICY) == NothingToDo("hg-1", patient["id"])
     assert patient == before
 
 
@@ -113,11 +109,11 @@ def test_an_update_reaches_rest_and_keeps_their_identifiers(before: Json, after:
     """plan(after update) is nothing to do, and no identifier of theirs is lost."""
     after = {**after, "id": before["id"]}
     held = held_after(Create(build(before, POLICY)))
-    answer = plan(after, Found(by_identifier=[held]), POLICY, Context(force=True))
+    answer = plan(after, found(by_identifier=[held]), POLICY, Context(force=True))
     if isinstance(answer, Update):
         assert held["identifier"][0] in answer.body["identifier"]
         held = held_after(answer)
-    assert plan(after, Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", before["id"])
+    assert plan(after, found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", before["id"])
 
 
 @given(_COMPLETE)

@@ -17,8 +17,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from bot_layer.fhir import security_labels
-from bot_layer.fhir.demographics import entries
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 _KEPT: Final = ("docStatus", "type", "category", "relatesTo", "description", "securityLabel")
 _KEPT_CONTEXT: Final = ("encounter", "event", "period", "facilityType", "practiceSetting")
@@ -107,13 +106,13 @@ def stated(attachment: Json) -> Content | None:
 
 def attachments(document: Json) -> tuple[Json, ...]:
     """The attachments of a document, one for each content."""
-    held = (content.get("attachment") for content in entries(document.get("content")))
+    held = (content.get("attachment") for content in objects(document.get("content")))
     return tuple(attachment if isinstance(attachment, dict) else {} for attachment in held)
 
 
 def organization_references(document: Json) -> set[str]:
     """The Organizations of Medplum that a document names as author or custodian."""
-    named = [*entries(document.get("author")), *entries([document.get("custodian")])]
+    named = [*objects(document.get("author")), *objects([document.get("custodian")])]
     found = (str(reference.get("reference", "")) for reference in named)
     return {reference for reference in found if reference.startswith("Organization/")}
 
@@ -133,10 +132,10 @@ def present(
     """
     identifier = {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{document['id']}"}
     own_oid = {"system": f"urn:oid:{rules.oid}", "value": document["id"]} if rules.oid else identifier
-    authors = [_resolved(reference, organizations) for reference in entries(document.get("author"))]
+    authors = [_resolved(reference, organizations) for reference in objects(document.get("author"))]
     author = next((found for found in authors if found), None) or own
     custodian = (
-        next((_resolved(reference, organizations) for reference in entries([document.get("custodian")])), None) or own
+        next((_resolved(reference, organizations) for reference in objects([document.get("custodian")])), None) or own
     )
     parts: Json = {
         "resourceType": "DocumentReference",
@@ -235,11 +234,11 @@ def _date(document: Json) -> str | None:
 
 def _content(document: Json, asked_id: str, contents: Sequence[Content | None], rules: Rules) -> list[Json]:
     shown = []
-    for number, (content, known) in enumerate(zip(entries(document.get("content")), contents, strict=True)):
+    for number, (content, known) in enumerate(zip(objects(document.get("content")), contents, strict=True)):
         if known is None:
             continue
         query = {"patient": asked_id, **({"content": str(number)} if number else {})}
-        attachment = entries([content.get("attachment")])[0]
+        attachment = objects([content.get("attachment")])[0]
         told = {
             **{name: attachment[name] for name in _KEPT_ATTACHMENT if attachment.get(name)},
             **({"contentType": known.content_type} if known.content_type else {}),

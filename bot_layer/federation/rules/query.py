@@ -14,8 +14,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from bot_layer.errors import InputError
-from bot_layer.fhir.demographics import entries
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 from bot_layer.fhir.periods import Interval, interval, period_interval
 
 DEFAULT_COUNT: Final = 50
@@ -268,7 +267,7 @@ def _date_rule(name: str, text: str) -> DateRule:
 
 
 def _is_coded(concepts: object, system: str | None, code: str) -> bool:
-    codings = [coding for concept in entries(concepts) for coding in entries(concept.get("coding"))]
+    codings = [coding for concept in objects(concepts) for coding in objects(concept.get("coding"))]
     return any(
         (not code or coding.get("code") == code) and (system is None or coding.get("system", "") == system)
         for coding in codings

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from bot_layer.fhir import identifiers, periods
-from bot_layer.fhir.demographics import entries
 from bot_layer.fhir.json import Json, objects
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
@@ -141,7 +140,7 @@ def _practice_numbers(practitioner: Json, now: datetime) -> list[AccountNumber]:
     laboratory, and the one with text the number.
     """
     return [
-        AccountNumber.read(_number(entries(extension.get("extension"))), "Practitioner.extension", now)
+        AccountNumber.read(_number(objects(extension.get("extension"))), "Practitioner.extension", now)
         for extension in objects(practitioner.get("extension"))
         if extension.get("url") == LAB_ACCOUNT_EXTENSION
     ]

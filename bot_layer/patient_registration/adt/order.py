@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from bot_layer.fhir import demographics
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 from bot_layer.fhir.outcomes import CODE_SYSTEM
 
 URL: Final = "https://medplum.com/integrations/python-bots/adt-stamp"
@@ -72,7 +71,7 @@ def stamped(holder: Json, stamp: Stamp) -> Json:
         return holder
     parts = {"sender": stamp.sender, "recorded": stamp.recorded, "sent": stamp.sent}
     mark = {"url": URL, "extension": [{"url": name, "valueString": text} for name, text in parts.items() if text]}
-    others = [each for each in demographics.entries(holder.get("extension")) if not _is_of(each, stamp.sender)]
+    others = [each for each in objects(holder.get("extension")) if not _is_of(each, stamp.sender)]
     return {**holder, "extension": [*others, mark]}
 
 
@@ -87,7 +86,7 @@ def new_holder(patient_id: str) -> Json:
 
 
 def _kept(holder: Json, sender: str) -> Stamp:
-    marks = (each for each in demographics.entries(holder.get("extension")) if _is_of(each, sender))
+    marks = (each for each in objects(holder.get("extension")) if _is_of(each, sender))
     return next(map(_read, marks), Stamp())
 
 
@@ -96,7 +95,7 @@ def _is_of(extension: Json, sender: str) -> bool:
 
 
 def _read(extension: Json) -> Stamp:
-    parts = {each.get("url"): each.get("valueString") for each in demographics.entries(extension.get("extension"))}
+    parts = {each.get("url"): each.get("valueString") for each in objects(extension.get("extension"))}
     return Stamp(*(str(parts.get(name) or "") for name in ("sender", "recorded", "sent")))
 
 

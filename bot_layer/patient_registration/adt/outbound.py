@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Final
 
 from bot_layer.errors import InputError
-from bot_layer.fhir import demographics
 from bot_layer.fhir.contact_points import contact_points
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.demographics import texts
+from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.periods import in_force
 from bot_layer.fhir.social_security import is_ssn
 from bot_layer.patient_registration.adt import pid
 from bot_layer.patient_registration.adt.hl7v2 import escape, render
@@ -33,7 +34,6 @@ _TYPE_CODES: Final = {
     "nickname": "N",
     "anonymous": "S",
     "temp": "T",
-    "old": "NOUSE",
 }
 
 
@@ -55,7 +55,8 @@ def message(patient: Json, event: str, envelope: Envelope, *, authorities: Mappi
     moment = _moment(envelope.now)
     evn, pv1 = ["EVN", "" if event == "A29" else event, moment], ["PV1", "1", "N"]
     names = {system: name for name, system in (authorities or {}).items()}
-    return render(msh(envelope, f"ADT^{event}^{STRUCTURES[event]}", VERSION), evn, _pid(patient, names), pv1)
+    pid_segment = _pid(patient, names, envelope.now)
+    return render(msh(envelope, f"ADT^{event}^{STRUCTURES[event]}", VERSION), evn, pid_segment, pv1)
 
 
 def msh(envelope: Envelope, kind: str, version: str) -> list[str]:
@@ -64,15 +65,18 @@ def msh(envelope: Envelope, kind: str, version: str) -> list[str]:
     return ["MSH", "^~\\&", *parties, _moment(envelope.now), "", kind, *identity, *[""] * 5, CHARACTER_SET]
 
 
-def _pid(patient: Json, names: Mapping[str, str]) -> list[str]:
-    points = contact_points(patient.get("telecom"))
+def _pid(patient: Json, names: Mapping[str, str], now: datetime) -> list[str]:
+    """PID of what is in force; the legal name comes first, and a mailing address last."""
+    points = contact_points(patient.get("telecom"), now)
+    called = sorted(_current(patient, "name", now), key=lambda name: name.get("use") != "official")
+    addresses = sorted(_current(patient, "address", now), key=lambda address: address.get("type") == "postal")
     fields = {
         1: "1",
-        3: "~".join(_cx(identifier, names) for identifier in _sendable(patient)),
-        5: "~".join(_xpn(name) for name in demographics.entries(patient.get("name"))),
+        3: "~".join(_cx(identifier, names) for identifier in _sendable(patient, now)),
+        5: "~".join(map(_xpn, called)),
         7: str(patient.get("birthDate", "")).replace("-", ""),
         8: {"female": "F", "male": "M", "other": "O", "unknown": "U"}.get(patient.get("gender", ""), ""),
-        11: "~".join(_xad(address) for address in demographics.entries(patient.get("address"))),
+        11: "~".join(map(_xad, addresses)),
         13: "~".join(_xtn(point) for point in points if point.get("use") != "work"),
         14: "~".join(_xtn(point) for point in points if point.get("use") == "work"),
         29: str(patient.get("deceasedDateTime", ""))[:10].replace("-", ""),
@@ -81,13 +85,13 @@ def _pid(patient: Json, names: Mapping[str, str]) -> list[str]:
     return ["PID", *(fields.get(number, "") for number in range(1, 31))]
 
 
-def _sendable(patient: Json) -> list[Json]:
+def _current(patient: Json, element: str, now: datetime) -> list[Json]:
+    return [each for each in objects(patient.get(element)) if in_force(each, now)]
+
+
+def _sendable(patient: Json, now: datetime) -> list[Json]:
     """The identifiers in force that are not a social security number."""
-    return [
-        identifier
-        for identifier in demographics.entries(patient.get("identifier"))
-        if identifier.get("value") and identifier.get("use") != "old" and not is_ssn(identifier)
-    ]
+    return [each for each in _current(patient, "identifier", now) if each.get("value") and not is_ssn(each)]
 
 
 def _cx(identifier: Json, names: Mapping[str, str]) -> str:
@@ -102,22 +106,22 @@ def _cx(identifier: Json, names: Mapping[str, str]) -> str:
 
 
 def _xpn(name: Json) -> str:
-    given, suffix = demographics.texts(name.get("given")), demographics.texts(name.get("suffix"))
-    prefix = " ".join(demographics.texts(name.get("prefix")))
+    given, suffix = texts(name.get("given")), texts(name.get("suffix"))
+    prefix = " ".join(texts(name.get("prefix")))
     kind = _TYPE_CODES.get(name.get("use", ""), "L")
     parts = [name.get("family", ""), "".join(given[:1]), " ".join(given[1:]), " ".join(suffix), prefix, ""]
     return "^".join([*map(escape, parts), kind])
 
 
 def _xad(address: Json) -> str:
-    line = demographics.texts(address.get("line"))
+    line = texts(address.get("line"))
     parts = [
         "".join(line[:1]),
         " ".join(line[1:]),
         *(address.get(name, "") for name in ("city", "state", "postalCode", "country")),
     ]
     other = "M" if address.get("type") == "postal" else "H"
-    kind = {"work": "B", "temp": "C", "billing": "BI", "old": "BA"}.get(address.get("use", ""), other)
+    kind = {"work": "B", "temp": "C", "billing": "BI"}.get(address.get("use", ""), other)
     return "^".join([*map(escape, parts), kind])
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from bot_layer.errors import ReviewNeeded
-from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import kind
 from bot_layer.fhir.json import Json, objects
 from bot_layer.patient_registration.adt import pid
@@ -67,12 +66,12 @@ def is_same(one: Json, other: Json) -> bool:
 
 def carries(patient: Json, number: Json) -> bool:
     """Whether the number is among the patient's identifiers, whatever a search answered."""
-    return any(is_same(entry, number) for entry in demographics.entries(patient.get("identifier")))
+    return any(is_same(entry, number) for entry in objects(patient.get("identifier")))
 
 
 def carried_before(patient: Json, number: Json) -> bool:
     """Whether the number is the patient's only as one of use ``old``: one that was given in error."""
-    own = [entry for entry in demographics.entries(patient.get("identifier")) if is_same(entry, number)]
+    own = [entry for entry in objects(patient.get("identifier")) if is_same(entry, number)]
     return bool(own) and all(entry.get("use") == "old" for entry in own)
 
 
@@ -85,7 +84,7 @@ def merged(existing: Json, person: Person) -> Json:
     replaced = person.removed.union(*(choice for choice in _CHOICES if choice & stated.keys()))
     kept = {name: value for name, value in existing.items() if name not in replaced}
     result = {**kept, **{name: value for name, value in stated.items() if name not in ("identifier", "telecom")}}
-    identifiers = demographics.entries(existing.get("identifier"))
+    identifiers = objects(existing.get("identifier"))
     added = [entry for entry in stated["identifier"] if not any(is_same(entry, known) for known in identifiers)]
     result = {**result, "identifier": [*identifiers, *added], "telecom": _telecom(existing, person)}
     result = _returned(_labelled(result, person.is_protected), is_back=person.is_back)
@@ -138,7 +137,7 @@ def _labelled(patient: Json, is_protected: bool | None) -> Json:
 
 def _linked(patient: Json, way: str, reference: str) -> Json:
     link = {"other": {"reference": reference}, "type": way}
-    links = demographics.entries(patient.get("link"))
+    links = objects(patient.get("link"))
     known = any(entry.get("type") == way and entry.get("other", {}).get("reference") == reference for entry in links)
     return patient if known else {**patient, "link": [*links, link]}
 
@@ -164,7 +163,7 @@ def _stated(existing: Json, person: Person) -> Json:
 def _telecom(existing: Json, person: Person) -> list[Json]:
     """The contact points that stay, and those that PID-13 (not for work) and PID-14 (for work) state."""
     stated = person.patient.get("telecom", [])
-    old = demographics.entries(existing.get("telecom"))
+    old = objects(existing.get("telecom"))
     home = "telecom-home" in person.removed or any(point.get("use") != "work" for point in stated)
     work = "telecom-work" in person.removed or any(point.get("use") == "work" for point in stated)
     if not home and not work:

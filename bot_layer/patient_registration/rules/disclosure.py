@@ -7,14 +7,15 @@ https://hl7.org/fhir/R4/consent.html and https://terminology.hl7.org/CodeSystem-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from bot_layer.fhir import periods, security_labels
+from bot_layer.fhir import security_labels
 from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.periods import holds
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def stance(consent: Json, now: datetime) -> Stance:
     root = root or {}
     rule = [consent.get("policyRule"), *_list(consent.get("category"))]
     codes = {code.upper() for code in _codes(rule)}
-    in_force = _in_force(root, now, _ANYWHERE)
+    in_force = holds(root.get("period"), now, _ANYWHERE)
     if in_force is not True:
         return Stance.SILENT if in_force is False else Stance.UNREADABLE
     if codes & _OPT_OUT or any(_OPT_OUT_TEXT.search(text) for text in _texts(rule)):
@@ -128,7 +129,9 @@ def stance(consent: Json, now: datetime) -> Stance:
     if _OPT_IN in codes:
         # A provision of no type that names a part is what the rule excepts (FHIR's example notThis).
         is_excepting = any(root.get(name) for name in (*_NARROWING, "purpose", "action"))
-        return Stance.UNREADABLE if is_excepting else Stance.PERMITS if _in_force(root, now) else Stance.SILENT
+        return (
+            Stance.UNREADABLE if is_excepting else Stance.PERMITS if holds(root.get("period"), now) else Stance.SILENT
+        )
     is_acknowledged = {code.casefold() for code in codes} & _ACKNOWLEDGEMENTS
     return Stance.SILENT if is_acknowledged else Stance.UNREADABLE
 
@@ -139,7 +142,8 @@ def _provision(provision: Json, now: datetime, *, is_nested: bool = False) -> St
     One within another needs a type, and a modifier extension may turn the meaning round.
     """
     kind, nested = provision.get("type"), _list(provision.get("provision"))
-    in_force = _in_force(provision, now, timedelta() if kind == "permit" else _ANYWHERE)
+    margin = timedelta() if kind == "permit" else _ANYWHERE
+    in_force = holds(provision.get("period"), now, margin)
     is_typed = kind in ("deny", "permit") or (kind is None and not is_nested)
     if not is_typed or in_force is None or provision.get("modifierExtension") or len(objects(nested)) != len(nested):
         return Stance.UNREADABLE
@@ -160,25 +164,6 @@ def _own(provision: Json, kind: str) -> Stance:
     is_whole = not any(provision.get(name) for name in _NARROWING)
     is_ours = (not purposes or purposes & _TREATMENT) and (not actions or actions & _DISCLOSING)
     return Stance.PERMITS if is_whole and is_ours else Stance.SILENT
-
-
-def _in_force(provision: Mapping[str, object], now: datetime, margin: timedelta = timedelta()) -> bool | None:
-    """Whether the provision's period holds the time ``now``; None where the period cannot be read.
-
-    A date has no time zone: it is read in UTC, and for ``margin`` before and after.
-    """
-    period = provision.get("period")
-    if period is None:
-        return True
-    given = (
-        {name: str(period[name]) for name in ("start", "end") if period.get(name)} if isinstance(period, dict) else None
-    )
-    bounds = {name: periods.interval(text) for name, text in (given or {}).items()}
-    if given is None or None in bounds.values():
-        return None
-    margins = {name: timedelta() if "T" in text else margin for name, text in given.items()}
-    start, end = bounds.get("start"), bounds.get("end")
-    return (start is None or start[0] <= now + margins["start"]) and (end is None or now - margins["end"] < end[1])
 
 
 def _codes(concepts: Iterable[object]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""A patient as the index holds it: built from Medplum's, compared with what is there, and put without losing theirs.
+"""A patient in Medplum and in Health Gorilla's index: read once as values, compared, and put without losing theirs.
 
 The patient is known there by one identifier of type PT, under which federated queries ask for it. One more identifier
 stands on Medplum's side: Health Gorilla's id. https://terminology.hl7.org/CodeSystem-v2-0203.html
@@ -6,14 +6,17 @@ stands on Medplum's side: Health Gorilla's id. https://terminology.hl7.org/CodeS
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
-from bot_layer.fhir import demographics
-from bot_layer.fhir.contact_points import contact_points, same_contact_points
+from bot_layer.fhir.contact_points import keys_of
+from bot_layer.fhir.demographics import Demographics, words
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, V2_0203, V2_0203_SYSTEMS
-from bot_layer.fhir.json import Json, text
+from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.periods import in_force
 from bot_layer.fhir.social_security import is_ssn
+from bot_layer.patient_registration.rules import patient_state
 
 _GENDERS: Final = frozenset({"male", "female"})
 _OTHER_GENDERS: Final = frozenset({"other", "unknown"})
@@ -32,145 +35,174 @@ class Policy:
     deceased: bool = False
 
 
-def missing_demographics(patient: Json, policy: Policy) -> tuple[str, ...]:
-    """Every required element that is absent or unusable, as FHIRPath."""
-    name, address = demographics.current_name(patient), demographics.current_address(patient)
-    genders = _GENDERS | _OTHER_GENDERS if policy.other_genders else _GENDERS
-    absent = {
-        "Patient.name.family": not name.get("family"),
-        "Patient.name.given": not name.get("given"),
-        "Patient.birthDate": not demographics.full_birth_date(patient.get("birthDate")),
-        "Patient.gender": text(patient.get("gender")) not in genders,
-        **{f"Patient.address.{part}": True for part in demographics.missing_address_parts(address)},
-        "Patient.identifier" if policy.identifier_system else "Patient.id": not external_ids(patient, policy),
-    }
-    return tuple(expression for expression, is_absent in absent.items() if is_absent)
+@dataclass(frozen=True)
+class ClinicPatient:
+    """A Patient of Medplum, as registration sees it.
 
-
-def external_ids(patient: Json, policy: Policy) -> tuple[str, ...]:
-    """The ids by which federated queries may ask for the patient: Medplum's own, or those of the configured system.
-
-    The first one is what a new registration is made under. The order does not depend on that of the identifiers; a
-    social security number is never among them.
+    ``external_ids`` are the ids by which federated queries may ask for the patient: Medplum's own, or those in force of
+    the configured system. A new registration is made under the first one; the order does not depend on that of the
+    identifiers, and a social security number is never among them. ``former_ids`` are numbers of that system, and
+    ``ended_ids`` Health Gorilla ids, that are not in force any more.
     """
-    if policy.identifier_system is None:
-        return tuple(filter(None, [demographics.words(patient.get("id"))]))
-    entries = demographics.entries(patient.get("identifier"))
-    uses = {demographics.words(entry.get("value")): entry.get("use") for entry in reversed(entries)}
-    found = _values(patient, policy.identifier_system)
-    ranked = sorted(found, key=lambda value: (_IDENTIFIER_USES.get(str(uses.get(value)), 2), value))
+
+    id: str
+    demographics: Demographics
+    external_ids: tuple[str, ...] = field(repr=False)
+    former_ids: tuple[str, ...] = field(repr=False)
+    health_gorilla_ids: tuple[str, ...] = field(repr=False)
+    ended_ids: tuple[str, ...] = field(repr=False)
+    is_active: bool = True
+    is_merged: bool = False
+    is_test: bool = False
+    is_deceased: bool = False
+
+    @classmethod
+    def read(cls, patient: Json, policy: Policy, now: datetime) -> ClinicPatient:
+        """The Patient as a value, at the time ``now``."""
+        system, own_id = policy.identifier_system, words(patient.get("id"))
+        return cls(
+            id=own_id,
+            demographics=Demographics.read(patient, now),
+            external_ids=numbers(patient, system, now) if system else tuple(filter(None, [own_id])),
+            former_ids=numbers(patient, system, now, are_in_force=False) if system else (),
+            health_gorilla_ids=numbers(patient, HEALTH_GORILLA_SYSTEM, now),
+            ended_ids=numbers(patient, HEALTH_GORILLA_SYSTEM, now, are_in_force=False),
+            is_active=patient.get("active") is not False,
+            is_merged=patient_state.replaced_by(patient) is not None,
+            is_test=patient_state.is_test(patient),
+            is_deceased=patient_state.is_deceased(patient),
+        )
+
+    def missing(self, policy: Policy) -> tuple[str, ...]:
+        """Every required element that is absent or unusable, as FHIRPath."""
+        name = self.demographics.name
+        absent = {
+            "Patient.name.family": not name.get("family"),
+            "Patient.name.given": not name.get("given"),
+            "Patient.birthDate": not self.demographics.full_birth_date,
+            "Patient.gender": self.demographics.gender
+            not in (_GENDERS | _OTHER_GENDERS if policy.other_genders else _GENDERS),
+            **{f"Patient.address.{part}": True for part in self.demographics.missing_address_parts},
+            "Patient.identifier" if policy.identifier_system else "Patient.id": not self.external_ids,
+        }
+        return tuple(expression for expression, is_absent in absent.items() if is_absent)
+
+    def body(self, policy: Policy, external_id: str) -> Json:
+        """The Patient as Health Gorilla takes it: only what it asks for, nothing invented, no part without a value."""
+        built: Json = {
+            "resourceType": "Patient",
+            "identifier": [pt_identifier(policy, external_id)],
+            "name": [{"use": "usual", **self.demographics.name}],
+            "gender": self.demographics.gender,
+            "birthDate": self.demographics.full_birth_date,
+            "address": [self.demographics.address],
+        }
+        return {**built, "telecom": list(self.demographics.points)} if self.demographics.points else built
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A patient as the index holds it. ``pts`` are system and value of the identifiers by which it may be asked for."""
+
+    id: str
+    resource: Json = field(repr=False)
+    demographics: Demographics
+    version: str | None = None
+    is_active: bool = True
+    numbers: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
+    pts: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def read(cls, resource: Json, policy: Policy, now: datetime) -> Registration:
+        """Health Gorilla's Patient as a value, at the time ``now``."""
+        meta, identifiers = resource.get("meta"), objects(resource.get("identifier"))
+        return cls(
+            id=str(resource.get("id")),
+            resource=resource,
+            demographics=Demographics.read(resource, now),
+            version=str(meta["versionId"]) if isinstance(meta, dict) and meta.get("versionId") else None,
+            is_active=resource.get("active") is not False,
+            numbers=frozenset(map(_number, identifiers)),
+            pts=frozenset(_number(each) for each in identifiers if _is_pt(each, policy.patient_system)),
+        )
+
+    def differs_from(self, ours: ClinicPatient, pt: tuple[str, str]) -> tuple[str, ...]:
+        """The elements in which the registered patient differs from what would be sent now."""
+        there, here = self.demographics, ours.demographics
+        unequal = {
+            "identifier": pt not in self.numbers or self.pts - {pt},
+            "name": here.folded_name != there.folded_name,
+            "birthDate": here.full_birth_date != there.birth_date,
+            "gender": here.gender != there.gender,
+            "address": here.folded_address != there.folded_address,
+            "telecom": here.reached_by != keys_of(there.points),
+            "active": not self.is_active,
+        }
+        return tuple(element for element, differs in unequal.items() if differs)
+
+    def merged_with(self, body: Json) -> Json:
+        """The resource to put: theirs with our demographics, their own identifiers kept, the PT identifier ours."""
+        kept = {name: value for name, value in self.resource.items() if name not in {"text", "telecom"}}
+        pt = _number(body["identifier"][0])
+        stale = self.pts - {pt}
+        others = [each for each in objects(self.resource.get("identifier")) if _number(each) not in stale]
+        merged = {**kept, **body, "identifier": [*others, *([] if pt in self.numbers else body["identifier"])]}
+        return merged if self.is_active else {**merged, "active": True}
+
+    def ended(self) -> Json:
+        """The resource to put where the registration ends: inactive is as far as Health Gorilla allows."""
+        return {**{name: value for name, value in self.resource.items() if name != "text"}, "active": False}
+
+
+def numbers(patient: Json, system: str, now: datetime, *, are_in_force: bool = True) -> tuple[str, ...]:
+    """The different identifiers of a system, in force or not; the official one first, else in alphabetical order.
+
+    A number that stands twice is in force if one of the two is.
+    """
+    own = [each for each in objects(patient.get("identifier")) if each.get("system") == system and not is_ssn(each)]
+    current: dict[str, object] = {
+        words(each.get("value")): each.get("use") for each in reversed(own) if in_force(each, now)
+    }
+    found = current if are_in_force else {words(each.get("value")) for each in own} - current.keys()
+    ranked = sorted(filter(None, found), key=lambda value: (_IDENTIFIER_USES.get(str(current.get(value)), 2), value))
     return tuple(ranked[:_MOST_EXTERNAL_IDS])
 
 
-def health_gorilla_ids(patient: Json) -> tuple[str, ...]:
-    """The Health Gorilla ids in force that a Medplum Patient carries, each once."""
-    return _values(patient, HEALTH_GORILLA_SYSTEM)
-
-
-def ended_health_gorilla_ids(patient: Json) -> frozenset[str]:
-    """The Health Gorilla ids that a Medplum Patient carries as old ones."""
-    entries = demographics.entries(patient.get("identifier"))
-    own = [each for each in entries if each.get("system") == HEALTH_GORILLA_SYSTEM and each.get("use") == "old"]
-    return frozenset(filter(None, (demographics.words(each.get("value")) for each in own)))
-
-
-def with_health_gorilla_id(patient: Json, identifier: str | None) -> Json:
+def with_health_gorilla_id(patient: Json, identifier: str | None, now: datetime) -> Json:
     """Medplum's Patient with this Health Gorilla id as its only one in force, or with none; itself if so already."""
-    if health_gorilla_ids(patient) == ((identifier,) if identifier else ()):
+    if numbers(patient, HEALTH_GORILLA_SYSTEM, now) == ((identifier,) if identifier else ()):
         return patient
-    entries = demographics.entries(patient.get("identifier"))
-    is_new = identifier is not None and (HEALTH_GORILLA_SYSTEM, identifier)
-    kept = [
-        {**entry, "use": "old"} if entry.get("system") == HEALTH_GORILLA_SYSTEM else entry
-        for entry in entries
-        if (entry.get("system"), entry.get("value")) != is_new
-    ]
+    others = [each for each in objects(patient.get("identifier")) if not _is_health_gorilla_id(each, identifier)]
+    kept = [{**each, "use": "old"} if each.get("system") == HEALTH_GORILLA_SYSTEM else each for each in others]
     added = [{"system": HEALTH_GORILLA_SYSTEM, "value": identifier}] if identifier else []
     return {**patient, "identifier": [*kept, *added]}
 
 
-def build(patient: Json, policy: Policy, external_id: str | None = None) -> Json:
-    """The Patient as Health Gorilla takes it: only what it asks for, nothing invented, no part without a value."""
-    built: Json = {
-        "resourceType": "Patient",
-        "identifier": [pt_identifier(policy, external_id or external_ids(patient, policy)[0])],
-        "name": [{"use": "usual", **demographics.current_name(patient)}],
-        "gender": patient["gender"],
-        "birthDate": demographics.full_birth_date(patient["birthDate"]),
-        "address": [demographics.current_address(patient)],
-    }
-    points = contact_points(patient.get("telecom"))
-    return {**built, "telecom": points} if points else built
-
-
-def differences(ours: Json, theirs: Json) -> tuple[str, ...]:
-    """The elements in which the registered patient differs from what would be sent now."""
-    unequal = {
-        "identifier": not holds_pt(theirs, ours["identifier"][0]) or other_pts(theirs, ours["identifier"][0]),
-        "name": not demographics.same_name(ours["name"][0], demographics.current_name(theirs)),
-        "birthDate": ours["birthDate"] != theirs.get("birthDate"),
-        "gender": ours["gender"] != theirs.get("gender"),
-        "address": not demographics.same_address(ours["address"][0], demographics.current_address(theirs)),
-        "telecom": not same_contact_points(ours.get("telecom", ()), contact_points(theirs.get("telecom"))),
-        "active": theirs.get("active") is False,
-    }
-    return tuple(element for element, differs in unequal.items() if differs)
-
-
-def merge(ours: Json, theirs: Json) -> Json:
-    """The resource to put: theirs with our demographics, their own identifiers kept, the PT identifier ours."""
-    kept = {key: value for key, value in theirs.items() if key not in {"text", "telecom"}}
-    stale = other_pts(theirs, ours["identifier"][0])
-    others = [entry for entry in demographics.entries(theirs.get("identifier")) if entry not in stale]
-    own = [] if holds_pt(theirs, ours["identifier"][0]) else ours["identifier"]
-    merged = {**kept, **ours, "identifier": [*others, *own]}
-    return {**merged, "active": True} if theirs.get("active") is False else merged
-
-
 def shown(body: Json) -> Json:
     """A payload as a preview shows it: without social security numbers, which Health Gorilla's record may hold."""
-    identifiers = [each for each in demographics.entries(body.get("identifier")) if not is_ssn(each)]
-    return {**body, "identifier": identifiers}
+    return {**body, "identifier": [each for each in objects(body.get("identifier")) if not is_ssn(each)]}
 
 
 def pt_identifier(policy: Policy, external_id: str) -> Json:
     """The identifier by which the index knows a patient."""
-    words = "Patient external identifier"
+    label = "Patient external identifier"
     return {
-        "type": {"coding": [{"system": V2_0203, "code": "PT", "display": words}], "text": words},
+        "type": {"coding": [{"system": V2_0203, "code": "PT", "display": label}], "text": label},
         "system": policy.patient_system,
         "value": external_id,
     }
 
 
-def holds_pt(theirs: Json, pt: Json) -> bool:
-    """Whether the registered patient carries this identifier."""
-    return any(
-        (entry.get("system"), entry.get("value")) == (pt["system"], pt["value"])
-        for entry in demographics.entries(theirs.get("identifier"))
-    )
+def _is_health_gorilla_id(identifier: Json, value: str | None) -> bool:
+    return value is not None and _number(identifier) == (HEALTH_GORILLA_SYSTEM, value)
 
 
-def other_pts(theirs: Json, pt: Json) -> list[Json]:
-    """Their PT identifiers that are not ours: a patient may be asked for by one of them only."""
-    return [
-        entry
-        for entry in demographics.entries(theirs.get("identifier"))
-        if _is_pt(entry, pt["system"]) and (entry.get("system"), entry.get("value")) != (pt["system"], pt["value"])
-    ]
+def _number(identifier: Json) -> tuple[str, str]:
+    return text(identifier.get("system")), text(identifier.get("value"))
 
 
 def _is_pt(identifier: Json, system: str) -> bool:
     kind = identifier.get("type")
-    codings = demographics.entries(kind.get("coding")) if isinstance(kind, dict) else ()
+    codings = objects(kind.get("coding")) if isinstance(kind, dict) else []
     typed = any(coding.get("code") == "PT" and text(coding.get("system")) in V2_0203_SYSTEMS for coding in codings)
     return typed or identifier.get("system") == system
-
-
-def _values(patient: Json, system: str) -> tuple[str, ...]:
-    own = (
-        entry
-        for entry in demographics.entries(patient.get("identifier"))
-        if entry.get("system") == system and entry.get("use") != "old" and not is_ssn(entry)
-    )
-    return tuple(dict.fromkeys(filter(None, (demographics.words(entry.get("value")) for entry in own))))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bot_layer.fhir import demographics, security_labels
+from bot_layer.fhir import security_labels
 from bot_layer.fhir.json import Json, objects
 
 
 def replaced_by(patient: Json) -> str | None:
     """The reference of the Patient that this one was merged into, or None."""
-    for link in demographics.entries(patient.get("link")):
+    for link in objects(patient.get("link")):
         other = link.get("other")
         if link.get("type") == "replaced-by" and isinstance(other, dict) and other.get("reference"):
             return str(other["reference"])

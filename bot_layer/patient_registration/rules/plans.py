@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bot_layer.fhir.json import Json
+from bot_layer.patient_registration.rules.index_patient import Registration
 
 
 @dataclass(frozen=True)
 class Found:
-    """What Health Gorilla holds: the answers to the searches, and the resource under the id that Medplum recorded."""
+    """What Health Gorilla holds: what the searches found, and the registration under the id that Medplum recorded."""
 
-    by_identifier: Sequence[Json] = ()
-    by_demographics: Sequence[Json] = ()
-    recorded: Json | None = None
+    by_identifier: Sequence[Registration] = ()
+    by_demographics: Sequence[Registration] = ()
+    recorded: Registration | None = None
 
 
 @dataclass(frozen=True)

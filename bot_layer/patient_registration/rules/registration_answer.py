@@ -42,12 +42,12 @@ def action(plan: Act) -> str:
     return {Create: "registered", Update: "updated", NothingToDo: "unchanged"}[type(plan)]
 
 
-def answer(plan: Act, patient: Json, policy: Policy, health_gorilla_id: str, *, followed: bool = False) -> Json:
+def answer(plan: Act, patient_id: str, policy: Policy, health_gorilla_id: str, *, followed: bool = False) -> Json:
     """``action``, ``patient``, ``healthGorillaId``, ``registeredAs`` (system and value), ``outcome``."""
     word = action(plan)
     return parameters.build(
         parameters.code("action", word),
-        parameters.reference("patient", f"Patient/{patient['id']}"),
+        parameters.reference("patient", f"Patient/{patient_id}"),
         parameters.string("healthGorillaId", health_gorilla_id),
         _registered_as(plan, policy),
         *_differences(plan),
@@ -55,13 +55,13 @@ def answer(plan: Act, patient: Json, policy: Policy, health_gorilla_id: str, *, 
     )
 
 
-def preview(plan: Act, patient: Json, policy: Policy, *, followed: bool = False) -> Json:
+def preview(plan: Act, patient_id: str, policy: Policy, *, followed: bool = False) -> Json:
     """What would be done: as an answer, with ``preview`` and the ``payload``, without social security numbers."""
     word = action(plan)
     return parameters.build(
         parameters.code("action", word),
         parameters.boolean("preview", True),
-        parameters.reference("patient", f"Patient/{patient['id']}"),
+        parameters.reference("patient", f"Patient/{patient_id}"),
         parameters.string("healthGorillaId", None if isinstance(plan, Create) else plan.id),
         _registered_as(plan, policy),
         *_differences(plan),

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from bot_layer.fhir.demographics import current_address, current_name
+from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.adt import message as adt
 from tests.patient_registration.adt.test_message import message, msh, one, pid
+from tests.people import NOW
 
 
 def read(**fields: str) -> Json:
@@ -70,11 +71,11 @@ def test_where_nobody_is_reached_is_no_address(kind: str) -> None:
     ],
 )
 def test_a_post_office_box_is_no_home(addresses: str) -> None:
-    assert current_address(read(f11=addresses))["line"] == ["12 Pine Road"]
+    assert Demographics.read(read(f11=addresses), NOW).address["line"] == ["12 Pine Road"]
 
 
 def test_a_post_office_box_alone_is_the_address_and_says_that_it_is_for_mail() -> None:
-    chosen = current_address(read(f11="PO Box 5^^Elm^NV^89001^^M"))
+    chosen = Demographics.read(read(f11="PO Box 5^^Elm^NV^89001^^M"), NOW).address
     assert (chosen["line"], chosen["type"], "use" in chosen) == (["PO Box 5"], "postal", False)
 
 
@@ -86,7 +87,7 @@ def test_an_address_keeps_from_when_to_when_it_holds() -> None:
         {"start": "2020-01-01", "end": "2024-06-30"},
         {"start": "2024-07-01"},
     ]
-    assert current_address({"address": found})["line"] == ["12 Pine Road"]
+    assert Demographics.read({"address": found}, NOW).address["line"] == ["12 Pine Road"]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +168,10 @@ def test_an_escaped_byte_is_read_by_the_character_set(name: str, written: str) -
 def test_a_name_that_ended_is_not_the_current_one(ended: str) -> None:
     """XPN.10 is the validity range of version 2.5, XPN.12 and XPN.13 are the dates of later ones."""
     names = read(f5=f"Former^Iris^^^^^L^^^{ended}~Present^Iris^^^^^L")
-    assert current_name(names)["family"] == "Present"
+    assert Demographics.read(names, NOW).name["family"] == "Present"
 
 
 def test_an_address_that_ended_is_not_the_current_one() -> None:
     """XAD.12 is the validity range of version 2.5."""
     written = "1 Former Way^^Elm^NV^89001^^H^^^^^20010131&20090630~2 Present Way^^Elm^NV^89001^^H"
-    assert current_address(read(f11=written))["line"] == ["2 Present Way"]
+    assert Demographics.read(read(f11=written), NOW).address["line"] == ["2 Present Way"]

@@ -7,15 +7,24 @@ from typing import Any
 
 import pytest
 
-from bot_layer.fhir import demographics
+from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules import index_patient, index_wire, patient_state, registration
-from bot_layer.patient_registration.rules.index_patient import build
+from bot_layer.patient_registration.rules.index_patient import Policy
 from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Refuse, Review, Update
-from bot_layer.patient_registration.rules.registration import plan
-from tests.people import PATIENT_ID, POLICY, SYSTEM, patient, registered
+from tests.people import NOW, PATIENT_ID, POLICY, SYSTEM, build, found, patient, plan, read, registered
 
+
+def missing(resource: Json, policy: Policy) -> tuple[str, ...]:
+    return read(resource, policy).missing(policy)
+
+
+def external_ids(resource: Json, policy: Policy) -> tuple[str, ...]:
+    return read(resource, policy).external_ids
+
+
+OFFICIAL = {"use": "official", "family": "Winter", "given": ["Anna"]}
 HG = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
 
 
@@ -81,8 +90,8 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 @pytest.mark.parametrize("gender", ["other", "unknown", "F", None])
 def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> None:
     """FHIR's other genders need the clinic's word that Health Gorilla takes them; a wrong code never passes."""
-    refused = index_patient.missing_demographics(patient(gender=gender), POLICY)
-    configured = index_patient.missing_demographics(patient(gender=gender), replace(POLICY, other_genders=True))
+    refused = missing(patient(gender=gender), POLICY)
+    configured = missing(patient(gender=gender), replace(POLICY, other_genders=True))
     assert refused == ("Patient.gender",)
     assert configured == (() if gender in ("other", "unknown") else ("Patient.gender",))
 
@@ -90,7 +99,7 @@ def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> 
 @pytest.mark.parametrize("birth_date", ["1980", "1980-02", "1980-02-30", "19800229", "1980-W09-5", "", None])
 def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
     """Part of a date does not identify anybody."""
-    assert index_patient.missing_demographics(patient(birthDate=birth_date), POLICY) == ("Patient.birthDate",)
+    assert missing(patient(birthDate=birth_date), POLICY) == ("Patient.birthDate",)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +118,7 @@ def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
 )
 def test_what_is_not_in_force_does_not_count(element: str, value: Any, expected: tuple[str, ...]) -> None:
     """An old name, an incomplete address or a wrong type is as good as absent."""
-    assert index_patient.missing_demographics(patient(**{element: value}), POLICY) == expected
+    assert missing(patient(**{element: value}), POLICY) == expected
 
 
 def test_the_name_in_force_is_the_official_one() -> None:
@@ -120,10 +129,10 @@ def test_the_name_in_force_is_the_official_one() -> None:
         {"use": "usual", "family": "Second", "given": ["A"], "suffix": ["Jr."]},
         {"use": "official", "family": " First  Name ", "given": [" A ", "", 7], "suffix": []},
     ]
-    chosen = [demographics.current_name({"name": names[:end]})["family"] for end in (1, 3, 4)]
+    chosen = [Demographics.read({"name": names[:end]}, NOW).name["family"] for end in (1, 3, 4)]
     assert chosen == ["Third", "Second", "First Name"]
-    assert demographics.current_name({"name": names[:3]})["suffix"] == ["Jr."]
-    assert demographics.current_name({"name": names})["given"] == ["A"]
+    assert Demographics.read({"name": names[:3]}, NOW).name["suffix"] == ["Jr."]
+    assert Demographics.read({"name": names}, NOW).name["given"] == ["A"]
 
 
 def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
@@ -131,8 +140,8 @@ def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
     whole = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001"}
     half_home = {"use": "home", "city": "C"}
     work, home = {"use": "work", **whole}, {"use": "home", "type": "both", "country": "US", **whole}
-    assert demographics.current_address({"address": [half_home, work]}) == work
-    assert demographics.current_address({"address": [work, home]}) == home
+    assert Demographics.read({"address": [half_home, work]}, NOW).address == work
+    assert Demographics.read({"address": [work, home]}, NOW).address == home
 
 
 def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
@@ -143,8 +152,57 @@ def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
         name=[{"family": "Sommer", "given": ["Anna"], **over}, {"use": "official", "family": "Winter"}],
         address=[past, {"use": "home", "line": ["9 Oak Lane"], "city": "Elm", "state": "NV"}],
     )
-    assert index_patient.missing_demographics(moved, POLICY) == ("Patient.name.given", "Patient.address.postalCode")
-    assert index_patient.missing_demographics(patient(address=[past]), POLICY) == ()
+    assert missing(moved, POLICY) == ("Patient.name.given", "Patient.address.postalCode")
+    assert missing(patient(address=[past]), POLICY) == ()
+
+
+@pytest.mark.parametrize(
+    ("period", "is_in_force"),
+    [
+        ({"end": "2026-05-03"}, False),
+        ({"end": "2026-05-04"}, True),
+        ({"end": "2031"}, True),
+        ({"start": "2026-05-05"}, False),
+        ({"start": "2020", "end": "2040-01"}, True),
+        ({"end": "9999-12-31"}, True),
+        ({"start": "2026-05-04T06:00:00+06:00", "end": "2026-05-04T00:00:00Z"}, True),
+        ({"start": "2026-05-04T00:00:01Z"}, False),
+    ],
+)
+def test_one_rule_says_what_is_in_force(period: Json, is_in_force: bool) -> None:
+    """Name, address, phone and number alike: from the start to the end of the period, by the clock."""
+    late = {"use": "home", "line": ["9 Oak Lane"], "city": "Elm", "state": "NV", "postalCode": "89001"}
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    whole = read(
+        patient(
+            name=[{"use": "usual", "family": "Sommer", "given": ["Anna"]}, {**OFFICIAL, "period": period}],
+            address=[{**late, "use": "work", "city": "Fir"}, {**late, "period": period}],
+            telecom=[{"system": "phone", "value": "310-555-0142", "period": period}],
+            identifier=[{"system": "urn:mrn", "value": "M-1", "period": period}],
+        ),
+        policy,
+    )
+    found_in_force = [
+        whole.demographics.name["family"] == "Winter",
+        whole.demographics.address["city"] == "Elm",
+        bool(whole.demographics.points),
+        whole.external_ids == ("M-1",),
+    ]
+    assert found_in_force == [is_in_force] * 4
+
+
+def test_a_number_that_is_not_in_force_any_more_gives_way() -> None:
+    """The clinic says that the number is an old one: the patient's own registration moves to the one in force."""
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    before = [{"system": "urn:mrn", "value": "M-1"}, HG]
+    held = registered(build(patient(identifier=before), policy))
+    for mark in ({"use": "old"}, {"period": {"end": "2020"}}):
+        after = [{**before[0], **mark}, {"system": "urn:mrn", "value": "M-2"}]
+        moved = plan(patient(identifier=[*after, HG]), found(by_demographics=[held]), policy)
+        assert isinstance(moved, Update)
+        assert [entry["value"] for entry in moved.body["identifier"]] == ["hg-1", "M-2"]
+        # Whose registration it is, only the recorded id says: an old number may have been somebody else's.
+        assert code(plan(patient(identifier=after), found(by_demographics=[held]), policy)) == "registered-as-another"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +238,7 @@ def test_an_unchanged_patient_is_left_alone() -> None:
     """Registration of what is registered writes nothing, whatever the case of the letters."""
     held = registered(build(patient(), POLICY), birthDate="1980-02-29")
     held["name"] = [{"use": "usual", "family": "SOMMER", "given": ["ANNA", "MARIA"]}]
-    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+    assert plan(patient(), found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +255,7 @@ def test_an_unchanged_patient_is_left_alone() -> None:
 def test_a_change_of_demographics_is_put_and_their_identifiers_stay(changes: Json, changed: tuple[str, ...]) -> None:
     """Read, merge, put with the version that was read; Health Gorilla's own identifiers are kept."""
     held = registered(build(patient(), POLICY), text={"div": "stale"}, extension=[{"url": "x"}])
-    answer = plan(patient(**changes), Found(by_identifier=[held]), POLICY)
+    answer = plan(patient(**changes), found(by_identifier=[held]), POLICY)
     assert isinstance(answer, Update)
     assert (answer.id, answer.changed, answer.version) == ("hg-1", changed, "4")
     assert answer.body["identifier"] == held["identifier"]
@@ -209,7 +267,7 @@ def test_a_change_of_demographics_is_put_and_their_identifiers_stay(changes: Jso
 def test_a_registration_without_version_is_put_without_one() -> None:
     """Where no version was told, none is asked for."""
     held = registered(build(patient(), POLICY), gender="male", meta=None)
-    answer = plan(patient(), Found(by_identifier=[held]), POLICY)
+    answer = plan(patient(), found(by_identifier=[held]), POLICY)
     assert isinstance(answer, Update)
     assert answer.version is None
 
@@ -217,15 +275,15 @@ def test_a_registration_without_version_is_put_without_one() -> None:
 def test_several_matches_are_for_a_person() -> None:
     """Nothing is written where two patients fit; the same one found twice is one."""
     one, two = registered(build(patient(), POLICY)), registered(build(patient(), POLICY), "hg-2")
-    assert code(plan(patient(), Found(by_identifier=[one, two]), POLICY)) == "several-matches"
-    assert code(plan(patient(), Found(by_demographics=[one, two]), POLICY)) == "several-matches"
-    assert plan(patient(), Found(by_identifier=[one, dict(one)]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+    assert code(plan(patient(), found(by_identifier=[one, two]), POLICY)) == "several-matches"
+    assert code(plan(patient(), found(by_demographics=[one, two]), POLICY)) == "several-matches"
+    assert plan(patient(), found(by_identifier=[one, dict(one)]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
     """A patient whom Health Gorilla knows without our id is adopted, not doubled."""
     held = registered(build(patient(), POLICY), identifier=[HG])
-    answer = plan(patient(), Found(by_demographics=[held]), POLICY)
+    answer = plan(patient(), found(by_demographics=[held]), POLICY)
     assert isinstance(answer, Update)
     assert answer.changed == ("identifier",)
     assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
@@ -242,13 +300,13 @@ def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
 def test_a_loose_hit_of_the_search_is_nobody(loose: Json) -> None:
     """Only family, first given name and birth date together make a match."""
     held = registered(build(patient(), POLICY), identifier=[HG], **loose)
-    assert isinstance(plan(patient(), Found(by_demographics=[held]), POLICY), Create)
+    assert isinstance(plan(patient(), found(by_demographics=[held]), POLICY), Create)
 
 
 def test_another_gender_under_the_same_name_is_for_a_person() -> None:
     """Twins and errors look the same; nobody is guessed."""
     held = registered(build(patient(), POLICY), identifier=[HG], gender="male")
-    assert code(plan(patient(), Found(by_demographics=[held]), POLICY)) == "contradictory-demographics"
+    assert code(plan(patient(), found(by_demographics=[held]), POLICY)) == "contradictory-demographics"
 
 
 @pytest.mark.parametrize("family", ["Winter", "Sommer"])
@@ -256,16 +314,16 @@ def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None
     """An id that was used for another person, of the same family too, must not carry this one's data."""
     other = patient(name=[{"family": family, "given": ["Bo"]}], birthDate="1950-01-01")
     held = registered(build(other, POLICY))
-    assert code(plan(patient(), Found(by_identifier=[held]), POLICY)) == "contradictory-demographics"
-    assert isinstance(plan(patient(), Found(by_identifier=[held]), POLICY, Context(force=True)), Update)
+    assert code(plan(patient(), found(by_identifier=[held]), POLICY)) == "contradictory-demographics"
+    assert isinstance(plan(patient(), found(by_identifier=[held]), POLICY, Context(force=True)), Update)
 
 
 def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
     """An id that Medplum keeps in error, of one whom no query asks for, must not carry this one's data either."""
     other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1950-01-01")
-    found = Found(recorded=registered(build(other, POLICY), identifier=[HG]))
-    assert code(plan(patient(identifier=[HG]), found, POLICY)) == "contradictory-demographics"
-    assert isinstance(plan(patient(identifier=[HG]), found, POLICY, Context(force=True)), Update)
+    known = found(recorded=registered(build(other, POLICY), identifier=[HG]))
+    assert code(plan(patient(identifier=[HG]), known, POLICY)) == "contradictory-demographics"
+    assert isinstance(plan(patient(identifier=[HG]), known, POLICY, Context(force=True)), Update)
 
 
 def test_a_changed_identifier_is_refused_unless_forced() -> None:
@@ -273,9 +331,9 @@ def test_a_changed_identifier_is_refused_unless_forced() -> None:
     policy = replace(POLICY, identifier_system="urn:mrn")
     before, after = ([{"system": "urn:mrn", "value": value}, HG] for value in ("M-1", "M-2"))
     held = registered(build(patient(identifier=before), policy))
-    found = Found(by_demographics=[held])
-    assert code(plan(patient(identifier=after), found, policy)) == "identifier-changed"
-    forced = plan(patient(identifier=after), found, policy, Context(force=True))
+    known = found(by_demographics=[held])
+    assert code(plan(patient(identifier=after), known, policy)) == "identifier-changed"
+    forced = plan(patient(identifier=after), known, policy, Context(force=True))
     assert isinstance(forced, Update)
     assert [entry["value"] for entry in forced.body["identifier"]] == ["hg-1", "M-2"]
 
@@ -283,33 +341,33 @@ def test_a_changed_identifier_is_refused_unless_forced() -> None:
 def test_a_changed_system_is_a_changed_identifier() -> None:
     """The PT type tells ours from others where the system changed."""
     held = registered(build(patient(), replace(POLICY, patient_system="urn:oid:1.2.3")))
-    assert code(plan(patient(identifier=[HG]), Found(recorded=held), POLICY)) == "identifier-changed"
+    assert code(plan(patient(identifier=[HG]), found(recorded=held), POLICY)) == "identifier-changed"
 
 
 def test_a_patient_registered_under_another_id_is_for_a_person() -> None:
     """Two Medplum Patients of one person are merged by a person, not by the bot, even when forced."""
     held = registered(build(patient(id="another"), POLICY))
     for force in (False, True):
-        answer = plan(patient(), Found(by_demographics=[held]), POLICY, Context(force=force))
+        answer = plan(patient(), found(by_demographics=[held]), POLICY, Context(force=force))
         assert code(answer) == "registered-as-another"
 
 
 def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() -> None:
     """The id of a merged record leads here already; one of another system is not that record's."""
     held = registered(build(patient(id="former"), POLICY))
-    answer = plan(patient(), Found(by_identifier=[held]), POLICY, Context(former=("former",)))
+    answer = plan(patient(), found(by_identifier=[held]), POLICY, Context(former=("former",)))
     assert isinstance(answer, Update)
     assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
     elsewhere = registered(build(patient(id="former"), replace(POLICY, patient_system="urn:oid:1.2.3")))
-    answer = plan(patient(), Found(by_demographics=[elsewhere]), POLICY, Context(former=("former",)))
+    answer = plan(patient(), found(by_demographics=[elsewhere]), POLICY, Context(former=("former",)))
     assert code(answer) == "registered-as-another"
 
 
 def test_the_recorded_id_must_be_the_found_one() -> None:
     """The id that Medplum keeps is checked on every run; forced, the registration under our own id is taken instead."""
     held = registered(build(patient(), POLICY), "hg-2")
-    assert code(plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
-    assert plan(patient(identifier=[HG]), Found(by_identifier=[held]), POLICY, Context(force=True)) == NothingToDo(
+    assert code(plan(patient(identifier=[HG]), found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
+    assert plan(patient(identifier=[HG]), found(by_identifier=[held]), POLICY, Context(force=True)) == NothingToDo(
         "hg-2", PATIENT_ID
     )
 
@@ -318,7 +376,7 @@ def test_several_recorded_ids_are_for_a_person() -> None:
     """One patient has one registration; an old one does not count."""
     second = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}
     assert code(plan(patient(identifier=[HG, second]), Found(), POLICY)) == "several-health-gorilla-ids"
-    assert index_patient.health_gorilla_ids(patient(identifier=[{**HG, "use": "old"}, second])) == ("hg-2",)
+    assert read(patient(identifier=[{**HG, "use": "old"}, second])).health_gorilla_ids == ("hg-2",)
 
 
 def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
@@ -331,7 +389,7 @@ def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
 def test_an_inactive_registration_is_for_a_person() -> None:
     """What Health Gorilla has put out of use is not written to."""
     held = registered(build(patient(), POLICY), active=False)
-    assert code(plan(patient(), Found(by_identifier=[held]), POLICY)) == "registration-inactive"
+    assert code(plan(patient(), found(by_identifier=[held]), POLICY)) == "registration-inactive"
 
 
 @pytest.mark.parametrize(
@@ -362,7 +420,7 @@ def test_the_deceased_are_kept_but_not_newly_registered(deceased: Json) -> None:
     gone = patient(**deceased)
     assert code(plan(gone, Found(), POLICY)) == "patient-deceased"
     assert isinstance(plan(gone, Found(), replace(POLICY, deceased=True)), Create)
-    assert plan(gone, Found(by_identifier=[registered(build(gone, POLICY))]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+    assert plan(gone, found(by_identifier=[registered(build(gone, POLICY))]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 @pytest.mark.parametrize(
@@ -383,13 +441,13 @@ def test_the_registered_id_may_be_a_record_number() -> None:
     """Of several numbers the official one is registered; their order in the Patient never matters."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     one, two = {"system": "urn:mrn", "value": "M-1"}, {"system": "urn:mrn", "value": "M-2"}
-    assert index_patient.external_ids(patient(identifier=[one]), policy) == ("M-1",)
-    assert index_patient.external_ids(patient(identifier=[one, dict(one)]), policy) == ("M-1",)
+    assert external_ids(patient(identifier=[one]), policy) == ("M-1",)
+    assert external_ids(patient(identifier=[one, dict(one)]), policy) == ("M-1",)
     for both in ([one, {**two, "use": "official"}], [{**two, "use": "official"}, one]):
-        assert index_patient.external_ids(patient(identifier=both), policy) == ("M-2", "M-1")
+        assert external_ids(patient(identifier=both), policy) == ("M-2", "M-1")
     for both in ([one, two], [two, one]):
-        assert index_patient.external_ids(patient(identifier=both), policy) == ("M-1", "M-2")
-    assert index_patient.missing_demographics(patient(), policy) == ("Patient.identifier",)
+        assert external_ids(patient(identifier=both), policy) == ("M-1", "M-2")
+    assert missing(patient(), policy) == ("Patient.identifier",)
 
 
 @pytest.mark.parametrize("number", ["M-1", "M-2"])
@@ -398,9 +456,9 @@ def test_a_second_record_number_leaves_the_registered_one_alone(number: str) -> 
     policy = replace(POLICY, identifier_system="urn:mrn")
     held = registered(build(patient(identifier=[{"system": "urn:mrn", "value": number}]), policy))
     both = [{"system": "urn:mrn", "value": value} for value in ("M-2", "M-1")]
-    unchanged = plan(patient(identifier=both), Found(by_identifier=[held]), policy)
+    unchanged = plan(patient(identifier=both), found(by_identifier=[held]), policy)
     assert unchanged == NothingToDo("hg-1", number)
-    moved = plan(patient(identifier=both, gender="male"), Found(by_identifier=[held]), policy)
+    moved = plan(patient(identifier=both, gender="male"), found(by_identifier=[held]), policy)
     assert isinstance(moved, Update)
     assert (moved.changed, moved.external_id) == (("gender",), number)
     assert moved.body["identifier"] == held["identifier"]
@@ -410,28 +468,28 @@ def test_a_social_security_number_is_never_the_registered_id() -> None:
     """Not even where it stands under the configured system."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     ssn = {"system": "urn:mrn", "value": "900-12-3456", "type": {"text": "SSN"}}
-    assert index_patient.external_ids(patient(identifier=[ssn]), policy) == ()
+    assert external_ids(patient(identifier=[ssn]), policy) == ()
     assert index_patient.shown({"identifier": [ssn, HG]}) == {"identifier": [HG]}
 
 
 def test_the_id_is_written_back_once() -> None:
     """Medplum's Patient keeps one id in force; one that was replaced or ended is kept as old, and can come back."""
     mrn = {"system": "urn:mrn", "value": "M-1"}
-    written = index_patient.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1")
+    written = index_patient.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1", NOW)
     assert written["identifier"] == [mrn, HG]
-    assert index_patient.with_health_gorilla_id(written, "hg-1") == written
-    anew = index_patient.with_health_gorilla_id(written, "hg-2")
+    assert index_patient.with_health_gorilla_id(written, "hg-1", NOW) == written
+    anew = index_patient.with_health_gorilla_id(written, "hg-2", NOW)
     assert anew["identifier"] == [mrn, {**HG, "use": "old"}, {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-2"}]
-    ended = index_patient.with_health_gorilla_id(written, None)
+    ended = index_patient.with_health_gorilla_id(written, None, NOW)
     assert ended["identifier"] == [mrn, {**HG, "use": "old"}]
-    assert index_patient.ended_health_gorilla_ids(ended) == {"hg-1"}
-    assert index_patient.with_health_gorilla_id(ended, "hg-1") == written
+    assert read(ended).ended_ids == ("hg-1",)
+    assert index_patient.with_health_gorilla_id(ended, "hg-1", NOW) == written
 
 
 def test_what_was_ended_here_is_revived_here() -> None:
     """A registration that the bot made inactive is written active again; any other inactive one is for a person."""
     held = registered(build(patient(), POLICY), active=False)
-    revived = plan(patient(identifier=[{**HG, "use": "old"}]), Found(by_identifier=[held]), POLICY)
+    revived = plan(patient(identifier=[{**HG, "use": "old"}]), found(by_identifier=[held]), POLICY)
     assert isinstance(revived, Update)
     assert (revived.changed, revived.body["active"]) == (("active",), True)
 
@@ -439,11 +497,11 @@ def test_what_was_ended_here_is_revived_here() -> None:
 def test_a_registration_is_ended_once() -> None:
     """By identifier, or by the recorded id; one that is inactive already needs nothing."""
     held = registered(build(patient(), POLICY))
-    (ending,) = registration.endings(patient(), Found(by_identifier=[held]))
+    (ending,) = registration.endings(read(patient()), found(by_identifier=[held]))
     assert (ending.id, ending.body, ending.version) == ("hg-1", {**held, "active": False}, "4")
-    known = Found(by_demographics=[held, registered(build(patient(), POLICY), "hg-9")])
-    assert [each.id for each in registration.endings(patient(identifier=[HG]), known)] == ["hg-1"]
-    assert registration.endings(patient(), Found(recorded={**held, "active": False})) == []
+    known = found(by_demographics=[held, registered(build(patient(), POLICY), "hg-9")])
+    assert [each.id for each in registration.endings(read(patient(identifier=[HG])), known)] == ["hg-1"]
+    assert registration.endings(read(patient()), found(recorded={**held, "active": False})) == []
 
 
 @pytest.mark.parametrize(
@@ -483,4 +541,4 @@ def test_an_identifier_of_unknown_shape_is_left_alone(junk: Json) -> None:
     """Only a real PT type or our system makes an identifier ours."""
     held = registered(build(patient(), POLICY))
     held["identifier"].append(junk)
-    assert plan(patient(), Found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+    assert plan(patient(), found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules.same_person import differences, is_alike, is_somebody_else
-from tests.people import patient
+from bot_layer.patient_registration.rules import same_person
+from bot_layer.patient_registration.rules.same_person import Differences
+from tests.people import NOW, patient
 
 WORD = st.text("abcé", min_size=1, max_size=4)
 PEOPLE = st.builds(
@@ -22,6 +24,18 @@ PEOPLE = st.builds(
     st.sampled_from(["1980-02-29", "1980-02-28", "2001-05-06"]),
     st.sampled_from(["male", "female", "other", "unknown"]),
 )
+
+
+def differences(one: Json, other: Json) -> Differences:
+    return same_person.differences(Demographics.read(one, NOW), Demographics.read(other, NOW))
+
+
+def is_alike(one: Json, other: Json) -> bool:
+    return same_person.is_alike(Demographics.read(one, NOW), Demographics.read(other, NOW))
+
+
+def is_somebody_else(one: Json, other: Json) -> bool:
+    return same_person.is_somebody_else(Demographics.read(one, NOW), Demographics.read(other, NOW))
 
 
 def named(*given: str, **changes: Any) -> Json:
@@ -82,3 +96,46 @@ def test_what_is_not_said_contradicts_nothing(one: Json, silent: str) -> None:
     other = patient(name=[{"family": "zzz", "given": ["zzz"]}], birthDate="1900-01-01", gender=one["gender"])
     assert is_somebody_else(one, other)
     assert not is_somebody_else({name: value for name, value in one.items() if name != silent}, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("Sommer", ["Ida May"]), ("Sommer", ["Ida", "May"])),
+        (("Sommer", ["Ida-May"]), ("SOMMER", ["IDA MAY"])),
+        (("Sommer", ["Annemarie"]), ("Sommer", ["Anne", "Marie"])),
+        (("O'Dell", ["Ida"]), ("ODELL", ["IDA"])),
+        (("O\u2019Dell", ["Ida"]), ("O'Dell", ["Ida"])),
+        (("Pe\u00f1a", ["Jos\u00e9"]), ("PENA", ["JOSE"])),
+        (("M\u00fcller", ["J\u00f6rg"]), ("Mueller", ["J\u00f6rg"])),
+        (("S\u00f8rensen", ["Ida"]), ("Sorensen", ["Ida"])),
+        (("De La Cruz", ["Ida"]), ("Delacruz", ["Ida"])),
+        (("Smith-Jones", ["Ida"]), ("Smith Jones", ["Ida"])),
+        (("Pen\u0303a", ["Ida"]), ("Pe\u00f1a", ["Ida"])),
+    ],
+)
+def test_a_name_in_another_spelling_is_the_same_name(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
+    """One system keeps two given names in one text, another sends names without accents and signs."""
+    first, second = (patient(name=[{"family": family, "given": given}]) for family, given in (one, other))
+    assert is_alike(first, second)
+    assert is_alike(second, first)
+    assert not is_somebody_else(first, second)
+    assert not differences(first, second).marks
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(("Sommer", ["Ida"]), ("Sommer", ["Ida May"])), (("Winter", ["Ida"]), ("Sommer", ["Ida"]))],
+)
+def test_a_former_name_is_the_same_name(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
+    """A copy of a record from before a marriage is found by the name of then."""
+    married = {"use": "official", "family": "Winter", "given": ["Ida"]}
+    now = patient(name=[married, {"use": "maiden", "family": "Sommer", "given": ["Ida", "May"]}])
+    assert all(is_alike(now, patient(name=[{"family": family, "given": given}])) for family, given in (one, other))
+
+
+def test_an_unknown_day_of_birth_contradicts_no_day() -> None:
+    """An HL7 message may send the year alone."""
+    other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1980")
+    assert not is_somebody_else(patient(), other)
+    assert is_somebody_else(patient(), {**other, "birthDate": "1981"})
