@@ -30,7 +30,7 @@ from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.rules.run_state import totals
 from bot_layer.bulk_sync.rules.settings import read_settings
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
-from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches
 from medplum_sandbox.server import Server
@@ -152,8 +152,8 @@ def _ours(login: _Login, lines: list[bytes]) -> Iterator[tuple[str, str, str, st
         tempfile.TemporaryDirectory() as folder,
     ):
         for name, options in (("pf-sync, first run", Options()), ("pf-sync --full, unchanged", Options(full=True))):
-            mine = ClientLogin(login.base_url, login.client_id, login.client_secret)
-            sync = make_sync(read_settings(end.settings()), login.base_url, mine, within=Surroundings(place=folder))
+            mine = connect_client(login.base_url, login.client_id, login.client_secret)
+            sync = make_sync(read_settings(end.settings()), mine, within=Surroundings(place=folder))
             began = time.perf_counter()
             done = sync.run(options).run
             seconds = time.perf_counter() - began

@@ -28,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from bot_layer.bot.event import Event
 from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules.references import Key
@@ -36,7 +37,7 @@ from bot_layer.bulk_sync.rules.settings import read_settings
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.target.upserts import Draft
 from bot_layer.bulk_sync.target.writer import MedplumWriter
-from bot_layer.medplum.login import ClientLogin, GivenToken, Login
+from bot_layer.medplum.client import Medplum, connect, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.medplum.quota import Quotas
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
@@ -80,7 +81,7 @@ def _unchanged() -> list[tuple[str, str, str]]:
             sync.run(Options())
         asked = len(medplum.requests), len(source.requests)
         # As the bot does it: Medplum hands it a token with each call.
-        with _sync(medplum, source, Path(folder), GivenToken(medplum.token_for())) as sync:
+        with _sync(medplum, source, Path(folder), connect(Event(medplum.base_url, medplum.token_for(), None))) as sync:
             seen = totals(_counts(sync, Options()))["seen"]
         asked = len(medplum.requests) - asked[0], len(source.requests) - asked[1]
         number = source.source.count()
@@ -108,7 +109,7 @@ def _full_run(medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Pa
 
 def _conditional_puts(medplum: MedplumSandbox, source: Source) -> None:
     """What the integration's description prints: batches of 100 conditional PUTs, one after the other."""
-    writer = MedplumWriter(medplum.base_url, _login(medplum), source.base, share=1.0, conditional=True)
+    writer = MedplumWriter(_login(medplum), source.base, share=1.0, conditional=True)
     lines = [each.line for kind in source.entries.values() for each in kind.values()]
     for start in range(0, len(lines), 100):
         values = [orjson.loads(line) for line in lines[start : start + 100]]
@@ -147,20 +148,20 @@ def _ends(source: Source) -> Iterator[tuple[MedplumSandbox, PracticeFusionSandbo
 
 @contextmanager
 def _sync(
-    medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None = None, login: Login | None = None
+    medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None = None, login: Medplum | None = None
 ) -> Iterator[Sync]:
     settings = read_settings(source.settings())
     # Between two questions to the source nobody waits: what is measured is the writing.
     within = Surroundings(place=str(folder or ""), sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
-    sync = make_sync(settings, medplum.base_url, login or _login(medplum), within=within)
+    sync = make_sync(settings, login or _login(medplum), within=within)
     try:
         yield sync
     finally:
         sync.map.close()
 
 
-def _login(medplum: MedplumSandbox) -> ClientLogin:
-    return ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
+def _login(medplum: MedplumSandbox) -> Medplum:
+    return connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
 
 
 def _counts(sync: Sync, options: Options) -> dict[str, dict[str, int]]:
@@ -206,8 +207,8 @@ def _child() -> None:
     """One run; what it took goes to standard output."""
     given = json.loads(sys.stdin.readline())
     settings = read_settings(given["settings"] | {"PF_RESOURCE_TYPES": "Patient,Observation"})
-    login = ClientLogin(given["medplum"], "client", "secret")
-    sync = make_sync(settings, given["medplum"], login, within=Surroundings(place=given["folder"]))
+    login = connect_client(given["medplum"], "client", "secret")
+    sync = make_sync(settings, login, within=Surroundings(place=given["folder"]))
     began = time.perf_counter()
     number = totals(_counts(sync, Options()))["created"]
     seconds = time.perf_counter() - began

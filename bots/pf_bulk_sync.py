@@ -27,7 +27,7 @@ from bot_layer.bulk_sync.turns import take_turns
 from bot_layer.errors import ConfigError, InputError, TransientError
 from bot_layer.fhir import parameters as fhir
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.login import GivenToken
+from bot_layer.medplum import client as medplum
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def _place(name: str) -> list[str]:
 
 def _sync(event: Event, settings: SyncSettings, seconds: float) -> Sync:
     within = Surroundings(place=settings.folder, seconds=seconds, log=_log_of_this_call())
-    login = GivenToken(event.access_token, event.bot or "")
-    return make_sync(settings, event.base_url, login, within=within, about=event.bot or "")
+    about = f"{event.base_url} {event.bot or ''}"
+    return make_sync(settings, medplum.connect(event), within=within, about=about)
 
 
 def _last_turn(event: Event, settings: SyncSettings) -> float:

@@ -124,7 +124,7 @@ def use_scopes(session: Session, state: SyncState) -> None:
 
 def _known_writers(session: Session, state: SyncState) -> SyncState:
     """Let the bot and the command line not take each other for somebody who edits."""
-    profile = session.medplum.requests.login.profile
+    profile = session.medplum.server.profile
     if profile and profile not in state.writers:
         state = replace(state, writers=(*state.writers, profile))
     session.medplum.lookups.writers = frozenset(state.writers)

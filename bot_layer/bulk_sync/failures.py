@@ -19,6 +19,8 @@ from bot_layer.bulk_sync.rules.smart import phrase
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.worker_pool import upsert_worker
+from bot_layer.errors import InputError, PermanentError
+from bot_layer.medplum.binary import read_binary
 
 _NONE: Final = b"null"
 
@@ -49,7 +51,7 @@ def store_failures(session: Session, state: SyncState) -> str:
         return state.failures
     for status, many in sorted(Counter(each.status for each in session.map.failures()).items()):
         session.log("PFSyncWorker", f"Failed to upsert resource: {_said(status)} ({many} kept for --retry-failed)")
-    stored = session.medplum.contents.put(state.failures.removeprefix("Binary/"), "application/x-ndjson", lines)
+    stored = session.medplum.replace_content(state.failures.removeprefix("Binary/"), "application/x-ndjson", lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
 
@@ -99,8 +101,11 @@ def stored_failures(session: Session, state: SyncState) -> list[Failure]:
     """The failures that an earlier run put beside the Task."""
     if not state.failures:
         return []
-    reply = session.medplum.requests.repeat("GET", f"fhir/R4/{state.failures}", template="Binary/{id}")
-    rows = map(orjson.loads, reply.body.splitlines()) if reply.status == 200 else ()
+    try:
+        kept = read_binary(session.medplum.server, state.failures.removeprefix("Binary/"))
+    except (InputError, PermanentError):
+        return []
+    rows = map(orjson.loads, kept.splitlines())
     return [Failure(Key(row["type"], row["id"]), row["status"], row["reason"], _sent(row["resource"])) for row in rows]
 
 

@@ -24,7 +24,7 @@ from bot_layer.bulk_sync.source.requests import ReadRefused
 from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.bulk_sync.target.changes import Changed
 from bot_layer.bulk_sync.target.writer import MedplumWriter
-from bot_layer.errors import AuthError, PermanentError, ReviewNeeded, TransientError
+from bot_layer.errors import AuthError, InputError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.fhir.json import Json
 
 MANY: Final = 100
@@ -58,8 +58,8 @@ class Finalizer:
         # Sorted so, Medplum pages without a limit (https://www.medplum.com/docs/search/paginated-search).
         query = f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000&_sort=_lastUpdated"
         for kind in dict.fromkeys((*types, *POINTED_TO)):
-            found = self.medplum.requests.search(stored_as(kind), query)
-            with suppress(PermanentError, AuthError):
+            found = self.medplum.server.search_all(stored_as(kind), query)
+            with suppress(InputError, PermanentError, AuthError):
                 while some := list(islice(found, MANY)):
                     pairs = [pair for each in some if (pair := self._waiting(each, kind)) is not None]
                     targets = {target for _, each in pairs for target in each}
@@ -211,7 +211,7 @@ class Finalizer:
         said = [name for name in marked({"resourceType": kind}) or () if name != "resourceType"] if marks else []
         fields = ",".join(["identifier" if parameter == "identifier" else "meta", *said])
         query = f"{parameter}={id_system(kind)}%7C&_count=1000&_sort=_lastUpdated&_fields={fields}"
-        for resource in self.medplum.requests.search(stored_as(kind), query):
+        for resource in self.medplum.server.search_all(stored_as(kind), query):
             source_id = source_id_of(resource, kind)
             if source_id is not None:
                 key = Key(kind, source_id)

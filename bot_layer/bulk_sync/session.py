@@ -83,7 +83,7 @@ class Session:
         self.manifest: Manifest | None = None  # of the current job, once its export is complete
         self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
         self._saved_at = self.timer()
-        self.medplum.requests.may_write = self.store.check
+        self.medplum.batches.may_write = self.store.check
 
     # -- State
 
@@ -137,8 +137,8 @@ class Session:
     @contextmanager
     def grace(self) -> Iterator[None]:
         """Let Medplum be waited for a little, though the time is over: what was done is to be kept."""
-        requests, left = self.medplum.requests, _GRACE_SECONDS
-        hurried = requests.wait
+        pace, left = self.medplum.pace, _GRACE_SECONDS
+        hurried = pace.wait
 
         def wait(seconds: float) -> None:
             nonlocal left
@@ -147,11 +147,11 @@ class Session:
                 raise TransientError("Medplum stayed busy while the place was to be kept.", service="Medplum")
             self.sleep(seconds)
 
-        requests.wait = wait
+        pace.wait = wait
         try:
             yield
         finally:
-            requests.wait = hurried
+            pace.wait = hurried
 
     def wait(self, seconds: float) -> None:
         """Wait; or stop now, if the time would be over by then."""

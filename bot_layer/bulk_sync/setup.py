@@ -23,8 +23,7 @@ from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.bulk_sync.state.spool import Spool
 from bot_layer.bulk_sync.state.task_store import SyncStore
 from bot_layer.bulk_sync.target.writer import MedplumWriter
-from bot_layer.medplum.login import Login
-from bot_layer.medplum.requests import MedplumRequests
+from bot_layer.medplum.client import Medplum
 
 
 def _silent(_component: str, _text: str) -> None:
@@ -52,10 +51,8 @@ class Surroundings:
     timer: Callable[[], float] = time.monotonic
 
 
-def make_sync(
-    settings: SyncSettings, base_url: str, login: Login, *, within: Surroundings | None = None, about: str = ""
-) -> Sync:
-    """A sync of this source into this Medplum. ``about`` tells apart the projects of one server."""
+def make_sync(settings: SyncSettings, login: Medplum, *, within: Surroundings | None = None, about: str = "") -> Sync:
+    """A sync of this source into this Medplum. ``about`` tells apart servers, and the projects of one server."""
     around = within or Surroundings()
     timer = around.timer
     deadline = None if around.seconds is None else timer() + around.seconds
@@ -71,7 +68,6 @@ def make_sync(
             raise Halted
 
     medplum = MedplumWriter(
-        base_url,
         login,
         settings.source,
         share=settings.quota_share,
@@ -82,14 +78,14 @@ def make_sync(
         wait=wait,
         clock=timer,
     )
-    kept = open_map(around, settings.source, base_url, about)
+    kept = open_map(around, settings.source, about)
     session = Session(
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log, keeper=around.keeper),
         medplum,
-        SyncStore(medplum.requests, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
+        SyncStore(medplum.server, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
         kept,
-        open_spool(around, settings.source, base_url, about),
+        open_spool(around, settings.source, about),
         log=around.log,
         progress=around.progress,
         stop=around.stop,
@@ -101,22 +97,27 @@ def make_sync(
     return Sync(session)
 
 
-def load_state(settings: SyncSettings, base_url: str, login: Login) -> SyncState:
+def login_name(server: Medplum) -> str:
+    """What tells this login at this server apart from others, for ``about``."""
+    return f"{str(server.client.base_url).rstrip('/')} {server.client.client_id}"
+
+
+def load_state(settings: SyncSettings, server: Medplum) -> SyncState:
     """The state of this source's sync as Medplum holds it."""
-    return SyncStore(MedplumRequests(base_url, login), settings.source, owner="").load()
+    return SyncStore(server, settings.source, owner="").load()
 
 
-def open_map(around: Surroundings, source: str, base_url: str, about: str) -> SyncMap:
+def open_map(around: Surroundings, source: str, about: str) -> SyncMap:
     """The map of one source in one project: its name tells neither."""
-    name = map_name(source, base_url, about)
+    name = map_name(source, about)
     if is_shared(around.place):
         return SyncMap(url=around.place, schema=name.replace("-", "_"), key=around.key)
     return SyncMap(Path(around.place) / f"{name}.sqlite" if around.place else None, key=around.key)
 
 
-def open_spool(around: Surroundings, source: str, base_url: str, about: str) -> Spool:
+def open_spool(around: Surroundings, source: str, about: str) -> Spool:
     """The place of an export on this machine: beside the map, else where the system keeps temporary files."""
-    name = f"{map_name(source, base_url, about)}.spool"
+    name = f"{map_name(source, about)}.spool"
     if around.place and not is_shared(around.place):
         return Spool(Path(around.place) / name)
     return Spool(Path(tempfile.gettempdir()) / f"medplum-bots-{os.getuid()}" / name)
@@ -127,6 +128,6 @@ def is_shared(place: str) -> bool:
     return place.startswith(("postgresql:", "postgresql+", "postgres:"))
 
 
-def map_name(source: str, base_url: str, about: str) -> str:
+def map_name(source: str, about: str) -> str:
     """A name for one source in one project."""
-    return f"pf-sync-{hashlib.blake2b(f'{source} {base_url} {about}'.encode(), digest_size=12).hexdigest()}"
+    return f"pf-sync-{hashlib.blake2b(f'{source} {about}'.encode(), digest_size=12).hexdigest()}"

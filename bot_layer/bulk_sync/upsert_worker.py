@@ -29,7 +29,7 @@ from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.target.upserts import Draft, Outcome
 from bot_layer.bulk_sync.target.writer import MedplumWriter
-from bot_layer.errors import AuthError, PermanentError
+from bot_layer.errors import AuthError, InputError, PermanentError
 from bot_layer.fhir.json import Json, objects
 
 _ABSENT_LIMIT: Final = 200_000
@@ -215,8 +215,8 @@ class UpsertWorker:
         ids: set[str] = set()
         if may_be_brought(query.type) and query.type != "Binary":
             text = f"identifier={quote(f'{query.system}|{query.value}', safe='')}&_count=20"
-            with suppress(PermanentError, AuthError):
-                for found in self.medplum.requests.search(query.type, text):
+            with suppress(InputError, PermanentError, AuthError):
+                for found in self.medplum.server.search_all(query.type, text):
                     source_id = source_id_of(found, query.type)
                     if source_id and provenance.brought_by(found, Key(query.type, source_id), self.source):
                         ids.add(source_id)
@@ -267,7 +267,7 @@ class UpsertWorker:
         if holds is None:
             try:
                 holds = self.map.knows(kind) or not self.medplum.has_none(stored_as(kind))
-            except (PermanentError, AuthError):
+            except (InputError, PermanentError, AuthError):
                 holds = True
             with self._lock:
                 holds = self._holds.setdefault(kind, holds)

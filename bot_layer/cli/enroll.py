@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl
@@ -36,7 +35,6 @@ from bot_layer.settings import Reader, resolve, secret_values
 
 app = typer.Typer()
 _ROUNDS = 4
-_MARGIN = timedelta(minutes=2)
 _NPIS_A_SEARCH = 40
 _A_LINE_EVERY = 25  # people, where no terminal shows a bar
 
@@ -53,7 +51,6 @@ class Enroller:
     preview: bool = False
     secrets: Json = field(default_factory=dict, repr=False)
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
-    _login: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def check_digit(self) -> bool:
@@ -77,18 +74,17 @@ class Enroller:
         return roster.row_of(practitioner, results[-1].return_value)
 
     def _envelope(self, practitioner: str, locations: Sequence[str]) -> Json:
-        client = self.server.client
-        with self._login:
-            ends = client.token_expires_at
-            if client.access_token is None or (ends and ends - datetime.now(UTC) < _MARGIN):
-                client.get("auth/me")
-            token = client.access_token
         given = parameters.build(
             parameters.reference("practitioner", practitioner),
             *(parameters.reference("location", location) for location in locations),
             parameters.boolean("preview", True) if self.preview else None,
         )
-        return {"baseUrl": client.base_url, "accessToken": token, "input": given, "secrets": self.secrets}
+        return {
+            "baseUrl": self.server.client.base_url,
+            "accessToken": self.server.token(),
+            "input": given,
+            "secrets": self.secrets,
+        }
 
 
 class Report:

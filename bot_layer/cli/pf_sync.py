@@ -29,16 +29,14 @@ from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import in_order
-from bot_layer.bulk_sync.setup import Surroundings, load_state, make_sync
+from bot_layer.bulk_sync.setup import Surroundings, load_state, login_name, make_sync
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.cli.progress import CountColumn
-from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
+from bot_layer.errors import BotError, ConfigError, TransientError
 from bot_layer.fhir.json import Json
-from bot_layer.http.answer import read_object
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
-from bot_layer.medplum.login import ClientLogin
-from bot_layer.medplum.requests import MedplumRequests
+from bot_layer.medplum.client import Medplum, connect_environment
 from bot_layer.settings import resolve, secret_values
 
 app = typer.Typer()
@@ -130,11 +128,11 @@ def status(practices: PracticesFile = None, practice: Practice = "", *, every: A
     raise typer.Exit(FAILED if FAILED in codes else BUSY if codes else DONE)
 
 
-def _record(settings: SyncSettings | ConfigError, medplum: ClientLogin) -> Json:
+def _record(settings: SyncSettings | ConfigError, medplum: Medplum) -> Json:
     """The health of one practice."""
     if isinstance(settings, ConfigError):
         return {"healthy": False, "problem": f"{settings.code}: {settings.message}"}
-    state = load_state(settings, medplum.base_url, medplum)
+    state = load_state(settings, medplum)
     record = sync_task.health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=time.time())
     record |= {"lastSyncTime": state.last_sync_time or None, "summary": sync_task.describe(state.run)}
     if state.run is not None and state.run.edits.listed:
@@ -170,7 +168,7 @@ def cancel(practices: PracticesFile = None, practice: Practice = "") -> None:
         (settings,) = worlds.values()
         if isinstance(settings, ConfigError):
             raise settings
-        state = make_sync(settings, medplum.base_url, medplum).cancel()
+        state = make_sync(settings, medplum).cancel()
     typer.echo(sync_task.describe(state.run))
 
 
@@ -183,15 +181,15 @@ class Chosen:
     every: bool = False
 
 
-def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, ClientLogin]:
+def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, Medplum]:
     """The chosen practices by name, and the login. What the environment does not set is in the project's secrets."""
-    names = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
-    missing = [name for name in names if not environ.get(name)]
-    if missing:
-        raise ConfigError(f"Set {', '.join(missing)}.", missing=missing)
-    base_url, client_id, secret = (environ[name] for name in names)
-    login = ClientLogin(base_url.rstrip("/"), client_id, secret)
-    secrets = _project_secrets(login, environ if chosen.file is None else {**environ, "PF_FHIR_BASE_URL": "file"})
+    login = connect_environment(environ).with_bulk_codes()
+    secrets = secret_values(login.project_secrets().values())
+    if not (secrets or chosen.file or environ.get("PF_FHIR_BASE_URL") or environ.get(PRACTICES)):
+        raise ConfigError(
+            "Set the PF_ settings in the environment or as project secrets, which only an admin client can read.",
+            missing=["PF_FHIR_BASE_URL"],
+        )
     given = resolve(SETTINGS, environ, secrets)
     if not chosen.name and not chosen.every:
         return {"": read_settings(given)}, login
@@ -205,23 +203,6 @@ def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, 
     if chosen.name not in practices:
         raise ConfigError(f"There is no practice of that name; there are: {', '.join(practices)}.", missing=[PRACTICES])
     return {chosen.name: practices[chosen.name]}, login
-
-
-def _project_secrets(login: ClientLogin, environ: Mapping[str, str]) -> dict[str, str]:
-    medplum = MedplumRequests(login.base_url, login)
-    login.token()  # which tells the project
-    try:
-        reply = medplum.send("GET", f"admin/projects/{login.project}", template="admin/projects/{id}")
-    except AuthError as refused:
-        if environ.get("PF_FHIR_BASE_URL") or environ.get(PRACTICES):
-            return {}  # a login without that right still runs with the settings of the environment
-        raise ConfigError(
-            "Set the PF_ settings in the environment, or use a client that is an admin: this one may not read the "
-            "project's secrets.",
-            missing=["PF_FHIR_BASE_URL"],
-        ) from refused
-    project = reply.outcome().get("project") or {}
-    return secret_values(project.get("secret") or [])
 
 
 class _Around:
@@ -246,7 +227,7 @@ class _Around:
         self.worlds, self.login = self._world(environ)
         self.settings = next(each for each in (*self.worlds.values(), SyncSettings("", "")) if _is_usable(each))
 
-    def _world(self, environ: Mapping[str, str]) -> tuple[Practices, ClientLogin]:
+    def _world(self, environ: Mapping[str, str]) -> tuple[Practices, Medplum]:
         """The practices and the login; while Medplum is out of reach nobody knows what the project's secrets say."""
 
         def wait(seconds: float) -> None:
@@ -321,8 +302,7 @@ class _Around:
 
     def _warn_of_administrator(self, sync: Sync) -> None:
         """Say so if this login may do more than the sync needs: what a source sends could then do more harm."""
-        reply = sync.medplum.requests.repeat("GET", "auth/me", template="auth/me")
-        membership = read_object(reply.body).get("membership") if reply.status == 200 else None
+        membership = sync.medplum.server.get("auth/me").get("membership")
         if isinstance(membership, dict) and membership.get("admin"):
             self.log(
                 "PFSyncScheduler",
@@ -388,7 +368,7 @@ class _Around:
             self.log("PFSyncScheduler", "Running initial sync on startup...")
             return 0.0
         try:
-            state = load_state(self.settings, self.login.base_url, self.login)
+            state = load_state(self.settings, self.login)
         except BotError:
             if not self.chosen.every:
                 raise
@@ -401,7 +381,7 @@ class _Around:
         )
         if bars is not None:
             within = replace(within, progress=bars.show)
-        return make_sync(self.settings, self.login.base_url, self.login, within=within, about=self.login.client_id)
+        return make_sync(self.settings, self.login, within=within, about=login_name(self.login))
 
     def _keeper(self) -> Keeper | None:
         """What keeps the files of an export: a folder for each practice."""

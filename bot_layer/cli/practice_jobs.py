@@ -14,13 +14,13 @@ from bot_layer.bulk_sync.engine import Halted, Options
 from bot_layer.bulk_sync.rules.practices import Practices
 from bot_layer.bulk_sync.rules.run_state import SyncState, due_at
 from bot_layer.bulk_sync.rules.settings import SyncSettings
-from bot_layer.bulk_sync.setup import Surroundings, is_shared, load_state, make_sync
+from bot_layer.bulk_sync.setup import Surroundings, is_shared, load_state, login_name, make_sync
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.cli.pf_sync import STATE_FOLDER, Chosen, read_worlds
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.host.jobs import HALTED, Item, Job
 from bot_layer.host.rules.inbox import Verdict, verdict
-from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.client import Medplum
 
 NAME: Final = "pf-sync"
 _AGAIN_SECONDS: Final = 600.0
@@ -39,7 +39,7 @@ class PracticeJobs:
     not_before: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._read: tuple[Practices, ClientLogin] | None = None
+        self._read: tuple[Practices, Medplum] | None = None
         self._wrong: dict[str, str] = {}
 
     def job(self, *, at_once: int, here: int) -> Job:
@@ -55,7 +55,7 @@ class PracticeJobs:
                 self._report(name, settings)
             elif settings.enabled and self.clock() >= self.not_before.get(name, 0.0):
                 try:
-                    state = load_state(settings, login.base_url, login)
+                    state = load_state(settings, login)
                 except BotError as fault:
                     self._report(name, fault)
                     continue
@@ -77,7 +77,7 @@ class PracticeJobs:
         place = settings.folder or (self.database if is_shared(self.database) else str(STATE_FOLDER))
         within = Surroundings(place=place, log=_log_of(name), stop=self.stop)
         try:
-            sync = make_sync(settings, login.base_url, login, within=within, about=login.client_id)
+            sync = make_sync(settings, login, within=within, about=login_name(login))
         except BotError as fault:
             self._report(name, fault)
             return verdict(fault)

@@ -18,7 +18,7 @@ from bot_layer.bulk_sync.rules.practices import Practices
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.task import health
-from bot_layer.bulk_sync.setup import make_sync
+from bot_layer.bulk_sync.setup import load_state, make_sync
 from bot_layer.cli.pf_sync import Chosen, read_worlds
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.findings import Finding
@@ -26,8 +26,7 @@ from bot_layer.host.history import HEALTH, Entry, History
 from bot_layer.host.pages.access import read_password
 from bot_layer.host.pages.values import Practice, Progress, Providers
 from bot_layer.host.rules.standing import advice
-from bot_layer.medplum.client import connect_environment
-from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
     from bot_layer.host.durable import Inbox
@@ -120,7 +119,7 @@ class Syncs:
         worlds, login = self._worlds()
         settings = worlds.get("" if name == _ONE else name)
         if isinstance(settings, SyncSettings) and login is not None:
-            make_sync(settings, login.base_url, login).cancel()
+            make_sync(settings, login).cancel()
 
     def watch(self, history: History, stopped: threading.Event, *, every: float = LOOK_SECONDS) -> None:
         """Note every few minutes how each practice is, until the host stops; then stop what was started here."""
@@ -140,17 +139,17 @@ class Syncs:
                 entry_id = f"{HEALTH}-{each.name}-{now // LOOK_SECONDS:.0f}"
                 history.add(Entry(entry_id, now, each.name, HEALTH, each.state))
 
-    def _worlds(self) -> tuple[Practices, ClientLogin | None]:
+    def _worlds(self) -> tuple[Practices, Medplum | None]:
         for chosen in (Chosen(every=True), Chosen()):
             with suppress(ConfigError):
                 return read_worlds(self._environ, chosen)
         return {}, None
 
-    def _practice(self, name: str, settings: SyncSettings | ConfigError, login: ClientLogin | None) -> Practice:
+    def _practice(self, name: str, settings: SyncSettings | ConfigError, login: Medplum | None) -> Practice:
         if isinstance(settings, ConfigError) or login is None:
             return Practice(name, "not set up", healthy=False, problems=("Its settings are incomplete or wrong.",))
         try:
-            state = make_sync(settings, login.base_url, login).store.load()
+            state = load_state(settings, login)
         except BotError as fault:
             return Practice(name, "unknown", healthy=False, problems=(advice("failed", fault.code),))
         return read_practice(name, state, settings, self._clock())

@@ -26,10 +26,10 @@ from bot_layer.deploy.secrets import secrets_of
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json
 from bot_layer.findings import Finding, passed, skipped
-from bot_layer.http.pace import read_rate_limit
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Answer, Transport
 from bot_layer.medplum.client import Medplum
+from bot_layer.medplum.quota import read_rate_limit
 from bot_layer.settings import secret_values
 
 _LARGEST_DIFFERENCE = 60

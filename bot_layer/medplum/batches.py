@@ -7,17 +7,29 @@ each entry is read, and before anything is repeated its identifier is looked up 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import httpx
+
 from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
-from bot_layer.http import pace
-from bot_layer.http.answer import Answer, read_object
+from bot_layer.http.answer import read_object
+from bot_layer.medplum.client import FHIR_JSON, Medplum
 from bot_layer.medplum.gate import Gate
-from bot_layer.medplum.requests import FHIR_JSON, MedplumRequests
+from bot_layer.medplum.quota import WRITE_COST, seconds_until_filled
 from bot_layer.medplum.rules import batch_entries
 from bot_layer.medplum.rules.batch_entries import Entry, Key
+from bot_layer.medplum.wire import SERVICE
+
+
+class Unfinished(TransientError):
+    """Medplum has not taken everything yet."""
+
+    def __init__(self) -> None:
+        super().__init__("Medplum stayed busy.", service=SERVICE, method="POST", path="batch")
 
 
 @dataclass(frozen=True)
@@ -32,43 +44,48 @@ class Verdict:
     version: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batches:
-    """Sends batches through a gate. Safe to share between threads."""
+    """Sends batches through a gate; ``may_write`` is called before each. Safe to share between threads."""
 
-    requests: MedplumRequests
+    server: Medplum
     gate: Gate
+    may_write: Callable[[], None] = field(default=lambda: None, repr=False)
 
-    def send(self, batch: list[Entry[Key]], *, cost: int = pace.WRITE_COST) -> list[tuple[Entry[Key], Verdict]]:
+    def send(self, batch: list[Entry[Key]], *, cost: int = WRITE_COST) -> list[tuple[Entry[Key], Verdict]]:
         """The verdict on each entry of a batch, in their order. Nothing is repeated.
 
         An empty answer: the server refused the batch as a whole, because it is too large or one entry spoils it. Then
         the caller sends it in halves, so that entries that refer to each other can be built again.
         """
-        body = batch_entries.bundle(batch)
+        body, headers = batch_entries.bundle(batch), {"Content-Type": FHIR_JSON}
+        pause = 0.0
         with self.gate.turn(len(batch)) as turn:
-            self.requests.may_write()
+            self.may_write()
             try:
-                reply = self.requests.send(
-                    "POST",
-                    "fhir/R4",
-                    template="batch",
-                    body=body,
-                    headers={"Content-Type": FHIR_JSON},
-                    cost=cost * len(batch),
+                reply = self.server.send(
+                    "POST", "fhir/R4", template="batch", body=body, headers=headers, cost=cost * len(batch)
                 )
             except TransientError as fault:
-                turn.pushed_back()
-                return [(each, Verdict("again", maybe_done=fault.maybe_done)) for each in batch]
-            verdicts = _read(reply, batch)
+                verdict = Verdict("again", fault.status or 0, maybe_done=fault.maybe_done)
+                verdicts = [(each, verdict) for each in batch]
+                asked = fault.retry_after
+            else:
+                verdicts = _read(reply, batch)
+                asked = seconds_until_filled(reply.headers, reply.content, now=time.time())
             if any(verdict.kind == "again" for _, verdict in verdicts):
                 turn.pushed_back()
-        limited = reply.status == 429 or any(verdict.status == 429 for _, verdict in verdicts)
-        if limited:
-            self.requests.wait_for_quota(reply)
+            if any(verdict.status == 429 for _, verdict in verdicts):
+                pause = max(1.0 if asked is None else asked, 0.05)
+        if pause:
+            self.server.wait(pause)
         return verdicts
 
-    def send_all(self, batch: list[Entry[Key]], *, cost: int = pace.WRITE_COST) -> list[tuple[Entry[Key], Verdict]]:
+    def repeat(self, attempt: Callable[[], None]) -> None:
+        """Call it until it raises Unfinished no more, or the policy allows no further attempt."""
+        self.server.repeat(attempt, when=lambda fault: isinstance(fault, Unfinished))
+
+    def send_all(self, batch: list[Entry[Key]], *, cost: int = WRITE_COST) -> list[tuple[Entry[Key], Verdict]]:
         """The same for entries that do not refer to each other: a batch that is refused is sent in halves."""
         verdicts = self.send(batch, cost=cost)
         if verdicts or not batch:
@@ -77,16 +94,15 @@ class Batches:
         return self.send_all(batch[:middle], cost=cost) + self.send_all(batch[middle:], cost=cost)
 
 
-def _read(reply: Answer, batch: list[Entry[Key]]) -> list[tuple[Entry[Key], Verdict]]:
+def _read(reply: httpx.Response, batch: list[Entry[Key]]) -> list[tuple[Entry[Key], Verdict]]:
     """The verdict on each entry, or nothing where the whole was refused and can be halved."""
-    if reply.status == 429:
-        return [(each, Verdict("again", 429)) for each in batch]
-    if reply.status >= 500 or reply.status in (408, 409, 425):
-        return [(each, Verdict("again", reply.status, maybe_done=True)) for each in batch]
-    entries = read_object(reply.body).get("entry")
-    if reply.status != 200:
-        words = _words(read_object(reply.body))
-        return [] if len(batch) > 1 else [(each, Verdict("refused", reply.status, words=words)) for each in batch]
+    document = read_object(reply.content)
+    if reply.status_code == 409:
+        return [(each, Verdict("again", 409, maybe_done=True)) for each in batch]
+    if reply.status_code != 200:
+        words = _words(document)
+        return [] if len(batch) > 1 else [(each, Verdict("refused", reply.status_code, words=words)) for each in batch]
+    entries = document.get("entry")
     if not isinstance(entries, list) or len(entries) != len(batch):
         return [(each, Verdict("again", maybe_done=True)) for each in batch]
     return [(each, _verdict(each, answer)) for each, answer in zip(batch, entries, strict=True)]

@@ -1,23 +1,25 @@
-"""A document's bytes from Medplum, as they come: nothing is held whole in memory.
+"""A document's bytes, from Medplum and into it: as a stream, nothing is held whole in memory.
 
 https://hl7.org/fhir/R4/binary.html#rest: asked for anything but FHIR, the server answers with the bytes themselves.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import Final
 
 import httpx
 
-from bot_layer import spans
-from bot_layer.errors import AuthError, InputError, PermanentError, TransientError
+from bot_layer.errors import InputError, PermanentError, TransientError
 from bot_layer.fhir.references import is_id
-from bot_layer.http.body import paced
-from bot_layer.http.policy import BUSY, RetryPolicy
+from bot_layer.http.answer import read_object
 from bot_layer.medplum.client import Medplum
+from bot_layer.medplum.wire import SERVICE
+
+_TRIES: Final = 8
+_GONE: Final = frozenset({404, 410})
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,10 @@ class Bytes:
     content_type: str | None
     length: int | None
     _response: httpx.Response = field(repr=False)
-    _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes in pieces as they come; one that breaks or only trickles is a TransientError."""
-        try:
-            yield from paced(self._response.iter_bytes(), clock=self._clock)
-        except (httpx.TransportError, TimeoutError) as fault:
-            raise _lost(None) from fault
+        return self._response.iter_bytes()
 
     def close(self) -> None:
         """Gives the connection back."""
@@ -45,66 +43,83 @@ def open_binary(server: Medplum, binary_id: str) -> Bytes:
     """The document of a Binary; InputError ``not-found`` where there is none."""
     if not is_id(binary_id):
         raise InputError("Medplum has no Binary under such an id.", code="not-found")
-    response = _get(server, binary_id)
-    if response.status_code == 401:
-        # The token ended: any call through the client gets a new one.
-        response.close()
-        server.get("auth/me")
-        response = _get(server, binary_id)
+    headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+    response = server.open("GET", f"fhir/R4/Binary/{binary_id}", template="Binary/{id}", headers=headers, cost=1)
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
         # A compressed answer's length is not the document's.
         known = length.isdigit() and "Content-Encoding" not in response.headers
         return Bytes(response.headers.get("Content-Type"), int(length) if known else None, response)
     response.close()
-    if response.status_code in {404, 410}:
+    if response.status_code in _GONE:
         raise InputError("Medplum has no Binary/{id}, or this client may not read it.", code="not-found")
-    if response.status_code in {401, 403}:
-        raise AuthError("Medplum refused the rights of this client for GET Binary/{id}.", code="medplum-rights-missing")
-    if response.status_code in BUSY:
-        raise _lost(response.status_code)
-    raise PermanentError(
-        "Medplum refused GET Binary/{id}.",
-        service="Medplum",
-        status=response.status_code,
-        method="GET",
-        path="Binary/{id}",
-        code="refused-by-medplum",
+    raise _fault("GET", response.status_code)
+
+
+def read_binary(server: Medplum, binary_id: str) -> bytes:
+    """The whole of a Binary, repeated while Medplum is busy; InputError ``not-found`` where there is none."""
+
+    def read() -> bytes:
+        with closing(open_binary(server, binary_id)) as found:
+            return b"".join(found.chunks())
+
+    return server.repeat(read, when=lambda _: True)
+
+
+def create_binary(
+    server: Medplum,
+    content_type: str,
+    pieces: Iterable[bytes],
+    *,
+    owner: str = "",
+    before: Callable[[], None] = lambda: None,
+) -> str:
+    """The id of a new Binary that holds these bytes; ``owner`` is the Patient whose readers may read it.
+
+    ``pieces`` can be read several times; ``before`` is called before each attempt. A POST whose answer was lost is
+    repeated: a Binary that nothing refers to harms less than a document that is missing.
+    """
+    headers = {"Content-Type": content_type} | ({"X-Security-Context": owner} if owner else {})
+    return _written(server, "Binary", headers, pieces, before)
+
+
+def replace_binary(
+    server: Medplum, binary_id: str, content_type: str, pieces: Iterable[bytes], *, before: Callable[[], None]
+) -> str:
+    """The id of the Binary that holds these bytes now: this one, or a new one where it is not found."""
+    headers = {"Content-Type": content_type}
+    found = _written(server, f"Binary/{binary_id}", headers, pieces, before) if is_id(binary_id) else ""
+    return found or create_binary(server, content_type, pieces, before=before)
+
+
+def _written(
+    server: Medplum,
+    path: str,
+    headers: dict[str, str],
+    pieces: Iterable[bytes],
+    before: Callable[[], None],
+) -> str:
+    """The id of what was written; empty where it is not found."""
+    method = "PUT" if "/" in path else "POST"
+
+    def write() -> str:
+        before()
+        reply = server.send(method, f"fhir/R4/{path}", template="Binary", body=pieces, headers=headers)
+        if reply.status_code in _GONE:
+            return ""
+        if not reply.is_success:
+            raise _fault(method, reply.status_code)
+        stored = read_object(reply.content).get("id")
+        if not isinstance(stored, str):
+            raise _fault(method, None)
+        return stored
+
+    return server.repeat(write, when=lambda _: True, tries=_TRIES)
+
+
+def _fault(method: str, status: int | None) -> PermanentError | TransientError:
+    kind, code = (
+        (TransientError, "unreadable-answer") if status in (None, 409) else (PermanentError, "refused-by-medplum")
     )
-
-
-def _get(server: Medplum, binary_id: str) -> httpx.Response:
-    if server.client.access_token is None:
-        server.get("auth/me")
-    headers = {
-        "Authorization": f"Bearer {server.client.access_token}",
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",
-    }
-    http = _http(server.patience)
-    url = f"{server.client.fhir_base_url}Binary/{binary_id}"
-    with spans.request("Medplum", "GET", url) as span:
-        request = http.build_request("GET", url, headers={**headers, **span.headers})
-        try:
-            response = http.send(request, stream=True)
-        except httpx.TransportError as fault:
-            raise _lost(None) from fault
-        span.annotate(status=response.status_code)
-        return response
-
-
-@lru_cache(maxsize=8)
-def _http(patience: RetryPolicy) -> httpx.Client:
-    limits = httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=4.0)
-    return httpx.Client(timeout=httpx.Timeout(patience.read, connect=patience.connect), limits=limits)
-
-
-def _lost(status: int | None) -> TransientError:
-    return TransientError(
-        "Medplum was too busy, or its answer was lost; try again later.",
-        service="Medplum",
-        status=status,
-        method="GET",
-        path="Binary/{id}",
-        code="medplum-unavailable",
-    )
+    text = f"Medplum did not answer {method} Binary/{{id}} as it should (status {status})."
+    return kind(text, service=SERVICE, status=status, method=method, path="Binary/{id}", code=code)

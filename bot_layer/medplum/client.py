@@ -1,20 +1,24 @@
-"""Medplum through pymedplum: the calls that bots make, with failures named as in ``bot_layer.errors``.
+"""The Medplum client, for bots and for bulk work, with failures named as in ``bot_layer.errors``.
 
-pymedplum speaks the protocol; the httpx transport given to it turns busy and broken answers into TransientError
-before anything is repeated, so that one place decides what may be tried again: reads, and writes guarded by If-Match.
-A POST that creates is never repeated here. https://www.medplum.com/docs/api/fhir
+pymedplum speaks the protocol and keeps the token. The httpx transport given to it turns busy and broken answers into
+TransientError before anything is repeated, so that one place decides what may be tried again: reads, and writes guarded
+by If-Match. A POST that creates is never repeated here. What pymedplum cannot send (a batch as bytes, content as a
+stream) goes through ``open``, with the same token and transport. https://www.medplum.com/docs/api/fhir
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
+import jwt
 from pymedplum import MedplumClient
 
 from bot_layer.bot.event import Event
@@ -26,29 +30,73 @@ from bot_layer.http.addresses import query_of
 from bot_layer.http.policy import DEFAULT_POLICY, RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.http.transport import require_safe_url
-from bot_layer.medplum.wire import SERVICE, Wire, named
+from bot_layer.medplum.quota import WRITE_COST, Pace
+from bot_layer.medplum.wire import SERVICE, Wire, named, refused
 
-# pymedplum warns of plain HTTP on loopback each time; require_safe_url has decided on that before.
-logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
+# pymedplum warns of plain HTTP on loopback each time, on which require_safe_url has decided before, and of each failed
+# login, which the errors report.
+for _name in ("pymedplum.security", "pymedplum.auth"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
+FHIR_JSON: Final = "application/fhir+json"
+_RENEWED_BEFORE: Final = timedelta(seconds=30)  # as pymedplum does
+_BULK_LARGEST: Final = 64 * 1024 * 1024
+_BULK: Final = RetryPolicy(retries=39, backoff=0.05, longest_wait=60.0, connect=10.0, read=120.0)
 
 _Result = TypeVar("_Result")
 Change = Callable[[Json], Json]
-Query = Sequence[tuple[str, str]]
+Query = str | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Medplum:
-    """One login at one Medplum server. Resources go in and out as plain JSON objects."""
+    """One login at one Medplum server. Resources go in and out as plain JSON objects. Threads may share it.
+
+    ``is_bulk``: errors have the codes that the bulk sync documents.
+    """
 
     client: MedplumClient = field(repr=False)
+    http: httpx.Client = field(repr=False)
     patience: RetryPolicy = DEFAULT_POLICY
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     is_local: bool = False
+    is_bulk: bool = False
 
     def with_local_references(self) -> Medplum:
         """The same login, whose reads and searches answer with ``Type/id`` for every reference to this server."""
         return replace(self, is_local=True)
+
+    def with_bulk_codes(self) -> Medplum:
+        """The same login, whose errors have the codes that the bulk sync documents."""
+        return replace(self, is_bulk=True)
+
+    def in_bulk(self, pace: Pace) -> Medplum:
+        """A client of the same login for many requests: paced by the quota, patient, and with larger answers."""
+        http = _http(_BULK, pace=pace, largest=_BULK_LARGEST)
+        known = self.client
+        secrets = {"client_id": known.client_id, "client_secret": known.client_secret}
+        login = secrets if known.client_id else {"access_token": known.access_token}
+        return Medplum(_client(known.base_url, http, **login), http, _BULK, pace.pause, is_bulk=True)
+
+    # -- Login
+
+    def token(self) -> str:
+        """An access token that is good for half a minute at least; only ``open`` and a bot's event need it."""
+        ends = self.client.token_expires_at
+        if self.client.access_token is None or (ends is not None and ends - datetime.now(UTC) <= _RENEWED_BEFORE):
+            self.get("auth/me")  # pymedplum renews it
+        return self.client.access_token or ""
+
+    @property
+    def profile(self) -> str:
+        """The reference of who writes with this login, as the token says; empty where it does not."""
+        try:
+            claims = jwt.decode(self.token(), options={"verify_signature": False})
+        except jwt.InvalidTokenError:
+            return ""
+        return str(claims.get("profile") or "")
+
+    # -- Resources
 
     def read(self, reference: str) -> Json:
         """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
@@ -79,7 +127,8 @@ class Medplum:
     def _page(self, resource_type: str, query: Query) -> Searchset:
         def call() -> Searchset:
             try:
-                found = self.client.search_resources(resource_type, list(query))
+                asked = query if isinstance(query, str) else list(query)
+                found = self.client.search_resources(resource_type, asked)
                 return read_searchset(localized(found, self.client.fhir_base_url) if self.is_local else found)
             except NotASearchset as fault:
                 raise TransientError(
@@ -103,7 +152,7 @@ class Medplum:
 
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
-        with named("POST", _type(resource["resourceType"])):
+        with self._named("POST", _type(resource["resourceType"])):
             return _resource(self.client.create_resource(resource), resource["resourceType"], "POST")
 
     def create_once(self, resource: Json, query: str) -> Json:
@@ -149,19 +198,58 @@ class Medplum:
     def delete(self, reference: str) -> None:
         """Delete ``Type/id``; a resource that does not exist is not an error."""
         resource_type, resource_id, path = _where(reference)
-        with named("DELETE", path):
+        with self._named("DELETE", path):
             self.client.delete_resource(resource_type, resource_id)
+
+    # -- Whatever else
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        template: str,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        cost: int = WRITE_COST,
+    ) -> httpx.Response:
+        """An open answer of any status but 401 and 403, to a request that is sent once; the caller closes it.
+
+        A ``body`` that is no bytes is sent as a stream, and is read from its start each time. ``cost``: of the quota.
+        """
+        for is_last in (False, True):
+            sent = {"Authorization": f"Bearer {self.token()}", "X-Medplum": "extended", **(headers or {})}
+            extensions = {"cost": cost, "stream": True}
+            url = f"{self.client.base_url}{path}"
+            with self._named(method, template):
+                request = self.http.build_request(method, url, content=body, headers=sent, extensions=extensions)
+                response = self.http.send(request, stream=True)
+            if response.status_code != 401 or is_last:
+                break
+            response.close()
+            self.get("auth/me")  # pymedplum renews the token
+        if response.status_code in {401, 403}:
+            response.close()
+            with self._named(method, template):
+                raise refused(response.status_code, method, template)
+        return response
+
+    def send(self, method: str, path: str, *, template: str, **options: Any) -> httpx.Response:
+        """The whole answer, as ``open`` gives it."""
+        with self._named(method, template), closing(self.open(method, path, template=template, **options)) as response:
+            response.read()
+            return response
 
     def batch(self, entries: Sequence[Json]) -> list[Json]:
         """The answers of a batch, one for each entry and in their order. Each has its own status: read them all."""
-        with named("POST", "batch"):
+        with self._named("POST", "batch"):
             answer = self.client.execute_batch({"resourceType": "Bundle", "type": "batch", "entry": list(entries)})
         return list(answer.get("entry", []))
 
     def ccda(self, patient_id: str) -> bytes:
         """The patient's data as a C-CDA document, made by Medplum when asked (``Patient/$ccda-export``)."""
         _where(f"Patient/{patient_id}")
-        with named("GET", "Patient/{id}/$ccda-export"):
+        with self._named("GET", "Patient/{id}/$ccda-export"):
             return str(self.client.export_ccda(patient_id)).encode()
 
     def get(self, path: str) -> Json:
@@ -175,29 +263,49 @@ class Medplum:
 
     def post(self, path: str, body: Any) -> Json:
         """Whatever a POST to a path under the server's root answers. Never repeated."""
-        with named("POST", path.partition("/")[0]):
+        with self._named("POST", path.partition("/")[0]):
             answered: Json = self.client.post(path, body)
             return answered
 
     def project_secrets(self) -> Json:
         """The project's secrets by name, as an event carries them; none where this login may not read them."""
+        project = self.get("auth/me").get("project") or {}
         try:
-            project = self.get("auth/me").get("project") or {}
             held = self.get(f"admin/projects/{project.get('id')}").get("project") or {}
         except (AuthError, InputError):
             return {}
         return {each["name"]: each for each in held.get("secret") or () if each.get("name")}
 
+    def repeat(
+        self, call: Callable[[], _Result], *, when: Callable[[TransientError], bool], tries: int | None = None
+    ) -> _Result:
+        """What the call returns, repeated as the policy of this client says; ``tries`` limits it further."""
+        retries = self.patience.retries
+        policy = replace(self.patience, retries=retries if tries is None else min(tries - 1, retries))
+        return repeat(call, policy, when=when, wait=self.wait)
+
+    @contextmanager
+    def _named(self, method: str, path: str) -> Iterator[None]:
+        try:
+            with named(method, path):
+                yield
+        except (AuthError, TransientError) as error:
+            if self.is_bulk and error.code == "medplum-rights-missing":
+                error.code = "medplum-rights-refused"
+            elif self.is_bulk and error.code == "medplum-unavailable":
+                error.code = "try-again-later" if isinstance(error, TransientError) and error.status else "answer-lost"
+            raise
+
     def _repeat(self, method: str, path: str, call: Callable[[], _Result], *, repeatable: bool = False) -> _Result:
         def once() -> _Result:
-            with named(method, path):
+            with self._named(method, path):
                 return call()
 
         # 409 is Medplum's word for two conditional writes at once: the second one goes through later. 412 is an answer.
         def is_safe(error: TransientError) -> bool:
             return error.status != 412 and (repeatable or method in _REPEATABLE)
 
-        return repeat(once, self.patience, when=is_safe, wait=self.wait)
+        return self.repeat(once, when=is_safe)
 
 
 def _resource(found: Any, resource_type: str, method: str) -> Json:
@@ -223,11 +331,10 @@ def connect(event: Event) -> Medplum:
     """Medplum as the bot that the event calls: its token, at the server that sent the event."""
     if not event.base_url or not event.access_token:
         raise InputError("The event has no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
-    patience = RetryPolicy.from_settings(event.secrets)
     require_safe_url(event.base_url, SERVICE)
+    patience = RetryPolicy.from_settings(event.secrets)
     http = _http(patience)
-    client = MedplumClient(event.base_url, access_token=event.access_token, http_client=http, allow_insecure_http=True)
-    return Medplum(client, patience)
+    return Medplum(_client(event.base_url, http, access_token=event.access_token), http, patience)
 
 
 def connect_client(
@@ -236,10 +343,7 @@ def connect_client(
     """Medplum as a ClientApplication, for the command line and the hosts' own work."""
     require_safe_url(base_url, SERVICE)
     http = _http(patience)
-    client = MedplumClient(
-        base_url, client_id=client_id, client_secret=client_secret, http_client=http, allow_insecure_http=True
-    )
-    return Medplum(client, patience)
+    return Medplum(_client(base_url, http, client_id=client_id, client_secret=client_secret), http, patience)
 
 
 def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> Medplum:
@@ -275,9 +379,18 @@ def _type(name: str) -> str:
     return name
 
 
-@lru_cache(maxsize=8)
-def _http(patience: RetryPolicy) -> httpx.Client:
+def _client(base_url: str, http: httpx.Client, **login: str | None) -> MedplumClient:
+    return MedplumClient(base_url, http_client=http, allow_insecure_http=True, **login)  # type: ignore[arg-type]  # texts
+
+
+def _http(policy: RetryPolicy, **options: Any) -> httpx.Client:
+    timeout = httpx.Timeout(policy.read, connect=policy.connect)
+    return httpx.Client(transport=Wire(_connections(), **options), timeout=timeout, follow_redirects=False)
+
+
+@lru_cache(maxsize=1)
+def _connections() -> httpx.HTTPTransport:
     """One pool of connections for all calls of a process."""
-    limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
-    timeout = httpx.Timeout(patience.read, connect=patience.connect)
-    return httpx.Client(transport=Wire(httpx.HTTPTransport(limits=limits)), timeout=timeout, follow_redirects=False)
+    return httpx.HTTPTransport(
+        limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
+    )

@@ -5,17 +5,45 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
-from bot_layer.http import pace
-
 _TELLING: Final = 50  # a batch of fewer entries says little about the speed
+
+
+@dataclass(frozen=True)
+class Concurrency:
+    """How many batches at once: more while that makes it faster, fewer on conflict, refusal and slowness."""
+
+    most: int
+    allowed: float = 4.0
+    speed: float = 0.0
+    untroubled: bool = True  # nothing spoke against more yet: one more with each batch, else one with each round
+
+    @property
+    def limit(self) -> int:
+        """The number of batches that may be under way."""
+        return max(1, min(self.most, int(self.allowed)))
+
+    def pushed_back(self) -> Concurrency:
+        """After a 409, a 429, a 5xx or a broken connection."""
+        return replace(self, allowed=max(1.0, self.allowed * 0.7), speed=self.speed * 0.7, untroubled=False)
+
+    def finished(self, speed: float) -> Concurrency:
+        """After a batch went through; ``speed`` is in resources a second over all workers."""
+        if speed >= self.speed * 0.8:
+            more = 1.0 if self.untroubled else 1 / max(self.allowed, 1.0)
+            allowed = min(float(self.most), self.allowed + more)
+            return replace(self, allowed=allowed, speed=0.8 * self.speed + 0.2 * speed if self.speed else speed)
+        # Much slower than before: more at once did not help.
+        fewer = max(1.0, self.allowed - 0.25)
+        return replace(self, allowed=fewer, speed=0.9 * self.speed + 0.1 * speed, untroubled=False)
 
 
 class Gate:
     """Lets as many batches through as the concurrency allows."""
 
-    def __init__(self, concurrency: pace.Concurrency, clock: Callable[[], float]) -> None:
+    def __init__(self, concurrency: Concurrency, clock: Callable[[], float]) -> None:
         self._state = concurrency
         self._clock = clock
         self._free = threading.Condition()

@@ -18,7 +18,7 @@ from bot_layer.http import deadline
 from bot_layer.http.body import paced
 from bot_layer.http.policy import BUSY, read_retry_after
 from bot_layer.http.transport import LARGEST_ANSWER
-from bot_layer.medplum.quota import seconds_until_filled
+from bot_layer.medplum.quota import Pace, seconds_until_filled
 
 SERVICE = "Medplum"
 
@@ -26,15 +26,28 @@ SERVICE = "Medplum"
 class Wire(httpx.BaseTransport):
     """httpx's transport that raises busy and broken answers as TransientError, so that our policy repeats them.
 
-    Timeouts are shortened to the deadline of the call.
+    Timeouts are shortened to the deadline of the call. With a ``pace`` each request waits for its part of the quota.
+    A request with the extension ``stream`` gets its answer as it is: unchecked, and of any length.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        inner: httpx.BaseTransport,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        pace: Pace | None = None,
+        largest: int = LARGEST_ANSWER,
+    ) -> None:
         self._inner = inner
         self._clock = clock
+        self._pace = pace
+        self._largest = largest
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """The answer; TransientError where there is none, or one that only says that Medplum is busy."""
+        if self._pace is not None:
+            self._pace.take(request)
+        request.url = _short(request.url)
         with spans.request(SERVICE, request.method, str(request.url)) as span:
             request.headers.update(span.headers)
             response = self._send(request)
@@ -52,8 +65,12 @@ class Wire(httpx.BaseTransport):
         except httpx.TransportError as fault:
             unsent = isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             raise _transient(request.method, None, maybe_done=not unsent) from fault
+        if self._pace is not None:
+            self._pace.observe(response)
+        streams = bool(request.extensions.get("stream"))
         if isinstance(response.stream, httpx.SyncByteStream):
-            response.stream = _Body(response.stream, request.method, self._clock)
+            largest = math.inf if streams else self._largest
+            response.stream = _Body(response.stream, request.method, self._clock, largest)
         if response.status_code in BUSY:
             response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
@@ -63,7 +80,8 @@ class Wire(httpx.BaseTransport):
                 else read_retry_after(response.headers.get("Retry-After"), now=time.time())
             )
             raise busy
-        return _checked(request, response) if "json" in response.headers.get("Content-Type", "") else response
+        is_json = "json" in response.headers.get("Content-Type", "")
+        return _checked(request, response) if is_json and not streams else response
 
     def close(self) -> None:
         """Close the connections."""
@@ -73,19 +91,20 @@ class Wire(httpx.BaseTransport):
 class _Body(httpx.SyncByteStream):
     """A body; TransientError where it breaks or only trickles. What it answers may have been done."""
 
-    def __init__(self, inner: httpx.SyncByteStream, method: str, clock: Callable[[], float]) -> None:
+    def __init__(self, inner: httpx.SyncByteStream, method: str, clock: Callable[[], float], largest: float) -> None:
         self._inner = inner
         self._method = method
         self._clock = clock
+        self._largest = largest
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
         try:
             for piece in paced(self._inner, clock=self._clock):
                 received += len(piece)
-                if received > LARGEST_ANSWER:
+                if received > self._largest:
                     raise PermanentError(
-                        f"Medplum answered with more than {LARGEST_ANSWER} bytes.",
+                        f"Medplum answered with more than {self._largest} bytes.",
                         service=SERVICE,
                         method=self._method,
                         code="answer-too-large",
@@ -97,6 +116,12 @@ class _Body(httpx.SyncByteStream):
     def close(self) -> None:
         """Gives the connection back."""
         self._inner.close()
+
+
+def _short(url: httpx.URL) -> httpx.URL:
+    """The URL without needless escapes in its query: a search for 100 identifiers must fit into a request line."""
+    query = url.query.replace(b"%3A", b":").replace(b"%2F", b"/").replace(b"%2C", b",")
+    return url.copy_with(query=query) if query else url
 
 
 def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -141,6 +166,15 @@ def _transient(method: str, status: int | None, *, maybe_done: bool) -> Transien
     )
 
 
+def refused(status: int | None, method: str, path: str) -> AuthError:
+    """The error for a 401 or 403."""
+    word = "login" if status == 401 else "rights"
+    return AuthError(
+        f"Medplum refused the {word} of this client for {method} {path}.",
+        code="medplum-login-refused" if word == "login" else "medplum-rights-missing",
+    )
+
+
 @contextmanager
 def named(method: str, path: str) -> Iterator[None]:
     """pymedplum's exceptions as ours, with a path template and without the server's words."""
@@ -153,11 +187,7 @@ def named(method: str, path: str) -> Iterator[None]:
     except refusals.NotFoundError as fault:
         raise InputError(f"Medplum has no {path}, or this bot may not read it.", code="not-found") from fault
     except (refusals.AuthenticationError, refusals.AuthorizationError) as fault:
-        word = "login" if isinstance(fault, refusals.AuthenticationError) else "rights"
-        raise AuthError(
-            f"Medplum refused the {word} of this bot for {method} {path}.",
-            code="medplum-login-refused" if word == "login" else "medplum-rights-missing",
-        ) from fault
+        raise refused(fault.status_code, method, path) from fault
     except (refusals.ConflictError, refusals.PreconditionFailedError) as fault:
         raise TransientError(
             f"{path} was changed during the call; try again.",
@@ -167,14 +197,14 @@ def named(method: str, path: str) -> Iterator[None]:
             path=path,
             code="edit-conflict",
         ) from fault
-    except refusals.TokenRefreshCooldownError as fault:
+    except (refusals.TokenRefreshCooldownError, TimeoutError) as fault:
         raise TransientError(
             "Medplum issued no token a moment ago; try again later.",
             service=SERVICE,
             method=method,
             path=path,
             code="medplum-unavailable",
-            retry_after=fault.retry_after,
+            retry_after=getattr(fault, "retry_after", None),
         ) from fault
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise TransientError(
@@ -189,7 +219,8 @@ def named(method: str, path: str) -> Iterator[None]:
         if isinstance(fault.__cause__, httpx.HTTPStatusError):
             # pymedplum names a refused token request so, and nothing else.
             raise AuthError(
-                "Medplum refused the login of this client: check its id and secret.", code="medplum-login-refused"
+                "Medplum refused the login: check MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.",
+                code="medplum-login-refused",
             ) from fault
         raise PermanentError(
             f"Medplum refused {method} {path} with status {fault.status_code}.",

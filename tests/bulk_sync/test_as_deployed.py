@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.bot.event import Event
 from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.deploy.declared import declared_policy
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.login import GivenToken
+from bot_layer.medplum.client import connect
 from bots.pf_bulk_sync import BOT
 from medplum_sandbox.medplum.actors import system_actor
 from medplum_sandbox.medplum.repository import Repository
@@ -43,9 +44,9 @@ def deployed(both: World) -> str:
 
 def as_bot(both: World, profile: str, options: Options | None = None, **changes: object) -> SyncState:
     """The state after a run as the deployed bot."""
-    login = GivenToken(both.medplum.token_for(profile), profile)
+    login = connect(Event(both.medplum.base_url, both.medplum.token_for(profile), None))
     within = Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer)
-    sync: Sync = make_sync(both.read(**changes), both.medplum.base_url, login, within=within)
+    sync: Sync = make_sync(both.read(**changes), login, within=within)
     try:
         return sync.run(options or Options())
     finally:

@@ -113,18 +113,18 @@ def count_down(both: World, requests: int) -> threading.Event:
 CHILD = """
 import sys, threading
 import orjson
-from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.client import connect_client
 from bot_layer.bulk_sync.rules.settings import read_settings
 from bot_layer.errors import TransientError
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 given = orjson.loads(sys.stdin.readline())
-login = ClientLogin(given["medplum"], given["id"], given["secret"])
+login = connect_client(given["medplum"], given["id"], given["secret"])
 within = Surroundings(place=given["folder"], lease_seconds=0.6)
 print("ready", flush=True)
 while True:
     try:
-        make_sync(read_settings(given["settings"]), given["medplum"], login, within=within).run(Options())
+        make_sync(read_settings(given["settings"]), login, within=within).run(Options())
         break
     except TransientError:
         threading.Event().wait(0.05)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.bot.event import Event
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules import task as sync_task
@@ -16,7 +17,7 @@ from bot_layer.bulk_sync.rules.local_edits import LocalEdit
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.login import GivenToken
+from bot_layer.medplum.client import connect
 from medplum_sandbox.practice_fusion import Source
 from tests.bulk_sync.world import World, observation, patient, world
 
@@ -145,10 +146,10 @@ def test_a_repair_does_not_put_our_name_on_an_edit(both: World) -> None:
 def test_the_bot_does_not_take_the_command_line_for_somebody_who_edits(both: World) -> None:
     """Both write for the same sync; the Task remembers who did."""
     token = both.medplum.token_for(f"Practitioner/{both.medplum.owner_profile_id}")
-    login = GivenToken(token, f"Practitioner/{both.medplum.owner_profile_id}")
+    login = connect(Event(both.medplum.base_url, token, None))
     within = Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer)
     # The one who edited writes for the sync now: what the command line wrote is no edit to it.
-    sync = make_sync(both.read(local_edits="keep"), both.medplum.base_url, login, within=within)
+    sync = make_sync(both.read(local_edits="keep"), login, within=within)
     state = sync.run(Options())
     sync.map.close()
     assert kept(state) == (0, 0)

@@ -20,7 +20,7 @@ from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SyncSettings, read_settings
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.client import connect_client
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
@@ -53,8 +53,8 @@ class World:
             clock=lambda: time.time() + self.moved,
             log=self._log,
         )
-        login = ClientLogin(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
-        return make_sync(self.read(**changes), self.medplum.base_url, login, within=around)
+        login = connect_client(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
+        return make_sync(self.read(**changes), login, within=around)
 
     def run(self, options: Options | None = None, **changes: Any) -> SyncState:
         """The state after a run."""

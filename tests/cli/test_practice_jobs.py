@@ -12,7 +12,7 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.setup import load_state
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.login import ClientLogin
+from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests.bulk_sync.world import World, assert_exact
@@ -72,8 +72,8 @@ def environment(worlds: Sequence[World]) -> dict[str, str]:
 def state_of(world: World) -> SyncState:
     """Where the sync of a practice stands."""
     medplum = world.medplum
-    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
-    return load_state(world.read(), medplum.base_url, login)
+    login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+    return load_state(world.read(), login)
 
 
 def is_done(world: World) -> bool:

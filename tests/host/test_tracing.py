@@ -42,7 +42,6 @@ from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Transport
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import connect
-from bot_layer.medplum.login import BULK
 from medplum_sandbox.medplum.vmcontext import node
 from medplum_sandbox.medplum.vmcontext import run as run_javascript
 from medplum_sandbox.server import Server
@@ -235,7 +234,7 @@ def test_the_trace_is_passed_on_to_medplum_and_to_nobody_else(exported: InMemory
         server = connect(Event(f"{url}/", "token", None))
         server.read("Patient/anna-unseen")
         open_binary(server, "anna-unseen").close()
-        BULK.send("POST", f"{url}/fhir/R4", path="batch", body=b"{}")
+        server.send("POST", "fhir/R4", template="batch", body=b"{}")
         Transport("Medplum").send("GET", f"{url}/healthcheck", path="healthcheck")
         for partner in ("Health Gorilla", "Practice Fusion"):
             Transport(partner, RetryPolicy(retries=0)).send(

@@ -100,7 +100,7 @@ def test_half_an_answer_of_medplum_is_a_lost_one(breaks: bool) -> None:
     late = lambda: float(next(hours))  # noqa: E731
     http = httpx.Client(transport=MedplumWire(httpx.MockTransport(answer), late))
     client = MedplumClient("https://medplum.example/", access_token="t", http_client=http)
-    server = Medplum(client, RetryPolicy(retries=2), wait=lambda _: None)
+    server = Medplum(client, http, RetryPolicy(retries=2), wait=lambda _: None)
     with pytest.raises(TransientError) as lost:
         server.read("Patient/1")
     assert (lost.value.code, lost.value.maybe_done) == ("medplum-unavailable", False)
@@ -109,4 +109,4 @@ def test_half_an_answer_of_medplum_is_a_lost_one(breaks: bool) -> None:
     assert (lost.value.code, lost.value.maybe_done) == ("medplum-unavailable", True)
     assert asked == ["GET", "GET", "GET", "POST"]
     with pytest.raises(TransientError):
-        list(binary.Bytes(None, None, httpx.Response(200, stream=Broken(breaks)), late).chunks())
+        list(binary.open_binary(server, "1").chunks())

@@ -109,7 +109,7 @@ def test_medplum_is_never_asked_for_another_path(call: Callable[[Medplum, str], 
     http = httpx.Client(transport=httpx.MockTransport(answer))
     client = MedplumClient("https://medplum.example/", access_token="t", http_client=http)
     with pytest.raises(BotError):
-        call(Medplum(client), bad)
+        call(Medplum(client, http), bad)
     assert asked == []
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from bot_layer.http.pace import Concurrency
-from bot_layer.medplum.gate import Gate
+from bot_layer.medplum.gate import Concurrency, Gate
 
 BATCH = 100
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -13,14 +14,17 @@ import orjson
 
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.rules.task import TASK_SYSTEM, from_task, to_task
-from bot_layer.errors import PermanentError, TransientError
+from bot_layer.errors import InputError, ServiceError, TransientError
 from bot_layer.fhir.json import Json
-from bot_layer.http import pace
-from bot_layer.medplum.login import SERVICE
-from bot_layer.medplum.requests import FHIR_JSON, MedplumRequests
+from bot_layer.http.policy import RetryPolicy
+from bot_layer.http.retry import repeat
+from bot_layer.medplum.client import Medplum
+from bot_layer.medplum.wire import SERVICE
 
 LEASE_SECONDS: Final = 120.0
 _COPY: Final = "task"
+_PATIENCE: Final = RetryPolicy(retries=9, backoff=0.05, longest_wait=5.0)
+_AT_ONCE: Final = RetryPolicy(retries=7, backoff=0.0, longest_wait=0.0)
 
 
 class LeaseLost(TransientError):
@@ -50,7 +54,7 @@ class SyncStore:
     ``copy`` spares a question: a Task that is still of the version which this machine wrote last need not be read.
     """
 
-    medplum: MedplumRequests
+    medplum: Medplum
     source: str
     owner: str
     lease_seconds: float = LEASE_SECONDS
@@ -59,6 +63,7 @@ class SyncStore:
 
     def __post_init__(self) -> None:
         self._task: Json | None = None
+        self._server = replace(self.medplum, patience=_PATIENCE)
         self.lock = threading.RLock()
         self.state = SyncState()
         self.written = self.state  # as Medplum holds it
@@ -77,13 +82,16 @@ class SyncStore:
 
     def _found(self) -> Json | None:
         query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}&_sort=_lastUpdated"
-        found = list(self.medplum.search("Task", query))
+        found = list(self.medplum.search_all("Task", query))
         return min(found, key=lambda each: str(each["id"])) if found else None
 
     def acquire(self) -> SyncState:
         """The state, and the lease on it; TransientError ``sync-running`` while somebody else has it."""
-        for attempt in range(8):
-            state = self._at_hand() if attempt == 0 else self.load()
+        is_first = True
+
+        def take() -> SyncState:
+            nonlocal is_first
+            state, is_first = self._at_hand() if is_first else self.load(), False
             now = self.clock()
             if state.held_by_other(self.owner, now):
                 raise TransientError(
@@ -94,29 +102,35 @@ class SyncStore:
                 )
             if self._task is None:
                 self._create()
-                continue
-            try:
-                return self.save(state)
-            except LeaseLost:
-                continue
-        raise TransientError("Other runs keep taking the lease.", service=SERVICE, code="sync-running")
+                raise LeaseLost("The Task is new.", service=SERVICE, code="sync-running")
+            return self.save(state)
+
+        return self._compare_and_set(take)
 
     def end(self, ended: Callable[[SyncState], SyncState]) -> SyncState:
         """The state as ``ended`` makes it, whoever holds the run: they write nothing more once they see it.
 
         They look before their lease runs out; until then nobody else begins.
         """
-        for _ in range(8):
+
+        def end() -> SyncState:
             state = self.load()
             until = state.until if state.held_by_other(self.owner, self.clock()) else 0.0
-            try:
-                with self.lock:
-                    self._write(ended(state), until=until)
-                    self.state = self.written
-                    return self.state
-            except LeaseLost:
-                continue
-        raise TransientError("The run goes on too fast to be ended.", service=SERVICE, code="sync-running")
+            with self.lock:
+                self._write(ended(state), until=until)
+                self.state = self.written
+                return self.state
+
+        return self._compare_and_set(end)
+
+    @staticmethod
+    def _compare_and_set(write: Callable[[], SyncState]) -> SyncState:
+        """What ``write`` returns, which reads and writes the Task; again at once where somebody else wrote between."""
+        try:
+            return repeat(write, _AT_ONCE, when=lambda fault: isinstance(fault, LeaseLost))
+        except LeaseLost as fault:
+            text = "Other runs keep writing the Task; try again later."
+            raise TransientError(text, service=SERVICE, code="sync-running") from fault
 
     def _at_hand(self) -> SyncState:
         """The state as it was last read or written here, unless somebody holds it: If-Match tells if it still is."""
@@ -163,65 +177,27 @@ class SyncStore:
                 self.state = replace(self.state, owner=self.written.owner, until=self.written.until)
 
     def _put(self, task: Json, body: Json) -> Json:
-        version = task["meta"]["versionId"]
-        path = f"fhir/R4/Task/{task['id']}"
-        headers = {"Content-Type": FHIR_JSON, "If-Match": f'W/"{version}"'}
-        for attempt in range(10):
-            try:
-                reply = self.medplum.send(
-                    "PUT", path, template="Task/{id}", body=orjson.dumps(body), headers=headers, cost=pace.WRITE_COST
-                )
-            except TransientError:
-                reply = None
-            if reply is not None and reply.status == 200:
-                stored: Json = orjson.loads(reply.body)
-                return stored
-            if reply is not None and reply.status not in (404, 409, 410, 412, 429) and reply.status < 500:
-                raise PermanentError(
-                    f"Medplum refused the sync's Task with status {reply.status}.",
-                    service=SERVICE,
-                    status=reply.status,
-                    method="PUT",
-                    path="Task/{id}",
-                )
-            # The answer may have been lost after the write: then the Task holds what we sent.
-            current = self._read(path)
-            if current is not None and current["meta"]["versionId"] != version:
-                now, ours = from_task(current), from_task(body)
-                if now == ours:
-                    return current
-                raise self._lost(cancelled=_is_cancelled(now.run, ours.run))
-            if current is None and reply is not None and reply.status in (404, 410, 412):
-                raise self._lost()  # it was deleted, or Medplum was set up anew
-            self.medplum.wait(min(0.05 * 2.0**attempt, 5.0))
-        raise TransientError("Medplum did not take the sync's Task.", service=SERVICE, method="PUT", path="Task/{id}")
-
-    def _read(self, path: str) -> Json | None:
-        reply = self.medplum.repeat("GET", path, template="Task/{id}")
-        found: Json | None = orjson.loads(reply.body) if reply.status == 200 else None
-        return found
+        """The Task as stored: compare and set by its version. LeaseLost if somebody else wrote it meanwhile."""
+        where = f"Task/{task['id']}"
+        try:
+            return self._server.update({**body, "meta": {"versionId": task["meta"]["versionId"]}})
+        except (InputError, ServiceError) as fault:
+            status = 404 if isinstance(fault, InputError) else fault.status
+            if status not in (404, 410, 412):
+                raise
+        current = self.medplum.find(where)
+        if current is None:
+            raise self._lost()  # it was deleted, or Medplum was set up anew
+        now, ours = from_task(current), from_task(body)
+        if now == ours:
+            return current  # our own write, whose answer was lost
+        raise self._lost(cancelled=_is_cancelled(now.run, ours.run))
 
     def _create(self) -> None:
         """The first run makes the Task; of two that try, Medplum lets one (If-None-Exist)."""
-        body = orjson.dumps(to_task(SyncState(), self.source))
-        headers = {
-            "Content-Type": FHIR_JSON,
-            "If-None-Exist": f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}",
-        }
-        try:
-            reply = self.medplum.send(
-                "POST", "fhir/R4/Task", template="Task", body=body, headers=headers, cost=pace.CONDITIONAL_COST
-            )
-        except TransientError:
-            return
-        if reply.status not in (200, 201, 409, 412, 429) and reply.status < 500:
-            raise PermanentError(
-                f"Medplum refused the sync's Task with status {reply.status}.",
-                service=SERVICE,
-                status=reply.status,
-                method="POST",
-                path="Task",
-            )
+        query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
+        with suppress(TransientError):
+            self._server.create_once(to_task(SyncState(), self.source), query)
 
     def _lost(self, *, cancelled: bool = False) -> LeaseLost:
         # Whatever else this process was about to write asks once more, and does not.

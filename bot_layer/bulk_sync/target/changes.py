@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,11 +13,8 @@ from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
 from bot_layer.bulk_sync.rules.write_entries import write_entry
 from bot_layer.bulk_sync.target.lookups import Lookups
-from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.batches import Batches, Verdict
-from bot_layer.medplum.login import SERVICE
-from bot_layer.medplum.requests import ROUNDS
+from bot_layer.medplum.batches import Batches, Unfinished, Verdict
 from bot_layer.medplum.rules import batch_entries
 from bot_layer.medplum.rules.batch_entries import Entry
 
@@ -48,7 +46,9 @@ class Changes:
     def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
         """Edit what is there with If-Match; None leaves it. TransientError where Medplum does not take it for long."""
         left, unsure, changed = list(dict.fromkeys(keys)), set[Key](), Changed()
-        for attempt in range(ROUNDS):
+
+        def attempt() -> None:
+            nonlocal left
             found = self.lookups.start(left)()
             changed.seen.update(found)
             wanted = {key: edited for key, there in found.items() if (edited := change(key, there)) is not None}
@@ -64,17 +64,20 @@ class Changes:
                     changed.note(entry.key, verdict)
                     if verdict.kind == "again":
                         left.append(entry.key)
-                        unsure |= {entry.key} if verdict.maybe_done else set()
-            if not left:
-                return changed
-            self.batches.requests.push_back(attempt)
-        raise TransientError("Medplum stayed busy.", service=SERVICE, method="PUT", path="{type}/{id}")
+                        unsure.update({entry.key} if verdict.maybe_done else ())
+            if left:
+                raise Unfinished
+
+        self.batches.repeat(attempt)
+        return changed
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
         """Delete by (type, Medplum id); True for each that is gone now. Deleting twice is deleting once."""
         done: dict[tuple[str, str], bool] = {}
         left = list(dict.fromkeys(ids))
-        for attempt in range(ROUNDS):
+
+        def attempt() -> None:
+            nonlocal left
             again: list[tuple[str, str]] = []
             for start in range(0, len(left), _MANY):
                 entries = [_deletion(*each) for each in left[start : start + _MANY]]
@@ -85,9 +88,11 @@ class Changes:
                     else:
                         done[each] = verdict.kind == "done" or verdict.status in (404, 410)
             left = again
-            if not left:
-                break
-            self.batches.requests.push_back(attempt)
+            if left:
+                raise Unfinished
+
+        with suppress(Unfinished):
+            self.batches.repeat(attempt)
         return [done.get(each, False) for each in ids]
 
 

@@ -12,8 +12,8 @@ from bot_layer.bulk_sync.rules.provenance import brought_by
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import lookup_query, source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found
-from bot_layer.errors import AuthError, PermanentError
-from bot_layer.medplum.requests import MedplumRequests
+from bot_layer.errors import AuthError, InputError, PermanentError
+from bot_layer.medplum.client import Medplum
 
 LOOKUP_SIZE: Final = 100
 
@@ -22,7 +22,7 @@ LOOKUP_SIZE: Final = 100
 class Lookups:
     """Searches by the sync's own identifiers, several at once. Safe to share between threads."""
 
-    requests: MedplumRequests
+    server: Medplum
     source: str
     workers: int
     duplicates: int = 0
@@ -55,7 +55,7 @@ class Lookups:
 
     def has_none(self, resource_type: str) -> bool:
         """True where Medplum holds nothing at all of a type, whoever brought it."""
-        return next(iter(self.requests.search(resource_type, "_count=1&_fields=id")), None) is None
+        return next(iter(self.server.search_all(resource_type, "_count=1&_fields=id")), None) is None
 
     def alive(self, ids: Mapping[Key, str]) -> set[str]:
         """Those of Medplum's ids that are there, whatever they are by now."""
@@ -66,7 +66,7 @@ class Lookups:
             str(found["id"])
             for kind, some in by_type.items()
             for start in range(0, len(some), LOOKUP_SIZE)
-            for found in self.requests.search(
+            for found in self.server.search_all(
                 kind, f"_id={','.join(some[start : start + LOOKUP_SIZE])}&_count=1000&_fields=id"
             )
         }
@@ -74,9 +74,9 @@ class Lookups:
     def _found(self, kind: str, ids: list[str]) -> dict[Key, Found]:
         try:
             return self._searched(kind, ids)
-        except PermanentError as fault:
+        except (InputError, PermanentError) as fault:
             # Ids are what FHIR allows, so that only the type can be wrong.
-            if fault.status not in (400, 404):
+            if isinstance(fault, PermanentError) and fault.status != 400:
                 raise
             self.unknown.add(kind)
             return {}
@@ -88,7 +88,7 @@ class Lookups:
 
     def _searched(self, kind: str, ids: list[str]) -> dict[Key, Found]:
         wanted, found = set(ids), dict[Key, Found]()
-        for resource in self.requests.search(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
+        for resource in self.server.search_all(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
             source_id = source_id_of(resource, kind)
             if source_id is None or source_id not in wanted:
                 continue
@@ -98,7 +98,7 @@ class Lookups:
                 continue
             meta = resource.get("meta") or {}
             author = str((meta.get("author") or {}).get("reference") or "")
-            profile = self.requests.login.profile
+            profile = self.server.profile
             edited = bool(author and profile and author not in self.writers | {profile})
             there = Found(str(resource["id"]), str(meta.get("versionId") or ""), resource, edited)
             if key in found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -22,9 +23,8 @@ from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
 from bot_layer.bulk_sync.rules.write_entries import conditional_entry, write_entry
 from bot_layer.bulk_sync.target.lookups import Lookups
 from bot_layer.fhir.json import Json
-from bot_layer.http import pace
-from bot_layer.medplum.batches import Batches, Verdict
-from bot_layer.medplum.requests import ROUNDS
+from bot_layer.medplum.batches import Batches, Unfinished, Verdict
+from bot_layer.medplum.quota import CONDITIONAL_COST, WRITE_COST
 from bot_layer.medplum.rules.batch_entries import Entry
 
 Action = Literal["created", "updated", "unchanged", "kept", "failed"]
@@ -89,19 +89,21 @@ class Upserts:
             alive = self.lookups.alive(former)
             former = {key: at for key, at in former.items() if at not in alive}
         work = _Work({each.key: each for each in drafts}, dict(known or {}), dict(former or {}), policy)
-        for attempt in range(ROUNDS):
-            if found is None or attempt:
-                found = self.lookups.start(work.open)()
-            work.meet(found)
+
+        def attempt() -> None:
+            nonlocal found
+            work.meet(self.lookups.start(work.open)() if found is None else found)
+            found = None  # each further attempt looks again
             self._settle(work)
             for some in self._chunks(work):
                 self._send(work, some)
             # Medplum may not know the former id any more; but what may have come back under it must not come twice.
             work.former = {key: at for key, at in work.former.items() if key in work.sent}
-            if not work.open:
-                break
-            if attempt:
-                self.batches.requests.push_back(attempt)
+            if work.open:
+                raise Unfinished
+
+        with suppress(Unfinished):
+            self.batches.repeat(attempt)
         return work.ended()
 
     def _settle(self, work: _Work) -> None:
@@ -138,7 +140,7 @@ class Upserts:
         entries = [self._entry(work, each, urns.get(each.incoming.key, "")) for each in writes]
         if not entries:
             return
-        cost = pace.CONDITIONAL_COST if self.conditional else pace.WRITE_COST
+        cost = CONDITIONAL_COST if self.conditional else WRITE_COST
         verdicts = self.batches.send(entries, cost=cost)
         if not verdicts:
             middle = len(keys) // 2

@@ -10,23 +10,21 @@ from bot_layer.bulk_sync.rules import upsert
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.bulk_sync.target.changes import Changed, Changes
-from bot_layer.bulk_sync.target.content import Contents
 from bot_layer.bulk_sync.target.lookups import Lookups
 from bot_layer.bulk_sync.target.upserts import Draft, Outcome, Upserts
 from bot_layer.fhir.json import Json
-from bot_layer.http import pace
 from bot_layer.medplum.batches import Batches
-from bot_layer.medplum.gate import Gate
-from bot_layer.medplum.login import Login
-from bot_layer.medplum.requests import MedplumRequests
+from bot_layer.medplum.binary import create_binary, replace_binary
+from bot_layer.medplum.client import Medplum
+from bot_layer.medplum.gate import Concurrency, Gate
+from bot_layer.medplum.quota import Pace
 
 
 @dataclass
 class MedplumWriter:
     """Medplum as a bulk sync uses it. Safe to share between threads."""
 
-    base_url: str
-    login: Login
+    login: Medplum
     source: str
     share: float = 0.8
     workers: int = 8
@@ -37,12 +35,12 @@ class MedplumWriter:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
-        self.requests = MedplumRequests(self.base_url, self.login, self.share, self.wait, self.clock)
-        self.lookups = Lookups(self.requests, self.source, self.workers)
-        batches = Batches(self.requests, Gate(pace.Concurrency(self.workers), self.clock))
-        self.changes = Changes(self.lookups, batches, self.max_bytes)
-        self._upserts = Upserts(self.lookups, batches, self.source, self.max_bytes, self.conditional)
-        self.contents = Contents(self.requests)
+        self.pace = Pace(self.share, self.wait, self.clock)
+        self.server = self.login.in_bulk(self.pace)
+        self.lookups = Lookups(self.server, self.source, self.workers)
+        self.batches = Batches(self.server, Gate(Concurrency(self.workers), self.clock))
+        self.changes = Changes(self.lookups, self.batches, self.max_bytes)
+        self._upserts = Upserts(self.lookups, self.batches, self.source, self.max_bytes, self.conditional)
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
         """What Medplum holds for these keys: one search for 100 of a type."""
@@ -78,4 +76,8 @@ class MedplumWriter:
 
     def store_content(self, content_type: str, pieces: Iterable[bytes], *, owner: str = "") -> str:
         """The id of a Binary that holds these bytes."""
-        return self.contents.store(content_type, pieces, owner=owner)
+        return create_binary(self.server, content_type, pieces, owner=owner, before=self.batches.may_write)
+
+    def replace_content(self, content_id: str, content_type: str, pieces: Iterable[bytes]) -> str:
+        """The id of the Binary that holds these bytes now: this one, or a new one where it is not found."""
+        return replace_binary(self.server, content_id, content_type, pieces, before=self.batches.may_write)

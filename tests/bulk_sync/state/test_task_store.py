@@ -10,8 +10,8 @@ import pytest
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.state.task_store import LeaseLost, RunCancelled, SyncStore
 from bot_layer.errors import TransientError
-from bot_layer.medplum.login import ClientLogin
-from bot_layer.medplum.requests import MedplumRequests
+from bot_layer.medplum.client import connect_client
+from bot_layer.medplum.quota import Pace
 from medplum_sandbox.medplum import MedplumSandbox
 
 SOURCE = "https://source.example/fhir"
@@ -52,9 +52,8 @@ class Notes:
 
 def store(medplum: MedplumSandbox, owner: str, clock: Clock, copy: Notes | None = None) -> SyncStore:
     """A store of one owner; leases last a minute."""
-    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
-    writer = MedplumRequests(medplum.base_url, login, wait=lambda _: None)
-    return SyncStore(writer, SOURCE, owner, 60.0, clock=clock, copy=copy)
+    login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+    return SyncStore(login.in_bulk(Pace(0.8, lambda _: None)), SOURCE, owner, 60.0, clock=clock, copy=copy)
 
 
 def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> None:
@@ -159,7 +158,7 @@ def test_two_that_begin_at_once_make_one_task(medplum: MedplumSandbox) -> None:
     first.acquire()
     with pytest.raises(TransientError):
         second.acquire()
-    assert len(list(first.medplum.search("Task", ""))) == 1
+    assert len(list(first.medplum.search_all("Task", ""))) == 1
 
 
 def finished(one: SyncStore, name: str) -> None:
@@ -204,6 +203,6 @@ def test_a_task_that_was_deleted_is_made_anew(medplum: MedplumSandbox) -> None:
     clock, disk = Clock(), Notes()
     first = store(medplum, "a", clock, disk)
     finished(first, "first")
-    (task,) = first.medplum.search("Task", "")
-    first.medplum.repeat("DELETE", f"fhir/R4/Task/{task['id']}", template="Task/{id}")
+    (task,) = first.medplum.search_all("Task", "")
+    first.medplum.delete(f"Task/{task['id']}")
     assert store(medplum, "b", clock, disk).acquire().cache_id == ""

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-import responses
 
+from bot_layer.bot.event import Event
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.target.upserts import Draft
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, TransientError
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.login import ClientLogin, GivenToken
+from bot_layer.medplum.client import connect, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 
 SOURCE = "https://source.example/fhir"
@@ -29,8 +29,8 @@ def medplum() -> Iterator[MedplumSandbox]:
 
 def writer(medplum: MedplumSandbox, **options: object) -> MedplumWriter:
     """A writer that waits for nothing."""
-    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
-    return MedplumWriter(medplum.base_url, login, SOURCE, wait=lambda _: None, **options)  # type: ignore[arg-type]
+    login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+    return MedplumWriter(login, SOURCE, wait=lambda _: None, **options)  # type: ignore[arg-type]
 
 
 def people(*names: str, **fields: object) -> list[Draft]:
@@ -68,13 +68,11 @@ def test_a_gateway_s_own_answer_to_a_look_up_does_not_say_that_nothing_is_there(
     assert len(stored(medplum)) == 2
 
 
-def test_an_answer_to_a_search_that_is_no_bundle_ends_it() -> None:
+def test_an_answer_to_a_search_that_is_no_bundle_ends_it(medplum: MedplumSandbox) -> None:
     """It tells nothing of what is there."""
-    with responses.RequestsMock() as answers:
-        answers.get("https://medplum.example/fhir/R4/Patient", json={"resourceType": "OperationOutcome"})
-        found = MedplumWriter("https://medplum.example", GivenToken("t"), SOURCE).requests.search("Patient", "_id=1")
-        with pytest.raises(TransientError):
-            next(found)
+    medplum.faults.add("server_error", status=200, method="GET", path="/Patient")
+    with pytest.raises(TransientError):
+        writer(medplum).look_up([Key("Patient", "1")])
 
 
 def test_a_refused_entry_leaves_the_others_and_brings_the_server_s_words(medplum: MedplumSandbox) -> None:
@@ -133,26 +131,24 @@ def test_a_batch_that_is_too_large_is_halved(medplum: MedplumSandbox) -> None:
 
 def test_a_refused_login_says_what_to_check(medplum: MedplumSandbox) -> None:
     """The client's secret, or the bot's token, of which there is only one."""
-    login = ClientLogin(medplum.base_url, medplum.client_id, "wrong")
+    login = connect_client(medplum.base_url, medplum.client_id, "wrong")
     with pytest.raises(AuthError, match="MEDPLUM_CLIENT_SECRET"):
         login.token()
-    one = MedplumWriter(medplum.base_url, GivenToken("none"), SOURCE, wait=lambda _: None)
+    one = MedplumWriter(connect(Event(medplum.base_url, "none", None)), SOURCE, wait=lambda _: None)
     with pytest.raises(AuthError):
         one.look_up([Key("Patient", "1")])
 
 
-def test_a_token_that_ends_is_renewed(medplum: MedplumSandbox) -> None:
-    """Before it ends, and when it is refused all the same."""
-    now = [0.0]
-    login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret, clock=lambda: now[0])
-    first = login.token()
-    assert login.token() == first
-    now[0] = 10**9
-    login.token()
-    logins = [each for each in medplum.requests if each.path.endswith("token")]
-    assert len(logins) == 2
-    login.token(stale=login.token())
-    assert len([each for each in medplum.requests if each.path.endswith("token")]) == 3
+@pytest.mark.parametrize("path", ["/fhir/R4", "/Patient", "/Binary"])
+def test_a_token_that_is_refused_is_renewed(medplum: MedplumSandbox, path: str) -> None:
+    """For a batch, a look-up and content alike; the same request is sent again with the new one."""
+    one = writer(medplum)
+    one.upsert(people("1"))
+    medplum.faults.add("server_error", status=401, times=1, path=path)
+    assert [each.action for each in one.upsert(people("1", "2"))] == ["unchanged", "created"]
+    assert one.store_content("text/plain", [b"a", b"b"])
+    assert [each.status for each in medplum.requests].count(401) == 1
+    assert len(stored(medplum)) == 2
 
 
 class Enough(Exception):
@@ -166,8 +162,8 @@ def test_a_share_of_the_quota_is_left_to_others() -> None:
         raise Enough
 
     with MedplumSandbox(quota=50_000) as medplum:
-        login = ClientLogin(medplum.base_url, medplum.client_id, medplum.client_secret)
-        one = MedplumWriter(medplum.base_url, login, SOURCE, share=0.5, wait=wait)
+        login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+        one = MedplumWriter(login, SOURCE, share=0.5, wait=wait)
         with pytest.raises(Enough):
             for start in range(0, 1000, 100):
                 one.upsert(people(*(str(number) for number in range(start, start + 100))))

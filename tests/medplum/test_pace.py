@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bot_layer.http.pace import Concurrency, Quota, read_rate_limit
+from bot_layer.medplum.gate import Concurrency
+from bot_layer.medplum.quota import Quota, read_rate_limit
 
 
 def test_the_rate_limit_header_is_read() -> None:
