@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Handler:
         """The bot's OperationDefinition, or None for a bot without an operation."""
         return None if (path := self.definition_path) is None else _read_definition(path)
 
-    @property
+    @cached_property
     def definition_path(self) -> Path | None:
         """The file of the bot's OperationDefinition, or None for a bot without an operation."""
         folders = [self.definitions] if self.definitions else _definition_folders(self.act.__module__)

@@ -1,8 +1,9 @@
 """The threads of the host: intake never waits for running bots, and no bot takes the threads of another.
 
-Each bot has a limit of calls at once. A call beyond it waits two seconds for its turn, and is then refused with
-``too-many-calls`` instead of waiting behind calls that may hang on a silent partner. A caller waits no longer than the
-bot's own timeout: its thread can't be stopped, so it keeps its place among the bot's calls until it ends.
+A call has one thread, because each change of threads costs as much as checking its login: first in the intake, which
+takes in a few calls at once, then at one of the places of its bot. A call beyond the bot's limit waits two seconds for
+a place, and is then refused with ``too-many-calls`` instead of waiting behind calls that may hang on a silent partner.
+A caller waits no longer than the bot's own timeout. A thread can't be stopped: it keeps its place until it ends.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 import anyio
@@ -23,63 +22,80 @@ from bot_layer.errors import TransientError
 
 SERVICE: Final = "Bot host"
 RETRY_AFTER: Final = 5
-_INTAKE_THREADS: Final = 16
+_INTAKE: Final = 16
 _WAIT_SECONDS: Final = 2.0  # behind an operation, Medplum makes a 500 without a reason of a refusal
 _GRACE_SECONDS: Final = 5.0  # the bot's own deadline comes first, and names the partner
 _T = TypeVar("_T")
 
 
 class Calls:
-    """The threads of one event loop. ``most`` is how many calls of one bot run at once."""
+    """The calls of one event loop. ``most`` is how many calls of one bot run at once."""
 
     def __init__(self, most: int) -> None:
-        self._places: dict[str, anyio.CapacityLimiter] = defaultdict(lambda: anyio.CapacityLimiter(most))
-        self._intake = anyio.CapacityLimiter(_INTAKE_THREADS)
+        self._places: dict[str, threading.Semaphore] = {}
+        self._most = most
+        self._intake = anyio.CapacityLimiter(_INTAKE)
         self._unlimited = anyio.CapacityLimiter(math.inf)
 
-    async def take_in(self, work: Callable[[], _T]) -> _T:
-        """What the work gives, in one of the threads that no bot ever runs in."""
-        return await anyio.to_thread.run_sync(work, limiter=self._intake)
+    async def answer(self, work: Callable[[Turn], _T]) -> _T:
+        """What the work gives, in a thread. It is in the intake until it enters ``turn.of_bot``.
 
-    async def run(self, bot: str, work: Callable[[], _T], *, timeout: float, may_wait: bool = False) -> _T:
-        """What the bot gives. ``may_wait`` is for an event, which nobody would send again.
-
-        Raises TransientError ``too-many-calls`` where its limit is reached, ``timed-out`` where it takes too long.
+        Raises TransientError ``timed-out`` if the bot takes longer than it may.
         """
-        end = await self._take_place(bot, may_wait)
-        loop, begun = asyncio.get_running_loop(), threading.Lock()
-
-        def until_end() -> _T:
-            if not begun.acquire(blocking=False):
-                raise _timed_out()  # nobody waits any more, and the place was given back
+        with anyio.CancelScope() as scope:
+            turn = Turn(self._intake, self._place_of, scope)
+            await self._intake.acquire_on_behalf_of(turn)
             try:
-                return work()
+                return await anyio.to_thread.run_sync(work, turn, limiter=self._unlimited, abandon_on_cancel=True)
             finally:
-                with suppress(RuntimeError):  # the host has ended meanwhile
-                    loop.call_soon_threadsafe(end)
+                turn.leave_intake()
+        raise TransientError("The bot took longer than it may; try again later.", service=SERVICE, code="timed-out")
 
+    def _place_of(self, bot: str) -> threading.Semaphore:
+        return self._places.setdefault(bot, threading.Semaphore(self._most))
+
+
+class Turn:
+    """One call on its way from the intake to a place of its bot."""
+
+    def __init__(
+        self, intake: anyio.CapacityLimiter, place_of: Callable[[str], threading.Semaphore], scope: anyio.CancelScope
+    ) -> None:
+        self._intake, self._place_of, self._scope = intake, place_of, scope
+        self._loop, self._in_intake = asyncio.get_running_loop(), True
+
+    def leave_intake(self) -> None:
+        """Let another call into the intake; in the event loop."""
+        if self._in_intake:
+            self._in_intake = False
+            self._intake.release_on_behalf_of(self)
+
+    @contextmanager
+    def of_bot(self, bot: str, *, timeout: float, may_wait: bool = False) -> Iterator[None]:
+        """At a place of the bot, in the call's thread. ``may_wait`` is for an event, which nobody would send again.
+
+        Raises TransientError ``too-many-calls`` where the limit is reached.
+        """
+        place = self._place_of(bot)
+        if not place.acquire(blocking=False):
+            self._in_loop(self.leave_intake)
+            if not place.acquire(timeout=None if may_wait else _WAIT_SECONDS):
+                raise TransientError(
+                    "The bot has too many calls at once; try again later.",
+                    service=SERVICE,
+                    code="too-many-calls",
+                    retry_after=RETRY_AFTER,
+                )
         try:
-            with anyio.move_on_after(timeout + _GRACE_SECONDS):
-                return await anyio.to_thread.run_sync(until_end, limiter=self._unlimited, abandon_on_cancel=True)
-            raise _timed_out()
+            self._in_loop(self._begin, timeout + _GRACE_SECONDS)
+            yield
         finally:
-            if begun.acquire(blocking=False):  # no thread began it
-                end()
+            place.release()
 
-    async def _take_place(self, bot: str, may_wait: bool) -> Callable[[], None]:
-        """Takes one of the bot's places; the function that gives it back."""
-        limiter, call = self._places[bot], object()
-        with anyio.move_on_after(None if may_wait else _WAIT_SECONDS) as waiting:
-            await limiter.acquire_on_behalf_of(call)
-        if waiting.cancelled_caught:
-            raise TransientError(
-                "The bot has too many calls at once; try again later.",
-                service=SERVICE,
-                code="too-many-calls",
-                retry_after=RETRY_AFTER,
-            )
-        return partial(limiter.release_on_behalf_of, call)
+    def _begin(self, seconds: float) -> None:
+        self.leave_intake()
+        self._scope.deadline = anyio.current_time() + seconds
 
-
-def _timed_out() -> TransientError:
-    return TransientError("The bot took longer than it may; try again later.", service=SERVICE, code="timed-out")
+    def _in_loop(self, act: Callable[..., None], *arguments: float) -> None:
+        with suppress(RuntimeError):  # the host has ended meanwhile
+            self._loop.call_soon_threadsafe(act, *arguments)

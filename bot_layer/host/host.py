@@ -12,8 +12,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -32,7 +30,7 @@ from bot_layer.errors import AuthError, BotError, InputError, TransientError
 from bot_layer.fhir.json import Json, encode
 from bot_layer.host import listen
 from bot_layer.host.admission import Admission
-from bot_layer.host.calls import RETRY_AFTER, Calls
+from bot_layer.host.calls import RETRY_AFTER, Calls, Turn
 from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
 from bot_layer.host.guard import Guard, require_watch
 from bot_layer.host.history import OPERATION, Entry, History, Stopwatch, new_id, state_of, word
@@ -74,7 +72,7 @@ class HostSettings:
 
 @dataclass
 class Call:
-    """One call: ``take_in`` in a thread of the intake, then ``run`` in a thread of the bot, both in one context."""
+    """One call: as it came, and what becomes of it. ``handler`` and ``envelope`` are there once it is admitted."""
 
     transport: str
     find: Callable[[Json], tuple[Handler, Admitted]]
@@ -82,8 +80,7 @@ class Call:
     body: bytes = field(repr=False)
     handler: Handler | None = None
     envelope: Json = field(default_factory=dict, repr=False)
-    span: spans.Span = spans.NOTHING
-    done: Callable[[Result], None] = field(default=lambda _result: None, repr=False)
+    result: Result | None = None
 
 
 @dataclass(frozen=True)
@@ -98,16 +95,15 @@ class Dispatcher:
 
     async def answer(self, call: Call) -> Response:
         """The answer to a call."""
-        context, ending, took = copy_context(), ExitStack(), Stopwatch()
-        try:
-            result = await self.calls.take_in(lambda: context.run(self._take_in, call, ending))
-            if result is None:
-                result = await self._run(call, lambda: context.run(self._invoke, call))
-            call.done(result)
-            call.span.annotate(**result.facts())
-            self._note(call, result, took.ms)
-        finally:
-            context.run(ending.close)
+        took = Stopwatch()
+        with self.metrics.running():
+            try:
+                call.result = await self.calls.answer(lambda turn: self._answer(call, turn))
+            except TransientError as error:
+                call.result = self._failed(cast(Handler, call.handler), call.envelope, error)
+        result = call.result
+        self.metrics.ended(call.handler.bot.name if call.handler else None, result, took.ms / 1000)
+        self._note(call, result, took.ms)
         busy = result.error is not None and result.error.code == "too-many-calls"
         headers = {"Retry-After": str(RETRY_AFTER)} if busy else None
         return _json(503 if busy else 200, result.answer(), headers)
@@ -124,23 +120,36 @@ class Dispatcher:
             raise AuthError("The relay runs as another bot than it names.", code="wrong-bot")
         return handler, admitted
 
-    def _take_in(self, call: Call, ending: ExitStack) -> Result | None:
-        """The result of what is refused or stored; None for what somebody waits for. Nothing precedes admission."""
+    def _answer(self, call: Call, turn: Turn) -> Result:
+        """The result of a call, in a thread."""
         login = read_login(call.body)
-        call.span = ending.enter_context(spans.call(call.transport, login, call.traceparent))
+        with spans.call(call.transport, login, call.traceparent) as span:
+            result = self._admitted(call, login, turn)
+            if call.handler is not None:
+                span.annotate(name=call.handler.bot.name)
+            span.annotate(**(call.result or result).facts())  # its caller may have left with another one
+        return result
+
+    def _admitted(self, call: Call, login: Json, turn: Turn) -> Result:
+        """Store what nobody waits for, and run the rest. Nothing precedes admission."""
         try:
-            call.handler, admitted = call.find(login)
+            handler, admitted = call.find(login)
         except BotError as error:
             return self._refused(error)
         call.envelope, call.body = read_envelope(call.body, login), b""
         call.envelope["bot"] = {"reference": f"Bot/{admitted.bot_id}"}  # the only one that a later run may be of
-        call.span.annotate(name=call.handler.bot.name)
-        call.done = ending.enter_context(self.metrics.timed(call.handler.bot.name))
+        call.handler = handler
         try:
-            event_id = self._stored(call.handler, call.envelope, admitted)
+            event_id = self._stored(handler, call.envelope, admitted)
+            if event_id is not None:
+                return queued(event_id)
+            may_wait = kind_of(call.envelope) != "call"
+            with turn.of_bot(handler.bot.name, timeout=handler.bot.timeout, may_wait=may_wait):
+                return self._invoke(handler, call.envelope)
         except InputError as error:
             return self._refused(error)
-        return queued(event_id) if event_id is not None else None
+        except TransientError as error:
+            return self._failed(handler, call.envelope, error)
 
     def _stored(self, handler: Handler, envelope: Json, admitted: Admitted) -> str | None:
         """The id under which an event waits in the inbox; None for what runs now."""
@@ -151,15 +160,9 @@ class Dispatcher:
             return None
         return inbox.take(handler, envelope, admitted, now=now)
 
-    async def _run(self, call: Call, run: Callable[[], Result]) -> Result:
-        handler = cast(Handler, call.handler)
-        try:
-            return await self.calls.run(
-                handler.bot.name, run, timeout=handler.bot.timeout, may_wait=kind_of(call.envelope) != "call"
-            )
-        except TransientError as error:
-            _log.warning("%s ended with %s", handler.bot.name, error.code)
-            return Result(handler.failure(error, call.envelope), error=error)
+    def _failed(self, handler: Handler, envelope: Json, error: TransientError) -> Result:
+        _log.warning("%s ended with %s", handler.bot.name, error.code)
+        return Result(handler.failure(error, envelope), error=error)
 
     def _note(self, call: Call, result: Result, ms: float) -> None:
         """Note how a call ended. What is queued is noted when it has run, also where it runs by way of Medplum."""
@@ -193,11 +196,11 @@ class Dispatcher:
         given = as_object(envelope.get("input")).get("resourceType")
         return bool(own) and caller == f"ClientApplication/{own}" and given not in (None, "Parameters")
 
-    def _invoke(self, call: Call) -> Result:
+    def _invoke(self, handler: Handler, envelope: Json) -> Result:
         settings = self.settings
         return invoke(
-            cast(Handler, call.handler),
-            call.envelope,
+            handler,
+            envelope,
             environ=settings.environ,
             check=self.guard.check,
             stand=lambda bot: settings.inbox.stand(bot) if settings.inbox else Standing(settings.installation),
@@ -206,9 +209,7 @@ class Dispatcher:
     def _refused(self, error: BotError) -> Result:
         _log.warning("Refused a call: %s", error.code)
         self.settings.occurrences.add("refused")
-        result = refused(error)
-        self.metrics.count("-", result)
-        return result
+        return refused(error)
 
     def _handler(self, identifiers: tuple[str, ...]) -> Handler:
         for identifier in identifiers:
@@ -240,7 +241,7 @@ def app(settings: HostSettings) -> Starlette:
             read_signature(header, now=settings.now())  # before the body: anybody reaches this address
             body = await request.body()
             signature = verify(str(settings.relay_key), header, name, body, now=settings.now())
-            await dispatcher.calls.take_in(lambda: relayed.require_new(signature, now=settings.now()))
+            await dispatcher.calls.answer(lambda _turn: relayed.require_new(signature, now=settings.now()))
         except AuthError as error:
             return _json(401, refused(error).answer())
         return await dispatcher.answer(

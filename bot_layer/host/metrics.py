@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -33,21 +32,16 @@ class Metrics:
         self._running = Gauge("bot_calls_running", "Calls that are being answered", registry=self._registry)
         self._inbox = Gauge("bot_inbox_runs", "Runs in the inbox by state", ["state"], registry=self._registry)
 
-    @contextmanager
-    def timed(self, bot: str) -> Iterator[Callable[[Result], None]]:
-        """Times a call; the function given takes its result."""
-        started = time.perf_counter()
-        results: list[Result] = []
-        with self._running.track_inprogress():
-            yield results.append
-        self._seconds.labels(bot).observe(time.perf_counter() - started)
-        for result in results:
-            self.count(bot, result)
+    def running(self) -> AbstractContextManager[None]:
+        """Counts a call as running meanwhile."""
+        return self._running.track_inprogress()
 
-    def count(self, bot: str, result: Result) -> None:
+    def ended(self, bot: str | None, result: Result, seconds: float) -> None:
         """Count a result; ``-`` stands for a call that reached no bot."""
         word = "queued" if result.queued else result.error.code if result.error else "ok"
-        self._calls.labels(bot, word).inc()
+        self._calls.labels(bot or "-", word).inc()
+        if bot is not None:
+            self._seconds.labels(bot).observe(seconds)
 
     def page(self, inbox: dict[str, int]) -> bytes:
         """The page that Prometheus reads."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bot_layer.errors import TransientError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.host import calls, metrics
-from bot_layer.host.calls import Calls
+from bot_layer.host.calls import Calls, Turn
 from bot_layer.host.invoke import invoke
 from bot_layer.host.metrics import Figures
 from bot_layer.http.transport import Transport
@@ -103,26 +104,45 @@ def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging
         assert client.post("/bot-b-1", json=event).status_code == 200
 
 
+class Work:
+    """What a call does in its thread: it takes its place and works until a test lets it end."""
+
+    def __init__(self, *, timeout: float = 60) -> None:
+        self.timeout = timeout
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def __call__(self, turn: Turn, *, may_wait: bool = False) -> str:
+        with turn.of_bot("bot", timeout=self.timeout, may_wait=may_wait):
+            self.begun.set()
+            assert self.end.wait(60)
+        return "done"
+
+
+def _at_once(turn: Turn) -> str:
+    with turn.of_bot("bot", timeout=60):
+        return "done"
+
+
 def test_an_event_waits_for_its_turn_instead_of_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody would send it again."""
     monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
 
     async def run() -> list[str]:
-        places, end, done = Calls(1), threading.Event(), []
+        places, work, done = Calls(1), Work(), []
 
-        async def event(name: str) -> None:
-            done.append(await places.run("bot", lambda: (end.wait(30), name)[1], timeout=30, may_wait=True))
+        async def event() -> None:
+            done.append(await places.answer(partial(work, may_wait=True)))
 
         async with anyio.create_task_group() as group:
-            for name in ("first", "second"):
-                group.start_soon(event, name)
-            await anyio.wait_all_tasks_blocked()
+            for _ in range(2):
+                group.start_soon(event)
+            await anyio.to_thread.run_sync(work.begun.wait, 60)
             with pytest.raises(TransientError, match="too many calls"):
-                await places.run("bot", lambda: "call", timeout=30)
-            end.set()
+                await places.answer(_at_once)
+            work.end.set()
         return done
 
-    assert sorted(asyncio.run(run())) == ["first", "second"]
+    assert asyncio.run(run()) == ["done", "done"]
 
 
 def test_a_caller_waits_no_longer_than_the_bot_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,35 +151,45 @@ def test_a_caller_waits_no_longer_than_the_bot_may_take(monkeypatch: pytest.Monk
     monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
 
     async def run() -> tuple[str, str, str]:
-        places, begun, end = Calls(1), threading.Event(), threading.Event()
-
-        def hang() -> str:
-            begun.set()
-            assert end.wait(30)
-            return "late"
-
+        places, work = Calls(1), Work(timeout=0.05)
         with pytest.raises(TransientError) as late:
-            await places.run("bot", hang, timeout=0.05)
-        await anyio.to_thread.run_sync(begun.wait, 30)
+            await places.answer(work)
         with pytest.raises(TransientError) as full:
-            await places.run("bot", lambda: "call", timeout=30)
-        end.set()
-        return late.value.code, full.value.code, await places.run("bot", lambda: "next", timeout=30, may_wait=True)
+            await places.answer(_at_once)
+        work.end.set()
+        return late.value.code, full.value.code, await places.answer(partial(work, may_wait=True))
 
-    assert asyncio.run(run()) == ("timed-out", "too-many-calls", "next")
+    assert asyncio.run(run()) == ("timed-out", "too-many-calls", "done")
 
 
-def test_a_place_is_given_back_where_no_thread_began_the_call() -> None:
+def test_calls_that_run_or_wait_for_their_bot_are_not_in_the_intake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intake takes one call at a time here: it takes the third while one runs and one waits."""
+    monkeypatch.setattr(calls, "_INTAKE", 1)
+
+    async def run() -> str:
+        places, work = Calls(1), Work()
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(places.answer, partial(work, may_wait=True))
+            answer = await places.answer(lambda _turn: "stored")
+            work.end.set()
+        return answer
+
+    assert asyncio.run(run()) == "stored"
+
+
+def test_a_call_that_is_given_up_before_it_begins_costs_no_place() -> None:
     """A caller that hangs up at once costs no place for ever."""
 
     async def run() -> str:
         places = Calls(1)
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await places.run("bot", lambda: "never", timeout=30)
-        return await places.run("bot", lambda: "next", timeout=30)
+        for _ in range(20):  # more than the intake takes
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await places.answer(_at_once)
+        return await places.answer(_at_once)
 
-    assert asyncio.run(run()) == "next"
+    assert asyncio.run(run()) == "done"
 
 
 def test_the_page_of_figures_does_not_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
