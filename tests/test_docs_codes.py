@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from bot_layer.bot.collection import load
+from bot_layer.codes import advice
 from bot_layer.errors import BotError
 from bot_layer.health_gorilla.rules.checks import STEPS
 from bot_layer.health_gorilla.rules.names import NameMatch
+from tests import codes as codes_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "health-gorilla.md").read_text(encoding="utf-8")
@@ -128,3 +130,11 @@ def test_every_setting_and_parameter_is_listed(stem: str) -> None:
     names = [parameter["name"] for parameter in operation["parameter"] if parameter["use"] == "in"]
     assert [name for name in settings + names if f"`{name}`" not in PAGE] == []
     assert f"`${operation['code']}`" in PAGE
+
+
+def test_the_status_page_explains_codes_as_the_docs_do() -> None:
+    """``python -m tests.codes`` renews the file; a code of the host's own comes before one of the same name."""
+    assert json.loads(codes_file.FILE.read_text(encoding="utf-8")) == codes_file.explained()
+    assert advice("refused", "npi-missing").startswith("There is no NPI. Add the identifier")
+    assert advice("done", "npi-missing") == "It succeeded."
+    assert advice("dead", "of-somebody-elses-bot").endswith("Fix the cause, then retry it.")

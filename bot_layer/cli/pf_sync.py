@@ -26,7 +26,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import run_state as sync_state
 from bot_layer.bulk_sync.rules import task as sync_task
-from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices
+from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_every, read_practices
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, load_state, login_name, make_sync
@@ -44,6 +44,7 @@ pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion to
 app.add_typer(pf_sync, name="pf-sync")
 
 DONE, FAILED, MISSING, BUSY, PARTIAL, STOPPED = 0, 1, 2, 3, 4, 130
+NOT_SET_UP = "no-sync"
 STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
 
 Full = Annotated[bool, typer.Option("--full", help="Export everything, and compare each resource with Medplum.")]
@@ -142,16 +143,13 @@ def _record(settings: SyncSettings | ConfigError, medplum: Medplum) -> Json:
 
 
 def unhealthy(environ: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with each practice's sync that ran before, by name; nothing where no sync is set up."""
+    """What is wrong with each practice's settings or last run, by name; nothing if no sync is set up."""
     if not environ.get("MEDPLUM_CLIENT_ID"):
         return {}
     try:
         worlds, medplum = read_worlds(environ, Chosen(every=True))
-    except ConfigError:
-        try:
-            worlds, medplum = read_worlds(environ, Chosen())
-        except ConfigError:
-            return {}
+    except ConfigError as fault:
+        return {} if fault.code == NOT_SET_UP else {"": f"{fault.code}: {fault.message}"}
     records = {name: _record(settings, medplum) for name, settings in worlds.items()}
     return {
         name: str(record.get("problem") or record["summary"])
@@ -182,17 +180,26 @@ class Chosen:
 
 
 def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, Medplum]:
-    """The chosen practices by name, and the login. What the environment does not set is in the project's secrets."""
+    """The chosen practices by name, and the login. What the environment does not set is in the project's secrets.
+
+    The only practice of settings without PF_PRACTICES has an empty name. Raises ConfigError: its code is NOT_SET_UP if
+    there are no settings.
+    """
     login = connect_environment(environ).with_bulk_codes()
     secrets = secret_values(login.project_secrets().values())
-    if not (secrets or chosen.file or environ.get("PF_FHIR_BASE_URL") or environ.get(PRACTICES)):
-        raise ConfigError(
-            "Set the PF_ settings in the environment or as project secrets, which only an admin client can read.",
-            missing=["PF_FHIR_BASE_URL"],
-        )
     given = resolve(SETTINGS, environ, secrets)
+    needed = ("PF_FHIR_BASE_URL", "PF_CLIENT_ID", PRACTICES)
+    if not chosen.file and (chosen.every or not secrets) and not any(given.get(name) for name in needed):
+        raise ConfigError(
+            f"No sync is set up. Set PF_FHIR_BASE_URL and the login, or {PRACTICES}, in the environment or as project "
+            "secrets, which only an admin client can read.",
+            code=NOT_SET_UP,
+            missing=needed,
+        )
     if not chosen.name and not chosen.every:
         return {"": read_settings(given)}, login
+    if chosen.every and not chosen.file:
+        return read_every(given), login
     try:
         text = chosen.file.read_text(encoding="utf-8") if chosen.file is not None else given.get(PRACTICES, "")
     except (OSError, UnicodeDecodeError) as fault:
@@ -259,7 +266,7 @@ class _Around:
 
     def _turn(self, name: str, act: Callable[[Options], int], options: Options) -> int:
         settings, self.name = self.worlds[name], name
-        if self.chosen.every:
+        if self.chosen.every and name:
             typer.echo(f"{name}:")
         if isinstance(settings, ConfigError):
             if not self.chosen.every:

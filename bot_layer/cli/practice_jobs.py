@@ -18,6 +18,7 @@ from bot_layer.bulk_sync.setup import Surroundings, is_shared, load_state, login
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.cli.pf_sync import STATE_FOLDER, Chosen, read_worlds
 from bot_layer.errors import BotError, ConfigError
+from bot_layer.host import jobs
 from bot_layer.host.jobs import HALTED, Item, Job
 from bot_layer.host.rules.inbox import Verdict, verdict
 from bot_layer.medplum.client import Medplum
@@ -42,9 +43,18 @@ class PracticeJobs:
         self._read: tuple[Practices, Medplum] | None = None
         self._wrong: dict[str, str] = {}
 
-    def job(self, *, at_once: int, here: int) -> Job:
+    def job(self, *, at_once: int = 4, here: int = 2) -> Job:
         """The job for the hosts: at most ``at_once`` runs at one source's host, and ``here`` on this host."""
         return Job(NAME, self.due, self.run, at_once=at_once, here=here)
+
+    def start(self, name: str) -> None:
+        """Queue a run of one practice, due or not; raises ConfigError if its settings are wrong."""
+        practices, _ = read_worlds(self.environ, Chosen(every=True))
+        settings = practices[name]
+        if isinstance(settings, ConfigError):
+            raise settings
+        turn = f"asked-{self.clock():.0f}"
+        jobs.enqueue(self.job(), [Item(name, urlsplit(settings.source).netloc, turn, asked=True)])
 
     def due(self) -> list[Item]:
         """The practices that are due, the one that has waited longest first."""
@@ -68,8 +78,8 @@ class PracticeJobs:
         last = state.run.id if state.run is not None else "first"
         return Item(name, urlsplit(settings.source).netloc, f"{last}:{int(self.clock() // _AGAIN_SECONDS)}")
 
-    def run(self, name: str) -> Verdict:
-        """A run of one practice to its end; nothing is done if another host has just done it."""
+    def run(self, name: str, asked: bool) -> Verdict:
+        """A run of one practice to its end. If nobody asked for it and it is no longer due, nothing is done."""
         practices, login = self._read or read_worlds(self.environ, Chosen(every=True))
         settings = practices.get(name)
         if not isinstance(settings, SyncSettings):
@@ -82,7 +92,7 @@ class PracticeJobs:
             self._report(name, fault)
             return verdict(fault)
         try:
-            if not self._is_due(name, settings, sync.store.load()):
+            if not self._is_due(name, settings, sync.store.load()) and not asked:
                 return Verdict("done", "not-due")
             state = sync.run(Options())
         except Halted:

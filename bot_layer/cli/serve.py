@@ -36,6 +36,7 @@ from bot_layer.host.pages import access
 from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
+    from bot_layer.cli.practice_jobs import PracticeJobs
     from bot_layer.host.durable import Inbox
     from bot_layer.host.jobs import Job
 
@@ -157,6 +158,7 @@ def _serve(
     more = tuple(responder.routes()) if responder else ()
     bound, stopped = listening.bind(*address), threading.Event()
     found = bound.getsockname()
+    syncs = _syncs(box, stopped, always=clocks.practices) if box is not None else None
     if history is not None:
         more += tuple(
             status_page.routes(
@@ -167,6 +169,7 @@ def _serve(
                 catch_up_server=_catch_up_server(environ, servers, numbers) if box else None,
                 host_url=f"http://{listening.LOOPBACK}:{found[1]}",
                 stopped=stopped,
+                start=syncs.start if syncs else None,
             )
         )
     settings = hosting.HostSettings(
@@ -190,8 +193,7 @@ def _serve(
         # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
         signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
     if box is not None:
-        syncs = _syncs(box.settings.database_url, stopped, numbers) if clocks.practices else None
-        _launch(box, bots, stopped, cron_at=servers[0] if clocks.cron else None, syncs=syncs)
+        _launch(box, bots, stopped, clocks, server=servers[0], syncs=_job(syncs, numbers) if syncs else None)
         if own_login is not None:
             missed = partial(occurrences.add, "missed")
             server_of_marks = _catch_up_server(environ, servers, numbers)
@@ -247,7 +249,7 @@ def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
 
 
 def _launch(
-    box: Inbox, bots: Collection, stopped: threading.Event, *, cron_at: str | None, syncs: Job | None = None
+    box: Inbox, bots: Collection, stopped: threading.Event, clocks: _Clocks, *, server: str, syncs: Job | None
 ) -> None:
     from bot_layer.host import jobs  # noqa: PLC0415  # as above
     from bot_layer.host.retention import sweep_hourly  # noqa: PLC0415  # as above
@@ -257,22 +259,29 @@ def _launch(
         jobs.register(syncs)
     box.launch()
     if syncs is not None:
-        threading.Thread(target=jobs.repeat, args=(syncs, stopped), daemon=True).start()
+        jobs.open_queue(syncs)
+        if clocks.practices:
+            threading.Thread(target=jobs.repeat, args=(syncs, stopped), daemon=True).start()
     threading.Thread(target=sweep_hourly, args=(box.sweep, stopped), daemon=True).start()
-    if cron_at is not None:
+    if clocks.cron:
         try:
-            start(bots, connect_environment(os.environ), cron_at, now=datetime.now(UTC))
+            start(bots, connect_environment(os.environ), server, now=datetime.now(UTC))
         except BotError:
             box.close(grace=1)
             raise
 
 
-def _syncs(database: str, stopped: threading.Event, numbers: Mapping[str, float]) -> Job:
-    """The syncs of practices: queued when they are due, and run by the hosts that have room."""
+def _syncs(box: Inbox, stopped: threading.Event, *, always: bool) -> PracticeJobs | None:
+    """The syncs of practices, if this host runs them when they are due, or when somebody starts one on its page."""
+    if not always and not (access.read_password(os.environ) and os.environ.get("MEDPLUM_CLIENT_ID")):
+        return None
     from bot_layer.cli.practice_jobs import PracticeJobs  # noqa: PLC0415  # as above
 
-    at_once, here = int(numbers["BOT_HOST_SYNCS_PER_SOURCE"]), int(numbers["BOT_HOST_SYNCS"])
-    return PracticeJobs(dict(os.environ), database, stopped).job(at_once=at_once, here=here)
+    return PracticeJobs(dict(os.environ), box.settings.database_url, stopped)
+
+
+def _job(syncs: PracticeJobs, numbers: Mapping[str, float]) -> Job:
+    return syncs.job(at_once=int(numbers["BOT_HOST_SYNCS_PER_SOURCE"]), here=int(numbers["BOT_HOST_SYNCS"]))
 
 
 def _alert(

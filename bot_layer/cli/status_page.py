@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from starlette.routing import Route
 
 from bot_layer.bot.collection import Collection
-from bot_layer.bulk_sync.rules.practices import Practices
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.task import health
 from bot_layer.bulk_sync.setup import load_state, make_sync
-from bot_layer.cli.pf_sync import Chosen, read_worlds
+from bot_layer.cli.pf_sync import NOT_SET_UP, Chosen, read_worlds
+from bot_layer.codes import advice, explain
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.findings import Finding
 from bot_layer.host.history import HEALTH, Entry, History
 from bot_layer.host.pages.access import read_password
 from bot_layer.host.pages.values import Practice, Progress, Providers
-from bot_layer.host.rules.standing import advice
 from bot_layer.medplum.client import Medplum, connect_environment
 
 if TYPE_CHECKING:
     from bot_layer.host.durable import Inbox
 
 LOOK_SECONDS: Final = 300.0
-_ONE: Final = "Practice Fusion"  # the name of the only practice
+_ONE: Final = "Practice Fusion"  # how the page calls the only practice, whose name is empty
 _ANY: Final = "*"
+_SAMPLE_SECONDS: Final = 60.0
 _APPS: Final = {"https://api.medplum.com": "https://app.medplum.com"}
 
 
@@ -46,8 +46,9 @@ def routes(
     catch_up_server: str | None,
     host_url: str,
     stopped: threading.Event,
+    start: Callable[[str], None] | None = None,
 ) -> list[Route]:
-    """The status page's routes; none where it has no password."""
+    """The status page's routes; none if it has no password. ``start`` queues a run of a practice's sync."""
     password = read_password(environ)
     if password is None:
         return []
@@ -73,7 +74,7 @@ def routes(
         runs=cache(lambda: connect_runs(database, history) if database else without_inbox(history)),
         providers=Providers(
             practices=syncs.practices if is_known else lambda: (),
-            start=syncs.start,
+            start=(lambda name: start(_own(name))) if start else None,
             cancel=syncs.cancel,
             findings=partial(_findings, environ, bots, host_url) if is_known else None,
         ),
@@ -94,69 +95,70 @@ class Syncs:
 
     def __init__(self, environ: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
         self._environ, self._clock = environ, clock
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._samples: dict[str, deque[Sample]] = defaultdict(lambda: deque(maxlen=20))
 
     def practices(self) -> list[Practice]:
-        """Where each practice stands, as its Task in Medplum says."""
-        worlds, login = self._worlds()
-        return [self._practice(name or _ONE, settings, login) for name, settings in worlds.items() if login is not None]
-
-    def start(self, name: str) -> None:
-        """Start a run in a process of its own, so that it takes no time from the host."""
-        running = self._started.get(name)
-        if running is None or running.poll() is not None:
-            which = [] if name == _ONE else ["--practice", name]
-            self._started[name] = subprocess.Popen(  # noqa: S603  # our own command
-                [sys.executable, "-m", "bot_layer.cli", "pf-sync", "--quiet", *which],
-                env=dict(self._environ),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        """Where each practice stands, as its Task in Medplum says. Raises ConfigError if PF_PRACTICES is unreadable."""
+        try:
+            practices, login = read_worlds(self._environ, Chosen(every=True))
+        except ConfigError as fault:
+            if fault.code == NOT_SET_UP:
+                return []
+            raise
+        return [self._practice(name, settings, login) for name, settings in practices.items()]
 
     def cancel(self, name: str) -> None:
-        """End the run that is under way, whoever holds it."""
-        worlds, login = self._worlds()
-        settings = worlds.get("" if name == _ONE else name)
-        if isinstance(settings, SyncSettings) and login is not None:
+        """End the run that is under way, whichever host or command runs it."""
+        practices, login = read_worlds(self._environ, Chosen(every=True))
+        settings = practices.get(_own(name))
+        if isinstance(settings, SyncSettings):
             make_sync(settings, login).cancel()
 
     def watch(self, history: History, stopped: threading.Event, *, every: float = LOOK_SECONDS) -> None:
-        """Note every few minutes how each practice is, until the host stops; then stop what was started here."""
+        """Record the health of each practice every few minutes, until the host stops."""
         while not stopped.wait(min(every, 20.0)):
             with suppress(BotError):
                 self.note(history)
             if stopped.wait(every):
                 break
-        for process in self._started.values():
-            process.terminate()  # it keeps its place
 
     def note(self, history: History) -> None:
-        """Note how each practice is now; of several hosts one note stays."""
+        """Record the health of each practice now; several hosts write the same record."""
         now = self._clock()
         for each in self.practices():
             if each.enabled:
                 entry_id = f"{HEALTH}-{each.name}-{now // LOOK_SECONDS:.0f}"
                 history.add(Entry(entry_id, now, each.name, HEALTH, each.state))
 
-    def _worlds(self) -> tuple[Practices, Medplum | None]:
-        for chosen in (Chosen(every=True), Chosen()):
-            with suppress(ConfigError):
-                return read_worlds(self._environ, chosen)
-        return {}, None
-
-    def _practice(self, name: str, settings: SyncSettings | ConfigError, login: Medplum | None) -> Practice:
-        if isinstance(settings, ConfigError) or login is None:
-            return Practice(name, "not set up", healthy=False, problems=("Its settings are incomplete or wrong.",))
+    def _practice(self, name: str, settings: SyncSettings | ConfigError, login: Medplum) -> Practice:
+        shown = name or _ONE
+        if isinstance(settings, ConfigError):
+            return Practice(shown, "not set up", healthy=False, problems=(settings.message,))
         try:
             state = load_state(settings, login)
         except BotError as fault:
-            return Practice(name, "unknown", healthy=False, problems=(advice("failed", fault.code),))
-        return read_practice(name, state, settings, self._clock())
+            return Practice(shown, "unknown", healthy=False, problems=(explain(fault),))
+        return read_practice(shown, state, settings, self._clock(), self._samples[name])
 
 
-def read_practice(name: str, state: SyncState, settings: SyncSettings, now: float) -> Practice:
-    """A practice as the page shows it."""
+def _own(shown: str) -> str:
+    """The name of a practice in the settings."""
+    return "" if shown == _ONE else shown
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many resources a run had handled at an instant."""
+
+    run: str
+    at: float
+    done: int
+
+
+def read_practice(
+    name: str, state: SyncState, settings: SyncSettings, now: float, samples: deque[Sample] | None = None
+) -> Practice:
+    """A practice as the page shows it. ``samples`` are earlier observations, to which this one is added."""
     run, interval = state.run, settings.interval_ms / 1000
     record = health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=now)
     is_partial = run is not None and run.phase == "partial"
@@ -173,7 +175,7 @@ def read_practice(name: str, state: SyncState, settings: SyncSettings, now: floa
         started=run.started if run is not None else None,
         last_success=state.last_success or None,
         next_run=ended + interval if ended and not is_under_way else None,
-        seconds_left=_seconds_left(run, progress, now) if run is not None else None,
+        seconds_left=_seconds_left(run, progress, now, samples if samples is not None else deque()) if run else None,
         progress=progress,
         problems=tuple(_problems(run)) if run is not None else (),
     )
@@ -189,13 +191,23 @@ def _progress(run: Run) -> tuple[Progress, ...]:
     )
 
 
-def _seconds_left(run: Run, progress: Sequence[Progress], now: float) -> float | None:
-    """By what was done so far; None while nobody can know."""
+def _seconds_left(run: Run, progress: Sequence[Progress], now: float, samples: deque[Sample]) -> float | None:
+    """How long the rest takes at the speed of the samples.
+
+    None before a minute of loading has been observed, and while an export is not complete: nobody knows its size.
+    """
+    if run.phase != "load" or not all(job.done or job.files for job in run.jobs):
+        return None
     expected = sum(each.expected or 0 for each in progress)
     done = sum(min(each.done, each.expected or 0) for each in progress)
-    if run.phase != "load" or not done or done >= expected:
+    if samples and samples[-1].run != run.id:
+        samples.clear()
+    if not samples or now - samples[-1].at >= _SAMPLE_SECONDS:
+        samples.append(Sample(run.id, now, done))
+    first = samples[0]
+    if now - first.at < _SAMPLE_SECONDS or done <= first.done or done >= expected:
         return None
-    return (now - run.started) * (expected - done) / done
+    return (now - first.at) * (expected - done) / (done - first.done)
 
 
 def _problems(run: Run) -> list[str]:

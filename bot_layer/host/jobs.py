@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -35,26 +35,27 @@ class Item:
     """What a job runs at most once at a time.
 
     ``partner`` names what it burdens, such as a server's host. ``turn`` names the run: the same at every host that
-    finds it due.
+    finds it due. ``asked`` is True if a person asked for the run, so that it need not be due.
     """
 
     name: str
     partner: str
     turn: str
+    asked: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work that is asked for regularly.
+    """Work that is due regularly.
 
-    ``due`` gives the items to run now, the one that has waited longest first. ``run`` is given the name of an item; its
-    verdict ``again`` lets it be run once more after a pause. At most ``at_once`` items of one partner run over all
-    hosts, and ``here`` of all partners on one host.
+    ``due`` gives the items to run now, the one that has waited longest first. ``run`` gets the name of an item and
+    whether a person asked for it; after the verdict ``again`` the item runs once more, after a pause. At most
+    ``at_once`` items of one partner run over all hosts, and ``here`` of all partners on one host.
     """
 
     name: str
-    due: Callable[[], Iterable[Item]]
-    run: Callable[[str], Verdict]
+    due: Callable[[], Sequence[Item]]
+    run: Callable[[str, bool], Verdict]
     at_once: int = 4
     here: int = 2
 
@@ -67,12 +68,16 @@ def register(job: Job) -> None:
     _jobs[job.name] = job
 
 
+def open_queue(job: Job) -> None:
+    """Let this host run what is queued. Call it once the inbox is launched."""
+    DBOS.register_queue(_queue(job), partition_concurrency=job.at_once, worker_concurrency=job.here)
+
+
 def repeat(job: Job, stopped: threading.Event, *, every: float = 60.0) -> None:
     """Queue what is due, at once and then regularly, until the host stops."""
-    DBOS.register_queue(_queue(job), partition_concurrency=job.at_once, worker_concurrency=job.here)
     while True:
         try:
-            enqueue_due(job)
+            enqueue(job, job.due())
         except BotError as fault:
             _log.warning("What is due of %s is not known: %s: %s", job.name, fault.code, fault.message)
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
@@ -81,9 +86,8 @@ def repeat(job: Job, stopped: threading.Event, *, every: float = 60.0) -> None:
             return
 
 
-def enqueue_due(job: Job) -> None:
-    """Queue each item that is due, unless it waits or runs already, at any host."""
-    items = list(job.due())
+def enqueue(job: Job, items: Sequence[Item]) -> None:
+    """Queue items, but none that waits or runs already, at any host."""
     waiting = DBOS.list_workflows(workflow_id_prefix=_id(job), status=list(_OPEN), load_output=False) if items else []
     under_way = {run.input["args"][1] for run in waiting if run.input}
     for item in items:
@@ -92,7 +96,7 @@ def enqueue_due(job: Job) -> None:
                 SetWorkflowID(f"{_id(job)}{item.name}:{item.turn}"),
                 SetEnqueueOptions(queue_partition_key=item.partner),
             ):
-                DBOS.enqueue_workflow(_queue(job), run_job, job.name, item.name)
+                DBOS.enqueue_workflow(_queue(job), run_job, job.name, item.name, item.asked)
 
 
 def _queue(job: Job) -> str:
@@ -104,30 +108,30 @@ def _id(job: Job) -> str:
 
 
 @DBOS.step(name="job-attempt")
-def _attempt(name: str, item: str, number: int) -> Json:
+def _attempt(name: str, item: str, number: int, asked: bool) -> Json:  # DBOS stores it by its place
     """One attempt, stored with its number."""
     with serving().counted():
-        return asdict(_verdict(name, item)) | {"attempt": number}
+        return asdict(_verdict(name, item, asked=asked)) | {"attempt": number}
 
 
-def _verdict(name: str, item: str) -> Verdict:
+def _verdict(name: str, item: str, *, asked: bool) -> Verdict:
     if name not in _jobs:
         _log.error("This host does not run %s, but shares the database with one that does", name)
         return Verdict("dead", "unknown-job")
     try:
-        return _jobs[name].run(item)
+        return _jobs[name].run(item, asked)
     except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
         _log.error("A run of %s failed: %s", name, place_of(fault))
         return Verdict("dead", "internal-error")
 
 
 @DBOS.workflow(name="run_job", max_recovery_attempts=None)
-def run_job(name: str, item: str) -> Json:
+def run_job(name: str, item: str, asked: bool = False) -> Json:  # as above; older runs lack it
     """Attempts until the run ends, or fails too often; it is queued again when it is due."""
     settings = serving().settings
     number = failed = 0
     while True:
-        end = _attempt(name, item, number)
+        end = _attempt(name, item, number, asked)
         wait: float | None = None
         if end["state"] == HALTED.state:
             wait = 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from dbos import DBOSClient, DBOSPortableJSONSerializer
@@ -15,6 +17,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
+from tests import loopback
 from tests.bulk_sync.world import World, assert_exact
 from tests.host.gate import Gate
 from tests.host.process import HostProcess, until
@@ -112,3 +115,20 @@ def test_what_a_killed_host_leaves_another_one_resumes(postgres_url: str) -> Non
             assert_exact(each)
         stored = worlds[0].stored("Patient")
         assert len(stored) == sum(each.source.source.count("Patient") for each in worlds)
+
+
+def test_a_run_is_started_on_the_status_page(tmp_path: Path) -> None:
+    """The hosts' queue runs it, also without --sync-practices and while the practice is not due."""
+    with practices(1, 2) as worlds:
+        given = environment(worlds) | {"BOT_HOST_PAGE_PASSWORD": "correct horse battery"}
+        given["PF_PRACTICES"] = settings_of(worlds, PF_SYNC_ENABLED="false", PF_STATE_DIR=str(tmp_path))
+        medplum = worlds[0].medplum.base_url
+        with HostProcess(medplum, tmp_path / "inbox.sqlite", **given) as host:
+            with loopback.client(base_url=f"http://{host.address}/status") as browser:
+                browser.post("/sign-in", data={"password": given["BOT_HOST_PAGE_PASSWORD"]})
+                page = browser.get("/sync").text
+                form = dict(re.findall(r'name="(csrf|practice)" value="([^"]+)"', page))
+                assert form["practice"] == "p0"
+                assert browser.post("/sync/start", data=form).headers["location"] == "/status/sync?did=start"
+            until(lambda: is_done(worlds[0]), seconds=120)
+        assert_exact(worlds[0])

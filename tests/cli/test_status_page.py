@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+
+import pytest
 
 from bot_layer.bot.collection import load
 from bot_layer.bulk_sync.rules.export_errors import NotExported
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
-from bot_layer.cli.status_page import read_practice, routes
+from bot_layer.cli.pf_sync import unhealthy
+from bot_layer.cli.status_page import Sample, Syncs, read_practice, routes
+from bot_layer.errors import ConfigError
 from bot_layer.host.history import History
 from bot_layer.host.pages.values import Practice, Progress
+from medplum_sandbox.medplum import MedplumSandbox
 
 SETTINGS = SyncSettings("https://source.example.org/fhir", "id", interval_ms=3_600_000)
 NOW = 1_800_000_000.0
@@ -27,7 +33,7 @@ def test_a_practice_that_never_ran_is_no_problem() -> None:
 
 
 def test_progress_counts_what_the_source_announced() -> None:
-    """A quarter of what is expected took a minute: three minutes are left. A type without a count has none."""
+    """A type without a count has none."""
     files = (FileState("output", "Patient", 0, count=100), FileState("output", "Observation", 1, count=300))
     counts = {"Patient": {"seen": 100, "failed": 2}, "Device": {"seen": 7}}
     run = Run("r", NOW - 60, "load", jobs=(Job("group", ("Patient",), files=files),), counts=counts)
@@ -38,8 +44,50 @@ def test_progress_counts_what_the_source_announced() -> None:
         Progress("Observation", 0, 0, 300),
         Progress("Patient", 100, 2, 100),
     )
-    assert found.seconds_left == 180.0
     assert found.problems == ("2 Patient could not be written to Medplum. They are tried again.",)
+
+
+def loading(done: int, *, run: str = "r", jobs: int = 1) -> SyncState:
+    """A run that has loaded so many of 1,000 Patients; of further jobs the export is not complete."""
+    complete = Job("group", ("Patient",), files=(FileState("output", "Patient", 0, count=1000),))
+    waiting = tuple(Job("group", ("Condition",)) for _ in range(jobs - 1))
+    return SyncState(run=Run(run, NOW - 7200, "load", jobs=(complete, *waiting), counts={"Patient": {"seen": done}}))
+
+
+def test_the_time_left_is_told_from_the_speed_of_loading() -> None:
+    """Not from the start of the run, which may have waited for its export for hours; and not before it can be known."""
+    samples: deque[Sample] = deque()
+
+    def left(at: float, state: SyncState) -> float | None:
+        return read_practice("north", state, SETTINGS, NOW + at, samples).seconds_left
+
+    assert left(0, loading(1)) is None
+    assert left(10, loading(50)) is None
+    assert left(60, loading(101)) == 540 - 0.6
+    assert left(120, loading(101)) == pytest.approx(1078.8), "it stands still"
+    assert left(130, loading(101, jobs=2)) is None, "nobody knows how large the other export is"
+    assert left(140, loading(5, run="next")) is None
+    assert left(300, loading(1000, run="next")) is None, "nothing is left"
+
+
+def test_settings_that_cannot_be_read_are_not_taken_for_none() -> None:
+    """The page, the alerts and the doctor say what is wrong with PF_PRACTICES; without settings there is no sync."""
+    with MedplumSandbox() as medplum:
+        login = {
+            "MEDPLUM_BASE_URL": medplum.base_url,
+            "MEDPLUM_CLIENT_ID": medplum.client_id,
+            "MEDPLUM_CLIENT_SECRET": medplum.client_secret,
+        }
+        assert (Syncs(login).practices(), unhealthy(login)) == ([], {})
+        broken = login | {"PF_PRACTICES": "[practices.north"}
+        with pytest.raises(ConfigError, match="PF_PRACTICES is not TOML"):
+            Syncs(broken).practices()
+        assert "PF_PRACTICES is not TOML" in unhealthy(broken)[""]
+        half = login | {"PF_CLIENT_ID": "id"}
+        (only,) = Syncs(half).practices()
+        assert (only.name, only.state, "PF_FHIR_BASE_URL" in only.problems[0]) == ("Practice Fusion", "failed", True)
+        (one,) = Syncs(login | {"PF_PRACTICES": "[practices.north]\nPF_CLIENT_ID = 'id'"}).practices()
+        assert (one.name, one.state, "PF_FHIR_BASE_URL" in one.problems[0]) == ("north", "failed", True)
 
 
 def test_a_partial_and_a_failed_run_say_why_in_codes_alone() -> None:

@@ -37,10 +37,10 @@ class Work:
     def due(self) -> list[Item]:
         return self.items
 
-    def run(self, name: str) -> Verdict:
+    def run(self, name: str, asked: bool) -> Verdict:  # as Job.run has it
         partner = self._partners[name]
         with self._lock:
-            self.began.append(name)
+            self.began.append(f"{name} (asked)" if asked else name)
             self.running[partner] += 1
             self.most[partner] = max(self.most[partner], self.running[partner])
         assert self.free.acquire(timeout=60)
@@ -65,6 +65,7 @@ def start(work: Work, stopped: threading.Event, *, at_once: int = 2, here: int =
     """The job, registered and queued once."""
     job = Job("work", work.due, work.run, at_once=at_once, here=here)
     jobs.register(job)
+    jobs.open_queue(job)
     threading.Thread(target=jobs.repeat, args=(job, stopped), daemon=True).start()
     return job
 
@@ -97,13 +98,27 @@ def test_an_item_that_waits_or_runs_is_not_queued_again(stopped: threading.Event
     job = start(work, stopped, at_once=1)
     until(lambda: work.began == ["a0"])
     work.items = [Item("a0", "a", "2"), Item("a1", "a", "2")]
-    jobs.enqueue_due(job)
+    jobs.enqueue(job, job.due())
     work.free.release(2)
     until(lambda: ended() == 2)
     assert work.began == ["a0", "a1"]
-    jobs.enqueue_due(job)
+    jobs.enqueue(job, job.due())
     work.free.release(2)
     until(lambda: ended() == 4)
+
+
+def test_a_person_asks_for_a_run(stopped: threading.Event) -> None:
+    """The job learns that the run need not be due; what runs already is not queued a second time."""
+    work = Work([Item("a0", "a", "1"), Item("a1", "a", "1")])
+    work.due = list  # type: ignore[method-assign]  # nothing is due
+    job = start(work, stopped)
+    for _ in range(2):
+        jobs.enqueue(job, [Item("a1", "a", "asked-1", asked=True)])
+    until(lambda: work.began == ["a1 (asked)"])
+    jobs.enqueue(job, [Item("a1", "a", "asked-2", asked=True)])
+    work.free.release(2)
+    until(lambda: ended() == 1)
+    assert work.began == ["a1 (asked)"]
 
 
 def test_a_run_is_tried_again_a_few_times(stopped: threading.Event) -> None:
@@ -122,7 +137,7 @@ def test_a_fault_ends_a_run_without_a_word_of_its_text(
     """It may quote a person. A job that cannot say what is due is asked again."""
     work = Work([Item("a0", "a", "1")])
 
-    def fail(_name: str) -> Verdict:
+    def fail(_name: str, _asked: bool) -> Verdict:
         raise ValueError("Jane Sample")
 
     asked: list[int] = []
@@ -135,6 +150,7 @@ def test_a_fault_ends_a_run_without_a_word_of_its_text(
 
     job = Job("work", due, fail)
     jobs.register(job)
+    jobs.open_queue(job)
     threading.Thread(target=jobs.repeat, args=(job, stopped), kwargs={"every": 0.05}, daemon=True).start()
     until(lambda: ended() == 1)
     (run,) = DBOS.list_workflows(name="run_job")

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.to_thread
 
+from bot_layer import codes
 from bot_layer.errors import BotError
 
 _T = TypeVar("_T")
@@ -18,7 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class Latest(Generic[_T]):
-    """A value that ``find`` gives in a thread, kept for some seconds. ``error`` says why there is none, ``at`` when."""
+    """A value that ``find`` gives in a thread, kept for some seconds.
+
+    ``error`` is the sentence that says why there is none, ``at`` when that was found out.
+    """
 
     def __init__(self, find: Callable[[], _T], first: _T, *, keep: float) -> None:
         self.known, self.error = first, ""
@@ -49,8 +53,8 @@ class Latest(Generic[_T]):
             self.known = await anyio.to_thread.run_sync(self._find, limiter=anyio.CapacityLimiter(1))
             self.error = ""
         except BotError as fault:
-            self.error = fault.code
+            self.error = codes.explain(fault)
         except Exception as fault:  # noqa: BLE001  # whatever it is, the page shows the rest; its text may quote a person
             _log.warning("A part of the status page is missing: %s", type(fault).__name__)
-            self.error = "internal-error"
+            self.error = codes.advice("failed", "internal-error")
         self.at, self._until = time.time(), time.monotonic() + self._keep

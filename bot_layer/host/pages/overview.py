@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from bot_layer.bot.collection import Collection
+from bot_layer.codes import advice
 from bot_layer.findings import Finding
 from bot_layer.host.history import FAILED, RUNS, Figures, History
 from bot_layer.host.pages.values import Practice
@@ -27,12 +28,16 @@ DAYS: Final = 14
 
 @dataclass(frozen=True)
 class Bar:
-    """One day of a chart: heights in per cent of the highest day, from the bottom."""
+    """One day of a chart: heights in per cent of the highest day, from the bottom.
+
+    ``failed`` counts dead letters too, ``failed_calls`` does not.
+    """
 
     day: datetime
     done: int
     refused: int
     failed: int
+    failed_calls: int
     highest: int
 
     @property
@@ -62,7 +67,7 @@ class BotRow:
 
 @dataclass(frozen=True)
 class HostRow:
-    """A host of the database: ``silent`` once it has said nothing for too long."""
+    """A host of the database: ``silent`` if its last heartbeat is too long ago."""
 
     name: str
     beat: float
@@ -83,7 +88,14 @@ class Overview:
     @property
     def level(self) -> str:
         """``ok``, ``warn`` or ``bad``."""
-        return self.problems[0].level if self.problems else "ok"
+        worst = self.problems[0].level if self.problems else "note"
+        return "ok" if worst == "note" else worst
+
+    @property
+    def today(self) -> Mapping[str, int]:
+        """How many runs of today ended in which way, over all bots."""
+        days = [row.today for row in self.bots]
+        return {name: sum(getattr(day, name) for day in days) for name in ("total", "done", "refused", "failed")}
 
 
 @dataclass(frozen=True)
@@ -95,23 +107,32 @@ class Sources:
     inbox: Inbox | None = field(default=None, repr=False)
     marks: Callable[[], Marks] | None = field(default=None, repr=False)
 
-    def overview(self, now: datetime, practices: Sequence[Practice], findings: Sequence[Finding]) -> Overview:
+    def overview(
+        self, now: datetime, practices: Sequence[Practice], findings: Sequence[Finding], *, sync_error: str = ""
+    ) -> Overview:
         """The overview at an instant; ``now`` is in the zone whose days are counted."""
-        counts = dict(self.inbox.counts()) if self.inbox is not None and self.inbox.ready else {}
+        usable = self.inbox if self.inbox is not None and self.inbox.ready else None
         rows, hosts, catch_up = self.bot_rows(now), self._hosts(now), self._catch_up()
-        found = Counter(each.status for each in findings)
-        situation = Situation(
-            takes_events=self.inbox is None or self.inbox.ready,
-            dead=counts.get("dead", 0),
-            failed_today={row.name: row.today.failed for row in rows if row.today.failed},
-            silent_hosts=[host.name for host in hosts if host.silent],
-            catch_up_age=None if catch_up is None else now.timestamp() - catch_up,
-            unhealthy=[each.name for each in practices if each.state == "failed"],
-            partial=[each.name for each in practices if each.state == "refused"],
-            findings_failed=found["failed"],
-            findings_warned=found["warning"],
+        dead = Counter[str]()
+        for (_, code), number in (usable.dead_letters() if usable else {}).items():
+            dead[code] += number
+        problems = standing.problems(
+            Situation(
+                takes_events=self.inbox is None or usable is not None,
+                dead={code: (number, advice("dead", code)) for code, number in dead.items()},
+                failed={row.name: row.today.failed_calls for row in rows if row.today.failed_calls},
+                refused=sum(row.today.refused for row in rows),
+                silent_hosts=[host.name for host in hosts if host.silent],
+                catch_up_age=None if catch_up is None else now.timestamp() - catch_up,
+                syncs_failed=_troubles(practices, "failed"),
+                syncs_partial=_troubles(practices, "refused"),
+                sync_error=sync_error,
+                checks_failed={each.name: each.text for each in findings if each.status == "failed"},
+                checks_warned={each.name: each.text for each in findings if each.status == "warning"},
+            )
         )
-        return Overview(standing.problems(situation), rows, counts if self.inbox else None, hosts, catch_up)
+        counts = dict(usable.counts()) if usable else {}
+        return Overview(problems, rows, counts if self.inbox else None, hosts, catch_up)
 
     def bot_rows(self, now: datetime) -> list[BotRow]:
         """Each bot of this host, and each other one that has runs."""
@@ -154,6 +175,11 @@ class Sources:
         return None
 
 
+def _troubles(practices: Sequence[Practice], state: str) -> dict[str, str]:
+    """What is wrong with each practice in that state."""
+    return {each.name: " ".join(each.problems) or "See what is wrong." for each in practices if each.state == state}
+
+
 def day_starts(now: datetime) -> list[datetime]:
     """The midnights of the last two weeks in the zone of ``now``, today's last."""
     today = now.date()
@@ -164,6 +190,6 @@ def bars(starts: Sequence[datetime], counts: Sequence[Counter[str]]) -> tuple[Ba
     """A chart's bars."""
     highest = max((each.total() for each in counts), default=0) or 1
     return tuple(
-        Bar(start, each["done"], each["refused"], sum(each[state] for state in FAILED), highest)
+        Bar(start, each["done"], each["refused"], sum(each[state] for state in FAILED), each["failed"], highest)
         for start, each in zip(starts, counts, strict=True)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from bot_layer import codes
 from bot_layer.errors import BotError, InputError
 from bot_layer.findings import Finding
 from bot_layer.host.history import HEALTH
@@ -31,15 +31,17 @@ from bot_layer.host.pages.access import Access
 from bot_layer.host.pages.latest import Latest
 from bot_layer.host.pages.overview import Sources, bars, day_starts
 from bot_layer.host.pages.values import Practice, Providers
-from bot_layer.host.rules import standing
 from bot_layer.host.runs import STATES, Chosen, Run, Runs
 
 ROOT: Final = "/status"
 REFRESH_SECONDS: Final = 30
 _HERE: Final = Path(__file__).parent
 _PAGE_SIZE: Final = 50
+_CHECK_SECONDS: Final = 3600.0  # the doctor calls each bot
 _MOST_AT_ONCE: Final = 1000
-_SPANS: Final = {"1h": timedelta(hours=1), "24h": timedelta(days=1), "7d": timedelta(days=7), "14d": timedelta(days=14)}
+_TODAY: Final = "today"
+_SPANS: Final = {"1h": "last hour", _TODAY: _TODAY, "24h": "last 24 hours", "7d": "last 7 days", "14d": "last 14 days"}
+_UNITS: Final = {"h": "hours", "d": "days"}
 _log = logging.getLogger(__name__)
 Page = Callable[["Visit"], Awaitable[Response]]
 
@@ -75,7 +77,7 @@ class StatusPage:
         providers = settings.providers
         self._practices: Latest[Sequence[Practice]] = Latest(providers.practices, (), keep=10.0)
         self._findings: Latest[Sequence[Finding]] | None = (
-            Latest(providers.findings, (), keep=math.inf) if providers.findings else None
+            Latest(providers.findings, (), keep=_CHECK_SECONDS) if providers.findings else None
         )
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -129,7 +131,7 @@ class StatusPage:
         except InputError as refused:
             status, text = 404 if refused.code == "unknown-run" else 409, refused.message
         except BotError as fault:
-            status, text = 502, f"{standing.advice('failed', fault.code)} ({fault.code})"
+            status, text = 502, codes.explain(fault)
         except (sa.exc.SQLAlchemyError, dbos_error.DBOSException) as fault:
             _log.warning("A status page could not be made: %s", type(fault).__name__)
             status, text = 503, "The inbox's database does not answer. Check it; this page tries again by itself."
@@ -170,10 +172,10 @@ class StatusPage:
 
     async def _overview(self, visit: Visit) -> Response:
         practices = await self._practices.get(wait=1.0)
-        findings = self._findings.known if self._findings else ()
-        now = self._now()
-        found = await self._thread(lambda: self.settings.sources.overview(now, practices, findings))
-        return self._html("overview.html", visit, found=found, practices=practices, refresh=True)
+        findings = await self._findings.get(wait=0.0) if self._findings else ()
+        now, error = self._now(), self._practices.error
+        found = await self._thread(lambda: self.settings.sources.overview(now, practices, findings, sync_error=error))
+        return self._html("overview.html", visit, found=found, practices=practices, setup=self._findings, refresh=True)
 
     async def _runs(self, visit: Visit) -> Response:
         query = visit.request.query_params
@@ -181,7 +183,7 @@ class StatusPage:
             "bot": words.known(query.get("bot"), self.settings.sources.bots.handlers),
             "state": words.known(query.get("state"), STATES),
             "code": words.code(query.get("code")),
-            "since": self._now() - _SPANS[query["since"]] if query.get("since") in _SPANS else None,
+            "since": self._since(query.get("since", "")),
         }
         page = words.page(query.get("page"))
         first = _PAGE_SIZE * (page - 1)
@@ -194,8 +196,9 @@ class StatusPage:
             runs=found[first : first + _PAGE_SIZE],
             chosen=chosen,
             since=query.get("since", ""),
-            spans=list(_SPANS),
+            spans=_SPANS,
             states=STATES,
+            codes=sorted({run.code for run in (*found, *dead) if run.code}),
             older=urlencode(older) if older else "",
             bots=list(self.settings.sources.bots.handlers),
             dead=Counter(run.code for run in dead).most_common(),
@@ -224,22 +227,23 @@ class StatusPage:
         )
         charts = {name: bars(starts, counts) for name, counts in health.items()}
         return self._html(
-            "sync.html", visit, practices=practices, charts=charts, error=self._practices.error, refresh=True
+            "sync.html",
+            visit,
+            practices=practices,
+            charts=charts,
+            error=self._practices.error,
+            can_start=self.settings.providers.start is not None,
+            refresh=True,
         )
 
     async def _setup(self, visit: Visit) -> Response:
         findings = await self._findings.get(wait=2.0) if self._findings else ()
-        order = ("failed", "warning", "passed", "skipped")
-        return self._html(
-            "setup.html",
-            visit,
-            findings=sorted(findings, key=lambda each: order.index(each.status) if each.status in order else 0),
-            can_check=self._findings is not None,
-            checking=self._findings.running if self._findings else False,
-            checked=self._findings.at if self._findings else None,
-            error=self._findings.error if self._findings else "",
-            refresh=self._findings is not None and self._findings.running,
-        )
+        by_status = {
+            status: [each for each in findings if each.status == status]
+            for status in ("failed", "warning", "passed", "skipped")
+        }
+        refresh = self._findings is not None and self._findings.running
+        return self._html("setup.html", visit, findings=by_status, setup=self._findings, refresh=refresh)
 
     # Actions
 
@@ -268,10 +272,10 @@ class StatusPage:
 
     async def _act_on_sync(self, visit: Visit) -> Response:
         practice, action = str(visit.form.get("practice", "")), visit.request.path_params["action"]
-        acts = {"start": self.settings.providers.start, "cancel": self.settings.providers.cancel}
-        if action not in acts or practice not in {each.name for each in self._practices.known}:
+        act = {"start": self.settings.providers.start, "cancel": self.settings.providers.cancel}.get(action)
+        if act is None or practice not in {each.name for each in self._practices.known}:
             raise InputError("There is no such practice or action.", code="unknown-run")
-        await self._thread(lambda: acts[action](practice))
+        await self._thread(lambda: act(practice))
         self._practices.forget()
         return self._redirect(f"/sync?did={action}")
 
@@ -308,7 +312,7 @@ class StatusPage:
             "did": words.did(query.get("did"), query.get("number")),
             "now": self._now(),
             "lasting": self.settings.sources.history.lasting,
-            "advice": standing.advice,
+            "advice": codes.advice,
             "state_words": words.STATES,
         }
         page = self._templates.get_template(template).render(**(common | values))
@@ -326,6 +330,12 @@ class StatusPage:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.settings.now()).astimezone()
+
+    def _since(self, span: str) -> datetime | None:
+        """When a span of the filter began."""
+        if span == _TODAY:
+            return day_starts(self._now())[-1]
+        return self._now() - timedelta(**{_UNITS[span[-1]]: int(span[:-1])}) if span in _SPANS else None
 
     def _moment(self, value: datetime | float | None) -> str:
         return words.moment(value, self._now())

@@ -1,9 +1,9 @@
-"""What others hand to the status page: where each practice's bulk sync stands, and what the doctor found."""
+"""What the status page gets from outside the host: the state of each practice's sync, and the doctor's findings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bot_layer.findings import Finding
 
@@ -42,19 +42,14 @@ class Practice:
         return "refused" if self.phase == "partial" else "done"
 
 
-def _nothing() -> Sequence[Practice]:
-    return ()
-
-
-def _no_action(_practice: str) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class Providers:
-    """Where the page gets what the host itself does not know. Each may take seconds, and raise a BotError."""
+    """Where the page gets what the host itself does not know. Each may take seconds, and raise a BotError.
 
-    practices: Callable[[], Sequence[Practice]] = field(default=_nothing)
-    start: Callable[[str], None] = field(default=_no_action)
-    cancel: Callable[[str], None] = field(default=_no_action)
+    ``start`` and ``cancel`` get the name of a practice; an action that is None is not offered.
+    """
+
+    practices: Callable[[], Sequence[Practice]] = tuple
+    start: Callable[[str], None] | None = None
+    cancel: Callable[[str], None] | None = None
     findings: Callable[[], Sequence[Finding]] | None = None

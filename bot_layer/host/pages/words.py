@@ -23,7 +23,7 @@ STATES: Final = {
 _DID: Final = {
     "again": "It is queued and runs again. This is the new run.",
     "cancelled": "The run is cancelled.",
-    "start": "The bulk sync starts. It takes some seconds until it shows here.",
+    "start": "The bulk sync is queued. A host starts it within some seconds.",
     "cancel": "The bulk sync is cancelled.",
     "check": "The set-up is checked again.",
 }

@@ -1,51 +1,21 @@
-"""Does everything work? What does not, and what to do about it, in sentences for who runs a clinic's host."""
+"""Does everything work? What does not, and what to do about it, in sentences for a clinic's administrator."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-# What a code means and what to do. Others are explained by the state of their run.
-ADVICE: Final[Mapping[str, str]] = {
-    "internal-error": "The bot failed in a way that it does not foresee. The host's log names the line: report it.",
-    "no-login-for-a-later-run": "The run needs a login of the host's own: set MEDPLUM_CLIENT_ID and "
-    "MEDPLUM_CLIENT_SECRET for the bot's project, start the host again, and retry.",
-    "missing-settings": "A required setting has no value. Set-up names it. Set it, then retry.",
-    "medplum-login-refused": "Medplum refused the bot's login. Deploy the bot again, then retry.",
-    "login-refused": "A partner refused the login. Check its settings under Set-up, then retry.",
-    "medplum-unavailable": "Medplum did not answer. Check that it runs, then retry.",
-    "service-unreachable": "A partner could not be reached. Check its address and the network, then retry.",
-    "try-again-later": "A partner was too busy. Retry later.",
-    "unreadable-answer": "A partner's answer could not be read. Retry later; if it stays, ask the partner.",
-    "answer-too-large": "A partner's answer was too large, and nothing was done with a part of it.",
-    "refused-by-medplum": "Medplum refused what the bot wrote. Check the bot's rights: deploy it again.",
-    "refused-by-service": "A partner refused the request. The host's log has the status; ask the partner.",
-    "too-many-calls": "The bot had too many calls at once. Retry later, or raise BOT_HOST_CALLS_PER_BOT.",
-    "timed-out": "The bot took longer than it may. A partner may be slow: see Set-up, then retry.",
-    "unknown-subscription": "The event's Subscription does not exist any more. Deploy the bot again.",
-    "caller-not-allowed": "The caller is not on the list of who may call this bot.",
-    "unknown-bot": "This host does not have the bot. Start it with the collection that the bot is in.",
-    "edit-conflict": "Somebody else kept changing the record in Medplum. Retry.",
-    "not-found": "Medplum does not have the record, or the bot may not see it.",
-}
-_BY_STATE: Final[Mapping[str, str]] = {
-    "waiting": "It waits for its turn.",
-    "running": "It runs now.",
-    "done": "It ended well.",
-    "refused": "The bot refused it, and wrote nothing: the record in Medplum needs a correction. "
-    "Correct it, and it runs again.",
-    "failed": "It failed. Whoever called can call again; if it stays, look at Set-up.",
-    "dead": "It failed for good and is not tried again by itself. Fix the cause, then retry it.",
-    "retried": "It failed, and was run again.",
-    "cancelled": "Somebody cancelled it. It can be retried.",
-}
 _CATCH_UP_LATE: Final = 900.0
+_MOST_LINES: Final = 5  # of one kind
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What does not work: ``level`` is bad (events or data wait for somebody) or warn; ``link`` is where to go."""
+    """One line of the overview.
+
+    ``level`` is bad (events or data wait for somebody), warn, or note (nothing is wrong); ``link`` is where to go.
+    """
 
     level: str
     text: str
@@ -55,58 +25,65 @@ class Problem:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the sentences are made of. ``catch_up_age`` is seconds since the last search, if there was one."""
+    """What the sentences are made of.
+
+    ``dead`` counts dead letters by code, with what to do; ``failed`` counts today's failed calls by bot.
+    ``catch_up_age`` is seconds since the last search, if there was one. ``syncs_failed`` and ``syncs_partial`` say by
+    practice what is wrong, and ``sync_error`` why that is not known. ``checks_failed`` and ``checks_warned`` are the
+    doctor's, by name.
+    """
 
     takes_events: bool = True
-    dead: int = 0
-    failed_today: Mapping[str, int] | None = None
+    dead: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    refused: int = 0
     silent_hosts: Sequence[str] = ()
     catch_up_age: float | None = None
-    unhealthy: Sequence[str] = ()
-    partial: Sequence[str] = ()
-    findings_failed: int = 0
-    findings_warned: int = 0
-
-
-def advice(state: str, code: str) -> str:
-    """What to do about a run."""
-    if state in ("refused", "failed", "dead") and code in ADVICE:
-        return ADVICE[code]
-    return _BY_STATE.get(state, "")
+    syncs_failed: Mapping[str, str] = field(default_factory=dict)
+    syncs_partial: Mapping[str, str] = field(default_factory=dict)
+    sync_error: str = ""
+    checks_failed: Mapping[str, str] = field(default_factory=dict)
+    checks_warned: Mapping[str, str] = field(default_factory=dict)
 
 
 def problems(now: Situation) -> list[Problem]:
-    """Everything that does not work, the worst first."""
-    return sorted(_problems(now), key=lambda each: each.level != "bad")
+    """Everything to look at, the worst first."""
+    return sorted(_problems(now), key=lambda each: ("bad", "warn", "note").index(each.level))
 
 
 def _problems(now: Situation) -> Iterator[Problem]:
     if not now.takes_events:
-        yield Problem(
-            "bad", "The host cannot store events.", "Check the disk or the database of the inbox, then start it again."
-        )
-    if now.dead:
-        text = f"{_count(now.dead, 'event')} failed for good."
-        yield Problem("bad", text, "Look at the reasons, fix the cause, and retry.", "runs?state=dead")
-    for name in now.unhealthy:
-        yield Problem("bad", f"The bulk sync of {name} does not work.", "See what is wrong.", "sync")
-    if now.findings_failed:
-        yield Problem("bad", f"{_count(now.findings_failed, 'check')} of the set-up failed.", "See which.", "setup")
+        yield Problem("bad", "The host cannot store events.", "Check the inbox's disk or database, then restart it.")
+    for code, (number, advice) in sorted(now.dead.items(), key=lambda each: -each[1][0])[:_MOST_LINES]:
+        text = f"{_count(number, 'event')} failed for good ({code})."
+        yield Problem("bad", text, advice, f"runs?state=dead&code={code}")
+    yield from _named("bad", "The bulk sync of {} does not work.", now.syncs_failed, "sync")
+    if now.sync_error:
+        yield Problem("bad", "The state of the bulk sync is not known.", now.sync_error, "sync")
+    yield from _named("bad", "Set-up: {}.", now.checks_failed, "setup")
     if now.silent_hosts:
-        text = f"{_count(len(now.silent_hosts), 'host')} fell silent."
-        yield Problem("warn", text, "Start it again; another host has taken over its work.")
+        text = f"{_count(len(now.silent_hosts), 'host')} stopped: {', '.join(now.silent_hosts)}."
+        yield Problem("warn", text, "Start it again. Another host has taken over its work.")
     if now.catch_up_age is not None and now.catch_up_age > _CATCH_UP_LATE:
-        text = f"The last search for missed changes was {now.catch_up_age / 60:.0f} minutes ago."
+        text = f"The host last searched for missed changes {now.catch_up_age / 60:.0f} minutes ago."
         yield Problem("warn", text, "Check that Medplum answers and that the host's login is right.", "setup")
-    if failed := sorted((now.failed_today or {}).items()):
-        named = ", ".join(f"{number} of {bot}" for bot, number in failed)
-        text = f"{_count(sum(number for _, number in failed), 'run')} failed today: {named}."
-        yield Problem("warn", text, "See the runs of today.", "runs?since=24h")
-    for name in now.partial:
-        yield Problem("warn", f"The last bulk sync of {name} was partial.", "See what is missing.", "sync")
-    if now.findings_warned:
-        text = f"{_count(now.findings_warned, 'check')} of the set-up warned."
-        yield Problem("warn", text, "See which.", "setup")
+    if now.failed:
+        named = ", ".join(f"{number} of {bot}" for bot, number in sorted(now.failed.items()))
+        text = f"{_count(sum(now.failed.values()), 'call')} failed today: {named}."
+        yield Problem("warn", text, "See why.", "runs?state=failed&since=today")
+    yield from _named("warn", "The last bulk sync of {} was partial.", now.syncs_partial, "sync")
+    yield from _named("warn", "Set-up: {}.", now.checks_warned, "setup")
+    if now.refused:
+        text = f"{_count(now.refused, 'run')} of today were refused."
+        yield Problem("note", text, "Their records or calls need a correction.", "runs?state=refused&since=today")
+
+
+def _named(level: str, text: str, found: Mapping[str, str], link: str) -> Iterator[Problem]:
+    """A line for each; of many the last line says how many more there are."""
+    for name, why in list(found.items())[:_MOST_LINES]:
+        yield Problem(level, text.format(name), why, link)
+    if (more := len(found) - _MOST_LINES) > 0:
+        yield Problem(level, text.format(f"{more} more"), "See all.", link)
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ PLANTED = (
 )
 NAMES = ("sync-practitioner", "create-staff-user", "sync-location", "register-patient")
 AT = Admitted("http://127.0.0.1", "project-1", "b")
+FREE = threading.Event()
 # Of the Practitioner's given name: what the bot does with them.
 FATES: dict[str, Exception | None] = {
     "done": None,
@@ -57,7 +59,10 @@ FATES: dict[str, Exception | None] = {
 
 
 def act(event: Event) -> Json:
-    """Ends as the fate in the input says, and always talks of the person."""
+    """Ends as the fate in the input says, and always talks of the person. With the fate ``slow`` it waits."""
+    if event.input.get("fate") == "slow":
+        assert FREE.wait(120)
+        return parameters.build(parameters.code("action", "enrolled"))
     fate = FATES[str(event.input["fate"] if "fate" in event.input else event.text("fate"))]
     if fate is not None:
         raise fate
@@ -159,6 +164,21 @@ class Site:
     inbox: Inbox | None
     syncs: Syncs
     page: StatusPage
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Two versions of one resource: the first runs until the end, the second waits for it."""
+        assert self.inbox is not None
+        FREE.clear()
+        for version in ("1", "2"):
+            slow = event("slow", "slow")
+            slow["input"]["meta"]["versionId"] = version
+            self.inbox.take(bots().named(NAMES[0]), slow, AT, now=datetime.now(UTC))
+        until(lambda: bool(self.runs.listed(state="running") and self.runs.listed(state="waiting")))
+        try:
+            yield
+        finally:
+            FREE.set()
 
     def sign_in(self) -> None:
         """Sign the client in."""

@@ -112,8 +112,8 @@ def pages(here: Site) -> dict[str, str]:
 def test_somebody_finds_out_what_failed_and_retries_it(tab: Page, here: Site) -> None:
     """From the sentence at the top to the run, and its retry, with links and buttons alone."""
     sign_in(tab)
-    tab.get_by_role("link", name="Look at the reasons").click()
-    assert "runs?state=dead" in tab.url
+    tab.get_by_role("link", name="failed for good (refused-by-service)").click()
+    assert "runs?state=dead&code=refused-by-service" in tab.url
     tab.locator("table a").first.click()
     assert tab.get_by_role("heading", level=1).inner_text().endswith("failed for good")
     tab.get_by_role("button", name="Retry").click()
@@ -122,6 +122,20 @@ def test_somebody_finds_out_what_failed_and_retries_it(tab: Page, here: Site) ->
     tab.get_by_role("button", name="Retry").first.click()
     assert "queued again" in tab.get_by_role("status").inner_text()
     until(lambda: not here.runs.listed(state="waiting") and not here.runs.listed(state="running"))
+
+
+def test_somebody_cancels_a_run_that_waits(tab: Page, here: Site) -> None:
+    """An event behind another one of its resource is found by its state, and never runs."""
+    with here.held():
+        sign_in(tab)
+        tab.get_by_role("region", name="Inbox").get_by_role("link").first.click()
+        assert "state=waiting" in tab.url
+        tab.locator("table a").first.click()
+        tab.get_by_role("button", name="Cancel").click()
+        assert "The run is cancelled" in tab.get_by_role("status").inner_text()
+        assert tab.get_by_role("heading", level=1).inner_text().endswith("cancelled")
+    until(lambda: not here.runs.listed(state="running"))
+    assert [run.resource for run in here.runs.listed(state="cancelled")] == ["Practitioner/slow"]
 
 
 def test_somebody_starts_and_cancels_a_sync_and_checks_the_set_up(tab: Page, here: Site) -> None:
@@ -146,10 +160,10 @@ def test_runs_are_filtered_in_the_browser(tab: Page) -> None:
     tab.get_by_label("Code").fill("account-ambiguous")
     tab.get_by_label("Time").select_option("24h")
     tab.get_by_role("button", name="Show").click()
-    assert set(tab.locator("td[data-label=Code]").all_inner_texts()) == {"account-ambiguous"}
+    assert set(tab.locator("td[data-label=Result]").all_inner_texts()) == {"account-ambiguous"}
     tab.get_by_role("link", name="Pause").click()
     assert tab.get_by_role("link", name="Resume").is_visible()
-    assert set(tab.locator("td[data-label=Code]").all_inner_texts()) == {"account-ambiguous"}, "the filter stays"
+    assert set(tab.locator("td[data-label=Result]").all_inner_texts()) == {"account-ambiguous"}, "the filter stays"
 
 
 def test_the_keyboard_alone_is_enough(tab: Page) -> None:
@@ -174,9 +188,12 @@ def test_the_keyboard_alone_is_enough(tab: Page) -> None:
     assert box["x"] >= 0, "it comes into view"
     tab.keyboard.press("Enter")
     assert tab.url.endswith("#main")
-    go_to("Look at the reasons, fix the cause, and retry.")
+    go_to("The bulk sync of west does not work.")
     tab.keyboard.press("Enter")
-    tab.wait_for_url("**/runs?state=dead")
+    tab.wait_for_url("**/sync")
+    go_to("Runs")
+    tab.keyboard.press("Enter")
+    tab.wait_for_url("**/runs")
     go_to("Show")
     tab.keyboard.press("Enter")
     tab.wait_for_url("**/runs?bot=*")

@@ -10,6 +10,7 @@ import pytest
 
 from bot_layer.errors import ConfigError
 from bot_layer.host.pages import access
+from bot_layer.host.pages.values import Practice, Providers
 from tests.host.pages.site import NAMES, PASSWORD, PLANTED, Site, site, two_weeks
 from tests.host.process import until
 
@@ -129,10 +130,44 @@ def test_the_overview_says_what_is_wrong_and_what_to_do(here: Site) -> None:
     here.sign_in()
     here.client.get("/status/setup")
     page = here.client.get("/status").text
-    for part in ("Something needs you", "events failed for good", "bulk sync of west does not work", "was partial"):
+    for part in (
+        "Something needs you",
+        "events failed for good (refused-by-service)",
+        "A partner refused the request.",
+        "The bulk sync of west does not work",
+        "Set-up: token.",
+        "check HEALTH_GORILLA_CLIENT_SECRET",
+        "The last bulk sync of south was partial",
+        "calls failed today",
+        "clinic-host-1",
+    ):
         assert part in page
-    assert "1 check of the set-up failed" in page
-    assert "clinic-host-1" in page
+    today = re.search(r"Today: (\d+) runs, of which (\d+) succeeded, (\d+) were refused and (\d+) failed", page)
+    assert today
+    total, *parts = map(int, today.groups())
+    assert total == sum(parts) == 18
+
+
+def test_the_overview_checks_the_set_up_by_itself(here: Site) -> None:
+    """Whoever opens it alone sees what the doctor finds, at the latest with the next refresh."""
+    here.sign_in()
+    until(lambda: "Set-up: token." in here.client.get("/status").text)
+
+
+def test_a_sync_whose_settings_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
+    """It must not look as if no sync were set up."""
+
+    def practices() -> list[Practice]:
+        raise ConfigError("PF_PRACTICES is not TOML.")
+
+    with site(tmp_path, with_inbox=False, providers=Providers(practices)) as here:
+        here.sign_in()
+        assert "The state of the bulk sync is not known.</a></strong> PF_PRACTICES is not TOML." in (
+            here.client.get("/status").text
+        )
+        page = here.client.get("/status/sync").text
+        assert "PF_PRACTICES is not TOML." in page
+        assert "No bulk sync is set up" not in page
 
 
 def test_a_host_on_which_everything_went_well_says_so(tmp_path: Path) -> None:
@@ -155,6 +190,7 @@ def test_runs_are_filtered(here: Site) -> None:
     assert shown("code=account-ambiguous") == 3
     assert shown(f"bot={NAMES[1]}") == 3
     assert shown("since=1h") == 18
+    assert shown("since=today") == 18
     assert shown("bot=<b>&state='&since=9&before=x") == 18
 
 
@@ -213,7 +249,7 @@ def test_without_an_inbox_the_page_shows_this_process(tmp_path: Path) -> None:
     with site(tmp_path, with_inbox=False) as here:
         here.sign_in()
         page = here.client.get("/status").text
-        assert "keeps no inbox" in page
+        assert "has no inbox" in page
         assert "6 runs in 14 days" in page
         assert here.client.get("/status/runs").text.count('data-label="Run"') == 6
 
