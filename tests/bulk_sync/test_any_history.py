@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from bot_layer.errors import TransientError
 from medplum_sandbox.practice_fusion import Source, Switches
-from tests.bulk_sync.world import World, assert_adds_up, assert_exact, observation, patient, waiting_in_vain, world
+from tests.bulk_sync.world import (
+    World,
+    assert_adds_up,
+    assert_exact,
+    observation,
+    patient,
+    run_as_bot,
+    waiting_in_vain,
+    world,
+)
 
 THEN = datetime(2024, 1, 1, tzinfo=UTC)
 NUMBERS = st.integers(0, 5)
@@ -50,17 +59,19 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
             both.source.faults.clear()
 
 
+@pytest.mark.one_login
 @pytest.mark.no_cover  # the ways of a run, again and again
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(HISTORIES, st.booleans())
+@given(HISTORIES, st.booleans(), st.booleans())
 @example(  # a new resource points to one that the same export tells to be gone
-    history=[("add", 1, 0, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 0, 1, "final")], ranges=False
+    history=[("add", 1, 0, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 0, 1, "final")], ranges=False, bot=False
 )
 @example(  # gone and made anew between two runs
-    history=[("add", 1, 1, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 1, 1, "amended")], ranges=False
+    history=[("add", 1, 1, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 1, 1, "amended")], ranges=False, bot=True
 )
-def test_after_any_history_medplum_is_as_the_source_is(history: list[tuple[Any, ...]], ranges: bool) -> None:
+def test_after_any_history_medplum_is_as_the_source_is(history: list[tuple[Any, ...]], ranges: bool, bot: bool) -> None:
     """Additions, changes, deletions, cycles, pointers to what comes later or never, and faults of both ends."""
+    run_as_bot(bot=bot)
     source = Source()
     source.add(patient("p1"), at=THEN)
     source.groups["g1"] = {"p1": THEN}

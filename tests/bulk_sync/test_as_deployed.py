@@ -1,4 +1,4 @@
-"""The same runs as the deployed bot, which may do what its policy grants and nothing else."""
+"""Runs as the deployed bot, which may do what its policy grants and nothing else."""
 
 from __future__ import annotations
 
@@ -7,50 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bot.event import Event
-from bot_layer.bulk_sync.engine import Options, Sync
-from bot_layer.bulk_sync.rules.run_state import SyncState
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
-from bot_layer.deploy.declared import declared_policy
+from bot_layer.bulk_sync.engine import Options
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.client import connect
-from bots.pf_bulk_sync import BOT
-from medplum_sandbox.medplum.actors import system_actor
-from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_named_faults import small
-from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient, world
+from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient, run_as_bot, world
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
-
-
-def deployed(both: World) -> str:
-    """The profile of a member with the bot's own policy."""
-    server = Repository(both.medplum.world, system_actor(both.medplum.project_id))
-    policy = server.create({"resourceType": "AccessPolicy", **declared_policy(BOT, both.settings)})
-    client = server.create({"resourceType": "ClientApplication", "name": "bot", "secret": "invented"})
-    profile = {"reference": f"ClientApplication/{client['id']}"}
-    server.create(
-        {
-            "resourceType": "ProjectMembership",
-            "project": {"reference": f"Project/{both.medplum.project_id}"},
-            "user": profile,
-            "profile": profile,
-            "accessPolicy": {"reference": f"AccessPolicy/{policy['id']}"},
-        }
-    )
-    return str(profile["reference"])
+# Whole runs, whose ways the tests beside it take.
+pytestmark = [pytest.mark.no_cover, pytest.mark.one_login]
 
 
-def as_bot(both: World, profile: str, options: Options | None = None, **changes: object) -> SyncState:
-    """The state after a run as the deployed bot."""
-    login = connect(Event(both.medplum.base_url, both.medplum.token_for(profile), None))
-    within = Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer)
-    sync: Sync = make_sync(both.read(**changes), login, within=within)
-    try:
-        return sync.run(options or Options())
-    finally:
-        sync.map.close()
+@pytest.fixture(autouse=True)
+def _deployed() -> None:
+    run_as_bot(bot=True)
 
 
 REPORT: Json = {
@@ -72,14 +41,13 @@ STUDY: Json = {
 def test_a_reference_to_a_type_outside_the_policy_is_unresolved(tmp_path: Path) -> None:
     """What may not be looked up is a logical reference, counted and reported: the run ends."""
     with small(patient("p1"), REPORT, STUDY, folder=tmp_path) as both:
-        profile = deployed(both)
-        state = as_bot(both, profile)
+        state = both.run()
         assert state.run is not None
         assert (state.run.phase, state.run.waiting) == ("done", 1)
         assert any("ImagingStudy" in each for each in state.run.notes)
         (stored,) = both.by_source_id("DiagnosticReport")["r1"]
         assert stored["imagingStudy"][0]["identifier"]["value"] == "i1"
-        assert counts(as_bot(both, profile, Options(full=True)))["updated"] == 0
+        assert counts(both.run(Options(full=True)))["updated"] == 0
 
 
 def changed(both: World) -> None:
@@ -111,11 +79,10 @@ def test_every_kind_of_run_needs_no_more_than_the_policy_grants(
 ) -> None:
     """Create, update, delete, mark, documents, hydration, failures, repairs: nothing is refused."""
     with world(generate(2, 2), folder=tmp_path) as both:
-        profile = deployed(both)
-        first = as_bot(both, profile, deletion=deletion, upsert=upsert)
+        first = both.run(deletion=deletion, upsert=upsert)
         assert counts(first)["failed"] == 0
         change(both)
-        state = as_bot(both, profile, options, deletion=deletion, upsert=upsert, max_delete_share=1.0)
+        state = both.run(options, deletion=deletion, upsert=upsert, max_delete_share=1.0)
         assert state.run is not None
         assert state.run.phase == "done"
         assert_adds_up(state)
@@ -127,10 +94,9 @@ def test_every_kind_of_run_needs_no_more_than_the_policy_grants(
 def test_what_medplum_refuses_is_kept_as_the_bot_too(tmp_path: Path) -> None:
     """The Binary with the failures is written under the bot's rights, and emptied when all is well."""
     with small(patient("p1"), observation("bad", status=None), folder=tmp_path) as both:
-        profile = deployed(both)
-        state = as_bot(both, profile)
+        state = both.run()
         assert state.failures
         assert state.run is not None
         assert state.run.phase == "partial"
         both.source.source.add(observation("bad"), at=both.source.now())
-        assert as_bot(both, profile).failures == ""
+        assert both.run().failures == ""

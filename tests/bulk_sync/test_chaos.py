@@ -21,7 +21,7 @@ from bot_layer.errors import TransientError
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.practice_fusion import Switches, generate
 from tests import processes
-from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, together, world
+from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, run_as_bot, together, world
 
 MEDPLUM_FAULTS = {
     "conflict": 0.1,
@@ -62,12 +62,14 @@ def run_to_the_end(both: World, *, tries: int = 40, options: Options | None = No
 
 
 @pytest.mark.no_cover  # to measure the lines that are reached takes as long again as the sync
+@pytest.mark.one_login
 @pytest.mark.parametrize("seed", range(50))
 def test_fifty_schedules_of_faults_end_exact(seed: int, tmp_path: Path) -> None:
     """Conflicts, quota, 5xx, resets after the write, broken downloads, expired tokens: the end is exact.
 
     What the source did not answer for when it was read one by one is reported as waiting, and the next run reads it.
     """
+    run_as_bot(bot=bool(seed & 2))
     rng = random.Random(seed)  # noqa: S311 - a schedule that can be repeated
     shares = {kind: share * rng.choice((0, 1, 2)) for kind, share in MEDPLUM_FAULTS.items()}
     source_shares = {kind: share * rng.choice((0, 1, 2)) for kind, share in SOURCE_FAULTS.items()}
@@ -131,6 +133,7 @@ while True:
 """
 
 
+@pytest.mark.one_login  # the processes that are killed are commands
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None:
     """SIGKILL at any moment: the next process waits for the lease, goes on, and nothing is doubled or lost."""

@@ -80,6 +80,7 @@ def test_a_document_that_is_deleted_takes_its_content_along(how: str, tmp_path: 
         assert (both.content(link) == b"a") == (how == "mark")
 
 
+@pytest.mark.one_login  # the bot is given its token
 @pytest.mark.parametrize("shape", ["general", "exact"])
 def test_a_run_with_nothing_new_asks_little(shape: str, tmp_path: Path) -> None:
     """Nine requests, both logins among them: three more at Medplum (lease, job, commit), four at the source.

@@ -21,7 +21,7 @@ from bot_layer.bulk_sync.state.spool import Spool
 from bot_layer.fhir.json import Json
 from bot_layer.http.transport import Transport
 from tests.bulk_sync.test_named_faults import change, small
-from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient
+from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient, run_as_bot
 
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
 
@@ -108,6 +108,7 @@ def later(both: World) -> str:
     return run.id
 
 
+@pytest.mark.one_login
 @pytest.mark.parametrize("part", range(EVERY))
 @pytest.mark.parametrize(
     ("before", "options", "seen"),
@@ -118,6 +119,7 @@ def test_a_run_killed_at_any_step_ends_exact(
     before: Callable[[World], str], options: Options, seen: int, part: int, tmp_path: Path
 ) -> None:
     """Nothing is lost, doubled or dangling; each resource is counted once; no export is left at the source."""
+    run_as_bot(bot=part == 1)
     steps, alive = part, True
     while alive:
         with small(*SOURCE, folder=tmp_path / str(steps)) as both:

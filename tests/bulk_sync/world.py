@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,30 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 
+from bot_layer.bot.event import Event
 from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SyncSettings, read_settings
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.deploy.declared import declared_policy
 from bot_layer.fhir.json import Json
-from bot_layer.medplum.client import connect_client
+from bot_layer.medplum.client import Medplum, connect, connect_client
+from bots.pf_bulk_sync import BOT
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.medplum import MedplumSandbox
+from medplum_sandbox.medplum.actors import system_actor
+from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches, generate
 
 ROOT = "https://practicefusion.com/fhir"
+
+
+_AS_BOT = ContextVar("_AS_BOT", default=False)
+
+
+def run_as_bot(*, bot: bool) -> None:
+    """Let the worlds that are made from now on run as the deployed bot, or as the command's administrator."""
+    _AS_BOT.set(bot)
 
 
 @dataclass
@@ -39,6 +53,8 @@ class World:
     logged: list[str] = field(default_factory=list)
     waited: list[float] = field(default_factory=list)
     moved: float = 0.0  # seconds by which the sync's own clock is ahead
+    as_bot: bool = field(default_factory=_AS_BOT.get)
+    bot: str = ""  # the profile of the deployed bot
 
     def read(self, **changes: Any) -> SyncSettings:
         """The settings of a run."""
@@ -53,8 +69,32 @@ class World:
             clock=lambda: time.time() + self.moved,
             log=self._log,
         )
-        login = connect_client(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
-        return make_sync(self.read(**changes), login, within=around)
+        settings = self.read(**changes)
+        return make_sync(settings, self._login(settings), within=around)
+
+    def _login(self, settings: SyncSettings) -> Medplum:
+        if not self.as_bot:
+            return connect_client(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
+        self.bot = self.bot or self.deploy(settings)
+        return connect(Event(self.medplum.base_url, self.medplum.token_for(self.bot), None))
+
+    def deploy(self, settings: SyncSettings | None = None) -> str:
+        """The profile of a new member with the bot's own policy."""
+        values = {"PF_RESOURCE_TYPES": ",".join(settings.types)} if settings else self.settings
+        server = Repository(self.medplum.world, system_actor(self.medplum.project_id))
+        policy = server.create({"resourceType": "AccessPolicy", **declared_policy(BOT, values)})
+        client = server.create({"resourceType": "ClientApplication", "name": "bot", "secret": "invented"})
+        profile = {"reference": f"ClientApplication/{client['id']}"}
+        server.create(
+            {
+                "resourceType": "ProjectMembership",
+                "project": {"reference": f"Project/{self.medplum.project_id}"},
+                "user": profile,
+                "profile": profile,
+                "accessPolicy": {"reference": f"AccessPolicy/{policy['id']}"},
+            }
+        )
+        return profile["reference"]
 
     def run(self, options: Options | None = None, **changes: Any) -> SyncState:
         """The state after a run."""

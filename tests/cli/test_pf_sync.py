@@ -22,7 +22,6 @@ from bot_layer.deploy.declared import declared_policy
 from bots.pf_bulk_sync import BOT
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests import processes
-from tests.bulk_sync.test_as_deployed import deployed
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
 
@@ -366,7 +365,7 @@ def test_an_administrators_login_is_warned_of_and_the_deployed_policy_is_enough(
         assert declared_policy(BOT, both.settings)["name"] == "Bot pf-bulk-sync"
         (known,) = both.source.source.resources("Patient")
         both.source.source.change("Patient", known["id"], {"gender": "other"}, at=both.source.now())
-        client = deployed(both).removeprefix("ClientApplication/")
+        client = both.deploy().removeprefix("ClientApplication/")
         result = typed(both, "--full", folder=tmp_path, MEDPLUM_CLIENT_ID=client, MEDPLUM_CLIENT_SECRET="invented")
         assert result.exit_code == 0
         assert "administrator" not in result.output

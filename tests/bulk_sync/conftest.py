@@ -1,0 +1,30 @@
+"""Every scenario of the sync runs twice: as the command of an administrator, and as the bot under its policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bulk_sync.world import run_as_bot
+
+COMMAND, BOT = "command", "bot"
+STARTERS = frozenset({"World", "small", "world"})  # a module that has one of them runs syncs
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", "one_login: the test chooses by itself whether its syncs run as the bot")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both logins, for each test of a module that runs syncs."""
+    if STARTERS & vars(metafunc.module).keys() and not metafunc.definition.get_closest_marker("one_login"):
+        bot = pytest.param(BOT, marks=pytest.mark.no_cover)  # the ways of the command, with fewer rights
+        metafunc.parametrize("runs_as", [COMMAND, bot], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def runs_as(request: pytest.FixtureRequest) -> str:
+    """Whose login the syncs of this test have."""
+    chosen = str(getattr(request, "param", COMMAND))
+    run_as_bot(bot=chosen == BOT)
+    return chosen
