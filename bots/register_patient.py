@@ -16,7 +16,6 @@ from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError, InputError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.references import local
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.http import transport
@@ -66,19 +65,22 @@ def register(event: Event) -> Json:
     if _is_hl7(event.input, event.content_type):
         # An HL7 caller gets HL7 back: the one answer of a bot that is text.
         return cast(Json, receive(event, now))
-    reference = _patient_of_consent(event)
-    asked = None if reference else target(event, "Patient", "patient")
-    if asked is not None and asked.deleted:
-        gone = "The Patient was deleted."
-        RegistrationTasks(medplum.connect(event), now).cancel([asked.id], "patient-deleted", gone)
-        return registration_answer.deleted()
     request = Request(
         force=event.flag("force"),
         preview=event.flag("preview"),
         not_same=_not_same(event),
         watched=event.from_subscription,
     )
-    return _registrar(event, now).register(reference or (asked.reference if asked else ""), request)
+    consent = _consent(event)
+    if consent is not None:
+        registrar = _registrar(event, now)
+        return registrar.register(registrar.store.named_by(consent), request)
+    asked = target(event, "Patient", "patient")
+    if asked.deleted:
+        gone = "The Patient was deleted."
+        RegistrationTasks(medplum.connect(event), now).cancel([asked.id], "patient-deleted", gone)
+        return registration_answer.deleted()
+    return _registrar(event, now).register(asked.reference, request)
 
 
 def receive(event: Event, now: datetime) -> str:
@@ -149,19 +151,12 @@ def _not_same(event: Event) -> tuple[str, ...]:
     return tuple(str(each.get("reference", "")) for each in given if isinstance(each, dict))
 
 
-def _patient_of_consent(event: Event) -> str | None:
-    """The patient of the Consent that a Subscription reports as changed or deleted; None for any other event."""
+def _consent(event: Event) -> Json | None:
+    """The Consent that a Subscription reports as changed or deleted; None for any other event."""
     given = event.input
     consent = given.get("deletedResource", given) if isinstance(given, dict) else None
-    if not event.from_subscription or not isinstance(consent, dict) or consent.get("resourceType") != "Consent":
-        return None
-    patient = consent.get("patient")
-    reference = local(str(patient.get("reference", "")), event.base_url) if isinstance(patient, dict) else ""
-    if not reference.startswith("Patient/"):
-        raise InputError(
-            "The Consent names no Patient of this server.", code="no-target", expression=["Consent.patient"]
-        )
-    return reference
+    is_consent = isinstance(consent, dict) and consent.get("resourceType") == "Consent"
+    return consent if event.from_subscription and is_consent else None
 
 
 def _read_settings(values: Mapping[str, str]) -> None:

@@ -175,7 +175,8 @@ class Responder:
                 span.annotate(status=answered.status_code)
                 return answered
         except InputError as error:
-            return _json(400, outcomes.of_error(error), FHIR_JSON, PRIVATE)
+            status = 406 if isinstance(error, federation.FormatNotSupported) else 400
+            return _json(status, outcomes.of_error(error), FHIR_JSON, PRIVATE)
         except BotError as error:
             _log.warning("A federated request failed: %s", error.code)
             status = 503 if isinstance(error, TransientError) else 500
@@ -211,7 +212,7 @@ class Responder:
             opened.close()
             raise
         version = str((document.get("meta") or {}).get("versionId", ""))
-        return document_answer(request, opened, etag=f'"{version}-{number}"')
+        return document_answer(request, opened, etag=f'"{version}-{number}-{opened.version}"')
 
     def _access(self, client: str, found: Found, document: Json) -> Access:
         return Access(

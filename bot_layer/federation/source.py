@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, search_token
 from bot_layer.fhir.json import Json, objects
 from bot_layer.fhir.periods import in_force
 from bot_layer.fhir.references import forms, is_id
+from bot_layer.fhir.security_labels import exceeds, resource_labels
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
@@ -27,6 +29,7 @@ from bot_layer.patient_registration.rules import patient_state
 from bot_layer.patient_registration.rules.index_patient import numbers
 
 _MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _MOST_MEASURED = 20_000
 _MOST_SUMMARIES = 16
 
@@ -41,11 +44,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Opened:
-    """A document's bytes, ready to be sent. Close it, also where they were not read to their end."""
+    """A document's bytes, ready to be sent. Close it, also where they were not read to their end.
+
+    ``version`` differs where the bytes may, beside the version of the document: that of the Binary, or a digest.
+    """
 
     content_type: str
     length: int | None
     chunks: Iterable[bytes] = field(repr=False)
+    version: str = ""
     close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
@@ -69,14 +76,11 @@ class FederatedSource:
 
         A query by document ids alone asks for the patients of those documents.
         """
-        if query.patient:
-            return [query.patient]
-        if query.identifier is not None:
-            system, value = query.identifier.system, query.identifier.value
-            asked, own_system = self._identified(system, value), self.answering.identifier_system
-            if asked is not None and own_system and _carries(asked, own_system, value, self.now()):
-                return [value]
-            return self._registered_ids([f"Patient/{asked['id']}"] if asked else [])
+        if query.patients:
+            return list(query.patients)
+        if query.identifiers:
+            found = (each for asked in query.identifiers for each in self._ids_of(asked.system, asked.value))
+            return list(dict.fromkeys(found))
         summarized = {each: federated_document.summarized_patient(each) for each in query.ids or ()}
         patients = [f"Patient/{patient}" for patient in summarized.values() if patient]
         stored = (self._stored(each) for each, patient in summarized.items() if not patient)
@@ -174,6 +178,13 @@ class FederatedSource:
         # Two patients under one number: whose documents are meant is not guessed.
         return first[0] if len(first) == 1 else None
 
+    def _ids_of(self, system: str | None, value: str) -> list[str]:
+        """The registered id of the patient with an identifier: that number itself where patients are known by it."""
+        asked, own_system = self._identified(system, value), self.answering.identifier_system
+        if asked is not None and own_system and _carries(asked, own_system, value, self.now()):
+            return [value]
+        return self._registered_ids([f"Patient/{asked['id']}"] if asked else [])
+
     def _registered_ids(self, references: Iterable[str]) -> list[str]:
         """The ids under which Patients of Medplum were registered, each once."""
         ids = (self._registered_id(reference) for reference in dict.fromkeys(references))
@@ -208,11 +219,11 @@ class FederatedSource:
         ]
 
     def _content(self, key: str, source: Source | None, attachment: Json) -> Content | None:
-        """Type, size and hash: as stated, else measured once for each version; None where there are no bytes."""
-        if source is None:
-            return None
+        """Type, size and hash: as stated, else measured once for each version; None where no bytes may leave."""
         # Medplum's signed address has the Binary's version, which may be newer than the document's.
         key = f"{key}/{str(attachment.get('url', '')).partition('?')[0]}"
+        if source is None or (source.binary and self._binary(source.binary) is None):
+            return None
         known = federated_document.stated(attachment) or self._measured.get(key)
         if known is not None:
             return known
@@ -227,18 +238,30 @@ class FederatedSource:
         self._measured.put(key, content)
         return content
 
+    def _binary(self, binary_id: str) -> Json | None:
+        """The Binary of a document; None where there is none, or its own labels say that it is too confidential."""
+        binary = self.server.find(f"Binary/{binary_id}") if is_id(binary_id) else None
+        is_open = binary is not None and not exceeds(resource_labels(binary), self._rules.highest)
+        return binary if is_open else None
+
     def _open(self, source: Source, content_type: str | None) -> Opened:
         # A content type that Medplum stores may be no valid header.
         stated = content_type if content_type and _MEDIA_TYPE.fullmatch(content_type) else None
         if source.data is not None:
             return Opened(stated or "application/octet-stream", len(source.data), [source.data])
+        binary = self._binary(str(source.binary))
+        if binary is None:
+            raise InputError("Medplum has no Binary/{id} that may leave.", code="not-found")
         stream = open_binary(self.server, str(source.binary))
-        if _is_page(stream.content_type) and stated is not None and not _is_page(stated):
+        received = _media_type(stream.content_type)
+        is_page = received in _PAGES and stated is not None and _media_type(stated) not in _PAGES
+        if is_page or received != _media_type(binary.get("contentType")):
             # A gateway's page with status 200 must not reach another network as the patient's document.
             stream.close()
             raise _unreadable("Binary/{id}")
         kind = stated or stream.content_type or "application/octet-stream"
-        return Opened(kind, stream.length, stream.chunks(), stream.close)
+        version = str((binary.get("meta") or {}).get("versionId", ""))
+        return Opened(kind, stream.length, stream.chunks(), version, stream.close)
 
     def _presented(self, shown: list[tuple[Json, list[Content | None]]], asked_id: str) -> list[Json]:
         own = self.server.find(self.answering.organization) if self.answering.organization else None
@@ -270,7 +293,8 @@ class FederatedSource:
             if b"ClinicalDocument" not in made:
                 raise _unreadable("Patient/{id}/$ccda-export")
             self._summaries.put(key, made)
-        return Opened("application/xml", len(made), [made])
+        # Each host has its own C-CDA made.
+        return Opened("application/xml", len(made), [made], hashlib.sha256(made).hexdigest()[:16])
 
 
 class Kept:
@@ -311,8 +335,9 @@ def _carries(patient: Json, system: str | None, value: str, now: datetime) -> bo
     return any(each.get("value") == value and system in (None, each.get("system")) for each in own)
 
 
-def _is_page(content_type: str | None) -> bool:
-    return (content_type or "").partition(";")[0].strip().lower() in {"text/html", "application/xhtml+xml"}
+def _media_type(content_type: object) -> str:
+    """The media type without parameters, as Medplum stores and sends it."""
+    return str(content_type or "").partition(";")[0].strip().lower()
 
 
 def _unreadable(path: str) -> TransientError:

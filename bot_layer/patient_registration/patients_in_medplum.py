@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import outcomes, references
-from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, search_token
+from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.social_security import is_ssn
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.rules import disclosure, patient_state
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
@@ -60,10 +61,46 @@ class PatientStore:
 
         A label or a Consent of any of them counts. An error while the Consents are read is raised: it is no permission.
         """
-        named = references.forms([f"Patient/{each['id']}" for each in patients], self._base)
-        consents = list(self.server.search_all("Consent", [("patient", named), ("_count", "100")]))
+        consents = list(self._consents(patients))
         found = (disclosure.denial(each, consents, policy, self.now) for each in patients)
         return next((each for each in found if each is not None), None)
+
+    def _consents(self, patients: Sequence[Json]) -> Iterator[Json]:
+        """The Consents that name one of the Patients, by any kind of reference.
+
+        Medplum finds relative and versioned references by the compartment, absolute ones by their whole text, and
+        logical ones by the value of the identifier.
+        """
+        own = [f"Patient/{each['id']}" for each in patients]
+        queries = [("_compartment", ",".join(own)), ("patient", references.forms(own, self._base))]
+        carried = [each for patient in patients for each in objects(patient.get("identifier")) if not is_ssn(each)]
+        values = {text(each.get("value")) for each in carried} - {""}
+        if values:
+            tokens = (search_token("", value).removeprefix("|") for value in sorted(values))
+            queries.append(("patient:identifier", ",".join(tokens)))
+        systems = {(each.get("system"), each.get("value")) for each in carried}
+        for query in queries:
+            for consent in self.server.search_all("Consent", [query, ("_count", "100")]):
+                logical = (consent.get("patient") or {}).get("identifier") or {}
+                is_ours = (logical.get("system"), logical.get("value")) in systems or not logical.get("system")
+                if query[0] != "patient:identifier" or is_ours:
+                    yield consent
+
+    def named_by(self, consent: Json) -> str:
+        """``Patient/id`` of the patient whom a Consent names; InputError where it names none that is known here."""
+        patient = consent.get("patient") if isinstance(consent.get("patient"), dict) else {}
+        reference = references.local(_target(patient), self._base)
+        if not reference:
+            logical = (patient or {}).get("identifier") or {}
+            system, value = text(logical.get("system")), text(logical.get("value"))
+            token = search_token(system, value) if system else search_token("", value).removeprefix("|")
+            found = self.server.search("Patient", [("identifier", token)]) if value else []
+            reference = f"Patient/{found[0]['id']}" if len(found) == 1 else ""
+        if not reference.startswith("Patient/"):
+            raise InputError(
+                "The Consent names no Patient of this server.", code="no-target", expression=["Consent.patient"]
+            )
+        return reference
 
     def not_same(self, patient: Json, policy: Policy) -> frozenset[str]:
         """The ids, in Medplum's and in Health Gorilla's index, of everybody who is known to be somebody else."""

@@ -151,7 +151,9 @@ def _compartment(one: Filter, project: str) -> Clause:
     if project in ids:
         return Clause("0" if one.negated else "1")
     within = "EXISTS (SELECT 1 FROM json_each(r.content, '$.meta.compartment') c"
-    matching = f"substr(json_extract(c.value, '$.reference'), -36) IN ({marks(ids)}))"
+    # The id behind the type, also of a reference to a version.
+    reference = "json_extract(c.value, '$.reference')"
+    matching = f"substr({reference}, instr({reference}, '/') + 1, 36) IN ({marks(ids)}))"
     return Clause(f"{'NOT ' if one.negated else ''}{within} WHERE {matching}", tuple(ids))
 
 

@@ -10,7 +10,7 @@ from bot_layer.errors import TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 from bots.register_patient import handler
-from tests.bots.patient_world import Clinic, action, clinic, codes, person
+from tests.bots.patient_world import MRN, Clinic, action, clinic, codes, person
 from tests.reported_cases.conversation import adt, pid, send, world
 
 ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
@@ -18,7 +18,7 @@ CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
 HG = "https://www.healthgorilla.com"
 
 
-def consent(patient: Json, **parts: Any) -> Json:
+def consent(patient: Json, /, **parts: Any) -> Json:
     """An active privacy Consent of a patient."""
     return {
         "resourceType": "Consent",
@@ -45,6 +45,35 @@ def open_tasks(w: Clinic) -> list[str]:
     """The kinds of the Tasks that somebody has to look at."""
     found = w.server.search("Task", [("_count", "20"), ("status", "requested")])
     return sorted(task["code"]["coding"][0]["code"] for task in found)
+
+
+@pytest.mark.parametrize("event", ["the operation", "the Consent"])
+@pytest.mark.parametrize("form", ["relative", "versioned", "absolute", "logical", "logical without system"])
+def test_a_consent_counts_by_whatever_reference(form: str, event: str) -> None:
+    with clinic() as w:
+        number = {"system": MRN, "value": "R,1"}
+        patient = w.server.create(person(identifier=[number]))
+        own = f"Patient/{patient['id']}"
+        forms: dict[str, Json] = {
+            "relative": {"reference": own},
+            "versioned": {"reference": f"{own}/_history/{patient['meta']['versionId']}"},
+            "absolute": {"reference": f"{w.server.client.fhir_base_url}{own}"},
+            "logical": {"identifier": number},
+            "logical without system": {"type": "Patient", "identifier": {"value": "R,1"}},
+        }
+        denied = w.server.create(consent(patient, patient=forms[form]))
+        answer = handler(w.asked(patient) if event == "the operation" else w.subscribed(denied, "create"))
+        assert codes(answer) == ["patient-opted-out"]
+        assert w.gorilla.patients() == []
+
+
+def test_a_consent_of_another_authority_with_the_same_number_is_not_this_patients() -> None:
+    with clinic() as w:
+        patient = w.server.create(person(identifier=[{"system": MRN, "value": "R-1"}]))
+        other = {"identifier": {"system": "https://elsewhere.example/mrn", "value": "R-1"}}
+        denied = w.server.create(consent(patient, patient=other))
+        assert codes(handler(w.subscribed(denied, "create"))) == ["no-target"]
+        assert action(handler(w.asked(patient))) == "registered"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import jwt
 import pytest
 
 from bot_layer.federation.rules.token import hash_secret
+from bot_layer.fhir import outcomes
+from bot_layer.fhir.json import Json
 from bot_layer.fhir.security_labels import CONFIDENTIALITY_SYSTEM
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.health_gorilla.network import NetworkError
@@ -165,9 +167,15 @@ def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
     world.document(patient, content=[{"attachment": stated}])
     found = world.caller().query(patient["id"])
     assert {document["content"][0]["attachment"]["hash"] for document in found} == {digest}
-    before = len([one for one in world.medplum.requests if "/Binary/" in one.path])
+
+    def opened() -> int:
+        """How often the bytes were asked for; the Binary's own labels are read in each case."""
+        asked = (one for one in world.medplum.requests if "/Binary/" in one.path)
+        return sum("fhir+json" not in one.headers["accept"] for one in asked)
+
+    before = opened()
     world.caller().query(patient["id"])
-    assert len([one for one in world.medplum.requests if "/Binary/" in one.path]) == before
+    assert opened() == before
 
 
 @pytest.mark.parametrize("stated", ["text/\u4e2d", "text/plain; name=\u201da\u201d", "picture"])
@@ -206,6 +214,59 @@ def test_inline_data_is_a_document_too(world: Network) -> None:
     caller = world.caller()
     (document,) = caller.query(patient["id"])
     assert caller.fetch(document) == b"Hello"
+
+
+@pytest.mark.parametrize(
+    ("label", "total"),
+    [
+        ({"system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": "R"}, 0),
+        ({"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "PSY"}, 0),
+        ({"system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": "N"}, 1),
+    ],
+)
+def test_a_label_of_the_content_counts(world: Network, label: Json, total: int) -> None:
+    """The DocumentReference says nothing, and the Binary that it refers to is labeled."""
+    patient = world.patient()
+    binary = world.server.create(
+        {"resourceType": "Binary", "contentType": "text/plain", "data": "SGk=", "meta": {"security": [label]}}
+    )
+    stored = world.document(patient, content=[{"attachment": {"url": f"Binary/{binary['id']}"}}])
+    with world.http(token=world.caller().token()) as client:
+        assert client.get(f"fhir/R4/DocumentReference?patient={patient['id']}").json()["total"] == total
+        fetched = client.get(f"documents/{stored['id']}?patient={patient['id']}")
+    assert fetched.status_code == (200 if total else 404)
+
+
+def test_several_patients_may_be_asked_for_at_once(world: Network) -> None:
+    """A comma is an or; nobody counts for nothing."""
+    one, other, third = (world.patient() for _ in range(3))
+    for each in (one, other, third):
+        world.document(each)
+    with world.http(token=world.caller().token()) as client:
+        answer = client.get(f"fhir/R4/DocumentReference?patient={one['id']},Patient/{other['id']},nobody").json()
+    subjects = {entry["resource"]["subject"]["reference"] for entry in answer["entry"]}
+    assert (answer["total"], subjects) == (2, {f"Patient/{one['id']}", f"Patient/{other['id']}"})
+
+
+@pytest.mark.parametrize("asked", ["xml", "application/fhir+xml", "text/turtle"])
+def test_another_format_than_json_is_not_acceptable(world: Network, asked: str) -> None:
+    with world.http(token=world.caller().token()) as client:
+        answer = client.get("fhir/R4/DocumentReference", params={"patient": "p", "_format": asked})
+    assert (answer.status_code, outcomes.codes(answer.json())) == (406, ["invalid-parameter"])
+
+
+def test_an_etag_follows_the_bytes(world: Network) -> None:
+    """The same on each host for what Medplum stores; another one where the Binary was replaced."""
+    patient = world.patient()
+    stored = world.document(patient)
+    url = f"documents/{stored['id']}?patient={patient['id']}"
+    binary_id = stored["content"][0]["attachment"]["url"].split("/storage/")[1].partition("/")[0]
+    with world.http(token=world.caller().token()) as client:
+        first, again = client.get(url).headers["ETag"], client.head(url).headers["ETag"]
+        world.server.change(f"Binary/{binary_id}", lambda now: {**now, "data": "SGk="})
+        after = client.get(url)
+    assert first == again != after.headers["ETag"]
+    assert after.content == b"Hi"
 
 
 def test_a_merged_patients_documents_are_found_under_both_ids(world: Network) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 from bot_layer.errors import InputError
@@ -20,6 +20,7 @@ from bot_layer.fhir.periods import Interval, interval, period_interval
 DEFAULT_COUNT: Final = 50
 LARGEST_COUNT: Final = 200
 MOST_IDS: Final = 50
+MOST_PATIENTS: Final = 10
 STATUSES: Final = frozenset({"current", "superseded", "entered-in-error"})
 # The ways of naming the patient: by the registered id or a reference, or by an identifier (chained, or as a modifier).
 _PATIENTS: Final = ("patient", "patient:Patient", "subject", "subject:Patient")
@@ -37,6 +38,8 @@ _ONCE: Final = ("_count", "_offset", "_format")
 _PREFIX: Final = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb)?(\d.*)")
 _REFERENCE: Final = re.compile(r"(?:Patient/)?([^/]+?)(?:/_history/[^/]+)?")
 
+_Named = TypeVar("_Named", str, "PatientIdentifier")
+
 # Each prefix by where the resource's interval lies to the parameter's; https://hl7.org/fhir/R4/search.html#prefix
 _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
     "eq": lambda its, asked: asked[0] <= its[0] and its[1] <= asked[1],
@@ -48,6 +51,10 @@ _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
     "sa": lambda its, asked: its[0] >= asked[1],
     "eb": lambda its, asked: its[1] <= asked[0],
 }
+
+
+class FormatNotSupported(InputError):
+    """A query for another format than JSON: HTTP's 406."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,12 @@ class PatientIdentifier:
 class Query:
     """What is asked for. Within a parameter any value fits; all the parameters have to.
 
-    ``patient`` is the registered id, empty where the patient is named by ``identifier`` or by the documents' ``ids``
-    alone. ``repeated`` are the parameters that were used, for the links.
+    ``patients`` are registered ids; they may be named by ``identifiers`` instead, or by the documents' ``ids`` alone.
+    ``repeated`` are the parameters that were used, for the links.
     """
 
-    patient: str = field(default="", repr=False)
-    identifier: PatientIdentifier | None = None
+    patients: tuple[str, ...] = field(default=(), repr=False)
+    identifiers: tuple[PatientIdentifier, ...] = ()
     ids: frozenset[str] | None = None
     count: int = DEFAULT_COUNT
     offset: int = 0
@@ -123,14 +130,18 @@ def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, s
             raise _unusable(name, "give it once")
     # A plus sign in a query is a space.
     if values["_format"] and values["_format"][0].partition(";")[0].strip().replace(" ", "+") not in _FORMATS:
-        raise _unusable("_format", "answers are JSON")
+        text = "The search parameter _format cannot be used: answers are JSON."
+        raise FormatNotSupported(text, code="invalid-parameter")
     ids = _ids(values["_id"])
-    patient, identifier = _patient(values, servers)
-    if not patient and identifier is None and ids is None:
+    patients = _alternatives(values, _PATIENTS, lambda value: _registered_id(value, servers))
+    identifiers = _alternatives(values, _IDENTIFIED_PATIENTS, _identifier)
+    if patients and identifiers:
+        raise _unusable("patient", "name the patient either by reference or by identifier")
+    if not patients and not identifiers and ids is None:
         raise InputError("Name the patient: DocumentReference?patient=<id>.", code="patient-required")
     return Query(
-        patient=patient,
-        identifier=identifier,
+        patients=patients,
+        identifiers=identifiers,
         ids=ids,
         count=min(_number("_count", values["_count"], DEFAULT_COUNT), LARGEST_COUNT),
         offset=_number("_offset", values["_offset"], 0),
@@ -185,17 +196,21 @@ def _require_usable(names: set[str], *, strict: bool) -> None:
         )
 
 
-def _patient(values: dict[str, list[str]], servers: Sequence[str]) -> tuple[str, PatientIdentifier | None]:
-    """The registered id, or the identifier, of the one patient that is asked for."""
-    named = dict.fromkeys(_registered_id(value, servers) for name in _PATIENTS for value in values[name])
-    identified = dict.fromkeys(_identifier(value) for name in _IDENTIFIED_PATIENTS for value in values[name])
-    if len(named) + len(identified) > 1:
-        raise _unusable("patient", "name one patient")
-    return next(iter(named), ""), next(iter(identified), None)
+def _alternatives(
+    values: dict[str, list[str]], names: Sequence[str], read: Callable[[str], _Named]
+) -> tuple[_Named, ...]:
+    """What the parameters of these names name: one of the alternatives between commas, and the same in each of them."""
+    named = [dict.fromkeys(map(read, _split(value, ","))) for name in names for value in values[name]]
+    common = tuple(each for each in named[0] if all(each in others for others in named)) if named else ()
+    if named and not common:
+        raise _unusable("patient", "name the same patient each time")
+    if len(common) > MOST_PATIENTS:
+        raise _unusable("patient", f"name at most {MOST_PATIENTS}")
+    return common
 
 
 def _registered_id(value: str, servers: Sequence[str]) -> str:
-    given = value.strip()
+    given = _unescaped(value.strip())
     for server in servers:
         given = given.removeprefix(f"{server.rstrip('/')}/")
     match = _REFERENCE.fullmatch(given)
@@ -207,6 +222,10 @@ def _identifier(value: str) -> PatientIdentifier:
     if not number:
         raise _unusable("patient.identifier", "give a value or system|value")
     return PatientIdentifier(system, number)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
 
 
 def _split(text: str, sign: str) -> list[str]:
@@ -248,7 +267,7 @@ def _tokens(name: str, value: str) -> tuple[tuple[str | None, str], ...]:
 
 def _token(name: str, text: str) -> tuple[str | None, str]:
     """``code``, ``system|code``, ``|code`` or ``system|``; a system of None stands for any."""
-    *system, code = (re.sub(r"\\(.)", r"\1", part) for part in _split(text, "|"))
+    *system, code = map(_unescaped, _split(text, "|"))
     if not any(system) and not code:
         raise _unusable(name, "give a code or system|code")
     return ("|".join(system) if system else None, code)

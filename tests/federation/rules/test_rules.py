@@ -48,7 +48,7 @@ def fits(query: str, **changes: object) -> bool:
 def test_a_patient_is_named_by_the_bare_id(given: str, bare: str) -> None:
     """As it was registered; a reference is understood as well."""
     assert federation.read_query([("patient", given), ("_total", "accurate")]) == federation.Query(
-        bare, repeated=(("patient", given), ("_total", "accurate"))
+        (bare,), repeated=(("patient", given), ("_total", "accurate"))
     )
 
 
@@ -125,14 +125,14 @@ def test_strict_handling_is_asked_for_in_a_prefer_header(prefer: str, expected: 
 def test_a_patient_is_named_in_any_form_of_a_reference(name: str, value: str, patient: str) -> None:
     """Absolute ones of this server; a record number with slashes, and a foreign address, stay as they are."""
     servers = (BASE, "https://medplum.example/fhir/R4/")
-    assert federation.read_query([(name, value)], servers=servers).patient == patient
+    assert federation.read_query([(name, value)], servers=servers).patients == (patient,)
 
 
 @pytest.mark.parametrize("name", ["patient.identifier", "patient:identifier", "subject:Patient.identifier"])
 def test_a_patient_may_be_named_by_an_identifier(name: str) -> None:
     """With its system, without one, or with that of none."""
-    given = {value: federation.read_query([(name, value)]).identifier for value in ("urn:mrn|1", "1", "|1")}
-    assert list(given.values()) == [PatientIdentifier(system, "1") for system in ("urn:mrn", None, "")]
+    given = {value: federation.read_query([(name, value)]).identifiers for value in ("urn:mrn|1", "1", "|1")}
+    assert list(given.values()) == [(PatientIdentifier(system, "1"),) for system in ("urn:mrn", None, "")]
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,42 @@ def test_a_patient_may_be_named_by_an_identifier(name: str) -> None:
 )
 def test_an_identifier_is_read_without_its_escapes(value: str, system: str | None, number: str) -> None:
     """https://hl7.org/fhir/R4/search.html#escaping"""
-    assert federation.read_query([("patient.identifier", value)]).identifier == PatientIdentifier(system, number)
+    assert federation.read_query([("patient.identifier", value)]).identifiers == (PatientIdentifier(system, number),)
 
 
 def test_one_patient_may_be_named_twice_and_an_empty_parameter_says_nothing() -> None:
     """Two parameters must both fit, and a client that leaves a field of its form empty asks for nothing there."""
     query = federation.read_query([("patient", "Patient/a"), ("subject", "a"), ("date", ""), ("category", " ")])
-    assert (query.patient, query.dates, query.categories) == ("a", (), ())
+    assert (query.patients, query.dates, query.categories) == (("a",), (), ())
     assert query.fits({"status": "current"})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "patients"),
+    [
+        ([("patient", "a,Patient/b")], ("a", "b")),
+        ([("patient", "a,b"), ("subject", "b,c")], ("b",)),
+        ([("patient", r"a\,b")], ("a,b",)),
+        ([("patient", "a"), ("patient", "b")], None),
+        ([("patient", "a"), ("patient.identifier", "urn:mrn|1")], None),
+        ([("patient", ",".join(map(str, range(11))))], None),
+    ],
+)
+def test_patients_between_commas_are_alternatives(
+    pairs: list[tuple[str, str]], patients: tuple[str, ...] | None
+) -> None:
+    """https://hl7.org/fhir/R4/search.html#combining: a comma is an or, a second parameter an and."""
+    if patients is None:
+        with pytest.raises(InputError):
+            federation.read_query(pairs)
+    else:
+        assert federation.read_query(pairs).patients == patients
 
 
 def test_documents_may_be_named_by_their_ids() -> None:
     """Alternatives within a parameter, all of the parameters; the patient need not be named then."""
     query = federation.read_query([("_id", "d-1,d-2"), ("_id", "d-2,d-3")])
-    assert (query.patient, query.ids) == ("", frozenset({"d-2"}))
+    assert (query.patients, query.ids) == ((), frozenset({"d-2"}))
     assert query.fits(document(2))
     assert not query.fits(document(1))
 
