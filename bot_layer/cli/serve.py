@@ -151,6 +151,8 @@ def _serve(
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
     history = History(database) if database or access.read_password(environ) else None
     alerting = alert_channels.read(environ, own_login)
+    if alerting.channels and database is None:
+        _log.warning("No alert will be sent: alerts need the inbox, and --inbox is off.")
     occurrences = Occurrences()
     box = _inbox(bots, database, environ, numbers, history, occurrences) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None

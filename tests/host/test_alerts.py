@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import socketserver
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -28,6 +28,7 @@ from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.server import Server
 from tests import loopback
+from tests.host.mail_server import NAME, MailServer
 from tests.host.process import HostProcess, until
 from tests.host.world import TokenServer
 
@@ -146,24 +147,45 @@ def test_the_webhook_gets_json_with_slacks_text() -> None:
     assert received[-1] == {"text": "Over: Not healthy.", "alert": "sync:north", "status": "resolved"}
 
 
-def test_mail_goes_to_every_recipient() -> None:
-    """By SMTP with the stated sender; a server that is away is an error with a code."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Smtp) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        environ = {
-            "BOT_ALERT_EMAIL": "ops@clinic.example, it@clinic.example",
-            "BOT_ALERT_FROM": "bots@clinic.example",
-            "BOT_ALERT_SMTP": f"smtp://127.0.0.1:{server.server_address[1]}",
-        }
-        (channel,) = read(environ, None).channels
+@pytest.mark.parametrize("scheme", ["smtps", "smtp"])
+def test_mail_goes_to_every_recipient_over_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Literal["smtps", "smtp"]
+) -> None:
+    """From the stated sender; the password and the message are sent only once the connection is encrypted."""
+    with MailServer(tmp_path, monkeypatch, encrypts=scheme) as server:
+        (channel,) = read(server.settings(f"{scheme}://bots:s3cret%40word@{NAME}"), None).channels
         channel.send(Message("sync:", "Not healthy."))
-        server.shutdown()
-        thread.join()
-    heard = _Smtp.heard
-    assert "MAIL FROM:<bots@clinic.example>" in heard.upper().replace("BOTS@CLINIC.EXAMPLE", "bots@clinic.example")
-    assert "ops@clinic.example" in heard and "it@clinic.example" in heard and "Subject: Alert: Not healthy." in heard
-    with pytest.raises(TransientError):
+    assert "Subject: Alert: Not healthy." in server.heard
+    assert "mail FROM:<bots@clinic.example>" in server.heard
+    assert all(f"rcpt TO:<{each}@clinic.example>" in server.heard for each in ("ops", "it"))
+    assert base64.b64encode(b"\0bots\0s3cret@word").decode() in server.heard
+    assert [line for line in server.in_clear if not line.startswith(("ehlo", "STARTTLS"))] == []
+
+
+@pytest.mark.parametrize(
+    ("encrypts", "name"),
+    [("never", NAME), ("smtp", "another.example"), ("smtps", "another.example")],
+    ids=["no-starttls", "starttls-of-another-name", "tls-of-another-name"],
+)
+def test_mail_is_not_sent_where_it_can_be_read_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypts: Literal["smtps", "smtp", "never"], name: str
+) -> None:
+    """A server without STARTTLS, or with a certificate of another name, gets neither the password nor the message."""
+    with MailServer(tmp_path, monkeypatch, encrypts=encrypts, name=name) as server:
+        scheme = "smtps" if encrypts == "smtps" else "smtp"
+        (channel,) = read(server.settings(f"{scheme}://bots:s3cret@{NAME}"), None).channels
+        with pytest.raises(TransientError) as refused:
+            channel.send(Message("sync:", "Not healthy."))
+    assert refused.value.code == "alert-not-sent"
+    assert "s3cret" not in refused.value.message
+    assert "AUTH" not in server.heard and "Not healthy" not in server.heard
+
+
+def test_a_mail_server_that_is_away_is_an_error_with_a_code() -> None:
+    """On this machine, where mail goes without TLS."""
+    environ = {"BOT_ALERT_EMAIL": "ops@clinic.example", "BOT_ALERT_SMTP": "smtp://127.0.0.1:9"}
+    (channel,) = read(environ, None).channels
+    with pytest.raises(TransientError, match="BOT_ALERT_SMTP"):
         channel.send(Message("sync:", "Not healthy."))
 
 
@@ -215,6 +237,37 @@ def test_a_host_that_refuses_calls_tells_somebody(tmp_path: Path) -> None:
     assert "forged-secret" not in json.dumps(received) and "Unseen" not in json.dumps(received)
 
 
+def test_a_host_that_is_killed_is_reported_by_another_one(tmp_path: Path) -> None:
+    """Two hosts of one inbox: the one that lives takes over, and says so."""
+    medplum = TokenServer()
+    with medplum.server, _receiver() as (address, received, _):
+        environ = {
+            "BOT_ALERT_WEBHOOK": f"{address}/hook",
+            "BOT_ALERT_SECONDS": "1",
+            "BOT_HOST_TAKEOVER_SECONDS": "2",
+        }
+        inbox = tmp_path / "inbox.sqlite"
+        with HostProcess(medplum.server.base_url, inbox, **environ):
+            with HostProcess(medplum.server.base_url, inbox, **environ) as other:
+                other.kill()
+                other.wait()
+            until(lambda: bool(received), seconds=120)
+    assert (received[0]["alert"], received[0]["status"]) == ("silent-host:", "firing")
+    assert "1 host fell silent" in received[0]["text"]
+
+
+@pytest.mark.parametrize("inbox", ["off", "on"])
+def test_a_host_without_an_inbox_says_that_it_sends_no_alerts(tmp_path: Path, inbox: str) -> None:
+    """Whoever set an address learns at start that nobody will hear of anything."""
+    medplum = TokenServer()
+    with medplum.server:
+        database = "off" if inbox == "off" else f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+        webhook = {"BOT_ALERT_WEBHOOK": "https://hooks.clinic.example/x"}
+        with HostProcess(medplum.server.base_url, database, **webhook) as host:
+            warned = any("No alert will be sent" in line for line in host.lines)
+    assert warned == (inbox == "off")
+
+
 def _url(folder: Path) -> str:
     return f"sqlite:///{folder / 'alerts.sqlite'}"
 
@@ -234,25 +287,3 @@ def _receiver() -> Iterator[tuple[str, list[dict[str, str]], list[int]]]:
 
     with Server(Starlette(routes=[Route("/hook", hook, methods=["POST"])])) as server:
         yield server.base_url, received, status
-
-
-class _Smtp(socketserver.StreamRequestHandler):
-    """As much of a mail server as takes one message (RFC 5321)."""
-
-    heard = ""
-
-    def handle(self) -> None:
-        self._say("220 ready")
-        for line in iter(self.rfile.readline, b""):
-            type(self).heard += line.decode()
-            word = line.decode().strip().upper()
-            if word == "DATA":
-                self._say("354 go on")
-                for part in iter(self.rfile.readline, b".\r\n"):
-                    type(self).heard += part.decode()
-            self._say("221 bye" if word == "QUIT" else "250 ok")
-            if word == "QUIT":
-                return
-
-    def _say(self, text: str) -> None:
-        self.wfile.write(f"{text}\r\n".encode())
