@@ -9,6 +9,7 @@ import sys
 from medplum_sandbox.compare import bots
 from medplum_sandbox.compare.generator import Generator
 from medplum_sandbox.compare.report import Report, plain
+from medplum_sandbox.compare.routes import RULES
 from medplum_sandbox.compare.session import Login, Pair, Server
 
 
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     logins = [Login(url, *login.split(":", 1)) for url, login in zip(options.url, options.login, strict=True)]
     pair = Pair(Server(logins[0]), Server(logins[1]))
     report = Report()
+    for server in (pair.one, pair.other):
+        server.restrict(RULES)
     if options.bots:
         bots.deploy(pair)
     for seed in range(options.seed, options.seed + options.seeds):

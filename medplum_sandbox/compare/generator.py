@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from medplum_sandbox.compare.requests import Request, mark
+from medplum_sandbox.compare.routes import NOBODY, Routes
 from medplum_sandbox.compare.searches import Searches
 from medplum_sandbox.compare.values import WORDS, WRONG, Values, broken
 from medplum_sandbox.json import Json
@@ -59,7 +60,6 @@ _LEFT_OUT = frozenset(
         *("ViewDefinition", "CompartmentDefinition", "ImplementationGuide", "CapabilityStatement"),
     )
 )
-NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
 class Generator:
@@ -71,6 +71,7 @@ class Generator:
         self._known = known
         self._values = Values(self._chance, known)
         self._searches = Searches(self._chance, known)
+        self._routes = Routes(self._chance, self._values, self._existing, self._name)
         self._count = 0
         self._others = [name for name in resource_types() if name not in _LEFT_OUT]
         self._makers: tuple[tuple[int, Callable[[], Request]], ...] = (
@@ -85,6 +86,13 @@ class Generator:
             (6, self._conditional),
             (8, self._batch),
             (4, self._odd),
+            (4, self._routes.version),
+            (5, self._routes.restricted),
+            (3, self._routes.binary),
+            (3, self._routes.operation),
+            (2, self._routes.header),
+            (1, self._routes.token),
+            (1, self._routes.admin),
         )
 
     def next(self) -> Request:
@@ -237,7 +245,9 @@ class Generator:
                 entry["request"]["ifNoneExist"] = self._searches.condition(kind)
             return entry, self._name()
         found = self._existing()
-        if draw < 0.6:
+        if draw < 0.52:
+            return self._routes.entry(), None
+        if draw < 0.62:
             resource = self._values.resource(kind)
             return {
                 "request": {"method": "PUT", "url": f"{kind}?{self._searches.condition(kind)}"},

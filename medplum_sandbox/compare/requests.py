@@ -9,9 +9,19 @@ from typing import Any
 MARK = "~"
 
 
+# The name of the login whose AccessPolicy allows a part; without it a request is sent as the administrator.
+RESTRICTED = "restricted"
+PROJECT = "project"
+
+
 def mark(name: str) -> str:
     """The text that stands for the id of a named resource."""
     return f"{MARK}{name}{MARK}"
+
+
+def version_mark(name: str) -> str:
+    """The text that stands for the newest known version of a named resource."""
+    return mark(f"{name}_version")
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,8 @@ class Request:
     """One request. ``kind`` says what is tried; ``creates`` names the resource that a success makes.
 
     ``changes`` names a resource that the request may change or delete; ``ordered`` says that the order of the entries
-    was asked for; ``creates_entries`` names what each entry of a batch makes, or None.
+    was asked for; ``creates_entries`` names what each entry of a batch makes, or None. A path that begins with a slash
+    is one of the server, any other one of its FHIR API.
     """
 
     kind: str
@@ -32,3 +43,4 @@ class Request:
     ordered: bool = False
     creates_entries: tuple[str | None, ...] = ()
     deletes: bool = False
+    login: str | None = None

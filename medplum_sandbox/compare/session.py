@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from medplum_sandbox.compare.requests import MARK, Request
+from medplum_sandbox.compare.requests import MARK, PROJECT, RESTRICTED, Request
 from medplum_sandbox.json import Json
 
 _NAMED = re.compile(rf"{MARK}(\w+){MARK}")
@@ -41,23 +41,41 @@ class Server:
         self._login = login
         self.ids: dict[str, str] = {}  # name: id
         self.http = httpx.Client(timeout=timeout)
+        self._restricted = ""
         self._authorize()
 
     def _authorize(self) -> None:
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": self._login.client_id,
-            "client_secret": self._login.client_secret,
-        }
-        token = self.http.post(f"{self.base_url}/oauth2/token", data=form).raise_for_status().json()
+        token = self._token(self._login.client_id, self._login.client_secret)
         self.http.headers["Authorization"] = f"Bearer {token['access_token']}"
         self.profile: str = token["profile"]["reference"]
         self.project: str = token["project"]["reference"].partition("/")[2]
+        self.ids[PROJECT] = self.project
+
+    def _token(self, client_id: str, client_secret: str) -> Json:
+        form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": client_secret}
+        found: Json = self.http.post(f"{self.base_url}/oauth2/token", data=form).raise_for_status().json()
+        return found
+
+    def restrict(self, rules: list[Json]) -> None:
+        """Make the login that an AccessPolicy with these rules restricts."""
+        policy = self._made(
+            "fhir/R4/AccessPolicy", {"resourceType": "AccessPolicy", "name": RESTRICTED, "resource": rules}
+        )
+        body = {"name": RESTRICTED, "accessPolicy": {"reference": f"AccessPolicy/{policy['id']}"}}
+        client = self._made(f"admin/projects/{self.project}/client", body)
+        self._restricted = f"Bearer {self._token(client['id'], client['secret'])['access_token']}"
+        self.ids |= {"restricted_client": client["id"], "restricted_policy": policy["id"]}
+
+    def _made(self, path: str, body: Json) -> Json:
+        found: Json = self.http.post(f"{self.base_url}/{path}", json=body).raise_for_status().json()
+        return found
 
     def send(self, request: Request) -> Answer:
         """The answer to a request, its names replaced by this server's ids."""
         content = request.body if isinstance(request.body, str) else json.dumps(request.body)
         headers = {"Content-Type": "application/fhir+json", **request.headers} if request.body is not None else {}
+        if request.login:
+            headers["Authorization"] = self._restricted
         return self.call(
             request.method,
             self.filled(request.path),
@@ -68,10 +86,10 @@ class Server:
     def call(
         self, method: str, path: str, *, content: str | None = None, headers: dict[str, str] | None = None
     ) -> Answer:
-        """The answer to an HTTP request below the FHIR API."""
+        """The answer to an HTTP request below the FHIR API, or below the server for a path with a slash."""
         found = self.http.request(
             method,
-            f"{self.base_url}/fhir/R4/{path}" if path else f"{self.base_url}/fhir/R4",
+            self.base_url + (path if path.startswith("/") else f"/fhir/R4/{path}".rstrip("/")),
             content=content,
             headers=[(name.encode(), value.encode()) for name, value in (headers or {}).items()],
         )
@@ -109,10 +127,18 @@ class Pair:
             self._bind_entries(request.creates_entries, answers)
         elif request.creates:
             self._bind(request.creates, [_made(answer) for answer in answers])
+            self._note_versions(request.creates, answers)
         elif request.changes and (request.deletes or _differ(answers)):
             self._forget(request.changes)
         elif request.deletes or request.method == "PATCH":
             self._check_known()
+        elif request.changes:
+            self._note_versions(request.changes, answers)
+
+    def _note_versions(self, name: str, answers: tuple[Answer, Answer]) -> None:
+        for server, answer in zip(self._servers(), answers, strict=True):
+            if isinstance(answer.body, dict) and answer.body.get("id") == server.ids.get(name):
+                server.ids[f"{name}_version"] = answer.body["meta"]["versionId"]
 
     def _bind(self, name: str, made: list[str | None]) -> None:
         """Remembers a resource that both made; a resource of one server alone is deleted."""

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.definitions.tables import parameters, resource_types
+from medplum_sandbox.medplum.definitions.tables import parameters, resource_types, type_of
 
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type")
 _SECURITY = ("OAuth", "Basic", "SMART-on-FHIR")
@@ -98,7 +98,13 @@ def smart_configuration(base_url: str) -> Json:
 
 @cache
 def _resources() -> tuple[Json, ...]:
-    return tuple(_resource(name) for name in sorted(resource_types()))
+    """FHIR's own types: a server does not name those that Medplum adds."""
+    return tuple(_resource(name) for name in sorted(resource_types()) if not _is_added(name))
+
+
+def _is_added(name: str) -> bool:
+    known = type_of(name)
+    return name == "SubscriptionStatus" or (known is not None and known.medplum)
 
 
 def _resource(name: str) -> Json:
@@ -125,6 +131,7 @@ def _search_parameters(name: str) -> list[Json]:
     if not known:
         return []
     found: list[Any] = [{"name": "_id", "type": "token"}, {"name": "_lastUpdated", "type": "date"}]
+    found += [{"name": "_project", "type": "token"}]
     found += [{"name": common, "type": known[common].type} for common in _COMMON]
     us_core = dict(_US_CORE_PARAMETERS) if name == "Patient" else {}
     for parameter in known.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, Self
 from bot_layer.fhir.json import Json
 
 PATIENCE = 10.0
+_NOTHING: Json = {"status": 200, "headers": {"Content-Type": "application/json"}, "body": {}}
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,15 @@ class _Server(ThreadingHTTPServer):
 class RecordingBotHost:
     """Answers each call with the next planned answer; ``address`` is its ``host:port``."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0, *, expects: Callable[[str], bool] = lambda _path: True) -> None:
+        """``expects`` says by its path whether a call is one of the scenario: others get an empty answer."""
         self.unexpected = 0
+        self._expects = expects
         self._calls: deque[Call] = deque()
         self._planned: deque[_Planned] = deque()
         self._held: list[tuple[int, _Planned]] = []
         self._changed = threading.Condition()
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -86,13 +90,15 @@ class RecordingBotHost:
 
     def take(self, call: Call) -> Json:
         """Keeps the call and gives its answer, when the time has come."""
+        if not self._expects(call.path):
+            return _NOTHING
         with self._changed:
             self._calls.append(call)
             planned = self._planned.popleft() if self._planned else None
             self.unexpected += planned is None
             self._changed.notify_all()
         if planned is None:
-            return {"status": 200, "headers": {"Content-Type": "application/json"}, "body": {}}
+            return _NOTHING
         planned.released.wait(timeout=PATIENCE * 6)
         return planned.answer
 
@@ -125,6 +131,7 @@ def _handler(host: RecordingBotHost) -> type[BaseHTTPRequestHandler]:
             for name, value in answer["headers"].items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
+            self.send_header("Connection", "close")  # a server would call the next scenario's host by this connection
             self.end_headers()
             self.wfile.write(data)
 

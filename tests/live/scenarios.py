@@ -13,7 +13,9 @@ from collections.abc import Callable
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from medplum_sandbox.health_gorilla import FederatedCaller, npi
+from tests.contract.replay import CONTRACT
 from tests.live.live_bots.live_timer import SYSTEM as TIMER
+from tests.live.recorded import Contract
 from tests.live.world import CLINIC, COLLECTIONS, FEDERATED_CLIENT, FEDERATED_SECRET, LIVE_BOTS, Live
 
 Scenario = Callable[[Live], str]
@@ -24,6 +26,23 @@ _ECHO_JS = """exports.handler = async (medplum, event) => {
   return {resourceType: "Parameters", parameter: [{name: "action", valueCode: "echoed"}]};
 };
 """
+
+
+def contract(live: Live) -> str:
+    """The recorded exchanges, answered as recorded or as this version is known to answer."""
+    live.host.stop()
+    try:
+        replay = Contract(live.target)
+        replay.run()
+    finally:
+        live.host.start()
+    if not replay.steps:
+        return f"not run: the recordings are not at {CONTRACT}"
+    assert not replay.otherwise, f"{len(replay.otherwise)} of {replay.steps} steps: " + "\n".join(replay.otherwise)
+    return (
+        f"{replay.steps} steps: {replay.as_recorded} as recorded, {replay.as_known} as this version is known to; "
+        f"not replayed: {len(replay.left_out)} recordings that need another project"
+    )
 
 
 def deployment(live: Live) -> str:
@@ -297,6 +316,7 @@ def rollback_and_prune(live: Live) -> str:
 
 
 SCENARIOS: dict[str, Scenario] = {
+    "recorded contract": contract,
     "deploy, and again": deployment,
     "drift": drift,
     "sync-practitioner: Subscription, $operation": practitioner_operation,

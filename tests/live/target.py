@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,6 +21,10 @@ _NAMES = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
 _KEPT_TYPES = frozenset(
     {"Project", "User", "Login", "ClientApplication", "Binary", "AuditEvent", "Parameters", "Bundle"}
 )
+# What Medplum adds to FHIR; its CapabilityStatement does not name these types.
+_OWN_TYPES = frozenset({"AccessPolicy", "Agent", "AsyncJob", "Bot", "BulkDataExport", "ClientApplication", "Login"}) | {
+    *("Project", "ProjectMembership", "SmartAppLaunch", "UserConfiguration"),
+}
 # Written in this order, because a server may refuse to delete what another resource needs.
 _FIRST = ("Subscription", "OperationDefinition", "ProjectMembership", "Bot", "AccessPolicy")
 
@@ -40,6 +44,8 @@ class Target:
     look_alike: MedplumSandbox | None = None
     token: str = field(default="", repr=False)
     version: str = ""
+    before: frozenset[str] = frozenset()  # ``Type/id`` of what the project held when the trial began
+    left: dict[str, int] = field(default_factory=dict)  # how many more resources of a type there are after the trial
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -47,13 +53,16 @@ class Target:
         return dict(zip(_NAMES, (self.base_url, self.client_id, self.client_secret), strict=True))
 
     def login(self) -> None:
-        """Take a token by client credentials."""
-        form = {"grant_type": "client_credentials"}
-        form |= {"client_id": self.client_id, "client_secret": self.client_secret}
+        """Take a token by client credentials, and read the server's version."""
+        self.token = self.token_of(self.client_id, self.client_secret)
+        self.version = str(requests.get(f"{self.base_url}/healthcheck", timeout=SECONDS).json().get("version", "?"))
+
+    def token_of(self, client_id: str, secret: str) -> str:
+        """A new access token of a client."""
+        form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": secret}
         answer = requests.post(f"{self.base_url}/oauth2/token", data=form, timeout=SECONDS)
         answer.raise_for_status()
-        self.token = answer.json()["access_token"]
-        self.version = str(requests.get(f"{self.base_url}/healthcheck", timeout=SECONDS).json().get("version", "?"))
+        return str(answer.json()["access_token"])
 
     def call(
         self, method: str, path: str, body: Json | str | None = None, *, content_type: str = "application/fhir+json"
@@ -88,6 +97,27 @@ class Target:
             path = "fhir/R4/" + following[0].partition("/fhir/R4/")[2] if following else ""
         return found
 
+    def remove(self, references: Iterable[str]) -> None:
+        """Delete resources that the trial made, first what makes the server act; never what was there before."""
+        for reference in sorted(set(references) - self.before, key=_deletion_order):
+            if reference.partition("/")[0] not in _KEPT_TYPES:
+                self.call("DELETE", f"fhir/R4/{reference}")
+
+    def set_secrets(self, secrets: list[Json]) -> None:
+        """Replace all secrets of the project."""
+        self.call("POST", f"admin/projects/{_project_id(self)}/secrets", secrets)  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        """Delete everything that the trial made."""
+        for _ in range(20):  # a page holds 1,000 resources of a type
+            made = _inventory(self) - self.before
+            if not made:
+                break
+            binaries = _binaries(self, sorted(made))
+            self.remove(made)
+            for reference in binaries:
+                self.call("DELETE", f"fhir/R4/{reference}")
+
     def eventually(self, check: Callable[[], bool], what: str, *, seconds: float = SECONDS) -> None:
         """Wait until it is so: a server delivers Subscriptions and timers when it can."""
         until = time.monotonic() + seconds
@@ -103,41 +133,65 @@ class Target:
 
 @contextmanager
 def opened(environ: Mapping[str, str] | None = None) -> Iterator[Target]:
-    """The server that the environment names, left as it was found; without a name a look-alike that ends with it.
-
-    Raises Refused if the project holds Patients: it is somebody's.
-    """
+    """The server that the environment names, left as it was found; without a name a look-alike that ends with it."""
     given = os.environ if environ is None else environ
     if not given.get("MEDPLUM_BASE_URL"):
-        with MedplumSandbox(quota=1_000_000_000, auth_rate_limit=1_000_000_000) as running:
-            target = Target(running.base_url, running.client_id, running.client_secret, 0, running)
-            target.login()
+        quota = 1_000_000_000
+        with (
+            MedplumSandbox(quota=quota, auth_rate_limit=quota) as running,
+            left_as_found(Target(running.base_url, running.client_id, running.client_secret, 0, running)) as target,
+        ):
             yield target
         return
     missing = [name for name in _NAMES if not given.get(name)]
     if missing:
         raise Refused(f"Set {', '.join(missing)}.")
     base_url, client_id, secret = (given[name] for name in _NAMES)
-    target = Target(base_url.rstrip("/"), client_id, secret, int(given.get("LIVE_ROUTER_PORT") or 8765))
+    port = int(given.get("LIVE_ROUTER_PORT") or 8765)
+    with left_as_found(Target(base_url.rstrip("/"), client_id, secret, port)) as target:
+        yield target
+
+
+@contextmanager
+def left_as_found(target: Target) -> Iterator[Target]:
+    """Log in; afterwards delete what the trial made, and put the project's secrets back.
+
+    ``target.left`` says then what remains. Raises Refused if the project holds Patients: it is somebody's.
+    """
     target.login()
     if target.search("Patient?_elements=id"):
         raise Refused("This project holds Patients: name a project of its own that may be thrown away.")
-    before, secrets = _inventory(target), _secrets(target)
+    before, secrets = _counts(target), _secrets(target)
+    target.before = frozenset(_inventory(target))
     try:
         yield target
     finally:
-        _restore(target, before, secrets)
+        target.login()
+        target.clear()
+        target.set_secrets(secrets)
+        now = _counts(target)
+        target.left = {kind: now[kind] - before.get(kind, 0) for kind in now if now[kind] != before.get(kind, 0)}
 
 
-def _types(target: Target) -> list[str]:
+def _types(target: Target) -> set[str]:
     statement = target.rest("GET", "fhir/R4/metadata")
-    return [each["type"] for each in statement["rest"][0]["resource"] if each["type"] not in _KEPT_TYPES]
+    return {*_OWN_TYPES} | {each["type"] for each in statement["rest"][0]["resource"]}
+
+
+def _counts(target: Target) -> dict[str, int]:
+    """How many resources of each type the project holds, as far as its administrator may search them."""
+    found: dict[str, int] = {}
+    for resource_type in _types(target):
+        answer = target.call("GET", f"fhir/R4/{resource_type}?_total=accurate&_count=0")
+        if answer.ok:
+            found[resource_type] = int(answer.json().get("total", 0))
+    return found
 
 
 def _inventory(target: Target) -> set[str]:
     """``Type/id`` of everything in the project."""
     found: set[str] = set()
-    for resource_type in _types(target):
+    for resource_type in _types(target) - _KEPT_TYPES:
         answer = target.call("GET", f"fhir/R4/{resource_type}?_elements=id&_count=1000")
         if answer.ok:
             found |= {f"{resource_type}/{entry['resource']['id']}" for entry in answer.json().get("entry", [])}
@@ -151,19 +205,6 @@ def _project_id(target: Target) -> str:
 def _secrets(target: Target) -> list[Json]:
     found = target.rest("GET", f"admin/projects/{_project_id(target)}").get("project", {}).get("secret", [])
     return list(found)
-
-
-def _restore(target: Target, before: set[str], secrets: list[Json]) -> None:
-    """Delete what came since, first what makes the server act, and put the project's secrets back."""
-    target.login()
-    for _ in range(20):  # a page holds 1,000 resources of a type
-        left = sorted(_inventory(target) - before, key=_deletion_order)
-        if not left:
-            break
-        binaries = _binaries(target, left)
-        for reference in [*left, *binaries]:
-            target.call("DELETE", f"fhir/R4/{reference}")
-    target.call("POST", f"admin/projects/{_project_id(target)}/secrets", secrets)  # type: ignore[arg-type]
 
 
 def _deletion_order(reference: str) -> tuple[int, str]:

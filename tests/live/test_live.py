@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.live.__main__ import trial
+from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum import MedplumSandbox
+from tests.contract.replay import CONTRACT
+from tests.live import recorded
+from tests.live.__main__ import nothing_left, trial
 from tests.live.scenarios import SCENARIOS
-from tests.live.target import Refused, opened
+from tests.live.target import Refused, Target, left_as_found, opened
 from tests.live.world import started
 
-# A comparison of speeds tells nothing on a look-alike.
-NAMES = [name for name in SCENARIOS if name != "latency"]
+# A comparison of speeds tells nothing on a look-alike; the recordings have a test of their own (tests/contract).
+NAMES = [name for name in SCENARIOS if name not in {"latency", "recorded contract"}]
+QUICK = ("12-crud-if-match", "46-body-size", "60-fission-execute", "85-async-execute")
 
 
-def test_every_scenario_holds_on_the_look_alike(tmp_path: Path) -> None:
-    """In order, each on what the ones before it left."""
-    with opened({}) as target, started(target, tmp_path) as live:
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """A project of a look-alike."""
+    with MedplumSandbox(quota=1_000_000_000, auth_rate_limit=1_000_000_000) as running:
+        yield Target(running.base_url, running.client_id, running.client_secret, 0, running)
+
+
+def test_every_scenario_holds_and_nothing_is_left(target: Target, tmp_path: Path) -> None:
+    """In order, each on what the ones before it left; afterwards every type has as many resources as before."""
+    with left_as_found(target), started(target, tmp_path) as live:
         rows = trial(live, NAMES)
     assert [(name, found) for name, held, found, _ in rows if not held] == []
+    assert nothing_left(target)[1], target.left
 
 
-def test_a_project_of_somebody_is_refused() -> None:
+def test_what_is_left_behind_is_reported(target: Target) -> None:
+    """A resource that the trial could not delete is named, and the trial failed."""
+    with left_as_found(target):
+        made = target.rest("POST", "fhir/R4/Basic", {"resourceType": "Basic", "code": {"text": "x"}})
+        target.before |= {f"Basic/{made['id']}"}
+    assert nothing_left(target)[1:3] == (False, "+1 Basic")
+
+
+def test_a_project_of_somebody_is_refused(target: Target) -> None:
     """Where Patients are, nothing is tried; where the login is half given, it says what to set."""
-    with opened({}) as target:
-        target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})
-        with pytest.raises(Refused, match="thrown away"), opened(target.environment):
-            pass
-        with pytest.raises(Refused, match="MEDPLUM_CLIENT_ID"), opened({"MEDPLUM_BASE_URL": target.base_url}):
-            pass
+    target.login()
+    target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})
+    with pytest.raises(Refused, match="thrown away"), opened(target.environment):
+        pass
+    with pytest.raises(Refused, match="MEDPLUM_CLIENT_ID"), opened({"MEDPLUM_BASE_URL": target.base_url}):
+        pass
+    assert len(target.search("Patient")) == 1
 
 
-def test_a_project_is_left_as_it_was() -> None:
-    """Whatever was made meanwhile goes, and the project's secrets come back."""
-    with opened({}) as look_alike:
-        project = look_alike.rest("GET", "auth/me")["project"]["id"]
-        kept = look_alike.rest("POST", "fhir/R4/Organization", {"resourceType": "Organization", "name": "kept"})
-        secrets = [{"name": "THEIRS", "valueString": "kept"}]
-        look_alike.call("POST", f"admin/projects/{project}/secrets", secrets)  # type: ignore[arg-type]
-        with opened(look_alike.environment) as target:
-            target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})
-            bot = {"name": "x", "description": "x", "runtimeVersion": "fission"}
-            target.rest("POST", f"admin/projects/{project}/bot", bot)
-            target.call("POST", f"admin/projects/{project}/secrets", [])  # type: ignore[arg-type]
-        assert look_alike.search("Patient") == look_alike.search("Bot") == []
-        assert [each["id"] for each in look_alike.search("Organization")] == [kept["id"]]
-        assert look_alike.rest("GET", f"admin/projects/{project}")["project"]["secret"] == secrets
+def test_a_project_is_left_as_it_was(target: Target) -> None:
+    """Whatever was made meanwhile is deleted, and the project's secrets come back."""
+    target.login()
+    project = target.rest("GET", "auth/me")["project"]["id"]
+    kept = target.rest("POST", "fhir/R4/Organization", {"resourceType": "Organization", "name": "kept"})
+    secrets: list[Json] = [{"name": "THEIRS", "valueString": "kept"}]
+    target.call("POST", f"admin/projects/{project}/secrets", secrets)  # type: ignore[arg-type]
+    with opened(target.environment) as trial_target:
+        trial_target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})
+        bot = {"name": "x", "description": "x", "runtimeVersion": "fission"}
+        trial_target.rest("POST", f"admin/projects/{project}/bot", bot)
+        trial_target.call("POST", f"admin/projects/{project}/secrets", [])  # type: ignore[arg-type]
+    assert trial_target.left == {}
+    assert target.search("Patient") == target.search("Bot") == []
+    assert [each["id"] for each in target.search("Organization")] == [kept["id"]]
+    assert target.rest("GET", f"admin/projects/{project}")["project"]["secret"] == secrets
+
+
+@pytest.mark.skipif(not CONTRACT.exists(), reason="the recordings are not beside this checkout")
+def test_the_recordings_are_replayed_on_any_server(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What differs from the recording as the server's version does is known; what differs otherwise is named."""
+    for name in QUICK:
+        shutil.copy(CONTRACT / f"{name}.json", tmp_path)
+    monkeypatch.setattr(recorded, "CONTRACT", tmp_path)
+    with left_as_found(target):
+        here = recorded.Contract(target)
+        here.run()
+        target.version = "5.0.10"
+        pretends = recorded.Contract(target)
+        pretends.run()
+    assert here.otherwise == []
+    assert here.as_known > 0, "a body that is too large is 413 since 5.1"
+    assert here.as_recorded + here.as_known == here.steps > 30
+    assert any("46-body-size" in each for each in pretends.otherwise)
+    assert target.left.keys() <= {"AuditEvent"}
