@@ -45,6 +45,7 @@ app.add_typer(pf_sync, name="pf-sync")
 
 DONE, FAILED, MISSING, BUSY, PARTIAL, STOPPED = 0, 1, 2, 3, 4, 130
 NOT_SET_UP = "no-sync"
+_PATIENCE = RetryPolicy(retries=4, backoff=5.0, longest_wait=300.0)
 STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
 
 Full = Annotated[bool, typer.Option("--full", help="Export everything, and compare each resource with Medplum.")]
@@ -242,7 +243,7 @@ class _Around:
             if self.stop.wait(seconds):
                 raise Halted
 
-        policy = RetryPolicy(retries=4 if environ.get("PF_FHIR_BASE_URL") else 0, backoff=5.0, longest_wait=300.0)
+        policy = replace(_PATIENCE, retries=_PATIENCE.retries if environ.get("PF_FHIR_BASE_URL") else 0)
         return repeat(lambda: read_worlds(environ, self.chosen), policy, when=lambda _: True, wait=wait)
 
     def _stopped(self, _number: int, _frame: FrameType | None) -> None:
@@ -289,6 +290,8 @@ class _Around:
             try:
                 self._warn_of_administrator(sync)
                 state = self._patiently(sync, options)
+            except Halted:
+                return STOPPED
             except BotError as fault:
                 typer.echo(f"{fault.code}: {fault.message}", err=True)
                 return BUSY if fault.code == "sync-running" else FAILED
@@ -319,16 +322,19 @@ class _Around:
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
         """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""
-        for attempt in range(5):
-            try:
-                return sync.run(options)
-            except TransientError as fault:
-                if attempt == 4 or (fault.code == "sync-running" and not self._left_behind(sync)):
-                    raise
-                self.log("PFSyncScheduler", f"{fault.code}: trying again")
-                if self.stop.wait(min(fault.retry_after or 5.0 * 2**attempt, 300.0)):
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        code = ""
+
+        def may_work(fault: TransientError) -> bool:
+            nonlocal code
+            code = fault.code
+            return code != "sync-running" or self._left_behind(sync)
+
+        def wait(seconds: float) -> None:
+            self.log("PFSyncScheduler", f"{code}: trying again")
+            if self.stop.wait(seconds):
+                raise Halted
+
+        return repeat(lambda: sync.run(options), _PATIENCE, when=may_work, wait=wait)
 
     def _left_behind(self, sync: Sync) -> bool:
         """True where the lease is not renewed any more: the one who held it is gone."""

@@ -14,10 +14,7 @@ from bot_layer.health_gorilla.rules import accounts, refusals
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
 from bot_layer.http.answer import Answer
-from bot_layer.http.policy import RetryPolicy
-from bot_layer.http.retry import repeat
-
-_ATTEMPTS = 3
+from bot_layer.http.retry import compare_and_set
 
 Find = Callable[[], Enrollment | None]
 Replan = Callable[[], Update | NothingToDo]
@@ -44,6 +41,14 @@ class LoginTaken(InputError):
     """The last login is taken by an account that was not found. ``maybe_made`` as in Account."""
 
     maybe_made = False
+
+
+class _Overtaken(TransientError):
+    """Another change came between; ``refused`` says how Health Gorilla reported it."""
+
+    def __init__(self, status: int, refused: BotError) -> None:
+        super().__init__(refused.message, service="Health Gorilla", status=status)
+        self.refused = refused
 
 
 def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
@@ -79,8 +84,9 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
 def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Replan) -> Account:
     """The account after the PUT; on a conflict or a lost answer it is planned again from the current account."""
     current, taken = plan, 0
-    attempts = _ATTEMPTS + (len(plan.emails) if isinstance(plan, Update) else 0)
-    for attempt in range(attempts):
+
+    def write() -> Account:
+        nonlocal taken
         if isinstance(current, NothingToDo):
             return _settled(current.found)
         email = current.emails[taken] if taken < len(current.emails) else None
@@ -89,24 +95,23 @@ def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Rep
             return _settled(current.found, issues, heeded=False)
         payload = current.with_email(email)
         require_valid(payload)
-        try:
-            answer = gorilla.update_account(payload)
-        except TransientError as error:
-            if not error.maybe_done or attempt == attempts - 1:
-                raise
-        else:
-            if answer.ok:
-                return _after_update(gorilla, current, issues, email=email)
-            refused = _refusal(answer)
-            if attempt == attempts - 1:
-                raise refused
-            if email is not None and refused.code == refusals.EMAIL_TAKEN:
-                taken += 1
-                continue
-            if answer.status not in {409, 412}:
-                raise refused
+        answer = gorilla.update_account(payload)
+        if answer.ok:
+            return _after_update(gorilla, current, issues, email=email)
+        refused = _refusal(answer)
+        if email is not None and refused.code == refusals.EMAIL_TAKEN:
+            taken += 1
+            return write()
+        raise _Overtaken(answer.status, refused) if answer.status in {409, 412} else refused
+
+    def look() -> None:
+        nonlocal current
         current = replan()
-    raise AssertionError("the last attempt returns or raises")
+
+    try:
+        return compare_and_set(write, look=look)
+    except _Overtaken as overtaken:
+        raise overtaken.refused from None
 
 
 def _settled(found: Enrollment, issues: tuple[Issue, ...] = (), *, heeded: bool = True) -> Account:
@@ -153,8 +158,7 @@ def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[An
                 raise
             return None, found, True
 
-    at_once = RetryPolicy(retries=_ATTEMPTS - 1, backoff=0.0, longest_wait=0.0)
-    return repeat(send, at_once, when=lambda error: error.maybe_done)
+    return compare_and_set(send, when=lambda error: error.maybe_done)
 
 
 def _created(

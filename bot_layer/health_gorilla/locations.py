@@ -9,10 +9,7 @@ from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, res
 from bot_layer.health_gorilla.rules import accounts, locations
 from bot_layer.health_gorilla.rules.locations import TYPE, Decision
 from bot_layer.http.addresses import path
-from bot_layer.http.policy import RetryPolicy
-from bot_layer.http.retry import repeat
-
-_AT_ONCE = RetryPolicy(retries=2, backoff=0.0, longest_wait=0.0)
+from bot_layer.http.retry import compare_and_set
 
 
 def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Json | None:
@@ -42,7 +39,7 @@ def carry_out(gorilla: HealthGorillaClient, decision: Decision, requested: Json)
         known = str(current.found["id"]) if current.found else None
         current = locations.plan(requested, find(gorilla, requested, known))
 
-    return repeat(send, _AT_ONCE, when=lambda lost: lost.maybe_done or lost.status in {409, 412}, before_again=look)
+    return compare_and_set(send, look=look)
 
 
 def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:

@@ -1,4 +1,7 @@
-"""Repeats what a connection adapter cannot: calls of several requests, conditional writes, look-ups."""
+"""The one way to repeat what a connection adapter cannot: calls of several requests, conditional writes, look-ups.
+
+``repeat`` waits as a policy says. ``compare_and_set`` does not wait: it reads, decides and writes again.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +51,19 @@ def repeat(
         sleep=wait,
         reraise=True,
     )(call)
+
+
+def compare_and_set(
+    write: Callable[[], _Result],
+    *,
+    tries: int = 3,
+    when: Callable[[TransientError], bool] = lambda fault: fault.maybe_done or fault.status in {409, 412},
+    look: Callable[[], None] = lambda: None,
+) -> _Result:
+    """What ``write`` returns, which sends a change on condition that nothing was changed since the last look.
+
+    Where another write came between, or the answer was lost, ``look`` reads what is there now, so that ``write`` can
+    decide again. The last TransientError is raised as it came.
+    """
+    at_once = RetryPolicy(retries=tries - 1, backoff=0.0, longest_wait=0.0)
+    return repeat(write, at_once, when=when, before_again=look)

@@ -28,7 +28,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.fhir.references import RESOURCE_TYPE, is_relative, localized
 from bot_layer.http.addresses import query_of
 from bot_layer.http.policy import DEFAULT_POLICY, RetryPolicy
-from bot_layer.http.retry import repeat
+from bot_layer.http.retry import compare_and_set, repeat
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.quota import WRITE_COST, Pace
 from bot_layer.medplum.wire import SERVICE, Wire, named, refused
@@ -164,17 +164,18 @@ class Medplum:
 
         return self._repeat("POST", _type(resource["resourceType"]), call, repeatable=True)
 
-    def change(self, reference: str, change: Change, *, attempts: int = 5) -> Json:
+    def change(self, reference: str, change: Change, *, tries: int = 5) -> Json:
         """The resource after a pure ``change``, written with If-Match; nothing is written where nothing changes.
 
         On 412 it is read and changed again, so that no other edit is overwritten.
         """
-        resource_type, resource_id, path = _where(reference)
 
-        def call() -> Json:
-            return self.client.update_with_retry(resource_type, resource_id, change, max_retries=attempts).resource
+        def write() -> Json:
+            now = replace(self, is_local=False).read(reference)
+            changed = change(now)
+            return now if changed == now else self.update(changed)
 
-        return self._repeat("PUT", path, call)
+        return compare_and_set(write, tries=tries, when=lambda fault: fault.status == 412)
 
     def update(self, resource: Json) -> Json:
         """The stored resource after a PUT with If-Match; a stale version is a TransientError of status 412."""

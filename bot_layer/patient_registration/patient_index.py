@@ -17,8 +17,7 @@ from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of
 from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
-from bot_layer.http.policy import RetryPolicy
-from bot_layer.http.retry import repeat
+from bot_layer.http.retry import compare_and_set
 from bot_layer.patient_registration.rules import index_wire
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
 from bot_layer.patient_registration.rules.index_wire import id_in_location
@@ -26,12 +25,7 @@ from bot_layer.patient_registration.rules.plans import Create, Found, NothingToD
 from bot_layer.patient_registration.rules.registration_answer import Act
 from bot_layer.patient_registration.rules.same_person import is_alike
 
-_AT_ONCE = RetryPolicy(retries=3, backoff=0.0, longest_wait=0.0)
 _CHANGED_MEANWHILE = frozenset({409, 412})
-
-
-class _Outdated(TransientError):
-    """The plan no longer fits what is there."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +69,10 @@ class Patients:
             done = self._apply(current)
             if done is not None:
                 return done
-            raise _Outdated(
+            raise TransientError(
                 "Others keep changing the registration; try again later.",
                 service="Health Gorilla",
+                status=412,
                 path="Patient",
                 code="registration-conflict",
             )
@@ -86,9 +81,7 @@ class Patients:
             nonlocal current
             current = replan()
 
-        return repeat(
-            act, _AT_ONCE, when=lambda error: error.maybe_done or isinstance(error, _Outdated), before_again=look
-        )
+        return compare_and_set(act, tries=4, look=look)
 
     def _apply(self, plan: Act) -> str | None:
         """The id, or None where the plan is out of date by now."""

@@ -408,10 +408,10 @@ def test_an_update_of_nothing_but_a_taken_address_did_nothing() -> None:
 @responses.activate
 def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
     """The last attempt's refusal is told."""
-    answers("PUT", (412, outcome("x")), (412, outcome("x")), (412, outcome("x")), TAKEN_EMAIL)
+    answers("PUT", (412, outcome("x")), TAKEN_EMAIL, (412, outcome("x")), (412, outcome("x")))
     made = change(AccountRequest([NUMBER], emails=EMAILS[:1]))
     error = refused(lambda: accounts_there.update(client(), made, lambda: made))
-    assert (error.code, len(sent("PUT"))) == ("email-taken", 4)
+    assert (error.code, len(sent("PUT"))) == ("refused-by-health-gorilla", 4)
 
 
 @responses.activate

@@ -254,7 +254,7 @@ def test_a_change_is_given_up_after_its_attempts(server: Medplum) -> None:
         server.update({**now, "name": [{"family": f"Edit{next(count)}"}]})
         return {**now, "active": True}
 
-    error = lost(lambda: server.change(reference, too_late, attempts=1))
+    error = lost(lambda: server.change(reference, too_late, tries=2))
     assert (error.status, error.code, error.path) == (412, "edit-conflict", "Patient/{id}")
     assert next(count) == 2
 

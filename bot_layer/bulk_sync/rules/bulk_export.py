@@ -16,7 +16,8 @@ Level = Literal["group", "patient", "system"]
 Kind = Literal["output", "deleted", "error"]
 
 NDJSON_TYPE: Final = "application/fhir+ndjson"
-BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
+# A source that answers so is to be asked again later. A plain 500 is the end of its job.
+ASK_AGAIN: Final = frozenset({408, 425, 429, 502, 503, 504})
 # The fields by which a manifest is recognized. A 202 may hold something else, so that it needs a file list.
 _PARTIAL_SIGNS: Final = frozenset({"output", "link"})
 _SIGNS: Final = _PARTIAL_SIGNS | {"transactionTime", "requiresAccessToken", "deleted", "error", "outcome"}
@@ -104,7 +105,7 @@ def read_status(
         if manifest is None:
             return Failed(status, "the export ended without a manifest", issues=issue_codes(body))
         return Complete(manifest)
-    if status == 202 or status in BUSY or (status >= 400 and is_transient(body)):
+    if status == 202 or status in ASK_AGAIN or (status >= 400 and is_transient(body)):
         seconds = wait_seconds(asked, attempt=attempt, limits=limits or WaitLimits())
         manifest = read_manifest(body, partial=True) if status == 202 else None
         return Wait(seconds, known.get("x-progress", "")[:100], manifest)

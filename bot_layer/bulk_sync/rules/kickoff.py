@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
 from bot_layer.bulk_sync.rules.bulk_export import (
-    BUSY,
+    ASK_AGAIN,
     NDJSON_TYPE,
     Level,
     Wait,
@@ -129,7 +129,7 @@ def read_kickoff(
     location = known.get("content-location", "") or known.get("location", "")
     if status in (200, 201, 202) and location:
         return Started(location, known.get("date", ""))
-    if status in BUSY or (status >= 400 and is_transient(body)):
+    if status in ASK_AGAIN or (status >= 400 and is_transient(body)):
         return Wait(wait_seconds(asked, attempt=attempt, limits=limits or WaitLimits()))
     text = _explained(body)
     reason = f"the kick-off was answered {status}{listed(issue_codes(body))}{f': {text}' if text else ''}"

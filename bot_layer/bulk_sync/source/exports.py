@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import count
 
 from bot_layer.bulk_sync.rules import bulk_export, kickoff
 from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
@@ -29,25 +30,26 @@ class Exports:
         """Start an export. Where the server wants POST, or is busy with another one, this is seen to."""
         tools = self.requests.open
         path = kickoff.export_path(export.level, "{id}")
-        post = False
-        for attempt in range(1, tools.tries + 1):
-            answer = self._kicked_off(export, path, post=post, attempt=attempt)
-            if isinstance(answer, Started):
-                return answer
-            if isinstance(answer, Refused):
-                if answer.post_only and not post:
-                    post = True
-                    continue
-                return answer
-            if attempt < tools.tries:
-                tools.wait(answer.seconds)
-        raise TransientError(
-            "The source is busy with another export; try again later.",
-            service=SERVICE,
-            method="GET",
-            path=path,
-            code="export-busy",
-        )
+        post, attempts = False, count(1)
+
+        def ask() -> Started | Refused:
+            nonlocal post
+            answer = self._kicked_off(export, path, post=post, attempt=next(attempts))
+            if isinstance(answer, Refused) and answer.post_only and not post:
+                post = True
+                answer = self._kicked_off(export, path, post=post, attempt=next(attempts))
+            if isinstance(answer, Wait):
+                raise TransientError(
+                    "The source is busy with another export; try again later.",
+                    service=SERVICE,
+                    method="GET",
+                    path=path,
+                    code="export-busy",
+                    retry_after=answer.seconds,
+                )
+            return answer
+
+        return tools.patiently(ask, when=lambda fault: fault.code == "export-busy")
 
     def _kicked_off(self, export: Export, path: str, *, post: bool, attempt: int) -> Started | Refused | Wait:
         request = kickoff.kickoff_request(self.requests.source, export, post=post)

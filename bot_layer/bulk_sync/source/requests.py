@@ -91,9 +91,11 @@ class OpenRequests:
                 return last[0]
             raise
 
-    def patiently(self, call: Callable[[], _Result]) -> _Result:
-        """What the call returns, repeated while it raises a TransientError."""
-        return repeat(call, self.policy, when=lambda _fault: True, wait=self.wait)
+    def patiently(
+        self, call: Callable[[], _Result], *, when: Callable[[TransientError], bool] = lambda _: True
+    ) -> _Result:
+        """What the call returns, repeated while it raises such a TransientError."""
+        return repeat(call, self.policy, when=when, wait=self.wait)
 
     def asked_to_wait(self, answer: Answer) -> float | None:
         """The seconds for which the source asks to be left alone."""

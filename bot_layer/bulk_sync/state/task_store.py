@@ -17,14 +17,13 @@ from bot_layer.bulk_sync.rules.task import TASK_SYSTEM, from_task, to_task
 from bot_layer.errors import InputError, ServiceError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.http.policy import RetryPolicy
-from bot_layer.http.retry import repeat
+from bot_layer.http.retry import compare_and_set
 from bot_layer.medplum.client import Medplum
 from bot_layer.medplum.wire import SERVICE
 
 LEASE_SECONDS: Final = 120.0
 _COPY: Final = "task"
 _PATIENCE: Final = RetryPolicy(retries=9, backoff=0.05, longest_wait=5.0)
-_AT_ONCE: Final = RetryPolicy(retries=7, backoff=0.0, longest_wait=0.0)
 
 
 class LeaseLost(TransientError):
@@ -105,7 +104,7 @@ class SyncStore:
                 raise LeaseLost("The Task is new.", service=SERVICE, code="sync-running")
             return self.save(state)
 
-        return self._compare_and_set(take)
+        return self._written(take)
 
     def end(self, ended: Callable[[SyncState], SyncState]) -> SyncState:
         """The state as ``ended`` makes it, whoever holds the run: they write nothing more once they see it.
@@ -121,13 +120,13 @@ class SyncStore:
                 self.state = self.written
                 return self.state
 
-        return self._compare_and_set(end)
+        return self._written(end)
 
     @staticmethod
-    def _compare_and_set(write: Callable[[], SyncState]) -> SyncState:
+    def _written(write: Callable[[], SyncState]) -> SyncState:
         """What ``write`` returns, which reads and writes the Task; again at once where somebody else wrote between."""
         try:
-            return repeat(write, _AT_ONCE, when=lambda fault: isinstance(fault, LeaseLost))
+            return compare_and_set(write, tries=8, when=lambda fault: isinstance(fault, LeaseLost))
         except LeaseLost as fault:
             text = "Other runs keep writing the Task; try again later."
             raise TransientError(text, service=SERVICE, code="sync-running") from fault
