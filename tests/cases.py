@@ -62,15 +62,17 @@ class Bindings:
         return given
 
     def learn(self, expected: Any, found: Any) -> None:
-        """Take ``<new:name>`` from what was found where it stands for a whole text: an id that a partner made up."""
+        """Take what ``<new:name>`` stands for from what was found: an id that a partner made up, or an instant."""
         if isinstance(expected, dict) and isinstance(found, dict):
             for key, value in expected.items():
                 self.learn(value, found.get(key))
         elif isinstance(expected, list) and isinstance(found, list):
             for value, other in zip(expected, found, strict=False):
                 self.learn(value, other)
-        elif isinstance(expected, str) and isinstance(found, str) and _NEW.fullmatch(expected):
-            self.values.setdefault(expected, found)
+        elif isinstance(expected, str) and isinstance(found, str) and (names := _NEW.findall(expected)):
+            match = re.fullmatch("(.+)".join(map(re.escape, _NEW.split(expected))), found, re.DOTALL)
+            for name, value in zip(names, match.groups() if match else (), strict=False):
+                self.values.setdefault(name, value)
 
 
 def cases(stem: str | None = None) -> list[Case]:

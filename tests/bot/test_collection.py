@@ -105,29 +105,16 @@ def test_a_bot_is_granted_what_its_code_names(handler: Handler) -> None:
     assert handler.bot.target is None or handler.bot.target in granted
 
 
-# What a bot needs beyond the fixtures, with the tests that need it.
-BEYOND_FIXTURES = {
-    # tests/bots/test_federated_documents.py: an id of the clinic's own, and a document's content
-    "federated_documents": {("Patient", "search"), ("DocumentReference", "read"), ("Binary", "read")},
-    # tests/bots/test_create_staff_user.py: locations and account numbers
-    "create_staff_user": {("Organization", "search")},
-    # tests/bots/test_register_patient.py: ADT messages, merges, tasks, pairs kept apart; the host reads a Consent
-    "register_patient": {
-        *((kind, right) for kind in ("Patient", "Task", "List", "Basic") for right in ("read", "search")),
-        *((kind, right) for kind in ("Patient", "Task", "List", "Basic") for right in ("create", "update")),
-        ("Consent", "read"),
-    },
-}
-
-
 @pytest.mark.no_cover  # the ways of the bots, which the tests of each take
 @pytest.mark.parametrize("stem", [stem for stem in STEMS if stem != "pf_bulk_sync"])
 def test_a_bot_works_with_no_more_rights_than_it_declares(stem: str) -> None:
     """Under its AccessPolicy a bot answers each fixture as without one, and nothing more than that is granted.
 
-    The types of the bulk sync come from a setting; tests/bulk_sync covers what it does with each.
+    The host reads the resource of an event again, with the bot's token, so each watched type must be readable. The
+    types of the bulk sync come from a setting; tests/bulk_sync covers what it does with each.
     """
-    handler, used = BOTS.named(stem), set(BEYOND_FIXTURES.get(stem, ()))
+    handler = BOTS.named(stem)
+    used = {(watch.criteria.partition("?")[0], "read") for watch in handler.bot.watches}
     for case in cases():
         if case.stem == stem:
             used |= _play_under_policy(handler, case)

@@ -59,7 +59,8 @@ class World:
         self.medplum = medplum
         self.gorilla = gorilla
         self.token = medplum.token_for()
-        self._http = loopback.client(base_url=medplum.base_url, headers={"Authorization": f"Bearer {self.token}"})
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/fhir+json"}
+        self._http = loopback.client(base_url=medplum.base_url, headers=headers)
 
     def close(self) -> None:
         """Closes the test's own connection."""
