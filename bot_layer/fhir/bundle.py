@@ -20,11 +20,12 @@ class NotASearchset(ValueError):
 
 @dataclass(frozen=True)
 class Searchset:
-    """One page of a search: what matches, what was included with it, and the URL of the next page."""
+    """One page of a search: what matches, what was included with it, the next page's URL, the total of all pages."""
 
     matches: tuple[Json, ...]
     included: tuple[Json, ...] = ()
     next_url: str | None = None
+    total: int | None = None
 
     @property
     def resources(self) -> tuple[Json, ...]:
@@ -32,10 +33,11 @@ class Searchset:
         return self.matches + self.included
 
 
-def read_searchset(document: Any) -> Searchset:
+def read_searchset(document: Any, resource_type: str | None = None) -> Searchset:
     """The page that a server answered; NotASearchset for anything that is no complete answer to a search.
 
-    An OperationOutcome among the entries is normal, unless it reports an error: then a part of the search was not done.
+    ``resource_type`` is what was searched for: matches of nothing but other types answer another search. An
+    OperationOutcome among the entries is normal, unless it reports an error: then a part of the search was not done.
     """
     if not isinstance(document, Mapping) or document.get("resourceType") != "Bundle":
         raise NotASearchset("answered a search without a Bundle")
@@ -44,15 +46,26 @@ def read_searchset(document: Any) -> Searchset:
     matches: list[Json] = []
     included: list[Json] = []
     for resource, mode in _entries(document.get("entry")):
-        if resource["resourceType"] == "OperationOutcome" and mode != "match":
+        if resource["resourceType"] == "OperationOutcome":
             _require_no_error(resource)
         else:
             (included if mode == "include" else matches).append(resource)
     following = _next_url(document.get("link"))
-    total = document.get("total")
-    if isinstance(total, int) and total > 0 and not matches and following is None:
+    total = _total(document.get("total"))
+    if total and not matches and following is None:
         raise NotASearchset("counted matches of a search and did not send them")
-    return Searchset(tuple(matches), tuple(included), following)
+    if matches and resource_type and all(each["resourceType"] != resource_type for each in matches):
+        raise NotASearchset("answered a search with resources of another type")
+    return Searchset(tuple(matches), tuple(included), following, total)
+
+
+def _total(given: Any) -> int | None:
+    if given is None:
+        return None
+    is_count = isinstance(given, int) or (isinstance(given, float) and given.is_integer())
+    if not is_count or isinstance(given, bool) or given < 0:
+        raise NotASearchset("answered a search with a total that is no count")
+    return int(given)
 
 
 def _entries(listed: Any) -> list[tuple[Json, str | None]]:

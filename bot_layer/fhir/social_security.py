@@ -11,18 +11,25 @@ from typing import Final
 
 from bot_layer.fhir.json import Json, objects
 
-_TYPES: Final = frozenset({"SS", "SB"})
+_TYPES: Final = frozenset({"SS", "SB", "SSA", "SSNO", "NNUS", "NNUSA"})
+# National numbers and tax numbers, which in the US are the social security number if they have its nine digits.
+_NATIONAL_TYPES: Final = frozenset({"NI", "NN", "TAX"})
+_NINE_DIGITS: Final = re.compile(r"\d{3}[- ]?\d{2}[- ]?\d{4}")
 _AUTHORITIES: Final = frozenset({"ssa", "usssa", "us ssa"})
 _OID: Final = re.compile(r"(?:^|[^\d.])2\.16\.840\.1\.113883\.4\.1(?:$|[^\d.])")
 _HOST: Final = re.compile(r"^[a-z][a-z\d+.-]*://([^/?#]*)", re.IGNORECASE)
 _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WORDS: Final = re.compile(
-    r"\b(?:(?:us ?)?ssn(?:um(?:ber)?)?\d?|soc(?:ial)? ?sec(?:urity)?(?: ?(?:number|num|no))?|ss (?:number|num|no))\b"
+    r"\b(?:s s n|(?:us ?)?ssn(?:um(?:ber)?)?\d?|soc(?:ial)? ?sec(?:urity)?(?: ?(?:number|num|no))?"
+    r"|ss (?:number|num|no))\b"
 )
 
 
 def is_ssn(identifier: Json) -> bool:
-    """Whether a FHIR Identifier is a social security number: by its system, any coding of its type, or text."""
+    """Whether a FHIR Identifier is a social security number: by its system, any coding of its type, or text.
+
+    A national or tax number counts by its nine digits.
+    """
     if is_ssn_system(str(identifier.get("system") or "")):
         return True
     kind = identifier.get("type")
@@ -30,8 +37,10 @@ def is_ssn(identifier: Json) -> bool:
         return False
     codings = objects(kind.get("coding"))
     texts = [kind.get("text"), *(coding.get(name) for coding in codings for name in ("code", "display"))]
-    is_typed = any(str(coding.get("code") or "").strip().upper() in _TYPES for coding in codings)
-    return is_typed or any(isinstance(text, str) and _WORDS.search(_words(text)) for text in texts)
+    codes = {str(coding.get("code") or "").strip().upper() for coding in codings}
+    is_national = bool(codes & _NATIONAL_TYPES) and _NINE_DIGITS.fullmatch(str(identifier.get("value") or "").strip())
+    is_named = any(isinstance(text, str) and _WORDS.search(_words(text)) for text in texts)
+    return bool(codes & _TYPES or is_national or is_named)
 
 
 def is_ssn_system(system: str) -> bool:

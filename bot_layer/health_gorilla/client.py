@@ -93,22 +93,25 @@ class HealthGorillaClient:
 
     def _whole(self, resource_type: str, answer: Answer) -> list[Json]:
         """The resources of a search whose first page is answered. Of a link to the next page only the query is used."""
-        page = searchset_of(answer)
-        found = [*page.resources]
+        page = searchset_of(answer, resource_type)
+        found, total = [*page.resources], page.total
         for _ in range(_MOST_PAGES - 1):
             if page.next_url is None:
                 break
-            page = searchset_of(self.send("GET", path(resource_type), query=query_of(page.next_url)))
+            answer = self.send("GET", path(resource_type), query=query_of(page.next_url))
+            page = searchset_of(answer, resource_type)
             found += page.resources
-        if page.next_url is None:
-            return found
-        raise PermanentError(
-            f"Health Gorilla's answer has more than {_MOST_PAGES} pages.",
-            service=self.transport.service,
-            method="GET",
-            path=resource_type,
-            code="answer-too-large",
-        )
+        if page.next_url is not None:
+            raise PermanentError(
+                f"Health Gorilla's answer has more than {_MOST_PAGES} pages.",
+                service=self.transport.service,
+                method="GET",
+                path=resource_type,
+                code="answer-too-large",
+            )
+        if total is not None and total > len(found):
+            raise answer.unreadable("counted more matches of a search than it sent")
+        return found
 
     def send(
         self,
@@ -195,12 +198,12 @@ def resource_of(answer: Answer) -> Json:
     raise answer.unreadable("answered without a resource")
 
 
-def searchset_of(answer: Answer) -> Searchset:
+def searchset_of(answer: Answer, resource_type: str) -> Searchset:
     """One page of a search."""
     if not answer.ok:
         raise answer.error()
     try:
-        return read_searchset(answer.json())
+        return read_searchset(answer.json(), resource_type)
     except NotASearchset as fault:
         raise answer.unreadable(str(fault)) from fault
 

@@ -129,7 +129,8 @@ class Medplum:
             try:
                 asked = query if isinstance(query, str) else list(query)
                 found = self.client.search_resources(resource_type, asked)
-                return read_searchset(localized(found, self.client.fhir_base_url) if self.is_local else found)
+                own = localized(found, self.client.fhir_base_url) if self.is_local else found
+                return read_searchset(own, resource_type)
             except NotASearchset as fault:
                 raise TransientError(
                     f"Medplum {fault}; try again later.",

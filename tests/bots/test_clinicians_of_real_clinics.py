@@ -294,7 +294,9 @@ OUTCOME: Json = {
     [
         OUTCOME,
         {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": OUTCOME}]},
+        {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": OUTCOME, "search": {"mode": "match"}}]},
         {"resourceType": "Bundle", "type": "searchset", "total": 1},
+        {"resourceType": "Bundle", "type": "searchset", "total": 1, "entry": [{"resource": {"resourceType": "Basic"}}]},
         {"resourceType": "Bundle", "type": "batch-response"},
         {"resourceType": "Parameters"},
     ],

@@ -204,6 +204,7 @@ def test_consents_that_cannot_be_searched_permit_nothing(monkeypatch: pytest.Mon
         ("PD1||||||||||||y", 'PD1||||||||||||""'),
         ("ARV|1|A|OO", "ARV|1|D|OO"),
         ("PD1|\rARV|1|A|ALL", "ARV|1|A|OI"),
+        ("PV1|1|N\rPD1||||||||||||Y", "PV1|1|N\rPD1||||||||||||N"),
     ],
 )
 def test_a_message_keeps_a_patient_out_and_lets_one_in_again(protecting: str, opening: str) -> None:

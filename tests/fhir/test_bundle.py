@@ -52,7 +52,16 @@ ODD: list[Any] = [
     searchset({"resource": PATIENT}, {"resource": outcome("error"), "search": {"mode": "outcome"}}),
     searchset({"resource": {"resourceType": "OperationOutcome"}}),
     searchset({"resource": {"resourceType": "OperationOutcome", "issue": [None]}}),
+    searchset({"resource": outcome("error"), "search": {"mode": "match"}}),
     searchset(total=1),
+    searchset(total="1"),
+    searchset(total=True),
+    searchset(total=1.0),
+    searchset(total=0.5),
+    searchset(total=float("nan")),
+    searchset(total=float("inf")),
+    searchset(total=-1),
+    searchset({"resource": {"resourceType": "Basic", "id": "b"}, "search": {"mode": "match"}}, total=1),
     searchset({"resource": PERSON, "search": {"mode": "include"}}, total=1),
     searchset({"resource": outcome("warning"), "search": {"mode": "outcome"}}, total=2),
 ]
@@ -62,7 +71,7 @@ ODD: list[Any] = [
 def test_what_is_no_complete_answer_is_refused(document: Any) -> None:
     """Taken for "nobody", each of these would make a second patient or account."""
     with pytest.raises(NotASearchset):
-        read_searchset(document)
+        read_searchset(document, "Patient")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +88,9 @@ def test_what_is_no_complete_answer_is_refused(document: Any) -> None:
 )
 def test_a_searchset_without_matches_says_that_there_is_none(document: Json) -> None:
     """An outcome that warns or informs is normal inside one."""
-    assert read_searchset(document) == Searchset(())
+    page = read_searchset(document, "Patient")
+    assert page == Searchset((), total=page.total)
+    assert not page.total
 
 
 def test_matches_and_included_resources_are_told_apart() -> None:

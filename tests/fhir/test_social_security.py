@@ -27,6 +27,12 @@ V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
         {"type": {"coding": [{"system": V2, "code": "SB"}]}},
         {"type": {"coding": [{"code": "SSN"}]}},
         {"type": {"coding": [{"system": "urn:local", "code": "17", "display": "Social Security number"}]}},
+        {"type": {"coding": [{"system": V2, "code": "SSNO"}]}},
+        {"type": {"coding": [{"system": V2, "code": "NNUSA"}]}},
+        # The national number of the US, if it has nine digits.
+        {"type": {"coding": [{"system": V2, "code": "NI"}]}},
+        {"type": {"coding": [{"system": V2, "code": "TAX"}]}},
+        {"type": {"text": "S.S.N."}},
         {"type": {"text": "SSN"}},
         {"type": {"text": "patient's social security no."}},
         {"type": {"text": "Soc. Sec. #"}},
@@ -65,6 +71,8 @@ def test_a_social_security_number_is_recognized(parts: dict[str, Any]) -> None:
         {"type": {"coding": [{"system": V2, "code": "SN"}], "text": "Subscriber number"}},
         {"type": {"text": "Passport"}},
         {"type": "SS"},
+        {"type": {"coding": [{"system": V2, "code": "NI"}]}, "value": "N-900-12"},
+        {"type": {"coding": [{"system": V2, "code": "NNCAN"}]}},
     ],
 )
 def test_another_number_is_not(parts: dict[str, Any]) -> None:

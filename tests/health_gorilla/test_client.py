@@ -473,3 +473,13 @@ def test_the_settings_make_a_client() -> None:
         health_gorilla.connect({})
     missing: Sequence[str] = caught.value.missing
     assert len(missing) == 3
+
+
+@responses.activate
+def test_a_part_of_an_answer_is_no_answer() -> None:
+    """The total counts more than all pages hold: whoever is missing may be the one who is looked for."""
+    answer = {**bundle({"resourceType": "Patient", "id": "p-1"}), "total": 2}
+    responses.get(f"{BASE}/Patient", json=answer)
+    with pytest.raises(ServiceError) as caught:
+        conversation().search("Patient", [("family", "Quandt")])
+    assert caught.value.code == "unreadable-answer"

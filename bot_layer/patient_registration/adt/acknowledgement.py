@@ -23,7 +23,6 @@ _UNUSABLE: Final = frozenset(
 )
 # HL7 table 0357, for the codes that reading a message and registering a patient can end with.
 _ERROR_CODES: Final = {
-    "late-message": ("0", "Message accepted"),
     "segment-sequence": ("100", "Segment sequence error"),
     "required-segment": ("100", "Segment sequence error"),
     "required-field": ("101", "Required field missing"),
@@ -44,6 +43,7 @@ _ERROR_CODES: Final = {
     "number-of-another": ("205", "Duplicate key identifier"),
     "old-identifier": ("205", "Duplicate key identifier"),
 }
+_ACCEPTED: Final = ("0", "Message accepted")
 _OTHER_ERROR: Final = ("207", "Application internal error")
 # Where a FHIR element came from, so that the sender finds the field.
 _FIELDS: Final = {
@@ -107,7 +107,7 @@ def late() -> Problem:
 def _err(problem: Problem) -> list[str]:
     fields = dict.fromkeys(_FIELDS.get(expression, expression) for expression in problem.expression)
     where = "~".join(name.replace("-", "^1^") if "-" in name else name for name in fields)
-    code, meaning = _ERROR_CODES.get(problem.code, _OTHER_ERROR)
+    code, meaning = _ERROR_CODES.get(problem.code, _OTHER_ERROR if problem.severity == "E" else _ACCEPTED)
     return [
         "ERR",
         "",

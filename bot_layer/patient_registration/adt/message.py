@@ -180,14 +180,12 @@ def _groups(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 def _person(group: Sequence[Segment], authorities: Mapping[str, str]) -> Person:
     first = group[0]
-    visit = next((place for place, segment in enumerate(group) if segment.name == "PV1"), len(group))
     prior = [number for segment in group if segment.name == "MRG" for number in _prior(segment, authorities)]
     return Person(
         pid.patient(first, authorities),
         pid.removed(first),
         tuple(prior),
-        # Restrictions after PV1 are those of the visit.
-        is_protected=pid.is_protected(group[:visit]),
+        is_protected=pid.is_protected(group),
     )
 
 

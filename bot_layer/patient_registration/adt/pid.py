@@ -57,8 +57,8 @@ def patient(segment: Segment, authorities: Mapping[str, str]) -> Json:
 
 
 def removed(segment: Segment) -> frozenset[str]:
-    """The elements that the segment asks to remove, by HL7's null."""
-    fields = {5: "name", 7: "birthDate", 8: "gender", 11: "address", 13: "telecom-home", 14: "telecom-work"}
+    """The elements that the segment asks to remove, by HL7's null. The name (PID-5) is required, so it stays."""
+    fields = {7: "birthDate", 8: "gender", 11: "address", 13: "telecom-home", 14: "telecom-work"}
     gone = {element for number, element in fields.items() if segment.is_null(number)}
     if segment.is_null(29) or segment.is_null(30):
         gone |= {"deceasedBoolean", "deceasedDateTime"}
@@ -84,13 +84,16 @@ def identifiers(segment: Segment, number: int, authorities: Mapping[str, str]) -
 def is_protected(segments: Iterable[Segment]) -> bool | None:
     """Whether PD1-12 or an ARV segment keeps the patient out of networks; None where neither says anything.
 
-    PD1-12 is the protection indicator (Y or N), ARV its successor from version 2.6 on. A null takes it back.
+    PD1-12 is the protection indicator (Y or N), ARV its successor from version 2.6 on. A null takes it back. An ARV
+    after PV1 is about the visit.
     """
     said: list[bool] = []
+    is_visit = False
     for segment in segments:
+        is_visit = is_visit or segment.name == "PV1"
         if segment.name == "PD1" and (segment.text(12) or segment.is_null(12)):
             said.append(segment.text(12).upper() not in ("N", ""))
-        if segment.name == "ARV" and segment.text(3) and segment.text(2).upper() != "X":
+        if segment.name == "ARV" and not is_visit and segment.text(3) and segment.text(2).upper() != "X":
             said.append(segment.text(2).upper() != "D" and segment.text(3).upper() not in _OPEN_RESTRICTIONS)
     return any(said) if said else None
 
@@ -128,7 +131,7 @@ def _identifier(value: Repetition, authorities: Mapping[str, str]) -> Json:
     identifier: Json = {"system": _system(value, authorities), "value": value.text(1)}
     if value.text(5):
         identifier["type"] = {"coding": [{"system": V2_0203, "code": value.text(5).upper()}]}
-    authority = any(is_ssn_authority(value.text(4, part)) for part in (1, 2))
+    authority = any(is_ssn_authority(value.text(number, part)) for number in (4, 6) for part in (1, 2))
     return {**identifier, "system": None} if authority or is_ssn(identifier) else identifier
 
 

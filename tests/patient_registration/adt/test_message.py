@@ -311,10 +311,11 @@ def test_the_stored_patient_takes_what_the_message_states() -> None:
 
 
 def test_a_null_removes_and_an_empty_field_does_not() -> None:
-    """HL7's two double quotes take an element away."""
+    """HL7's two double quotes take an element away; the name is required, and stays."""
     stored = patient(telecom=[{"system": "phone", "value": "1", "use": "work"}, {"system": "phone", "value": "2"}])
     emptied = stored_adt.merged(stored, one(f5='""', f7='""', f8='""', f11='""', f13='""'))
-    assert {"name", "birthDate", "gender", "address"}.isdisjoint(emptied)
+    assert {"birthDate", "gender", "address"}.isdisjoint(emptied)
+    assert emptied["name"] == stored["name"]
     assert emptied["telecom"] == [{"system": "phone", "value": "1", "use": "work"}]
     assert "telecom" not in stored_adt.merged(emptied, one(f14='""'))
     untouched = stored_adt.merged(stored, one())
