@@ -85,9 +85,10 @@ def execute_answer(result: BotResult, content_type: str | None, behavior: Behavi
         return server_error()
     if not behavior.outcome_sets_status:
         return _older_answer(result, returned, content_type)
-    outcome = result.outcome or (returned if is_outcome(returned) else None)
-    if outcome is not None and outcome.get("id") not in ("ok", "created", "accepted"):
-        return outcome_answer(status_of(outcome), outcome)
+    if result.outcome is not None:
+        return outcome_answer(status_of(result.outcome), result.outcome)
+    if is_outcome(returned) and returned.get("id") not in ("ok", "created", "accepted"):
+        return outcome_answer(status_of(returned), returned)
     if isinstance(returned, dict) and isinstance(returned.get("resourceType"), str):
         return _resource_answer(returned, raw_binaries=behavior.raw_binaries)
     if content_type == HL7_TYPE and isinstance(returned, dict):

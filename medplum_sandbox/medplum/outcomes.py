@@ -154,4 +154,4 @@ def too_many_requests(diagnostics: str | None = None) -> FhirError:
 
 def traced(body: Json) -> Json:
     """The outcome with the ids of this request, as every outcome has that is answered directly."""
-    return {**body, "extension": [current_trace().extension()]}
+    return {**body, "extension": [current_trace().extension(), *body.get("extension", ())]}

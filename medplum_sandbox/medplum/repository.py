@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum import binary, policy, quota, search
+from medplum_sandbox.medplum import additions, binary, policy, quota, search
 from medplum_sandbox.medplum.definitions.tables import is_resource_type
 from medplum_sandbox.medplum.indexing import index_rows
 from medplum_sandbox.medplum.json_patch import apply_patch
@@ -143,8 +143,13 @@ class Repository:
 
     def search(self, resource_type: str, query: Query) -> Json:
         """The searchset, its resources as the caller is shown them."""
+        self._refuse_additions(resource_type, query)
         with self.world.lock:
             return search.bundle(self, resource_type, query)
+
+    def _refuse_additions(self, resource_type: str, query: Query) -> None:
+        if not self.world.settings.behavior.has_additions:
+            additions.refuse_search(resource_type, [name.partition(":")[0] for name, _ in query])
 
     def find(self, resource_type: str, query: Query, *, limit: int = 1000) -> list[Json]:
         """The matches as they are stored."""
@@ -158,6 +163,7 @@ class Repository:
 
     def matching_ids(self, resource_type: str, query: Query) -> list[str]:
         """Up to two ids: whether a condition is met by none, one or several."""
+        self._refuse_additions(resource_type, query)
         with self.world.lock:
             return [stored.id for stored in search.find(self, resource_type, query, limit=2)]
 
@@ -223,6 +229,8 @@ class Repository:
         prepared = with_own_meta(with_assigned(stable) if '"_' in orjson.dumps(stable).decode() else stable)
         if is_resource_type(prepared.get("resourceType", "")):
             compartments({**prepared, "id": ""}, self.actor.project)  # the server looks for the patients first
+        if not self.world.settings.behavior.has_additions:
+            additions.refuse_resource(prepared)
         validate(prepared)
         cleaned: Json = clean(prepared)
         return cleaned

@@ -26,6 +26,7 @@ class Behavior:
     names_project: bool = True  # a storage URL carries the project
     members_by_fhir: bool = True  # an administrator may create a ProjectMembership
     hook_attempts: int = 19  # how often an address is tried; a Bot never more than once
+    has_additions: bool = True  # knows the types, elements and search parameters of additions.py
     scopes_limit_clients: bool = True  # the SMART scopes of a token limit what a client may do
 
 
@@ -41,6 +42,7 @@ OLD = Behavior(
     names_project=False,
     members_by_fhir=False,
     hook_attempts=4,
+    has_additions=False,
     scopes_limit_clients=False,
 )
 NEW = Behavior("5.1.13-770590d")

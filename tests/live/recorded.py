@@ -26,6 +26,7 @@ from tests.live.target import SECONDS, Target
 
 _QUIET_SECONDS = 3.0  # how long the recorder waited to see that no call comes
 _MINUTE = 75.0
+_NO_CALL = "bot_event: no call came"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _VARIES = (
     (_UUID, "<id>"),
@@ -108,25 +109,27 @@ class Contract:
                 self.target.look_alike.bot_host = host.address
             given = self._given(scenario["setup"], made)
             bindings = Bindings(given.values(self.target.base_url, host.address))
+            known = replayed(scenario, version=self.target.version)
             steps = [_of_any_project(step, self.names) for step in scenario["steps"]]
+            for index in [index for index, found in known.items() if _NO_CALL in found]:
+                steps[index] |= {"bot_event": None}  # this version calls no bot here: waiting for it would be in vain
             here = {**scenario, "steps": steps}
             problems = Replay(here, LiveServer(self.target), host, bindings, partial(_collect, made)).run()
         self.target.remove(made)
-        self._count(scenario, problems)
+        self._count(scenario, problems, known)
 
-    def _count(self, scenario: Json, problems: dict[int, list[str]]) -> None:
+    def _count(self, scenario: Json, problems: dict[int, list[str]], known: dict[int, list[str]]) -> None:
         """A difference is known if the look-alike of the server's version differs from the recording the same way."""
-        known = replayed(scenario, version=self.target.version) if problems else {}
         self.steps += len(scenario["steps"])
-        self.as_recorded += len(scenario["steps"]) - len(problems)
-        for index, found in problems.items():
-            new = [each for each in map(_plain, found) if each not in map(_plain, known.get(index, []))]
+        for index, step in enumerate(scenario["steps"]):
+            as_known = set(map(_plain, known.get(index, [])))
+            new = [each for each in map(_plain, problems.get(index, [])) if each not in as_known]
             if new:
-                self.otherwise.append(
-                    f"{scenario['name']}[{index}] {scenario['steps'][index]['note']}: {'; '.join(new)}"
-                )
-            else:
+                self.otherwise.append(f"{scenario['name']}[{index}] {step['note']}: {'; '.join(new)}")
+            elif index in problems or _NO_CALL in as_known:
                 self.as_known += 1
+            else:
+                self.as_recorded += 1
 
     def _given(self, setup: Json, made: set[str]) -> Given:
         """The project's own login, and a second client if the recording has one."""

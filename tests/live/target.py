@@ -17,10 +17,8 @@ from medplum_sandbox.medplum import MedplumSandbox
 
 SECONDS = 60.0
 _NAMES = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
-# What is never deleted: the project's own furniture, and what cannot be searched.
-_KEPT_TYPES = frozenset(
-    {"Project", "User", "Login", "ClientApplication", "Binary", "AuditEvent", "Parameters", "Bundle"}
-)
+# What is never deleted: the project and its users, the server's records, and what a search does not find.
+_KEPT_TYPES = frozenset({"AuditEvent", "Binary", "Login", "Project", "User"})
 # What Medplum adds to FHIR; its CapabilityStatement does not name these types.
 _OWN_TYPES = frozenset({"AccessPolicy", "Agent", "AsyncJob", "Bot", "BulkDataExport", "ClientApplication", "Login"}) | {
     *("Project", "ProjectMembership", "SmartAppLaunch", "UserConfiguration"),

@@ -13,6 +13,7 @@ from medplum_sandbox.compare.__main__ import compare, main
 from medplum_sandbox.compare.generator import Generator
 from medplum_sandbox.compare.report import Report, differences
 from medplum_sandbox.compare.requests import Request, mark
+from medplum_sandbox.compare.routes import RULES
 from medplum_sandbox.compare.session import Login, Pair, Server
 from medplum_sandbox.medplum import MedplumSandbox
 
@@ -27,7 +28,10 @@ def two_servers(other_version: str = "5.1") -> Iterator[Pair]:
     """Two look-alikes, the second perhaps of another version."""
     quota = 1_000_000_000
     with MedplumSandbox(quota=quota) as one, MedplumSandbox(quota=quota, version=other_version) as other:
-        yield Pair(Server(login(one)), Server(login(other)))
+        pair = Pair(Server(login(one)), Server(login(other)))
+        for server in (pair.one, pair.other):
+            server.restrict(RULES)
+        yield pair
 
 
 def test_a_server_answers_as_itself() -> None:
@@ -100,5 +104,5 @@ def test_the_command_asks_for_a_share_of_equal_answers(capsys: pytest.CaptureFix
         arguments = [one.base_url, other.base_url, "--login", logins[0], "--login", logins[1], "--count", "20"]
         assert main([*arguments, "--least", "100"]) == 0
         assert capsys.readouterr().out.startswith("20 requests, 0 answered differently (100.0 % the same)")
-        other.faults.add("server_error", path="/fhir/R4")
-        assert main([*arguments, "--seed", "2", "--least", "50"]) == 1
+        other.faults.add("server_error", path="/fhir/R4/Patient")
+        assert main([*arguments, "--seed", "2", "--least", "100"]) == 1

