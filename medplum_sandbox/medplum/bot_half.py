@@ -32,8 +32,9 @@ _ROUTES: tuple[Route, ...] = (
     (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute/{rest:path}", bots.execute_bot),
     (("POST",), "/fhir/R4/Bot/{id}/$deploy", bots.deploy_bot),
     (("GET",), "/fhir/R4/Patient/{id}/$ccda-export", ccda.export),
-    (("GET", "POST", "PUT"), "/fhir/R4/{type}/${code}", operations.run_operation),
-    (("GET", "POST", "PUT"), "/fhir/R4/{type}/{id}/${code}", operations.run_operation),
+    # The server looks for an operation where it finds nothing else: a PUT to a type's operation is an update to it.
+    (("GET", "POST"), "/fhir/R4/{type}/${code}", operations.run_operation),
+    (("GET", "POST", "PUT", "DELETE"), "/fhir/R4/{type}/{id}/${code}", operations.run_operation),
 )
 # 5.0.10 takes a system-level operation for a resource type; since 5.0.13 it is found.
 _SYSTEM_LEVEL: Route = (("POST",), "/fhir/R4/${code}", operations.run_operation)

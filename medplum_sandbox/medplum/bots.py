@@ -32,10 +32,15 @@ from medplum_sandbox.medplum.results import UNDEFINED, BotResult, is_outcome
 from medplum_sandbox.medplum.run import Run
 from medplum_sandbox.medplum.runs import execute, membership_of, project_of
 from medplum_sandbox.medplum.trace import current_trace
+from medplum_sandbox.medplum.validation import clean
 from medplum_sandbox.medplum.versions import NEW, Behavior
 from medplum_sandbox.medplum.world import World
 
 NO_TLS = "HTTP protocol is not allowed when skipTLSVerify is not set or false"
+
+
+# An outcome of these ids is no error.
+_GOOD = ("ok", "created", "accepted")
 
 
 def execute_bot(world: World, call: Call) -> Answer:
@@ -85,11 +90,12 @@ def execute_answer(result: BotResult, content_type: str | None, behavior: Behavi
         return server_error()
     if not behavior.outcome_sets_status:
         return _older_answer(result, returned, content_type)
+    failed_outcome = result.outcome or (returned if is_outcome(returned) else None)
+    if failed_outcome is not None and failed_outcome.get("id") not in _GOOD:
+        return outcome_answer(status_of(failed_outcome), failed_outcome)
     if result.outcome is not None:
-        return outcome_answer(status_of(result.outcome), result.outcome)
-    if is_outcome(returned) and returned.get("id") not in ("ok", "created", "accepted"):
-        return outcome_answer(status_of(returned), returned)
-    if isinstance(returned, dict) and isinstance(returned.get("resourceType"), str):
+        return json_answer(400, result.outcome, content_type=FHIR_TYPE)
+    if isinstance(returned, dict) and "resourceType" in returned:
         return _resource_answer(returned, raw_binaries=behavior.raw_binaries)
     if content_type == HL7_TYPE and isinstance(returned, dict):
         returned = "[object Object]"  # as JavaScript writes an object into a text
@@ -109,12 +115,14 @@ def _older_answer(result: BotResult, returned: Any, content_type: str | None) ->
 
 def _resource_answer(resource: Json, *, raw_binaries: bool) -> Answer:
     if resource["resourceType"] != "Binary" or not raw_binaries:
-        return json_answer(200, resource, content_type=FHIR_TYPE)
+        return json_answer(200, clean(resource), content_type=FHIR_TYPE)
+    if not resource.get("data") or not resource.get("contentType"):
+        return server_error()
     try:
-        content = base64.b64decode(resource.get("data", ""))
+        content = base64.b64decode(resource["data"])
     except (ValueError, TypeError):
         content = b""
-    return Answer(200, content, with_charset(resource.get("contentType", "application/octet-stream")))
+    return Answer(200, content, with_charset(resource["contentType"]))
 
 
 def _value_answer(returned: Any, content_type: str) -> Answer:

@@ -15,7 +15,7 @@ from medplum_sandbox.medplum.outcomes import not_found
 from medplum_sandbox.medplum.quota import SEARCH
 from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.medplum.runs import execute
-from medplum_sandbox.medplum.validation import validate
+from medplum_sandbox.medplum.validation import clean, validate
 from medplum_sandbox.medplum.world import World
 
 IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
@@ -45,7 +45,7 @@ def run_operation(world: World, call: Call) -> Answer:
     output = build_output(definition, result.returned)
     if output["resourceType"] == "Parameters" and output is not result.returned:
         validate(output)
-    return json_answer(200, output, content_type=FHIR_TYPE)
+    return json_answer(200, clean(output), content_type=FHIR_TYPE)
 
 
 def bot_id_of(definition: Json) -> str:

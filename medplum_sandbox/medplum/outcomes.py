@@ -20,7 +20,7 @@ def issue(
     severity: str, code: str, text: str, *, expression: str | None = None, diagnostics: str | None = None
 ) -> Json:
     """One issue, with the keys that Medplum sets."""
-    found: Json = {"severity": severity, "code": code, "details": {"text": text}}
+    found: Json = {"severity": severity, "code": code, **({"details": {"text": text}} if text else {})}
     if diagnostics is not None:
         found["diagnostics"] = diagnostics
     if expression is not None:

@@ -158,7 +158,8 @@ function errorText(error) {
 }
 
 function failure(error) {
-  const outcome = error?.resourceType === 'OperationOutcome' ? error : error?.outcome;
+  const known = error instanceof OperationOutcomeError ? error.outcome : undefined;
+  const outcome = error?.resourceType === 'OperationOutcome' ? error : known;
   finish(outcome ? { success: false, outcome } : { success: false, message: errorText(error) });
 }
 

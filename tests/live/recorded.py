@@ -37,6 +37,7 @@ _VARIES = (
     (re.compile(r"[\w-]{20,}\.[\w-]{20,}\.[\w-]{20,}"), "<token>"),
     (re.compile(r"Signature=[^\s'\"&]+"), "Signature=<signature>"),
     (re.compile(r"Expires=\d+"), "Expires=<n>"),
+    (re.compile(r"r=\d+;t=\d+"), "r=<n>;t=<seconds>"),
     (re.compile(r"<\w+:\d+>"), "<id>"),
 )
 

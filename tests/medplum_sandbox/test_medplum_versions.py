@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -198,10 +199,33 @@ def test_what_was_added_is_in_the_tables() -> None:
 
 
 @pytest.mark.parametrize("id", ["ok", "created"])
-def test_a_good_outcome_that_a_bot_throws_is_answered(id: str) -> None:
-    """With the status that it names."""
-    thrown = BotResult(outcome=outcome("informational", id))
-    assert execute_answer(thrown, "application/json", NEW).status == {"ok": 200, "created": 201}[id]
+def test_a_good_outcome_that_a_bot_throws_is_still_a_failure(id: str) -> None:
+    """400 with that outcome."""
+    answer = execute_answer(BotResult(outcome=outcome("informational", id)), "application/json", NEW)
+    assert (answer.status, json.loads(answer.body)) == (400, outcome("informational", id))
+
+
+@pytest.mark.parametrize(
+    ("returned", "answered"),
+    [
+        (
+            {"resourceType": "Patient", "id": "", "name": [], "active": False},
+            {"resourceType": "Patient", "active": False},
+        ),
+        ({"resourceType": "Bundle", "entry": [None, {}]}, {"resourceType": "Bundle"}),
+        ({"a": "", "b": []}, {"a": "", "b": []}),
+    ],
+)
+def test_a_resource_is_answered_without_its_empty_values(returned: Json, answered: Json) -> None:
+    """What is no resource is answered as it is."""
+    assert json.loads(execute_answer(BotResult(returned=returned), "application/json", NEW).body) == answered
+
+
+@pytest.mark.parametrize("missing", ["data", "contentType"])
+def test_a_binary_without_content_is_a_server_error(missing: str) -> None:
+    """The server trips over it."""
+    binary = {name: value for name, value in BINARY.items() if name != missing}
+    assert execute_answer(BotResult(returned=binary), "application/json", NEW).status == 500
 
 
 def audit_events(http: httpx.Client) -> list[Json]:
