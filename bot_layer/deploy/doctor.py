@@ -56,24 +56,39 @@ class Diagnosis:
 
 def examine(case: Diagnosis) -> Iterator[Finding]:
     """Every finding, as it is made; what needs a failed step is left out."""
-    reached, installation = False, ""
-    if case.host_url:
-        host, installation = _host(case.host_url)
-        yield host
+    reached, project, installation = False, None, ""
     for finding in _server(case):
         reached = reached or finding.status == "passed"
         yield finding
     if reached:
         try:
             project = open_project(case.server)
+            yield passed("rights", "This client administers the project.")
         except BotError as error:
             yield Finding("rights", "failed", error.code, error.message)
-        else:
-            yield passed("rights", "This client administers the project.")
-            yield from _features(case, project)
-            yield _quota(case)
-            yield from readable_bots(project.server)
-            yield from _bots(case, project, installation)
+    deployed = _deployed(case, project) if project else {}
+    runtime = _runtime(deployed)
+    if case.host_url and runtime == "lambda":
+        yield skipped("host", "The bots run as AWS Lambda functions: they need no host.")
+    elif case.host_url:
+        host, installation = _host(case.host_url)
+        yield host
+    if project:
+        yield from _features(case, project)
+        yield _quota(case)
+        yield from readable_bots(project.server)
+        yield from _bots(case, project, deployed, runtime, installation)
+
+
+def _deployed(case: Diagnosis, project: Project) -> dict[str, Json]:
+    """The Bots that this project runs, by their identifier."""
+    ours = [handler.bot.identifier for handler in case.bots]
+    return {key: bot for key, bot in project.bots(ours).items() if key in ours}
+
+
+def _runtime(deployed: Mapping[str, Json]) -> str:
+    versions = {str(bot.get("runtimeVersion", "")) for bot in deployed.values()}
+    return next((name for name, version in RUNTIMES.items() if version in versions), "fission")
 
 
 def _server(case: Diagnosis) -> Iterator[Finding]:
@@ -148,11 +163,12 @@ def _quota(case: Diagnosis) -> Finding:
     return passed("quota", f"{left} units are left in this minute.")
 
 
-def _bots(case: Diagnosis, project: Project, installation: str) -> Iterator[Finding]:
+def _bots(
+    case: Diagnosis, project: Project, deployed: Mapping[str, Json], runtime: str, installation: str
+) -> Iterator[Finding]:
     """What concerns the bots that this project runs; why each of the others is not deployed."""
     held = secret_values(secrets_of(project))
     by_identifier = {handler.bot.identifier: handler for handler in case.bots}
-    deployed = {key: bot for key, bot in project.bots(list(by_identifier)).items() if key in by_identifier}
     selection = select(
         [each.bot for each in case.bots],
         deployed=deployed.keys(),
@@ -166,7 +182,6 @@ def _bots(case: Diagnosis, project: Project, installation: str) -> Iterator[Find
         yield Finding("deployment", "failed", "nothing-deployed", "No bot is deployed: run deploy_bots.py.")
         return
     bots = case.bots.only([by_identifier[identifier].bot.name for identifier in deployed])
-    runtime = next((name for name, version in RUNTIMES.items() if version in _versions(deployed)), "fission")
     found = survey(case.server, Request(bots, runtime))
     for problem in found.problems:
         if problem.code not in _ELSEWHERE:
@@ -216,10 +231,6 @@ def _not_deployed(project: Project, handler: Handler, reason: str) -> Finding:
         what = "It was deployed, and its Bot is gone" if left else "It is not deployed"
         return Finding(f"bot {name}", "failed", "not-deployed", f"{what}: {how}.")
     return skipped(f"bot {name}", f"Not deployed: {reason}. To use it: {how}.")
-
-
-def _versions(deployed: Mapping[str, Json]) -> set[str]:
-    return {str(bot.get("runtimeVersion", "")) for bot in deployed.values()}
 
 
 def _resources(bots: Collection, handler: Handler, runtime: str, held: Mapping[str, str]) -> set[tuple[str, str]]:

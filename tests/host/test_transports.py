@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request as WebRequest
+from starlette.responses import Response as WebResponse
+from starlette.routing import Route
 
 from bot_layer.bot.collection import load
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
@@ -18,6 +22,7 @@ from bot_layer.bot.handler import Handler
 from bot_layer.demo.world import Options
 from bot_layer.demo.world import World as Stage
 from bot_layer.deploy.declared import relay_code
+from bot_layer.deploy.doctor import Diagnosis, examine
 from bot_layer.deploy.package import LARGEST, ROOT, closure, package
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json, encode
@@ -26,6 +31,7 @@ from bot_layer.host.invoke import invoke
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum.vmcontext import node
 from medplum_sandbox.medplum.vmcontext import run as run_javascript
+from medplum_sandbox.server import Server
 from tests import loopback
 from tests.bots.practice_world import World, world
 from tests.cases import Case, cases
@@ -160,6 +166,27 @@ def test_a_function_lets_no_exception_out(functions: Functions) -> None:
     assert "Traceback" not in log
     lines = [line for line in log.splitlines() if line.strip()]
     assert any(line.startswith("missing-settings: ") for line in lines[-3:]), lines[-5:]
+
+
+def test_the_doctor_calls_a_function(functions: Functions) -> None:
+    """Through Medplum, AWS' runtime client and back; the doctor asks for no host."""
+    bots = load().only(["sync-practitioner"])
+
+    async def invocations(request: WebRequest) -> WebResponse:
+        answer = functions.of(bots.named("sync-practitioner")).invoke(await request.body())
+        return WebResponse(answer.body, 500 if answer.failed else 200)
+
+    route = Route("/2015-03-31/functions/medplum-bot-sync-practitioner/invocations", invocations, methods=["POST"])
+    with Stage(Options(with_bots=False)) as stage, Server(Starlette(routes=[route])) as lambdas:
+        stage.medplum.world.lambda_endpoint = lambdas.base_url
+        request = Request(bots, "lambda", secrets=stage.settings())
+        assert carry_out(stage.client(), request, survey(stage.client(), request)).error is None
+        case = Diagnosis(stage.medplum.base_url, stage.client(), bots, "http://127.0.0.1:9", {})
+        found = {each.name: each.status for each in examine(case)}
+        assert "failed" not in found.values() and "warning" not in found.values(), found
+        assert (found["host"], found["call sync-practitioner"]) == ("skipped", "passed")
+        stage.medplum.world.lambda_endpoint = "http://127.0.0.1:9"
+        assert {each.name: each.code for each in examine(case)}["call sync-practitioner"] == "call-failed"
 
 
 def test_a_package_is_reproducible_and_small(tmp_path: Path) -> None:
