@@ -16,8 +16,10 @@ from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError, InputError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import local
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.clinician import reference_of
 from bot_layer.http import transport
 from bot_layer.medplum import client as medplum
 from bot_layer.patient_registration.adt import acknowledgement
@@ -147,8 +149,11 @@ def _is_hl7(given: Any, content_type: str) -> bool:
 
 
 def _not_same(event: Event) -> tuple[str, ...]:
-    given = parameters.values(event.parameters, "notSameAs")
-    return tuple(str(each.get("reference", "")) for each in given if isinstance(each, dict))
+    named = [reference_of(each) for each in parameters.values(event.parameters, "notSameAs")]
+    if not all(local(each, event.base_url).startswith("Patient/") for each in named):
+        where = ["Parameters.parameter.where(name='notSameAs')"]
+        raise InputError("notSameAs must refer to a Patient of this server.", code="wrong-target", expression=where)
+    return tuple(named)
 
 
 def _consent(event: Event) -> Json | None:

@@ -106,13 +106,13 @@ class Demographics:
     def search_names(self) -> tuple[tuple[str, str], ...]:
         """Family and given names by which an index is searched for this person and for copies of the record.
 
-        A server compares the beginning of a name, and may hold "Ida May" as one name or as two, and "O'Brien-Núñez"
-        as another system wrote it.
+        A server compares the beginning of a name, and may hold "Ida May" as one name or as two. The last pair are the
+        initials, which other spellings of a name begin with too.
         """
         given = self.name.get("given", ())
-        parts = (text(self.name.get("family")), "".join(_words_of(given)[:1]), " ".join(given))
-        spellings = (parts, tuple(map(_simplified, parts)))
-        return tuple(dict.fromkeys((family, each) for family, *forms in spellings for each in forms))
+        family, first = text(self.name.get("family")), "".join(_words_of(given)[:1])
+        pairs = [(family, first), (family, " ".join(given)), (_initial(family), _initial(first))]
+        return tuple(dict.fromkeys(pairs))
 
 
 def words(value: object) -> str:
@@ -173,10 +173,8 @@ def _current_address(patient: Json, now: datetime) -> Json:
     return _address(ranked[0]) if ranked else {}
 
 
-def _simplified(name: str) -> str:
-    """A name without accents and apostrophes, its hyphens as spaces."""
-    signs = unicodedata.normalize("NFKD", " ".join(_BETWEEN_WORDS.split(name)))
-    return "".join(sign for sign in signs if sign.isalnum() or sign == " ")
+def _initial(name: str) -> str:
+    return plain_letters(name)[:1].upper()
 
 
 def _missing_parts(address: Json) -> tuple[str, ...]:

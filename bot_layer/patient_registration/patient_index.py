@@ -45,12 +45,15 @@ class Patients:
         if by_identifier:
             return Found(by_identifier=by_identifier)
         person = patient.demographics
-        named = [
-            self._search([("family", family), ("given", given), ("birthdate", person.birth_date)])
-            for family, given in person.search_names
-        ]
-        found = {theirs.id: theirs for each in named for theirs in each if is_alike(person, theirs.demographics)}
-        alike = list(found.values())
+        *names, initials = person.search_names
+        named = [theirs for each in names for theirs in self._named(*each, person.birth_date)]
+        try:
+            named += self._named(*initials, person.birth_date)
+        except PermanentError as error:
+            if error.status != 400:
+                raise
+            # Health Gorilla may require longer names; those who are spelled in the same way were found.
+        alike = list({each.id: each for each in named if is_alike(person, each.demographics)}.values())
         return Found(by_demographics=alike, recorded=self._recorded(patient, alike))
 
     def find_registered(self, patient: ClinicPatient, former: Sequence[str] = ()) -> Found:
@@ -144,6 +147,9 @@ class Patients:
             return None
         _require_ok(answer)
         return self._registration(resource_of(answer))
+
+    def _named(self, family: str, given: str, birth_date: str) -> list[Registration]:
+        return self._search([("family", family), ("given", given), ("birthdate", birth_date)])
 
     def _search(self, query: list[tuple[str, str]]) -> list[Registration]:
         found = self.gorilla.search("Patient", query)

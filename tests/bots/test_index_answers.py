@@ -70,3 +70,23 @@ def test_what_is_no_searchset_is_not_nobody(answer: object) -> None:
 def test_a_remark_within_a_searchset_is_normal(severity: str) -> None:
     remark = {"resource": outcome(severity), "search": {"mode": "outcome"}}
     assert register_twice(searchset(remark, total=0)) == ("registered", 2)
+
+
+class LongNamesOnly(HealthGorillaSandbox):
+    """A Health Gorilla that refuses a search by less than two letters of a name."""
+
+    refused = 0
+
+    def _answer(self, ask: Any, url: str) -> Answer:
+        if ask.method == "GET" and any(len(name) < 2 for name in ask.values("given")):
+            self.refused += 1
+            return Answer(400, outcome("error"))
+        return super()._answer(ask, url)
+
+
+def test_an_index_may_want_longer_names() -> None:
+    """The search by initials is one more way to find a record in another spelling; the others must not fail by it."""
+    with MedplumSandbox() as medplum, LongNamesOnly() as gorilla:
+        w = Clinic(medplum, gorilla)
+        said = [action(handler(w.asked(w.server.create(person())))) for _ in range(2)]
+        assert (said, gorilla.refused) == (["registered", "refused"], 2)

@@ -76,6 +76,51 @@ def test_marks_tell_two_people_apart(first: Json, second: Json, plain: str, forc
         assert len(w.gorilla.patients()) == (2 if "registered" in (plain, forced) else 1)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("Sommer", ["Ida May"]), ("SOMMER", ["IDA", "MAY"])),
+        (("O'Dell", ["Pat"]), ("ODELL", ["PAT"])),
+        (("Lang-Roth", ["Ida"]), ("Lang Roth", ["Ida"])),
+        (("Pe\u00f1a", ["Jos\u00e9"]), ("PENA", ["JOSE"])),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_copy_in_another_spelling_is_found(
+    first: tuple[str, list[str]], second: tuple[str, list[str]], turned: bool
+) -> None:
+    """Whichever of the two the index holds."""
+    given = [{"name": [{"family": family, "given": names}]} for family, names in (first, second)]
+    with clinic() as w:
+        _, other = two(w, *(reversed(given) if turned else given))
+        assert codes(handler(w.asked(other))) == ["registered-as-another"]
+        assert codes(handler(w.asked(other, force=True))) == ["registered-as-another"]
+
+
+@pytest.mark.parametrize("form", ["the resource", "absolute", "relative"])
+def test_the_other_person_is_named_in_any_form(form: str) -> None:
+    with clinic() as w:
+        one, other = two(w)
+        base = w.server.client.fhir_base_url
+        entry = {
+            "the resource": parameters.resource("notSameAs", one),
+            "absolute": parameters.reference("notSameAs", f"{base}Patient/{one['id']}"),
+            "relative": parameters.reference("notSameAs", f"Patient/{one['id']}"),
+        }[form]
+        asked = parameters.build(parameters.reference("patient", f"Patient/{other['id']}"), entry)
+        assert action(handler(w.event(asked))) == "registered"
+
+
+@pytest.mark.parametrize("wrong", ["Practitioner/1", "", "https://elsewhere.example/fhir/R4/Patient/1"])
+def test_the_other_person_must_be_a_patient_of_this_server(wrong: str) -> None:
+    with clinic() as w:
+        one = w.server.create(person())
+        entries = parameters.reference("patient", f"Patient/{one['id']}"), parameters.reference("notSameAs", wrong)
+        answer = handler(w.event(parameters.build(*entries)))
+        assert codes(answer) == ["wrong-target"]
+        assert w.gorilla.patients() == []
+
+
 @pytest.mark.parametrize("identifier_system", ["", MRN])
 def test_a_person_says_that_they_are_two_and_that_holds(identifier_system: str) -> None:
     """For the call itself, and for a later event of either of them; a third namesake is not meant."""
