@@ -1,4 +1,4 @@
-"""Bots deployed on a Medplum server and served by a host in this process, for tests."""
+"""For tests: bots deployed on a Medplum server and served by a host in this process, and recorded runs replayed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json
 from bot_layer.host.host import HostServer, HostSettings
 from bot_layer.medplum.client import Medplum, connect_environment
+from bot_layer.recorded.replay import Replayed, recorded_cases, replay
+
+__all__ = ["DeployedBots", "Replayed", "recorded_cases", "replay", "start"]
 
 
 @dataclass

@@ -76,9 +76,9 @@ class Bindings:
 
 
 def cases(stem: str | None = None) -> list[Case]:
-    """Every case of a bot, or of all bots."""
+    """Every case of a bot, or of all bots; recorded runs are replayed elsewhere."""
     found = sorted(FIXTURES.glob(f"{stem or '*'}/*/event.json"))
-    return [Case(path.parent) for path in found]
+    return [Case(path.parent) for path in found if not (path.parent / "exchanges.json").exists()]
 
 
 def partner_bindings(gorilla: HealthGorillaSandbox) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -106,6 +107,39 @@ def show(
         if data:
             told["input"] = opened.data(run)
         typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+
+
+@runs.command("export")
+def export(
+    run_id: RunId,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--as-fixture", metavar="FOLDER", help="The case's folder, or a folder of fixtures to put it into."
+        ),
+    ],
+    inbox: Inbox = None,
+    bots: Bots = None,
+) -> None:
+    """Make a test case of a run that failed: the event, the requests and their answers, without a person in them.
+
+    Every name, date, address, identifier, id, token and free text is replaced, the same one always in the same way.
+    Nothing is run. It needs the host's BOT_HOST_INBOX_KEY: with it, a host keeps what its last 200 failed runs sent
+    and received.
+    """
+    from bot_layer.recorded.export import write_case  # noqa: PLC0415  # the models of FHIR cost half a second
+
+    with _opened(inbox) as opened:
+        run = opened.one(run_id)
+        recording = opened.history.recording(run.id)
+        if recording is None:
+            raise InputError(
+                "No recording of that run can be read: it ended well, is too old, or the host runs without this "
+                "BOT_HOST_INBOX_KEY.",
+                code="no-recording",
+            )
+        case = write_case(recording, chosen(bots).named(run.bot), folder, name=f"{run.code or run.state}-{run.id[:6]}")
+    typer.echo(f"Made {case}: read it before you share it. `bot_layer.testing.replay` runs it as a test.")
 
 
 @runs.command("retry")

@@ -149,7 +149,8 @@ def _serve(
     servers, project, as_user = admitting
     numbers = host_settings.read(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
-    history = History(database) if database or access.read_password(environ) else None
+    key = environ.get("BOT_HOST_INBOX_KEY") or None
+    history = History(database, key) if database or access.read_password(environ) else None
     alerting = alert_channels.read(environ, own_login)
     if alerting.channels and database is None:
         _log.warning("No alert will be sent: alerts need the inbox, and --inbox is off.")

@@ -238,7 +238,11 @@ class Inbox:
             return Verdict("done", "ran-at-once")
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
-            result = invoke(handler, envelope, environ=self._environ, check=self._guard.check)
+            history = self._history
+            keeps = history is not None and bool(history.key)
+            result = invoke(handler, envelope, environ=self._environ, check=self._guard.check, record=keeps)
+            if history is not None:
+                history.keep(event_id, time.time(), result.recording)
             found = replace(rules.verdict(result.error), action=word(result.facts()["action"]))
             if found.code != "medplum-login-refused" or self.settings.client is None:
                 return found

@@ -1,7 +1,8 @@
 """What the bots did in the last two weeks: one small record for each run, beside the inbox or in memory.
 
 A record holds words of the bots' own (names, codes, actions) and times: no input, no answer, and no id of a resource.
-Operations are known from here alone; events are runs of the inbox as well, under the same id.
+Operations are known from here alone; events are runs of the inbox as well, under the same id. With the inbox's key the
+recordings of runs that failed are kept too, encrypted.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from bot_layer.errors import BotError, InputError, ReviewNeeded
-from bot_layer.host import storage, takeover
+from bot_layer.fhir.json import Json
+from bot_layer.host import recordings, storage, takeover
 
 KEEP_DAYS: Final = 15
 FAILED: Final = ("failed", "dead")
@@ -33,6 +35,7 @@ RUNS: Final = (OPERATION, "event")
 HEALTH: Final = "health"  # of a practice's bulk sync, looked at now and then
 _MOST_ROWS: Final = 500_000
 _MOST_PENDING: Final = 10_000
+_MOST_RECORDINGS_PENDING: Final = 20
 _WORD: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _TABLE: Final = sa.Table(
     "bot_history",
@@ -46,6 +49,7 @@ _TABLE: Final = sa.Table(
     sa.Column("action", sa.String(64), nullable=False),
     sa.Column("ms", sa.Double, nullable=False),
 )
+_MOST: Final = {_TABLE: _MOST_ROWS, recordings.TABLE: recordings.MOST_KEPT}
 _log = logging.getLogger(__name__)
 
 
@@ -95,10 +99,11 @@ def state_of(error: BotError | None) -> str:
 class History:
     """The records of one database, or of this process alone. Writing never makes a caller wait."""
 
-    def __init__(self, database_url: str | None = None) -> None:
+    def __init__(self, database_url: str | None = None, key: str | None = None) -> None:
         self.lasting = database_url is not None
+        self.key = key if database_url else None
         self._database_url = database_url
-        self._pending: queue.Queue[Entry] = queue.Queue(_MOST_PENDING)
+        self._pending: queue.Queue[tuple[sa.Table, Json]] = queue.Queue(_MOST_PENDING)
         self._starting = threading.Lock()
         self._writer: threading.Thread | None = None
         if database_url is None:
@@ -109,17 +114,35 @@ class History:
         """Opened at the first use: at start the inbox says first whether its database can be used."""
         with self._starting:
             if self._database_url:
-                return storage.open_engine(self._database_url, _TABLE, seconds=storage.PATIENT_SECONDS)
+                tables = (_TABLE, recordings.TABLE)
+                return storage.open_engine(self._database_url, *tables, seconds=storage.PATIENT_SECONDS)
             return _memory()
 
     def add(self, entry: Entry) -> None:
         """Write a record soon; one of the same id is replaced. With too many pending ones it is left out."""
+        self._put(_TABLE, asdict(entry))
+
+    def keep(self, run_id: str, at: float, recording: Json | None) -> None:
+        """Keep the recording of a run soon, encrypted; only with a key, and not while many wait to be written."""
+        if self.key and recording is not None and self._pending.qsize() < _MOST_RECORDINGS_PENDING:
+            self._put(recordings.TABLE, {"id": run_id, "at": at, "sealed": recordings.seal(recording, self.key)})
+
+    def recording(self, run_id: str) -> Json | None:
+        """The recording of a run; None if there is none, or it was encrypted with another key."""
+        if not self.key:
+            return None
+        with self._engine.connect() as connection:
+            table = recordings.TABLE
+            sealed = connection.execute(sa.select(table.c.sealed).where(table.c.id == run_id)).scalar()
+        return None if sealed is None else recordings.unseal(sealed, self.key)
+
+    def _put(self, table: sa.Table, row: Json) -> None:
         with self._starting:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write, name="history", daemon=True)
                 self._writer.start()
         with suppress(queue.Full):
-            self._pending.put_nowait(entry)
+            self._pending.put_nowait((table, row))
 
     def flush(self) -> None:
         """Wait until every record is written, or was refused."""
@@ -198,10 +221,9 @@ class History:
 
     def sweep(self, now: float) -> None:
         """Delete what is too old, and what is too much."""
-        newest = sa.select(_TABLE.c.at).order_by(_TABLE.c.at.desc()).offset(_MOST_ROWS).limit(1)
         with self._engine.begin() as connection:
-            limit = connection.execute(newest).scalar() or 0.0
-            connection.execute(_TABLE.delete().where(_TABLE.c.at < max(limit, now - KEEP_DAYS * 86_400)))
+            for table, most in _MOST.items():
+                _trim(connection, table, most, now - KEEP_DAYS * 86_400)
 
     def _write(self) -> None:
         while True:
@@ -210,16 +232,27 @@ class History:
                 while len(batch) < 500:
                     batch.append(self._pending.get_nowait())
             try:
-                self._store({entry.id: asdict(entry) for entry in batch})
+                for kept in (_TABLE, recordings.TABLE):
+                    self._store(kept, {row["id"]: row for table, row in batch if table is kept})
             except sa.exc.SQLAlchemyError as fault:
                 _log.warning("%d runs are missing in the history: %s", len(batch), type(fault).__name__)
             for _ in batch:
                 self._pending.task_done()
 
-    def _store(self, rows: dict[str, dict[str, Any]]) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(_TABLE.delete().where(_TABLE.c.id.in_(list(rows))))
-            connection.execute(_TABLE.insert(), list(rows.values()))
+    def _store(self, table: sa.Table, rows: dict[str, Json]) -> None:
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(table.delete().where(table.c.id.in_(list(rows))))
+                connection.execute(table.insert(), list(rows.values()))
+                if table is recordings.TABLE:
+                    _trim(connection, table, _MOST[table])
+
+
+def _trim(connection: sa.Connection, table: sa.Table, most: int, oldest: float = 0.0) -> None:
+    """Delete all rows but so many of the newest, and those before an instant."""
+    newest = sa.select(table.c.at).order_by(table.c.at.desc()).offset(most).limit(1)
+    limit = connection.execute(newest).scalar() or 0.0
+    connection.execute(table.delete().where((table.c.at <= limit) | (table.c.at < oldest)))
 
 
 class Stopwatch:
@@ -243,5 +276,6 @@ def _memory() -> sa.Engine:
         max_overflow=0,
         connect_args={"check_same_thread": False},
     )
-    _TABLE.create(engine)
+    for table in (_TABLE, recordings.TABLE):
+        table.create(engine)
     return engine

@@ -176,10 +176,12 @@ class Dispatcher:
         ):
             return
         kind, (code, action) = kind_of(call.envelope), (result.error and result.error.code, result.facts()["action"])
+        run_id, now = new_id(), self.settings.now()
+        history.keep(run_id, now, result.recording)
         history.add(
             Entry(
-                new_id(),
-                self.settings.now(),
+                run_id,
+                now,
                 handler.bot.name,
                 OPERATION if kind == "call" else "event",
                 state_of(result.error),
@@ -204,6 +206,7 @@ class Dispatcher:
             environ=settings.environ,
             check=self.guard.check,
             stand=lambda bot: settings.inbox.stand(bot) if settings.inbox else Standing(settings.installation),
+            record=settings.history is not None and bool(settings.history.key),
         )
 
     def _refused(self, error: BotError) -> Result:

@@ -10,12 +10,13 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bot_layer import exchanges
 from bot_layer.bot import ping
 from bot_layer.bot.event import SUBSCRIPTION
 from bot_layer.bot.handler import Handler, failed
@@ -23,6 +24,7 @@ from bot_layer.errors import BotError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json, encode
 from bot_layer.host.logs import call
+from bot_layer.host.recordings import recording_of
 from bot_layer.http import deadline
 
 _LOGGERS: Final = ("bots", "bot_layer")
@@ -42,13 +44,17 @@ _NOT_THERE: Final = _unchanged("resource-gone", "The resource was deleted or res
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. ``error`` is the cause where it failed; ``success`` is False where no rule foresaw that."""
+    """What a run came to. ``error`` is the cause where it failed; ``success`` is False where no rule foresaw that.
+
+    ``recording`` is the event with what the bot sent and received, if it was to be recorded and failed.
+    """
 
     return_value: Json = field(repr=False)
     log: str = field(default="", repr=False)
     success: bool = True
     error: BotError | None = None
     queued: bool = False
+    recording: Json | None = field(default=None, repr=False)
 
     def answer(self) -> Json:
         """The body that Medplum's Fission route reads.
@@ -78,16 +84,17 @@ def invoke(
     environ: Mapping[str, str] | None = None,
     check: Check | None = None,
     stand: ping.Stand = lambda _bot: ping.Standing(),
+    record: bool = False,
 ) -> Result:
     """The result of one call of a bot, whatever happens in it.
 
     ``check`` gives the event as the bot may have it, or None where nothing is left to do; it raises BotError where the
     bot must not run. Without one the event is believed: its sender is the operator. A call that asks who answers is
-    answered with what ``stand`` says of the bot, and runs nothing.
+    answered with what ``stand`` says of the bot, and runs nothing. With ``record`` a run that fails is recorded.
     """
     if is_own_change(envelope):
         return Result(_UNCHANGED, "skipped: own-change")
-    trace_id = envelope.get("traceId")
+    trace_id, tape, checked = envelope.get("traceId"), None, None
     with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
         try:
             with deadline.within(handler.bot.timeout):
@@ -97,20 +104,25 @@ def invoke(
                 if ping.asks(envelope):
                     pong = ping.answer(handler, checked, os.environ if environ is None else environ, stand)
                     return Result(pong, ping.LOG)
-                value = handler.run(checked, environ=environ)
+                with exchanges.recorded() if record else nullcontext() as tape:
+                    value = handler.run(checked, environ=environ)
             encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
             log = ping.LOG if ping.asks(envelope) else "\n".join(lines)
-            return Result(handler.failure(error, envelope), log, error=error)
+            answer = handler.failure(error, envelope)
+            recording = recording_of(handler, checked, environ, tape, answer=answer, code=error.code)
+            return Result(answer, log, error=error, recording=recording)
         except Exception as fault:  # noqa: BLE001  # the transport must answer whatever the code does
             unforeseen = BotError(
                 "The bot failed in a way that it does not foresee; the log names the place.", code="internal-error"
             )
             _log.error("%s failed: %s", handler.bot.name, place_of(fault))  # a trace would quote values
             answer = handler.failure(unforeseen, envelope)
+            recording = recording_of(handler, checked, environ, tape, answer=answer, code=unforeseen.code)
             # Text is an acknowledgement, which says itself that it failed; as a failure it would not be delivered.
-            return Result(answer, "\n".join(lines), success=isinstance(answer, str), error=unforeseen)
+            success = isinstance(answer, str)
+            return Result(answer, "\n".join(lines), success=success, error=unforeseen, recording=recording)
         return Result(value, "\n".join(lines))
 
 

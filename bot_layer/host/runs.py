@@ -247,7 +247,7 @@ def connect_runs(database_url: str, history: History, key: str | None = None) ->
 @contextmanager
 def open_runs(database_url: str, key: str | None = None) -> Iterator[Runs]:
     """The runs in a database."""
-    history = History(database_url)
+    history = History(database_url, key)
     runs = connect_runs(database_url, history, key)
     try:
         yield runs

@@ -18,7 +18,7 @@ from typing import Any, Final
 import requests
 import urllib3
 
-from bot_layer import spans
+from bot_layer import exchanges, spans
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.http import adapter, deadline
 from bot_layer.http.addresses import require_safe_url
@@ -126,11 +126,15 @@ class Transport:
                     stream=True,
                 )
             except _FAULTS as fault:
+                if tape := exchanges.tape():
+                    tape.add(method, requests.Request(method, url, params=params).prepare().url or url, path=path)
                 raise self.lost(method, path, sent=not isinstance(fault, requests.ConnectTimeout)) from fault
             span.annotate(status=response.status_code, resent=adapter.times_repeated(response))
         with response:
             head = Answer(self.service, method, path, response.status_code, response.headers, b"")
-            yield head, self._chunks(response, method, path, decode=decode)
+            chunks = self._chunks(response, method, path, decode=decode)
+            with exchanges.copied(chunks, response, path, sent=body if isinstance(body, bytes) else None) as copied:
+                yield head, copied
 
     def _chunks(self, response: requests.Response, method: str, path: str, *, decode: bool) -> Iterator[bytes]:
         try:

@@ -12,7 +12,7 @@ import httpx
 import orjson
 from pymedplum import exceptions as refusals
 
-from bot_layer import spans
+from bot_layer import exchanges, spans
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
 from bot_layer.http import deadline
 from bot_layer.http.body import paced
@@ -63,6 +63,8 @@ class Wire(httpx.BaseTransport):
         try:
             response = self._inner.handle_request(request)
         except httpx.TransportError as fault:
+            if tape := exchanges.tape():
+                tape.add(request.method, str(request.url))
             unsent = isinstance(fault, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
             raise _transient(request.method, None, maybe_done=not unsent) from fault
         if self._pace is not None:
@@ -71,6 +73,8 @@ class Wire(httpx.BaseTransport):
         if isinstance(response.stream, httpx.SyncByteStream):
             largest = math.inf if streams else self._largest
             response.stream = _Body(response.stream, request.method, self._clock, largest)
+        if tape := exchanges.tape():
+            _keep(tape, request, response, streams=streams)
         if response.status_code in BUSY:
             response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
@@ -122,6 +126,23 @@ def _short(url: httpx.URL) -> httpx.URL:
     """The URL without needless escapes in its query: a search for 100 identifiers must fit into a request line."""
     query = url.query.replace(b"%3A", b":").replace(b"%2F", b"/").replace(b"%2C", b",")
     return url.copy_with(query=query) if query else url
+
+
+def _keep(tape: exchanges.Tape, request: httpx.Request, response: httpx.Response, *, streams: bool) -> None:
+    """Put the exchange on the tape; a body that is no JSON only where it is short."""
+    headers, is_form = response.headers, "form" in request.headers.get("Content-Type", "")
+    is_short = int(headers.get("Content-Length") or exchanges.LARGEST_BODY) < exchanges.LARGEST_BODY
+    is_read = is_short or ("json" in headers.get("Content-Type", "") and not streams)
+    received = response.read() if is_read else b""
+    tape.is_whole = tape.is_whole and is_read
+    tape.add(
+        request.method,
+        str(request.url),
+        sent=request.content if isinstance(request.stream, httpx.ByteStream) and not is_form else None,
+        status=response.status_code,
+        headers=headers,
+        received=received,
+    )
 
 
 def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response:

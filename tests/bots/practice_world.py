@@ -115,13 +115,18 @@ class World:
 
     def play(self, handler: Handler, case: Case) -> tuple[Json, Bindings]:
         """The answer to a case's event, its resources stored before, and what the placeholders stood for."""
+        bound = self.bound(case)
+        event = bound.bind(case.read("event.json"))
+        answer = handler({**self.event(None), **event, "secrets": {**self.event(None)["secrets"], **event["secrets"]}})
+        return answer, bound
+
+    def bound(self, case: Case) -> Bindings:
+        """What the placeholders stand for, once the case's resources are stored."""
         bound = Bindings({"<medplum>": self.medplum.base_url, "<token>": self.token, **partner_bindings(self.gorilla)})
         for resource in case.stored:
             named = resource.pop("id")
             bound.values[named] = self.store(bound.bind(resource))["id"]
-        event = bound.bind(case.read("event.json"))
-        answer = handler({**self.event(None), **event, "secrets": {**self.event(None)["secrets"], **event["secrets"]}})
-        return answer, bound
+        return bound
 
     def account(self) -> Json:
         """The one account that Health Gorilla has, whole."""

@@ -1,0 +1,180 @@
+"""A recorded case, replayed: the bot runs on the recorded event, and servers on loopback give the recorded answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from bot_layer.bot.collection import Collection, configured, load
+from bot_layer.bot.handler import Handler
+from bot_layer.errors import BotError
+from bot_layer.fhir import parameters
+from bot_layer.fhir.json import Json
+from bot_layer.recorded.rules.case import MEDPLUM, PRIVATE_KEY
+
+EXCHANGES: Final = "exchanges.json"
+# A busy service is asked again without a pause.
+_AT_ONCE: Final = {"BOT_BACKOFF_SECONDS": "0", "BOT_LONGEST_WAIT_SECONDS": "0"}
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a replay, and what the case expects: the answer's ``action`` and its ``code``.
+
+    ``answer`` is the bot's whole answer. ``unknown`` are the requests for which nothing was recorded.
+    """
+
+    found: Json
+    expected: Json
+    answer: Any = field(repr=False)
+    unknown: tuple[str, ...] = ()
+
+
+def recorded_cases(folder: Path | str) -> list[Path]:
+    """Every folder in this one, at any depth, that is a recorded case."""
+    return sorted(path.parent for path in Path(folder).rglob(EXCHANGES))
+
+
+def replay(case: Path | str, bots: Collection | None = None) -> Replayed:
+    """The bot of a case on its event. ``bots`` are those that ``[tool.medplum-bots]`` names if none are given."""
+    event, recorded, expected = (
+        json.loads((Path(case) / name).read_text(encoding="utf-8"))
+        for name in ("event.json", EXCHANGES, "expected.json")
+    )
+    handler = (bots or load(*configured())).named(recorded["bot"])
+    text = json.dumps(recorded["exchanges"])
+    origins = [MEDPLUM, *(each for number in range(1, 100) if (each := f"<service-{number}>") in text)]
+    with ExitStack() as stack:
+        player = _Player()
+        places = {origin: stack.enter_context(_serving(player)) for origin in origins}
+        player.exchanges = _filled(recorded["exchanges"], places)
+        given = _filled(event, places | {"<token>": "invented-token"} | _keys(event))
+        secrets = {name: {"name": name, "valueString": value} for name, value in _AT_ONCE.items()}
+        given["secrets"] = given["secrets"] | secrets
+        answer, code = _run(handler, given)
+    action = parameters.one(answer, "action") if isinstance(answer, dict) else None
+    return Replayed({"action": action, "code": code}, expected, answer, tuple(player.unknown))
+
+
+def _run(handler: Handler, event: Json) -> tuple[Json, str]:
+    """The answer and the code of its error, as the host has them."""
+    try:
+        return handler.run(event, environ={}), ""
+    except BotError as refusal:
+        return handler.failure(refusal, event), refusal.code
+    except Exception as fault:  # noqa: BLE001  # as the host answers it
+        unforeseen = BotError(f"{type(fault).__name__} in the bot", code="internal-error")
+        return handler.failure(unforeseen, event), unforeseen.code
+
+
+class _Player:
+    """The recorded answers, each given once; the last one of a request is given again if it is repeated."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[Json] = []
+        self.unknown: list[str] = []
+        self._lock = threading.Lock()
+
+    def answer(self, request: str) -> Json | None:
+        """The recorded exchange of ``GET <origin>/path?query``: of the same query, else of the same path."""
+        with self._lock:
+            for same in cast(tuple[Callable[[str], object], ...], (_request, _path)):
+                found = [each for each in self.exchanges if same(each["request"]) == same(request)]
+                fresh = [each for each in found if not each.get("played")]
+                if found:
+                    chosen = fresh[0] if fresh else found[-1]
+                    chosen["played"] = True
+                    return chosen
+            self.unknown.append(_path(request))
+            return None
+
+
+def _request(text: str) -> tuple[str, list[tuple[str, str]]]:
+    path, _, query = text.partition("?")
+    return path, sorted(parse_qsl(query, keep_blank_values=True))
+
+
+def _path(text: str) -> str:
+    return text.partition("?")[0]
+
+
+@contextmanager
+def _serving(player: _Player) -> Iterator[str]:
+    """The address of a server that stands for a recorded one."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline(65_537)
+            if not self.raw_requestline or not self.parse_request():
+                self.close_connection = True
+                return
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            found = player.answer(f"{self.command} {address}{self.path}")
+            if found is not None and not found.get("status"):
+                self.close_connection = True  # the answer was lost then, too
+                return
+            self._reply(found or {"status": 404, "headers": {"Content-Type": "application/json"}})
+
+        def _reply(self, found: Json) -> None:
+            content = _content(found.get("received"))
+            self.send_response(found["status"])
+            for name, value in (found.get("headers") or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.shutdown()
+
+
+def _content(body: Json | None) -> bytes:
+    if body is None:
+        return b""
+    if "json" in body:
+        return json.dumps(body["json"]).encode()
+    return base64.b64decode(body["base64"]) if "base64" in body else str(body["text"]).encode()
+
+
+def _filled(value: Any, places: dict[str, str]) -> Any:
+    """The JSON with every placeholder replaced."""
+    if isinstance(value, dict):
+        return {name: _filled(each, places) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, places) for each in value]
+    if isinstance(value, str):
+        for name, place in places.items():
+            value = value.replace(name, place)
+    return value
+
+
+def _keys(event: Json) -> dict[str, str]:
+    return {PRIVATE_KEY: _private_key()} if PRIVATE_KEY in json.dumps(event) else {}
+
+
+@lru_cache(maxsize=1)
+def _private_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*pem).decode()

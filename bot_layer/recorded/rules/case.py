@@ -1,0 +1,126 @@
+"""From the recording of a run to the files of a test case, without a person in them.
+
+========================  =======================================================================================
+``event.json``            Medplum's event, with the settings as its secrets; ``<medplum>``, ``<service-1>``, ... stand
+                          for the servers, and ``<token>`` for the access token
+``exchanges.json``        the bot's name, and each request with its answer, in their order
+``expected.json``         the ``action`` and the ``code`` of then
+========================  =======================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from bot_layer.errors import InputError
+from bot_layer.fhir.json import Json
+from bot_layer.recorded.rules.deidentify import SECRET, Deidentified, origin_of, personal_words
+from bot_layer.recorded.rules.pseudonyms import Pseudonyms
+from bot_layer.settings import Setting
+
+MEDPLUM: Final = "<medplum>"
+PRIVATE_KEY: Final = "<private-key>"
+_TRIES: Final = 20
+_LONG: Final = re.compile(r"[^\W\d_]{5,}|[0-9]{7,}")
+_HEADERS: Final = re.compile(r"(?i)x-medplum-(?:subscription|interaction|deleted-resource)")
+_LENGTHS: Final = re.compile(r"(?i)content-length|transfer-encoding|content-encoding")
+_PARTS: Final = re.compile(r"([,;=\s]+)")
+
+
+def build(
+    recording: Json, settings: Iterable[Setting], names: Iterable[str], key: Callable[[], bytes]
+) -> dict[str, Any]:
+    """The files by name. ``key`` makes random keys; ``names`` are those of the bot's parameters and settings.
+
+    Raises InputError where the recording is not whole, or where something that was replaced turns up again.
+    """
+    if not recording.get("isWhole"):
+        raise InputError(
+            "The run sent or received more than a recording holds, so that it cannot be replayed.",
+            code="recording-not-whole",
+        )
+    declared, known = list(settings), frozenset(names)
+    best: dict[str, Any] | None = None
+    for _ in range(_TRIES):
+        pseudonyms = Pseudonyms(key())
+        made = _files(recording, declared, known, pseudonyms)
+        if not _words(pseudonyms.used, pseudonyms.given, _LONG):
+            best = made
+            if not pseudonyms.used & pseudonyms.given:
+                break
+    if best is None:
+        raise InputError("The recording could not be made free of personal data.", code="not-deidentified")
+    return best
+
+
+def _words(used: Iterable[str], given: Iterable[str], pattern: re.Pattern[str]) -> set[str]:
+    """The longer words and numbers that were replaced and turn up in a replacement."""
+    before, after = ({word.casefold() for text in texts for word in pattern.findall(text)} for texts in (used, given))
+    return before & after
+
+
+def _files(recording: Json, settings: list[Setting], names: frozenset[str], pseudonyms: Pseudonyms) -> dict[str, Any]:
+    event, exchanges = recording["event"], recording["exchanges"]
+    walker = Deidentified(pseudonyms, _origins(event, exchanges), frozenset(personal_words(recording)), names)
+    return {
+        "event.json": _event(event, recording["settings"], settings, recording["answer"], walker),
+        "exchanges.json": {"bot": recording["bot"], "exchanges": [_exchange(each, walker) for each in exchanges]},
+        "expected.json": recording["answer"],
+    }
+
+
+def _origins(event: Json, exchanges: list[Json]) -> dict[str, str]:
+    """The placeholders of the servers: Medplum's, and one for each other one in the order in which it was called."""
+    found = {origin_of(str(event.get("baseUrl", ""))): MEDPLUM}
+    for each in exchanges:
+        found.setdefault(origin_of(each["url"]), f"<service-{len(found)}>")
+    return {origin: name for origin, name in found.items() if origin}
+
+
+def _event(event: Json, values: Mapping[str, str], settings: list[Setting], answer: Json, walker: Deidentified) -> Json:
+    lost = answer.get("code") == "parameters-not-delivered"  # the only rule that reads the length
+    headers = {
+        name: value if _LENGTHS.fullmatch(name) or "interaction" in name.lower() else walker.text(str(value))
+        for name, value in (event.get("headers") or {}).items()
+        if _HEADERS.fullmatch(name) or (lost and _LENGTHS.fullmatch(name))
+    }
+    declared = {each.name: each for each in settings}
+    secrets = {name: _setting(declared[name], value, walker) for name, value in values.items() if name in declared}
+    made = {
+        "bot": walker.value(event.get("bot") or {}),
+        "baseUrl": f"{MEDPLUM}/",
+        "accessToken": "<token>",
+        "input": walker.value(event.get("input")),
+        "contentType": walker.headers({"Content-Type": str(event.get("contentType") or "application/fhir+json")})[
+            "Content-Type"
+        ],
+        "secrets": {name: {"name": name, "valueString": value} for name, value in secrets.items()},
+        "headers": headers,
+    }
+    return made | ({"requester": walker.value(event["requester"])} if event.get("requester") else {})
+
+
+def _setting(setting: Setting, value: str, walker: Deidentified) -> str:
+    if setting.kind != "text":
+        return value
+    if "PRIVATE KEY" in value:
+        return PRIVATE_KEY
+    if setting.sensitive:
+        return SECRET
+    parts = _PARTS.split(value)
+    return "".join(part if _PARTS.fullmatch(part) else walker.text(part, is_name=not setting.login) for part in parts)
+
+
+def _exchange(exchange: Json, walker: Deidentified) -> Json:
+    origin = origin_of(exchange["url"])
+    path = walker.path(exchange["url"][len(origin) :], exchange["path"])
+    made = {
+        "request": f"{exchange['method']} {walker.origins[origin]}{path}",
+        "sent": walker.body(exchange["sent"]),
+        "status": exchange["status"],
+        "headers": walker.headers(exchange["headers"]),
+        "received": walker.body(exchange["received"]),
+    }
+    return {name: value for name, value in made.items() if value}
