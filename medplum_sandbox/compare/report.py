@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -119,7 +120,10 @@ def _plain(value: Any, names: dict[str, str], base_url: str, *, ordered: bool) -
         found = {key: _plain(item, names, base_url, ordered=ordered) for key, item in value.items()}
         if found.get("type") == "searchset" and not ordered:
             _unordered(found)
-        found.pop("extension", None) if found.get("resourceType") == "OperationOutcome" else None
+        if found.get("resourceType") == "OperationOutcome":
+            found.pop("extension", None)
+        if isinstance(found.get("author"), dict) and "versionId" in found:  # the clients have names of their own
+            found["author"].pop("display", None)
         return found
     if isinstance(value, list):
         return [_plain(item, names, base_url, ordered=ordered) for item in value]
@@ -130,7 +134,7 @@ def _unordered(searchset: Json) -> None:
     """Sorts the entries. Which of many matches stand on the first page is each server's own affair."""
     more = any(link.get("relation") == "next" for link in searchset.pop("link", ()))
     if "entry" in searchset:
-        entries = sorted(searchset["entry"], key=lambda entry: str(entry.get("fullUrl")))
+        entries = sorted(searchset["entry"], key=lambda entry: json.dumps(entry, sort_keys=True))
         searchset["entry"] = f"{len(entries)} of many" if more else entries
 
 

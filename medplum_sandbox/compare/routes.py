@@ -15,14 +15,6 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 _FORM = "application/x-www-form-urlencoded"
 _ACCEPTS = ("*/*", "application/fhir+json", "application/json", "text/plain", "application/fhir+xml")
 _PREFERS = ("return=minimal", "return=representation", "return=OperationOutcome", "handling=strict")
-_GRAPHS = (
-    '{ PatientList(name: "alpha") { id name { family } } }',
-    '{ PatientList(_count: 1, _sort: "_lastUpdated") { resourceType gender } }',
-    f'{{ Patient(id: "{NOBODY}") {{ id birthDate }} }}',
-    "{ FooList { id } }",
-    "{ PatientList { foo } }",
-    "{",
-)
 # The rights of the restricted login: everything, reading alone, some resources, some elements; nothing for other types.
 RULES: list[Json] = [
     {"resourceType": "Patient"},
@@ -103,7 +95,6 @@ class Routes:
         found = self._existing() or ("Patient", NOBODY)
         path = f"{found[0]}/{mark(found[1])}"
         resource, mistake = broken(chance, self._values.resource(found[0]))
-        content = {"Content-Type": "application/json"}
         return chance.choice(
             (
                 Request(f"$validate, {mistake}", "POST", f"{found[0]}/$validate", resource),
@@ -111,7 +102,6 @@ class Routes:
                 Request("$everything, not there", "GET", f"Patient/{NOBODY}/$everything"),
                 Request("unknown operation", "POST", f"{path}/$nothing", {"resourceType": "Parameters"}),
                 Request("unknown operation", "GET", f"{found[0]}/$nothing"),
-                Request("$graphql", "POST", "$graphql", {"query": chance.choice(_GRAPHS)}, content),
                 Request("$execute, no bot", "POST", f"Bot/{NOBODY}/$execute", {}),
                 Request(
                     "$execute, no bot", "POST", f"Bot/$execute{chance.choice(('', '?identifier=x|y', '?id=1'))}", {}

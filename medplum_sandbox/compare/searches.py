@@ -20,6 +20,25 @@ _MODIFIERS = {
     "number": ("", "", "missing"),
     "quantity": ("", "", "missing"),
 }
+_FILTERS = (
+    *("identifier eq x", "not (_id eq x) or status eq final", "(status eq active and identifier co a)", "foo eq x"),
+    *(
+        "name",
+        "name eq",
+        "status foo x",
+        "(status eq final",
+        "status eq final)",
+        "not status eq final",
+        "status pr true",
+    ),
+    *(
+        "status pr true",
+        'name co "gamma d"',
+        "_lastUpdated gt 2020-01-01 and identifier ne a",
+        "name sw al",
+        "date ge 2024-02",
+    ),
+)
 
 
 class Searches:
@@ -78,7 +97,7 @@ class Searches:
                 ("_lastUpdated=2020", "_lastUpdated year"),
                 ("foo=bar", "unknown parameter"),
                 ("_project=abc", "_project"),
-                ("_filter=identifier eq x", "_filter"),
+                (f"_filter={quote(chance.choice(_FILTERS))}", "_filter"),
                 ("_text=x", "_text"),
                 ("_has:Observation:patient:code=a", "_has"),
                 ("_has:Observation:foo:code=a", "_has wrong"),

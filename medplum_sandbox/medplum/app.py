@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from html import escape
 
 import orjson
 from anyio import CapacityLimiter
@@ -67,6 +68,12 @@ _FHIR: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
 )
 
 
+_NO_PAGE = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n</head>\n'
+    "<body>\n<pre>{}</pre>\n</body>\n</html>\n"
+)
+
+
 def build_app(world: World, gate: Callable[[Starlette], Gate]) -> Gate:
     """The whole look-alike behind its gate; ``$operations`` come first, because their names would also fit as ids."""
     routes = [_route(world, *one, authenticated=False) for one in _OPEN]
@@ -119,9 +126,19 @@ def _route(
             )
 
         found = await run_sync(answer, world, endpoint, call, limiter=threads)
+        if request.method == "GET" and _is_known(request.headers.get("if-none-match"), found):
+            return Response(status_code=304, headers=found.headers)
         return _response(found)
 
     return Route(path, handle, methods=list(methods))
+
+
+def _is_known(wanted: str | None, found: Answer) -> bool:
+    """Whether the caller has this version: a conditional read (RFC 9110, section 13.1.2), a mark of weakness apart."""
+    etag = found.headers.get("ETag")
+    if wanted is None or etag is None or found.status != 200:
+        return False
+    return wanted.strip() == "*" or etag in [f"W/{one.strip().removeprefix('W/')}" for one in wanted.split(",")]
 
 
 def _response(found: Answer) -> Response:
@@ -156,4 +173,8 @@ def _json(body: Json) -> Answer:
 
 
 def _nowhere(world: World, call: Call) -> Answer:  # noqa: ARG001  # an endpoint like every other
-    raise not_found()
+    """The server's own 404, and outside of the FHIR API that of its web framework."""
+    if call.target.startswith("/fhir/R4"):
+        raise not_found()
+    text = f"Cannot {call.method} {escape(call.target.partition('?')[0])}"
+    return Answer(404, _NO_PAGE.format(text).encode(), "text/html; charset=utf-8")

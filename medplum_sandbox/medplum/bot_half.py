@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum import admin, bots, ccda, operations, subscriptions
+from medplum_sandbox.medplum import admin, bots, ccda, fhir_routes, operations, subscriptions
 from medplum_sandbox.medplum.calls import Answer, Call
 from medplum_sandbox.medplum.cron import Scheduler, is_due
 from medplum_sandbox.medplum.jobs import backlog
@@ -32,6 +32,7 @@ _ROUTES: tuple[Route, ...] = (
     (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute/{rest:path}", bots.execute_bot),
     (("POST",), "/fhir/R4/Bot/{id}/$deploy", bots.deploy_bot),
     (("GET",), "/fhir/R4/Patient/{id}/$ccda-export", ccda.export),
+    (("POST",), "/fhir/R4/{type}/$validate", fhir_routes.check),
     # The server looks for an operation where it finds nothing else: a PUT to a type's operation is an update to it.
     (("GET", "POST"), "/fhir/R4/{type}/${code}", operations.run_operation),
     (("GET", "POST", "PUT", "DELETE"), "/fhir/R4/{type}/{id}/${code}", operations.run_operation),

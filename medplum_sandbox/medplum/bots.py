@@ -117,7 +117,8 @@ def _resource_answer(resource: Json, *, raw_binaries: bool) -> Answer:
     if resource["resourceType"] != "Binary" or not raw_binaries:
         return json_answer(200, clean(resource), content_type=FHIR_TYPE)
     if not resource.get("data") or not resource.get("contentType"):
-        return server_error()
+        kind = with_charset(resource["contentType"]) if resource.get("contentType") else JSON_TYPE
+        return json_answer(500, {"msg": "Internal Server Error"}, content_type=kind)
     try:
         content = base64.b64decode(resource["data"])
     except (ValueError, TypeError):

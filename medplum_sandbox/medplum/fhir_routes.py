@@ -16,6 +16,7 @@ from medplum_sandbox.medplum.calls import FHIR_TYPE, Answer, Call, outcome_answe
 from medplum_sandbox.medplum.outcomes import OK, accepted, bad_request
 from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.medplum.search_request import condition_of
+from medplum_sandbox.medplum.validation import validate
 from medplum_sandbox.medplum.world import Actor, World
 
 _FORM = "application/x-www-form-urlencoded"
@@ -46,6 +47,12 @@ def create(world: World, call: Call) -> Answer:
         return resource_answer(repository, made, created=created, minimal=minimal(call))
 
 
+def check(world: World, call: Call) -> Answer:  # noqa: ARG001  # an endpoint like every other
+    """``POST /{type}/$validate``: nothing is stored. The type in the path does not count."""
+    validate(body_of(call))
+    return outcome_answer(200, OK)
+
+
 def read(world: World, call: Call) -> Answer:
     """``GET /{type}/{id}``."""
     repository = Repository(world, call.actor)
@@ -69,7 +76,8 @@ def update(world: World, call: Call) -> Answer:
     """``PUT /{type}/{id}``."""
     repository = Repository(world, call.actor)
     resource = body_of(call)
-    batch.check_type(resource, call.parameters["type"])
+    if resource.get("resourceType") != call.parameters["type"]:
+        raise bad_request("Incorrect resource type")
     if resource.get("id") != call.parameters["id"]:
         raise bad_request("Incorrect resource ID")
     with world.transaction():

@@ -18,7 +18,7 @@ import jwt
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import policy
 from medplum_sandbox.medplum.binary import signed_attachments
-from medplum_sandbox.medplum.calls import Answer, json_answer
+from medplum_sandbox.medplum.calls import Answer, json_answer, parse_json
 from medplum_sandbox.medplum.outcomes import unauthorized
 from medplum_sandbox.medplum.search_request import Filter, SearchRequest
 from medplum_sandbox.medplum.search_sql import where
@@ -65,6 +65,8 @@ def issue_token(world: World, membership: Json, *, scope: str = "openid") -> str
 def token_answer(world: World, headers: Mapping[str, str], body: bytes) -> Answer:
     """``POST /oauth2/token``."""
     if not headers.get("content-type", "").startswith(_FORM):
+        if "json" in headers.get("content-type", ""):
+            parse_json(body)  # the server reads every JSON body before it looks for what it is
         return Answer(400, b"Unsupported content type", "text/html; charset=utf-8")
     form = dict(parse_qsl(body.decode(), keep_blank_values=True))
     try:
@@ -112,12 +114,18 @@ def _grant(world: World, headers: Mapping[str, str], form: dict[str, str]) -> Js
     grant_type = form.get("grant_type")
     if not grant_type:
         raise _Refused("Missing grant_type")
-    if grant_type != "client_credentials":
+    if grant_type == "refresh_token":
+        raise _Refused("Invalid refresh token")  # the look-alike issues none
+    if grant_type not in ("client_credentials", "authorization_code"):
         raise _Refused("Unsupported grant_type")
     client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme == "Basic":
         client_id, secret = _basic(credentials)
+    elif scheme:
+        raise _Refused("Invalid authorization header")
+    if grant_type == "authorization_code":
+        raise _Refused("Invalid code" if form.get("code") else "Missing code")
     if not client_id:
         raise _Refused("Missing client_id")
     if not secret:

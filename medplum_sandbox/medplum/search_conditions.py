@@ -13,6 +13,7 @@ from medplum_sandbox.medplum.search_request import MODIFIERS, Filter
 from medplum_sandbox.medplum.search_strategy import Details, Strategy
 
 _AFTER = "\U0010ffff"
+_INTEGER = re.compile(r"\s*[+-]?\d+\s*")
 _FLOAT = re.compile(r"\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)\s*")
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -221,7 +222,9 @@ def _compared(known: Details, one: Filter, value: Any) -> Clause:
 def _number(known: Details, one: Filter) -> Clause:
     if known.parameter.type == "quantity":
         return _quantity(known, one)
-    return any_of([_compared(known, one, _float(value)) for value in one.values()])
+    read = _integer if any(path.ranks for path in known.parameter.paths) else _float
+    moment("s.value", one, 0)  # a prefix that the server does not know is refused before the number
+    return any_of([_compared(known, one, read(value)) for value in one.values()])
 
 
 def _quantity(known: Details, one: Filter) -> Clause:
@@ -230,6 +233,8 @@ def _quantity(known: Details, one: Filter) -> Clause:
     if not text:
         raise bad_request(f"Invalid quantity value: {one.value}")
     if one.operator == "ap":
+        if _FLOAT.fullmatch(text) is None:
+            return Clause("0")  # JavaScript compares with NaN
         number = _float(text)
         if known.many:
             raise database_error(f'malformed array literal: "{_javascript(number * 0.9)}"')
@@ -238,6 +243,13 @@ def _quantity(known: Details, one: Filter) -> Clause:
         moment("s.value", one, "")  # a prefix that the server does not know is refused before that
         raise database_error(f'malformed array literal: "{text}"')
     return moment("s.value", one, _float(text))
+
+
+def _integer(text: str) -> int:
+    """The number of a code is an integer column."""
+    if _INTEGER.fullmatch(text) is None:
+        raise database_error(f'invalid input syntax for type integer: "{text}"')
+    return int(text)
 
 
 def _float(text: str) -> float:

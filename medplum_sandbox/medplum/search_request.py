@@ -155,6 +155,8 @@ def parse_search(resource_type: str, query: Query) -> SearchRequest:
 
 def filter_of(resource_type: str, code: str, modifier: str, value: str) -> Filter:
     """One condition with its operator. Raises 400 for a date that is none."""
+    if code == "_filter":
+        return Filter(code, value)
     if code == "_lastUpdated":
         return _ordered(code, modifier, value, is_date=True)
     found = None if code == "_id" else details(resource_type, code)

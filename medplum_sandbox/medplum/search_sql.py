@@ -22,6 +22,7 @@ from medplum_sandbox.medplum.search_conditions import (
     parenthesized,
     refused,
 )
+from medplum_sandbox.medplum.search_filter import compile_filter
 from medplum_sandbox.medplum.search_request import Filter, SearchRequest, filter_of
 from medplum_sandbox.medplum.search_strategy import Details, Strategy, details
 
@@ -92,6 +93,8 @@ def clause(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
     """One condition on resources of the type. Raises 400 for what is unknown."""
     if one.code.startswith("_has:") or "." in one.code:
         return _chained(one, resource_type, key, project)
+    if one.code == "_filter":
+        return Clause(*compile_filter(one.value, lambda each: _whole(each, resource_type, key, project)))
     special = _special(one, project)
     if special is not None:
         return special
@@ -108,6 +111,15 @@ def clause(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
         return _negated(one, known, sql, arguments, key(resource_type, one.code))
     rank = _FIRST if one.code == "identifier" else _RANK.get(known.strategy, _LAST)
     return Clause(sql, arguments, rows=True, rank=rank)
+
+
+def _whole(one: Filter, resource_type: str, key: Key, project: str) -> tuple[str, tuple[Any, ...]]:
+    """A condition on the resource ``r``, whatever it looks at."""
+    found = clause(one, resource_type, key, project)
+    if not found.rows:
+        return found.sql, found.arguments
+    narrowed = found.sql.replace("s.key=?", "+s.key=?", 1)
+    return f"EXISTS (SELECT 1 FROM search_index s WHERE s.rid=r.rid AND {narrowed})", found.arguments
 
 
 def _keyed(number: int, found: Clause) -> tuple[str, tuple[Any, ...]]:

@@ -220,3 +220,59 @@ def test_a_part_of_a_resource_has_what_its_type_must_have(caller: Caller, query:
 def test_a_date_is_found_by_the_instant_at_which_it_begins(value: object, expected: str | None) -> None:
     """In UTC, to the millisecond; a Period without a start by its end."""
     assert start_of(value) == expected
+
+
+@pytest.fixture(scope="module")
+def filtered() -> Iterator[Caller]:
+    """A client of a sandbox with two patients, Alpha and Beta."""
+    with medplum() as (_, client):
+        client.created(patient("a", name=[{"family": "Alpha"}], gender="female", birthDate="1980-01-01"))
+        client.created(patient("b", name=[{"family": "Beta"}], gender="male", birthDate="1999-01-01"))
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("expression", "found"),
+    [
+        ('family eq "Alpha"', ["a"]),
+        ("family co alph", ["a"]),
+        ("family sw al or family sw be", ["a", "b"]),
+        ("not (family eq Alpha) and gender eq male", ["b"]),
+        ("(birthdate lt 1990-01-01)", ["a"]),
+        ("gender pr true and not (family eq Beta)", ["a"]),
+        ("family eq Alpha) and what follows", ["a"]),
+    ],
+)
+def test_a_filter_expression_selects(filtered: Caller, expression: str, found: list[str]) -> None:
+    """Comparisons, negation, and connectives that bind to the right; what follows a whole expression does not count."""
+    entries = filtered.get("Patient", params={"_filter": expression}).json().get("entry", [])
+    assert sorted(entry["resource"]["identifier"][0]["value"] for entry in entries) == found
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("family", "Cant consume unknown more tokens."),
+        ("family po x", "Invalid operator: po"),
+        ("foo eq x", "Unknown search parameter: foo"),
+        ("not family eq x", 'Expected ( but got "Symbol" (family) at line 1 column 4.'),
+    ],
+)
+def test_a_filter_expression_is_refused_as_a_server_refuses_it(filtered: Caller, expression: str, text: str) -> None:
+    """As a real 5.1.13 answered."""
+    answer = filtered.get("Patient", params={"_filter": expression})
+    assert (answer.status_code, text_of(answer)) == (400, text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1.5", 'invalid input syntax for type integer: "1.5"'),
+        ("apx", "Unknown FHIR operator: ap"),
+        ("le99.99", 'invalid input syntax for type integer: "99.99"'),
+    ],
+)
+def test_the_number_of_a_priority_is_an_integer(filtered: Caller, value: str, text: str) -> None:
+    """Tried on a real 5.1.13."""
+    answer = filtered.get("Communication", params={"priority-order": value})
+    assert (answer.status_code, text_of(answer)) == (400, text)

@@ -93,13 +93,6 @@ def test_a_basic_header_that_cannot_be_read_is_nobody(credentials: str) -> None:
         assert client.get("Patient", headers={"Authorization": f"Basic {credentials}"}).status_code == 401
 
 
-def test_what_is_no_route_is_not_found() -> None:
-    """404 with an outcome, for whoever is logged in."""
-    with medplum() as (sandbox, client):
-        answer = client.get(f"{sandbox.base_url}/nothing/here")
-        assert (answer.status_code, answer.json()["id"]) == (404, "not-found")
-
-
 def test_an_endpoint_that_breaks_answers_as_the_server_does(caplog: pytest.LogCaptureFixture) -> None:
     """500 without a reason; the reason is logged."""
     with medplum() as (sandbox, client):
@@ -387,3 +380,63 @@ def test_a_reference_that_is_no_text_makes_the_server_trip() -> None:
     with medplum() as (_, client):
         answer = client.post("Schedule", json={"resourceType": "Schedule", "actor": [{"reference": {"id": "y"}}]})
         assert (answer.status_code, text_of(answer)) == (400, "reference.reference?.startsWith is not a function")
+
+
+def test_a_version_that_the_caller_has_is_not_sent_again() -> None:
+    """304 for its ETag, weak or not, and for any; 200 for another one."""
+    with medplum() as (_, client):
+        made = client.created(patient("a"))
+        etag = f'W/"{made["meta"]["versionId"]}"'
+        path = f"Patient/{made['id']}"
+        statuses = [
+            client.get(path, headers={"If-None-Match": wanted}).status_code
+            for wanted in (etag, etag.removeprefix("W/"), f'"x", {etag}', "*", '"x"')
+        ]
+        assert statuses == [304, 304, 304, 304, 200]
+        assert client.get(path, headers={"If-None-Match": etag}).content == b""
+
+
+def test_a_resource_is_validated_without_being_stored() -> None:
+    """``$validate`` answers as a create would, and stores nothing."""
+    with medplum() as (_, client):
+        good = client.post("Basic/$validate", json={"resourceType": "Basic", "code": {"text": "x"}})
+        bad = client.post("Basic/$validate", json={"resourceType": "Basic"})
+        assert (good.status_code, text_of(good)) == (200, "All OK")
+        assert (bad.status_code, text_of(bad)) == (400, "Missing required property")
+        assert client.found("Basic") == []
+
+
+@pytest.mark.parametrize(
+    ("form", "headers", "reason"),
+    [
+        ("grant_type=client_credentials", {"Authorization": "Bearer x"}, "Invalid authorization header"),
+        ("grant_type=authorization_code", {"Authorization": "x y"}, "Invalid authorization header"),
+        ("grant_type=authorization_code", {}, "Missing code"),
+        ("grant_type=authorization_code&code=x", {}, "Invalid code"),
+        ("grant_type=refresh_token&refresh_token=x", {}, "Invalid refresh token"),
+        ("grant_type=magic", {"Authorization": "Bearer x"}, "Unsupported grant_type"),
+    ],
+)
+def test_a_token_request_is_refused_with_its_reason(form: str, headers: dict[str, str], reason: str) -> None:
+    """As a real 5.1.13 refuses it."""
+    with medplum() as (sandbox, _):
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = loopback.post(f"{sandbox.base_url}/oauth2/token", content=form, headers=kind | headers)
+        assert (answer.status_code, answer.json()["error_description"]) == (400, reason)
+
+
+def test_outside_of_the_fhir_api_nothing_is_a_page() -> None:
+    """The web framework's own answer; within it is an outcome."""
+    with medplum() as (sandbox, client):
+        page = client.get(f"{sandbox.base_url}/admin/<x>")
+        assert (page.status_code, "Cannot GET /admin/" in page.text, "<x>" in page.text) == (404, True, False)
+        assert text_of(client.get("Patient/x/y/z")) == "Not found"
+
+
+@pytest.mark.parametrize("body", [{}, {"resourceType": "Basic"}, []])
+def test_an_update_with_another_type_is_refused(body: object) -> None:
+    """Without saying which one was meant, as a create does."""
+    with medplum() as (_, client):
+        assert (
+            text_of(client.put("Patient/00000000-0000-4000-8000-000000000000", json=body)) == "Incorrect resource type"
+        )
