@@ -6,34 +6,44 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC
 from itertools import islice
 from typing import Final
 
 import orjson
 
-from bot_layer.bulk_sync.polling import Places, fresh_place
+from bot_layer.bulk_sync.polling import KICKOFFS, Places, fresh_place
 from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_file, with_loaded
 from bot_layer.bulk_sync.rules import references
 from bot_layer.bulk_sync.rules.brought_types import may_be_brought
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
-from bot_layer.bulk_sync.rules.export_errors import REFUSED_FILE, NotExported, merged, read_outcomes
+from bot_layer.bulk_sync.rules.export_errors import (
+    ANY_TYPE,
+    MISSING_FILE,
+    REFUSED_FILE,
+    SHORT_FILE,
+    NotExported,
+    merged,
+    read_outcomes,
+)
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.time_stamps import instant, is_instant
 from bot_layer.bulk_sync.rules.write_order import place_of
 from bot_layer.bulk_sync.session import Halted, Session, job_of
 from bot_layer.bulk_sync.source.files import FileChanged, LinkExpired
-from bot_layer.bulk_sync.source.hosts import FileRefused, shown
+from bot_layer.bulk_sync.source.hosts import UnsafeAddress, shown
 from bot_layer.bulk_sync.state.spool import Spooled
 from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
-from bot_layer.errors import PermanentError
+from bot_layer.errors import ServiceError, TransientError
 from bot_layer.fhir.json import Json
 
 READERS: Final = 8
 _TOGETHER: Final = 500  # lines in one transaction
+_FAILED: Final = 500
 _TYPE: Final = re.compile(r"[A-Za-z]{1,64}")
 
 
@@ -61,39 +71,48 @@ def number_of(session: Session, state: FileState) -> int:
 
 
 def _download(session: Session, worker: UpsertWorker, state: FileState, file: ExportFile) -> None:
-    """Have a whole file on disk; twice if it changed, expired or was cut off."""
-    session.log("PFBulkExport", f"Downloading NDJSON file: {shown(session.source.files.address(file))}")
-    for attempt in (1, 2):
-        reader = _Reader(session, worker, state, number_of(session, state))
+    """Have a whole file on disk, or report what the source does not give of it: it is not in the way of the others."""
+    session.log("PFBulkExport", f"Downloading NDJSON file: {shown(file.url)}")
+    reader = _Reader(session, worker, state, number_of(session, state))
+    reason = _read_patiently(session, reader, file)
+    missing = max((state.count or 0) - reader.handled, 1 if reason else 0)
+    if missing:
+        reader.missing = NotExported(state.type or ANY_TYPE, missing, reason or SHORT_FILE)
+        session.log("PFBulkExport", f"A file of {state.type} is not whole: {reader.missing.reason}")
+    session.log("PFBulkExport", f"Parsed {reader.handled} resources from file")
+    reader.end()
+
+
+def _read_patiently(session: Session, reader: _Reader, file: ExportFile) -> str:
+    """Read a file, again if it changed, expired or was cut off; why it cannot be read, or an empty text.
+
+    LinkExpired where another export may help.
+    """
+    expired = short = False
+    for attempt in range(1, session.source.tries + 1):
         try:
             reader.read(session.source.files.chunks(file, requires_token=session.job.requires_token))
         except LinkExpired:
-            if attempt == 2:
+            if not expired:
+                expired, file = True, fresh_place(session, reader.state)
+            elif session.job.kickoffs < KICKOFFS:
                 raise
-            file = fresh_place(session, state)
-            continue
+            else:
+                return MISSING_FILE
         except FileChanged:
-            if attempt == 2:
+            if attempt == session.source.tries:
                 raise
-            continue
-        except FileRefused as fault:
-            session.log("PFBulkExport", f"A file of {state.type} is not read: {fault.message}")
-            reader.refused = True
-            reader.end()
-            return
-        if state.count is None or reader.handled >= state.count or attempt == 2:
-            break
-        # Fewer resources than the manifest promised: something was cut off. To read it again does no harm.
-        session.log("PFBulkExport", f"{state.type}: {reader.handled} of {state.count} resources arrived; reading again")
-    if state.count is not None and reader.handled < state.count:
-        raise PermanentError(
-            f"A file of {state.type} holds {reader.handled} resources, but the manifest says {state.count}.",
-            service="Practice Fusion",
-            path="export file",
-            code="file-incomplete",
-        )
-    session.log("PFBulkExport", f"Parsed {reader.handled} resources from file")
-    reader.end()
+        except ServiceError as fault:
+            # What is busy is asked again by the next step; a file that cannot be made is not in the way of the others.
+            if fault.service != SERVICE or (isinstance(fault, TransientError) and fault.status != _FAILED):
+                raise
+            return REFUSED_FILE if isinstance(fault, UnsafeAddress) else MISSING_FILE
+        else:
+            # Fewer resources than the manifest promised: something was cut off. To read it again does no harm.
+            if short or reader.handled >= (reader.state.count or 0):
+                break
+            short = True
+    return ""
 
 
 def keep(session: Session, worker: UpsertWorker, number: int, resources: Iterable[Resource]) -> Loaded:
@@ -127,14 +146,17 @@ class _Reader:
     state: FileState
     number: int
     handled: int = 0
-    loaded: Loaded = field(default_factory=Loaded)
-    bad: list[BadLine] = field(default_factory=list)
-    unwanted: Counter[str] = field(default_factory=Counter)
-    outcomes: list[Json] = field(default_factory=list)
-    refused: bool = False  # the file is at an address to which nothing is sent
+    missing: NotExported | None = None  # what the source does not give of it
+
+    def __post_init__(self) -> None:
+        self.loaded = Loaded()
+        self.bad: list[BadLine] = []
+        self.unwanted = Counter[str]()
+        self.outcomes: list[Json] = []
 
     def read(self, chunks: Iterable[bytes]) -> None:
-        """Every line of the file."""
+        """Every line of the file, from the first one."""
+        self.__post_init__()
         self.session.spool.begin(self.number)
         lines = _Counted(split_lines(chunks))
         items = read_resources(lines, loads=orjson.loads)
@@ -177,7 +199,7 @@ class _Reader:
             run = with_bad_lines(run, (f"{place} {each.number}: {each.reason}" for each in self.bad))
             report = read_outcomes(self.outcomes, job_of(run).types, named=state.type)
             notes = (*run.notes, *report.notes, *self._unwanted())
-            missing = (*report.missing, *([NotExported(state.type, 1, REFUSED_FILE)] if self.refused else []))
+            missing = (*report.missing, *([self.missing] if self.missing is not None else []))
             run = replace(run, notes=notes, not_exported=merged(run.not_exported, missing))
             session.keep(run.with_job(with_file(job_of(run), replace(state, done=True))))
         show_counts(session, self.loaded, state.count)

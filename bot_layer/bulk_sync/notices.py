@@ -5,33 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bot_layer.bulk_sync.polling import fresh_place
-from bot_layer.bulk_sync.progress import file_done
+from bot_layer.bulk_sync.polling import KICKOFFS, fresh_place
+from bot_layer.bulk_sync.progress import file_done, with_bad_lines, with_loaded
 from bot_layer.bulk_sync.rules import bulk_export
-from bot_layer.bulk_sync.rules.bulk_export import ExportFile
-from bot_layer.bulk_sync.rules.export_errors import merged, read_outcomes, unreadable
+from bot_layer.bulk_sync.rules.bulk_export import Deletions, ExportFile
+from bot_layer.bulk_sync.rules.export_errors import UNREADABLE_DELETIONS, NotExported, merged, read_outcomes, unreadable
 from bot_layer.bulk_sync.rules.ndjson import Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.state.task_store import LeaseLost
+from bot_layer.bulk_sync.upsert_worker import Loaded, counted
 from bot_layer.bulk_sync.worker_pool import finalizer
-from bot_layer.errors import BotError
+from bot_layer.errors import BotError, PermanentError
 from bot_layer.fhir.json import Json
 
 
 def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
-    """Delete or mark in Medplum what the source deleted."""
+    """Delete or mark in Medplum what the source deleted. A deletion that cannot be read is reported."""
     # Of other types the sync brought nothing, and Medplum may not even know them.
     brought = {*session.job.types, *session.settings.types, *POINTED_TO}
-    keys: list[Key] = []
-    for item in _items(session, state, file):
-        keys += [Key(*each) for each in bulk_export.deleted_keys(item or {}) if each[0] in brought]
-    number = finalizer(session).delete(list(dict.fromkeys(keys)), session.settings.deletion)
-    run = session.run
-    session.keep(replace(run, deleted=run.deleted + number))
+    found: list[Deletions] = []
+    missing: tuple[NotExported, ...] = ()
+    try:
+        found = [bulk_export.deletions(item, session.settings.source) for item in _items(session, state, file)]
+    except LinkExpired:
+        if session.job.kickoffs < KICKOFFS:
+            raise
+        missing = unreadable(UNREADABLE_DELETIONS)
+    except PermanentError as fault:
+        if fault.service != SERVICE:
+            raise
+        missing = unreadable(UNREADABLE_DELETIONS)
+    keys = dict.fromkeys(Key(*each) for one in found for each in one.keys if each[0] in brought)
+    number = finalizer(session).delete(list(keys), session.settings.deletion)
+    bad = [f"deletions file {state.turn + 1} line {line}: no deletion" for line, one in enumerate(found, 1) if one.bad]
+    run = with_bad_lines(session.run, bad)
+    run = with_loaded(run, Loaded(counted(("Bundle", "failed") for _ in bad)))
+    session.keep(replace(run, deleted=run.deleted + number, not_exported=merged(run.not_exported, missing)))
     file_done(session, state)
 
 
@@ -40,7 +54,7 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     outcomes: list[Json] = []
     whole = True
     try:
-        for item in _items(session, state, file):
+        for item in _items(session, state, file, bundles=True):
             whole = whole and item is not None
             outcomes += [item] if item is not None else []
     except LeaseLost:
@@ -50,7 +64,7 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
         whole = False
     whole = whole and len(outcomes) >= (file.count or 0)
     report = read_outcomes(outcomes, session.job.types, named=file.type)
-    found = report.missing if whole else merged(report.missing, unreadable().missing)
+    found = report.missing if whole else merged(report.missing, unreadable())
     for each in found:
         session.log("PFBulkExport", f"Not exported by the source: {each.type}: {each.count} x {each.reason}")
     run = session.run
@@ -59,12 +73,12 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     file_done(session, state)
 
 
-def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[Json | None]:
+def _items(session: Session, state: FileState, file: ExportFile, *, bundles: bool = False) -> Iterator[Json | None]:
     """The resources of a file, None for a line that is none; where its link expired, from a fresh one, once."""
     seen = 0
     for attempt in (1, 2):
         try:
-            for number, item in enumerate(_read(session, file)):
+            for number, item in enumerate(_read(session, file, bundles=bundles)):
                 if number >= seen:
                     seen += 1
                     yield item
@@ -76,7 +90,8 @@ def _items(session: Session, state: FileState, file: ExportFile) -> Iterator[Jso
             return
 
 
-def _read(session: Session, file: ExportFile) -> Iterator[Json | None]:
+def _read(session: Session, file: ExportFile, *, bundles: bool) -> Iterator[Json | None]:
     requires = session.job.requires_token
-    for item in read_resources(split_lines(session.source.files.chunks(file, requires_token=requires)), bundles=False):
+    lines = split_lines(session.source.files.chunks(file, requires_token=requires))
+    for item in read_resources(lines, bundles=bundles):
         yield item.value if isinstance(item, Resource) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, cast
 
+from bot_layer.bulk_sync.polling import KICKOFFS
 from bot_layer.bulk_sync.rules import kickoff
 from bot_layer.bulk_sync.rules.bulk_export import Level
 from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started, narrower
@@ -61,7 +62,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
 def _foreign_job(session: Session, types: tuple[str, ...], status_url: str) -> Job:
     """An export that somebody else started. What it was asked for is not known: no time stamp moves."""
     now = session.clock()
-    return Job("patient", types, status_url=status_url, kickoffs=2, started=now, newcomers=True)
+    return Job("patient", types, status_url=status_url, kickoffs=KICKOFFS, started=now, newcomers=True)
 
 
 def kick_off(session: Session, run: Run, job: Job) -> SyncState:

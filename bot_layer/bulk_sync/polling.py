@@ -13,6 +13,7 @@ from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, instant, normal
 from bot_layer.bulk_sync.session import Session
 from bot_layer.errors import PermanentError, TransientError
 
+KICKOFFS: Final = 2  # an export that is lost is kicked off again, once
 EMPTY_PAGES: Final = 20  # so many that bring nothing are borne, one after the other
 Places = dict[tuple[str, str, int], ExportFile]
 
@@ -73,7 +74,7 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
 
     PermanentError where that was done before, or would not help.
     """
-    if (answer.lost or answer.status >= 500) and job.kickoffs < 2:
+    if (answer.lost or answer.status >= 500) and job.kickoffs < KICKOFFS:
         what = "lost the export" if answer.lost else f"could not finish the export ({answer.status})"
         session.log("PFBulkExport", f"The source {what}; kicking it off again, once")
         # If only its links expired, the source still knows it, and may take no other beside it.
@@ -96,7 +97,7 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
     attempt = empty = 0
     while url:
         session.check_time()
-        answer = session.source.exports.status(url)
+        answer = session.source.exports.status(url, is_page=True)
         if isinstance(answer, Wait) and attempt < session.source.tries:
             attempt += 1
             session.wait(answer.seconds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import MaxRetryError, ResponseError
 from urllib3.util import Timeout
 from urllib3.util.retry import Retry
@@ -80,12 +84,61 @@ class PolicyRetry(Retry):
 @lru_cache(maxsize=32)
 def session(policy: RetryPolicy) -> requests.Session:
     """The connections of a policy, shared by all threads. No login of a .netrc, no cookies."""
-    made = requests.Session()
+    return _session(policy, HTTPAdapter)
+
+
+def checked_session(policy: RetryPolicy, check: Callable[[str, str], None]) -> requests.Session:
+    """Connections of their own, each checked before anything is sent on it; what ``check`` raises ends the request.
+
+    ``check`` is given the host and the address to which the connection was made. It is not asked for a proxy.
+    """
+
+    class Checked(HTTPAdapter):
+        def init_poolmanager(self, *given: Any, **named: Any) -> None:
+            super().init_poolmanager(*given, **named)
+            self.poolmanager.pool_classes_by_scheme = _checked_pools(check)
+
+    return _session(policy, Checked)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, _response: requests.Response) -> None:
+        """No redirect is followed here, nor its address read, which may be none."""
+
+
+def _session(policy: RetryPolicy, adapter: type[HTTPAdapter]) -> requests.Session:
+    made = _Session()
     made.auth = _no_login
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("https://", "http://"):
-        made.mount(scheme, HTTPAdapter(max_retries=PolicyRetry.of(policy), pool_connections=8, pool_maxsize=32))
+        made.mount(scheme, adapter(max_retries=PolicyRetry.of(policy), pool_connections=8, pool_maxsize=32))
     return made
+
+
+def _checked_pools(check: Callable[[str, str], None]) -> dict[str, type[HTTPConnectionPool]]:
+    def connected(host: str, made: socket.socket) -> socket.socket:
+        try:
+            check(host, made.getpeername()[0])
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return connected(self.host, super()._new_conn())
+
+    class Secure(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return connected(self.host, super()._new_conn())
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
 
 
 def times_repeated(response: requests.Response) -> int | None:

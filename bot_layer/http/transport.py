@@ -55,6 +55,7 @@ class Transport:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     lost_code: str = ""
     largest: int = LARGEST_ANSWER
+    session: requests.Session | None = field(default=None, repr=False)  # connections of its own
 
     def send(
         self,
@@ -115,7 +116,7 @@ class Transport:
         policy = self.policy if isinstance(body, bytes | None) else replace(self.policy, retries=0)
         with spans.request(self.service, method, url, path) as span:
             try:
-                response = adapter.session(policy).request(
+                response = (self.session or adapter.session(policy)).request(
                     method,
                     url,
                     headers={**sent, **span.headers},

@@ -12,12 +12,12 @@ import pytest
 
 from bot_layer.bulk_sync.download import download_files
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
+from bot_layer.bulk_sync.rules.export_errors import SHORT_FILE, NotExported
 from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run
 from bot_layer.bulk_sync.source.files import FileChanged, Files
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.bulk_sync.worker_pool import upsert_worker
-from bot_layer.errors import PermanentError
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_named_faults import small
@@ -131,31 +131,31 @@ def test_a_resource_type_that_is_a_path_is_a_bad_line(kind: str, tmp_path: Path)
         assert run.counts["Observation"]["failed"] == 1
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, 5, 6])
 def test_a_file_that_changed_is_read_from_its_first_line(times: int, tmp_path: Path) -> None:
     """Nothing of the former version stays."""
     before, now = [observation("o1"), observation("changed")], [observation("new")]
     with world(folder=tmp_path) as both:
-        if times == 1:
-            found, run = spooled(both, before, now)
+        if times < 6:
+            found, run = spooled(both, *[before] * times, now)
             assert set(found) == {"new"}
             assert run.jobs[0].files[0].done
         else:
             with pytest.raises(FileChanged):
-                spooled(both, before, before)
+                spooled(both, *[before] * times)
 
 
 def test_a_file_that_is_shorter_than_its_manifest_says_is_read_again(tmp_path: Path) -> None:
-    """And refused if it stays so."""
+    """What stays missing is reported, and the rest is written."""
     whole, cut = [observation("o1"), observation("o2")], [observation("o1")]
     counted = FileState("output", "Observation", 0, count=2)
     with world(folder=tmp_path) as both:
         found, _ = spooled(both, cut, whole, state=counted)
         assert set(found) == {"o1", "o2"}
     with world(folder=tmp_path) as both:
-        with pytest.raises(PermanentError) as caught:
-            spooled(both, cut, cut, state=counted)
-        assert caught.value.code == "file-incomplete"
+        found, run = spooled(both, cut, cut, state=counted)
+        assert set(found) == {"o1"}
+        assert run.not_exported == (NotExported("Observation", 1, SHORT_FILE),)
 
 
 def test_an_id_that_comes_twice_is_one_resource() -> None:

@@ -5,8 +5,8 @@ https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
@@ -57,6 +57,11 @@ class Manifest:
     partial: bool = False
     deleted_offered: bool = False
     without_address: tuple[str, ...] = ()  # types of the files that the manifest names and nobody can fetch
+
+    def located(self, absolute: Callable[[str], str]) -> Manifest:
+        """The manifest with absolute addresses."""
+        files = tuple(replace(each, url=absolute(each.url)) for each in self.files)
+        return replace(self, files=files, next_url=absolute(self.next_url) if self.next_url else "")
 
 
 @dataclass(frozen=True)
@@ -148,15 +153,35 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
     )
 
 
-def deleted_keys(resource: Json) -> tuple[tuple[str, str], ...]:
-    """The (type, id) pairs that a Bundle of a ``deleted`` file deletes."""
-    keys = []
-    for entry in objects(resource.get("entry")):
-        for request in objects([entry.get("request")]):
-            parts = str(request.get("url")).rstrip("/").split("/")
-            if request.get("method") == "DELETE" and len(parts) >= 2 and is_source_id(parts[-1]):
-                keys.append((parts[-2], parts[-1]))
-    return tuple(keys)
+@dataclass(frozen=True)
+class Deletions:
+    """The (type, id) pairs that one line of a ``deleted`` file deletes; ``bad`` if it names something else too."""
+
+    keys: tuple[tuple[str, str], ...] = ()
+    bad: bool = False
+
+
+def deletions(line: Json | None, source: str) -> Deletions:
+    """What a line deletes: a Bundle of DELETE requests, or the resource itself; None is a line that is no resource."""
+    if line is None:
+        return Deletions(bad=True)
+    if line["resourceType"] != "Bundle":
+        return _removed(f"{line['resourceType']}/{line.get('id')}", source)
+    requests = [each.get("request") for each in objects(line.get("entry"))]
+    removed = [
+        _removed(str(each.get("url")), source)
+        for each in objects(requests)
+        if str(each.get("method", "")).upper() == "DELETE"
+    ]
+    return Deletions(tuple(key for each in removed for key in each.keys), any(each.bad for each in removed))
+
+
+def _removed(url: str, source: str) -> Deletions:
+    parts = url.removeprefix(f"{source}/").strip("/").partition("/_history/")[0].split("/")
+    kind, *rest = parts
+    if len(rest) == 1 and kind.isalpha() and is_source_id(rest[0]):
+        return Deletions(((kind, rest[0]),))
+    return Deletions(bad=True)
 
 
 def issue_codes(body: bytes) -> tuple[str, ...]:

@@ -15,7 +15,10 @@ from bot_layer.fhir.json import Json, objects
 
 ANY_TYPE: Final = "*"  # an error that does not name a type may be about each of them
 REFUSED_FILE: Final = "file at an address that is refused"
+MISSING_FILE: Final = "file that the source does not give"
+SHORT_FILE: Final = "fewer resources in a file than announced"
 UNREADABLE: Final = "error file that cannot be read"
+UNREADABLE_DELETIONS: Final = "file of deletions that cannot be read"
 # FHIR R4 has fatal, error, warning and information; R5 adds success.
 _HARMLESS: Final = frozenset({"information", "success"})
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,39}")
@@ -52,7 +55,7 @@ def read_outcomes(outcomes: Iterable[Json], types: Iterable[str], *, named: str 
         if not issues:
             missing[ANY_TYPE, UNREADABLE] += 1
         for issue in issues:
-            reason = f"{_code(issue.get('severity'), 'error')} {_code(issue.get('code'), 'unknown')}"
+            reason = f"{_code(issue.get('severity'), 'error').lower()} {_code(issue.get('code'), 'unknown')}"
             severity = reason.partition(" ")[0]
             if severity in _HARMLESS:
                 continue
@@ -67,9 +70,9 @@ def read_outcomes(outcomes: Iterable[Json], types: Iterable[str], *, named: str 
     )
 
 
-def unreadable() -> ErrorReport:
-    """The report for an error file that cannot be read: each type may lack something."""
-    return ErrorReport((NotExported(ANY_TYPE, 1, UNREADABLE),))
+def unreadable(reason: str = UNREADABLE) -> tuple[NotExported, ...]:
+    """The report for a file that names what is missing, and cannot be read: each type may lack something."""
+    return (NotExported(ANY_TYPE, 1, reason),)
 
 
 def without_address(types: Iterable[str]) -> tuple[NotExported, ...]:

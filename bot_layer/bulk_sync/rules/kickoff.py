@@ -25,8 +25,8 @@ from bot_layer.bulk_sync.rules.bulk_export import (
 )
 from bot_layer.fhir.json import Json, decode, objects
 
-_ASKED_WRONG: Final = frozenset({400, 422})  # the request itself is refused, not the level or the rights
-_UNSUPPORTED: Final = frozenset({400, 403, 404, 405, 422, 501})
+_ASKED_WRONG: Final = frozenset({400, 406, 415, 422})  # the request itself is refused, not the level or the rights
+_UNSUPPORTED: Final = frozenset({403, 404, 405, 501}) | _ASKED_WRONG
 _SHOWN: Final = 300
 # What could name a person or carry a permission: long numbers, ids, and everything after the path of an address.
 _PRIVATE: Final = re.compile(r"\?\S*|[0-9a-fA-F-]{16,}|\d{4,}|[\w.+-]+@[\w.-]+|[\x00-\x1f\x7f]+")

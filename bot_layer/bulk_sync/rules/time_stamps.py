@@ -67,7 +67,7 @@ def normal_instant(text: str) -> str:
     if _INSTANT.fullmatch(text):
         return text if instant(text) != instant("") else ""
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text.strip().upper())
     except ValueError:
         return ""
     # A time without a zone may be hours away, and a date alone has no time: neither is a moment.

@@ -13,7 +13,6 @@ from bot_layer.bulk_sync.source.hosts import absolute, shown
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.requests import SERVICE, AuthorizedRequests, Log
 from bot_layer.errors import AuthError, TransientError
-from bot_layer.http.answer import Answer
 
 _STATUS = "export status"
 
@@ -55,7 +54,7 @@ class Exports:
         request = kickoff.kickoff_request(self.requests.source, export, post=post)
         self.log("PFBulkExport", f"Initiating bulk export: {shown(request.url)}")
         body = json.dumps(request.body).encode() if request.body is not None else None
-        reply = self.requests.once(request.method, request.url, path=path, headers=request.headers, body=body)
+        reply, place = self.requests.once(request.method, request.url, path=path, headers=request.headers, body=body)
         tools = self.requests.open
         answer = kickoff.read_kickoff(
             reply.status,
@@ -70,29 +69,35 @@ class Exports:
             asked_for = {"_type": ",".join(export.types), "_since": export.since, "level": export.level}
             self.keeper.kickoff(request.url, asked_for, refused=refused, status=reply.status)
         if isinstance(answer, Started):
-            url = absolute(request.url, answer.status_url)
+            url = absolute(place, answer.status_url)
             tools.guard.check(url)
             self.log("PFBulkExport", f"Export initiated, status URL: {shown(url)}")
             return Started(url, answer.date)
         return answer
 
-    def status(self, url: str, *, attempt: int = 1) -> Wait | Complete | Failed:
-        """How the export stands now. A plain 500, or a gateway's page, counts when it is answered three times."""
+    def status(self, url: str, *, attempt: int = 1, is_page: bool = False) -> Wait | Complete | Failed:
+        """How the export stands now. A plain 500, or a gateway's page, counts when it is answered several times.
+
+        ``is_page``: a further page of the manifest, which may be on another host.
+        """
         tools = self.requests.open
         limits = tools.limits
-        for again in range(3):
+        for again in range(1, tools.tries + 1):
             try:
-                reply = self._asked("GET", url, headers={"Accept": "application/json"})
+                headers = {"Accept": "application/json"}
+                reply, place = self.requests.once("GET", url, path=_STATUS, headers=headers, anywhere=is_page)
             except TransientError as fault:
                 asked = limits.first if fault.retry_after is None else fault.retry_after
                 return Wait(min(max(asked, limits.least), limits.most))
             bad = reply.status == 500 or (reply.status == 200 and bulk_export.read_manifest(reply.body) is None)
-            if not bad or again == 2:
+            if not bad or again == tools.tries:
                 break
-            tools.wait(tools.pause(again + 1))
+            tools.wait(tools.pause(again))
         answer = bulk_export.read_status(
             reply.status, reply.headers, reply.body, asked=tools.asked_to_wait(reply), attempt=attempt, limits=limits
         )
+        if isinstance(answer, Complete):
+            answer = Complete(answer.manifest.located(lambda each: absolute(place, each)))
         if self.keeper is not None:
             self.keeper.status(answer, reply.body)
         return answer
@@ -100,9 +105,6 @@ class Exports:
     def cancel(self, url: str) -> None:
         """DELETE the job, so that the source may forget it and take the next. One that is gone is gone."""
         try:
-            self._asked("DELETE", url)
+            self.requests.once("DELETE", url, path=_STATUS)
         except (TransientError, AuthError):
             self.log("PFBulkExport", "The export job could not be deleted; the source will expire it")
-
-    def _asked(self, method: str, url: str, *, headers: dict[str, str] | None = None) -> Answer:
-        return self.requests.once(method, url, path=_STATUS, headers=headers)

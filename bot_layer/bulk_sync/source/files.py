@@ -5,6 +5,7 @@ The token goes only to the host that it was issued for, whatever a manifest says
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from bot_layer.bulk_sync.rules.bulk_export import ExportFile
 from bot_layer.bulk_sync.rules.file_version import FileVersion, file_version
 from bot_layer.bulk_sync.source.hosts import FileRefused, absolute
 from bot_layer.bulk_sync.source.keeper import Keeper
-from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, AuthorizedRequests, OpenRequests, refused
+from bot_layer.bulk_sync.source.requests import BUSY, MOVED, SERVICE, AuthorizedRequests, OpenRequests, refused
 from bot_layer.errors import BotError, TransientError
 from bot_layer.http.answer import Answer
 from bot_layer.http.transport import Opened, Transport
 
-_MOVED: Final = frozenset({301, 302, 303, 307, 308})
+_GZIP: Final = b"\x1f\x8b"
+_LAYERS: Final = 2
+_PACKINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _PATH: Final = "export file"
 _RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -57,7 +60,7 @@ class Files:
         The source's own host gets the token unless the manifest says that it does not want it; no other host does.
         FileChanged where the file became another one meanwhile.
         """
-        requires_token = requires_token is not False and self.requests.is_own(self._absolute(file.url))
+        requires_token = requires_token is not False and self.requests.is_own(file.url)
         tools = self.requests.open
         progress, failures = _Progress(), 0
         while True:
@@ -80,29 +83,34 @@ class Files:
         if offset and progress.resumable:
             # A range counts packed bytes, so that only the plain form can be resumed.
             headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"} | progress.version.condition
-        skip = offset
+        skip, begin = offset, 0
         with ExitStack() as stack:
-            reply, stream = self._followed(stack, self._absolute(file.url), headers, with_token=requires_token)
+            reply, stream = self._followed(stack, file.url, headers, with_token=requires_token)
             if reply.is_page:
                 raise TransientError("A page came in place of a file.", service=SERVICE, method="GET", path=_PATH)
             if reply.status != 200:
-                skip = offset - self._begin(reply, progress)
-            progress.meet(file_version(reply.headers))
-            for chunk in _unpacked(stream, self.requests.open.transport, progress, resumed=skip != offset):
-                if skip >= len(chunk):
-                    skip -= len(chunk)
-                    continue
-                kept = chunk[skip:] if skip else chunk
-                skip = 0
-                progress.done += len(kept)
-                yield kept
+                begin = self._begin(reply, progress)
+                skip = offset - begin
+            if not offset:
+                progress.version = file_version(reply.headers)
+            passed = hashlib.blake2b()
+            for chunk in _unpacked(reply, stream, self.requests.open.transport, progress, resumed=bool(begin)):
+                head, kept = chunk[:skip], chunk[skip:]
+                skip -= len(head)
+                passed.update(head)
+                if head and not skip and not begin and passed.digest() != progress.digest.digest():
+                    raise FileChanged("A file changed while it was read.", service=SERVICE, method="GET", path=_PATH)
+                if kept:
+                    progress.hand_on(kept)
+                    yield kept
         if skip or progress.done < progress.total:
             raise self._lost()  # less than came before it broke, or a part of the range alone
 
     def _begin(self, reply: Answer, progress: _Progress) -> int:
-        """Where the answer to a range begins; 416 and other useless ones are not asked for again."""
+        """Where the answer to a range begins; 416, another version and other useless ones are not asked for again."""
         match = _RANGE.match(reply.headers.get("content-range", ""))
-        if reply.status == 206 and match and int(match[1]) <= progress.done:
+        same = not file_version(reply.headers).differs(progress.version)
+        if reply.status == 206 and match and same and 0 < int(match[1]) <= progress.done:
             progress.total = int(match[2])
             return int(match[1])
         progress.resumable = False
@@ -113,7 +121,7 @@ class Files:
 
     def content(self, url: str, *, accept: str = "*/*") -> tuple[str, Iterator[bytes]]:
         """An attachment's type and its bytes, with the token only if it stands on the source's host."""
-        place = self._absolute(url)
+        place = absolute(self.requests.source + "/", url)
         stack = ExitStack()
         reply, stream = self._followed(
             stack, place, {"Accept": accept, "Accept-Encoding": "gzip"}, with_token=self.requests.is_own(place)
@@ -121,19 +129,11 @@ class Files:
 
         def bytes_() -> Iterator[bytes]:
             with stack:
-                if reply.headers.get("content-encoding", "") == "gzip":
-                    yield from _unpacked(stream, self.requests.open.transport, _Progress(), resumed=False)
-                else:
-                    yield from stream
+                yield from _unpacked(
+                    reply, stream, self.requests.open.transport, _Progress(), resumed=not _encoding(reply)
+                )
 
         return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
-
-    def address(self, file: ExportFile) -> str:
-        """The absolute address of a file."""
-        return self._absolute(file.url)
-
-    def _absolute(self, url: str) -> str:
-        return absolute(self.requests.source + "/", url)
 
     def _followed(self, stack: ExitStack, url: str, headers: dict[str, str], *, with_token: bool) -> Opened:
         """An open download, after redirects and at most two new tokens; the stack closes it."""
@@ -145,7 +145,7 @@ class Files:
             if reply.status in (200, 206) or (reply.status == 416 and "Range" in headers):
                 return reply, stream
             stack.close()
-            if reply.status in _MOVED and reply.headers.get("location"):
+            if reply.status in MOVED and reply.headers.get("location"):
                 # The new place may belong to anybody (often a signed link to a store): it gets no token.
                 url, with_token = absolute(url, reply.headers["location"]), False
             elif reply.status == 401 and with_token and renewed < 2:
@@ -157,19 +157,18 @@ class Files:
 
 @dataclass
 class _Progress:
-    """How many unpacked bytes of a file were handed on, and whether a range can bring the rest."""
+    """What was handed on of a file, unpacked, and whether a range can bring the rest."""
 
     done: int = 0
+    digest: hashlib.blake2b = field(default_factory=hashlib.blake2b)
     resumable: bool = True
     total: int = 0  # bytes of the whole file, as the answer to a range tells
     version: FileVersion = field(default_factory=FileVersion)
 
-    def meet(self, version: FileVersion) -> None:
-        """Note which version it is; FileChanged where bytes of another one were handed on."""
-        if not self.done:
-            self.version = version
-        elif version.differs(self.version):
-            raise FileChanged("A file changed while it was read.", service=SERVICE, method="GET", path=_PATH)
+    def hand_on(self, chunk: bytes) -> None:
+        """Count a chunk. Its digest tells a file that changed, whatever the ETags of several machines say."""
+        self.done += len(chunk)
+        self.digest.update(chunk)
 
 
 def _unreadable(reply: Answer, tools: OpenRequests) -> BotError:
@@ -187,38 +186,63 @@ def _unreadable(reply: Answer, tools: OpenRequests) -> BotError:
     return refused(reply, _PATH)
 
 
-def _unpacked(stream: Iterator[bytes], transport: Transport, progress: _Progress, *, resumed: bool) -> Iterator[bytes]:
-    """The bytes behind gzip, told by its first two bytes: not every server names the encoding."""
+def _unpacked(
+    reply: Answer, stream: Iterator[bytes], transport: Transport, progress: _Progress, *, resumed: bool
+) -> Iterator[bytes]:
+    """The plain bytes. FileRefused for a packing that nobody asked for."""
+    encoding = _encoding(reply)
+    if encoding and encoding not in _PACKINGS:
+        raise FileRefused("It is packed in a way that was not asked for.", service=SERVICE, method="GET", path=_PATH)
+    first = _start(stream)
+    if resumed:
+        return _chained(first, stream)
+    layers = 0
+    # A gzip file may be packed once more on the way, and not every server names the packing.
+    while first.startswith(_GZIP) and layers < _LAYERS:
+        progress.resumable = False
+        stream = _inflated(_chained(first, stream), zlib.MAX_WBITS | 16, transport)
+        first, layers = _start(stream), layers + 1
+    if encoding == "deflate" and not layers:
+        progress.resumable = False
+        # Some servers leave out the header of zlib: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.2
+        has_header = len(first) > 1 and first[0] & 15 == 8 and int.from_bytes(first[:2]) % 31 == 0
+        return _inflated(_chained(first, stream), zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, transport)
+    return _chained(first, stream)
+
+
+def _encoding(reply: Answer) -> str:
+    named = reply.headers.get("content-encoding", "").strip().lower()
+    return "" if named == "identity" else named
+
+
+def _start(stream: Iterator[bytes]) -> bytes:
+    """The first bytes, at least two if there are so many."""
     first = next(stream, b"")
-    while 0 < len(first) < 2:
-        more = next(stream, b"")
-        if not more:
-            break
+    while 0 < len(first) < 2 and (more := next(stream, b"")):
         first += more
-    if resumed or not first.startswith(b"\x1f\x8b"):
-        yield from (chunk for chunk in (first,) if chunk)
-        yield from stream
-        return
-    progress.resumable = False
-    unpacker = zlib.decompressobj(31)
+    return first
+
+
+def _inflated(stream: Iterator[bytes], window: int, transport: Transport) -> Iterator[bytes]:
+    """Each member of a packed stream, in bounded pieces: a small file may unpack to a huge one."""
+    unpacker = zlib.decompressobj(window)
     try:
-        for chunk in _chained(first, stream):
+        for chunk in stream:
             data = chunk
             while data:
-                # A bounded piece at a time: a small file may unpack to a huge one.
                 yield from _nonempty(unpacker.decompress(data, 1 << 20))
                 data = unpacker.unconsumed_tail
                 if unpacker.eof and unpacker.unused_data:
-                    data, unpacker = unpacker.unused_data, zlib.decompressobj(31)
+                    data, unpacker = unpacker.unused_data, zlib.decompressobj(window)
+        yield from _nonempty(unpacker.flush())
     except zlib.error as fault:
         raise transport.lost("GET", _PATH, sent=True) from fault
-    yield from _nonempty(unpacker.flush())
     if not unpacker.eof:
         raise transport.lost("GET", _PATH, sent=True)
 
 
 def _chained(first: bytes, stream: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
+    yield from _nonempty(first)
     yield from stream
 
 

@@ -55,15 +55,21 @@ class HostGuard:
         The source's own host, and those that the operator named, may be anywhere.
         """
         scheme, host, _ = origin(url)
-        if host in self.allowed:
-            if scheme == "https" or self._networks(host) <= _NEAR:
-                return
-            _refuse("without https")
-        own = origin(self.source)[1]
         networks = self._networks(host)
         if scheme != "https" and not networks <= _NEAR:
             _refuse("without https")
-        if host != own and not networks <= {"public", *(self._networks(own) & _NEAR)}:
+        self._require(host, networks)
+
+    def check_peer(self, host: str, address: str) -> None:
+        """The same for the address to which a connection was made: a name may lead elsewhere the second time."""
+        self._require(host.lower().rstrip("."), frozenset({addresses.network(address)}))
+
+    def _require(self, host: str, networks: frozenset[str]) -> None:
+        own = origin(self.source)[1]
+        if host.strip("[]") not in (own.strip("[]"), *self.allowed) and not networks <= {
+            "public",
+            *(self._networks(own) & _NEAR),
+        }:
             _refuse("on a private network, where the source itself is not (PF_ALLOWED_HOSTS can allow the host)")
 
     def _networks(self, host: str) -> frozenset[str]:
@@ -89,16 +95,26 @@ def origin(url: str) -> addresses.Origin:
 
 
 def absolute(base: str, url: str) -> str:
-    """An address that the source names, which may be relative."""
+    """An address that the source names, which may be relative; one that cannot be read stays, and is refused later.
+
+    A server behind a gateway may not know that it is reached over TLS: its own host is reached as ``base`` is.
+    """
     try:
-        return urljoin(base, url)
+        found, known = urlsplit(urljoin(base, url)), urlsplit(base)
+        same_host = found.hostname == known.hostname and found.port in (None, 80)
     except ValueError:
-        _refuse("that cannot be read")
+        return url
+    if (found.scheme, known.scheme) == ("http", "https") and same_host:
+        found = found._replace(scheme="https", netloc=known.netloc)
+    return found.geturl()
 
 
 def shown(url: str) -> str:
     """An address as a log may hold it: without its query, which may be a permission, and without a login."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(an address that cannot be read)"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -13,8 +13,9 @@ from typing import Final, Protocol, TypeVar
 
 from bot_layer.bulk_sync.rules import bulk_export
 from bot_layer.bulk_sync.rules.smart import SERVICE
-from bot_layer.bulk_sync.source.hosts import HostGuard, origin
+from bot_layer.bulk_sync.source.hosts import HostGuard, absolute, origin
 from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.http.adapter import checked_session
 from bot_layer.http.answer import Answer, read_object
 from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.http.retry import repeat
@@ -22,8 +23,11 @@ from bot_layer.http.transport import Opened, Transport
 
 __all__ = ["BUSY", "SERVICE", "AuthorizedRequests", "Log", "OpenRequests", "read_object"]
 
+MOVED: Final = frozenset({301, 302, 303, 307, 308})
 FHIR: Final = {"Accept": "application/fhir+json"}
 _ONCE: Final = RetryPolicy(retries=0, connect=10.0, read=120.0)
+_REDIRECTS: Final = 5
+_SAME_METHOD: Final = frozenset({307, 308})
 _LARGEST: Final = 64 * 1024 * 1024
 Log = Callable[[str, str], None]
 _Result = TypeVar("_Result")
@@ -33,14 +37,6 @@ class ReadRefused(AuthError):
     """The source allows the login, and not this read."""
 
     default_code = "source-rights-missing"
-
-
-class _SourceTransport(Transport):
-    def lost(self, method: str, path: str, *, sent: bool) -> TransientError:
-        """The error under the code that the sync's documentation has for it."""
-        error = super().lost(method, path, sent=sent)
-        error.code = "answer-lost"
-        return error
 
 
 @dataclass
@@ -55,7 +51,8 @@ class OpenRequests:
     sent: int = 0
 
     def __post_init__(self) -> None:
-        self.transport = _SourceTransport(SERVICE, _ONCE, largest=_LARGEST)
+        session = checked_session(_ONCE, self.guard.check_peer)
+        self.transport = Transport(SERVICE, _ONCE, largest=_LARGEST, lost_code="answer-lost", session=session)
         self.policy = RetryPolicy(retries=self.tries - 1, backoff=1.0, longest_wait=self.limits.most)
 
     def once(self, method: str, url: str, *, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
@@ -115,34 +112,47 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class AuthorizedRequests:
-    """Requests with our token: only the source's own host gets it; a 401 renews it, twice at most."""
+    """Requests with our token, which only the source's own host gets, also after a redirect."""
 
     open: OpenRequests
     login: Tokens
     source: str
 
     def once(
-        self, method: str, url: str, *, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
-    ) -> Answer:
-        """An answer to something that must not be repeated unasked: a kick-off sent twice is a second job."""
-        return self._sent(
-            url,
-            method,
-            path,
-            lambda token: self.open.once(method, url, path=path, headers=_with(headers, token), body=body),
-        )
+        self,
+        method: str,
+        url: str,
+        *,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        anywhere: bool = False,
+    ) -> tuple[Answer, str]:
+        """An answer to something that must not be repeated unasked, and the address that gave it.
+
+        A kick-off that is sent twice is a second job. ``anywhere`` allows another host, which gets no token.
+        """
+        if not anywhere:
+            self._require_own(url, method, path)
+
+        def send(place: str, token: dict[str, str]) -> Answer:
+            return self.open.once(method, place, path=path, headers=(headers or {}) | token, body=body)
+
+        return self._followed(url, method, send)
 
     def read(self, url: str, *, path: str) -> Answer:
         """The answer to a read, repeated while the source is busy."""
-        return self._sent(
-            url, "GET", path, lambda token: self.open.repeated(url, path=path, headers=_with(FHIR, token))
+        self._require_own(url, "GET", path)
+        answer, _ = self._followed(
+            url, "GET", lambda place, token: self.open.repeated(place, path=path, headers=FHIR | token)
         )
+        return answer
 
     def is_own(self, url: str) -> bool:
         """True for an address on the host for which the token was issued."""
         return origin(url) == origin(self.source)
 
-    def _sent(self, url: str, method: str, path: str, send: Callable[[str], Answer]) -> Answer:
+    def _require_own(self, url: str, method: str, path: str) -> None:
         if not self.is_own(url):
             raise PermanentError(
                 "The source names an address on another host for this; the token is not sent there.",
@@ -151,17 +161,28 @@ class AuthorizedRequests:
                 path=path,
                 code="foreign-host",
             )
+
+    def _followed(self, url: str, method: str, send: Callable[[str, dict[str, str]], Answer]) -> tuple[Answer, str]:
+        """The answer after redirects. What is no read is redirected only where the method stays."""
+        for _ in range(_REDIRECTS):
+            answer = self._sent(url, send)
+            place = answer.headers.get("location", "")
+            if not place or answer.status not in (MOVED if method == "GET" else _SAME_METHOD):
+                break
+            url = absolute(url, place)
+        return answer, url
+
+    def _sent(self, url: str, send: Callable[[str, dict[str, str]], Answer]) -> Answer:
+        """The answer, with our token at the source's own host; a 401 renews it, twice at most."""
+        if not self.is_own(url):
+            return send(url, {})
         token = self.login.token()
         for attempt in range(3):
-            answer = send(token)
+            answer = send(url, {"Authorization": f"Bearer {token}"})
             if answer.status != 401 or attempt == 2:
                 break
             token = self.login.token(stale=token)
         return answer
-
-
-def _with(headers: dict[str, str] | None, token: str) -> dict[str, str]:
-    return (headers or {}) | {"Authorization": f"Bearer {token}"}
 
 
 def refused(answer: Answer, path: str) -> PermanentError | AuthError | TransientError:

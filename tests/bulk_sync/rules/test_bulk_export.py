@@ -246,22 +246,43 @@ def test_a_manifest_of_any_version_is_read() -> None:
     assert bare.next_url == ""
 
 
-def test_deletions_are_read_out_of_bundles() -> None:
-    """Only entries that delete, by type and id, relative or absolute."""
-    bundle = {
-        "entry": [
-            {"request": {"method": "DELETE", "url": "Patient/1"}},
-            {"request": {"method": "DELETE", "url": "https://x/fhir/Patient/2/"}},
-            {"request": {"method": "PUT", "url": "Patient/3"}},
-            {"request": {"method": "DELETE", "url": "4"}},
-            {},
-        ]
-    }
-    assert bulk_export.deleted_keys(bundle) == (("Patient", "1"), ("Patient", "2"))
-    assert bulk_export.deleted_keys({}) == ()
-    odd = ["x", {"request": "x"}, {"request": {"method": "DELETE", "url": 7}}, bundle["entry"][0]]
-    assert bulk_export.deleted_keys({"entry": odd}) == (("Patient", "1"),)
-    assert bulk_export.deleted_keys({"entry": "x"}) == ()
+BASE = "https://source.example/fhir"
+
+
+def removals(*entries: Any) -> bulk_export.Deletions:
+    """What a Bundle deletes."""
+    return bulk_export.deletions({"resourceType": "Bundle", "entry": list(entries)}, BASE)
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("Patient/1", ("Patient", "1")),
+        ("/Patient/1/", ("Patient", "1")),
+        (f"{BASE}/Patient/1", ("Patient", "1")),
+        ("Patient/1/_history/2", ("Patient", "1")),
+        ("https://elsewhere.example/fhir/Patient/1", None),
+        ("Patient?identifier=a|b/c", None),
+        ("Patient/a b", None),
+        ("4", None),
+        (7, None),
+        (None, None),
+    ],
+)
+def test_a_deletion_names_a_resource_of_the_source(url: Any, key: tuple[str, str] | None) -> None:
+    """By type and id, relative or under the source's base; anything else is a bad line, and no deletion."""
+    found = removals({"request": {"method": "DELETE", "url": url}})
+    assert found == bulk_export.Deletions((key,) if key else (), bad=key is None)
+
+
+def test_deletions_are_read_out_of_lines() -> None:
+    """Only requests that delete count; a resource stands for itself, and a line that is none is bad."""
+    good = {"request": {"method": "DELETE", "url": "Patient/1"}}
+    odd = [{"request": {"method": "PUT", "url": "Patient/3"}}, {}, "x", {"request": "x"}]
+    assert removals(good, *odd) == bulk_export.Deletions((("Patient", "1"),))
+    assert bulk_export.deletions({"resourceType": "Bundle", "entry": "x"}, BASE) == bulk_export.Deletions()
+    assert bulk_export.deletions({"resourceType": "Patient", "id": "1"}, BASE) == removals(good)
+    assert bulk_export.deletions(None, BASE).bad
 
 
 def test_time_stamps_only_move_forward() -> None:

@@ -62,7 +62,7 @@ def test_a_missing_patient_holds_every_type_back() -> None:
     """With the Patient, all of their resources may be missing."""
     assert incomplete_types(TYPES, [NotExported("Observation", 1, "x")]) == {"Observation"}
     assert incomplete_types(TYPES, [NotExported("Patient", 1, "x")]) == set(TYPES)
-    assert incomplete_types(TYPES, export_errors.unreadable().missing) == set(TYPES)
+    assert incomplete_types(TYPES, export_errors.unreadable()) == set(TYPES)
     assert incomplete_types(TYPES, []) == set()
 
 
