@@ -28,7 +28,7 @@ def run(console: Console) -> None:
     """Print both times, and that every practice is exact."""
     with postgres.server() as server:
         for name, kill in (("one host", False), ("two hosts, one killed in the middle", True)):
-            with postgres.database(server) as url, practices(PRACTICES, PATIENTS) as worlds:
+            with postgres.database(server.url) as url, practices(PRACTICES, PATIENTS) as worlds:
                 seconds = _synced(worlds, url, kill=kill)
                 number = sum(assert_exact(each) for each in worlds)
             console.print(

@@ -38,8 +38,20 @@ def postgres_server() -> Iterator[str]:
         yield given
         return
     try:
-        with postgres.server() as url:
-            yield url
+        with postgres.server() as server:
+            yield server.url
+    except postgres.Unavailable as fault:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(fault))
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[postgres.Server]:
+    """A PostgreSQL server for one test, which may stop and start it."""
+    try:
+        with postgres.server() as server:
+            yield server
     except postgres.Unavailable as fault:
         if os.environ.get("CI"):
             raise

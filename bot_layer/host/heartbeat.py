@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 
 import sqlalchemy as sa
 from dbos import DBOS, error
@@ -41,13 +41,13 @@ class Heart:
         """Say that this host lives, take over at once where it is alone, and go on."""
         self._presence = Presence(self._database_url)
         self._membership = Membership(self._database_url, self._host_id, limit=self._limit)
-        self.beat(datetime.now(UTC), alone=self._presence.alone)
+        self.beat(self._membership.now(), alone=self._presence.alone)
         self._thread.start()
 
     def run_clock(self) -> None:
         """From now on this host runs the schedules, and so do the others, as long as it lives."""
         self._cron = True
-        self.beat(datetime.now(UTC))
+        self.beat(self._membership.now())
 
     def beat(self, now: datetime, *, alone: bool = False) -> list[str]:
         """One heartbeat; the hosts whose runs it took over."""
@@ -81,7 +81,7 @@ class Heart:
     def _go_on(self) -> None:
         while not self._stopped.wait(self._limit / _BEATS):
             try:
-                self.beat(datetime.now(UTC))
+                self.beat(self._membership.now())
             except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
                 _log.warning("No heartbeat: %s", type(fault).__name__)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,16 @@ def open_engine(url: str, *tables: sa.Table, seconds: int = _LOCK_SECONDS) -> sa
         with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else its use says what is wrong
             table.create(engine, checkfirst=True)
     return engine
+
+
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _no_connection(context: sa.ExceptionContext) -> None:
+    """Take every failure to connect for one that passes, as DBOS takes those alone that it knows by their words.
+
+    Of a database whose socket or host name is gone it would believe that it refused, and would leave a run as it is.
+    """
+    if context.connection is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+        context.is_disconnect = True
 
 
 def installation(url: str) -> str:
@@ -86,6 +97,14 @@ def unusable(url: str, fault: Exception) -> ConfigError:
     else:
         what = "can't be opened: check that its folder exists and that this user may write there."
     return ConfigError(f"The inbox's file {sa.make_url(url).database} {what}", code="inbox-unusable")
+
+
+def time_of(engine: sa.Engine) -> datetime:
+    """What time it is where the database is: one clock for all its hosts. An SQLite file is on this machine."""
+    if engine.url.get_backend_name() == "sqlite":
+        return datetime.now(UTC)
+    with engine.connect() as connection:
+        return connection.execute(sa.select(sa.func.clock_timestamp(type_=sa.DateTime(timezone=True)))).scalar_one()
 
 
 def write_nothing(engine: sa.Engine) -> None:

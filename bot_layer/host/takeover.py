@@ -59,15 +59,26 @@ def _holders() -> Iterable[str | None]:
     return {run.executor_id for run in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)}
 
 
-DBOS_RUNS: Final = Work(_holders, DBOS._recover_pending_workflows)
+def _release(host_ids: list[str]) -> None:
+    """Give the runs of dead hosts back to their queues.
+
+    This is the project's one call of something that DBOS does not publish. ``DBOS.resume_workflows`` will not do: it
+    also takes a run that a living host has begun meanwhile, and drops what keeps the runs of a schedule apart.
+    """
+    DBOS._recover_pending_workflows(host_ids)
+
+
+DBOS_RUNS: Final = Work(_holders, _release)
 
 
 def is_silent(other: Host, me: Host, *, now: float, limit: float) -> bool:
     """True once a host has said nothing for longer than the limit, all of which this host has watched without a gap.
 
-    After an outage of the database, or a start, nobody is judged by what nobody could have said or heard.
+    After an outage of the database, or a start, nobody is judged by what nobody could have said or heard. A heartbeat
+    in the future was written before the clock was set back: it says nothing.
     """
-    return other.gone or now - max(other.beat, me.since) > limit
+    beat = other.beat if other.beat <= now + limit else me.since
+    return other.gone or now - max(beat, me.since) > limit
 
 
 def hosts(engine: sa.Engine) -> list[Host]:
@@ -87,6 +98,10 @@ class Membership:
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    def now(self) -> datetime:
+        """The time of the database, so that a host whose own clock is wrong takes nobody for dead."""
+        return storage.time_of(self._engine)
 
     def take_over(self, now: datetime, *, cron: bool = False, alone: bool = False) -> list[str]:
         """Say that this host lives, and let go of the runs of those that fell silent; the ids of these.
@@ -112,7 +127,7 @@ class Membership:
     def beat(self, now: datetime, *, cron: bool = False) -> None:
         """Say that this host lives, and no more than that; after a gap its watch over the others begins anew."""
         instant = now.timestamp()
-        watched = sa.and_(TABLE.c.gone.is_(False), TABLE.c.beat >= instant - self._limit)
+        watched = sa.and_(TABLE.c.gone.is_(False), TABLE.c.beat.between(instant - self._limit, instant + self._limit))
         since = sa.case((watched, TABLE.c.since), else_=instant)
         update = TABLE.update().where(TABLE.c.id == self.id)
         with self._engine.begin() as connection:

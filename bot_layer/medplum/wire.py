@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import httpx
 import orjson
@@ -21,6 +22,9 @@ from bot_layer.http.transport import LARGEST_ANSWER
 from bot_layer.medplum.quota import Pace, seconds_until_filled
 
 SERVICE = "Medplum"
+
+
+_OF_THE_WIRE: Final = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
 class Wire(httpx.BaseTransport):
@@ -71,12 +75,12 @@ class Wire(httpx.BaseTransport):
             self._pace.observe(response)
         streams = bool(request.extensions.get("stream"))
         if isinstance(response.stream, httpx.SyncByteStream):
-            largest = math.inf if streams else self._largest
-            response.stream = _Body(response.stream, request.method, self._clock, largest)
+            response.stream = _Body(response.stream, request.method, self._clock)
+        if not streams or response.status_code in BUSY:
+            response = self._read(request, response)
         if tape := exchanges.tape():
             _keep(tape, request, response, streams=streams)
         if response.status_code in BUSY:
-            response.read()
             busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
             busy.retry_after = (
                 seconds_until_filled(response.headers, response.content, now=time.time())
@@ -87,6 +91,28 @@ class Wire(httpx.BaseTransport):
         is_json = "json" in response.headers.get("Content-Type", "")
         return _checked(request, response) if is_json and not streams else response
 
+    def _read(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        """The answer with its whole body, unpacked: few bytes may become many. PermanentError if it is too large."""
+        whole = bytearray()
+        try:
+            for piece in response.iter_bytes():
+                whole += piece
+                if len(whole) > self._largest:
+                    raise PermanentError(
+                        f"Medplum answered with more than {self._largest} bytes.",
+                        service=SERVICE,
+                        method=request.method,
+                        code="answer-too-large",
+                    )
+        except httpx.DecodingError as fault:
+            raise _transient(request.method, None, maybe_done=True) from fault
+        finally:
+            response.close()
+        headers = [each for each in response.headers.raw if each[0].lower() not in _OF_THE_WIRE]
+        return httpx.Response(
+            response.status_code, headers=headers, content=bytes(whole), extensions=response.extensions
+        )
+
     def close(self) -> None:
         """Close the connections."""
         self._inner.close()
@@ -95,25 +121,14 @@ class Wire(httpx.BaseTransport):
 class _Body(httpx.SyncByteStream):
     """A body; TransientError where it breaks or only trickles. What it answers may have been done."""
 
-    def __init__(self, inner: httpx.SyncByteStream, method: str, clock: Callable[[], float], largest: float) -> None:
+    def __init__(self, inner: httpx.SyncByteStream, method: str, clock: Callable[[], float]) -> None:
         self._inner = inner
         self._method = method
         self._clock = clock
-        self._largest = largest
 
     def __iter__(self) -> Iterator[bytes]:
-        received = 0
         try:
-            for piece in paced(self._inner, clock=self._clock):
-                received += len(piece)
-                if received > self._largest:
-                    raise PermanentError(
-                        f"Medplum answered with more than {self._largest} bytes.",
-                        service=SERVICE,
-                        method=self._method,
-                        code="answer-too-large",
-                    )
-                yield piece
+            yield from paced(self._inner, clock=self._clock)
         except (httpx.TransportError, TimeoutError) as fault:
             raise _transient(self._method, None, maybe_done=True) from fault
 

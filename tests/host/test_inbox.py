@@ -76,14 +76,14 @@ class Script:
             self.seen.append(f"{event.input['id']}/{event.input.get('meta', {}).get('versionId', '')}")
             self.called.notify_all()
         if isinstance(answer, threading.Event):
-            assert answer.wait(30)
+            assert answer.wait(120)
         if isinstance(answer, BotError):
             raise answer
         return parameters.build()
 
     def wait_for(self, calls: int) -> None:
         with self.called:
-            assert self.called.wait_for(lambda: len(self.seen) >= calls, timeout=30)
+            assert self.called.wait_for(lambda: len(self.seen) >= calls, timeout=120)
 
 
 def changed(resource_id: str, version: str, interaction: str = "update") -> Json:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from bot_layer.errors import AuthError
 from bot_layer.fhir import outcomes
 from bot_layer.fhir.json import Json
+from bot_layer.host import storage
 from bot_layer.host.relay_calls import RelayCalls
 from bot_layer.host.rules.relay_signature import Signature, read_signature, sign, verify
 from tests.host.world import BOTS, TokenServer, bot_resource, envelope, hosted
@@ -120,9 +121,13 @@ def test_the_memory_of_replays_ends_with_the_window() -> None:
     assert len(calls._seen) == 1
 
 
-def test_a_copied_call_passes_neither_after_a_restart_nor_at_another_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_copied_call_passes_neither_after_a_restart_nor_at_another_host(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The calls of five minutes are kept in the inbox's database, and are gone after their time."""
-    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    is_sqlite = database == "sqlite"
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}" if is_sqlite else str(request.getfixturevalue("postgres_url"))
     one, other, restarted = RelayCalls(url), RelayCalls(url), RelayCalls(url)
     one.require_new(_signature(NOW), now=NOW)
     other.require_new(_signature(NOW, "nonce-0002"), now=NOW)
@@ -130,8 +135,10 @@ def test_a_copied_call_passes_neither_after_a_restart_nor_at_another_host(tmp_pa
         with pytest.raises(AuthError, match="came before"):
             calls.require_new(_signature(NOW), now=NOW + 1)
     restarted.require_new(_signature(NOW + 400), now=NOW + 400)
-    with sa.create_engine(url).connect() as connection:
+    engine = storage.open_engine(url)
+    with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM bot_relay_calls")).scalar_one() == 1
+    engine.dispose()
     for calls in (one, other, restarted):
         calls.close()
 

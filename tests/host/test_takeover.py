@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbos import DBOS
 
-from bot_layer.host import takeover
+from bot_layer.host import storage, takeover
 from bot_layer.host.takeover import Host, Membership, Work
 
 START = datetime(2026, 5, 4, 3, 0, tzinfo=UTC)
@@ -125,6 +127,47 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(database: str)
     assert hosts.beat("two", 359.5) == []
     assert hosts.beat("one", 400) == []
     assert hosts.beat("one", 420) == ["two"]
+
+
+def test_a_clock_that_jumps_makes_nobody_dead_and_nobody_immortal(database: str) -> None:
+    """After a jump, ahead or back, a host listens for the limit: who beats meanwhile lives, who does not is dead."""
+    hosts = Hosts(database)
+    for seconds in (0, 86_400, -86_400):
+        hosts.beat("dead", seconds - 1)
+        assert hosts.beat("one", seconds) == []
+        jumped = seconds + (86_400 if seconds >= 0 else -86_400)
+        assert hosts.beat("one", jumped) == []
+        hosts.beat("two", jumped + 1)
+        assert hosts.beat("one", jumped + 50) == []
+        assert hosts.living("one", jumped + 50) == ["dead", "two"]
+        assert hosts.beat("one", jumped + 61) == ["dead"]
+        hosts["two"].leave()
+        assert hosts.beat("one", jumped + 61.5) == ["two"]
+
+
+def test_the_hosts_of_a_database_have_its_clock(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose own clock is a day ahead says the same time as the others."""
+    one, other = (Membership(postgres_url, name, limit=LIMIT, work=Held().work) for name in ("one", "other"))
+    before = other.now()
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=1)
+
+    monkeypatch.setattr(storage, "datetime", Ahead)
+    assert before <= one.now() < before + timedelta(hours=1)
+    one.close()
+    other.close()
+
+
+def test_dbos_has_the_call_that_take_over_needs() -> None:
+    """It is private: whoever upgrades DBOS past a change of it learns here where to look."""
+    call = getattr(DBOS, "_recover_pending_workflows", None)
+    expected = ["executor_ids"]
+    assert call is not None and list(inspect.signature(call).parameters) == expected, (
+        "DBOS changed how the runs of a dead host are given back: adapt bot_layer/host/takeover.py::_release"
+    )
 
 
 def test_what_a_host_leaves_is_taken_over_without_a_wait(database: str) -> None:
