@@ -64,12 +64,12 @@ def create(event: Event) -> Json:
     if event.flag("preview"):
         return enrollment_answer.preview(decision, person, requested)
     action, account = _act(gorilla, decision, who, wanted, requested, members=members)
-    if gorilla.settings.is_configured_tenant:
-        written = enrollment.write_back(practitioner, account.health_gorilla_id, account.login)
-        if written != practitioner:
-            server.change(
-                asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, account.login)
-            )
+
+    def written(stored: Json) -> Json:
+        return enrollment.write_back(stored, account.health_gorilla_id, account.login, now)
+
+    if gorilla.settings.is_configured_tenant and written(practitioner) != practitioner:
+        server.change(asked.reference, written)
     return enrollment_answer.answer(action, account.health_gorilla_id, account.login, requested, issues=account.issues)
 
 

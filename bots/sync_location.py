@@ -39,15 +39,15 @@ def sync(event: Event) -> Json:
     gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now, part_of=organization)
 
     known = locations.health_gorilla_id(organization, now)
-    requested = locations.wanted(organization, gorilla.settings.tenant_id)
+    requested = locations.wanted(organization, gorilla.settings.tenant_id, now)
     found = health_gorilla_locations.find(gorilla, requested, known)
 
     decision = locations.plan(requested, found)
     if event.flag("preview"):
         return locations.answer(decision, known, preview=True)
     location_id = health_gorilla_locations.carry_out(gorilla, decision, requested)
-    if locations.write_back(organization, location_id) != organization:
-        server.change(asked.reference, lambda now: locations.write_back(now, location_id))
+    if locations.write_back(organization, location_id, now) != organization:
+        server.change(asked.reference, lambda stored: locations.write_back(stored, location_id, now))
     return locations.answer(decision, location_id)
 
 

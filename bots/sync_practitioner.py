@@ -20,7 +20,7 @@ from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla import tenant_settings as practice
 from bot_layer.health_gorilla.accounts import Account
 from bot_layer.health_gorilla.client import HealthGorillaClient
-from bot_layer.health_gorilla.rules import account_request, enrollment, enrollment_answer, names, practitioner_role
+from bot_layer.health_gorilla.rules import account_request, enrollment, enrollment_answer, practitioner_role
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import Clinician
@@ -77,9 +77,12 @@ def sync(event: Event) -> Json:
         return enrollment_answer.preview(decision, clinician, requested)
     action, account = _act(gorilla, decision, clinician, requested, npi)
     kept = account.login if gorilla.settings.is_configured_tenant else None
-    written = enrollment.write_back(practitioner, account.health_gorilla_id, kept)
-    if written != practitioner:
-        server.change(asked.reference, lambda now: enrollment.write_back(now, account.health_gorilla_id, kept))
+
+    def written(stored: Json) -> Json:
+        return enrollment.write_back(stored, account.health_gorilla_id, kept, now)
+
+    if written(practitioner) != practitioner:
+        server.change(asked.reference, written)
     return enrollment_answer.answer(action, account.health_gorilla_id, account.login, requested, issues=account.issues)
 
 
@@ -88,9 +91,8 @@ def _plan(
 ) -> Update | NothingToDo:
     if enrollment.health_gorilla_id_of(clinician) is None:
         # Nothing but the NPI leads to this account, and it may be a colleague's, typed by mistake.
-        name = names.official((found.person or {}).get("name"))
-        entry = {} if name else enrollment.directory_entry(gorilla.directory(npi))
-        enrollment.require_name(clinician, name or names.official(entry.get("name")))
+        shown = found.name if found.name.element else enrollment.directory_entry(gorilla.directory(npi)).name
+        enrollment.require_name(clinician, shown)
     login = enrollment.login_to_send(clinician, found, gorilla.settings)
     role = practitioner_role.replaced(found.role, requested.practitioner_role)
     return enrollment.plan_update(clinician, found, requested, login=login, role=role)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import NewType
 
-from bot_layer.fhir import periods
 from bot_layer.fhir.json import Json, objects
 
 HEALTH_GORILLA_SYSTEM = "https://www.healthgorilla.com"
@@ -58,11 +56,6 @@ def kind(identifier: Json) -> str:
 def is_npi_system(system: object) -> bool:
     """Whether a system is one of the two registered for NPIs, in the spellings that occur."""
     return isinstance(system, str) and _SCHEME.sub("", system.strip().rstrip("/"), count=1).casefold() in _NPI_SYSTEMS
-
-
-def in_force(identifiers: Iterable[Json], now: datetime) -> list[Json]:
-    """The identifiers that are valid now: not of use ``old``, and within their period."""
-    return [identifier for identifier in identifiers if periods.in_force(identifier, now)]
 
 
 def key(identifier: Json) -> IdentifierKey | None:

@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 Interval = tuple[datetime, datetime]
 
@@ -79,3 +79,8 @@ def in_force(element: Json, now: datetime) -> bool:
     given = period if isinstance(period, dict) else {}
     readable = {name: text for name in _BOUNDS if isinstance(text := given.get(name), str) and interval(text)}
     return holds(readable, now) is not False
+
+
+def current(elements: object, now: datetime) -> list[Json]:
+    """The elements of a list that are in force; none of anything else."""
+    return [each for each in objects(elements) if in_force(each, now)]

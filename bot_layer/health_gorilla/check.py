@@ -9,7 +9,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.findings import Finding, passed, skipped
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.client import HealthGorillaClient
-from bot_layer.health_gorilla.rules import accounts, checks, enrollment, names
+from bot_layer.health_gorilla.rules import checks, enrollment
 from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.http.addresses import path
 
@@ -60,7 +60,7 @@ def _practitioner(gorilla: HealthGorillaClient, read: ReadClinician | None) -> F
     enrollment.require_active(clinician)
     npi = enrollment.npi_of(clinician, gorilla.settings)
     entry = enrollment.directory_entry(gorilla.directory(npi))
-    enrollment.require_name(clinician, names.official(entry.get("name")))
+    enrollment.require_name(clinician, entry.name)
     found = enrollment.pick(gorilla.enrollments(npi))
-    enrollment.require_same_id(clinician, found.id if found else accounts.person_id({}, entry) or entry.get("id"))
+    enrollment.require_same_id(clinician, found.id if found else entry.health_gorilla_id)
     return checks.practitioner(found)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bot_layer.errors import PermanentError
@@ -19,7 +20,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.fhir.references import is_id
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enrollment
+from bot_layer.health_gorilla.rules.enrollment import DirectoryEntry, Enrollment
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 from bot_layer.health_gorilla.token import Token, TokenStore
 from bot_layer.http.addresses import Path, path, query_of
@@ -49,11 +50,16 @@ class HealthGorillaClient:
         """The token in use."""
         return _TOKENS.get(self.settings, self.transport, self.clock)
 
-    def directory(self, npi: str) -> list[Json]:
-        """The NPI directory's records of an NPI, as FHIR Practitioners."""
+    @property
+    def now(self) -> datetime:
+        """The time at which answers are read."""
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+    def directory(self, npi: str) -> list[DirectoryEntry]:
+        """The NPI directory's records of an NPI."""
         found = self.search("Practitioner", [("identifier", f"{NPI_SYSTEM}|{npi}")])
-        people = [resource for resource in found if resource["resourceType"] == "Practitioner"]
-        return [person for person in people if _may_have(person, npi)]
+        people = [DirectoryEntry.read(each, self.now) for each in found if each["resourceType"] == "Practitioner"]
+        return [entry for entry in people if not entry.npis or npi in entry.npis]
 
     def enrollments(self, npi: str) -> list[Enrollment]:
         """The accounts of an NPI in the tenant; the persons are read where the search did not bring them along."""
@@ -74,7 +80,7 @@ class HealthGorillaClient:
     def enrollment(self, role_id: str) -> Enrollment:
         """One account by the PractitionerRole's id."""
         answer = self.send("GET", path("PractitionerRole/{id}", id=role_id))
-        return self.complete(Enrollment(resource_of(answer)))
+        return self.complete(Enrollment.read(resource_of(answer), None, self.now))
 
     def create_account(self, role: Json) -> Answer:
         """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
@@ -160,7 +166,7 @@ class HealthGorillaClient:
             answer = self.send("GET", path("Practitioner/{id}", id=person_id))
             # Some users can't be read on their own; the role's reference has their id all the same.
             person = None if answer.status == 404 else resource_of(answer)
-        return Enrollment(found.role, person)
+        return Enrollment.read(found.role, person, self.now)
 
     def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrollment]:
         """The roles of the tenant: by one combined search where this release allows it, else filtered here."""
@@ -175,7 +181,8 @@ class HealthGorillaClient:
     def _roles(self, found: list[Json]) -> list[Enrollment]:
         people = [resource for resource in found if resource.get("resourceType") == "Practitioner"]
         roles = [resource for resource in found if resource.get("resourceType") == "PractitionerRole"]
-        return [Enrollment(role, accounts.person_of(role, people)) for role in roles if self._is_ours(role)]
+        own = [role for role in roles if self._is_ours(role)]
+        return [Enrollment.read(role, accounts.person_of(role, people), self.now) for role in own]
 
     def _is_ours(self, role: Json) -> bool:
         """True where the role is of the tenant; one without organization is of the login's own tenant."""

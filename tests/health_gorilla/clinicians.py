@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from bot_layer.fhir.identifiers import NPI_SYSTEM, account_number, health_gorilla, npi
 from bot_layer.fhir.json import Json
-from bot_layer.health_gorilla.rules import accounts
+from bot_layer.health_gorilla.rules import accounts, names
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.clinician import Clinician
-from bot_layer.health_gorilla.rules.enrollment import Enrollment
+from bot_layer.health_gorilla.rules.enrollment import DirectoryEntry, Enrollment
+from bot_layer.health_gorilla.rules.names import NameMatch, PersonName
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
 NPI = "1234567893"
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DIRECTORY_NAME: Json = {"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"]}
-ENTRY: Json = {"resourceType": "Practitioner", "id": "hg-1", "name": [DIRECTORY_NAME]}
+RECORD: Json = {"resourceType": "Practitioner", "id": "hg-1", "name": [DIRECTORY_NAME]}
+ENTRY = DirectoryEntry.read(RECORD, NOW)
 NUMBER = account_number("Organization/f-1", "A-1")
 
 
@@ -34,6 +37,21 @@ def practitioner(*identifiers: Json, **changes: Any) -> Json:
 def read(resource: Json) -> Clinician:
     """A Practitioner as the rules see it at the time of the tests."""
     return Clinician.read(resource, NOW)
+
+
+def entry(practitioner: Json) -> DirectoryEntry:
+    """A record of the NPI directory as the rules see it."""
+    return DirectoryEntry.read(practitioner, NOW)
+
+
+def match(own: Sequence[Json], directory: Json) -> NameMatch:
+    """How far the names of a Practitioner agree with the directory's."""
+    return names.match(names.read(list(own), NOW), PersonName.read(directory, NOW))
+
+
+def official(given: object) -> Json:
+    """The name that somebody goes by, as it was written."""
+    return names.official(names.read(given, NOW)).element
 
 
 def clinician(*identifiers: Json, **changes: Any) -> Clinician:
@@ -64,4 +82,4 @@ def enrolled(*more: Json, login: str | None = "amara", role_id: str = "role-1", 
         "practitioner": {"reference": "#pr"},
         "contained": [person],
     }
-    return Enrollment({**role, **changes}, person)
+    return Enrollment.read({**role, **changes}, person, NOW)

@@ -25,7 +25,17 @@ from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, Nothin
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
-from tests.health_gorilla.clinicians import ENTRY, NUMBER, clinician, enrolled, practitioner, read, settings
+from tests.health_gorilla.clinicians import (
+    ENTRY,
+    NUMBER,
+    RECORD,
+    clinician,
+    enrolled,
+    entry,
+    practitioner,
+    read,
+    settings,
+)
 
 BASE = "https://hg.example/fhir/R4"
 TOKEN_URL = "https://hg.example/oauth/token"
@@ -308,8 +318,8 @@ def test_missing_rights_are_the_operators_matter() -> None:
 @responses.activate
 def test_what_is_no_fhir_never_leaves() -> None:
     """The payload is validated first; the element is told, its value is not."""
-    entry = {**ENTRY, "name": [{"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"], "zzyzx": 1}]}
-    made = enrollment.plan_enrollment(clinician(), entry, AccountRequest(), settings())
+    record = {**RECORD, "name": [{"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"], "zzyzx": 1}]}
+    made = enrollment.plan_enrollment(clinician(), entry(record), AccountRequest(), settings())
     error = refused(lambda: accounts_there.enroll(client(), made, nobody))
     assert isinstance(error, InputError)
     assert error.code == "invalid-payload"

@@ -17,7 +17,7 @@ from bot_layer.health_gorilla.rules import accounts, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
-from tests.health_gorilla.clinicians import DIRECTORY_NAME, NPI, clinician, practitioner, read, settings
+from tests.health_gorilla.clinicians import DIRECTORY_NAME, ENTRY, NOW, NPI, clinician, practitioner, read, settings
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -98,8 +98,8 @@ def test_writing_back_twice_is_writing_back_once(
     given_: Json, health_gorilla_id: str | None, login: str | None
 ) -> None:
     """write_back(write_back(p)) = write_back(p); and nothing is removed, changed or reordered."""
-    once = enrollment.write_back(given_, health_gorilla_id, login)
-    assert enrollment.write_back(once, health_gorilla_id, login) == once
+    once = enrollment.write_back(given_, health_gorilla_id, login, NOW)
+    assert enrollment.write_back(once, health_gorilla_id, login, NOW) == once
     assert once.keys() - given_.keys() <= {"identifier", "extension"}
     for element, value in given_.items():
         assert once[element][: len(value)] == value if isinstance(value, list) else once[element] == value
@@ -189,8 +189,7 @@ def test_a_key_is_a_uuid_of_the_content(first: Any, second: Any) -> None:
 @given(REQUESTS, st.booleans())
 def test_a_payload_differs_in_login_and_address_alone(requested: AccountRequest, invite: bool) -> None:
     """What is tried after a clash is the same account under another login."""
-    entry = {"id": "hg-1", "name": [DIRECTORY_NAME]}
-    plan = enrollment.plan_enrollment(clinician(), entry, requested, settings(INVITE=str(invite).lower()))
+    plan = enrollment.plan_enrollment(clinician(), ENTRY, requested, settings(INVITE=str(invite).lower()))
     for login in plan.logins:
         payload = plan.payload(login)
         assert json.loads(json.dumps(payload).replace(login, "x")) == plan.payload("x")

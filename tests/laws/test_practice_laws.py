@@ -13,6 +13,7 @@ from bot_layer.health_gorilla.rules import accounts, locations, staff
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.clinician import security_role_of
 from bot_layer.health_gorilla.rules.staff import Roles
+from tests.health_gorilla.clinicians import NOW
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
 
@@ -69,7 +70,7 @@ founds = st.fixed_dictionaries(
 def test_a_location_that_was_put_needs_no_second_put(organization: Json, found: Json) -> None:
     """The plan after the plan was carried out is empty; what Medplum does not name stays; arguments do not change."""
     before = copy.deepcopy((organization, found))
-    requested = locations.wanted(organization, "t-1")
+    requested = locations.wanted(organization, "t-1", NOW)
     planned = locations.plan(requested, found)
     after = planned.payload if planned.payload is not None else found
     assert locations.plan(requested, after).action == "unchanged"

@@ -35,7 +35,7 @@ UNDERSTOOD: Final = (
 )  # fmt: skip
 _FORMATS: Final = frozenset({"json", "application/json", "application/fhir+json", "application/json+fhir"})
 _ONCE: Final = ("_count", "_offset", "_format")
-_PREFIX: Final = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb)?(\d.*)")
+_PREFIX: Final = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb|ap)?(\d.*)")
 _REFERENCE: Final = re.compile(r"(?:Patient/)?([^/]+?)(?:/_history/[^/]+)?")
 
 _Named = TypeVar("_Named", str, "PatientIdentifier")
@@ -50,6 +50,7 @@ _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
     "le": lambda its, asked: its[0] < asked[1],
     "sa": lambda its, asked: its[0] >= asked[1],
     "eb": lambda its, asked: its[1] <= asked[0],
+    "ap": lambda its, asked: its[0] < asked[1] and asked[0] < its[1],
 }
 
 
@@ -281,7 +282,7 @@ def _date_rule(name: str, text: str) -> DateRule:
     match = _PREFIX.fullmatch(text)
     asked = interval(match[2]) if match else None
     if match is None or asked is None:
-        raise _unusable(name, "give a date, optionally with the prefix eq, ne, gt, lt, ge, le, sa or eb")
+        raise _unusable(name, "give a date, optionally with the prefix eq, ne, gt, lt, ge, le, sa, eb or ap")
     return DateRule(match[1] or "eq", asked)
 
 

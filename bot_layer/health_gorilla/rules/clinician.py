@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from bot_layer.fhir import identifiers, periods
 from bot_layer.fhir.json import Json, objects
-from bot_layer.health_gorilla.rules import accounts
+from bot_layer.health_gorilla.rules import accounts, names
 from bot_layer.health_gorilla.rules import settings as hg
+from bot_layer.health_gorilla.rules.names import PersonName
 from bot_layer.health_gorilla.rules.settings import SYSTEM
 
 LOCATION_EXTENSION: Final = "https://medplum.com/integrations/health-gorilla/practitioner-location"
@@ -59,7 +60,7 @@ class Clinician:
 
     id: str
     is_active: bool = True
-    names: tuple[Json, ...] = field(default=(), repr=False)
+    names: tuple[PersonName, ...] = field(default=(), repr=False)
     npis: tuple[str, ...] = field(default=(), repr=False)
     health_gorilla_ids: tuple[str, ...] = field(default=(), repr=False)
     login: str | None = field(default=None, repr=False)
@@ -72,17 +73,16 @@ class Clinician:
     @classmethod
     def read(cls, practitioner: Json, now: datetime) -> Clinician:
         """The Practitioner as a value. Its references to Medplum's own server are expected as ``Type/id``."""
-        given = objects(practitioner.get("identifier"))
-        valid = identifiers.in_force(given, now)
+        valid = periods.current(practitioner.get("identifier"), now)
         own_id = str(practitioner.get("id") or "")
         return cls(
             id=own_id,
             is_active=practitioner.get("active") is not False,
-            names=tuple(objects(practitioner.get("name"))),
+            names=names.read(practitioner.get("name"), now),
             npis=tuple(identifiers.npis(valid)),
             health_gorilla_ids=tuple(identifiers.values_of(valid, SYSTEM)),
             login=accounts.login_of(practitioner),
-            emails=tuple(accounts.emails_of(practitioner)),
+            emails=tuple(accounts.emails_of({"telecom": periods.current(practitioner.get("telecom"), now)})),
             numbers=(*own_numbers(practitioner, "Practitioner", now), *_practice_numbers(practitioner, now)),
             locations=tuple(_locations(practitioner)),
             sign_on=_sign_on(valid) or own_id,

@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.periods import current
 from bot_layer.health_gorilla.rules import accounts, names, practitioner_role
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
 from bot_layer.health_gorilla.rules.clinician import Clinician
-from bot_layer.health_gorilla.rules.names import NameMatch
+from bot_layer.health_gorilla.rules.names import NameMatch, PersonName
 from bot_layer.health_gorilla.rules.settings import SYSTEM, HealthGorilla
 
 # What a partner's test system may have for an NPI: nothing that would read as a second value in a search.
@@ -31,11 +33,36 @@ _MISMATCH = {
 
 
 @dataclass(frozen=True)
+class DirectoryEntry:
+    """A record of the NPI directory: its own id, the Health Gorilla id of the person, and the name."""
+
+    id: str
+    health_gorilla_id: str = field(repr=False)
+    name: PersonName = field(repr=False)
+    npis: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def read(cls, practitioner: Json, now: datetime) -> DirectoryEntry:
+        """The record as a value, at the time ``now``."""
+        own_id = str(practitioner.get("id") or "")
+        given = objects(practitioner.get("identifier"))
+        health_gorilla_id = next(iter(identifiers.values_of(given, SYSTEM)), own_id)
+        name = names.official(names.read(practitioner.get("name"), now))
+        return cls(own_id, health_gorilla_id, name, tuple(identifiers.npis(given)))
+
+
+@dataclass(frozen=True)
 class Enrollment:
-    """An account that Health Gorilla has: the PractitionerRole, and its person where the answer had it."""
+    """An account that Health Gorilla has: the PractitionerRole, and its person and name where the answer had them."""
 
     role: Json = field(repr=False)
     person: Json | None = field(default=None, repr=False)
+    name: PersonName = field(default=PersonName(), repr=False)
+
+    @classmethod
+    def read(cls, role: Json, person: Json | None, now: datetime) -> Enrollment:
+        """The account as a value, at the time ``now``."""
+        return cls(role, person, names.official(names.read((person or {}).get("name"), now)))
 
     @property
     def id(self) -> str | None:
@@ -153,9 +180,9 @@ def pick(found: Sequence[Enrollment]) -> Enrollment | None:
     return min(active, key=lambda enrollment: str(enrollment.role.get("id", "")), default=None)
 
 
-def directory_entry(entries: Sequence[Json]) -> Json:
+def directory_entry(entries: Sequence[DirectoryEntry]) -> DirectoryEntry:
     """The one directory record of an NPI. InputError for none, ReviewNeeded for several."""
-    different = {str(entry.get("id")): entry for entry in entries}
+    different = {entry.id: entry for entry in entries}
     if not different:
         raise InputError("The NPI is not in Health Gorilla's NPI directory.", code="npi-not-in-directory")
     if len(different) > 1:
@@ -173,7 +200,7 @@ def require_same_id(clinician: Clinician, health_gorilla_id: str | None) -> None
         )
 
 
-def require_name(clinician: Clinician, directory_name: Json) -> None:
+def require_name(clinician: Clinician, directory_name: PersonName) -> None:
     """Raise InputError where no name of the practitioner matches the directory's; it says which part differs."""
     found = names.match(clinician.names, directory_name)
     if found is not NameMatch.MATCH:
@@ -183,7 +210,7 @@ def require_name(clinician: Clinician, directory_name: Json) -> None:
 
 def plan_enrollment(
     clinician: Clinician,
-    entry: Json,
+    entry: DirectoryEntry,
     requested: AccountRequest,
     settings: HealthGorilla,
     *,
@@ -191,9 +218,9 @@ def plan_enrollment(
 ) -> Enroll:
     """The account to create, with ``role`` as practitioner role. InputError or ReviewNeeded where it must not be."""
     number = npi_of(clinician, settings)
-    name = names.official(entry.get("name"))
-    require_same_id(clinician, accounts.person_id({}, entry) or entry.get("id"))
-    require_name(clinician, name)
+    require_same_id(clinician, entry.health_gorilla_id)
+    require_name(clinician, entry.name)
+    name = entry.name.element
     account = Account(
         name=name,
         identifiers=identifiers.merge([identifiers.npi(number)], requested.identifiers),
@@ -207,8 +234,7 @@ def plan_enrollment(
     )
     known = kept_login(clinician, settings)
     candidates = (known,) if known else accounts.login_candidates(name, f"{settings.tenant_id}|{number}")
-    directory_id = str(accounts.person_id({}, entry) or entry.get("id") or "")
-    return Enroll(account, candidates, directory_id, tuple(requested.emails))
+    return Enroll(account, candidates, entry.health_gorilla_id, tuple(requested.emails))
 
 
 def kept_login(clinician: Clinician, settings: HealthGorilla) -> str | None:
@@ -220,8 +246,7 @@ def login_to_send(clinician: Clinician, found: Enrollment, settings: HealthGoril
     """The login to send where Health Gorilla does not show it: Medplum's, or in another tenant the generated one."""
     if settings.is_configured_tenant:
         return clinician.login
-    name = names.official((found.person or {}).get("name"))
-    return accounts.login_candidates(name, f"{settings.tenant_id}|{npi_of(clinician, settings)}")[0]
+    return accounts.login_candidates(found.name.element, f"{settings.tenant_id}|{npi_of(clinician, settings)}")[0]
 
 
 def plan_update(
@@ -259,9 +284,9 @@ def plan_update(
     return Update(accounts.with_person(wanted, changed), added, found, emails, required)
 
 
-def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | None) -> Json:
-    """The practitioner with id and login; itself where it has them. A login that is there already stays."""
-    known = identifiers.values_of(practitioner.get("identifier", []), SYSTEM)
+def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | None, now: datetime) -> Json:
+    """The practitioner with id and login; itself where it has them in force. A login that is there already stays."""
+    known = identifiers.values_of(current(practitioner.get("identifier"), now), SYSTEM)
     changed = practitioner
     if health_gorilla_id and not known:
         added = identifiers.health_gorilla(health_gorilla_id)

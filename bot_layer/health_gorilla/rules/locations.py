@@ -15,6 +15,7 @@ from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers, outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import note
+from bot_layer.fhir.periods import current
 from bot_layer.health_gorilla.rules import enrollment, names
 from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
 from bot_layer.health_gorilla.rules.settings import SYSTEM, bare_id
@@ -44,7 +45,7 @@ class Decision:
     differences: Sequence[str] = ()
 
 
-def wanted(organization: Json, tenant: str) -> Json:
+def wanted(organization: Json, tenant: str, now: datetime) -> Json:
     """The location to have in Health Gorilla. Raises InputError that names what the Organization lacks."""
     if organization.get("active") is False:
         text = "The Organization is inactive."
@@ -55,15 +56,15 @@ def wanted(organization: Json, tenant: str) -> Json:
         raise InputError(text, code="location-name-missing", expression=["Organization.name"])
     telecom = [
         {key: point[key] for key in ("system", "value", "use") if key in point}
-        for point in organization.get("telecom", ())
-        if point.get("system") and point.get("value") and point.get("use") != "old"
+        for point in current(organization.get("telecom"), now)
+        if point.get("system") and point.get("value")
     ]
     found: Json = {
         "resourceType": "Organization",
         "active": True,
         "type": [{"coding": [TYPE], "text": "Practice Location"}],
         "name": name,
-        "address": [_address(organization)],
+        "address": [_address(organization, now)],
         "partOf": {"reference": f"Organization/{tenant}"},
     }
     return {**found, "telecom": telecom} if telecom else found
@@ -107,9 +108,9 @@ def plan(location: Json, found: Json | None) -> Decision:
     return Decision("updated", changed, found, [f"Organization.{key}: replaced" for key in different])
 
 
-def write_back(organization: Json, location_id: str) -> Json:
-    """The Organization with the location's id; itself where it has one."""
-    if identifiers.values_of(organization.get("identifier", []), SYSTEM):
+def write_back(organization: Json, location_id: str, now: datetime) -> Json:
+    """The Organization with the location's id; itself where it has one in force."""
+    if identifiers.values_of(current(organization.get("identifier"), now), SYSTEM):
         return organization
     return {
         **organization,
@@ -139,9 +140,9 @@ def answer(decision: Decision, location_id: str | None, *, preview: bool = False
     )
 
 
-def _address(organization: Json) -> Json:
-    """The address to send: that of use work, else the first one that is not old; with a country."""
-    found = [address for address in organization.get("address", ()) if address.get("use") != "old"]
+def _address(organization: Json, now: datetime) -> Json:
+    """The address to send: that of use work, else the first one in force; with a country."""
+    found = current(organization.get("address"), now)
     chosen: Json = min(found, key=lambda address: bool(address.get("use") != "work"), default={})
     missing = [key for key in ("line", "city", "state", "postalCode") if not chosen.get(key)]
     if missing:

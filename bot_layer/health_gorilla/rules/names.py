@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.periods import in_force
 
-_FORMER = frozenset({"old", "maiden"})
-_USES = {"official": 0, "usual": 1, None: 2}
+_USES: Final = {"official": 0, "usual": 1, None: 2}
 
 ComparableName = NewType("ComparableName", str)
 
@@ -31,6 +33,44 @@ class NameMatch(StrEnum):
     DIRECTORY_NAME_MISSING = "directory-name-missing"
 
 
+@dataclass(frozen=True)
+class PersonName:
+    """A HumanName, read once. ``element`` is what was read; a former name is one of use maiden, or not in force."""
+
+    element: Json = field(default_factory=dict, repr=False)
+    family: ComparableName = field(default=ComparableName(""), repr=False)
+    given: tuple[ComparableName, ...] = field(default=(), repr=False)
+    is_former: bool = False
+
+    @classmethod
+    def read(cls, name: Json, now: datetime) -> PersonName:
+        """The name as it is compared, at the time ``now``."""
+        given = name.get("given")
+        return cls(
+            element=name,
+            family=comparable(name.get("family")),
+            given=tuple(map(comparable, given)) if isinstance(given, list) else (),
+            is_former=name.get("use") == "maiden" or not in_force(name, now),
+        )
+
+    @property
+    def first_given(self) -> ComparableName:
+        """The first given name; empty where there is none."""
+        return self.given[0] if self.given else ComparableName("")
+
+    @property
+    def given_forms(self) -> frozenset[ComparableName]:
+        """All that a first given name may equal: the given names as a whole, each of them, and each single word."""
+        words = [ComparableName(word) for part in self.given for word in part.split()]
+        whole = ComparableName(" ".join(filter(None, self.given)))
+        return frozenset({whole, *self.given, *words} - {ComparableName("")})
+
+
+def read(names: object, now: datetime) -> tuple[PersonName, ...]:
+    """The names of a resource, in their order."""
+    return tuple(PersonName.read(each, now) for each in objects(names))
+
+
 def comparable(text: object) -> ComparableName:
     """The text as it is compared; anything that is not text becomes the empty name, which never matches."""
     if not isinstance(text, str):
@@ -39,50 +79,31 @@ def comparable(text: object) -> ComparableName:
     return ComparableName(" ".join(folded.split()))
 
 
-def match(names: Sequence[Json], directory_name: Json) -> NameMatch:
-    """The best agreement of any of the practitioner's HumanNames with the directory's HumanName."""
-    wanted_family, wanted_given = comparable(directory_name.get("family")), _first_given(directory_name)
-    if not wanted_family or not wanted_given:
+def match(names: Sequence[PersonName], directory: PersonName) -> NameMatch:
+    """The best agreement of any of the practitioner's names with the directory's."""
+    if not directory.family or not directory.first_given:
         return NameMatch.DIRECTORY_NAME_MISSING
-    complete = [name for name in names if comparable(name.get("family")) and _given_forms(name)]
+    complete = [name for name in names if name.family and name.given_forms]
     if not complete:
         return NameMatch.MISSING
-    same_family = [name for name in complete if comparable(name.get("family")) == wanted_family]
+    same_family = [name for name in complete if name.family == directory.family]
     if not same_family:
         return NameMatch.FAMILY_DIFFERS
-    if any(wanted_given in _given_forms(name) for name in same_family):
+    if any(directory.first_given in name.given_forms for name in same_family):
         return NameMatch.MATCH
     return NameMatch.GIVEN_DIFFERS
 
 
-def official(names: object) -> Json:
-    """The name that the directory goes by; empty where there is none.
+def official(names: Sequence[PersonName]) -> PersonName:
+    """The name that somebody goes by; an empty one where there is none.
 
-    A name in force before a former one (use old or maiden, or with an end); then the complete one, then by use:
-    official, usual, none, any other. Of equals the first.
+    A name in force before a former one; then the complete one, then by use: official, usual, none, any other. Of equals
+    the first.
     """
-    return min(objects(names), key=_rank, default={})
+    return min(names, key=_rank, default=PersonName())
 
 
-def _rank(name: Json) -> tuple[bool, bool, int]:
-    use, period = name.get("use"), name.get("period")
-    is_former = use in _FORMER or (isinstance(period, dict) and bool(period.get("end")))
-    is_incomplete = not (comparable(name.get("family")) and _first_given(name))
-    return is_former, is_incomplete, _USES.get(use if isinstance(use, str) else None, len(_USES))
-
-
-def _first_given(name: Json) -> ComparableName:
-    given = _given(name)
-    return given[0] if given else ComparableName("")
-
-
-def _given_forms(name: Json) -> frozenset[ComparableName]:
-    """All that a first given name may equal: the given names as a whole, each of them, and each single word."""
-    given = _given(name)
-    words = [ComparableName(word) for part in given for word in part.split()]
-    return frozenset({ComparableName(" ".join(filter(None, given))), *given, *words} - {ComparableName("")})
-
-
-def _given(name: Json) -> list[ComparableName]:
-    given = name.get("given")
-    return [comparable(part) for part in given] if isinstance(given, list) else []
+def _rank(name: PersonName) -> tuple[bool, bool, int]:
+    use = name.element.get("use")
+    is_incomplete = not (name.family and name.first_given)
+    return name.is_former, is_incomplete, _USES.get(use if isinstance(use, str) else None, len(_USES))

@@ -12,7 +12,8 @@ from datetime import datetime
 
 from bot_layer.errors import InputError
 from bot_layer.fhir import identifiers, parameters
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.periods import current
 from bot_layer.health_gorilla.rules.clinician import AccountNumber, own_numbers, reference_of
 from bot_layer.health_gorilla.rules.settings import SYSTEM
 
@@ -30,7 +31,7 @@ class PracticeOrganization:
     @classmethod
     def read(cls, organization: Json, now: datetime) -> PracticeOrganization:
         """The Organization as a value."""
-        valid = identifiers.in_force(objects(organization.get("identifier")), now)
+        valid = current(organization.get("identifier"), now)
         numbers = own_numbers(organization, "Organization", now)
         return cls(tuple(identifiers.values_of(valid, SYSTEM)), tuple(numbers))
 

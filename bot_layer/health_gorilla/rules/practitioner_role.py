@@ -60,7 +60,7 @@ def of_roles(roles: Iterable[Json], now: datetime) -> str | None:
 
     A code of practitioner-role comes before one that is translated from a profession.
     """
-    active = [role for role in roles if role.get("active") is not False and periods.in_force(role, now)]
+    active = [role for role in periods.current(list(roles), now) if role.get("active") is not False]
     codings = [
         each
         for role in active

@@ -15,7 +15,8 @@ from datetime import datetime
 
 from bot_layer.errors import InputError
 from bot_layer.fhir import identifiers, outcomes, parameters
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.periods import current
 from bot_layer.fhir.references import is_id, is_relative
 from bot_layer.health_gorilla.rules import enrollment
 
@@ -153,7 +154,7 @@ def matches(entries: Sequence[Entry], practitioners: Iterable[Json], now: dateti
     wanted = {entry.npi for entry in entries if entry.npi}
     found: dict[str, list[str]] = {}
     for practitioner in practitioners:
-        for npi in identifiers.npis(identifiers.in_force(objects(practitioner.get("identifier")), now)):
+        for npi in identifiers.npis(current(practitioner.get("identifier"), now)):
             if npi in wanted:
                 found.setdefault(npi, []).append(f"Practitioner/{practitioner['id']}")
     return found

@@ -20,7 +20,7 @@ from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
 from bot_layer.health_gorilla.rules.clinician import Clinician, security_role_of
 from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
-from bot_layer.health_gorilla.rules.names import NameMatch
+from bot_layer.health_gorilla.rules.names import NameMatch, PersonName
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
 # The codes that the documents spell out; Health Gorilla has more, so others pass with a warning.
@@ -109,9 +109,9 @@ def recognize(members: Sequence[Enrollment], who: Person, *, login_taken: bool =
     has said that the login is taken, and only for one that was made of this Practitioner's id: nobody else can have
     taken it. Before that, the account may be a namesake's.
     """
-    name = _comparable(real_name(who.clinician))
+    own = official(who.clinician)
     others = [account for account in members if not is_clinical(account.role)]
-    same = [account for account in others if name == _comparable(names.official((account.person or {}).get("name")))]
+    same = [each for each in others if (own.family, own.given) == (each.name.family, each.name.given)]
     sure = [account for account in same if account.login == who.login or _signs_on_as(account, who)]
     sure += [account for account in others if account not in sure and _has_earlier_login(account, who)]
     silent = [account for account in same if account.login is None]
@@ -174,19 +174,18 @@ def is_clinical(role: Json) -> bool:
     return accounts.code_of(role.get("code", ()), hg.PRACTITIONER_ROLE) is not None
 
 
-def real_name(clinician: Clinician) -> Json:
-    """The name to send: the official one, else the usual, else the first complete one that is not old."""
-    ranks = {"official": 0, "usual": 1}
-    complete = [
-        name
-        for name in clinician.names
-        if names.comparable(name.get("family")) and any(map(names.comparable, name.get("given") or ()))
-    ]
-    current = [name for name in complete if name.get("use") not in {"old", "maiden"}]
-    if not current:
+def official(clinician: Clinician) -> PersonName:
+    """The name to send: the official one, else the usual, else the first complete one that is not a former one."""
+    chosen = names.official([name for name in clinician.names if any(name.given)])
+    if not chosen.family or chosen.is_former:
         text = "The Practitioner needs a name with family and given."
         raise InputError(text, code=NameMatch.MISSING.value, expression=["Practitioner.name"])
-    chosen = min(current, key=lambda name: ranks.get(name.get("use", ""), 2))
+    return chosen
+
+
+def real_name(clinician: Clinician) -> Json:
+    """The name as it is sent."""
+    chosen = official(clinician).element
     lists = {key: _words(chosen, key) for key in ("given", "prefix", "suffix")}
     spoken = " ".join([*lists["given"], chosen["family"]])
     kept = {key: words for key, words in lists.items() if words}
@@ -218,7 +217,3 @@ def _signs_on_as(account: Enrollment, who: Person) -> bool:
     own = who.clinician.sign_on
     numbers = (account.person or {}).get("identifier", ())
     return any(identifiers.kind(number) == "PRN" and number.get("value") == own for number in numbers)
-
-
-def _comparable(name: Json) -> tuple[str, tuple[str, ...]]:
-    return names.comparable(name.get("family")), tuple(names.comparable(given) for given in name.get("given") or ())

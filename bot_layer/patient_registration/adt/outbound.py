@@ -13,8 +13,8 @@ from typing import Final
 from bot_layer.errors import InputError
 from bot_layer.fhir.contact_points import contact_points
 from bot_layer.fhir.demographics import texts
-from bot_layer.fhir.json import Json, objects
-from bot_layer.fhir.periods import in_force
+from bot_layer.fhir.json import Json
+from bot_layer.fhir.periods import current
 from bot_layer.fhir.social_security import is_ssn
 from bot_layer.patient_registration.adt import pid
 from bot_layer.patient_registration.adt.hl7v2 import escape, render
@@ -68,8 +68,8 @@ def msh(envelope: Envelope, kind: str, version: str) -> list[str]:
 def _pid(patient: Json, names: Mapping[str, str], now: datetime) -> list[str]:
     """PID of what is in force; the legal name comes first, and a mailing address last."""
     points = contact_points(patient.get("telecom"), now)
-    called = sorted(_current(patient, "name", now), key=lambda name: name.get("use") != "official")
-    addresses = sorted(_current(patient, "address", now), key=lambda address: address.get("type") == "postal")
+    called = sorted(current(patient.get("name"), now), key=lambda name: name.get("use") != "official")
+    addresses = sorted(current(patient.get("address"), now), key=lambda address: address.get("type") == "postal")
     fields = {
         1: "1",
         3: "~".join(_cx(identifier, names) for identifier in _sendable(patient, now)),
@@ -85,13 +85,9 @@ def _pid(patient: Json, names: Mapping[str, str], now: datetime) -> list[str]:
     return ["PID", *(fields.get(number, "") for number in range(1, 31))]
 
 
-def _current(patient: Json, element: str, now: datetime) -> list[Json]:
-    return [each for each in objects(patient.get(element)) if in_force(each, now)]
-
-
 def _sendable(patient: Json, now: datetime) -> list[Json]:
     """The identifiers in force that are not a social security number."""
-    return [each for each in _current(patient, "identifier", now) if each.get("value") and not is_ssn(each)]
+    return [each for each in current(patient.get("identifier"), now) if each.get("value") and not is_ssn(each)]
 
 
 def _cx(identifier: Json, names: Mapping[str, str]) -> str:

@@ -222,6 +222,8 @@ def test_documents_may_be_named_by_their_ids() -> None:
         ("date=sa2026", False),
         ("date=eb2026-02", True),
         ("date=eb2026-01-02", False),
+        ("date=ap2026-01", True),
+        ("date=ap2026-02", False),
         ("date=ge2026-01-01&date=lt2026-01-02", False),
         ("date=2019,2026", True),
         ("_lastUpdated=2026-02-03T04:05:06.789Z", True),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bot_layer.errors import InputError, ReviewNeeded
@@ -14,10 +16,13 @@ from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, Nothin
 from tests.health_gorilla.clinicians import (
     DIRECTORY_NAME,
     ENTRY,
+    NOW,
     NPI,
     NUMBER,
+    RECORD,
     clinician,
     enrolled,
+    entry,
     practitioner,
     read,
     settings,
@@ -135,11 +140,11 @@ def test_two_persons_with_one_npi_are_for_a_person() -> None:
 
 def test_one_directory_record_is_needed() -> None:
     """None is the caller's matter, two are a person's; the same record on two pages is one."""
-    assert enrollment.directory_entry([ENTRY, dict(ENTRY)]) == ENTRY
+    assert enrollment.directory_entry([ENTRY, replace(ENTRY)]) == ENTRY
     with pytest.raises(InputError) as none:
         enrollment.directory_entry([])
     with pytest.raises(ReviewNeeded) as several:
-        enrollment.directory_entry([ENTRY, {**ENTRY, "id": "hg-2"}])
+        enrollment.directory_entry([ENTRY, replace(ENTRY, id="hg-2")])
     assert (none.value.code, several.value.code) == ("npi-not-in-directory", "directory-ambiguous")
 
 
@@ -195,7 +200,7 @@ def test_a_name_that_is_not_the_directorys_is_refused(name: Json, code: str, pla
 def test_a_directory_record_without_a_name_is_refused() -> None:
     """Nothing can be compared with it."""
     with pytest.raises(InputError) as caught:
-        enrollment.plan_enrollment(clinician(), {"id": "hg-1"}, NO_REQUEST, settings())
+        enrollment.plan_enrollment(clinician(), entry({"id": "hg-1"}), NO_REQUEST, settings())
     assert caught.value.code == "directory-name-missing"
 
 
@@ -215,16 +220,19 @@ def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> Non
 
 def test_the_official_name_of_the_record_is_the_one() -> None:
     """Other names of a directory record are passed over."""
-    entry = {**ENTRY, "name": [{"use": "maiden", "family": "Okonkwo", "given": ["Amara"]}, DIRECTORY_NAME]}
-    plan = enrollment.plan_enrollment(clinician(), entry, NO_REQUEST, settings())
+    record = {**RECORD, "name": [{"use": "maiden", "family": "Okonkwo", "given": ["Amara"]}, DIRECTORY_NAME]}
+    plan = enrollment.plan_enrollment(clinician(), entry(record), NO_REQUEST, settings())
     assert plan.account.name == DIRECTORY_NAME
 
 
 def test_a_directory_id_is_the_records_identifier_before_its_id() -> None:
     """And where neither is told it is empty."""
-    own = {**ENTRY, "identifier": [health_gorilla("hg-7")]}
-    bare = {"name": [DIRECTORY_NAME]}
-    ids = [enrollment.plan_enrollment(clinician(), entry, NO_REQUEST, settings()).directory_id for entry in (own, bare)]
+    own: Json = {**RECORD, "identifier": [health_gorilla("hg-7")]}
+    plans = (
+        enrollment.plan_enrollment(clinician(), entry(record), NO_REQUEST, settings())
+        for record in (own, {"name": [DIRECTORY_NAME]})
+    )
+    ids = [plan.directory_id for plan in plans]
     assert ids == ["hg-7", ""]
 
 
@@ -392,11 +400,11 @@ def test_an_existing_accounts_password_is_left_and_that_is_said() -> None:
 def test_id_and_login_are_written_back_beside_all_that_is_there() -> None:
     """Nothing is removed; the argument stays as it was."""
     given = practitioner()
-    written = enrollment.write_back(given, "hg-1", "amara")
+    written = enrollment.write_back(given, "hg-1", "amara", NOW)
     assert written["identifier"] == [*given["identifier"], health_gorilla("hg-1")]
     assert accounts.login_of(written) == "amara"
     assert written.items() >= {key: value for key, value in given.items() if key != "identifier"}.items()
-    assert enrollment.write_back({"resourceType": "Practitioner"}, "hg-1", None)["identifier"] == [
+    assert enrollment.write_back({"resourceType": "Practitioner"}, "hg-1", None, NOW)["identifier"] == [
         health_gorilla("hg-1")
     ]
 
@@ -404,8 +412,8 @@ def test_id_and_login_are_written_back_beside_all_that_is_there() -> None:
 def test_what_medplum_has_stays() -> None:
     """An id or a login that is there is never replaced, and what is unknown is not written."""
     known = accounts.with_login(practitioner(health_gorilla("hg-1")), "amara")
-    assert enrollment.write_back(known, "hg-2", "other") is known
-    assert enrollment.write_back(practitioner(), None, None) == practitioner()
+    assert enrollment.write_back(known, "hg-2", "other", NOW) is known
+    assert enrollment.write_back(practitioner(), None, None, NOW) == practitioner()
 
 
 def test_no_person_shows_in_the_representation() -> None:

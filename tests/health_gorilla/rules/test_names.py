@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bot_layer.fhir.json import Json
-from bot_layer.health_gorilla.rules.names import NameMatch, comparable, match, official
+from bot_layer.health_gorilla.rules.names import NameMatch, comparable
+from tests.health_gorilla.clinicians import match, official
 
 
 def name(family: str, *given: str, **more: str) -> Json:
@@ -79,6 +80,8 @@ def test_a_null_among_the_given_names_is_passed_over() -> None:
         ({"use": "official", "period": {"start": "2001", "end": "2019"}}, {"use": "usual"}),
         ({"use": "nickname"}, {}),
         ({}, {"use": "usual"}),
+        # By the clock of the tests, in June 2026.
+        ({"use": "official", "period": {"start": "2026-07"}}, {"use": "usual", "period": {"end": "2026-06"}}),
     ],
 )
 def test_a_former_name_of_the_directory_is_not_the_first_choice(former: Json, current: Json) -> None:

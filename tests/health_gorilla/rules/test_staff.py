@@ -13,7 +13,7 @@ from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import security_role_of
 from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
 from bot_layer.health_gorilla.rules.staff import Person, Roles
-from tests.health_gorilla.clinicians import read
+from tests.health_gorilla.clinicians import NOW, read
 
 NAME = {"family": "Deskwright", "given": ["Flora"]}
 PRACTITIONER = {"resourceType": "Practitioner", "id": "m-1", "name": [NAME]}
@@ -45,7 +45,7 @@ def account(
     if login:
         person["extension"] = [{"url": hg.LOGIN_EXTENSION, "valueString": login}]
     code = [{"coding": [coding(hg.ADMINISTRATIVE_ROLE, "staff")]}]
-    return Enrollment({"resourceType": "PractitionerRole", "id": "r", "code": code, **role}, person)
+    return Enrollment.read({"resourceType": "PractitionerRole", "id": "r", "code": code, **role}, person, NOW)
 
 
 def who(practitioner: Json | None = None) -> Person:
@@ -136,7 +136,7 @@ def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_ta
     assert staff.recognize([account(), account(id="hg-2")], me, login_taken=True) is None
     off = account()
     with pytest.raises(ReviewNeeded, match="inactive"):
-        staff.recognize([Enrollment({**off.role, "active": False}, off.person)], me, login_taken=True)
+        staff.recognize([Enrollment.read({**off.role, "active": False}, off.person, NOW)], me, login_taken=True)
     by_hand, written_back = (
         who({**PRACTITIONER, "extension": [{"url": hg.LOGIN_EXTENSION, "valueString": login}]})
         for login in ("flora", me.login)
@@ -179,7 +179,7 @@ def test_planning_again_after_an_update_finds_nothing_to_do() -> None:
     assert isinstance(planned, Update)
     assert planned.moves
     assert not planned.only_moves
-    after = Enrollment(planned.payload, planned.payload["contained"][0])
+    after = Enrollment.read(planned.payload, planned.payload["contained"][0], NOW)
     assert isinstance(staff.plan_update(who(), after, wanted, requested), NothingToDo)
     moved = staff.plan_update(who(), after, Roles(), AccountRequest(locations=["Organization/tl-2"]))
     assert isinstance(moved, Update)
