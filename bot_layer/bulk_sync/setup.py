@@ -45,7 +45,9 @@ class Surroundings:
     stop: threading.Event = field(default_factory=threading.Event)
     seconds: float | None = None
     sleep: Callable[[float], None] | None = None
-    key: str = field(default_factory=lambda: os.environ.get("BOT_HOST_INBOX_KEY", ""), repr=False)  # encrypts the map
+    key: str = field(
+        default_factory=lambda: os.environ.get("BOT_HOST_INBOX_KEY", ""), repr=False
+    )  # encrypts the map and the spool
     keeper: Keeper | None = None  # keeps the files of the export as they came
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
@@ -119,8 +121,8 @@ def open_spool(around: Surroundings, source: str, about: str) -> Spool:
     """The place of an export on this machine: beside the map, else where the system keeps temporary files."""
     name = f"{map_name(source, about)}.spool"
     if around.place and not is_shared(around.place):
-        return Spool(Path(around.place) / name)
-    return Spool(Path(tempfile.gettempdir()) / f"medplum-bots-{os.getuid()}" / name)
+        return Spool(Path(around.place) / name, key=around.key)
+    return Spool(Path(tempfile.gettempdir()) / f"medplum-bots-{os.getuid()}" / name, key=around.key, private=True)
 
 
 def is_shared(place: str) -> bool:

@@ -5,6 +5,7 @@ It is a cache: a run that finds none, or that of another export, downloads the f
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections import Counter
@@ -12,10 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.errors import TransientError
+from bot_layer.sealing import Seal
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS resource (type TEXT, id TEXT, place TEXT NOT NULL, updated TEXT NOT NULL,
@@ -25,7 +27,7 @@ CREATE TABLE IF NOT EXISTS target (type TEXT, id TEXT, PRIMARY KEY (type, id)) W
 CREATE TABLE IF NOT EXISTS whole (file INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS arrived (file INTEGER, type TEXT, number INTEGER NOT NULL, PRIMARY KEY (file, type));
 CREATE TABLE IF NOT EXISTS compared (type TEXT PRIMARY KEY, after TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS export (name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS export (name BLOB NOT NULL);
 """
 _PAGE: Final = 200
 
@@ -42,10 +44,14 @@ class Spooled:
 
 
 class Spool:
-    """The spool in a file, or in a temporary one that goes with the process. Safe to share between threads."""
+    """The spool in a file, or in a temporary one that goes with the process. Safe to share between threads.
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    It holds patients' data: only this user can read the file, and with a ``key`` the resources in it are encrypted.
+    ``private``: the folder must belong to this user, as one among everybody's temporary files may not.
+    """
+
+    def __init__(self, path: Path | None = None, *, key: str = "", private: bool = False) -> None:
+        self._path, self._private, self._seal = path, private, Seal(key)
         self._lock = threading.RLock()
         self._open: sqlite3.Connection | None = None
 
@@ -58,8 +64,12 @@ class Spool:
 
     def _opened(self) -> sqlite3.Connection:
         if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder = self._path.parent
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._private and folder.lstat().st_uid != os.getuid():
+                raise PermissionError  # somebody else made it first
             self._path.touch(mode=0o600)
+            self._path.chmod(0o600)
         for attempt in (1, 2):
             base = sqlite3.connect(self._path or "", check_same_thread=False, isolation_level=None, timeout=30)
             try:
@@ -115,9 +125,13 @@ class Spool:
     def use(self, export: str) -> None:
         """Keep what belongs to this export; forget everything else."""
         with self._changing() as base:
-            if base.execute("SELECT name FROM export").fetchall() != [(export,)]:
+            # Sealed, so that what was written under another key is forgotten too.
+            if [self._seal.open(row[0]) for row in base.execute("SELECT name FROM export")] != [export.encode()]:
                 self._clear(base)
-                base.execute("INSERT INTO export VALUES (?)", (export,))
+                base.execute("INSERT INTO export VALUES (?)", (self._seal.close(export.encode()),))
+
+    def _spooled(self, rows: Iterable[Sequence[Any]]) -> list[Spooled]:
+        return [Spooled(Key(kind, id_), place, self._seal.open(body) or b"") for kind, id_, place, body in rows]
 
     def _clear(self, base: sqlite3.Connection) -> None:
         for table in ("resource", "target", "whole", "arrived", "compared", "export"):
@@ -149,7 +163,10 @@ class Spool:
                 "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (type, id) DO UPDATE SET "
                 "place = excluded.place, updated = excluded.updated, file = excluded.file, line = excluded.line, "
                 "body = excluded.body WHERE (excluded.updated, excluded.file, excluded.line) >= (updated, file, line)",
-                [(*each.key, each.place, each.updated, file, each.line, each.body) for each in resources],
+                [
+                    (*each.key, each.place, each.updated, file, each.line, self._seal.close(each.body))
+                    for each in resources
+                ],
             )
             base.executemany("INSERT OR IGNORE INTO target VALUES (?, ?)", set(targets))
             base.executemany(
@@ -168,7 +185,7 @@ class Spool:
                 rows = self._base.execute(query, (after,)).fetchall()
             if not rows:
                 return
-            yield from (Spooled(Key(row[0], row[1]), row[2], bytes(row[3])) for row in rows)
+            yield from self._spooled(rows)
             after = rows[-1][2]
 
     def compared(self, kind: str) -> str:
@@ -190,7 +207,7 @@ class Spool:
                 rows = self._base.execute(query, (kind, after)).fetchall()
             if not rows:
                 return
-            yield [Spooled(Key(row[0], row[1]), row[2], bytes(row[3])) for row in rows]
+            yield self._spooled(rows)
             after = rows[-1][1]
 
     def drop(self, keys: Iterable[Key]) -> None:

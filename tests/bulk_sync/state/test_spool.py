@@ -1,0 +1,80 @@
+"""The spool: what it keeps of patients, and from whom."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.state.spool import Spool, Spooled
+from bot_layer.errors import TransientError
+
+PERSON = Spooled(Key("Patient", "p1"), "a", b'{"resourceType": "Patient", "name": "Sample"}')
+
+
+def filled(path: Path, key: str, export: str = "run 1") -> Spool:
+    """A spool with one resource."""
+    spool = Spool(path, key=key)
+    spool.use(export)
+    spool.add(0, [PERSON])
+    return spool
+
+
+def stored(folder: Path) -> bytes:
+    """Every byte on disk."""
+    return b"".join(each.read_bytes() for each in folder.iterdir())
+
+
+def test_with_a_key_no_person_stands_on_disk(tmp_path: Path) -> None:
+    """And what is read is what was written."""
+    spool = filled(tmp_path / "x.spool", "secret")
+    assert b"Sample" not in stored(tmp_path)
+    assert [each.body for each in spool.read()] == [PERSON.body]
+    assert [each.body for page in spool.pages("Patient") for each in page] == [PERSON.body]
+    plain = filled(tmp_path / "plain" / "y.spool", "")
+    assert b"Sample" in stored(tmp_path / "plain")
+    plain.remove()
+    assert list((tmp_path / "plain").iterdir()) == []
+
+
+@pytest.mark.parametrize(("before", "now"), [("secret", "another"), ("secret", "")])
+def test_what_was_written_under_another_key_is_forgotten(before: str, now: str, tmp_path: Path) -> None:
+    """The export is downloaded again."""
+    filled(tmp_path / "x.spool", before).close()
+    spool = Spool(tmp_path / "x.spool", key=now)
+    spool.use("run 1")
+    assert list(spool.read()) == []
+
+
+@pytest.mark.parametrize("key", ["", "secret"])
+def test_the_same_export_goes_on(key: str, tmp_path: Path) -> None:
+    """After the process has ended, too."""
+    filled(tmp_path / "x.spool", key).close()
+    spool = Spool(tmp_path / "x.spool", key=key)
+    spool.use("run 1")
+    assert [each.body for each in spool.read()] == [PERSON.body]
+    spool.use("run 2")
+    assert list(spool.read()) == []
+
+
+def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
+    """Also one that was there before with wider rights, and those beside it."""
+    path = tmp_path / "folder" / "x.spool"
+    path.parent.mkdir()
+    path.touch(mode=0o644)
+    filled(path, "")
+    assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    """They could read what is in it."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(TransientError) as caught:
+        Spool(folder / "x.spool", private=True).use("run 1")
+    assert caught.value.code == "spool-unusable"
