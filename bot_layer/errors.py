@@ -16,6 +16,7 @@ person's name, an identifier, a token or a secret.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Required, TypedDict, Unpack
 
 
 class BotError(Exception):
@@ -76,27 +77,28 @@ class AuthError(BotError):
     default_code = "login-refused"
 
 
+class _Where(TypedDict, total=False):
+    """What a ServiceError says of the request; the service's name is needed."""
+
+    service: Required[str]
+    status: int | None
+    method: str
+    path: str
+    code: str | None
+
+
 class ServiceError(BotError):
     """A service answered badly. ``path`` is a template such as ``Patient/{id}``, never a person's id."""
 
     issue_code = "exception"
     default_code = "service-error"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        service: str,
-        status: int | None = None,
-        method: str = "",
-        path: str = "",
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message, code=code)
-        self.service = service
-        self.status = status
-        self.method = method
-        self.path = path
+    def __init__(self, message: str, **where: Unpack[_Where]) -> None:
+        super().__init__(message, code=where.get("code"))
+        self.service = where["service"]
+        self.status = where.get("status")
+        self.method = where.get("method", "")
+        self.path = where.get("path", "")
 
 
 class TransientError(ServiceError):
@@ -110,18 +112,9 @@ class TransientError(ServiceError):
     default_code = "try-again-later"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        service: str,
-        status: int | None = None,
-        method: str = "",
-        path: str = "",
-        code: str | None = None,
-        retry_after: float | None = None,
-        maybe_done: bool = False,
+        self, message: str, *, retry_after: float | None = None, maybe_done: bool = False, **where: Unpack[_Where]
     ) -> None:
-        super().__init__(message, service=service, status=status, method=method, path=path, code=code)
+        super().__init__(message, **where)
         self.retry_after = retry_after
         self.maybe_done = maybe_done
 
@@ -132,16 +125,6 @@ class PermanentError(ServiceError):
     issue_code = "processing"
     default_code = "refused-by-service"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        service: str,
-        status: int | None = None,
-        method: str = "",
-        path: str = "",
-        code: str | None = None,
-        issues: Sequence[str] = (),
-    ) -> None:
-        super().__init__(message, service=service, status=status, method=method, path=path, code=code)
+    def __init__(self, message: str, *, issues: Sequence[str] = (), **where: Unpack[_Where]) -> None:
+        super().__init__(message, **where)
         self.issues = tuple(issues)

@@ -7,7 +7,6 @@ only by ``bot_layer.host.tracing``; without one a span costs one comparison.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 Fact = str | int | bool | None
@@ -23,9 +22,7 @@ class Span(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Recorder(Protocol):
@@ -52,9 +49,7 @@ class _Nothing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing ends."""
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-from types import TracebackType
 from typing import Self
 
 import uvicorn
@@ -58,9 +57,7 @@ class ThreadedServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from starlette.datastructures import Headers
@@ -179,7 +178,5 @@ class LookAlike:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

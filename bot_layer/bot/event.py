@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot_layer.errors import InputError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.fhir.parameters import one, values
 from bot_layer.fhir.references import is_id
 from bot_layer.settings import Setting, resolve, secret_text
@@ -98,7 +98,7 @@ def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[s
     """
     if not isinstance(envelope, dict):
         raise InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input.")
-    written = _object(envelope.get("headers"))
+    written = as_object(envelope.get("headers"))
     headers = {str(name).lower(): str(value) for name, value in written.items()}
     given = envelope.get("input")
     return Event(
@@ -106,9 +106,9 @@ def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[s
         access_token=str(envelope.get("accessToken") or ""),
         input=given,
         content_type=str(envelope.get("contentType") or "application/fhir+json"),
-        secrets=_settings(_object(envelope.get("secrets")), settings, environ or {}),
-        bot=_object(envelope.get("bot")).get("reference"),
-        requester=_object(envelope.get("requester")).get("reference"),
+        secrets=_settings(as_object(envelope.get("secrets")), settings, environ or {}),
+        bot=as_object(envelope.get("bot")).get("reference"),
+        requester=as_object(envelope.get("requester")).get("reference"),
         trace_id=envelope.get("traceId"),
         interaction=_said(written, INTERACTION),
         subscription=_said(written, SUBSCRIPTION),
@@ -202,7 +202,3 @@ def _query(given: Any) -> dict[str, str]:
     if not isinstance(given, dict) or "resourceType" in given or "reference" in given or "deletedResource" in given:
         return {}
     return {name: value for name, value in given.items() if isinstance(value, str)}
-
-
-def _object(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}

@@ -21,8 +21,7 @@ from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.state.task_store import LeaseLost
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, BotError, TransientError
-from bot_layer.fhir.json import Json, objects
-from bot_layer.http.answer import read_object
+from bot_layer.fhir.json import Json, objects, read_object
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import count
 from typing import Final
 from urllib.parse import quote
 
-import orjson
-
-from bot_layer.bulk_sync.rules.ndjson import Line
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.fhir.json import Json
@@ -55,13 +51,6 @@ def searched(kind: str) -> bool:
 def left_out(kind: str) -> bool:
     """True for a type of which a patient has something that the search does not bring."""
     return not searched(kind) and kind not in _NOBODYS
-
-
-def search_lines(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Line]:
-    """One line for each resource of a patient, in the order of the types."""
-    numbers = count(1)
-    for each in searched_resources(source, patient, types, since):
-        yield Line(next(numbers), orjson.dumps(each))
 
 
 def searched_resources(source: PracticeFusion, patient: str, types: Iterable[str], since: str) -> Iterator[Json]:

@@ -1,20 +1,18 @@
-"""One zip for each bot, as AWS Lambda takes it: the bot, the modules that it imports, and the libraries of those.
+"""One zip for each bot, as AWS Lambda takes it: the bot, ``bot_layer``, and the libraries that bots need.
 
-The same input makes the same bytes: files in order, one date, no caches. Imports are read from the source, so that what
-a function imports late is there too. https://docs.aws.amazon.com/lambda/latest/dg/python-package.html
+The same input makes the same bytes: files in order, one date, no caches.
+https://docs.aws.amazon.com/lambda/latest/dg/python-package.html
 """
 
 from __future__ import annotations
 
-import ast
 import platform
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -27,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "manylinux2014_x86_64", "arm64": "manylinux2014_aarch64"}
 LARGEST = 50 * 1024 * 1024
 _PROJECT = "medplum-python-bots"
-_OWN = ("bots", "bot_layer")
+_EXTRAS = ("sync",)  # of what bots import; the other extras are for the host and the look-alikes
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MAIN = '"""The entry point of {name}."""\n\nfrom bot_layer.host.aws_lambda import entry\n\nhandler = entry("{name}")\n'
 # Records of how a library was installed differ from machine to machine.
@@ -38,13 +36,13 @@ def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
     """The zip of a bot for an architecture; libraries for this machine's own come from where they are installed."""
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"Choose an architecture: {', '.join(ARCHITECTURES)}.", code="unknown-architecture")
-    own, imported = closure(f"bots.{bot.stem}", "bot_layer.host.aws_lambda")
+    own = [ROOT / "bots" / "__init__.py", ROOT / "bots" / f"{bot.stem}.py", *sorted((ROOT / "bot_layer").rglob("*.py"))]
     files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in own}
     files["main.py"] = _MAIN.format(name=bot.name).encode()
     operation = ROOT / "operation_definitions" / f"{bot.stem}.json"
     if operation.is_file():
         files[f"operation_definitions/{operation.name}"] = operation.read_bytes()
-    files |= _libraries(distributions(imported), architecture)
+    files |= _libraries(_libraries_needed(), architecture)
     target = folder / f"{bot.name}-{architecture}.zip"
     folder.mkdir(parents=True, exist_ok=True)
     _write(target, files)
@@ -53,55 +51,24 @@ def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
     return target
 
 
-def closure(*modules: str) -> tuple[list[Path], set[str]]:
-    """The project's own files that the modules need, and the names of the other top-level modules that they import."""
-    waiting, files, others = list(modules), {}, set[str]()
-    while waiting:
-        name = waiting.pop()
-        path = _file_of(name)
-        if path is None or path in files:
-            continue
-        files[path] = name
-        parent = name.rpartition(".")[0]
-        waiting += [parent] if parent else []
-        for imported in _imports(path):
-            if imported.partition(".")[0] in _OWN:
-                waiting.append(imported)
-            else:
-                others.add(imported.partition(".")[0])
-    return sorted(files), others - set(sys.stdlib_module_names)
-
-
-def distributions(imported: Iterable[str]) -> list[metadata.Distribution]:
-    """The installed libraries of the imported modules, with all that they require, by name."""
-    providers = _providers()
-    direct = {
-        requirement.name.lower(): requirement for requirement in map(Requirement, metadata.requires(_PROJECT) or [])
-    }
-    waiting = [
-        (name, frozenset(direct[name.lower()].extras if name.lower() in direct else ()))
-        for module in sorted(imported)
-        for name in providers.get(module, [])[:1]
-    ]
+def _libraries_needed() -> list[metadata.Distribution]:
+    """The installed libraries that the project needs for its bots, with all that they require, by name."""
+    waiting = [Requirement(f"{_PROJECT}[{','.join(_EXTRAS)}]")]
     found: dict[str, metadata.Distribution] = {}
+    seen: set[str] = set()
     while waiting:
-        name, extras = waiting.pop()
-        distribution = metadata.distribution(name)
-        if distribution.name in found:
+        requirement = waiting.pop()
+        if str(requirement) in seen:
             continue
+        seen.add(str(requirement))
+        distribution = metadata.distribution(requirement.name)
         found[distribution.name] = distribution
-        for line in distribution.requires or []:
-            requirement = Requirement(line)
-            wanted = [{"extra": extra} for extra in ("", *extras)]
-            if requirement.marker is None or any(requirement.marker.evaluate(each) for each in wanted):
-                waiting.append((requirement.name, frozenset(requirement.extras)))
+        for needed in map(Requirement, distribution.requires or []):
+            extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+            if needed.marker is None or any(needed.marker.evaluate(each) for each in extras):
+                waiting.append(needed)
+    del found[_PROJECT]
     return [found[name] for name in sorted(found)]
-
-
-@cache
-def _providers() -> Mapping[str, list[str]]:
-    """Which installed libraries bring each top-level module: a look at every file of theirs."""
-    return metadata.packages_distributions()
 
 
 def _libraries(wanted: list[metadata.Distribution], architecture: str) -> dict[str, bytes]:
@@ -168,27 +135,3 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3
             archive.writestr(entry, files[name])
-
-
-def _file_of(name: str) -> Path | None:
-    path = ROOT.joinpath(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _imports(path: Path) -> Iterator[str]:
-    """Every module that a file may import, wherever in it, but not those for the type checker alone."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting += node.orelse
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        waiting += ast.iter_child_nodes(node)

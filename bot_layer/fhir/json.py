@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
+
+import orjson
 
 Json = dict[str, Any]
+DEEPEST_JSON: Final = 100
 
 
 def objects(value: object) -> list[Json]:
     """The objects of a list; nothing where it is none, as what a partner sends may be anything."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def as_object(value: object) -> Json:
+    """The value where it is an object, else an empty one: what others send may be anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def decode(body: bytes | str) -> Any:
@@ -19,6 +27,35 @@ def decode(body: bytes | str) -> Any:
         return json.loads(body)
     except RecursionError as fault:
         raise ValueError("The JSON document is nested too deep.") from fault
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a JSON document. Raises ValueError where it is none, or nested more than 100 levels deep.
+
+    orjson refuses what other readers let through: NaN, half a surrogate pair, text that is not UTF-8.
+    """
+    value = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+    if body.count(b"[") + body.count(b"{") > DEEPEST_JSON:
+        _require_depth(value)
+    return value
+
+
+def read_object(body: bytes) -> Json:
+    """The JSON object of a body; an empty one where the body is anything else."""
+    try:
+        return as_object(read_json(body))
+    except ValueError:
+        return {}
+
+
+def _require_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        children = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for child in children for each in child if type(each) in (dict, list)]
+        if not level:
+            return
+    raise ValueError("The JSON document is nested too deep.")
 
 
 def encode(value: Any) -> bytes:

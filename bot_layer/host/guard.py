@@ -18,7 +18,7 @@ from bot_layer.bot import event as envelopes
 from bot_layer.bot.event import SUBSCRIPTION
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import InputError, PermanentError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.fhir.references import is_id
 from bot_layer.host.rules import callers
 from bot_layer.http.transport import SETTINGS
@@ -51,7 +51,7 @@ class Guard:
                 return envelope
 
     def _require_caller(self, handler: Handler, envelope: Json) -> None:
-        requester = callers.as_object(envelope.get("requester")).get("reference")
+        requester = as_object(envelope.get("requester")).get("reference")
         own_login = self.environ.get("MEDPLUM_CLIENT_ID")
         if own_login and requester == f"ClientApplication/{own_login}":
             return  # this is how a later run comes back through Medplum
@@ -69,7 +69,7 @@ class Guard:
         reference, deleted = callers.changed_resource(envelope)
         event = envelopes.read(envelope, settings=SETTINGS, environ=self.environ)
         medplum = connect(event)
-        subscription = str(callers.as_object(envelope["headers"])[SUBSCRIPTION])
+        subscription = str(as_object(envelope["headers"])[SUBSCRIPTION])
         self.require_subscription(medplum, subscription, event.bot or "", reference.partition("/")[0])
         found = _read(medplum, reference)
         if deleted:

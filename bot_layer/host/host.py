@@ -27,7 +27,7 @@ from bot_layer.bot.collection import Collection, load
 from bot_layer.bot.handler import Handler
 from bot_layer.bot.ping import INSTALLATION, LOG, Standing
 from bot_layer.errors import AuthError, BotError, InputError, TransientError
-from bot_layer.fhir.json import Json, encode
+from bot_layer.fhir.json import Json, as_object, encode
 from bot_layer.host import listen
 from bot_layer.host.admission import Admission
 from bot_layer.host.calls import RETRY_AFTER, Calls, Turn
@@ -38,7 +38,7 @@ from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
 from bot_layer.host.occurrences import Occurrences
-from bot_layer.host.rules.callers import Admitted, as_object, kind_of
+from bot_layer.host.rules.callers import Admitted, kind_of
 from bot_layer.host.rules.relay_signature import read_signature, verify
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bot_layer import exchanges
 from bot_layer.bot import ping
@@ -22,7 +22,7 @@ from bot_layer.bot.event import SUBSCRIPTION
 from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError
 from bot_layer.fhir import outcomes, parameters
-from bot_layer.fhir.json import Json, encode
+from bot_layer.fhir.json import Json, as_object, encode
 from bot_layer.host.logs import call
 from bot_layer.host.recordings import recording_of
 from bot_layer.http import deadline
@@ -131,10 +131,10 @@ def is_own_change(envelope: Json) -> bool:
 
     https://www.medplum.com/docs/subscriptions
     """
-    if SUBSCRIPTION not in _object(envelope.get("headers")):
+    if SUBSCRIPTION not in as_object(envelope.get("headers")):
         return False
-    author = _object(_object(_object(envelope.get("input")).get("meta")).get("author")).get("reference")
-    return author is not None and author == _object(envelope.get("bot")).get("reference")
+    author = as_object(as_object(as_object(envelope.get("input")).get("meta")).get("author")).get("reference")
+    return author is not None and author == as_object(envelope.get("bot")).get("reference")
 
 
 def refused(error: BotError) -> Result:
@@ -156,11 +156,6 @@ def place_of(fault: BaseException) -> str:
     frames = traceback.extract_tb(fault.__traceback__)[-4:]
     steps = " > ".join(f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames)
     return f"{type(fault).__name__} at {steps}"
-
-
-def _object(value: Any) -> Json:
-    """The value where it is an object: whoever calls may send anything."""
-    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

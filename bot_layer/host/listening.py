@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import threading
-from types import TracebackType
 from typing import Self
 
 import uvicorn
@@ -69,9 +68,7 @@ class ThreadedServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

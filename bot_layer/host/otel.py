@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -124,10 +123,9 @@ class _Span:
             _quietly(self._begin, None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace_back: TracebackType | None
-    ) -> None:
-        _quietly(lambda: self._end(error), None)
+    def __exit__(self, *raised: object) -> None:
+        error = raised[1]
+        _quietly(lambda: self._end(error if isinstance(error, BaseException) else None), None)
 
     def _begin(self) -> None:
         current = trace.use_span(self._span, record_exception=False, set_status_on_exception=False)

@@ -8,43 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
-
 from bot_layer.errors import AuthError, PermanentError, ServiceError, TransientError
+from bot_layer.fhir.json import read_json, read_object
 from bot_layer.http.policy import BUSY, READS, read_retry_after
 
-DEEPEST_JSON: Final = 100
 _ISSUE_CODE: Final = re.compile(r"[a-z][a-z-]{0,40}")
-
-
-def read_json(body: bytes) -> Any:
-    """The value of a JSON document. Raises ValueError where it is none, or nested more than 100 levels deep.
-
-    orjson refuses what other readers let through: NaN, half a surrogate pair, text that is not UTF-8.
-    """
-    value = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
-    if body.count(b"[") + body.count(b"{") > DEEPEST_JSON:
-        _require_depth(value)
-    return value
-
-
-def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body; an empty one where the body is anything else."""
-    try:
-        value = read_json(body)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _require_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEEPEST_JSON):
-        children = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for child in children for each in child if type(each) in (dict, list)]
-        if not level:
-            return
-    raise ValueError("The JSON document is nested too deep.")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from typing import Literal
 import httpx
 
 from bot_layer.errors import TransientError
-from bot_layer.fhir.json import Json
-from bot_layer.http.answer import read_object
+from bot_layer.fhir.json import Json, read_object
 from bot_layer.medplum.client import FHIR_JSON, Medplum
 from bot_layer.medplum.gate import Gate
 from bot_layer.medplum.quota import WRITE_COST, seconds_until_filled

@@ -13,8 +13,8 @@ from typing import Final
 import httpx
 
 from bot_layer.errors import InputError, PermanentError, TransientError
+from bot_layer.fhir.json import read_object
 from bot_layer.fhir.references import is_id
-from bot_layer.http.answer import read_object
 from bot_layer.medplum.client import Medplum
 from bot_layer.medplum.wire import SERVICE
 

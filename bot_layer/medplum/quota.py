@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx
 
-from bot_layer.http.answer import read_object
+from bot_layer.fhir.json import read_object
 from bot_layer.http.policy import read_retry_after
 
 SEARCH_COST: Final = 20

@@ -12,7 +12,6 @@ from fhir.resources.R4B.operationdefinition import OperationDefinition
 from bot_layer.bot.collection import load
 from bot_layer.bot.handler import Handler
 from bot_layer.deploy.declared import declared
-from bot_layer.deploy.package import closure
 from bot_layer.deploy.rules.deployment_checks import check
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.medplum.client import connect_client
@@ -91,8 +90,7 @@ def test_a_bot_is_granted_what_its_code_names(handler: Handler) -> None:
 
     What a bot may do beyond the names in its source is tried where bots run under their policies on the sandbox.
     """
-    files, _ = closure(f"bots.{handler.bot.stem}")
-    own = [path for path in files if path.parent.name == "bots"]
+    own = [ROOT / "bots" / f"{handler.bot.stem}.py"]
     granted = {grant.resource_type: set(grant.interactions) for grant in handler.bot.grants}
     for path in own:
         for method, resource_type in _CALLS.findall(path.read_text()):

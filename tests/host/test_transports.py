@@ -23,7 +23,7 @@ from bot_layer.demo.world import Options
 from bot_layer.demo.world import World as Stage
 from bot_layer.deploy.declared import relay_code
 from bot_layer.deploy.doctor import Diagnosis, examine
-from bot_layer.deploy.package import LARGEST, ROOT, closure, package
+from bot_layer.deploy.package import LARGEST, package
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json, encode
 from bot_layer.host.host import HostServer, HostSettings
@@ -200,15 +200,6 @@ def test_a_package_is_reproducible_and_small(tmp_path: Path) -> None:
     assert [name for name in names if name.startswith("bots/")] == ["bots/__init__.py", "bots/sync_practitioner.py"]
     assert not [name for name in names if name.startswith(("medplum_sandbox", "dbos", "starlette", "uvicorn"))]
     assert "operation_definitions/sync_practitioner.json" in names
-
-
-def test_a_closure_holds_what_is_imported_late(tmp_path: Path) -> None:
-    """Imports inside of functions count, those for the type checker alone do not."""
-    own, others = closure("bot_layer.cli.serve")
-    names = {path.relative_to(ROOT).as_posix() for path in own}
-    assert "bot_layer/host/durable.py" in names
-    assert {"typer", "dbos", "uvicorn"} <= others
-    assert "json" not in others
 
 
 @needs_node

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot_layer.errors import TransientError
-from bot_layer.http.answer import DEEPEST_JSON, Answer, read_json
+from bot_layer.fhir.json import DEEPEST_JSON, read_json
+from bot_layer.http.answer import Answer
 
 
 def answer(body: bytes, method: str = "GET") -> Answer:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
-from bot_layer.fhir.json import Json, decode, objects
+from bot_layer.fhir.json import Json, objects, read_object
 
 Level = Literal["group", "patient", "system"]
 Kind = Literal["output", "deleted", "error"]
@@ -55,7 +55,6 @@ class Manifest:
     files: tuple[ExportFile, ...]
     next_url: str = ""
     partial: bool = False
-    deleted_offered: bool = False
     without_address: tuple[str, ...] = ()  # types of the files that the manifest names and nobody can fetch
 
     def located(self, absolute: Callable[[str], str]) -> Manifest:
@@ -128,7 +127,7 @@ def wait_seconds(asked: float | None, *, attempt: int, limits: WaitLimits) -> fl
 
 def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
     """The manifest, or None if the body is none. One without ``output`` is a manifest without files."""
-    document = _parsed(body)
+    document = read_object(body)
     if "resourceType" in document or not (document.keys() & (_PARTIAL_SIGNS if partial else _SIGNS)):
         return None
     files: list[ExportFile] = []
@@ -143,7 +142,6 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
         files=tuple(files),
         next_url=str(links[0].get("url") or "") if links else "",
         partial=partial,
-        deleted_offered=isinstance(document.get("deleted"), list),
         without_address=tuple(
             str(each.get("type") or "") if name == "output" else ""
             for name in ("output", "error", "outcome")
@@ -186,7 +184,7 @@ def _removed(url: str, source: str) -> Deletions:
 
 def issue_codes(body: bytes) -> tuple[str, ...]:
     """The issue codes of an OperationOutcome; its texts may hold a person's data."""
-    found = [each.get("code") for each in objects(_parsed(body).get("issue"))]
+    found = [each.get("code") for each in objects(read_object(body).get("issue"))]
     return tuple(each for each in found if isinstance(each, str))
 
 
@@ -214,11 +212,3 @@ def lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 def listed(codes: tuple[str, ...]) -> str:
     return f" ({', '.join(codes[:5])})" if codes else ""
-
-
-def _parsed(body: bytes) -> Json:
-    try:
-        document = decode(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}

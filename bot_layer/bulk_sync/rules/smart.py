@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from bot_layer.errors import AuthError, PermanentError, TransientError
-from bot_layer.fhir.json import Json, decode, objects
+from bot_layer.fhir.json import Json, objects, read_object
 
 SERVICE: Final = "Practice Fusion"
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -141,7 +141,7 @@ def token_request(
 
 def read_token(status: int, body: bytes, *, now: float, retry_after: float | None = None) -> Token | ScopeRefused:
     """The token, or the news that only the scopes were refused; all else is an error that says who must act."""
-    document = _parsed(body)
+    document = read_object(body)
     value = document.get("access_token")
     if status == 200 and isinstance(value, str) and value:
         life = _seconds(document.get("expires_in"))
@@ -186,14 +186,6 @@ def phrase(status: int) -> str:
 # -- Reading
 
 _LONGEST_TOKEN: Final = 86_400
-
-
-def _parsed(body: bytes) -> Json:
-    try:
-        document = decode(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _spoken(document: Mapping[str, Any]) -> str:

@@ -117,11 +117,6 @@ def stored_as(resource_type: str) -> str:
     return _STORED_AS.get(resource_type, resource_type)
 
 
-def brought_as(stored_type: str) -> str:
-    """The source's type of what Medplum keeps under this one."""
-    return next((kind for kind, stored in _STORED_AS.items() if stored == stored_type), stored_type)
-
-
 def is_source_id(value: object) -> bool:
     """True for what FHIR allows as a resource id: nothing else can be looked up safely."""
     return is_id(value)

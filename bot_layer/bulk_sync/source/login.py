@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from bot_layer.bulk_sync.rules import scopes, smart
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, USUALLY_GRANTED
-from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, Log, OpenRequests, read_object
+from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, Log, OpenRequests
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
+from bot_layer.fhir.json import read_object
 from bot_layer.http.single_flight import SingleFlight
 
 _CURVES: Final = {"secp384r1": "ES384", "secp256r1": "ES256"}

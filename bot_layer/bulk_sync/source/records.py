@@ -9,10 +9,10 @@ from typing import Final
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, http_date
 from bot_layer.bulk_sync.source.hosts import absolute
-from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorizedRequests, read_object, refused
+from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorizedRequests, refused
 from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.fhir.bundle import NotASearchset, read_searchset
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, objects, read_object
 from bot_layer.http.answer import Answer
 
 MOST_GROUPS: Final = 500

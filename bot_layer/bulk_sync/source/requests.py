@@ -16,12 +16,12 @@ from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.source.hosts import HostGuard, absolute, origin
 from bot_layer.errors import AuthError, PermanentError, TransientError
 from bot_layer.http.adapter import checked_session
-from bot_layer.http.answer import Answer, read_object
+from bot_layer.http.answer import Answer
 from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.http.transport import Opened, Transport
 
-__all__ = ["BUSY", "SERVICE", "AuthorizedRequests", "Log", "OpenRequests", "read_object"]
+__all__ = ["BUSY", "SERVICE", "AuthorizedRequests", "Log", "OpenRequests"]
 
 MOVED: Final = frozenset({301, 302, 303, 307, 308})
 FHIR: Final = {"Accept": "application/fhir+json"}

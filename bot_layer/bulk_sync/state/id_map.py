@@ -157,11 +157,6 @@ class SyncMap:
             for table in ("known", "waiting", "failed"):
                 base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", keys)  # noqa: S608
 
-    def forget_digests(self) -> None:
-        """Make the next run look at everything again."""
-        with self._base.changing() as base:
-            base.run("UPDATE known SET digest = NULL")
-
     def count(self) -> int:
         """The number of known resources."""
         return self._number("SELECT count(*) FROM known")
@@ -277,10 +272,6 @@ class SyncMap:
                 query = f"SELECT id FROM seen WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
                 seen |= {Key(kind, row[0]) for row in base.run(query, (kind, *ids))}
         return [key for key in keys if key not in seen]
-
-    def seen_count(self) -> int:
-        """How many the full export showed."""
-        return self._number("SELECT count(*) FROM seen")
 
     def _keys(self, query: str, values: Row) -> list[Key]:
         return [Key(row[0], row[1]) for row in self._base.read(query, values)]

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 from bot_layer.errors import InputError
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, as_object, objects
 from bot_layer.fhir.periods import Interval, interval, period_interval
 
 DEFAULT_COUNT: Final = 50
@@ -102,7 +102,7 @@ class Query:
 
     def fits(self, document: Json) -> bool:
         """Whether a DocumentReference is asked for."""
-        meta, context = (_object(document.get(name)) for name in ("meta", "context"))
+        meta, context = (as_object(document.get(name)) for name in ("meta", "context"))
         dated = (
             (self.dates, document.get("date")),
             (self.periods, context.get("period")),
@@ -292,10 +292,6 @@ def _is_coded(concepts: object, system: str | None, code: str) -> bool:
         (not code or coding.get("code") == code) and (system is None or coding.get("system", "") == system)
         for coding in codings
     )
-
-
-def _object(value: object) -> Json:
-    return value if isinstance(value, dict) else {}
 
 
 def _page_url(address: str, query: Query, offset: int) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from bot_layer.bot.event import SUBSCRIPTION
 from bot_layer.errors import AuthError, ConfigError, InputError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.fhir.references import is_id
 
 Kind = Literal["subscription", "timer", "call"]
@@ -75,11 +75,6 @@ def changed_resource(envelope: Json) -> tuple[str, bool]:
     if not isinstance(kind, str) or not _TYPE.fullmatch(kind) or not is_id(resource_id):
         raise InputError("The Subscription's event carries no stored resource.", code="no-target")
     return f"{kind}/{resource_id}", deleted
-
-
-def as_object(value: Any) -> Json:
-    """The value where it is an object: a caller may send anything."""
-    return value if isinstance(value, dict) else {}
 
 
 def _is_entry(entry: str) -> bool:

@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 
 from bot_layer.bot.event import INTERACTION, SUBSCRIPTION
 from bot_layer.errors import BotError, InputError, ReviewNeeded, TransientError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.fhir.parameters import one
 from bot_layer.fhir.references import is_id
-from bot_layer.host.rules.callers import Admitted, as_object, changed_resource, kind_of
+from bot_layer.host.rules.callers import Admitted, changed_resource, kind_of
 
 # The queue is asked for each partition by itself, so there are not as many as there are resources: what waits behind
 # another resource of its partition waits longer, but never runs out of order.

@@ -229,7 +229,7 @@ def test_a_manifest_of_any_version_is_read() -> None:
         ("deleted", "d", None),
         ("error", "e", None),
     ]
-    assert (manifest.next_url, manifest.requires_access_token, manifest.deleted_offered) == ("n", False, True)
+    assert (manifest.next_url, manifest.requires_access_token) == ("n", False)
     assert bulk_export.read_manifest(b"[]") is None
     assert bulk_export.read_manifest(b"no") is None
     assert bulk_export.read_manifest(b"{}") is None
