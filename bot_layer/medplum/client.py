@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -214,18 +214,20 @@ class Medplum:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         cost: int = WRITE_COST,
+        stream: bool = True,
     ) -> httpx.Response:
         """An open answer of any status but 401 and 403, to a request that is sent once; the caller closes it.
 
         A ``body`` that is no bytes is sent as a stream, and is read from its start each time. ``cost``: of the quota.
+        Without ``stream`` the answer is read whole, within the limit, and is JSON if it says so.
         """
         for is_last in (False, True):
             sent = {"Authorization": f"Bearer {self.token()}", "X-Medplum": "extended", **(headers or {})}
-            extensions = {"cost": cost, "stream": True}
+            extensions = {"cost": cost, "stream": stream}
             url = f"{self.client.base_url}{path}"
             with self._named(method, template):
                 request = self.http.build_request(method, url, content=body, headers=sent, extensions=extensions)
-                response = self.http.send(request, stream=True)
+                response = self.http.send(request, stream=stream)
             if response.status_code != 401 or is_last:
                 break
             response.close()
@@ -238,9 +240,7 @@ class Medplum:
 
     def send(self, method: str, path: str, *, template: str, **options: Any) -> httpx.Response:
         """The whole answer, as ``open`` gives it."""
-        with self._named(method, template), closing(self.open(method, path, template=template, **options)) as response:
-            response.read()
-            return response
+        return self.open(method, path, template=template, stream=False, **options)
 
     def batch(self, entries: Sequence[Json]) -> list[Json]:
         """The answers of a batch, one for each entry and in their order. Each has its own status: read them all."""
