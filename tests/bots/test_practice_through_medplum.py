@@ -111,7 +111,7 @@ def test_a_clinician_moves_to_a_new_location(caller: Caller) -> None:
             "name": [{"family": "Gorilla", "given": ["Joe"]}],
         }
     )
-    caller.world.medplum.settle(timeout=30)
+    caller.world.medplum.settle(timeout=240)
     move = {"name": "location", "valueReference": {"reference": f"Organization/{office['id']}"}}
     assert action(caller.call("sync-practitioner", joe, move)) == "updated"
     (role,) = [found for found in caller.world.gorilla.roles() if npi(1) in str(found)]
@@ -132,7 +132,7 @@ def test_a_password_is_on_no_resource_of_medplum(caller: Caller, capfd: pytest.C
     someone = caller.store(person(name=[{"family": "Ledger", "given": ["Basil"]}]))
     answer = caller.call("create-staff-user", someone, {"name": "password", "valueString": SECRET})
     assert action(answer) == "enrolled"
-    caller.world.medplum.settle(timeout=30)
+    caller.world.medplum.settle(timeout=240)
     audited = caller.texts("AuditEvent")
     assert "create-staff-user" in audited or "Bot/" in audited, "the run left no AuditEvent to look at"
     told = capfd.readouterr()

@@ -131,7 +131,7 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
             for _ in range(4):  # so many are let through at first
                 stack.enter_context(sync.medplum.changes.batches.gate.turn(1))
             saver.start()
-            saver.join(20)
+            saver.join(240)
             assert kept
         sync.map.close()
 

@@ -138,7 +138,7 @@ def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path:
         ).json()["entry"]
         assert len(found) == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=240) == 0
     with sandbox("--db", database) as (process, ready):
         again = requests.get(
             f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner/{found[0]['resource']['id']}",
@@ -147,7 +147,7 @@ def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path:
         )
         assert again.status_code == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=240) == 0
 
 
 def test_faults_begin_once_the_bots_are_there() -> None:
@@ -156,7 +156,7 @@ def test_faults_begin_once_the_bots_are_there() -> None:
         answer = requests.get(f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner", timeout=10)
         assert answer.status_code == 500
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=240) == 0
 
 
 def test_the_source_takes_practice_fusions_own_shape(tmp_path: Path) -> None:

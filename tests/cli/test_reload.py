@@ -32,5 +32,5 @@ def test_a_new_bot_is_served_without_a_restart_by_hand(tmp_path: Path) -> None:
         until(lambda: "Serving 2 bots" in log.read_text())
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        process.wait(timeout=240)
     assert "Traceback" not in log.read_text()

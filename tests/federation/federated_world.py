@@ -97,6 +97,7 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
             ),
             "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(32),
             "FEDERATED_CACHE_SECONDS": "0",
+            "FEDERATED_AUDIT_SECONDS": "3600",  # ``audits`` writes what waits
             "BOT_BACKOFF_SECONDS": "0",
             **settings,
         }

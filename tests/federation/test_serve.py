@@ -47,7 +47,7 @@ def served(environ: dict[str, str]) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-            assert process.wait(timeout=60) in (0, -15)
+            assert process.wait(timeout=240) in (0, -15)
 
 
 def test_serve_answers_the_network_where_clients_are_configured() -> None:

@@ -314,7 +314,7 @@ def test_threads_share_one_request() -> None:
         store, given, together = TokenStore(), hg.read(gorilla.settings()), threading.Barrier(8)
 
         def get(_: int) -> str:
-            together.wait(10)
+            together.wait(240)
             return store.get(given, TRANSPORT, Clock()).value
 
         with ThreadPoolExecutor(8) as pool:

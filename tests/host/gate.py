@@ -12,5 +12,5 @@ class Gate:
         self.open = threading.Event()
 
     def __call__(self, _method: str, _path: str) -> bool:
-        assert self.open.wait(60)
+        assert self.open.wait(240)
         return False

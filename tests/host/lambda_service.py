@@ -85,7 +85,7 @@ class Function:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(240)
         self._server.shutdown()
         self._server.server_close()
 

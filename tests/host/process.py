@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from bot_layer.host import storage
 from tests import loopback, processes
 
-_PATIENCE = 120.0
+_PATIENCE = 240.0
 _SERVING = re.compile(r"Serving \d+ bots on (http://\S+)")
 
 

@@ -83,7 +83,7 @@ def test_a_burst_of_first_calls_reads_the_bot_once(medplum: TokenServer, admissi
     together = threading.Barrier(8)
 
     def call() -> None:
-        together.wait(30)
+        together.wait(240)
         admission.admit(envelope(medplum, "token", SAY), "b-1")
 
     with ThreadPoolExecutor(8) as pool:

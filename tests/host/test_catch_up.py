@@ -194,7 +194,7 @@ def test_what_a_host_missed_it_enrolls_at_its_next_start(fresh: World, tmp_path:
         host.wait()
         fresh.medplum.bot_host = "127.0.0.1:9"
         missed = {number: newcomer(fresh, number) for number in range(1, 4)}
-        fresh.medplum.settle(timeout=60)
+        fresh.medplum.settle(timeout=240)
         fresh.medplum.bot_host = host.address
         host.start()
         until(lambda: all(written_back(fresh, each) for each in missed.values()))
@@ -209,7 +209,7 @@ def test_what_was_missed_can_be_caught_up_by_hand(fresh: World, tmp_path: Path) 
     database = tmp_path / "inbox.sqlite"
     settings = {**fresh.environment(), "BOT_HOST_CATCH_UP_SECONDS": "0"}
     missed = newcomer(fresh, 1)
-    fresh.medplum.settle(timeout=60)
+    fresh.medplum.settle(timeout=240)
     with HostProcess(fresh.medplum.base_url, database, **settings) as host:
         fresh.medplum.bot_host = host.address
         shown, queued, again = (_by_hand(fresh, database, *options) for options in (["--dry-run"], [], []))

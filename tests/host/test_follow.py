@@ -45,7 +45,7 @@ def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
                 inbox.take(script.handler, changed("later", "1"), AT, now=NOW)
                 until(lambda: ("Patient/later", "done") in told)
                 process.terminate()
-                assert process.wait(30) == 0
+                assert process.wait(240) == 0
                 assert process.stderr.read() == ""
             finally:
                 process.kill()

@@ -95,7 +95,7 @@ def test_a_killed_process_is_not_there_any_more(tmp_path: Path) -> None:
         assert process.stdout.readline() == "True\n"
         assert Presence(url).alone is False
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(240)
     assert Presence(url).alone is True
 
 

@@ -76,7 +76,7 @@ class Script:
             self.seen.append(f"{event.input['id']}/{event.input.get('meta', {}).get('versionId', '')}")
             self.called.notify_all()
         if isinstance(answer, threading.Event):
-            assert answer.wait(120)
+            assert answer.wait(240)
         if isinstance(answer, BotError):
             raise answer
         return parameters.build()

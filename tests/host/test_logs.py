@@ -68,7 +68,7 @@ def test_no_failing_flow_writes_anything_of_a_person(tmp_path: Path, level: str)
                 _call_from_outside(host, number)
                 with suppress(BotError):
                     world.client().post("fhir/R4/$pf-bulk-sync", {"resourceType": "Parameters"})
-                world.medplum.settle(timeout=60)
+                world.medplum.settle(timeout=240)
                 until(host.idle)
                 for server in (world.medplum, world.gorilla, world.practice_fusion):
                     server.faults.clear()
@@ -129,7 +129,7 @@ def _lock_the_database(path: Path, begin: Callable[[], object], world: World) ->
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         begin()
-        world.medplum.settle(timeout=60)
+        world.medplum.settle(timeout=240)
 
 
 def _break_all(world: World, kind: str) -> None:

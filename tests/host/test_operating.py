@@ -222,7 +222,7 @@ def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
-    caller.join(10)
+    caller.join(240)
     assert (result.exit_code, answered) == (0, [200]), result.output
     assert (tmp_path / "inbox.sqlite").is_file()
 
@@ -257,7 +257,7 @@ def test_a_sigterm_that_comes_while_a_host_starts_is_not_lost(tmp_path: Path) ->
             result = CliRunner().invoke(serve_command.app, arguments, env=world.environment())
     finally:
         over.set()
-        watcher.join(10)
+        watcher.join(240)
         for sign, handler in before.items():
             signal.signal(sign, handler)
     assert (result.exit_code, served.is_set()) == (0, False), result.output

@@ -124,7 +124,7 @@ def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url
     ):
         world.medplum.bot_host = one.address
         clinicians = [newcomer(world, number) for number in range(1, 25)]
-        world.medplum.settle(timeout=60)  # what a host is just receiving when it is killed would be lost
+        world.medplum.settle(timeout=240)  # what a host is just receiving when it is killed would be lost
         until(lambda: len(holders(client)) == 2)
         (dead,) = [host for host in holders(client) if f"-{one.pid}-" in host]
         one.kill()
@@ -132,7 +132,7 @@ def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url
         gate.open.set()
         world.medplum.bot_host = two.address
         clinicians += [newcomer(world, number) for number in range(25, 31)]
-        world.medplum.settle(timeout=60)
+        world.medplum.settle(timeout=240)
         until(two.idle)
         assert any(dead in line for line in two.lines), "it says whose runs it took over"
         for number, clinician in enumerate(clinicians, start=1):
@@ -156,7 +156,7 @@ def test_an_event_that_comes_to_both_hosts_runs_once(world: World, postgres_url:
         clinicians = [newcomer(world, number) for number in range(1, 25)]
         until(lambda: len(holders(client)) == 2)
         gate.open.set()
-        world.medplum.settle(timeout=60)
+        world.medplum.settle(timeout=240)
         until(lambda: one.idle() and two.idle())
         for number, clinician in enumerate(clinicians, start=1):
             assert (accounts(world, number), len(written_back(world, clinician))) == (1, 1)

@@ -78,7 +78,7 @@ def _survive(
         step += 1
         killer.left = 2 + every * (step - 1)  # the first request is the test's own, which creates the person
         subject = begin(world, step)
-        world.medplum.settle(timeout=60)
+        world.medplum.settle(timeout=240)
         until(lambda: not host.alive or host.idle())
         killed = not host.alive
         killer.left = None
@@ -133,8 +133,8 @@ def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) 
 
         world.gorilla.faults.add("slow", when=in_the_middle, seconds=0.5, times=2)
         clinician = newcomer(world, 1)
-        world.medplum.settle(timeout=60)
-        assert reached.wait(30)
+        world.medplum.settle(timeout=240)
+        assert reached.wait(240)
         assert host.terminate() == 0
         assert (accounts(world, 1), len(written_back(world, clinician))) == (1, 1)
         host.start()
@@ -149,7 +149,7 @@ def test_sigterm_does_not_wait_for_a_run_that_pauses(world: World, tmp_path: Pat
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **paused) as host:
         world.medplum.bot_host = host.address
         newcomer(world, 1)
-        world.medplum.settle(timeout=60)
+        world.medplum.settle(timeout=240)
         until(lambda: any("try-again-later" in line for line in host.lines))
         assert host.terminate() == 0
     with open_runs(f"sqlite:///{tmp_path / 'inbox.sqlite'}") as runs:

@@ -336,7 +336,7 @@ def test_a_whole_enrollment_tells_nothing_of_a_person(exported: InMemorySpanExpo
         world.gorilla.directory.add(npi=NPI, family="Sommerfeld", given=["Annabella"], suffix=["MD"])
         exported.clear()
         clinician = world.client().create(_clinician())
-        world.medplum.settle(timeout=60)
+        world.medplum.settle(timeout=240)
         enrolled = world.client().read(f"Practitioner/{clinician['id']}")
         settings = world.settings()
         known = {clinician["id"], world.medplum.project_id, world.medplum.client_id, world.medplum.client_secret}
@@ -553,7 +553,7 @@ def test_a_host_sends_its_traces_to_a_collector(tmp_path: Path) -> None:
             patient = world.client().create(
                 person(name=[{"use": "official", "family": "Sommerfeld", "given": ["Anna"]}])
             )
-            world.medplum.settle(timeout=60)
+            world.medplum.settle(timeout=240)
             until(host.idle)
             assert host.terminate() in {0, -15}
         registered = world.client().read(f"Patient/{patient['id']}")

@@ -305,5 +305,5 @@ def test_a_write_is_not_repeated_where_tls_breaks_after_it_was_sent(
         with pytest.raises(TransientError) as caught:
             PARTNER.send("POST", f"https://localhost:{listener.getsockname()[1]}/Patient", path="Patient", json_body={})
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(timeout=5)
+    thread.join(timeout=240)
     assert (arrived, caught.value.maybe_done) == ([b"POST"], True)

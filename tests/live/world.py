@@ -78,7 +78,7 @@ class Host:
         """End it by a signal."""
         if self.process is not None:
             self.process.send_signal(sign)
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=240)
             self.process = None
 
 

@@ -496,7 +496,7 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     """Even a create goes through: the closed connection is seen before anything is sent."""
     with answering(GOOD, GOOD) as near:
         assert near.server.read("Patient/1")["id"] == "1"
-        assert near.closed[0].wait(10)
+        assert near.closed[0].wait(240)
         assert near.server.create(patient())["id"] == "1"
         assert near.heard == 2
 
@@ -505,7 +505,7 @@ def test_a_connection_that_breaks_while_it_is_used_is_another_matter() -> None:
     """A read is repeated; a create may have been done."""
     with answering(b"", GOOD, b"") as near:
         assert near.server.read("Patient/1")["id"] == "1"
-        assert near.closed[1].wait(10)
+        assert near.closed[1].wait(240)
         error = lost(lambda: near.server.create(patient()))
     assert isinstance(error, TransientError)
     assert (error.maybe_done, near.heard) == (True, 3)

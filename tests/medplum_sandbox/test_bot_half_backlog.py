@@ -22,7 +22,7 @@ def test_a_slow_lane_keeps_no_other_waiting() -> None:
     """A task of another lane is done while the first one still waits for it."""
     backlog, released = Backlog(), threading.Event()
     seen: list[bool] = []
-    backlog.submit("slow", lambda: seen.append(released.wait(timeout=10)))
+    backlog.submit("slow", lambda: seen.append(released.wait(timeout=240)))
     backlog.submit("fast", released.set)
     backlog.settle()
     assert seen == [True]
@@ -44,7 +44,7 @@ def test_settle_says_what_is_still_under_way() -> None:
     """It does not wait for ever."""
     backlog, released = Backlog(), threading.Event()
     seen: list[bool] = []
-    backlog.submit("a", lambda: seen.append(released.wait(timeout=10)))
+    backlog.submit("a", lambda: seen.append(released.wait(timeout=240)))
     with pytest.raises(TimeoutError, match="1 deliveries"):
         backlog.settle(timeout=0.01)
     released.set()
@@ -73,10 +73,10 @@ def test_after_close_nothing_is_begun() -> None:
 
     def running() -> None:
         begun.set()
-        released.wait(timeout=10)
+        released.wait(timeout=240)
 
     backlog.submit("a", running)
-    assert begun.wait(timeout=10)
+    assert begun.wait(timeout=240)
     backlog.submit("a", lambda: done.append("queued"))
     backlog.close()
     backlog.submit("b", lambda: done.append("late"))

@@ -40,7 +40,7 @@ def answering(body: bytes, encoding: str) -> Iterator[str]:
         thread = threading.Thread(target=server.handle_request, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
-        thread.join(timeout=5)
+        thread.join(timeout=240)
 
 
 @pytest.mark.parametrize(

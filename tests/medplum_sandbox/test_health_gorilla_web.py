@@ -75,7 +75,7 @@ def test_a_key_in_flight_is_202(hg: HealthGorillaSandbox) -> None:
         body_of[waiting.status_code] = waiting.content
     done = answers.get(timeout=10)
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=240)
     assert (body_of, done.status_code, len(hg.roles())) == ({202: b""}, 201, 1)
 
 
@@ -228,6 +228,6 @@ def test_parallel_creates_make_one_account(hg: HealthGorillaSandbox) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=240)
     assert sorted(statuses.queue) == [201] + [409] * 7
     assert len(hg.roles()) == 1

@@ -76,7 +76,7 @@ class Stranger:
             raise AssertionError("".join(lines))
         yield line
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
 
 
 def plain_environment(home: Path) -> dict[str, str]:

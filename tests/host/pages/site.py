@@ -61,7 +61,7 @@ FATES: dict[str, Exception | None] = {
 def act(event: Event) -> Json:
     """Ends as the fate in the input says, and always talks of the person. With the fate ``slow`` it waits."""
     if event.input.get("fate") == "slow":
-        assert FREE.wait(120)
+        assert FREE.wait(240)
         return parameters.build(parameters.code("action", "enrolled"))
     fate = FATES[str(event.input["fate"] if "fate" in event.input else event.text("fate"))]
     if fate is not None:
