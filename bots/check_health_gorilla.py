@@ -58,4 +58,4 @@ def _names_somebody(event: Event) -> bool:
     return is_resource or bool(values(event.parameters, "practitioner")) or "practitioner" in event.query
 
 
-handler = Handler(BOT, check, read_settings=hg.read, partner_checks=health_gorilla_check.check)
+handler = Handler(BOT, check, read_settings=hg.read, partner_checks=health_gorilla_check.check_partner)

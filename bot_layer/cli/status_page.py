@@ -86,8 +86,8 @@ def routes(
 def _findings(environ: Mapping[str, str], bots: Collection, host_url: str) -> Sequence[Finding]:
     from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # costs time that --help need not pay
 
-    server = connect_environment(environ)
-    return list(examine(Diagnosis(environ["MEDPLUM_BASE_URL"], server, bots, host_url, environ)))
+    found = examine(Diagnosis(environ["MEDPLUM_BASE_URL"], connect_environment(environ), bots, host_url, environ))
+    return [each for each in found if not each.name.startswith("last run ")]  # the page has the runs themselves
 
 
 class Syncs:

@@ -11,6 +11,7 @@ from typing import Final
 from bot_layer.bot import ping
 from bot_layer.bot.handler import Handler
 from bot_layer.bot.ping import Pong, Standing
+from bot_layer.codes import advice
 from bot_layer.deploy.project import Project
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir import parameters
@@ -185,11 +186,11 @@ def _last_run(bot: Examined, events: Standing) -> Finding:
     called = _last_call(bot)
     when, code = called if called and called[0] > events.ended else (events.ended, events.code)
     if when == events.ended and events.state not in {"", "done"}:
-        text = f"Its last event, {when}, ended with {code}: {look}."
+        text = f"Its last event, {when}, ended with {code}. {advice(events.state, code)} See {look}."
         return Finding(label, "warning", "last-run-failed", text)
     if when == events.ended or not code:
         return passed(label, f"It succeeded, {when}." if when else "It has not run yet.")
-    text = f"Its last call, {when}, ended with {code}: see the codes in the documentation, and its AuditEvent."
+    text = f"Its last call, {when}, ended with {code}. {advice('failed', code)}"
     return Finding(label, "warning", "last-run-failed", text)
 
 

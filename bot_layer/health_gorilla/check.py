@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json
@@ -40,6 +41,11 @@ def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = Non
     except BotError as error:
         found.append(checks.failed(step, error))
     return checks.after_failure(found)
+
+
+def check_partner(secrets: Mapping[str, str]) -> list[Finding]:
+    """The steps that need no clinician, under names that say whose login and tenant they are."""
+    return [replace(each, name=f"Health Gorilla {each.name}") for each in check(secrets) if each.name != "practitioner"]
 
 
 def _tenant(gorilla: HealthGorillaClient) -> Json | None:

@@ -195,6 +195,13 @@ class History:
                 found[row.bot][row.day][row.state] += row.runs
         return found
 
+    def codes(self, since: float) -> Counter[tuple[str, str]]:
+        """How many runs ended since an instant, by state and code."""
+        chosen = (_TABLE.c.at >= since, _TABLE.c.kind.in_(RUNS))
+        counted = sa.select(_TABLE.c.state, _TABLE.c.code, sa.func.count()).where(*chosen).group_by("state", "code")
+        with self._engine.connect() as connection:
+            return Counter({(state, code): runs for state, code, runs in connection.execute(counted)})
+
     def figures(self, since: float) -> dict[str, Figures]:
         """The figures of each bot that ran since an instant."""
         of, ms = sa.func, _TABLE.c.ms

@@ -104,9 +104,16 @@ def test_a_healthy_project_has_nothing_to_do(world: World) -> None:
     _deploy(world.client())
     found = _found(world)
     assert _wrong(found) == {}
-    assert {"server", "version", "rights", "feature bots", "quota", "host", "token", "Practice Fusion Group"} <= set(
-        found
-    )
+    assert {
+        "server",
+        "version",
+        "rights",
+        "feature bots",
+        "quota",
+        "host",
+        "Health Gorilla token",
+        "Practice Fusion Group",
+    } <= set(found)
     for bot in BOTS:
         parts = ("bot", "call", "settings", "last run")
         assert {found[f"{part} {bot.bot.name}"].status for part in parts} <= {"passed", "skipped"}
@@ -313,12 +320,15 @@ BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
     "organization": (_with(FEDERATED_ORGANIZATION="Clinic"), {"settings federated-documents": "missing-settings"}),
     "opt-in": (_with(FEDERATED_OPT_IN="perhaps"), {"settings federated-documents": "missing-settings"}),
     # partners
-    "hg-login": (_with(HEALTH_GORILLA_CLIENT_SECRET="x" * 40), {"token": "health-gorilla-login-refused"}),
-    "hg-scope": (_with(HEALTH_GORILLA_SCOPES="user/*.*"), {"scopes": "scope-not-asked-for"}),
-    "hg-grant": (_gorilla_that_grants_less, {"scopes": "scope-not-granted"}),
-    "hg-tenant": (_with(HEALTH_GORILLA_TENANT_ID="t-unknown"), {"tenant": "tenant-unknown"}),
-    "hg-bare-tenant": (_bare_tenant, {"tenant": "tenant-incomplete"}),
-    "hg-directory": (_fault("/Practitioner"), {"directory": "refused-by-service"}),
+    "hg-login": (
+        _with(HEALTH_GORILLA_CLIENT_SECRET="x" * 40),
+        {"Health Gorilla token": "health-gorilla-login-refused"},
+    ),
+    "hg-scope": (_with(HEALTH_GORILLA_SCOPES="user/*.*"), {"Health Gorilla scopes": "scope-not-asked-for"}),
+    "hg-grant": (_gorilla_that_grants_less, {"Health Gorilla scopes": "scope-not-granted"}),
+    "hg-tenant": (_with(HEALTH_GORILLA_TENANT_ID="t-unknown"), {"Health Gorilla tenant": "tenant-unknown"}),
+    "hg-bare-tenant": (_bare_tenant, {"Health Gorilla tenant": "tenant-incomplete"}),
+    "hg-directory": (_fault("/Practitioner"), {"Health Gorilla directory": "refused-by-service"}),
     "pf-login": (_with(PF_CLIENT_SECRET="wrong"), {"Practice Fusion login": "token-refused"}),
     "pf-group": (_with(PF_GROUP_ID="nobody"), {"Practice Fusion Group": "group-unreadable"}),
     "pf-no-group": (_without("PF_GROUP_ID"), {"Practice Fusion Group": "no-group"}),

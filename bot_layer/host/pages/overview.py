@@ -17,7 +17,7 @@ from bot_layer.findings import Finding
 from bot_layer.host.history import FAILED, RUNS, Figures, History
 from bot_layer.host.pages.values import Practice
 from bot_layer.host.rules import standing
-from bot_layer.host.rules.standing import Problem, Situation
+from bot_layer.host.rules.standing import Ended, Problem, Situation
 
 if TYPE_CHECKING:
     from bot_layer.host.durable import Inbox
@@ -28,16 +28,12 @@ DAYS: Final = 14
 
 @dataclass(frozen=True)
 class Bar:
-    """One day of a chart: heights in per cent of the highest day, from the bottom.
-
-    ``failed`` counts dead letters too, ``failed_calls`` does not.
-    """
+    """One day of a chart: heights in per cent of the highest day, from the bottom."""
 
     day: datetime
     done: int
     refused: int
     failed: int
-    failed_calls: int
     highest: int
 
     @property
@@ -116,12 +112,13 @@ class Sources:
         dead = Counter[str]()
         for (_, code), number in (usable.dead_letters() if usable else {}).items():
             dead[code] += number
+        today = self.history.codes(day_starts(now)[-1].timestamp())
         problems = standing.problems(
             Situation(
                 takes_events=self.inbox is None or usable is not None,
-                dead={code: (number, advice("dead", code)) for code, number in dead.items()},
-                failed={row.name: row.today.failed_calls for row in rows if row.today.failed_calls},
-                refused=sum(row.today.refused for row in rows),
+                dead=[Ended(code, number, advice("dead", code)) for code, number in dead.most_common()],
+                failed=_ended(today, "failed"),
+                refused=_ended(today, "refused"),
                 silent_hosts=[host.name for host in hosts if host.silent],
                 catch_up_age=None if catch_up is None else now.timestamp() - catch_up,
                 syncs_failed=_troubles(practices, "failed"),
@@ -175,6 +172,11 @@ class Sources:
         return None
 
 
+def _ended(counts: Counter[tuple[str, str]], state: str) -> list[Ended]:
+    """What ended in a state, by code, the most frequent first."""
+    return [Ended(code, number, advice(state, code)) for (each, code), number in counts.most_common() if each == state]
+
+
 def _troubles(practices: Sequence[Practice], state: str) -> dict[str, str]:
     """What is wrong with each practice in that state."""
     return {each.name: " ".join(each.problems) or "See what is wrong." for each in practices if each.state == state}
@@ -190,6 +192,6 @@ def bars(starts: Sequence[datetime], counts: Sequence[Counter[str]]) -> tuple[Ba
     """A chart's bars."""
     highest = max((each.total() for each in counts), default=0) or 1
     return tuple(
-        Bar(start, each["done"], each["refused"], sum(each[state] for state in FAILED), each["failed"], highest)
+        Bar(start, each["done"], each["refused"], sum(each[state] for state in FAILED), highest)
         for start, each in zip(starts, counts, strict=True)
     )

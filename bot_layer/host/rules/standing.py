@@ -24,19 +24,28 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How many runs ended with a code, and what to do about it."""
+
+    code: str
+    number: int
+    advice: str
+
+
+@dataclass(frozen=True)
 class Situation:
     """What the sentences are made of.
 
-    ``dead`` counts dead letters by code, with what to do; ``failed`` counts today's failed calls by bot.
+    ``dead`` are the dead letters, ``failed`` the calls that failed today, ``refused`` what was refused today.
     ``catch_up_age`` is seconds since the last search, if there was one. ``syncs_failed`` and ``syncs_partial`` say by
     practice what is wrong, and ``sync_error`` why that is not known. ``checks_failed`` and ``checks_warned`` are the
     doctor's, by name.
     """
 
     takes_events: bool = True
-    dead: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    failed: Mapping[str, int] = field(default_factory=dict)
-    refused: int = 0
+    dead: Sequence[Ended] = ()
+    failed: Sequence[Ended] = ()
+    refused: Sequence[Ended] = ()
     silent_hosts: Sequence[str] = ()
     catch_up_age: float | None = None
     syncs_failed: Mapping[str, str] = field(default_factory=dict)
@@ -54,9 +63,7 @@ def problems(now: Situation) -> list[Problem]:
 def _problems(now: Situation) -> Iterator[Problem]:
     if not now.takes_events:
         yield Problem("bad", "The host cannot store events.", "Check the inbox's disk or database, then restart it.")
-    for code, (number, advice) in sorted(now.dead.items(), key=lambda each: -each[1][0])[:_MOST_LINES]:
-        text = f"{_count(number, 'event')} failed for good ({code})."
-        yield Problem("bad", text, advice, f"runs?state=dead&code={code}")
+    yield from _runs("bad", "{} failed for good", "event", now.dead, "state=dead")
     yield from _named("bad", "The bulk sync of {} does not work.", now.syncs_failed, "sync")
     if now.sync_error:
         yield Problem("bad", "The state of the bulk sync is not known.", now.sync_error, "sync")
@@ -67,15 +74,17 @@ def _problems(now: Situation) -> Iterator[Problem]:
     if now.catch_up_age is not None and now.catch_up_age > _CATCH_UP_LATE:
         text = f"The host last searched for missed changes {now.catch_up_age / 60:.0f} minutes ago."
         yield Problem("warn", text, "Check that Medplum answers and that the host's login is right.", "setup")
-    if now.failed:
-        named = ", ".join(f"{number} of {bot}" for bot, number in sorted(now.failed.items()))
-        text = f"{_count(sum(now.failed.values()), 'call')} failed today: {named}."
-        yield Problem("warn", text, "See why.", "runs?state=failed&since=today")
+    yield from _runs("warn", "{} failed today", "call", now.failed, "state=failed&since=today")
     yield from _named("warn", "The last bulk sync of {} was partial.", now.syncs_partial, "sync")
     yield from _named("warn", "Set-up: {}.", now.checks_warned, "setup")
-    if now.refused:
-        text = f"{_count(now.refused, 'run')} of today were refused."
-        yield Problem("note", text, "Their records or calls need a correction.", "runs?state=refused&since=today")
+    yield from _runs("note", "{} refused today", "run", now.refused, "state=refused&since=today")
+
+
+def _runs(level: str, text: str, noun: str, found: Sequence[Ended], query: str) -> Iterator[Problem]:
+    """A line for each of the most frequent codes."""
+    for each in found[:_MOST_LINES]:
+        what = f"{text.format(_count(each.number, noun))}{f': {each.code}' if each.code else ''}."
+        yield Problem(level, what, each.advice, f"runs?{query}{f'&code={each.code}' if each.code else ''}")
 
 
 def _named(level: str, text: str, found: Mapping[str, str], link: str) -> Iterator[Problem]:

@@ -147,9 +147,12 @@ def findings() -> list[Finding]:
         Finding("clock", "passed", "clock-works", "The clocks differ by 0 s."),
         Finding("deployment", "warning", "drift", "2 resources differ from what is declared: deploy again."),
         Finding(
-            "token", "failed", "login-refused", "Health Gorilla refused the login: check HEALTH_GORILLA_CLIENT_SECRET."
+            "Health Gorilla token",
+            "failed",
+            "login-refused",
+            "Health Gorilla refused the login: check HEALTH_GORILLA_CLIENT_SECRET.",
         ),
-        Finding("directory", "skipped", "check-skipped", "Skipped, because an earlier step failed."),
+        Finding("Health Gorilla directory", "skipped", "check-skipped", "Skipped, because an earlier step failed."),
     ]
 
 
@@ -240,7 +243,8 @@ def two_weeks(history: History) -> None:
                     else "done"
                 )
                 at, ms = now - day * 86_400 - 60 * count, 180.0 + 97 * ((count * 5 + number) % 13)
-                history.add(Entry(f"h-{day}-{number}-{count}", at, name, OPERATION, state, "", "enrolled", ms))
+                code = {"refused": "npi-missing", "failed": "service-unreachable"}.get(state, "")
+                history.add(Entry(f"h-{day}-{number}-{count}", at, name, OPERATION, state, code, "enrolled", ms))
         for name in ("north", "south", "west"):
             bad = {"south": "refused", "west": "failed"}.get(name) if day < 2 else "done"
             history.add(Entry(f"{HEALTH}-{name}-{day}", now - day * 86_400, name, HEALTH, bad or "done"))

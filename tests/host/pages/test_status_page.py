@@ -132,13 +132,14 @@ def test_the_overview_says_what_is_wrong_and_what_to_do(here: Site) -> None:
     page = here.client.get("/status").text
     for part in (
         "Something needs you",
-        "events failed for good (refused-by-service)",
+        "events failed for good: refused-by-service.",
         "A partner refused the request.",
         "The bulk sync of west does not work",
-        "Set-up: token.",
+        "Set-up: Health Gorilla token.",
         "check HEALTH_GORILLA_CLIENT_SECRET",
         "The last bulk sync of south was partial",
-        "calls failed today",
+        "1 call failed today: internal-error.",
+        "refused today: npi-missing.</a></strong> There is no NPI.",
         "clinic-host-1",
     ):
         assert part in page
@@ -151,7 +152,7 @@ def test_the_overview_says_what_is_wrong_and_what_to_do(here: Site) -> None:
 def test_the_overview_checks_the_set_up_by_itself(here: Site) -> None:
     """Whoever opens it alone sees what the doctor finds, at the latest with the next refresh."""
     here.sign_in()
-    until(lambda: "Set-up: token." in here.client.get("/status").text)
+    until(lambda: "Set-up: Health Gorilla token." in here.client.get("/status").text)
 
 
 def test_a_sync_whose_settings_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
