@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bot_layer.errors import BotError
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules import registration
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.plans import Context, Found, Plan
+from bot_layer.patient_registration.rules.plans import Act, Context, Found
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 SYSTEM = "https://clinic.example"
@@ -70,6 +71,9 @@ def found(
     return Found(first, second, Registration.read(recorded, policy, NOW) if recorded is not None else None)
 
 
-def plan(resource: Json, known: Found, policy: Policy = POLICY, context: Context | None = None) -> Plan:
-    """The plan for a Patient."""
-    return registration.plan(read(resource, policy), known, policy, context or Context())
+def plan(resource: Json, known: Found, policy: Policy = POLICY, context: Context | None = None) -> Act | BotError:
+    """The plan for a Patient, or the reason why there is none."""
+    try:
+        return registration.plan(read(resource, policy), known, policy, context or Context())
+    except BotError as refused:
+        return refused

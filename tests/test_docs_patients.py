@@ -29,7 +29,7 @@ SOURCES = [
     )
 ]
 # Calls whose first argument is a code.
-NAMING = frozenset({"Refuse", "Review", "note", "warning", "Issue", "Problem"})
+NAMING = frozenset({"note", "warning", "Issue", "Problem"})
 
 
 def codes() -> Iterator[str]:

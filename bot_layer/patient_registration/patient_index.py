@@ -14,15 +14,13 @@ from bot_layer.errors import PermanentError, TransientError
 from bot_layer.fhir.identifiers import search_token
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.validation import require_valid
-from bot_layer.health_gorilla.client import HealthGorillaClient, resource_of
+from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resource_of
+from bot_layer.health_gorilla.rules.accounts import idempotency_key
 from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
 from bot_layer.http.retry import compare_and_set
-from bot_layer.patient_registration.rules import index_wire
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.index_wire import id_in_location
-from bot_layer.patient_registration.rules.plans import Create, Found, NothingToDo, Update
-from bot_layer.patient_registration.rules.registration_answer import Act
+from bot_layer.patient_registration.rules.plans import Act, Create, Found, NothingToDo, Update
 from bot_layer.patient_registration.rules.same_person import is_alike
 
 _CHANGED_MEANWHILE = frozenset({409, 412})
@@ -97,7 +95,7 @@ class Patients:
         pt = plan.body["identifier"][0]
         headers = {
             "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
-            "HG-Idempotency-Key": index_wire.idempotency_key(plan.body),
+            "HG-Idempotency-Key": idempotency_key(self.gorilla.settings.base_url, plan.body),
         }
         answer = self.gorilla.send("POST", path("Patient"), json_body=plan.body, headers=headers)
         if answer.status == 202:
@@ -112,9 +110,7 @@ class Patients:
         if answer.status in _CHANGED_MEANWHILE:
             return None
         _require_ok(answer)
-        body = answer.outcome()
-        own = body.get("id") if body.get("resourceType") == "Patient" else None
-        return id_in_location(answer.headers.get("Location")) or own
+        return created_id(answer, "Patient")
 
     def _update(self, plan: Update) -> str | None:
         headers = {"If-Match": f'W/"{plan.version}"'} if plan.version else {}

@@ -14,8 +14,9 @@ from bot_layer.patient_registration.patients_in_medplum import PatientStore
 from bot_layer.patient_registration.rules import registration, registration_answer
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy
-from bot_layer.patient_registration.rules.plans import Context, Create, NothingToDo, Update
-from bot_layer.patient_registration.rules.registration_answer import NOT_FOR_THE_INDEX, Act
+from bot_layer.patient_registration.rules.plans import Act, Context, Create, NothingToDo, Update
+from bot_layer.patient_registration.rules.registration_answer import NOT_FOR_THE_INDEX
+from bot_layer.patient_registration.rules.registration_task import ENDING_SYSTEM
 from bot_layer.patient_registration.tasks import RegistrationTasks
 
 
@@ -83,16 +84,14 @@ class Registrar:
 
     def _plan(self, stored: Json, patient: ClinicPatient, former: Sequence[str], request: Request) -> Act:
         """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
-        refused = registration.refusal(patient, self.policy)
-        if refused is not None:
-            registration_answer.required(refused)
+        registration.require_registrable(patient, self.policy)
         found = self.index.find(patient, former)
         others: frozenset[str] = frozenset()
         if found.by_demographics:
             others = self.store.not_same(stored, self.policy)
             others |= self.store.known_ids(request.not_same if request.preview else (), self.policy)
         context = Context(tuple(former), others, request.force)
-        return registration_answer.required(registration.plan(patient, found, self.policy, context))
+        return registration.plan(patient, found, self.policy, context)
 
     def _keep_out(
         self, stored: Json, patient: ClinicPatient, former: Sequence[str], denial: Denial, *, preview: bool
@@ -113,7 +112,7 @@ class Registrar:
         if not preview:
             planned = endings()
             if planned:
-                self.tasks.ask_to_end(patient.id, error)
+                self.tasks.open(patient.id, error, ENDING_SYSTEM)
             for ending in planned:
                 self.index.carry_out(ending, partial(again, ending.id))
             self.store.write_back(stored, None)
@@ -128,6 +127,6 @@ class Registrar:
             self.tasks.cancel(dict.fromkeys(known), error.code, error.message)
         elif request.watched:
             asked, current = known[0], known[1] if len(known) > 1 else known[0]
-            self.tasks.fail(current, error)
+            self.tasks.open(current, error)
             if asked != current:
                 self.tasks.cancel([asked], "patient-merged", "The Patient was merged into another.")

@@ -26,7 +26,7 @@ def failing(w: Clinic) -> Json:
     ("change", "status", "reason"),
     [
         (lambda now: {**now, "active": False}, "cancelled", "patient-inactive"),
-        (lambda now: {**now, "meta": HTEST}, "cancelled", "test-patient"),
+        (lambda now: {**now, "meta": now["meta"] | HTEST}, "cancelled", "test-patient"),
         (lambda now: {**now, "address": [ADDRESS], "deceasedBoolean": True}, "cancelled", "patient-deceased"),
         (
             lambda now: {**now, "address": [ADDRESS], "deceasedDateTime": "2026-01-01"},

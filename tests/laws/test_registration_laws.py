@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot_layer.errors import InputError
 from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Refuse, Update
+from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Update
 from tests.people import POLICY, build, found, plan, read
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
@@ -90,8 +91,8 @@ def held_after(answer: Create | Update) -> Json:
 def test_a_refusal_names_exactly_what_is_missing(patient: Json) -> None:
     """A patient is refused for missing elements, or is complete and can be built; nothing raises in between."""
     answer = plan(patient, Found(), POLICY)
-    assert isinstance(answer, Create | Refuse)
-    assert isinstance(answer, Refuse) == bool(read(patient).missing(POLICY))
+    assert isinstance(answer, Create | InputError)
+    assert isinstance(answer, InputError) == bool(read(patient).missing(POLICY))
 
 
 @given(_COMPLETE)

@@ -12,37 +12,26 @@ from urllib.parse import urlsplit
 from bot_layer.federation.rules.document import Rules
 from bot_layer.federation.rules.proxies import Network
 from bot_layer.federation.rules.token import Client, read_clients
+from bot_layer.fhir.security_labels import LEVELS
 from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy
+from bot_layer.patient_registration.rules.registration_settings import DISCLOSURE_SETTINGS
 from bot_layer.settings import Reader, Setting
 
-_LEVELS: Final = tuple("ULMNRV")
 ANSWERING: Final = (
+    *DISCLOSURE_SETTINGS,
     Setting("FEDERATED_ORGANIZATION", "Organization/{id}: author and custodian of documents that name none"),
     Setting("FEDERATED_DOCUMENT_OID", "The OID for the masterIdentifier of documents that lack one"),
-    Setting(
-        "FEDERATED_CONFIDENTIALITY",
-        "The highest confidentiality that is disclosed: U, L, M, N, R or V",
-        default="N",
-        kind="choice",
-        choices=_LEVELS,
-    ),
     Setting(
         "FEDERATED_UNLABELLED",
         "The confidentiality of unlabeled documents",
         default="N",
         kind="choice",
-        choices=_LEVELS,
+        choices=LEVELS,
     ),
     Setting("FEDERATED_SHOW_LEVEL", "true: show that level on documents without a label", default="false", kind="flag"),
     Setting(
         "FEDERATED_CCDA",
         "true: offer Patient/$ccda-export for patients without documents",
-        default="false",
-        kind="flag",
-    ),
-    Setting(
-        "FEDERATED_OPT_IN",
-        "true: only patients with a Consent that permits are disclosed",
         default="false",
         kind="flag",
     ),

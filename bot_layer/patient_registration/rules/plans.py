@@ -1,4 +1,4 @@
-"""What a registration is decided from, and the decisions: create, update, nothing, refuse, or ask a person."""
+"""What a registration is decided from, and the decisions: create, update or nothing."""
 
 from __future__ import annotations
 
@@ -59,21 +59,4 @@ class NothingToDo:
     external_id: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True)
-class Refuse:
-    """The patient is not registered; ``expression`` names what the caller must change."""
-
-    code: str
-    text: str
-    expression: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Review:
-    """The records contradict each other: a person must look."""
-
-    code: str
-    text: str
-
-
-Plan = Create | Update | NothingToDo | Refuse | Review
+Act = Create | Update | NothingToDo

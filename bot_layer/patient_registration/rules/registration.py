@@ -9,45 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.plans import (
-    Context,
-    Create,
-    Found,
-    NothingToDo,
-    Plan,
-    Refuse,
-    Review,
-    Update,
-)
+from bot_layer.patient_registration.rules.plans import Act, Context, Create, Found, NothingToDo, Update
 from bot_layer.patient_registration.rules.same_person import differences, is_alike, is_somebody_else
 
 _NO_CONTEXT: Final = Context()
-_DECEASED: Final = Refuse(
-    "patient-deceased", "Deceased patients are not registered unless it is configured.", ("Patient.deceased",)
-)
 
 
-def plan(patient: ClinicPatient, found: Found, policy: Policy, context: Context = _NO_CONTEXT) -> Plan:
-    """What to do for this patient."""
-    refused = refusal(patient, policy)
-    if refused is not None:
-        return refused
+def plan(patient: ClinicPatient, found: Found, policy: Policy, context: Context = _NO_CONTEXT) -> Act:
+    """What to do for this patient. InputError or ReviewNeeded where nothing may be done."""
+    require_registrable(patient, policy)
     recorded = patient.health_gorilla_ids
     if len(recorded) > 1:
-        return Review("several-health-gorilla-ids", "The Patient in Medplum has several Health Gorilla ids: keep one.")
+        text = "The Patient in Medplum has several Health Gorilla ids: keep one."
+        raise ReviewNeeded(text, code="several-health-gorilla-ids")
     if _is_dead_for(policy, patient) and not recorded and not found.by_identifier:
-        return _DECEASED
+        raise _deceased()
     candidates = _candidates(patient, found, policy, context)
     others = [theirs for theirs in candidates if _is_of_another(theirs, patient, policy, context)]
     if len(candidates) > 1 and len(others) == len(candidates):
-        return _registered_as_another(patient, others)
+        raise _registered_as_another(patient, others)
     if len(candidates) > 1:
-        return Review(
-            "several-matches",
-            f"Health Gorilla has {len(candidates)} patients that match: if they are one person, have them merged "
-            "there first.",
+        text = (
+            f"Health Gorilla has {len(candidates)} patients that match: have them merged there, if they are one person."
         )
+        raise ReviewNeeded(text, code="several-matches")
     if not candidates:
         return _plan_new(patient, policy, force=context.force)
     return _plan_known(patient, candidates[0], policy, context)
@@ -64,23 +51,23 @@ def endings(patient: ClinicPatient, found: Found) -> list[Update]:
     ]
 
 
-def refusal(patient: ClinicPatient, policy: Policy) -> Refuse | None:
-    """Why this patient must not be registered, before anything is looked up; None where it may be."""
+def require_registrable(patient: ClinicPatient, policy: Policy) -> None:
+    """Raise InputError for a patient who must not be registered, before anything is looked up."""
     if patient.is_merged:
-        return Refuse("patient-merged", "The Patient was merged into another: register that one.", ("Patient.link",))
+        text = "The Patient was merged into another: register that one."
+        raise InputError(text, code="patient-merged", expression=["Patient.link"])
     if not patient.is_active:
-        return Refuse("patient-inactive", "The Patient is not active.", ("Patient.active",))
+        raise InputError("The Patient is not active.", code="patient-inactive", expression=["Patient.active"])
     if patient.is_test and not policy.test_patients:
-        return Refuse(
-            "test-patient", "Test patients are not registered unless it is configured.", ("Patient.meta.tag",)
-        )
+        text = "Test patients are not registered unless it is configured."
+        raise InputError(text, code="test-patient", expression=["Patient.meta.tag"])
     missing = patient.missing(policy)
     if missing and _is_dead_for(policy, patient) and not patient.health_gorilla_ids:
-        return _DECEASED
+        raise _deceased()
     if missing:
         elements = ", ".join(expression.removeprefix("Patient.") for expression in missing)
-        return Refuse("missing-demographics", f"Registration needs these elements as well: {elements}.", missing)
-    return None
+        text = f"Registration needs these elements as well: {elements}."
+        raise InputError(text, code="missing-demographics", expression=missing)
 
 
 def registered_id(patient: ClinicPatient, theirs: Registration, policy: Policy) -> str:
@@ -94,62 +81,68 @@ def _is_dead_for(policy: Policy, patient: ClinicPatient) -> bool:
     return patient.is_deceased and not policy.deceased
 
 
-def _plan_new(patient: ClinicPatient, policy: Policy, *, force: bool) -> Plan:
+def _plan_new(patient: ClinicPatient, policy: Policy, *, force: bool) -> Create:
     if patient.health_gorilla_ids and not force:
-        return Review(
-            "registration-vanished",
+        text = (
             "Medplum has an id that Health Gorilla does not know: ask Health Gorilla, or call with force to register "
-            "again.",
+            "again."
         )
+        raise ReviewNeeded(text, code="registration-vanished")
     if _is_dead_for(policy, patient):
-        return _DECEASED
+        raise _deceased()
     external_id = patient.external_ids[0]
     return Create(patient.body(policy, external_id), external_id)
 
 
-def _plan_known(patient: ClinicPatient, theirs: Registration, policy: Policy, context: Context) -> Plan:
+def _plan_known(patient: ClinicPatient, theirs: Registration, policy: Policy, context: Context) -> Update | NothingToDo:
     recorded, external = patient.health_gorilla_ids, registered_id(patient, theirs, policy)
     pt = (policy.patient_system, external)
     is_ours = pt in theirs.numbers
     if recorded and theirs.id not in recorded and not (is_ours and context.force):
-        return Review("health-gorilla-id-differs", "The Health Gorilla id in Medplum differs from the one found.")
+        text = "The Health Gorilla id in Medplum differs from the one found."
+        raise ReviewNeeded(text, code="health-gorilla-id-differs")
     if not theirs.is_active and theirs.id not in patient.ended_ids:
-        return Review(
-            "registration-inactive", "The patient is inactive in Health Gorilla: ask Health Gorilla to reactivate it."
-        )
+        text = "The patient is inactive in Health Gorilla: ask Health Gorilla to reactivate it."
+        raise ReviewNeeded(text, code="registration-inactive")
     if not is_ours:
         if _is_of_another(theirs, patient, policy, context) and not (recorded and context.force):
-            return _changed_identifier() if recorded else _registered_as_another(patient, [theirs])
+            raise _changed_identifier() if recorded else _registered_as_another(patient, [theirs])
         if patient.demographics.gender != theirs.demographics.gender and not recorded:
-            return Review(
-                "contradictory-demographics", "A patient of this name and birth date has another gender there."
-            )
+            raise _contradictory("A patient of this name and birth date has another gender there.")
     if is_somebody_else(patient.demographics, theirs.demographics) and not context.force:
-        return Review("contradictory-demographics", "The patient under this id has another name and birth date there.")
+        raise _contradictory("The patient under this id has another name and birth date there.")
     changed = theirs.differs_from(patient, pt)
     if not changed:
         return NothingToDo(theirs.id, external)
     return Update(theirs.id, theirs.merged_with(patient.body(policy, external)), changed, theirs.version, external)
 
 
-def _changed_identifier() -> Refuse:
-    return Refuse(
-        "identifier-changed",
+def _deceased() -> InputError:
+    text = "Deceased patients are not registered unless it is configured."
+    return InputError(text, code="patient-deceased", expression=["Patient.deceased"])
+
+
+def _contradictory(text: str) -> ReviewNeeded:
+    return ReviewNeeded(text, code="contradictory-demographics")
+
+
+def _changed_identifier() -> InputError:
+    text = (
         "The id that the patient is registered under would change, and networks query by it: "
-        "call with force if this is intended.",
-        ("Patient.identifier",),
+        "call with force if this is intended."
     )
+    return InputError(text, code="identifier-changed", expression=["Patient.identifier"])
 
 
-def _registered_as_another(patient: ClinicPatient, others: Sequence[Registration]) -> Review:
+def _registered_as_another(patient: ClinicPatient, others: Sequence[Registration]) -> ReviewNeeded:
     """The advice depends on the marks: where nothing differs, only a person who knows both can tell them apart."""
     marks = sorted({mark for theirs in others for mark in differences(patient.demographics, theirs.demographics).marks})
     differing = f" They differ in {', '.join(marks)}: force registers the patient." if marks else ""
-    return Review(
-        "registered-as-another",
+    text = (
         "A patient of this name and birth date is registered under another id. If it is the same person, merge the two "
-        f"Patients in Medplum; if they are two people, call again with notSameAs.{differing}",
+        f"Patients in Medplum; if they are two people, call again with notSameAs.{differing}"
     )
+    return ReviewNeeded(text, code="registered-as-another")
 
 
 def _candidates(patient: ClinicPatient, found: Found, policy: Policy, context: Context) -> list[Registration]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, note
 from bot_layer.patient_registration.rules.disclosure import DENIALS
 from bot_layer.patient_registration.rules.index_patient import Policy, shown
-from bot_layer.patient_registration.rules.plans import Create, NothingToDo, Refuse, Review, Update
+from bot_layer.patient_registration.rules.plans import Act, Create, NothingToDo, Update
 
 NOT_FOR_THE_INDEX: Final = frozenset({"patient-inactive", "test-patient", "patient-deceased"}) | DENIALS
 """By rule these patients are not registered: that is no failure for a person to look after."""
@@ -24,17 +23,6 @@ _WOULD: Final = {
     "updated": "The registration in Health Gorilla would be updated; nothing was written.",
     "unchanged": "Health Gorilla and Medplum agree; nothing would be written.",
 }
-
-Act = Create | Update | NothingToDo
-
-
-def required(plan: Act | Refuse | Review) -> Act:
-    """The plan, if it can be carried out; else InputError or ReviewNeeded."""
-    if isinstance(plan, Refuse):
-        raise InputError(plan.text, code=plan.code, expression=plan.expression)
-    if isinstance(plan, Review):
-        raise ReviewNeeded(plan.text, code=plan.code)
-    return plan
 
 
 def action(plan: Act) -> str:

@@ -36,28 +36,18 @@ def task(patient_id: str, error: BotError, now: datetime, system: str = TASK_SYS
         "for": {"reference": f"Patient/{patient_id}"},
         "focus": {"reference": f"Patient/{patient_id}"},
         "authoredOn": moment,
-        **_reason(error.code, error.message, moment),
+        "lastModified": moment,
+        **_reason(error.code, error.message),
     }
 
 
-def renewed(stored: Json, error: BotError, now: datetime) -> Json:
-    """The open Task with the latest reason; unchanged where the reason is the same."""
-    reason = _reason(error.code, error.message, now.isoformat(timespec="seconds"))
-    if stored.get("statusReason") == reason["statusReason"]:
+def changed(stored: Json, now: datetime, status: str, code: str = "", text: str = "") -> Json:
+    """The Task with a status, and with the latest reason if there is one; unchanged where it says so already."""
+    reason = _reason(code, text) if code else {}
+    if {"status": status, **reason}.items() <= stored.items():
         return stored
-    return {**stored, **reason}
+    return {**stored, "status": status, **reason, "lastModified": now.isoformat(timespec="seconds")}
 
 
-def completed(stored: Json, now: datetime) -> Json:
-    """The Task once the patient is registered."""
-    return {**stored, "status": "completed", "lastModified": now.isoformat(timespec="seconds")}
-
-
-def cancelled(stored: Json, code: str, text: str, now: datetime) -> Json:
-    """The Task of a patient who needs no registration any more, with the reason."""
-    return {**stored, "status": "cancelled", **_reason(code, text, now.isoformat(timespec="seconds"))}
-
-
-def _reason(code: str, text: str, moment: str) -> Json:
-    coding = {"system": outcomes.CODE_SYSTEM, "code": code}
-    return {"statusReason": {"coding": [coding], "text": text}, "lastModified": moment}
+def _reason(code: str, text: str) -> Json:
+    return {"statusReason": {"coding": [{"system": outcomes.CODE_SYSTEM, "code": code}], "text": text}}
