@@ -71,7 +71,7 @@ def main() -> None:
 
 
 # The extras of a command that needs more than a bot's author does; the others need them for some options or bots.
-_EXTRAS = {"demo": "all", "pf-sync": "sync", "runs": "host", "sandbox": "host,sandbox", "serve": "host"}
+_EXTRAS = {"demo": "all", "logs": "host", "pf-sync": "sync", "runs": "host", "sandbox": "host,sandbox", "serve": "host"}
 
 
 def _missing(module: str, command: Sequence[str]) -> str:

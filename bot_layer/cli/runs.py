@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -49,18 +49,14 @@ def list_runs(
     code: Annotated[str | None, typer.Option(help="Runs that ended with this code.")] = None,
     since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", help="Keep printing changes, until Ctrl-C or SIGTERM.")] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     inbox: Inbox = None,
 ) -> None:
-    """List the newest runs, events and operations, the newest last."""
-    after, never = age(since), threading.Event()
-    with _interrupted_by_sigterm(), suppress(KeyboardInterrupt), _opened(inbox) as opened:
-        runs = opened.followed(
-            go_on=lambda: follow and not never.wait(1.0), bot=bot, state=state, code=code, since=after, limit=limit
-        )
-        _print(map(_told, runs), _LIST, as_json=as_json, as_csv=as_csv)
+    """List the newest runs, events and operations, the newest last; `medplum-bots logs --follow` keeps printing."""
+    with opened_runs(inbox) as opened:
+        found = opened.listed(bot=bot, state=state, code=code, since=age(since), limit=limit)
+        _print(map(_told, reversed(found)), _LIST, as_json=as_json, as_csv=as_csv)
 
 
 @runs.command("stats")
@@ -73,7 +69,7 @@ def stats(
     """Count each bot's runs, refusals and failures, with the median and the slowest time in milliseconds."""
     after = age(since)
     assert after is not None
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         figures = opened.history.figures(after.timestamp())
     told = [
         {
@@ -101,7 +97,7 @@ def show(
     inbox: Inbox = None,
 ) -> None:
     """Show one run; a person's data only when asked for, and with the key of the inbox."""
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         run = opened.one(run_id)
         told = _told(run)
         if data:
@@ -129,7 +125,7 @@ def export(
     """
     from bot_layer.recorded.export import write_case  # noqa: PLC0415  # the models of FHIR cost half a second
 
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         run = opened.one(run_id)
         recording = opened.history.recording(run.id)
         if recording is None:
@@ -145,21 +141,21 @@ def export(
 @runs.command("retry")
 def retry(run_id: RunId, inbox: Inbox = None) -> None:
     """Run a dead letter or a cancelled run again."""
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         typer.echo(opened.again(run_id, only_failed=True))
 
 
 @runs.command("replay")
 def replay(run_id: RunId, inbox: Inbox = None) -> None:
     """Run any ended run again: bots can be called twice."""
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         typer.echo(opened.again(run_id, only_failed=False))
 
 
 @runs.command("cancel")
 def cancel(run_id: RunId, inbox: Inbox = None) -> None:
     """End a run that waits; one that runs ends after its present attempt."""
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         opened.cancel(run_id)
 
 
@@ -180,7 +176,7 @@ def catch_up(
 
     start = age(since)
     assert start is not None
-    with _opened(inbox) as opened:
+    with opened_runs(inbox) as opened:
         chosen_bots = chosen(bots).only(bot or [])
         server = catching.own_server(os.environ, (os.environ.get("MEDPLUM_BASE_URL") or "",))
         if server is None:
@@ -202,7 +198,7 @@ def catch_up(
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """SIGTERM ends what goes on as Ctrl-C does: a shell may have its background processes ignore that."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -212,10 +208,12 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(given: str | None) -> Iterator[Runs]:
+def opened_runs(given: str | None) -> Iterator[Runs]:
+    """The runs of the host's inbox; exit code 2 with one line where there is none."""
     from bot_layer.host.runs import open_runs  # noqa: PLC0415  # DBOS costs --help half a second
 
     url = database(given, os.environ)
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # what it says is said below, in one line
     try:
         if url is None:
             raise InputError("This host has no inbox.")

@@ -48,10 +48,9 @@ def sandbox(
     quota: Annotated[
         int, typer.Option(min=1, help="FHIR quota in units a minute, from when the bots are deployed.")
     ] = 50_000,
-    operation_input: Annotated[
-        str,
-        typer.Option(help="What an instance-level operation passes to its bot: 'resource' (since 2026-02) or 'body'."),
-    ] = "resource",
+    medplum_version: Annotated[
+        str, typer.Option(help="The server's version: 5.0, 5.1 or a full one such as 5.1.22.")
+    ] = "5.1",
     practice_fusion: Annotated[
         str,
         typer.Option(help="How the source behaves: 'general' (all of Bulk Data) or 'exact' (as Practice Fusion)."),
@@ -77,8 +76,6 @@ def sandbox(
     from bot_layer.demo.world import Options, World  # noqa: PLC0415
     from medplum_sandbox.faults import Faults  # noqa: PLC0415  # the look-alikes cost a second that --help need not pay
 
-    if operation_input not in {"resource", "body"}:
-        raise typer.BadParameter("--operation-input is 'resource' or 'body'.")
     if practice_fusion not in ("general", "exact"):
         raise typer.BadParameter("--practice-fusion is 'general' or 'exact'.")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -95,7 +92,7 @@ def sandbox(
             host_port=host_port,
             db=db,
             quota=_NO_QUOTA if with_bots else quota,
-            operation_input=operation_input,
+            version=medplum_version,
             with_bots=with_bots,
             practice_fusion=practice_fusion,
             collections=collections,

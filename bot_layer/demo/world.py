@@ -47,7 +47,7 @@ class Options:
     host_port: int = 0
     db: Path | None = None
     quota: int = 50_000
-    operation_input: str = "resource"
+    version: str = "5.1"
     with_bots: bool = True
     practice_fusion: str = "general"  # or "exact"
     collections: tuple[str, ...] = (BUNDLED,)
@@ -67,7 +67,7 @@ class World:
             port=wanted.port,
             db=wanted.db,
             quota=wanted.quota,
-            operation_input=wanted.operation_input,
+            version=wanted.version,
             faults=wanted.medplum_faults,
         )
         self.gorilla = HealthGorillaSandbox(

@@ -1,6 +1,6 @@
 """Envelope in, answer out: the one place where whatever a bot raises becomes an answer.
 
-Every transport calls ``invoke``, so that they answer alike. The log of a run is what the bot's own modules logged
+Every transport calls ``invoke``, so that they answer alike. The log of a run is what the bot's own package logged
 meanwhile; other libraries are left out, because they write addresses with ids in them.
 """
 
@@ -23,11 +23,10 @@ from bot_layer.bot.handler import Handler, failed
 from bot_layer.errors import BotError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json, as_object, encode
-from bot_layer.host.logs import call
+from bot_layer.host import logs
 from bot_layer.host.recordings import recording_of
 from bot_layer.http import deadline
 
-_LOGGERS: Final = ("bots", "bot_layer")
 _MOST_LINES: Final = 200
 _lines: ContextVar[list[str] | None] = ContextVar("lines", default=None)
 _log = logging.getLogger(__name__)
@@ -95,7 +94,8 @@ def invoke(
     if is_own_change(envelope):
         return Result(_UNCHANGED, "skipped: own-change")
     trace_id, tape, checked = envelope.get("traceId"), None, None
-    with call(bot=handler.bot.name, trace_id=trace_id if isinstance(trace_id, str) else None), _captured() as lines:
+    trace = trace_id if isinstance(trace_id, str) else None
+    with logs.call(bot=handler.bot.name, trace_id=trace), _captured(handler) as lines:
         try:
             with deadline.within(handler.bot.timeout):
                 checked = check(handler, envelope) if check else envelope
@@ -159,9 +159,11 @@ def place_of(fault: BaseException) -> str:
 
 
 @contextmanager
-def _captured() -> Iterator[list[str]]:
-    """The lines that the bots' own loggers write in this context, while it lasts."""
-    _listen()
+def _captured(handler: Handler) -> Iterator[list[str]]:
+    """The lines that the loggers of this project and of the bot's own package write in this context."""
+    logs.own_packages.add(handler.act.__module__.partition(".")[0])
+    for name in tuple(logs.own_packages):
+        _listen(logging.getLogger(name))
     lines: list[str] = []
     token = _lines.set(lines)
     try:
@@ -179,13 +181,12 @@ class _Capture(logging.Handler):
             lines.append(f"{record.levelname} {record.getMessage()}")
 
 
-_capture = _Capture(logging.INFO)
+_capture = _Capture()
 
 
-def _listen() -> None:
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        if _capture not in logger.handlers:
-            logger.addHandler(_capture)
-            if logger.level == logging.NOTSET:
-                logger.setLevel(logging.INFO)
+def _listen(logger: logging.Logger) -> None:
+    """Capture what a package logs: from INFO on, or what its own level or the process's allows besides."""
+    if _capture not in logger.handlers:
+        logger.addHandler(_capture)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(min(logging.INFO, logging.getLogger().level or logging.INFO))

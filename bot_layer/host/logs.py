@@ -24,7 +24,7 @@ from typing import Any, Final, TextIO
 from bot_layer.fhir.json import Json
 
 _call: ContextVar[Mapping[str, Any] | None] = ContextVar("call", default=None)
-_PROJECT: Final = ("bot_layer", "bots")
+own_packages: Final = {"bot_layer", "bots"}  # and those of the bots that run here
 _LIBRARIES: Final = ("/site-packages/", "/dist-packages/", str(Path(json.__file__).parents[1]))
 # Where the values of a message that was formatted before it was logged may begin.
 _VALUE: Final = re.compile(r"[\d:'\"?/\\{\[(<=%@,]")
@@ -61,7 +61,7 @@ class _Quiet(logging.Filter):
 
 def is_library(record: logging.LogRecord) -> bool:
     """True for a record that neither the project nor a bot of the operator wrote."""
-    if record.name.partition(".")[0] in _PROJECT:
+    if record.name.partition(".")[0] in own_packages:
         return False
     return any(place in record.pathname for place in _LIBRARIES)
 
@@ -81,6 +81,7 @@ def configure(*, level: str = "INFO") -> None:
     stream = standard_error()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
+    handler.setLevel(level.upper())  # a package's own level may be lower, for the log of its runs
     handler.addFilter(_Quiet())
     root = logging.getLogger()
     root.handlers[:] = [handler]

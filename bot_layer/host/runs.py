@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final, TypedDict, Unpack, cast
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWorkflowID, WorkflowStatus
+import sqlalchemy as sa
+from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWorkflowID, WorkflowStatus, error
 
 from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
@@ -246,14 +247,15 @@ def connect_runs(database_url: str, history: History, key: str | None = None) ->
 
 @contextmanager
 def open_runs(database_url: str, key: str | None = None) -> Iterator[Runs]:
-    """The runs in a database."""
-    history = History(database_url, key)
-    runs = connect_runs(database_url, history, key)
+    """The runs in a database; InputError where it can't be read, or is none of a host."""
     try:
-        yield runs
-    finally:
-        history.close()
-        runs.close()
+        with closing(History(database_url, key)) as history, closing(connect_runs(database_url, history, key)) as runs:
+            yield runs
+    except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+        raise InputError(
+            "The inbox can't be read: is --inbox, or the host's BOT_HOST_DATABASE_URL, that of a host that ran?",
+            code="no-inbox",
+        ) from fault
 
 
 def _operation(entry: Entry) -> Run:

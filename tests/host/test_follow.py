@@ -1,4 +1,4 @@
-"""``medplum-bots runs list --follow`` as a process of its own, whose output goes into a pipe."""
+"""``medplum-bots logs --follow`` as a process of its own, whose output goes into a pipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bot_layer.cli.main import build
+from bot_layer.host.history import OPERATION, Entry, History
 from tests import processes
 from tests.host.process import until
 from tests.host.test_inbox import AT, NOW, Script, changed, running
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.no_cover  # the command that counts is another process
 def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
     """A run is printed when its event comes, not when the pipe is full; SIGTERM ends it: 0, no last word."""
     script = Script()
-    command = [sys.executable, "-m", "bot_layer.cli", "runs", "list", "--follow", "--json", "--inbox"]
+    command = [sys.executable, "-m", "bot_layer.cli", "logs", "--follow", "--json", "--inbox"]
     told: list[tuple[str, str]] = []
     with running(tmp_path, script) as (inbox, _):
         inbox.take(script.handler, changed("before", "1"), AT, now=NOW)
@@ -50,3 +53,43 @@ def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
             finally:
                 process.kill()
     assert len(told) == len(set(told)), "each is told once"
+
+
+def test_a_line_has_bot_event_action_codes_and_milliseconds(tmp_path: Path) -> None:
+    """For a person, in color on a terminal; as JSON for a program."""
+    url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
+    with running(tmp_path, Script()):
+        history = History(url)
+    history.add(
+        Entry("abcdefghijklmnop", 1_700_000_000.0, "say-hello", OPERATION, "refused", "no-target", "refused", 12.6)
+    )
+    history.close()
+    words = ["logs", "--inbox", url]
+    line = CliRunner().invoke(build(words), words).output
+    assert line.split()[1:] == ["say-hello", "operation", "refused", "no-target", "13", "ms", "abcdefghijklmnop"]
+    assert "\x1b[" in CliRunner().invoke(build(words), words, env={"FORCE_COLOR": "1"}, color=True).output
+    run = json.loads(CliRunner().invoke(build(words), [*words, "--json"]).output)
+    assert run == {
+        "time": "2023-11-14T22:13:20+00:00",
+        "bot": "say-hello",
+        "event": "operation",
+        "resource": None,
+        "action": "refused",
+        "state": "refused",
+        "codes": ["no-target"],
+        "ms": 13,
+        "id": "abcdefghijklmnop",
+    }
+
+
+def test_without_an_inbox_it_says_what_to_do_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And makes no file."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(build(["logs"]), ["logs", "--follow"], env={"BOT_HOST_DATABASE_URL": ""})
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    assert "BOT_HOST_DATABASE_URL" in done.output
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "another.sqlite").touch()
+    for url in ("nonsense", f"sqlite:///{tmp_path / 'another.sqlite'}", "postgresql://nobody@127.0.0.1:9/nothing"):
+        done = CliRunner().invoke(build(["logs"]), ["logs", "--inbox", url])
+        assert (done.exit_code, done.stderr.splitlines()[-1][:10]) == (2, "no-inbox: ")

@@ -10,13 +10,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
-from bot_layer.recorded.rules.deidentify import SECRET, Deidentified, origin_of, personal_words
+from bot_layer.recorded.rules.deidentify import SECRET, Deidentified, origin_of, parsed_json, personal_words
 from bot_layer.recorded.rules.pseudonyms import Pseudonyms
 from bot_layer.settings import Setting
 
@@ -109,6 +110,8 @@ def _setting(setting: Setting, value: str, walker: Deidentified) -> str:
         return PRIVATE_KEY
     if setting.sensitive:
         return SECRET
+    if (parsed := parsed_json(value)) is not None:
+        return json.dumps(walker.value(parsed, "system"))
     parts = _PARTS.split(value)
     return "".join(part if _PARTS.fullmatch(part) else walker.text(part, is_name=not setting.login) for part in parts)
 

@@ -128,7 +128,7 @@ class Deidentified:
             return TOKEN
         if is_message(value):
             return replaced_message(value, self.text, self._birth)
-        if (parsed := _parsed(value)) is not None:
+        if (parsed := parsed_json(value)) is not None:
             return json.dumps(self.value(parsed), ensure_ascii=False)
         if "://" in value or value.startswith("urn:"):
             head, bar, rest = value.partition("|")  # system|value
@@ -224,9 +224,9 @@ class Deidentified:
         if "text" not in body:
             return {"base64": base64.b64encode(b"Removed").decode()}
         text = body["text"]
-        if (parsed := _parsed(text)) is not None:
+        if (parsed := parsed_json(text)) is not None:
             return {"json": self.value(parsed)}
-        lines = [_parsed(line) for line in text.splitlines() if line.strip()]
+        lines = [parsed_json(line) for line in text.splitlines() if line.strip()]
         if len(lines) > 1 and all(line is not None for line in lines):
             return {"text": "".join(f"{json.dumps(self.value(line), ensure_ascii=False)}\n" for line in lines)}
         return {"text": self.text(text)}
@@ -262,7 +262,7 @@ def personal_words(value: Any, name: str = "", parent: str = "") -> set[str]:
     return {word.casefold() for word in _WORDS.findall(value)}
 
 
-def _parsed(text: str) -> Any:
+def parsed_json(text: str) -> Any:
     """The JSON object or array of a text, else None."""
     if not text.lstrip().startswith(("{", "[")):
         return None

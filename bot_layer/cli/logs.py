@@ -1,0 +1,84 @@
+"""``medplum-bots logs``: what the host's bots did, one line a run, as it happens."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from bot_layer.cli.runs import AsJson, Inbox, interrupted_by_sigterm, opened_runs
+from bot_layer.cli.serve import age
+
+if TYPE_CHECKING:
+    from bot_layer.host.runs import Run
+
+app = typer.Typer()
+_STYLES: Final[Mapping[str, str]] = {
+    "done": "green",
+    "refused": "yellow",
+    "failed": "red",
+    "dead": "red",
+    "running": "cyan",
+    "waiting": "dim",
+}
+
+
+@app.command("logs")
+def logs(
+    bot: Annotated[str | None, typer.Option(help="Only runs of this bot.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="waiting, running, done, refused, failed, dead, retried or cancelled.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many earlier runs at most.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing, until Ctrl-C or SIGTERM.")] = False,
+    as_json: AsJson = False,
+    inbox: Inbox = None,
+) -> None:
+    """Print what ran: time, bot, event, action, codes, milliseconds.
+
+    The event is that of a Subscription (create, update, delete), a timer (cron), or an operation. The id is that of
+    `medplum-bots runs`. It reads the inbox of the host: its BOT_HOST_DATABASE_URL, or the file in the current folder.
+    """
+    after, never = age(since), threading.Event()
+    console = Console(highlight=False, soft_wrap=True)
+    with interrupted_by_sigterm(), suppress(KeyboardInterrupt), opened_runs(inbox) as opened:
+        for run in opened.followed(
+            go_on=lambda: follow and not never.wait(0.5), bot=bot, state=state, since=after, limit=limit
+        ):
+            if as_json:
+                typer.echo(json.dumps(_fields(run), ensure_ascii=False))
+            else:
+                console.print(_line(run))
+            sys.stdout.flush()
+
+
+def _fields(run: Run) -> dict[str, object]:
+    return {
+        "time": run.updated.isoformat(timespec="seconds"),
+        "bot": run.bot,
+        "event": run.kind,
+        "resource": run.resource or None,
+        "action": run.action or None,
+        "state": run.state,
+        "codes": run.code.split(),
+        "ms": None if run.ms is None else round(run.ms),
+        "id": run.id,
+    }
+
+
+def _line(run: Run) -> Text:
+    line = Text(f"{run.updated.astimezone():%H:%M:%S}  ", style="dim")
+    line.append(f"{run.bot:<22} ", style="bold")
+    line.append(f"{run.kind:<9} ")
+    line.append(f"{run.action or run.state:<11} ", style=_STYLES.get(run.state, ""))
+    line.append(f"{run.code or '-':<28} ", style="" if run.state == "done" else _STYLES.get(run.state, ""))
+    line.append(f"{'-' if run.ms is None else round(run.ms):>7} ms  ")
+    return line.append(f"{run.id} {run.resource}".rstrip(), style="dim")
