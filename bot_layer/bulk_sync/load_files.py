@@ -140,7 +140,7 @@ def _delete_first(session: Session, states: list[FileState], places: Places) -> 
 def _load(session: Session, run: Run) -> None:
     """The spool into Medplum, from the kept place on."""
     with worker_pool(session, run) as pool:
-        pool.worker.prepare(session.job.types)
+        pool.worker.prepare(session.spool.kinds())
         hydrate(session, pool.worker)
         _drop_unchanged(session, pool, full=run.full)
         _count_repeated(session)

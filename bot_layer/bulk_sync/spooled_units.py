@@ -1,9 +1,10 @@
-"""What is written together: whole patients, about a hundred resources at a time."""
+"""What one worker writes at a time: a few whole patients, or a batch of what belongs to no patient."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final
 
 import orjson
@@ -12,7 +13,8 @@ from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
 from bot_layer.bulk_sync.rules.write_order import group_of, waits
 from bot_layer.bulk_sync.state.spool import Spooled
 
-ENOUGH: Final = 100  # resources: another patient begins another unit
+ENOUGH: Final = 50  # resources of patients: the next patient begins another unit, so that no worker is left idle
+SHARED: Final = 100  # resources that belong to no patient
 _MOST: Final = 1000  # of one patient
 _MOST_BYTES: Final = 4_000_000
 
@@ -28,30 +30,41 @@ class Unit:
 
 def units(spooled: Iterable[Spooled]) -> Iterator[Unit]:
     """The spool in units, in order. A patient is divided only if there is too much of one to be held in memory."""
-    held: list[Spooled] = []
+    patients: list[Spooled] = []
+    after_all = True  # the first patients come after what is shared
+    for group, members in groupby(spooled, lambda each: group_of(each.place)):
+        if waits(group):
+            if patients:
+                yield _unit(patients, after_all)
+            patients, after_all = [], True
+            for number, part in enumerate(_parts(members, SHARED)):
+                yield _unit(part, number == 0)
+            continue
+        for number, part in enumerate(_parts(members, _MOST)):
+            if patients and (number or len(patients) >= ENOUGH):
+                yield _unit(patients, after_all)
+                patients, after_all = [], bool(number)  # the parts of one patient refer to each other
+            patients += part
+    if patients:
+        yield _unit(patients, after_all)
+
+
+def _parts(spooled: Iterable[Spooled], most: int) -> Iterator[list[Spooled]]:
+    """Lists of at most so many, and of few enough bytes."""
+    part: list[Spooled] = []
     size = 0
-    group, after_all = "", True
     for each in spooled:
-        now = group_of(each.place)
-        changed = bool(held) and now != group
-        cut = changed and (len(held) >= ENOUGH or waits(each.place) or waits(held[-1].place))
-        divided = not changed and (len(held) >= (ENOUGH if waits(each.place) else _MOST) or size > _MOST_BYTES)
-        if held and (cut or divided):
-            yield _unit(held, after_all)
-            # The levels of what belongs to no patient come one after the other, as do the parts of one patient.
-            after_all = (changed and (waits(each.place) or waits(held[-1].place))) or (
-                not changed and not waits(each.place)
-            )
-            held, size = [], 0
-        held.append(each)
+        if part and (len(part) >= most or size > _MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(each)
         size += len(each.body)
-        group = now
-    if held:
-        yield _unit(held, after_all)
+    if part:
+        yield part
 
 
-def _unit(held: list[Spooled], after_all: bool) -> Unit:
-    return Unit(held[-1].place, resources_of(held), after_all)
+def _unit(spooled: list[Spooled], after_all: bool) -> Unit:
+    return Unit(spooled[-1].place, resources_of(spooled), after_all)
 
 
 def resources_of(spooled: Iterable[Spooled]) -> list[Resource]:

@@ -259,14 +259,14 @@ class UpsertWorker:
             self._compared.add(kind)
 
     def _may_hold(self, kind: str) -> bool:
-        """False where Medplum had nothing of a type when this run began: then what the map does not know is new."""
+        """False where no sync had written this type when this run began: then what the map does not know is new."""
         if not self.alone:
             return True
         with self._lock:
             holds = self._holds.get(kind)
         if holds is None:
             try:
-                holds = self.map.knows(kind) or not self.medplum.has_none(stored_as(kind))
+                holds = self.map.knows(kind) or not self.medplum.has_none(kind)
             except (InputError, PermanentError, AuthError):
                 holds = True
             with self._lock:

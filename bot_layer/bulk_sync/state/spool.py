@@ -221,6 +221,12 @@ class Spool:
         with self._lock:
             return {key for key in keys if self._base.execute(query, key).fetchone()}
 
+    def kinds(self) -> list[str]:
+        """The types of what is here, and of what it refers to."""
+        with self._lock:
+            found = self._base.execute("SELECT type FROM resource UNION SELECT type FROM target")
+            return [str(row[0]) for row in found]
+
     def numbers(self) -> dict[str, int]:
         """How many resources of each type are here."""
         return self._by_type("SELECT type, count(*) FROM resource GROUP BY type ORDER BY type")

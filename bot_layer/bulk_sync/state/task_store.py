@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -91,6 +90,10 @@ class SyncStore:
         def take() -> SyncState:
             nonlocal is_first
             state, is_first = self._at_hand() if is_first else self.load(), False
+            if self._task is None:
+                state = self._create()
+                if state.owner == self.owner:
+                    return state
             now = self.clock()
             if state.held_by_other(self.owner, now):
                 raise TransientError(
@@ -99,9 +102,6 @@ class SyncStore:
                     code="sync-running",
                     retry_after=max(state.until - now, 1.0),
                 )
-            if self._task is None:
-                self._create()
-                raise LeaseLost("The Task is new.", service=SERVICE, code="sync-running")
             return self.save(state)
 
         return self._written(take)
@@ -137,7 +137,7 @@ class SyncStore:
             if self._task is None and self.copy is not None and (text := self.copy.note(_COPY)):
                 self._task = orjson.loads(text)
                 self.state = self.written = from_task(self._task)
-            if self._task is None or self.state.held_by_other(self.owner, self.clock()):
+            if self._task is not None and self.state.held_by_other(self.owner, self.clock()):
                 return self.load()
             return self.state
 
@@ -192,11 +192,21 @@ class SyncStore:
             return current  # our own write, whose answer was lost
         raise self._lost(cancelled=_is_cancelled(now.run, ours.run))
 
-    def _create(self) -> None:
-        """The first run makes the Task; of two that try, Medplum lets one (If-None-Exist)."""
+    def _create(self) -> SyncState:
+        """The state of the Task. If there is none, it is created with our lease: of two that try, one does so.
+
+        LeaseLost where Medplum can't tell; then the Task is searched for.
+        """
         query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
-        with suppress(TransientError):
-            self._server.create_once(to_task(SyncState(), self.source), query)
+        ours = SyncState(owner=self.owner, until=self.clock() + self.lease_seconds)
+        try:
+            task = self._server.create_once(to_task(ours, self.source), query)
+        except TransientError as fault:
+            raise self._lost() from fault
+        with self.lock:
+            self._task = task
+            self.state = self.written = from_task(task)
+            return self.state
 
     def _lost(self, *, cancelled: bool = False) -> LeaseLost:
         # Whatever else this process was about to write asks once more, and does not.

@@ -53,9 +53,9 @@ class Lookups:
 
         return read
 
-    def has_none(self, resource_type: str) -> bool:
-        """True where Medplum holds nothing at all of a type, whoever brought it."""
-        return next(iter(self.server.search_all(resource_type, "_count=1&_fields=id")), None) is None
+    def has_none(self, kind: str) -> bool:
+        """True where Medplum holds nothing of this type of the source that any sync has written."""
+        return not self.server.search(stored_as(kind), f"{lookup_query(kind, [''])}&_count=1&_fields=id")
 
     def alive(self, ids: Mapping[Key, str]) -> set[str]:
         """Those of Medplum's ids that are there, whatever they are by now."""
@@ -88,6 +88,8 @@ class Lookups:
 
     def _searched(self, kind: str, ids: list[str]) -> dict[Key, Found]:
         wanted, found = set(ids), dict[Key, Found]()
+        profile = self.server.profile  # read from the token
+        ours = self.writers | {profile}
         for resource in self.server.search_all(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
             source_id = source_id_of(resource, kind)
             if source_id is None or source_id not in wanted:
@@ -98,8 +100,7 @@ class Lookups:
                 continue
             meta = resource.get("meta") or {}
             author = str((meta.get("author") or {}).get("reference") or "")
-            profile = self.server.profile
-            edited = bool(author and profile and author not in self.writers | {profile})
+            edited = bool(author and profile and author not in ours)
             there = Found(str(resource["id"]), str(meta.get("versionId") or ""), resource, edited)
             if key in found:
                 # Duplicates that somebody else made: always the same one is kept up to date.

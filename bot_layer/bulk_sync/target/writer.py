@@ -50,9 +50,9 @@ class MedplumWriter:
         """The same, asked now and read later."""
         return self.lookups.start(keys)
 
-    def has_none(self, resource_type: str) -> bool:
-        """True where Medplum holds nothing at all of a type, whoever brought it."""
-        return self.lookups.has_none(resource_type)
+    def has_none(self, kind: str) -> bool:
+        """True where Medplum holds nothing of this type of the source that any sync has written."""
+        return self.lookups.has_none(kind)
 
     def upsert(
         self,
