@@ -76,6 +76,7 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         last_success=session.clock() if run.jobs else state.last_success,
     )
     saved = session.store.save(new, release=True)
+    session.spool.remove()  # only now: a run that is killed before is counted from it again
     release_all(session, ended)
     session.log("PFSyncWorker", f"Updated sync state: {saved.last_sync_time}")
     session.log("PFSyncWorker", "Sync complete!")

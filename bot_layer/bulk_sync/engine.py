@@ -82,7 +82,10 @@ class Sync:
             # The next step may run on another machine: what failed goes with the Task.
             with session.grace():
                 kept = replace(session.store.state, failures=store_failures(session, session.store.state))
-                return session.store.save(kept, release=True)
+                saved = session.store.save(kept, release=True)
+            if saved.run is not None and saved.run.job is None:
+                session.spool.remove()
+            return saved
         except LeaseLost:
             raise
         except BotError as fault:

@@ -98,11 +98,7 @@ def _job_done(session: Session) -> SyncState:
     for kind, row in sorted(done.counts.items()):
         numbers = ", ".join(f"{row.get(name, 0)} {name}" for name in ("created", "updated", "failed"))
         session.log("PFSyncWorker", f"{kind}: {numbers}")
-    done = done.with_job(replace(job_of(done), done=True, place=""))
-    # Saved before the spool goes: nothing else knows what was read one by one, and is to be counted.
-    state = session.save(done) if session.spool.numbers() else session.keep(done)
-    session.spool.remove()
-    return state
+    return session.keep(done.with_job(replace(job_of(done), done=True, place="")))
 
 
 def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> None:

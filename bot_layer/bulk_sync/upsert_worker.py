@@ -139,7 +139,10 @@ class UpsertWorker:
         """Those that Medplum holds just so, and the references to them: one search compares a hundred of a type."""
         found = self.medplum.look_up(each.key for each in resources if each.key is not None)
         self.map.record((key, upsert.target_id(key, there), None) for key, there in found.items())
-        there_too = [each for each in resources if each.key in found and self._plain(each)]
+        # Content that is stored apart from its resource is compared when it is written.
+        there_too = [
+            each for each in resources if each.key in found and each.type != "Binary" and not self.carries(each)
+        ]
         known = self.map.ids(set[Key]().union(*[references.targets(each.value, self.source) for each in there_too]))
         incoming = [self._incoming(each, known) for each in there_too]
         plan = upsert.plan(found, [each for each in incoming if each is not None])
@@ -149,10 +152,6 @@ class UpsertWorker:
         )
         settled = frozenset(f"{stored_as(each.key.type)}/{there.id}" for each, there in plan.unchanged)
         return {each.key for each, _ in plan.unchanged}, settled
-
-    def _plain(self, resource: Resource) -> bool:
-        """True where no content is stored apart from the resource."""
-        return resource.key is not None and resource.key.type != "Binary" and not self.carries(resource)
 
     def carries(self, resource: Resource) -> bool:
         """True where content behind a link is stored in Medplum."""
@@ -280,7 +279,10 @@ class UpsertWorker:
         asked = [key for key in resources if key in rows or self.is_open(key.type)]
         read = self.medplum.start_look_up(asked)
         try:
-            targets = set[Key]().union(*[self.targets(each.value) for each in resources.values()])
+            carrying = frozenset(key for key, each in resources.items() if self.carries(each))
+            targets = set[Key]().union(*[references.targets(each.value, self.source) for each in resources.values()])
+            if self.attachments is not None:
+                targets |= set[Key]().union(*[self.attachments.targets(resources[key].value) for key in carrying])
             known = self.known(targets - resources.keys()) | self.map.ids(targets & resources.keys())
         finally:
             found = read()
@@ -290,7 +292,7 @@ class UpsertWorker:
             failed = self._failed(strangers, reason)
             others = {key: each for key, each in resources.items() if key not in strangers}
             return failed.plus(self._write(others, digests, rows)) if others else failed
-        batch = _Batch(self, resources, digests, found, known)
+        batch = _Batch(self, resources, digests, found, known, carrying)
         loaded = Loaded()
         for some in batch.passes():
             loaded = loaded.plus(self._written(batch, some))
@@ -325,16 +327,11 @@ class UpsertWorker:
 
     def _drafts(self, batch: _Batch, keys: Sequence[Key]) -> list[Draft]:
         """The resources as they are to be written. Several contents are carried at once."""
-        if all(self._plain(batch.resources[key]) for key in keys):
+        if not any(key.type == "Binary" or key in batch.carrying for key in keys):
             return [batch.draft(key) for key in keys]
         carried = [self._carriers.submit(batch.draft, key) for key in keys]
         wait(carried)  # all come to rest before the first failure is raised
         return [each.result() for each in carried]
-
-    def targets(self, value: Json) -> frozenset[Key] | set[Key]:
-        """The resources of the source that this one refers to, links to content included."""
-        targets = references.targets(value, self.source)
-        return targets if self.attachments is None else targets | self.attachments.targets(value)
 
     def _record(self, batch: _Batch, outcomes: Sequence[Outcome]) -> None:
         written = [each for each in outcomes if each.action != "failed"]
@@ -364,6 +361,7 @@ class _Batch:
     digests: Mapping[Key, bytes]
     found: Mapping[Key, Found]
     known: dict[Key, str]
+    carrying: frozenset[Key]  # whose content behind a link is stored in Medplum
     missed: set[Key] = field(default_factory=set)
     uncopied: Counter[str] = field(default_factory=Counter)
 
@@ -371,7 +369,7 @@ class _Batch:
         """Content goes after the patient whom it belongs to, and before what refers to it by a link."""
         sorted_: tuple[list[Key], list[Key], list[Key]] = ([], [], [])
         for key, each in self.resources.items():
-            later = self.worker.carries(each) and _owner_in(each.value) is not None
+            later = key in self.carrying and _owner_in(each.value) is not None
             sorted_[1 if key.type == "Binary" else 2 if later else 0].append(key)
         return [some for some in sorted_ if some]
 
@@ -382,7 +380,7 @@ class _Batch:
             prepared, content = self._stored(references.rewrite(value, self.known, source).resource, there)
             return Draft(key, prepared, self.digests[key], content)
         prepared = provenance.prepare(value, source)
-        if self.worker.attachments is not None:
+        if self.worker.attachments is not None and key in self.carrying:
             prepared = self.worker.attachments.carry(
                 prepared,
                 there,

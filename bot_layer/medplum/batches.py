@@ -71,7 +71,8 @@ class Batches:
                 asked = fault.retry_after
             else:
                 verdicts = _read(reply, batch)
-                asked = seconds_until_filled(reply.headers, reply.content, now=time.time())
+                is_limited = any(verdict.status == 429 for _, verdict in verdicts)
+                asked = seconds_until_filled(reply.headers, reply.content, now=time.time()) if is_limited else None
             if any(verdict.kind == "again" for _, verdict in verdicts):
                 turn.pushed_back()
             if any(verdict.status == 429 for _, verdict in verdicts):

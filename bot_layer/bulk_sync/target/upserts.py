@@ -150,7 +150,7 @@ class Upserts:
         missing = {entry.key for entry, verdict in verdicts if verdict.kind != "done"}
         for (_, verdict), write in zip(verdicts, writes, strict=True):
             key = write.incoming.key
-            if verdict.kind == "done" and missing & work.targets(key, self.source) & {*named, *work.former}:
+            if missing and verdict.kind == "done" and missing & work.targets(key, self.source) & {*named, *work.former}:
                 work.reopen(key, verdict)
             else:
                 work.note(write, verdict)
