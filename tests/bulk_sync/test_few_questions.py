@@ -20,7 +20,6 @@ pytestmark = pytest.mark.no_cover  # whole runs, whose requests are counted
 
 TASKS = 3  # the Task: made or taken with the lease, the kick-off, the end
 CHECKED = frozenset({"Task", "Binary"})
-NO_DOCUMENTS = {"PF_ATTACHMENTS": "false"}
 
 
 class Units(Quotas):
@@ -61,7 +60,7 @@ def look_ups(both: World, kind: str) -> int:
 
 def test_a_first_run_costs_a_search_for_each_type_and_a_write_for_each_resource(tmp_path: Path) -> None:
     """Hardly anything is asked or written twice, and the Task is written three times."""
-    with world(generate(21, 8), folder=tmp_path, **NO_DOCUMENTS) as both:
+    with world(generate(21, 8), folder=tmp_path, PF_ATTACHMENTS="false") as both:
         kinds, units, state = cost(both, Options())
         assert state.run is not None
         created, again = counts(state)["created"], state.run.repaired
@@ -87,7 +86,7 @@ def test_what_the_source_sends_again_just_so_costs_medplum_nothing(tmp_path: Pat
 
 def test_a_full_run_compares_a_hundred_resources_with_each_search(tmp_path: Path) -> None:
     """Units: 20 for each hundred of a type; a conditional PUT of each would be 120 for one."""
-    with world(generate(21, 8), folder=tmp_path, **NO_DOCUMENTS) as both:
+    with world(generate(21, 8), folder=tmp_path, PF_ATTACHMENTS="false") as both:
         both.run()
         kinds, units, state = cost(both, Options(full=True))
         assert state.run is not None

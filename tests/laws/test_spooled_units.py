@@ -54,7 +54,9 @@ def test_everything_is_written_once_and_patients_stay_whole(sizes: tuple[int, li
         sizes_ = [len(list(group)) for _, group in groupby(owners)]
         assert sum(sizes_[:-1]) < 50, "the next patient begins another unit"
         assert len(owners) in (0, len(unit.resources)), "patients are apart from what belongs to nobody"
-    patients = [name for unit in found for name in {each.key.id for each in unit.resources if each.type == "Patient"}]
+    patients = [
+        name for unit in found for name in {each.value["id"] for each in unit.resources if each.type == "Patient"}
+    ]
     assert len(patients) == len(set(patients)) == len(sizes[1])
     stages = [unit.resources[0].type for unit in found]
     waiting = {

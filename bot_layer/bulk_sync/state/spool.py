@@ -126,7 +126,9 @@ class Spool:
         """Keep what belongs to this export; forget everything else."""
         with self._changing() as base:
             # Sealed, so that what was written under another key is forgotten too.
-            if [self._seal.open(row[0]) for row in base.execute("SELECT name FROM export")] != [export.encode()]:
+            if [self._seal.open(row[0]) for row in base.execute("SELECT CAST(name AS BLOB) FROM export")] != [
+                export.encode()
+            ]:
                 self._clear(base)
                 base.execute("INSERT INTO export VALUES (?)", (self._seal.close(export.encode()),))
 
