@@ -11,7 +11,7 @@ import base64
 from datetime import UTC, datetime
 from typing import Any
 
-from bot_layer.bot.declaration import Bot, Grant, Setting
+from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import InputError
@@ -33,14 +33,7 @@ BOT = Bot(
     identifier="health-gorilla-labs/federated-documents",
     about="Answers queries from networks for the documents of registered patients",
     requesters="",  # any patient's documents: nobody may call it until the clinic says who
-    settings=(
-        Setting(
-            "FEDERATED_PATIENT_IDENTIFIER_SYSTEM",
-            "The identifier system of the ids under which patients are registered",
-        ),
-        *ANSWERING,
-        *transport.SETTINGS,
-    ),
+    settings=(*ANSWERING, *transport.SETTINGS),
     grants=(
         Grant("Patient"),
         Grant("Consent", read=False),

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
+from cachetools import TTLCache, cached
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,38 +32,48 @@ from bot_layer.federation.rules import proxies as federation_proxies
 from bot_layer.federation.rules import query as federation
 from bot_layer.federation.rules import scopes
 from bot_layer.federation.rules.audit import Access
-from bot_layer.federation.rules.settings import Answering, Serving, read_answering, read_serving
+from bot_layer.federation.rules.settings import ANSWERING, Answering, Serving, read_answering, read_serving
 from bot_layer.federation.rules.token import Refused
 from bot_layer.federation.source import FederatedSource, Found
 from bot_layer.federation.tokens import Attempts, Caller, Issued, Tokens
 from bot_layer.fhir import outcomes
 from bot_layer.fhir.json import Json, encode
 from bot_layer.medplum.client import Medplum, connect_environment
+from bot_layer.settings import resolve, secret_values
 
 PREFIX = "/federated"
 _LARGEST_BODY = 8 * 1024
 _LARGEST_HEADERS = 16 * 1024
 _LONGEST_QUERY = 4 * 1024
 _MOST_ANSWERS = 1000
+_ANSWERING_SECONDS = 60.0
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the responder serves, from where, by which clock."""
+    """What the responder serves, from where, by which clock. ``answering`` reads how, which may change meanwhile."""
 
     serving: Serving
-    answering: Answering
+    answering: Callable[[], Answering] = field(repr=False)
     server: Medplum = field(repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The responder's settings from the environment, with its own login at Medplum; ConfigError for what is missing."""
-    serving = read_serving(environ)
-    answering = read_answering(environ, f"{serving.base_url}/documents/{{id}}?")
-    return Settings(serving, answering, connect_environment(environ).with_local_references())
+    """The responder's settings from the environment, with its own login at Medplum; ConfigError for what is missing.
+
+    How it answers is read as the bot reads it: each setting from the environment, else from the project's secrets,
+    which a login that administers the project may read.
+    """
+    serving, server = read_serving(environ), connect_environment(environ).with_local_references()
+
+    def read(secrets: Mapping[str, str]) -> Answering:
+        return read_answering(resolve(ANSWERING, environ, secrets), f"{serving.base_url}/documents/{{id}}?")
+
+    read({})  # what is wrong in the environment is an error at start
+    return Settings(serving, lambda: read(secret_values(server.project_secrets().values())), server)
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:
@@ -80,7 +92,7 @@ class Responder:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.recorder = Recorder(settings.server, seconds=settings.serving.audit_seconds, clock=settings.clock)
-        self._source = FederatedSource(settings.server, settings.answering, now=self._now)
+        self._answering = cached(TTLCache(1, _ANSWERING_SECONDS), lock=threading.Lock())(settings.answering)
         self._tokens = Tokens(settings.serving, settings.clock, Attempts(settings.serving.attempts, settings.clock))
         self._answers: dict[str, _Answer] = {}
         self._gathering: dict[str, threading.Lock] = {}
@@ -190,7 +202,7 @@ class Responder:
             strict=federation.is_strict(request.headers.get("Prefer", "")),
             servers=(fhir_url, self.settings.server.client.fhir_base_url),
         )
-        answers = [self._gathered(asked_id) for asked_id in self._source.asked_ids(query)]
+        answers = [self._gathered(asked_id) for asked_id in self._source().asked_ids(query)]
         patients = tuple(patient for answer in answers for patient in answer.patients)
         self.recorder.queried(Access(caller.client, patients, None, federation.canonical(query), base_url))
         fitting = [document for answer in answers for document in answer.documents if query.fits(document)]
@@ -199,11 +211,12 @@ class Responder:
     def _document(self, request: Request, caller: Caller) -> Response:
         """Looked up each time anew, so that a document that may no longer leave does not leave."""
         asked, number = request.query_params.get("patient", ""), request.query_params.get("content", "0")
-        found = self._source.patient(asked) if asked else None
-        document = self._source.document(found, request.path_params["id"]) if found else None
+        source = self._source()
+        found = source.patient(asked) if asked else None
+        document = source.document(found, request.path_params["id"]) if found else None
         if found is None or document is None or not number.isascii() or not number.isdigit() or len(number) > 4:
             return _not_found()
-        opened = self._source.open(found, document, int(number))
+        opened = source.open(found, document, int(number))
         if opened is None:
             return _not_found()
         try:
@@ -229,6 +242,10 @@ class Responder:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.settings.clock(), UTC)
 
+    def _source(self) -> FederatedSource:
+        """Medplum as the settings of the last minute let the network see it."""
+        return _made(self.settings.server, self._answering(), self._now)
+
     def _gathered(self, asked_id: str) -> _Answer:
         """The answer about a patient: gathered by one thread, and given again for some seconds."""
         kept = self._kept(asked_id)
@@ -251,10 +268,11 @@ class Responder:
 
     def _fresh(self, asked_id: str) -> _Answer:
         now = self.settings.clock()
-        found = self._source.patient(asked_id)
+        source = self._source()
+        found = source.patient(asked_id)
         if found is None:
             return _Answer(now, (), ())
-        return _Answer(now, found.references[:1], tuple(self._source.documents(found, asked_id)))
+        return _Answer(now, found.references[:1], tuple(source.documents(found, asked_id)))
 
     def _keep(self, asked_id: str, answer: _Answer) -> _Answer:
         if not self.settings.serving.cache_seconds:
@@ -264,6 +282,12 @@ class Responder:
                 self._answers.clear()
             self._answers[asked_id] = answer
         return answer
+
+
+@lru_cache(8)
+def _made(server: Medplum, answering: Answering, now: Callable[[], datetime]) -> FederatedSource:
+    """The same one while nothing changes: it remembers the sizes of documents."""
+    return FederatedSource(server, answering, now=now)
 
 
 @dataclass(frozen=True)

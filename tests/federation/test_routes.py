@@ -715,3 +715,16 @@ def test_an_answer_that_is_never_given_again_is_not_kept(world: Network) -> None
     world.document(patient)
     assert len(world.caller().query(patient["id"])) == 1
     assert not vars(world.responder)["_answers"]
+
+
+def test_the_route_answers_by_the_projects_settings_where_the_environment_has_none() -> None:
+    """As the bot does: what a clinic set as a project secret must not count for one of the two alone."""
+    with MedplumSandbox() as medplum:
+        server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+        secret = {"name": "FEDERATED_CONFIDENTIALITY", "valueString": "R"}
+        server.post(f"admin/projects/{medplum.project_id}/secrets", [secret])
+        for environment, seen in (({}, 1), ({"FEDERATED_CONFIDENTIALITY": "N"}, 0)):
+            with network(medplum, **environment) as here:
+                patient = here.patient()
+                here.document(patient, level="R")
+                assert len(here.caller().query(patient["id"])) == seen

@@ -18,6 +18,9 @@ from bot_layer.patient_registration.rules.registration_settings import DISCLOSUR
 from bot_layer.settings import Reader, Setting
 
 ANSWERING: Final = (
+    Setting(
+        "FEDERATED_PATIENT_IDENTIFIER_SYSTEM", "The identifier system of the ids under which patients are registered"
+    ),
     *DISCLOSURE_SETTINGS,
     Setting("FEDERATED_ORGANIZATION", "Organization/{id}: author and custodian of documents that name none"),
     Setting("FEDERATED_DOCUMENT_OID", "The OID for the masterIdentifier of documents that lack one"),
