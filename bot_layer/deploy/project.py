@@ -16,6 +16,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 
 _TAGGED = ("AccessPolicy", "Subscription")
+_SCHEDULE = ("cronString", "cronTiming")
 _PAGE = 40
 # A server signs the address of a content: its own ``.../storage/``, or its ``storageBaseUrl``, such as ``.../binary/``.
 # https://www.medplum.com/docs/api/fhir/operations/binary-presigned-url
@@ -117,8 +118,13 @@ class Project:
         return True
 
     def remove(self, reference: str) -> None:
-        """Delete a resource; a Bot with its ProjectMemberships, which the server would leave behind."""
+        """Delete a resource; a Bot with its ProjectMemberships and its timer, which the server would leave behind.
+
+        A server removes a timer only where an update of the Bot removes the schedule: the timer of a deleted Bot fails
+        at each of its times (seen on 5.1.13).
+        """
         if reference.startswith("Bot/"):
+            self.server.change(reference, lambda bot: {k: v for k, v in bot.items() if k not in _SCHEDULE})
             for member in self.server.search_all("ProjectMembership", [("profile", reference)]):
                 self.server.delete(f"ProjectMembership/{member['id']}")
         self.server.delete(reference)

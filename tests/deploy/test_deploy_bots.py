@@ -202,6 +202,17 @@ def test_what_is_declared_no_more_is_pruned_and_nothing_else(server: Medplum) ->
     assert _bot(server, "test/nightly")["name"] == "nightly"
 
 
+def test_a_bot_is_pruned_with_its_timer(server: Medplum) -> None:
+    """A server keeps the timer of a Bot that is deleted as it is: the schedule is removed before."""
+    _deploy(server)
+    nightly = _bot(server, "test/nightly")
+    assert nightly["cronString"]
+    _deploy(server, Request(BOTS.only(["sync-practitioner"]), prune=True))
+    deleted, last, *_ = server.get(f"fhir/R4/Bot/{nightly['id']}/_history")["entry"]
+    assert "resource" not in deleted
+    assert "cronString" not in last["resource"]
+
+
 def test_only_looks_at_what_is_named(server: Medplum) -> None:
     """``--only`` deploys one bot and sees no other."""
     _deploy(server, Request(BOTS.only(["nightly"]), partial=True))

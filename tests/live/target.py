@@ -98,8 +98,17 @@ class Target:
     def remove(self, references: Iterable[str]) -> None:
         """Delete resources that the trial made, first what makes the server act; never what was there before."""
         for reference in sorted(set(references) - self.before, key=_deletion_order):
-            if reference.partition("/")[0] not in _KEPT_TYPES:
+            kind = reference.partition("/")[0]
+            if kind == "Bot":
+                self._stop_timer(reference)
+            if kind not in _KEPT_TYPES:
                 self.call("DELETE", f"fhir/R4/{reference}")
+
+    def _stop_timer(self, reference: str) -> None:
+        """Remove a Bot's schedule: the server keeps the timer of a Bot that is deleted as it is."""
+        answer = self.call("GET", f"fhir/R4/{reference}")
+        if answer.ok and "cronString" in (bot := answer.json()):
+            self.call("PUT", f"fhir/R4/{reference}", {k: v for k, v in bot.items() if k != "cronString"})
 
     def set_secrets(self, secrets: list[Json]) -> None:
         """Replace all secrets of the project."""

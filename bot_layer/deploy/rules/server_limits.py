@@ -9,19 +9,23 @@ import re
 from typing import Final
 
 OLDEST: Final = (5, 0, 10)  # what the bots were tried on
+NEWEST: Final = (5, 1, 13)
 _LATEST: Final = (10**6,)
 # From a version on, before another one.
 _LIMITS: Final = (
     ((), OLDEST, "The bots were tried on 5.0.10 and later."),
+    # https://github.com/medplum/medplum/pull/8258
     ((), (5, 0, 13), "Operations on the whole system are not found; call them on a type, or by $execute."),
+    # https://github.com/medplum/medplum/pull/8477
     ((5, 1), _LATEST, "A call on one resource loses its parameters; send them to the operation on the type."),
-    (
-        (),
-        (5, 1, 22),
-        "An AuditEvent says success of a run that failed; look at medplum-bots runs.",
-    ),
+    ((), (5, 1, 22), "An AuditEvent says success of a run that failed; look at medplum-bots runs."),
     ((5, 1, 22), _LATEST, "The refusal of an unknown or foreign call reaches its caller as HTTP 400."),
     ((5, 1, 23), _LATEST, "An operation with a code of FHIR's own (find, match, submit) is not found."),
+    (
+        (*NEWEST, 1),
+        _LATEST,
+        "The bots were tried on 5.1.13 and earlier; try this one in a test project.",
+    ),
 )
 
 
