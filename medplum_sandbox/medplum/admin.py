@@ -9,8 +9,8 @@ from typing import Any
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.actors import system_actor
 from medplum_sandbox.medplum.bots import charge
-from medplum_sandbox.medplum.calls import Answer, Call, json_answer, parse_json, shown
-from medplum_sandbox.medplum.outcomes import FhirError, forbidden, issue, outcome
+from medplum_sandbox.medplum.calls import Answer, Call, json_answer, outcome_answer, parse_json, shown
+from medplum_sandbox.medplum.outcomes import OK, FhirError, forbidden, issue, outcome
 from medplum_sandbox.medplum.quota import WRITE
 from medplum_sandbox.medplum.repository import Repository
 from medplum_sandbox.medplum.runs import project_of
@@ -91,6 +91,15 @@ def update_member(world: World, call: Call) -> Answer:
     old = system.read("ProjectMembership", call.parameters["member"])
     fixed = {key: old[key] for key in ("resourceType", "id", "meta", "project", "user", "profile")}
     return json_answer(200, shown(system.update({**body, **fixed})))
+
+
+def delete_member(world: World, call: Call) -> Answer:
+    """Takes a member out of the project."""
+    require_admin(call)
+    system = Repository(world, system_actor(call.actor.project))
+    system.read("ProjectMembership", call.parameters["member"])
+    system.delete("ProjectMembership", call.parameters["member"])
+    return outcome_answer(200, OK)
 
 
 def join_project(world: World, call: Call, profile: Json, *, access_policy: Json | None) -> Json:

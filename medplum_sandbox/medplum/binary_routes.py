@@ -22,9 +22,12 @@ def create(world: World, call: Call) -> Answer:
     """``POST /Binary``: FHIR JSON with base64 data, or any other body as it is."""
     repository = Repository(world, call.actor)
     if is_fhir_json(call):
+        body = body_of(call)
         with world.transaction():
-            made = repository.create(body_of(call))
+            made = repository.create(body)
         shown = repository.view(made)
+        if body.get("data") in ("", {}):
+            shown["data"] = body["data"]  # answered as it came, and not kept
     else:
         content_type = call.content_type or "application/octet-stream"
         context = call.headers.get("x-security-context")

@@ -25,6 +25,7 @@ _ROUTES: tuple[Route, ...] = (
     (("POST",), "/admin/projects/{project}/secrets", admin.set_secrets),
     (("GET",), "/admin/projects/{project}/members/{member}", admin.read_member),
     (("POST",), "/admin/projects/{project}/members/{member}", admin.update_member),
+    (("DELETE",), "/admin/projects/{project}/members/{member}", admin.delete_member),
     (("GET",), "/admin/projects/{project}", admin.read_project),
     (("GET", "POST"), "/fhir/R4/Bot/$execute", bots.execute_bot),
     (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute", bots.execute_bot),

@@ -56,6 +56,7 @@ class _Value:
     type: str
     path: str
     beside: Any = None
+    absent: bool = False  # a place beside which there is nothing either: the list beside is longer
 
 
 class _Validation:
@@ -144,8 +145,10 @@ class _Validation:
 
     def _primitive(self, one: _Value) -> None:
         beside = one.beside
-        if isinstance(one.value, dict | list) and one.value:
-            beside = one.value  # the server takes an object for the extension of a value that is not there
+        if isinstance(one.value, dict | list):
+            beside = one.value or beside  # the server takes an object for the extension of a value that is not there
+        elif one.absent:
+            self._report(str(problem_of({}, one.type)).replace("got object", "got undefined"), one.path)
         elif one.value is not None and (text := problem_of(one.value, one.type)):
             self._report(text, one.path)
         if beside is not None:
@@ -235,10 +238,14 @@ def _typed(fields: Json, element: Element, parent: str) -> _Value | list[_Value]
 
 
 def _list_of(values: list[Any], beside: Any, kind: str, path: str) -> list[_Value]:
-    count = max(len(values), len(beside) if isinstance(beside, list) else 0)
-    return [
-        _Value(value := _item(values, n), _actual(value, kind), f"{path}[{n}]", _item(beside, n)) for n in range(count)
-    ]
+    found = []
+    for place in range(max(len(values), len(beside) if isinstance(beside, list) else 0)):
+        value, other = _item(values, place), _item(beside, place)
+        behind = place >= len(values)
+        if behind and kind not in PRIMITIVES:
+            value = other  # what stands beside no object is taken for one
+        found.append(_Value(value, _actual(value, kind), f"{path}[{place}]", other, absent=behind and other is None))
+    return found
 
 
 def _item(values: Any, position: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -60,11 +60,25 @@ def with_assigned(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     found = {key: with_assigned(item) for key, item in value.items()}
-    for key, item in value.items():
-        target = found.get(key[1:]) if key.startswith("_") else None
-        if isinstance(target, dict) and isinstance(item, dict):
-            found[key[1:]] = {**target, **item}
+    for key, beside in value.items():
+        if key.startswith("_") and key[1:] in found:
+            found[key[1:]] = _assigned(found[key[1:]], beside)
     return found
+
+
+def _assigned(target: Any, beside: Any) -> Any:
+    """An object with the fields of another, or with the places of a list; a list item by item."""
+    if isinstance(target, list) and isinstance(beside, list):
+        return [_assigned(*pair) for pair in zip(target, beside, strict=False)] + target[len(beside) :]
+    if isinstance(beside, str):
+        raise bad_request("Primitive extension must be an object")
+    if not isinstance(target, dict):
+        return target
+    return {**target, **(dict(_places(beside)) if isinstance(beside, list) else beside or {})}
+
+
+def _places(values: list[Any]) -> Iterator[tuple[str, Any]]:
+    return ((str(place), value) for place, value in enumerate(values))
 
 
 def same_content(old: Json, new: Json) -> bool:

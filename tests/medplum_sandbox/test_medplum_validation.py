@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,14 @@ from bot_layer.fhir.json import Json
 from medplum_sandbox.medplum.definitions.tables import is_resource_type, type_of
 from medplum_sandbox.medplum.outcomes import FhirError
 from medplum_sandbox.medplum.validation import clean, validate
+from tests.medplum_sandbox.medplum_caller import Caller, medplum
+
+
+@pytest.fixture(scope="module")
+def caller() -> Iterator[Caller]:
+    """A client of a sandbox."""
+    with medplum() as (_, client):
+        yield client
 
 
 def issues(resource: Json) -> list[tuple[str, str]]:
@@ -145,3 +154,58 @@ def test_types_are_resources_data_types_or_unknown() -> None:
     assert not is_resource_type("DomainResource")
     assert not is_resource_type("patient")
     assert type_of("NoSuchType") is None
+
+
+CONDITION: Json = {"resourceType": "Condition", "subject": {"reference": "Patient/1"}}
+NULL, ADDITIONAL = "Invalid null value", "Invalid additional property"
+
+
+@pytest.mark.parametrize(
+    ("resource", "texts"),
+    [
+        (
+            CONDITION | {"clinicalStatus": {"id": "e"}, "_clinicalStatus": [None]},
+            [NULL, NULL, f'{ADDITIONAL} "0"'],
+        ),
+        (CONDITION | {"clinicalStatus": {"id": "e"}, "_clinicalStatus": [{"id": "x"}]}, [f'{ADDITIONAL} "0"']),
+        (
+            CONDITION | {"clinicalStatus": {"text": "e"}, "_clinicalStatus": "ab"},
+            ["Primitive extension must be an object"],
+        ),
+        (CONDITION | {"_clinicalStatus": [None]}, [NULL, "Expected single value for property"]),
+        (
+            CONDITION | {"category": [{"text": "t"}], "_category": [{"id": "z"}, None]},
+            [NULL, "Invalid empty non-primitive value"],
+        ),
+        (
+            {"resourceType": "Patient", "name": [{"given": ["a"], "_given": [None, None]}]},
+            [NULL, "Invalid JSON type: expected string, but got undefined"],
+        ),
+    ],
+)
+def test_what_stands_beside_a_value_is_put_into_it(caller: Caller, resource: Json, texts: list[str]) -> None:
+    """Before anything is validated: a list beside an object gives it the places as names. Answers of a real 5.1.13."""
+    answer = caller.post(resource["resourceType"], json=resource)
+    assert answer.status_code == 400
+    assert [issue["details"]["text"] for issue in answer.json()["issue"]] == texts
+
+
+@pytest.mark.parametrize(
+    ("resource", "stored"),
+    [
+        (
+            CONDITION | {"category": [{"id": "e", "text": "t"}, {"id": "f"}], "_category": [{"id": "z"}]},
+            {"category": [{"id": "z", "text": "t"}, {"id": "f"}]},
+        ),
+        (
+            {"resourceType": "Communication", "status": "active", "instantiatesUri": ["a", {}]},
+            {"instantiatesUri": ["a", None]},
+        ),
+        ({"resourceType": "Communication", "status": "active", "instantiatesUri": [[]]}, {}),
+        ({"resourceType": "Patient", "name": [{"given": [{}]}]}, {}),
+    ],
+)
+def test_empty_values_in_a_list_of_texts_are_let_through(caller: Caller, resource: Json, stored: Json) -> None:
+    """They are removed, or keep the places of the others. Answers of a real 5.1.13."""
+    made = caller.created(resource)
+    assert {name: made[name] for name in ("category", "instantiatesUri", "name") if name in made} == stored
