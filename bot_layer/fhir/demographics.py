@@ -194,38 +194,23 @@ def _words_of(given: tuple[str, ...] | list[str]) -> list[str]:
 
 
 def _name(entry: Json) -> Json:
-    parts: Json = {
-        "family": words(entry.get("family")),
-        "given": list(texts(entry.get("given"))),
-        "suffix": list(texts(entry.get("suffix"))),
-    }
-    return {key: value for key, value in parts.items() if value}
+    return _cleaned(entry, ("family",), ("given", "suffix"))
 
 
 def _address(entry: Json) -> Json:
-    parts: Json = {
-        "use": words(entry.get("use")),
-        "type": words(entry.get("type")),
-        "text": words(entry.get("text")),
-        "line": list(texts(entry.get("line"))),
-        "city": words(entry.get("city")),
-        "state": words(entry.get("state")),
-        "postalCode": words(entry.get("postalCode")),
-        "country": words(entry.get("country")),
-        "period": _period(entry),
-    }
-    return {key: value for key, value in parts.items() if value}
+    period = entry.get("period")
+    cleaned = _cleaned(period, ("start", "end")) if isinstance(period, dict) else {}
+    found = _cleaned(entry, ("use", "type", "text", "city", "state", "postalCode", "country"), ("line",))
+    return {**found, "period": cleaned} if cleaned else found
+
+
+def _cleaned(entry: Json, single: tuple[str, ...], repeated: tuple[str, ...] = ()) -> Json:
+    """These elements of an entry without needless spaces, and none without a value."""
+    parts = {name: words(entry.get(name)) for name in single}
+    lists = {name: list(texts(entry.get(name))) for name in repeated}
+    return {name: value for name, value in {**parts, **lists}.items() if value}
 
 
 def _is_postal(address: Json) -> bool:
     """Whether an address is only for mail."""
     return address.get("type") == "postal" or any(map(_POST_OFFICE_BOX.search, texts(address.get("line"))))
-
-
-def _period(entry: Json) -> Json:
-    period = entry.get("period")
-    return (
-        {name: words(period.get(name)) for name in ("start", "end") if words(period.get(name))}
-        if isinstance(period, dict)
-        else {}
-    )

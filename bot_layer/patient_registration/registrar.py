@@ -76,7 +76,7 @@ class Registrar:
             self.store.require_own_id(stored, planned.id)
         followed = known[0] != patient.id
         if request.preview:
-            return registration_answer.preview(planned, patient.id, self.policy, followed=followed)
+            return registration_answer.answer(planned, patient.id, self.policy, None, followed=followed, preview=True)
         health_gorilla_id = self.index.carry_out(planned, plan)
         self.store.write_back(stored, health_gorilla_id)
         self.tasks.complete(dict.fromkeys(known))

@@ -18,7 +18,7 @@ import pytest
 from tests.mutation.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "MUTANTS": "1"}
 _COPIED = ("bot_layer", "bots", "tests", "medplum_sandbox", "operation_definitions", "fixtures")
 
 

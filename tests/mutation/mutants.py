@@ -35,6 +35,9 @@ NAMES: Final = Rules(
     ("tests/laws/test_names.py",),
     ("tests/health_gorilla/rules/test_names.py",),
 )
+FOLDING: Final = Rules(
+    "bot_layer/fhir/demographics.py", ("tests/laws/test_names.py",), ("tests/health_gorilla/rules/test_names.py",)
+)
 IDENTIFIERS: Final = Rules(
     "bot_layer/fhir/identifiers.py", ("tests/laws/test_identifiers.py",), ("tests/fhir/test_identifiers.py",)
 )
@@ -127,13 +130,6 @@ MUTANTS: Final[Sequence[Mutant]] = (
         ("frozenset({whole, *self.given, *words}", "frozenset({*self.given, *words}", "whole given not accepted"),
         ("return self.given[0] if self.given", "return self.given[-1] if self.given", "the last given name compared"),
         (" if name.family == directory.family]", "]", "family never compared"),
-        ("text).casefold())", "text))", "case counts"),
-        (
-            'unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())',
-            "text.casefold()",
-            "composed and decomposed letters differ",
-        ),
-        ('ComparableName(" ".join(folded.split()))', "ComparableName(folded)", "white space counts"),
         (
             "if not directory.family or not directory.first_given:",
             "if False:",
@@ -153,6 +149,16 @@ MUTANTS: Final[Sequence[Mutant]] = (
             '{"official": 1, "usual": 0, None: 2}',
             "usual before official",
         ),
+    ),
+    *_of(
+        FOLDING,
+        ("words(value)).casefold())", "words(value)))", "case counts"),
+        (
+            'unicodedata.normalize("NFC", unicodedata.normalize("NFC", words(value)).casefold())',
+            "words(value).casefold()",
+            "composed and decomposed letters differ",
+        ),
+        ('return " ".join(value.split()) if', "return value if", "white space counts"),
     ),
     *_of(
         IDENTIFIERS,

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bot_layer.fhir import identifiers, outcomes, parameters
+from bot_layer.fhir import identifiers, parameters
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.outcomes import Issue, note
-from bot_layer.health_gorilla.rules import accounts
+from bot_layer.fhir.outcomes import Issue
+from bot_layer.health_gorilla.rules import accounts, answers
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.health_gorilla.rules.enrollment import Enroll, NothingToDo, Update
 
 NO_REQUEST = AccountRequest()
-DONE = {
-    "enrolled": "The account was created in Health Gorilla.",
-    "updated": "The account in Health Gorilla was updated.",
-    "unchanged": "Health Gorilla and Medplum agree; nothing was written.",
-}
-WOULD = {
-    "enrolled": "The account would be created in Health Gorilla; nothing was written.",
-    "updated": "The account in Health Gorilla would be updated; nothing was written.",
-    "unchanged": "Health Gorilla and Medplum agree; nothing would be written.",
-}
 
 
 def action_of(decision: Enroll | Update | NothingToDo) -> str:
@@ -39,28 +29,24 @@ def answer(
     issues: Sequence[Issue] = (),
 ) -> Json:
     """``action``, ``healthGorillaId``, ``login``, one ``accountNumber`` for each AN, and the ``outcome``."""
-    return parameters.build(
-        parameters.code("action", action),
+    entries = [
         parameters.string("healthGorillaId", health_gorilla_id),
         parameters.string("login", login),
         *_account_numbers(requested),
-        parameters.resource("outcome", outcomes.outcome([note(action, DONE[action]), *requested.issues, *issues])),
-    )
+    ]
+    return answers.answer(action, "account", entries, issues=[*requested.issues, *issues])
 
 
 def preview(decision: Enroll | Update | NothingToDo, clinician: Clinician, requested: AccountRequest) -> Json:
     """What would be done: ``action``, ``preview`` true, the ``payload`` without password, and each ``difference``."""
-    action = action_of(decision)
-    return parameters.build(
-        parameters.code("action", action),
-        parameters.boolean("preview", True),
-        parameters.string("healthGorillaId", _id_of(decision)),
-        *_account_numbers(requested),
-        *(parameters.string("difference", difference) for difference in _differences(decision, clinician)),
-        parameters.resource("payload", _payload(decision)),
-        parameters.resource(
-            "outcome", outcomes.outcome([note(f"would-be-{action}", WOULD[action]), *requested.issues])
-        ),
+    return answers.answer(
+        action_of(decision),
+        "account",
+        [parameters.string("healthGorillaId", _id_of(decision)), *_account_numbers(requested)],
+        preview=True,
+        differences=_differences(decision, clinician),
+        payload=_payload(decision),
+        issues=requested.issues,
     )
 
 

@@ -12,27 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from bot_layer.errors import InputError, ReviewNeeded
-from bot_layer.fhir import identifiers, outcomes, parameters
+from bot_layer.fhir import identifiers, parameters
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.outcomes import note
 from bot_layer.fhir.periods import current
-from bot_layer.health_gorilla.rules import enrollment, names
+from bot_layer.health_gorilla.rules import answers, enrollment, names
 from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
 from bot_layer.health_gorilla.rules.settings import SYSTEM, bare_id
 
 TYPE = {"system": "https://www.healthgorilla.com/fhir/organization-type", "code": "PRL", "display": "Practice Location"}
 DEFAULT_COUNTRY = "US"
 _ADDRESS = ("line", "city", "state", "postalCode", "country")
-DONE = {
-    "created": "The location was created in Health Gorilla.",
-    "updated": "The location in Health Gorilla was updated.",
-    "unchanged": "Health Gorilla and Medplum agree; nothing was written.",
-}
-WOULD = {
-    "created": "The location would be created in Health Gorilla; nothing was written.",
-    "updated": "The location in Health Gorilla would be updated; nothing was written.",
-    "unchanged": "Health Gorilla and Medplum agree; nothing would be written.",
-}
 
 
 @dataclass(frozen=True)
@@ -128,15 +117,13 @@ def require_location_id(location_id: str | None) -> str:
 
 def answer(decision: Decision, location_id: str | None, *, preview: bool = False) -> Json:
     """One Parameters resource: ``action``, ``healthGorillaId``, ``outcome``, and in a preview what would be sent."""
-    texts = WOULD if preview else DONE
-    code = f"would-be-{decision.action}" if preview else decision.action
-    return parameters.build(
-        parameters.code("action", decision.action),
-        parameters.boolean("preview", True) if preview else None,
-        parameters.string("healthGorillaId", location_id),
-        *(parameters.string("difference", found) for found in decision.differences if preview),
-        parameters.resource("payload", decision.payload if preview else None),
-        parameters.resource("outcome", outcomes.outcome([note(code, texts[decision.action])])),
+    return answers.answer(
+        decision.action,
+        "location",
+        [parameters.string("healthGorillaId", location_id)],
+        preview=preview,
+        differences=decision.differences if preview else (),
+        payload=decision.payload if preview else None,
     )
 
 

@@ -8,13 +8,13 @@ and case folding, and runs of white space count as one space.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, NewType
 
+from bot_layer.fhir.demographics import folded
 from bot_layer.fhir.json import Json, objects
 from bot_layer.fhir.periods import in_force
 
@@ -73,10 +73,7 @@ def read(names: object, now: datetime) -> tuple[PersonName, ...]:
 
 def comparable(text: object) -> ComparableName:
     """The text as it is compared; anything that is not text becomes the empty name, which never matches."""
-    if not isinstance(text, str):
-        return ComparableName("")
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return ComparableName(" ".join(folded.split()))
+    return ComparableName(folded(text))
 
 
 def match(names: Sequence[PersonName], directory: PersonName) -> NameMatch:

@@ -6,23 +6,14 @@ from typing import Final
 
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.outcomes import Issue, note
+from bot_layer.fhir.outcomes import note
+from bot_layer.health_gorilla.rules import answers
 from bot_layer.patient_registration.rules.disclosure import DENIALS
 from bot_layer.patient_registration.rules.index_patient import Policy, shown
 from bot_layer.patient_registration.rules.plans import Act, Create, NothingToDo, Update
 
 NOT_FOR_THE_INDEX: Final = frozenset({"patient-inactive", "test-patient", "patient-deceased"}) | DENIALS
 """By rule these patients are not registered: that is no failure for a person to look after."""
-_DONE: Final = {
-    "registered": "The patient was registered in Health Gorilla.",
-    "updated": "The registration in Health Gorilla was updated.",
-    "unchanged": "Health Gorilla and Medplum agree; nothing was written.",
-}
-_WOULD: Final = {
-    "registered": "The patient would be registered in Health Gorilla; nothing was written.",
-    "updated": "The registration in Health Gorilla would be updated; nothing was written.",
-    "unchanged": "Health Gorilla and Medplum agree; nothing would be written.",
-}
 
 
 def action(plan: Act) -> str:
@@ -30,33 +21,33 @@ def action(plan: Act) -> str:
     return {Create: "registered", Update: "updated", NothingToDo: "unchanged"}[type(plan)]
 
 
-def answer(plan: Act, patient_id: str, policy: Policy, health_gorilla_id: str, *, followed: bool = False) -> Json:
-    """``action``, ``patient``, ``healthGorillaId``, ``registeredAs`` (system and value), ``outcome``."""
-    word = action(plan)
-    return parameters.build(
-        parameters.code("action", word),
-        parameters.reference("patient", f"Patient/{patient_id}"),
-        parameters.string("healthGorillaId", health_gorilla_id),
-        _registered_as(plan, policy),
-        *_differences(plan),
-        parameters.resource("outcome", outcomes.outcome([note(word, _DONE[word]), *_followed(followed)])),
-    )
+def answer(
+    plan: Act, patient_id: str, policy: Policy, health_gorilla_id: str | None, *, followed: bool, preview: bool = False
+) -> Json:
+    """``action``, ``patient``, ``healthGorillaId``, ``registeredAs`` (system and value), ``difference``, ``outcome``.
 
-
-def preview(plan: Act, patient_id: str, policy: Policy, *, followed: bool = False) -> Json:
-    """What would be done: as an answer, with ``preview`` and the ``payload``, without social security numbers."""
-    word = action(plan)
-    return parameters.build(
-        parameters.code("action", word),
-        parameters.boolean("preview", True),
+    A preview has the ``payload`` too, without social security numbers.
+    """
+    known = None if isinstance(plan, Create) else plan.id
+    payload = shown(plan.body) if preview and not isinstance(plan, NothingToDo) else None
+    entries = [
         parameters.reference("patient", f"Patient/{patient_id}"),
-        parameters.string("healthGorillaId", None if isinstance(plan, Create) else plan.id),
-        _registered_as(plan, policy),
-        *_differences(plan),
-        parameters.resource("payload", None if isinstance(plan, NothingToDo) else shown(plan.body)),
-        parameters.resource(
-            "outcome", outcomes.outcome([note(f"would-be-{word}", _WOULD[word]), *_followed(followed)])
+        parameters.string("healthGorillaId", health_gorilla_id or known),
+        parameters.parts(
+            "registeredAs",
+            parameters.string("system", policy.patient_system),
+            parameters.string("value", plan.external_id),
         ),
+    ]
+    merged = note("merge-followed", "The Patient was merged into another; that one is registered.")
+    return answers.answer(
+        action(plan),
+        "patient",
+        entries,
+        preview=preview,
+        differences=plan.changed if isinstance(plan, Update) else (),
+        payload=payload,
+        issues=[merged] if followed else [],
     )
 
 
@@ -68,19 +59,3 @@ def deleted() -> Json:
     return parameters.build(
         parameters.code("action", "unchanged"), parameters.resource("outcome", outcomes.outcome([gone]))
     )
-
-
-def _registered_as(plan: Act, policy: Policy) -> Json:
-    return parameters.parts(
-        "registeredAs",
-        parameters.string("system", policy.patient_system),
-        parameters.string("value", plan.external_id),
-    )
-
-
-def _differences(plan: Act) -> list[Json | None]:
-    return [parameters.string("difference", element) for element in plan.changed] if isinstance(plan, Update) else []
-
-
-def _followed(followed: bool) -> list[Issue]:
-    return [note("merge-followed", "The Patient was merged into another; that one is registered.")] if followed else []
