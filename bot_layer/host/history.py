@@ -49,7 +49,14 @@ _TABLE: Final = sa.Table(
     sa.Column("action", sa.String(64), nullable=False),
     sa.Column("ms", sa.Double, nullable=False),
 )
-_MOST: Final = {_TABLE: _MOST_ROWS, recordings.TABLE: recordings.MOST_KEPT}
+_RECORDINGS: Final = sa.Table(
+    "bot_recordings",
+    sa.MetaData(),
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("at", sa.Double, nullable=False, index=True),
+    sa.Column("sealed", sa.Text, nullable=False),
+)
+_MOST: Final = {_TABLE: _MOST_ROWS, _RECORDINGS: 200}
 _log = logging.getLogger(__name__)
 
 
@@ -114,7 +121,7 @@ class History:
         """Opened at the first use: at start the inbox says first whether its database can be used."""
         with self._starting:
             if self._database_url:
-                tables = (_TABLE, recordings.TABLE)
+                tables = (_TABLE, _RECORDINGS)
                 return storage.open_engine(self._database_url, *tables, seconds=storage.PATIENT_SECONDS)
             return _memory()
 
@@ -125,14 +132,14 @@ class History:
     def keep(self, run_id: str, at: float, recording: Json | None) -> None:
         """Keep the recording of a run soon, encrypted; only with a key, and not while many wait to be written."""
         if self.key and recording is not None and self._pending.qsize() < _MOST_RECORDINGS_PENDING:
-            self._put(recordings.TABLE, {"id": run_id, "at": at, "sealed": recordings.seal(recording, self.key)})
+            self._put(_RECORDINGS, {"id": run_id, "at": at, "sealed": recordings.seal(recording, self.key)})
 
     def recording(self, run_id: str) -> Json | None:
         """The recording of a run; None if there is none, or it was encrypted with another key."""
         if not self.key:
             return None
         with self._engine.connect() as connection:
-            table = recordings.TABLE
+            table = _RECORDINGS
             sealed = connection.execute(sa.select(table.c.sealed).where(table.c.id == run_id)).scalar()
         return None if sealed is None else recordings.unseal(sealed, self.key)
 
@@ -239,7 +246,7 @@ class History:
                 while len(batch) < 500:
                     batch.append(self._pending.get_nowait())
             try:
-                for kept in (_TABLE, recordings.TABLE):
+                for kept in (_TABLE, _RECORDINGS):
                     self._store(kept, {row["id"]: row for table, row in batch if table is kept})
             except sa.exc.SQLAlchemyError as fault:
                 _log.warning("%d runs are missing in the history: %s", len(batch), type(fault).__name__)
@@ -251,7 +258,7 @@ class History:
             with self._engine.begin() as connection:
                 connection.execute(table.delete().where(table.c.id.in_(list(rows))))
                 connection.execute(table.insert(), list(rows.values()))
-                if table is recordings.TABLE:
+                if table is _RECORDINGS:
                     _trim(connection, table, _MOST[table])
 
 
@@ -283,6 +290,6 @@ def _memory() -> sa.Engine:
         max_overflow=0,
         connect_args={"check_same_thread": False},
     )
-    for table in (_TABLE, recordings.TABLE):
+    for table in (_TABLE, _RECORDINGS):
         table.create(engine)
     return engine

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Final
-
-import sqlalchemy as sa
+from typing import Any
 
 from bot_layer.bot import event as envelopes
 from bot_layer.bot.handler import Handler
@@ -19,15 +17,6 @@ from bot_layer.exchanges import Tape
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bot_layer.sealing import Seal
-
-TABLE: Final = sa.Table(
-    "bot_recordings",
-    sa.MetaData(),
-    sa.Column("id", sa.String(200), primary_key=True),
-    sa.Column("at", sa.Double, nullable=False, index=True),
-    sa.Column("sealed", sa.Text, nullable=False),
-)
-MOST_KEPT: Final = 200
 
 
 def recording_of(

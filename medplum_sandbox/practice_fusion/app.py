@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from typing import Final
+from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -54,7 +55,7 @@ class Api:
 
     async def token(self, request: HttpRequest) -> Response:
         """An access token, or the reason why not."""
-        form = {name: str(value) for name, value in (await request.form()).items()}
+        form = dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
         status, body = self.state.desk.answer(form, request.headers.get("authorization"), self.state.token_url)
         return JSONResponse(body, status, {"Cache-Control": "no-store"})
 

@@ -178,4 +178,4 @@ def test_what_is_imported_is_required() -> None:
     named = {name for name in named if not name.startswith("opentelemetry")}
     # PyJWT[crypto] is cryptography; uvicorn is built on h11, whose limits the host sets; pytest calls the plugins.
     assert used - named <= {"cryptography", "h11", "pytest"}
-    assert named - used <= {"python-multipart", "psycopg"}  # loaded by name: Starlette's, SQLAlchemy's
+    assert named - used <= {"psycopg"}  # loaded by name
