@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from bot_layer.bot.collection import Collection
 from bot_layer.cli.collections import Bots, chosen
+from bot_layer.cli.progress import bar
 from bot_layer.deploy import report
 from bot_layer.deploy.declared import RUNTIMES
 from bot_layer.deploy.package import package as build
@@ -116,7 +118,8 @@ def deploy(
             out.end(_NOTHING_TRIED)
         if dry_run or drift:
             out.end(_DRIFT if drift and planned.plan.steps else 0)
-        done = carry_out(server, request, planned, tell=out.step)
+        with out.progress(len(planned.plan.steps)) as advance:
+            done = carry_out(server, request, planned, tell=advance)
         out.done(done)
         out.end(_FAILED if done.error else 0)
     except BotError as error:
@@ -220,8 +223,17 @@ class _Out:
             self._say(f"  ! {problem.text} [{problem.code}]", style="red" if problem.error else "yellow")
         self._say(report.summary(planned.plan))
 
-    def step(self, step: Step) -> None:
-        self._say(f"done{report.step_line(step)}")
+    @contextmanager
+    def progress(self, steps: int) -> Iterator[Callable[[Step], None]]:
+        """A line for each step, and on a terminal a bar below them."""
+        with bar(self._console, hidden=self._json or not steps) as shown:
+            task = shown.add_task("Deploying", total=steps)
+
+            def advance(step: Step) -> None:
+                self._say(f"done{report.step_line(step)}")
+                shown.advance(task)
+
+            yield advance
 
     def done(self, done: Report) -> None:
         self._told |= {"done": len(done.done), "left": len(done.left)}

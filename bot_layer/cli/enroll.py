@@ -15,12 +15,11 @@ from urllib.parse import parse_qsl
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.bot.handler import Handler
-from bot_layer.cli.progress import CountColumn
+from bot_layer.cli.progress import bar
 from bot_layer.errors import BotError, InputError, TransientError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
@@ -152,7 +151,7 @@ def enroll(
         said = f"{error.code}: {error.message}" if isinstance(error, BotError) else f"The file can't be used: {error}"
         typer.echo(said, err=True)
         raise typer.Exit(2) from error
-    with _bar(console) as progress:
+    with bar(console) as progress:
         task = progress.add_task("Enrolling", total=len(entries))
 
         def told(row: Row) -> None:
@@ -230,17 +229,6 @@ def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[
 
 def _is_settled(row: Row | None) -> bool:
     return row is not None and row.is_settled
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        CountColumn(is_exact=True),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _table(rows: Sequence[Row], skipped: int) -> Table:

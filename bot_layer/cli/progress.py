@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rich.progress import ProgressColumn, Task
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 
@@ -23,3 +24,9 @@ class CountColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """What the column shows of a task."""
         return Text(counted(task.completed, task.total, is_exact=self._is_exact), style="progress.download")
+
+
+def bar(console: Console, *, hidden: bool = False) -> Progress:
+    """A bar of work whose steps are counted; on anything but a terminal it shows nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), CountColumn(is_exact=True), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=hidden or not console.is_terminal)

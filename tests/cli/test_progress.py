@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import io
 
-from bot_layer.cli.progress import counted
+import pytest
+from rich.console import Console
+
+from bot_layer.cli.progress import bar, counted
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,14 @@ from bot_layer.cli.progress import counted
 def test_a_count_never_has_a_question_mark(done: int, total: int | None, is_exact: bool, said: str) -> None:
     """What nobody knows is left out; what an estimate fell short of, too."""
     assert counted(done, total, is_exact=is_exact) == said
+
+
+@pytest.mark.parametrize(
+    ("terminal", "hidden", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_bar_is_for_a_terminal(terminal: bool, hidden: bool, shown: bool) -> None:
+    """Elsewhere, and beside JSON, nothing of it is written."""
+    written = io.StringIO()
+    with bar(Console(file=written, force_terminal=terminal, width=100), hidden=hidden) as progress:
+        progress.advance(progress.add_task("Deploying", total=3), 2)
+    assert ("2 of 3" in written.getvalue()) == shown
