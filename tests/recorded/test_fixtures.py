@@ -11,7 +11,7 @@ from bot_layer import exchanges
 from bot_layer.bot.collection import load
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.host.recordings import recording_of
 from bot_layer.recorded.export import write_case
 from bot_layer.testing import recorded_cases, replay
@@ -60,7 +60,7 @@ def test_a_recorded_fixture_replays_without_its_people(case: Case, tmp_path: Pat
     settings = recording["settings"]
     systems = [each for each in settings.values() if each.startswith("https://clinic.example")]
     coded = [settings[each.name] for each in handler.bot.settings if each.kind != "text" and each.name in settings]
-    given = recording["event"]["input"].get("parameter", [])
+    given = as_object(recording["event"]["input"]).get("parameter", [])  # a message is text
     codes = [each["valueCode"] for each in given if "valueCode" in each] + [each["name"] for each in given]
     assert survivors(recording, text, frozenset([*systems, *coded, *codes])) == []
     assert "sandbox-secret" not in text
