@@ -21,7 +21,7 @@ from typing import Annotated, TypeGuard
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import run_state as sync_state
@@ -31,7 +31,7 @@ from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_sett
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, load_state, login_name, make_sync
 from bot_layer.bulk_sync.source.keeper import Keeper
-from bot_layer.cli.progress import CountColumn
+from bot_layer.cli.progress import bar
 from bot_layer.errors import BotError, ConfigError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.http.policy import RetryPolicy
@@ -405,9 +405,7 @@ class _Around:
         if self.quiet:
             yield None
             return
-        words = TextColumn("{task.description}")
-        columns = (SpinnerColumn(), words, BarColumn(), CountColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console) as progress:
+        with bar(self.console, is_exact=False) as progress:
             yield _Bars(progress)
 
 

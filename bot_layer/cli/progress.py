@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 
@@ -26,7 +28,16 @@ class CountColumn(ProgressColumn):
         return Text(counted(task.completed, task.total, is_exact=self._is_exact), style="progress.download")
 
 
-def bar(console: Console, *, hidden: bool = False) -> Progress:
-    """A bar of work whose steps are counted; on anything but a terminal it shows nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), CountColumn(is_exact=True), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=hidden or not console.is_terminal)
+def bar(console: Console, *, hidden: bool = False, is_exact: bool = True) -> Progress:
+    """A bar of work whose steps are counted; on anything but a terminal it shows nothing.
+
+    What the work prints meanwhile on a terminal stands above the bar; what is redirected to a file stays there.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        CountColumn(is_exact=is_exact),
+        TimeRemainingColumn() if is_exact else TimeElapsedColumn(),
+    )
+    is_hidden = hidden or not console.is_terminal
+    return Progress(*columns, console=console, disable=is_hidden, redirect_stdout=sys.stdout.isatty())

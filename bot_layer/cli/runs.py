@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.console import Console
 
 from bot_layer.cli.collections import Bots, chosen
+from bot_layer.cli.progress import bar
 from bot_layer.cli.serve import age, database, login, require_there
+from bot_layer.codes import advice
 from bot_layer.errors import BotError, InputError
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ def show(
     """Show one run; a person's data only when asked for, and with the key of the inbox."""
     with opened_runs(inbox) as opened:
         run = opened.one(run_id)
-        told = _told(run)
+        told = _told(run) | {"advice": advice(run.state, run.code)}
         if data:
             told["input"] = opened.data(run)
         typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
@@ -189,11 +192,13 @@ def catch_up(
             now=partial(catching.server_time, server),
         )
         count = 0
-        for taken in search.missed(start):
-            typer.echo(f"{taken.record['bot']:<22} {taken.record['resource']}  {taken.record['version']}")
-            count += 1
-            if not dry_run:
-                search.queue.enqueue(taken)
+        with bar(Console(stderr=True), is_exact=False) as progress:
+            task = progress.add_task("Searching for missed changes", total=None)
+            for count, taken in enumerate(search.missed(start), start=1):  # noqa: B007  # it is told at the end
+                typer.echo(f"{taken.record['bot']:<22} {taken.record['resource']}  {taken.record['version']}")
+                progress.advance(task)
+                if not dry_run:
+                    search.queue.enqueue(taken)
         typer.echo(f"{count} changes {'have no run' if dry_run else 'are queued'}.")
 
 

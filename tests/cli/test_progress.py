@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -33,3 +34,12 @@ def test_a_bar_is_for_a_terminal(terminal: bool, hidden: bool, shown: bool) -> N
     with bar(Console(file=written, force_terminal=terminal, width=100), hidden=hidden) as progress:
         progress.advance(progress.add_task("Deploying", total=3), 2)
     assert ("2 of 3" in written.getvalue()) == shown
+
+
+def test_a_bar_of_unknown_size_counts_alone() -> None:
+    """As that of a search for missed changes."""
+    written = io.StringIO()
+    with bar(Console(file=written, force_terminal=True, width=100), is_exact=False) as progress:
+        progress.advance(progress.add_task("Searching", total=None), 136)
+    text = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", written.getvalue())
+    assert " 136 " in text and "?" not in text and "of" not in text
