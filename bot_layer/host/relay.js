@@ -18,7 +18,7 @@ exports.handler = async (medplum, event) => {
   const { BOT_RELAY_KEY, BOT_RELAY_URL, ...secrets } = event.secrets;
   const headers = {};
   for (const [name, value] of Object.entries(event.headers || {})) {
-    // The length tells the host whether this server kept a call's parameters back (bot_layer/core/delivery.py).
+    // The length tells the host whether this server kept a call's parameters back (bot_layer/bot/delivery.py).
     if (/^(x-medplum-.*|x-trace-id|traceparent|content-(type|length|encoding)|transfer-encoding)$/i.test(name)) {
       headers[name] = value;
     }

@@ -12,8 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from bot_layer.errors import AuthError, BotError, TransientError
 from bot_layer.fhir import outcomes
@@ -67,6 +67,26 @@ def test_a_bots_own_token_is_admitted(medplum: TokenServer, admission: Admission
     """It tells server, project and Bot."""
     admitted = admission.admit(envelope(medplum, "token", SAY), "b-1")
     assert admitted == Admitted(medplum.server.base_url, "project-1", "b-1", ("test/echo",))
+
+
+def test_the_tokens_of_medplum_5_0_are_admitted(
+    medplum: TokenServer, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 5.1 tokens are signed with RS256, and have neither an audience nor a time before which they do not count.
+
+    https://github.com/medplum/medplum/blob/v5.0.10/packages/server/src/oauth/keys.ts
+    """
+    private = rsa.generate_private_key(65537, 2048)
+    public = json.loads(RSAAlgorithm.to_jwk(private.public_key()))
+    published = {"kid": "k", "alg": "RS256", "kty": "RSA", "use": "sig", "e": public["e"], "n": public["n"]}
+    claims: Json = {"iss": f"{medplum.server.base_url}/", "profile": "Bot/b-1", "exp": int(time.time()) + 3600}
+    token = jwt.encode(claims, private, algorithm="RS256", headers={"kid": "k"})
+    monkeypatch.setattr(medplum.keys, "key_set", lambda: {"keys": [published]})
+    monkeypatch.setattr(medplum.keys, "claims", lambda _token: claims)
+    admitted = admission.admit(envelope(medplum, token, SAY), "b-1")
+    assert admitted.bot_id == "b-1"
+    for forged in (jwt.encode(claims, "k" * 32, algorithm="HS256", headers={"kid": "k"}), token[:-8] + "AAAAAAAA"):
+        assert _refusal(admission, envelope(medplum, forged, SAY)) == "medplum-login-refused"
 
 
 def test_the_server_is_asked_once_for_a_bot(medplum: TokenServer, admission: Admission) -> None:

@@ -154,6 +154,41 @@ def test_four_transports_give_the_same_answer(case: Case, functions: Functions) 
     assert len(set(answers.values())) == 1, answers
 
 
+@needs_node
+def test_only_what_the_host_may_see_travels() -> None:
+    """A relay keeps back its own two secrets and the caller's headers, but for those about the body and the trace."""
+    sent: list[tuple[Json, str]] = []
+
+    async def host(request: WebRequest) -> WebResponse:
+        sent.append((await request.json(), str(request.headers)))
+        return WebResponse(encode({"returnValue": {"resourceType": "Parameters"}, "logResult": "", "success": True}))
+
+    with Server(Starlette(routes=[Route("/relay/{name}", host, methods=["POST"])])) as server:
+        ours = {"BOT_RELAY_URL": server.base_url, "BOT_RELAY_KEY": KEY}
+        kept = {"X-Medplum-Interaction": "create", "traceparent": "00-1", "content-length": "7"}
+        event = {
+            "bot": {"reference": "Bot/b"},
+            "requester": {"reference": "Practitioner/p"},
+            "input": {"resourceType": "Patient"},
+            "contentType": "application/fhir+json",
+            "secrets": {name: {"name": name, "valueString": value} for name, value in (ours | {"OTHER": "o"}).items()},
+            "traceId": "t",
+            "headers": kept | {"authorization": "Bearer unseen", "cookie": "unseen", "user-agent": "unseen"},
+        }
+        code = relay_code(load().named("sync-practitioner").bot)
+        run_javascript(node(), code, event=event, base_url="http://medplum.example/", access_token="bot-token")
+    ((body, headers),) = sent
+    assert body["headers"] == kept
+    assert sorted(body["secrets"]) == ["OTHER"]
+    assert body == event | {
+        "baseUrl": "http://medplum.example/",
+        "accessToken": "bot-token",
+        "headers": kept,
+        "secrets": body["secrets"],
+    }
+    assert KEY not in headers and "nseen" not in headers
+
+
 def test_a_function_lets_no_exception_out(functions: Functions) -> None:
     """What is no event, or has no login, is answered; the cause stands last in the log, without a trace."""
     function = functions.of(load().named("sync-practitioner"))
