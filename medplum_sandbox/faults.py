@@ -1,4 +1,4 @@
-"""Faults on demand: a look-alike asks before each request whether something shall go wrong with it."""
+"""Faults on demand: before each request a look-alike checks whether a fault applies to it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Faults:
         if kind not in _EVERY:
             raise ValueError(f"No such fault: {kind}. Take one of: {', '.join(_EVERY)}.")
         if not 0.0 <= share <= 1.0:
-            raise ValueError("The share of a fault lies between 0 and 1.")
+            raise ValueError("The share of a fault is between 0 and 1.")
         rule = _Rule(Fault(kind, status=status, seconds=seconds), share, times, method, path, when)
         with self._lock:
             self._rules.append(rule)

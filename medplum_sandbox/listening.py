@@ -64,8 +64,8 @@ class ThreadedServer:
 class _Announced(uvicorn.Server):
     """uvicorn's server, which says when it is ready and ends at once where nothing runs.
 
-    uvicorn looks ten times a second whether it shall end, and rests another tenth when it does: for the hundreds of
-    servers of a test run that is minutes. Outside the main thread it leaves the signal handlers alone.
+    uvicorn checks ten times a second whether to stop, and sleeps another tenth of a second when it does: for the
+    hundreds of servers of a test run that is minutes. Outside the main thread it leaves the signal handlers alone.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -81,7 +81,7 @@ class _Announced(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._ended.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen, then tells whoever waits."""
+        """Starts to listen, then notifies the waiting threads."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
         self.ready.set()

@@ -20,7 +20,7 @@ class ResettableProtocol(H11Protocol):
     """
 
     def handle_events(self) -> None:
-        """Reads what came in, and hands each request's scope the way to cut its own connection."""
+        """Parses requests, and adds to each request's scope a function that closes its connection."""
         super().handle_events()
         if self.scope is not None:
             self.scope.setdefault("extensions", {})[RESET_EXTENSION] = {"abort": self.transport.abort}

@@ -1,6 +1,6 @@
 """What the three look-alikes share: how they start and stop, what they keep of each request, and how faults strike.
 
-The content of a look-alike is an ASGI app. ``Shell`` stands before it: it writes each request down before anybody can
+The content of a look-alike is an ASGI app. ``Shell`` wraps it: it logs each request before anybody can
 see the answer, and makes the faults happen that a test asked for. Each partner words a fault in its own way.
 """
 
@@ -67,12 +67,12 @@ class RequestLog:
             self._records.append(record)
 
     def all(self) -> list[RequestRecord]:
-        """A copy of what came so far."""
+        """A copy of the requests so far."""
         with self._lock:
             return list(self._records)
 
     def clear(self) -> None:
-        """Forgets what came so far."""
+        """Deletes the requests so far."""
         with self._lock:
             self._records.clear()
 
@@ -104,7 +104,7 @@ class Shell:
         """Answers one request."""
 
         async def recording(message: Message) -> None:
-            # Kept before it is sent: whoever has the answer finds the request in the log.
+            # Logged before it is sent: a caller that has the response finds the request in the log.
             if message["type"] == "http.response.start":
                 self._log.add(scope, message["status"], host=self._host)
             await send(message)
@@ -150,7 +150,7 @@ async def give(answer: Answer, send: Any) -> None:
 
 
 async def cut_off(scope: Scope, receive: Any, *, seconds: float = 0.0) -> None:
-    """Cuts the connection: no answer, or the rest of it, will come.
+    """Closes the connection: no response follows, or no more of it.
 
     During ``seconds`` the transport still sends what it has: a client then sees half a file. This function waits for
     the connection's end, because the server takes an app that returns in the middle of an answer for a broken one.

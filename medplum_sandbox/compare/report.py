@@ -1,4 +1,4 @@
-"""What two answers say, without what must differ, and the kinds of differences that were found."""
+"""The comparable parts of two responses, and the kinds of differences between them."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _plain(value: Any, names: dict[str, str], base_url: str, *, ordered: bool) -
 
 
 def _unordered(searchset: Json) -> None:
-    """Sorts the entries. Which of many matches stand on the first page is each server's own affair."""
+    """Sorts the entries. Each server chooses which of many matches are on the first page."""
     more = any(link.get("relation") == "next" for link in searchset.pop("link", ()))
     if "entry" in searchset:
         entries = sorted(searchset["entry"], key=lambda entry: json.dumps(entry, sort_keys=True))

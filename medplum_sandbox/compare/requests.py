@@ -1,4 +1,4 @@
-"""A request as the generator makes it: the same for both servers, with names in place of ids."""
+"""A request of the generator: the same for both servers, with names in place of ids."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PROJECT = "project"
 
 
 def mark(name: str) -> str:
-    """The text that stands for the id of a named resource."""
+    """The placeholder for the id of a named resource."""
     return f"{MARK}{name}{MARK}"
 
 
 def version_mark(name: str) -> str:
-    """The text that stands for the newest known version of a named resource."""
+    """The placeholder for the newest known version of a named resource."""
     return mark(f"{name}_version")
 
 

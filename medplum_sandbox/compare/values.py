@@ -55,7 +55,7 @@ _PLAIN = {
     "base64Binary": ("YQ==", "YWJj"),
     "xhtml": ('<div xmlns="http://www.w3.org/1999/xhtml">x</div>',),
 }
-# What a value may be replaced with when a request shall be wrong.
+# Values that replace a right one to make a request wrong.
 WRONG: tuple[Any, ...] = (
     None,
     "",

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# The registry's first number is 1003000126: what lies below was never given to anybody.
+# The registry's first number is 1003000126: a lower number was never assigned.
 _UNUSED = 300_000
 
 

@@ -41,10 +41,10 @@ TAKEN_EMAIL = "taken@elsewhere.example"
 
 
 class HealthGorillaSandbox(LookAlike):
-    """A Health Gorilla look-alike on loopback. It remembers nothing beyond its life.
+    """A Health Gorilla look-alike on loopback. It keeps its state in memory.
 
-    One tenant and one subtenant belong to the client; another tenant is somebody else's, and there ``taken_login`` and
-    ``taken_email`` are in use.
+    One tenant and one subtenant belong to the client; another tenant belongs to another client, which uses
+    ``taken_login`` and ``taken_email``.
     """
 
     taken_login = TAKEN_LOGIN

@@ -63,7 +63,7 @@ class State:
 
     def stamp(self, resource: Json) -> Json:
         """The resource as a new version of itself."""
-        # Versions look like milliseconds (seed: "1667963849444"), and must differ under a clock that stands still.
+        # Versions look like milliseconds (seed: "1667963849444"), and must differ even if the clock does not advance.
         self._version = max(self._version + 1, int(self.clock() * 1000))
         meta = {**resource.get("meta", {}), "versionId": str(self._version), "lastUpdated": self.now()}
         return {**resource, "meta": meta}
@@ -73,7 +73,7 @@ class State:
         return datetime.fromtimestamp(self.clock(), UTC).isoformat(timespec="milliseconds")
 
     def add_tenant(self, name: str, *, own: bool = True, part_of: str | None = None) -> str:
-        """A tenant: one that the client manages, or somebody else's."""
+        """A tenant: one that the client manages, or another client's."""
         tenant = new_id("t-")
         resource: Json = {
             "resourceType": "Organization",
@@ -114,7 +114,7 @@ class State:
         return facility
 
     def reserve(self, *, login: str | None = None, email: str | None = None) -> None:
-        """Takes a login or an e-mail address, as a user of somebody else's tenant would."""
+        """Takes a login or an e-mail address, as a user of another client's tenant would."""
         self.reserved_logins |= {login.casefold()} if login else set()
         self.reserved_emails |= {email.casefold()} if email else set()
 

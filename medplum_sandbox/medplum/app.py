@@ -28,7 +28,7 @@ WAITING_CALLERS = 200
 NOBODY = Actor(project="", membership={"profile": {}}, profile={})
 _TYPE = "/fhir/R4/{type:str}"
 
-# Open to anybody; what needs a token stands below.
+# Without a token; the routes that need one follow below.
 _OPEN: tuple[tuple[tuple[str, ...], str, Endpoint], ...] = (
     (("GET",), "/healthcheck", lambda world, _call: _json(capability.health(world.settings.version))),
     (
@@ -75,9 +75,9 @@ _NO_PAGE = (
 
 
 def build_app(world: World, gate: Callable[[Starlette], Gate]) -> Gate:
-    """The whole look-alike behind its gate; ``$operations`` come first, because their names would also fit as ids."""
+    """The look-alike behind its gate; ``$operations`` come first, because their names also match as ids."""
     routes = [_route(world, *one, authenticated=False) for one in _OPEN]
-    # Bots call back while their caller waits: were the threads shared, waiting callers could leave none for the bots.
+    # Bots call back while their caller waits: with shared threads, waiting callers could leave none for the bots.
     threads = CapacityLimiter(WAITING_CALLERS)
     routes += [_route(world, *one, threads=threads) for one in bot_half.routes(world)]
     routes += [_route(world, *one) for one in _FHIR]
@@ -94,7 +94,7 @@ def answer(world: World, endpoint: Endpoint, call: Callable[[], Call]) -> Answer
         return endpoint(world, call())
     except FhirError as error:
         return outcome_answer(error.status, error.outcome, headers=error.headers)
-    except Exception:  # as the server: whatever nobody foresaw is a 500 that says nothing
+    except Exception:  # as the server: an unexpected exception is a 500 without a reason
         LOG.exception("An endpoint of the sandbox failed")
         return server_error()
 

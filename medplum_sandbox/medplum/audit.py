@@ -20,7 +20,7 @@ _DOMAIN = {"code": "4", "display": "Domain"}
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt to reach an address: when it began, and what came of it."""
+    """One attempt to reach an address: when it began, and its result."""
 
     started: str
     success: bool

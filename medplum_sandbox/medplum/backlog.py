@@ -1,4 +1,4 @@
-"""Work that goes on after the answer was sent: deliveries, asynchronous jobs, cron runs."""
+"""Work that continues after the response was sent: deliveries, asynchronous jobs, cron runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Task = Callable[[], None]
 class Backlog:
     """Runs tasks of one lane one after the other, and lanes beside each other.
 
-    A lane is a Bot or a URL: what happened first arrives first, and a slow host keeps nobody else waiting.
+    A lane is a Bot or a URL: events arrive in order, and a slow host delays no other.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Backlog:
         self._changed = threading.Condition()
 
     def submit(self, lane: str, task: Task) -> None:
-        """Queues the task; what comes after ``close`` is dropped."""
+        """Queues the task; after ``close`` a task is dropped."""
         with self._changed:
             if self._closed:
                 return
@@ -37,7 +37,7 @@ class Backlog:
     def settle(self, timeout: float = 10.0) -> None:
         """Returns when nothing is under way or queued; says so if that takes longer than ``timeout``.
 
-        A failure inside a task is a fault of the sandbox: it comes out here instead of being lost in a thread.
+        A failure inside a task is a fault of the sandbox: it is raised here instead of being lost in a thread.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._open == 0, timeout=timeout):
@@ -46,7 +46,7 @@ class Backlog:
                 raise self._failures.pop(0)
 
     def close(self) -> None:
-        """Drops what is queued and takes nothing more."""
+        """Drops queued tasks and accepts no more."""
         with self._changed:
             self._closed = True
             for lane in self._lanes.values():

@@ -18,7 +18,7 @@ Endpoint = Callable[[World, Call], Answer]
 Route = tuple[tuple[str, ...], str, Endpoint]
 _SCHEDULER = "cron_scheduler"
 
-# (methods, path, endpoint): the first that fits answers, so that what is special stands first.
+# (methods, path, endpoint): the first that matches answers, so that special paths come first.
 _ROUTES: tuple[Route, ...] = (
     (("POST",), "/admin/projects/{project}/bot", admin.create_bot),
     (("POST",), "/admin/projects/{project}/client", admin.create_client),
@@ -29,7 +29,7 @@ _ROUTES: tuple[Route, ...] = (
     (("GET",), "/admin/projects/{project}", admin.read_project),
     (("GET", "POST"), "/fhir/R4/Bot/$execute", bots.execute_bot),
     (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute", bots.execute_bot),
-    # Whatever path a caller appends is passed over; the query is the input.
+    # A path that a caller appends is ignored; the query is the input.
     (("GET", "POST"), "/fhir/R4/Bot/{id}/$execute/{rest:path}", bots.execute_bot),
     (("POST",), "/fhir/R4/Bot/{id}/$deploy", bots.deploy_bot),
     (("GET",), "/fhir/R4/Patient/{id}/$ccda-export", ccda.export),
@@ -48,7 +48,7 @@ def routes(world: World) -> tuple[Route, ...]:
 
 
 def install(world: World) -> None:
-    """Lets Subscriptions hear of every committed change."""
+    """Informs the Subscriptions of every committed change."""
     world.listeners.append(lambda change: subscriptions.on_change(world, change))
 
 

@@ -119,7 +119,7 @@ def outcome_answer(status: int, outcome: Json, *, headers: dict[str, str] | None
 
 
 def server_error() -> Answer:
-    """What is left of an exception that nobody foresaw."""
+    """The response to an unexpected exception."""
     return json_answer(500, {"msg": "Internal Server Error"})
 
 

@@ -193,7 +193,7 @@ def _steps(path: str, type_name: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _present(steps: tuple[tuple[str, ...], ...]) -> Test:
-    """Whether anything stands at the end of the path."""
+    """Whether the path has a value."""
     names, rest = steps[0], steps[1:]
     below = _present(rest) if rest else _is_populated
 

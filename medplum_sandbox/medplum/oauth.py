@@ -38,7 +38,7 @@ class _Refused(Exception):
 def issue_token(world: World, membership: Json, *, scope: str = "openid") -> str:
     """An access token with which a membership calls the API, with the claims that a real 5.1.13 writes.
 
-    The server keeps a Login resource for each; here the membership stands for it.
+    The server keeps a Login resource for each; here the membership represents it.
     """
     now = int(world.clock().timestamp())
     profile = membership["profile"]["reference"]
@@ -181,7 +181,7 @@ def _membership_of_client(world: World, client: Json) -> Json:
 
 
 def _membership_of_token(world: World, token: str) -> tuple[Json, str]:
-    """(the membership that a token stands for, its scope), or 401."""
+    """(the membership of a token, its scope), or 401."""
     try:
         claims = world.token_keys.claims(token)
     except jwt.InvalidTokenError:

@@ -138,7 +138,7 @@ def content_too_large() -> FhirError:
 
 
 def status_of(body: Json) -> int:
-    """The HTTP status that an OperationOutcome stands for: by its id, else by the code of its first issue."""
+    """The HTTP status of an OperationOutcome: by its id, else by the code of its first issue."""
     known = _STATUSES.get(str(body.get("id")))
     if known is not None:
         return known

@@ -21,7 +21,7 @@ WINDOW_SECONDS = 60.0
 
 @dataclass
 class Meter:
-    """What one HTTP request used: filled in by the quota, read by whoever writes the RateLimit header."""
+    """What one HTTP request used: filled in by the quota, read by the code that writes the RateLimit header."""
 
     remaining: int | None = None
     seconds: int = 0

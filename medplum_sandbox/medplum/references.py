@@ -26,7 +26,7 @@ def resolve_conditional(resource: Json, search: Search) -> Json:
 
 
 def replace_urns(value: Any, known: dict[str, str]) -> Any:
-    """The value with each text that is a known fullUrl replaced by the reference that stands for it."""
+    """The value with each text that is a known fullUrl replaced by its reference."""
     if isinstance(value, dict):
         return {k: replace_urns(v, known) for k, v in value.items()}
     if isinstance(value, list):

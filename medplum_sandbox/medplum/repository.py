@@ -1,7 +1,7 @@
-"""What one caller can do with resources: every interaction of the FHIR API, without HTTP.
+"""The interactions of the FHIR API for one caller, without HTTP.
 
-What comes out is the resource as it is stored, with author, project and compartment in ``meta``; ``view`` makes of it
-what the caller is shown.
+The result is the resource as it is stored, with author, project and compartment in ``meta``; ``view`` turns it into
+what the caller sees.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SERVER_META = ("author", "project", "compartment")
 
 
 class Repository:
-    """The resources of the actor's project, as far as the actor may touch them. Raises ``FhirError``."""
+    """The resources of the actor's project, as far as the actor has access. Raises ``FhirError``."""
 
     def __init__(self, world: World, actor: Actor) -> None:
         self.world = world
@@ -82,7 +82,7 @@ class Repository:
         return made
 
     def read(self, resource_type: str, id: str) -> Json:
-        """The current version; 404 where there never was one, 410 where it was deleted."""
+        """The current version; 404 if it never existed, 410 if it was deleted."""
         with self.world.lock:
             self.charge(quota.READ)
             self._allow(resource_type, "read")
@@ -113,7 +113,7 @@ class Repository:
         return versions_bundle(self.world.base_url, versions, dict(query), self.view)
 
     def update(self, resource: Json, *, if_match: str | None = None) -> Json:
-        """The new version, or the old one where nothing changed. There is no create by update."""
+        """The new version, or the old one if nothing changed. An update never creates."""
         with self.world.transaction():
             self.charge(quota.WRITE)
             return self._update(resource, if_match)
@@ -142,7 +142,7 @@ class Repository:
             self.world.changed(Change(self.actor, "delete", last, last))
 
     def search(self, resource_type: str, query: Query) -> Json:
-        """The searchset, its resources as the caller is shown them."""
+        """The searchset, its resources as the caller sees them."""
         self._refuse_additions(resource_type, query)
         with self.world.lock:
             return search.bundle(self, resource_type, query)
@@ -172,14 +172,14 @@ class Repository:
         return self._existing(resource_type, id, "read").resource()
 
     def stored(self, resource_type: str, id: str) -> Stored | None:
-        """What lies under the id in this project, deleted or not."""
+        """The stored resource of this id in this project, deleted or not."""
         found = self.store.get(id) if is_uuid(id) else None
         if found is None or found.type != resource_type or found.project != self.actor.project:
             return None
         return found
 
     def view(self, resource: Json, *, charged: bool = True) -> Json:
-        """The resource as the caller is shown it: attachments as signed URLs, ``meta`` cut unless all was asked for.
+        """The resource as the caller sees it: attachments as signed URLs, ``meta`` cut unless all was asked for.
 
         Each attachment of a Binary is paid for as a read.
         """

@@ -1,4 +1,4 @@
-"""What came of one run of a bot, whatever it ran in."""
+"""The result of one run of a bot, in any runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNDEFINED: Final = Undefined()
 
 @dataclass(frozen=True)
 class BotResult:
-    """``outcome`` is set where the run failed; ``crashed`` where Medplum itself trips over the failure.
+    """``outcome`` is set where the run failed; ``crashed`` where Medplum itself fails on the failure.
 
     A crash is HTTP 500 without a reason; so is a failed bot host, but only behind a custom operation.
     """
@@ -49,7 +49,7 @@ def is_outcome(value: Any) -> bool:
 
 
 def is_error_outcome(value: Any) -> bool:
-    """Whether the value is an OperationOutcome that tells of an error."""
+    """Whether the value is an OperationOutcome with an error."""
     return is_outcome(value) and any(issue.get("severity") in ("error", "fatal") for issue in value.get("issue", []))
 
 

@@ -15,7 +15,7 @@ from medplum_sandbox.medplum.world import World
 
 
 def execute(world: World, run: Run) -> BotResult:
-    """What the bot answered. Waits for it: never call this with the world's lock held."""
+    """What the bot answered. It waits for the bot: never call it with the world's lock held."""
     project = project_of(world, run.project)
     if "bots" not in project.get("features", []):
         return failed("Bots not enabled")
@@ -26,7 +26,7 @@ def execute(world: World, run: Run) -> BotResult:
 
 
 def dispatch(world: World, run: Run, event: Json) -> BotResult:
-    """Hands the event to the runtime that the Bot names."""
+    """Passes the event to the runtime that the Bot names."""
     runtime = run.bot.get("runtimeVersion")
     if runtime not in ("fission", "awslambda", "vmcontext"):
         return failed("Unsupported bot runtime")
@@ -59,7 +59,7 @@ def run_code(world: World, run: Run, event: Json, *, base_url: str, token: str) 
 
 
 def event_of(run: Run, project: Json) -> Json:
-    """The event as every runtime shows it; what is unknown is left out, not null."""
+    """The event as every runtime shows it; unknown values are omitted, not null."""
     event = {
         "bot": run.bot_reference,
         "requester": run.requester,

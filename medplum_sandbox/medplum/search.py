@@ -47,11 +47,11 @@ class Searchable(Protocol):
         ...
 
     def stored(self, resource_type: str, id: str) -> Stored | None:
-        """What lies under the id in this project, deleted or not."""
+        """The stored resource of this id in this project, deleted or not."""
         ...
 
     def view(self, resource: Json, *, charged: bool = True) -> Json:
-        """The resource as the caller is shown it."""
+        """The resource as the caller sees it."""
         ...
 
 
@@ -88,7 +88,7 @@ def bundle(repository: Searchable, resource_type: str, query: Query) -> Json:
 
 
 def _nothing(repository: Searchable, request: SearchRequest) -> Json:
-    """The answer to who wants no matches: the conditions are not looked at."""
+    """The response to a search that asks for no matches: its conditions are not evaluated."""
     repository.charge(quota.SEARCH)
     _check_types(repository, request)
     link = {"relation": "self", "url": request.link(repository.world.base_url)}
@@ -185,7 +185,7 @@ def _subset(resource: Json, request: SearchRequest) -> Json:
 
 
 def _json_names(resource_type: str, elements: set[str]) -> Iterator[str]:
-    """The JSON names of elements: each form of a choice, and what stands beside a primitive."""
+    """The JSON names of elements: each form of a choice, and the property beside a primitive."""
     known = type_of(resource_type)
     for name in elements:
         yield from (name, f"_{name}")

@@ -111,7 +111,7 @@ def moment(column: str, one: Filter, at: str | float) -> Clause:
 
 
 def identifiers(one: Filter) -> list[str]:
-    """The ids that a condition names; what is none stands for nobody."""
+    """The ids that a condition names; a value that is no id matches nothing."""
     found = [value.rpartition("/")[2] for value in one.values()]
     return [
         value if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value) else _NOBODY

@@ -25,7 +25,7 @@ _Token = tuple[str, int]  # the text and its column
 def compile_filter(text: str, compile_one: Compile) -> Compiled:
     """The SQL of an expression and its arguments; ``compile_one`` gives those of one comparison.
 
-    What stands behind a whole expression does not count.
+    Text after a complete expression is ignored.
     """
     return _expression([(found[1], found.start(1)) for found in _TOKEN.finditer(text)], compile_one)
 

@@ -45,11 +45,11 @@ class Filter:
         return self.operator in ("not", "ne")
 
     def values(self) -> list[str]:
-        """The alternatives: a comma divides them, and what stands behind a backslash is only itself."""
+        """The alternatives: a comma divides them, and a character after a backslash is literal."""
         return [_ESCAPED.sub(r"\1", v) for v in _ALTERNATIVE.findall(self.value)]
 
     def written(self) -> str:
-        """The condition as it stands in a link."""
+        """The condition as a link shows it."""
         modifier = f":{self.operator}" if self.operator in MODIFIERS else ""
         prefix = self.operator if self.operator in PREFIXES and self.operator != "eq" else ""
         return f"{self.code}{modifier}={prefix}{_encoded(self.value)}"
@@ -65,7 +65,7 @@ class Include:
     iterate: bool = False
 
     def written(self, name: str) -> str:
-        """As it stands in a link."""
+        """As a link shows it."""
         value = ":".join(part for part in (self.resource_type, self.parameter, self.target) if part)
         return f"{name}{':iterate' if self.iterate else ''}={value}"
 
@@ -111,7 +111,7 @@ def query_of(text: str) -> Query:
 
 
 def condition_of(text: str) -> Query:
-    """The pairs of an If-None-Exist; what stands behind a second question mark does not count."""
+    """The pairs of an If-None-Exist; text after a second question mark is ignored."""
     return query_of(text.removeprefix("?").partition("?")[0])
 
 

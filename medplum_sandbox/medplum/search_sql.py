@@ -104,7 +104,7 @@ def clause(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
         return Clause(*_keyed(number, identified(one.values())), rows=True, rank=_FIRST)
     if one.operator in ("missing", "present") and known.strategy is not Strategy.WORDS:
         return _presence(one, known, key(resource_type, one.code))
-    # What does not match is the rest of what does; a column of one value is compared with "!=" in the same way.
+    # A negation finds what the condition does not; a column of one value is compared with "!=" in the same way.
     row = condition(known, replace(one, operator="eq") if one.negated and known.strategy in _COLUMNS else one)
     sql, arguments = _keyed(key(resource_type, one.code + row.ending), row.clause)
     if one.negated:

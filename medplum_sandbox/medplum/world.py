@@ -32,7 +32,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Actor:
-    """Who calls: the membership in a project and the resource that it stands for.
+    """Who calls: the membership in a project and the resource that it represents.
 
     ``free`` is the server itself at work: no quota, no access policy. ``unmetered`` is a caller's work that waits for
     quota where a request would be refused.
