@@ -5,8 +5,3 @@ from __future__ import annotations
 from typing import Any
 
 Json = dict[str, Any]
-
-
-def objects(value: object) -> list[Json]:
-    """The objects of a list; nothing where it is none, as what a partner sends may be anything."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -13,7 +13,7 @@ from medplum_sandbox.compare.routes import NOBODY, Routes
 from medplum_sandbox.compare.searches import Searches
 from medplum_sandbox.compare.values import WORDS, WRONG, Values, broken
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.definitions.tables import resource_types
+from medplum_sandbox.medplum.definitions.tables import resource_types, type_of
 
 FHIR = "application/fhir+json"
 # Types that clients use most; each other type of the registry gets a turn too.
@@ -31,35 +31,18 @@ USUAL = (
     *("Location", "Basic", "Task", "ServiceRequest", "Coverage", "Appointment", "AllergyIntolerance", "Questionnaire"),
     *("MedicationRequest", "Procedure", "DiagnosticReport", "CareTeam", "Group", "Schedule", "Slot", "Communication"),
 )
-# What the server treats in its own way, or what a fresh project already holds.
-_LEFT_OUT = frozenset(
-    (
-        *(
-            "AccessPolicy",
-            "AsyncJob",
-            "Agent",
-            "Binary",
-            "Bot",
-            "BulkDataExport",
-            "Bundle",
-            "ClientApplication",
-            "Login",
-        ),
-        *(
-            "DomainConfiguration",
-            "JsonWebKey",
-            "Package",
-            "PackageInstallation",
-            "PackageRelease",
-            "Parameters",
-            "User",
-        ),
-        *("PasswordChangeRequest", "Practitioner", "Project", "ProjectMembership", "SmartAppLaunch", "Subscription"),
-        *("AuditEvent", "OperationOutcome", "SubscriptionStatus", "UserConfiguration", "UserSecurityRequest"),
-        *("StructureDefinition", "SearchParameter", "OperationDefinition", "ValueSet", "CodeSystem", "ConceptMap"),
-        *("ViewDefinition", "CompartmentDefinition", "ImplementationGuide", "CapabilityStatement"),
-    )
-)
+# FHIR's types that the server treats in its own way, or that a fresh project already holds.
+_LEFT_OUT = frozenset({"AuditEvent", "Binary", "Bundle", "OperationOutcome", "Parameters", "Practitioner"}) | {
+    *("CapabilityStatement", "CodeSystem", "CompartmentDefinition", "ConceptMap", "ImplementationGuide"),
+    *(
+        "OperationDefinition",
+        "SearchParameter",
+        "StructureDefinition",
+        "Subscription",
+        "SubscriptionStatus",
+        "ValueSet",
+    ),
+}
 
 
 class Generator:
@@ -73,7 +56,7 @@ class Generator:
         self._searches = Searches(self._chance, known)
         self._routes = Routes(self._chance, self._values, self._existing, self._name)
         self._count = 0
-        self._others = [name for name in resource_types() if name not in _LEFT_OUT]
+        self._others = [name for name in resource_types() if name not in _LEFT_OUT and not _is_added(name)]
         self._makers: tuple[tuple[int, Callable[[], Request]], ...] = (
             (22, self._create),
             (14, self._create_broken),
@@ -304,3 +287,8 @@ class Generator:
                 Request("no such path", "DELETE", "Patient"),
             )
         )
+
+
+def _is_added(name: str) -> bool:
+    known = type_of(name)
+    return known is not None and known.medplum

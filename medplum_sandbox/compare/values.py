@@ -57,21 +57,7 @@ _PLAIN = {
 }
 # Values that replace a right one to make a request wrong.
 WRONG: tuple[Any, ...] = (
-    None,
-    "",
-    " ",
-    {},
-    [],
-    [None],
-    [{}],
-    "x",
-    5,
-    1.5,
-    True,
-    {"x": 1},
-    {"id": "y"},
-    ["z"],
-    "2024-13-01",
+    *(None, "", " ", {}, [], [None], [{}], "x", 5, 1.5, True, {"x": 1}, {"id": "y"}, ["z"], "2024-13-01"),
 )
 
 
