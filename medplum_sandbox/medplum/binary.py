@@ -32,7 +32,7 @@ def content_of(world: World, reference: str) -> bytes | None:
 
 def keep_content(store: Store, resource: Json) -> None:
     """Stores the bytes that a FHIR JSON Binary carries in ``data``."""
-    if "data" not in resource:
+    if not isinstance(resource.get("data"), str):
         return
     try:
         store.put_blob(resource["id"], base64.b64decode(resource["data"], validate=True))

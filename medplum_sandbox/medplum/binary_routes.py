@@ -26,8 +26,9 @@ def create(world: World, call: Call) -> Answer:
         with world.transaction():
             made = repository.create(body)
         shown = repository.view(made)
-        if body.get("data") in ("", {}):
-            shown["data"] = body["data"]  # answered as it came, and not kept
+        data = body.get("data")
+        if data == "" or isinstance(data, dict):
+            shown["data"] = data  # answered as it came, and not kept
     else:
         content_type = call.content_type or "application/octet-stream"
         context = call.headers.get("x-security-context")

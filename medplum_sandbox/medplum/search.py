@@ -70,7 +70,11 @@ def bundle(repository: Searchable, resource_type: str, query: Query) -> Json:
     count = request.count or 0
     if count <= 0 and request.total not in ("accurate", "estimate"):
         return _nothing(repository, request)
-    compiled = _compile(repository, request)
+    try:
+        compiled = _compile(repository, request)
+    except DatabaseError:
+        order(request, repository.key)  # the server finds an unknown order before its database refuses a value
+        raise
     sorting = order(request, repository.key) if count > 0 else "r.rid"
     found = repository.store.select(
         compiled.sql, compiled.arguments, order=sorting, limit=max(count, 0) + 1, offset=max(request.offset, 0)

@@ -276,3 +276,9 @@ def test_the_number_of_a_priority_is_an_integer(filtered: Caller, value: str, te
     """Tried on a real 5.1.13."""
     answer = filtered.get("Communication", params={"priority-order": value})
     assert (answer.status_code, text_of(answer)) == (400, text)
+
+
+def test_an_unknown_order_is_found_before_the_database_refuses_a_value(filtered: Caller) -> None:
+    """The database of a real server sees no search that cannot be built."""
+    answer = filtered.get("Communication", params={"priority-order": "1.5", "_sort": "foo"})
+    assert text_of(answer) == "Unknown search parameter: foo"
