@@ -96,15 +96,15 @@ def receive(event: Event, now: datetime) -> str:
         )
         header = message.header
         if message.action == "ignore":
-            return acknowledgement.ack(header, "AA", now, [acknowledgement.not_for_us()])
+            return acknowledgement.ack(header, "AA", now, [acknowledgement.NOT_FOR_US])
         registrar = _registrar(event, now)
         messages = AdtMessages(registrar.store, policy.patient_system)
         steps = messages.judge(message)
         stored = messages.apply(message, steps)
     except BotError as error:
         return acknowledgement.ack(header, code_of(error), now, [problem_of(error)])
-    remarks = [acknowledgement.late()] if any(step.is_late for step in steps) else []
-    remarks += [acknowledgement.unknown_prior()] if any(step.has_unknown_prior for step in steps) else []
+    remarks = [acknowledgement.LATE] if any(step.is_late for step in steps) else []
+    remarks += [acknowledgement.UNKNOWN_PRIOR] if any(step.has_unknown_prior for step in steps) else []
     return _registered(registrar, header, stored, remarks)
 
 

@@ -29,7 +29,7 @@ app = typer.Typer()
 
 @app.command("adt")
 def adt(
-    patient: Annotated[str, typer.Option(help="The Patient's id in Medplum.")],
+    patient: Annotated[str, typer.Option(help="The Patient in Medplum: its id, or Patient/id.")],
     event: Annotated[str, typer.Option(help=f"One of {', '.join(sorted(adt_out.STRUCTURES))}.")] = "A08",
     sender: Annotated[str, typer.Option(help="Sending application and facility (MSH-3^MSH-4).")] = "MEDPLUM^CLINIC",
     receiver: Annotated[str, typer.Option(help="Receiving application and facility (MSH-5^MSH-6).")] = "HG^HG",
@@ -43,6 +43,7 @@ def adt(
     delete the surviving record. A patient who must stay unknown to networks has no message but an A29. The social
     security number is never in a message.
     """
+    patient, event = patient.strip().removeprefix("Patient/"), event.strip().upper()
     envelope = adt_out.Envelope(
         datetime.now(UTC), uuid.uuid4().hex[:20].upper(), _party(sender), _party(receiver), processing
     )

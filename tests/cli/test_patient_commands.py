@@ -54,6 +54,7 @@ def test_a_patient_is_printed_as_a_message_that_reads_back(medplum: MedplumSandb
     ("changes", "words", "code"),
     [
         ({}, ["--event", "A29"], "patient-active"),
+        ({}, ["--event", "a29 "], "patient-active"),
         ({}, ["--event", "A29", "--yes"], ""),
         ({"active": False}, ["--event", "A29"], ""),
         ({"meta": {"security": [{"code": "NOAUTH"}]}}, ["--event", "A04"], "patient-restricted"),
@@ -77,7 +78,7 @@ def test_the_survivor_of_a_merge_is_never_deleted(medplum: MedplumSandbox, words
     kept = server.create(person(identifier=[{"system": MRN, "value": "M-7"}], active=False))
     link = [{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}]
     gone = server.create(person(identifier=[{"system": MRN, "value": "M-8"}], link=link))
-    done = CliRunner().invoke(build(), ["adt", "--patient", gone["id"], *words], env=environ(medplum))
+    done = CliRunner().invoke(build(), ["adt", "--patient", f"Patient/{gone['id']}", *words], env=environ(medplum))
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("patient-merged:")
 

@@ -66,6 +66,15 @@ class Problem:
     severity: Literal["E", "W", "I"] = "E"
 
 
+NOT_FOR_US: Final = Problem(
+    "unsupported-event", "This event does not concern registration; nothing was done.", ("MSH-9",), "I"
+)
+UNKNOWN_PRIOR: Final = Problem(
+    "unknown-prior", "Medplum has no Patient with a number that the message ends.", ("MRG-1",), "I"
+)
+LATE: Final = Problem("late-message", "A newer message was applied before; its values stay.", ("EVN-2",), "I")
+
+
 def ack(header: Header, code: Literal["AA", "AE", "AR"], now: datetime, problems: Sequence[Problem] = ()) -> str:
     """The answer to a message: accepted, accepted with errors, or refused, under the message's own control id."""
     head = msh(
@@ -87,21 +96,6 @@ def problem_of(error: BotError) -> Problem:
     """An error as a segment of an acknowledgement; what is no failure is a warning."""
     severity: Literal["E", "W"] = "W" if error.code in NOT_FOR_THE_INDEX else "E"
     return Problem(error.code, error.message, error.expression if isinstance(error, InputError) else (), severity)
-
-
-def not_for_us() -> Problem:
-    """What is said of an event that does not concern registration."""
-    return Problem("unsupported-event", "This event does not concern registration; nothing was done.", ("MSH-9",), "I")
-
-
-def unknown_prior() -> Problem:
-    """What is said of a merge that names a number which nobody has."""
-    return Problem("unknown-prior", "Medplum has no Patient with a number that the message ends.", ("MRG-1",), "I")
-
-
-def late() -> Problem:
-    """What is said of a message that is older than the last one of its sender."""
-    return Problem("late-message", "A newer message was applied before; its values stay.", ("EVN-2",), "I")
 
 
 def _err(problem: Problem) -> list[str]:

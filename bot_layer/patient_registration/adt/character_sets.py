@@ -11,36 +11,28 @@ from typing import Final
 
 from bot_layer.errors import InputError
 
-# The names on the right are Python's. An empty field means ASCII, of which UTF-8 is a superset.
+# HL7's own names, without signs; Python knows all others. An empty field means ASCII, of which UTF-8 is a superset.
 _CODECS: Final[Mapping[str, str]] = {
-    "": "utf-8",
-    "ASCII": "utf-8",
-    "USASCII": "utf-8",
-    "ISOIR6": "utf-8",
-    "UNICODE": "utf-8",
-    "UNICODEUTF8": "utf-8",
-    "UTF8": "utf-8",
-    "ISOIR192": "utf-8",
+    **dict.fromkeys(("", "ASCII", "USASCII", "ISOIR6", "UNICODE", "UNICODEUTF8", "ISOIR192"), "utf-8"),
     "UNICODEUTF16": "utf-16",
-    "UTF16": "utf-16",
     "ANSI": "cp1252",
-    "LATIN1": "iso8859-1",
     "ISOIR100": "iso8859-1",
     "ISOIR87": "iso2022_jp",
     "GB180302000": "gb18030",
-    "GB18030": "gb18030",
     "KSX1001": "euc_kr",
-    "BIG5": "big5",
-    **{f"{prefix}125{page}": f"cp125{page}" for prefix in ("WINDOWS", "CP", "WIN") for page in range(9)},
-    **{f"{prefix}8859{part}": f"iso8859-{part}" for prefix in ("", "ISO") for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
 }
+_ISO_8859: Final = re.compile(r"(?:ISO)?8859(\d{1,2})")
 
 
 def codec(character_set: str) -> str:
     """Python's name for a value of MSH-18; InputError ``character-set`` for one that is not known."""
+    name = re.sub(r"[^A-Z0-9]", "", character_set.upper())
+    part = _ISO_8859.fullmatch(name)
+    known = f"iso8859-{part[1]}" if part else _CODECS.get(name, re.sub(r"^WIN(?:DOWS)?(?=\d)", "CP", name))
     try:
-        return _CODECS[re.sub(r"[^A-Z0-9]", "", character_set.upper())]
-    except KeyError:
+        bytes(4).decode(known)
+    except LookupError:
         raise InputError(
             "MSH-18 names a character set that is not supported.", code="character-set", expression=["MSH-18"]
         ) from None
+    return known

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bot_layer.errors import InputError
 from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.adt import message as adt
@@ -157,11 +158,27 @@ def test_a_decoded_text_needs_no_character_set(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "written"), [("windows-1252", r"M\XFC\ller"), ("UTF8", r"M\XC3BC\ller"), ("ISO-8859-1", r"M\XFC\ller")]
+    ("name", "written"),
+    [
+        ("windows-1252", r"M\XFC\ller"),
+        ("WIN1252", r"M\XFC\ller"),
+        ("UTF8", r"M\XC3BC\ller"),
+        ("ISO-8859-1", r"M\XFC\ller"),
+        ("8859/15", r"M\XFC\ller"),
+        ("ISO IR100", r"M\XFC\ller"),
+        ("IBM850", r"M\X81\ller"),
+    ],
 )
 def test_an_escaped_byte_is_read_by_the_character_set(name: str, written: str) -> None:
     read_back = adt.read(message(msh("A08", charset=name), pid(f5=f"{written}^Zoë")))
     assert read_back.persons[0].patient["name"][0]["family"] == "Müller"
+
+
+@pytest.mark.parametrize("name", ["X-UNKNOWN", "BASE64", "8859/99"])
+def test_a_byte_of_an_unknown_character_set_is_refused(name: str) -> None:
+    with pytest.raises(InputError) as refused:
+        adt.read(message(msh("A08", charset=name), pid(f5=r"M\XFC\ller^Zoe")))
+    assert refused.value.code == "character-set"
 
 
 @pytest.mark.parametrize("ended", ["20010131&20090630", "^^20010131^20090630", "^^^20090630"])
