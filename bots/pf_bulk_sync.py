@@ -140,10 +140,12 @@ def _log_of_this_call() -> Log:
 
 def _options(event: Event) -> Options:
     types = fhir.one(event.parameters, "resourceTypes") or event.text("resourceTypes") or ""
+    patients = fhir.one(event.parameters, "patient") or event.text("patient") or ""
     return Options(
         full=event.flag("full"),
         types=in_order(part for each in str(types).split(",") if (part := each.strip())),
         since=event.text("since") or "",
+        patients=tuple(dict.fromkeys(part for each in str(patients).split(",") if (part := each.strip()))),
         reconcile=event.flag("reconcile"),
         retry_failed=event.text("action") == "retry-failed",
         overwrite_reported=event.text("action") == "overwrite-reported",

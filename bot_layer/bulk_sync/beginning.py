@@ -78,6 +78,7 @@ def not_asked_then(run: Run, options: Options) -> tuple[str, ...]:
         "full": options.full and not run.full,
         "types": bool(options.types) and set(options.types) != types,
         "since": bool(options.since) and all(job.since != options.since for job in run.jobs),
+        "patient": bool(options.patients) and all(set(job.only) != set(options.patients) for job in run.jobs),
         "job": bool(options.job) and all(job.status_url != options.job for job in run.jobs),
         "reconcile": options.reconcile and not run.reconcile,
         "retry-failed": options.retry_failed and bool(run.jobs),

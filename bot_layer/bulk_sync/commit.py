@@ -72,8 +72,8 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         members=next_members(state, run),
         failures=failures,
         run=ended,
-        # To try again what failed exports nothing: the next export is as due as before.
-        last_success=session.clock() if run.jobs else state.last_success,
+        # What failed was tried again, or some patients were exported: the next export is as due as before.
+        last_success=session.clock() if any(not each.newcomers for each in run.jobs) else state.last_success,
     )
     saved = session.store.save(new, release=True)
     session.spool.remove()  # only now: a run that is killed before is counted from it again

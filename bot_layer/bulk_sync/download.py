@@ -27,12 +27,13 @@ from bot_layer.bulk_sync.rules.export_errors import (
     merged,
     read_outcomes,
 )
-from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines
+from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, is_part, read_resources, split_lines
+from bot_layer.bulk_sync.rules.plan import roll
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
 from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.time_stamps import instant, is_instant
-from bot_layer.bulk_sync.rules.write_order import place_of
+from bot_layer.bulk_sync.rules.write_order import owner_of, place_of
 from bot_layer.bulk_sync.session import Halted, Session, job_of
 from bot_layer.bulk_sync.source.files import FileChanged, LinkExpired
 from bot_layer.bulk_sync.source.hosts import UnsafeAddress, shown
@@ -153,6 +154,7 @@ class _Reader:
         self.bad: list[BadLine] = []
         self.unwanted = Counter[str]()
         self.outcomes: list[Json] = []
+        self.patients: set[str] = set()
 
     def read(self, chunks: Iterable[bytes]) -> None:
         """Every line of the file, from the first one."""
@@ -180,9 +182,19 @@ class _Reader:
             self.unwanted[kind] += 1
         elif resource.key is None:
             self.bad.append(BadLine(resource.number, "its id or its meta is none of FHIR's"))
+        elif is_part(resource.value):
+            self.bad.append(BadLine(resource.number, "only a part of a resource (tagged SUBSETTED)"))
+        elif self._is_of_somebody_else(resource.key, resource.value):
+            self.unwanted[f"{kind} of other patients"] += 1
         else:
+            self.patients |= {resource.key.id} if kind == "Patient" else set()
             return True
         return False
+
+    def _is_of_somebody_else(self, key: Key, value: Json) -> bool:
+        """True where the caller named patients, and the source exports others too."""
+        only = self.session.job.only
+        return bool(only) and (owner_of(key, value, self.session.settings.source) or only[0]) not in only
 
     def end(self) -> None:
         """Count the file, once, however often it is downloaded."""
@@ -195,6 +207,9 @@ class _Reader:
                 return
             failed = counted((state.type, "failed") for _ in self.bad)
             run = with_loaded(run, self.loaded.plus(Loaded(failed)))
+            if (group := job_of(run).group) in run.unread and not job_of(run).newcomers:
+                members = run.members.get(group, "") + roll(self.patients)
+                run = replace(run, members={**run.members, group: members})
             place = f"{state.type} file {state.turn + 1} line"
             run = with_bad_lines(run, (f"{place} {each.number}: {each.reason}" for each in self.bad))
             report = read_outcomes(self.outcomes, job_of(run).types, named=state.type)

@@ -12,7 +12,7 @@ from typing import Final
 
 from bot_layer.bulk_sync.download import keep
 from bot_layer.bulk_sync.rules.brought_types import may_be_brought
-from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
+from bot_layer.bulk_sync.rules.ndjson import Resource, is_part, resource_of
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
@@ -99,4 +99,4 @@ class _Reading:
             return None
         self.refusals[key.type] = -1_000_000
         same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
-        return resource_of(found) if found is not None and same else None
+        return resource_of(found) if found is not None and same and not is_part(found) else None

@@ -12,7 +12,8 @@ from bot_layer.bulk_sync.planning import export_instead
 from bot_layer.bulk_sync.polling import Places, after_failure, places_of
 from bot_layer.bulk_sync.progress import show_counts, with_loaded
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
-from bot_layer.bulk_sync.rules.ndjson import resource_of
+from bot_layer.bulk_sync.rules.ndjson import is_part, resource_of
+from bot_layer.bulk_sync.rules.plan import after_patients
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.searching import left_out, searched_resources
@@ -79,7 +80,7 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
             _search(session, worker, turn, patient)
         except (PermanentError, ReadRefused) as fault:
             of_source = isinstance(fault, ReadRefused) or fault.service == SERVICE
-            if not (job.newcomers and of_source and session.settings.level in ("auto", "group")):
+            if job.only or not (job.newcomers and of_source and session.settings.level in ("auto", "group")):
                 raise
             session.spool.remove()
             return session.save(export_instead(session, session.run, session.job))
@@ -98,7 +99,11 @@ def _job_done(session: Session) -> SyncState:
     for kind, row in sorted(done.counts.items()):
         numbers = ", ".join(f"{row.get(name, 0)} {name}" for name in ("created", "updated", "failed"))
         session.log("PFSyncWorker", f"{kind}: {numbers}")
-    return session.keep(done.with_job(replace(job_of(done), done=True, place="")))
+    group = job_of(done).group
+    ended = after_patients(session.store.state, done.with_job(replace(job_of(done), done=True, place="")), group)
+    if any(each.since == "" != before.since for each, before in zip(ended.jobs, done.jobs, strict=True)):
+        session.log("PFBulkExport", "Patients have joined a Group that can't be read: the other types come in full")
+    return session.keep(ended)
 
 
 def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> None:
@@ -108,7 +113,7 @@ def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> 
     job = session.job
     found = searched_resources(session.source, patient, job.types, job.since)
     resources = [resource_of(each, number) for number, each in enumerate(found, 1)]
-    wanted = [each for each in resources if each.type in job.types]
+    wanted = [each for each in resources if each.type in job.types and not is_part(each.value)]
     session.spool.begin(turn)
     loaded = keep(session, worker, turn, wanted)
     session.spool.end(turn)

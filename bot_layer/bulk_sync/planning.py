@@ -15,7 +15,7 @@ from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.rules.time_stamps import kickoff_moment
 from bot_layer.bulk_sync.searching import left_out
 from bot_layer.bulk_sync.session import Options, Session
-from bot_layer.errors import PermanentError
+from bot_layer.errors import InputError, PermanentError
 
 
 def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...], options: Options) -> Run:
@@ -25,6 +25,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
         return replace(run, jobs=(_foreign_job(session, types, options.job),), narrow=True)
     jobs: tuple[Job, ...] = ()
     members: dict[str, str] = {}
+    unread: list[str] = []
     notes = run.notes
     grouped = level in ("group", "search")
     tree = session.source.records.group_tree(session.settings.group_ids) if grouped else {}
@@ -43,6 +44,13 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
                 path="Group/{id}",
                 code="group-unreadable",
             )
+        elif group:
+            unread.append(group)
+        if options.patients:
+            # A Group that was asked for is never widened to somebody else.
+            only = tuple(each for each in options.patients if found is None or each in found)
+            jobs += (_job_of(level, group, types, only, options.since),) if only else ()
+            continue
         jobs += plan_jobs(
             _level(level),
             group,
@@ -54,9 +62,22 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
             since=options.since,
             by_search=lambda kind: not left_out(kind),
         )
-    some = bool(options.types) and bool(set(session.settings.types) - set(options.types))
+    if options.patients and not jobs:
+        raise InputError(
+            "None of these patients is in the Groups of PF_GROUP_ID.",
+            code="patient-not-in-group",
+            expression=["Parameters.parameter.where(name='patient')"],
+        )
+    some = bool(options.patients) or (bool(options.types) and bool(set(session.settings.types) - set(options.types)))
     narrow = some or (bool(options.since) and not run.full)
-    return replace(run, jobs=jobs, members=members, narrow=narrow, notes=tuple(dict.fromkeys(notes)))
+    notes = tuple(dict.fromkeys(notes))
+    return replace(run, jobs=jobs, members=members, unread=tuple(unread), narrow=narrow, notes=notes)
+
+
+def _job_of(level: str, group: str, types: tuple[str, ...], only: tuple[str, ...], since: str) -> Job:
+    """Everything of the patients whom the caller named, and nobody else."""
+    patients = only if level == "search" else ()
+    return Job(level, types, group, since, patients=patients, only=only, newcomers=True)
 
 
 def _foreign_job(session: Session, types: tuple[str, ...], status_url: str) -> Job:
@@ -86,9 +107,9 @@ def kick_off(session: Session, run: Run, job: Job) -> SyncState:
     return session.save(run.with_job(job))
 
 
-def ask_for_export(session: Session, job: Job) -> Started | Refused:
+def ask_for_export(session: Session, job: Job, elements: tuple[str, ...] = ()) -> Started | Refused:
     """The source's answer to the kick-off of this job."""
-    return session.source.exports.kickoff(_export(session, job))
+    return session.source.exports.kickoff(replace(_export(session, job), elements=elements))
 
 
 def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run:
@@ -151,6 +172,7 @@ def _export(session: Session, job: Job) -> Export:
         job.since,
         type_filters=filters,
         lenient=session.settings.lenient,
+        patients=job.only,
         output_format=job.output_format,
         refused_since=job.refused_since,
     )
@@ -166,7 +188,7 @@ def export_instead(session: Session, run: Run, job: Job) -> Run:
 
 def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
     """The run with the job at the next level; PermanentError when there is none, or the refusal is about more."""
-    levels = _levels(session)
+    levels = _levels(session) if not job.only else (*_levels(session)[:1], "search")
     place = levels.index(job.level) if job.level in levels else len(levels)
     if not refused.unsupported or place + 1 >= len(levels):
         raise PermanentError(
@@ -181,7 +203,7 @@ def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
     note = f"{job.level} level: {refused.reason}; taking {level} level"
     session.log("PFBulkExport", note)
     if level == "search":
-        members = session.source.records.group_members(job.group)
+        members = job.only or session.source.records.group_members(job.group)
         if members is None:
             raise PermanentError(
                 "The Group can't be exported nor read.", service="Practice Fusion", code="group-unreadable"

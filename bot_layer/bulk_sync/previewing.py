@@ -17,7 +17,10 @@ from bot_layer.errors import TransientError
 
 
 def preview(session: Session, options: Options) -> dict[str, int]:
-    """How many resources of each type a run would read. Nothing is written; no lease is taken."""
+    """How many resources of each type a run would read. Nothing is written to Medplum; no lease is taken.
+
+    Where the files of an export are kept, all of them are downloaded.
+    """
     state = session.store.load()
     types, state = granted(session, state, options)
     run = Run(id="preview", started=session.clock(), full=options.full)
@@ -28,7 +31,7 @@ def preview(session: Session, options: Options) -> dict[str, int]:
             if job.level == "search":
                 _count_searched(session, job, numbers)
             else:
-                answer = ask_for_export(session, job)
+                answer = ask_for_export(session, job, options.elements)
                 if isinstance(answer, Refused):
                     run = after_refusal(session, run, job, answer)
                     continue
@@ -61,11 +64,11 @@ def _count(session: Session, status_url: str, numbers: dict[str, int]) -> None:
         if isinstance(answer, Failed):
             raise TransientError(f"The export failed: {answer.reason}.", service="Practice Fusion")
         for file in whole(session, answer.manifest).files:
+            count = file.count
+            if count is None or session.source.keeper is not None:
+                requires = answer.manifest.requires_access_token
+                count = sum(1 for _ in split_lines(session.source.files.chunks(file, requires_token=requires)))
             if file.kind == "output":
-                count = file.count
-                if count is None:
-                    requires = answer.manifest.requires_access_token
-                    count = sum(1 for _ in split_lines(session.source.files.chunks(file, requires_token=requires)))
                 numbers[file.type] = numbers.get(file.type, 0) + count
     finally:
         session.source.exports.cancel(status_url)

@@ -13,6 +13,7 @@ from bot_layer.bulk_sync.rules.brought_types import not_brought
 from bot_layer.bulk_sync.rules.bulk_export import Manifest
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.bulk_sync.rules.time_stamps import is_instant
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.requests import Log
@@ -42,8 +43,22 @@ class Options:
     retry_failed: bool = False
     overwrite_reported: bool = False
     job: str = ""  # the status URL of an export that somebody else started
+    patients: tuple[str, ...] = ()  # the source's ids of the only patients that this run is about
+
+    elements: tuple[str, ...] = ()  # of a preview: the only elements that the source sends
 
     def __post_init__(self) -> None:
+        if not all(map(is_source_id, self.patients)):
+            raise InputError(
+                "Give the ids that the patients have at the source.",
+                code="patient-unreadable",
+                expression=["Parameters.parameter.where(name='patient')"],
+            )
+        if self.patients and (self.reconcile or self.job):
+            # A reconcile deletes what it does not see.
+            raise InputError(
+                "A run of some patients can't be a reconcile, nor load another export.", code="not-together"
+            )
         if forbidden := not_brought(self.types):
             raise InputError(
                 f"No source may write {', '.join(forbidden)}: name clinical and administrative types only.",

@@ -51,6 +51,10 @@ STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
 Full = Annotated[bool, typer.Option("--full", help="Export everything, and compare each resource with Medplum.")]
 Types = Annotated[str, typer.Option("--types", help="Types of this run, joined by commas.")]
 Since = Annotated[str, typer.Option("--since", help="Export what changed after this time, e.g. 2026-01-31T00:00:00Z.")]
+Patients = Annotated[str, typer.Option("--patient", help="Only these patients: their ids at the source, by commas.")]
+Elements = Annotated[
+    str, typer.Option("--elements", help="With --keep: export these elements alone to the folder; write nothing else.")
+]
 Reconcile = Annotated[bool, typer.Option("--reconcile", help="Full run; delete what the source no longer has.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry what Medplum refused; export nothing.")]
 Overwrite = Annotated[
@@ -79,6 +83,8 @@ def run(
     full: Full = False,
     types: Types = "",
     since: Since = "",
+    patient: Patients = "",
+    elements: Elements = "",
     reconcile: Reconcile = False,
     retry_failed: Retry = False,
     overwrite_reported: Overwrite = False,
@@ -99,20 +105,33 @@ def run(
         return
     names = in_order(part for each in types.split(",") if (part := each.strip()))
     changes = ({"PF_UPSERT": upsert} if upsert else {}) | ({"PF_LENIENT": "true"} if lenient else {})
+    if elements and keep is None:
+        # Parts of resources must not replace the whole ones in Medplum.
+        raise typer.BadParameter("--elements keeps files and writes nothing to Medplum: add --keep FOLDER.")
     with _told_errors():
         options = Options(
             full=full,
             types=names,
             since=since,
+            patients=_listed(patient),
             reconcile=reconcile,
             retry_failed=retry_failed,
             overwrite_reported=overwrite_reported,
             job=job,
+            elements=_listed(elements),
         )
         chosen = Chosen(practices, practice, every=every)
         around = _Around(dict(os.environ) | changes, chosen, quiet=quiet, log_times=log_times, keep=keep)
-        code = around.watch(options) if watch else around.each(around.preview if preview else around.once, options)
+        code = (
+            around.watch(options)
+            if watch
+            else around.each(around.preview if preview or elements else around.once, options)
+        )
     raise typer.Exit(code)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part for each in text.split(",") if (part := each.strip())))
 
 
 @pf_sync.command("status")
@@ -344,7 +363,10 @@ class _Around:
     def preview(self, options: Options) -> int:
         """Counts by type on standard output."""
         with self._watched() as bars:
-            numbers = self._sync(bars).preview(options)
+            sync = self._sync(bars)
+            numbers = sync.preview(options)
+            if sync.session.source.keeper is not None:
+                sync.session.source.keeper.complete()
         for kind, many in sorted(numbers.items()):
             typer.echo(f"{kind}: {many}")
         return DONE

@@ -22,6 +22,7 @@ from bot_layer.deploy.declared import declared_policy
 from bots.pf_bulk_sync import BOT
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests import processes
+from tests.bulk_sync.test_other_sources import practice
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
 
@@ -370,3 +371,16 @@ def test_an_administrators_login_is_warned_of_and_the_deployed_policy_is_enough(
         assert result.exit_code == 0
         assert "administrator" not in result.output
         assert_exact(both)
+
+
+def test_some_elements_are_kept_and_write_nothing(tmp_path: Path) -> None:
+    """--elements needs a folder: parts of resources must not replace the whole ones in Medplum."""
+    with practice() as (both, source):
+        refused = typed(both, "--elements", "id,gender", folder=tmp_path)
+        assert refused.exit_code == 2
+        assert "--keep" in refused.stderr
+        told = typed(both, "--elements", "id,gender", "--keep", str(tmp_path / "kept"), folder=tmp_path)
+        assert told.exit_code == 0, told.stderr
+        assert source.kickoffs()[0]["_elements"] == ["id,gender"]
+        assert (tmp_path / "kept" / "1.Patient.ndjson").read_bytes().count(b"\n") == 2
+        assert both.stored("Patient") == both.stored("Task") == []

@@ -18,6 +18,7 @@ Kind = Literal["output", "deleted", "error"]
 NDJSON_TYPE: Final = "application/fhir+ndjson"
 # A source that answers so is to be asked again later. A plain 500 is the end of its job.
 ASK_AGAIN: Final = frozenset({408, 425, 429, 502, 503, 504})
+EMPTY_ANSWERS: Final = 10
 # The fields by which a manifest is recognized. A 202 may hold something else, so that it needs a file list.
 _PARTIAL_SIGNS: Final = frozenset({"output", "link"})
 _SIGNS: Final = _PARTIAL_SIGNS | {"transactionTime", "requiresAccessToken", "deleted", "error", "outcome"}
@@ -104,12 +105,14 @@ def read_status(
     ``asked`` is how many seconds the answer asks to wait.
     """
     known = lower(headers)
-    if status == 200:
+    # Some servers answer 200 without a body until the manifest is there.
+    waits = status == 200 and not body.strip() and attempt <= EMPTY_ANSWERS
+    if status == 200 and not waits:
         manifest = read_manifest(body)
         if manifest is None:
             return Failed(status, "the export ended without a manifest", issues=issue_codes(body))
         return Complete(manifest)
-    if status == 202 or status in ASK_AGAIN or (status >= 400 and is_transient(body)):
+    if waits or status == 202 or status in ASK_AGAIN or (status >= 400 and is_transient(body)):
         seconds = wait_seconds(asked, attempt=attempt, limits=limits or WaitLimits())
         manifest = read_manifest(body, partial=True) if status == 202 else None
         return Wait(seconds, known.get("x-progress", "")[:100], manifest)

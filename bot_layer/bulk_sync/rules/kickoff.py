@@ -43,6 +43,8 @@ class Export:
     type_filters: tuple[str, ...] = field(default=())
     lenient: bool = False
     output_format: bool = True  # False: the source refuses the parameter, and NDJSON is the default anyway
+    patients: tuple[str, ...] = ()  # these alone; only POST can say so
+    elements: tuple[str, ...] = ()  # these alone, and those that are mandatory
     refused_since: str = ""  # this ``_since`` was left out to learn whether the source refuses it
 
 
@@ -88,7 +90,7 @@ def kickoff_request(base: str, export: Export, *, post: bool = False) -> Kickoff
     url = f"{base.rstrip('/')}/{export_path(export.level, export.group_id)}"
     prefer = "respond-async, handling=lenient" if export.lenient else "respond-async"
     headers = {"Accept": "application/fhir+json", "Prefer": prefer}
-    if post:
+    if post or export.patients:
         headers["Content-Type"] = "application/fhir+json"
         return KickoffRequest("POST", url, headers, {"resourceType": "Parameters", "parameter": _parameters(export)})
     query = {"_outputFormat": NDJSON_TYPE} if export.output_format else {}
@@ -100,6 +102,8 @@ def kickoff_request(base: str, export: Export, *, post: bool = False) -> Kickoff
     if export.type_filters:
         # A comma inside a filter belongs to the filter, so that it is escaped once more.
         query["_typeFilter"] = ",".join(each.replace(",", "%2C") for each in export.type_filters)
+    if export.elements:
+        query["_elements"] = ",".join(export.elements)
     # A plus would be read as a space: in the type of the output as in a time stamp's offset (HAPI sends +00:00).
     asked = f"?{urlencode(query, safe='/,:$', quote_via=quote)}" if query else ""
     return KickoffRequest("GET", url + asked, headers)
@@ -112,6 +116,8 @@ def _parameters(export: Export) -> list[Json]:
     if export.since:
         parameters.append({"name": "_since", "valueInstant": export.since})
     parameters += [{"name": "_typeFilter", "valueString": each} for each in export.type_filters]
+    parameters += [{"name": "_elements", "valueString": each} for each in export.elements]
+    parameters += [{"name": "patient", "valueReference": {"reference": f"Patient/{each}"}} for each in export.patients]
     return parameters
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
-from bot_layer.fhir.json import Json, decode
+from bot_layer.fhir.json import Json, decode, objects
 
 Loads = Callable[[bytes], Any]
 _BOM: Final = b"\xef\xbb\xbf"
@@ -52,6 +52,16 @@ def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
     """A resource that was parsed already."""
     fit = is_source_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
     return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, value, raw)
+
+
+def is_part(value: Json) -> bool:
+    """True for a resource that lacks elements: it must not replace the whole one.
+
+    https://hl7.org/fhir/R4/search.html#elements, https://terminology.hl7.org/CodeSystem-v3-ObservationValue.html
+    """
+    meta = value.get("meta")
+    tags = objects(meta.get("tag")) if isinstance(meta, dict) else []
+    return any(each.get("code") == "SUBSETTED" for each in tags)
 
 
 @dataclass(frozen=True)

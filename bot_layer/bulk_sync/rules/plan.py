@@ -44,6 +44,7 @@ def plan_jobs(
     """The exports that bring what is new: new types and the Group's newcomers in full, the rest since last time.
 
     The history of a few newcomers is searched; what no search brings (``by_search``) is exported in full for them.
+    Who is new in a Group that can't be read is seen in the patients, who are always exported in full.
     """
     place = group or WHOLE
     stamps = {} if full else usable_stamps(state.since.get(place, {}), now=now)
@@ -58,6 +59,8 @@ def plan_jobs(
             stamps = {kind: stamp for kind, stamp in stamps.items() if by_search(kind)}
     else:
         newcomers = ()
+    if group and members is None and not since:
+        stamps = {kind: stamp for kind, stamp in stamps.items() if kind != "Patient"}
     by_since: dict[str, list[str]] = {}
     for each in types:
         by_since.setdefault(stamps.get(each, ""), []).append(each)
@@ -70,6 +73,16 @@ def plan_jobs(
         old = tuple(each for each in types if stamps.get(each))
         jobs.append(Job("search", old, group, "", patients=newcomers, newcomers=True))
     return tuple(jobs)
+
+
+def after_patients(state: SyncState, run: Run, group: str) -> Run:
+    """The run with the rest in full where the patients of a Group that can't be read include new ones."""
+    new = _called(run.members.get(group, "")) - _called(state.members.get(group, ""))
+    if group not in run.unread or not new:
+        return run
+    return replace(
+        run, jobs=tuple(replace(each, since="") if each.group == group and not each.done else each for each in run.jobs)
+    )
 
 
 def filtered_by(state: SyncState, filters: tuple[str, ...]) -> SyncState:

@@ -49,7 +49,8 @@ class Job:
     counted: bool = False  # what came more than once is in the counts
     place: str = ""  # of the last resource that is in Medplum, in the order of writing
     done: bool = False
-    newcomers: bool = False  # the history of patients who are new in the Group, and nobody else's
+    newcomers: bool = False  # of some patients alone, such as those who are new in the Group: no time stamp moves
+    only: tuple[str, ...] = ()  # the patients whom the caller named
     # What the source refused at the kick-off of this export, or of a larger one of which this is a part.
     output_format: bool = True
     refused_since: str = ""
@@ -71,6 +72,7 @@ class Run:
     seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
     jobs: tuple[Job, ...] = ()
     members: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()  # Groups whose members are known only when their patients are exported
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     deleted: int = 0
     repaired: int = 0

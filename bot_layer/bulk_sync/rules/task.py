@@ -148,7 +148,7 @@ def _state(document: Mapping[str, Any]) -> SyncState:
 
 def _run(document: Mapping[str, Any]) -> Run:
     return Run(
-        **_tupled(_known(Run, document), ("refused_types", "notes", "bad_lines"))
+        **_tupled(_known(Run, document), ("refused_types", "notes", "bad_lines", "unread"))
         | {
             "not_exported": tuple(
                 NotExported(**_known(NotExported, each)) for each in document.get("not_exported", ())
@@ -167,7 +167,7 @@ def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
 
 def _job(document: Mapping[str, Any]) -> Job:
     return Job(
-        **_tupled(_known(Job, document), ("types", "patients"))
+        **_tupled(_known(Job, document), ("types", "patients", "only"))
         | {"files": tuple(FileState(**_known(FileState, each)) for each in document["files"])}
     )
 

@@ -26,6 +26,11 @@ def place_of(key: Key, resource: Json, source: str) -> str:
     return f"{stage}/{patient}/{level_of(key.type)}/{key.type}/{key.id}"
 
 
+def owner_of(key: Key, resource: Json, source: str) -> str:
+    """The id of the patient whom a resource belongs to; empty for none, or several."""
+    return _stage(key, resource, source)[1]
+
+
 def group_of(place: str) -> str:
     """What is written together: a patient's resources, or a level of what belongs to no patient."""
     stage, patient, level, _, _ = place.split("/")

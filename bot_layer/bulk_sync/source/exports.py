@@ -76,21 +76,21 @@ class Exports:
         return answer
 
     def status(self, url: str, *, attempt: int = 1, is_page: bool = False) -> Wait | Complete | Failed:
-        """How the export stands now. A plain 500, or a gateway's page, counts when it is answered several times.
+        """How the export stands now. A plain 500, or a gateway's page, counts when it is answered three times.
 
         ``is_page``: a further page of the manifest, which may be on another host.
         """
         tools = self.requests.open
         limits = tools.limits
-        for again in range(1, tools.tries + 1):
+        for again in (1, 2, 3):
             try:
                 headers = {"Accept": "application/json"}
                 reply, place = self.requests.once("GET", url, path=_STATUS, headers=headers, anywhere=is_page)
             except TransientError as fault:
                 asked = limits.first if fault.retry_after is None else fault.retry_after
                 return Wait(min(max(asked, limits.least), limits.most))
-            bad = reply.status == 500 or (reply.status == 200 and bulk_export.read_manifest(reply.body) is None)
-            if not bad or again == tools.tries:
+            page = reply.status == 200 and reply.body.strip() and bulk_export.read_manifest(reply.body) is None
+            if not (page or reply.status == 500) or again == 3:
                 break
             tools.wait(tools.pause(again))
         answer = bulk_export.read_status(

@@ -125,10 +125,9 @@ class Spool:
     def use(self, export: str) -> None:
         """Keep what belongs to this export; forget everything else."""
         with self._changing() as base:
-            # Sealed, so that what was written under another key is forgotten too.
-            if [self._seal.open(row[0]) for row in base.execute("SELECT CAST(name AS BLOB) FROM export")] != [
-                export.encode()
-            ]:
+            # Sealed, so that what was written under another key is forgotten too. An earlier release stored text.
+            names = base.execute("SELECT CAST(name AS BLOB) FROM export")
+            if [self._seal.open(row[0]) for row in names] != [export.encode()]:
                 self._clear(base)
                 base.execute("INSERT INTO export VALUES (?)", (self._seal.close(export.encode()),))
 
