@@ -96,7 +96,8 @@ def enqueue(job: Job, items: Sequence[Item]) -> None:
                 SetWorkflowID(f"{_id(job)}{item.name}:{item.turn}"),
                 SetEnqueueOptions(queue_partition_key=item.partner),
             ):
-                DBOS.enqueue_workflow(_queue(job), run_job, job.name, item.name, item.asked)
+                asked = [True] if item.asked else []  # an earlier version takes no such argument
+                DBOS.enqueue_workflow(_queue(job), run_job, job.name, item.name, *asked)
 
 
 def _queue(job: Job) -> str:
