@@ -255,7 +255,8 @@ class FederatedSource:
         stream = open_binary(self.server, str(source.binary))
         received = _media_type(stream.content_type)
         is_page = received in _PAGES and stated is not None and _media_type(stated) not in _PAGES
-        if is_page or received != _media_type(binary.get("contentType")):
+        kept = str(binary.get("contentType"))
+        if is_page or (_MEDIA_TYPE.fullmatch(kept) and received != _media_type(kept)):
             # A gateway's page with status 200 must not reach another network as the patient's document.
             stream.close()
             raise _unreadable("Binary/{id}")

@@ -194,3 +194,28 @@ def test_a_gateways_page_is_not_given_as_a_document(world: Network) -> None:
         answer = client.get(f"documents/{stored['id']}?patient={patient['id']}")
     assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/fhir+json")
     assert b"log in" not in answer.content
+
+
+def test_a_gateways_page_is_recognized_where_the_document_states_no_type(world: Network) -> None:
+    """The Binary's own content type says what Medplum would send."""
+    patient = world.patient()
+    binary = world.server.create({"resourceType": "Binary", "contentType": "text/plain", "data": "SGk="})
+    stored = world.document(patient, content=[{"attachment": {"url": f"Binary/{binary['id']}"}}])
+    reads = iter((False, True))  # the Binary itself, then its bytes
+    world.medplum.faults.add(
+        "html", method="GET", status=200, when=lambda _, path: "/Binary/" in path and next(reads, False)
+    )
+    with world.http(token=world.caller().token()) as client:
+        page, document = (client.get(f"documents/{stored['id']}?patient={patient['id']}") for _ in range(2))
+    assert (page.status_code, page.headers["Content-Type"]) == (503, "application/fhir+json")
+    assert (document.status_code, document.content) == (200, b"Hi")
+
+
+def test_a_content_type_that_is_none_hides_nothing(world: Network) -> None:
+    """Medplum stores any text as Binary.contentType, and sends another one then."""
+    patient = world.patient()
+    binary = world.server.create({"resourceType": "Binary", "contentType": "letter", "data": "SGk="})
+    world.document(patient, content=[{"attachment": {"url": f"Binary/{binary['id']}"}}])
+    caller = world.caller()
+    (document,) = caller.query(patient["id"])
+    assert caller.fetch(document) == b"Hi"
