@@ -68,18 +68,16 @@ class MedplumProject:
         return httpx.Client(base_url=f"{self.base_url}/fhir/R4/", headers=headers, verify=False, trust_env=False)  # noqa: S501
 
     def create(self, resource: Json) -> Json:
-        """The stored resource; raises httpx.HTTPStatusError if the server refuses it."""
-        created: Json = self.client.post(resource["resourceType"], json=resource).raise_for_status().json()
-        return created
+        """The stored resource; raises httpx.HTTPStatusError, with the server's words, if it is refused."""
+        return _accepted(self.client.post(resource["resourceType"], json=resource))
 
     def read(self, reference: str) -> Json:
-        """A resource by ``Type/id``; raises httpx.HTTPStatusError."""
-        found: Json = self.client.get(reference).raise_for_status().json()
-        return found
+        """A resource by ``Type/id``; raises httpx.HTTPStatusError, with the server's words."""
+        return _accepted(self.client.get(reference))
 
     def search(self, resource_type: str, **parameters: str) -> list[Json]:
-        """The matches of a search on its first page of up to 1,000."""
-        answer = self.client.get(resource_type, params={"_count": "1000", **parameters}).raise_for_status().json()
+        """The matches of a search on its first page of up to 1,000; raises httpx.HTTPStatusError likewise."""
+        answer = _accepted(self.client.get(resource_type, params={"_count": "1000", **parameters}))
         return [entry["resource"] for entry in answer.get("entry", [])]
 
     @property
@@ -95,6 +93,17 @@ class MedplumProject:
     def settle(self, timeout: float = 10.0) -> None:
         """Wait until every Subscription and job that is due has run."""
         self.server.settle(timeout)
+
+
+def _accepted(answer: httpx.Response) -> Json:
+    """The body of a success; else an error that says what the server did not accept."""
+    if answer.is_error:
+        issues = answer.json().get("issue", [])
+        words = "; ".join(f"{each.get('details', {}).get('text')} {each.get('expression', '')}" for each in issues)
+        place = f"{answer.request.method} {answer.request.url.path}"
+        raise httpx.HTTPStatusError(f"{place}: {answer.status_code} {words}", request=answer.request, response=answer)
+    body: Json = answer.json()
+    return body
 
 
 class MedplumServers:

@@ -334,7 +334,7 @@ class Inbox:
                     client, record["subscription"], f"Bot/{record['botId']}", resource_type
                 )
             given = _input(client, record)
-            answer = client.post(f"fhir/R4/Bot/{record['botId']}/$execute", given) if given else {}
+            answer = client.execute(record["botId"], given, {rules.LATER_RUN: "1"}) if given else {}
         except PermanentError as refusal:
             # A bot's own refusal comes with 200. With 400 Medplum says that it lost the host, or did not reach one.
             return Verdict("again", refusal.code) if refusal.status == 400 else rules.verdict(refusal)

@@ -39,6 +39,7 @@ from bot_layer.host.listening import ThreadedServer
 from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
 from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules.callers import Admitted, kind_of
+from bot_layer.host.rules.inbox import LATER_RUN
 from bot_layer.host.rules.relay_signature import read_signature, verify
 
 if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
@@ -192,11 +193,10 @@ class Dispatcher:
         )
 
     def _is_later_run(self, envelope: Json) -> bool:
-        """True where the inbox has Medplum run a bot: with the host's own login, on a resource and no Parameters."""
+        """True where the inbox has Medplum run a bot: with the host's own login, and its mark."""
         own = self.settings.environ.get("MEDPLUM_CLIENT_ID")
         caller = as_object(envelope.get("requester")).get("reference")
-        given = as_object(envelope.get("input")).get("resourceType")
-        return bool(own) and caller == f"ClientApplication/{own}" and given not in (None, "Parameters")
+        return bool(own) and caller == f"ClientApplication/{own}" and LATER_RUN in as_object(envelope.get("headers"))
 
     def _invoke(self, handler: Handler, envelope: Json) -> Result:
         settings = self.settings

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from bot_layer.bot import event as envelopes
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError
 from bot_layer.exchanges import Tape
 from bot_layer.fhir import parameters
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.sealing import Seal
+
+_LOGINS: Final = ("authorization", "cookie")  # Medplum passes the headers of a call on
 
 
 def recording_of(
@@ -36,9 +38,12 @@ def recording_of(
         settings = envelopes.read(envelope, settings=handler.bot.settings, environ=environment).secrets
     except BotError:
         settings = {}
+    headers = as_object(envelope.get("headers"))
+    event = {name: value for name, value in envelope.items() if name not in {"secrets", "accessToken"}}
+    event["headers"] = {name: value for name, value in headers.items() if name.lower() not in _LOGINS}
     return {
         "bot": handler.bot.name,
-        "event": {name: value for name, value in envelope.items() if name not in {"secrets", "accessToken"}},
+        "event": event,
         "settings": dict(settings),
         "exchanges": tape.exchanges,
         "isWhole": tape.is_whole,

@@ -269,6 +269,12 @@ class Medplum:
             answered: Json = self.client.post(path, body)
             return answered
 
+    def execute(self, bot_id: str, given: Json, headers: Mapping[str, str]) -> Json:
+        """What ``Bot/$execute`` answers; the bot's event carries the headers. Never repeated."""
+        with self._named("POST", "Bot"):
+            answered: Json = self.client.execute_operation("Bot", "execute", bot_id, given, headers=dict(headers))
+            return answered
+
     def project_secrets(self) -> Json:
         """The project's secrets by name, as an event carries them; none where this login may not read them."""
         project = self.get("auth/me").get("project") or {}

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from bot_layer.cli.runs import app
 from bot_layer.host import history as records
 from bot_layer.host.history import OPERATION, Entry, History
+from bot_layer.host.rules.inbox import LATER_RUN
 from tests.host.test_inbox import Script, running
+from tests.host.world import TokenServer, bot_resource, envelope, hosted
 
 DAY = 86_400.0
 
@@ -84,3 +86,18 @@ def test_a_command_makes_no_inbox_where_there_is_none(tmp_path: Path) -> None:
     file = tmp_path / "nothing.sqlite"
     result = CliRunner().invoke(app, ["runs", "list"], env={"BOT_HOST_DATABASE_URL": f"sqlite:///{file}"})
     assert (result.exit_code, "BOT_HOST_DATABASE_URL" in result.output, file.exists()) == (2, True, False)
+
+
+def test_a_call_with_the_hosts_own_login_is_noted_and_a_run_of_the_inbox_is_not() -> None:
+    """Whoever tries a bot often has no other login; the inbox notes its runs itself, also those made by Medplum."""
+    medplum, made = TokenServer(), History()
+    medplum.login("token", bot_resource("b-1", "test/echo"))
+    own = {"requester": {"reference": "ClientApplication/own"}}
+    patient = {"resourceType": "Patient", "id": "p"}
+    with medplum.server, hosted(medplum, history=made, environ={"MEDPLUM_CLIENT_ID": "own"}) as (client, _):
+        client.post("/bot-b-1", json=envelope(medplum, "token", patient, **own, headers={LATER_RUN: "1"}))
+        made.flush()
+        assert list(made.entries(kind=OPERATION)) == []
+        client.post("/bot-b-1", json=envelope(medplum, "token", patient, **own))
+        made.flush()
+        assert len(list(made.entries(kind=OPERATION))) == 1

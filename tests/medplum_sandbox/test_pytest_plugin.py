@@ -15,6 +15,10 @@ def test_a_project_is_fresh(medplum):
     assert medplum.read(f"Patient/{made['id']}")["active"] is True
     assert [request.method for request in medplum.requests if "Patient" in request.path] == ["GET", "POST", "GET"]
 
+def test_a_refusal_has_the_servers_words(medplum):
+    with pytest.raises(Exception, match="POST /fhir/R4/Observation: 400 .*status"):
+        medplum.create({"resourceType": "Observation", "code": {"text": "x"}})
+
 def test_the_next_test_sees_nothing_of_it(medplum):
     assert medplum.search("Patient") == []
     assert medplum.requests[0].path.endswith("Patient")
@@ -64,4 +68,4 @@ def test_a_team_uses_the_fixtures(pytester: pytest.Pytester, monkeypatch: pytest
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # named here, whether or not they are installed
     plugins = ("-p", "medplum_sandbox.pytest_plugin", "-p", "bot_layer.pytest_plugin", "-p", "no:cacheprovider")
     result = pytester.runpytest_subprocess(*plugins)
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=8)

@@ -24,6 +24,7 @@ from bot_layer.host.rules.callers import Admitted, changed_resource, kind_of
 # another resource of its partition waits longer, but never runs out of order.
 PARTITIONS = 48
 LONGEST_PAUSE = 600.0
+LATER_RUN = "x-medplum-bots-run"  # the header by which the inbox marks a run that it has Medplum make
 
 
 @dataclass(frozen=True)
