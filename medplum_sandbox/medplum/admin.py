@@ -1,4 +1,4 @@
-"""The endpoints by which a project admin makes bots and clients, and sets secrets and memberships."""
+"""The endpoints of a project's administrator: bots, clients, secrets, memberships."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def create_client(world: World, call: Call) -> Answer:
 
 
 def set_secrets(world: World, call: Call) -> Answer:
-    """Replaces the whole list. The write is paid for before it is looked at."""
+    """Replaces the whole list. The quota is charged before the body is checked."""
     secrets = admin_body(call)
     charge(world, call, WRITE)
     project = project_of(world, call.actor.project)
@@ -85,7 +85,7 @@ def read_member(world: World, call: Call) -> Answer:
 
 
 def update_member(world: World, call: Call) -> Answer:
-    """Replaces a membership: the way to give a client the admin right, or a bot an access policy."""
+    """Replaces a membership, for example to make a client an administrator or to give a bot an access policy."""
     body = admin_body(call)
     system = Repository(world, system_actor(call.actor.project))
     old = system.read("ProjectMembership", call.parameters["member"])
@@ -94,7 +94,7 @@ def update_member(world: World, call: Call) -> Answer:
 
 
 def delete_member(world: World, call: Call) -> Answer:
-    """Takes a member out of the project."""
+    """Removes a member from the project."""
     require_admin(call)
     system = Repository(world, system_actor(call.actor.project))
     system.read("ProjectMembership", call.parameters["member"])
@@ -124,7 +124,7 @@ def admin_body(call: Call) -> Any:
 
 
 def missing(text: str, expression: str) -> FhirError:
-    """400 of a check before any FHIR: such an outcome has an id of its own."""
+    """400 of a check outside of FHIR: its outcome has a random id."""
     found = issue("error", "invalid", text, expression=expression)
     return FhirError(400, outcome([found], id=str(uuid.uuid4())))
 

@@ -1,4 +1,4 @@
-"""The ASGI app: which endpoint answers, who calls, and what becomes of errors."""
+"""The ASGI app: routes, authentication, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _route(
 
 
 def _is_known(wanted: str | None, found: Answer) -> bool:
-    """Whether the caller has this version: a conditional read (RFC 9110, section 13.1.2), a mark of weakness apart."""
+    """Whether the caller has this version: a conditional read (RFC 9110, section 13.1.2), compared weakly."""
     etag = found.headers.get("ETag")
     if wanted is None or etag is None or found.status != 200:
         return False

@@ -1,4 +1,4 @@
-"""The AuditEvents that runs of bots and deliveries to addresses leave."""
+"""The AuditEvents of bot runs and of deliveries to addresses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def record_delivery(world: World, subscription: Json, resource: Json, attempt: A
 
 
 def _entities(resource: Json | None, subscription: Json | None) -> list[Json]:
-    """What a delivery is about, and who waited for it."""
+    """The subject of a delivery, and its Subscription."""
     found = [{"what": reference_to(resource), "role": _DOMAIN}] if resource else []
     if subscription is not None:
         what = {"reference": f"Subscription/{subscription['id']}", "display": subscription["criteria"]}

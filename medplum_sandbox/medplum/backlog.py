@@ -10,7 +10,7 @@ Task = Callable[[], None]
 
 
 class Backlog:
-    """Runs tasks of one lane one after the other, and lanes beside each other.
+    """Runs the tasks of a lane in order, and lanes in parallel.
 
     A lane is a Bot or a URL: events arrive in order, and a slow host delays no other.
     """
@@ -35,7 +35,7 @@ class Backlog:
         threading.Thread(target=self._drain, args=(lane,), name=f"backlog-{lane}", daemon=True).start()
 
     def settle(self, timeout: float = 10.0) -> None:
-        """Returns when nothing is under way or queued; says so if that takes longer than ``timeout``.
+        """Returns when no task runs or waits; TimeoutError after ``timeout`` seconds.
 
         A failure inside a task is a fault of the sandbox: it is raised here instead of being lost in a thread.
         """

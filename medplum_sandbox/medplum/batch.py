@@ -29,7 +29,7 @@ MAX_STRICT_ENTRIES = 8
 
 @dataclass
 class _Step:
-    """One entry on its way: what is asked for, and what the look-up of its condition found."""
+    """One entry in progress: its request, and the result of its condition."""
 
     position: int
     method: str
@@ -47,12 +47,12 @@ class _Step:
 
 
 def is_atomic(bundle: Json, features: list[str]) -> bool:
-    """Whether the Bundle runs as a whole or not at all: a transaction in a project that has the feature."""
+    """Whether the Bundle is atomic: a transaction in a project with the feature."""
     return bundle["type"] == "transaction" and "transaction-bundles" in features
 
 
 def check_bundle(bundle: Any) -> Json:
-    """The Bundle, or 400 for what cannot be run at all."""
+    """The Bundle; 400 if it cannot be run."""
     if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
         raise bad_request("Not a bundle")
     if bundle.get("type") not in ("batch", "transaction"):
@@ -91,7 +91,7 @@ class _Run:
         return [self._results[n] for n in range(len(self._entries))]
 
     def _try(self, position: int, action: Any, *arguments: Any) -> Any:
-        """What the action gives. A failure becomes the entry's result; after the first 429 nothing runs any more."""
+        """The result of the action. A failure becomes the entry's result; after the first 429 no entry runs."""
         if self._throttled is None:
             try:
                 with self._repository.world.transaction():
@@ -238,7 +238,7 @@ def _check_limits(steps: list[_Step]) -> None:
 
 
 def _patch_of(resource: Json) -> Any:
-    """The operations of a JSON Patch that travels as a Binary."""
+    """The operations of a JSON Patch inside a Binary."""
     if resource.get("resourceType") != "Binary":
         raise bad_request("Patch entry must include a Binary resource")
     try:

@@ -1,4 +1,4 @@
-"""Documents: the bytes of a Binary, and the signed URLs by which anybody can fetch them for an hour.
+"""Documents: the bytes of a Binary, and the signed URLs under which they can be fetched for an hour.
 
 https://www.medplum.com/docs/fhir-datastore/binary-data
 """
@@ -41,7 +41,7 @@ def keep_content(store: Store, resource: Json) -> None:
 
 
 def storage_url(world: World, id: str, version: str, project: str) -> str:
-    """The URL of the content, good for an hour; a newer server names the project too."""
+    """The URL of the content, valid for an hour; a newer server includes the project."""
     expires = int(world.clock().timestamp()) + world.settings.storage_seconds
     path = f"/storage/{id}/{version}"
     named = f"&Project={project}" if world.settings.behavior.names_project else ""
@@ -49,7 +49,7 @@ def storage_url(world: World, id: str, version: str, project: str) -> str:
 
 
 def signature(world: World, path: str, expires: str) -> str:
-    """What proves that this server made the URL."""
+    """The signature of a URL of this server."""
     mac = hmac.new(world.signing_key.encode(), f"{path}?Expires={expires}".encode(), hashlib.sha256)
     return base64.urlsafe_b64encode(mac.digest()).decode().rstrip("=")
 
@@ -67,7 +67,7 @@ def signed_attachments(world: World, resource: Json, read: Callable[[str], Store
 
 
 def stable_attachments(world: World, resource: Json) -> Json:
-    """The resource with the server's own storage URLs as ``Binary/{id}``, so that what was read can be put back."""
+    """The resource with the server's own storage URLs as ``Binary/{id}``, so that it can be written as it was read."""
     changed: Json = _rewrite(resource, lambda url: _stable(world, url))
     return changed
 
@@ -78,7 +78,7 @@ def _stable(world: World, url: str) -> str:
 
 
 def _rewrite(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with each ``url`` changed; the same object where nothing is."""
+    """The value with each ``url`` changed; the same object if none is."""
     if isinstance(value, dict):
         items = {
             k: change(v)

@@ -1,4 +1,4 @@
-"""The endpoints of Binary, which take and give raw bytes, and of the storage URLs."""
+"""The endpoints of Binary, which accept and return raw bytes, and of the storage URLs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def update(world: World, call: Call) -> Answer:
 
 
 def storage(world: World, call: Any) -> Answer:
-    """``GET /storage/{id}/{version}``: open to anybody with a signature that holds."""
+    """``GET /storage/{id}/{version}``: no token, but a valid signature."""
     query = dict(call.query)
     expires, given = query.get("Expires"), query.get("Signature")
     if expires is None or given is None:
@@ -88,7 +88,7 @@ def storage(world: World, call: Any) -> Answer:
 
 
 def is_fhir_json(call: Call) -> bool:
-    """Whether the body is a Binary resource rather than the content of one."""
+    """Whether the body is a Binary resource, not content."""
     return (call.content_type or "").startswith(_FHIR_JSON) and body_of(call).get("resourceType") == "Binary"
 
 

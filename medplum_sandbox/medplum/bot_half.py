@@ -1,4 +1,4 @@
-"""The half of the look-alike that runs bots: its routes, and what listens to changes and to the clock."""
+"""The part of the look-alike that runs bots: its routes, its listeners to changes, and its timer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SYSTEM_LEVEL: Route = (("POST",), "/fhir/R4/${code}", operations.run_operation)
 
 
 def routes(world: World) -> tuple[Route, ...]:
-    """What this half answers: (methods, path with parameters in braces, endpoint)."""
+    """The routes of this part: (methods, path with parameters in braces, endpoint)."""
     return (*_ROUTES, _SYSTEM_LEVEL) if world.settings.behavior.system_operations else _ROUTES
 
 
@@ -58,7 +58,7 @@ def settle(world: World, timeout: float = 10.0) -> None:
 
 
 def run_cron(world: World, minute: datetime) -> int:
-    """Starts every Bot that is due at that minute; how many."""
+    """Starts every Bot that is due at that minute; returns how many."""
     with world.lock:
         where = "r.type = 'Bot' AND r.deleted = 0"
         stored = world.store.select(where, (), order="r.rid", limit=10_000, offset=0)
@@ -70,7 +70,7 @@ def run_cron(world: World, minute: datetime) -> int:
 
 
 def cron_run(world: World, project: str, bot: Json) -> Run | None:
-    """The run of a Bot by the clock: itself is the input. None without the feature or a membership of its own."""
+    """The timer's run of a Bot, with the Bot as input. None without the feature or a membership of its own."""
     if "cron" not in project_of(world, project).get("features", []):
         return None
     membership = membership_of(world, project, bot["id"])
@@ -89,7 +89,7 @@ def start_cron(world: World) -> None:
 
 
 def stop(world: World) -> None:
-    """Ends the clock, and drops what is queued."""
+    """Stops the timer, and drops queued tasks."""
     if scheduler := world.parts.pop(_SCHEDULER, None):
         scheduler.stop()
     backlog(world).close()
@@ -100,4 +100,4 @@ def _task(world: World, run: Run) -> Callable[[], None]:
 
 
 def _discard(_: object) -> None:
-    """Nobody waits for what a cron run returns: its AuditEvent tells."""
+    """No caller waits for a run by timer: its AuditEvent has the result."""

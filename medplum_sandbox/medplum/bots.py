@@ -68,7 +68,7 @@ def find_bot(repository: Repository, call: Call) -> Json:
 
 
 def run_for(world: World, call: Call, bot: Json, run_input: object) -> Run:
-    """The run that a caller asks for: as the Bot, or as the caller where the Bot says so or has no membership."""
+    """The run that a caller requests: as the Bot, or as the caller if the Bot says so or has no membership."""
     own = None if bot.get("runAsUser") else membership_of(world, call.actor.project, bot["id"])
     return Run(
         project=call.actor.project,
@@ -83,7 +83,7 @@ def run_for(world: World, call: Call, bot: Json, run_input: object) -> Run:
 
 
 def execute_answer(result: BotResult, content_type: str | None, behavior: Behavior = NEW) -> Answer:
-    """What the caller of ``$execute`` gets."""
+    """The response to ``$execute``."""
     answered_type = f"{content_type}; charset=utf-8" if is_text(content_type or "") else JSON_TYPE
     returned = OK if result.returned is UNDEFINED and result.outcome is None else result.returned
     if result.crashed:
@@ -135,7 +135,7 @@ def _value_answer(returned: Any, content_type: str) -> Answer:
 
 
 def job_output(result: BotResult) -> list[Json]:
-    """What an AsyncJob shows of a run: the value as JSON text, or an outcome, also that of a failure."""
+    """The output of an AsyncJob: the value as JSON text, or an outcome, also that of a failure."""
     outcome = result.outcome or (OK if result.returned is UNDEFINED else result.returned)
     if is_outcome(outcome):
         return [{"name": "outcome", "resource": outcome}]
@@ -163,7 +163,7 @@ def deploy_bot(world: World, call: Call) -> Answer:
 
 
 def deployed_bot(world: World, repository: Repository, call: Call) -> Json:
-    """The Bot; where there is none the server also looks for a custom operation of that name, which costs a search."""
+    """The Bot; if there is none, the server also searches for a custom operation of that name."""
     try:
         return repository.read("Bot", call.parameters["id"])
     except FhirError:
@@ -172,5 +172,5 @@ def deployed_bot(world: World, repository: Repository, call: Call) -> Json:
 
 
 def charge(world: World, call: Call, units: int) -> None:
-    """Takes units from the caller's quota for work that no repository does."""
+    """Charges the caller's quota for work outside of a repository."""
     world.quotas.charge(call.actor.project, call.actor.membership["id"], units)

@@ -1,4 +1,4 @@
-"""An HTTP request as the bot half reads it, and the answers that it gives."""
+"""HTTP requests and responses, as the endpoints see them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Call:
         return self.headers.get("content-type")
 
     def parsed_body(self, *, hl7: bool = False) -> Any:
-        """The body by its type: JSON, the fields of a form, or text; ``{}`` where none was sent or nobody reads it.
+        """The body by its type: JSON, the fields of a form, or text; ``{}`` if there is none or its type is not parsed.
 
         With ``hl7`` a message must be one, and is written with the line ends of the standard.
         """
@@ -94,7 +94,7 @@ def is_text(kind: str) -> bool:
 
 
 def grouped(pairs: list[tuple[str, str]]) -> Json:
-    """Query or form fields as an object: a name that comes twice has a list."""
+    """Query or form fields as an object: a repeated name has a list."""
     found: dict[str, list[str]] = {}
     for name, value in pairs:
         found.setdefault(name, []).append(value)
@@ -107,7 +107,7 @@ def json_answer(status: int, body: Any, *, content_type: str = JSON_TYPE, **head
 
 
 def shown(resource: Json) -> Json:
-    """The resource without what only extended answers show in ``meta``."""
+    """The resource without the parts of ``meta`` that only extended responses show."""
     meta = {key: value for key, value in resource["meta"].items() if key not in ("author", "project", "compartment")}
     return {**resource, "meta": meta}
 
@@ -124,6 +124,6 @@ def server_error() -> Answer:
 
 
 def with_charset(content_type: str) -> str:
-    """The content type as the server sends it: a text names its characters."""
+    """The content type as the server sends it: a text has a charset."""
     textual = content_type.startswith("text/") or "json" in content_type or "xml" in content_type
     return f"{content_type}; charset=utf-8" if textual and "charset" not in content_type else content_type

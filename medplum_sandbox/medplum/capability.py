@@ -1,4 +1,4 @@
-"""What is open to anybody: health, the CapabilityStatement, and where to get a token."""
+"""The endpoints without a token: health, the CapabilityStatement, and the SMART configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Patient/{id}/$ccda-export``: a C-CDA in outline. Only its frame is real; there are no sections of data in it.
+"""``Patient/{id}/$ccda-export``: a C-CDA in outline. It has a header and no sections.
 
 https://www.medplum.com/docs/api/fhir/operations/ccda-export
 """

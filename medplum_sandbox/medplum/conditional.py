@@ -1,4 +1,4 @@
-"""Interactions whose target a search finds (https://hl7.org/fhir/R4/http.html#ccreate, #cond-update)."""
+"""Interactions whose target is found by a search (https://hl7.org/fhir/R4/http.html#ccreate, #cond-update)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def create(
 def update(
     repository: Repository, resource: Json, query: Query, *, assigned_id: str | None = None
 ) -> tuple[Json, bool]:
-    """(resource, whether it is new): PUT with a query. ``assigned_id`` is what a batch foresaw for a new one."""
+    """(resource, whether it is new): PUT with a query. ``assigned_id`` is the id that a batch chose for a new one."""
     resource_type = resource["resourceType"]
     with repository.world.transaction():
         found = _one_match(repository, "PUT", resource_type, query)

@@ -1,4 +1,4 @@
-"""The constraints of FHIR as functions: whether a value meets the rule that its element names.
+"""The constraints of FHIR as functions on values.
 
 Most rules say only which elements go together (``low.exists() or high.exists()``): these are translated to Python once,
 because every resource that is written runs through them. All others are evaluated by ``fhirpathpy``, compiled once.

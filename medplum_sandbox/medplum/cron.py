@@ -26,7 +26,7 @@ def expression_of(bot: Json) -> str | None:
 
 
 def expression_of_timing(timing: Json) -> str:
-    """``repeat.period`` is taken as times a day, whatever its unit: up to 24 by hours, more by minutes."""
+    """``repeat.period`` means times a day, in any unit: up to 24 by hours, more by minutes."""
     repeat = timing.get("repeat", {})
     days = ",".join(str(_WEEKDAYS[day]) for day in repeat.get("dayOfWeek", [])) or "*"
     times = repeat.get("period")
@@ -71,7 +71,7 @@ class Scheduler:
         self._thread.start()
 
     def stop(self) -> None:
-        """No further minute is run."""
+        """Stops after the current minute."""
         self._stopped.set()
         self._thread.join(timeout=5)
 

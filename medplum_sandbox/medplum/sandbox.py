@@ -1,4 +1,4 @@
-"""The Medplum look-alike as a thing that starts and stops."""
+"""The Medplum look-alike: start, stop, and its settings."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ class MedplumSandbox(LookAlike):
 
     @property
     def faults(self) -> Faults:
-        """The switchboard of what may go wrong."""
+        """The faults that can be switched on."""
         return self.world.faults
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """What came over HTTP so far, in order of the answers."""
+        """The HTTP requests so far, in the order of their responses."""
         return self._gate.requests.all()
 
     @property
@@ -120,7 +120,7 @@ class MedplumSandbox(LookAlike):
         return issue_token(self.world, membership)
 
     def set_quota(self, units: int) -> None:
-        """A quota of this many units a minute from now on, and nothing used of it yet."""
+        """Sets the quota to this many units a minute, with none used."""
         self.world.quotas.restart(units)
 
     def settle(self, timeout: float = 10.0) -> None:
@@ -128,22 +128,22 @@ class MedplumSandbox(LookAlike):
         bot_half.settle(self.world, timeout)
 
     def run_cron(self, minute: datetime) -> int:
-        """Starts what is due at that minute; how many."""
+        """Starts the bots that are due at that minute; returns how many."""
         return bot_half.run_cron(self.world, minute)
 
     def start_cron(self) -> None:
-        """Runs what is due at every full minute from now on."""
+        """Runs the due bots at every full minute."""
         bot_half.start_cron(self.world)
 
     def stop(self) -> None:
-        """Ends requests and deliveries, and closes the database."""
+        """Stops requests and deliveries, and closes the database."""
         super().stop()
         bot_half.stop(self.world)
         with self.world.lock:
             self.world.store.close()
 
     def _open_project(self, name: str, client_name: str, features: Sequence[str]) -> ProjectInfo:
-        """The project of the file, or a fresh one."""
+        """The project of the file, or a new one."""
         stored = self.world.store.get(PROJECT_ID)
         if stored is None:
             return new_project(
@@ -165,7 +165,7 @@ class MedplumSandbox(LookAlike):
 
 
 def _behavior(version: str, operation_input: str | None, honors_success: bool | None) -> Behavior:
-    """The behavior of a version, with what a test wants differently."""
+    """The behavior of a version, with a test's overrides."""
     found = behavior_of(version)
     if operation_input is not None:
         gets_resource = operation_input == "resource"

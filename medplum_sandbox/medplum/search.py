@@ -1,4 +1,4 @@
-"""Searches as they run: which resources match, and the Bundle that answers."""
+"""Execution of searches: matches, and the Bundle of the response."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DEEPEST_INCLUDE = 5
 
 
 class Searchable(Protocol):
-    """What a search needs of the repository that asks for it."""
+    """What a search needs of its repository."""
 
     world: World
     actor: Actor
@@ -108,7 +108,7 @@ def matches_criteria(repository: Searchable, stored_id: str, resource_type: str,
 
 
 def _compile(repository: Searchable, request: SearchRequest) -> Clause:
-    """Charges the search, and refuses what cannot be searched."""
+    """Charges the search, and refuses types that cannot be searched."""
     repository.charge(quota.SEARCH)
     _check_types(repository, request)
     if repository.actor.free:
@@ -172,7 +172,7 @@ def _entry(repository: Searchable, resource: Json, mode: str, request: SearchReq
 
 
 def _subset(resource: Json, request: SearchRequest) -> Json:
-    """The elements that were asked for and those that the type must have, marked as a part of the whole."""
+    """The requested and the mandatory elements, tagged SUBSETTED."""
     kind = resource["resourceType"]
     if request.fields is not None:
         wanted = {*request.fields, *mandatory_elements(kind)}
@@ -239,7 +239,7 @@ def _parameter(include: Include) -> Details:
 
 
 def _targets(repository: Searchable, include: Include, matches: list[Json]) -> Iterator[Json]:
-    """What the matches refer to, charged as a read also where it is not there."""
+    """What the matches refer to, charged as a read even if it does not exist."""
     known = _parameter(include)
     for resource in matches:
         for text in references(resource, known) if resource["resourceType"] == include.resource_type else ():

@@ -60,7 +60,7 @@ def refused(one: Filter, name: str) -> FhirError:
 
 
 def condition(known: Details, one: Filter) -> Row:
-    """What a row must meet so that its resource matches; negation is left to the caller."""
+    """The condition on a row of a matching resource; the caller negates it."""
     match known.strategy:
         case Strategy.TOKENS:
             return _tokens(known, one)

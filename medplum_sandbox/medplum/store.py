@@ -70,7 +70,7 @@ _COLUMNS = "rid, project, type, id, version, updated, deleted, content"
 
 
 class Store:
-    """The tables. Whoever calls holds the world's lock: one connection serves all threads."""
+    """The tables. The caller holds the world's lock: one connection serves all threads."""
 
     def __init__(self, path: str | None = None) -> None:
         self._db = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
@@ -82,7 +82,7 @@ class Store:
         self._depth = 0
 
     def close(self) -> None:
-        """Ends the connection; a file keeps what was committed."""
+        """Ends the connection; a file keeps committed data."""
         self._db.close()
 
     @contextmanager
@@ -144,7 +144,7 @@ class Store:
         self._db.execute("DELETE FROM search_index WHERE rid=?", (old.rid,))
 
     def get(self, id: str) -> Stored | None:
-        """The current version, also of another project: the caller looks whose it is."""
+        """The current version, of any project: the caller checks the project."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM resource WHERE id=?", (id,)).fetchone()  # noqa: S608  # a constant
         return _stored(row) if row else None
 
@@ -168,7 +168,7 @@ class Store:
         return found
 
     def key(self, project: str, resource_type: str, parameter: str) -> int:
-        """The number under which the index holds a parameter of a type in a project."""
+        """The index key of a parameter of a type in a project."""
         name = f"{project}|{resource_type}|{parameter}"
         key = self._keys.get(name)
         if key is None:

@@ -1,4 +1,4 @@
-"""Subscriptions of type rest-hook: which fire for a change, and what a Bot or a URL is sent.
+"""Subscriptions of type rest-hook: which ones a change triggers, and what is sent to a Bot or a URL.
 
 https://www.medplum.com/docs/subscriptions
 """
@@ -46,7 +46,7 @@ class Hook:
 
 
 def on_change(world: World, change: Change) -> None:
-    """Queues a delivery for each Subscription that the change fires. The lock is held: it only looks and notes."""
+    """Queues a delivery for each Subscription that the change triggers. The lock is held: it does no I/O."""
     kind = change.resource["resourceType"]
     if kind == "Subscription":
         world.parts.get(_ACTIVE, {}).pop(change.actor.project, None)
@@ -80,7 +80,7 @@ def active_subscriptions(world: World, project: str) -> list[Json]:
 
 
 def fires(subscription: Json, change: Change) -> bool:
-    """Whether the change is one that the Subscription waits for. Only the first interaction extension counts."""
+    """Whether the Subscription covers the interaction. Only the first interaction extension counts."""
     wanted = extension(subscription, INTERACTION, "valueCode")
     if wanted is not None and wanted != change.interaction:
         return False
@@ -126,7 +126,7 @@ def deliver(world: World, subscription: Json, change: Change, trace: Trace) -> N
 
 
 def run_bot(world: World, subscription: Json, change: Change, headers: dict[str, str], trace: Trace) -> None:
-    """Runs the Bot once. A run that fails is never repeated: its AuditEvent is all that says so.
+    """Runs the Bot once. A failed run is never repeated; only its AuditEvent shows it.
 
     A Bot without a membership of its own never runs.
     """
@@ -154,7 +154,7 @@ def run_bot(world: World, subscription: Json, change: Change, headers: dict[str,
 
 
 def post_hook(world: World, hook: Hook, subscription: Json, resource: Json, trace: Trace) -> None:
-    """Posts until a 2xx comes, with an AuditEvent for each attempt; the server waits in between, a sandbox doesn't."""
+    """Posts until a 2xx response, with an AuditEvent for each attempt; unlike a server it does not wait in between."""
     for number in range(attempts_of(world, subscription)):
         started = world.now()
         try:
@@ -174,7 +174,7 @@ def attempts_of(world: World, subscription: Json) -> int:
 
 
 def event_headers(subscription: Json, change: Change) -> dict[str, str]:
-    """What tells the receiver why it is called."""
+    """The headers that describe the event to the receiver."""
     headers = {
         "Content-Type": "application/fhir+json",
         "X-Medplum-Subscription": subscription["id"],

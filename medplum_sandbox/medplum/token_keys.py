@@ -40,7 +40,7 @@ class TokenKeys:
         self._lock = threading.Lock()
 
     def rotate(self, *, keep: bool = True) -> None:
-        """Sign with a new key from now on; with ``keep`` the tokens of the older keys stay good."""
+        """Sign with a new key; with ``keep`` the tokens of the older keys stay valid."""
         with self._lock:
             self._keys = [_Key(), *(self._keys if keep else ())]
 

@@ -13,7 +13,7 @@ TRACING_URL = "https://medplum.com/fhir/StructureDefinition/tracing"
 
 @dataclass(frozen=True)
 class Trace:
-    """``request_id`` is of one request, ``trace_id`` of all that follows from it."""
+    """``request_id`` identifies one request, ``trace_id`` also everything that it causes."""
 
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     trace_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -33,5 +33,5 @@ TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 def current_trace() -> Trace:
-    """The ids of the request that is being answered; new ones where nobody asked (cron)."""
+    """The ids of the request that is being answered; new ones without a request (cron)."""
     return TRACE.get() or Trace()

@@ -155,7 +155,7 @@ class _Validation:
             self._crawl(_Value(beside, "Element", one.path), _known_type("Element"), one.path)
 
     def _superfluous(self, value: Any, kind: Type, path: str) -> None:
-        """What the type does not know. The server takes the letters of a text and the places of a list for names."""
+        """Unknown properties. The server takes the characters of a string and the positions of a list for names."""
         if isinstance(value, str | list):
             for position in range(len(value)):
                 self._report(f'Invalid additional property "{position}"', f"{path}.{position}")
@@ -253,7 +253,7 @@ def _item(values: Any, position: int) -> Any:
 
 
 def _actual(value: Any, kind: str) -> str:
-    """The type of a contained resource is what it says."""
+    """The type of a contained resource is its own ``resourceType``."""
     if kind == ANY_RESOURCE and isinstance(value, dict) and isinstance(value.get("resourceType"), str):
         return str(value["resourceType"])
     return kind

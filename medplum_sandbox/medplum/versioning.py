@@ -44,7 +44,7 @@ def stamped(resource: Json, actor: Actor, now: str, id: str) -> Json:
 
 
 def with_own_meta(resource: Json) -> Json:
-    """The resource with what its author may say in ``meta``: the rest is the server's, and so is the id."""
+    """The resource with the parts of ``meta`` that its author may set; the server sets the others, and the id."""
     meta = resource.get("meta")
     if isinstance(meta, str | list):  # as JavaScript spreads them into an object
         meta = {str(place): item for place, item in enumerate(meta)}

@@ -46,7 +46,7 @@ def run(
     timeout: float | None = None,
     parses_hl7: bool = False,
 ) -> BotResult:
-    """What the code's ``handler`` made of the event; ``timeout`` bounds its synchronous part only, as in Medplum."""
+    """The result of the code's ``handler``; ``timeout`` bounds its synchronous part only, as in Medplum."""
     if executable is None:
         return failed(NO_NODE)
     job = {

@@ -1,4 +1,4 @@
-"""One server's whole state: what is stored, who may call, what may go wrong, and what time it is."""
+"""The state of one server: store, settings, faults, clock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Actor:
-    """Who calls: the membership in a project and the resource that it represents.
+    """The caller: a membership in a project and the resource that it represents.
 
     ``free`` is the server itself at work: no quota, no access policy. ``unmetered`` is a caller's work that waits for
     quota where a request would be refused.
@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator of a Medplum server could set, as far as it shows from outside."""
+    """The settings of a Medplum server that its clients notice."""
 
     quota: int = 50_000
     auth_rate_limit: int = 160
@@ -144,7 +144,7 @@ class World:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing: what is written inside is undone if an exception leaves; nests.
+        """A transaction: an exception undoes its writes. It nests.
 
         Listeners hear of the changes when the outermost block is committed. They are called with ``lock`` held and must
         not wait for anything.
@@ -166,7 +166,7 @@ class World:
                 self._announce()
 
     def changed(self, change: Change) -> None:
-        """Notes a change of the transaction that is under way."""
+        """Adds a change to the current transaction."""
         self._pending.append(change)
 
     def _announce(self) -> None:

@@ -73,7 +73,7 @@ def doctor(live: Live) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode in {0, 1}, done.stdout + done.stderr  # 1: warnings alone
     assert '"failed"' not in done.stdout, done.stdout
@@ -221,7 +221,7 @@ def bulk_sync(live: Live) -> str:
     else:
         raise AssertionError(f"not done: {outcomes.codes(parameters.one(answer, 'outcome'))}")
     wanted = sorted(each["id"] for each in live.practice_fusion.source.resources("Patient"))
-    assert _brought(live) == wanted
+    assert _imported(live) == wanted
     source = live.practice_fusion
     for each in wanted:
         source.source.change("Patient", each, {"language": "en-US"}, at=source.now())
@@ -231,14 +231,14 @@ def bulk_sync(live: Live) -> str:
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=live.folder
     ) as process:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < until:
             if any("/files/" in each.path or "Binary/export" in each.path for each in source.requests[seen:]):
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     live.command("pf-sync", "--quiet", settings={**live.settings, "PF_LEASE_SECONDS": "1"})
-    assert _brought(live) == wanted
+    assert _imported(live) == wanted
     assert {each.get("language") for each in live.target.search(f"Patient?identifier={_PATIENT_ID}|")} == {"en-US"}
     return f"{len(wanted)} patients, each once after a kill"
 
@@ -246,7 +246,7 @@ def bulk_sync(live: Live) -> str:
 def timer(live: Live) -> str:
     """The server's timer reaches the host."""
     live.target.next_minute()
-    live.target.eventually(lambda: bool(live.target.search(f"Basic?identifier={TIMER}|ran")), "the timer", seconds=130)
+    live.target.eventually(lambda: bool(live.target.search(f"Basic?identifier={TIMER}|ran")), "the timer", seconds=240)
     return "a bot ran by cron"
 
 
@@ -257,7 +257,7 @@ def catch_up(live: Live) -> str:
     for each, number in enumerate(numbers):
         live.clinician(number, f"Missed{'abcdefghij'[each]}")
     live.host.start()
-    live.target.eventually(lambda: all(live.accounts(number) for number in numbers), "all caught up", seconds=180)
+    live.target.eventually(lambda: all(live.accounts(number) for number in numbers), "all caught up", seconds=300)
     assert [live.accounts(number) for number in numbers] == [1] * _CATCH_UP
     return f"{_CATCH_UP} of {_CATCH_UP}, none twice"
 
@@ -277,7 +277,7 @@ def relay(live: Live) -> str:
 
 
 def latency(live: Live) -> str:
-    """A call through the host beside a JavaScript bot of the server, in turns; told, not judged."""
+    """A call through the host beside a JavaScript bot of the server, in turns; reported, not judged."""
     project = str(live.target.rest("GET", "auth/me")["project"]["id"])
     made = live.target.rest(
         "POST",
@@ -343,7 +343,7 @@ def _action(answer: Json) -> str:
     return str(parameters.one(answer, "action"))
 
 
-def _brought(live: Live) -> list[str]:
+def _imported(live: Live) -> list[str]:
     return sorted(
         identifier["value"]
         for patient in live.target.search(f"Patient?identifier={_PATIENT_ID}|")

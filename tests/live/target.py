@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 
 import requests
 
 from bot_layer.fhir.json import Json
 from medplum_sandbox.medplum import MedplumSandbox
 
-SECONDS = 60.0
+SECONDS = 120.0
 _NAMES = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
 # What is never deleted: the project and its users, the server's records, and what a search does not find.
 _KEPT_TYPES = frozenset({"AuditEvent", "Binary", "Login", "Project", "User"})
@@ -65,7 +66,14 @@ class Target:
     def call(
         self, method: str, path: str, body: Json | str | None = None, *, content_type: str = "application/fhir+json"
     ) -> requests.Response:
-        """The answer to a request under the server's root, whatever its status."""
+        """The response to a request under the server's root, whatever its status; with a new token if needed."""
+        answer = self._call(method, path, body, content_type)
+        if answer.status_code != HTTPStatus.UNAUTHORIZED:
+            return answer
+        self.login()
+        return self._call(method, path, body, content_type)
+
+    def _call(self, method: str, path: str, body: Json | str | None, content_type: str) -> requests.Response:
         return requests.request(
             method,
             f"{self.base_url}/{path.lstrip('/')}",

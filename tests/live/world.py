@@ -31,7 +31,7 @@ RELAY_KEY = "0123456789abcdef" * 4  # it signs nothing but this trial's calls
 SIGNING_KEY = "f" * 48
 FEDERATED_CLIENT, FEDERATED_SECRET = "health-gorilla", "a-secret-of-this-trial-alone"
 NPI = "http://hl7.org/fhir/sid/us-npi"
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Live:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=600,
         )
         said = f"{done.stderr[-1500:]}{done.stdout[-1500:]}"
         assert done.returncode == expect, f"medplum-bots {' '.join(words)} ended with {done.returncode}: {said}"
