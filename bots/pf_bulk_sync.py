@@ -13,7 +13,7 @@ import time
 
 from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event
-from bot_layer.bot.handler import Handler
+from bot_layer.bot.handler import Handler, failed
 from bot_layer.bulk_sync.check import check
 from bot_layer.bulk_sync.engine import Halted, Options, Sync
 from bot_layer.bulk_sync.rules import answer as sync_answer
@@ -24,7 +24,7 @@ from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, in_order, stor
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.bulk_sync.turns import take_turns
-from bot_layer.errors import ConfigError, InputError, TransientError
+from bot_layer.errors import BotError, ConfigError, InputError, TransientError
 from bot_layer.fhir import parameters as fhir
 from bot_layer.fhir.json import Json
 from bot_layer.medplum import client as medplum
@@ -158,4 +158,15 @@ def _due(sync: Sync) -> bool:
     return sync.settings.enabled and time.time() >= due_at(state, sync.settings.interval_ms)
 
 
-handler = Handler(BOT, act, read_settings=require_settings, partner_checks=check, reads_all_settings=True)
+def _failed(error: BotError, _event: Json) -> Json:
+    return sync_answer.of_failure(failed(error), f"{error.code}: {error.message}")
+
+
+handler = Handler(
+    BOT,
+    act,
+    answer_failure=_failed,
+    read_settings=require_settings,
+    partner_checks=check,
+    reads_all_settings=True,
+)

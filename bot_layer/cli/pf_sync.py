@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -31,6 +32,7 @@ from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_sett
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, load_state, login_name, make_sync
 from bot_layer.bulk_sync.source.keeper import Keeper
+from bot_layer.cli.pf_sync_report import Report, write_csv
 from bot_layer.cli.progress import bar
 from bot_layer.errors import BotError, ConfigError, TransientError
 from bot_layer.fhir.json import Json
@@ -46,11 +48,16 @@ app.add_typer(pf_sync, name="pf-sync")
 DONE, FAILED, MISSING, BUSY, PARTIAL, STOPPED = 0, 1, 2, 3, 4, 130
 NOT_SET_UP = "no-sync"
 _PATIENCE = RetryPolicy(retries=4, backoff=5.0, longest_wait=300.0)
+_TIMES = ("lastRun", "lastRunSuccess", "isRunning", "intervalMs", "lastSyncTime")
+_HEALTH = ("practice", "enabled", "healthy", *_TIMES, "summary", "problem")
 STATE_FOLDER = Path.home() / ".local" / "state" / "medplum-bots"
 
 Full = Annotated[bool, typer.Option("--full", help="Export everything, and compare each resource with Medplum.")]
 Types = Annotated[str, typer.Option("--types", help="Types of this run, joined by commas.")]
 Since = Annotated[str, typer.Option("--since", help="Export what changed after this time, e.g. 2026-01-31T00:00:00Z.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Save the report to this file: .csv or .json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (the default).")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, for a spreadsheet.")]
 Patients = Annotated[str, typer.Option("--patient", help="Only these patients: their ids at the source, by commas.")]
 Elements = Annotated[
     str, typer.Option("--elements", help="With --keep: export these elements alone to the folder; write nothing else.")
@@ -93,6 +100,7 @@ def run(
     watch: Watch = False,
     quiet: Quiet = False,
     keep: Keep = None,
+    report: ReportFile = None,
     job: JobUrl = "",
     lenient: Lenient = False,
     log_times: LogTimes = False,
@@ -121,12 +129,10 @@ def run(
             elements=_listed(elements),
         )
         chosen = Chosen(practices, practice, every=every)
-        around = _Around(dict(os.environ) | changes, chosen, quiet=quiet, log_times=log_times, keep=keep)
-        code = (
-            around.watch(options)
-            if watch
-            else around.each(around.preview if preview or elements else around.once, options)
-        )
+        written = Report(report)
+        around = _Around(dict(os.environ) | changes, chosen, written, quiet=quiet, log_times=log_times, keep=keep)
+        once = around.preview if preview or elements else around.once
+        code = around.watch(options) if watch else around.each(once, options)
     raise typer.Exit(code)
 
 
@@ -135,12 +141,22 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 @pf_sync.command("status")
-def status(practices: PracticesFile = None, practice: Practice = "", *, every: All = False) -> None:
+def status(
+    practices: PracticesFile = None,
+    practice: Practice = "",
+    *,
+    every: All = False,
+    as_json: AsJson = True,  # noqa: ARG001  # what happens without it
+    as_csv: AsCsv = False,
+) -> None:
     """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran. With --all: one by practice."""
     with _told_errors():
         worlds, medplum = read_worlds(os.environ, Chosen(practices, practice, every=every))
         records = {name: _record(settings, medplum) for name, settings in worlds.items()}
-    typer.echo(json.dumps(records if every else next(iter(records.values())), indent=2))
+    if as_csv:
+        write_csv(sys.stdout, _HEALTH, ({"practice": name, **record} for name, record in records.items()))
+    else:
+        typer.echo(json.dumps(records if every else next(iter(records.values())), indent=2))
     codes = {
         BUSY if each.get("lastRun") is None and "problem" not in each else FAILED
         for each in records.values()
@@ -239,12 +255,13 @@ class _Around:
         self,
         environ: Mapping[str, str],
         chosen: Chosen,
+        report: Report,
         *,
         quiet: bool,
         log_times: bool = False,
         keep: Path | None = None,
     ) -> None:
-        self.chosen, self.name, self.keep = chosen, "", keep
+        self.chosen, self.name, self.report, self.keep = chosen, "", report, keep
         self.stop = threading.Event()
         self.console = Console(stderr=True)
         self.quiet = quiet or not self.console.is_terminal
@@ -288,19 +305,22 @@ class _Around:
         settings, self.name = self.worlds[name], name
         if self.chosen.every and name:
             typer.echo(f"{name}:")
-        if isinstance(settings, ConfigError):
-            if not self.chosen.every:
-                raise settings
-            typer.echo(f"{settings.code}: {settings.message}", err=True)
-            return FAILED
-        self.settings = settings
         try:
+            if isinstance(settings, ConfigError):
+                raise settings
+            self.settings = settings
             return act(options)
         except BotError as fault:
             if not self.chosen.every:
                 raise
-            typer.echo(f"{fault.code}: {fault.message}", err=True)
-            return FAILED
+            return self._failed(fault)
+
+    def _failed(self, fault: BotError) -> int:
+        """The exit code for a run that failed; why is printed and in the report."""
+        problem = f"{fault.code}: {fault.message}"
+        typer.echo(problem, err=True)
+        self.report.failed(self.name, problem)
+        return BUSY if fault.code == "sync-running" else FAILED
 
     def once(self, options: Options) -> int:
         """One run to its end; the exit code."""
@@ -312,8 +332,7 @@ class _Around:
             except Halted:
                 return STOPPED
             except BotError as fault:
-                typer.echo(f"{fault.code}: {fault.message}", err=True)
-                return BUSY if fault.code == "sync-running" else FAILED
+                return self._failed(fault)
             finally:
                 sync.map.close()
                 if sync.session.source.keeper is not None:
@@ -321,11 +340,9 @@ class _Around:
         if self.stop.is_set() and (state.run is None or not state.run.over):
             return STOPPED
         typer.echo(sync_task.describe(state.run))
-        if state.run is not None:
-            for line in sync_task.report(state.run):
-                typer.echo(f"  {line['type']['text']}: {line.get('valueString', line.get('valueInteger'))}")
-        if state.failures:
-            typer.echo(f"  failed-resources: {state.failures}")
+        for item, value in sync_task.lines(state):
+            typer.echo(f"  {item}: {value}")
+        self.report.ended(self.name, state)
         codes = {"done": DONE, "partial": PARTIAL, "cancelled": STOPPED}
         return codes.get(state.run.phase, FAILED) if state.run is not None else FAILED
 

@@ -256,3 +256,19 @@ def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path:
         named = answer(parameters.code("action", "status"), parameters.string("practice", "south"))
         assert one(named, "status") == "done"
         assert one(answer(parameters.string("practice", "west")), "outcome")
+
+
+def test_who_triggers_a_sync_by_hand_reads_whether_it_succeeded() -> None:
+    """success, and error with the code, also where the call fails, and for several practices together."""
+    with world(generate(1, 1), switches=FAST) as both:
+        both.source.faults.add("failed_export")
+        answer = call(both)
+        assert one(answer, "success") is False
+        assert one(answer, "error").startswith("export-failed: ")
+        assert one(answer, "outcome")["issue"][0]["details"]["coding"][0]["code"] == "export-failed"
+        both.source.faults.clear()
+        answer = call(both)
+        assert (one(answer, "success"), one(answer, "error")) == (True, None)
+        wrong = call(both, PF_PRACTICES='[practices.north]\nPF_EXPORT_LEVEL = "x"\n')
+        assert one(wrong, "success") is False
+        assert "north" in one(wrong, "error")

@@ -19,8 +19,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bot_layer.fhir.json import Json
+from medplum_sandbox.medplum import MedplumSandbox
+from tests.bulk_sync.world import World, observation, patient
 
 FHIR = "application/fhir+json"
+RESOURCES = (patient("p1"), patient("p2"), observation("o1"), observation("o2", "Patient/p2"))
 
 
 @dataclass(frozen=True)
@@ -266,3 +269,13 @@ def started(server: ExportServer) -> Iterator[ExportServer]:
         finally:
             http.shutdown()
             thread.join()
+
+
+@contextmanager
+def practice(*resources: Json) -> Iterator[tuple[World, ExportServer]]:
+    """A Medplum, and a source with these resources."""
+    with (
+        MedplumSandbox(quota=100_000_000, auth_rate_limit=100_000) as medplum,
+        started(ExportServer(*(resources or RESOURCES))) as source,
+    ):
+        yield World(medplum, source), source  # type: ignore[arg-type] # both tell their settings

@@ -9,8 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any
@@ -20,9 +19,8 @@ import pytest
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.fhir.json import Json
-from medplum_sandbox.medplum import MedplumSandbox
-from tests.bulk_sync.export_server import Asked, ExportServer, Reply, Rule, ndjson, started
-from tests.bulk_sync.world import World, assert_adds_up, observation, patient, run_as_bot
+from tests.bulk_sync.export_server import RESOURCES, Asked, ExportServer, Reply, Rule, ndjson, practice
+from tests.bulk_sync.world import World, assert_adds_up, run_as_bot
 
 # Whole runs, whose ways the tests beside it take; every second one runs as the bot.
 pytestmark = [pytest.mark.no_cover, pytest.mark.one_login]
@@ -30,7 +28,6 @@ pytestmark = [pytest.mark.no_cover, pytest.mark.one_login]
 ALL = frozenset({"Patient", "Observation", "Condition"})
 NONE: frozenset[str] = frozenset()
 EVERYTHING = {"p1", "p2", "o1", "o2"}
-RESOURCES = (patient("p1"), patient("p2"), observation("o1"), observation("o2", "Patient/p2"))
 
 
 @dataclass(frozen=True)
@@ -42,16 +39,6 @@ class Case:
     phase: str = "done"
     moved: frozenset[str] = ALL
     said: str = ""  # a part of the report
-
-
-@contextmanager
-def practice(*resources: Json) -> Iterator[tuple[World, ExportServer]]:
-    """A Medplum, and a source with these resources."""
-    with (
-        MedplumSandbox(quota=100_000_000, auth_rate_limit=100_000) as medplum,
-        started(ExportServer(*(resources or RESOURCES))) as source,
-    ):
-        yield World(medplum, source), source  # type: ignore[arg-type] # both tell their settings
 
 
 def imported(both: World) -> set[str]:

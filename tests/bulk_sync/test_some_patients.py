@@ -8,8 +8,8 @@ import pytest
 
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.errors import InputError
-from tests.bulk_sync.export_server import ExportServer, Reply, ndjson
-from tests.bulk_sync.test_other_sources import always, ended, imported, practice, stamped
+from tests.bulk_sync.export_server import ExportServer, Reply, ndjson, practice
+from tests.bulk_sync.test_other_sources import always, ended, imported, stamped
 from tests.bulk_sync.world import World, observation, patient
 
 pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ from bot_layer.deploy.declared import declared_policy
 from bots.pf_bulk_sync import BOT
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests import processes
-from tests.bulk_sync.test_other_sources import practice
+from tests.bulk_sync.export_server import Reply, practice
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
 
@@ -384,3 +386,25 @@ def test_some_elements_are_kept_and_write_nothing(tmp_path: Path) -> None:
         assert source.kickoffs()[0]["_elements"] == ["id,gender"]
         assert (tmp_path / "kept" / "1.Patient.ndjson").read_bytes().count(b"\n") == 2
         assert both.stored("Patient") == both.stored("Task") == []
+
+
+def test_a_report_is_saved_as_csv_and_as_json(tmp_path: Path) -> None:
+    """Counts by type, findings, and the practices that failed; only this user can read the file."""
+    with practice() as (both, source):
+        source.files["Observation"] = [b"broken\n"]
+        told = typed(both, "--report", str(tmp_path / "a.csv"), folder=tmp_path)
+        assert told.exit_code == 4, told.stderr
+        rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+        assert [(each["status"], each["created"]) for each in rows if each["item"] == "Patient"] == [("partial", "2")]
+        assert [each["value"] for each in rows if each["item"] == "bad-line"] == ["Observation file 1 line 1: not JSON"]
+        assert stat.S_IMODE((tmp_path / "a.csv").stat().st_mode) == 0o600
+        source.rules.clear()
+        source.on("/token", lambda *_: Reply(401), "POST")
+        typed(both, "--report", str(tmp_path / "a.json"), "--full", folder=tmp_path)
+        (record,) = json.loads((tmp_path / "a.json").read_text())
+        assert (record["status"], record["findings"][0]["item"]) == ("failed", "problem")
+        assert record["findings"][0]["value"].startswith("token-refused: ")
+        health = typed(both, "status", "--csv", folder=tmp_path)
+        (row,) = csv.DictReader(health.stdout.splitlines())
+        assert (row["healthy"], row["enabled"]) == ("False", "True")
+        assert typed(both, "--report", "report.txt", folder=tmp_path).exit_code == 2

@@ -26,8 +26,7 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
     ]
     if run is not None:
         success = run.phase not in ("failed", "cancelled", "partial") and not run.problem
-        entries.append(fhir.boolean("success", success))
-        entries.append(None if success else fhir.string("error", run.problem or describe(run)))
+        entries += _end("" if success else run.problem or describe(run))
         for kind, row in sorted(run.counts.items()):
             numbers = (fhir.integer(name, row.get(name, 0)) for name in COUNTED)
             entries.append(fhir.parts("counts", fhir.code("type", kind), *numbers))
@@ -46,13 +45,24 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
     return fhir.build(*entries)
 
 
+def of_failure(failure: Json, problem: str) -> Json:
+    """The answer to a call that failed, as whoever triggers a sync by hand reads it."""
+    return failure | {"parameter": [*failure["parameter"], *_end(problem)]}
+
+
+def _end(problem: str) -> list[Json]:
+    return [each for each in (fhir.boolean("success", not problem), fhir.string("error", problem)) if each is not None]
+
+
 def of_practices(answers: Mapping[str, Json | str]) -> Json:
     """What became of each practice: its own answer, or why it has none."""
-    parts = []
+    parts, failed = [], []
     for name, answer in answers.items():
-        said: Json | None = fhir.string("problem", answer) if isinstance(answer, str) else None
-        parts.append(fhir.parts("practice", fhir.string("name", name), said or {"name": "answer", "resource": answer}))
-    return fhir.build(fhir.code("action", "practices"), *parts)
+        said = fhir.string("problem", answer) if isinstance(answer, str) else {"name": "answer", "resource": answer}
+        parts.append(fhir.parts("practice", fhir.string("name", name), said))
+        failed += [name] if isinstance(answer, str) or fhir.one(answer, "success") is False else []
+    problem = f"not all practices are well: {', '.join(failed)}" if failed else ""
+    return fhir.build(fhir.code("action", "practices"), *_end(problem), *parts)
 
 
 def of_preview(numbers: Mapping[str, int]) -> Json:

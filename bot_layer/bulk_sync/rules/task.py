@@ -7,7 +7,7 @@ export jobs and the place in each file, the counts and the report. https://hl7.o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -67,6 +67,11 @@ def from_task(task: Json | None) -> SyncState:
     return SyncState()
 
 
+def times(run: Run) -> Json:
+    """When a run began, and ended."""
+    return {"started": _written(run.started), "ended": _written(run.ended) if run.ended else None}
+
+
 def describe(run: Run | None) -> str:
     """One sentence on a run: no names, only counts."""
     if run is None:
@@ -102,6 +107,14 @@ def report(run: Run) -> list[Json]:
     if run.problem:
         outputs.append({"type": {"text": "problem"}, "valueString": run.problem})
     return outputs
+
+
+def lines(state: SyncState) -> Iterator[tuple[str, Any]]:
+    """The report of a run: what is counted or found, and how much or what."""
+    for each in report(state.run) if state.run is not None else ():
+        yield each["type"]["text"], each.get("valueString", each.get("valueInteger"))
+    if state.failures:
+        yield "failed-resources", state.failures
 
 
 def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> Json:
