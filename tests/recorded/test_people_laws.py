@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -176,4 +176,7 @@ def test_dates_keep_their_order_and_distance(one: str, other: str) -> None:
     assert moved[1] - moved[0] == date.fromisoformat(other) - date.fromisoformat(one)
     assert made.date(one, is_birth=True) != made.date(one) != one
     assert made.date("9999-12-31") == "9999-12-31"
-    assert made.date(f"{one}T01:02:03Z") == f"{made.date(one)}T01:02:03Z"
+    early, late = (datetime.fromisoformat(made.date(f"{each}T01:02:03.456+02:00")) for each in (one, other))
+    assert late - early == moved[1] - moved[0]
+    assert made.date(f"{one}T01:02:03Z")[10:] != "T01:02:03Z"
+    assert made.date(one.replace("-", "") + "010203", "%Y%m%d") == re.sub(r"\D", "", made.date(f"{one}T01:02:03"))

@@ -14,7 +14,7 @@ import re
 import string
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from bot_layer.fhir.identifiers import is_npi
@@ -39,6 +39,7 @@ _STATES: Final = sorted(
 _ENDLESS: Final = ("9999-12-31", "2999-12-31")
 _LONGEST: Final = 64
 _LONGEST_TEXT: Final = 200
+_TIMES: Final = {"%Y-%m-%d": "T%H:%M:%S", "%Y%m%d": "%H%M%S"}
 _DAYS: Final = (30, 330)
 _DAYS_OF_A_BIRTH: Final = (400, 3000)
 
@@ -71,25 +72,30 @@ class Pseudonyms:
         """A date or an instant, earlier by the same span as all others; what has no end stays so.
 
         A date of birth has a span of its own: who knows when a case was recorded must not learn it. ``pattern`` is the
-        format of the date alone: the time of the day and the zone stay as they are.
+        format of the date alone; a fraction of a second and the zone stay as they are.
         """
         if any(text.startswith(datetime.fromisoformat(each).strftime(pattern)) for each in _ENDLESS):
             return text
-        length = len(date(2000, 1, 1).strftime(pattern))
-        try:
-            read = datetime.strptime(text[:length], pattern).date()  # noqa: DTZ007  # a date has no zone
-            moved = read - self._span(f"{read}" if is_birth else "")
-        except (ValueError, OverflowError):
+        for form, seconds in ((pattern + _TIMES.get(pattern, ""), True), (pattern, False)):
+            length = len(datetime(2000, 1, 1).strftime(form))  # noqa: DTZ001  # only its length counts
+            try:
+                read = datetime.strptime(text[:length], form)  # noqa: DTZ007  # the zone stays as it is
+                moved = read - self._span(f"{read:%F}" if is_birth else "", seconds=seconds and form != pattern)
+            except (ValueError, OverflowError):
+                continue
+            break
+        else:
             return self.text(text)
         # The years before 1000 have fewer digits here than in the standard.
-        made = moved.strftime(pattern.replace("%Y", f"{moved.year:04d}")) + text[length:]
+        made = moved.strftime(form.replace("%Y", f"{moved.year:04d}")) + text[length:]
         self.used.add(text)
         self.given.add(made)
         return made
 
-    def _span(self, born: str) -> timedelta:
+    def _span(self, born: str, *, seconds: bool) -> timedelta:
         least, most = _DAYS_OF_A_BIRTH if born else _DAYS
-        return timedelta(days=least + self._drawn("span", born) % (most - least))
+        days = timedelta(days=least + self._drawn("span", born) % (most - least))
+        return days + timedelta(seconds=self._drawn("seconds") % 86_400) if seconds else days
 
     def _drawn(self, *parts: str) -> int:
         return int.from_bytes(hmac.digest(self.key, "\x00".join(parts).encode(errors="replace"), "sha256")[:6], "big")
