@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception
+from tenacity import Future, RetryCallState, Retrying, retry_if_exception, retry_if_result
 
 from bot_layer.errors import TransientError
 from bot_layer.http import deadline
@@ -23,12 +23,15 @@ def repeat(
     policy: RetryPolicy,
     *,
     when: Callable[[TransientError], bool],
+    again: Callable[[_Result], bool] = lambda _: False,
+    asked: Callable[[_Result], float | None] = lambda _: None,
     before_again: Callable[[], None] = lambda: None,
     wait: Callable[[float], None] = time.sleep,
 ) -> _Result:
     """What the call returns, after as many attempts as the policy allows and the deadline leaves time for.
 
-    A TransientError for which ``when`` is true is repeated; the last one is raised as it came. ``before_again`` is
+    A TransientError for which ``when`` is true is repeated; the last one is raised as it came. So is a result for which
+    ``again`` is true, after the seconds that it asks for (``asked``); the last one is returned. ``before_again`` is
     called before each repetition: it looks up what became of a request whose answer was lost.
     """
 
@@ -36,21 +39,28 @@ def repeat(
         return isinstance(fault, TransientError) and when(fault)
 
     def pause(state: RetryCallState) -> float:
-        fault = state.outcome.exception() if state.outcome is not None else None
-        asked = fault.retry_after if isinstance(fault, TransientError) else None
-        return policy.pause(state.attempt_number - 1, asked)
+        outcome = _outcome(state)
+        fault = outcome.exception()
+        seconds = fault.retry_after if isinstance(fault, TransientError) else asked(outcome.result())
+        return policy.pause(state.attempt_number - 1, seconds)
 
     def is_over(state: RetryCallState) -> bool:
         return state.attempt_number > policy.retries or state.upcoming_sleep >= deadline.left()
 
     return Retrying(
-        retry=retry_if_exception(is_repeatable),
+        retry=retry_if_exception(is_repeatable) | retry_if_result(again),
         wait=pause,
         stop=is_over,
         before_sleep=lambda _: before_again(),
         sleep=wait,
-        reraise=True,
+        retry_error_callback=lambda state: _outcome(state).result(),
     )(call)
+
+
+def _outcome(state: RetryCallState) -> Future:
+    if state.outcome is None:
+        raise AssertionError("an attempt was made")
+    return state.outcome
 
 
 def compare_and_set(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bot_layer.errors import InputError, TransientError
 from bot_layer.http import deadline
 from bot_layer.http.policy import BUSY, LONGEST_RETRY_AFTER, RetryPolicy, may_repeat, read_retry_after
-from bot_layer.http.retry import repeat
+from bot_layer.http.retry import compare_and_set, repeat
 
 NOW = 1_800_000_000.0
 
@@ -109,6 +109,30 @@ def test_what_may_not_be_repeated_is_raised_at_once() -> None:
     with pytest.raises(TransientError):
         repeat(call, RetryPolicy(), when=lambda _: False, wait=clock.wait)
     assert clock.waits == []
+
+
+@pytest.mark.parametrize(("answers", "found", "waits"), [((1, 2, 0), 0, [5.0, 5.0]), ((1, 2, 3), 3, [5.0, 5.0])])
+def test_an_answer_that_is_no_end_is_asked_for_again(answers: tuple[int, ...], found: int, waits: list[float]) -> None:
+    """As long as it asks to wait; the last answer is returned, whatever it is."""
+    clock, given = Clock(), iter(answers)
+    policy = RetryPolicy(retries=2, backoff=1)
+    result = repeat(lambda: next(given), policy, when=lambda _: False, again=bool, asked=lambda _: 5.0, wait=clock.wait)
+    assert (result, clock.waits) == (found, waits)
+
+
+@pytest.mark.parametrize("status", [None, 400, 409, 412, 500])
+def test_a_write_is_decided_again_where_another_one_came_between(status: int | None) -> None:
+    """Without a pause, three times in all; any other failure is raised at once."""
+    seen: list[str] = []
+
+    def write() -> None:
+        seen.append("write")
+        raise TransientError("Busy.", service="Partner", status=status)
+
+    with pytest.raises(TransientError):
+        compare_and_set(write, look=lambda: seen.append("look"))
+    overtaken = ["write", "look", "write", "look", "write"]
+    assert seen == (overtaken if status in (409, 412) else ["write"])
 
 
 def test_a_bot_with_60_seconds_never_waits_90() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from bot_layer.bulk_sync.rules import bulk_export, kickoff
@@ -13,6 +13,8 @@ from bot_layer.bulk_sync.source.hosts import absolute, shown
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.requests import SERVICE, AuthorizedRequests, Log
 from bot_layer.errors import AuthError, TransientError
+from bot_layer.http.answer import Answer
+from bot_layer.http.retry import repeat
 
 _STATUS = "export status"
 
@@ -82,17 +84,17 @@ class Exports:
         """
         tools = self.requests.open
         limits = tools.limits
-        for again in (1, 2, 3):
-            try:
-                headers = {"Accept": "application/json"}
-                reply, place = self.requests.once("GET", url, path=_STATUS, headers=headers, anywhere=is_page)
-            except TransientError as fault:
-                asked = limits.first if fault.retry_after is None else fault.retry_after
-                return Wait(min(max(asked, limits.least), limits.most))
-            page = reply.status == 200 and reply.body.strip() and bulk_export.read_manifest(reply.body) is None
-            if not (page or reply.status == 500) or again == 3:
-                break
-            tools.wait(tools.pause(again))
+
+        def ask() -> tuple[Answer, str]:
+            headers = {"Accept": "application/json"}
+            return self.requests.once("GET", url, path=_STATUS, headers=headers, anywhere=is_page)
+
+        try:
+            few = replace(tools.policy, retries=2)
+            reply, place = repeat(ask, few, when=lambda _: False, again=_is_odd, wait=tools.wait)
+        except TransientError as fault:
+            asked = limits.first if fault.retry_after is None else fault.retry_after
+            return Wait(min(max(asked, limits.least), limits.most))
         answer = bulk_export.read_status(
             reply.status, reply.headers, reply.body, asked=tools.asked_to_wait(reply), attempt=attempt, limits=limits
         )
@@ -108,3 +110,10 @@ class Exports:
             self.requests.once("DELETE", url, path=_STATUS)
         except (TransientError, AuthError):
             self.log("PFBulkExport", "The export job could not be deleted; the source will expire it")
+
+
+def _is_odd(found: tuple[Answer, str]) -> bool:
+    """True for an answer that a gateway may have given in place of the source."""
+    reply, _ = found
+    is_page = reply.status == 200 and reply.body.strip() and bulk_export.read_manifest(reply.body) is None
+    return bool(is_page) or reply.status == 500

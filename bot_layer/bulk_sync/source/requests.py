@@ -69,24 +69,14 @@ class OpenRequests:
 
     def repeated(self, url: str, *, path: str, headers: dict[str, str]) -> Answer:
         """A read, repeated while the source is busy or its answer is lost."""
-        last: list[Answer] = []
-
-        def asked() -> Answer:
-            last.clear()
-            answer = self.once("GET", url, path=path, headers=headers)
-            if answer.status in BUSY:
-                last.append(answer)
-                raise TransientError(
-                    "The source is busy.", service=SERVICE, path=path, retry_after=self.asked_to_wait(answer)
-                )
-            return answer
-
-        try:
-            return self.patiently(asked)
-        except TransientError:
-            if last:
-                return last[0]
-            raise
+        return repeat(
+            lambda: self.once("GET", url, path=path, headers=headers),
+            self.policy,
+            when=lambda _: True,
+            again=lambda answer: answer.status in BUSY,
+            asked=self.asked_to_wait,
+            wait=self.wait,
+        )
 
     def patiently(
         self, call: Callable[[], _Result], *, when: Callable[[TransientError], bool] = lambda _: True
