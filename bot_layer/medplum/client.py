@@ -9,6 +9,7 @@ stream) goes through ``open``, with the same token and transport. https://www.me
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ for _name in ("pymedplum.security", "pymedplum.auth"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT"})
 FHIR_JSON: Final = "application/fhir+json"
+_TOKEN: Final = re.compile(r"[!-~]+")  # what a header may carry
 _RENEWED_BEFORE: Final = timedelta(seconds=30)  # as pymedplum does
 _BULK_LARGEST: Final = 64 * 1024 * 1024
 _BULK: Final = RetryPolicy(retries=39, backoff=0.05, longest_wait=60.0, connect=10.0, read=120.0)
@@ -339,6 +341,8 @@ def connect(event: Event) -> Medplum:
     """Medplum as the bot that the event calls: its token, at the server that sent the event."""
     if not event.base_url or not event.access_token:
         raise InputError("The event has no baseUrl or accessToken: call the bot through Medplum.", code="no-login")
+    if _TOKEN.fullmatch(event.access_token) is None:
+        raise AuthError("The event's accessToken is no token of Medplum.", code="medplum-login-refused")
     require_safe_url(event.base_url, SERVICE)
     patience = RetryPolicy.from_settings(event.secrets)
     http = _http(patience)

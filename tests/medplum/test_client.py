@@ -557,3 +557,11 @@ def test_a_redirect_is_not_followed() -> None:
             near.server.read("Patient/1")
         assert isinstance(caught.value, PermanentError)
         assert (caught.value.status, near.heard) == (302, 1)
+
+
+@pytest.mark.parametrize("token", ["ä", "\ud800", "a b", "a\nb"])
+def test_what_no_header_can_carry_is_no_token(token: str) -> None:
+    """A function on AWS Lambda has no other check before its own."""
+    with pytest.raises(AuthError) as refused:
+        medplum.connect(Event(base_url="https://medplum.example/", access_token=token, input=None))
+    assert refused.value.code == "medplum-login-refused"
