@@ -32,6 +32,7 @@ from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_sett
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.setup import Surroundings, load_state, login_name, make_sync
 from bot_layer.bulk_sync.source.keeper import Keeper
+from bot_layer.cli.pf_sync_login import login
 from bot_layer.cli.pf_sync_report import Report, write_csv
 from bot_layer.cli.progress import bar
 from bot_layer.errors import BotError, ConfigError, TransientError
@@ -44,6 +45,7 @@ from bot_layer.settings import resolve, secret_values
 app = typer.Typer()
 pf_sync = typer.Typer(invoke_without_command=True, help="Sync Practice Fusion to Medplum; status prints its health.")
 app.add_typer(pf_sync, name="pf-sync")
+pf_sync.command("login")(login)
 
 DONE, FAILED, MISSING, BUSY, PARTIAL, STOPPED = 0, 1, 2, 3, 4, 130
 NOT_SET_UP = "no-sync"
@@ -352,8 +354,9 @@ class _Around:
         if isinstance(membership, dict) and membership.get("admin"):
             self.log(
                 "PFSyncScheduler",
-                "This login is an administrator of the Medplum project. Use a client application with the access "
-                'policy "Bot pf-bulk-sync", which deploy_bots.py --only pf-bulk-sync creates.',
+                "This login is an administrator of the Medplum project: what a source sends could do more harm. "
+                'Use the client application that "medplum-bots pf-sync login" creates; its access policy has the rules '
+                'of "Bot pf-bulk-sync".',
             )
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:

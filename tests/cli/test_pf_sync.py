@@ -368,11 +368,16 @@ def test_an_administrators_login_is_warned_of_and_the_deployed_policy_is_enough(
         assert declared_policy(BOT, both.settings)["name"] == "Bot pf-bulk-sync"
         (known,) = both.source.source.resources("Patient")
         both.source.source.change("Patient", known["id"], {"gender": "other"}, at=both.source.now())
-        client = both.deploy().removeprefix("ClientApplication/")
-        result = typed(both, "--full", folder=tmp_path, MEDPLUM_CLIENT_ID=client, MEDPLUM_CLIENT_SECRET="invented")
+        made = dict(line.split("=") for line in typed(both, "login", folder=tmp_path).stdout.splitlines())
+        result = typed(both, "--full", folder=tmp_path, **made)
         assert result.exit_code == 0
         assert "administrator" not in result.output
         assert_exact(both)
+        again = typed(both, "login", folder=tmp_path, PF_RESOURCE_TYPES="Patient,Flag")
+        assert (again.exit_code, again.stdout) == (0, "")
+        (policy,) = [each for each in both.stored("AccessPolicy") if each["name"] == "Login pf-sync"]
+        assert "Flag" in [each["resourceType"] for each in policy["resource"]]
+        assert typed(both, "login", folder=tmp_path, **made).exit_code == 1
 
 
 def test_some_elements_are_kept_and_write_nothing(tmp_path: Path) -> None:
