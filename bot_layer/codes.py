@@ -32,7 +32,7 @@ def _known() -> Mapping[str, str]:
 
 
 def advice(state: str, code: str) -> str:
-    """What to do about a run that ended in this state with this code; a code of somebody else's bot is unknown."""
+    """What to do about a run in this state with this code; other collections' codes are unknown."""
     known = _known().get(code, "") if state in ("refused", "failed", "dead") else ""
     return known or _BY_STATE.get(state, "")
 

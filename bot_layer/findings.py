@@ -1,4 +1,4 @@
-"""What a check found: one step of a diagnosis, in words that say what to do."""
+"""What a check found, and what to do."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from bot_layer.medplum.client import Medplum
 
 NAME: Final = "pf-sync"
 _AGAIN_SECONDS: Final = 600.0
-_LOOK_SECONDS: Final = 3600.0  # nobody's settings or Task are trusted for longer
+_LOOK_SECONDS: Final = 3600.0  # settings and Task are read again after so long
 _log = logging.getLogger(__name__)
 
 
@@ -79,7 +79,7 @@ class PracticeJobs:
         return Item(name, urlsplit(settings.source).netloc, f"{last}:{int(self.clock() // _AGAIN_SECONDS)}")
 
     def run(self, name: str, asked: bool) -> Verdict:
-        """A run of one practice to its end. If nobody asked for it and it is no longer due, nothing is done."""
+        """A run of one practice to its end; nothing happens if it is neither due nor asked for."""
         practices, login = self._read or read_worlds(self.environ, Chosen(every=True))
         settings = practices.get(name)
         if not isinstance(settings, SyncSettings):

@@ -59,7 +59,7 @@ def list_runs(
     """List the newest runs, events and operations, the newest last; `medplum-bots logs --follow` keeps printing."""
     with opened_runs(inbox) as opened:
         found = opened.listed(bot=bot, state=state, code=code, since=age(since), limit=limit)
-        _print(map(_told, reversed(found)), _LIST, as_json=as_json, as_csv=as_csv)
+        _print(map(_record, reversed(found)), _LIST, as_json=as_json, as_csv=as_csv)
 
 
 @runs.command("stats")
@@ -74,7 +74,7 @@ def stats(
     assert after is not None
     with opened_runs(inbox) as opened:
         figures = opened.history.figures(after.timestamp())
-    told = [
+    records = [
         {
             "bot": bot,
             "calls": each.calls,
@@ -88,7 +88,7 @@ def stats(
     ]
     if not (as_json or as_csv):
         typer.echo(_STATS.format(**{name: name for name in _STATS_NAMES}))
-    _print(told, _STATS, as_json=as_json, as_csv=as_csv)
+    _print(records, _STATS, as_json=as_json, as_csv=as_csv)
 
 
 @runs.command("show")
@@ -102,10 +102,10 @@ def show(
     """Show one run; a person's data only when asked for, and with the key of the inbox."""
     with opened_runs(inbox) as opened:
         run = opened.one(run_id)
-        told = _told(run) | {"advice": advice(run.state, run.code)}
+        record = _record(run) | {"advice": advice(run.state, run.code)}
         if data:
-            told["input"] = opened.data(run)
-        typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+            record["input"] = opened.data(run)
+        typer.echo(json.dumps(record, ensure_ascii=False, indent=2))
 
 
 @runs.command("export")
@@ -194,7 +194,7 @@ def catch_up(
         count = 0
         with bar(Console(stderr=True), is_exact=False) as progress:
             task = progress.add_task("Searching for missed changes", total=None)
-            for count, taken in enumerate(search.missed(start), start=1):  # noqa: B007  # it is told at the end
+            for count, taken in enumerate(search.missed(start), start=1):  # noqa: B007  # it is printed at the end
                 typer.echo(f"{taken.record['bot']:<22} {taken.record['resource']}  {taken.record['version']}")
                 progress.advance(task)
                 if not dry_run:
@@ -204,7 +204,7 @@ def catch_up(
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends what goes on as Ctrl-C does: a shell may have its background processes ignore that."""
+    """SIGTERM ends the command as Ctrl-C does, which background processes of a shell may ignore."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -214,7 +214,7 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def opened_runs(given: str | None) -> Iterator[Runs]:
-    """The runs of the host's inbox; exit code 2 with one line where there is none."""
+    """The runs of the host's inbox; exit code 2 with one line if there is none."""
     from bot_layer.host.runs import open_runs  # noqa: PLC0415  # DBOS costs --help half a second
 
     url = database(given, os.environ)
@@ -243,7 +243,7 @@ def _print(rows: Iterable[dict[str, object]], plain: str, *, as_json: bool, as_c
         sys.stdout.flush()
 
 
-def _told(run: Run) -> dict[str, object]:
+def _record(run: Run) -> dict[str, object]:
     return {
         "id": run.id,
         "bot": run.bot,

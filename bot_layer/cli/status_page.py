@@ -1,4 +1,4 @@
-"""The status page of ``medplum-bots serve``: what the host cannot know itself is put together here."""
+"""The status page of ``medplum-bots serve``, with what the host itself does not know: syncs and the doctor."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _progress(run: Run) -> tuple[Progress, ...]:
 def _seconds_left(run: Run, progress: Sequence[Progress], now: float, samples: deque[Sample]) -> float | None:
     """How long the rest takes at the speed of the samples.
 
-    None before a minute of loading has been observed, and while an export is not complete: nobody knows its size.
+    None until a minute of loading has been observed, and while an export is not complete: its size is unknown.
     """
     if run.phase != "load" or not all(job.done or job.files for job in run.jobs):
         return None

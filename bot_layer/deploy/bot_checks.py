@@ -1,4 +1,4 @@
-"""One bot on a server: deployed as declared, settings complete, a call that arrives, partners that answer, last run."""
+"""The checks of one bot: deployed as declared, a call that arrives, settings complete, last run, partners."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bot_layer.settings import combine, resolve
 
 # What the host logs of a run, as it stands in the run's AuditEvent.
 _ENDED_WITH: Final = re.compile(r"^(?:WARNING \S+ ended with ([a-z0-9-]+)$|ERROR )", re.MULTILINE)
-# Such a run was the host's own answer, or its result is in the host's inbox.
+# The host answered such a call itself, or the result is in its inbox.
 _NO_RUN: Final = re.compile(r"^(?:ping$|queued: |skipped: |refused: )", re.MULTILINE)
 _LOOKED_AT: Final = "20"
 _MEDPLUM: Final = Transport("Medplum", RetryPolicy(retries=0, connect=3.0, read=30.0))
@@ -66,7 +66,7 @@ def examine(bot: Examined) -> Iterator[Finding]:
 
 
 def partners(bots: Names[Examined], failed: Names[str]) -> Iterator[Finding]:
-    """What the partners' checks find, for bots whose settings did not fail."""
+    """The findings of the partners' checks, for bots whose settings are complete."""
     for bot in bots:
         check = bot.handler.partner_checks
         if check is None or f"settings {bot.name}" in failed:
@@ -100,7 +100,7 @@ def _deployed(bot: Examined) -> Finding:
 
 
 def _call(bot: Examined) -> tuple[Finding, Pong | None]:
-    """A call that Medplum passes to the host, which answers it itself."""
+    """A call through Medplum that the host answers itself."""
     label = f"call {bot.name}"
     server = bot.project.server.client
     try:
@@ -135,9 +135,7 @@ def _refused(bot: Examined, label: str, answer: Json) -> Finding:
     outcome = parameters.one(answer, "outcome") or answer
     code = next(iter(codes(outcome)), "")
     if code == "caller-not-allowed" and not _callers(bot):
-        return skipped(
-            label, f"Nobody may call it by way of Medplum, as {bot.handler.bot.requesters_setting} is unset."
-        )
+        return skipped(label, f"Nobody may call it through Medplum: {bot.handler.bot.requesters_setting} is not set.")
     if code == "caller-not-allowed":
         text = (
             f"The host answers, but this client may not call the bot: run the doctor with the host's own login, or add "
@@ -155,13 +153,13 @@ def _callers(bot: Examined) -> str:
 
 def _advice(code: str) -> str:
     return (
-        f"A call by way of Medplum fails ({code}): does the host run, and does the server call it "
+        f"A call through Medplum fails ({code}): does the host run, and does the server call it "
         "(fission.routerHost and routerPort, or BOT_RELAY_URL and BOT_RELAY_KEY)? Its log says what it refuses."
     )
 
 
 def _settings(bot: Examined, pong: Pong | None) -> Finding:
-    """Whether the settings are complete: as the host sees them, else as they are here."""
+    """Whether the settings are complete, as the host sees them; if it does not answer, as they are here."""
     label = f"settings {bot.name}"
     problem, where = "", "deploy_bots.py --secrets FILE, or the host's environment"
     try:
@@ -177,7 +175,7 @@ def _settings(bot: Examined, pong: Pong | None) -> Finding:
 
 
 def _last_run(bot: Examined, events: Standing) -> Finding:
-    """How the last run ended: the host's inbox says it of events, the AuditEvents of calls."""
+    """How the last run ended: the host's inbox knows it of events, the AuditEvents of calls."""
     label = f"last run {bot.name}"
     look = f"medplum-bots runs list --bot {bot.name}"
     if events.dead:
@@ -195,7 +193,7 @@ def _last_run(bot: Examined, events: Standing) -> Finding:
 
 
 def _last_call(bot: Examined) -> tuple[str, str] | None:
-    """When the last call ended, and with which code if not well.
+    """When the last call ended, and with which code if it failed.
 
     Before 5.1.22 Medplum writes outcome 0 whatever a host answers; the log is the host's own.
     """

@@ -33,7 +33,7 @@ from bot_layer.medplum.quota import read_rate_limit
 from bot_layer.settings import secret_values
 
 _LARGEST_DIFFERENCE = 60
-# Findings of their own, and what nobody can change.
+# The doctor has its own findings for the features; a narrow output cannot be changed.
 _ELSEWHERE = frozenset({"no-cron-feature", "no-bots-feature", "narrow-output"})
 _QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 
@@ -142,7 +142,7 @@ def _features(case: Diagnosis, project: Project) -> Iterator[Finding]:
 
 
 def _quota(case: Diagnosis) -> Finding:
-    """The rest of this minute's quota as the server tells it (``RateLimit``)."""
+    """The rest of this minute's quota, from the header ``RateLimit``."""
     token = case.server.client.access_token or ""
     try:
         answer = Transport("Medplum", _QUICK).send(
@@ -154,10 +154,10 @@ def _quota(case: Diagnosis) -> Finding:
         )
     except BotError as error:
         return Finding("quota", "warning", error.code, error.message)
-    told = read_rate_limit(answer.headers.get("RateLimit", ""))
-    if told is None:
+    quota = read_rate_limit(answer.headers.get("RateLimit", ""))
+    if quota is None:
         return Finding("quota", "skipped", "check-skipped", "The server reports no quota.")
-    left = told[0]
+    left = quota[0]
     if left < 5_000:
         return Finding("quota", "warning", "quota-low", f"{left} units are left in this minute: a write costs 100.")
     return passed("quota", f"{left} units are left in this minute.")
@@ -166,13 +166,13 @@ def _quota(case: Diagnosis) -> Finding:
 def _bots(
     case: Diagnosis, project: Project, deployed: Mapping[str, Json], runtime: str, installation: str
 ) -> Iterator[Finding]:
-    """What concerns the bots that this project runs; why each of the others is not deployed."""
-    held = secret_values(secrets_of(project))
+    """The findings about the bots that this project runs, and why each of the others is not deployed."""
+    secrets = secret_values(secrets_of(project))
     by_identifier = {handler.bot.identifier: handler for handler in case.bots}
     selection = select(
         [each.bot for each in case.bots],
         deployed=deployed.keys(),
-        settings={*held, *(name for name, value in case.environ.items() if value)},
+        settings={*secrets, *(name for name, value in case.environ.items() if value)},
     )
     for identifier, handler in by_identifier.items():
         if identifier not in deployed:
@@ -196,8 +196,8 @@ def _bots(
             server=case.base_url.rstrip("/"),
             installation=installation,
             environ=case.environ,
-            secrets=held,
-            drifted=len(differing & _resources(bots, handler, runtime, held)),
+            secrets=secrets,
+            drifted=len(differing & _resources(bots, handler, runtime, secrets)),
             is_lambda=runtime == "lambda",
         )
         for handler in bots
@@ -233,9 +233,9 @@ def _not_deployed(project: Project, handler: Handler, reason: str) -> Finding:
     return skipped(f"bot {name}", f"Not deployed: {reason}. To use it: {how}.")
 
 
-def _resources(bots: Collection, handler: Handler, runtime: str, held: Mapping[str, str]) -> set[tuple[str, str]]:
+def _resources(bots: Collection, handler: Handler, runtime: str, secrets: Mapping[str, str]) -> set[tuple[str, str]]:
     own = bots.only([handler.bot.name])
-    return {(each.kind, each.key) for each in declared(own, runtime=runtime, settings=held)}
+    return {(each.kind, each.key) for each in declared(own, runtime=runtime, settings=secrets)}
 
 
 def _profile(server: Medplum) -> str:
@@ -244,7 +244,7 @@ def _profile(server: Medplum) -> str:
 
 
 def _host(url: str) -> tuple[Finding, str]:
-    """Whether the host takes events, and which installation it is."""
+    """Whether the host accepts events, and which installation it is."""
     try:
         answer = Transport("The bots' host", _QUICK).send("GET", f"{url.rstrip('/')}/readyz", path="readyz")
     except BotError as error:

@@ -1,4 +1,4 @@
-"""Which AccessPolicies let others than administrators read the bots: whoever may read a Bot may call it."""
+"""Which AccessPolicies let other users than administrators read the Bots: who may read a Bot may call it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot_layer.medplum.client import Medplum
 
 
 def readable_bots(server: Medplum) -> Iterator[Finding]:
-    """One finding for each such policy, by its reference; one that passes where there is none."""
+    """One finding for each such policy, by its reference; a passed one if there is none."""
     found = False
     for policy in server.search_all("AccessPolicy", [("_count", "200")]):
         if not tags(policy) and any(_shows_bots(rule) for rule in policy.get("resource", [])):
@@ -21,11 +21,10 @@ def readable_bots(server: Medplum) -> Iterator[Finding]:
                 "warning",
                 "bots-readable",
                 "Everyone who has this policy may read, and so call, the bots. List the types that they need, without "
-                "Bot "
-                "and *, or set the bots' *_REQUESTERS.",
+                "Bot and *, or set the bots' *_REQUESTERS.",
             )
     if not found:
-        yield passed("policies", "No AccessPolicy but the bots' own lets its holders read the bots.")
+        yield passed("policies", "Only the bots' own AccessPolicies let their holders read Bots.")
 
 
 def _shows_bots(rule: Json) -> bool:

@@ -1,4 +1,4 @@
-"""Where alerts go: a webhook, e-mail, a Task in Medplum. A message holds codes and counts, and nothing of a person."""
+"""Where alerts go: a webhook, e-mail, a Task in Medplum. A message has codes and counts, and no personal data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bot_layer.settings import Reader, Setting
 SETTINGS: Final = (
     Setting("BOT_ALERT_WEBHOOK", "An https address that alerts are posted to, such as Slack's", sensitive=True),
     Setting("BOT_ALERT_EMAIL", "The recipients of alerts, separated by commas"),
-    Setting("BOT_ALERT_FROM", "The sender of alerts; the first recipient where it is not set"),
+    Setting("BOT_ALERT_FROM", "The sender of alerts; default: the first recipient"),
     Setting("BOT_ALERT_SMTP", "The mail server: smtps://user:password@host, or smtp:// with STARTTLS", sensitive=True),
     Setting("BOT_ALERT_TASK", "true: alerts are Tasks in Medplum", default="false", kind="flag"),
     Setting(
@@ -34,7 +34,7 @@ _TIMEOUT: Final = 10.0
 
 @dataclass(frozen=True)
 class Message:
-    """One alert that begins or is over; ``key`` is the same for both."""
+    """One alert that begins or is over; both messages have the same ``key``."""
 
     key: str
     text: str
@@ -47,10 +47,10 @@ class Message:
 
 
 class Channel(Protocol):
-    """Somebody who hears of alerts."""
+    """A way to send alerts."""
 
     def send(self, message: Message) -> None:
-        """Deliver; raises BotError where it could not be done."""
+        """Deliver the message; raises BotError if that failed."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Somebody hears of it: the host looks at what it knows, and sends each alert once when it begins and once at its end.
+"""Alerts: the host looks at what it knows, and sends each alert once when it begins and once when it is over.
 
-The alerts that are open stand in the inbox's database, so that of several hosts one sends, and a restart sends nothing
-twice.
+Open alerts are in the inbox's database: of several hosts one sends, and a restart sends nothing twice.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Syncs = Callable[[], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a host looks. ``syncs`` says what is wrong with each practice's sync: the host knows no partner."""
+    """Where a host looks. ``syncs`` gives what is wrong with each practice's sync, by name."""
 
     dead: Callable[[], Mapping[tuple[str, str], int]]
     history: History
@@ -48,7 +47,7 @@ class Sources:
     syncs: Syncs = field(default=dict)
 
     def state(self, now: float) -> State:
-        """What there is to see now."""
+        """What the host sees now."""
         counts = self.occurrences.of_an_hour()
         refused = self._read("refusals", lambda: self._refused(now))
         if refused is not None:
@@ -93,7 +92,7 @@ class Alerts:
                 connection.execute(_TABLE.update().where(_TABLE.c.key.in_(found.continuing)).values(seen=now))
         for key in sorted(found.begun):
             if self._insert(key, current[key], now) and not self._send(Message(key, current[key])):
-                self._delete(key, now)  # nobody heard of it: the next look tries again
+                self._delete(key, now)  # no channel took it: the next look tries again
         for key in sorted(found.ended):
             if self._delete(key, rows[key].seen):
                 self._send(Message(key, rows[key].text, is_over=True))
@@ -108,16 +107,16 @@ class Alerts:
         self._engine.dispose()
 
     def _send(self, message: Message) -> bool:
-        """Whether anybody heard of it."""
+        """Send by every channel; True if one of them took the message, or there is none."""
         _log.warning("%s", message.line)
-        heard = not self._settings.channels
+        is_sent = not self._settings.channels
         for channel in self._settings.channels:
             try:
                 channel.send(message)
-                heard = True
+                is_sent = True
             except BotError as fault:
                 _log.error("An alert was not delivered by %s: %s", type(channel).__name__, fault.code)
-        return heard
+        return is_sent
 
     def _insert(self, key: str, text: str, now: float) -> bool:
         """True at one host alone."""
@@ -129,6 +128,6 @@ class Alerts:
         return True
 
     def _delete(self, key: str, seen: float) -> bool:
-        """True at one host alone, and only if none has seen it since."""
+        """True at one host alone, and only if no host has seen the alert since."""
         with self._engine.begin() as connection:
             return connection.execute(_TABLE.delete().where(_TABLE.c.key == key, _TABLE.c.seen == seen)).rowcount == 1

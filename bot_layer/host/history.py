@@ -92,12 +92,12 @@ def new_id() -> str:
 
 
 def word(text: object) -> str:
-    """The text where it is a code, else nothing: what a bot or a partner wrote may be anything."""
+    """The text if it has the form of a code, else nothing: a bot or a partner may write anything."""
     return text if isinstance(text, str) and _WORD.fullmatch(text) else ""
 
 
 def state_of(error: BotError | None) -> str:
-    """How an operation ended: ``refused`` where its caller or a person must act."""
+    """How an operation ended: ``refused`` if its caller or a person must act."""
     if error is None:
         return "done"
     return "refused" if isinstance(error, InputError | ReviewNeeded) else "failed"

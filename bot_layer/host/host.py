@@ -35,8 +35,9 @@ from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read
 from bot_layer.host.guard import Guard, require_watch
 from bot_layer.host.history import OPERATION, Entry, History, Stopwatch, new_id, state_of, word
 from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
+from bot_layer.host.latest import Latest
 from bot_layer.host.listening import ThreadedServer
-from bot_layer.host.metrics import CONTENT_TYPE, Figures, Metrics
+from bot_layer.host.metrics import CONTENT_TYPE, Metrics
 from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules.callers import Admitted, kind_of
 from bot_layer.host.rules.inbox import LATER_RUN
@@ -230,7 +231,9 @@ def app(settings: HostSettings) -> Starlette:
     admission = Admission(settings.servers, settings.projects, settings.as_user)
     guard, calls = Guard(settings.environ), Calls(settings.calls_of_a_bot)
     dispatcher = Dispatcher(settings, admission, metrics, guard, calls)
-    counts = Figures(lambda: settings.inbox.counts() if settings.inbox and settings.inbox.ready else {})
+    counts = Latest[dict[str, int]](
+        lambda: settings.inbox.counts() if settings.inbox and settings.inbox.ready else {}, {}, keep=0.0
+    )
 
     async def fission(request: Request) -> Response:
         bot_id, body = request.path_params["bot_id"], await request.body()
@@ -260,7 +263,7 @@ def app(settings: HostSettings) -> Starlette:
         return _json(200 if ready else 503, {"ok": ready}, {INSTALLATION: installation})
 
     async def figures(_request: Request) -> Response:
-        return Response(metrics.page(await counts.latest()), media_type=CONTENT_TYPE)
+        return Response(metrics.page(await counts.get(wait=0.5)), media_type=CONTENT_TYPE)
 
     routes = [
         Route("/bot-{bot_id}", fission, methods=["POST"]),

@@ -1,6 +1,6 @@
 """Named jobs that all hosts of a database share: each item runs at most once at a time, on any host that has room.
 
-Whoever composes the host registers a job; the host does not know what it does. An item waits in the partition of the
+``serve`` registers a job; the host does not know what it does. An item waits in the partition of the
 partner that it burdens, which takes so many at once over all hosts, the one that has waited longest first. A run whose
 host dies is taken over by another host, so that its work must bear to be begun again.
 https://docs.dbos.dev/python/tutorials/queue-tutorial

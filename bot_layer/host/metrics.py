@@ -5,18 +5,12 @@ https://prometheus.io/docs/concepts/data_model/
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from bot_layer.host.invoke import Result
 
-_LONGEST_WAIT = 0.5
-_log = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -48,28 +42,3 @@ class Metrics:
         for state, count in inbox.items():
             self._inbox.labels(state).set(count)
         return generate_latest(self._registry)
-
-
-class Figures:
-    """The inbox's counts for a page that must answer at once: a database that hangs yields the latest known counts."""
-
-    def __init__(self, count: Callable[[], dict[str, int]]) -> None:
-        self._count = count
-        self._known: dict[str, int] = {}
-        self._counting: asyncio.Task[dict[str, int]] | None = None
-
-    async def latest(self) -> dict[str, int]:
-        """The counts, or the latest known ones where counting takes longer than half a second."""
-        if self._counting is None:
-            self._counting = asyncio.create_task(self._run())
-        done, _ = await asyncio.wait({self._counting}, timeout=_LONGEST_WAIT)
-        if done:
-            self._known, self._counting = self._counting.result(), None
-        return self._known
-
-    async def _run(self) -> dict[str, int]:
-        try:
-            return await anyio.to_thread.run_sync(self._count, limiter=anyio.CapacityLimiter(1))
-        except Exception as fault:  # noqa: BLE001  # whatever the database says, the page has the host's own figures
-            _log.warning("The inbox's runs were not counted: %s", type(fault).__name__)
-            return self._known

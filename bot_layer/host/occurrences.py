@@ -18,12 +18,12 @@ class Occurrences:
         self._seen: deque[tuple[float, str, int]] = deque(maxlen=10_000)
 
     def add(self, kind: str, count: int = 1) -> None:
-        """It happened now, so many times."""
+        """Count an occurrence, or several, now."""
         with self._lock:
             self._seen.append((self._clock(), kind, count))
 
     def of_an_hour(self) -> Counter[str]:
-        """How often each kind happened within the last hour."""
+        """The counts of the last hour."""
         found: Counter[str] = Counter()
         with self._lock:
             for at, kind, count in self._seen:

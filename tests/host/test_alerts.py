@@ -253,7 +253,7 @@ def test_a_host_that_is_killed_is_reported_by_another_one(tmp_path: Path) -> Non
                 other.wait()
             until(lambda: bool(received), seconds=120)
     assert (received[0]["alert"], received[0]["status"]) == ("silent-host:", "firing")
-    assert "1 host fell silent" in received[0]["text"]
+    assert "1 host stopped" in received[0]["text"]
 
 
 @pytest.mark.parametrize("inbox", ["off", "on"])

@@ -23,10 +23,10 @@ from bot_layer.bot.handler import Handler
 from bot_layer.errors import TransientError
 from bot_layer.fhir import outcomes, parameters
 from bot_layer.fhir.json import Json
-from bot_layer.host import calls, metrics
+from bot_layer.host import calls
 from bot_layer.host.calls import Calls, Turn
 from bot_layer.host.invoke import invoke
-from bot_layer.host.metrics import Figures
+from bot_layer.host.latest import Latest
 from bot_layer.http.transport import Transport
 from tests.host.test_inbox import AT, NOW, Trusting, changed
 from tests.host.world import TokenServer, bot_resource, envelope, hosted
@@ -192,9 +192,8 @@ def test_a_call_that_is_given_up_before_it_begins_costs_no_place() -> None:
     assert asyncio.run(run()) == "done"
 
 
-def test_the_page_of_figures_does_not_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_figures_does_not_wait_for_a_database_that_hangs() -> None:
     """It has the latest known counts, asks once at a time, and shows the new ones when they are there."""
-    monkeypatch.setattr(metrics, "_LONGEST_WAIT", 0.05)
     end, asked = threading.Event(), []
 
     def count() -> dict[str, int]:
@@ -204,12 +203,12 @@ def test_the_page_of_figures_does_not_wait_for_a_database_that_hangs(monkeypatch
         return {"waiting": len(asked)}
 
     async def run() -> list[dict[str, int]]:
-        figures = Figures(count)
-        while not (first := await figures.latest()):
+        figures = Latest[dict[str, int]](count, {}, keep=0.0)
+        while not (first := await figures.get(wait=0.05)):
             pass
-        stale = [await figures.latest(), await figures.latest()]
+        stale = [await figures.get(wait=0.05), await figures.get(wait=0.05)]
         end.set()
-        while (fresh := await figures.latest()) == first:
+        while (fresh := await figures.get(wait=0.05)) == first:
             pass
         return [first, *stale, fresh]
 

@@ -1,4 +1,4 @@
-"""Who may see the status page: one password, sessions in this process's memory, and a limit of wrong passwords."""
+"""Access to the status page: one password, sessions in the process's memory, a limit of wrong passwords."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADERS: Final = {
 
 
 def read_password(environ: Mapping[str, str]) -> str | None:
-    """The password, or None where the page is off; ConfigError for one that is easy to guess."""
+    """The password, or None if the page is off; ConfigError for one that is easy to guess."""
     password = environ.get(PASSWORD) or None
     if password is not None and len(password) < LEAST_PASSWORD:
         raise ConfigError(f"Set {PASSWORD} to at least {LEAST_PASSWORD} characters.", code="short-password")
@@ -70,7 +70,7 @@ class Access:
         return token
 
     def csrf(self, request: Request) -> str | None:
-        """The session's token for actions, or None where nobody is signed in."""
+        """The session's token for actions, or None without a session."""
         return self._sessions.get(_key(request.cookies.get(COOKIE, "")))
 
     def may_act(self, request: Request, token: object) -> bool:
@@ -89,12 +89,12 @@ class Access:
 
 
 def is_own_form(request: Request) -> bool:
-    """False for a form of another site, as every browser of these years says."""
+    """False for a form of another site, as current browsers say."""
     return request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
 
 
 def is_loopback(request: Request) -> bool:
-    """True where the browser speaks with this machine itself: only there may the cookie travel without TLS."""
+    """True if the browser connects to this machine itself: only then may the cookie travel without TLS."""
     name = (request.url.hostname or "").lower()
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -107,5 +107,5 @@ def _digest(text: str) -> bytes:
 
 
 def _key(token: str) -> str:
-    """Under which a session is kept: how long a comparison takes says nothing of a token."""
+    """The key of a session: the time of a look-up reveals nothing about the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

@@ -26,9 +26,9 @@ from bot_layer import codes
 from bot_layer.errors import BotError, InputError
 from bot_layer.findings import Finding
 from bot_layer.host.history import HEALTH
+from bot_layer.host.latest import Latest
 from bot_layer.host.pages import access, words
 from bot_layer.host.pages.access import Access
-from bot_layer.host.pages.latest import Latest
 from bot_layer.host.pages.overview import Sources, bars, day_starts
 from bot_layer.host.pages.values import Practice, Providers
 from bot_layer.host.runs import STATES, Chosen, Run, Runs
@@ -60,7 +60,7 @@ class PageSettings:
 
 @dataclass(frozen=True)
 class Visit:
-    """One request of somebody who is signed in."""
+    """One request of a signed-in user."""
 
     request: Request
     csrf: str

@@ -1,4 +1,4 @@
-"""Numbers and times in words, and what an address may ask for."""
+"""Numbers and times in words, and the values of a page's query."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _DID: Final = {
 
 
 def did(what: str | None, number: str | None) -> str:
-    """What an action came to."""
+    """The result of an action."""
     if what == "all":
         return f"{int(number)} runs are queued again." if number and re.fullmatch("[0-9]{1,4}", number) else ""
     return _DID.get(what or "", "")
 
 
 def known(text: str | None, values: Container[str]) -> str | None:
-    """The text where it is one of the values."""
+    """The text if it is one of the values."""
     return text if text and text in values else None
 
 
 def code(text: str | None) -> str | None:
-    """The text where it may be a code."""
+    """The text if it can be a code."""
     return history.word(text) or None
 
 
@@ -58,7 +58,7 @@ def resource_type(reference: str) -> str:
 
 
 def took(ms: float | None) -> str:
-    """A time that something took."""
+    """A duration in milliseconds."""
     if ms is None:
         return "-"
     if ms < 1000:
@@ -87,7 +87,7 @@ def left(seconds: float | None) -> str:
 
 
 def moment(value: datetime | float | None, now: datetime) -> str:
-    """An instant as people write it, in the zone of ``now``."""
+    """An instant in the time zone of ``now``, as people write it."""
     if value is None:
         return "never"
     at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value

@@ -1,4 +1,4 @@
-"""What somebody must hear of, and whether it is new, goes on or is over: decided purely, in codes and counts."""
+"""Which alerts there are, and which of them begin, continue or are over."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-HOLD_SECONDS: Final = 150.0  # not seen by any host for so long: it is over
+HOLD_SECONDS: Final = 150.0  # an alert that no host has seen for so long is over
 
 
 @dataclass(frozen=True)
 class State:
-    """What a host sees. None stands for what could not be read: its alerts neither begin nor end.
+    """What a host sees. None is what could not be read: its alerts neither begin nor end.
 
     ``dead`` counts dead letters by bot and code; ``refused`` counts the refusals of an hour by bot (``-``: before any
     bot); ``syncs`` says by practice what is wrong with its sync; ``silent`` and ``missed`` count an hour's hosts that
-    fell silent, and the events that catch-up found.
+    stopped, and the events that catch-up found.
     """
 
     dead: Mapping[tuple[str, str], int] | None = None
@@ -27,7 +27,7 @@ class State:
 
 @dataclass(frozen=True)
 class Changes:
-    """The keys of alerts that begin, go on and end."""
+    """The keys of alerts that begin, continue and end."""
 
     begun: frozenset[str] = field(default_factory=frozenset)
     continuing: frozenset[str] = field(default_factory=frozenset)
@@ -47,14 +47,16 @@ def alerts(state: State, *, refusals: int) -> dict[str, str]:
     for name, problem in (state.syncs or {}).items():
         found[f"sync:{name}"] = f"The sync{f' of {name}' if name else ''} is not healthy: {problem}"
     if state.silent:
-        found["silent-host:"] = f"{_many(state.silent, 'host')} fell silent within an hour; others took the runs over"
+        found["silent-host:"] = (
+            f"{_many(state.silent, 'host')} stopped without signing off within an hour; others took over the runs"
+        )
     if state.missed:
         found["catch-up:"] = f"Catch-up found {_many(state.missed, 'missed event')} within an hour; they are queued"
     return found
 
 
 def changes(known: Mapping[str, float], current: Mapping[str, str], state: State, *, now: float) -> Changes:
-    """What became of the alerts that are known (with the instant at which a host saw each last)."""
+    """What became of the known alerts, each with the time at which a host last saw it."""
     unread = {
         kind
         for kind, value in (("dead-letters", state.dead), ("refusals", state.refused), ("sync", state.syncs))

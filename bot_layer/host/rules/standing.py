@@ -14,7 +14,7 @@ _MOST_LINES: Final = 5  # of one kind
 class Problem:
     """One line of the overview.
 
-    ``level`` is bad (events or data wait for somebody), warn, or note (nothing is wrong); ``link`` is where to go.
+    ``level`` is bad (somebody must act), warn, or note (nothing is wrong); ``link`` is a path of the status page.
     """
 
     level: str

@@ -1,4 +1,4 @@
-"""The latest known value of something that takes long to find out: a page never waits for it longer than it wants."""
+"""The latest known value of something slow, for a page that must answer soon."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _log = logging.getLogger(__name__)
 
 
 class Latest(Generic[_T]):
-    """A value that ``find`` gives in a thread, kept for some seconds.
+    """A value that ``find`` gives in a thread, kept for so many seconds.
 
-    ``error`` is the sentence that says why there is none, ``at`` when that was found out.
+    ``error`` is a sentence on why the last attempt gave none, ``at`` is when it ended.
     """
 
     def __init__(self, find: Callable[[], _T], first: _T, *, keep: float) -> None:
@@ -33,11 +33,11 @@ class Latest(Generic[_T]):
 
     @property
     def running(self) -> bool:
-        """True while the value is being found out."""
+        """True while ``find`` runs."""
         return self._finding is not None and not self._finding.done()
 
     async def get(self, *, wait: float) -> _T:
-        """The value, or the one before where finding out takes longer than so many seconds."""
+        """The value; the previous one if ``find`` takes longer than so many seconds."""
         if not self.running and time.monotonic() >= self._until:
             self._finding = asyncio.create_task(self._look())
         if self._finding is not None and not self._finding.done():
@@ -45,7 +45,7 @@ class Latest(Generic[_T]):
         return self.known
 
     def forget(self) -> None:
-        """Find out anew at the next look."""
+        """Call ``find`` again at the next ``get``."""
         self._until = 0.0
 
     async def _look(self) -> None:
@@ -54,7 +54,7 @@ class Latest(Generic[_T]):
             self.error = ""
         except BotError as fault:
             self.error = codes.explain(fault)
-        except Exception as fault:  # noqa: BLE001  # whatever it is, the page shows the rest; its text may quote a person
-            _log.warning("A part of the status page is missing: %s", type(fault).__name__)
+        except Exception as fault:  # noqa: BLE001  # the page shows the rest; the text may quote a person
+            _log.warning("A page shows an earlier value: %s", type(fault).__name__)
             self.error = codes.advice("failed", "internal-error")
         self.at, self._until = time.time(), time.monotonic() + self._keep
