@@ -21,7 +21,7 @@ from bot_layer.bulk_sync.rules.attachments import attachments_in
 from bot_layer.bulk_sync.rules.brought_types import may_be_brought
 from bot_layer.bulk_sync.rules.conditional_references import Query, queries, with_targets
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit
-from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource, resource_of
+from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import COUNTED, add_counts
 from bot_layer.bulk_sync.rules.source_identity import source_id_of, stored_as
@@ -44,7 +44,7 @@ class _Undecodable(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a batch brought: counts by type, what became of edits made in Medplum, and lines that are no resource."""
+    """What became of a unit: counts by type, and of edits that were made in Medplum."""
 
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     overwritten: int = 0
@@ -52,7 +52,6 @@ class Loaded:
     rewritten: int = 0  # written a second time, because a reference led to nothing
     edits: tuple[LocalEdit, ...] = ()
     settled: frozenset[str] = frozenset()  # references of what is in Medplum as the source says
-    bad: tuple[BadLine, ...] = ()  # resources without an id under which they could be kept
     uncopied: Mapping[str, int] = field(default_factory=dict)  # why the content of attachments was not copied
 
     def plus(self, other: Loaded) -> Loaded:
@@ -64,7 +63,6 @@ class Loaded:
             self.rewritten + other.rewritten,
             self.edits + other.edits,
             self.settled | other.settled,
-            self.bad + other.bad,
             Counter(self.uncopied) + Counter(other.uncopied),
         )
 
@@ -100,15 +98,10 @@ class UpsertWorker:
     def load(self, resources: Sequence[Resource]) -> Loaded:
         """What became of these resources. No two of them may have the same type and id."""
         valid = {each.key: each for each in resources if each.key is not None}
-        unnamed = [each for each in resources if each.key is None]
-        loaded = Loaded(
-            counted((each.type, "failed") for each in unnamed),
-            bad=tuple(BadLine(each.number, "its id or its meta is none of FHIR's") for each in unnamed),
-        )
         digests = {key: provenance.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
-        loaded = loaded.plus(Loaded(counted((key.type, "unchanged") for key in skipped)))
+        loaded = Loaded(counted((key.type, "unchanged") for key in skipped))
         left = {key: each for key, each in valid.items() if key not in skipped}
         if not left:
             return loaded
@@ -265,7 +258,7 @@ class UpsertWorker:
             holds = self._holds.get(kind)
         if holds is None:
             try:
-                holds = self.map.knows(kind) or not self.medplum.has_none(kind)
+                holds = self.map.knows(kind) or not self.medplum.lookups.has_none(kind)
             except (InputError, PermanentError, AuthError):
                 holds = True
             with self._lock:
@@ -277,7 +270,7 @@ class UpsertWorker:
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], rows: Rows) -> Loaded:
         # What the map knows may have come in this very run: it is looked up whatever Medplum had at the beginning.
         asked = [key for key in resources if key in rows or self.is_open(key.type)]
-        read = self.medplum.start_look_up(asked)
+        read = self.medplum.lookups.start(asked)
         try:
             carrying = frozenset(key for key, each in resources.items() if self.carries(each))
             targets = set[Key]().union(*[references.targets(each.value, self.source) for each in resources.values()])

@@ -25,7 +25,6 @@ class Lookups:
     server: Medplum
     source: str
     workers: int
-    duplicates: int = 0
     writers: frozenset[str] = frozenset()  # every login that writes for this sync
 
     def __post_init__(self) -> None:
@@ -104,7 +103,6 @@ class Lookups:
             there = Found(str(resource["id"]), str(meta.get("versionId") or ""), resource, edited)
             if key in found:
                 # Duplicates that somebody else made: always the same one is kept up to date.
-                self.duplicates += 1
                 there = min(there, found[key], key=lambda each: each.id)
             found[key] = there
         return found

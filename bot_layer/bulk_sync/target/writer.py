@@ -46,14 +46,6 @@ class MedplumWriter:
         """What Medplum holds for these keys: one search for 100 of a type."""
         return self.lookups.start(keys)()
 
-    def start_look_up(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
-        """The same, asked now and read later."""
-        return self.lookups.start(keys)
-
-    def has_none(self, kind: str) -> bool:
-        """True where Medplum holds nothing of this type of the source that any sync has written."""
-        return self.lookups.has_none(kind)
-
     def upsert(
         self,
         drafts: Sequence[Draft],
