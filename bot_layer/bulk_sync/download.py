@@ -43,6 +43,7 @@ from bot_layer.errors import ServiceError, TransientError
 from bot_layer.fhir.json import Json
 
 READERS: Final = 8
+UNUSABLE: Final = "its id or its meta is none of FHIR's"
 _TOGETHER: Final = 500  # lines in one transaction
 _FAILED: Final = 500
 _TYPE: Final = re.compile(r"[A-Za-z]{1,64}")
@@ -181,7 +182,7 @@ class _Reader:
         elif kind not in self.session.job.types or not may_be_brought(kind):
             self.unwanted[kind] += 1
         elif resource.key is None:
-            self.bad.append(BadLine(resource.number, "its id or its meta is none of FHIR's"))
+            self.bad.append(BadLine(resource.number, UNUSABLE))
         elif is_part(resource.value):
             self.bad.append(BadLine(resource.number, "only a part of a resource (tagged SUBSETTED)"))
         elif self._is_of_somebody_else(resource.key, resource.value):

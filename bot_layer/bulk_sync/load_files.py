@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 
-from bot_layer.bulk_sync.download import download_files, keep
+from bot_layer.bulk_sync.download import UNUSABLE, download_files, keep
 from bot_layer.bulk_sync.hydrate import hydrate
 from bot_layer.bulk_sync.notices import apply_deleted, read_errors
 from bot_layer.bulk_sync.planning import export_instead
 from bot_layer.bulk_sync.polling import Places, after_failure, places_of
-from bot_layer.bulk_sync.progress import show_counts, with_loaded
+from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_loaded
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
 from bot_layer.bulk_sync.rules.ndjson import is_part, resource_of
 from bot_layer.bulk_sync.rules.plan import after_patients
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
-from bot_layer.bulk_sync.rules.source_identity import in_order
+from bot_layer.bulk_sync.rules.source_identity import in_order, level_of
 from bot_layer.bulk_sync.searching import left_out, searched_resources
 from bot_layer.bulk_sync.session import Session, job_of
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.source.requests import SERVICE, ReadRefused
 from bot_layer.bulk_sync.spooled_units import ENOUGH, resources_of, units
-from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
+from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
 from bot_layer.bulk_sync.worker_pool import WorkerPool, upsert_worker, worker_pool
 from bot_layer.errors import PermanentError
 
@@ -115,11 +115,13 @@ def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> 
     resources = [resource_of(each, number) for number, each in enumerate(found, 1)]
     wanted = [each for each in resources if each.type in job.types and not is_part(each.value)]
     session.spool.begin(turn)
-    loaded = keep(session, worker, turn, wanted)
+    unusable = [each.type for each in wanted if each.key is None]
+    loaded = keep(session, worker, turn, wanted).plus(Loaded(counted((kind, "failed") for kind in unusable)))
     session.spool.end(turn)
     if any(each.turn == turn for each in job.files):
         return  # the spool was lost: it is counted already
     run = with_loaded(session.run, loaded)
+    run = with_bad_lines(run, (f"{kind} found by search: {UNUSABLE}" for kind in unusable))
     now = job_of(run)
     session.keep(run.with_job(replace(now, files=(*now.files, FileState("output", "Patient", turn, done=True)))))
     session.progress("patients", "", turn + 1, len(job.patients))
@@ -157,26 +159,31 @@ def _load(session: Session, run: Run) -> None:
 
 
 def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
-    """Compare with Medplum type by type: later, a patient's few resources of each type would cost a search each."""
+    """Compare with Medplum type by type: later, a patient's few resources of each type would cost a search each.
+
+    Types of one level do not refer to each other, and are compared at once.
+    """
     worker = pool.worker
     numbers = session.spool.numbers()
     several = sum(numbers.values()) > ENOUGH
-    for kind in in_order(numbers):
-        if not full and not (several and worker.is_open(kind)):
-            continue
-        begun = session.spool.compared(kind)
-        pages = session.spool.pages(kind, begun)
+    compared = [kind for kind in in_order(numbers) if full or (several and worker.is_open(kind))]
+    for _, level in groupby(compared, level_of):
+        begun = {kind: session.spool.compared(kind) for kind in level}
+        pages = (page for kind, after in begun.items() for page in session.spool.pages(kind, after))
         while some := list(islice(pages, pool.size)):
-            for same, settled in pool.pool.map(worker.same, map(resources_of, some)):
+            found = pool.pool.map(worker.same, map(resources_of, some))
+            for page, (same, settled) in zip(some, found, strict=True):
+                last = page[-1].key
                 session.spool.drop(same)
-                session.progress("file", kind, len(same), None)
+                session.progress("file", last.type, len(same), None)
                 with session.lock:
                     run = session.run
                     session.keep(replace(run, edits=run.edits.after((), settled)))
-            session.spool.keep_compared(kind, some[-1][-1].key.id)
+                session.spool.keep_compared(last.type, last.id)
             session.check_time()  # at the end: a step that is short still gets on
-        if not begun:  # what an earlier step compared is looked up once more when it is written
-            worker.compared(kind)
+        for kind, after in begun.items():
+            if not after:  # what an earlier step compared is looked up once more when it is written
+                worker.compared(kind)
 
 
 def _count_repeated(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 from bot_layer.bulk_sync.finalizer import Finalizer
 from bot_layer.bulk_sync.rules.ndjson import Line, Resource, read_resources
 from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.source.records import Records
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
+from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import generate
 from medplum_sandbox.practice_fusion.source import Deletion
-from tests.bulk_sync.world import observation, world
+from tests.bulk_sync.test_named_faults import small
+from tests.bulk_sync.world import observation, patient, world
 
 
 def read(lines: list[Line]) -> list[Resource]:
@@ -25,18 +29,21 @@ def read(lines: list[Line]) -> list[Resource]:
 @pytest.mark.parametrize(
     "odd", [{"id": []}, {"id": {"a": 1}}, {"id": "x", "meta": "text"}, {"id": "x", "meta": [1]}, {"id": "no spaces"}]
 )
-def test_a_resource_of_wrong_types_fails_alone(odd: dict[str, Any]) -> None:
-    """It is counted as failed, and its neighbour arrives."""
-    good = {"resourceType": "Patient", "id": "good"}
-    lines = [Line(1, orjson.dumps({"resourceType": "Patient"} | odd)), Line(2, orjson.dumps(good))]
-    with world(generate(1, 1)) as both:
-        sync = both.sync()
-        sync.store.acquire()
-        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
-        counts = loader.load(read(lines)).counts["Patient"]
-        sync.map.close()
-        assert (counts["failed"], counts["created"]) == (1, 1)
-        assert list(both.by_source_id("Patient")) == ["good"]
+def test_what_a_search_finds_without_a_usable_id_fails_alone(odd: dict[str, Any], monkeypatch: Any) -> None:
+    """It is counted as failed and reported, and its neighbor arrives."""
+    good = observation("good")
+
+    def found(_records: Records, kind: str, _query: str) -> Iterator[Json]:
+        yield from {"Patient": [patient("p1")], "Observation": [good | odd, good]}[kind]
+
+    monkeypatch.setattr(Records, "search", found)
+    with small(patient("p1"), good) as both:
+        state = both.run(level="search", types=("Patient", "Observation"))
+        assert state.run is not None
+        row = state.run.counts["Observation"]
+        assert (state.run.phase, row["failed"], row["created"]) == ("partial", 1, 1)
+        assert "Observation found by search" in state.run.bad_lines[0]
+        assert list(both.by_source_id("Observation")) == ["good"]
 
 
 def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
