@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import jwt
@@ -74,8 +76,8 @@ class Medplum:
 
     def in_bulk(self, pace: Pace) -> Medplum:
         """A client of the same login for many requests: paced by the quota, patient, and with larger answers."""
-        http = _http(_BULK, pace=pace, largest=_BULK_LARGEST)
         known = self.client
+        http = _paced(_BULK, known.base_url, pace=pace, largest=_BULK_LARGEST)
         secrets = {"client_id": known.client_id, "client_secret": known.client_secret}
         login = secrets if known.client_id else {"access_token": known.access_token}
         return Medplum(_client(known.base_url, http, **login), http, _BULK, pace.pause, is_bulk=True)
@@ -345,7 +347,7 @@ def connect(event: Event) -> Medplum:
         raise AuthError("The event's accessToken is no token of Medplum.", code="medplum-login-refused")
     require_safe_url(event.base_url, SERVICE)
     patience = RetryPolicy.from_settings(event.secrets)
-    http = _http(patience)
+    http = _http(patience, event.base_url)
     return Medplum(_client(event.base_url, http, access_token=event.access_token), http, patience)
 
 
@@ -354,7 +356,7 @@ def connect_client(
 ) -> Medplum:
     """Medplum as a ClientApplication, for the command line and the hosts' own work."""
     require_safe_url(base_url, SERVICE)
-    http = _http(patience)
+    http = _http(patience, base_url)
     return Medplum(_client(base_url, http, client_id=client_id, client_secret=client_secret), http, patience)
 
 
@@ -395,14 +397,26 @@ def _client(base_url: str, http: httpx.Client, **login: str | None) -> MedplumCl
     return MedplumClient(base_url, http_client=http, allow_insecure_http=True, **login)  # type: ignore[arg-type]  # texts
 
 
-def _http(policy: RetryPolicy, **options: Any) -> httpx.Client:
+@lru_cache(maxsize=8)
+def _http(policy: RetryPolicy, base_url: str) -> httpx.Client:
+    return _paced(policy, base_url)
+
+
+def _paced(policy: RetryPolicy, base_url: str, **options: Any) -> httpx.Client:
     timeout = httpx.Timeout(policy.read, connect=policy.connect)
-    return httpx.Client(transport=Wire(_connections(), **options), timeout=timeout, follow_redirects=False)
+    # A client that took the proxy from the environment by itself would go round our transport.
+    transport = Wire(_connections(_proxy(base_url)), **options)
+    return httpx.Client(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False)
 
 
-@lru_cache(maxsize=1)
-def _connections() -> httpx.HTTPTransport:
+def _proxy(base_url: str) -> str | None:
+    """The proxy of the environment for this server (HTTPS_PROXY, NO_PROXY and their siblings)."""
+    parts, proxies = urlsplit(base_url), getproxies()
+    return None if proxy_bypass(parts.hostname or "") else proxies.get(parts.scheme) or proxies.get("all")
+
+
+@lru_cache(maxsize=4)
+def _connections(proxy: str | None) -> httpx.HTTPTransport:
     """One pool of connections for all calls of a process."""
-    return httpx.HTTPTransport(
-        limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
-    )
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=4.0)
+    return httpx.HTTPTransport(limits=limits, proxy=proxy)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -565,3 +566,34 @@ def test_what_no_header_can_carry_is_no_token(token: str) -> None:
     with pytest.raises(AuthError) as refused:
         medplum.connect(Event(base_url="https://medplum.example/", access_token=token, input=None))
     assert refused.value.code == "medplum-login-refused"
+
+
+class _BusyProxy(BaseHTTPRequestHandler):
+    """Is asked for a whole URL, and says that the server behind it is busy."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        """A refusal of the moment."""
+        self.asked.append(self.path)
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error."""
+
+
+def test_behind_a_proxy_the_same_policy_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that took the proxy of the environment by itself went round our transport, and its limits."""
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_BusyProxy,), {"asked": asked})) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+        server = medplum.connect(Event("http://10.255.255.1/", "t", None, secrets=HASTE))
+        error = lost(lambda: server.read("Patient/1"))
+        proxy.shutdown()
+    assert (error.status, error.code) == (503, "medplum-unavailable")
+    assert asked == ["http://10.255.255.1/fhir/R4/Patient/1"] * 3
