@@ -211,8 +211,9 @@ class Repository:
             raise precondition_failed()
         self._check_stored(current, "update")
         previous = None if current.deleted else current.resource()
-        # A deleted resource has no elements to keep: 5.1.13 restores a ProjectMembership with its project and user.
-        prepared = self._prepared(resource if previous is None else self._without_readonly(resource, previous))
+        prepared = self._prepared(
+            self._restored(resource) if previous is None else self._without_readonly(resource, previous)
+        )
         if previous is not None and same_content(previous, prepared):
             return previous
         made = stamped(prepared, self.actor, self.world.now(), id)
@@ -246,6 +247,16 @@ class Repository:
             if previous and name in previous:
                 resource[name] = previous[name]
         return resource
+
+    def _restored(self, resource: Json) -> Json:
+        """A deleted resource has no elements to keep: 5.1.13 restores a ProjectMembership with its project and user.
+
+        It does not if ``meta`` names the project.
+        """
+        if self.actor.free or "project" not in (resource.get("meta") or {}):
+            return resource
+        readonly = policy.readonly_fields(self.actor, resource.get("resourceType", ""))
+        return {name: value for name, value in resource.items() if name not in readonly}
 
     def _search_reference(self, resource_type: str, text: str) -> list[Json]:
         if not is_resource_type(resource_type):

@@ -158,6 +158,7 @@ def test_sandbox_serve_deploy_and_doctor(stranger: Stranger) -> None:
             answer = curl(stranger, medplum, f"Practitioner/{made['id']}/$sync-practitioner", NOTHING)
             actions = [each["valueCode"] for each in answer["parameter"] if each["name"] == "action"]
             assert actions == ["refused"], answer  # it has no NPI
+            until(lambda: "sync-practitioner" in stranger.run("medplum-bots", "logs"))
 
 
 def test_a_project_of_ones_own(stranger: Stranger) -> None:
