@@ -83,7 +83,7 @@ def serve(
     ] = None,
     sync_practices: Annotated[
         bool,
-        typer.Option("--sync-practices", help="Run the syncs of PF_PRACTICES here and on all hosts of the database."),
+        typer.Option("--sync-practices", help="Queue the syncs of PF_PRACTICES when they are due."),
     ] = False,
     log_level: Annotated[str, typer.Option(help="Level of the log: debug, info, warning, error.")] = "info",
     reload: Annotated[
@@ -275,8 +275,8 @@ def _launch(
 
 
 def _syncs(box: Inbox, stopped: threading.Event, *, always: bool) -> PracticeJobs | None:
-    """The syncs of practices, if this host runs them when they are due, or when somebody starts one on its page."""
-    if not always and not (access.read_password(os.environ) and os.environ.get("MEDPLUM_CLIENT_ID")):
+    """The syncs of practices: every host with a login of its own runs what any host has queued."""
+    if not always and not os.environ.get("MEDPLUM_CLIENT_ID"):
         return None
     from bot_layer.cli.practice_jobs import PracticeJobs  # noqa: PLC0415  # as above
 

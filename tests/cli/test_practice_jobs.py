@@ -103,7 +103,7 @@ def test_what_a_killed_host_leaves_another_one_resumes(postgres_url: str) -> Non
             each.source.faults.add("slow", when=gate, seconds=0)
         with (
             HostProcess(worlds[0].medplum.base_url, postgres_url, "--sync-practices", **given) as one,
-            HostProcess(worlds[0].medplum.base_url, postgres_url, "--sync-practices", **given) as two,
+            HostProcess(worlds[0].medplum.base_url, postgres_url, **given) as two,
         ):
             until(lambda: sorted(holders(postgres_url).values()) == [2, 2])
             one.kill()
