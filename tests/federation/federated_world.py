@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -37,9 +38,9 @@ class Network:
     secret: str
     now: list[float]
 
-    @property
+    @cached_property
     def server(self) -> Medplum:
-        """Medplum as the clinic's own client."""
+        """Medplum as the clinic's own client: one login for all that a test stores."""
         return connect_client(self.medplum.base_url, self.medplum.client_id, self.medplum.client_secret)
 
     def caller(self, **changes: Any) -> FederatedCaller:
