@@ -105,12 +105,14 @@ class Target:
 
     def remove(self, references: Iterable[str]) -> None:
         """Delete resources that the trial made, first what makes the server act; never what was there before."""
-        for reference in sorted(set(references) - self.before, key=_deletion_order):
-            kind = reference.partition("/")[0]
-            if kind == "Bot":
+        kinds = (each for each in set(references) - self.before if each.partition("/")[0] not in _KEPT_TYPES)
+        made = sorted(kinds, key=_deletion_order)
+        for reference in made:
+            if reference.startswith("Bot/"):
                 self._stop_timer(reference)
-            if kind not in _KEPT_TYPES:
-                self.call("DELETE", f"fhir/R4/{reference}")
+        for start in range(0, len(made), 100):
+            entries = [{"request": {"method": "DELETE", "url": each}} for each in made[start : start + 100]]
+            self.call("POST", "fhir/R4", {"resourceType": "Bundle", "type": "batch", "entry": entries})
 
     def _stop_timer(self, reference: str) -> None:
         """Remove a Bot's schedule: the server keeps the timer of a Bot that is deleted as it is."""
