@@ -170,7 +170,7 @@ def _serve(
                 history,
                 box,
                 catch_up_server=_catch_up_server(environ, servers, numbers) if box else None,
-                host_url=f"http://{listening.LOOPBACK}:{found[1]}",
+                host_url=listening.own_url(found),
                 stopped=stopped,
                 start=syncs.start if syncs else None,
             )

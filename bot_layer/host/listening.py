@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import socket
 import threading
@@ -34,6 +35,14 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(text, code="address-in-use") from fault
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound
+
+
+def own_url(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """How a process on this machine reaches a server that listens on an address."""
+    host, port = address[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else LOOPBACK
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class ThreadedServer:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bot_layer.cli import serve
 from bot_layer.errors import ConfigError
-from bot_layer.host import starting
+from bot_layer.host import listening, starting
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 
@@ -91,3 +91,18 @@ def test_a_host_is_pinned_to_its_own_logins_project_or_to_the_option(caplog: pyt
     assert starting.pinned_projects([SERVER], None, {}, None) == {}
     with pytest.raises(ConfigError):
         starting.pinned_projects([SERVER], "..", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (("127.0.0.1", 8765), "http://127.0.0.1:8765"),
+        (("10.0.0.5", 8765), "http://10.0.0.5:8765"),
+        (("0.0.0.0", 80), "http://127.0.0.1:80"),  # noqa: S104  # nothing listens
+        (("fd00::5", 8765, 0, 0), "http://[fd00::5]:8765"),
+        (("::", 8765, 0, 0), "http://[::1]:8765"),
+    ],
+)
+def test_the_status_page_finds_its_own_host(address: tuple[str, int], url: str) -> None:
+    """The doctor on the page asks the address that the host listens on."""
+    assert listening.own_url(address) == url
