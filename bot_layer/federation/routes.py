@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 from urllib.parse import parse_qsl
 
 from cachetools import TTLCache, cached
@@ -53,12 +54,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the responder serves, from where, by which clock. ``answering`` reads how, which may change meanwhile."""
+    """What the responder serves, from where, by which clocks. ``answering`` reads how, which may change meanwhile."""
 
     serving: Serving
     answering: Callable[[], Answering] = field(repr=False)
     server: Medplum = field(repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
+    monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -94,9 +96,10 @@ class Responder:
         self.recorder = Recorder(settings.server, seconds=settings.serving.audit_seconds, clock=settings.clock)
         self._answering = cached(TTLCache(1, _ANSWERING_SECONDS), lock=threading.Lock())(settings.answering)
         self._tokens = Tokens(settings.serving, settings.clock, Attempts(settings.serving.attempts, settings.clock))
-        self._answers: dict[str, _Answer] = {}
-        self._gathering: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._gathered: Callable[[str], _Answer] = self._gather
+        if seconds := settings.serving.cache_seconds:  # what is never given again is not kept
+            answers: TTLCache[Any, _Answer] = TTLCache(_MOST_ANSWERS, seconds, timer=settings.monotonic)
+            self._gathered = cached(answers, condition=threading.Condition())(self._gather)
 
     def routes(self) -> list[Route]:
         """Every route there is."""
@@ -246,42 +249,12 @@ class Responder:
         """Medplum as the settings of the last minute let the network see it."""
         return _made(self.settings.server, self._answering(), self._now)
 
-    def _gathered(self, asked_id: str) -> _Answer:
-        """The answer about a patient: gathered by one thread, and given again for some seconds."""
-        kept = self._kept(asked_id)
-        if kept is not None:
-            return kept
-        with self._lock:
-            gathering = self._gathering.setdefault(asked_id, threading.Lock())
-        with gathering:
-            try:
-                return self._kept(asked_id) or self._keep(asked_id, self._fresh(asked_id))
-            finally:
-                with self._lock:
-                    self._gathering.pop(asked_id, None)
-
-    def _kept(self, asked_id: str) -> _Answer | None:
-        with self._lock:
-            kept = self._answers.get(asked_id)
-        age = self.settings.clock() - kept.at if kept else 0.0
-        return kept if kept and 0 <= age < self.settings.serving.cache_seconds else None
-
-    def _fresh(self, asked_id: str) -> _Answer:
-        now = self.settings.clock()
+    def _gather(self, asked_id: str) -> _Answer:
         source = self._source()
         found = source.patient(asked_id)
         if found is None:
-            return _Answer(now, (), ())
-        return _Answer(now, found.references[:1], tuple(source.documents(found, asked_id)))
-
-    def _keep(self, asked_id: str, answer: _Answer) -> _Answer:
-        if not self.settings.serving.cache_seconds:
-            return answer  # what is never given again would be a person's data in memory for nothing
-        with self._lock:
-            if len(self._answers) >= _MOST_ANSWERS:
-                self._answers.clear()
-            self._answers[asked_id] = answer
-        return answer
+            return _Answer((), ())
+        return _Answer(found.references[:1], tuple(source.documents(found, asked_id)))
 
 
 @lru_cache(8)
@@ -292,7 +265,6 @@ def _made(server: Medplum, answering: Answering, now: Callable[[], datetime]) ->
 
 @dataclass(frozen=True)
 class _Answer:
-    at: float
     patients: tuple[str, ...] = field(repr=False)
     documents: tuple[Json, ...] = field(repr=False)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jwt
-from cachetools import TTLCache
+from cachetools import TTLCache, cached
 
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.bot.event import Event
@@ -62,10 +62,16 @@ class Admission:
         for server in self.servers:
             require_safe_url(server, "Medplum")
         self._keys = {server: TokenKeys(server, self.clock) for server in self.servers}
-        self._bots: TTLCache[Any, Admitted] = TTLCache(_KNOWN_BOTS, KEEP_SECONDS, timer=self.clock)
-        self._users: TTLCache[Any, Admitted] = TTLCache(_KNOWN_BOTS, _USER_SECONDS, timer=self.clock)
-        self._lock = threading.Lock()
-        self._reading = tuple(threading.Lock() for _ in range(64))
+        self._bot = cached(  # a burst of first events reads the Bot once
+            TTLCache(_KNOWN_BOTS, KEEP_SECONDS, timer=self.clock),
+            key=lambda server, _token, bot_id: (server, bot_id),
+            condition=threading.Condition(),
+        )(_read_bot)
+        self._user = cached(
+            TTLCache(_KNOWN_BOTS, _USER_SECONDS, timer=self.clock),
+            key=lambda server, token, bot_id: (server, bot_id, hashlib.sha256(token.encode()).digest()),
+            condition=threading.Condition(),
+        )(_read_as_user)
 
     def admit(self, envelope: Json, bot_id: str | None = None) -> Admitted:
         """What the event may run as; AuthError where its token is not that of this Bot at a server of the list.
@@ -79,7 +85,13 @@ class Admission:
         wanted = bot_id or (profile.removeprefix("Bot/") if is_bot else named or "")
         if named not in {None, wanted} or (is_bot and profile != f"Bot/{wanted}") or not is_id(wanted):
             raise AuthError("The event names one Bot, and its token or the route another.", code="wrong-bot")
-        admitted = self._bot(server, token, wanted) if is_bot else self._user(server, token, wanted)
+        if not is_bot and not self.as_user:
+            raise AuthError(
+                "The event's token is its caller's, not the Bot's own: the Bot has runAsUser, or no ProjectMembership. "
+                "Deploy it with deploy_bots.py, or start the host with --allow-run-as-user.",
+                code="runs-as-user",
+            )
+        admitted = (self._bot if is_bot else self._user)(server, token, wanted)
         pinned = self.projects.get(server)
         if pinned is not None and admitted.project != pinned():
             raise AuthError("This host serves the Bots of another project of that server.", code="foreign-project")
@@ -113,41 +125,6 @@ class Admission:
         if trimmed(str(claims["iss"])) != server:
             raise AuthError("The event's token was issued by another server.", code="medplum-login-refused")
         return str(claims.get("profile") or "")
-
-    def _bot(self, server: str, token: str, bot_id: str) -> Admitted:
-        """A Bot, read once with its own token."""
-        key = (server, bot_id)
-        with self._reading[hash(key) % len(self._reading)]:  # a burst of first events reads the Bot once
-            found = self._kept(self._bots, key)
-            if found is None:
-                found = _read(server, token, bot_id)[0]
-                self._keep(self._bots, key, found)
-        return found
-
-    def _user(self, server: str, token: str, bot_id: str) -> Admitted:
-        """A Bot that runs as its caller: the caller must be able to read it, and it must say so itself."""
-        if not self.as_user:
-            raise AuthError(
-                "The event's token is its caller's, not the Bot's own: the Bot has runAsUser, or no ProjectMembership. "
-                "Deploy it with deploy_bots.py, or start the host with --allow-run-as-user.",
-                code="runs-as-user",
-            )
-        key = (server, bot_id, hashlib.sha256(token.encode()).digest())
-        found = self._kept(self._users, key)
-        if found is None:
-            found, runs_as_user = _read(server, token, bot_id)
-            if not runs_as_user:
-                raise AuthError("The event's token is not the Bot's own.", code="wrong-bot")
-            self._keep(self._users, key, found)
-        return found
-
-    def _kept(self, cache: TTLCache[Any, Admitted], key: Any) -> Admitted | None:
-        with self._lock:
-            return cache.get(key)
-
-    def _keep(self, cache: TTLCache[Any, Admitted], key: Any, value: Admitted) -> None:
-        with self._lock:
-            cache[key] = value
 
 
 def _token(envelope: Json) -> str:
@@ -195,6 +172,19 @@ def _read(server: str, token: str, bot_id: str) -> tuple[Admitted, bool]:
     if not project:
         project = (medplum.get("auth/me").get("project") or {}).get("id")
     return Admitted(server, str(project or ""), bot_id, _values(bot)), bot.get("runAsUser") is True
+
+
+def _read_bot(server: str, token: str, bot_id: str) -> Admitted:
+    """A Bot, read with its own token."""
+    return _read(server, token, bot_id)[0]
+
+
+def _read_as_user(server: str, token: str, bot_id: str) -> Admitted:
+    """A Bot that runs as its caller: the caller must be able to read it, and it must say so itself."""
+    found, runs_as_user = _read(server, token, bot_id)
+    if not runs_as_user:
+        raise AuthError("The event's token is not the Bot's own.", code="wrong-bot")
+    return found
 
 
 def _values(bot: Json) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
             "BOT_BACKOFF_SECONDS": "0",
             **settings,
         }
-        responder = Responder(replace(read_settings(environ), clock=lambda: now[0]))
+        responder = Responder(replace(read_settings(environ), clock=lambda: now[0], monotonic=lambda: now[0]))
         with ThreadedServer(listen.config(Starlette(routes=responder.routes()), grace=5), port=port) as server:
             yield Network(sandbox, responder, f"{server.base_url}/federated", secret, now)
         responder.close()
