@@ -122,6 +122,8 @@ def _plain(value: Any, names: dict[str, str], base_url: str, *, ordered: bool) -
             _unordered(found)
         if found.get("resourceType") == "OperationOutcome":
             found.pop("extension", None)
+        if found.get("resourceType") == "Project":  # the projects have names and owners of their own
+            found |= {"name": "<project>", "owner": "<owner>"}
         if isinstance(found.get("author"), dict) and "versionId" in found:  # the clients have names of their own
             found["author"].pop("display", None)
         return found
