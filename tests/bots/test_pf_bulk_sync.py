@@ -125,7 +125,7 @@ def test_a_preview_that_takes_longer_than_a_step_says_so() -> None:
 def test_a_call_whose_time_is_over_before_it_began_says_what_to_do() -> None:
     """Medplum was busy all the while: there is nothing yet to go on with."""
     with world(generate(1, 1), switches=Switches.general(polls=0)) as both:
-        both.medplum.faults.add("server_error", status=503, method="GET", path="/Task")
+        both.medplum.faults.add("server_error", status=503, path="/Task")
         answer = call(both, PF_STEP_SECONDS="1")
         assert one(answer, "outcome")["issue"][0]["details"]["coding"][0]["code"] == "step-too-short"
         both.medplum.faults.clear()
