@@ -7,17 +7,19 @@ from typing import Any
 
 import httpx
 
+# A busy machine is no failure: what hangs ends all the same.
+_TIMEOUT = 120.0
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def client(**options: Any) -> httpx.Client:
     """A client of httpx."""
-    return httpx.Client(verify=_NO_CERTIFICATES, **options)
+    return httpx.Client(verify=_NO_CERTIFICATES, **{"timeout": _TIMEOUT, **options})
 
 
 def request(method: str, url: str, **options: Any) -> httpx.Response:
     """The answer to one request."""
-    return httpx.request(method, url, verify=_NO_CERTIFICATES, **options)
+    return httpx.request(method, url, verify=_NO_CERTIFICATES, **{"timeout": _TIMEOUT, **options})
 
 
 def get(url: str, **options: Any) -> httpx.Response:

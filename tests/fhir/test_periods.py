@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bot_layer.fhir.json import Json
-from bot_layer.fhir.periods import in_force, interval
+from bot_layer.fhir.periods import holds, in_force, interval
 
 NOW = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
@@ -54,3 +54,25 @@ def test_the_last_day_of_the_calendar_has_no_end(end: str) -> None:
     assert found is not None
     assert found[1] == datetime.max.replace(tzinfo=UTC)
     assert interval("x") is None
+
+
+@pytest.mark.parametrize(
+    ("period", "hours", "expected"),
+    [
+        # Half a day on either side of a date; a time is what it says.
+        ({"start": "2024-03-01"}, 12, True),
+        ({"start": "2024-03-01"}, 11, False),
+        ({"end": "2024-02-28"}, 13, True),
+        ({"end": "2024-02-28"}, 12, False),
+        ({"start": "2024-02-29T12:00:01Z"}, 12, False),
+        ({"end": "2024-02-29T11:59:59Z"}, 12, False),
+    ],
+)
+def test_a_date_has_a_margin_where_it_is_asked_for(period: Json, hours: int, expected: bool) -> None:
+    """A date begins earlier in the east of the world, and ends later in its west; NOW is noon."""
+    assert holds(period, NOW, timedelta(hours=hours)) is expected
+
+
+@pytest.mark.parametrize("period", ["2024", [], {"start": "soon"}, {"end": 2024.5}, {"start": "2024", "end": "x"}])
+def test_a_period_that_cannot_be_read_says_so(period: object) -> None:
+    assert holds(period, NOW) is None

@@ -59,6 +59,11 @@ def test_a_source_s_own_logical_reference_is_left_alone() -> None:
         assert repair(given, {Key("Practitioner", "1"): "m"}, BASE) == given
     wrong: Json = {"a": {"type": "Patient", "identifier": {"system": "https://practicefusion.com/fhir/patient-id"}}}
     assert logical_targets(wrong, BASE) == frozenset()
+    # An identifier of the sync under another type names nothing of that type.
+    system = "https://practicefusion.com/fhir/practitioner-id"
+    other: Json = {"a": {"type": "Patient", "identifier": {"system": system, "value": "1"}}}
+    assert logical_targets(other, BASE) == frozenset()
+    assert repair(other, {Key("Patient", "1"): "m"}, BASE) == other
 
 
 def test_targets_are_found_at_any_depth() -> None:
