@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from dbos import error
 
+from bot_layer.codes import advice
 from bot_layer.errors import BotError
 from bot_layer.host import storage
 from bot_layer.host.alert_channels import AlertSettings, Message
@@ -83,7 +85,7 @@ class Alerts:
     def look(self, now: float) -> None:
         """Look once, and send what begins and what is over."""
         state = self._sources.state(now)
-        current = rules.alerts(state, refusals=self._settings.refusals)
+        current = rules.alerts(state, refusals=self._settings.refusals, advice=partial(advice, "dead"))
         with self._engine.connect() as connection:
             rows = {row.key: row for row in connection.execute(_TABLE.select())}
         found = rules.changes({key: row.seen for key, row in rows.items()}, current, state, now=now)

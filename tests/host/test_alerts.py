@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bot_layer.codes import advice
 from bot_layer.errors import BotError, ConfigError, TransientError
 from bot_layer.host.alert_channels import SETTINGS, AlertSettings, Message, Tasks, read
 from bot_layer.host.alerts import Alerts, Sources
@@ -62,6 +64,12 @@ def test_each_thing_has_its_sentence() -> None:
     }  # fmt: skip
     assert "1 dead letter (busy)" in found["dead-letters:sync:busy"] and "7 missed events" in found["catch-up:"]
     assert alerts(State(), refusals=1) == {}
+
+
+def test_a_dead_letter_comes_with_what_to_do() -> None:
+    """In the words of the code's table in the docs."""
+    found = alerts(State({("sync", "npi-missing"): 2}), refusals=1, advice=partial(advice, "dead"))
+    assert found["dead-letters:sync:npi-missing"].startswith("sync: 2 dead letters (npi-missing). There is no NPI. Add")
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,12 +34,17 @@ class Changes:
     ended: frozenset[str] = field(default_factory=frozenset)
 
 
-def alerts(state: State, *, refusals: int) -> dict[str, str]:
-    """The sentence of each alert by its key, ``<kind>:<what>``. ``refusals`` is the threshold of an hour."""
+def alerts(state: State, *, refusals: int, advice: Callable[[str], str] = lambda _code: "") -> dict[str, str]:
+    """The sentences of each alert by its key, ``<kind>:<what>``.
+
+    ``refusals`` is the threshold of an hour. ``advice`` says what to do about the code of a dead letter.
+    """
     found = {}
     for (bot, code), count in (state.dead or {}).items():
         look = f"medplum-bots runs list --bot {bot} --state dead"
-        found[f"dead-letters:{bot}:{code}"] = f"{bot}: {_many(count, 'dead letter')} ({code}). Look: {look}"
+        found[f"dead-letters:{bot}:{code}"] = " ".join(
+            filter(None, (f"{bot}: {_many(count, 'dead letter')} ({code}).", advice(code), f"Look: {look}"))
+        )
     for bot, count in (state.refused or {}).items():
         if count >= refusals:
             whose = "Calls that reached no bot" if bot == "-" else f"Calls of {bot}"
