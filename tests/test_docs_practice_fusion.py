@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from bot_layer.bulk_sync.rules.export_errors import (
+    MISSING_FILE,
+    NO_ADDRESS,
+    REFUSED_FILE,
+    SHORT_FILE,
+    UNREADABLE,
+    UNREADABLE_DELETIONS,
+)
 from bot_layer.bulk_sync.rules.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +46,43 @@ def test_every_error_of_the_sync_has_its_line() -> None:
         text = each.read_text(encoding="utf-8")
         codes |= set(re.findall(r'(?:code|default_code) ?= ?"([a-z]+(?:-[a-z]+)+)"', text))
     assert codes <= set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", PAGE))
+
+
+def findings() -> set[str]:
+    """The longest fixed part of each note that the sync can make."""
+    found: set[str] = set()
+    for path in (ROOT / "bot_layer" / "bulk_sync").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            named = {each.id for each in targets if isinstance(each, ast.Name)}
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and named & {"note", "notes", "unsought"}:
+                found |= set(texts(node))
+    return found
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """The longest fixed part of each sentence below a node."""
+    inside = {id(part) for each in ast.walk(node) if isinstance(each, ast.JoinedStr) for part in ast.walk(each)}
+    for each in ast.walk(node):
+        if isinstance(each, ast.JoinedStr):
+            fixed = (str(part.value) for part in each.values if isinstance(part, ast.Constant))
+            yield max(fixed, key=len, default="").strip(" :;,()")
+        elif isinstance(each, ast.Constant) and isinstance(each.value, str) and id(each) not in inside:
+            yield each.value
+
+
+def test_every_finding_has_its_line() -> None:
+    """Each note stands in the table of findings, in its own words."""
+    table = PAGE.partition("### Findings")[2].partition("\n### ")[0]
+    sentences = {each for each in findings() if len(each) > 15}
+    assert len(sentences) > 8
+    assert sorted(each for each in sentences if each.partition(":")[0] not in table) == []
+
+
+def test_every_reason_of_a_file_that_is_not_whole_has_its_line() -> None:
+    """What stands behind not-exported."""
+    reasons = (REFUSED_FILE, MISSING_FILE, SHORT_FILE, UNREADABLE, UNREADABLE_DELETIONS, NO_ADDRESS)
+    assert [each for each in reasons if f"`{each}`" not in PAGE] == []
 
 
 def test_every_test_that_is_named_exists() -> None:

@@ -31,7 +31,7 @@ def finish(session: Session, run: Run) -> SyncState:
         f"references to {kind} stay logical: this login may not read that type in Medplum"
         for kind in sorted(session.medplum.lookups.unreadable)
     )
-    run = replace(run, notes=tuple(dict.fromkeys((*run.notes, *notes))))
+    run = run.noted(*notes)
     run = replace(run, repaired=run.repaired + repaired, waiting=session.map.waiting())
     return _commit(session, session.store.state, run)
 
@@ -56,7 +56,7 @@ def _with_findings(run: Run) -> Run:
     if not full or run.counts.get("Patient", {}).get("seen", 0):
         return run
     note = "no patient came from the source: check PF_GROUP_ID, and who is in the Group"
-    return replace(run, notes=tuple(dict.fromkeys((*run.notes, note))))
+    return run.noted(note)
 
 
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:

@@ -24,7 +24,6 @@ from bot_layer.bulk_sync.rules.export_errors import (
     REFUSED_FILE,
     SHORT_FILE,
     NotExported,
-    merged,
     read_outcomes,
 )
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, is_part, read_resources, split_lines
@@ -214,9 +213,8 @@ class _Reader:
             place = f"{state.type} file {state.turn + 1} line"
             run = with_bad_lines(run, (f"{place} {each.number}: {each.reason}" for each in self.bad))
             report = read_outcomes(self.outcomes, job_of(run).types, named=state.type)
-            notes = (*run.notes, *report.notes, *self._unwanted())
             missing = (*report.missing, *([self.missing] if self.missing is not None else []))
-            run = replace(run, notes=notes, not_exported=merged(run.not_exported, missing))
+            run = run.lacking(missing).noted(*report.notes, *self._unwanted())
             session.keep(run.with_job(with_file(job_of(run), replace(state, done=True))))
         show_counts(session, self.loaded, state.count)
 

@@ -71,7 +71,7 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
     if not job.transaction_time:
         job = replace(job, transaction_time=session.source.records.server_time())
         unsought = [f"{kind} is not searched by patient: it needs an export" for kind in job.types if left_out(kind)]
-        run = replace(run.with_job(job), notes=tuple(dict.fromkeys((*run.notes, *unsought))))
+        run = run.with_job(job).noted(*unsought)
         session.save(run)
     open_spool(session, run, job)
     worker = upsert_worker(session, run)
@@ -101,7 +101,7 @@ def _job_done(session: Session) -> SyncState:
         session.log("PFSyncWorker", f"{kind}: {numbers}")
     group = job_of(done).group
     ended = after_patients(session.store.state, done.with_job(replace(job_of(done), done=True, place="")), group)
-    if any(each.since == "" != before.since for each, before in zip(ended.jobs, done.jobs, strict=True)):
+    if [each.since for each in ended.jobs] != [each.since for each in done.jobs]:
         session.log("PFBulkExport", "Patients have joined a Group that can't be read: the other types come in full")
     return session.keep(ended)
 

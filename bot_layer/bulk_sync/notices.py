@@ -45,7 +45,7 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     bad = [f"deletions file {state.turn + 1} line {line}: no deletion" for line, one in enumerate(found, 1) if one.bad]
     run = with_bad_lines(session.run, bad)
     run = with_loaded(run, Loaded(counted(("Bundle", "failed") for _ in bad)))
-    session.keep(replace(run, deleted=run.deleted + number, not_exported=merged(run.not_exported, missing)))
+    session.keep(replace(run.lacking(missing), deleted=run.deleted + number))
     file_done(session, state)
 
 
@@ -67,9 +67,7 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
     found = report.missing if whole else merged(report.missing, unreadable())
     for each in found:
         session.log("PFBulkExport", f"Not exported by the source: {each.type}: {each.count} x {each.reason}")
-    run = session.run
-    notes = tuple(dict.fromkeys((*run.notes, *report.notes)))
-    session.keep(replace(run, not_exported=merged(run.not_exported, found), notes=notes))
+    session.keep(session.run.lacking(found).noted(*report.notes))
     file_done(session, state)
 
 

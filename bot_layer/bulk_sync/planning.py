@@ -26,7 +26,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
     jobs: tuple[Job, ...] = ()
     members: dict[str, str] = {}
     unread: list[str] = []
-    notes = run.notes
+    notes: tuple[str, ...] = ()
     grouped = level in ("group", "search")
     tree = session.source.records.group_tree(session.settings.group_ids) if grouped else {}
     for group in tree or ("",):
@@ -70,8 +70,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
         )
     some = bool(options.patients) or (bool(options.types) and bool(set(session.settings.types) - set(options.types)))
     narrow = some or (bool(options.since) and not run.full)
-    notes = tuple(dict.fromkeys(notes))
-    return replace(run, jobs=jobs, members=members, unread=tuple(unread), narrow=narrow, notes=notes)
+    return replace(run, jobs=jobs, members=members, unread=tuple(unread), narrow=narrow).noted(*notes)
 
 
 def _job_of(level: str, group: str, types: tuple[str, ...], only: tuple[str, ...], since: str) -> Job:
@@ -94,7 +93,7 @@ def kick_off(session: Session, run: Run, job: Job) -> SyncState:
         return session.save(after_refusal(session, run, job, answer))
     if job.refused_since and not job.since:
         note = f"the source refuses _since for {', '.join(job.types)}: everything is exported"
-        run = replace(run, notes=tuple(dict.fromkeys((*run.notes, note))))
+        run = run.noted(note)
     job = replace(
         job,
         status_url=answer.status_url,
@@ -140,11 +139,7 @@ def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run
 def _left_out(session: Session, run: Run, job: Job, refused: Refused) -> Run:
     note = f"not exported by the source: {', '.join(job.types)} ({refused.reason})"
     session.log("PFBulkExport", note)
-    return replace(
-        run.with_jobs(()),
-        refused_types=(*run.refused_types, *job.types),
-        notes=tuple(dict.fromkeys((*run.notes, note))),
-    )
+    return replace(run.with_jobs(()), refused_types=(*run.refused_types, *job.types)).noted(note)
 
 
 def _alike(one: Job, other: Job) -> bool:
@@ -183,7 +178,7 @@ def export_instead(session: Session, run: Run, job: Job) -> Run:
     note = "the source allows no search by patient: the Group's newcomers come with a full export"
     session.log("PFBulkExport", note)
     whole = replace(job, level="group", since="", patients=(), files=(), transaction_time="", place="", counted=False)
-    return replace(run.with_job(whole), notes=tuple(dict.fromkeys((*run.notes, note))))
+    return run.with_job(whole).noted(note)
 
 
 def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
@@ -209,7 +204,7 @@ def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
                 "The Group can't be exported nor read.", service="Practice Fusion", code="group-unreadable"
             )
         job = replace(job, patients=members)
-    return replace(run.with_job(replace(job, level=level)), notes=(*run.notes, note))
+    return run.with_job(replace(job, level=level)).noted(note)
 
 
 def _levels(session: Session) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from bot_layer.bulk_sync.rules.bulk_export import Complete, ExportFile, Failed, Manifest, Wait, WaitLimits
-from bot_layer.bulk_sync.rules.export_errors import merged, without_address
+from bot_layer.bulk_sync.rules.export_errors import without_address
 from bot_layer.bulk_sync.rules.plan import files_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, instant, normal_instant
@@ -41,13 +41,12 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
 def _with_findings(session: Session, run: Run, manifest: Manifest) -> Run:
     """The run with what is wrong with the manifest itself."""
     stated = normal_instant(manifest.transaction_time)
-    notes = run.notes
+    notes: tuple[str, ...] = ()
     if not stated:
         notes += ("the source states no transactionTime that can be read: the next run asks for the same once more",)
     elif instant(stated).timestamp() > session.clock() + CLOCKS_DIFFER.total_seconds():
         notes += ("the source states a transactionTime in the future: the moment of the kick-off is used",)
-    missing = merged(run.not_exported, without_address(manifest.without_address))
-    return replace(run, notes=tuple(dict.fromkeys(notes)), not_exported=missing)
+    return run.noted(*notes).lacking(without_address(manifest.without_address))
 
 
 def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:

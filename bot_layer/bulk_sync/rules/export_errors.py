@@ -17,6 +17,7 @@ ANY_TYPE: Final = "*"  # an error that does not name a type may be about each of
 REFUSED_FILE: Final = "file at an address that is refused"
 MISSING_FILE: Final = "file that the source does not give"
 SHORT_FILE: Final = "fewer resources in a file than announced"
+NO_ADDRESS: Final = "file without an address"
 UNREADABLE: Final = "error file that cannot be read"
 UNREADABLE_DELETIONS: Final = "file of deletions that cannot be read"
 # FHIR R4 has fatal, error, warning and information; R5 adds success.
@@ -77,7 +78,7 @@ def unreadable(reason: str = UNREADABLE) -> tuple[NotExported, ...]:
 
 def without_address(types: Iterable[str]) -> tuple[NotExported, ...]:
     """The report for files of these types that a manifest names without an address; an empty type is unknown."""
-    return merged((), (NotExported(kind or ANY_TYPE, 1, "file without an address") for kind in types))
+    return merged((), (NotExported(kind or ANY_TYPE, 1, NO_ADDRESS) for kind in types))
 
 
 def incomplete_types(types: Iterable[str], missing: Iterable[NotExported]) -> frozenset[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from bot_layer.bulk_sync.rules.export_errors import NotExported
+from bot_layer.bulk_sync.rules.export_errors import NotExported, merged
 from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.time_stamps import instant
 
@@ -101,6 +101,14 @@ class Run:
         """The run with the current job replaced by any number of jobs."""
         place = next(number for number, each in enumerate(self.jobs) if not each.done)
         return replace(self, jobs=(*self.jobs[:place], *jobs, *self.jobs[place + 1 :]))
+
+    def noted(self, *notes: str) -> Run:
+        """The run with these findings, each once."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
+
+    def lacking(self, missing: Iterable[NotExported]) -> Run:
+        """The run with what the source did not export."""
+        return replace(self, not_exported=merged(self.not_exported, missing))
 
     @property
     def incomplete(self) -> bool:
