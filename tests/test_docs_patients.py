@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from bot_layer.bot.declaration import Setting
+from bot_layer.bot.handler import Handler
 from bot_layer.federation.rules.settings import ANSWERING, SERVING
 from bot_layer.patient_registration.adt import message as adt
 from bot_layer.patient_registration.rules.registration_settings import SETTINGS
+from bots import federated_documents, register_patient
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "patients.md").read_text(encoding="utf-8")
@@ -63,6 +65,13 @@ def test_every_setting_is_listed_with_its_default(setting: Setting) -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("|") and f"`{setting.name}`" in line]
     assert rows
     assert setting.default is None or any(f"`{setting.default}`" in row for row in rows)
+
+
+@pytest.mark.parametrize("handler", [register_patient.handler, federated_documents.handler])
+def test_every_setting_of_the_bots_is_explained(handler: Handler) -> None:
+    """Here, or on the page of the connection."""
+    names = [setting.name for setting in handler.bot.settings]
+    assert [name for name in names if f"`{name}`" not in PAGE + SHARED] == []
 
 
 def test_every_parameter_and_event_is_listed() -> None:

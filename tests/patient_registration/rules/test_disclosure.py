@@ -102,12 +102,18 @@ def coded(code: str, system: str = ACT_CODE) -> Json:
         ({"provision": {"type": "permit", "period": {"end": "next year"}}}, Stance.UNREADABLE),
         ({"provision": {"type": "permit", "provision": [{"type": "?"}]}}, Stance.UNREADABLE),
         ({"policyRule": coded("OPTINR")}, Stance.UNREADABLE),
+        ({"policyRule": coded("OPTINR"), "provision": {"type": "permit"}}, Stance.UNREADABLE),
         ({"policyRule": coded("hipaa-restrictions")}, Stance.UNREADABLE),
     ],
 )
 def test_what_a_consent_says(parts: Json, expected: Stance) -> None:
     now = datetime.fromisoformat(parts["_now"]) if "_now" in parts else NOW
     assert stance(consent(**parts), now) is expected
+
+
+@pytest.mark.parametrize("status", ["draft", "proposed", "rejected", "inactive", "entered-in-error"])
+def test_a_consent_that_is_not_in_force_says_nothing(status: str) -> None:
+    assert stance(consent(status=status, provision={"type": "deny"}), NOW) is Stance.SILENT
 
 
 def test_one_denial_counts_more_than_permissions() -> None:
