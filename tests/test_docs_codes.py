@@ -134,7 +134,9 @@ def test_every_setting_and_parameter_is_listed(stem: str) -> None:
 
 def test_the_status_page_explains_codes_as_the_docs_do() -> None:
     """``python -m tests.codes`` renews the file; a code of the host's own comes before one of the same name."""
-    assert json.loads(codes_file.FILE.read_text(encoding="utf-8")) == codes_file.explained()
+    assert json.loads(codes_file.FILE.read_text(encoding="utf-8")) == codes_file.explained(), (
+        "run: python -m tests.codes"
+    )
     assert advice("refused", "npi-missing").startswith("There is no NPI. Add the identifier")
     assert advice("done", "npi-missing") == "It succeeded."
     assert advice("dead", "of-somebody-elses-bot").endswith("Fix the cause, then retry it.")
