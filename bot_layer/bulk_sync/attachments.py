@@ -12,7 +12,14 @@ from typing import IO, Any, Final
 
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import references, upsert
-from bot_layer.bulk_sync.rules.attachments import attachments_in, binary_content, media_type, refusal, with_attachments
+from bot_layer.bulk_sync.rules.attachments import (
+    attachments_in,
+    bare,
+    binary_content,
+    media_type,
+    refusal,
+    with_attachments,
+)
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
@@ -165,7 +172,7 @@ class Attachments:
             spool.write(chunk)
         wanted = media_type(attachment.get("contentType"))
         start = b"".join(islice(_Pieces(spool), 1))
-        if "fhir" not in wanted and start.lstrip()[:1] in (b"{", b"<"):
+        if "fhir" not in wanted and bare(start)[:1] in (b"{", b"<"):
             try:
                 found = binary_content(whole := b"".join(_Pieces(spool)), read_object(whole))
             except ValueError as fault:

@@ -72,6 +72,11 @@ def media_type(*candidates: object) -> str:
     return _PLAIN
 
 
+def bare(content: bytes) -> bytes:
+    """Text without what may stand before it: a byte order mark and white space."""
+    return content.removeprefix(b"\xef\xbb\xbf").lstrip()
+
+
 def binary_content(content: bytes, document: Any) -> tuple[str, bytes] | None:
     """Type and bytes where an answer is a FHIR Binary, as JSON (``document``) or XML; None where it is none.
 
@@ -79,7 +84,7 @@ def binary_content(content: bytes, document: Any) -> tuple[str, bytes] | None:
     """
     if isinstance(document, dict) and document.get("resourceType") == "Binary":
         data, kind = document.get("data"), document.get("contentType")
-    elif _XML_BINARY.match(content):
+    elif _XML_BINARY.match(bare(content)):
         data, kind = _xml(content, b"data"), _xml(content, b"contentType")
     else:
         return None
@@ -107,6 +112,7 @@ def refusal(kind: str, start: bytes, size: int, attachment: Json) -> str:
     if isinstance(stated, int) and not isinstance(stated, bool) and stated != size:
         return "of another size than stated"
     expected = media_type(attachment.get("contentType")).lower()
+    start = bare(start)
     if expected not in _PAGE_TYPES and (kind.lower() in _PAGE_TYPES or _PAGE.match(start)):
         return "a page"
     return "an error" if "json" not in expected and _ERROR.match(start) else ""
