@@ -79,6 +79,7 @@ def test_on_a_full_disk_events_run_at_once_until_there_is_room(tmp_path: Path, m
             assert not inbox.ready
             assert inbox.take(script.handler, changed("full", "2"), AT, now=NOW) is None
         until(lambda: inbox.ready)
+        monkeypatch.undo()
         assert inbox.take(script.handler, changed("room", "1"), AT, now=NOW) is not None
         until(lambda: "room/1" in script.seen)
         ended(runs, 1)

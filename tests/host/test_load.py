@@ -42,7 +42,7 @@ class Hanging:
         self.begun = threading.Condition()
         self.end = threading.Event()
         self.handler = Handler(
-            Bot("hanging", "test/hanging", "hangs", watches=(Watch("Patient"),), timeout=30), self._act
+            Bot("hanging", "test/hanging", "hangs", watches=(Watch("Patient"),), timeout=600), self._act
         )
         self.quick = Handler(Bot("quick", "test/quick", "answers"), lambda _event: parameters.build())
         self.bots = Collection({"hanging": self.handler, "quick": self.quick})
@@ -79,7 +79,7 @@ def full(medplum: TokenServer, hanging: Hanging) -> Iterator[tuple[httpx.Client,
     """A host with as many hanging calls of one bot as it may have."""
     event = envelope(medplum, "token-hanging", {}, requester={"reference": "Practitioner/p"})
     with hosted(medplum, bots=hanging.bots, calls_of_a_bot=LIMIT) as (client, _), ThreadPoolExecutor(LIMIT) as pool:
-        waiting = [pool.submit(client.post, "/bot-b-1", json=event, timeout=60) for _ in range(LIMIT)]
+        waiting = [pool.submit(client.post, "/bot-b-1", json=event, timeout=240) for _ in range(LIMIT)]
         hanging.wait_for(LIMIT)
         try:
             yield client, waiting
@@ -100,14 +100,14 @@ def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging
         for page in ("/healthz", "/readyz", "/metrics"):
             assert client.get(page).status_code == 200
         hanging.end.set()
-        assert {each.result(60).status_code for each in waiting} == {200}
+        assert {each.result(240).status_code for each in waiting} == {200}
         assert client.post("/bot-b-1", json=event).status_code == 200
 
 
 class Work:
     """What a call does in its thread: it takes its place and works until a test lets it end."""
 
-    def __init__(self, *, timeout: float = 60) -> None:
+    def __init__(self, *, timeout: float = 600) -> None:
         self.timeout = timeout
         self.begun, self.end = threading.Event(), threading.Event()
 
@@ -119,7 +119,7 @@ class Work:
 
 
 def _at_once(turn: Turn) -> str:
-    with turn.of_bot("bot", timeout=60):
+    with turn.of_bot("bot", timeout=600):
         return "done"
 
 
@@ -242,7 +242,7 @@ def test_events_are_stored_while_bots_hang(tmp_path: Path, medplum: TokenServer,
             ThreadPoolExecutor(LIMIT) as pool,
         ):
             for _ in range(LIMIT):
-                pool.submit(client.post, "/bot-b-1", json=call, timeout=60)
+                pool.submit(client.post, "/bot-b-1", json=call, timeout=240)
             hanging.wait_for(LIMIT)
             for number in range(60):  # more than all threads of the intake
                 changed: dict[str, Any] = {"resourceType": "Patient", "id": f"p{number}", "meta": {"versionId": "1"}}
@@ -266,7 +266,7 @@ def test_runs_that_hang_do_not_keep_another_bots_events_waiting(tmp_path: Path, 
         return parameters.build()
 
     watch = (Watch("Patient"),)
-    slow = Handler(Bot("slow", "test/slow", "hangs", watches=watch, timeout=30), hanging.handler.act)
+    slow = Handler(Bot("slow", "test/slow", "hangs", watches=watch, timeout=600), hanging.handler.act)
     quick = Handler(Bot("quick", "test/quick", "answers", watches=watch), act)
     settings = InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}", parallel=2)
     inbox = Inbox(Collection({"slow": slow, "quick": quick}), settings, environ={}, guard=Trusting({}))

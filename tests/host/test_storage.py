@@ -43,6 +43,7 @@ def test_while_the_database_is_locked_events_run_at_once_and_the_host_is_not_rea
             until(lambda: not inbox.ready)
             assert inbox.take(script.handler, changed("b", "1"), AT, now=NOW) is None
         until(lambda: inbox.ready)
+        monkeypatch.undo()
         assert inbox.take(script.handler, changed("c", "1"), AT, now=NOW) is not None
         found = ended(runs, 2)  # DBOS stored the first one after all
     assert {(run.resource, run.code) for run in found} == {("Patient/a", "ran-at-once"), ("Patient/c", "")}
