@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
+
+from cachetools import LRUCache
 
 from bot_layer.errors import InputError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.federation.rules import document as federated_document
@@ -302,24 +303,18 @@ class Kept:
     """The values used last, by key, shared by threads."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[str, object] = OrderedDict()
+        self._values: LRUCache[str, Any] = LRUCache(most)
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Any:
         """The value, or None."""
         with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
             return self._values.get(key)
 
     def put(self, key: str, value: object) -> None:
-        """Keeps a value, and lets go of the one unused for longest where there are too many."""
+        """Keep a value; the one unused for longest goes where there are too many."""
         with self._lock:
             self._values[key] = value
-            self._values.move_to_end(key)
-            if len(self._values) > self._most:
-                self._values.popitem(last=False)
 
 
 def _version_key(patient: Json) -> str:

@@ -28,7 +28,7 @@ from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.fhir.json import Json
 from bot_layer.host import retention, storage
 from bot_layer.host.guard import Guard
-from bot_layer.host.heartbeat import Heart, new_host_id
+from bot_layer.host.heartbeat import Heartbeat, new_host_id
 from bot_layer.host.history import Entry, History, Stopwatch, word
 from bot_layer.host.invoke import invoke, place_of
 from bot_layer.host.occurrences import Occurrences
@@ -103,7 +103,7 @@ class Inbox:
         self._guard = guard or Guard(environ)
         self._vault = Vault(settings.key)
         self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
-        self._heart = Heart(
+        self._heartbeat = Heartbeat(
             settings.database_url, settings.host_id, limit=settings.takeover_seconds, occurrences=occurrences
         )
         self._probe = storage.Probe(settings.database_url)
@@ -139,21 +139,21 @@ class Inbox:
                 polling_interval_sec=seldom if name == EVENTS else often,  # timers alone come to that one
             )
         DBOS.register_queue(CLOCK, polling_interval_sec=seldom)
-        self._heart.start()
+        self._heartbeat.start()
 
     def close(self, *, grace: int = 30) -> None:
         """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
         self._launched = False
         self._probe.stop()
-        self._heart.retire()
+        self._heartbeat.retire()
         self._closing.set()
         DBOS.destroy(workflow_completion_timeout_sec=grace)
-        self._heart.stop(at_rest=self._under_way == 0)
+        self._heartbeat.stop(at_rest=self._under_way == 0)
         _serving.remove(self)
 
     def run_clock(self) -> None:
         """Follow the schedules of the database, at every host of it, as long as this one lives."""
-        self._heart.run_clock()
+        self._heartbeat.run_clock()
 
     def take(self, handler: Handler, envelope: Json, admitted: Admitted, *, now: datetime) -> str | None:
         """The id under which an event was stored, or None where it must run now.

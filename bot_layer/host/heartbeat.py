@@ -1,4 +1,5 @@
-"""The heartbeat of a host: it says that it lives, takes over from the dead, and stops clocks that nobody asked for."""
+"""The heartbeat of a host: it reports that it is alive, takes over the runs of dead hosts, and pauses the schedules
+that no living host runs."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 def new_host_id() -> str:
-    """A name that no other process has: machine and process for who reads it, and chance."""
+    """A name that no other process has: machine and process for a person who reads it, and a random part."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
-class Heart:
-    """The heart of this process's host, from ``start`` (once DBOS is launched) to ``stop`` (once it is destroyed)."""
+class Heartbeat:
+    """The heartbeat of this process, from ``start`` (once DBOS is launched) to ``stop`` (once it is destroyed)."""
 
     def __init__(
         self, database_url: str, host_id: str, *, limit: float, occurrences: Occurrences | None = None
@@ -35,22 +36,22 @@ class Heart:
         self._database_url, self._host_id, self._limit, self._cron = database_url, host_id, limit, False
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._retired = False
-        self._thread = threading.Thread(target=self._go_on, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._repeat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Say that this host lives, take over at once where it is alone, and go on."""
+        """Send the first heartbeat, which takes over at once if no other host is running, then repeat it."""
         self._presence = Presence(self._database_url)
         self._membership = Membership(self._database_url, self._host_id, limit=self._limit)
         self.beat(self._membership.now(), alone=self._presence.alone)
         self._thread.start()
 
     def run_clock(self) -> None:
-        """From now on this host runs the schedules, and so do the others, as long as it lives."""
+        """From now on this host runs the schedules, and so do the others while this one is alive."""
         self._cron = True
         self.beat(self._membership.now())
 
     def beat(self, now: datetime, *, alone: bool = False) -> list[str]:
-        """One heartbeat; the hosts whose runs it took over."""
+        """Send one heartbeat; return the hosts whose runs were taken over."""
         with self._lock:
             if self._retired:
                 self._membership.beat(now)
@@ -61,16 +62,16 @@ class Heart:
         for host_id in taken:
             if host_id not in left:
                 self._occurrences.add("silent")
-            _log.warning("Took over the runs of a host that is gone: %s", host_id)
+            _log.warning("Took over the runs of a host that stopped: %s", host_id)
         return taken
 
     def retire(self) -> None:
-        """From now on only say that this host lives: what runs may end, and nothing is taken over any more."""
+        """From now on only report that this host is alive: running calls may end, and nothing more is taken over."""
         with self._lock:
             self._retired = True
 
     def stop(self, *, at_rest: bool) -> None:
-        """End; at rest what is left is free for others at once, else they must wait until this host is silent."""
+        """Stop. With ``at_rest`` nothing runs any more, so others take over at once; else they wait for one timeout."""
         self._stopped.set()
         self._thread.join()
         if at_rest:
@@ -78,7 +79,7 @@ class Heart:
         self._membership.close()
         self._presence.close()
 
-    def _go_on(self) -> None:
+    def _repeat(self) -> None:
         while not self._stopped.wait(self._limit / _BEATS):
             try:
                 self.beat(self._membership.now())
@@ -87,6 +88,6 @@ class Heart:
 
 
 def follow_schedules(wanted: bool) -> None:
-    """Let the schedules of the database rest while no host serves with a clock, for DBOS follows them at every host."""
+    """Pause the schedules of the database while no living host runs them: DBOS would run them on every host."""
     for schedule in DBOS.list_schedules(status="PAUSED" if wanted else "ACTIVE"):
         (DBOS.resume_schedule if wanted else DBOS.pause_schedule)(schedule["schedule_name"])

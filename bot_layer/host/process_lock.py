@@ -1,4 +1,4 @@
-"""Whether this process is the only one of an SQLite file. The kernel knows: a killed process holds no lock any more."""
+"""Whether this process is the only one that uses an SQLite file. The kernel releases the lock of a killed process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 
 class Presence:
-    """This process among those of one database: ``alone`` where no other can be there; until ``close``.
+    """A lock that each process of one database holds until ``close``. ``alone`` is True if no other one held it.
 
-    Each holds a shared lock on a file beside the database. Who could have had it for itself alone was the first. As one
-    kind of lock can't be turned into the other in one step, a second file lets one process ask at a time.
+    Each process holds a shared lock on a file beside the database. A process that could get it exclusively was the
+    first. One kind of lock can't be turned into the other in one step, so a second file admits one process at a time.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -34,5 +34,5 @@ class Presence:
             fcntl.flock(file, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Be there no more."""
+        """Release the lock."""
         self._held.close()

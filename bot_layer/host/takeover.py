@@ -1,12 +1,12 @@
-"""The hosts of one database: each says regularly that it lives; of one that fell silent, another takes the runs over.
+"""The hosts of one database: each sends heartbeats, and another one takes over the runs of a host that is silent.
 
 A run is bound to the host that began it. Every host calls ``take_over`` a few times within the limit, in any thread,
 and ``leave`` at its end.
 
-What is certain: the runs of a silent host are let go of by exactly one living host, which claims its row of the table
-by a conditional update. Where the claimer dies too, its claim falls silent, and to another one. What is not: that a
-silent host is dead. One that was stopped, or cut off from the database, for longer than the limit in the middle of a
-step may still end that step while another host repeats it. Steps must bear that.
+Exactly one living host releases the runs of a silent host: it claims that host's row by a conditional update. If the
+claimer dies too, its claim becomes silent, and another host takes it. A silent host is not always dead: one that was
+stopped, or lost the database, for longer than the limit during a step may still finish that step while another host
+repeats it. Steps must bear that.
 https://docs.dbos.dev/production/workflow-recovery
 """
 
@@ -38,7 +38,7 @@ TABLE: Final = sa.Table(
 
 @dataclass(frozen=True)
 class Host:
-    """One host as the table has it: its last heartbeat, and since when it has beaten without a gap (seconds)."""
+    """One row of the table: the last heartbeat, and since when there was no gap between heartbeats (seconds)."""
 
     id: str
     beat: float
@@ -49,7 +49,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Work:
-    """What hosts hold: the ids of those that hold some, and how what they hold is let go of for the living."""
+    """The runs of hosts: ``holders`` gives the ids of hosts that have some, ``release`` frees those of given hosts."""
 
     holders: Callable[[], Iterable[str | None]]
     release: Callable[[list[str]], object]
@@ -72,17 +72,17 @@ DBOS_RUNS: Final = Work(_holders, _release)
 
 
 def is_silent(other: Host, me: Host, *, now: float, limit: float) -> bool:
-    """True once a host has said nothing for longer than the limit, all of which this host has watched without a gap.
+    """True if a host sent no heartbeat for longer than the limit, and this host watched all that time without a gap.
 
-    After an outage of the database, or a start, nobody is judged by what nobody could have said or heard. A heartbeat
-    in the future was written before the clock was set back: it says nothing.
+    So no host counts as dead because the database was away, or because this host has just started. A heartbeat in the
+    future was written before the clock was set back, and is ignored.
     """
     beat = other.beat if other.beat <= now + limit else me.since
     return other.gone or now - max(beat, me.since) > limit
 
 
 def hosts(engine: sa.Engine) -> list[Host]:
-    """The hosts of a database, those that have ended too."""
+    """The hosts of a database, including those that signed off."""
     with engine.connect() as connection:
         rows = connection.execute(TABLE.select().order_by(TABLE.c.id))
         return [Host(row.id, row.beat, row.since, row.cron, row.gone) for row in rows]
@@ -96,18 +96,18 @@ class Membership:
         self._engine = storage.open_engine(database_url, TABLE, seconds=storage.PATIENT_SECONDS)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._engine.dispose()
 
     def now(self) -> datetime:
-        """The time of the database, so that a host whose own clock is wrong takes nobody for dead."""
+        """The time of the database, so that a host with a wrong clock does not take others for dead."""
         return storage.time_of(self._engine)
 
     def take_over(self, now: datetime, *, cron: bool = False, alone: bool = False) -> list[str]:
-        """Say that this host lives, and let go of the runs of those that fell silent; the ids of these.
+        """Send a heartbeat and release the runs of silent hosts; return their ids.
 
-        ``alone`` says that no other host can be alive, so that nobody is waited for. A host that holds runs and never
-        sent a heartbeat (an earlier release, or dead before its first) is watched from now on.
+        With ``alone`` no other host can be alive, so none is waited for. A host that has runs and never sent a
+        heartbeat (an earlier release, or killed before its first) is watched from now on.
         """
         self.beat(now, cron=cron)
         instant = now.timestamp()
@@ -125,7 +125,7 @@ class Membership:
         return taken
 
     def beat(self, now: datetime, *, cron: bool = False) -> None:
-        """Say that this host lives, and no more than that; after a gap its watch over the others begins anew."""
+        """Send a heartbeat and nothing else; after a gap this host starts to watch the others again."""
         instant = now.timestamp()
         watched = sa.and_(TABLE.c.gone.is_(False), TABLE.c.beat.between(instant - self._limit, instant + self._limit))
         since = sa.case((watched, TABLE.c.since), else_=instant)
@@ -142,11 +142,11 @@ class Membership:
         return [host for host in hosts.values() if not is_silent(host, me, now=instant, limit=self._limit)]
 
     def left(self) -> set[str]:
-        """The hosts that ended by themselves, and did not fall silent."""
+        """The hosts that signed off."""
         return {host.id for host in self._hosts() if host.gone}
 
     def leave(self) -> None:
-        """Say that this host ends, and runs nothing any more: what it leaves is taken over without a wait."""
+        """Sign off: this host runs nothing any more, and others take over what is left at once."""
         with self._engine.begin() as connection:
             connection.execute(TABLE.update().where(TABLE.c.id == self.id).values(gone=True, cron=False))
 
@@ -158,13 +158,13 @@ class Membership:
             connection.execute(TABLE.insert().values(**vars(host)))
 
     def _claim(self, other: Host, instant: float) -> bool:
-        """True at one host alone: the row is as that host read it. From now on the claim counts as a heartbeat."""
+        """True for exactly one host: the row is still as it read it. From now on the claim counts as a heartbeat."""
         unchanged = (TABLE.c.id == other.id, TABLE.c.beat == other.beat, TABLE.c.gone.is_(other.gone))
         with self._engine.begin() as connection:
             claim = TABLE.update().where(*unchanged).values(beat=instant, gone=False, cron=False)
             return connection.execute(claim).rowcount == 1
 
     def _forget(self, host_id: str, instant: float) -> None:
-        """Delete a claimed row, unless its host turned out to live meanwhile."""
+        """Delete a claimed row, unless its host sent a heartbeat meanwhile."""
         with self._engine.begin() as connection:
             connection.execute(TABLE.delete().where(TABLE.c.id == host_id, TABLE.c.beat == instant))

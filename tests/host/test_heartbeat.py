@@ -18,7 +18,7 @@ from dbos import DBOS
 
 from bot_layer.host import storage, takeover
 from bot_layer.host.durable import Inbox, InboxSettings
-from bot_layer.host.heartbeat import Heart, new_host_id
+from bot_layer.host.heartbeat import Heartbeat, new_host_id
 from bot_layer.host.process_lock import Presence
 from bot_layer.host.runs import Runs, open_runs
 from tests import processes
@@ -133,13 +133,13 @@ def test_an_attempt_that_is_still_made_is_not_given_away(url: str) -> None:
 def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
     """Once it is told to end, a host only says that it lives."""
     with serving(url, Script()):
-        heart = Heart(url, "ending", limit=60)
-        heart.start()
+        heartbeat = Heartbeat(url, "ending", limit=60)
+        heartbeat.start()
         takeover.Membership(url, "dead", limit=60).beat(datetime.now(UTC))
-        heart.retire()
-        assert heart.beat(datetime.now(UTC) + timedelta(seconds=50)) == []
-        assert heart.beat(datetime.now(UTC) + timedelta(seconds=100)) == []
-        heart.stop(at_rest=True)
+        heartbeat.retire()
+        assert heartbeat.beat(datetime.now(UTC) + timedelta(seconds=50)) == []
+        assert heartbeat.beat(datetime.now(UTC) + timedelta(seconds=100)) == []
+        heartbeat.stop(at_rest=True)
         assert {name: gone for name, gone in table(url).items() if name in ("dead", "ending")} == {
             "dead": False,
             "ending": True,
