@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from bot_layer.errors import BotError, InputError
+from bot_layer.cli.one_line import one_line
+from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_environment
 from bot_layer.patient_registration.adt import outbound as adt_out
@@ -28,6 +29,7 @@ app = typer.Typer()
 
 
 @app.command("adt")
+@one_line()
 def adt(
     patient: Annotated[str, typer.Option(help="The Patient in Medplum: its id, or Patient/id.")],
     event: Annotated[str, typer.Option(help=f"One of {', '.join(sorted(adt_out.STRUCTURES))}.")] = "A08",
@@ -47,20 +49,16 @@ def adt(
     envelope = adt_out.Envelope(
         datetime.now(UTC), uuid.uuid4().hex[:20].upper(), _party(sender), _party(receiver), processing
     )
-    try:
-        server = connect_environment(os.environ)
-        declared = (*ADT_SETTINGS, *DISCLOSURE_SETTINGS)
-        settings = resolve(declared, os.environ, secret_values(server.project_secrets().values()))
-        store = PatientStore(server, envelope.now)
-        found = store.current(f"Patient/{patient}")
-        if event == "A29":
-            _require_ended(found, patient, yes=yes)
-        else:
-            _require_disclosable(store, found, settings)
-        message = adt_out.message(found, event, envelope, authorities=adt_policy(settings).authorities)
-    except BotError as error:
-        typer.echo(f"{error.code}: {error.message}", err=True)
-        raise typer.Exit(2) from error
+    server = connect_environment(os.environ)
+    declared = (*ADT_SETTINGS, *DISCLOSURE_SETTINGS)
+    settings = resolve(declared, os.environ, secret_values(server.project_secrets().values()))
+    store = PatientStore(server, envelope.now)
+    found = store.current(f"Patient/{patient}")
+    if event == "A29":
+        _require_ended(found, patient, yes=yes)
+    else:
+        _require_disclosable(store, found, settings)
+    message = adt_out.message(found, event, envelope, authorities=adt_policy(settings).authorities)
     sys.stdout.buffer.write(message.encode())
     sys.stdout.buffer.flush()
 

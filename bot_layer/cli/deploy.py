@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,8 +83,6 @@ def deploy(
     Without --only or --all: the bots that the project runs; in a project without any, those whose required settings
     have values. Exit codes: 0 the server is as declared; 1 failed or half done; 2 nothing was tried; 3 drift; 4 locked.
     """
-    # pymedplum warns at each start that loopback is spoken without TLS; anywhere else it refuses to.
-    logging.getLogger("pymedplum.security").setLevel(logging.ERROR)
     out = _Out(Console(highlight=False, soft_wrap=True, markup=False), as_json)
     given = {
         "--rollback": rollback,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +12,7 @@ import typer
 from rich.console import Console
 
 from bot_layer.cli.collections import Bots, chosen
-from bot_layer.errors import BotError
+from bot_layer.cli.one_line import one_line
 from bot_layer.findings import Finding
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.client import connect_environment
@@ -26,6 +25,7 @@ _CODES = {"warning": 1, "failed": 2}
 
 
 @app.command("doctor")
+@one_line()
 def doctor(
     host: Annotated[str, typer.Option(help="Address of the bots' host; empty: skip it.")] = "http://127.0.0.1:8765",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -39,23 +39,18 @@ def doctor(
     from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # costs time that --help need not pay
     from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # as above
 
-    logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
     console = Console(highlight=False, soft_wrap=True, markup=False)
     findings: list[Finding] = []
-    try:
-        server = connect_environment(os.environ)
-        if host:
-            require_safe_url(host, "the bots' host")
-        base_url = os.environ["MEDPLUM_BASE_URL"]
-        syncs = partial(unhealthy, os.environ)
-        for finding in examine(Diagnosis(base_url, server, chosen(bots), host or None, os.environ, syncs)):
-            findings.append(finding)
-            if not as_json:
-                style, mark = _MARKS[finding.status]
-                console.print(f"{mark}  {finding.name:<32} {finding.text}", style=style)
-    except BotError as error:
-        typer.echo(f"{error.code}: {error.message}", err=True)
-        raise typer.Exit(2) from error
+    server = connect_environment(os.environ)
+    if host:
+        require_safe_url(host, "the bots' host")
+    base_url = os.environ["MEDPLUM_BASE_URL"]
+    syncs = partial(unhealthy, os.environ)
+    for finding in examine(Diagnosis(base_url, server, chosen(bots), host or None, os.environ, syncs)):
+        findings.append(finding)
+        if not as_json:
+            style, mark = _MARKS[finding.status]
+            console.print(f"{mark}  {finding.name:<32} {finding.text}", style=style)
     code = max((_CODES.get(finding.status, 0) for finding in findings), default=0)
     if as_json:
         typer.echo(json.dumps({"ok": code < 2, "findings": [asdict(finding) for finding in findings]}))

@@ -17,7 +17,8 @@ from rich.console import Console
 from bot_layer import spans
 from bot_layer.bot.handler import Handler
 from bot_layer.cli.collections import Bots, chosen
-from bot_layer.errors import BotError, InputError
+from bot_layer.cli.one_line import one_line
+from bot_layer.errors import InputError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bot_layer.host import invoke as running
@@ -25,11 +26,12 @@ from bot_layer.host import tracing
 from bot_layer.medplum.client import connect_environment
 
 app = typer.Typer()
-_FAILED, _NOT_CALLED = 1, 2
+_FAILED = 1
 _STYLES = {"error": "red", "fatal": "red", "warning": "yellow", "information": "dim"}
 
 
 @app.command("invoke")
+@one_line()
 def invoke(
     name: Annotated[str, typer.Argument(help="Name of the bot, e.g. sync-practitioner.")],
     on: Annotated[
@@ -59,20 +61,15 @@ def invoke(
     the project's secrets and the environment. Exit codes: 0 done; 1 the bot failed or refused; 2 it was not called.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("pymedplum.security").setLevel(logging.ERROR)  # it warns of loopback at each start
-    try:
-        if event is not None and (on or given):
-            raise InputError("--event is the whole event: omit --on and --input.", code="invalid-input")
-        handler = chosen(bots).named(name)
-        with _server(sandbox=sandbox) as environ:
-            if event is not None:
-                envelope = _with_login(_read(event), environ)
-            else:
-                envelope = _envelope(handler, on, _read(given) if given else None, environ, store=sandbox)
-            result = _run(handler, envelope)
-    except BotError as error:
-        typer.echo(f"{error.code}: {error.message}", err=True)
-        raise typer.Exit(_NOT_CALLED) from error
+    if event is not None and (on or given):
+        raise InputError("--event is the whole event: omit --on and --input.", code="invalid-input")
+    handler = chosen(bots).named(name)
+    with _server(sandbox=sandbox) as environ:
+        if event is not None:
+            envelope = _with_login(_read(event), environ)
+        else:
+            envelope = _envelope(handler, on, _read(given) if given else None, environ, store=sandbox)
+        result = _run(handler, envelope)
     if as_json:
         typer.echo(json.dumps(result.return_value, ensure_ascii=False, indent=2))
     else:

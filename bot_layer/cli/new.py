@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from bot_layer.bot.collection import BUNDLED, configured
-from bot_layer.errors import BotError, InputError
+from bot_layer.cli.one_line import one_line
+from bot_layer.errors import InputError
 
 app = typer.Typer()
 _TEMPLATES = resources.files("bot_layer.cli") / "templates"
@@ -34,6 +35,7 @@ _PROJECT_FILES = {
 
 
 @app.command("new")
+@one_line()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the bot in kebab case, e.g. say-hello.")],
     folder: Annotated[
@@ -41,50 +43,37 @@ def new(
     ] = Path(),
 ) -> None:
     """Add a bot that works to a project: its module, OperationDefinition, fixture and test."""
-    with _told():
-        _require_name(name, "bot")
-        package = _package_of(folder)
-        _write(folder, _BOT_FILES, _bot_values(name, package))
+    _require_name(name, "bot")
+    package = _package_of(folder)
+    _write(folder, _BOT_FILES, _bot_values(name, package))
     typer.echo(f"Added {name}. Run its tests with `make test`, or try it with `medplum-bots invoke {name} --sandbox`.")
 
 
 @app.command("new-project")
+@one_line()
 def new_project(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that does not exist yet, or is empty.")],
     bot: Annotated[str, typer.Option("--bot", metavar="NAME", help="Name of the first bot.")] = "say-hello",
 ) -> None:
     """Make a project for a team's own bots, with one bot, its test, a Makefile and a file for CI."""
-    with _told():
-        name = folder.resolve().name.lower().replace("_", "-")
-        _require_name(name, "project")
-        _require_name(bot, "bot")
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty: choose another folder.", code="folder-not-empty")
-        package = f"{name.replace('-', '_').removesuffix('_bots')}_bots"
-        values = {
-            "project": name,
-            "package": package,
-            "requirement": _requirement(),
-            "tools": _requirement("[host,sandbox]"),
-        }
-        _write(folder, _PROJECT_FILES, values)
-        init = folder / package / "__init__.py"
-        init.parent.mkdir(parents=True, exist_ok=True)
-        init.write_text(f'"""The bots of {name}: one module each."""\n', encoding="utf-8")
-        _write(folder, _BOT_FILES, _bot_values(bot, package))
+    name = folder.resolve().name.lower().replace("_", "-")
+    _require_name(name, "project")
+    _require_name(bot, "bot")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty: choose another folder.", code="folder-not-empty")
+    package = f"{name.replace('-', '_').removesuffix('_bots')}_bots"
+    values = {
+        "project": name,
+        "package": package,
+        "requirement": _requirement(),
+        "tools": _requirement("[host,sandbox]"),
+    }
+    _write(folder, _PROJECT_FILES, values)
+    init = folder / package / "__init__.py"
+    init.parent.mkdir(parents=True, exist_ok=True)
+    init.write_text(f'"""The bots of {name}: one module each."""\n', encoding="utf-8")
+    _write(folder, _BOT_FILES, _bot_values(bot, package))
     typer.echo(f"Made {folder} with the bot {bot}. Next: cd {folder} && make test")
-
-
-class _told:  # reads as a statement
-    """Prints a BotError in one line and ends with exit code 2."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, BotError):
-            typer.echo(f"{error.code}: {error.message}", err=True)
-            raise typer.Exit(2) from error
 
 
 def _require_name(name: str, what: str) -> None:

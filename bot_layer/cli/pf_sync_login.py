@@ -10,8 +10,9 @@ import typer
 
 from bot_layer.bot.collection import load
 from bot_layer.bulk_sync.rules.settings import SETTINGS
+from bot_layer.cli.one_line import one_line
 from bot_layer.deploy.declared import declared_policy
-from bot_layer.errors import AuthError, BotError
+from bot_layer.errors import AuthError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum, connect_environment
 from bot_layer.settings import resolve, secret_values
@@ -19,23 +20,20 @@ from bot_layer.settings import resolve, secret_values
 NAME: Final = "pf-sync"
 
 
+@one_line(1)
 def login() -> None:
     """Create a client application with just the rights of the sync, and print its id and secret for the environment.
 
     Run it once, as an administrator of the project. Run again, it updates the rights, as after a change of
     PF_RESOURCE_TYPES.
     """
-    try:
-        server = connect_environment(os.environ)
-        policy = grant(server, os.environ)
-        known = server.search("ClientApplication", [("name:exact", NAME)])
-        if known:
-            typer.echo(f"The rights of the client application {NAME} are up to date.", err=True)
-            return
-        made = create(server, policy)
-    except BotError as fault:
-        typer.echo(f"{fault.code}: {fault.message}", err=True)
-        raise typer.Exit(1) from fault
+    server = connect_environment(os.environ)
+    policy = grant(server, os.environ)
+    known = server.search("ClientApplication", [("name:exact", NAME)])
+    if known:
+        typer.echo(f"The rights of the client application {NAME} are up to date.", err=True)
+        return
+    made = create(server, policy)
     typer.echo(f"MEDPLUM_CLIENT_ID={made['id']}\nMEDPLUM_CLIENT_SECRET={made['secret']}")
 
 

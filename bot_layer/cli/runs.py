@@ -19,10 +19,11 @@ import typer
 from rich.console import Console
 
 from bot_layer.cli.collections import Bots, chosen
+from bot_layer.cli.one_line import one_line
 from bot_layer.cli.progress import bar
 from bot_layer.cli.serve import age, database, login, require_there
 from bot_layer.codes import advice
-from bot_layer.errors import BotError, InputError
+from bot_layer.errors import InputError
 
 if TYPE_CHECKING:
     from bot_layer.host.runs import Run, Runs
@@ -219,15 +220,12 @@ def opened_runs(given: str | None) -> Iterator[Runs]:
 
     url = database(given, os.environ)
     logging.getLogger("dbos").setLevel(logging.CRITICAL)  # what it says is said below, in one line
-    try:
+    with one_line():
         if url is None:
             raise InputError("This host has no inbox.")
         require_there(url)
         with open_runs(url, os.environ.get("BOT_HOST_INBOX_KEY") or None) as opened:
             yield opened
-    except BotError as error:
-        typer.echo(f"{error.code}: {error.message}", err=True)
-        raise typer.Exit(2) from error
 
 
 def _print(rows: Iterable[dict[str, object]], plain: str, *, as_json: bool, as_csv: bool) -> None:
