@@ -241,13 +241,17 @@ def app(settings: HostSettings) -> Starlette:
             Call("fission", lambda login: dispatcher.by_bot_id(bot_id, login), _traceparent(request), body)
         )
 
+    def require_relay(header: str, name: str, body: bytes) -> None:
+        """In a thread: a large body takes a while, and so may the database."""
+        now = settings.now()
+        relayed.require_new(verify(str(settings.relay_key), header, name, body, now=now), now=now)
+
     async def relay(request: Request) -> Response:
         name, header = request.path_params["name"], request.headers.get("X-Bot-Signature", "")
         try:
             read_signature(header, now=settings.now())  # before the body: anybody reaches this address
             body = await request.body()
-            signature = verify(str(settings.relay_key), header, name, body, now=settings.now())
-            await dispatcher.calls.answer(lambda _turn: relayed.require_new(signature, now=settings.now()))
+            await dispatcher.calls.answer(lambda _turn: require_relay(header, name, body))
         except AuthError as error:
             return _json(401, refused(error).answer())
         return await dispatcher.answer(
