@@ -139,3 +139,18 @@ def test_an_unknown_day_of_birth_contradicts_no_day() -> None:
     other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1980")
     assert not is_somebody_else(patient(), other)
     assert is_somebody_else(patient(), {**other, "birthDate": "1981"})
+
+
+@pytest.mark.parametrize(
+    ("name", "gender", "contradicts"),
+    [
+        ({"family": "Sommer", "given": ["Karl"]}, "male", False),
+        ({"family": "Winter", "given": ["Anna"]}, "male", False),
+        ({"family": "Winter", "given": ["Karl"]}, "female", False),
+        ({"family": "Winter", "given": ["Karl"]}, "male", True),
+        ({"family": "Winter", "given": ["Karl"]}, "unknown", False),
+    ],
+)
+def test_on_one_birth_date_only_name_and_sex_together_contradict(name: Json, gender: str, contradicts: bool) -> None:
+    """A corrected sex, a marriage, or a first name that was wrong is a correction; all of them are somebody else."""
+    assert is_somebody_else(patient(), patient(name=[name], gender=gender)) is contradicts
