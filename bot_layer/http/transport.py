@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import requests
@@ -47,13 +47,13 @@ Opened = tuple[Answer, Iterator[bytes]]
 class Transport:
     """One service over HTTP. ``service`` is its name in errors; no answer may be longer than ``largest`` bytes.
 
-    ``lost_code`` is the code for a lost answer, if another one than ``service-unreachable``.
+    ``lost_code`` is the code for a lost answer.
     """
 
     service: str
     policy: RetryPolicy = DEFAULT_POLICY
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    lost_code: str = ""
+    lost_code: str = "service-unreachable"
     largest: int = LARGEST_ANSWER
     session: requests.Session | None = field(default=None, repr=False)  # connections of its own
 
@@ -66,7 +66,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | list[tuple[str, str]] | None = None,
         form: Mapping[str, str] | None = None,
-        body: bytes | Iterable[bytes] | None = None,
+        body: bytes | None = None,
         json_body: Any = None,
     ) -> Answer:
         """The answer, whatever its status; ``path`` is the template that stands for the URL in errors.
@@ -101,7 +101,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | list[tuple[str, str]] | None = None,
         form: Mapping[str, str] | None = None,
-        body: bytes | Iterable[bytes] | None = None,
+        body: bytes | None = None,
         decode: bool = True,
     ) -> Iterator[Opened]:
         """The head of an answer, and its body as a stream, unpacked if ``decode``.
@@ -112,17 +112,15 @@ class Transport:
         sent = self._headers(headers or {}, method, path)
         if deadline.left() <= 0:
             raise self.lost(method, path, sent=False)
-        # A stream cannot be sent a second time.
-        policy = self.policy if isinstance(body, bytes | None) else replace(self.policy, retries=0)
         with spans.request(self.service, method, url, path) as span:
             try:
-                response = (self.session or adapter.session(policy)).request(
+                response = (self.session or adapter.session(self.policy)).request(
                     method,
                     url,
                     headers={**sent, **span.headers},
                     params=params,
                     data=form if body is None else body,
-                    timeout=adapter.PolicyTimeout(policy),  # type: ignore[arg-type]  # requests takes urllib3's own
+                    timeout=adapter.PolicyTimeout(self.policy),  # type: ignore[arg-type]  # requests takes urllib3's own
                     allow_redirects=False,
                     stream=True,
                 )
@@ -134,7 +132,7 @@ class Transport:
         with response:
             head = Answer(self.service, method, path, response.status_code, response.headers, b"")
             chunks = self._chunks(response, method, path, decode=decode)
-            with exchanges.copied(chunks, response, path, sent=body if isinstance(body, bytes) else None) as copied:
+            with exchanges.copied(chunks, response, path, sent=body) as copied:
                 yield head, copied
 
     def _chunks(self, response: requests.Response, method: str, path: str, *, decode: bool) -> Iterator[bytes]:
@@ -145,16 +143,14 @@ class Transport:
 
     def lost(self, method: str, path: str, *, sent: bool) -> TransientError:
         """The error for an answer that did not come whole."""
-        error = TransientError(
+        return TransientError(
             f"{self.service} could not be reached, or its answer was lost ({method} {path}); try again later.",
             service=self.service,
             method=method,
             path=path,
-            code="service-unreachable",
+            code=self.lost_code,
             maybe_done=sent and method not in READS,
         )
-        error.code = self.lost_code or error.code
-        return error
 
     def _headers(self, headers: Mapping[str, str], method: str, path: str) -> Mapping[str, str]:
         """The headers, where each can be sent: tokens and versions come from answers, which may hold anything."""
