@@ -74,7 +74,9 @@ def set_secrets(world: World, call: Call) -> Answer:
     charge(world, call, WRITE)
     project = project_of(world, call.actor.project)
     updated = Repository(world, system_actor(call.actor.project)).update({**project, "secret": secrets})
-    return json_answer(200, {**Repository(world, call.actor).view(updated), **({"secret": secrets} if secrets else {})})
+    # Without secrets before and after nothing changes, and the Project is answered as it is.
+    shown_secrets = {"secret": secrets} if secrets or "secret" in project else {}
+    return json_answer(200, {**Repository(world, call.actor).view(updated), **shown_secrets})
 
 
 def read_member(world: World, call: Call) -> Answer:

@@ -40,11 +40,11 @@ def keep_content(store: Store, resource: Json) -> None:
         raise bad_request("Invalid base64Binary format", "Binary.data") from None
 
 
-def storage_url(world: World, id: str, version: str, project: str) -> str:
-    """The URL of the content, valid for an hour; a newer server includes the project."""
+def storage_url(world: World, id: str, version: str, project: str | None) -> str:
+    """The URL of the content, valid for an hour. A newer server includes the project in an extended answer."""
     expires = int(world.clock().timestamp()) + world.settings.storage_seconds
     path = f"/storage/{id}/{version}"
-    named = f"&Project={project}" if world.settings.behavior.names_project else ""
+    named = f"&Project={project}" if project and world.settings.behavior.names_project else ""
     return f"{world.base_url}{path}?Expires={expires}{named}&Signature={signature(world, path, f'{expires}{named}')}"
 
 
@@ -54,13 +54,15 @@ def signature(world: World, path: str, expires: str) -> str:
     return base64.urlsafe_b64encode(mac.digest()).decode().rstrip("=")
 
 
-def signed_attachments(world: World, resource: Json, read: Callable[[str], Stored | None]) -> Json:
+def signed_attachments(
+    world: World, resource: Json, read: Callable[[str], Stored | None], *, extended: bool = False
+) -> Json:
     """The resource with every attachment ``Binary/{id}`` that exists as a signed URL."""
 
     def rewrite(url: str) -> str:
         match = _BINARY.fullmatch(url)
         found = read(match[1]) if match else None
-        return storage_url(world, found.id, found.version, found.project) if found else url
+        return storage_url(world, found.id, found.version, found.project if extended else None) if found else url
 
     changed: Json = _rewrite(resource, rewrite)
     return changed

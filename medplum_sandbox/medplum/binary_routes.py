@@ -93,5 +93,6 @@ def is_fhir_json(call: Call) -> bool:
 
 
 def _with_url(world: World, repository: Repository, resource: Json) -> Json:
-    url = binary.storage_url(world, resource["id"], resource["meta"]["versionId"], repository.actor.project)
+    project = repository.actor.project if repository.actor.extended else None
+    url = binary.storage_url(world, resource["id"], resource["meta"]["versionId"], project)
     return {**repository.view(resource), "url": url}

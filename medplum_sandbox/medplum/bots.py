@@ -13,7 +13,6 @@ from typing import Any
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.calls import (
     FHIR_TYPE,
-    HL7_TYPE,
     JSON_TYPE,
     Answer,
     Call,
@@ -97,8 +96,6 @@ def execute_answer(result: BotResult, content_type: str | None, behavior: Behavi
         return json_answer(400, result.outcome, content_type=FHIR_TYPE)
     if isinstance(returned, dict) and "resourceType" in returned:
         return _resource_answer(returned, raw_binaries=behavior.raw_binaries)
-    if content_type == HL7_TYPE and isinstance(returned, dict):
-        returned = "[object Object]"  # as JavaScript writes an object into a text
     return _value_answer(returned, answered_type)
 
 

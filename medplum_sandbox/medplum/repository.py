@@ -192,7 +192,8 @@ class Repository:
             shown["meta"] = {k: v for k, v in resource["meta"].items() if k not in _SERVER_META}
         if kind == "Binary":
             return shown
-        return binary.signed_attachments(self.world, shown, self._attachment_reader(charged=charged))
+        read = self._attachment_reader(charged=charged)
+        return binary.signed_attachments(self.world, shown, read, extended=self.actor.extended)
 
     def strike_conflict(self, method: str, resource_type: str) -> None:
         """The serialization failure that parallel conditional writes meet, where the switchboard says so."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum import hosts, vmcontext
 from medplum_sandbox.medplum.audit import record_run
 from medplum_sandbox.medplum.binary import content_of
+from medplum_sandbox.medplum.calls import HL7_TYPE
 from medplum_sandbox.medplum.oauth import issue_token
 from medplum_sandbox.medplum.results import BotResult, failed
 from medplum_sandbox.medplum.run import Run
@@ -47,15 +49,20 @@ def run_code(world: World, run: Run, event: Json, *, base_url: str, token: str) 
     code = content_of(world, url) if url else None
     if code is None:
         return failed("No executable code")
-    return vmcontext.run(
+    hl7 = world.settings.behavior.parses_hl7
+    result = vmcontext.run(
         vmcontext.node(),
         code.decode(),
         event=event,
         base_url=base_url,
         access_token=token,
         timeout=run.bot.get("timeout"),
-        parses_hl7=world.settings.behavior.parses_hl7,
+        parses_hl7=hl7,
     )
+    returned = result.returned
+    if hl7 and run.content_type == HL7_TYPE and isinstance(returned, dict) and "resourceType" not in returned:
+        return replace(result, returned="[object Object]")  # as JavaScript writes an object into a text
+    return result
 
 
 def event_of(run: Run, project: Json) -> Json:

@@ -110,7 +110,7 @@ def deliver(world: World, subscription: Json, change: Change, trace: Trace) -> N
     endpoint = subscription["channel"]["endpoint"]
     headers = event_headers(subscription, change)
     with world.lock:
-        change = replace(change, resource=signed_attachments(world, change.resource, world.store.get))
+        change = replace(change, resource=signed_attachments(world, change.resource, world.store.get, extended=True))
     if endpoint.startswith("Bot/"):
         run_bot(world, subscription, change, {**headers, "x-trace-id": trace.trace_id}, trace)
         return

@@ -23,7 +23,7 @@ class Behavior:
     raw_binaries: bool = True  # a Binary that a bot returns is answered as its content
     parses_hl7: bool = True  # an HL7 body that is none is refused, and reaches a bot as its lines
     content_too_large: bool = True  # 413 for a body that is too large; 400 before
-    names_project: bool = True  # a storage URL carries the project
+    names_project: bool = True  # a storage URL for an extended answer includes the project
     members_by_fhir: bool = True  # an administrator may create a ProjectMembership
     hook_attempts: int = 19  # how often an address is tried; a Bot never more than once
     has_additions: bool = True  # knows the types, elements and search parameters of additions.py

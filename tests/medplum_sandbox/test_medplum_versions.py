@@ -119,9 +119,13 @@ def test_a_body_that_is_too_large_is_413(version: str, status: int) -> None:
 
 @pytest.mark.parametrize(("version", "named"), [("5.1", True), ("5.0", False)])
 def test_a_storage_url_names_the_project(version: str, named: bool) -> None:
-    """And is refused when the project in it is changed."""
+    """In an extended answer; it is refused if the project in it is changed."""
     with medplum(version=version) as (sandbox, client):
-        made = client.post("Binary", content=b"hello", headers={"Content-Type": "text/plain"}).json()
+        plain = {"Content-Type": "text/plain"}
+        made = client.post("Binary", content=b"hello", headers=plain).json()
+        assert "Project=" not in made["url"]
+        assert loopback.get(made["url"]).text == "hello"
+        made = client.post("Binary", content=b"hello", headers=plain | {"X-Medplum": "extended"}).json()
         assert (f"Project={sandbox.project_id}" in made["url"]) == named
         assert loopback.get(made["url"]).text == "hello"
         if named:
