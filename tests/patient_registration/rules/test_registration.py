@@ -513,3 +513,21 @@ def test_an_identifier_of_unknown_shape_is_left_alone(junk: Json) -> None:
     held = registered(build(patient(), POLICY))
     held["identifier"].append(junk)
     assert plan(patient(), found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+
+
+def test_the_id_of_a_merged_record_leaves_the_registration() -> None:
+    """The patient may be asked for by one id only."""
+    both = build(patient(), POLICY)
+    both["identifier"] += build(patient(id="former"), POLICY)["identifier"]
+    answer = plan(patient(), found(by_identifier=[registered(both)]), POLICY, Context(former=("former",)))
+    assert isinstance(answer, Update)
+    assert answer.changed == ("identifier",)
+    assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
+
+
+@pytest.mark.parametrize("known_by", ["another", "hg-1"])
+def test_whom_a_person_told_apart_is_somebody_else(known_by: str) -> None:
+    """By the registered id of the other, or by the other's Health Gorilla id."""
+    held = registered(build(patient(id="another"), POLICY))
+    told = Context(not_same=frozenset({known_by}))
+    assert isinstance(plan(patient(), found(by_demographics=[held]), POLICY, told), Create)
