@@ -531,3 +531,11 @@ def test_whom_a_person_told_apart_is_somebody_else(known_by: str) -> None:
     held = registered(build(patient(id="another"), POLICY))
     told = Context(not_same=frozenset({known_by}))
     assert isinstance(plan(patient(), found(by_demographics=[held]), POLICY, told), Create)
+
+
+def test_a_merged_record_is_no_namesake_whatever_differs() -> None:
+    """People in the clinic said that the two are one person: that is not undone by their marks."""
+    other = patient(id="former", gender="male", name=[{"family": "Sommer", "given": ["Anna", "Karla"]}])
+    known = found(by_demographics=[registered(build(other, POLICY))])
+    assert isinstance(plan(patient(), known, POLICY), Create)
+    assert code(plan(patient(), known, POLICY, Context(former=("former",)))) == "contradictory-demographics"
