@@ -100,8 +100,8 @@ class SearchRequest:
         parts += [i.written("_include") for i in self.include]
         parts += [i.written("_revinclude") for i in self.revinclude]
         parts += [f.written() for f in self.filters]
-        # Medplum sorts by name and keeps the order of equal names.
-        parts.sort(key=lambda part: part.partition("=")[0])
+        # Medplum sorts by name, one with a modifier before one without, and keeps the order of equal names.
+        parts.sort(key=lambda part: part.partition("=")[0] + "=")
         return f"{base_url}/fhir/R4/{self.resource_type}?{'&'.join(parts)}"
 
 

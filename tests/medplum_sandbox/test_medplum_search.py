@@ -282,3 +282,9 @@ def test_an_unknown_order_is_found_before_the_database_refuses_a_value(filtered:
     """The database of a real server sees no search that cannot be built."""
     answer = filtered.get("Communication", params={"priority-order": "1.5", "_sort": "foo"})
     assert text_of(answer) == "Unknown search parameter: foo"
+
+
+def test_a_link_names_a_parameter_with_a_modifier_first(filtered: Caller) -> None:
+    """As a real 5.1.13 sorts them."""
+    link = filtered.get("Patient?gender=male&gender:not=female").json()["link"][0]["url"]
+    assert link.endswith("?_count=20&gender:not=female&gender=male")
