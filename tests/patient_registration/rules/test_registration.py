@@ -539,3 +539,15 @@ def test_a_merged_record_is_no_namesake_whatever_differs() -> None:
     known = found(by_demographics=[registered(build(other, POLICY))])
     assert isinstance(plan(patient(), known, POLICY), Create)
     assert code(plan(patient(), known, POLICY, Context(former=("former",)))) == "contradictory-demographics"
+
+
+def test_of_two_registrations_the_recorded_one_is_the_patients() -> None:
+    """Each of the two record numbers is registered; Medplum knows which record is meant."""
+    policy = replace(POLICY, identifier_system="urn:mrn")
+    numbers = [{"system": "urn:mrn", "value": value} for value in ("M-1", "M-2")]
+    ours = patient(identifier=[*numbers, HG])
+    held = [
+        registered(build(patient(identifier=[each]), policy), hg)
+        for each, hg in zip(numbers, ("hg-9", "hg-1"), strict=True)
+    ]
+    assert plan(ours, found(by_identifier=held), policy) == NothingToDo("hg-1", "M-2")
