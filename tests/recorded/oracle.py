@@ -17,7 +17,7 @@ _WORD = re.compile(r"[^\W_]{4,}")
 # Members whose values are codes, systems, types or of the protocol.
 _CODED = re.compile(
     "resourceType|system|url|use|code|status|contentType|gender|type|mode|severity|method|path|bot|version|intent|kind"
-    "|token_type|language|rank|Content-Type|action|relation|profile|runtimeVersion"
+    "|token_type|language|rank|Content-Type|action|relation|profile|runtimeVersion|X-Medplum-Interaction"
 )
 
 

@@ -139,6 +139,7 @@ def test_nothing_of_a_person_survives(person: Json, seed: int) -> None:
         assert re.search(rf"(?<![^\W_]){re.escape(each)}(?![^\W_])", text) is None
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=3), st.sampled_from([str.upper, str.lower, str.title]))
 def test_spellings_of_a_name_stay_spellings_of_one(words: list[str], spelled: Callable[[str], str]) -> None:
     """A name in capitals, and its initial, still fit: rules that compare names decide as before."""
@@ -149,6 +150,7 @@ def test_spellings_of_a_name_stay_spellings_of_one(words: list[str], spelled: Ca
     assert [len(word) for word in made.text(name).split()] == [len(word) for word in ascii_words]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_an_npi_becomes_another_npi(seed: int) -> None:
     """With a good check digit, and below the register's first number; the same with blanks around it."""
@@ -158,6 +160,7 @@ def test_an_npi_becomes_another_npi(seed: int) -> None:
     assert Pseudonyms(b"key").text(f" {npi(seed)}") == f" {made}"
 
 
+@settings(deadline=None)
 @given(st.from_regex("[2-9][0-9]{2}-[0-9]{3}-[0-9]{4}", fullmatch=True))
 def test_a_phone_number_is_the_same_one_in_every_form(phone: str) -> None:
     """With and without the country's code, points, brackets."""
@@ -168,6 +171,7 @@ def test_a_phone_number_is_the_same_one_in_every_form(phone: str) -> None:
         assert "".join(each for each in made.text(written) if each.isdigit()).removeprefix("1")[-9:] == plain[-9:]
 
 
+@settings(deadline=None)
 @given(DATES, DATES)
 def test_dates_keep_their_order_and_distance(one: str, other: str) -> None:
     """A period stays as long as it was; a date of birth moves by itself."""

@@ -104,6 +104,8 @@ class Deidentified:
                 return self._date(value, is_birth=at.type == "Date") or self.text(value)
             case "Uri" | "Url" | "Canonical" | "Oid":
                 return self.uri(value, is_name=name in _SYSTEMS)
+        if name == "state":
+            return self.pseudonyms.state(value)
         if _BIRTH.search(name) and (made := self._date(value, is_birth=True)):
             return made
         return self.text(value, is_name=name in _SYSTEMS)

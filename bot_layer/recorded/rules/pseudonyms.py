@@ -60,6 +60,13 @@ class Pseudonyms:
         self.given.add(made)
         return made
 
+    def state(self, text: str) -> str:
+        """Another state of the United States for a state's code, else as any text."""
+        if text not in _STATES:
+            return self.text(text)
+        moved = _STATES.index(text) + 1 + self._drawn("state") % (len(_STATES) - 1)
+        return _STATES[moved % len(_STATES)]
+
     def number(self, number: float) -> float:
         """A number with the same sign and as many digits."""
         text = str(number)
@@ -108,8 +115,6 @@ class Pseudonyms:
             return self._numeric(text)
         if found := _KIND.fullmatch(text):
             return found[1] + self._words(found[2])
-        if text in _STATES:
-            return _STATES[(_STATES.index(text) + 1 + self._drawn("state") % (len(_STATES) - 1)) % len(_STATES)]
         is_single = len(_RUN.findall(text)) == 1
         composed = unicodedata.is_normalized("NFC", text)
         split = unicodedata.normalize("NFD", text)
