@@ -37,7 +37,7 @@ def finish(session: Session, run: Run) -> SyncState:
 
 
 def _reconcile(session: Session, rest: Finalizer) -> None:
-    """Delete what the source has no more, a handful at a time: a run that breaks off here goes on behind it."""
+    """Delete what the source no longer has, a hundred at a time: a run that is interrupted here resumes after them."""
     run, settings = session.run, session.settings
     check_map(session, run)
     missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share, how=settings.deletion)

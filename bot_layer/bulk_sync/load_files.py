@@ -27,7 +27,7 @@ from bot_layer.errors import PermanentError
 
 
 def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
-    """The state with every file of the export in Medplum, or with the export lost."""
+    """The state after every file of the export was written to Medplum, or after the export was lost."""
     places = places_of(manifest)
     open_spool(session, run, job)
     left = [each for each in job.files if not each.done]
@@ -50,7 +50,7 @@ def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> Sync
 
 
 def is_on_disk(session: Session, run: Run, job: Job) -> bool:
-    """True where nothing more is needed of the source: every file of this export was read, here."""
+    """True if every file of this export is on this machine's disk: the source is not needed any more."""
     if not job.files or not all(each.done for each in job.files):
         return False
     open_spool(session, run, job)
@@ -59,7 +59,7 @@ def is_on_disk(session: Session, run: Run, job: Job) -> bool:
 
 
 def load_spooled(session: Session, run: Run, job: Job) -> SyncState:
-    """The state with what is on disk in Medplum."""
+    """The state after what is on disk was written to Medplum."""
     open_spool(session, run, job)
     _load(session, run)
     session.manifest = None
@@ -88,7 +88,7 @@ def load_searched(session: Session, run: Run, job: Job) -> SyncState:
 
 
 def open_spool(session: Session, run: Run, job: Job) -> None:
-    """Have the spool hold this export and nothing else."""
+    """Open the spool for this export; another export's content is removed."""
     number = sum(each.done for each in run.jobs)
     session.spool.use(f"{run.id} {number} {job.kickoffs}")
 
@@ -128,7 +128,8 @@ def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> 
 
 
 def _delete_first(session: Session, states: list[FileState], places: Places) -> PermanentError | None:
-    """What is gone goes before the rest comes: nothing new is made to refer to it, and what was made anew stays.
+    """Delete what the source deleted before the rest is written: nothing new refers to it, and what was created
+    again stays.
 
     Where Medplum refuses a deletion, the rest is loaded all the same, and the refusal ends the run.
     """

@@ -44,6 +44,6 @@ def file_done(session: Session, state: FileState) -> None:
 
 
 def show_counts(session: Session, loaded: Loaded, expected: int | None = None) -> None:
-    """Move the bars of whoever watches."""
+    """Report the counts to the progress display."""
     for kind, row in loaded.counts.items():
         session.progress("file", kind, row.get("seen", 0), expected)

@@ -33,7 +33,7 @@ from bot_layer.errors import AuthError, InputError, PermanentError
 from bot_layer.fhir.json import Json, objects
 
 _ABSENT_LIMIT: Final = 200_000
-_CARRIERS: Final = 4  # contents on their way at once
+_CARRIERS: Final = 4  # contents that are copied at once
 _MISSED: Final = "its content could not be fetched for now: it points to the source"
 Rows = Mapping[Key, tuple[str, bytes | None]]
 
@@ -89,7 +89,7 @@ class UpsertWorker:
         self._lock = threading.Lock()
 
     def unchanged(self, resources: Iterable[Resource]) -> set[Key]:
-        """Those that the source sent before just so, and that Medplum took."""
+        """Those that the source sent before with the same bytes, and that Medplum accepted."""
         if self.look_at_all:
             return set()
         digests = {each.key: provenance.digest_of(_text_of(each)) for each in resources if each.key is not None}
@@ -124,12 +124,12 @@ class UpsertWorker:
         return total
 
     def _failed(self, resources: Mapping[Key, Resource], reason: str) -> Loaded:
-        """What can't be written at all."""
+        """Keep resources that cannot be written as failures."""
         self.map.record((), failures=[Failure(key, 0, reason, _text_of(each)) for key, each in resources.items()])
         return Loaded(counted((key.type, "failed") for key in resources))
 
     def same(self, resources: Sequence[Resource]) -> tuple[set[Key], frozenset[str]]:
-        """Those that Medplum holds just so, and the references to them: one search compares a hundred of a type."""
+        """Those that Medplum holds unchanged, and the references to them: one search compares a hundred of a type."""
         found = self.medplum.look_up(each.key for each in resources if each.key is not None)
         self.map.record((key, upsert.target_id(key, there), None) for key, there in found.items())
         # Content that is stored apart from its resource is compared when it is written.
@@ -163,7 +163,7 @@ class UpsertWorker:
         )
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
-        """Write once more what Medplum refused before."""
+        """Write again what Medplum refused before."""
         resources = (resource_of(orjson.loads(each.resource), raw=each.resource) for each in failures if each.resource)
         total = Loaded()
         while some := list(islice(resources, 100)):
@@ -237,12 +237,12 @@ class UpsertWorker:
         return known
 
     def prepare(self, kinds: Iterable[str]) -> None:
-        """Ask for all these types at once what would else be asked type by type."""
+        """Find out for all these types at once whether Medplum may hold any, instead of one type after the other."""
         with ThreadPoolExecutor(self.medplum.workers, thread_name_prefix="pf-first") as pool:
             list(pool.map(self._may_hold, dict.fromkeys(kinds)))
 
     def is_open(self, kind: str) -> bool:
-        """True where Medplum may hold resources of a type that the map does not know."""
+        """True if Medplum may hold resources of a type that the map does not know."""
         return kind not in self._compared and self._may_hold(kind)
 
     def compared(self, kind: str) -> None:
@@ -276,7 +276,8 @@ class UpsertWorker:
             targets = set[Key]().union(*[references.targets(each.value, self.source) for each in resources.values()])
             if self.attachments is not None:
                 targets |= set[Key]().union(*[self.attachments.targets(resources[key].value) for key in carrying])
-            known = self.known(targets - resources.keys()) | self.map.ids(targets & resources.keys())
+            known = self.known(targets - resources.keys())
+            known |= {key: rows[key][0] for key in targets & resources.keys() & rows.keys()}
         finally:
             found = read()
         unusable = self.medplum.lookups.unknown | self.medplum.lookups.unreadable
@@ -347,7 +348,7 @@ class UpsertWorker:
 
 @dataclass
 class _Batch:
-    """Resources on their way, and what is known of them and of what they refer to."""
+    """The resources of a unit, and what is known of them and of the targets of their references."""
 
     worker: UpsertWorker
     resources: Mapping[Key, Resource]

@@ -84,7 +84,7 @@ class SyncDatabase:
         except sa.exc.DBAPIError as fault:
             raise TransientError(
                 "The map of ids can't be used any more: its disk may be full, its file damaged (then delete it), or "
-                f"its database gone ({type(fault.orig).__name__}).",
+                f"its database unreachable ({type(fault.orig).__name__}).",
                 service="map of ids",
                 code="map-unusable",
             ) from fault
@@ -100,7 +100,7 @@ class SyncDatabase:
             return change.run(query, values)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close every connection."""
         with self._turn:
             self._engine.dispose()
 

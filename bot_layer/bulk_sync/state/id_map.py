@@ -60,7 +60,7 @@ class SyncMap:
         self.lasting = path is not None or bool(url)  # a process that is killed leaves it behind
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the database."""
         self._base.close()
 
     # -- Notes
@@ -121,7 +121,7 @@ class SyncMap:
         waiting: Iterable[tuple[Key, Iterable[Key]]] = (),
         failures: Iterable[Failure] = (),
     ) -> None:
-        """What a batch brought, in one transaction: ids, references that wait, failures."""
+        """Store the result of a batch in one transaction: ids, references that wait for their target, failures."""
         rows = list(known)
         pairs = [(key, list(targets)) for key, targets in waiting]
         refused = list(failures)
@@ -147,7 +147,7 @@ class SyncMap:
             base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
 
     def forget(self, keys: Sequence[Key]) -> None:
-        """What was deleted in Medplum; its id stays noted, should it come back."""
+        """Remove what was deleted in Medplum. Its id there is kept, in case the source sends it again."""
         with self._base.changing() as base:
             base.many(
                 "INSERT INTO gone SELECT type, id, medplum FROM known WHERE type = ? AND id = ? AND type <> 'Binary' "
@@ -186,11 +186,11 @@ class SyncMap:
         )
 
     def waiting(self) -> int:
-        """How many references are logical because their target is nowhere."""
+        """The number of references that are logical because their target is not in Medplum."""
         return self._number("SELECT count(*) FROM waiting")
 
     def asked(self, keys: Iterable[Key]) -> set[Key]:
-        """Those for which the source was asked in vain."""
+        """Those that the source was asked for and does not have."""
         found: set[Key] = set()
         with self._base.changing() as base:
             for kind, ids in _by_type(keys):
@@ -199,7 +199,7 @@ class SyncMap:
         return found
 
     def write_asked(self, keys: Iterable[Key]) -> None:
-        """The source was asked for these in vain, so that it is asked once."""
+        """Note that the source does not have these, so that it is asked once."""
         with self._base.changing() as base:
             base.many("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
 
@@ -235,7 +235,7 @@ class SyncMap:
     # -- Failures
 
     def failures(self) -> Iterator[Failure]:
-        """What Medplum refused, in order of key: a handful in memory, as it may be all that the source has."""
+        """What Medplum refused, in order of key. They are read page by page: it may be all that the source has."""
         last = ("", "")
         columns = "type, id, status, reason, resource"
         query = f"SELECT {columns} FROM failed WHERE (type, id) > (?, ?) ORDER BY type, id LIMIT {_MANY}"  # noqa: S608
@@ -281,7 +281,7 @@ class SyncMap:
 
 
 def _by_type(keys: Iterable[Key]) -> Iterator[tuple[str, list[str]]]:
-    """The ids of each type, in handfuls that a statement can take."""
+    """The ids of each type, in lists that a statement can take."""
     by_type: dict[str, list[str]] = {}
     for key in keys:
         by_type.setdefault(key.type, []).append(key.id)

@@ -72,7 +72,7 @@ class Changes:
         return changed
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
-        """Delete by (type, Medplum id); True for each that is gone now. Deleting twice is deleting once."""
+        """Delete by (type, Medplum id); True for each that does not exist any more. Deleting twice is deleting once."""
         done: dict[tuple[str, str], bool] = {}
         left = list(dict.fromkeys(ids))
 

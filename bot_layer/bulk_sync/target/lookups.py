@@ -30,11 +30,11 @@ class Lookups:
     def __post_init__(self) -> None:
         self.unknown: set[str] = set()  # types that Medplum does not have
         self.unreadable: set[str] = set()  # types that this login may not read
-        self.foreign: set[Key] = set()  # keys under which another source has brought a resource too
+        self.foreign: set[Key] = set()  # keys under which another source has a resource in Medplum too
         self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
 
     def start(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
-        """What Medplum holds, asked now and read later: several types and other questions are on their way at once."""
+        """What Medplum holds. The searches start now and run at once; the returned function waits for their results."""
         by_type: dict[str, list[str]] = {}
         for key in dict.fromkeys(keys):
             by_type.setdefault(key.type, []).append(key.id)
@@ -46,7 +46,7 @@ class Lookups:
         ]
 
         def read() -> dict[Key, Found]:
-            # All come to rest before the first failure is raised: nothing asks on when the lease is given back.
+            # All end before the first failure is raised: no search runs on when the lease is released.
             wait_for(asked)
             return {key: there for each in asked for key, there in each.result().items()}
 

@@ -63,7 +63,7 @@ class MedplumWriter:
         return self.changes.change(keys, change)
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
-        """Delete by (type, Medplum id); True for each that is gone now."""
+        """Delete by (type, Medplum id); True for each that does not exist any more."""
         return self.changes.delete(ids)
 
     def store_content(self, content_type: str, pieces: Iterable[bytes], *, owner: str = "") -> str:
