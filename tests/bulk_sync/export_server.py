@@ -260,7 +260,10 @@ def started(server: ExportServer) -> Iterator[ExportServer]:
         def log_message(self, *_given: Any) -> None:
             """Nothing is logged."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # connections that wait on a busy machine
+
+    with Server(("127.0.0.1", 0), Handler) as http:
         server.host = f"127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
