@@ -51,6 +51,7 @@ def sandbox(
     medplum_version: Annotated[
         str, typer.Option(help="The server's version: 5.0, 5.1 or a full one such as 5.1.22.")
     ] = "5.1",
+    operation_input: Annotated[str, typer.Option(hidden=True, help="'body' is --medplum-version 5.0.")] = "resource",
     practice_fusion: Annotated[
         str,
         typer.Option(help="How the source behaves: 'general' (all of Bulk Data) or 'exact' (as Practice Fusion)."),
@@ -76,6 +77,8 @@ def sandbox(
     from bot_layer.demo.world import Options, World  # noqa: PLC0415
     from medplum_sandbox.faults import Faults  # noqa: PLC0415  # the look-alikes cost a second that --help need not pay
 
+    if operation_input not in ("resource", "body"):
+        raise typer.BadParameter("--operation-input is 'resource' or 'body'; better say --medplum-version.")
     if practice_fusion not in ("general", "exact"):
         raise typer.BadParameter("--practice-fusion is 'general' or 'exact'.")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -92,7 +95,7 @@ def sandbox(
             host_port=host_port,
             db=db,
             quota=_NO_QUOTA if with_bots else quota,
-            version=medplum_version,
+            version=medplum_version if operation_input == "resource" else "5.0",
             with_bots=with_bots,
             practice_fusion=practice_fusion,
             collections=collections,
