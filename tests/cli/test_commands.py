@@ -180,7 +180,13 @@ def test_the_source_takes_practice_fusions_own_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--medplum-version", "old"], ["--operation-input", "odd"], ["--fault", "meteor"], ["--fault", "conflict=2"], ["--practice-fusion", "odd"]],
+    [
+        ["--medplum-version", "old"],
+        ["--operation-input", "odd"],
+        ["--fault", "meteor"],
+        ["--fault", "conflict=2"],
+        ["--practice-fusion", "odd"],
+    ],
 )
 def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
     """Nothing is started with options that mean nothing."""
