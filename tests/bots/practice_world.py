@@ -81,7 +81,7 @@ class World:
         return found
 
     def put(self, resource: Json) -> Json:
-        """The resource after somebody's edit."""
+        """The resource after a user's edit."""
         answer = self._http.put(f"fhir/R4/{resource['resourceType']}/{resource['id']}", json=resource)
         assert answer.status_code == 200, answer.text
         changed: Json = answer.json()

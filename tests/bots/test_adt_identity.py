@@ -174,7 +174,7 @@ def test_the_order_of_numbers_never_matters() -> None:
             assert send(w, text)[0] == "AA"
         (only,) = patients(w)
         assert len(only["identifier"]) == 4
-        # By the second authority's number alone, too.
+        # The same by the second authority's number only.
         moved = adt("A08", pid("E-7^^^EMPI^PI", "Quandt^Ilse", "19610304", "F", "9 New St^^Reno^NV^89501"), at=LATEST)
         assert send(w, moved)[0] == "AA"
         assert [each["address"][0]["city"] for each in patients(w)] == ["Reno"]
@@ -193,7 +193,7 @@ def test_numbers_of_two_patients_are_for_a_person(swapped: bool) -> None:
 
 @pytest.mark.parametrize("back", ["A28", "A04", "A01"])
 def test_a_patient_comes_back_after_an_a29(back: str) -> None:
-    """An update alone does not bring anybody back, and an A29 that comes late does not end what came back."""
+    """An update alone does not reactivate a patient, and a late A29 does not deactivate a reactivated one."""
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
         who = pid(mr("R-1"), "Quandt^Ilse", "19610304", "F")
@@ -249,7 +249,7 @@ def test_a_social_security_number_of_a_message_is_nowhere(number: str) -> None:
 
 
 def test_a_merge_by_message_completes_the_task_of_the_namesake() -> None:
-    """The second Patient could not be registered; the merge settles that, and nobody has to look any more."""
+    """The second Patient could not be registered; the merge settles that, and no person has to check any more."""
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
         second = w.server.create(
@@ -310,7 +310,7 @@ def test_odd_input_is_acknowledged(text: str) -> None:
 
 
 def test_a_message_that_states_nothing_new_makes_no_version_and_is_remembered() -> None:
-    """A later message of the same content leaves the Patient alone, and one from in between still comes late."""
+    """A later message with the same content leaves the Patient unchanged, but an earlier one still counts as late."""
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
         before = w.held()

@@ -38,7 +38,7 @@ def found(answer: Json) -> dict[str, tuple[str, str]]:
 
 
 def test_all_well(here: World) -> None:
-    """Every step passes; a clinician who is enrolled or could be is told so; nothing is written anywhere."""
+    """Every step passes for a clinician who is or could be enrolled; nothing is written on either side."""
     person = here.store(clinician())
     answer = check(here, named("practitioner", person))
     assert one(answer, "ok") is True
@@ -56,7 +56,7 @@ def test_all_well(here: World) -> None:
 
 @pytest.mark.parametrize("shape", ["resource", "reference", "query", "parameters"])
 def test_the_clinician_is_named_in_any_shape(here: World, shape: str) -> None:
-    """Whatever way the call names somebody, they are looked up; a call that names nobody leaves that step out."""
+    """However the call names a clinician, the clinician is looked up; a call without one skips that step."""
     person = here.store(clinician())
     reference = {"reference": f"Practitioner/{person['id']}"}
     given = {
@@ -102,7 +102,7 @@ def test_what_is_set_wrong_is_named(here: World, setting: str, value: str, step:
 
 
 def test_a_scope_that_was_not_granted_is_a_doubt() -> None:
-    """A server that grants less than was asked for is warned of; scopes are told garbled, so it is no failure."""
+    """A server that grants less than requested causes a warning, not a failure: servers report scopes unreliably."""
     scopes = tuple(scope for scope in hg_sandbox.SCOPES if scope != "create_users")
     with world() as here, HealthGorillaSandbox(switches=Switches(unregistered_scope="dropped"), scopes=scopes) as less:
         settings = less.settings()
@@ -152,7 +152,7 @@ def test_an_id_that_differs_is_found(here: World) -> None:
 
 
 def test_an_id_that_differs_from_the_directorys_is_found(here: World) -> None:
-    """Nobody is enrolled yet: what an enrollment would refuse the check does not call in order."""
+    """The clinician is not enrolled yet: the check does not approve what an enrollment would refuse."""
     wrong = [*clinician()["identifier"], {"system": HG, "value": "0" * 24}]
     answer = check(here, named("practitioner", here.store(clinician(identifier=wrong))))
     assert found(answer)["practitioner"] == ("failed", "health-gorilla-id-mismatch")

@@ -80,7 +80,7 @@ def test_an_npi_is_an_npi_in_whatever_form(here: World, marked: Json) -> None:
 
 
 def test_one_npi_under_both_systems_is_one(here: World) -> None:
-    """An import by C-CDA beside the clinic's own entry makes nobody ambiguous, and one NPI is sent."""
+    """If a C-CDA import repeats the clinic's own entry, the NPI is not ambiguous, and it is sent once."""
     both = [{"system": system, "value": npi(2)} for system in (NPI, NPI_OID)]
     practitioner = here.store(clinician(2, identifier=both, name=[{"family": "Okonkwo-Reyes", "given": ["Amara"]}]))
     assert action(sync(here, practitioner)) == "enrolled"
@@ -154,7 +154,7 @@ def test_a_laboratory_is_known_in_any_form_of_its_reference(here: World, form: s
 
 
 def test_a_laboratory_of_another_server_is_none_of_ours(here: World) -> None:
-    """The same id at another address is somebody else's: the number is left out with a warning."""
+    """The same id at another address is another organization: the number is left out with a warning."""
     laboratory = here.store(organization(here.gorilla.labs[1], name="Laboratory"))
     foreign = {"reference": f"https://ehr.example/fhir/R4/Organization/{laboratory['id']}"}
     number = {**account_number(laboratory, "77"), "assigner": foreign}
@@ -249,7 +249,7 @@ def test_an_account_keeps_its_role_until_a_call_changes_it(here: World) -> None:
 
 
 def test_the_check_digit_can_be_switched_off_for_a_test_system(here: World) -> None:
-    """The guide's own sample has nine digits: with the setting, the directory alone decides."""
+    """The guide's own sample has nine digits: with the setting, only the directory decides."""
     here.gorilla.directory.add(npi="123456789", family="Gorilla", given=["Joe"], suffix=["PA"])
     practitioner = here.store(clinician(identifier=[{"system": NPI, "value": "123456789"}]))
     assert codes(sync(here, practitioner)) == ["npi-invalid"]
@@ -258,7 +258,7 @@ def test_the_check_digit_can_be_switched_off_for_a_test_system(here: World) -> N
 
 @pytest.mark.parametrize(("number", "code"), [("123456780", "npi-not-in-directory"), ("1|2", "npi-invalid")])
 def test_without_the_check_digit_the_directory_decides(here: World, number: str, code: str) -> None:
-    """A number that it lacks enrolls nobody, and one that would read as something else in a search is refused."""
+    """A number that the directory lacks enrolls no one; a number with special meaning in a search is refused."""
     practitioner = here.store(clinician(identifier=[{"system": NPI, "value": number}]))
     assert codes(sync(here, practitioner, HEALTH_GORILLA_NPI_CHECK_DIGIT="false")) == [code]
 
@@ -302,7 +302,7 @@ OUTCOME: Json = {
     ],
 )
 def test_an_answer_that_is_no_searchset_is_not_taken_for_nobody(here: World, path: str, answer: Json) -> None:
-    """No second account is made, and nobody is said to be missing from the directory: it is tried again later."""
+    """No second account is created, and no one is reported as missing from the directory: the bot tries again later."""
     practitioner = here.store(clinician())
     here.gorilla.instead["GET", path] = Answer(200, answer)
     found = sync(here, practitioner)

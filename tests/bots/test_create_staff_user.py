@@ -129,7 +129,7 @@ def test_the_open_list_of_roles(here: World) -> None:
 
 @pytest.mark.parametrize("spelling", [SECURITY_ROLE, OLD_SECURITY_ROLE])
 def test_both_spellings_of_the_security_role_are_read(spelling: str) -> None:
-    """An account that has the role under either URL is left alone; what is written has the newer URL."""
+    """An account that has the role under either URL is not changed; a write uses the newer URL."""
     with world(Switches(old_security_role_url="accepted")) as here:
         person = here.store(staff())
         create(here, person)
@@ -169,7 +169,7 @@ def test_a_lost_answer_makes_nobody_twice(echoed: bool, keys: bool, sign_on: boo
 
 
 def test_an_account_whose_write_back_was_lost_is_found_again(here: World) -> None:
-    """Medplum lost id and login: the login is taken, the account is recognised, and brought up to date."""
+    """Medplum lost id and login: the login is taken, so the account is recognized and updated."""
     person = here.store(staff())
     first = create(here, person, **NO_SSO)
     here.put({key: value for key, value in here.read(person).items() if key not in {"identifier", "extension"}})
@@ -193,7 +193,7 @@ def test_a_login_of_somebody_else_is_not_taken_over(here: World) -> None:
 
 @pytest.mark.parametrize("tenant", ["own", "other"])
 def test_a_namesake_is_not_taken_for_the_person(tenant: str) -> None:
-    """Where no logins are told: a failed create, or a second tenant, links nobody to an account of the same name."""
+    """If no login is returned, neither a failed create nor a second tenant links a person to a namesake's account."""
     with world(Switches(login_echoed=False)) as here:
         where = f"Organization/{here.gorilla.subtenant_id}"
         entries = [{"name": "organization", "valueReference": {"reference": where}}] if tenant == "other" else []
@@ -222,7 +222,7 @@ def test_an_id_that_no_account_has_is_for_a_person_to_settle(here: World) -> Non
 
 
 def test_preview_writes_nothing(here: World) -> None:
-    """A preview tells what would be made or changed, without the password, and writes nothing on either side."""
+    """A preview reports what would be created or changed, without the password, and writes nothing on either side."""
     person = here.store(staff())
     answer = create(here, person, text("password", "invented secret"), PREVIEW)
     assert (action(answer), here.gorilla.heard) == ("enrolled", [])
@@ -293,7 +293,7 @@ def test_medplum_keeps_nothing_of_another_tenant(here: World) -> None:
 
 
 def test_no_login_is_made_up_for_an_account_that_is_there() -> None:
-    """Linked by hand with its id, and neither side tells the login: none is sent, answered or written to Medplum."""
+    """The account was linked by its id and neither side has a login: none is sent, returned or written to Medplum."""
     with world(Switches(login_echoed=False)) as here:
         made = create(here, here.store(staff()), **NO_SSO)
         by_hand = here.store(staff(identifier=[{"system": HG, "value": one(made, "healthGorillaId")}]))
@@ -306,7 +306,7 @@ def test_no_login_is_made_up_for_an_account_that_is_there() -> None:
 
 
 def test_a_new_name_makes_no_second_account_in_another_tenant(here: World) -> None:
-    """Medplum keeps no id of that tenant: the login that was made of the Practitioner's id tells who it is."""
+    """Medplum keeps no id of that tenant: the login derived from the Practitioner's id identifies the account."""
     tenant = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
     person = here.store(staff())
     made = create(here, person, tenant)

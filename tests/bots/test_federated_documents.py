@@ -133,7 +133,7 @@ def test_the_settings_are_those_of_the_responder(world: Network) -> None:
 
 
 def test_every_access_names_the_caller(world: Network) -> None:
-    """Who asked Medplum stands in the record: for the query, and for the document."""
+    """The record names who asked Medplum, for the query and for the document."""
     patient = world.patient()
     stored = world.document(patient)
     call(world, {"patient": patient["id"]})
@@ -145,7 +145,7 @@ def test_every_access_names_the_caller(world: Network) -> None:
 
 
 def test_medplums_own_address_serves_the_network(world: Network) -> None:
-    """The base URL is the bot's $execute: the path that a caller appends is passed over, the query arrives."""
+    """The base URL is the bot's $execute: the path that a caller appends is ignored, and the query arrives."""
     medplum, server = world.medplum, world.server
     patient = world.patient()
     world.document(patient)

@@ -36,7 +36,7 @@ def test_a_sample_as_a_whole(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_sample_is_fhir(case: Case) -> None:
-    """Every resource of a folder is FHIR R4 by fhir.resources, and its NPIs belong to nobody."""
+    """fhir.resources accepts every resource of a folder as FHIR R4, and its NPIs belong to no real person."""
     given = case.read("event.json")["input"]
     for resource in [*case.stored, *(case.read("sent.json") or []), given, case.read("expected.json")]:
         filled = json.loads(PLACEHOLDER.sub("x-1", json.dumps(resource)))
@@ -48,7 +48,7 @@ def test_a_sample_is_fhir(case: Case) -> None:
 
 @pytest.mark.parametrize("stem", ["sync_practitioner", "create_staff_user"])
 def test_samples_are_accepted_whatever_is_unknown(stem: str) -> None:
-    """The fullest sample makes an account under every combination of what nobody outside knows."""
+    """The fullest sample creates an account under every combination of undocumented behavior."""
     (case,) = [found for found in cases(stem) if found.folder.name in {"clinical-user-full-example", "full-example"}]
     handler = load().named(stem)
     for switches in Switches.combinations():

@@ -1,4 +1,4 @@
-"""Answers of the patient index to a search: only an empty searchset means "nobody"."""
+"""Answers of the patient index to a search: only an empty searchset means "no match"."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def hg_identifiers(w: Clinic, patient: Json) -> list[tuple[str, str]]:
 
 
 def open_tasks(w: Clinic) -> list[str]:
-    """The kinds of the Tasks that somebody has to look at."""
+    """The codes of the open Tasks, which a person must handle."""
     found = w.server.search("Task", [("_count", "20"), ("status", "requested")])
     return sorted(task["code"]["coding"][0]["code"] for task in found)
 
@@ -87,7 +87,7 @@ def test_a_consent_of_another_authority_with_the_same_number_is_not_this_patient
 )
 @pytest.mark.parametrize("call", ["asked", "subscribed"])
 def test_a_consent_keeps_a_patient_out(parts: Json, code: str, call: str) -> None:
-    """In a direct call and in a Subscription; nobody has to look, and force does not help."""
+    """In a direct call and in a Subscription; no person has to check, and force does not help."""
     with clinic() as w:
         patient = w.server.create(person())
         w.server.create(
@@ -168,7 +168,7 @@ def test_a_preview_says_so_and_ends_nothing() -> None:
 
 
 def test_the_consent_of_a_merged_record_counts() -> None:
-    """Whoever opted out before two records were merged is not known to networks by the survivor."""
+    """If a record with an opt-out is merged, the surviving record is not disclosed to networks either."""
     with clinic() as w:
         gone, kept = w.server.create(person()), w.server.create(person())
         w.server.create(consent(gone))
@@ -208,7 +208,7 @@ def test_consents_that_cannot_be_searched_permit_nothing(monkeypatch: pytest.Mon
     ],
 )
 def test_a_message_keeps_a_patient_out_and_lets_one_in_again(protecting: str, opening: str) -> None:
-    """The label stays on the Patient until a message takes it away; other labels are left alone."""
+    """The label stays on the Patient until a message removes it; other labels are not changed."""
     who = pid("R-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F")
     with world() as w:
         assert send(w, adt("A04", who))[0] == "AA"

@@ -36,7 +36,7 @@ def not_same(w: Clinic, patient: Json, other: Json, **flags: bool) -> Json:
 @pytest.mark.parametrize(
     ("first", "second", "plain", "forced"),
     [
-        # Two marks that do not change tell two people apart without anybody's help.
+        # Two stable attributes distinguish two people without a person's help.
         (
             {"name": [{"family": "Sommer", "given": ["Kim", "Lee"]}], "gender": "male"},
             {"name": [{"family": "Sommer", "given": ["Kim", "Ada"]}], "gender": "female"},

@@ -1,4 +1,4 @@
-"""$pf-bulk-sync: each call a step, and the answer says where the sync stands."""
+"""$pf-bulk-sync: each call is one step, and the answer gives the status of the sync."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FAST = Switches.general(retry_after="epoch", polls=0)
 
 
 def test_a_start_runs_to_the_end_and_says_so(tmp_path: Path) -> None:
-    """A small practice is done in one step: status, time stamp, counts and health tell it."""
+    """A small practice is done in one step: the answer has status, time stamp, counts and health."""
     with world(generate(1, 1), switches=FAST) as both:
         answer = call(both, PF_STATE_DIR=str(tmp_path))
         assert one(answer, "status") == "done", answer
@@ -54,7 +54,7 @@ def test_a_start_runs_to_the_end_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_call_logs_in_the_words_that_operators_know(caplog: pytest.LogCaptureFixture) -> None:
-    """As the command line does; what Medplum refused is told with its status, and where its words are kept."""
+    """As the command line does; a refusal by Medplum is reported with its status and with the place of its text."""
     source = generate(1, 1)
     source.add(observation("bad", status=None), at=START)
     with world(source, switches=FAST) as both, caplog.at_level(logging.INFO, logger="bots"):
@@ -73,7 +73,7 @@ def test_a_call_logs_in_the_words_that_operators_know(caplog: pytest.LogCaptureF
 
 
 def test_steps_go_on_where_the_last_one_stopped() -> None:
-    """Without a disk and with a short budget each call goes on: the export is kicked off once."""
+    """Without a disk and with a short budget, each call continues the run: the export is kicked off once."""
     with world(generate(1, 6), switches=FAST) as both:
         for _ in range(60):
             answer = call(both, PF_STEP_SECONDS="1")
@@ -143,7 +143,7 @@ def test_the_timer_starts_a_run_only_when_it_is_due(tmp_path: Path) -> None:
 
 
 def test_cancel_ends_the_run_here_and_at_the_source() -> None:
-    """After cancel the job is deleted at the source, and the next start begins anew."""
+    """After a cancel the job is deleted at the source, and the next start begins a new run."""
     with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
         call(both, PF_STEP_SECONDS="1")
         assert one(call(both, parameters.code("action", "cancel")), "status") == "cancelled"
@@ -151,7 +151,7 @@ def test_cancel_ends_the_run_here_and_at_the_source() -> None:
 
 
 def test_the_timer_does_not_undo_a_cancel() -> None:
-    """The next run comes when the interval has passed; somebody who starts one gets it at once."""
+    """The next run starts when the interval has passed; a start by a person runs at once."""
     with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
         call(both, cron=True, PF_STEP_SECONDS="1")
         call(both, parameters.code("action", "cancel"))
@@ -234,7 +234,7 @@ def test_the_sample_of_a_whole_run_is_what_a_run_answers(tmp_path: Path) -> None
 
 
 def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
-    """Each has its own answer and Task; a name takes one alone."""
+    """Each practice has its own answer and Task; a call with a name syncs only that one."""
     with world(generate(1, 1), switches=FAST) as both, PracticeFusionSandbox(generate(2, 1), switches=FAST) as other:
         tables = {"north": both.source.settings(), "south": other.settings(), "gone": both.source.settings()}
         tables["gone"]["PF_FHIR_BASE_URL"] += "/gone"

@@ -55,7 +55,7 @@ def test_a_patient_is_registered_and_the_id_written_back(world: Clinic) -> None:
 
 
 def test_registering_again_writes_nothing(world: Clinic) -> None:
-    """An unchanged patient costs reads alone, on both sides."""
+    """An unchanged patient costs only reads on both sides."""
     stored = world.server.create(person())
     handler(world.asked(stored))
     before = world.held()
@@ -222,7 +222,7 @@ def test_calls_at_the_same_time_register_once(keys: bool, conditional: bool) -> 
 
 
 class Edited(HealthGorillaSandbox):
-    """A Health Gorilla where somebody adds an identifier just before the first PUT of a Patient arrives."""
+    """A Health Gorilla where another client adds an identifier just before the first PUT of a Patient arrives."""
 
     is_edited = False
 
@@ -248,7 +248,7 @@ class Loose(HealthGorillaSandbox):
 
 
 def test_somebody_else_is_not_taken_for_the_patient_who_was_asked_for() -> None:
-    """Whoever lacks the identifier that was searched for is no match: their record is not overwritten."""
+    """A record without the searched identifier is no match: it is not overwritten."""
     with MedplumSandbox() as medplum, Loose() as gorilla:
         world = Clinic(medplum, gorilla)
         first = world.server.create(person())
@@ -261,7 +261,7 @@ def test_somebody_else_is_not_taken_for_the_patient_who_was_asked_for() -> None:
 
 
 def test_a_loose_answer_does_not_hide_the_recorded_registration() -> None:
-    """A twin whom the search brings along is nobody: the recorded one is read, and a forced call makes no second."""
+    """A twin in the search result is ignored: the recorded one is read, and a forced call creates no second one."""
     with MedplumSandbox() as medplum, Loose() as gorilla:
         gorilla.passed_over = "given"
         world = Clinic(medplum, gorilla)
@@ -277,7 +277,7 @@ def test_a_loose_answer_does_not_hide_the_recorded_registration() -> None:
 
 
 def test_an_edit_in_between_is_not_overwritten() -> None:
-    """The PUT carries the version that was read; on a newer one it is planned anew."""
+    """The PUT carries the version that was read; if there is a newer one, the plan is made again."""
     with MedplumSandbox() as medplum, Edited() as gorilla:
         world = Clinic(medplum, gorilla)
         stored = world.server.create(person())
@@ -337,7 +337,7 @@ def test_a_failed_registration_from_a_subscription_leaves_one_task(world: Clinic
 
 
 def test_a_patient_who_is_not_for_the_index_leaves_no_task(world: Clinic) -> None:
-    """Inactive, test and deceased patients are refused by rule: nobody needs to look."""
+    """A rule refuses inactive, test and deceased patients: no person needs to check."""
     tag = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]}
     for changes in ({"active": False}, {"meta": tag}, {"deceasedBoolean": True}):
         assert action(handler(world.subscribed(world.server.create(person(**changes))))) == "refused"
@@ -497,7 +497,7 @@ def test_a_link_on_one_side_alone_takes_no_registration_over(world: Clinic) -> N
 
 
 def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
-    """A29 keeps the record; for a patient whom nobody knows it fails; a later update is no failure of the message."""
+    """A29 keeps the record; for an unknown patient it fails; a later update does not fail the message."""
     handler(hospital.message(adt("A04")))
     assert acknowledged(handler(hospital.message(adt("A29")))) == ("AA", "C-1", [])
     assert held(hospital)["active"] is False
@@ -546,7 +546,7 @@ def test_a_wrong_setting_is_acknowledged_too() -> None:
     ("message", "control"), [(adt("A04"), "C-1"), ("no message at all", "")], ids=["a message", "none"]
 )
 def test_missing_settings_are_acknowledged_as_well(hospital: Clinic, message: str, control: str) -> None:
-    """What is wrong before the bot begins is told an HL7 sender as HL7, with its code; a caller of FHIR as FHIR."""
+    """An error before the bot starts is sent as HL7 with its code to an HL7 sender, and as FHIR to a FHIR caller."""
     event = hospital.message(message)
     del event["secrets"]["HEALTH_GORILLA_CLIENT_ID"]
     result = invoke(handler, event, environ={})
@@ -558,9 +558,7 @@ def test_missing_settings_are_acknowledged_as_well(hospital: Clinic, message: st
 
 
 def test_a_fault_of_the_code_is_acknowledged_too(hospital: Clinic) -> None:
-    """Medplum delivers no answer of a failed bot: the acknowledgement itself says that it failed, and why is told as a
-    code.
-    """
+    """Medplum drops the answer of a failed bot: the acknowledgment itself reports the failure and its code."""
 
     def broken(_event: Event) -> Json:
         raise KeyError("Sommer")
@@ -579,7 +577,7 @@ def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None
 
 
 def test_a_number_of_another_patient_is_not_taken_over(hospital: Clinic) -> None:
-    """Neither a new Patient nor a known one gets it: queries and messages by it would lead to nobody any more."""
+    """Neither a new nor a known Patient gets it: otherwise searches and messages with it would find no one."""
     other = hospital.server.create(
         person(name=[{"family": "Winter", "given": ["Bea"]}], identifier=[{"system": MRN, "value": "M-8"}])
     )
@@ -626,7 +624,7 @@ def test_records_that_ended_in_each_other_are_for_a_person(hospital: Clinic) -> 
 
 
 def test_a_number_that_was_given_in_error_is_for_a_person(hospital: Clinic) -> None:
-    """A Patient who carries the number as an old one is not overwritten by whoever has it now."""
+    """A Patient who has the number as an old one is not overwritten by the number's new owner."""
     other = hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7", "use": "old"}]))
     assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["old-identifier"])
     assert hospital.server.read(f"Patient/{other['id']}") == other
@@ -634,7 +632,7 @@ def test_a_number_that_was_given_in_error_is_for_a_person(hospital: Clinic) -> N
 
 @pytest.mark.parametrize(("number", "alike"), [("M-7,M-8", ["M-7", "M-8"]), (r"M\E\9", ["M9"])])
 def test_a_number_is_searched_for_as_it_is(hospital: Clinic, number: str, alike: list[str]) -> None:
-    """A comma or a backslash in it means something to a search: nobody else's Patient is found and overwritten."""
+    """A comma or a backslash has a meaning in a search: no other Patient is found and overwritten."""
     others = [hospital.server.create(person(identifier=[{"system": MRN, "value": value}])) for value in alike]
     message = adt("A04", number, f5="Winter^Bea", f7="19900101")
     for _ in range(2):
@@ -670,7 +668,7 @@ def test_a_conflicting_edit_is_planned_anew() -> None:
 
 
 def test_a_recorded_registration_is_found_by_its_id(world: Clinic) -> None:
-    """Where neither identifier nor demographics find it, the recorded id is read; one that is gone is for a person."""
+    """If neither identifier nor demographics find it, the recorded id is read; a deleted record needs a person."""
     stored = world.server.create(person())
     handler(world.asked(stored))
     renamed = {"name": [{"family": "Winter", "given": ["Bea"]}], "birthDate": "1990-01-01"}

@@ -46,7 +46,7 @@ def test_the_task_follows_the_patient(change: Callable[[Json], Json], status: st
 
 
 def test_the_task_of_a_namesake_ends_when_the_patient_dies() -> None:
-    """Nobody registers the dead anew, so nobody has to tell the two apart."""
+    """A deceased patient is not registered again, so no one has to distinguish the two."""
     with clinic() as w:
         handler(w.asked(w.server.create(person())))
         second = w.server.create(person())
@@ -66,7 +66,7 @@ def test_a_deleted_patient_has_no_open_task() -> None:
 
 
 def test_an_event_that_comes_after_the_deletion_opens_none() -> None:
-    """Medplum may deliver an update late: nobody can do anything for a Patient who is gone."""
+    """Medplum may deliver an update late: a deleted Patient needs no action."""
     with clinic() as w:
         stored = failing(w)
         w.server.delete(f"Patient/{stored['id']}")
@@ -98,7 +98,7 @@ def test_a_direct_call_that_succeeds_completes_the_task() -> None:
 
 
 def test_a_failure_of_the_survivor_moves_the_task_to_the_survivor() -> None:
-    """Whoever looks at the Task finds the record that lives on."""
+    """The Task leads to the surviving record."""
     with clinic() as w:
         stored = failing(w)
         kept = w.server.create(person(gender="other"))

@@ -134,7 +134,7 @@ def test_a_lost_answer_makes_no_second_location(keys: bool, method: str) -> None
 
 
 def test_a_conflict_is_settled_by_a_second_look(here: World) -> None:
-    """Somebody else changes the location at the same moment: it is read again, and the change is made."""
+    """If the location changes at the same moment, it is read again, and the change is made."""
     location = office(here)
     sync(here, location)
     here.put({**here.read(location), "name": "Canopy Office"})
@@ -148,7 +148,7 @@ def test_a_conflict_is_settled_by_a_second_look(here: World) -> None:
 
 @pytest.mark.parametrize("switches", Switches.combinations()[::3], ids=differing)
 def test_whatever_is_unknown(switches: Switches) -> None:
-    """Made, left, changed and left again, under many combinations of what nobody outside knows."""
+    """Created, left, changed and left again, under many combinations of undocumented behavior."""
     with world(switches) as here:
         location = office(here)
         assert [action(sync(here, location)) for _ in range(2)] == ["created", "unchanged"]
@@ -184,7 +184,7 @@ def test_what_is_refused(here: World, changes: Json, code: str) -> None:
 
 
 def test_preview_writes_nothing(here: World) -> None:
-    """A preview tells what would be made or changed, and writes nothing."""
+    """A preview reports what would be created or changed, and writes nothing."""
     location = office(here)
     answer = sync(here, location, PREVIEW)
     assert (action(answer), differences(answer)) == ("created", ["Organization: create"])

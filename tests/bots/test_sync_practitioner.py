@@ -155,7 +155,7 @@ def test_the_login_of_medplum_is_taken(here: World) -> None:
 
 
 def test_a_chosen_login_that_is_taken_is_refused(here: World) -> None:
-    """Nobody gets another login than the one that was chosen for them."""
+    """No one gets a login other than the one that was chosen for them."""
     practitioner = here.store(clinician(extension=[{"url": LOGIN, "valueString": here.gorilla.taken_login}]))
     answer = sync(here, practitioner)
     assert (action(answer), codes(answer)) == ("refused", ["login-taken"])
@@ -192,7 +192,7 @@ def test_a_missing_scope_is_for_the_operator(here: World) -> None:
     ],
 )
 def test_a_mismatch_says_which_part_and_writes_nothing(here: World, names: list[Json], code: str, where: str) -> None:
-    """The code and the element tell what differs; the name itself is not told."""
+    """The code and the element say what differs; the name itself is not included."""
     practitioner = here.store(clinician(name=names))
     answer = sync(here, practitioner)
     assert (action(answer), codes(answer)) == ("refused", [code])
@@ -215,7 +215,7 @@ def test_who_is_not_in_the_directory_is_refused(here: World) -> None:
 
 
 def test_several_directory_records_are_for_a_person(here: World) -> None:
-    """Two records of one NPI: nobody is chosen."""
+    """Two records have the same NPI: none is chosen."""
     here.gorilla.directory.add(npi=npi(1), family="Gorilla", given=["Joe"])
     answer = sync(here, here.store(clinician()))
     assert (action(answer), codes(answer)) == ("refused", ["directory-ambiguous"])
@@ -231,7 +231,7 @@ def test_an_inactive_practitioner_is_refused(here: World) -> None:
 
 
 def test_other_peoples_edits_are_kept(here: World) -> None:
-    """An edit between the bot's read and its write-back survives: If-Match fails, and the change is made anew."""
+    """An edit between the bot's read and its write-back survives: If-Match fails, and the change is made again."""
     practitioner = here.store(clinician())
     phone = [{"system": "phone", "value": "555 0100"}]
     edits: list[str] = []
@@ -306,7 +306,7 @@ def test_a_linked_clinician_may_change_the_name(here: World) -> None:
 
 @pytest.mark.parametrize("times", [1, 9])
 def test_a_page_with_status_200_is_no_account(here: World, times: int) -> None:
-    """A gateway's page in place of an answer is a lost answer: what was not written is not told as done."""
+    """A gateway's page in place of an answer is a lost answer: what was not written is not reported as done."""
     practitioner = here.store(clinician())
     here.gorilla.faults.add("html", method="POST", path="/PractitionerRole", status=200, times=times)
     answer = sync(here, practitioner)
@@ -395,7 +395,7 @@ def test_an_account_that_another_call_made_meanwhile_is_brought_up_to_date(here:
 
 
 def test_an_account_number_that_cant_be_resolved_is_a_warning(here: World) -> None:
-    """The rest goes on, and the warning tells where."""
+    """The other numbers are sent, and the warning says where the problem is."""
     lab, other = here.store(organization(here.gorilla.labs[0])), here.store(organization())
     gone = {"id": "00000000-0000-4000-8000-000000000000"}
     found = [account_number(place, value) for place, value in ((lab, "1"), (other, "2"), (gone, "3"))]
@@ -408,7 +408,7 @@ def test_an_account_number_that_cant_be_resolved_is_a_warning(here: World) -> No
 
 
 def test_an_unknown_laboratory_is_refused_with_its_cause(here: World) -> None:
-    """A wrong f- id in Medplum is told as such."""
+    """A wrong f- id in Medplum is reported as such."""
     lab = here.store(organization("f-000000000000000000000000"))
     practitioner = here.store(clinician(identifier=[{"system": NPI, "value": npi(1)}, account_number(lab, "1")]))
     answer = sync(here, practitioner)
@@ -498,7 +498,7 @@ def test_a_missing_setting_is_one_error_that_names_all(here: World) -> None:
 
 
 def test_an_input_that_names_nobody_says_how_to_call(here: World) -> None:
-    """Medplum 5.0 hands an empty body on: the answer says what to send."""
+    """Medplum 5.0 passes an empty body: the answer says what to send."""
     answer = here.call(handler)
     assert (action(answer), codes(answer)) == ("refused", ["no-target"])
 
@@ -591,7 +591,7 @@ def test_a_long_failure_is_for_the_host_to_retry(here: World) -> None:
 
 
 def test_nothing_of_a_person_is_told_in_an_outcome(here: World) -> None:
-    """Every refusal's outcome tells codes and elements, no name, NPI, login, token or secret."""
+    """The outcome of every refusal has codes and elements, but no name, NPI, login, token or secret."""
     refused = [
         clinician(name=[{"family": "Different", "given": ["Person"]}]),
         clinician(identifier=[{"system": NPI, "value": "1000000013"}]),

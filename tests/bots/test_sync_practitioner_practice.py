@@ -95,7 +95,7 @@ def test_the_locations_given_replace_the_list_there(here: World) -> None:
 
 @pytest.mark.parametrize("nothing", [{}, {"valueReference": {}}, {"valueReference": {"reference": ""}}])
 def test_the_list_of_locations_is_never_emptied(here: World, nothing: Json) -> None:
-    """None given leaves it; a reference to nothing is refused, so that nobody takes "unchanged" for "emptied"."""
+    """No location leaves the list unchanged; an empty reference is refused: it must not count as "unchanged"."""
     person, north = here.store(clinician()), location(here, "North")
     sync(here, person, named("location", north))
     answer = sync(here, person, {"name": "location", **nothing})
@@ -201,7 +201,7 @@ def test_one_login_for_each_tenant(here: World) -> None:
 
 @pytest.mark.parametrize("switches", [Switches(login_echoed=False, login_required_on_update=True), Switches()])
 def test_an_account_in_another_tenant_is_updated_with_its_own_login(switches: Switches) -> None:
-    """Where Health Gorilla tells no login, an update in another tenant sends that tenant's, not Medplum's."""
+    """If Health Gorilla returns no login, an update in another tenant sends that tenant's login, not Medplum's."""
     with world(switches) as here:
         person = here.store(clinician())
         sync(here, person)
@@ -313,7 +313,7 @@ def test_a_password_appears_nowhere_else(by: str, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_password_is_for_a_new_account_only(here: World) -> None:
-    """Whoever can call the bot could otherwise take an account over: the one that is there keeps its password."""
+    """Otherwise a caller of the bot could take over an account: an existing account keeps its password."""
     person = here.store(clinician())
     sync(here, person)
     here.gorilla.heard.clear()

@@ -154,7 +154,7 @@ class ExportServer:
         return Reply(202, headers={"Content-Location": f"http://{self.host}/job/{number}"})
 
     def job(self, asked: Asked, number: str) -> Reply:
-        """How an export stands, or its end."""
+        """The status of an export, or its deletion."""
         if number not in self.exports:
             return Reply(404)
         if asked.method == "DELETE":
@@ -281,4 +281,4 @@ def practice(*resources: Json) -> Iterator[tuple[World, ExportServer]]:
         MedplumSandbox(quota=100_000_000, auth_rate_limit=100_000) as medplum,
         started(ExportServer(*(resources or RESOURCES))) as source,
     ):
-        yield World(medplum, source), source  # type: ignore[arg-type] # both tell their settings
+        yield World(medplum, source), source  # type: ignore[arg-type] # both have settings()

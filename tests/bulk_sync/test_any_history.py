@@ -53,7 +53,7 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
         try:
             assert_adds_up(both.run())
         except TransientError:
-            pass  # the next run goes on
+            pass  # the next run continues
         finally:
             both.medplum.faults.clear()
             both.source.faults.clear()
@@ -63,10 +63,10 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
 @pytest.mark.no_cover  # the ways of a run, again and again
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(HISTORIES, st.booleans(), st.booleans())
-@example(  # a new resource points to one that the same export tells to be gone
+@example(  # a new resource refers to one that the same export reports as deleted
     history=[("add", 1, 0, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 0, 1, "final")], ranges=False, bot=False
 )
-@example(  # gone and made anew between two runs
+@example(  # deleted and created again between two runs
     history=[("add", 1, 1, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 1, 1, "amended")], ranges=False, bot=True
 )
 def test_after_any_history_medplum_is_as_the_source_is(history: list[tuple[Any, ...]], ranges: bool, bot: bool) -> None:

@@ -86,7 +86,7 @@ def test_every_kind_of_run_needs_no_more_than_the_policy_grants(
         assert state.run is not None
         assert state.run.phase == "done"
         assert_adds_up(state)
-        # A plain full run, or another try of what failed, is told of no deletion.
+        # A plain full run, or a retry of failures, does not learn of deletions.
         if deletion == "delete" and (change is unchanged or options in (Options(), Options(reconcile=True))):
             assert_exact(both)
 

@@ -1,4 +1,4 @@
-"""A run is cancelled by whoever asks for it, also while another process holds it."""
+"""Any process can cancel a run, even while another process holds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.bulk_sync.world import World, assert_exact, world
 
 
 def cancelled_in_the_middle(both: World, *, down: bool) -> None:
-    """A run that somebody else cancels when its Patients are there."""
+    """A run that another process cancels after its Patients have arrived."""
 
     def progress(kind: str, name: str, _done: int, _total: int | None) -> None:
         if (kind, name) == ("file", "Patient"):
@@ -35,7 +35,7 @@ def cancelled_in_the_middle(both: World, *, down: bool) -> None:
 def test_who_holds_the_run_stops_when_the_place_is_kept_next(
     down: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or when it tells what went wrong: that is not tried again. Nobody begins while it may still be at work."""
+    """Or when it reports an error, which is not retried. No other run starts while this one may still be working."""
     monkeypatch.setattr(session, "SAVE_SECONDS", 1000.0 if down else -1.0)
     with world(generate(1, 30), folder=tmp_path) as both:
         both.settings["PF_WORKERS"] = "1"

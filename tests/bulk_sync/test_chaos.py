@@ -90,7 +90,7 @@ def test_fifty_schedules_of_faults_end_exact(seed: int, tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_bring_everything_once() -> None:
-    """The lease lets one run in; the other is told that one is at work."""
+    """The lease admits one run; the others get the error that a sync is running."""
     with world(generate(5, 3)) as both:
         faults = together(both.run, both.run, both.run)
         assert [each for each in faults if each is not None and getattr(each, "code", "") != "sync-running"] == []
@@ -136,7 +136,7 @@ while True:
 @pytest.mark.one_login  # the processes that are killed are commands
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None:
-    """SIGKILL at any moment: the next process waits for the lease, goes on, and nothing is doubled or lost."""
+    """SIGKILL at any moment: the next process waits for the lease and continues; nothing is duplicated or lost."""
     rng = random.Random(seed)  # noqa: S311 - moments that can be repeated
     with world(generate(seed, 8), switches=Switches.general(part_size=10), folder=tmp_path) as both:
         both.medplum.faults.add("reset_after_write", share=0.05)
@@ -180,7 +180,7 @@ def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
         steps = 0
         for _ in range(400):
             steps += 1
-            # A clock that goes on by a second with each look at it.
+            # A clock that advances by one second each time it is read.
             timer = itertools.count(0.0).__next__
             within = Surroundings(place=str(tmp_path), seconds=20, timer=timer, sleep=lambda _: None)
             sync = both.sync(within=within)

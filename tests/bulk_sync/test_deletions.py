@@ -67,7 +67,7 @@ def test_a_repair_that_medplum_refused_is_tried_again(waiting: World) -> None:
 
 
 def test_a_repair_for_which_medplum_stays_busy_is_taken_up_again(waiting: World) -> None:
-    """The run stays open, and goes on later."""
+    """The run stays open and continues later."""
     sync = stubborn(waiting, Verdict("again", 409))
     with pytest.raises(TransientError):
         sync.run(Options())
@@ -78,7 +78,7 @@ def test_a_repair_for_which_medplum_stays_busy_is_taken_up_again(waiting: World)
 
 
 def test_a_mark_that_medplum_refused_ends_the_run(tmp_path: Path) -> None:
-    """The export does not tell of a deletion twice: the time stamps stay, and the next run is told once more."""
+    """The export reports a deletion only once: the time stamps stay, so that the next run sees it again."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         before = both.run().since
         both.source.source.delete("Observation", "o1", at=both.source.now())
@@ -95,7 +95,7 @@ def test_a_mark_that_medplum_refused_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_what_was_marked_does_not_add_up(tmp_path: Path) -> None:
-    """Each reconcile counts, asks for and marks what is newly gone: else marks would fill the share that is allowed."""
+    """Each reconcile counts, requests and marks only new deletions: otherwise marks would use up the allowed share."""
     things = [observation(f"o{number}") for number in range(20)]
     with small(patient("p1"), *things, switches=Switches.general(deleted=False), folder=tmp_path) as both:
         both.run()
@@ -131,7 +131,7 @@ def test_a_refused_update_of_what_is_then_marked_is_not_tried_again(tmp_path: Pa
 
 
 def test_what_is_gone_at_both_ends_is_forgotten(tmp_path: Path) -> None:
-    """Deleted in Medplum by somebody, then at the source: where it comes back as it was, it is brought again."""
+    """Deleted in Medplum by a user, then at the source: if it returns unchanged, it is imported again."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         both.run()
         url = f"{both.medplum.base_url}/fhir/R4/Observation/{one(both, 'Observation', 'o1')['id']}"
@@ -156,7 +156,7 @@ def test_a_repair_keeps_the_source_s_meta(waiting: World) -> None:
 
 
 def delete_in_medplum(both: World, kind: str, source_id: str) -> str:
-    """Somebody deletes a resource there; the id that it had."""
+    """A user deletes a resource in Medplum; returns the id that it had."""
     stored = str(one(both, kind, source_id)["id"])
     url = f"{both.medplum.base_url}/fhir/R4/{kind}/{stored}"
     assert requests.delete(url, headers=both.headers(), timeout=10).status_code == 200
@@ -183,7 +183,7 @@ def test_what_comes_back_has_its_former_id(who: str, trouble: str, tmp_path: Pat
 
 
 def test_what_lost_our_mark_is_not_written_over(tmp_path: Path) -> None:
-    """It is alive under the id that it had, and is somebody else's by now: the source's comes beside it."""
+    """The resource still exists under its id, but belongs to another now: the source's resource gets a new one."""
     with small(patient("p1"), folder=tmp_path) as both:
         both.run()
         theirs = both.put(one(both, "Patient", "p1") | {"identifier": [], "gender": "female"})

@@ -159,7 +159,7 @@ def test_a_file_that_is_shorter_than_its_manifest_says_is_read_again(tmp_path: P
 
 
 def test_an_id_that_comes_twice_is_one_resource() -> None:
-    """Also on a first run, where nothing is looked up because Medplum held nothing: the later version stands."""
+    """This holds for a first run too, which looks nothing up because Medplum was empty: the later version wins."""
     with world(generate(1, 1)) as both:
         sync = both.sync()
         sync.store.acquire()

@@ -83,10 +83,10 @@ def test_a_document_that_is_deleted_takes_its_content_along(how: str, tmp_path: 
 @pytest.mark.one_login  # the bot is given its token
 @pytest.mark.parametrize("shape", ["general", "exact"])
 def test_a_run_with_nothing_new_asks_little(shape: str, tmp_path: Path) -> None:
-    """Nine requests, both logins among them: three more at Medplum (lease, job, commit), four at the source.
+    """Nine requests including both logins: three more at Medplum (lease, job, commit), four at the source.
 
-    The source is asked for the Group's members, for an export, how it stands, and to forget it; once more each time
-    that the export is not ready.
+    The source is asked for the Group's members, for an export, for its status, and to delete it; the status once more
+    each time the export is not ready.
     """
     made = {"general": Switches.general, "exact": Switches.exact}[shape](polls=0)
     with world(generate(1, 2), switches=made, folder=tmp_path) as both:

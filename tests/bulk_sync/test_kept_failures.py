@@ -29,7 +29,7 @@ OTHERS = [observation(f"x{number}") for number in range(30)]
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 def killed(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def later(both: World) -> Sync:
 
 
 def test_a_killed_process_takes_no_failure_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one goes on behind the lines that were handled: what Medplum refused of these is beside the Task."""
+    """The next process continues after the handled lines: what Medplum refused of these is stored beside the Task."""
     with small(patient("p1"), REFUSED, *OTHERS, switches=Switches.general(part_size=10)) as both:
         killed(both, monkeypatch)
         sync = later(both)
@@ -120,7 +120,7 @@ def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
 
 
 def test_to_put_failures_aside_waits_for_no_batch() -> None:
-    """The lease is not renewed meanwhile, and whoever writes a batch may be waiting for just that."""
+    """The lease is not renewed while a batch is written, and the writer of a batch may be waiting for a renewal."""
     with small(patient("p1")) as both:
         sync = both.sync()
         state = sync.store.acquire()

@@ -1,7 +1,7 @@
-"""A run that is killed at any of its steps is taken up by the next one, and the end is exact.
+"""If a run is killed at any step, the next run resumes it, and the result is exact.
 
-A step is a request to either end, or a transaction of the map or of the spool. From the step of the kill on, the killed
-process does nothing any more: neither give its lease back, nor delete its export.
+A step is a request to either side, or a transaction of the map or of the spool. From the step of the kill on, the
+killed process does nothing: it neither releases its lease nor deletes its export.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def killed_after(both: World, steps: int, options: Options) -> bool:
 
 
 def taken_up(both: World, options: Options, before: str) -> SyncState:
-    """The state when the run behind the one of ``before`` is over, whoever ended it."""
+    """The state after the run that follows ``before``, whichever process ended it."""
     sync = both.sync()
     state = sync.store.load()
     sync.map.close()
@@ -136,7 +136,7 @@ def test_a_run_killed_at_any_step_ends_exact(
             assert_exact(both)
             if both.source.jobs:
                 both.run()  # it came between the end of the run and the deletion of its export
-            # A kick-off whose answer was not saved is known to nobody; nothing else is left there.
+            # If the answer to a kick-off was not saved, its export is unknown; no other export is left there.
             assert len(both.source.jobs) <= max(0, kickoffs(both) - exports - 2), steps
         steps += EVERY
 

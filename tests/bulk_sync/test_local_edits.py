@@ -1,4 +1,4 @@
-"""Edits that somebody made in Medplum: kept, or listed for a decision, or given up to the source."""
+"""Edits that users made in Medplum: kept, listed for a decision, or overwritten by the source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ THEN = datetime(2024, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[World]:
-    """Two Observations in Medplum, one of which somebody edited; then the source changes both."""
+    """Two Observations in Medplum, one of them edited; then the source changes both."""
     source = Source()
     source.add(patient("p1"), at=THEN)
     for name in ("o1", "o2"):
@@ -114,7 +114,7 @@ def test_without_a_report_there_is_nothing_to_overwrite() -> None:
 
 
 def test_a_binary_that_was_edited_can_be_given_up_too(both: World) -> None:
-    """A Basic stands for it."""
+    """A Basic represents it."""
     binary = {"resourceType": "Binary", "id": "b1", "contentType": "text/plain", "data": "YQ=="}
     both.source.source.add(binary, at=both.source.now())
     both.run()
@@ -129,7 +129,7 @@ def test_a_binary_that_was_edited_can_be_given_up_too(both: World) -> None:
 
 
 def test_a_repair_does_not_put_our_name_on_an_edit(both: World) -> None:
-    """With it the edit could not be told any more, and would be overwritten next time."""
+    """With our mark, the edit would no longer be detected, and the next run would overwrite it."""
     waiting = observation("o3", performer=[{"reference": "Practitioner/d1"}])
     both.source.source.add(waiting, at=both.source.now())
     both.run()

@@ -48,7 +48,7 @@ def test_the_run_that_goes_on_learns_what_waits(tmp_path: Path) -> None:
 
 
 def test_a_target_that_was_written_before_the_map_was_lost_is_looked_up(tmp_path: Path) -> None:
-    """The target came in a step whose map nobody has: only Medplum knows it."""
+    """The target was written in a step whose map is lost: only Medplum knows it."""
     waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
     with small(patient("p1"), waiting, folder=tmp_path / "one") as both:
         both.run()

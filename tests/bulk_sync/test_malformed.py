@@ -80,7 +80,7 @@ def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
 @pytest.mark.parametrize("upsert", ["lookup", "conditional"])
 @pytest.mark.parametrize("kind", ["Unheardof", "patient"])
 def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, upsert: str, tmp_path: Path) -> None:
-    """It is kept with the reason, its neighbours arrive, and the run ends; so does one whose deletion is told."""
+    """It is kept with the reason, its neighbors arrive, and the run completes; so does a run that must delete one."""
     with world(generate(1, 1), folder=tmp_path) as both:
         sync = both.sync(upsert=upsert)
         sync.store.acquire()

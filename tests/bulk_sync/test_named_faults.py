@@ -55,7 +55,7 @@ def one(both: World, kind: str, source_id: str) -> Json:
 
 
 def test_1_an_incremental_run_points_to_a_patient_that_it_did_not_export(tmp_path: Path) -> None:
-    """An Observation that arrives alone points to the Patient of an earlier run."""
+    """An Observation that is exported without its Patient refers to the Patient of an earlier run."""
     with small(patient("p1"), folder=tmp_path) as both:
         both.run()
         change(both, observation("o1"))
@@ -130,7 +130,7 @@ def test_1_what_is_not_there_yet_is_named_and_repaired_when_it_arrives(tmp_path:
 
 
 def test_2_two_resources_with_one_foreign_identifier_stay_two() -> None:
-    """Observations of one order share an accession number: the source's id tells them apart, nothing else."""
+    """Observations of one order share an accession number: only the source's id distinguishes them."""
     shared = [{"system": "https://lab.example/accession", "value": "A-1"}]
     with small(patient("p1"), *(observation(f"o{n}", identifier=shared) for n in range(5))) as both:
         both.run()
@@ -231,7 +231,7 @@ def test_3_a_type_added_later_is_fetched_with_its_history() -> None:
 
 
 def test_3_a_patient_who_joins_the_group_is_fetched_with_the_history() -> None:
-    """_since alone would bring only what changed: a newcomer's old records are fetched in full."""
+    """_since would return only changes: the old records of a patient who joins the Group are fetched in full."""
     with small(patient("p1"), patient("p2"), observation("o2", "Patient/p2"), members=("p1",)) as both:
         both.run()
         assert set(both.by_source_id("Patient")) == {"p1"}
@@ -280,7 +280,7 @@ def test_3_a_type_added_to_a_search_is_fetched_in_full_once() -> None:
 
 @pytest.mark.parametrize(("how", "left"), [("delete", 0), ("mark", 1), ("ignore", 1)])
 def test_4_deletions_of_the_manifest_are_carried_out(how: str, left: int) -> None:
-    """A deleted file deletes, or marks, what this sync brought, and nothing else."""
+    """A deleted file deletes, or marks, only what this sync imported."""
     with small(patient("p1"), observation("o1")) as both:
         both.run()
         both.source.source.delete("Observation", "o1", at=both.source.now())
@@ -294,7 +294,7 @@ def test_4_deletions_of_the_manifest_are_carried_out(how: str, left: int) -> Non
 
 
 def test_4_without_deleted_files_a_reconcile_finds_what_is_gone(tmp_path: Path) -> None:
-    """A full export is compared with what the sync brought; a resource made in Medplum itself is left alone."""
+    """A full export is compared with what the sync imported; a resource created in Medplum itself is not touched."""
     no_deleted = Switches.general(deleted=False)
     things = [observation(f"o{n}") for n in range(10)]
     with small(patient("p1"), *things, switches=no_deleted, folder=tmp_path) as both:
@@ -394,7 +394,7 @@ def test_4_the_token_does_not_go_to_signed_links_nor_along_redirects() -> None:
 
 
 def test_5_writes_go_in_batches_and_are_counted_as_what_they_were(tmp_path: Path) -> None:
-    """150 new resources are one batch; the next run tells created, updated and unchanged apart."""
+    """150 new resources are one batch; the next run counts created, updated and unchanged separately."""
     things = [observation(f"o{n}") for n in range(150)]
     with small(patient("p1"), *things, folder=tmp_path) as both:
         assert counts(both.run())["created"] == 151
@@ -479,7 +479,7 @@ def test_7_an_error_while_searching_is_no_end_of_data() -> None:
 
 
 def test_7_a_group_that_cannot_be_read_never_widens_to_everybody() -> None:
-    """Only the Group's patients were asked for; without them nobody's are taken."""
+    """Only the Group's patients were requested; if the Group is not readable, no patients are imported."""
     closed = Switches.general(open_types=frozenset(), levels=frozenset({"Patient", "system"}))
     with small(patient("p1"), patient("p2"), switches=closed) as both:
         with pytest.raises((PermanentError, AuthError)):
@@ -532,7 +532,7 @@ def test_9_a_lost_job_is_kicked_off_again_once() -> None:
 
 
 def test_9_a_link_that_expired_is_fetched_again() -> None:
-    """The manifest is read once more, and the download goes on."""
+    """The manifest is read again, and the download continues."""
     with small(patient("p1"), observation("o1"), switches=Switches.general(signed_urls=True)) as both:
         both.source.faults.add("expired_link", times=1)
         both.run()
@@ -541,7 +541,7 @@ def test_9_a_link_that_expired_is_fetched_again() -> None:
 
 @pytest.mark.parametrize("kind", ["deleted", "outcome"])
 def test_9_a_link_to_what_an_export_says_beside_is_fetched_again_too(kind: str) -> None:
-    """The export goes on; it is not kicked off again."""
+    """The export continues; it is not kicked off again."""
     switches = Switches.general(signed_urls=True, outcomes=("warning",))
     with small(patient("p1"), observation("o1"), switches=switches) as both:
         both.run()
@@ -568,7 +568,7 @@ def test_a_bad_line_is_kept_with_its_place_and_stops_nothing() -> None:
 
 
 def test_a_resource_that_nothing_can_name_is_told_with_its_place() -> None:
-    """It can't be kept to be tried again: the report counted it as failed, and nobody could find it."""
+    """It can't be kept for a retry: the report counted it as failed, but did not say where it was."""
     with small(patient("p1"), observation("not_an_id")) as both:
         state = both.run()
         assert state.run is not None
@@ -577,7 +577,7 @@ def test_a_resource_that_nothing_can_name_is_told_with_its_place() -> None:
 
 
 def test_documents_are_copied_and_their_links_rewritten(tmp_path: Path) -> None:
-    """The content is stored in Medplum, once: a second full run stores nothing anew."""
+    """The content is stored in Medplum once: a second full run stores nothing again."""
     with world(generate(2, 2), folder=tmp_path) as both:
         both.run()
         documents = both.stored("DocumentReference")
@@ -591,7 +591,7 @@ def test_documents_are_copied_and_their_links_rewritten(tmp_path: Path) -> None:
 
 
 def _loader(both: World) -> Any:
-    from bot_layer.bulk_sync.upsert_worker import UpsertWorker  # noqa: PLC0415 - used here alone
+    from bot_layer.bulk_sync.upsert_worker import UpsertWorker  # noqa: PLC0415 - used only here
 
     sync = both.sync()
     return UpsertWorker(sync.medplum, sync.map, sync.settings.source)

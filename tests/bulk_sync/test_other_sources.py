@@ -62,7 +62,7 @@ def stamped(state: SyncState) -> set[str]:
 
 
 def manifest(**changes: Any) -> Callable[[ExportServer], None]:
-    """A manifest with other fields; None stands for null, ``...`` takes a field away."""
+    """A manifest with other fields; None means null, ``...`` removes a field."""
 
     def rule(_: Asked, reply: Reply) -> Reply:
         body = reply.json() | changes
@@ -380,7 +380,7 @@ def refuses_type(kind: str, status: int, text: str = "") -> Callable[[ExportServ
 
 
 def only_post(status: int) -> Callable[[ExportServer], None]:
-    """A source that takes POST alone."""
+    """A source that accepts only POST."""
     text = b'{"resourceType": "OperationOutcome", "issue": [{"diagnostics": "use POST"}]}'
     return at("/fhir/Group/g1/$export", always(status=status, body=text, headers={}))
 
@@ -456,7 +456,7 @@ def breaking(
 
 
 def skipped(change: Callable[[ExportServer], None]) -> Case:
-    """A file of Observations that nobody can read is not in the way of the others."""
+    """An unreadable file of Observations does not stop the others."""
     return Case(change, ids={"p1", "p2"}, phase="partial", moved=ALL - {"Observation"}, said="Observation: 2 x ")
 
 

@@ -68,7 +68,7 @@ def test_documents_that_are_too_large_or_unwanted_keep_their_links(tmp_path: Pat
 
 
 def test_before_the_practice_lets_the_app_in_the_error_says_so() -> None:
-    """The code and the sentence tell who must press what."""
+    """The code and the sentence say who must act, and where."""
     with world(generate(8, 1), switches=Switches.exact()) as both:
         both.settings |= register(both.source)
         with pytest.raises(AuthError, match="Authorize App") as caught:
@@ -199,7 +199,7 @@ def test_a_retry_after_of_hours_is_capped() -> None:
 
 
 def test_an_export_that_takes_too_long_is_given_up() -> None:
-    """After PF_POLL_LIMIT_SECONDS; the source is told to forget it."""
+    """After PF_POLL_LIMIT_SECONDS; the export is deleted at the source."""
     with world(generate(8, 1), switches=Switches.general(polls=1000)) as both:
         with pytest.raises(PermanentError, match="timed out after 1 polling attempts") as caught:
             both.run(poll_limit_seconds=0.0)
@@ -232,7 +232,7 @@ def test_a_type_filter_goes_with_the_export_of_its_type() -> None:
 
 @pytest.mark.parametrize("later", ["full", "a week"])
 def test_a_type_that_was_refused_is_asked_for_again(later: str, tmp_path: Path) -> None:
-    """The scope may have been granted meanwhile: with each full run, and once a week."""
+    """The scope may have been granted since: each full run asks again, and other runs once a week."""
     with world(generate(8, 1), switches=Switches.general(types=("Patient",)), folder=tmp_path) as both:
         state = both.run(types=("Patient", "Condition"))
         assert state.refused_types == ("Condition",)
@@ -281,7 +281,7 @@ def test_the_log_speaks_the_words_that_operators_know() -> None:
 
 @pytest.mark.parametrize("times", [1, None])
 def test_an_error_file_whose_link_is_no_good_stops_nothing(times: int | None) -> None:
-    """Sources have been seen to name one that is gone: it is told, and the export is not made anew for it."""
+    """Some sources name a file that no longer exists: it is reported, and the export is not repeated for it."""
     with world(generate(1, 1), switches=Switches.general(outcomes=("error",))) as both:
         both.source.faults.add("server_error", status=404, times=times, method="GET", path="/outcome/")
         state = both.run()
@@ -294,7 +294,7 @@ def test_an_error_file_whose_link_is_no_good_stops_nothing(times: int | None) ->
 
 
 def test_the_job_is_kept_before_it_is_asked_for_the_first_time() -> None:
-    """Whoever is killed right after the kick-off leaves its address behind."""
+    """If the process is killed right after the kick-off, the job's address is already stored."""
     kept: list[str] = []
 
     def log(_component: str, text: str) -> None:
@@ -346,7 +346,7 @@ def test_a_bad_moment_of_the_status_is_no_failed_export(times: int) -> None:
 
 
 def test_a_group_that_is_not_exported_is_searched_and_that_is_said() -> None:
-    """Its own patients, each with everything; nobody else's records are asked for."""
+    """Each of its own patients is searched for; no other patient's records are requested."""
     switches = Switches.general(levels=frozenset({"Patient", "system"}))
     with world(generate(8, 2, outside=1), switches=switches) as both:
         state = both.run()

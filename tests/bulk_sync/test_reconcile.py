@@ -23,7 +23,7 @@ MANY = 20
 
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[World]:
-    """Many Observations in Medplum, whose source tells no deletions and lets nobody read one by one."""
+    """Many Observations in Medplum; the source reports no deletions and allows no reads of single resources."""
     source = Source()
     source.add(patient("p1"), at=THEN)
     for number in range(MANY):
@@ -57,7 +57,7 @@ def half_a_reconcile(both: World, folder: Path | None) -> None:
 def test_a_reconcile_that_goes_on_with_another_map_deletes_nothing(
     both: World, tmp_path: Path, first: bool, second: str
 ) -> None:
-    """What was seen before stands in the map that is not at hand: without it all of that would look deleted."""
+    """The other map records what was seen: without it, all of that would look deleted."""
     half_a_reconcile(both, tmp_path / "one" if first else None)
     both.folder = tmp_path / "two" if second == "another" else None
     with pytest.raises(ConfigError) as caught:
@@ -114,7 +114,7 @@ def test_a_search_by_patient_does_not_make_other_types_look_gone(tmp_path: Path)
 
 
 def test_a_reconcile_may_take_longer_than_a_lease(tmp_path: Path) -> None:
-    """The source is asked one by one for what looks gone: nothing is written meanwhile, and nobody took the lease."""
+    """While the source is asked for each missing resource, nothing is written; no other process took the lease."""
     source = Source()
     for number in range(MANY):
         source.add(observation(f"o{number}"), at=THEN)
@@ -164,7 +164,7 @@ def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World
 
 
 def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
-    """What it does not answer is not gone; the next reconcile asks again."""
+    """A resource without an answer is not considered deleted; the next reconcile asks again."""
     both.source.faults.clear()
     both.source.source.remove_member("p1")
     both.source.source.add_member("p2", at=both.source.now())
@@ -196,7 +196,7 @@ def test_a_login_that_is_refused_meanwhile_makes_nothing_look_gone(both: World, 
 
 
 def test_what_was_asked_for_beside_a_run_that_goes_on_is_told(both: World) -> None:
-    """Nobody shall take the end of an older run for the reconcile that was asked for now."""
+    """The caller must not mistake the end of an older run for the requested reconcile."""
     both.source.faults.clear()
     both.source.source.change("Patient", "p1", {"gender": "other"}, at=both.source.now())
     both.source.faults.add("broken_download")

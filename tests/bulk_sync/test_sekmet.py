@@ -1,4 +1,4 @@
-"""A server that nobody here wrote is synced too: sekmet-fhir, with its SMART login and its $export at three levels."""
+"""The sync works with a third-party server: sekmet-fhir, with its SMART login and its $export at three levels."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def put(base: str, resource: Json) -> None:
 
 @pytest.mark.parametrize(("level", "people"), [("group", {"p1"}), ("patient", {"p1", "p2"}), ("system", {"p1", "p2"})])
 def test_a_foreign_server_is_synced_at_each_level(level: str, people: set[str], tmp_path: Path) -> None:
-    """First run, nothing new, then a change alone: as with our own look-alike."""
+    """First run, nothing new, then one change: as with our own sandbox."""
     with hospital(tmp_path / "hospital") as base, MedplumSandbox() as medplum:
         settings = read_settings(
             {

@@ -39,7 +39,7 @@ def status_of(both: World, source_id: str) -> str:
 
 
 def test_a_run_of_some_patients_leaves_everything_else_as_it_was(synced: tuple[World, ExportServer]) -> None:
-    """The source is asked for them alone, without _since; no stamp moves, the next run is as due, nobody is deleted."""
+    """Only these patients are requested, without _since; no stamp moves, the next run stays due, nothing is deleted."""
     both, source = synced
     before = both.sync().store.load()
     state = both.run(ONE)
@@ -86,7 +86,7 @@ def test_a_patient_outside_the_group_is_refused(synced: tuple[World, ExportServe
 
 
 def test_the_run_after_it_exports_what_changed_as_before(synced: tuple[World, ExportServer]) -> None:
-    """Nobody is missed because some patients were exported in between."""
+    """The next run misses no patient because some patients were exported in between."""
     both, source = synced
     both.run(ONE)
     source.asked.clear()

@@ -61,7 +61,7 @@ def test_what_is_taken_out_of_the_settings_holds_the_time_of_the_last_sync_back_
 
 @pytest.mark.parametrize("level", ["search", "auto"])
 def test_a_type_that_is_new_to_a_search_gets_its_stamp(level: str, tmp_path: Path) -> None:
-    """It was searched for every patient, not for newcomers alone: the next run asks for what changed."""
+    """The type was searched for every patient, not only for new ones: the next run asks for changes."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         if level == "auto":
             both.source.faults.add("server_error", status=404, method="GET", path="$export")
@@ -71,7 +71,7 @@ def test_a_type_that_is_new_to_a_search_gets_its_stamp(level: str, tmp_path: Pat
 
 
 def test_a_newcomer_brings_the_history_of_a_type_that_is_not_searched_too(tmp_path: Path) -> None:
-    """A type that is one word of configuration: it is exported in full for the newcomer, and a search tells of it."""
+    """A type that the search does not cover is exported in full for the new patient; a search run reports the gap."""
     history = {
         "resourceType": "FamilyMemberHistory",
         "id": "f2",

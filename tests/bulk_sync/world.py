@@ -105,7 +105,7 @@ class World:
             sync.map.close()
 
     def sleep(self, seconds: float) -> None:
-        """Nobody waits: the clock is put forward."""
+        """Records the pause instead of waiting for it."""
         self.waited.append(seconds)
 
     def timer(self) -> float:
@@ -141,7 +141,7 @@ class World:
         return {"Authorization": f"Bearer {self.medplum.token_for()}", "Content-Type": "application/fhir+json"}
 
     def put(self, resource: Json) -> Json:
-        """An edit by somebody else in Medplum."""
+        """An edit in Medplum by another user."""
         url = f"{self.medplum.base_url}/fhir/R4/{resource['resourceType']}/{resource['id']}"
         token = self.medplum.token_for(f"Practitioner/{self.medplum.owner_profile_id}")
         answer = requests.put(

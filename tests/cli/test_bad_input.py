@@ -100,7 +100,7 @@ def test_what_a_user_gets_wrong_is_a_line(words: tuple[str, ...], tmp_path: Path
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    """The user is told to choose another."""
+    """The command asks the user to choose another port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "bot_layer.cli", "serve", "--port", port, "--inbox", "off"]
@@ -117,7 +117,7 @@ def test_the_version_is_printed() -> None:
 
 
 def test_a_key_pair_is_written_once(tmp_path: Path) -> None:
-    """The private half for this user alone; the public half holds nothing of it; neither is overwritten."""
+    """Only this user can read the private key; the public key contains nothing of it; neither is overwritten."""
     folder = tmp_path / "keys"
     for expected in (0, 2):
         command = [sys.executable, "-m", "bot_layer.cli", "keys", "new", str(folder)]

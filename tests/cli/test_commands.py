@@ -47,7 +47,7 @@ def test_each_subcommand_explains_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_a_subcommand_is_in_the_file_of_its_name(name: str) -> None:
-    """Asked for one, the command loads it alone, and it says what it says among the others."""
+    """If only one command is needed, only that one is loaded, and its help is the same as among the others."""
     alone = build([name, "--help"])
     assert len(alone.registered_groups) == 1
     told, among = (CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}) for app in (alone, build()))
@@ -72,7 +72,7 @@ def test_the_demo_goes_as_told() -> None:
 
 
 def test_a_step_that_is_not_as_expected_ends_the_story() -> None:
-    """The reason is told."""
+    """The error gives the reason."""
     with World() as world:
         scenario = Scenario(world, Console(quiet=True))
         with pytest.raises(UnexpectedStep, match="the moon"):

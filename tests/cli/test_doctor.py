@@ -121,7 +121,7 @@ def test_a_healthy_project_has_nothing_to_do(world: World) -> None:
 
 @dataclass
 class Bench:
-    """What a case breaks: the world, or what the doctor is told; what it starts is stopped with the stack."""
+    """What a case breaks: the world, or the doctor's arguments; the stack stops what the case starts."""
 
     world: World
     stack: ExitStack
@@ -243,7 +243,7 @@ def _foreign_operation(bench: Bench) -> None:
 
 
 def _sync_that(phase: Literal["partial", "failed"]) -> Break:
-    """Its calls succeed, whatever becomes of the run: the sync's own Task tells."""
+    """Its calls succeed even if the run fails: the sync's own Task has the result."""
 
     def change(bench: Bench) -> None:
         state = SyncState(run=Run("r", 1_700_000_000.0, phase=phase, ended=1_700_000_100.0))
@@ -282,7 +282,7 @@ def _fault(path: str) -> Break:
 
 HG = ("check-health-gorilla", "sync-practitioner")
 CALLS = {f"call {handler.bot.name}": "call-failed" for handler in BOTS}
-ANSWERED = CALLS.keys() - {"call federated-documents"}  # nobody may call it, and so nobody learns who answers
+ANSWERED = CALLS.keys() - {"call federated-documents"}  # no caller is admitted, so it is unknown who answers
 BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
     # Medplum
     "no-server": (_told(base_url="http://127.0.0.1:9"), {"server": "service-unreachable"}),
@@ -412,7 +412,7 @@ def test_how_events_ended_is_found(world: World, tmp_path: Path) -> None:
 
 
 def test_settings_are_complete_where_the_host_has_them(world: World) -> None:
-    """A login in the host's environment alone: the host says that its settings are complete; no partner is tried."""
+    """A login is only in the host's environment: the host says that its settings are complete; no partner is tried."""
     _deploy(world.client())
     world.put_secrets({name: value for name, value in world.settings().items() if not name.startswith("PF_")})
     with HostServer(HostSettings((world.medplum.base_url,), BOTS, environ=world.practice_fusion.settings())) as host:
@@ -468,7 +468,7 @@ def test_bots_behind_a_relay_are_examined_as_such(world: World) -> None:
     ],
 )
 def test_the_doctor_names_policies_that_show_the_bots(rule: dict[str, object], shown: bool) -> None:
-    """Whoever may read a Bot may call it; the bots' own policies show each only itself."""
+    """Anyone who may read a Bot may call it; the bots' own policies show each bot only itself."""
     with MedplumSandbox() as medplum:
         server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
         _deploy(server)

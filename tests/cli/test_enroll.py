@@ -93,7 +93,7 @@ def test_five_hundred_with_faults_are_enrolled_exactly_once_or_refused_with_a_co
     report = tmp_path / "report.csv"
 
     people_list = _list(tmp_path, people)
-    for _ in range(5):  # whoever failed for a while is taken up by the next run
+    for _ in range(5):  # the next run includes those who failed with a temporary error
         code, rows = enroll(here, report, "--from", str(people_list), "--workers", "8")
         if "failed" not in actions(rows):
             break
@@ -131,7 +131,7 @@ def _list(folder: Path, people: list[Json]) -> Path:
 
 
 def test_a_second_run_goes_on_with_whoever_is_not_settled(here: World, tmp_path: Path) -> None:
-    """Settled people are left alone by the next run; who was refused is tried again, and found in order."""
+    """The next run skips people who are settled; those who were refused are tried again, and succeed."""
     good, bad = here.store(clinician(1)), here.store(clinician(2, name=[{"family": "Wrong", "given": ["Amara"]}]))
     people, report = _list(tmp_path, [good, bad]), tmp_path / "report.csv"
     code, rows = enroll(here, report, "--from", str(people))
@@ -163,7 +163,7 @@ def test_an_interrupted_report_is_continued(here: World, tmp_path: Path) -> None
 
 
 def test_preview_writes_nothing(here: World, tmp_path: Path) -> None:
-    """A preview tells what would be done; neither side is written, and the real run still does all of it."""
+    """A preview reports what would be done; neither side is written, and the real run still does all of it."""
     person = here.store(clinician(1))
     people, report = _list(tmp_path, [person]), tmp_path / "report.csv"
     code, rows = enroll(here, report, "--from", str(people), "--preview")
@@ -183,7 +183,7 @@ def test_long_work_shows_plain_lines_where_there_is_no_terminal(here: World, tmp
 
 
 def test_a_list_of_npis_with_locations(here: World, tmp_path: Path) -> None:
-    """People are found by NPI, assigned to the locations of their row; who is missing or twice in Medplum is told."""
+    """People are found by NPI and assigned to the locations of their row; missing or duplicate people are reported."""
     place = here.store(organization(_location(here)))
     here.store(clinician(1))
     twice = clinician(2, name=[{"family": "Okonkwo-Reyes", "given": ["Amara"]}])
@@ -211,7 +211,7 @@ def test_a_person_of_several_lines_gets_the_locations_of_all(here: World, tmp_pa
 
 
 def test_a_search_takes_whom_it_finds(here: World, tmp_path: Path) -> None:
-    """--search enrolls the matches of a search in Medplum, and nobody else."""
+    """--search enrolls the matches of a search in Medplum, and no one else."""
     wanted = here.store(clinician(1, active=True))
     here.store(clinician(2, active=False))
     code, rows = enroll(here, tmp_path / "report.csv", "--search", f"Practitioner?identifier={npi(1)}")
@@ -236,7 +236,7 @@ def test_the_settings_of_the_project_serve_as_those_of_the_bot(here: World, tmp_
 
 
 def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends the run after those who are under way, and nobody else is begun."""
+    """Ctrl-C ends the run after the people in progress, and no one else is started."""
     for name, value in here.gorilla.settings().items():
         monkeypatch.setenv(name, value)
     server = connect_client(here.medplum.base_url, here.medplum.client_id, here.medplum.client_secret)

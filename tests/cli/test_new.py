@@ -22,7 +22,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
-    """With the first bot and a second one: rules alone, and both bots on the look-alike."""
+    """With the first bot and a second one: the rules by themselves, and both bots on the sandbox."""
     folder = tmp_path / "green-clinic"
     assert run("new-project", str(folder)) == (
         0,

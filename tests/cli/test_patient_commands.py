@@ -64,7 +64,7 @@ def test_a_patient_is_printed_as_a_message_that_reads_back(medplum: MedplumSandb
 def test_a_deletion_and_a_disclosure_are_not_printed_by_mistake(
     medplum: MedplumSandbox, changes: Json, words: list[str], code: str
 ) -> None:
-    """An A29 of an active patient needs --yes; whoever is kept out of networks has no other message."""
+    """An A29 of an active patient needs --yes; a patient who is kept out of networks has no other message."""
     server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
     stored = server.create(person(identifier=[{"system": MRN, "value": "M-7"}], **changes))
     done = CliRunner().invoke(build(), ["adt", "--patient", stored["id"], *words], env=environ(medplum))
@@ -84,7 +84,7 @@ def test_the_survivor_of_a_merge_is_never_deleted(medplum: MedplumSandbox, words
 
 
 def test_what_cannot_be_printed_ends_with_a_code(medplum: MedplumSandbox) -> None:
-    """An unknown patient, and an event that one patient can't tell."""
+    """An unknown patient, and an event that needs two patients."""
     server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
     stored = server.create(person())
     nobody = CliRunner().invoke(build(), ["adt", "--patient", "0" * 8], env=environ(medplum))

@@ -72,7 +72,7 @@ def kickoffs(both: World) -> list[str]:
 
 
 def test_a_run_and_its_health(tmp_path: Path) -> None:
-    """Run to the end, exit 0, tell the counts; status says healthy; the log speaks the words that operators know."""
+    """The run completes, exits with 0 and prints counts; status is healthy; the log uses the words operators know."""
     with world(generate(1, 1), switches=FAST) as both:
         before = typed(both, "status", folder=tmp_path)
         assert before.exit_code == 3
@@ -160,7 +160,7 @@ def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
     ],
 )
 def test_a_medplum_that_cannot_be_asked_is_told_as_that(name: str, value: str, code: str, tmp_path: Path) -> None:
-    """Its secrets may well hold the settings: to call those missing would send somebody to the wrong place."""
+    """Its secrets may contain the settings: reporting those as missing would mislead the operator."""
     with world(generate(1, 1), switches=FAST) as both:
         bare = dict.fromkeys(both.source.settings(), "") | {name: value}
         told = typed(both, folder=tmp_path, **bare)
@@ -190,7 +190,7 @@ def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [(), ("--watch",)])
 def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_path: Path) -> None:
-    """SIGTERM while polling: the lease is given back at once, and the next run goes on with the same export."""
+    """SIGTERM while polling: the lease is released at once, and the next run continues with the same export."""
     with world(generate(1, 1), switches=Switches.general(polls=2, retry_after="hours")) as both:
         child = started(both, *words, folder=tmp_path, PF_SYNC_RUN_ON_STARTUP="true")
         until(lambda: any("/Export/" in each.path for each in both.source.requests))
@@ -272,7 +272,7 @@ def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ..
 
 
 def test_a_failure_has_its_code(tmp_path: Path) -> None:
-    """A refused login exits 1 and says who must act; status tells monitoring that it is not healthy."""
+    """A refused login exits with 1 and says who must act; status reports that the sync is not healthy."""
     with world(generate(1, 1), switches=FAST) as both:
         told = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
         assert told.exit_code == 1
@@ -281,7 +281,7 @@ def test_a_failure_has_its_code(tmp_path: Path) -> None:
 
 
 def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> None:
-    """A run that can't even begin is told to monitoring; the next good one makes it healthy again."""
+    """Monitoring learns of a run that can't even start; the next good run makes the sync healthy again."""
     with world(generate(1, 1), switches=FAST) as both:
         assert typed(both, folder=tmp_path).exit_code == 0
         assert typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong").exit_code == 1
@@ -294,7 +294,7 @@ def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> No
 
 
 def test_all_practices_run_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
-    """Reports, health and exit code tell them apart; each line of the log names its practice and has a time."""
+    """Reports, health and exit code distinguish them; each line of the log names its practice and has a time."""
     with world(generate(1, 1), switches=FAST) as both, PracticeFusionSandbox(generate(2, 1), switches=FAST) as other:
         tables = {"gone": both.source.settings(), "north": both.source.settings(), "south": other.settings()}
         tables["gone"]["PF_FHIR_BASE_URL"] += "/gone"

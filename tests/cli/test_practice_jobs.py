@@ -1,4 +1,4 @@
-"""Many practices on several hosts of one PostgreSQL database: each is synced once, whoever dies."""
+"""Many practices on several hosts of one PostgreSQL database: each is synced once, whichever host dies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PracticeWorld(World):
     """One practice of several in the same Medplum."""
 
     def by_source_id(self, kind: str) -> dict[str, list[Json]]:
-        """The resources of this practice alone."""
+        """The resources of this practice only."""
         mine = {each["id"] for each in self.source.source.resources(kind)}
         return {key: found for key, found in super().by_source_id(kind).items() if key in mine}
 
@@ -73,7 +73,7 @@ def environment(worlds: Sequence[World]) -> dict[str, str]:
 
 
 def state_of(world: World) -> SyncState:
-    """Where the sync of a practice stands."""
+    """The state of a practice's sync."""
     medplum = world.medplum
     login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
     return load_state(world.read(), login)

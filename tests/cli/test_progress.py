@@ -21,7 +21,7 @@ from bot_layer.cli.progress import bar, counted
     ],
 )
 def test_a_count_never_has_a_question_mark(done: int, total: int | None, is_exact: bool, said: str) -> None:
-    """What nobody knows is left out; what an estimate fell short of, too."""
+    """An unknown total is left out, and so is an estimate that was too low."""
     assert counted(done, total, is_exact=is_exact) == said
 
 

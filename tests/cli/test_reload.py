@@ -15,7 +15,7 @@ from tests.host.process import until
 
 
 def test_a_new_bot_is_served_without_a_restart_by_hand(tmp_path: Path) -> None:
-    """A module that is added, or put right, starts the host anew; Ctrl-C ends both processes."""
+    """The host restarts after a module is added or fixed; Ctrl-C ends both processes."""
     folder = tmp_path / "clinic"
     assert CliRunner().invoke(build(["new-project"]), ["new-project", str(folder)]).exit_code == 0
     log = tmp_path / "log"

@@ -1,4 +1,4 @@
-"""The status page as ``serve`` puts it together: where a practice stands, read from its sync's state."""
+"""The status page as ``serve`` assembles it: the status of a practice, read from its sync's state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = 1_800_000_000.0
 
 
 def practice(run: Run | None, **state: float) -> Practice:
-    return read_practice("north", SyncState(run=run, **state), SETTINGS, NOW)  # type: ignore[arg-type]  # times alone
+    return read_practice("north", SyncState(run=run, **state), SETTINGS, NOW)  # type: ignore[arg-type]  # only times
 
 
 def test_a_practice_that_never_ran_is_no_problem() -> None:

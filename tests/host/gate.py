@@ -1,4 +1,4 @@
-"""A partner that answers nobody until a test lets it."""
+"""A partner that answers no request until a test lets it."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class MailServer:
 
     @property
     def in_clear(self) -> list[str]:
-        """What somebody on the way could have read."""
+        """What could be read on the network."""
         return [line for encrypted, line in self.lines if not encrypted]
 
     def settings(self, url: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ def _codes(answer: Json) -> list[str]:
 
 
 def test_a_bots_own_token_is_admitted(medplum: TokenServer, admission: Admission) -> None:
-    """It tells server, project and Bot."""
+    """It says which server, project and Bot the token belongs to."""
     admitted = admission.admit(envelope(medplum, "token", SAY), "b-1")
     assert admitted == Admitted(medplum.server.base_url, "project-1", "b-1", ("test/echo",))
 
@@ -318,7 +318,7 @@ def test_without_any_key_a_call_may_be_repeated(medplum: TokenServer, admission:
 
 
 def test_a_bot_of_another_project_is_refused(medplum: TokenServer) -> None:
-    """A pinned host serves one project of its server: whoever makes a Bot elsewhere does not run it here."""
+    """A pinned host serves one project of its server: a Bot from another project does not run here."""
     server = medplum.server.base_url
     for pinned, codes in (("project-1", []), ("project-2", ["foreign-project"])):
         with hosted(medplum, projects={server: lambda pinned=pinned: pinned}) as (client, _):
@@ -330,7 +330,7 @@ def test_a_bot_of_another_project_is_refused(medplum: TokenServer) -> None:
 
 
 def test_a_bot_that_may_not_read_itself_is_known_by_its_login(medplum: TokenServer) -> None:
-    """Where a policy hides the Bot from itself, ``auth/me`` tells whom the token acts as, and the project."""
+    """If a policy hides the Bot from itself, ``auth/me`` says which Bot the token belongs to, and the project."""
     medplum.login("hidden", bot_resource("b-7", "test/echo"), readable=False)
     server = medplum.server.base_url
     with hosted(medplum, projects={server: lambda: "project-1"}) as (client, _):

@@ -132,7 +132,7 @@ def test_refusals_missed_events_and_silent_hosts_are_counted_for_an_hour(tmp_pat
 
 
 def test_a_source_that_fails_hides_no_other(tmp_path: Path) -> None:
-    """A Medplum that is away tells nothing of the sync; dead letters are heard of all the same."""
+    """If Medplum is down, the sync's state is unknown; dead letters still raise an alert."""
 
     def away() -> Mapping[str, str]:
         raise TransientError("Away.", service="Medplum")
@@ -144,7 +144,7 @@ def test_a_source_that_fails_hides_no_other(tmp_path: Path) -> None:
 
 
 def test_the_webhook_gets_json_with_slacks_text() -> None:
-    """``text`` for Slack; key and status for whoever reads more. What is no 2xx is an error."""
+    """``text`` is for Slack; key and status are for other receivers. Any status other than 2xx is an error."""
     with _receiver() as (address, received, status):
         (channel,) = read({"BOT_ALERT_WEBHOOK": f"{address}/hook"}, None).channels
         channel.send(Message("sync:north", "Not healthy."))
@@ -198,7 +198,7 @@ def test_a_mail_server_that_is_away_is_an_error_with_a_code() -> None:
 
 
 def test_a_task_in_medplum_is_opened_once_and_completed() -> None:
-    """One open Task for an alert, whoever sends it; the next time it is a new one."""
+    """An alert has one open Task, whichever host sends it; the next occurrence opens a new one."""
     with MedplumSandbox() as medplum:
 
         def login() -> Medplum:
@@ -266,7 +266,7 @@ def test_a_host_that_is_killed_is_reported_by_another_one(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("inbox", ["off", "on"])
 def test_a_host_without_an_inbox_says_that_it_sends_no_alerts(tmp_path: Path, inbox: str) -> None:
-    """Whoever set an address learns at start that nobody will hear of anything."""
+    """If an address is set, the host warns at start that no alert will be sent."""
     medplum = TokenServer()
     with medplum.server:
         database = "off" if inbox == "off" else f"sqlite:///{tmp_path / 'inbox.sqlite'}"

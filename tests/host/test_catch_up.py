@@ -142,7 +142,7 @@ def test_a_subscription_that_is_new_is_caught_up_from_its_beginning(world: World
 def test_more_than_the_quota_bears_waits_for_the_next_pass(
     world: World, queue: Queue, marks: Marks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While many runs wait a pass queues one page, and goes on there later."""
+    """While many runs wait, a pass queues one page; a later pass continues there."""
     monkeypatch.setattr("bot_layer.host.catch_up.PAGE", 2)
     catch_up = search(world, queue, overlap=timedelta(0))
     catch_up.start(marks)

@@ -33,7 +33,7 @@ KEY = "k" * 32
 
 
 def test_postgresql_goes_away_in_the_middle_and_comes_back(own_postgres: Server) -> None:
-    """A run that goes on is done once; what comes meanwhile runs at once; afterwards everything is as before."""
+    """A run in progress completes once; new events run at once; afterwards everything works as before."""
     gate = threading.Event()
     script = Script(gate)
     settings = InboxSettings(own_postgres.url, key="k", first_pause=0.01, polling=0.02)
@@ -87,7 +87,7 @@ def test_on_a_full_disk_events_run_at_once_until_there_is_room(tmp_path: Path, m
 
 
 def test_a_file_that_may_only_be_read_is_one_sentence() -> None:
-    """Found at start, whoever the file belongs to."""
+    """The host finds this at start, whoever owns the file."""
     with tempfile.TemporaryDirectory() as folder:
         path, is_root = Path(folder, "inbox.sqlite"), os.geteuid() == 0
         path.touch(0o444)

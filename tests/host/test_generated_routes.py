@@ -142,9 +142,9 @@ def test_no_request_to_the_status_page_is_unforeseen(page: Site, data: st.DataOb
 @examples
 @given(st.data())
 def test_no_event_makes_a_function_raise(data: st.DataObject) -> None:
-    """Lambda would hand a stack trace to whoever called."""
+    """Lambda would send a stack trace to the caller."""
     case = data.draw(st.sampled_from(cases()))
-    sent = data.draw(st.one_of(changed(event(case, "http://127.0.0.1:9")), odd_values))  # nobody answers there
+    sent = data.draw(st.one_of(changed(event(case, "http://127.0.0.1:9")), odd_values))  # nothing listens there
     answer = entry(case.stem)(sent, None)
     assert "internal-error" not in json.dumps(answer)
 

@@ -79,7 +79,7 @@ def _secret(name: str, value: str) -> Json:
 def test_a_setting_says_who_may_call(
     medplum: TokenServer, name: str, allowed: str, requester: str | None, may: bool
 ) -> None:
-    """References, types or ``*``; what is none of these is an error that lets nobody in."""
+    """References, types or ``*``; any other value is an error, and then no caller is admitted."""
     caller = {"requester": {"reference": requester}} if requester else {"requester": {}}
     answer = _call(medplum, name, **_secret(f"{name.upper()}_REQUESTERS", allowed), **caller)
     assert (_codes(answer) == []) is may
@@ -88,7 +88,7 @@ def test_a_setting_says_who_may_call(
 
 @pytest.mark.parametrize(("name", "codes"), [("open", []), ("closed", ["caller-not-allowed"])])
 def test_an_unset_setting_means_what_the_bot_declares(medplum: TokenServer, name: str, codes: list[str]) -> None:
-    """Everybody whom Medplum lets call, or nobody."""
+    """Either every caller that Medplum admits, or none."""
     assert _codes(_call(medplum, name)) == codes
 
 
@@ -154,7 +154,7 @@ def test_a_header_alone_makes_no_event(medplum: TokenServer) -> None:
 
 
 def test_a_bot_without_subscriptions_takes_no_events(medplum: TokenServer) -> None:
-    """It is refused although a Subscription names it: its callers would else be nobody."""
+    """The event is refused although a Subscription names the bot: an event has no caller that could be checked."""
     medplum.subscribe("Bot/b-2")
     medplum.add(STORED)
     assert _codes(_event(medplum, "closed")) == ["no-subscription"]
@@ -168,7 +168,10 @@ def test_a_callers_own_header_makes_a_call(medplum: TokenServer) -> None:
 
 
 def test_a_deletion_is_believed_once_the_resource_is_gone(medplum: TokenServer) -> None:
-    """A resource that is there was not deleted, or is back: nothing is to do. One that is gone has no other event."""
+    """If the resource exists, it was not deleted or was restored, so nothing is done.
+
+    A deleted one has no other event.
+    """
     medplum.subscribe("Bot/b-1")
     assert _codes(_event(medplum)) == ["resource-gone"]
     deleted = _event(medplum, given={"deletedResource": CHANGED})

@@ -1,4 +1,4 @@
-"""The heart of a host: who is alone, what is taken over at once, and what the end of a host leaves."""
+"""The heartbeat of a host: who runs alone, what is taken over at once, and what a host leaves when it ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serving(
 
 
 def table(url: str) -> dict[str, bool]:
-    """The hosts that the database knows, and whether each is gone."""
+    """The hosts in the database, and whether each has signed off."""
     engine = storage.open_engine(url, takeover.TABLE)
     with engine.connect() as connection:
         rows = connection.execute(sa.text("SELECT id, gone FROM bot_hosts")).all()
@@ -61,7 +61,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_who_comes_first_is_alone(tmp_path: Path) -> None:
-    """The first of a file is alone; nobody else is, as long as anyone is there."""
+    """The first process to open a file is alone; no later process is while another one still has the file open."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     first, second = Presence(url), Presence(url)
     assert (first.alone, second.alone) == (True, False)
@@ -77,12 +77,12 @@ def test_who_comes_first_is_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["sqlite://", "postgresql://postgres@/inbox"])
 def test_where_no_file_is_nobody_knows_that_they_are_alone(url: str) -> None:
-    """Of a database that others may reach over a network, nobody can know."""
+    """If others can reach the database over a network, a host cannot know that it is alone."""
     assert Presence(url).alone is False
 
 
 def test_a_killed_process_is_not_there_any_more(tmp_path: Path) -> None:
-    """After SIGKILL the next one is alone."""
+    """After SIGKILL, the next process is alone."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     hold = (
         "import sys; from bot_layer.host.process_lock import Presence; here = Presence(sys.argv[1]); "
@@ -106,7 +106,7 @@ def test_every_process_has_a_name_of_its_own() -> None:
 
 
 def test_a_run_that_pauses_is_gone_on_with_by_the_next_host(url: str) -> None:
-    """A host that ends while a run pauses does not wait for it; the next one goes on at once, where that one was."""
+    """A host that ends during a run's pause does not wait; the next host resumes the run at once from the same step."""
     script = Script(BUSY)
     with serving(url, script, first_pause=1.0) as (inbox, _):
         event = inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
@@ -120,7 +120,7 @@ def test_a_run_that_pauses_is_gone_on_with_by_the_next_host(url: str) -> None:
 
 
 def test_an_attempt_that_is_still_made_is_not_given_away(url: str) -> None:
-    """A host whose grace is over while a bot still works says no farewell: its runs wait until it is silent."""
+    """A host whose grace period ends while a bot works does not sign off: its runs wait until it counts as silent."""
     gate = threading.Event()
     script = Script(gate)
     with serving(url, script) as (inbox, _):
@@ -131,7 +131,7 @@ def test_an_attempt_that_is_still_made_is_not_given_away(url: str) -> None:
 
 
 def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
-    """Once it is told to end, a host only says that it lives."""
+    """While it shuts down, a host only sends heartbeats."""
     with serving(url, Script()):
         heartbeat = Heartbeat(url, "ending", limit=60)
         heartbeat.start()

@@ -59,7 +59,7 @@ def test_what_is_no_code_is_not_kept() -> None:
 
 
 def test_the_command_counts_and_lists_operations(tmp_path: Path) -> None:
-    """``runs stats`` and ``list`` as text, CSV and JSON; the database is known from the environment alone."""
+    """``runs stats`` and ``list`` print text, CSV and JSON; the environment alone names the database."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     with running(tmp_path, Script()):
         pass  # a host was there
@@ -89,7 +89,10 @@ def test_a_command_makes_no_inbox_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_a_call_with_the_hosts_own_login_is_noted_and_a_run_of_the_inbox_is_not() -> None:
-    """Whoever tries a bot often has no other login; the inbox notes its runs itself, also those made by Medplum."""
+    """A person who tries a bot often has only the host's login.
+
+    The inbox records its own runs, also through Medplum.
+    """
     medplum, made = TokenServer(), History()
     medplum.login("token", bot_resource("b-1", "test/echo"))
     own = {"requester": {"reference": "ClientApplication/own"}}

@@ -112,7 +112,7 @@ def _signed(at: float) -> tuple[bytes, bytes]:
 def test_of_what_is_too_large_no_more_is_read(
     path: str, headers: list[tuple[bytes, bytes]], settings: dict[str, Any], told: tuple[int, int]
 ) -> None:
-    """A body is read up to the limit, and a relay's only if its header could be good: anybody may send one."""
+    """A body is read up to the limit, and a relay's body only if its header can be valid: anyone may send one."""
     assert asyncio.run(_stream(path, headers, **settings)) == told
 
 

@@ -209,7 +209,7 @@ def test_a_retry_of_an_encrypted_event_runs_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [InputError("x", code="c"), ReviewNeeded("x", code="c")])
 def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path, error: BotError) -> None:
-    """A refusal ends a run: nobody but the caller or a person can change it."""
+    """A refusal ends a run: only the caller or a person can fix the cause."""
     script = Script(error)
     with running(tmp_path, script) as (inbox, runs):
         inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
@@ -218,7 +218,7 @@ def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path
 
 
 def test_an_event_of_a_bot_that_is_gone_is_a_dead_letter(tmp_path: Path) -> None:
-    """A run whose bot this host does not have waits for somebody as a dead letter."""
+    """If this host does not have the bot of a run, the run becomes a dead letter for a person."""
     script = Script()
     with running(tmp_path, script) as (inbox, runs):
         inbox.enqueue(rules.Intake("one", "lane", {"bot": "gone", "kind": "update", "resource": "Patient/a"}))
@@ -247,7 +247,7 @@ def test_a_waiting_run_can_be_cancelled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [None, "k"])
 def test_nothing_of_a_person_is_stored_in_the_clear(tmp_path: Path, key: str | None) -> None:
-    """Neither a name nor the token nor a secret stands in the database, with and without a key."""
+    """The database contains no name, token or secret, with or without a key."""
     script = Script(BUSY)
     with running(tmp_path, script, key=key) as (inbox, runs):
         inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
@@ -258,7 +258,7 @@ def test_nothing_of_a_person_is_stored_in_the_clear(tmp_path: Path, key: str | N
 
 
 def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path) -> None:
-    """Finished runs are kept for seven days; a dead letter until somebody deals with it."""
+    """Finished runs are kept for seven days; a dead letter is kept until a person resolves it."""
     script = Script(None, ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
         inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
@@ -286,7 +286,7 @@ def test_what_was_retried_goes_after_its_time(tmp_path: Path) -> None:
 
 
 def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_last(tmp_path: Path) -> None:
-    """However much there is, one sweep deletes it; where the database fails, the next hour's goes on."""
+    """One sweep deletes everything that is due; if the database fails, the sweep of the next hour deletes the rest."""
     script = Script()
     with running(tmp_path, script) as (inbox, runs):
         for resource in "abc":
@@ -321,7 +321,7 @@ def test_a_run_that_ended_its_host_too_often_is_counted_as_the_dead_letter_that_
 
 
 def test_what_nobody_foresaw_is_a_dead_letter_that_quotes_nothing(tmp_path: Path) -> None:
-    """A fault outside of the bot ends its run with a code; its text stands neither in the list nor in the database."""
+    """An error outside the bot ends its run with a code; neither the list nor the database contains its text."""
     script = Script(ConfigError("x", code="c"))
 
     def fail() -> Medplum:
@@ -538,7 +538,7 @@ def timer(bot_id: str) -> Json:
     ],
 )
 def test_an_event_of_one_server_does_not_swallow_that_of_another(other: Admitted, runs: int) -> None:
-    """Staging may be a copy of production, with the same ids: server, project and Bot tell their events apart."""
+    """Staging may be a copy of production with the same ids: server, project and Bot distinguish their events."""
     taken = [rules.intake(changed("a", "1"), "script", at, now=NOW) for at in (AT, other)]
     assert len({each.id for each in taken if each}) == runs
     assert len({each.lane for each in taken if each}) == runs
@@ -609,7 +609,7 @@ def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
 
 
 def test_a_dead_letter_is_found_behind_any_number_of_newer_runs(tmp_path: Path) -> None:
-    """The list looks as far back as it must: what somebody has to deal with does not vanish behind what went well."""
+    """The list goes back as far as needed: successful runs do not hide what a person must resolve."""
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
         for number, resource in enumerate("abcd"):
@@ -675,7 +675,7 @@ def test_only_what_nobody_waits_for_is_taken_in(given: Json, taken: bool) -> Non
     ],
 )
 def test_an_answer_by_way_of_medplum_is_judged_as_the_error_itself(error: BotError | None, state: str) -> None:
-    """The verdict on an answer is the verdict on the error that it tells of."""
+    """The verdict on an answer equals the verdict on the error that it reports."""
     answer = Script().handler.failure(error, {}) if error else parameters.build()
     assert rules.verdict(error).state == state
     assert rules.verdict_of_answer(answer).state == state
@@ -689,7 +689,7 @@ def test_pauses_double_up_to_ten_minutes() -> None:
 
 
 def test_a_timer_of_a_bot_that_is_not_configured_makes_one_dead_letter(tmp_path: Path) -> None:
-    """Each later run is refused for the same reason; once somebody deals with the first, the next is one again."""
+    """Later runs fail for the same reason; after a person resolves the first, the next one is a dead letter again."""
     missing = ConfigError("x", code="missing-settings")
     script = Script(missing, missing, missing, ConfigError("x", code="other"))
     timer: Json = {"bot": {"reference": "Bot/b"}, "input": {"resourceType": "Bot", "id": "b"}}

@@ -1,4 +1,4 @@
-"""What anybody who reaches the host can do to it before any login: bounded in size, in time and in number."""
+"""What a client can do to the host before any login is limited in size, time and number."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_complete_request_may_take_its_time() -> None:
 
 
 def test_a_caller_that_reads_no_answer_is_ended() -> None:
-    """An answer that nobody reads keeps its connection for less than a minute."""
+    """If the client does not read an answer, its connection is closed in less than a minute."""
     loop, transport, protocol = connected()
     protocol.data_received(HEAD + b"\r\n1234567890")
     protocol.pause_writing()
@@ -203,7 +203,7 @@ def test_a_process_that_may_open_few_files_takes_fewer_connections() -> None:
 
 
 def test_a_caller_that_hangs_up_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """A disconnect in the middle of a body is nobody's fault here."""
+    """A client that disconnects in the middle of a body is not an error of the host."""
     server = TokenServer()
     with caplog.at_level(logging.DEBUG), server.server, hosted(server) as (client, host):
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Bots that hang keep nobody waiting: not the intake of events, not other bots, not the pages of the host."""
+"""Bots that hang delay neither the intake of events, nor other bots, nor the pages of the host."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def full(medplum: TokenServer, hanging: Hanging) -> Iterator[tuple[httpx.Client,
 
 
 def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging) -> None:
-    """Beyond it the answer is 503 with Retry-After and the reason; other bots and pages answer meanwhile."""
+    """Above the limit the answer is 503 with Retry-After and the reason; other bots and pages still answer."""
     with full(medplum, hanging) as (client, waiting):
         event = envelope(medplum, "token-hanging", {}, requester={"reference": "Practitioner/p"})
         refused = client.post("/bot-b-1", json=event)
@@ -124,7 +124,7 @@ def _at_once(turn: Turn) -> str:
 
 
 def test_an_event_waits_for_its_turn_instead_of_being_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody would send it again."""
+    """Medplum would not send it again."""
     monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
 
     async def run() -> list[str]:
@@ -146,7 +146,7 @@ def test_an_event_waits_for_its_turn_instead_of_being_refused(monkeypatch: pytes
 
 
 def test_a_caller_waits_no_longer_than_the_bot_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told so; the bot keeps its place until it really ends."""
+    """The caller gets an error; the bot keeps its slot until it really ends."""
     monkeypatch.setattr(calls, "_GRACE_SECONDS", 0.0)
     monkeypatch.setattr(calls, "_WAIT_SECONDS", 0.05)
 

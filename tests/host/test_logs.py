@@ -50,9 +50,10 @@ def _lines(host: HostProcess) -> list[Json]:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_failing_flow_writes_anything_of_a_person(tmp_path: Path, level: str) -> None:
-    """Subscriptions, operations, timers, a bulk sync, relays, federated queries and a database that is locked: partners
-    drop connections, answer with errors or with pages, calls are forged, Medplum fails. At each level all that is
-    written is JSON, and no name, birth date, record number, token or query stands in it.
+    """At every log level, all output is JSON without a name, birth date, record number, token or query.
+
+    The flows are Subscriptions, operations, timers, a bulk sync, relays, federated queries and a locked database.
+    Partners drop connections and answer with errors or pages, callers send forged calls, and Medplum fails.
     """
     with deployed() as world:
         with HostProcess(
@@ -125,7 +126,7 @@ def _call_from_outside(host: HostProcess, number: int) -> None:
 
 
 def _lock_the_database(path: Path, begin: Callable[[], object], world: World) -> None:
-    """An event comes while somebody else has the inbox for himself: it is not stored and runs at once."""
+    """An event arrives while another process has locked the inbox: it is not stored and runs at once."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         begin()

@@ -54,7 +54,7 @@ def medplum() -> Iterator[TokenServer]:
 
 
 def test_a_host_is_ready_once_its_inbox_is(medplum: TokenServer, tmp_path: Path) -> None:
-    """``/readyz`` is 503 until the inbox runs, and again when it is told to end; ``/healthz`` says that it lives."""
+    """``/readyz`` is 503 until the inbox runs and again during shutdown; ``/healthz`` only says that the host lives."""
     inbox = Inbox(BOTS, InboxSettings(f"sqlite:///{tmp_path / 'inbox.sqlite'}"), environ={})
     with hosted(medplum, inbox=inbox) as (client, _):
         assert client.get("/readyz").status_code == 503
@@ -106,7 +106,7 @@ def written() -> Iterator[io.StringIO]:
 
 
 def test_log_lines_are_json_with_the_trace_id_and_without_a_person(written: io.StringIO) -> None:
-    """Each line is one object with bot and trace id; an unforeseen failure tells its kind and place, not its text."""
+    """Each line is one object with bot and trace id; an unexpected failure shows its type and place, not its text."""
     for handler in (ECHO, BREAK):
         invoke(handler, {"accessToken": "token-unseen", "traceId": "trace-1", "input": SAY}, environ={})
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
@@ -185,7 +185,7 @@ def test_a_bot_is_invoked_from_the_command_line(tmp_path: Path) -> None:
     ],
 )
 def test_what_can_not_be_invoked_is_exit_code_2(tmp_path: Path, name: str, text: str, word: str) -> None:
-    """An unknown bot, an event that is none, and a missing login are told from a bot that refused."""
+    """The exit code distinguishes an unknown bot, an invalid event and a missing login from a bot that refused."""
     path = tmp_path / "event.json"
     path.write_text(text)
     nobody = dict.fromkeys(("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET"), "")
@@ -195,7 +195,7 @@ def test_what_can_not_be_invoked_is_exit_code_2(tmp_path: Path, name: str, text:
 
 
 def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
-    """``serve`` listens where it is told, keeps its inbox in the given file, and ends with 0 at SIGTERM."""
+    """``serve`` listens on the given address, keeps its inbox in the given file, and exits with 0 on SIGTERM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -228,7 +228,7 @@ def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
 
 
 def test_a_sigterm_that_comes_while_a_host_starts_is_not_lost(tmp_path: Path) -> None:
-    """A host that is told to end before it listens does not listen, and ends with 0."""
+    """A host that gets SIGTERM before it listens does not listen, and exits with 0."""
     before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
     served, over = threading.Event(), threading.Event()
 
@@ -264,7 +264,7 @@ def test_a_sigterm_that_comes_while_a_host_starts_is_not_lost(tmp_path: Path) ->
 
 
 def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Where a bot with a schedule is not deployed, ``serve --cron`` says so, ends with 2, and says farewell."""
+    """If a bot with a schedule is not deployed, ``serve --cron`` says so, exits with 2, and signs off."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
     try:

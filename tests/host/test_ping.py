@@ -45,7 +45,7 @@ def test_it_is_secured_as_any_call() -> None:
 
 
 def test_a_missing_setting_is_named_as_the_host_sees_it() -> None:
-    """The host reads its own environment, which nobody else sees; it names what is missing, never a value."""
+    """Only the host can see its environment; the answer names what is missing, never a value."""
     handler = Handler(
         Bot("strict", "test/strict", "needs a key", settings=(Setting("KEY", "any", required=True),)), _never
     )

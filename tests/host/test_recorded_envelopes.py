@@ -70,13 +70,13 @@ def medplum() -> Iterator[TokenServer]:
 
 
 def _bound(value: Any, base_url: str) -> Any:
-    """The recorded value with the look-alike's address; every other placeholder stands for itself."""
+    """The recorded value with the sandbox's address; every other placeholder becomes a plain text of its own."""
     text = json.dumps(value).replace("<base>", base_url)
     return json.loads(re.sub(r"<(bot|token|id|trace-id|client-token)[:-]?([a-z0-9-]*)>", r"\1-\2", text))
 
 
 def _store(medplum: TokenServer, body: Json) -> None:
-    """The Subscription that the event names, and the resource that it changed, as that server held them."""
+    """Store the Subscription that the event names, and the resource that it changed, as the real server had them."""
     headers, given = body.get("headers", {}), body["input"]
     if "X-Medplum-Subscription" not in headers:
         return

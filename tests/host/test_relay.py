@@ -125,7 +125,7 @@ def test_the_memory_of_replays_ends_with_the_window() -> None:
 def test_a_copied_call_passes_neither_after_a_restart_nor_at_another_host(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The calls of five minutes are kept in the inbox's database, and are gone after their time."""
+    """The inbox's database keeps the calls of the last five minutes and then deletes them."""
     is_sqlite = database == "sqlite"
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}" if is_sqlite else str(request.getfixturevalue("postgres_url"))
     one, other, restarted = RelayCalls(url), RelayCalls(url), RelayCalls(url)
@@ -181,7 +181,7 @@ def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:
     ],
 )
 def test_an_envelope_of_wrong_types_is_answered_all_the_same(medplum: TokenServer, odd: Json) -> None:
-    """Whoever calls may send anything: no other status than 200 carries an answer through an operation."""
+    """A caller may send anything: the answer to an operation always has status 200."""
     headers = {"X-Medplum-Subscription": "s"}
     event = envelope(medplum, "token-echo", None, headers=headers) | odd
     with hosted(medplum) as (client, _):

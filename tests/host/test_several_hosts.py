@@ -97,7 +97,7 @@ def schedules(client: DBOSClient) -> set[str]:
 
 
 def heartbeats(url: str, count: int, look: Callable[[], object] = lambda: None) -> None:
-    """Wait until the hosts of the database have said so often that they live, and look on meanwhile."""
+    """Wait until the database's hosts have sent this many heartbeats, and call ``look`` while waiting."""
     seen: set[float] = set()
     engine = storage.open_engine(url)
 
@@ -113,7 +113,7 @@ def heartbeats(url: str, count: int, look: Callable[[], object] = lambda: None) 
 
 @pytest.mark.parametrize("key", ["a-key-of-at-least-32-characters!"], ids=["encrypted"])
 def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url: str, key: str) -> None:
-    """Of a host that is killed in the middle and never comes back another ends the runs: everybody is there once."""
+    """If a host is killed mid-run and never returns, another completes its runs: every clinician is enrolled once."""
     settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, "BOT_HOST_INBOX_KEY": key, **world.environment()}
     gate = Gate()
     world.gorilla.faults.add("slow", when=gate, seconds=0)
@@ -195,7 +195,7 @@ def test_hosts_with_a_clock_make_one_run_of_a_minute(idle_world: World, postgres
         one.kill()
         one.wait()
         before = ticks(client)
-        until(lambda: ticks(client) >= before + 3)  # the other one goes on
+        until(lambda: ticks(client) >= before + 3)  # the other one continues
         client.pause_schedule("pf-bulk-sync")
         until(two.idle)
         with open_runs(postgres_url) as runs:
@@ -231,7 +231,7 @@ def test_without_a_clock_the_schedules_rest(
 
 
 def test_the_schedules_go_on_as_long_as_a_host_with_a_clock_lives(idle_world: World, postgres_url: str) -> None:
-    """A host without --cron leaves the clock of another alone; once that one is dead, it stops it."""
+    """A host without --cron does not touch another host's clock; once that host is dead, it stops the clock."""
     world = idle_world
     settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, **world.environment()}
     with (

@@ -87,7 +87,7 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 def test_a_pause_is_a_duration_of_ten_minutes_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An instant that a wrong clock made keeps nobody waiting until it comes."""
+    """A time that a wrong clock produced does not make a run wait until then."""
     waited: list[float | None] = []
     with running(tmp_path, Script()) as (inbox, _):
 

@@ -21,7 +21,7 @@ from tests.host.process import HostProcess, until
 
 pytestmark = pytest.mark.no_cover  # the host that counts is another process
 
-# Alone on its SQLite file, a host that starts knows that the last one is dead, however long silence would be heeded.
+# With a SQLite file, a host that starts knows that the previous one is dead, so it does not wait for this limit.
 AT_ONCE = {"BOT_HOST_TAKEOVER_SECONDS": "3600"}
 
 
@@ -92,9 +92,9 @@ def _survive(
 
 
 def test_a_host_killed_at_any_step_of_an_enrollment_enrolls_once(world: World, tmp_path: Path) -> None:
-    """Killed at one request after the other and started again, the host ends the run: one account, one id written back.
+    """If the host is killed at any request and restarted, it completes the run: one account, one id written back.
 
-    Each start takes seconds on a busy machine, so that every third request stands for its neighbors.
+    Each start takes seconds on a busy machine, so the test uses only every third request.
     """
     environment = {**AT_ONCE, **world.environment()}
 
@@ -122,7 +122,7 @@ def test_a_host_killed_at_any_step_of_a_registration_registers_once(world: World
 
 
 def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) -> None:
-    """A host that is told to end finishes the run that it is in, exits with 0, and a later one takes up the rest."""
+    """On SIGTERM a host completes the current run and exits with 0; a later host runs the rest."""
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **world.environment()) as host:
         world.medplum.bot_host = host.address
         reached = threading.Event()
@@ -143,7 +143,7 @@ def test_sigterm_ends_what_runs_and_loses_nothing(world: World, tmp_path: Path) 
 
 
 def test_sigterm_does_not_wait_for_a_run_that_pauses(world: World, tmp_path: Path) -> None:
-    """A run that waits for its next attempt is left to the next host; nobody waits for the end of its pause."""
+    """A run that waits for its next attempt is left to the next host; shutdown does not wait for the pause to end."""
     world.gorilla.faults.add("server_error", status=503)
     paused = {"BOT_HOST_FIRST_PAUSE_SECONDS": "600", **world.environment()}
     with HostProcess(world.medplum.base_url, tmp_path / "inbox.sqlite", **paused) as host:

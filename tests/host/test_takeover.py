@@ -80,13 +80,13 @@ class Hosts:
 def test_silence_is_what_a_host_has_listened_to_for_the_limit(
     beat: float, since: float, gone: bool, silent: bool
 ) -> None:
-    """Silence counts from the last heartbeat, or from when the listener began to listen; a farewell counts at once."""
+    """Silence counts from the last heartbeat, or from when the listener started; a sign-off counts at once."""
     other, me = Host("other", beat, 0, gone=gone), Host("me", 100, since)
     assert takeover.is_silent(other, me, now=100, limit=LIMIT) is silent
 
 
 def test_a_silent_host_is_taken_over_once(database: str) -> None:
-    """While it beats nobody touches it; past the limit the first to look takes its runs over, and nobody after that."""
+    """While a host sends heartbeats, its runs stay; after the limit, the first host to check takes them, only once."""
     hosts = Hosts(database)
     assert [hosts.beat(name, 0) for name in ("one", "two", "three")] == [[], [], []]
     assert [hosts.beat(name, 50) for name in ("two", "three")] == [[], []]
@@ -130,7 +130,7 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(database: str)
 
 
 def test_a_clock_that_jumps_makes_nobody_dead_and_nobody_immortal(database: str) -> None:
-    """After a jump, ahead or back, a host listens for the limit: who beats meanwhile lives, who does not is dead."""
+    """After a clock jump, a host listens for one limit: hosts that send a heartbeat by then live, all others do not."""
     hosts = Hosts(database)
     for seconds in (0, 86_400, -86_400):
         hosts.beat("dead", seconds - 1)
@@ -162,7 +162,7 @@ def test_the_hosts_of_a_database_have_its_clock(postgres_url: str, monkeypatch: 
 
 
 def test_dbos_has_the_call_that_take_over_needs() -> None:
-    """It is private: whoever upgrades DBOS past a change of it learns here where to look."""
+    """The call is private: this test shows whoever upgrades DBOS where the code depends on it."""
     call = getattr(DBOS, "_recover_pending_workflows", None)
     expected = ["executor_ids"]
     assert call is not None and list(inspect.signature(call).parameters) == expected, (
@@ -171,7 +171,7 @@ def test_dbos_has_the_call_that_take_over_needs() -> None:
 
 
 def test_what_a_host_leaves_is_taken_over_without_a_wait(database: str) -> None:
-    """A host that said farewell runs nothing any more; one that says so and comes back is alive again."""
+    """A host that signs off runs nothing; a host that signs off and comes back is alive again."""
     hosts = Hosts(database)
     hosts.beat("one", 0)
     hosts.beat("two", 0)
@@ -192,7 +192,7 @@ def test_a_holder_that_never_said_a_word_is_listened_to_first(database: str) -> 
 
 
 def test_a_host_that_knows_that_it_is_alone_waits_for_nobody(database: str) -> None:
-    """Where nobody else can be alive, what others left is taken over at the first heartbeat."""
+    """If no other host can be alive, the runs that others left are taken over at the first heartbeat."""
     hosts = Hosts(database)
     hosts.beat("one", 0)
     hosts.held.holders.add("old")
@@ -201,7 +201,7 @@ def test_a_host_that_knows_that_it_is_alone_waits_for_nobody(database: str) -> N
 
 
 def test_a_host_that_dies_while_it_takes_over_is_taken_over_itself(database: str) -> None:
-    """A claim that was not carried out falls silent too, and then to another host."""
+    """If the host that claimed the runs dies too, another host takes them over."""
     hosts = Hosts(database)
     for name in ("dead", "one", "two"):
         hosts.beat(name, 0)
@@ -215,7 +215,7 @@ def test_a_host_that_dies_while_it_takes_over_is_taken_over_itself(database: str
 
 
 def test_a_host_that_beats_while_it_is_taken_over_stays(database: str) -> None:
-    """It was slow, not dead: its row stays, and it goes on."""
+    """The host was slow, not dead: its row stays, and it continues."""
     hosts = Hosts(database)
     hosts.beat("slow", 0)
     hosts.beat("one", 0)
@@ -230,7 +230,7 @@ def test_a_host_that_beats_while_it_is_taken_over_stays(database: str) -> None:
 
 
 def test_who_serves_with_a_clock_is_known(database: str) -> None:
-    """A heartbeat says whether its host runs the schedules; a farewell takes it back."""
+    """A heartbeat says whether its host runs the schedules; a sign-off withdraws that."""
     hosts, now = Hosts(database), START + timedelta(seconds=1)
     hosts.beat("one", 0, cron=True)
     hosts.beat("two", 0)

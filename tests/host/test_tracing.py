@@ -62,7 +62,7 @@ NPI = "1770000192"  # invented
 
 @contextmanager
 def recording(processor: SpanProcessor) -> Iterator[None]:
-    """Every span of this process goes to a processor meanwhile."""
+    """Send every span of this process to a processor while the block runs."""
     tracer = Tracer(processor)
     spans.record_with(tracer)
     try:
@@ -162,7 +162,7 @@ def test_the_callers_trace_is_continued(
 
 @pytest.mark.skipif(node() is None, reason="Node runs relay.js: put node on the PATH")
 def test_a_relay_hands_the_callers_trace_on(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
-    """A call by way of a relay is part of the trace of whoever called the relay."""
+    """A call through a relay joins the trace of the relay's caller."""
     with hosted(medplum, relay_key="key-of-this-test") as (_, host):
         ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": "key-of-this-test"}
         event = envelope(medplum, "token-echo", SAY, bot={"reference": "Bot/b-3"})
@@ -195,7 +195,10 @@ def test_tracestate_and_baggage_stay_out(medplum: TokenServer, exported: InMemor
 def test_what_came_of_a_call_is_told_as_a_code(
     medplum: TokenServer, exported: InMemorySpanExporter, *, bot: int, token: str, success: bool, code: str
 ) -> None:
-    """A refusal by rule is no error of the call; an unforeseen failure and a refused caller are. No text is told."""
+    """A refusal by a rule is not an error; an unexpected failure or a refused caller is.
+
+    The span has a code, no text.
+    """
     with hosted(medplum) as (client, _):
         client.post(f"/bot-b-{bot}", json=envelope(medplum, token, SAY))
     (call,) = _calls(exported)
@@ -207,7 +210,7 @@ def test_what_came_of_a_call_is_told_as_a_code(
 
 
 def test_a_trace_id_that_may_be_anything_is_left_out(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
-    """Medplum's own trace ids are told; text of a caller is not."""
+    """Medplum's own trace ids are recorded; a text from the caller is not."""
     with hosted(medplum) as (client, _):
         client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY, traceId="Anna Unseen"))
     assert "nseen" not in _told(exported.get_finished_spans())
@@ -288,7 +291,7 @@ def test_an_exception_is_told_by_its_kind(exported: InMemorySpanExporter) -> Non
 
 
 def test_a_text_that_is_no_word_is_left_out(exported: InMemorySpanExporter) -> None:
-    """Actions and codes are words in kebab case; what a bot answers there beside is not told."""
+    """Actions and codes are words in kebab case; a bot's other text is not recorded."""
     with spans.call("in-process", {}) as span:
         span.annotate(name="echo", action="Anna Unseen", code=None)
     (call,) = exported.get_finished_spans()
@@ -328,7 +331,7 @@ def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_brought_it(
 
 
 def test_a_whole_enrollment_tells_nothing_of_a_person(exported: InMemorySpanExporter) -> None:
-    """No name, id, identifier, token or secret of an enrolment stands in any span, name or attribute."""
+    """No span, name or attribute contains a name, id, identifier, token or secret of an enrollment."""
     with World() as world:
         request = Deployment(load())
         assert carry_out(world.client(), request, survey(world.client(), request)).error is None
@@ -361,7 +364,7 @@ def _clinician() -> Json:
 
 
 def _leaves(value: Any, key: str = "") -> set[str]:
-    """Every text of a resource that says who somebody is."""
+    """Every text of a resource that identifies a person."""
     if isinstance(value, dict):
         return {leaf for name, each in value.items() for leaf in _leaves(each, name)}
     if isinstance(value, list):
@@ -417,7 +420,7 @@ class BrokenAtTheEnd(Broken):
 def test_a_fault_of_tracing_breaks_no_call(
     medplum: TokenServer, processor: SpanProcessor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever tracing does, the bot's answer is the same; the log tells the kind of the fault alone."""
+    """A tracing failure does not change the bot's answer; the log names only the kind of failure."""
     with hosted(medplum) as (client, _):
         event = envelope(medplum, "token-echo", SAY)
         before = client.post("/bot-b-3", json=event).json()
@@ -429,7 +432,7 @@ def test_a_fault_of_tracing_breaks_no_call(
 
 
 def test_nothing_leaks_from_one_call_into_the_next(exported: InMemorySpanExporter) -> None:
-    """A call that ended is nobody's parent; a call inside of another is a call of its own."""
+    """A finished call is never a parent; a call inside another call is a separate call."""
     with spans.call("in-process", {}), spans.call("in-process", {}):
         Transport("Partner", RetryPolicy(retries=0))
     assert spans.traceparent() is None
@@ -475,7 +478,7 @@ def test_what_cannot_be_done_is_a_warning(environ: dict[str, str], caplog: pytes
 
 def test_without_the_extra_the_host_serves(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK is optional: where it is missing, the log says what to install."""
-    monkeypatch.setitem(sys.modules, "bot_layer.host.otel", None)  # as Python tells of a module that is not there
+    monkeypatch.setitem(sys.modules, "bot_layer.host.otel", None)  # Python marks a missing module this way
     with tracing.recorded({"OTEL_TRACES_EXPORTER": "console"}):
         assert spans.traceparent() is None
     assert "medplum-python-bots[otel]" in caplog.text
@@ -535,7 +538,7 @@ class Collector:
 
 
 def test_a_host_sends_its_traces_to_a_collector(tmp_path: Path) -> None:
-    """A served registration arrives by OTLP/HTTP: our spans alone, no workflow of DBOS, no id of the patient."""
+    """A registration arrives over OTLP/HTTP with our spans only: no DBOS workflow and no patient id."""
     collector = Collector()
     with collector.server, World(Options(with_bots=False)) as world:
         world.put_secrets(world.settings())
@@ -568,7 +571,7 @@ def test_a_host_sends_its_traces_to_a_collector(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_is_away_costs_no_call(medplum: TokenServer, tmp_path: Path) -> None:
-    """The host answers and ends in time, though nobody takes its traces."""
+    """The host answers and exits on time even if no collector accepts its traces."""
     with Server(Starlette()) as gone:
         nowhere = gone.base_url
     environ = {

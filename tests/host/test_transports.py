@@ -85,7 +85,7 @@ def _as_bot(here: World, handler: Handler, event: Json) -> Json:
 
 
 def _named_as_before(returned: Any, sent: Json, event: Json) -> Any:
-    """The answer with the Bot that the fixture names: some answers tell which one ran."""
+    """The answer with the Bot that the fixture names: some answers say which Bot ran."""
     return json.loads(json.dumps(returned).replace(sent["bot"]["reference"], event["bot"]["reference"]))
 
 
@@ -190,7 +190,7 @@ def test_only_what_the_host_may_see_travels() -> None:
 
 
 def test_a_function_lets_no_exception_out(functions: Functions) -> None:
-    """What is no event, or has no login, is answered; the cause stands last in the log, without a trace."""
+    """An invalid event or missing login gets an answer; the last line of the log is the cause, without a traceback."""
     function = functions.of(load().named("sync-practitioner"))
     for event in (b"[1]", b'"text"', b'{"input": {}}'):
         done = function.invoke(event)
@@ -225,7 +225,7 @@ def test_the_doctor_calls_a_function(functions: Functions) -> None:
 
 
 def test_a_package_is_reproducible_and_small(tmp_path: Path) -> None:
-    """The same input makes the same bytes, under 50 MB, with the bot alone and no other."""
+    """The same input gives the same bytes, under 50 MB, with this bot only."""
     bot = load().named("sync-practitioner").bot
     first, second = package(bot, tmp_path / "one"), package(bot, tmp_path / "two")
     assert first.read_bytes() == second.read_bytes()
@@ -253,7 +253,7 @@ def test_a_relay_works_through_medplum() -> None:
             answer = server.post(f"fhir/R4/Bot/{bot['id']}/$execute", {"resourceType": "Parameters", "parameter": []})
             assert "no-target" in json.dumps(answer)
 
-            # The server keeps the parameters back and hands the resource over: the relay tells that there were some.
+            # The server drops the parameters and passes only the resource: the relay reports that there were some.
             clinician = server.create({"resourceType": "Practitioner", "name": [{"family": "Example"}]})
             asked = {"resourceType": "Parameters", "parameter": [{"name": "preview", "valueBoolean": True}]}
             kept = server.post(f"fhir/R4/Practitioner/{clinician['id']}/$sync-practitioner", asked)
@@ -266,7 +266,7 @@ def test_a_relay_works_through_medplum() -> None:
             assert "wrong-signature" in refused.text
             assert "strange-key-value" not in refused.text
 
-            # Somebody edits the code by hand: the next plan sees it.
+            # A person edits the code by hand: the next plan detects it.
             server.post(f"fhir/R4/Bot/{bot['id']}/$deploy", {"code": "exports.handler = async () => 1;\n"})
             (step,) = survey(server, replace(request, secrets=None)).plan.steps
             assert [each.path for each in step.differences] == ["code"]

@@ -103,7 +103,7 @@ def clinical(hg: HealthGorillaSandbox, seed: int = 1, **changes: Any) -> Json:
 
 
 def staff(login: str = "front.desk", **changes: Any) -> Json:
-    """A PractitionerRole for somebody without NPI; changes go to the role."""
+    """A PractitionerRole for a person without NPI; changes are made to the role."""
     contained = {
         "resourceType": "Practitioner",
         "id": "nc1",

@@ -1,4 +1,4 @@
-"""A plain client for the tests of the bulk data source: it does what it is told, and nothing on its own."""
+"""A plain client for the tests of the bulk data source: it does what the test asks and nothing else."""
 
 from __future__ import annotations
 

@@ -34,14 +34,14 @@ def test_since_5_1_22_success_false_fails_the_run_with_the_returned_outcome(stat
 
 
 def test_since_5_1_22_a_returned_error_outcome_fails_the_run() -> None:
-    """Whether or not ``success`` says so; an outcome that tells of success does not."""
+    """Whatever ``success`` says; an outcome that reports success does not."""
     assert read_fission(fetched({"returnValue": WRONG}), honors_success=True).outcome == WRONG
     assert read_fission(fetched({"returnValue": FINE}), honors_success=True).returned == FINE
     assert read_fission(fetched({"returnValue": WRONG}), honors_success=False).returned == WRONG
 
 
 def test_since_5_1_22_success_false_without_an_outcome_answers_the_log() -> None:
-    """The log is all that is left to tell the caller."""
+    """Only the log is left to inform the caller."""
     result = read_fission(fetched({"success": False, "returnValue": 5, "logResult": "why"}), honors_success=True)
     assert result.outcome is not None
     assert result.outcome["issue"][0]["details"]["text"] == "why"

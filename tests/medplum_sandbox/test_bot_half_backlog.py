@@ -53,7 +53,7 @@ def test_settle_says_what_is_still_under_way() -> None:
 
 
 def test_a_fault_inside_a_task_comes_out_of_settle() -> None:
-    """It is not lost in a thread, and the lane goes on."""
+    """It is not lost in a thread, and the lane continues."""
     backlog, done = Backlog(), list[str]()
 
     def broken() -> None:

@@ -63,7 +63,7 @@ def test_once_a_day_is_midnight() -> None:
 
 
 def test_the_scheduler_runs_each_full_minute_until_it_is_stopped() -> None:
-    """It waits for the next full minute, runs it, and ends when told to."""
+    """It waits for the next full minute, runs it, and stops on request."""
     ran: list[datetime] = []
     twice = threading.Event()
 

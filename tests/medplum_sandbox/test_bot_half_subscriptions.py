@@ -128,14 +128,14 @@ def test_a_hook_is_tried_four_times(today: Scene) -> None:
 
 
 def test_a_hook_of_tls_is_not_called(today: Scene) -> None:
-    """A sandbox talks to nobody outside: the delivery fails without a sound, as one to an unknown host does."""
+    """A sandbox calls no outside server: the delivery fails silently, like one to an unknown host."""
     today.subscription("https://partner.example/hook")
     today.create(ANN)
     assert today.events() == []
 
 
 def test_a_bot_is_run_at_its_minute(today: Scene) -> None:
-    """And at no other; the event has the Bot as input, and nobody asked for it."""
+    """And at no other minute; the event has the Bot as input, and no requester."""
     bot = today.bot(cronString="0 0 * * *")
     assert today.sandbox.run_cron(MIDNIGHT.replace(minute=1)) == 0
     assert today.sandbox.run_cron(MIDNIGHT) == 1

@@ -76,7 +76,7 @@ def test_a_function_expression_without_its_semicolon_crashes() -> None:
 
 @needs_node
 def test_a_promise_that_nobody_settles_is_a_failed_run() -> None:
-    """Node ends when nothing is left to wait for; the caller is told."""
+    """Node exits when nothing is left to wait for; the caller gets an error."""
     assert not run("await new Promise(() => {});").success
 
 

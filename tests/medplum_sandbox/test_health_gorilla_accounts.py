@@ -287,7 +287,7 @@ def test_a_clinician_is_enrolled_once_in_a_tenant(hg: HealthGorillaSandbox, call
 
 @pytest.mark.parametrize("status", [400, 409, 422])
 def test_the_status_of_refusals_is_a_switch(status: int) -> None:
-    """Nobody knows the status of a broken rule or of a clash: both can be set."""
+    """The status of a broken rule or of a conflict is not documented: both can be set."""
     switches = Switches().but(rule_status=status, clash_status=status)
     with HealthGorillaSandbox(switches=switches) as hg:
         caller = Caller(hg)

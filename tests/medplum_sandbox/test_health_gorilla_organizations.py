@@ -83,7 +83,7 @@ def test_the_same_identifier_twice_is_a_duplicate(hg: HealthGorillaSandbox, call
 
 
 def test_tenants_and_labs_are_read_only(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """403; somebody else's tenant is not even there."""
+    """403; another customer's tenant is not even visible."""
     for organization in (hg.tenant_id, hg.labs[0]):
         assert caller.get(f"Organization/{organization}")["id"] == organization
         assert caller.send("PUT", f"Organization/{organization}", office(hg)).status_code == 403
@@ -91,7 +91,7 @@ def test_tenants_and_labs_are_read_only(hg: HealthGorillaSandbox, caller: Caller
 
 
 def test_search_by_every_declared_parameter(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """Each selects what it should, and the ids' prefixes tell tenants, facilities and locations apart."""
+    """Each selects what it should, and the prefixes of the ids distinguish tenants, facilities and locations."""
     location = create(caller, office(hg))
 
     def ids(**params: str) -> set[str]:

@@ -58,7 +58,7 @@ REFUSALS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_incomplete_demographics_are_refused(hg: HealthGorillaSandbox, caller: Caller, case: str) -> None:
-    """422, and nobody is registered."""
+    """422, and no patient is registered."""
     answer = caller.send("POST", "Patient", patient(**REFUSALS[case]))
     assert answer.status_code == 422, answer.text
     assert hg.patients() == []
@@ -81,7 +81,7 @@ def test_create_answers_with_or_without_a_body() -> None:
 
 @pytest.mark.parametrize(("fate", "status", "count"), [("409", 409, 1), ("existing", 200, 1), ("second", 201, 2)])
 def test_a_duplicate_is_refused_found_or_made(fate: str, status: int, count: int) -> None:
-    """A POST with an external identifier that exists: nobody knows, so a switch."""
+    """A POST with an existing external identifier: the behavior is not documented, so it is a switch."""
     with HealthGorillaSandbox(switches=Switches().but(duplicate_patient=fate)) as hg:
         caller = Caller(hg)
         first = register(caller)

@@ -104,7 +104,7 @@ def test_a_login_may_be_needed_on_update() -> None:
 
 
 def test_login_npi_and_tenant_stay(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """An update can't make an account somebody else's."""
+    """An update can't move an account to another person."""
     path = f"PractitionerRole/{caller.enroll(clinical(hg))}"
     other_login = clinical(hg, extension=[{"url": LOGIN, "valueString": "other"}])
     other_tenant = {**clinical(hg), "organization": {"reference": f"Organization/{hg.subtenant_id}"}}
@@ -165,7 +165,7 @@ def test_how_a_role_carries_its_practitioner() -> None:
 
 
 def test_organization_and_identifier_may_exclude_each_other() -> None:
-    """Before July 2026 the two parameters together were 400; each alone works."""
+    """Before July 2026 the two parameters together returned 400; each works by itself."""
     for combined, status in ((True, 200), (False, 400)):
         with HealthGorillaSandbox(switches=Switches(combined_search=combined)) as hg:
             caller = Caller(hg)
@@ -180,7 +180,7 @@ def test_organization_and_identifier_may_exclude_each_other() -> None:
 
 
 def test_search_finds_by_every_declared_parameter(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """Each parameter selects one of two accounts; what nobody has selects none."""
+    """Each parameter selects one of two accounts; a value that no account has selects none."""
     place = new_location(caller, hg.tenant_id)
     body = clinical(hg, telecom=[{"system": "email", "value": "joe@clinic.example"}])
     body["meta"]["tag"] = [{"system": "https://www.healthgorilla.com", "code": "VERIFIED"}]

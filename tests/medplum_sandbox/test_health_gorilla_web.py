@@ -39,7 +39,7 @@ def test_a_key_gives_the_first_answer_again(hg: HealthGorillaSandbox, caller: Ca
 
 
 def test_a_refusal_is_remembered_too(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """The first answer comes back even where it was a refusal whose reason is gone."""
+    """The first answer is returned again even if it was a refusal whose reason no longer exists."""
     key = {KEY: str(uuid.uuid4())}
     body = clinical(hg, extension=[{"url": LOGIN, "valueString": hg.taken_login}])
     assert caller.send("POST", "PractitionerRole", body, **key).status_code == 409
@@ -59,7 +59,7 @@ def test_a_key_with_another_payload_is_a_conflict() -> None:
 
 
 def test_a_key_in_flight_is_202(hg: HealthGorillaSandbox) -> None:
-    """While the first request runs, the second is told to wait, without a body."""
+    """While the first request runs, the second gets an answer to wait, without a body."""
     key = {KEY: str(uuid.uuid4())}
     answers = queue.Queue[requests.Response]()
 
@@ -68,7 +68,7 @@ def test_a_key_in_flight_is_202(hg: HealthGorillaSandbox) -> None:
 
     threads = [threading.Thread(target=post, args=(Caller(hg),)) for _ in range(2)]
     body_of = {}
-    with hg.state.lock:  # whoever takes the key waits here; the other is answered
+    with hg.state.lock:  # the request that takes the key waits here; the other gets its answer
         for thread in threads:
             thread.start()
         waiting = answers.get(timeout=10)
@@ -104,7 +104,7 @@ def test_a_key_belongs_to_one_url(hg: HealthGorillaSandbox, caller: Caller) -> N
 
 @pytest.mark.parametrize("key", ["1", str(uuid.uuid5(uuid.NAMESPACE_URL, "x"))])
 def test_a_key_is_a_random_uuid(hg: HealthGorillaSandbox, caller: Caller, key: str) -> None:
-    """The documents ask for UUID v4; anything else is 400 and makes nobody."""
+    """The documents ask for UUID v4; any other key is 400, and no account is created."""
     assert caller.send("POST", "PractitionerRole", clinical(hg), **{KEY: key}).status_code == 400
     assert hg.roles() == []
 
@@ -154,7 +154,7 @@ def test_a_token_may_be_said_to_have_expired(hg: HealthGorillaSandbox, caller: C
 
 @pytest.mark.parametrize(("kind", "made"), [("reset_before_write", 0), ("reset_after_write", 1)])
 def test_a_connection_may_be_cut(hg: HealthGorillaSandbox, caller: Caller, kind: str, made: int) -> None:
-    """The answer is lost; the account was made, or not; the same key then tells."""
+    """The answer is lost; the account may or may not exist; a retry with the same key shows it."""
     key = {KEY: str(uuid.uuid4())}
     hg.faults.add(kind, times=1)
     with pytest.raises(requests.ConnectionError):
@@ -172,7 +172,7 @@ def test_an_answer_may_be_slow(hg: HealthGorillaSandbox, caller: Caller) -> None
 
 
 def test_requests_are_counted(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """Method, path and status of everything, token requests included; the count can start anew."""
+    """Method, path and status of every request, token requests included; the count can be reset."""
     caller.send("GET", "PractitionerRole?_count=1")
     assert [(r.method, r.path, r.status, r.query) for r in hg.requests] == [
         ("POST", "/oauth/token", 200, ""),

@@ -112,7 +112,7 @@ def test_fields_can_be_hidden_or_kept_from_change() -> None:
 
 
 def test_administrators_keep_their_types_beside_a_policy() -> None:
-    """Projects and memberships are for them alone."""
+    """Only administrators may access projects and memberships."""
     with member({"resourceType": "*"}) as (sandbox, admin, limited):
         path = f"Project/{sandbox.project_id}"
         assert admin.get(path).status_code == 200

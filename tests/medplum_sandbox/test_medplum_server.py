@@ -177,7 +177,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind() -> None:
 
 
 def test_later_transactions_have_later_instants() -> None:
-    """Even when the clock stands still: ``_lastUpdated`` tells them apart."""
+    """Even when the clock does not move: ``_lastUpdated`` distinguishes them."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     world = World(store=Store(), clock=lambda: moment)
     server = Repository(world, Actor("p", {"profile": {}}, {}, free=True))

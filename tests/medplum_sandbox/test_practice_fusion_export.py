@@ -80,7 +80,7 @@ def test_retry_after_as_a_date() -> None:
 
 
 def test_a_transient_problem_is_not_the_end() -> None:
-    """503 with an OperationOutcome of code transient; the job goes on."""
+    """503 with an OperationOutcome of code transient; the job continues."""
     with calling(Switches.general(transient_polls=1, polls=0)) as caller:
         address = caller.job("$export")
         answer = caller.get(address)
@@ -229,7 +229,7 @@ def test_a_wrong_count() -> None:
 
 
 def test_another_practice_on_the_same_server() -> None:
-    """serve() takes other data: old jobs are gone, the token still works, absolute references have this base."""
+    """serve() switches the data: old jobs are not found, the token still works, absolute references have this base."""
     with calling(Switches.general()) as caller:
         address = caller.job("$export")
         caller.box.serve(generate(2, 3))

@@ -53,7 +53,7 @@ def problem(answer: requests.Response) -> tuple[int, str]:
 
 
 def test_the_base_holds_the_practice(exact: Caller) -> None:
-    """The practice's GUID is part of the base, and the token endpoint lies under it."""
+    """The practice's GUID is part of the base, and the token endpoint is under it."""
     box = exact.box
     assert box.base_url.endswith(f"/fhir/r4/v1/{box.switches.practice_id}")
     assert box.token_url == f"{box.base_url}/token"
@@ -73,7 +73,7 @@ def test_discovery_lies_under_the_base_only(exact: Caller) -> None:
     ("discovery", "smart", "metadata"), [("smart", 200, 1), ("metadata", 404, 1), ("none", 404, 0)]
 )
 def test_discovery_by_switch(discovery: str, smart: int, metadata: int) -> None:
-    """The token endpoint stands in the SMART configuration, in the CapabilityStatement only, or nowhere."""
+    """The SMART configuration has the token endpoint, or only the CapabilityStatement, or neither."""
     with calling(Switches.general(discovery=discovery)) as caller:
         assert caller.get(".well-known/smart-configuration").status_code == smart
         rest = caller.get("metadata").json()["rest"][0]
@@ -89,7 +89,7 @@ def test_the_general_shape_names_its_methods(general: Caller) -> None:
 
 
 def test_a_group_export_starts(exact: Caller) -> None:
-    """202 without a body; the job's address lies under {base}/Export."""
+    """202 without a body; the job's address is under {base}/Export."""
     answer = exact.kick_off()
     assert (answer.status_code, answer.content) == (202, b"")
     assert answer.headers["Content-Location"].startswith(f"{exact.box.base_url}/Export/")
@@ -266,7 +266,7 @@ def test_an_export_of_some_patients(general: Caller) -> None:
 
 
 def test_a_group_export_holds_members_and_shared_resources() -> None:
-    """Resources of patients outside the Group stay away; those of nobody in particular come along."""
+    """Resources of patients outside the Group are left out; those of no particular patient are included."""
     with calling(Switches.general(), generate(1, 1, outside=3)) as caller:
         found = counts(caller.manifest())
         assert (found["Patient"], found["Provenance"], found["Practitioner"]) == (1, 1, 3)
@@ -297,6 +297,6 @@ def test_one_job_at_a_time() -> None:
 
 
 def test_a_change_at_now_is_always_in_the_next_export(general: Caller) -> None:
-    """The source's now() lies after the last transactionTime, also when no time has passed."""
+    """The source's now() is after the last transactionTime, even when no time has passed."""
     before = general.manifest("$export")["transactionTime"]
     assert general.manifest("$export")["transactionTime"] > before

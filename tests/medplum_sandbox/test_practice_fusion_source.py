@@ -114,7 +114,7 @@ def test_references_go_in_circles() -> None:
 
 
 def test_identifiers_are_no_keys() -> None:
-    """An accession number stands on an order, specimen, results and report; a record number on Patient and Coverage."""
+    """An order, its specimen, results and report share an accession number; Patient and Coverage a record number."""
     for value, kinds in (
         ("ACC-", {"ServiceRequest", "Specimen", "Observation", "DiagnosticReport"}),
         ("TE", {"Patient"}),
@@ -144,7 +144,7 @@ def test_text_that_hurts() -> None:
 
 
 def test_attachments_have_their_content() -> None:
-    """Inline, or in a Binary with the size that the attachment tells."""
+    """Inline, or in a Binary of the size that the attachment states."""
     for document in PRACTICE.resources("DocumentReference"):
         attachment = document["content"][0]["attachment"]
         data = attachment.get("data")
@@ -210,7 +210,7 @@ def test_changes_at_a_given_time(seed: int, patients: int, data: st.DataObject) 
 
 
 def test_a_source_knows_whose_a_resource_is() -> None:
-    """By subject, patient, beneficiary, or a Provenance's target; in every spelling of the reference; else nobody's."""
+    """By subject, patient, beneficiary or a Provenance's target, in every form of reference; otherwise no patient's."""
     source = generate(7, 3)
     of = {entry.type: entry.patient for kind in source.entries for entry in source.entries[kind].values()}
     nobody = {"Organization", "Practitioner", "PractitionerRole", "Location", "Medication", "Binary"}
@@ -248,7 +248,7 @@ def test_a_source_moves_to_its_server() -> None:
 @pytest.mark.parametrize("kind", ["Observation", "Patient", "Procedure"])
 @given(start=st.integers(0, 1_000_000))
 def test_big_files_can_be_read_from_anywhere(kind: str, start: int) -> None:
-    """The bytes from a place on are the end of the whole file; the whole has the size and count that were told."""
+    """A read from an offset returns the rest of the file; the whole file has the stated size and count."""
     big = BigFile(kind, 1_000_000, patient="p")
     whole = b"".join(stream_ndjson(kind, 1_000_000, patient="p"))
     assert (len(whole), whole.count(b"\n")) == (big.size, big.count)

@@ -84,7 +84,7 @@ def test_a_bad_assertion_is_refused(exact: Caller, changes: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(("life", "status"), [(300, 200), (301, 401), (0, 401), (-1, 401)])
 def test_an_assertion_lives_five_minutes_at_most(exact: Caller, life: int, status: int) -> None:
-    """exp lies in the future, 300 seconds at most."""
+    """exp is in the future, by at most 300 seconds."""
     assert exact.ask_token("system/Patient.rs", exp=exact.box.clock() + life).status_code == status
 
 

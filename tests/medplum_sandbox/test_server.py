@@ -1,4 +1,4 @@
-"""The server that every look-alike stands on."""
+"""The server that every sandbox uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ APP = Starlette(routes=[Route("/", hello), Route("/cut", cut)])
 
 
 def test_it_answers_on_a_free_loopback_port_until_it_is_stopped() -> None:
-    """Port 0 takes a free one; afterwards nobody listens there."""
+    """Port 0 picks a free port; after the stop, nothing listens there."""
     with Server(APP) as server:
         assert server.base_url == f"http://127.0.0.1:{server.port}"
         assert loopback.get(server.base_url).text == "hello"

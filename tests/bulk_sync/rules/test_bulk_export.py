@@ -276,7 +276,7 @@ def test_a_deletion_names_a_resource_of_the_source(url: Any, key: tuple[str, str
 
 
 def test_deletions_are_read_out_of_lines() -> None:
-    """Only requests that delete count; a resource stands for itself, and a line that is none is bad."""
+    """Only DELETE requests count; a resource means its own deletion; any other line is bad."""
     good = {"request": {"method": "DELETE", "url": "Patient/1"}}
     odd = [{"request": {"method": "PUT", "url": "Patient/3"}}, {}, "x", {"request": "x"}]
     assert removals(good, *odd) == bulk_export.Deletions((("Patient", "1"),))
@@ -313,7 +313,7 @@ def test_time_stamps_only_move_forward() -> None:
     ],
 )
 def test_a_time_stamp_is_never_later_than_the_kickoff(stated: str, stamp: str) -> None:
-    """Sources state the end of the job, a moment in the future, or none: what changes meanwhile must come next time."""
+    """Sources state the end of the job, a future time, or none: changes during the export must come next time."""
     assert time_stamps.export_stamp(stated, "2024-01-01T12:00:00Z") == stamp
 
 

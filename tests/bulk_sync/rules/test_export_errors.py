@@ -54,7 +54,7 @@ def test_information_changes_nothing_and_a_warning_is_a_note() -> None:
 
 @pytest.mark.parametrize("odd", [{"resourceType": "Patient"}, {"resourceType": "OperationOutcome", "issue": "x"}])
 def test_what_is_no_outcome_may_be_about_every_type(odd: dict[str, Any]) -> None:
-    """Nobody can tell what the source wanted to say."""
+    """It is unknown what the source meant."""
     assert read_outcomes([odd], TYPES).missing[0].type == ANY_TYPE
 
 

@@ -48,7 +48,7 @@ def test_only_what_is_sure_to_change_with_the_file_is_asked_with(headers: dict[s
     ],
 )
 def test_two_versions_differ_where_both_say_so(one: dict[str, str], other: dict[str, str], differs: bool) -> None:
-    """What one of them leaves out tells nothing."""
+    """A value that one version lacks says nothing."""
     assert file_version(one).differs(file_version(other)) is differs
     assert file_version(other).differs(file_version(one)) is differs
     assert not file_version(one).differs(FileVersion())

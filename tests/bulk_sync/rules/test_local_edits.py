@@ -1,4 +1,4 @@
-"""The list of edits that wait for somebody to decide."""
+"""The list of edits that wait for a person's decision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_settled_leaves_the_list_and_what_is_met_again_stands_once() -> 
 
 
 def test_the_list_is_bounded_and_counts_the_rest() -> None:
-    """What stands in it already still changes when it is full; the next run counts anew."""
+    """Listed edits are still updated when the list is full; the next run starts a new count."""
     full = EditList().after((edit(number) for number in range(MOST_LISTED + 3)), frozenset())
     assert (len(full.listed), full.more) == (MOST_LISTED, 3)
     after = full.after([edit(0, "gender"), edit(MOST_LISTED + 3)], frozenset())

@@ -93,7 +93,7 @@ def test_a_document_that_never_ends_is_given_up_and_its_lines_read_alone() -> No
     ],
 )
 def test_a_bad_line_spoils_no_neighbour(bad: bytes) -> None:
-    """Lines are read many at once: what is wrong with one is told of that one, and nothing of it reaches another."""
+    """Lines are parsed in blocks: an error in one line is reported for that line only and affects no other."""
     others = [b'{"resourceType":"Patient","id":"%d","a":{"b":"}"}}' % each for each in range(45)]
     lines = [*others[:7], bad, *others[7:31], bad, bad, *others[31:]]
     found = list(read_resources(split_lines([b"\n".join(lines)]), loads=orjson.loads))
@@ -104,7 +104,7 @@ def test_a_bad_line_spoils_no_neighbour(bad: bytes) -> None:
 
 
 def test_two_broken_lines_are_no_whole_one() -> None:
-    """A value that goes on in the next line is not taken for two; nor two in one line for those of two lines."""
+    """A value that continues on the next line does not count as two, nor two values on one line as two lines."""
     lines = [b'{"resourceType":"Patient","id":"1"} {"resourceType":"Patient","id":"2"}', b'{"resourceType":"Patient",']
     lines += [b'"id":"3"}', TWO]
     assert ids(b"\n".join(lines)) == [1, 2, 3, "2"]

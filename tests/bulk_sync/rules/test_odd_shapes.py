@@ -1,4 +1,4 @@
-"""Whatever a source puts in the place of a value, no rule fails: Medplum refuses that resource, and the run goes on."""
+"""Whatever a source sends as a value, no rule fails: Medplum refuses that resource, and the run continues."""
 
 from __future__ import annotations
 

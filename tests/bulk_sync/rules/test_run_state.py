@@ -1,4 +1,4 @@
-"""Where a sync stands, in a Task and out of it."""
+"""The state of a sync, written to a Task and read from it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_health_is_what_monitoring_asks() -> None:
 
 
 def test_a_run_between_two_steps_of_the_bot_is_healthy() -> None:
-    """Nobody holds it for minutes; with a problem, or after two intervals, it waits in vain."""
+    """No process holds it for minutes; with a problem, or after two intervals, the run is not healthy."""
     paused = replace(STATE, run=replace(RUN, problem=""), until=0.0)
     for state, now, healthy in (
         (paused, 1020.0, True),

@@ -91,7 +91,7 @@ def test_a_token_is_renewed_before_it_ends() -> None:
 
 
 def test_refusals_say_who_must_act() -> None:
-    """Scopes, the practice, the operator, nobody yet: each answer is one of them."""
+    """Each answer means one of these: scopes, the practice, the operator, or no one yet."""
     odd = {"subcode": "Unauthorized", "message": "client does not have permissions to requested scope"}
     assert token(401, odd) == ScopeRefused()
     named = {"error": "invalid_scope", "error_description": "system/Medication.rs is not allowed"}
@@ -149,7 +149,7 @@ def test_all_scopes_at_once_where_the_server_grants_them() -> None:
 
 
 def test_a_refused_type_is_found_without_being_named() -> None:
-    """Halves are tried until it stands alone."""
+    """Types are halved until the refused one remains."""
     types = [f"T{number}" for number in range(8)]
     state, asked = settle(types, all_or_nothing(*(f"system/{each}.rs" for each in types if each != "T3")))
     assert state.refused == ("T3",)
@@ -189,7 +189,7 @@ def test_nothing_granted_at_all_ends_too() -> None:
 
 
 def test_scopes_that_somebody_sets_say_which_types_they_open() -> None:
-    """Types that they don't name are not asked for; scopes of another kind open what the source will tell."""
+    """Types that the scopes don't name are not requested; scopes of another form open whatever the source reports."""
     assert scopes.types_of(["system/A.rs", "system/B.c", "openid"], ("A", "B", "C")) == ("A",)
     assert scopes.types_of(["system/*.read"], ("A", "B")) == ("A", "B")
     assert scopes.types_of(["https://source.example/.default"], ("A", "B")) == ("A", "B")

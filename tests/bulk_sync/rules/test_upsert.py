@@ -1,4 +1,4 @@
-"""What is written, and what is left alone."""
+"""What is written, and what is not touched."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def stored(resource: Json, **changes: object) -> Found:
 
 
 def test_the_source_s_id_goes_into_an_identifier_and_its_version_beside_it() -> None:
-    """Original data stay; the id and the server's meta go; the source's own meta.source is left alone."""
+    """The original data stay; the id and the server's meta are removed; the source's own meta.source is not touched."""
     made = source_mark.prepare(PATIENT, SOURCE)
     assert "id" not in made
     assert made["meta"] == {"profile": ["p"], "source": "urn:own"}
@@ -74,7 +74,7 @@ def test_a_single_identifier_of_the_source_is_not_touched() -> None:
 
 
 def test_what_is_missing_is_created_and_what_is_the_same_left_alone() -> None:
-    """A new version number at the source alone is no change."""
+    """A new version number at the source, with the same content, is no change."""
     assert len(upsert.plan({}, [incoming()]).creates) == 1
     found = stored(incoming().resource)
     newer = PATIENT | {"meta": PATIENT["meta"] | {"versionId": "8"}}
@@ -82,7 +82,7 @@ def test_what_is_missing_is_created_and_what_is_the_same_left_alone() -> None:
 
 
 def test_an_update_names_the_version_that_it_replaces() -> None:
-    """And tells when it goes over somebody's edit; other policies keep the edit."""
+    """It reports that it overwrites an edit; other policies keep the edit."""
     found = stored(incoming().resource)
     changed = PATIENT | {"active": False}
     (write,) = upsert.plan({KEY: found}, [incoming(changed)]).updates
@@ -94,7 +94,7 @@ def test_an_update_names_the_version_that_it_replaces() -> None:
 
 
 def test_what_was_marked_by_hand_is_ours() -> None:
-    """As is what an older sync brought, which named no address; another practice's resource is not."""
+    """So is a resource that an older sync imported, which named no address; another practice's resource is not."""
     by_hand = {
         "resourceType": "Patient",
         "identifier": [{"system": "https://practicefusion.com/fhir/patient-id", "value": "1"}],
@@ -146,7 +146,7 @@ def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
 
 
 def test_entries_of_a_batch() -> None:
-    """POST, guarded POST, PUT with If-Match, conditional PUT; the identifier stands in the query."""
+    """POST, guarded POST, PUT with If-Match, conditional PUT; the query contains the identifier."""
     new = Write(Incoming(KEY, {"a": 1}), {"a": 1})
     assert write_entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
     named = write_entry(new, dumps, urn="urn:uuid:1")
@@ -166,7 +166,7 @@ def test_entries_of_a_batch() -> None:
 
 
 def test_batches_stay_small_and_never_hold_a_key_twice() -> None:
-    """By bytes, by number, by key; in order; one that is too large stands alone."""
+    """Split by bytes, by number and by key, in order; an entry that is too large gets its own batch."""
     entries = [Entry(Key("A", name), body) for name, body in (("1", b"x"), ("1", b"y"), ("2", b"z" * 500), ("3", b"w"))]
     made = list(batch_entries.batches(entries, max_bytes=200))
     assert [[each.body[:1] for each in batch] for batch in made] == [[b"x"], [b"y"], [b"z"], [b"w"]]

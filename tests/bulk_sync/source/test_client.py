@@ -46,7 +46,7 @@ class Odd:
     ranges: bool = False
     early: int = 0  # a range begins so many bytes before the place that was asked for
     span: int = 10**9  # so many bytes of a range come at once
-    ends_open: bool = False  # all bytes come before the break, and no length tells so
+    ends_open: bool = False  # all bytes come before the break, and no length reveals that
     versions: Iterator[dict[str, str]] = field(default_factory=lambda: repeat({}))  # headers of each answer
     refusals: int = 0
     discovery_status: int = 200
@@ -417,7 +417,7 @@ def test_a_refused_login_is_not_repeated_where_nothing_moved(client: PracticeFus
 
 
 def login_with(client: PracticeFusion, key: str, **settings: str) -> None:
-    """Log in anew with a key."""
+    """Log in again with a key."""
     changed = replace(client.settings, private_key=key, key_id="k", **settings)  # type: ignore[arg-type] # all are text
     PracticeFusion(changed, wait=lambda _: None, tries=1).login.token()
 
@@ -495,7 +495,7 @@ def test_the_next_page_of_a_search_may_not_be_on_another_host(client: PracticeFu
 
 
 def test_a_groups_members_are_its_patients(client: PracticeFusion, odd: Odd) -> None:
-    """Once each, relative or absolute, without those who left and what is no patient; odd entries are passed over."""
+    """Each once, by relative or absolute reference, without inactive members and non-patients; odd ones are skipped."""
     references = (
         "Patient/1",
         f"{client.settings.source}/Patient/2",
@@ -535,7 +535,7 @@ ODD_SEARCHES: list[Any] = [
 def test_what_is_no_answer_to_a_search_does_not_say_that_there_is_nothing(
     client: PracticeFusion, odd: Odd, answer: Any
 ) -> None:
-    """A gateway's page has status 200 too; what a patient has would be passed over, and the time stamp moved."""
+    """A gateway's page has status 200 too: if it counted as empty, data would be skipped and the time stamp moved."""
     kind = "page" if answer == "page" else "Condition"
     odd.answers = {"Condition": answer}
     with pytest.raises(TransientError) as caught:
@@ -544,7 +544,7 @@ def test_what_is_no_answer_to_a_search_does_not_say_that_there_is_nothing(
 
 
 def test_a_page_in_place_of_a_group_does_not_say_that_nobody_is_in_it(client: PracticeFusion) -> None:
-    """Nor that a resource is gone."""
+    """Nor that a resource was deleted."""
     for ask in (lambda: client.records.group_members("page"), lambda: client.records.read("Group", "page")):
         with pytest.raises(TransientError):
             ask()

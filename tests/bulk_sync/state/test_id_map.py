@@ -56,7 +56,7 @@ def test_a_reference_waits_until_its_target_is_known(kept: SyncMap) -> None:
 
 
 def test_a_reconcile_knows_what_it_saw(kept: SyncMap) -> None:
-    """And begins anew with nothing."""
+    """A new reconcile starts with an empty record."""
     kept.write_seen([ONE, THREE, ONE])
     assert kept.unseen([ONE, TWO, THREE]) == [TWO]
     kept.begin_seeing()
@@ -112,7 +112,7 @@ def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: 
 
 
 def test_a_map_that_fails_in_the_middle_of_a_run_says_so_and_nothing_of_a_person(tmp_path: Path) -> None:
-    """The run goes on when the disk has room again; its log held what was to be written."""
+    """The run continues when the disk has space again; its log had what was to be written."""
     path = tmp_path / "map.sqlite"
     kept = SyncMap(path)
     damaging = sqlite3.connect(path)
@@ -126,7 +126,7 @@ def test_a_map_that_fails_in_the_middle_of_a_run_says_so_and_nothing_of_a_person
 
 
 def test_the_map_is_its_users_alone(tmp_path: Path) -> None:
-    """It holds what Medplum refused: nobody else may read it, nor one of an earlier release."""
+    """It contains what Medplum refused: no other user may read it, nor one from an earlier release."""
     path = tmp_path / "new" / "map.sqlite"
     for _ in range(2):
         SyncMap(path).close()

@@ -1,4 +1,4 @@
-"""The lease on a sync: one works, the others are told."""
+"""The lease on a sync: one process works, the others get an error."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def store(medplum: MedplumSandbox, owner: str, clock: Clock, copy: Notes | None 
 
 
 def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> None:
-    """The second is told; after the first one's time it takes over, and the first can write no more."""
+    """The second gets an error; when the first lease expires, the second takes over and the first can't write."""
     clock = Clock()
     first, second = store(medplum, "a", clock), store(medplum, "b", clock)
     first.acquire()
@@ -74,7 +74,7 @@ def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> No
 
 
 def test_a_run_is_ended_over_whoever_holds_it(medplum: MedplumSandbox) -> None:
-    """They are told so when they write next, and nobody begins while they may not have seen it."""
+    """The holder gets an error at its next write; no run starts while the holder may not have seen it."""
     clock = Clock()
     first, second, third = (store(medplum, name, clock) for name in "abc")
     state = first.acquire()
@@ -111,7 +111,7 @@ def test_a_run_that_nobody_holds_is_ended_at_once(medplum: MedplumSandbox) -> No
 
 
 def test_a_lease_is_renewed_before_it_ends_and_given_back(medplum: MedplumSandbox) -> None:
-    """Whoever works keeps it; afterwards the next one need not wait."""
+    """A working process keeps the lease; after its release, the next process need not wait."""
     clock = Clock()
     first = store(medplum, "a", clock)
     first.acquire()
@@ -191,7 +191,7 @@ def test_a_copy_that_is_out_of_date_is_not_believed(medplum: MedplumSandbox) -> 
 
 
 def test_a_task_of_a_medplum_that_was_set_up_anew_is_made_anew(medplum: MedplumSandbox) -> None:
-    """With the same client, and no such Task: each run was refused until somebody deleted the map."""
+    """Same client, but no such Task: formerly each run was refused until a person deleted the map."""
     clock, disk = Clock(), Notes()
     finished(store(medplum, "a", clock, disk), "first")
     with MedplumSandbox() as other:

@@ -49,7 +49,7 @@ def stored(medplum: MedplumSandbox) -> list[Json]:
 @pytest.mark.parametrize("kind", ["conflict", "too_many", "server_error", "reset_before_write", "reset_after_write"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_bad_answer_is_got_over_without_a_duplicate(medplum: MedplumSandbox, kind: str, conditional: bool) -> None:
-    """409, 429, 5xx, a connection cut before or after the write: everything is there once, and told as created."""
+    """409, 429, 5xx, a connection cut before or after the write: every resource arrives once and counts as created."""
     medplum.faults.add(kind, times=2, method="POST", path="/fhir/R4")
     outcomes = writer(medplum, conditional=conditional).upsert(people("1", "2", "3"))
     assert sorted(each.action for each in outcomes) == ["created"] * 3
@@ -69,7 +69,7 @@ def test_a_gateway_s_own_answer_to_a_look_up_does_not_say_that_nothing_is_there(
 
 
 def test_an_answer_to_a_search_that_is_no_bundle_ends_it(medplum: MedplumSandbox) -> None:
-    """It tells nothing of what is there."""
+    """The answer does not say what exists."""
     medplum.faults.add("server_error", status=200, method="GET", path="/Patient")
     with pytest.raises(TransientError):
         writer(medplum).look_up([Key("Patient", "1")])
@@ -85,7 +85,7 @@ def test_a_refused_entry_leaves_the_others_and_brings_the_server_s_words(medplum
 
 
 def test_what_was_deleted_in_medplum_meanwhile_is_created_again(medplum: MedplumSandbox) -> None:
-    """A PUT to what is gone is looked up again, and becomes a POST."""
+    """If a PUT finds that the resource was deleted, the resource is looked up again and created with POST."""
     one = writer(medplum)
     one.upsert(people("1"))
     found = one.look_up([Key("Patient", "1")])
@@ -96,7 +96,7 @@ def test_what_was_deleted_in_medplum_meanwhile_is_created_again(medplum: Medplum
 
 
 def test_deleting_twice_is_deleting_once(medplum: MedplumSandbox) -> None:
-    """What is gone already is gone."""
+    """Deleting a deleted resource succeeds."""
     one = writer(medplum)
     one.upsert(people("1"))
     at = one.look_up([Key("Patient", "1")])[Key("Patient", "1")].id
@@ -117,7 +117,7 @@ def test_of_duplicates_that_others_made_always_the_same_is_kept_up(medplum: Medp
 
 
 def test_a_batch_that_is_too_large_is_halved(medplum: MedplumSandbox) -> None:
-    """The server's limit is its own; the one that alone is too large is reported."""
+    """The server's limit is a separate one; a single entry above it is reported."""
     big = people("1", "2", name=[{"text": "x" * 700_000}])
     huge = people("3", name=[{"text": "x" * 1_200_000}])
     outcomes = writer(medplum, max_bytes=10_000_000).upsert([*big, *huge])
@@ -155,7 +155,7 @@ class Enough(Exception):
 
 
 def test_a_share_of_the_quota_is_left_to_others() -> None:
-    """The writer waits for the next window before it takes what is reserved: nobody meets a 429."""
+    """The writer waits for the next window before it uses the reserved share: no other client gets a 429."""
 
     def wait(_: float) -> None:
         raise Enough

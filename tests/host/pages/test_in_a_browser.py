@@ -110,7 +110,7 @@ def pages(here: Site) -> dict[str, str]:
 
 
 def test_somebody_finds_out_what_failed_and_retries_it(tab: Page, here: Site) -> None:
-    """From the sentence at the top to the run, and its retry, with links and buttons alone."""
+    """Links and buttons lead from the sentence at the top to the run and its retry."""
     sign_in(tab)
     tab.get_by_role("link", name="failed for good: refused-by-service").click()
     assert "runs?state=dead&code=refused-by-service" in tab.url

@@ -150,7 +150,7 @@ def test_the_overview_says_what_is_wrong_and_what_to_do(here: Site) -> None:
 
 
 def test_the_overview_checks_the_set_up_by_itself(here: Site) -> None:
-    """Whoever opens it alone sees what the doctor finds, at the latest with the next refresh."""
+    """The page alone shows what the doctor finds, at the latest after the next refresh."""
     here.sign_in()
     until(lambda: "Set-up: Health Gorilla token." in here.client.get("/status").text)
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_done_is_explained(here: Site) -> None:
 
 
 def test_a_run_links_to_its_resource(here: Site) -> None:
-    """In Medplum's own app; the page's own text names the type alone."""
+    """The link opens Medplum's own app; the text of the page names only the type."""
     here.sign_in()
     run = next(run for run in here.runs.listed() if run.resource == "Practitioner/p-0")
     page = here.client.get(f"/status/runs/{run.id}").text
