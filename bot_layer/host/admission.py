@@ -1,9 +1,9 @@
-"""Who may run a bot: Medplum alone, shown by the signature of the bot's own token.
+"""Who may run a bot: only Medplum, as the signature of the bot's own token proves.
 
-Medplum's Fission route carries no login of its own. The token in the event is a JWT that the server signed for the Bot
-that it runs (``profile``), so that the host can tell without a request that the event comes from a server that it
-serves. The Bot is read once, for its identifier and its project. The same token comes with several events: its ``jti``
-is no nonce. Read on Medplum 5.1.13; https://www.medplum.com/docs/auth
+Medplum's Fission route has no authentication of its own. The token in the event is a JWT that the server signed for the
+Bot that it runs (``profile``). The host can therefore verify without a request that the event comes from a server that
+it serves. The Bot is read once, for its identifier and its project. Several events may carry the same token, so its
+``jti`` is not a nonce. Read on Medplum 5.1.13; https://www.medplum.com/docs/auth
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bot_layer.host.token_keys import KEEP_SECONDS, TokenKeys
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.client import connect
 
-# Medplum signs with ES256. A server that was set up years ago may still have an RS256 key.
+# Medplum signs with ES256. An older installation may still have an RS256 key.
 _ALGORITHMS: Final = ["ES256", "RS256"]
 _LEEWAY_SECONDS: Final = 30
 _KNOWN_BOTS: Final = 2048
@@ -40,7 +40,7 @@ _QUICK: Final = {"BOT_RETRIES": "1", "BOT_BACKOFF_SECONDS": "0.2", "BOT_TIMEOUT_
 
 
 def trimmed(url: str) -> str:
-    """A server's address without the slash at its end."""
+    """A server's address without the trailing slash."""
     return url.strip().rstrip("/")
 
 
@@ -48,7 +48,7 @@ def trimmed(url: str) -> str:
 class Admission:
     """The check of an event's token.
 
-    ``projects`` names, for a server, the only project whose Bots may run here; a server without one is not pinned.
+    ``projects`` maps a server to the only project whose Bots may run here; a server without an entry is not pinned.
     ``as_user`` also admits Bots that run as their caller (``Bot.runAsUser``), whose token is the caller's.
     """
 
@@ -62,7 +62,7 @@ class Admission:
         for server in self.servers:
             require_safe_url(server, "Medplum")
         self._keys = {server: TokenKeys(server, self.clock) for server in self.servers}
-        self._bot = cached(  # a burst of first events reads the Bot once
+        self._bot = cached(  # the first events in a burst read the Bot once
             TTLCache(_KNOWN_BOTS, KEEP_SECONDS, timer=self.clock),
             key=lambda server, _token, bot_id: (server, bot_id),
             condition=threading.Condition(),
@@ -74,9 +74,9 @@ class Admission:
         )(_read_as_user)
 
     def admit(self, envelope: Json, bot_id: str | None = None) -> Admitted:
-        """What the event may run as; AuthError where its token is not that of this Bot at a server of the list.
+        """The identity that the event runs as; AuthError if its token was not issued for this Bot by a listed server.
 
-        ``bot_id`` is that of the route. A relay has none: there the token names the Bot.
+        ``bot_id`` comes from the route. A relay's route has none, so there the token names the Bot.
         """
         server, token = self._server(envelope), _token(envelope)
         profile = self._profile(server, token)
@@ -109,7 +109,7 @@ class Admission:
         return trimmed(base_url)
 
     def _profile(self, server: str, token: str) -> str:
-        """Whom the token stands for, once its signature, issuer and times are good."""
+        """The profile that the token was issued for, after checking its signature, issuer and times."""
         try:
             kid = _kid(token)
             key = self._keys[server].key(kid) if kid else None
@@ -137,7 +137,7 @@ def _token(envelope: Json) -> str:
 
 
 def _kid(token: str) -> str:
-    """The id of the key that a token's header names, or nothing. PyJWT would decode the whole token for it."""
+    """The key id in a token's header, or an empty string. PyJWT would decode the whole token for it."""
     try:
         header = json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))
     except (ValueError, RecursionError):
@@ -147,7 +147,7 @@ def _kid(token: str) -> str:
 
 
 def _named(envelope: Json) -> str | None:
-    """The id of the Bot that the event names; empty where it names something else, None where it names nothing."""
+    """The id of the Bot that the event names; empty if it names something else, None if it names nothing."""
     bot = envelope.get("bot")
     if bot is None:
         return None
@@ -156,7 +156,7 @@ def _named(envelope: Json) -> str | None:
 
 
 def _read(server: str, token: str, bot_id: str) -> tuple[Admitted, bool]:
-    """The Bot as its token sees it, and whether it runs as its caller."""
+    """The Bot as read with its token, and whether it runs as its caller."""
     medplum = connect(Event(base_url=server, access_token=token, input=None, secrets=_QUICK))
     try:
         bot = medplum.read(f"Bot/{bot_id}")
@@ -164,7 +164,7 @@ def _read(server: str, token: str, bot_id: str) -> tuple[Admitted, bool]:
     except (InputError, AuthError) as error:
         if error.code == "medplum-login-refused":
             raise
-        # An AccessPolicy may hide the Bot from itself. auth/me shows it, but not more often than 160 times a minute.
+        # An AccessPolicy may hide the Bot from itself. auth/me shows it, but is limited to 160 calls a minute.
         me = medplum.get("auth/me")
         bot, project = me.get("profile") or {}, (me.get("project") or {}).get("id")
         if f"{bot.get('resourceType')}/{bot.get('id')}" != f"Bot/{bot_id}":
@@ -180,7 +180,7 @@ def _read_bot(server: str, token: str, bot_id: str) -> Admitted:
 
 
 def _read_as_user(server: str, token: str, bot_id: str) -> Admitted:
-    """A Bot that runs as its caller: the caller must be able to read it, and it must say so itself."""
+    """A Bot that runs as its caller: the caller must be able to read it, and ``runAsUser`` must be set."""
     found, runs_as_user = _read(server, token, bot_id)
     if not runs_as_user:
         raise AuthError("The event's token is not the Bot's own.", code="wrong-bot")
@@ -188,7 +188,7 @@ def _read_as_user(server: str, token: str, bot_id: str) -> Admitted:
 
 
 def _values(bot: Json) -> tuple[str, ...]:
-    """The values under Medplum's system of bot identifiers."""
+    """The identifier values in Medplum's bot identifier system."""
     return tuple(
         identifier["value"]
         for identifier in bot.get("identifier", [])

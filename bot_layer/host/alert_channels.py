@@ -1,4 +1,4 @@
-"""Where alerts go: a webhook, e-mail, a Task in Medplum. A message has codes and counts, and no personal data."""
+"""Where alerts go: a webhook, e-mail, a Task in Medplum. Messages contain codes and counts, and no personal data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TIMEOUT: Final = 10.0
 
 @dataclass(frozen=True)
 class Message:
-    """One alert that begins or is over; both messages have the same ``key``."""
+    """The start or the end of one alert; both messages have the same ``key``."""
 
     key: str
     text: str
@@ -42,7 +42,7 @@ class Message:
 
     @property
     def line(self) -> str:
-        """One line for a person."""
+        """The message as one readable line."""
         return f"{'Over' if self.is_over else 'Alert'}: {self.text}"
 
 
@@ -50,17 +50,17 @@ class Channel(Protocol):
     """A way to send alerts."""
 
     def send(self, message: Message) -> None:
-        """Deliver the message; raises BotError if that failed."""
+        """Deliver the message. Raises BotError if delivery fails."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """A POST of JSON with ``text``, as Slack, Mattermost and others read it."""
+    """A POST of JSON with ``text``, as Slack, Mattermost and others expect it."""
 
     url: str = field(repr=False)
 
     def send(self, message: Message) -> None:
-        """POST the message; a redirect is not followed."""
+        """POST the message. Redirects are not followed."""
         body = {"text": message.line, "alert": message.key, "status": "resolved" if message.is_over else "firing"}
         headers = {"Content-Type": "application/json"}
         answer = Transport("The alerts' webhook").send("POST", self.url, path="", headers=headers, json_body=body)
@@ -70,7 +70,7 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Email:
-    """A message by SMTP, over TLS everywhere but on this machine."""
+    """An SMTP message, over TLS unless the server is on this machine."""
 
     server: SplitResult = field(repr=False)
     sender: str
@@ -103,7 +103,7 @@ class Email:
 
 @dataclass(frozen=True)
 class Tasks:
-    """A Task in Medplum for each alert, completed when it is over."""
+    """A Task in Medplum for each alert, completed when the alert ends."""
 
     login: Callable[[], Medplum]
 
@@ -122,7 +122,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """Who hears of what, and how often the host looks."""
+    """Who receives which alerts, and how often the host checks."""
 
     channels: tuple[Channel, ...] = ()
     refusals: int = 20
@@ -130,7 +130,7 @@ class AlertSettings:
 
 
 def read(environ: Mapping[str, str], login: Callable[[], Medplum] | None) -> AlertSettings:
-    """The settings as a value; ConfigError for all that is wrong."""
+    """Read the settings; one ConfigError names everything that is wrong."""
     reader, channels = Reader(SETTINGS, environ), list[Channel]()
     webhook, recipients = reader.text("BOT_ALERT_WEBHOOK"), reader.listed("BOT_ALERT_EMAIL")
     if webhook:

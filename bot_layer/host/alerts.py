@@ -1,6 +1,6 @@
-"""Alerts: the host looks at what it knows, and sends each alert once when it begins and once when it is over.
+"""Alerts: the host checks its state regularly, and sends each alert once when it begins and once when it ends.
 
-Open alerts are in the inbox's database: of several hosts one sends, and a restart sends nothing twice.
+Open alerts are stored in the inbox's database, so only one of several hosts sends, and a restart repeats nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Syncs = Callable[[], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a host looks. ``syncs`` gives what is wrong with each practice's sync, by name."""
+    """What a host checks. ``syncs`` returns the problem with each practice's sync, by name."""
 
     dead: Callable[[], Mapping[tuple[str, str], int]]
     history: History
@@ -49,7 +49,7 @@ class Sources:
     syncs: Syncs = field(default=dict)
 
     def state(self, now: float) -> State:
-        """What the host sees now."""
+        """The current state of the host."""
         counts = self.occurrences.of_an_hour()
         refused = self._read("refusals", lambda: self._refused(now))
         if refused is not None:
@@ -83,7 +83,7 @@ class Alerts:
         self._engine = storage.open_engine(database_url, _TABLE)
 
     def look(self, now: float) -> None:
-        """Look once, and send what begins and what is over."""
+        """Check once, and send the alerts that begin or end."""
         state = self._sources.state(now)
         current = rules.alerts(state, refusals=self._settings.refusals, advice=partial(advice, "dead"))
         with self._engine.connect() as connection:
@@ -94,13 +94,13 @@ class Alerts:
                 connection.execute(_TABLE.update().where(_TABLE.c.key.in_(found.continuing)).values(seen=now))
         for key in sorted(found.begun):
             if self._insert(key, current[key], now) and not self._send(Message(key, current[key])):
-                self._delete(key, now)  # no channel took it: the next look tries again
+                self._delete(key, now)  # no channel accepted it: the next check tries again
         for key in sorted(found.ended):
             if self._delete(key, rows[key].seen):
                 self._send(Message(key, rows[key].text, is_over=True))
 
     def repeat(self, stopped: threading.Event, clock: Callable[[], float] = time.time) -> None:
-        """Look again and again until the host stops."""
+        """Check regularly until the host stops."""
         while not stopped.wait(self._settings.seconds):
             try:
                 self.look(clock())
@@ -109,7 +109,7 @@ class Alerts:
         self._engine.dispose()
 
     def _send(self, message: Message) -> bool:
-        """Send by every channel; True if one of them took the message, or there is none."""
+        """Send through every channel; True if at least one accepted the message, or no channel is configured."""
         _log.warning("%s", message.line)
         is_sent = not self._settings.channels
         for channel in self._settings.channels:
@@ -121,7 +121,7 @@ class Alerts:
         return is_sent
 
     def _insert(self, key: str, text: str, now: float) -> bool:
-        """True at one host alone."""
+        """Store a new alert; True on exactly one host."""
         try:
             with self._engine.begin() as connection:
                 connection.execute(_TABLE.insert().values(key=key, text=text[:1000], seen=now))
@@ -130,6 +130,6 @@ class Alerts:
         return True
 
     def _delete(self, key: str, seen: float) -> bool:
-        """True at one host alone, and only if no host has seen the alert since."""
+        """Delete an alert; True on exactly one host, and only if no host has seen the alert since ``seen``."""
         with self._engine.begin() as connection:
             return connection.execute(_TABLE.delete().where(_TABLE.c.key == key, _TABLE.c.seen == seen)).rowcount == 1

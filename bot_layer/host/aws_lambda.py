@@ -1,7 +1,7 @@
 """A bot as an AWS Lambda function: Medplum's envelope is the event, the bot's answer is the result.
 
-No exception gets out: Lambda would hand its stack trace to whoever called the bot. Medplum reads the last 4 KB of the
-log as ASCII, so the cause stands there last. https://docs.aws.amazon.com/lambda/latest/dg/python-handler.html
+No exception escapes, because Lambda would return its stack trace to the caller of the bot. Medplum reads the last 4 KB
+of the log as ASCII, so the cause is logged last. https://docs.aws.amazon.com/lambda/latest/dg/python-handler.html
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The threads of the host: intake never waits for running bots, and no bot takes the threads of another.
+"""The host's threads: intake never waits for running bots, and no bot uses the threads of another.
 
-A call has one thread, because each change of threads costs as much as checking its login: first in the intake, which
-takes in a few calls at once, then at one of the places of its bot. A call beyond the bot's limit waits two seconds for
-a place, and is then refused with ``too-many-calls`` instead of waiting behind calls that may hang on a silent partner.
-A caller waits no longer than the bot's own timeout. A thread can't be stopped: it keeps its place until it ends.
+A call uses one thread throughout, because each thread switch costs as much as checking the call's login. It starts in
+the intake, which admits a few calls at once, and then takes one of its bot's slots. A call beyond the bot's limit waits
+two seconds for a slot and is then refused with ``too-many-calls``, because the calls before it may be blocked by a
+partner that does not answer. A caller waits no longer than the bot's own timeout. A thread can't be stopped: it keeps
+its slot until it ends.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from bot_layer.errors import TransientError
 SERVICE: Final = "Bot host"
 RETRY_AFTER: Final = 5
 _INTAKE: Final = 16
-_WAIT_SECONDS: Final = 2.0  # behind an operation, Medplum makes a 500 without a reason of a refusal
-_GRACE_SECONDS: Final = 5.0  # the bot's own deadline comes first, and names the partner
+_WAIT_SECONDS: Final = 2.0  # for an operation, Medplum turns a refusal into a 500 without a reason
+_GRACE_SECONDS: Final = 5.0  # the bot's own deadline expires first, and its error names the partner
 _T = TypeVar("_T")
 
 
@@ -38,9 +39,9 @@ class Calls:
         self._unlimited = anyio.CapacityLimiter(math.inf)
 
     async def answer(self, work: Callable[[Turn], _T]) -> _T:
-        """What the work gives, in a thread. It is in the intake until it enters ``turn.of_bot``.
+        """Run the work in a thread and return its result. The call is in the intake until it enters ``turn.of_bot``.
 
-        Raises TransientError ``timed-out`` if the bot takes longer than it may.
+        Raises TransientError ``timed-out`` if the bot exceeds its timeout.
         """
         with anyio.CancelScope() as scope:
             turn = Turn(self._intake, self._place_of, scope)
@@ -56,7 +57,7 @@ class Calls:
 
 
 class Turn:
-    """One call on its way from the intake to a place of its bot."""
+    """One call on its way from the intake to one of its bot's slots."""
 
     def __init__(
         self, intake: anyio.CapacityLimiter, place_of: Callable[[str], threading.Semaphore], scope: anyio.CancelScope
@@ -65,16 +66,16 @@ class Turn:
         self._loop, self._in_intake = asyncio.get_running_loop(), True
 
     def leave_intake(self) -> None:
-        """Let another call into the intake; in the event loop."""
+        """Let another call into the intake. Runs in the event loop."""
         if self._in_intake:
             self._in_intake = False
             self._intake.release_on_behalf_of(self)
 
     @contextmanager
     def of_bot(self, bot: str, *, timeout: float, may_wait: bool = False) -> Iterator[None]:
-        """At a place of the bot, in the call's thread. ``may_wait`` is for an event, which nobody would send again.
+        """Hold one of the bot's slots, in the call's thread. Set ``may_wait`` for an event, which is never sent again.
 
-        Raises TransientError ``too-many-calls`` where the limit is reached.
+        Raises TransientError ``too-many-calls`` if the limit is reached.
         """
         place = self._place_of(bot)
         if not place.acquire(blocking=False):
@@ -97,5 +98,5 @@ class Turn:
         self._scope.deadline = anyio.current_time() + seconds
 
     def _in_loop(self, act: Callable[..., None], *arguments: float) -> None:
-        with suppress(RuntimeError):  # the host has ended meanwhile
+        with suppress(RuntimeError):  # the host has already stopped
             self._loop.call_soon_threadsafe(act, *arguments)

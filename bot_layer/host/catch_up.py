@@ -1,9 +1,9 @@
-"""Catch-up: what changed while no host answered is searched for and queued, because Medplum sends an event once.
+"""Catch-up: finds and queues changes made while no host answered, because Medplum sends an event only once.
 
-For each active Subscription of the host's bots the database keeps a mark: every change before it has a run. At start
-and every few minutes the host searches what changed since, with an overlap, and queues each version that has no run.
-A version that comes by Subscription and by catch-up has one run, because both make the same id. A search finds no
-deleted resource.
+For each active Subscription of the host's bots, the database keeps a mark: every change before it has a run. At start
+and every few minutes, the host searches for later changes, with an overlap, and queues each version that has no run. A
+version that both the Subscription and catch-up report has one run, because both compute the same id. A search does not
+find deleted resources.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from bot_layer.http.transport import Transport
 from bot_layer.medplum.client import Medplum
 
 OVERLAP: Final = timedelta(minutes=2)  # a change becomes visible when its transaction ends, after its lastUpdated
-SETTLE: Final = timedelta(seconds=20)  # the event of a change that is younger may still be on its way
+SETTLE: Final = timedelta(seconds=20)  # the event of a more recent change may still be in transit
 PAGE: Final = 100
 _CLOCK_STEP: Final = timedelta(seconds=1)  # a server's Date counts whole seconds, its lastUpdated milliseconds
-_MOST_WAITING: Final = 500  # more than that would use up the quota that the runs themselves need
-_HOST: Final = ""  # the mark of the hosts themselves: up to when they know which Subscriptions are active
+_MOST_WAITING: Final = 500  # more would use up the quota that the runs themselves need
+_HOST: Final = ""  # the hosts' own mark: up to when they know which Subscriptions are active
 _VERSIONS: Final = 50
 _FARTHEST: Final = 1000
 _log = logging.getLogger(__name__)
 
 
 class Queue(Protocol):
-    """Where runs are queued: the inbox of this process, or its database seen from another one."""
+    """Where runs are queued: the inbox of this process, or its database used from another process."""
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that have a run."""
 
     def enqueue(self, taken: Intake) -> None:
-        """Store a run; one that is there already stays as it is."""
+        """Store a run; an existing run with the same id is not changed."""
 
     def counts(self) -> Mapping[str, int]:
         """How many runs are ``waiting``."""
@@ -60,7 +60,7 @@ class Queue(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A bot of the host at the server, and its active Subscriptions."""
+    """One of the host's bots on the server, and its active Subscriptions."""
 
     bot: str
     admitted: Admitted
@@ -70,7 +70,7 @@ class Source:
 
 @dataclass(frozen=True)
 class CatchUp:
-    """The search for missed changes with one login. ``server`` is the address that the server's events carry."""
+    """The search for missed changes with one login. ``server`` is the server address that its events carry."""
 
     bots: Collection
     medplum: Medplum
@@ -96,7 +96,7 @@ class CatchUp:
             marks.put(_HOST, Mark(self.now(), self.now()))
 
     def run(self, marks: Marks) -> int:
-        """Queue what each Subscription missed since its mark, and move the marks; how many runs that made."""
+        """Queue what each Subscription missed since its mark, and advance the marks; returns the number of new runs."""
         now, queued = self.now(), 0
         end = now + _CLOCK_STEP - self.settle
         reached = min(end, now)
@@ -110,13 +110,14 @@ class CatchUp:
                     queued += self._enqueue(taken)
                     marks.put(watched.id, Mark(mark.since, max(mark.seen, seen)))
                     if self.queue.counts().get("waiting", 0) > _MOST_WAITING:
-                        return queued  # the next pass goes on at the mark
+                        return queued  # the next pass resumes at the mark
                 marks.put(watched.id, Mark(mark.since, max(mark.seen, reached)))
         marks.put(_HOST, Mark(reached, reached))
         return queued
 
     def _mark(self, watched: Watched, marks: Marks, since: datetime | None = None) -> Mark:
-        """A Subscription's mark. One that is new, or active again, begins with its change; at the first start, now."""
+        """A Subscription's mark. If it is new or active again, the mark starts at that change; at the first start,
+        now."""
         mark = marks.get(watched.id)
         if mark is None:
             latest = marks.latest()
@@ -126,7 +127,7 @@ class CatchUp:
         return mark
 
     def missed(self, since: datetime) -> Iterator[Intake]:
-        """The runs that are missing since an instant, for whoever catches up by hand."""
+        """The runs missing since an instant, for a manual catch-up."""
         end, shown = self.now() + _CLOCK_STEP, set[str]()
         for source in self.sources():
             for watched in source.watched:
@@ -151,7 +152,8 @@ class CatchUp:
         return Source(bot, admitted, active, inactive)
 
     def _missed(self, source: Source, watched: Watched, span: Span) -> Iterator[tuple[list[Intake], datetime]]:
-        """The versions that a Subscription reported or should have, in pages; up to when each page has seen all."""
+        """The versions that a Subscription reported or should have reported, in pages, each with the time up to which
+        it is complete."""
         if not watched.interactions & {"create", "update"} or span.start >= span.end:
             return
         bot = f"Bot/{source.admitted.bot_id}"
@@ -168,14 +170,14 @@ class CatchUp:
                 yield taken, rules.instant(page[-1]["meta"]["lastUpdated"])
 
     def _active(self, watched: Watched, span: Span) -> list[Span]:
-        """The spans in which the Subscription was active: its history is read only if it changed meanwhile."""
+        """The spans in which the Subscription was active: its history is read only if it changed in ``span``."""
         if watched.changed <= span.start:
             return [span]
         history, _ = self._history("Subscription", watched.id)
         return rules.active_spans(history, span)
 
     def _changes(self, watched: Watched, span: Span) -> Iterator[Json]:
-        """What was last changed in a span, oldest first."""
+        """The resources last changed in a span, oldest first."""
         order, start = [("_sort", "_lastUpdated"), ("_count", str(PAGE))], span.start
         while True:
             window = [("_lastUpdated", f"ge{_text(start)}"), ("_lastUpdated", f"lt{_text(span.end)}")]
@@ -184,10 +186,10 @@ class CatchUp:
             yield from found
             if len(found) < _FARTHEST:
                 return
-            start = rules.instant(found[-1]["meta"]["lastUpdated"])  # a server pages no farther than 10,000
+            start = rules.instant(found[-1]["meta"]["lastUpdated"])  # a server pages no further than 10,000
 
     def _version(self, resource: Json, watched: Watched, span: Span, *, bot: str, is_any: bool) -> str | None:
-        """The version to run; the history is read only where the newest one does not answer it."""
+        """The version to run; the history is read only if the newest version does not settle it."""
         if is_any and rules.author(resource) != bot:
             return str(resource["meta"].get("versionId", ""))
         history, is_whole = self._history(resource["resourceType"], resource["id"])
@@ -195,20 +197,20 @@ class CatchUp:
         return rules.missed(rules.versions(history, is_whole=is_whole), span, interactions, bot=bot)
 
     def _history(self, resource_type: str, resource_id: str) -> tuple[list[Json], bool]:
-        """The versions, newest first and without deletions, and whether they are all."""
+        """The versions, newest first and without deletions, and whether the list is complete."""
         bundle = self.medplum.get(f"fhir/R4/{resource_type}/{resource_id}/_history?_count={_VERSIONS}")
         entries = bundle.get("entry") or []
         return [each["resource"] for each in entries if each.get("resource")], len(entries) < _VERSIONS
 
 
 def own_server(environ: Mapping[str, str], servers: Sequence[str]) -> str | None:
-    """The server of the host's own login, as its events write it; None where that is none of these."""
+    """The server of the host's own login, spelled as in its events; None if it is not one of ``servers``."""
     own = trimmed(environ.get("MEDPLUM_BASE_URL") or "")
     return own if own and environ.get("MEDPLUM_CLIENT_ID") and own in map(trimmed, servers) else None
 
 
 def begin(catch_up: CatchUp, marks: Marks, since: datetime | None) -> None:
-    """Store the first marks before the host is ready; where Medplum does not answer, the first pass stores them."""
+    """Store the first marks before the host is ready; if Medplum does not answer, the first pass stores them."""
     try:
         catch_up.start(marks, since)
     except BotError as fault:
@@ -216,7 +218,8 @@ def begin(catch_up: CatchUp, marks: Marks, since: datetime | None) -> None:
 
 
 def server_time(server: str) -> datetime:
-    """What time it is at a server: its ``lastUpdated`` are compared with its own clock, not with this host's."""
+    """The current time on a server: its ``lastUpdated`` values are compared with its own clock, not with this
+    host's."""
     answer = Transport("Medplum").send("GET", f"{server}/healthcheck", path="healthcheck")
     date = answer.headers.get("Date")
     return parsedate_to_datetime(date) if date else datetime.now(UTC)
@@ -230,9 +233,9 @@ def repeat(
     every: float,
     missed: Callable[[int], None] = lambda _count: None,
 ) -> None:
-    """Catch up now and every so many seconds until the host stops; what fails is tried again with the next pass.
+    """Catch up now and every ``every`` seconds until the host stops; the next pass retries what failed.
 
-    Only the first pass takes the youngest changes, too: nobody was there to receive their events.
+    Only the first pass includes the most recent changes: no host was running to receive their events.
     """
     search = replace(catch_up, settle=timedelta(0))
     while True:

@@ -1,7 +1,7 @@
-"""The host's inbox on DBOS: events are stored before they are answered, and run until they end, across restarts.
+"""The host's inbox on DBOS: events are stored before they are acknowledged, and run to the end across restarts.
 
-SQLite by default, PostgreSQL where several hosts share the work. A run is a workflow; each attempt is a step of it.
-A process that dies in an attempt makes that attempt again when it is back: bots can be called twice.
+It uses SQLite by default, PostgreSQL if several hosts share the work. A run is a workflow; each attempt is a step of
+it. If a process dies during an attempt, it repeats the attempt after its restart, so bots can be called twice.
 https://docs.dbos.dev/python/tutorials/workflow-tutorial
 """
 
@@ -41,7 +41,7 @@ from bot_layer.medplum.client import Medplum
 EVENTS: Final = "events"
 CLOCK: Final = "clock"
 WORKFLOW: Final = "run_event"
-APPLICATION_VERSION: Final = "1"  # fixed, so that a newer release of the host takes up older events
+APPLICATION_VERSION: Final = "1"  # fixed, so that a newer release of the host processes older events
 COUNTED: Final = {
     "ENQUEUED": "waiting",
     "DELAYED": "waiting",
@@ -54,10 +54,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InboxSettings:
-    """How the inbox works. ``parallel`` is how many runs of one bot go on at once.
+    """How the inbox works. ``parallel`` is how many runs of one bot execute at once.
 
-    ``polling`` is how many seconds pass between two looks for events of a bot. Each look is two queries for each queue:
-    ten a second cost an idle host a tenth of a core.
+    ``polling`` is the interval in seconds at which a bot's events are polled. Each poll is two queries for each queue:
+    ten queries a second cost an idle host a tenth of a core.
 
     ``client`` is the host's own login, for events whose token has expired.
     """
@@ -75,15 +75,16 @@ class InboxSettings:
 
 
 class DeadLetter(Exception):
-    """A run that ended for good without having done its work; its text is ``<code> after <attempts>``."""
+    """A run that failed permanently; its text is ``<code> after <attempts>``."""
 
 
 class Broken(BaseException):
-    """The host ends while a run pauses. As no Exception, it leaves the run unended: the next host goes on with it."""
+    """The host stops while a run pauses. It is not an Exception, so the run stays unfinished and the next host resumes
+    it."""
 
 
 class Inbox:
-    """The one inbox of a process, between ``launch`` and ``close``."""
+    """The only inbox of a process, between ``launch`` and ``close``."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class Inbox:
         return self._launched and self._probe.ok
 
     def launch(self) -> None:
-        """Take up what an earlier process left, and begin to run. ConfigError where the database can't be used."""
+        """Resume what an earlier process left, and start running. ConfigError if the database can't be used."""
         storage.require_usable(self.settings.database_url)
         _serving.append(self)
         try:
@@ -136,13 +137,14 @@ class Inbox:
                 name,
                 partition_concurrency=1,
                 worker_concurrency=self.settings.parallel,
-                polling_interval_sec=seldom if name == EVENTS else often,  # timers alone come to that one
+                polling_interval_sec=seldom if name == EVENTS else often,  # only timer events use that queue
             )
         DBOS.register_queue(CLOCK, polling_interval_sec=seldom)
         self._heartbeat.start()
 
     def close(self, *, grace: int = 30) -> None:
-        """Take nothing new, let what runs end within the grace, and leave the rest for the next process."""
+        """Accept nothing new, let current runs end within ``grace`` seconds, and leave the rest for the next
+        process."""
         self._launched = False
         self._probe.stop()
         self._heartbeat.retire()
@@ -152,13 +154,13 @@ class Inbox:
         _serving.remove(self)
 
     def run_clock(self) -> None:
-        """Follow the schedules of the database, at every host of it, as long as this one lives."""
+        """Run the database's schedules, on every host of the database, as long as this host is alive."""
         self._heartbeat.run_clock()
 
     def take(self, handler: Handler, envelope: Json, admitted: Admitted, *, now: datetime) -> str | None:
-        """The id under which an event was stored, or None where it must run now.
+        """Store an event and return its id, or None if it must run now.
 
-        Its answer is waited for, or the database does not take it: nobody would send it again.
+        It must run now if its caller waits for the answer, or if the database can't store it: it is never sent again.
         """
         taken = rules.intake(envelope, handler.bot.name, admitted, now=now)
         if taken is None:
@@ -171,7 +173,7 @@ class Inbox:
         return None
 
     def _store(self, taken: Intake, envelope: Json) -> str | None:
-        """None where the event is stored, else why it is not."""
+        """Store an event; returns None, or the reason why it could not be stored."""
         if not self._probe.ok:
             return "the database takes none"
         try:
@@ -181,11 +183,11 @@ class Inbox:
             self._probe.doubt()
             return type(fault).__name__
         self._probe.doubt()
-        self._ran_at_once.add(taken.id)  # DBOS goes on trying to store it
+        self._ran_at_once.add(taken.id)  # DBOS keeps trying to store it
         return "the database took too long"
 
     def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
-        """Store an event; one that is there already stays as it is."""
+        """Store an event; an existing one with the same id is not changed."""
         sealed = self._vault.put(taken.id, envelope) if envelope is not None else None
         with SetWorkflowID(taken.id), SetEnqueueOptions(queue_partition_key=rules.partition(taken.lane)):
             trace = {"sealed": sealed, "traceparent": spans.traceparent()}
@@ -198,7 +200,7 @@ class Inbox:
         return {run.workflow_id for run in found}
 
     def enqueue_alone(self, taken: Intake) -> None:
-        """Store a run by the clock, unless one of this bot waits or runs already, at any host."""
+        """Store a scheduled run, unless a run of this bot is already waiting or running on any host."""
         with (
             SetWorkflowID(taken.id),
             SetEnqueueOptions(deduplication_id=taken.lane, duplication_policy="return-existing"),
@@ -206,19 +208,20 @@ class Inbox:
             DBOS.enqueue_workflow(CLOCK, run_event, taken.record | {"sealed": None})
 
     def attempt(self, event_id: str, record: Json) -> Verdict:
-        """One attempt at a run: with the envelope as it came, else, or where its token has ended, by way of Medplum."""
+        """One attempt at a run: with the original envelope, or through Medplum if the envelope is lost or its token has
+        expired."""
         took = Stopwatch()
         with self.counted():
             try:
                 return replace(self._once(record, self._attempt(event_id, record)), ms=took.ms)
-            except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
+            except Exception as fault:  # noqa: BLE001  # DBOS would store and log its text, which may quote a person
                 _log.error("A run of %s failed: %s", record.get("bot"), place_of(fault))
                 return Verdict("dead", "internal-error")
 
     def _once(self, record: Json, found: Verdict) -> Verdict:
-        """The verdict, but no second dead letter of a timer for the same reason while nobody has dealt with the first.
+        """The verdict, without a second dead letter of a timer for the same reason while the first is still open.
 
-        A bot that is not configured would make one every few minutes.
+        A bot that is not configured would otherwise produce one every few minutes.
         """
         if found.state != "dead" or record.get("kind") != "cron":
             return found
@@ -249,19 +252,19 @@ class Inbox:
         return self._by_medplum(record)
 
     def pause(self, until: float) -> None:
-        """Wait until an instant, but no longer than a pause can be; Broken where the host ends before.
+        """Wait until an instant, but no longer than the longest pause; Broken if the host stops first.
 
-        The clock may have been wrong when the instant was stored, or may be wrong now.
+        The wait is limited because the clock may be wrong now, or may have been wrong when the instant was stored.
         """
         if self._closing.wait(min(max(0.0, until - time.time()), rules.LONGEST_PAUSE)):
             raise Broken
 
     def forget(self, event_id: str) -> None:
-        """Drop what is kept in memory for a run that has ended."""
+        """Discard what is kept in memory for a finished run."""
         self._vault.forget(event_id)
 
     def ended(self, event_id: str, record: Json, end: Json) -> None:
-        """Note how a run ended; what ran at once was noted then."""
+        """Record how a run ended, unless it ran immediately and was recorded then."""
         self.forget(event_id)
         if self._history is not None and end["code"] != "ran-at-once":
             words = {name: word(end.get(name)) for name in ("state", "code", "action")}
@@ -269,27 +272,28 @@ class Inbox:
             self._history.add(Entry(event_id, time.time(), record["bot"], "event", ms=ms, **words))
 
     def sweep(self, now: datetime, *, at_once: int = 1000) -> int:
-        """Delete the finished runs that are past their time; dead letters stay until somebody deals with them."""
+        """Delete finished runs past their retention time; dead letters stay until they are resolved."""
         if self._history is not None:
             self._history.sweep(now.timestamp())
         return retention.sweep(now - timedelta(days=self.settings.keep_days), at_once=at_once)
 
     def counts(self) -> dict[str, int]:
-        """How many runs wait, run, or are dead letters, at one moment; what was run again counts as what it is now."""
+        """How many runs are waiting, running or dead letters, in one snapshot; a repeated run counts in its current
+        state."""
         found = DBOS.list_workflows(
             status=list(COUNTED), name=WORKFLOW, was_forked_from=False, load_input=False, load_output=False
         )
         return dict.fromkeys(COUNTED.values(), 0) | Counter(COUNTED[run.status] for run in found)
 
     def dead_letters(self) -> Mapping[tuple[str, str], int]:
-        """How many there are of each bot and code."""
+        """The number of dead letters for each bot and code."""
         found = DBOS.list_workflows(
             status=list(retention.DEAD), name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
         )
         return Counter((str(_record(run).get("bot", "")), _reason(run)[2] or "internal-error") for run in found)
 
     def stand(self, bot: str) -> Standing:
-        """How the bot's events go: how the last one ended, and how many are dead letters."""
+        """The state of a bot's events: how the last one ended, and how many are dead letters."""
         try:
             found = DBOS.list_workflows(
                 status=["SUCCESS", *retention.DEAD],
@@ -313,7 +317,7 @@ class Inbox:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Work that another host must not begin before this one is dead or has ended it."""
+        """Work that another host must not start until this host has finished it or is dead."""
         with self._counting:
             self._under_way += 1
         try:
@@ -323,7 +327,7 @@ class Inbox:
                 self._under_way -= 1
 
     def _by_medplum(self, record: Json) -> Verdict:
-        """Let Medplum run the bot on the resource as it is now: the run then has a fresh token of the bot's own."""
+        """Have Medplum run the bot on the current resource, so that the run gets a fresh token of the bot's own."""
         if self.settings.client is None:
             return Verdict("dead", "no-login-for-a-later-run")
         try:
@@ -336,7 +340,7 @@ class Inbox:
             given = _input(client, record)
             answer = client.execute(record["botId"], given, {rules.LATER_RUN: "1"}) if given else {}
         except PermanentError as refusal:
-            # A bot's own refusal comes with 200. With 400 Medplum says that it lost the host, or did not reach one.
+            # A bot's own refusal has status 200. With 400, Medplum reports that it lost or did not reach the host.
             return Verdict("again", refusal.code) if refusal.status == 400 else rules.verdict(refusal)
         except BotError as failure:
             return rules.verdict(failure)
@@ -347,20 +351,20 @@ _serving: list[Inbox] = []
 
 
 def _record(run: WorkflowStatus) -> Json:
-    """What a run was stored with."""
+    """The record that a run was stored with."""
     record: Json = (run.input or {"args": [{}]})["args"][0]
     return record
 
 
 def _reason(run: WorkflowStatus) -> tuple[str | None, str | None, str]:
-    """The Bot of a dead letter, what kind of event it was, and its code."""
+    """The Bot, the kind of event and the code of a dead letter."""
     record = _record(run)
     text = str(run.error.args[0]) if run.error is not None and run.error.args else ""
     return record.get("botId"), record.get("kind"), text.partition(" after ")[0]
 
 
 def queue_of(bots: Collection, bot: str) -> str:
-    """The queue of a bot's events. One with Subscriptions has its own: runs that hang take no other bot's threads."""
+    """The queue of a bot's events. A bot with Subscriptions has its own, so blocked runs use no other bot's threads."""
     handler = bots.handlers.get(bot)
     return f"{EVENTS}-{bot}" if handler is not None and handler.bot.watches else EVENTS
 
@@ -371,7 +375,7 @@ def serving() -> Inbox:
 
 
 def config(settings: InboxSettings) -> Any:
-    """DBOS as the inbox uses it."""
+    """The DBOS configuration of the inbox."""
     return {
         "name": "bot-host",
         "system_database_url": settings.database_url,
@@ -380,14 +384,14 @@ def config(settings: InboxSettings) -> Any:
         "serializer": DBOSPortableJSONSerializer(),
         "log_level": "WARNING",
         "run_migrations": True,
-        "scheduler_polling_interval_sec": 5.0,  # how long a host may go on with a schedule that another one stopped
-        "enable_otlp": False,  # its spans and log records carry workflow ids, and these name a patient's resource
+        "scheduler_polling_interval_sec": 5.0,  # how long a host may keep running a schedule that another one stopped
+        "enable_otlp": False,  # its spans and log records carry workflow ids, which name a patient's resource
     }
 
 
 @DBOS.step(name="attempt")
 def _attempt(event_id: str, record: Json, number: int) -> Json:
-    """One attempt, stored with its number."""
+    """One attempt, stored by its number."""
     with spans.call("inbox", record, record.get("traceparent")) as span:
         span.annotate(name=record["bot"], attempt=number + 1)
         end = serving().attempt(event_id, record)
@@ -397,13 +401,13 @@ def _attempt(event_id: str, record: Json, number: int) -> Json:
 
 @DBOS.step(name="pause")
 def _next_attempt(wait: float) -> float:
-    """The instant of the next attempt, stored: a host that goes on with the run waits for what is left alone."""
+    """The instant of the next attempt, stored so that a host that resumes the run waits only for the remaining time."""
     return time.time() + wait
 
 
 @DBOS.workflow(name=WORKFLOW)
 def run_event(record: Json) -> Json:
-    """Attempts until the run ends; the last transient failure, and every lasting one, makes a dead letter."""
+    """Repeat attempts until the run ends; the last transient failure or any permanent failure makes a dead letter."""
     event_id = DBOS.workflow_id or ""
     settings = serving().settings
     number = 0
@@ -425,9 +429,9 @@ def run_event(record: Json) -> Json:
 
 
 def _input(client: Medplum, record: Json) -> Json | None:
-    """What the bot is to be called with, read again; None where a changed resource is gone meanwhile.
+    """The bot's input, read again; None if the changed resource no longer exists.
 
-    ConfigError where this login does not see the Bot: to a stranger of the project every resource looks gone.
+    ConfigError if this login can't read the Bot: to a login of another project, every resource seems deleted.
     """
     try:
         client.read(f"Bot/{record['botId']}")

@@ -1,7 +1,7 @@
-"""An envelope's bytes: read within a limit, and its login decoded before anything else of it is built.
+"""Reads an envelope's bytes within a size limit, and decodes its login before anything else.
 
-Anybody may send a body to the host. 15 MB of ``[],`` become 300 MB of Python objects, so only the three members that
-admission needs are decoded at first; msgspec skips the others without building them.
+Anyone can send a body to the host, and 15 MB of ``[],`` become 300 MB of Python objects. So only the three members that
+admission needs are decoded first; msgspec skips the others without building objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bot_layer.fhir.json import Json
 LARGEST_BODY: Final = 1024 * 1024
 _NULL: Final = msgspec.Raw(b"null")
 _LARGEST_HEADERS: Final = 16 * 1024
-# Half of a surrogate pair, which JSON may carry and msgspec refuses, also in what it skips.
+# Half of a surrogate pair: valid in JSON, but msgspec rejects it, even in members that it skips.
 _HALF_A_PAIR: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _T = TypeVar("_T")
 
@@ -40,9 +40,9 @@ _heads: Final = msgspec.json.Decoder(_Head)
 
 
 def read_login(body: bytes) -> Json:
-    """The envelope's ``baseUrl``, ``accessToken`` and ``bot``, and what says which trace it belongs to.
+    """The envelope's ``baseUrl``, ``accessToken`` and ``bot``, and its trace ids.
 
-    A member of another type than Medplum sends is left out. Raises InputError where the body is no JSON object.
+    A member whose type differs from what Medplum sends is omitted. Raises InputError if the body is not a JSON object.
     """
     try:
         head = _decode(body)
@@ -61,14 +61,14 @@ def read_login(body: bytes) -> Json:
 
 
 def read_envelope(body: bytes, login: Json | None = None) -> Json:
-    """The whole envelope. InputError where it is no JSON object, or says another login than was admitted."""
+    """The whole envelope. InputError if it is not a JSON object, or its login is not the one that was admitted."""
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError) as fault:
         raise _no_event() from fault
     if not isinstance(parsed, dict):
         raise _no_event()
-    # Of a member that stands twice each parser might believe another one.
+    # If a member is duplicated, parsers may disagree on which value counts.
     if login is not None and any(parsed.get(name) != login.get(name) for name in ("baseUrl", "accessToken")):
         raise _no_event()
     return parsed
@@ -102,7 +102,7 @@ class BodyLimit:
 
 
 def _declared(scope: Scope) -> int:
-    """The length that the head of the request declares; 0 where it declares none."""
+    """The length that the request headers declare, or 0."""
     values = [value for name, value in scope["headers"] if name == b"content-length"]
     return int(values[0]) if values and values[0].isdigit() else 0
 

@@ -1,7 +1,7 @@
-"""What is checked before a bot runs on an admitted event: its caller, or the Subscription that it names.
+"""The checks before a bot runs on an admitted event: its caller, or the Subscription that it names.
 
-A Subscription's event is not believed as it came: the Subscription must exist and name this Bot, and the resource is
-read afresh with the event's own token. So nobody makes a bot work on invented data by sending a header.
+The content of a Subscription's event is not trusted: the Subscription must exist and name this Bot, and the resource is
+read again with the event's own token. So no caller can make a bot process invented data by sending a header.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KEEP_SECONDS: Final = 300.0
 
 @dataclass
 class Guard:
-    """The check of one host. ``environ`` is the host's environment, which wins over the project's secrets."""
+    """The check of one host. ``environ`` is the host's environment, which overrides the project's secrets."""
 
     environ: Mapping[str, str] = field(repr=False)
     clock: Callable[[], float] = time.monotonic
@@ -40,7 +40,7 @@ class Guard:
         self._lock = threading.Lock()
 
     def check(self, handler: Handler, envelope: Json) -> Json | None:
-        """The event as the bot may have it; None where its resource is not there any more."""
+        """The event that the bot may receive; None if its resource no longer exists."""
         match callers.kind_of(envelope):
             case "timer":
                 return envelope
@@ -54,7 +54,7 @@ class Guard:
         requester = as_object(envelope.get("requester")).get("reference")
         own_login = self.environ.get("MEDPLUM_CLIENT_ID")
         if own_login and requester == f"ClientApplication/{own_login}":
-            return  # this is how a later run comes back through Medplum
+            return  # a later run returns through Medplum this way
         bot = handler.bot
         declared = [setting for setting in bot.settings if setting.name == bot.requesters_setting]
         settings = envelopes.read(envelope, settings=declared, environ=self.environ).secrets
@@ -73,7 +73,7 @@ class Guard:
         self.require_subscription(medplum, subscription, event.bot or "", reference.partition("/")[0])
         found = _read(medplum, reference)
         if deleted:
-            # A resource that is back, or was never deleted, has events of its own.
+            # A resource that was restored, or never deleted, has its own events.
             return envelope if found is None else None
         return None if found is None else envelope | {"input": found}
 
@@ -97,13 +97,13 @@ class Guard:
 
 
 def require_watch(handler: Handler) -> None:
-    """Raise InputError for a bot that declares no Subscription: it takes no events."""
+    """Raise InputError for a bot that declares no Subscription: it accepts no events."""
     if not handler.bot.watches:
         raise InputError("This bot declares no Subscription and takes no events.", code="no-subscription")
 
 
 def _read(medplum: Medplum, reference: str) -> Json | None:
-    """The resource, or None where it is deleted, not there, or not this project's."""
+    """The resource, or None if it is deleted, does not exist, or belongs to another project."""
     try:
         return medplum.read(reference)
     except InputError:

@@ -17,12 +17,12 @@ from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.process_lock import Presence
 from bot_layer.host.takeover import Membership
 
-_BEATS = 4  # within the limit: one may come late, and one may fail
+_BEATS = 4  # within the limit: one may be late, and one may fail
 _log = logging.getLogger(__name__)
 
 
 def new_host_id() -> str:
-    """A name that no other process has: machine and process for a person who reads it, and a random part."""
+    """A unique name for this process: machine name and process id for readability, and a random part."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 

@@ -1,8 +1,8 @@
-"""What the bots did in the last two weeks: one small record for each run, beside the inbox or in memory.
+"""What the bots did in the last two weeks: one small record for each run, in the inbox's database or in memory.
 
-A record holds words of the bots' own (names, codes, actions) and times: no input, no answer, and no id of a resource.
-Operations are known from here alone; events are runs of the inbox as well, under the same id. With the inbox's key the
-recordings of runs that failed are kept too, encrypted.
+A record contains names, codes and actions that the bots define, and times. It contains no input, answer or resource id.
+Operations are recorded only here; events are also runs of the inbox, with the same id. If the inbox has a key, the
+recordings of failed runs are kept too, encrypted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEEP_DAYS: Final = 15
 FAILED: Final = ("failed", "dead")
 OPERATION: Final = "operation"
 RUNS: Final = (OPERATION, "event")
-HEALTH: Final = "health"  # of a practice's bulk sync, looked at now and then
+HEALTH: Final = "health"  # of a practice's bulk sync, checked regularly
 _MOST_ROWS: Final = 500_000
 _MOST_PENDING: Final = 10_000
 _MOST_RECORDINGS_PENDING: Final = 20
@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """One run that has ended: ``state`` is done, refused, failed (an operation) or dead (an event); ``at`` seconds."""
+    """One finished run: ``state`` is done, refused, failed (an operation) or dead (an event); ``at`` is in seconds."""
 
     id: str
     at: float
@@ -92,7 +92,7 @@ def new_id() -> str:
 
 
 def word(text: object) -> str:
-    """The text if it has the form of a code, else nothing: a bot or a partner may write anything."""
+    """The text if it has the form of a code, else an empty string: a bot or a partner may write anything."""
     return text if isinstance(text, str) and _WORD.fullmatch(text) else ""
 
 
@@ -104,7 +104,7 @@ def state_of(error: BotError | None) -> str:
 
 
 class History:
-    """The records of one database, or of this process alone. Writing never makes a caller wait."""
+    """The records of one database, or only of this process. Writing never blocks a caller."""
 
     def __init__(self, database_url: str | None = None, key: str | None = None) -> None:
         self.lasting = database_url is not None
@@ -114,11 +114,11 @@ class History:
         self._starting = threading.Lock()
         self._writer: threading.Thread | None = None
         if database_url is None:
-            _ = self._engine  # what is in memory must be one for all threads
+            _ = self._engine  # all threads must share one database in memory
 
     @cached_property
     def _engine(self) -> sa.Engine:
-        """Opened at the first use: at start the inbox says first whether its database can be used."""
+        """Opened at first use: at start, the inbox checks first whether its database can be used."""
         with self._starting:
             if self._database_url:
                 tables = (_TABLE, _RECORDINGS)
@@ -126,11 +126,11 @@ class History:
             return _memory()
 
     def add(self, entry: Entry) -> None:
-        """Write a record soon; one of the same id is replaced. With too many pending ones it is left out."""
+        """Queue a record for writing; it replaces one with the same id. It is dropped if too many are pending."""
         self._put(_TABLE, asdict(entry))
 
     def keep(self, run_id: str, at: float, recording: Json | None) -> None:
-        """Keep the recording of a run soon, encrypted; only with a key, and not while many wait to be written."""
+        """Queue a run's recording to be stored encrypted; only with a key, and not while too many are pending."""
         if self.key and recording is not None and self._pending.qsize() < _MOST_RECORDINGS_PENDING:
             self._put(_RECORDINGS, {"id": run_id, "at": at, "sealed": recordings.seal(recording, self.key)})
 
@@ -152,7 +152,7 @@ class History:
             self._pending.put_nowait((table, row))
 
     def flush(self) -> None:
-        """Wait until every record is written, or was refused."""
+        """Wait until every record is written or rejected."""
         self._pending.join()
 
     def close(self) -> None:
@@ -179,17 +179,17 @@ class History:
             yield from [Entry(**row._mapping) for row in rows]
 
     def find(self, prefix: str) -> list[Entry]:
-        """The records whose id begins so, two at most."""
+        """At most two records whose id starts with ``prefix``."""
         chosen = _TABLE.select().where(_TABLE.c.id.startswith(prefix, autoescape=True)).limit(2)
         with self._engine.connect() as connection:
             return [Entry(**row._mapping) for row in connection.execute(chosen)]
 
     def hosts(self) -> list[takeover.Host]:
-        """The hosts of the database, as they last said that they live."""
+        """The hosts of the database, with their last heartbeats."""
         return [host for host in takeover.hosts(self._engine) if not host.gone]
 
     def days(self, kinds: Sequence[str], starts: Sequence[float]) -> dict[str, list[Counter[str]]]:
-        """For each bot and each day (that begins then) how many records of these kinds ended in which state."""
+        """For each bot and each day (given by its start), the number of records of these kinds by state."""
         day = sa.case(*((_TABLE.c.at >= start, number) for number, start in reversed(list(enumerate(starts)))))
         counted = (
             sa.select(_TABLE.c.bot, _TABLE.c.state, day.label("day"), sa.func.count().label("runs"))
@@ -203,7 +203,7 @@ class History:
         return found
 
     def codes(self, since: float) -> Counter[tuple[str, str]]:
-        """How many runs ended since an instant, by state and code."""
+        """The number of runs that ended since an instant, by state and code."""
         chosen = (_TABLE.c.at >= since, _TABLE.c.kind.in_(RUNS))
         counted = sa.select(_TABLE.c.state, _TABLE.c.code, sa.func.count()).where(*chosen).group_by("state", "code")
         with self._engine.connect() as connection:
@@ -234,7 +234,7 @@ class History:
         return found
 
     def sweep(self, now: float) -> None:
-        """Delete what is too old, and what is too much."""
+        """Delete records that are too old or exceed the limit."""
         with self._engine.begin() as connection:
             for table, most in _MOST.items():
                 _trim(connection, table, most, now - KEEP_DAYS * 86_400)
@@ -263,26 +263,26 @@ class History:
 
 
 def _trim(connection: sa.Connection, table: sa.Table, most: int, oldest: float = 0.0) -> None:
-    """Delete all rows but so many of the newest, and those before an instant."""
+    """Delete all but the ``most`` newest rows, and all rows before ``oldest``."""
     newest = sa.select(table.c.at).order_by(table.c.at.desc()).offset(most).limit(1)
     limit = connection.execute(newest).scalar() or 0.0
     connection.execute(table.delete().where((table.c.at <= limit) | (table.c.at < oldest)))
 
 
 class Stopwatch:
-    """Milliseconds since it was made."""
+    """Counts milliseconds from its creation."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
 
     @property
     def ms(self) -> float:
-        """How many so far."""
+        """Milliseconds so far."""
         return (time.perf_counter() - self._began) * 1000
 
 
 def _memory() -> sa.Engine:
-    """A database in memory; one connection, which one thread has at a time."""
+    """A database in memory with one connection, used by one thread at a time."""
     engine = sa.create_engine(
         "sqlite://",
         poolclass=sa.QueuePool,

@@ -1,8 +1,9 @@
 """The host that Medplum calls: ``POST /bot-<botId>`` (Fission route) and ``POST /relay/<bot-name>`` with an envelope.
 
-An answer is 200 with ``{"returnValue", "logResult", "success"}`` whatever it says: behind a custom operation any other
-status reaches the caller as a 500 without a reason. https://www.medplum.com/docs/bots. The exceptions are what is no
-envelope (400), a body that is too large (413), and a bot with too many calls at once (503 with Retry-After).
+Every answer, including a failure, is 200 with ``{"returnValue", "logResult", "success"}``: for a custom operation, any
+other status reaches the caller as a 500 without a reason. https://www.medplum.com/docs/bots. The exceptions are a body
+that is not an envelope (400), a body that is too large (413), and a bot with too many concurrent calls (503 with
+Retry-After).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from bot_layer.host.rules.callers import Admitted, kind_of
 from bot_layer.host.rules.inbox import LATER_RUN
 from bot_layer.host.rules.relay_signature import read_signature, verify
 
-if TYPE_CHECKING:  # DBOS costs half a second of start that a host without an inbox need not pay
+if TYPE_CHECKING:  # DBOS adds half a second to the start, which a host without an inbox can save
     from bot_layer.host.durable import Inbox
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HostSettings:
-    """What a host serves: the Medplum servers that it believes, its bots, and the environment of their settings.
+    """What a host serves: the Medplum servers that it trusts, its bots, and the environment with their settings.
 
     ``largest_body`` is in bytes; ``calls_of_a_bot`` is how many calls of one bot run at once.
     """
@@ -74,7 +75,7 @@ class HostSettings:
 
 @dataclass
 class Call:
-    """One call: as it came, and what becomes of it. ``handler`` and ``envelope`` are there once it is admitted."""
+    """One call: the request and its outcome. ``handler`` and ``envelope`` are set once the call is admitted."""
 
     transport: str
     find: Callable[[Json], tuple[Handler, Admitted]]
@@ -87,7 +88,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """From an envelope to the result of the bot that it is for."""
+    """Dispatches an envelope to its bot and returns the result."""
 
     settings: HostSettings
     admission: Admission
@@ -111,7 +112,7 @@ class Dispatcher:
         return _json(503 if busy else 200, result.answer(), headers)
 
     def by_bot_id(self, bot_id: str, login: Json) -> tuple[Handler, Admitted]:
-        """The bot that Medplum knows under this id."""
+        """The bot with this Medplum id."""
         admitted = self.admission.admit(login, bot_id)
         return self._handler(admitted.identifiers), admitted
 
@@ -129,17 +130,17 @@ class Dispatcher:
             result = self._admitted(call, login, turn)
             if call.handler is not None:
                 span.annotate(name=call.handler.bot.name)
-            span.annotate(**(call.result or result).facts())  # its caller may have left with another one
+            span.annotate(**(call.result or result).facts())  # its caller may have received another one
         return result
 
     def _admitted(self, call: Call, login: Json, turn: Turn) -> Result:
-        """Store what nobody waits for, and run the rest. Nothing precedes admission."""
+        """Store the event if no caller waits for its answer, else run the bot. Nothing happens before admission."""
         try:
             handler, admitted = call.find(login)
         except BotError as error:
             return self._refused(error)
         call.envelope, call.body = read_envelope(call.body, login), b""
-        call.envelope["bot"] = {"reference": f"Bot/{admitted.bot_id}"}  # the only one that a later run may be of
+        call.envelope["bot"] = {"reference": f"Bot/{admitted.bot_id}"}  # a later run may only be of this Bot
         call.handler = handler
         try:
             event_id = self._stored(handler, call.envelope, admitted)
@@ -154,7 +155,7 @@ class Dispatcher:
             return self._failed(handler, call.envelope, error)
 
     def _stored(self, handler: Handler, envelope: Json, admitted: Admitted) -> str | None:
-        """The id under which an event waits in the inbox; None for what runs now."""
+        """The id of an event stored in the inbox; None if it runs now."""
         inbox, now = self.settings.inbox, datetime.fromtimestamp(self.settings.now(), UTC)
         if kind_of(envelope) == "subscription":
             require_watch(handler)
@@ -167,7 +168,7 @@ class Dispatcher:
         return Result(handler.failure(error, envelope), error=error)
 
     def _note(self, call: Call, result: Result, ms: float) -> None:
-        """Note how a call ended. What is queued is noted when it has run, also where it runs by way of Medplum."""
+        """Record how a call ended. A queued event is recorded after its run, also if it runs through Medplum."""
         history, handler = self.settings.history, call.handler
         if (
             history is None
@@ -194,7 +195,7 @@ class Dispatcher:
         )
 
     def _is_later_run(self, envelope: Json) -> bool:
-        """True where the inbox has Medplum run a bot: with the host's own login, and its mark."""
+        """True if the inbox has Medplum run a bot: the call has the host's own login and the inbox's header."""
         own = self.settings.environ.get("MEDPLUM_CLIENT_ID")
         caller = as_object(envelope.get("requester")).get("reference")
         return bool(own) and caller == f"ClientApplication/{own}" and LATER_RUN in as_object(envelope.get("headers"))
@@ -242,14 +243,14 @@ def app(settings: HostSettings) -> Starlette:
         )
 
     def require_relay(header: str, name: str, body: bytes) -> None:
-        """In a thread: a large body takes a while, and so may the database."""
+        """Runs in a thread: a large body or the database may take a while."""
         now = settings.now()
         relayed.require_new(verify(str(settings.relay_key), header, name, body, now=now), now=now)
 
     async def relay(request: Request) -> Response:
         name, header = request.path_params["name"], request.headers.get("X-Bot-Signature", "")
         try:
-            read_signature(header, now=settings.now())  # before the body: anybody reaches this address
+            read_signature(header, now=settings.now())  # before the body: anyone can reach this address
             body = await request.body()
             await dispatcher.calls.answer(lambda _turn: require_relay(header, name, body))
         except AuthError as error:
@@ -276,7 +277,7 @@ def app(settings: HostSettings) -> Starlette:
         Route("/metrics", figures),
     ]
     if settings.relay_key:
-        from bot_layer.host.relay_calls import RelayCalls  # noqa: PLC0415  # the database costs others their start
+        from bot_layer.host.relay_calls import RelayCalls  # noqa: PLC0415  # the database import slows the start
 
         relayed = RelayCalls(settings.inbox.settings.database_url if settings.inbox else None)
         routes.append(Route("/relay/{name}", relay, methods=["POST"]))
@@ -300,7 +301,7 @@ async def _unread(_request: Request, error: Exception) -> Response:
 
 
 async def _left(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it, and no traceback is due
+    return Response(status_code=400)  # the client has disconnected, so no traceback is needed
 
 
 def _traceparent(request: Request) -> str | None:

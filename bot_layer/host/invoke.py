@@ -1,7 +1,7 @@
-"""Envelope in, answer out: the one place where whatever a bot raises becomes an answer.
+"""Envelope in, answer out: the only place where a bot's exceptions become an answer.
 
-Every transport calls ``invoke``, so that they answer alike. The log of a run is what the bot's own package logged
-meanwhile; other libraries are left out, because they write addresses with ids in them.
+Every transport calls ``invoke``, so that all answer alike. The log of a run is what the bot's own package logged during
+it; other libraries are excluded, because they log URLs that contain ids.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _NOT_THERE: Final = _unchanged("resource-gone", "The resource was deleted or res
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. ``error`` is the cause where it failed; ``success`` is False where no rule foresaw that.
+    """The outcome of a run. ``error`` is the cause of a failure; ``success`` is False if the failure was unexpected.
 
-    ``recording`` is the event with what the bot sent and received, if it was to be recorded and failed.
+    ``recording`` is the event with what the bot sent and received, if recording was on and the run failed.
     """
 
     return_value: Json = field(repr=False)
@@ -63,7 +63,7 @@ class Result:
         return {"returnValue": self.return_value, "logResult": self.log, "success": self.success}
 
     def facts(self) -> dict[str, str | bool | None]:
-        """What a trace may tell of it: the action, whether it went as foreseen, and the cause's code."""
+        """What a trace may contain: the action, whether the outcome was expected, and the cause's code."""
         value = self.return_value if isinstance(self.return_value, dict) else {}
         action = parameters.one(value, "action")
         return {
@@ -85,11 +85,11 @@ def invoke(
     stand: ping.Stand = lambda _bot: ping.Standing(),
     record: bool = False,
 ) -> Result:
-    """The result of one call of a bot, whatever happens in it.
+    """Call a bot once and return the result, whatever happens in it.
 
-    ``check`` gives the event as the bot may have it, or None where nothing is left to do; it raises BotError where the
-    bot must not run. Without one the event is believed: its sender is the operator. A call that asks who answers is
-    answered with what ``stand`` says of the bot, and runs nothing. With ``record`` a run that fails is recorded.
+    ``check`` returns the event that the bot may receive, or None if nothing is left to do; it raises BotError if the
+    bot must not run. Without ``check`` the event is trusted: its sender is the operator. A ping is answered with what
+    ``stand`` reports for the bot, and runs nothing. With ``record``, a failed run is recorded.
     """
     if is_own_change(envelope):
         return Result(_UNCHANGED, "skipped: own-change")
@@ -106,28 +106,28 @@ def invoke(
                     return Result(pong, ping.LOG)
                 with exchanges.recorded() if record else nullcontext() as tape:
                     value = handler.run(checked, environ=environ)
-            encode(value)  # what is no JSON is a failure of the bot: no transport could tell of it
+            encode(value)  # a value that is not JSON is a failure of the bot: no transport could send it
         except BotError as error:
             _log.warning("%s ended with %s", handler.bot.name, error.code)
             log = ping.LOG if ping.asks(envelope) else "\n".join(lines)
             answer = handler.failure(error, envelope)
             recording = recording_of(handler, checked, environ, tape, answer=answer, code=error.code)
             return Result(answer, log, error=error, recording=recording)
-        except Exception as fault:  # noqa: BLE001  # the transport must answer whatever the code does
+        except Exception as fault:  # noqa: BLE001  # the transport must answer in every case
             unforeseen = BotError(
                 "The bot failed in a way that it does not foresee; the log names the place.", code="internal-error"
             )
             _log.error("%s failed: %s", handler.bot.name, place_of(fault))  # a trace would quote values
             answer = handler.failure(unforeseen, envelope)
             recording = recording_of(handler, checked, environ, tape, answer=answer, code=unforeseen.code)
-            # Text is an acknowledgement, which says itself that it failed; as a failure it would not be delivered.
+            # Text is an HL7 acknowledgement that reports its own failure; as a failed call it would not be delivered.
             success = isinstance(answer, str)
             return Result(answer, "\n".join(lines), success=success, error=unforeseen, recording=recording)
         return Result(value, "\n".join(lines))
 
 
 def is_own_change(envelope: Json) -> bool:
-    """True where a Subscription tells a bot of its own write: Medplum has no guard against such loops.
+    """True if a Subscription informs a bot of its own write: Medplum has no protection against such loops.
 
     https://www.medplum.com/docs/subscriptions
     """
@@ -143,7 +143,7 @@ def refused(error: BotError) -> Result:
 
 
 def queued(event_id: str) -> Result:
-    """The result for an event that was taken in and will run."""
+    """The result for an event that was queued."""
     note = outcomes.note("queued", "The event was stored and will run.")
     answer = parameters.build(
         parameters.code("action", "queued"), parameters.resource("outcome", outcomes.outcome([note]))
@@ -152,7 +152,7 @@ def queued(event_id: str) -> Result:
 
 
 def place_of(fault: BaseException) -> str:
-    """The kind of an exception and the lines it came through, without its text, which may quote a person's data."""
+    """The type of an exception and its traceback lines, without its text, which may quote a person's data."""
     frames = traceback.extract_tb(fault.__traceback__)[-4:]
     steps = " > ".join(f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames)
     return f"{type(fault).__name__} at {steps}"
@@ -173,7 +173,7 @@ def _captured(handler: Handler) -> Iterator[list[str]]:
 
 
 class _Capture(logging.Handler):
-    """Keeps a line for the run of the context in which it was written, if there is one."""
+    """Adds a line to the log of the run in whose context it was written, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         lines = _lines.get()
@@ -185,7 +185,7 @@ _capture = _Capture()
 
 
 def _listen(logger: logging.Logger) -> None:
-    """Capture what a package logs: from INFO on, or what its own level or the process's allows besides."""
+    """Capture what a package logs: INFO and above, or more if its own level or the process's level allows it."""
     if _capture not in logger.handlers:
         logger.addHandler(_capture)
         if logger.level == logging.NOTSET:

@@ -1,9 +1,8 @@
 """Named jobs that all hosts of a database share: each item runs at most once at a time, on any host that has room.
 
-``serve`` registers a job; the host does not know what it does. An item waits in the partition of the
-partner that it burdens, which takes so many at once over all hosts, the one that has waited longest first. A run whose
-host dies is taken over by another host, so that its work must bear to be begun again.
-https://docs.dbos.dev/python/tutorials/queue-tutorial
+``serve`` registers a job; the host does not know what it does. An item waits in the partition of the partner that it
+loads. A partition runs a limited number of items at once over all hosts, longest waiting first. If a host dies, another
+one takes over its runs, so the work must be safe to repeat. https://docs.dbos.dev/python/tutorials/queue-tutorial
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ _log = logging.getLogger(__name__)
 class Item:
     """What a job runs at most once at a time.
 
-    ``partner`` names what it burdens, such as a server's host. ``turn`` names the run: the same at every host that
-    finds it due. ``asked`` is True if a person asked for the run, so that it need not be due.
+    ``partner`` names the system that it loads, such as a server's host. ``turn`` names the run: the same at every host
+    that finds it due. ``asked`` is True if a person asked for the run, so that it need not be due.
     """
 
     name: str
@@ -87,7 +86,7 @@ def repeat(job: Job, stopped: threading.Event, *, every: float = 60.0) -> None:
 
 
 def enqueue(job: Job, items: Sequence[Item]) -> None:
-    """Queue items, but none that waits or runs already, at any host."""
+    """Queue items, except those already waiting or running on any host."""
     waiting = DBOS.list_workflows(workflow_id_prefix=_id(job), status=list(_OPEN), load_output=False) if items else []
     under_way = {run.input["args"][1] for run in waiting if run.input}
     for item in items:
@@ -96,7 +95,7 @@ def enqueue(job: Job, items: Sequence[Item]) -> None:
                 SetWorkflowID(f"{_id(job)}{item.name}:{item.turn}"),
                 SetEnqueueOptions(queue_partition_key=item.partner),
             ):
-                asked = [True] if item.asked else []  # an earlier version takes no such argument
+                asked = [True] if item.asked else []  # an earlier version has no such argument
                 DBOS.enqueue_workflow(_queue(job), run_job, job.name, item.name, *asked)
 
 
@@ -109,7 +108,7 @@ def _id(job: Job) -> str:
 
 
 @DBOS.step(name="job-attempt")
-def _attempt(name: str, item: str, number: int, asked: bool) -> Json:  # DBOS stores it by its place
+def _attempt(name: str, item: str, number: int, asked: bool) -> Json:  # DBOS stores arguments by position
     """One attempt, stored with its number."""
     with serving().counted():
         return asdict(_verdict(name, item, asked=asked)) | {"attempt": number}
@@ -127,8 +126,8 @@ def _verdict(name: str, item: str, *, asked: bool) -> Verdict:
 
 
 @DBOS.workflow(name="run_job", max_recovery_attempts=None)
-def run_job(name: str, item: str, asked: bool = False) -> Json:  # as above; older runs lack it
-    """Attempts until the run ends, or fails too often; it is queued again when it is due."""
+def run_job(name: str, item: str, asked: bool = False) -> Json:  # positional, as above; older runs lack it
+    """Repeat attempts until the run ends or fails too often; it is queued again when it is due."""
     settings = serving().settings
     number = failed = 0
     while True:

@@ -1,4 +1,4 @@
-"""The latest known value of something slow, for a page that must answer soon."""
+"""The latest known value of a slow query, for a page that must answer quickly."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _log = logging.getLogger(__name__)
 
 
 class Latest(Generic[_T]):
-    """A value that ``find`` gives in a thread, kept for so many seconds.
+    """A value that ``find`` computes in a thread, cached for a limited time.
 
-    ``error`` is a sentence on why the last attempt gave none, ``at`` is when it ended.
+    ``error`` is a sentence that says why the last attempt failed, ``at`` is when it ended.
     """
 
     def __init__(self, find: Callable[[], _T], first: _T, *, keep: float) -> None:
@@ -37,7 +37,7 @@ class Latest(Generic[_T]):
         return self._finding is not None and not self._finding.done()
 
     async def get(self, *, wait: float) -> _T:
-        """The value; the previous one if ``find`` takes longer than so many seconds."""
+        """The value; the previous one if ``find`` takes longer than ``wait`` seconds."""
         if not self.running and time.monotonic() >= self._until:
             self._finding = asyncio.create_task(self._look())
         if self._finding is not None and not self._finding.done():

@@ -1,11 +1,11 @@
-"""Listening: uvicorn, with an answer's head and body in one packet, and with an end for connections that do nothing.
+"""The listening server: uvicorn, with headers and body of an answer in one packet, and a timeout for idle connections.
 
-Written in two packets an answer waits for the caller's delayed acknowledgement: measured behind a Medplum server, p50
-was 61 ms instead of 25 to 31.
+An answer in two packets waits for the caller's delayed acknowledgement: measured behind a Medplum server, p50 was 61 ms
+instead of 25 to 31.
 
-uvicorn closes idle connections after an answer, and no others: a connection that never sends, an unfinished head or
-body, and a caller that never reads its answer would stay for ever. ``limit_concurrency`` only answers 503 to complete
-requests. https://www.uvicorn.org/settings/#timeouts
+uvicorn closes connections only if they are idle after an answer. A connection that sends nothing, incomplete headers or
+an incomplete body, and a caller that never reads its answer would stay open forever. ``limit_concurrency`` only answers
+503 to complete requests. https://www.uvicorn.org/settings/#timeouts
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# In seconds. All are below a minute, after which nothing that is unfinished may be left.
+# In seconds. All are below a minute, so that no incomplete request stays longer.
 _HEAD_SECONDS: Final = 20.0
 _BODY_SECONDS: Final = 30.0
 _READ_SECONDS: Final = 45.0
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Corked:
-    """A transport that gathers what is written in one turn of the event loop and writes it at once."""
+    """A transport that buffers what one task writes and sends it in one write."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -50,7 +50,7 @@ class Corked:
         self._waiting.append(bytes(data))
 
     def close(self) -> None:
-        """Write what waits, then close."""
+        """Write the buffered bytes, then close."""
         self._flush()
         self._transport.close()
 
@@ -64,7 +64,7 @@ class Corked:
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 whose short answers leave in one packet, and whose connections end when nothing happens on them.
+    """HTTP/1.1 that sends short answers in one packet and closes idle connections.
 
     ``most_connections`` is shared by all connections of a process; more are closed as soon as they are accepted.
     """
@@ -102,7 +102,8 @@ class Protocol(H11Protocol):
         _cancel(self._unread)
 
     def _watch(self) -> None:
-        """Ends the connection unless the head or body that is due is complete in time, however slowly it trickles."""
+        """Close the connection unless the expected headers or body are complete in time, however slowly bytes
+        arrive."""
         stage = self.conn.their_state
         if stage is self._stage:
             return
@@ -110,7 +111,7 @@ class Protocol(H11Protocol):
         _cancel(self._ending)
         seconds = {h11.IDLE: _HEAD_SECONDS, h11.SEND_BODY: _BODY_SECONDS}.get(stage)
         if stage is h11.IDLE and self.cycle is not None:
-            seconds = _KEEP_ALIVE_SECONDS + _HEAD_SECONDS / 2  # uvicorn ends it earlier where no byte comes
+            seconds = _KEEP_ALIVE_SECONDS + _HEAD_SECONDS / 2  # uvicorn closes it earlier if no byte arrives
         if seconds is not None:
             self._ending = self.loop.call_later(seconds, self._abort)
 
@@ -124,9 +125,9 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 def most_connections(asked: int = _MOST_CONNECTIONS) -> int:
-    """How many connections may be open at once: as many as are asked for, if the process may open so many files.
+    """How many connections may be open at once: ``asked``, if the process may open that many files.
 
-    Raises the process's own limit as far as the system lets it.
+    Raises the process's own limit as far as the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = asked + _OWN_FILES + _BACKLOG
@@ -147,7 +148,7 @@ def config(app: Any, *, grace: int, connections: int = _MOST_CONNECTIONS) -> uvi
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # uvicorn would believe X-Forwarded-For of anybody on this machine
+        proxy_headers=False,  # uvicorn would trust X-Forwarded-For from any process on this machine
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace,
@@ -156,15 +157,16 @@ def config(app: Any, *, grace: int, connections: int = _MOST_CONNECTIONS) -> uvi
 
 
 async def run(server: uvicorn.Server, bound: socket.socket) -> None:
-    """Serves on a bound socket until the server is told to exit."""
+    """Serve on a bound socket until the server exits."""
     asyncio.get_running_loop().set_exception_handler(quiet_accepts())
     await server.serve(sockets=[bound])
 
 
 def quiet_accepts(clock: Callable[[], float] = time.monotonic, *, every: float = 60.0) -> Callable[..., None]:
-    """An event loop's exception handler that says once a minute, not once per try, that no connection is accepted.
+    """An event loop's exception handler that reports once a minute, not once per attempt, that no connection is
+    accepted.
 
-    Where no file can be opened, asyncio reports each of up to ``backlog`` tries, every second.
+    If no file can be opened, asyncio reports each of up to ``backlog`` attempts, every second.
     https://github.com/python/cpython/issues/127529
     """
     said: list[float] = []

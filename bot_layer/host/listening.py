@@ -21,7 +21,7 @@ _TICK_SECONDS = 0.1
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address; port 0 takes a free one. Raises ConfigError ``address-in-use``."""
+    """A listening socket; port 0 selects a free port. Raises ConfigError ``address-in-use``."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def own_url(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    """How a process on this machine reaches a server that listens on an address."""
+    """The URL by which a process on this machine reaches a server that listens on an address."""
     host, port = address[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else LOOPBACK
@@ -56,7 +56,7 @@ class ThreadedServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> Self:
-        """The server itself, once it answers."""
+        """Start the server; returns once it answers."""
         self._thread = threading.Thread(target=self._run, name=f"server-{self.port}", daemon=True)
         self._thread.start()
         if not self._server.ready.wait(timeout=_START_SECONDS) or not self._server.started:
@@ -64,7 +64,7 @@ class ThreadedServer:
         return self
 
     def stop(self) -> None:
-        """Lets running requests end, as long as the config's graceful shutdown allows, then frees the port."""
+        """Let running requests finish within the config's graceful shutdown time, then free the port."""
         self._server.end()
         if self._thread is not None:
             self._thread.join(timeout=_START_SECONDS)
@@ -82,10 +82,10 @@ class ThreadedServer:
 
 
 class _Announced(uvicorn.Server):
-    """uvicorn's server, which says when it is ready and ends at once where nothing runs.
+    """uvicorn's server, which signals when it is ready and stops immediately if no request is running.
 
-    uvicorn looks ten times a second whether it shall end, and rests another tenth when it does: for the hundreds of
-    servers of a test run that is minutes. Outside the main thread it leaves the signal handlers alone.
+    uvicorn checks ten times a second whether to stop, and sleeps another tenth when it does: for the hundreds of
+    servers of a test run, that adds minutes. Outside the main thread it installs no signal handlers.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -95,19 +95,19 @@ class _Announced(uvicorn.Server):
         self._ended = asyncio.Event()
 
     def end(self) -> None:
-        """Ends the server, from another thread."""
+        """Stop the server, from another thread."""
         self.should_exit = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._ended.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen, then tells whoever waits."""
+        """Start to listen, then notify the waiting threads."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
         self.ready.set()
 
     async def main_loop(self) -> None:
-        """Ticks as uvicorn's own, until ``end``."""
+        """Tick like uvicorn's own loop, until ``end``."""
         tick = 0
         while not await self.on_tick(tick):
             tick = (tick + 1) % 864_000
@@ -115,7 +115,7 @@ class _Announced(uvicorn.Server):
                 await asyncio.wait_for(self._ended.wait(), timeout=_TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Waits for running requests as uvicorn does; where none runs there is nothing to wait for."""
+        """Wait for running requests as uvicorn does; if there are none, return immediately."""
         if self.server_state.tasks:
             await super().shutdown(sockets)
             return

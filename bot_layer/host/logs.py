@@ -1,8 +1,8 @@
-"""Log lines as JSON, one object a line, with Medplum's trace id and nothing of a person.
+"""Log lines as JSON, one object a line, with Medplum's trace id and no personal data.
 
-Libraries write whole URLs, headers and SQL into their messages. So only their warnings and errors are written, and of
-their text only what stands in their source: the format without its values. Everything else that reaches standard error
-(the trace of an uncaught exception, what a library prints) becomes such a line too, without its text.
+Libraries write whole URLs, headers and SQL into their messages. So only their warnings and errors are logged, and only
+as the format string in their source, without its values. Everything else that reaches standard error (the traceback of
+an uncaught exception, a library's output) also becomes such a line, without its text.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from bot_layer.fhir.json import Json
 _call: ContextVar[Mapping[str, Any] | None] = ContextVar("call", default=None)
 own_packages: Final = {"bot_layer", "bots"}  # and those of the bots that run here
 _LIBRARIES: Final = ("/site-packages/", "/dist-packages/", str(Path(json.__file__).parents[1]))
-# Where the values of a message that was formatted before it was logged may begin.
+# Where values may begin in a message that was formatted before it was logged.
 _VALUE: Final = re.compile(r"[\d:'\"?/\\{\[(<=%@,]")
-_SILENT: Final = ("opentelemetry",)  # a collector that is away for a moment is no news; spans that are lost are
+_SILENT: Final = ("opentelemetry",)  # a collector that is briefly unavailable is not worth a line; lost spans are
 _log = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object. Of an exception only its kind is written: its text may quote a person's data."""
+    """Formats a record as one JSON object. Only the type of an exception is written: its text may quote a person's
+    data."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as one line."""
         line: Json = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -50,7 +51,7 @@ class JsonLines(logging.Formatter):
 
 
 class _Quiet(logging.Filter):
-    """Lets through what the project and the operator's own bots write, and the warnings of libraries."""
+    """Passes records of the project and the operator's own bots, and the warnings of libraries."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not is_library(record):
@@ -68,7 +69,7 @@ def is_library(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def call(*, bot: str, trace_id: str | None) -> Iterator[None]:
-    """Lines written meanwhile name the bot and Medplum's trace id."""
+    """Lines logged within this context name the bot and Medplum's trace id."""
     token = _call.set({"bot": bot} | ({"traceId": trace_id} if trace_id else {}))
     try:
         yield
@@ -77,16 +78,16 @@ def call(*, bot: str, trace_id: str | None) -> Iterator[None]:
 
 
 def configure(*, level: str = "INFO") -> None:
-    """Write the process's log as JSON lines to standard error, and make such lines of all else that goes there."""
+    """Write the process's log as JSON lines to standard error, and turn all other output there into such lines."""
     stream = standard_error()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    handler.setLevel(level.upper())  # a package's own level may be lower, for the log of its runs
+    handler.setLevel(level.upper())  # a package's own level may be lower, for its run logs
     handler.addFilter(_Quiet())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # DBOS adds a handler of its own, which writes text, unless there is one.
+    # DBOS adds its own handler, which writes plain text, unless there already is one.
     dbos = logging.getLogger("dbos")
     dbos.handlers[:] = [logging.NullHandler()]
     dbos.propagate = True
@@ -97,35 +98,35 @@ def configure(*, level: str = "INFO") -> None:
 
 
 def standard_error() -> TextIO:
-    """Standard error itself, for whoever writes one JSON object a line."""
+    """The original standard error, for code that writes one JSON object a line."""
     return sys.stderr.stream if isinstance(sys.stderr, _Lines) else sys.stderr
 
 
 def announce(text: str) -> None:
-    """Write one line whatever the level is: where the host listens, or why it does not start."""
+    """Write one line regardless of the level: where the host listens, or why it does not start."""
     record = logging.LogRecord(__name__, logging.INFO, __file__, 0, text, None, None)
     standard_error().write(f"{JsonLines().format(record)}\n")
     standard_error().flush()
 
 
 class _Lines(io.TextIOBase):
-    """Standard error for whoever prints there: what is printed is counted, and its text is left out."""
+    """A replacement for standard error: it logs the amount of printed text without the text itself."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """One line for each thing printed that has any text."""
+        """Log one line for each printed string that is not blank."""
         if text.strip():
             _log.warning("A library printed %d characters to standard error.", len(text))
         return len(text)
 
     def flush(self) -> None:
-        """Passes on to the stream."""
+        """Flush the stream."""
         self.stream.flush()
 
     def fileno(self) -> int:
-        """The stream's own: faults of the interpreter itself are written there."""
+        """The stream's own descriptor: the interpreter writes its fatal errors there."""
         return self.stream.fileno()
 
 
@@ -139,7 +140,7 @@ def _uncaught(kind: type[BaseException], fault: BaseException | None, trace: Tra
 
 
 def _library_text(record: logging.LogRecord) -> str:
-    """A library's message without its values: its format, or its beginning up to where a value may stand."""
+    """A library's message without its values: its format string, or its beginning up to the first possible value."""
     text = str(record.msg)
     if not record.args:
         text = _VALUE.split(text, maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""Up to which instant the hosts of a database have seen each Subscription's changes."""
+"""Up to which instant the hosts of a database have processed each Subscription's changes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TABLE: Final = sa.Table(
 
 @dataclass(frozen=True)
 class Mark:
-    """Every change before ``seen`` has a run; what was before ``since`` is none of the host's business."""
+    """Every change before ``seen`` has a run; changes before ``since`` are not the host's to process."""
 
     since: datetime
     seen: datetime
 
 
 class Marks:
-    """The marks of one server, shared by all hosts of a database; until ``close``."""
+    """The marks of one server, shared by all hosts of a database. Usable until ``close``."""
 
     def __init__(self, database_url: str, server: str) -> None:
         self._server = server
@@ -43,24 +43,25 @@ class Marks:
         return None if row is None else Mark(_instant(row.since), _instant(row.seen))
 
     def put(self, subscription: str, mark: Mark) -> None:
-        """Store a mark; one that another host has moved further stays."""
+        """Store a mark, unless another host has already advanced it further."""
         values = {"since": mark.since.timestamp(), "seen": mark.seen.timestamp()}
         further = _TABLE.update().where(*self._is(subscription), _TABLE.c.seen <= values["seen"])
         with self._engine.begin() as connection:
             if connection.execute(further.values(**values)).rowcount:
                 return
-        with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:  # there is one already
+        with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:  # another host has stored one
             connection.execute(_TABLE.insert().values(server=self._server, subscription=subscription, **values))
 
     def latest(self) -> datetime | None:
-        """Up to when the hosts have seen the changes of any Subscription; None before the first start."""
+        """Up to when the hosts have processed changes of any Subscription; None before the first start."""
         with self._engine.connect() as connection:
             seen = connection.execute(sa.select(sa.func.max(_TABLE.c.seen)).where(_TABLE.c.server == self._server))
             found = seen.scalar()
         return None if found is None else _instant(found)
 
     def drop(self, subscription: str) -> None:
-        """Forget a Subscription that is active no more: it starts anew."""
+        """Delete the mark of a Subscription that is no longer active, so that it starts over when it is active
+        again."""
         with self._engine.begin() as connection:
             connection.execute(_TABLE.delete().where(*self._is(subscription)))
 

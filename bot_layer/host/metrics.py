@@ -1,4 +1,4 @@
-"""What a monitoring system asks a host for, in Prometheus' text form. Labels are names of bots and words, never people.
+"""A host's metrics in the Prometheus text format. Labels are bot names and codes, never personal data.
 
 https://prometheus.io/docs/concepts/data_model/
 """
@@ -15,7 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The figures of one host."""
+    """The metrics of one host."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -27,11 +27,11 @@ class Metrics:
         self._inbox = Gauge("bot_inbox_runs", "Runs in the inbox by state", ["state"], registry=self._registry)
 
     def running(self) -> AbstractContextManager[None]:
-        """Counts a call as running meanwhile."""
+        """Counts a call as running within this context."""
         return self._running.track_inprogress()
 
     def ended(self, bot: str | None, result: Result, seconds: float) -> None:
-        """Count a result; ``-`` stands for a call that reached no bot."""
+        """Count a result; the label ``-`` is for a call that reached no bot."""
         word = "queued" if result.queued else result.error.code if result.error else "ok"
         self._calls.labels(bot or "-", word).inc()
         if bot is not None:

@@ -1,4 +1,4 @@
-"""What happened within the last hour, counted by kind, for the alerts: safe to share between threads."""
+"""Event counts of the last hour by kind, for the alerts. Thread-safe."""
 
 from __future__ import annotations
 

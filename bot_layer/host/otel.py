@@ -1,8 +1,9 @@
-"""Spans by OpenTelemetry's SDK: a bot's calls, and the requests made in them, without anything of a person.
+"""Spans by OpenTelemetry's SDK: a bot's calls, and the requests made in them, without personal data.
 
-Not the instrumentation packages for requests and httpx: they write each whole URL, and ours name patients. Not a global
-provider either: what others write by the same API (DBOS would name its workflows, whose ids name resources) stays out.
-Attributes are OpenTelemetry's own where it has a word: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+It does not use the instrumentation packages for requests and httpx: they record whole URLs, and ours name patients. It
+sets no global provider either, so that spans of other libraries stay out (DBOS would name its workflows, whose ids name
+resources). Attributes follow OpenTelemetry's semantic conventions where they define one:
+https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bot_layer.host.logs import standard_error
 from bot_layer.http.path_template import of_path, of_template
 
 _NAME: Final = "medplum-python-bots"
-# Who may know of our traces: a partner needs no ids of what goes on inside.
+# Services that receive our trace ids: a partner does not need internal ids.
 _INSIDE: Final = "Medplum"
 _ATTRIBUTES: Final = {
     "code": "error.type",
@@ -38,7 +39,7 @@ _ATTRIBUTES: Final = {
     "resent": "http.request.resend_count",
 }
 _WORD: Final = re.compile(r"[a-z][a-z0-9]{0,30}(-[a-z0-9]{1,30}){0,10}")
-# Medplum's own is a UUID, or the traceparent that its caller sent. Anything else may be anything.
+# Medplum's trace id is a UUID, or the traceparent that its caller sent. Any other value is not trusted.
 _TRACE_ID: Final = re.compile(r"[0-9a-fA-F-]{8,64}")
 _LAST_SECONDS: Final = 5.0
 _w3c = TraceContextTextMapPropagator()
@@ -47,7 +48,7 @@ _T = TypeVar("_T")
 
 
 def exporting(exporter: str) -> SpanProcessor:
-    """Where spans go: in batches, from a thread of its own, to a collector or, as the log, to standard error."""
+    """Exports spans in batches, in its own thread, to a collector or, like the log, to standard error."""
     if exporter == "console":
         console = ConsoleSpanExporter(out=standard_error(), formatter=lambda span: f"{span.to_json(indent=None)}\n")
         return BatchSpanProcessor(console)
@@ -55,7 +56,7 @@ def exporting(exporter: str) -> SpanProcessor:
 
 
 class Tracer:
-    """The recorder of this process, from its making until ``close``."""
+    """The tracer of this process, from its creation until ``close``."""
 
     def __init__(self, processor: SpanProcessor) -> None:
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -63,7 +64,7 @@ class Tracer:
         self._tracer = self._provider.get_tracer(_NAME, version(_NAME))
 
     def call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> spans.Span:
-        """One call of a bot, as part of the caller's trace where it has one."""
+        """One call of a bot, as part of the caller's trace if there is one."""
         return _quietly(lambda: self._call(transport, envelope, traceparent), spans.NOTHING)
 
     def request(self, service: str, method: str, url: str, path: str | None) -> spans.Span:
@@ -71,11 +72,11 @@ class Tracer:
         return _quietly(lambda: self._request(service, method, url, path), spans.NOTHING)
 
     def traceparent(self) -> str | None:
-        """The current call's."""
+        """The traceparent of the current call."""
         return _quietly(lambda: _headers(trace.get_current_span()).get("traceparent"), None)
 
     def close(self) -> None:
-        """Sends what waits; a collector that does not answer keeps nobody waiting for long."""
+        """Send the pending spans; a collector that does not answer delays this only briefly."""
         sending = threading.Thread(target=_quietly, args=(self._provider.shutdown, None), daemon=True)
         sending.start()
         sending.join(_LAST_SECONDS)
@@ -87,7 +88,7 @@ class Tracer:
         if isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id):
             attributes["medplum.trace_id"] = trace_id
         kind = SpanKind.CONSUMER if transport == "inbox" else SpanKind.SERVER
-        # Without a context of its own a call would belong to whatever this thread did before.
+        # Without its own context, a call would belong to whatever this thread did before.
         context = trace.set_span_in_context(trace.NonRecordingSpan(parent) if parent else trace.INVALID_SPAN)
         return _Span(self._tracer.start_span("bot", context, kind, attributes), is_call=True)
 
@@ -106,7 +107,7 @@ class Tracer:
 
 
 class _Span:
-    """A span of the SDK as the clients and the runtime see it."""
+    """An SDK span behind the interface that the clients and the runtime use."""
 
     def __init__(self, span: trace.Span, *, is_call: bool = False, headers: Mapping[str, str] | None = None) -> None:
         self.headers: Mapping[str, str] = headers or {}
@@ -115,7 +116,7 @@ class _Span:
         self._current: AbstractContextManager[Any] | None = None
 
     def annotate(self, **facts: spans.Fact) -> None:
-        """Each fact as an attribute; text that is no word of ours is left out."""
+        """Set each fact as an attribute; text that is not a known code or name is left out."""
         _quietly(lambda: self._tell(facts), None)
 
     def __enter__(self) -> Self:
@@ -135,7 +136,7 @@ class _Span:
     def _end(self, error: BaseException | None) -> None:
         if self._current is not None:
             self._current.__exit__(None, None, None)
-        if error is not None:  # its kind, never its text
+        if error is not None:  # its type, never its text
             self._tell({"code": error.code if isinstance(error, BotError) else type(error).__name__.lower()})
             if not isinstance(error, InputError | ReviewNeeded):
                 self._span.set_status(StatusCode.ERROR)
@@ -159,7 +160,7 @@ class _Span:
 
 
 def _resource() -> Resource:
-    """Who writes the traces, as the environment names it."""
+    """The service that writes the traces, as named in the environment."""
     found = Resource.create({SERVICE_VERSION: version(_NAME)})
     is_named = not str(found.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service")
     return found if is_named else found.merge(Resource({SERVICE_NAME: _NAME}))
@@ -186,7 +187,7 @@ def _header(envelope: Mapping[str, Any], wanted: str) -> Any:
 
 
 def _quietly(work: Callable[[], _T], otherwise: _T) -> _T:
-    """What the work gives; its failure is the trace's alone."""
+    """The result of the work, or ``otherwise`` if it fails: a tracing failure affects only the trace."""
     try:
         return work()
     except Exception as fault:  # noqa: BLE001  # a fault of tracing must never break a call

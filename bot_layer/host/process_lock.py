@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 
 class Presence:
-    """A lock that each process of one database holds until ``close``. ``alone`` is True if no other one held it.
+    """A lock that each process of one database holds until ``close``. ``alone`` is True if no other process held it.
 
     Each process holds a shared lock on a file beside the database. A process that could get it exclusively was the
     first. One kind of lock can't be turned into the other in one step, so a second file admits one process at a time.

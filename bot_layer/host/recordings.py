@@ -1,6 +1,6 @@
-"""A run that failed, with what it was given, sent and received: kept encrypted, and only where the inbox has a key.
+"""A failed run with its input and what it sent and received: stored encrypted, and only if the inbox has a key.
 
-``medplum-bots runs export`` makes a test case of it. Only the newest are kept, each no larger than a tape may be.
+``medplum-bots runs export`` turns it into a test case. Only the newest are kept, each up to the size limit of a tape.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json, as_object
 from bot_layer.sealing import Seal
 
-_LOGINS: Final = ("authorization", "cookie")  # Medplum passes the headers of a call on
+_LOGINS: Final = ("authorization", "cookie")  # Medplum forwards the headers of a call
 
 
 def recording_of(
@@ -30,7 +30,7 @@ def recording_of(
     answer: Any,
     code: str,
 ) -> Json | None:
-    """The recording of a run that failed; None where nothing was to be recorded, or the bot did not run."""
+    """The recording of a failed run; None if recording was off, or the bot did not run."""
     if tape is None or envelope is None:
         return None
     environment = os.environ if environ is None else environ
@@ -52,11 +52,11 @@ def recording_of(
 
 
 def seal(recording: Json, key: str) -> str:
-    """The recording as it is stored."""
+    """The recording in its encrypted, stored form."""
     return (Seal(key).close(json.dumps(recording).encode()) or b"").decode()
 
 
 def unseal(sealed: str, key: str) -> Json | None:
-    """The recording, or None where it was sealed with another key."""
+    """The recording, or None if it was encrypted with another key."""
     opened = Seal(key).open(sealed.encode())
     return None if opened is None else json.loads(opened)

@@ -1,7 +1,7 @@
-"""The relay's calls of the last five minutes, so that none passes twice: at this host, and at those of its database.
+"""The relay's calls of the last five minutes, so that no host of this database accepts one twice.
 
-They are kept in the inbox's database, where a restart does not lose them and several hosts behind a load balancer share
-them. While the database takes none, this process's memory alone decides.
+They are stored in the inbox's database, so that they survive a restart and several hosts behind a load balancer share
+them. While the database accepts no writes, only this process's memory decides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class RelayCalls:
-    """The calls that came, in memory and in a database where there is one."""
+    """The calls received, in memory and in a database if there is one."""
 
     database_url: str | None = None
     _seen: dict[str, float] = field(default_factory=dict, repr=False)
@@ -38,7 +38,7 @@ class RelayCalls:
     _swept: float = 0.0
 
     def require_new(self, signature: Signature, *, now: float) -> None:
-        """Raise AuthError for a call that came before."""
+        """Raise AuthError for a call that was received before."""
         until = signature.at + WINDOW_SECONDS
         with self._lock:
             self._seen = {mac: end for mac, end in self._seen.items() if end >= now}
@@ -48,7 +48,7 @@ class RelayCalls:
             raise AuthError("This call of the relay came before.", code="replayed-call")
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         if self._engine is not None:
             self._engine.dispose()
 

@@ -1,4 +1,4 @@
-"""How long the inbox keeps its runs: finished ones for their time, dead letters until somebody deals with them."""
+"""How long the inbox keeps its runs: finished runs for a fixed time, dead letters until they are resolved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dbos import DBOS, error
 
 DEAD: Final = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
-# A dead letter that was run again is dealt with: its event lives on in the new run.
+# A dead letter that was run again is resolved: the new run has its event.
 _ENDED: Final[tuple[dict[str, Any], ...]] = (
     {"status": ["SUCCESS", "CANCELLED"]},
     {"status": list(DEAD), "was_forked_from": True},
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def sweep(before: datetime, *, at_once: int) -> int:
-    """Delete the runs that ended before an instant; how many."""
+    """Delete the runs that ended before an instant; returns their number."""
     swept = 0
     for chosen in _ENDED:
         while old := DBOS.list_workflows(
@@ -33,7 +33,7 @@ def sweep(before: datetime, *, at_once: int) -> int:
 
 
 def sweep_hourly(sweep: Callable[[datetime], object], stopped: threading.Event, *, every: float = 3600.0) -> None:
-    """Sweep once an hour until the host stops; what the database refuses is left for the next hour."""
+    """Sweep once an hour until the host stops; if the database fails, the next sweep tries again."""
     while not stopped.wait(every):
         try:
             sweep(datetime.now(UTC))

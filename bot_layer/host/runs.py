@@ -1,4 +1,4 @@
-"""The runs of an inbox, looked at and handled from another process."""
+"""The runs of an inbox, listed and managed from another process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from bot_layer.host.retention import DEAD
 from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
 
-# Of a DeadLetter; whatever else ended a run may quote anything.
+# The text of a DeadLetter; any other error that ended a run may quote personal data.
 _REASON: Final = re.compile(r"(\S+) after (\d+)")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9-]{4,64}")
 _PAGE: Final = 500
 STATES: Final = ("waiting", "running", "done", "refused", "failed", "dead", "retried", "cancelled")
-_STATUSES: Final[Mapping[str, list[str]]] = {  # of DBOS, so that what is asked for is not looked for among all others
+_STATUSES: Final[Mapping[str, list[str]]] = {  # DBOS statuses, so that the query filters by state in the database
     "waiting": ["ENQUEUED", "DELAYED"],
     "running": ["PENDING"],
     "done": ["SUCCESS"],
@@ -42,7 +42,7 @@ _STATES: Final = {"ENQUEUED": "waiting", "DELAYED": "waiting", "PENDING": "runni
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what set it off, where it stands, and why it ended. It holds nothing of a person but a reference."""
+    """One run: what triggered it, its state, and why it ended. Its only personal data is a reference."""
 
     id: str
     bot: str
@@ -60,7 +60,7 @@ class Run:
 
 
 class Chosen(TypedDict, total=False):
-    """Which runs are asked for: of one bot, in one state, with one code, since an instant."""
+    """A filter for runs: by bot, state, code, and start of the time span."""
 
     bot: str | None
     state: str | None
@@ -80,7 +80,7 @@ class Attempt:
 
 
 class Runs:
-    """The runs in one database, newest first: events of the inbox, and operations that somebody waited for."""
+    """The runs in one database, newest first: events of the inbox, and operations that a caller waited for."""
 
     def __init__(self, client: DBOSClient, history: History, key: str | None = None) -> None:
         self.most = 10_000
@@ -101,7 +101,7 @@ class Runs:
     def _events(self, chosen: Chosen) -> Iterator[Run]:
         state, since = chosen.get("state"), chosen.get("since")
         if state == "failed":
-            return  # an event is tried again, and then a dead letter
+            return  # an event is retried, and then becomes a dead letter
         for offset in range(0, self.most, _PAGE):
             found = self._client.list_workflows(
                 name=WORKFLOW,
@@ -116,7 +116,7 @@ class Runs:
                 return
 
     def followed(self, *, go_on: Callable[[], bool], limit: int = 100, **chosen: Unpack[Chosen]) -> Iterator[Run]:
-        """The newest runs, oldest first, then each that is new or in another state, for as long as ``go_on`` says."""
+        """The newest runs, oldest first, then each new or changed run, as long as ``go_on`` returns True."""
         shown: dict[str, str] = {}
         most = limit
         while True:
@@ -124,12 +124,12 @@ class Runs:
             changed = [run for run in found if shown.get(run.id) != run.state]
             shown.update({run.id: run.state for run in changed})
             yield from reversed(changed[:most])
-            most = self.most  # later rounds leave nothing out, however many runs came meanwhile
+            most = self.most  # later rounds omit nothing, however many runs were added
             if not go_on():
                 return
 
     def one(self, run_id: str) -> Run:
-        """The run of an id, or of its first letters; InputError where there is none, or are several."""
+        """The run with an id or an id prefix; InputError if none or several match."""
         if operation := next(iter(self._operations(run_id)), None):
             return _operation(operation)
         return _run(self._status(run_id))
@@ -145,12 +145,12 @@ class Runs:
         ]
 
     def data(self, run: Run) -> Any:
-        """The event's input, decrypted; None where the inbox keeps references only, or the key is another."""
+        """The event's input, decrypted; None if the inbox keeps only references, or the key differs."""
         envelope = self._vault.get(run.id, run.sealed)
         return None if envelope is None else envelope.get("input")
 
     def again(self, run_id: str, *, only_failed: bool) -> str:
-        """The id of a new run of the same event, after those of its resource that wait already."""
+        """Queue a new run of the same event after the waiting runs of its resource; returns the id."""
         status = self._status(run_id)
         run = _run(status)
         if run.state in {"waiting", "running"}:
@@ -166,11 +166,11 @@ class Runs:
         return str(fork.workflow_id)
 
     def queue(self, bots: Collection) -> ClientQueue:
-        """Where runs of these bots are queued for the hosts of the database."""
+        """The queues for runs of these bots, served by the hosts of the database."""
         return ClientQueue(self._client, bots)
 
     def cancel(self, run_id: str) -> None:
-        """End a run that waits; one that runs ends after its present attempt."""
+        """End a waiting run; a running one ends after its current attempt."""
         run = _run(self._status(run_id))
         if run.state not in {"waiting", "running"}:
             raise InputError("That run has ended already.", code="run-ended")
@@ -200,7 +200,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class ClientQueue:
-    """The queues of the inbox, seen from another process: a host of the database takes up what is stored here."""
+    """The queues of the inbox, used from another process: a host of the database runs what is stored here."""
 
     client: DBOSClient
     bots: Collection
@@ -211,7 +211,7 @@ class ClientQueue:
         return {run.workflow_id for run in found}
 
     def enqueue(self, taken: Intake) -> None:
-        """Store a run; one that is there already stays as it is."""
+        """Store a run; an existing run with the same id is not changed."""
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW,
             "queue_name": queue_of(self.bots, taken.record["bot"]),
@@ -227,15 +227,15 @@ class ClientQueue:
 
 
 class _NoInbox:
-    """Stands for the database of a host without an inbox: nothing is in it."""
+    """An empty replacement for the database, for a host without an inbox."""
 
     def list_workflows(self, **_: Any) -> list[WorkflowStatus]:
-        """None."""
+        """An empty list."""
         return []
 
 
 def without_inbox(history: History) -> Runs:
-    """The operations of a host that keeps no inbox."""
+    """The operations of a host without an inbox."""
     return Runs(cast(DBOSClient, _NoInbox()), history)
 
 
@@ -247,7 +247,7 @@ def connect_runs(database_url: str, history: History, key: str | None = None) ->
 
 @contextmanager
 def open_runs(database_url: str, key: str | None = None) -> Iterator[Runs]:
-    """The runs in a database; InputError where it can't be read, or is none of a host."""
+    """The runs in a database; InputError if it can't be read, or is not a host's database."""
     try:
         with closing(History(database_url, key)) as history, closing(connect_runs(database_url, history, key)) as runs:
             yield runs

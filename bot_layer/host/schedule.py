@@ -1,9 +1,8 @@
 """The host's own clock, for projects without Medplum's cron feature. Times are UTC.
 
-One run of a bot at a time over all hosts of a database: what falls due while one waits or runs is dropped. Of the runs
-that were missed while no host was up, the last one is made up for at the next start. DBOS would make up for each of
-them (``automatic_backfill``), so that is decided here.
-https://docs.dbos.dev/python/tutorials/scheduled-workflows
+A bot has one scheduled run at a time over all hosts of a database: a run that falls due while another waits or runs is
+dropped. Of the runs missed while no host was up, only the last one is run at the next start. DBOS would run all of them
+(``automatic_backfill``), so this module decides it. https://docs.dbos.dev/python/tutorials/scheduled-workflows
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from bot_layer.medplum.client import Medplum
 
 
 def start(bots: Collection, server: Medplum, base_url: str, *, now: datetime) -> int:
-    """Schedule every bot that declares a cron string, and make up for what each missed; how many."""
+    """Schedule every bot that declares a cron string, and queue the last run that each missed; returns the number of
+    bots."""
     timed = [handler.bot for handler in bots if handler.bot.cron]
     for name in {each["schedule_name"] for each in DBOS.list_schedules()} - {bot.name for bot in timed}:
-        DBOS.delete_schedule(name)  # else it would make a dead letter each time
+        DBOS.delete_schedule(name)  # otherwise each tick would make a dead letter
     for bot in timed:
         found = server.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|{bot.identifier}")])
         if len(found) != 1:
@@ -41,15 +41,15 @@ def start(bots: Collection, server: Medplum, base_url: str, *, now: datetime) ->
 
 
 def last_missed(cron: str, since: datetime, now: datetime) -> datetime | None:
-    """The last time that a cron string named after an instant and up to now, if there is one."""
+    """The last time a cron string was due after an instant and up to now, if any."""
     last: datetime = croniter(cron, now.astimezone(UTC), ret_type=datetime).get_prev()  # type: ignore[no-untyped-call]  # no types
     return last if last > since else None
 
 
 def _apply(bot: Bot, context: Json, now: datetime) -> None:
-    """Write one schedule, with the instant up to which nothing is left to make up for.
+    """Store one schedule, with the instant up to which no missed run is left.
 
-    That instant stays as it is while nothing was missed: DBOS begins a schedule anew, at every host, when it changes.
+    That instant is unchanged while nothing was missed, because DBOS restarts a changed schedule on every host.
     """
     before: Any = DBOS.get_schedule(bot.name)
     since = now
@@ -66,12 +66,12 @@ def _apply(bot: Bot, context: Json, now: datetime) -> None:
 
 @DBOS.workflow(name="tick")
 def tick(at: datetime, context: Any) -> None:
-    """Put a run into the inbox, unless one of the bot's waits or runs already."""
+    """Queue a run, unless a run of the bot is already waiting or running."""
     serving().enqueue_alone(_run(context, at))
 
 
 def _run(context: Json, at: datetime) -> rules.Intake:
-    """The run of a minute: the same at every host, so that two that find it due, or missed, make one."""
+    """The run of a minute: its id is the same on every host, so two hosts that find it due or missed create one run."""
     return rules.cron(
         context["bot"], at, base_url=context["baseUrl"], bot_id=context["botId"], project=context.get("project", "")
     )

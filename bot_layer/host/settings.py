@@ -29,7 +29,7 @@ SETTINGS: Final = (
 
 
 def read(environ: Mapping[str, str]) -> Mapping[str, float]:
-    """Every number by its name; one ConfigError for all that are none, or outside their limits."""
+    """Every number by its name; one ConfigError for all values that are not numbers or are out of range."""
     reader = Reader(SETTINGS, environ)
     found = {each.name: reader.number(each.name) for each in SETTINGS}
     reader.complain()

@@ -1,4 +1,4 @@
-"""What is refused at the start of a host, and which project each server is pinned to."""
+"""Checks at the start of a host, and the project that each server is pinned to."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def require_safe_start(host: str, environ: Mapping[str, str], *, private_network
 def pinned_projects(
     servers: Sequence[str], project: str | None, environ: Mapping[str, str], login: Callable[[], Medplum] | None
 ) -> Mapping[str, Callable[[], str]]:
-    """For a server, the only project whose Bots may run: ``--project``, or that of the host's own login.
+    """For each server, the only project whose Bots may run: ``--project``, or the project of the host's own login.
 
-    Both are about the first server, or the one of ``MEDPLUM_BASE_URL``. The log names those that are not pinned.
+    Both apply to the first server, or the one of ``MEDPLUM_BASE_URL``. The log names those that are not pinned.
     """
     addressed = [trimmed(server) for server in servers]
     found: dict[str, Callable[[], str]] = {}

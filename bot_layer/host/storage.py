@@ -1,7 +1,7 @@
-"""The inbox's database as the host meets it: can it be opened at start, and does it take events now?
+"""Checks of the inbox's database: whether it can be opened at start, and whether it accepts events now.
 
-DBOS waits for a database that is locked or away for as long as that lasts. An event must not: what is not stored
-within some seconds runs at once. https://docs.dbos.dev/explanations/system-tables
+DBOS waits without limit for a locked or unreachable database. An event must not: if it is not stored within a few
+seconds, it runs at once. https://docs.dbos.dev/explanations/system-tables
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from bot_layer.errors import ConfigError
 
 STORE_SECONDS: Final = 15.0
-PATIENT_SECONDS: Final = 30  # for what nobody waits for: as long as DBOS waits
+PATIENT_SECONDS: Final = 30  # for background work: as long as DBOS waits
 _LOCK_SECONDS: Final = 5
 _PROBE_SECONDS: Final = 2.0
 _NO_SUCH_DATABASE: Final = re.compile(r'database "[^"]*" does not exist')  # DBOS creates it
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_engine(url: str, *tables: sa.Table, seconds: int = _LOCK_SECONDS) -> sa.Engine:
-    """The inbox's database, with the tables given; it waits so long for a lock or a connection, and no longer."""
+    """The inbox's database, with the given tables; waits at most ``seconds`` for a lock or a connection."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = sa.create_engine(parsed, connect_args={"timeout": seconds})
@@ -44,23 +44,23 @@ def open_engine(url: str, *tables: sa.Table, seconds: int = _LOCK_SECONDS) -> sa
         wait = {"connect_timeout": seconds, "options": f"-c statement_timeout={seconds * 1000}"}
         engine = sa.create_engine(url_of_driver, pool_size=1, pool_pre_ping=True, connect_args=wait)
     for table in tables:
-        with suppress(sa.exc.DBAPIError):  # another host made it in this moment; else its use says what is wrong
+        with suppress(sa.exc.DBAPIError):  # another host just created it; any other fault shows at its first use
             table.create(engine, checkfirst=True)
     return engine
 
 
 @sa.event.listens_for(sa.Engine, "handle_error")
 def _no_connection(context: sa.ExceptionContext) -> None:
-    """Take every failure to connect for one that passes, as DBOS takes those alone that it knows by their words.
+    """Treat every connection failure as transient; DBOS does so only for those whose text it recognizes.
 
-    Of a database whose socket or host name is gone it would believe that it refused, and would leave a run as it is.
+    DBOS would take a missing socket or host name for a permanent error, and would abandon the run.
     """
     if context.connection is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
         context.is_disconnect = True
 
 
 def installation(url: str) -> str:
-    """Names the hosts of one database; a copy of it elsewhere is another installation."""
+    """An id for the hosts of one database; a copy of the database elsewhere is another installation."""
     parsed = sa.make_url(url)
     place = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() == "sqlite":
@@ -69,7 +69,7 @@ def installation(url: str) -> str:
 
 
 def require_usable(url: str) -> None:
-    """Raise one ConfigError that says what to do where the database can't be opened."""
+    """Raise one ConfigError that says what to do if the database can't be opened."""
     engine = open_engine(url)
     try:
         private_file(engine.url.database if engine.url.get_backend_name() == "sqlite" else None)
@@ -82,7 +82,8 @@ def require_usable(url: str) -> None:
 
 
 def unusable(url: str, fault: Exception) -> ConfigError:
-    """What to do about a database that can't be used; without the database's own words, which quote its address."""
+    """An error that says what to do about an unusable database, without the database's own text, which quotes its
+    address."""
     if not url.startswith("sqlite"):
         return ConfigError(
             "The inbox's PostgreSQL can't be used: check that it runs, and the address, login and rights in "
@@ -100,7 +101,7 @@ def unusable(url: str, fault: Exception) -> ConfigError:
 
 
 def time_of(engine: sa.Engine) -> datetime:
-    """What time it is where the database is: one clock for all its hosts. An SQLite file is on this machine."""
+    """The database's current time: one clock for all its hosts. For SQLite it is this machine's clock."""
     if engine.url.get_backend_name() == "sqlite":
         return datetime.now(UTC)
     with engine.connect() as connection:
@@ -108,7 +109,7 @@ def time_of(engine: sa.Engine) -> datetime:
 
 
 def write_nothing(engine: sa.Engine) -> None:
-    """Take the right to write and give it back; SQLAlchemyError where the database does not give it in time."""
+    """Take and release the write lock; SQLAlchemyError if the database does not grant it in time."""
     with engine.connect() as connection:
         if engine.url.get_backend_name() == "sqlite":
             connection.exec_driver_sql("PRAGMA schema_version")
@@ -119,7 +120,7 @@ def write_nothing(engine: sa.Engine) -> None:
 
 
 def write_something(engine: sa.Engine) -> None:
-    """Write as much as many events and delete it: a full disk gives the right to write, but takes no data."""
+    """Write the size of many events and delete it: a full disk grants the write lock, but stores no data."""
     with engine.begin() as connection:
         _TRIAL.create(connection, checkfirst=True)
         connection.execute(_TRIAL.insert().values(data=os.urandom(_TRIAL_BYTES)))
@@ -127,7 +128,8 @@ def write_something(engine: sa.Engine) -> None:
 
 
 def private_file(path: str | None) -> None:
-    """A database's file that only its owner may read, made where there is none: SQLite makes its journals alike."""
+    """Create a database file, if missing, that only its owner may read: SQLite gives its journals the same
+    permissions."""
     if path and path != ":memory:":
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -135,14 +137,14 @@ def private_file(path: str | None) -> None:
 
 
 def within(seconds: float, work: Callable[[], None]) -> bool:
-    """True once the work is done; False where it takes longer: it then goes on in its thread. Raises what it raises."""
+    """True once the work is done; False if it takes longer and continues in its thread. Raises what the work raises."""
     done: Future[None] = Future()
     context = copy_context()
 
     def run() -> None:
         try:
             context.run(work)
-        except BaseException as fault:  # noqa: BLE001  # given to whoever waits
+        except BaseException as fault:  # noqa: BLE001  # raised again in the waiting thread
             done.set_exception(fault)
         else:
             done.set_result(None)
@@ -156,9 +158,9 @@ def within(seconds: float, work: Callable[[], None]) -> bool:
 
 
 class Probe:
-    """Whether the database takes events (``ok``), looked at every two seconds from ``start`` to ``stop``.
+    """Whether the database accepts events (``ok``), checked every two seconds from ``start`` to ``stop``.
 
-    An idle host writes nothing for it. Once an event was not stored (``doubt``), only a write that succeeds counts.
+    On an idle host the check writes nothing. After an event was not stored (``doubt``), only a successful write counts.
     """
 
     def __init__(self, url: str) -> None:
@@ -168,21 +170,21 @@ class Probe:
         self._thread = threading.Thread(target=self._repeat, name="inbox-probe", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start checking."""
         self._thread.start()
 
     def doubt(self) -> None:
-        """An event was not stored: say that the database takes none until it takes a write."""
+        """An event was not stored: report the database as unavailable until a write succeeds."""
         self.ok = False
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._stopped.set()
         self._thread.join()
         self._engine.dispose()
 
     def look(self) -> None:
-        """Look once, and log what has changed."""
+        """Check once, and log a change."""
         try:
             (write_nothing if self.ok else write_something)(self._engine)
         except sa.exc.SQLAlchemyError as fault:

@@ -6,8 +6,7 @@ and ``leave`` at its end.
 Exactly one living host releases the runs of a silent host: it claims that host's row by a conditional update. If the
 claimer dies too, its claim becomes silent, and another host takes it. A silent host is not always dead: one that was
 stopped, or lost the database, for longer than the limit during a step may still finish that step while another host
-repeats it. Steps must bear that.
-https://docs.dbos.dev/production/workflow-recovery
+repeats it. Steps must be safe to repeat. https://docs.dbos.dev/production/workflow-recovery
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ def _holders() -> Iterable[str | None]:
 def _release(host_ids: list[str]) -> None:
     """Give the runs of dead hosts back to their queues.
 
-    This is the project's one call of something that DBOS does not publish. ``DBOS.resume_workflows`` will not do: it
-    also takes a run that a living host has begun meanwhile, and drops what keeps the runs of a schedule apart.
+    This is the project's only call of a private DBOS interface. ``DBOS.resume_workflows`` is not suitable: it also
+    takes a run that a living host has since started, and drops the key that prevents duplicate runs of a schedule.
     """
     DBOS._recover_pending_workflows(host_ids)
 
@@ -106,7 +105,7 @@ class Membership:
     def take_over(self, now: datetime, *, cron: bool = False, alone: bool = False) -> list[str]:
         """Send a heartbeat and release the runs of silent hosts; return their ids.
 
-        With ``alone`` no other host can be alive, so none is waited for. A host that has runs and never sent a
+        With ``alone`` no other host can be alive, so there is no wait. A host that has runs and never sent a
         heartbeat (an earlier release, or killed before its first) is watched from now on.
         """
         self.beat(now, cron=cron)
@@ -165,6 +164,6 @@ class Membership:
             return connection.execute(claim).rowcount == 1
 
     def _forget(self, host_id: str, instant: float) -> None:
-        """Delete a claimed row, unless its host sent a heartbeat meanwhile."""
+        """Delete a claimed row, unless its host has sent a heartbeat since."""
         with self._engine.begin() as connection:
             connection.execute(TABLE.delete().where(TABLE.c.id == host_id, TABLE.c.beat == instant))

@@ -1,7 +1,7 @@
-"""The public keys under which a Medplum server signs its tokens, cached, so that a token is checked without a request.
+"""The public keys for a Medplum server's tokens, cached, so that a token is verified without a request.
 
-``GET <baseUrl>.well-known/jwks.json`` answers a JSON Web Key Set (RFC 7517). Keys are read again after an hour, and
-when a token names a key that is not known. While the server does not answer, the keys of before are still believed.
+``GET <baseUrl>.well-known/jwks.json`` returns a JSON Web Key Set (RFC 7517). Keys are read again after an hour, and
+when a token names an unknown key. While the server does not answer, the cached keys remain valid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Transport
 
 KEEP_SECONDS: Final = 3600.0
-# An unknown key is asked for at most this often, so that invented tokens cause no flood of requests.
+# An unknown key causes at most one request in this time, so that forged tokens cause no flood of requests.
 PAUSE_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 2.0
 QUICK: Final = RetryPolicy(retries=0, connect=3.0, read=5.0)
@@ -40,13 +40,13 @@ class TokenKeys:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def key(self, kid: str) -> jwt.PyJWK | None:
-        """The key of an id, or None where the server has none; TransientError where no key was ever read."""
+        """The key with an id, or None if the server has none; TransientError if no key was ever read."""
         if kid not in self._keys:
-            with self._lock:  # whoever waited here finds what the first one read
+            with self._lock:  # threads that waited here use what the first one read
                 if kid not in self._keys:
                     self._refresh()
         elif self.clock() >= self._stale_at and self._lock.acquire(blocking=False):
-            try:  # the others go on with the key that they have
+            try:  # the others continue with the key that they have
                 self._refresh()
             finally:
                 self._lock.release()

@@ -1,8 +1,7 @@
-"""Whether this process writes traces: switched on by OpenTelemetry's own variables, off and free of cost without them.
+"""Whether this process writes traces: enabled by OpenTelemetry's own variables; without them, tracing costs nothing.
 
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. The SDK comes with the extra
-``otel`` and is imported only where it is asked for. What is wrong with these settings is a warning: tracing never
-keeps a host from its work.
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. The SDK is in the extra ``otel`` and
+is imported only if needed. Wrong settings cause only a warning: tracing never prevents a host from working.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def asked_for(environ: Mapping[str, str]) -> str | None:
-    """The exporter that the environment asks for, ``otlp`` or ``console``; None where traces are off."""
+    """The exporter that the environment selects, ``otlp`` or ``console``; None if traces are off."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     named = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
@@ -38,7 +37,7 @@ def asked_for(environ: Mapping[str, str]) -> str | None:
 
 @contextmanager
 def recorded(environ: Mapping[str, str]) -> Iterator[None]:
-    """Traces are written meanwhile, if the environment asks for them; what waits at the end is sent."""
+    """Traces are written within this context, if the environment enables them; pending spans are sent at the end."""
     try:
         exporter = asked_for(environ)
     except ConfigError as error:
@@ -48,7 +47,7 @@ def recorded(environ: Mapping[str, str]) -> Iterator[None]:
         yield
         return
     try:
-        from bot_layer.host.otel import Tracer, exporting  # noqa: PLC0415  # the SDK is optional, and costs its start
+        from bot_layer.host.otel import Tracer, exporting  # noqa: PLC0415  # the SDK is optional, and slow to import
     except ImportError:
         _log.warning("No traces are written: pip install 'medplum-python-bots[otel]'.")
         yield

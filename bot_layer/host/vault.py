@@ -1,6 +1,6 @@
-"""What the inbox keeps of an envelope: encrypted under the operator's key, or nothing but references.
+"""What the inbox stores of an envelope: the envelope encrypted with the operator's key, or only references.
 
-An envelope holds a person's data, a token and secrets. None of it is ever written in the clear.
+An envelope contains personal data, a token and secrets. None of it is ever stored unencrypted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LONGEST_SECONDS: Final = 86_400.0
 
 
 class Vault:
-    """Envelopes by the id of their event: sealed where there is a key, else in this process's memory alone."""
+    """Envelopes by the id of their event: encrypted if there is a key, else only in this process's memory."""
 
     def __init__(self, key: str | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._seal = Seal(key) if key else None
@@ -27,19 +27,19 @@ class Vault:
         self._lock = threading.Lock()
 
     def put(self, event_id: str, envelope: Json) -> str | None:
-        """The sealed envelope to be stored, or None where it stays in memory."""
+        """The encrypted envelope to store, or None if it stays in memory."""
         if self._seal is not None:
             return self._seal.close(json.dumps(envelope).encode()).decode()
         with self._lock:
             self._memory.pop(event_id, None)
             self._memory[event_id] = (self._clock(), envelope)
-            # The run may have ended before, or at another host, and nobody says so here. A token ends earlier.
+            # The run may have ended before or on another host, without notice to this one. A token expires earlier.
             while self._clock() - next(iter(self._memory.values()))[0] >= _LONGEST_SECONDS:
                 del self._memory[next(iter(self._memory))]
         return None
 
     def get(self, event_id: str, sealed: str | None) -> Json | None:
-        """The envelope, or None where it is lost with the process that had it, or sealed under another key."""
+        """The envelope, or None if it was lost with its process, or encrypted with another key."""
         if sealed is None:
             with self._lock:
                 return self._memory.get(event_id, (0.0, None))[1]
@@ -47,6 +47,6 @@ class Vault:
         return json.loads(opened) if opened is not None else None
 
     def forget(self, event_id: str) -> None:
-        """Drop what memory holds of a finished event."""
+        """Remove a finished event from memory."""
         with self._lock:
             self._memory.pop(event_id, None)

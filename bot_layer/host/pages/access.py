@@ -1,4 +1,4 @@
-"""Access to the status page: one password, sessions in the process's memory, a limit of wrong passwords."""
+"""Access to the status page: one password, sessions in the process's memory, a limit on wrong passwords."""
 
 from __future__ import annotations
 
@@ -107,5 +107,5 @@ def _digest(text: str) -> bytes:
 
 
 def _key(token: str) -> str:
-    """The key of a session: the time of a look-up reveals nothing about the token."""
+    """The key of a session: a digest, so that the time of a lookup reveals nothing about the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

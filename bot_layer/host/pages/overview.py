@@ -28,7 +28,7 @@ DAYS: Final = 14
 
 @dataclass(frozen=True)
 class Bar:
-    """One day of a chart: heights in per cent of the highest day, from the bottom."""
+    """One day of a chart: heights in percent of the highest day, from the bottom."""
 
     day: datetime
     done: int
@@ -42,13 +42,13 @@ class Bar:
         return self.done + self.refused + self.failed
 
     def height(self, number: int) -> float:
-        """How high a part of the bar is, from 0 to 100; what is there can be seen."""
+        """The height of a part of the bar, from 0 to 100; a nonzero part is always visible."""
         return max(100 * number / self.highest, 4.0) if number else 0.0
 
 
 @dataclass(frozen=True)
 class BotRow:
-    """One bot: its runs of today and of two weeks."""
+    """One bot: its runs of today and of the last two weeks."""
 
     name: str
     about: str
@@ -89,14 +89,14 @@ class Overview:
 
     @property
     def today(self) -> Mapping[str, int]:
-        """How many runs of today ended in which way, over all bots."""
+        """The number of today's runs by state, over all bots."""
         days = [row.today for row in self.bots]
         return {name: sum(getattr(day, name) for day in days) for name in ("total", "done", "refused", "failed")}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the overview looks. ``marks`` say how far this host has searched for missed changes, if it does."""
+    """The data sources of the overview. ``marks`` say how far this host has searched for missed changes, if it does."""
 
     bots: Collection
     history: History
@@ -132,7 +132,7 @@ class Sources:
         return Overview(problems, rows, counts if self.inbox else None, hosts, catch_up)
 
     def bot_rows(self, now: datetime) -> list[BotRow]:
-        """Each bot of this host, and each other one that has runs."""
+        """Each bot of this host, and every other bot that has runs."""
         starts = day_starts(now)
         counts = self.history.days(RUNS, [start.timestamp() for start in starts])
         figures = self.history.figures(starts[0].timestamp())
@@ -166,19 +166,19 @@ class Sources:
         ]
 
     def _catch_up(self) -> float | None:
-        with suppress(sa.exc.SQLAlchemyError):  # the inbox's own sentence says that its database does not answer
+        with suppress(sa.exc.SQLAlchemyError):  # the inbox's own line reports that its database does not answer
             latest = self.marks().latest() if self.marks is not None else None
             return None if latest is None else latest.timestamp()
         return None
 
 
 def _ended(counts: Counter[tuple[str, str]], state: str) -> list[Ended]:
-    """What ended in a state, by code, the most frequent first."""
+    """The runs that ended in a state, by code, the most frequent first."""
     return [Ended(code, number, advice(state, code)) for (each, code), number in counts.most_common() if each == state]
 
 
 def _troubles(practices: Sequence[Practice], state: str) -> dict[str, str]:
-    """What is wrong with each practice in that state."""
+    """The problem of each practice in that state."""
     return {each.name: " ".join(each.problems) or "See what is wrong." for each in practices if each.state == state}
 
 

@@ -1,4 +1,4 @@
-"""The status page under ``/status``: HTML from templates, no script, nothing from elsewhere. Off without a password."""
+"""The status page under ``/status``: HTML from templates, no scripts, no external content. Off without a password."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Page = Callable[["Visit"], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What the page shows and how it is reached. ``app_url`` is Medplum's own app, for links to resources."""
+    """What the page shows and how to reach it. ``app_url`` is Medplum's own app, for links to resources."""
 
     password: str = field(repr=False)
     sources: Sources
@@ -73,7 +73,7 @@ class StatusPage:
     def __init__(self, settings: PageSettings) -> None:
         self.settings = settings
         self._access = Access(settings.password)
-        self._threads = anyio.CapacityLimiter(4)  # of their own: pages take none of the bots' threads
+        self._threads = anyio.CapacityLimiter(4)  # a separate limit: pages use none of the bots' threads
         providers = settings.providers
         self._practices: Latest[Sequence[Practice]] = Latest(providers.practices, (), keep=10.0)
         self._findings: Latest[Sequence[Finding]] | None = (
@@ -86,7 +86,7 @@ class StatusPage:
         self._style = (_HERE / "static" / "style.css").read_text(encoding="utf-8")
 
     def routes(self) -> list[Route]:
-        """Where the pages are."""
+        """The routes of the pages."""
         pages: dict[str, Page] = {"": self._overview, "/runs": self._runs, "/runs/{id}": self._run}
         pages |= {"/sync": self._sync, "/setup": self._setup}
         actions: dict[str, Page] = {
@@ -264,7 +264,7 @@ class StatusPage:
         def retry() -> int:
             runs = self.settings.runs()
             found = runs.listed(state="dead", code=code, limit=_MOST_AT_ONCE)
-            for run in reversed(found):  # the oldest first, as they came
+            for run in reversed(found):  # oldest first, in their original order
                 runs.again(run.id, only_failed=True)
             return len(found)
 
@@ -332,7 +332,7 @@ class StatusPage:
         return datetime.fromtimestamp(self.settings.now()).astimezone()
 
     def _since(self, span: str) -> datetime | None:
-        """When a span of the filter began."""
+        """When a time span of the filter began."""
         if span == _TODAY:
             return day_starts(self._now())[-1]
         return self._now() - timedelta(**{_UNITS[span[-1]]: int(span[:-1])}) if span in _SPANS else None

@@ -1,4 +1,4 @@
-"""What the status page gets from outside the host: the state of each practice's sync, and the doctor's findings."""
+"""What the status page receives from outside the host: the state of each practice's sync, and the doctor's findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot_layer.findings import Finding
 
 @dataclass(frozen=True)
 class Progress:
-    """How many resources of a type were handled, of how many that are expected, if that is known."""
+    """How many resources of a type were processed, and how many are expected, if known."""
 
     type: str
     done: int
@@ -20,7 +20,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Practice:
-    """A practice's sync. Times are seconds since 1970; ``problems`` are sentences without anything of a person."""
+    """A practice's sync. Times are seconds since 1970; ``problems`` are sentences without personal data."""
 
     name: str
     phase: str
@@ -36,7 +36,7 @@ class Practice:
 
     @property
     def state(self) -> str:
-        """In one word, as the history keeps it: done, refused (partial) or failed."""
+        """The state as the history stores it: done, refused (partial) or failed."""
         if not self.healthy:
             return "failed"
         return "refused" if self.phase == "partial" else "done"
@@ -44,9 +44,9 @@ class Practice:
 
 @dataclass(frozen=True)
 class Providers:
-    """Where the page gets what the host itself does not know. Each may take seconds, and raise a BotError.
+    """Callables for data that the host itself does not have. Each may take seconds, and may raise a BotError.
 
-    ``start`` and ``cancel`` get the name of a practice; an action that is None is not offered.
+    ``start`` and ``cancel`` take the name of a practice; an action that is None is not offered.
     """
 
     practices: Callable[[], Sequence[Practice]] = tuple

@@ -1,4 +1,4 @@
-"""Numbers and times in words, and the values of a page's query."""
+"""Formats numbers and times as text, and reads the values of a page's query."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def known(text: str | None, values: Container[str]) -> str | None:
 
 
 def code(text: str | None) -> str | None:
-    """The text if it can be a code."""
+    """The text if it has the form of a code."""
     return history.word(text) or None
 
 
@@ -87,7 +87,7 @@ def left(seconds: float | None) -> str:
 
 
 def moment(value: datetime | float | None, now: datetime) -> str:
-    """An instant in the time zone of ``now``, as people write it."""
+    """An instant in the time zone of ``now``, in a readable form."""
     if value is None:
         return "never"
     at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else value

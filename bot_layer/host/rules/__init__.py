@@ -1,1 +1,1 @@
-"""What hosts and deployments decide: deliveries, repeats, plans."""
+"""The host's rules as pure functions: callers, deliveries, retries, alerts."""

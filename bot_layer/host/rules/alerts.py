@@ -1,4 +1,4 @@
-"""Which alerts there are, and which of them begin, continue or are over."""
+"""Which alerts exist, and which of them begin, continue or end."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-HOLD_SECONDS: Final = 150.0  # an alert that no host has seen for so long is over
+HOLD_SECONDS: Final = 150.0  # an alert that no host has seen for this long has ended
 
 
 @dataclass(frozen=True)
 class State:
-    """What a host sees. None is what could not be read: its alerts neither begin nor end.
+    """The state that a host observes. None means that a value could not be read: its alerts neither begin nor end.
 
-    ``dead`` counts dead letters by bot and code; ``refused`` counts the refusals of an hour by bot (``-``: before any
-    bot); ``syncs`` says by practice what is wrong with its sync; ``silent`` and ``missed`` count an hour's hosts that
-    stopped, and the events that catch-up found.
+    ``dead`` counts dead letters by bot and code; ``refused`` counts the refusals of the last hour by bot (``-``: before
+    any bot); ``syncs`` gives the problem of each practice's sync; ``silent`` and ``missed`` count the hosts that
+    stopped and the events that catch-up found in the last hour.
     """
 
     dead: Mapping[tuple[str, str], int] | None = None
@@ -35,9 +35,9 @@ class Changes:
 
 
 def alerts(state: State, *, refusals: int, advice: Callable[[str], str] = lambda _code: "") -> dict[str, str]:
-    """The sentences of each alert by its key, ``<kind>:<what>``.
+    """The text of each alert by its key, ``<kind>:<what>``.
 
-    ``refusals`` is the threshold of an hour. ``advice`` says what to do about the code of a dead letter.
+    ``refusals`` is the hourly threshold. ``advice`` says what to do about the code of a dead letter.
     """
     found = {}
     for (bot, code), count in (state.dead or {}).items():
@@ -61,7 +61,7 @@ def alerts(state: State, *, refusals: int, advice: Callable[[str], str] = lambda
 
 
 def changes(known: Mapping[str, float], current: Mapping[str, str], state: State, *, now: float) -> Changes:
-    """What became of the known alerts, each with the time at which a host last saw it."""
+    """How the alerts changed; ``known`` has the time at which a host last saw each one."""
     unread = {
         kind
         for kind, value in (("dead-letters", state.dead), ("refusals", state.refused), ("sync", state.syncs))

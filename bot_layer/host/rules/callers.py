@@ -1,7 +1,8 @@
-"""What kind of call an event is, and who may make it: decided purely.
+"""What kind of call an event is, and who may make it. Pure functions.
 
-Medplum's worker sends the events of Subscriptions, and its scheduler those of timers. Everything else has a caller,
-whom ``requester`` names. Medplum passes on what a caller of ``$execute`` sends as headers: a header alone is no proof.
+Medplum's worker sends the events of Subscriptions, and its scheduler those of timers. Every other event has a caller,
+named in ``requester``. Medplum forwards the headers that a caller of ``$execute`` sends, so a header alone proves
+nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TYPE: Final = re.compile(r"[A-Z][A-Za-z]+")
 
 @dataclass(frozen=True)
 class Admitted:
-    """What an event was admitted as: a Bot of a project at a server of the host's list."""
+    """The identity of an admitted event: a Bot of a project on one of the host's listed servers."""
 
     server: str
     project: str
@@ -31,7 +32,7 @@ class Admitted:
 
 
 def kind_of(envelope: Json) -> Kind:
-    """How the event came to be, as it says of itself."""
+    """The kind of the event, according to the event itself."""
     if SUBSCRIPTION in as_object(envelope.get("headers")):
         return "subscription"
     given = as_object(envelope.get("input"))

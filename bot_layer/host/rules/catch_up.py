@@ -1,7 +1,7 @@
-"""Which changes a host may have missed: of which Subscriptions, in which spans of time, and in which version.
+"""Which changes a host may have missed: for which Subscriptions, in which time spans, and in which version.
 
-Medplum sends an event to a bot once. What changed while no host answered is found by a search. A Subscription that is
-``off`` sends nothing on purpose, so what changed meanwhile is not found either.
+Medplum sends an event to a bot only once. A search finds what changed while no host answered. A Subscription that is
+``off`` sends nothing on purpose, so changes made during that time are not reported either.
 https://www.medplum.com/docs/subscriptions
 """
 
@@ -21,7 +21,7 @@ _CHANGES: Final = frozenset({"create", "update"})
 
 @dataclass(frozen=True)
 class Watched:
-    """A Subscription of a bot, as far as a search can stand in for it."""
+    """The parts of a bot's Subscription that a search can replace."""
 
     id: str
     resource_type: str
@@ -32,7 +32,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Span:
-    """From ``start`` up to, without, ``end``."""
+    """From ``start`` (inclusive) to ``end`` (exclusive)."""
 
     start: datetime
     end: datetime
@@ -49,7 +49,7 @@ class Version:
 
 
 def watched(subscription: Json) -> Watched:
-    """A Subscription as a value. Only its first interaction extension counts; one without reports every change."""
+    """Parse a Subscription. Only its first interaction extension counts; without one it reports every change."""
     resource_type, _, query = str(subscription.get("criteria") or "").partition("?")
     found = (each.get("valueCode") for each in subscription.get("extension") or () if each.get("url") == INTERACTION)
     interaction = next(found, None)
@@ -63,7 +63,7 @@ def watched(subscription: Json) -> Watched:
 
 
 def covers_changes(one: Watched, all_of_the_bot: Iterable[Watched]) -> bool:
-    """True where the bot hears of creations and of updates alike, so that nobody needs to tell them apart."""
+    """True if the bot receives both creations and updates, so that they need not be distinguished."""
     alike = (each for each in all_of_the_bot if (each.resource_type, each.query) == (one.resource_type, one.query))
     return frozenset[str]().union(*(each.interactions for each in alike)) >= _CHANGES
 
@@ -94,7 +94,7 @@ def versions(history: Sequence[Json], *, is_whole: bool) -> list[Version]:
 
 
 def missed(found: Sequence[Version], span: Span, interactions: frozenset[str], *, bot: str) -> str | None:
-    """The newest version in the span that such an event would have reported; a bot's own writes are no news to it."""
+    """The newest version in the span that such an event would have reported, except the bot's own writes."""
     for version in found:
         kind = "create" if version.is_first else "update"
         if span.start <= version.written < span.end and version.author != bot and kind in interactions:
@@ -103,18 +103,18 @@ def missed(found: Sequence[Version], span: Span, interactions: frozenset[str], *
 
 
 def author(resource: Json) -> str:
-    """Who wrote this version (``Type/id``), as Medplum's extended meta says; empty where it does not."""
+    """Who wrote this version (``Type/id``), from Medplum's extended meta; empty if that is missing."""
     found: Any = (resource.get("meta") or {}).get("author") or {}
     return str(found.get("reference") or "")
 
 
 def instant(text: str) -> datetime:
-    """An instant as FHIR writes it."""
+    """Parse a FHIR instant."""
     return datetime.fromisoformat(text)
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:
-    """Spans in order, with those that touch made one."""
+    """The spans in order, with adjacent ones merged."""
     joined: list[Span] = []
     for span in spans:
         if joined and joined[-1].end >= span.start:

@@ -1,7 +1,7 @@
-"""What the host's inbox takes in, under which id, in which lane, and what becomes of a run: decided purely.
+"""Which events the host's inbox accepts, with which id and lane, and what follows from a run's outcome. Pure functions.
 
-Subscription and cron events are taken in, because nobody waits for their answer and Medplum never sends one again. An
-event's id is made of what happened to which version, so that an event delivered twice runs once.
+The inbox accepts Subscription and cron events, because no caller waits for their answer and Medplum never sends one
+again. An event's id is computed from the change and the version, so that an event delivered twice runs once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from bot_layer.fhir.parameters import one
 from bot_layer.fhir.references import is_id
 from bot_layer.host.rules.callers import Admitted, changed_resource, kind_of
 
-# The queue is asked for each partition by itself, so there are not as many as there are resources: what waits behind
-# another resource of its partition waits longer, but never runs out of order.
+# Each partition of the queue is polled separately, so there is a fixed number of them, not one for each resource. An
+# event may wait for another resource of its partition, but never runs out of order.
 PARTITIONS = 48
 LONGEST_PAUSE = 600.0
-LATER_RUN = "x-medplum-bots-run"  # the header by which the inbox marks a run that it has Medplum make
+LATER_RUN = "x-medplum-bots-run"  # the header that marks a run that the inbox requests from Medplum
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Intake:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run came to: ``done``, ``refused`` (the caller or a person must act), ``again`` or ``dead``.
+    """The outcome of a run: ``done``, ``refused`` (the caller or a person must act), ``again`` or ``dead``.
 
-    ``action`` is the answer's, ``ms`` how many milliseconds the attempt took.
+    ``action`` comes from the answer, ``ms`` is the duration of the attempt in milliseconds.
     """
 
     state: str
@@ -51,7 +51,7 @@ class Verdict:
 
 
 def intake(envelope: Json, bot: str, admitted: Admitted, *, now: datetime) -> Intake | None:
-    """How an event is taken in, or None where somebody waits for its answer (``$execute``, an operation)."""
+    """The intake of an event, or None if a caller waits for its answer (``$execute``, an operation)."""
     trace_id = envelope.get("traceId")
     match kind_of(envelope):
         case "call":
@@ -84,9 +84,9 @@ def change(
     subscription: str = "",
     trace_id: str | None = None,
 ) -> Intake:
-    """A run for one version of a resource: the same whichever Subscription reports it, or a search finds it.
+    """A run for one version of a resource, with the same id whether a Subscription reports it or a search finds it.
 
-    A deleted resource keeps the version that it had, so that its deletion is a run beside that version's.
+    A deleted resource keeps its last version id, so its deletion is a run of its own beside the run of that version.
     """
     record = _record(bot, admitted.server, admitted.project, admitted.bot_id) | {
         "traceId": trace_id,
@@ -100,7 +100,7 @@ def change(
 
 
 def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str, project: str = "") -> Intake:
-    """A run by the clock: one for each Bot and minute (the nearest: clocks differ), one after the other."""
+    """A scheduled run: one for each Bot and minute (rounded to the nearest, because clocks differ), one at a time."""
     record = _record(bot, base_url, project, bot_id) | {"traceId": None, "kind": "cron"}
     nearest = (minute + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M")
     record |= {"resource": f"Bot/{bot_id}", "version": nearest, "subscription": ""}
@@ -109,7 +109,7 @@ def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str, project: str
 
 
 def _version(resource: Json) -> str:
-    """The version of a resource; without one, a digest of it, so that two states are never taken for one."""
+    """The version of a resource, or a digest of it if it has none, so that two states are never confused."""
     version = as_object(resource.get("meta")).get("versionId")
     if isinstance(version, str) and is_id(version):
         return version
@@ -121,7 +121,7 @@ def _record(bot: str, server: str, project: str, bot_id: str) -> Json:
 
 
 def _origin(bot: str, server: str, project: str, bot_id: str) -> str:
-    """The bot's name, and a digest of server, project and Bot: ids repeat where a server is a copy of another."""
+    """The bot's name, and a digest of server, project and Bot, because a copy of a server has the same ids."""
     whole = json.dumps([server.strip().rstrip("/"), project, bot_id])
     return f"{bot}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
@@ -137,7 +137,7 @@ def partition(lane: str) -> str:
 
 
 def verdict(error: BotError | None) -> Verdict:
-    """What becomes of a run that ended with an error, or without one: only a TransientError is tried again."""
+    """The verdict on a run that ended with or without an error: only a TransientError is retried."""
     if error is None:
         return Verdict("done")
     if isinstance(error, TransientError):
@@ -148,7 +148,7 @@ def verdict(error: BotError | None) -> Verdict:
 
 
 def verdict_of_answer(answer: Json) -> Verdict:
-    """The same, read from an answer that came by way of Medplum."""
+    """The verdict read from an answer that arrived through Medplum."""
     outcome = answer if answer.get("resourceType") == "OperationOutcome" else one(answer, "outcome")
     issues = outcome.get("issue", []) if isinstance(outcome, dict) else []
     failed = [issue for issue in issues if issue.get("severity") in {"error", "fatal"}]

@@ -1,4 +1,4 @@
-"""The signature under which a relay's envelopes travel: who sent it, and when.
+"""The signature of a relay's envelopes: who sent one, and when.
 
 ``X-Bot-Signature: t=<unix seconds>,n=<nonce>,v1=<hex>`` where v1 is the HMAC-SHA256 of ``t.n.<bot>.<body>`` under the
 key that the relay and the host share. The bot's name is signed, so that an envelope for one bot can't be sent to
@@ -33,7 +33,7 @@ class Signature:
 
 
 def read_signature(header: str, *, now: float) -> Signature:
-    """The signature of a header. It needs no body: AuthError where it is none, or not of the last five minutes."""
+    """Parse a signature header, without the body. AuthError if it is malformed or older than five minutes."""
     parts = _FORM.fullmatch(header)
     if parts is None:
         raise AuthError("The relay's call carries no signature.", code="unsigned")
@@ -45,7 +45,7 @@ def read_signature(header: str, *, now: float) -> Signature:
 
 
 def verify(key: str, header: str, bot: str, body: bytes, *, now: float) -> Signature:
-    """The signature of a call; AuthError unless it is good and of the last five minutes."""
+    """The verified signature of a call; AuthError unless it is valid and from the last five minutes."""
     signature = read_signature(header, now=now)
     if not hmac.compare_digest(signature.mac, _mac(key, bot, body, signature.at, signature.nonce)):
         raise AuthError("The relay's call is signed with another key.", code="wrong-signature")

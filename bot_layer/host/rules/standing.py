@@ -1,4 +1,4 @@
-"""Does everything work? What does not, and what to do about it, in sentences for a clinic's administrator."""
+"""Whether everything works, and if not, what to do about it, in sentences for a clinic's administrator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_LINES: Final = 5  # of one kind
 class Problem:
     """One line of the overview.
 
-    ``level`` is bad (somebody must act), warn, or note (nothing is wrong); ``link`` is a path of the status page.
+    ``level`` is bad (a person must act), warn, or note (nothing is wrong); ``link`` is a path of the status page.
     """
 
     level: str
@@ -34,12 +34,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the sentences are made of.
+    """The facts that the sentences are built from.
 
     ``dead`` are the dead letters, ``failed`` the calls that failed today, ``refused`` what was refused today.
-    ``catch_up_age`` is seconds since the last search, if there was one. ``syncs_failed`` and ``syncs_partial`` say by
-    practice what is wrong, and ``sync_error`` why that is not known. ``checks_failed`` and ``checks_warned`` are the
-    doctor's, by name.
+    ``catch_up_age`` is seconds since the last search, if there was one. ``syncs_failed`` and ``syncs_partial`` give the
+    problem of each practice, and ``sync_error`` says why this is unknown. ``checks_failed`` and ``checks_warned`` are
+    the doctor's, by name.
     """
 
     takes_events: bool = True
@@ -56,7 +56,7 @@ class Situation:
 
 
 def problems(now: Situation) -> list[Problem]:
-    """Everything to look at, the worst first."""
+    """All problems, the worst first."""
     return sorted(_problems(now), key=lambda each: ("bad", "warn", "note").index(each.level))
 
 
@@ -88,7 +88,7 @@ def _runs(level: str, text: str, noun: str, found: Sequence[Ended], query: str) 
 
 
 def _named(level: str, text: str, found: Mapping[str, str], link: str) -> Iterator[Problem]:
-    """A line for each; of many the last line says how many more there are."""
+    """A line for each; if there are too many, the last line says how many more there are."""
     for name, why in list(found.items())[:_MOST_LINES]:
         yield Problem(level, text.format(name), why, link)
     if (more := len(found) - _MOST_LINES) > 0:
