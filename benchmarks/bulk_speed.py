@@ -142,7 +142,7 @@ def _is_again(row: _Row) -> bool:
 
 
 def _records() -> list[bytes]:
-    """Resources that nobody here wrote: patients with their records."""
+    """Third-party resources: patients with their records."""
     found = to_ndjson(generate_cohort(count=_PATIENTS, seed=next(_SEEDS))).values()
     return [line.encode() if isinstance(line, str) else line for lines in found for line in lines.splitlines()]
 

@@ -1,11 +1,11 @@
 """One host is killed six times within 25 seconds while 300 clinicians are created: how many are enrolled, how often?
 
-Medplum sends each event once, so what changes while the host is dead reaches it by catch-up alone. Nobody does anything
-but start the killed host again, as a service manager does.
+Medplum sends each event once, so only catch-up finds what changes while the host is dead. The only repair is to start
+the killed host again, as a service manager does.
 
 On a real server: ``MEDPLUM_BASE_URL``, ``MEDPLUM_CLIENT_ID`` and ``MEDPLUM_CLIENT_SECRET`` of an empty project with the
-feature ``bots`` whose quota bears some thousand writes, on a server whose Fission router is ``127.0.0.1`` and the port
-``FISSION_PORT`` (default 8765). Without these variables, on the look-alike. Health Gorilla is the look-alike each time.
+feature ``bots`` whose quota allows some thousand writes, on a server whose Fission router is ``127.0.0.1`` and the port
+``FISSION_PORT`` (default 8765). Without these variables, on the sandbox. Health Gorilla is always the sandbox.
 """
 
 from __future__ import annotations

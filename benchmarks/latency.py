@@ -115,7 +115,7 @@ class _Host:
 
 def serve(base_url: str, port: int) -> None:
     """Serve the empty bot until SIGTERM."""
-    import uvicorn  # noqa: PLC0415  # in the process of the host alone
+    import uvicorn  # noqa: PLC0415  # only in the process of the host
 
     settings = HostSettings((base_url,), Collection({"empty": EMPTY}), environ={})
     bound = listening.bind(listening.LOOPBACK, port)

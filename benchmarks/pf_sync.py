@@ -59,7 +59,7 @@ def run(console: Console, *, small_mb: int = 5, big_mb: int = 50) -> None:
 
 
 def _practice() -> Source:
-    """Resources that nobody here wrote: a cohort of US Core patients with their records, the same each time."""
+    """Third-party resources: a cohort of US Core patients with their records, the same each time."""
     source = Source()
     for lines in to_ndjson(generate_cohort(count=_PATIENTS, seed=7)).values():
         for line in lines.splitlines():
@@ -80,7 +80,7 @@ def _unchanged() -> list[tuple[str, str, str]]:
         with _sync(medplum, source, Path(folder)) as sync:
             sync.run(Options())
         asked = len(medplum.requests), len(source.requests)
-        # As the bot does it: Medplum hands it a token with each call.
+        # As the bot does it: Medplum gives it a token with each call.
         with _sync(medplum, source, Path(folder), connect(Event(medplum.base_url, medplum.token_for(), None))) as sync:
             seen = totals(_counts(sync, Options()))["seen"]
         asked = len(medplum.requests) - asked[0], len(source.requests) - asked[1]
@@ -151,7 +151,7 @@ def _sync(
     medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Path | None = None, login: Medplum | None = None
 ) -> Iterator[Sync]:
     settings = read_settings(source.settings())
-    # Between two questions to the source nobody waits: what is measured is the writing.
+    # There is no wait between two requests to the source: the benchmark measures the writing.
     within = Surroundings(place=str(folder or ""), sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
     sync = make_sync(settings, login or _login(medplum), within=within)
     try:
@@ -217,7 +217,7 @@ def _child() -> None:
 
 
 def _peak_megabytes() -> float:
-    """The most memory that this process ever held. getrusage would count its parent's until it was started, too."""
+    """The peak memory of this process. getrusage would include its parent's until the start of this one, too."""
     for line in Path("/proc/self/status").read_text().splitlines() if sys.platform == "linux" else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

@@ -1,8 +1,8 @@
-"""100 calls that hang on a silent partner: how quickly events are stored and the host's pages answer meanwhile.
+"""100 calls hang on a silent partner: how quickly does the host store events and answer its pages?
 
-The host is a process of its own with an inbox on SQLite. Its bot asks a partner that accepts connections and says
+The host is a separate process with an inbox on SQLite. Its bot calls a partner that accepts connections and sends
 nothing. Before and while the calls hang, events are sent one after the other, and ``/readyz`` and ``/metrics`` are
-asked for.
+requested.
 """
 
 from __future__ import annotations

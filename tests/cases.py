@@ -62,7 +62,7 @@ class Bindings:
         return given
 
     def learn(self, expected: Any, found: Any) -> None:
-        """Take what ``<new:name>`` stands for from what was found: an id that a partner made up, or an instant."""
+        """Read the value of ``<new:name>`` from what was found: an id that a partner generated, or an instant."""
         if isinstance(expected, dict) and isinstance(found, dict):
             for key, value in expected.items():
                 self.learn(value, found.get(key))

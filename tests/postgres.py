@@ -1,9 +1,9 @@
 """A PostgreSQL server for the tests, from a wheel: no installation, no port, nothing left behind.
 
 PostgreSQL refuses to run as root, so a test run by root (in a container) runs it as ``nobody``. It listens on a unix
-socket in a folder of its own, which only that user, and root, may enter. It ends when the test process ends in any
-way: a shell waits beside it for the end of a pipe, and removes the folder. Of the package only the programs are used;
-its own way of starting them makes a user, and opens every folder above the environment to all.
+socket in a folder of its own, which only that user and root may enter. It stops when the test process ends in any way:
+a shell beside it waits for the end of a pipe and removes the folder. The tests use only the programs of the package:
+its own way of starting them creates a user, and opens every folder above the environment to all users.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """A process as of ``subprocess.Popen``; Linux kills it when the thread that started it ends.
 
-    ``start_new_session`` and a ``finally`` do not help where nobody is left to run the ``finally``.
+    ``start_new_session`` and a ``finally`` do not help if no process is left to run the ``finally``.
     """
     return subprocess.Popen(command, preexec_fn=_end_with_parent, **options)  # noqa: PLW1509  # one system call, its library is loaded before
 

@@ -32,7 +32,7 @@ MADE = frozenset(
 )
 # Errors of these classes always carry a code of their own.
 NEVER_ALONE = frozenset({"error", "service-error", "review-needed"})
-# Told by the runtime around every bot, or by the command for many people.
+# Reported by the runtime around every bot, or by the command for many people.
 AROUND = ("bot_layer/host/invoke.py", "bot_layer/cli/enroll.py", "bot_layer/health_gorilla/rules/roster.py")
 
 
@@ -108,7 +108,7 @@ def _below(error: type[BotError]) -> Iterator[type[BotError]]:
 
 
 def test_every_code_is_listed() -> None:
-    """A code that a bot can answer with stands on the page."""
+    """The page has every code that a bot can answer with."""
     assert sorted(code for code in codes() if f"`{code}`" not in PAGE) == []
 
 
@@ -124,7 +124,7 @@ def test_no_code_is_listed_that_nobody_says() -> None:
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_setting_and_parameter_is_listed(stem: str) -> None:
-    """What a bot can be told stands on the page."""
+    """The page has every setting and parameter of a bot."""
     settings = [setting.name for setting in load().named(stem).bot.settings]
     operation = json.loads((ROOT / "operation_definitions" / f"{stem}.json").read_text(encoding="utf-8"))
     names = [parameter["name"] for parameter in operation["parameter"] if parameter["use"] == "in"]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_every_test_that_the_docs_name_exists() -> None:
-    """A renamed test, or one that is gone, would leave a promise without its proof."""
+    """If a named test is renamed or deleted, the docs make a claim without proof."""
     named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")))
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     assert len(named) > 20
@@ -36,7 +36,7 @@ def test_each_promise_of_the_security_section_names_its_test() -> None:
 
 
 def test_the_tables_of_the_inbox_are_documented() -> None:
-    """What is stored stands in the table, with nothing missing."""
+    """Everything that is stored is in the table."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "bot_layer" / "host").rglob("*.py"))
     tables = set(re.findall(r'sa\.Table\(\s*"(\w+)"', sources))
     assert len(tables) > 5

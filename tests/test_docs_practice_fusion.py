@@ -36,7 +36,7 @@ def test_every_parameter_is_explained() -> None:
 
 
 def test_every_error_of_the_sync_has_its_line() -> None:
-    """A code that the sync can end with stands in the table of what to do."""
+    """The table of what to do has every code that the sync can end with."""
     files = [
         *(ROOT / "bot_layer" / "bulk_sync").rglob("*.py"),
         ROOT / "bots" / "pf_bulk_sync.py",
@@ -72,7 +72,7 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def test_every_finding_has_its_line() -> None:
-    """Each note stands in the table of findings, in its own words."""
+    """The table of findings has each note in its own words."""
     table = PAGE.partition("### Findings")[2].partition("\n### ")[0]
     sentences = {each for each in findings() if len(each) > 15}
     assert len(sentences) > 8
@@ -80,7 +80,7 @@ def test_every_finding_has_its_line() -> None:
 
 
 def test_every_reason_of_a_file_that_is_not_whole_has_its_line() -> None:
-    """What stands behind not-exported."""
+    """The reasons in not-exported."""
     reasons = (REFUSED_FILE, MISSING_FILE, SHORT_FILE, UNREADABLE, UNREADABLE_DELETIONS, NO_ADDRESS)
     assert [each for each in reasons if f"`{each}`" not in PAGE] == []
 

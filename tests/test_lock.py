@@ -29,7 +29,7 @@ def _locked(name: str) -> dict[str, str]:
     ],
 )
 def test_every_dependency_is_locked_with_its_hash(lock: str, declared: list[str]) -> None:
-    """Each declared library stands in the lock file within its bounds; run ``make lock`` after a change of them."""
+    """The lock file has each declared library within its bounds; run ``make lock`` after a change to them."""
     locked = _locked(lock)
     for requirement in map(Requirement, declared):
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()

@@ -68,7 +68,7 @@ def test_a_login_comes_whole_from_one_place_and_all_else_one_by_one(
 
 @pytest.mark.parametrize("part", [each.name for each in LOGIN])
 def test_half_a_login_in_the_environment_names_the_rest(part: str) -> None:
-    """Also where the project's secrets hold it: an operator shall see that they are not used."""
+    """Even if the project's secrets have the rest: the operator must see that they are not used."""
     with pytest.raises(ConfigError) as caught:
         resolve(ALL, {part: "env"}, {**HOST, "X_PRIVATE_KEY": "k"})
     assert caught.value.code == "missing-settings"
@@ -190,7 +190,7 @@ def test_everything_that_is_missing_or_wrong_is_in_one_error() -> None:
 
 
 def test_a_choice_is_given_in_the_spelling_of_its_declaration() -> None:
-    """Whoever compares it need not think of case."""
+    """A caller that compares it need not consider case."""
     reader = Reader((Setting("SHADE", "", kind="choice", choices=("Dark", "Light")),), {"SHADE": " dark"})
     assert reader.choice("SHADE") == "Dark"
 

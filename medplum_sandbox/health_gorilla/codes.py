@@ -1,4 +1,4 @@
-"""The systems, profiles and extension URLs of the documents, as they spell them, and how identifiers are told apart."""
+"""The systems, profiles and extension URLs of the documents, as spelled there, and how to distinguish identifiers."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Directory:
 
 
 def full_url(base_url: str, resource: Json) -> str:
-    """The entry's URL. Its last digit is not the resource's, as in the recorded answer: nobody may parse it."""
+    """The entry's URL. Its last digit is not the resource's, as in the recorded answer: a client must not parse it."""
     last = "d" if resource["id"][-1] != "d" else "f"
     return f"{base_url}/Practitioner/{resource['id'][:-1]}{last}"
 

@@ -31,7 +31,7 @@ SEARCHES = frozenset(
 
 
 class Organizations:
-    """The organizations of a state. Call with the state's lock held."""
+    """The organizations of a state. The caller must hold the state's lock."""
 
     def __init__(self, state: State) -> None:
         self._state = state

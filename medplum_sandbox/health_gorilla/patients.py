@@ -22,7 +22,7 @@ _PREFIXES = ("eq", "ge", "le", "gt", "lt")
 
 
 class Patients:
-    """The registered patients of a state. Call with the state's lock held."""
+    """The registered patients of a state. The caller must hold the state's lock."""
 
     def __init__(self, state: State) -> None:
         self._state = state

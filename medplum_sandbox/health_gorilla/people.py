@@ -1,4 +1,4 @@
-"""Invented clinicians, and NPIs with a right check digit that belong to nobody."""
+"""Invented clinicians, and NPIs with a valid check digit that belong to no real person."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ from medplum_sandbox.health_gorilla.wire import Ask
 from medplum_sandbox.json import Json
 
 _ADDRESS = {"address-city": "city", "address-state": "state", "address-postalcode": "postalCode"}
-# role, specialty, near and _revinclude exist in the real one; nobody here needs them, so they are refused, not ignored.
+# The real one has role, specialty, near and _revinclude; this project does not use them, so they are refused, not
+# ignored.
 SEARCHES = frozenset({"identifier", "name"} | set(_ADDRESS))
 
 
 class Practitioners:
-    """The directory of a state. Call with the state's lock held."""
+    """The directory of a state. The caller must hold the state's lock."""
 
     def __init__(self, state: State, roles: Roles) -> None:
         self._state = state

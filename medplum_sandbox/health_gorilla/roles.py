@@ -20,7 +20,7 @@ SEARCHES = frozenset(
 
 
 class Roles:
-    """The accounts of a state. Call with the state's lock held."""
+    """The accounts of a state. The caller must hold the state's lock."""
 
     def __init__(self, state: State) -> None:
         self._state = state

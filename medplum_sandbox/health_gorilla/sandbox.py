@@ -101,7 +101,7 @@ class HealthGorillaSandbox(LookAlike):
         return self._log.all()
 
     def clear_requests(self) -> None:
-        """Starts counting anew."""
+        """Resets the count."""
         self._log.clear()
 
     def expire_tokens(self) -> None:

@@ -16,7 +16,7 @@ from medplum_sandbox.json import Json
 
 
 def new_id(prefix: str = "") -> str:
-    """24 hexadecimal digits, with the prefix that tells tenants (t-), locations (tl-) and facilities (f-) apart."""
+    """24 hexadecimal digits with the prefix that distinguishes tenants (t-), locations (tl-) and facilities (f-)."""
     return prefix + secrets.token_hex(12)
 
 

@@ -1,4 +1,4 @@
-"""What nobody outside knows about Health Gorilla, each as a switch, and sets of them that cover the unknown."""
+"""Undocumented behavior of Health Gorilla, each as a switch, and sets of switches that cover the possibilities."""
 
 from __future__ import annotations
 

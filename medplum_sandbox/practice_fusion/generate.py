@@ -1,4 +1,4 @@
-"""Synthetic practices of any size: the same seed gives the same data, and nobody in it exists."""
+"""Synthetic practices of any size: the same seed gives the same data, and no person in it is real."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _all(
 ) -> Iterable[Json]:
     yield from office.resources
     for number, patient in enumerate(everybody):
-        # Everybody knows the next one, and the last one the first: a ring of references between patients.
+        # Each patient links to the next, and the last to the first: a ring of references between patients.
         other = everybody[(number + 1) % len(everybody)]
         case = Case(make, office, patient, other, note_bytes=note_bytes, attachment_bytes=attachment_bytes)
         yield from chart.resources(case)

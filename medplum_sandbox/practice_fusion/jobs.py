@@ -86,7 +86,7 @@ def make_files(source: Source, switches: Switches, request: Request) -> dict[tup
 
 
 def membership(source: Source, request: Request) -> Callable[[str | None], bool]:
-    """Whether something of this patient (None: of nobody) belongs into the export."""
+    """Whether a resource of this patient (None: of no patient) belongs in the export."""
     wanted = request.patients
     if request.level == "Group" and request.group is not None:
         members = frozenset(source.groups[request.group])

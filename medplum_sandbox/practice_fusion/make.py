@@ -96,7 +96,7 @@ class Make:
         return " ".join(words)
 
     def npi(self) -> str:
-        """Ten digits whose last one is right (Luhn, with the prefix 80840); nobody's number."""
+        """Ten digits with a valid last one (Luhn, with the prefix 80840); the number belongs to no real person."""
         body = "1" + self.digits(8)
         total = 24  # what the prefix 80840 adds
         for place, digit in enumerate(reversed(body)):

@@ -76,7 +76,7 @@ class Switches:
     manifest_files: int | None = None  # files on one page of the manifest; the rest by link.next
     endless_manifest: bool = False  # each page names a next one
     partial_manifests: bool = False  # pages are named in 202 answers while the rest is made
-    lists_extension: bool = False  # STU4: `extension` is an array, and `request` is gone
+    lists_extension: bool = False  # STU4: `extension` is an array, and `request` is absent
     # Files
     part_size: int = 10_000
     shape: Literal["ndjson", "messy", "pretty", "array", "bundle"] = "ndjson"

@@ -50,7 +50,7 @@ def test_no_place_has_a_stem_without_a_bot() -> None:
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_bot_says_what_it_is(stem: str) -> None:
-    """A docstring, a declaration, one handler; names and identifiers are the bot's alone."""
+    """A docstring, a declaration, one handler; each bot has its own names and identifiers."""
     bot = BOTS.named(stem).bot
     tree = ast.parse((ROOT / "bots" / f"{stem}.py").read_text())
     assert ast.get_docstring(tree)
@@ -86,9 +86,9 @@ def test_the_collection_can_be_deployed(version: str) -> None:
 
 @pytest.mark.parametrize("handler", list(BOTS), ids=lambda handler: str(handler.bot.name))
 def test_a_bot_is_granted_what_its_code_names(handler: Handler) -> None:
-    """Each resource type that the bot or a client of its own reads or writes by name stands in its grants.
+    """The bot's grants contain each resource type that the bot or its own client reads or writes by name.
 
-    What a bot may do beyond the names in its source is tried where bots run under their policies on the sandbox.
+    Other tests run bots under their policies on the sandbox, to check access beyond the names in the source.
     """
     own = [ROOT / "bots" / f"{handler.bot.stem}.py"]
     granted = {grant.resource_type: set(grant.interactions) for grant in handler.bot.grants}
@@ -134,7 +134,7 @@ def _play_under_policy(handler: Handler, case: Case) -> set[tuple[str, str]]:
         request = Request(BOTS.only([handler.bot.name]), partial=True)
         assert carry_out(server, request, survey(server, request)).error is None
         for subscription in server.search("Subscription", []):
-            server.delete(f"Subscription/{subscription['id']}")  # the test calls the bot, nobody else
+            server.delete(f"Subscription/{subscription['id']}")  # only the test calls the bot
         (bot,) = server.search("Bot", [("name:exact", handler.bot.name)])
         here.token = here.medplum.token_for(f"Bot/{bot['id']}")
         here.medplum.world.rights_used.clear()

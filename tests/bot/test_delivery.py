@@ -113,6 +113,6 @@ def test_a_caller_cannot_pass_for_a_subscription(name: str) -> None:
 
 
 def test_a_bot_without_target_takes_any_input() -> None:
-    """Nothing can be lost that nobody waits for."""
+    """The bot reads no parameters, so none can be lost."""
     event = read({"input": STORED, "headers": {"content-length": "83"}})
     require_delivered(event, Bot("b", "i", "a"))

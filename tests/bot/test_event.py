@@ -44,7 +44,7 @@ def test_the_target_is_found_in_every_shape(given: Any) -> None:
 
 
 def test_a_deleted_resource_is_told_apart() -> None:
-    """A Subscription's deletedResource is a target that is gone, without its content."""
+    """A Subscription's deletedResource is a deleted target, without its content."""
     found = target(read(envelope({"deletedResource": PRACTITIONER})), "Practitioner", "practitioner")
     assert found.deleted
     assert found.resource is None
@@ -121,7 +121,7 @@ def test_only_declared_settings_pass_and_the_environment_comes_first() -> None:
 
 
 def test_the_headers_of_a_subscription_are_read_as_medplum_writes_them() -> None:
-    """Medplum does not lower-case its own; in lower case they come from whoever called, and say nothing."""
+    """Medplum does not write its own in lower case; a header in lower case comes from a caller and has no meaning."""
     headers = {"X-Medplum-Interaction": "update", "X-Medplum-Subscription": "Subscription/s"}
     event = read(envelope(PRACTITIONER, headers=headers, requester={"reference": "Practitioner/x"}))
     assert (event.interaction, event.subscription, event.requester) == ("update", "Subscription/s", "Practitioner/x")
@@ -158,6 +158,6 @@ def test_what_is_no_object_is_refused() -> None:
 
 
 def test_no_secret_is_shown() -> None:
-    """The representation of an event tells neither token nor secrets nor input."""
+    """The representation of an event shows no token, secrets or input."""
     event = Event("https://medplum.example/", "the-token", {"secret": "input"}, secrets={"A": "the-secret"})
     assert not {"the-token", "the-secret", "input'"} & set(repr(event).split("'"))

@@ -27,7 +27,7 @@ from bot_layer.fhir import outcomes
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.parameters import one
 
-# The name is that of a bot whose OperationDefinition is there; what the bot does is told by each test.
+# The name is that of a bot with an OperationDefinition; each test says what the bot does.
 BOT = Bot(
     name="sync-practitioner",
     identifier="tests/door",
@@ -164,7 +164,7 @@ def test_a_reference_and_a_query_pass(given: Json) -> None:
     ],
 )
 def test_input_that_does_not_fit_the_operation_never_reaches_the_bot(entry: Json, place: str) -> None:
-    """A misspelt preview must not enroll anybody; the place is told."""
+    """A misspelled preview must not enroll anyone; the error names the place."""
     listener = Listener()
     answer = listener.handler(envelope(parameters(PRACTITIONER, entry)))
     issue = one(answer, "outcome")["issue"][0]
@@ -202,7 +202,7 @@ def test_what_is_no_parameters_is_for_the_bot_to_read(given: Any) -> None:
 
 
 def test_parameters_that_were_kept_back_are_missed() -> None:
-    """A server that hands over the resource in place of the body may have lost a preview."""
+    """If a server delivers the resource in place of the body, a preview may be lost."""
     event = envelope(
         {"resourceType": "Practitioner", "id": "p-1", "text": "x" * 500}, headers={"Content-Length": "180"}
     )

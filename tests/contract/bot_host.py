@@ -59,7 +59,7 @@ class RecordingBotHost:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def plan(self, answer: Json, *, held_until_step: int | None = None) -> None:
-        """The answer of the next call; held back until ``release`` is told that the step was answered."""
+        """The answer of the next call; it waits until ``release`` reports that the step was answered."""
         planned = _Planned(answer)
         if held_until_step is None:
             planned.released.set()
@@ -68,23 +68,23 @@ class RecordingBotHost:
         self._planned.append(planned)
 
     def release(self, step: int) -> None:
-        """Lets go the answers that were held until this step was answered."""
+        """Sends the answers that waited for this step."""
         for held_until, planned in self._held:
             if held_until <= step:
                 planned.released.set()
 
     def forget_plans(self) -> None:
-        """Drops the answers that nobody fetched, so that they are not given to a later call."""
+        """Drops the unused answers, so that a later call does not get them."""
         self._planned.clear()
 
     def next_call(self) -> Call | None:
-        """The oldest call that nobody looked at; waits for one that is under way, None if none comes."""
+        """The oldest unread call; waits for one that is under way, None if none comes."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._calls), timeout=PATIENCE)
             return self._calls.popleft() if self._calls else None
 
     def calls_waiting(self) -> int:
-        """How many calls came that nobody looked at."""
+        """The number of unread calls."""
         with self._changed:
             return len(self._calls)
 

@@ -1,7 +1,7 @@
-"""The placeholders of the recorded contract: bound at first sight, compared afterwards.
+"""The placeholders of the recorded contract: bound at their first occurrence, compared afterwards.
 
-What each means is told in the README beside the recordings. Values that the recorder did not keep (a rest of seconds, a
-signature) are checked for their form only.
+The README beside the recordings explains each of them. Values that the recorder did not keep (the fraction of a second,
+a signature) are checked only for their form.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PAD = re.compile(r"<pad:(\d+)>")
 
 @dataclass
 class Bindings:
-    """What each placeholder of one scenario stands for; grows while answers are compared."""
+    """The value of each placeholder of one scenario; grows while answers are compared."""
 
     values: dict[str, str]
     _owners: dict[str, str] = field(default_factory=dict)

@@ -31,7 +31,7 @@ def test_two_placeholders_are_two_values() -> None:
 
 
 def test_two_writes_may_share_an_instant() -> None:
-    """Instants are told apart by nobody; in a URL one is percent-encoded."""
+    """Instants are not distinguished; in a URL one is percent-encoded."""
     bindings = Bindings({})
     moment = "2026-01-05T03:00:00.123Z"
     assert bindings.compare(["<instant:1>", "<instant:2>"], [moment, moment], "t") == []

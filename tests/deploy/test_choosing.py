@@ -69,7 +69,7 @@ def members_of(server: Medplum) -> int:
 
 
 def test_an_empty_project_gets_the_bots_that_can_work_and_none_that_must_be_named() -> None:
-    """A bot that tells a national network, or lacks a required setting, is not deployed by accident."""
+    """A bot that discloses to a national network, or lacks a required setting, is not deployed by accident."""
     chosen = select([PLAIN, KEYED, NATIONAL], deployed=(), settings={"OTHER"})
     assert chosen.names == ("plain",)
     assert "KEY" in chosen.left_out["keyed"]
@@ -93,7 +93,7 @@ def test_the_runtime_is_the_one_of_the_deployed_bots(deployed: list[str], expect
 
 
 def test_several_runtimes_are_asked_about() -> None:
-    """Nobody can know which of them is meant."""
+    """It is unknown which one is meant."""
     with pytest.raises(InputError, match="fission, relay"):
         runtime_of(["vmcontext", "fission"], RUNTIMES)
 
@@ -227,7 +227,7 @@ def test_options_that_exclude_each_other_are_refused(sandbox: MedplumSandbox, op
 
 
 def test_a_difference_of_lists_shows_what_differs() -> None:
-    """Of a list of thirty rules nobody finds the one that is new."""
+    """In a list of thirty rules, a reader would not find the new one."""
     rules = [{"resourceType": name} for name in ("Patient", "Task", "Encounter")]
     step = Step(
         "update", "AccessPolicy", "x", {}, (Difference("resource", rules, [*rules[1:], {"resourceType": "Slot"}]),)

@@ -174,7 +174,7 @@ def test_a_setting_that_lists_types_grants_them(server: Medplum) -> None:
 
 
 def test_a_change_is_named_field_by_field_and_leaves_the_rest(server: Medplum) -> None:
-    """Somebody's edit of a managed field is undone; an edit of another field stays."""
+    """A manual edit of a managed field is undone; an edit of another field stays."""
     _deploy(server)
     bot = _bot(server)
     others = {"system": "https://example.org/other", "value": "kept"}
@@ -221,7 +221,7 @@ def test_only_looks_at_what_is_named(server: Medplum) -> None:
 
 
 def test_a_rollback_brings_back_the_state_before(server: Medplum) -> None:
-    """What the last deployment made is gone, what it changed is as before, on any machine; then nothing is recorded."""
+    """On any machine, what the last deployment created is deleted, and what it changed is restored, with its record."""
     _deploy(server, Request(BOTS.only(["nightly"])))
     before = _bot(server, "test/nightly")
     slower = Collection({"nightly": _handler(replace(NIGHTLY, timeout=99)), "sync-practitioner": _handler(WATCHER)})
@@ -230,7 +230,7 @@ def test_a_rollback_brings_back_the_state_before(server: Medplum) -> None:
     done = roll_back(server, now=NOW)
     assert (len(done.undone), done.kept) == (7, ())
     after = _bot(server, "test/nightly")
-    # A storage URL is signed anew with each answer.
+    # Each answer has a newly signed storage URL.
     assert {**after, "meta": 0, "sourceCode": 0} == {**before, "meta": 0, "sourceCode": 0}
     assert server.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|test/watcher")]) == []
     with pytest.raises(InputError, match="No deployment"):
@@ -246,7 +246,7 @@ def test_a_rollback_brings_back_what_was_pruned(server: Medplum) -> None:
 
 
 def test_a_rollback_leaves_what_others_changed_since(server: Medplum) -> None:
-    """A resource that somebody changed after the deployment is left as it is, and named."""
+    """A resource that was edited after the deployment is not changed, but named."""
     _deploy(server, Request(BOTS.only(["nightly"])))
     _deploy(server, Request(Collection({"nightly": _handler(replace(NIGHTLY, timeout=99))})))
     changed = server.update(_bot(server, "test/nightly") | {"auditEventTrigger": "never"})
@@ -256,7 +256,7 @@ def test_a_rollback_leaves_what_others_changed_since(server: Medplum) -> None:
 
 
 def test_two_deployments_at_once_are_refused(server: Medplum) -> None:
-    """The one who finds the lock taken is told so; a lock that was left behind ends after ten minutes."""
+    """A second deployment gets an error; an abandoned lock expires after ten minutes."""
     take(server, NOW)
     with pytest.raises(TransientError) as refused:
         _deploy(server)
@@ -307,7 +307,7 @@ def test_a_failure_half_way_is_told_and_completed_by_the_next_run(
 
 
 def test_a_failure_while_the_plan_is_checked_again_lets_the_lock_go(server: Medplum, sandbox: MedplumSandbox) -> None:
-    """The plan is made anew under the lock; where the server can't be read then, nobody waits ten minutes for it."""
+    """The plan is made again under the lock; if the server is not readable then, the lock is released at once."""
     planned = survey(server, REQUEST)
     sandbox.faults.add("server_error", times=1, method="GET", path="/auth/me")
     with pytest.raises(TransientError):
@@ -371,7 +371,7 @@ def test_a_file_of_lines_reads_as_any_env_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_as_meant_is_refused_with_the_place(tmp_path: Path, text: str, named: str) -> None:
-    """A line that is passed over, or half a value, would take the place of one that works. The value is not shown."""
+    """A skipped line, or half a value, would replace a value that works. The value is not shown."""
     file = tmp_path / "secrets.env"
     file.write_text(text)
     with pytest.raises(InputError, match=named) as caught:
@@ -522,7 +522,7 @@ def test_the_commands_exit_codes(environment: dict[str, str], server: Medplum) -
 
 
 def test_deploying_twice_says_no_changes(environment: dict[str, str], sandbox: MedplumSandbox) -> None:
-    """The script deploys the collection as it stands, and its second run says that nothing changes."""
+    """The script deploys the whole collection, and its second run says that nothing changes."""
     script = [sys.executable, str(ROOT / "deploy_bots.py"), "--all"]
     first = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr

@@ -132,7 +132,7 @@ def consent(world: Network, patient: Json, **changes: Any) -> Json:
     ],
 )
 def test_a_consent_that_denies_keeps_the_patient_out(world: Network, changes: Json) -> None:
-    """Nobody is answered for, by list or by address; one that cannot be read denies too."""
+    """The patient is not disclosed by list or by address; an unreadable Consent denies too."""
     patient = world.patient()
     stored = world.document(patient)
     assert listed(world, patient) == 1
@@ -146,7 +146,7 @@ def test_a_consent_that_denies_keeps_the_patient_out(world: Network, changes: Js
 
 
 def test_a_consent_of_a_merged_record_counts(world: Network) -> None:
-    """Whoever opted out before two records became one has opted out."""
+    """An opt-out on one of two merged records counts for the patient."""
     kept, merged = world.patient(), world.patient()
     world.document(kept)
     consent(world, merged)
@@ -172,7 +172,7 @@ def test_where_patients_opt_in_only_a_permission_opens(world: Network) -> None:
 
 
 def test_where_consents_cannot_be_read_nothing_is_answered(world: Network) -> None:
-    """An error is no permission, and no answer that says nobody."""
+    """An error is no permission, and the answer is not an empty list."""
     with network() as alone:
         patient = alone.patient()
         alone.document(patient)

@@ -205,7 +205,7 @@ def test_a_new_version_of_the_content_is_measured_anew(world: Network) -> None:
 
 
 def test_inline_data_is_a_document_too(world: Network) -> None:
-    """Bytes in the resource itself; a document whose bytes are gone is not told of."""
+    """The resource itself has the bytes; a document whose bytes were deleted is not listed."""
     patient = world.patient()
     inline = {"contentType": "text/plain", "data": base64.b64encode(b"Hello").decode()}
     world.document(patient, content=[{"attachment": inline}])
@@ -238,7 +238,7 @@ def test_a_label_of_the_content_counts(world: Network, label: Json, total: int) 
 
 
 def test_several_patients_may_be_asked_for_at_once(world: Network) -> None:
-    """A comma is an or; nobody counts for nothing."""
+    """A comma means OR; an unknown patient adds nothing."""
     one, other, third = (world.patient() for _ in range(3))
     for each in (one, other, third):
         world.document(each)
@@ -294,7 +294,7 @@ def test_a_merged_patients_documents_are_found_under_both_ids(world: Network) ->
 
 
 def test_the_registered_id_may_be_a_record_number() -> None:
-    """The identifier is resolved; two patients under one number are nobody."""
+    """The identifier is resolved; two patients with one number count as none."""
     system = "https://clinic.example/mrn"
     with network(FEDERATED_PATIENT_IDENTIFIER_SYSTEM=system) as world:
         registered = {"system": "https://www.healthgorilla.com", "value": "abc"}
@@ -348,7 +348,7 @@ def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
 
 
 def test_no_document_is_reached_without_a_token_or_across_patients(world: Network) -> None:
-    """All pairs: a document is given for its own patient alone, and to nobody without a token."""
+    """All pairs: a document is returned only for its own patient, and never without a token."""
     patients = [world.patient() for _ in range(3)]
     documents = [(patient["id"], world.document(patient)["id"]) for patient in patients for _ in range(2)]
     asked_ids = [*(patient["id"] for patient in patients), "", "7d3f0e52-0000-4000-8000-000000000404"]
@@ -398,7 +398,7 @@ def test_confidential_documents_do_not_leave(world: Network, level: str | None, 
 
 
 def test_an_error_is_withdrawn_at_once(world: Network) -> None:
-    """A document that becomes entered-in-error is not given any more, also under an address that was told before."""
+    """A document that becomes entered-in-error is no longer returned, even at an address that was listed before."""
     patient = world.patient()
     stored = world.document(patient)
     caller = world.caller()
@@ -428,7 +428,7 @@ def test_a_token_comes_as_the_documents_say(world: Network) -> None:
 
 
 def test_a_wrong_login_is_refused_in_oauths_words(world: Network) -> None:
-    """401 invalid_client, with the challenge where Basic was used; nothing tells whether the client exists."""
+    """401 invalid_client, with the challenge if Basic was used; no answer reveals whether the client exists."""
     form = {"grant_type": "client_credentials"}
     with world.http() as client:
         wrong = client.post("oauth2/token", data={**form, "client_id": CLIENT_ID, "client_secret": "wrong"})
@@ -445,7 +445,7 @@ def test_a_wrong_login_is_refused_in_oauths_words(world: Network) -> None:
 
 
 def test_wrong_logins_are_limited_and_lock_nobody_out(world: Network) -> None:
-    """After ten in a minute a wrong secret is told to wait; the right one passes, also from the same address."""
+    """After ten in a minute a wrong secret gets 429; the right one passes, even from the same address."""
     form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": "wrong"}
     with world.http() as client:
         statuses = [client.post("oauth2/token", data=form).status_code for _ in range(11)]
@@ -460,7 +460,7 @@ def test_wrong_logins_are_limited_and_lock_nobody_out(world: Network) -> None:
 
 
 def test_only_a_trusted_proxys_word_counts_for_the_address() -> None:
-    """Behind a proxy each caller is counted alone; a header from anybody else counts for nothing."""
+    """Behind a proxy each caller is counted separately; the header counts only from a trusted proxy."""
     form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": "wrong"}
     for trusted, expected in (("", [401, 429, 429]), ("127.0.0.0/8 ::1", [401, 401, 429])):
         with network(FEDERATED_ATTEMPTS="1", FEDERATED_TRUSTED_PROXIES=trusted) as world, world.http() as client:
@@ -553,7 +553,7 @@ def test_granted_scopes_are_enforced(scopes: list[str], asked: str | None, searc
     ],
 )
 def test_a_range_is_a_part_of_the_bytes(world: Network, asked: str, status: int, expected: bytes) -> None:
-    """One range is served; what can't be one is passed over; what lies behind the end is 416."""
+    """One range is served; an invalid one is ignored; one that starts after the end is 416."""
     patient = world.patient()
     document = world.document(patient)
     with world.http(token=world.caller().token()) as client:
@@ -710,7 +710,7 @@ def test_an_answer_may_be_given_again_for_some_seconds() -> None:
 
 
 def test_without_a_time_no_answer_is_given_again(world: Network) -> None:
-    """Then nobody's documents stay in memory."""
+    """Then no documents stay in memory."""
     patient = world.patient()
     caller = world.caller()
     for count in (1, 2):
@@ -719,7 +719,7 @@ def test_without_a_time_no_answer_is_given_again(world: Network) -> None:
 
 
 def test_the_route_answers_by_the_projects_settings_where_the_environment_has_none() -> None:
-    """As the bot does: what a clinic set as a project secret must not count for one of the two alone."""
+    """As the bot does: a project secret that a clinic sets must not count for only one of the two."""
     with MedplumSandbox() as medplum:
         server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
         secret = {"name": "FEDERATED_CONFIDENTIALITY", "valueString": "R"}

@@ -86,7 +86,7 @@ def test_merges_are_followed_to_the_first_record(medplum: MedplumSandbox) -> Non
 
 
 def test_a_number_that_a_patient_no_longer_has_leads_to_nobody(medplum: MedplumSandbox) -> None:
-    """Entered by mistake it may be somebody else's; a merged patient's old number still leads to the other one."""
+    """A number entered by mistake may be another patient's; a merged patient's old number leads to the survivor."""
     system = "https://clinic.example/mrn"
     asked = FederatedSource(client(medplum), Answering(Rules("https://x.example/{id}?"), system))
     mistaken = [HG, {"system": system, "value": "1", "use": "old"}, {"system": system, "value": "2"}]
@@ -109,7 +109,7 @@ def test_a_number_that_a_patient_no_longer_has_leads_to_nobody(medplum: MedplumS
 
 
 def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
-    """A successor that is gone, or a circle: no patient is guessed."""
+    """If the successor does not exist, or the links form a circle, no patient is guessed."""
     assert source(medplum).patient(patient(medplum, ("replaced-by", f"Patient/{NOT_THERE}"))["id"]) is None
     one = patient(medplum)
     two = patient(medplum, ("replaced-by", f"Patient/{one['id']}"))
@@ -120,7 +120,7 @@ def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
 
 @pytest.mark.parametrize("odd", ["https://other.example/fhir/R4/Patient/1", "RelatedPerson/1", "#p", "Patient/a/b"])
 def test_a_link_to_what_is_no_patient_here_leads_nowhere(medplum: MedplumSandbox, odd: str) -> None:
-    """Medplum stores any text as a reference: it is nobody, and no failure."""
+    """Medplum stores any text as a reference: it leads to no patient, and is no failure."""
     assert source(medplum).patient(patient(medplum, ("replaced-by", odd))["id"]) is None
     replacing = patient(medplum, ("replaces", odd))
     found = source(medplum).patient(replacing["id"])
@@ -161,7 +161,7 @@ def test_too_many_documents_are_an_error_not_a_part(medplum: MedplumSandbox) -> 
 
 
 def test_a_content_that_is_not_there_can_not_be_opened(medplum: MedplumSandbox) -> None:
-    """A number beyond the last one, and a Binary that is gone between telling and fetching."""
+    """A number after the last one, and a Binary that was deleted between query and fetch."""
     owner = patient(medplum)
     stored = note(medplum, owner)
     found = source(medplum).patient(owner["id"])
@@ -188,7 +188,7 @@ def test_only_the_latest_measurements_are_kept() -> None:
     ("status", "error"), [(404, InputError), (403, AuthError), (503, TransientError), (418, PermanentError)]
 )
 def test_a_refused_document_is_named_by_its_cause(medplum: MedplumSandbox, status: int, error: type[BotError]) -> None:
-    """Gone, not allowed, busy, or odd."""
+    """Deleted, not allowed, busy, or malformed."""
     made = binary(medplum)
     medplum.faults.add("server_error", status=status, method="GET", path="/Binary/")
     with pytest.raises(error):

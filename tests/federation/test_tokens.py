@@ -25,7 +25,7 @@ def form(client_id: str = "hg", secret: str = "s3cret") -> bytes:
 
 
 def test_a_flood_of_logins_is_turned_away_and_does_not_queue() -> None:
-    """Where as many as may wait are waiting, the next one is told to come back; a place is given back each time."""
+    """If the waiting list is full, the next caller gets an answer to come back; each answer releases its slot."""
     full = replace(tokens([0.0]), waiting=threading.Semaphore(0))
     refused = full.answer(form(), None, "1.2.3.4")
     assert isinstance(refused, Refused)

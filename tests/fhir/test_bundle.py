@@ -69,7 +69,7 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("document", ODD)
 def test_what_is_no_complete_answer_is_refused(document: Any) -> None:
-    """Taken for "nobody", each of these would make a second patient or account."""
+    """If it counted as "no match", each of these would create a second patient or account."""
     with pytest.raises(NotASearchset):
         read_searchset(document, "Patient")
 

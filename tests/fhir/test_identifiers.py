@@ -39,7 +39,7 @@ V2 = "http://terminology.hl7.org/CodeSystem/v2-0203"
     ],
 )
 def test_a_kind_is_known_by_coding_or_by_text(identifier: Json, kind: str) -> None:
-    """Both systems of v2-0203 count in any coding, and the text that Health Gorilla writes alone."""
+    """Both systems of v2-0203 count in any coding, and so does the text that Health Gorilla writes without a coding."""
     assert identifiers.kind(identifier) == kind
 
 
@@ -66,7 +66,7 @@ def test_a_gap_is_filled_and_nothing_is_overwritten() -> None:
 
 
 def test_what_has_no_value_is_like_no_other() -> None:
-    """Of each as many stay as in the one of the two that has more: it can't be told which of them are the same."""
+    """The merge keeps as many as the list with more of them has: they cannot be distinguished."""
     bare, other = {"system": "https://example.org/a"}, {"system": "https://example.org/b", "value": " "}
     assert identifiers.merge([bare], [bare, bare, other]) == [bare, bare, other]
 
@@ -98,7 +98,7 @@ def test_an_npi_has_ten_ascii_digits_and_the_right_check_digit(value: str, valid
 
 
 def test_identifiers_are_written_with_coding_and_text() -> None:
-    """Whoever reads one of the two finds it."""
+    """A reader of either one finds it."""
     for built, code in (
         (identifiers.npi("1234567893"), "NPI"),
         (identifiers.account_number("Organization/f-1", "7"), "AN"),

@@ -35,7 +35,7 @@ ERRORS: list[tuple[BotError, str, str]] = [
 
 @pytest.mark.parametrize(("error", "issue_code", "code"), ERRORS)
 def test_each_error_has_its_fhir_code_and_its_own(error: BotError, issue_code: str, code: str) -> None:
-    """The class of an error decides FHIR's code; ours stands in details.coding; the whole is valid FHIR."""
+    """The class of an error decides FHIR's code; details.coding has our own code; the whole is valid FHIR."""
     built = outcomes.of_error(error)
     OperationOutcome.model_validate(built)
     assert built["issue"][0]["code"] == issue_code

@@ -82,7 +82,7 @@ def test_text_may_stand_under_its_own_type_or_as_a_string() -> None:
 
 
 def test_how_often_a_parameter_may_stand_is_checked() -> None:
-    """max 1 stands once, max * any number of times, min 1 at least once."""
+    """max 1 allows one, max * any number, min 1 requires at least one."""
     location = {"name": "location", "valueReference": {"reference": "Organization/1"}}
     preview = {"name": "preview", "valueBoolean": True}
     assert is_valid(ACTION, location, location)

@@ -35,7 +35,7 @@ NOW = datetime(2024, 2, 29, 12, tzinfo=UTC)
     ],
 )
 def test_a_period_includes_its_bounds(period: object, expected: bool) -> None:
-    """A bound that is a date stands for all of it; a missing or unreadable one is open."""
+    """A bound that is a date includes the whole day, month or year; a missing or unreadable bound is open."""
     element: Json = {"value": "1", "period": period}
     assert in_force(element, NOW) is expected
     assert in_force({**element, "use": "old"}, NOW) is False

@@ -50,7 +50,7 @@ def match(own: Sequence[Json], directory: Json) -> NameMatch:
 
 
 def official(given: object) -> Json:
-    """The name that somebody goes by, as it was written."""
+    """The name that a person uses, as it was written."""
     return names.official(names.read(given, NOW)).element
 
 

@@ -125,7 +125,7 @@ READ = enrolled(login="told").role
 
 @responses.activate
 def test_a_created_account_is_read_because_its_body_may_be_empty() -> None:
-    """Location names it; id and login are those that Health Gorilla tells."""
+    """Location names it; id and login come from Health Gorilla's record."""
     gorilla = client()
     responses.post(ROLE_URL, status=201, headers={"Location": f"{ROLE_URL}/role-1/_history/1"})
     responses.get(f"{ROLE_URL}/role-1", json=READ)
@@ -157,7 +157,7 @@ def test_a_lost_answer_is_settled_by_a_look() -> None:
 @responses.activate
 @pytest.mark.parametrize("failure", [LOST, (500, ""), (503, outcome("busy")), (201, "<html>")])
 def test_what_was_not_done_is_sent_again_with_the_same_key(failure: tuple[int, Any]) -> None:
-    """After a look that found nobody; a page in place of an answer is looked at too."""
+    """After a search that found no account; a page in place of an answer leads to a search too."""
     gorilla = client()
     answers("POST", failure, MADE)
     responses.get(f"{ROLE_URL}/role-1", json=READ)
@@ -203,7 +203,7 @@ def test_a_login_that_is_taken_makes_way_for_the_next() -> None:
 
 @responses.activate
 def test_medplums_own_login_is_never_exchanged() -> None:
-    """A login that a person has set is the only one: if it is taken the caller is told."""
+    """A login that a person has set is the only one: if it is taken, the caller gets an error."""
     answers("POST", TAKEN_LOGIN)
     known = accounts.with_login(practitioner(), "amara")
     made = enrollment.plan_enrollment(read(known), ENTRY, AccountRequest(), settings())
@@ -225,7 +225,7 @@ def test_an_address_that_is_taken_makes_way_for_the_next_and_at_last_for_none() 
 
 @responses.activate
 def test_an_address_that_is_accepted_is_not_spoken_of() -> None:
-    """Neither is one that nobody requested."""
+    """An address that was not requested is not mentioned either."""
     answers("POST", MADE)
     responses.get(f"{ROLE_URL}/role-1", json=READ)
     for requested in (AccountRequest(emails=EMAILS), AccountRequest()):
@@ -317,7 +317,7 @@ def test_missing_rights_are_the_operators_matter() -> None:
 
 @responses.activate
 def test_what_is_no_fhir_never_leaves() -> None:
-    """The payload is validated first; the element is told, its value is not."""
+    """The payload is validated first; the error names the element, not its value."""
     record = {**RECORD, "name": [{"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"], "zzyzx": 1}]}
     made = enrollment.plan_enrollment(clinician(), entry(record), AccountRequest(), settings())
     error = refused(lambda: accounts_there.enroll(client(), made, nobody))
@@ -330,7 +330,7 @@ def test_what_is_no_fhir_never_leaves() -> None:
 @responses.activate
 @pytest.mark.parametrize(("place", "expected"), [("tl-1", []), ("tl-2", ["location-ignored"])])
 def test_a_new_account_without_its_locations_is_told(place: str, expected: list[str]) -> None:
-    """What Health Gorilla did not take is said, and the account stands."""
+    """What Health Gorilla did not accept is reported, and the account remains."""
     answers("POST", MADE)
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"{BASE}/Organization/{place}"}]})
     account = accounts_there.enroll(client(), plan(AccountRequest(locations=["Organization/tl-1"])), nobody)
@@ -359,7 +359,7 @@ def test_an_update_is_one_put() -> None:
 @responses.activate
 @pytest.mark.parametrize("failure", [LOST, (500, ""), (412, outcome("x")), (409, outcome("x")), (409, "")])
 def test_an_update_is_planned_anew_from_what_is_there_by_then(failure: tuple[int, Any]) -> None:
-    """What others changed meanwhile is kept; what was done though the answer was lost is not done again."""
+    """Changes by others are kept; if the answer was lost but the change was made, it is not made again."""
     answers("PUT", failure, (200, ""))
     anew = change(AccountRequest([NUMBER, account_number("Organization/f-2", "B-1")]))
     accounts_there.update(client(), change(AccountRequest([NUMBER])), lambda: anew)
@@ -391,7 +391,7 @@ def test_an_update_that_never_succeeds_is_given_up(failure: tuple[int, Any], kin
     ("failure", "code"), [((429, ""), "try-again-later"), ((422, outcome("account number")), "account-number-refused")]
 )
 def test_haste_and_refusals_of_an_update_are_told_at_once(failure: tuple[int, Any], code: str) -> None:
-    """Nothing was done, and planning anew would not help."""
+    """Nothing was done, and a new plan would not help."""
     answers("PUT", failure)
     error = refused(lambda: accounts_there.update(client(), change(AccountRequest([NUMBER])), pytest.fail))
     assert (error.code, len(sent("PUT"))) == (code, 1)
@@ -417,7 +417,7 @@ def test_an_update_of_nothing_but_a_taken_address_did_nothing() -> None:
 
 @responses.activate
 def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
-    """The last attempt's refusal is told."""
+    """The last attempt's refusal is reported."""
     answers("PUT", (412, outcome("x")), TAKEN_EMAIL, (412, outcome("x")), (412, outcome("x")))
     made = change(AccountRequest([NUMBER], emails=EMAILS[:1]))
     error = refused(lambda: accounts_there.update(client(), made, lambda: made))

@@ -171,7 +171,7 @@ def test_pages_are_read_at_this_host_whatever_the_link_says() -> None:
 
 @responses.activate
 def test_an_answer_without_end_is_given_up() -> None:
-    """Twenty pages are read and no more, then the operator is told."""
+    """At most twenty pages are read; then the operator gets an error."""
     client = conversation()
     responses.get(f"{BASE}/Organization", json=bundle(following=f"{BASE}/Organization?_cursor=again"))
     with pytest.raises(PermanentError) as caught:
@@ -218,7 +218,7 @@ def test_a_searchset_without_entries_is_no_account(entries: str) -> None:
 @responses.activate
 @pytest.mark.parametrize("body", ["", "[]", "{}", "null", '{"entry": []}'])
 def test_an_answer_without_a_resource_is_not_taken_for_nobody(body: str) -> None:
-    """Somebody who is enrolled would be enrolled again."""
+    """Otherwise an enrolled person would be enrolled again."""
     client = conversation()
     responses.get(f"{BASE}/PractitionerRole", body=body)
     with pytest.raises(TransientError) as caught:
@@ -228,7 +228,7 @@ def test_an_answer_without_a_resource_is_not_taken_for_nobody(body: str) -> None
 
 @responses.activate
 def test_somebody_else_is_not_taken_for_the_person_who_was_asked_for() -> None:
-    """A server that passes over the NPI answers with anybody: whoever shows another one is left out."""
+    """A server that ignores the NPI returns any people: those with another NPI are left out."""
     client = conversation()
 
     def person(number: int) -> Json:
@@ -307,7 +307,7 @@ def test_a_person_who_is_there_is_not_read_again() -> None:
 
 @responses.activate
 def test_the_same_content_carries_the_same_key() -> None:
-    """A retry after a lost answer creates nobody twice; another login is another request."""
+    """A retry after a lost answer creates no second account; another login is another request."""
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=201)
     for body in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 3}):
@@ -418,7 +418,7 @@ def test_a_token_that_is_refused_again_is_for_the_operator() -> None:
     ],
 )
 def test_what_no_rule_reads_is_an_error(status: int, kind: type[Exception], maybe_done: bool | None) -> None:
-    """Rights, haste and failures are raised; after a failed write somebody must look first."""
+    """Missing rights, rate limits and failures are raised; after a failed write a person must check first."""
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=status, json={"issue": [{"diagnostics": "Zzyzx"}]})
     with pytest.raises(kind) as caught:
@@ -437,7 +437,7 @@ def test_what_a_rule_reads_comes_back(status: int) -> None:
 
 
 def test_a_gateways_page_is_no_account() -> None:
-    """HTML with status 200 is transient, and nobody is taken for not enrolled."""
+    """HTML with status 200 is a transient error and does not mean "not enrolled"."""
     with enrolled() as gorilla:
         gorilla.faults.add("html", method="GET", status=200)
         with pytest.raises(TransientError) as caught:
@@ -447,7 +447,7 @@ def test_a_gateways_page_is_no_account() -> None:
 
 @pytest.mark.parametrize("kind", ["too_many", "server_error"])
 def test_a_busy_answer_is_waited_for(kind: str) -> None:
-    """Reads are repeated; what stays busy is told."""
+    """Reads are repeated; if the service stays busy, that is reported."""
     with enrolled() as gorilla:
         client = client_of(gorilla)
         client.token()
@@ -477,7 +477,7 @@ def test_the_settings_make_a_client() -> None:
 
 @responses.activate
 def test_a_part_of_an_answer_is_no_answer() -> None:
-    """The total counts more than all pages hold: whoever is missing may be the one who is looked for."""
+    """The total is larger than the pages: a missing entry may be the searched one."""
     answer = {**bundle({"resourceType": "Patient", "id": "p-1"}), "total": 2}
     responses.get(f"{BASE}/Patient", json=answer)
     with pytest.raises(ServiceError) as caught:

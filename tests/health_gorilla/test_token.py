@@ -97,7 +97,7 @@ def test_each_assertion_is_used_once() -> None:
 
 
 def test_a_registered_key_is_named(keys: dict[str, PrivateKey]) -> None:
-    """kid stands in the header where a key id was registered."""
+    """The header has kid if a key id was registered."""
     given = settings(ALGORITHM="ES384", PRIVATE_KEY=pem(keys["ES384"]), KEY_ID="key-7")
     assert jwt.get_unverified_header(assertion(given, NOW))["kid"] == "key-7"
 
@@ -139,7 +139,7 @@ def test_jwt_bearer_sends_the_assertion_and_no_secret() -> None:
 
 @responses.activate
 def test_a_client_assertion_is_one_of_client_credentials() -> None:
-    """RFC 7523: the assertion stands for the client."""
+    """RFC 7523: the assertion identifies the client."""
     responses.post(URL, json=granted())
     request_token(settings(GRANT="client-assertion"), TRANSPORT, NOW)
     sent = form()
@@ -205,7 +205,7 @@ def test_what_the_answer_leaves_out_has_a_default(answer: Any, ends: float, scop
 @responses.activate
 @pytest.mark.parametrize("body", ["{}", "[]", '{"access_token": ""}', '{"access_token": 7}', "<html>", ""])
 def test_an_answer_without_a_token_is_transient(body: str) -> None:
-    """A gateway's page or an empty body: nobody's fault yet."""
+    """A gateway's page or an empty body: no one needs to act yet."""
     responses.post(URL, body=body)
     with pytest.raises(TransientError) as caught:
         request_token(settings(), TRANSPORT, NOW)
@@ -216,7 +216,7 @@ def test_an_answer_without_a_token_is_transient(body: str) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("error", ["invalid_grant", "invalid_client", "invalid_scope", "unsupported_grant_type"])
 def test_a_refusal_says_what_to_check(status: int, error: str) -> None:
-    """OAuth's code is told, the server's words and the credentials are not."""
+    """The error contains OAuth's code, but neither the server's text nor the credentials."""
     responses.post(URL, json={"error": error, "error_description": f"improper secret {SECRET}"}, status=status)
     with pytest.raises(AuthError, match="issuer, subject, audience and scopes") as caught:
         request_token(settings(), TRANSPORT, NOW)
@@ -239,7 +239,7 @@ def test_a_refusal_with_other_words_is_a_refusal_all_the_same(body: str) -> None
 @responses.activate
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_busy_token_endpoint_is_for_nobody_yet(status: int) -> None:
-    """429 is repeated, for nothing was done; 5xx is told with the wait that is asked for."""
+    """429 is repeated, because nothing was done; 5xx is reported with the requested wait."""
     responses.post(URL, status=status, headers={"Retry-After": "7"})
     with pytest.raises(TransientError) as caught:
         request_token(settings(), TRANSPORT, NOW)
@@ -343,5 +343,5 @@ def test_a_token_that_was_refused_is_forgotten_once() -> None:
 
 
 def test_a_token_is_not_shown() -> None:
-    """A log line with a token in it tells when it ends, and not the token itself."""
+    """A log line with a token shows when it expires, but not the token itself."""
     assert "token-1" not in repr(Token("token-1", frozenset(), NOW))

@@ -32,7 +32,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_what_is_not_a_fhir_id_is_refused(value: str) -> None:
-    """An id that somebody stored in Medplum never changes the path of a request."""
+    """An id from Medplum's data never changes the path of a request."""
     with pytest.raises(InputError) as caught:
         path("Practitioner/{id}", id=value)
     assert caught.value.code == "invalid-id"
@@ -98,7 +98,7 @@ def test_another_parameter_is_one_step_of_the_path(value: str) -> None:
     ],
 )
 def test_an_unsafe_address_is_refused(url: str) -> None:
-    """Plain HTTP is for loopback and private networks alone; no service has a special address."""
+    """Plain HTTP is only for loopback and private networks; no service has a special address."""
     with pytest.raises(ConfigError) as caught:
         require_safe_url(url, "Partner")
     assert caught.value.code == "unsafe-address"

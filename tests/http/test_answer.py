@@ -41,7 +41,7 @@ def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
     ],
 )
 def test_what_is_not_plain_json_is_an_unreadable_answer(body: bytes) -> None:
-    """It may be read later; after a write nobody knows whether it was done."""
+    """It may be readable later; after a write it is unknown whether it was done."""
     for method, maybe_done in (("GET", False), ("POST", True)):
         with pytest.raises(TransientError) as caught:
             answer(body, method).json()

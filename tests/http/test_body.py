@@ -60,7 +60,7 @@ def test_a_slow_line_may_bring_a_large_file() -> None:
 
 @responses.activate
 def test_each_client_reports_it_as_an_answer_that_was_lost() -> None:
-    """A read may be tried again; of a write nobody knows."""
+    """A read may be tried again; after a write it is unknown whether it was done."""
     responses.get(URL, body=b"{}")
     responses.post(URL, body=b"{}")
     hours = iter(range(0, 10**6, 3600))
@@ -76,7 +76,7 @@ def test_each_client_reports_it_as_an_answer_that_was_lost() -> None:
 
 @dataclass
 class Broken(httpx.SyncByteStream):
-    """A body that breaks after its first bytes, or goes on for ever."""
+    """A body that breaks after its first bytes, or never ends."""
 
     breaks: bool = True
 
@@ -89,7 +89,7 @@ class Broken(httpx.SyncByteStream):
 
 @pytest.mark.parametrize("breaks", [True, False])
 def test_half_an_answer_of_medplum_is_a_lost_one(breaks: bool) -> None:
-    """A read is repeated; of a write nobody knows. Neither is a refusal."""
+    """A read is repeated; after a write it is unknown whether it was done. Neither is a refusal."""
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

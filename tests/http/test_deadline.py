@@ -43,7 +43,7 @@ def busy() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_a_partners_retry_after_beyond_the_deadline_is_not_waited_for(busy: tuple[str, list[str]]) -> None:
-    """The policy alone would wait five times 90 seconds."""
+    """The policy by itself would wait five times 90 seconds."""
     url, asked = busy
     patient = Transport("Partner", RetryPolicy(retries=5, longest_wait=600))
     with deadline.within(60):

@@ -1,4 +1,4 @@
-"""No id that somebody stored ever changes the path of a request, whichever client sends it."""
+"""No stored id changes the path of a request, whichever client sends it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_a_retry_after_never_waits_longer_than_allowed() -> None:
 
 @responses.activate
 def test_a_lost_answer_to_a_write_may_have_been_done() -> None:
-    """A connection that breaks is transient; after a write somebody must look first."""
+    """A connection that breaks is transient; after a write a person must check first."""
     responses.post(URL, body=requests.ConnectionError("reset"))
     with pytest.raises(TransientError) as caught:
         PARTNER.send("POST", URL, path="Patient", json_body={})
@@ -147,7 +147,7 @@ def test_an_answer_is_bounded() -> None:
 @responses.activate
 @pytest.mark.parametrize(("status", "code"), [(401, "login-refused"), (403, "rights-missing")])
 def test_a_refused_login_is_for_the_operator(status: int, code: str) -> None:
-    """401 and 403 are told apart."""
+    """401 and 403 are distinguished."""
     responses.get(URL, status=status)
     error = get().error()
     assert isinstance(error, AuthError)
@@ -214,7 +214,7 @@ class SilentServer:
 
 
 def test_a_deadline_ends_the_wait_for_a_silent_service() -> None:
-    """The policy alone would wait four times an hour."""
+    """The policy by itself would wait four times an hour."""
     silent = Transport("Partner", RetryPolicy(retries=3, backoff=0, read=3600))
     with SilentServer() as server, deadline.within(0.2), pytest.raises(TransientError) as caught:
         silent.send("POST", server.url, path="Patient/{id}", json_body={})

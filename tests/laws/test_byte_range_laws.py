@@ -1,4 +1,4 @@
-"""Laws of ranges: a span lies within the document, and no header breaks the reader."""
+"""Laws of ranges: a span is within the document, and no header makes the parser fail."""
 
 from __future__ import annotations
 

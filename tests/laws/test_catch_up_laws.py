@@ -73,7 +73,7 @@ def test_the_newest_reported_version_is_found(
 
 @given(st.sets(st.sampled_from(["create", "update", "delete"])), st.sampled_from(["Patient", "Patient?active=true"]))
 def test_only_the_subscriptions_of_the_same_criteria_cover_each_other(others: set[str], criteria: str) -> None:
-    """Creations and updates need not be told apart exactly where both are reported for the same criteria."""
+    """If both are reported for the same criteria, creations need not be distinguished exactly from updates."""
 
     def subscription(interaction: str | None, of: str = "Patient") -> rules.Watched:
         extension: list[Any] = [{"url": rules.INTERACTION, "valueCode": interaction}] if interaction else []

@@ -141,7 +141,7 @@ def test_the_answer_is_the_one_that_the_names_were_built_for(
         for each in (name, directory)
     )
     assert match([names], directories) is expected
-    # A name of somebody else with the right given names changes nothing, wherever it stands.
+    # A different person's name with the right given names changes nothing, at any position in the list.
     stranger = {"family": "Zzyzx", "given": list(directory["given"])}
     found = match(draw(st.permutations([names, stranger])), directories)
     assert found is (NameMatch.FAMILY_DIFFERS if expected is NameMatch.MISSING else expected)

@@ -119,7 +119,7 @@ def test_an_update_reaches_rest_and_keeps_their_identifiers(before: Json, after:
 
 @given(_COMPLETE)
 def test_nothing_empty_is_sent(patient: Json) -> None:
-    """No empty text, list or object stands anywhere in what is sent."""
+    """The payload contains no empty text, list or object."""
 
     def hollow(value: object) -> bool:
         if isinstance(value, dict):

@@ -17,7 +17,7 @@ from bot_layer.fhir.json import Json
 
 BASE: Final = "https://source.example/fhir"
 NUMBERS = st.integers(0, 130)
-# How many resources belong to nobody, to each patient, and to several patients.
+# How many resources belong to no patient, to each patient, and to several patients.
 CLINICS = st.tuples(NUMBERS, st.lists(NUMBERS, max_size=6), NUMBERS)
 
 

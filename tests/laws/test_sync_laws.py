@@ -192,7 +192,7 @@ def test_the_negotiation_ends_with_what_is_granted(
 
 def test_the_identifier_systems_of_two_types_differ() -> None:
     """No two types share one."""
-    from bot_layer.bulk_sync.rules.source_identity import LEVELS  # noqa: PLC0415 - data for this test alone
+    from bot_layer.bulk_sync.rules.source_identity import LEVELS  # noqa: PLC0415 - data for this test only
 
     names = [name for level in LEVELS for name in level]
     assert len({id_system(name) for name in names}) == len(names)

@@ -1,4 +1,4 @@
-"""``make live``: every scenario against the server of MEDPLUM_BASE_URL, and a table of what held."""
+"""``make live``: run every scenario against the server of MEDPLUM_BASE_URL, and print a table of the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECORDS = frozenset({"AuditEvent", "Login"})
 
 
 def trial(live: Live, names: list[str]) -> list[Row]:
-    """For each scenario: its name, whether it held, what was found, and the seconds it took."""
+    """For each scenario: its name, whether it passed, what was found, and the seconds it took."""
     rows: list[Row] = []
     for name in names:
         began = time.monotonic()
@@ -58,7 +58,7 @@ def figures(target: Target, console: Console) -> None:
 
 
 def main() -> int:
-    """0 if everything held; 1 if something did not; 2 if nothing was tried."""
+    """0 if everything passed; 1 if something did not; 2 if nothing was tried."""
     names = [name for name in SCENARIOS if not sys.argv[1:] or any(word in name for word in sys.argv[1:])]
     console = Console(width=140)
     try:

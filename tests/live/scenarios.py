@@ -75,7 +75,7 @@ def doctor(live: Live) -> str:
         check=False,
         timeout=600,
     )
-    assert done.returncode in {0, 1}, done.stdout + done.stderr  # 1: warnings alone
+    assert done.returncode in {0, 1}, done.stdout + done.stderr  # 1: only warnings
     assert '"failed"' not in done.stdout, done.stdout
     return "no failure"
 
@@ -298,7 +298,7 @@ def latency(live: Live) -> str:
 
 
 def rollback_and_prune(live: Live) -> str:
-    """The last deployment is undone; a collection is pruned away and leaves the other one alone."""
+    """The last deployment is undone; pruning one collection does not touch the other."""
     ours_alone = ("deploy", "--bots", str(LIVE_BOTS))
     live.command(*ours_alone, "--only", "live-echo", "--runtime", "lambda")
     assert live.bot("live/live-echo")["runtimeVersion"] == "awslambda"

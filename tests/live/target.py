@@ -29,7 +29,7 @@ _FIRST = ("Subscription", "OperationDefinition", "ProjectMembership", "Bot", "Ac
 
 
 class Refused(Exception):
-    """The project is somebody's: nothing was tried."""
+    """The project is in use: nothing was tried."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Target:
     look_alike: MedplumSandbox | None = None
     token: str = field(default="", repr=False)
     version: str = ""
-    before: frozenset[str] = frozenset()  # ``Type/id`` of what the project held when the trial began
+    before: frozenset[str] = frozenset()  # ``Type/id`` of the project's resources when the trial began
     left: dict[str, int] = field(default_factory=dict)  # how many more resources of a type there are after the trial
 
     @property
@@ -171,9 +171,9 @@ def opened(environ: Mapping[str, str] | None = None) -> Iterator[Target]:
 
 @contextmanager
 def left_as_found(target: Target) -> Iterator[Target]:
-    """Log in; afterwards delete what the trial made, and put the project's secrets back.
+    """Log in; afterwards delete what the trial created, and restore the project's secrets.
 
-    ``target.left`` says then what remains. Raises Refused if the project holds Patients: it is somebody's.
+    ``target.left`` then says what remains. Raises Refused if the project has Patients: it is in use.
     """
     target.login()
     if target.search("Patient?_elements=id"):

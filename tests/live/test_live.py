@@ -17,7 +17,7 @@ from tests.live.scenarios import SCENARIOS
 from tests.live.target import Refused, Target, left_as_found, opened
 from tests.live.world import started
 
-# A comparison of speeds tells nothing on a look-alike; the recordings have a test of their own (tests/contract).
+# A comparison of speeds means nothing on a sandbox; the recordings have a test of their own (tests/contract).
 NAMES = [name for name in SCENARIOS if name not in {"latency", "recorded contract"}]
 QUICK = ("12-crud-if-match", "46-body-size", "60-fission-execute", "85-async-execute")
 
@@ -57,7 +57,7 @@ def test_a_project_of_somebody_is_refused(target: Target) -> None:
 
 
 def test_a_project_is_left_as_it_was(target: Target) -> None:
-    """Whatever was made meanwhile is deleted, and the project's secrets come back."""
+    """Everything that was created is deleted, and the project's secrets are restored."""
     target.login()
     project = target.rest("GET", "auth/me")["project"]["id"]
     kept = target.rest("POST", "fhir/R4/Organization", {"resourceType": "Organization", "name": "kept"})

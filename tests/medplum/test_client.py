@@ -93,7 +93,7 @@ def test_a_read_is_repeated_after_429_and_a_broken_connection(
 
 
 def test_a_read_is_given_up_after_its_repetitions(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """The last failure is told as status, method and path template."""
+    """The last failure is reported as status, method and path template."""
     reference, _ = stored(server)
     sandbox.faults.add("server_error", method="GET", status=503)
     error = lost(lambda: server.read(reference))
@@ -103,7 +103,7 @@ def test_a_read_is_given_up_after_its_repetitions(sandbox: MedplumSandbox, serve
 
 
 def test_the_wait_doubles_and_is_bounded(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """Waiting is the caller's function, so nobody sleeps here."""
+    """Waiting is the caller's function, so no test sleeps."""
     waits: list[float] = []
     slow = replace(server, patience=RetryPolicy(retries=4, backoff=0.5, longest_wait=3.0), wait=waits.append)
     sandbox.faults.add("server_error", method="GET")
@@ -147,7 +147,7 @@ def test_every_page_of_a_search_is_read(sandbox: MedplumSandbox, server: Medplum
 
 
 def test_other_paths_of_the_server_can_be_read_and_called(server: Medplum) -> None:
-    """The admin endpoints, whose paths are told by their first word only."""
+    """The admin endpoints; an error shows only the first word of their paths."""
     assert "profile" in server.get("auth/me")
     assert server.post("fhir/R4/Patient", patient())["resourceType"] == "Patient"
     with pytest.raises(InputError, match="no admin,"):
@@ -159,7 +159,7 @@ def test_other_paths_of_the_server_can_be_read_and_called(server: Medplum) -> No
 
 @pytest.mark.parametrize("kind", ["server_error", "reset_before_write", "reset_after_write"])
 def test_a_create_is_never_repeated(sandbox: MedplumSandbox, server: Medplum, kind: str) -> None:
-    """It may have been done: whoever asked must look first."""
+    """It may have been done: the caller must check first."""
     sandbox.faults.add(kind, times=1, method="POST")
     error = lost(lambda: server.create(patient()))
     assert isinstance(error, TransientError)
@@ -189,7 +189,7 @@ def test_a_post_elsewhere_is_never_repeated(sandbox: MedplumSandbox, server: Med
 
 @pytest.mark.parametrize("kind", ["server_error", "too_many", "reset_after_write", "conflict"])
 def test_a_conditional_create_is_repeated_and_creates_once(sandbox: MedplumSandbox, server: Medplum, kind: str) -> None:
-    """If-None-Exist finds what a lost answer left behind; 409 is what two at once are told."""
+    """If-None-Exist finds the resource whose answer was lost; 409 is the answer to two creates at once."""
     sandbox.faults.add(kind, times=2, method="POST")
     query = f"identifier={SYSTEM}|1"
     made = server.create_once(patient(), query)
@@ -216,7 +216,7 @@ def test_a_change_that_changes_nothing_writes_nothing(sandbox: MedplumSandbox, s
 
 
 def test_a_change_keeps_what_others_wrote_meanwhile(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """On 412 it is read again and changed anew."""
+    """On 412 it is read again and changed again."""
     reference, _ = stored(server)
     seen: list[Json] = []
 
@@ -247,7 +247,7 @@ def test_a_change_may_refuse(sandbox: MedplumSandbox, server: Medplum) -> None:
 
 
 def test_a_change_is_given_up_after_its_attempts(server: Medplum) -> None:
-    """Somebody else is faster each time: the host tries again later."""
+    """Each time another client is faster: the host tries again later."""
     reference, _ = stored(server)
     count = iter(range(100))
 
@@ -271,7 +271,7 @@ def test_a_change_whose_answer_was_lost_is_done_once(sandbox: MedplumSandbox, se
 
 
 def test_an_update_of_a_stale_version_writes_nothing(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """PUT always carries If-Match; a conflict is told at once."""
+    """PUT always carries If-Match; a conflict is reported at once."""
     reference, made = stored(server)
     server.update({**made, "active": True})
     error = lost(lambda: server.update({**made, "active": False}))
@@ -304,7 +304,7 @@ def test_a_deleted_resource_can_be_restored(server: Medplum) -> None:
 
 
 def test_a_delete_is_not_repeated(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """Its failure is told."""
+    """Its failure is reported."""
     reference, _ = stored(server)
     sandbox.faults.add("server_error", method="DELETE")
     assert lost(lambda: server.delete(reference)).method == "DELETE"
@@ -373,7 +373,7 @@ def test_a_refused_token_is_for_the_operator(sandbox: MedplumSandbox) -> None:
 
 
 def test_missing_rights_are_for_the_operator() -> None:
-    """403: told apart from a refused login."""
+    """403: distinguished from a refused login."""
     with (
         answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n{}") as near,
         pytest.raises(AuthError) as caught,
@@ -383,7 +383,7 @@ def test_missing_rights_are_for_the_operator() -> None:
 
 
 def test_a_refused_client_is_for_the_operator(sandbox: MedplumSandbox) -> None:
-    """A wrong secret is a refused login, and the secret is not told."""
+    """A wrong secret is a refused login, and the error does not contain the secret."""
     stranger = medplum.connect_client(sandbox.base_url, sandbox.client_id, f"{SECRET}-secret", patience=AT_ONCE)
     with pytest.raises(AuthError) as caught:
         stranger.read(UNKNOWN)
@@ -403,7 +403,7 @@ def test_a_busy_token_endpoint_is_for_nobody_yet(sandbox: MedplumSandbox, kind: 
 
 
 def test_a_bot_connects_with_what_its_event_says(sandbox: MedplumSandbox) -> None:
-    """Its patience is that of the settings, and the representation tells no token."""
+    """Its retry policy comes from the settings, and the representation shows no token."""
     server = connected(sandbox)
     assert server.patience == AT_ONCE
     assert sandbox.token_for() not in repr(server)
@@ -412,7 +412,7 @@ def test_a_bot_connects_with_what_its_event_says(sandbox: MedplumSandbox) -> Non
 
 @pytest.mark.parametrize(("base_url", "token"), [("", "t"), ("https://medplum.example/", "")])
 def test_an_event_without_address_or_token_is_refused(base_url: str, token: str) -> None:
-    """The caller is told to call through Medplum."""
+    """The error says to call the bot through Medplum."""
     with pytest.raises(InputError) as caught:
         medplum.connect(Event(base_url, token, None))
     assert caught.value.code == "no-login"
@@ -523,7 +523,7 @@ def test_a_server_that_does_not_listen_got_nothing() -> None:
 
 @pytest.mark.parametrize("page", [PAGE, NOT_TEXT])
 def test_a_gateways_page_does_not_pass_for_data(page: bytes) -> None:
-    """It is transient, and after a write nobody knows whether it was done."""
+    """It is transient, and after a write it is unknown whether it was done."""
     with answering(page, page, page, page) as near:
         create, read = lost(lambda: near.server.create(patient())), lost(lambda: near.server.read("Patient/1"))
     assert isinstance(create, TransientError)

@@ -1,6 +1,6 @@
 """``make mutants``: apply each mutant to a copy of the project, and report which laws or tests fail on it.
 
-Exit status 1 if one survives without an explanation, or if its text no longer stands in the file.
+The exit status is 1 if one survives without an explanation, or if its text is no longer in the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The mutants. To add one, add a line: the text as it stands in the file (once), the faulty text, and what it means.
+"""The mutants. To add one, add a line: the text exactly as in the file (once), the faulty text, and what it means.
 
 ``survives`` explains why no test can fail on a mutant, for one that changes nothing a caller can see.
 """

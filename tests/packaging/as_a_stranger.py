@@ -106,7 +106,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port where nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -141,7 +141,7 @@ def test_a_library_of_somebody_elses_bot_is_not_ours_to_install(tmp_path: Path) 
 
 
 def test_the_look_alikes_plugin_needs_no_other_extra(tmp_path: Path) -> None:
-    """pytest loads both plugins with ``[sandbox]`` alone, and a test has its look-alike."""
+    """pytest loads both plugins with only ``[sandbox]`` installed, and a test has its sandbox."""
     (tmp_path / "test_it.py").write_text(
         "def test_it(medplum, health_gorilla, practice_fusion):\n"
         "    assert medplum.create({'resourceType': 'Patient'})['id']\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its stubs would serve this line alone
+import yaml  # type: ignore[import-untyped]  # its stubs would serve only this line
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -60,7 +60,7 @@ def test_the_image_runs_unprivileged_and_says_how_it_is() -> None:
 
 
 def test_what_the_build_copies_exists_and_holds_no_secret() -> None:
-    """The folder packaging/ holds host.env where somebody deploys from a checkout."""
+    """In a deployment from a checkout, the folder packaging/ contains host.env."""
     sources = [
         source
         for word, text in instructions()
@@ -85,7 +85,7 @@ def test_the_compose_file_fits_the_image() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    """Every directive is one that systemd knows; the program stands where this checkout has it."""
+    """systemd knows every directive; the program is at its place in this checkout."""
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8").replace("/opt/medplum-bots/bin/run", str(PACKAGING / "run"))
         (tmp_path / unit.name).write_text(text, encoding="utf-8")
@@ -96,7 +96,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 
 def test_the_units_start_commands_that_exist() -> None:
-    """As a user made for it, who writes to the state folder alone."""
+    """They run as a dedicated user, who may write only to the state folder."""
     services = {unit.name: unit.read_text(encoding="utf-8") for unit in UNITS if unit.suffix == ".service"}
     assert len(services) == 2
     for name, text in services.items():

@@ -1,4 +1,4 @@
-"""What an earlier version left behind is taken up: the inbox, the map of ids, the Tasks. And a backup is restored."""
+"""An upgrade keeps what an earlier version left: the inbox, the map of ids, the Tasks. A backup can be restored."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def running(file: Path, greeter: Greeter) -> Iterator[tuple[Inbox, Runs]]:
 
 
 def states(runs: Runs) -> dict[str, str]:
-    """Each run's resource and version, and where it stands."""
+    """Each run's resource and version, and its state."""
     return {f"{run.resource.partition('/')[2]}/{run.version}": run.state for run in runs.listed()}
 
 
@@ -93,7 +93,7 @@ def test_the_inbox_of_version_0_1_0_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_a_restored_backup_of_the_inbox_goes_on(tmp_path: Path) -> None:
-    """A copy that SQLite made while a host ran has its runs, and this version goes on with what had not ended."""
+    """A copy that SQLite made while a host ran has the host's runs; this version continues those that had not ended."""
     original, backup = tmp_path / "inbox.sqlite", tmp_path / "backup.sqlite"
     restore((LEFT_BEHIND / "inbox.sql").read_text(), original)
     with closing(sqlite3.connect(original)) as source, closing(sqlite3.connect(backup)) as target:
@@ -139,7 +139,7 @@ def post(both: World, resource: Json) -> str:
 
 
 def test_the_sync_goes_on_from_the_map_and_task_of_version_0_1_0(tmp_path: Path) -> None:
-    """The next run asks for changes alone, makes nothing twice, and resolves the reference that waited."""
+    """The next run requests only changes, creates nothing twice, and resolves the waiting reference."""
     with upgraded("sync_done", tmp_path, WAITING) as both:
         change(both, observation("o9"))
         state = both.run()
@@ -163,7 +163,7 @@ def test_a_run_that_version_0_1_0_began_is_finished(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["sync_done", "sync_broken_off"])
 def test_a_lost_map_of_version_0_1_0_makes_nothing_twice(tmp_path: Path, name: str) -> None:
-    """Medplum alone says what is there."""
+    """Only Medplum says what exists."""
     with upgraded(name, tmp_path, WAITING) as both:
         both.folder = tmp_path / "elsewhere"
         both.run()

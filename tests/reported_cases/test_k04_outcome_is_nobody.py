@@ -1,7 +1,8 @@
-"""K4. Health Gorilla answers the person search with 200 and an OperationOutcome (severity error), or with a Bundle
-that holds only such an outcome, or total 1 and no entry: read as "nobody", and a second patient is registered.
-Should: try-again-later / unreadable-answer, nothing written. An outcome of severity information or warning is
-no error.
+"""K4. An OperationOutcome in answer to the person search is read as "no match", and a second patient is registered.
+
+Health Gorilla answers with 200 and an OperationOutcome (severity error), with a Bundle that contains only such an
+outcome, or with total 1 and no entry. Expected: try-again-later or unreadable-answer, and nothing is written. An
+outcome of severity information or warning is no error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""K5. The Task of a failed registration stays open for ever where its patient needs no registration any more.
+"""K5. The Task of a failed registration stays open forever if its patient no longer needs a registration.
 
-set inactive (the usual way to settle a duplicate), deleted, tagged HTEST; and where a merge's `replaces` is
-written before `replaced-by`. Should: the Task is closed (docs/patients.md: the Task tells what somebody must
-do).
+The patient was set inactive (the usual way to settle a duplicate), deleted or tagged HTEST, or a merge's `replaces` was
+written before `replaced-by`. Expected: the Task is closed (docs/patients.md: the Task says what a person must do).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""K6. PID-3 without an assigning authority (12345^^^^MR, or 12345 alone), as many senders write it.
+"""K6. PID-3 without an assigning authority (12345^^^^MR, or only 12345), as many senders write it.
 
-refused, and no setting can say whose numbers they are. Should: a setting (here tried: a mapping of "") or
-ADT_PATIENT_SYSTEM as the default.
+The message is refused, and no setting can say whose numbers they are. Expected: a setting (here tried: a mapping of "")
+or ADT_PATIENT_SYSTEM as the default.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""K8. MSH-9 without a trigger (versions 2.1 and 2.2 say the event in EVN-1 alone).
+"""K8. MSH-9 without a trigger (versions 2.1 and 2.2 state the event only in EVN-1).
 
-AA "does not concern registration", and every message of such a sender is lost without a word of failure.
-Should: EVN-1 is read, or AR/AE (ERR 200).
+The answer is AA "does not concern registration", and every message of such a sender is lost without an error. Expected:
+EVN-1 is read, or AR/AE (ERR 200).
 """
 
 from __future__ import annotations

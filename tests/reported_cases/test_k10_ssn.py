@@ -1,8 +1,7 @@
 """K10. "The social security number is never in it" (docs, `adt --help`).
 
-it is, where SS is not the first coding, is written in lower case, is SB (Health Gorilla's own type for it), is
-told by text, or the system has a slash at its end; and an ADT message brings it in under the type ss, SB or
-SSN.
+It is included if SS is not the first coding, is in lower case, is SB (Health Gorilla's own type for it), or is given as
+text, or if the system ends with a slash. An ADT message adds it under the type ss, SB or SSN.
 """
 
 from __future__ import annotations

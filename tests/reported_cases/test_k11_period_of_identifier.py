@@ -1,8 +1,8 @@
 """K11. An identifier whose period is over counts as in force.
 
-a closed account number is sent to Health Gorilla, and an NPI that ended makes a clinician ambiguous. (Names and
-addresses with an end are passed over; use `old` is.) Should: Identifier.period "during which identifier is/was
-valid for use": left out as `old` is, or told.
+A closed account number is sent to Health Gorilla, and an NPI that ended makes a clinician ambiguous. (Names and
+addresses with an end are ignored; so is `use` old.) Expected: Identifier.period is the time "during which identifier
+is/was valid for use", so the identifier is left out like an `old` one, or reported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""K25. A patient who does not want to be found by other networks (opt-out of exchange.
+"""K25. A patient who opted out of exchange with other networks is registered all the same.
 
-an active Consent that denies, or Patient.meta.security R / NOAUTH): registered by itself all the same, and
-documents are told of. The docs name no way to keep an active, living patient out. Should: some way that the
-docs name; here each of three is tried.
+The opt-out is an active Consent that denies, or Patient.meta.security R or NOAUTH. The registration is automatic, and
+the documents are disclosed. The docs name no way to exclude an active, living patient. Expected: a way that the docs
+name; here each of three is tried.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ def test_nothing_found_is_a_total_of_zero() -> None:
 
 
 def test_pages_hold_every_document_once_newest_first() -> None:
-    """Following next brings all; the total is that of all pages; _count=0 asks for the total alone."""
+    """The next links lead to all documents; the total covers all pages; _count=0 requests only the total."""
     held = [document(number, date=f"2026-01-0{number % 3 + 1}") for number in range(7)]
     query, seen, offset = [("patient", "p"), ("status", "current"), ("_count", "3")], [], "0"
     for expected_links in (2, 2, 1):
@@ -319,7 +319,7 @@ def test_december_ends_with_the_year() -> None:
     ],
 )
 def test_only_documents_with_bytes_in_force_are_told_of(changes: Json, expected: bool) -> None:
-    """An error is not passed on, and what lies elsewhere is not fetched on anybody's behalf."""
+    """An erroneous document is not disclosed, and content on another server is not fetched for a caller."""
     assert documents.may_leave(document(**changes), RULES) is expected
 
 

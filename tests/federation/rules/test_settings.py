@@ -97,7 +97,7 @@ def test_an_unusable_door_is_named(name: str, value: str) -> None:
     ],
 )
 def test_an_unusable_choice_is_named(name: str, value: str) -> None:
-    """A level that nobody knows would let everything pass, or nothing."""
+    """An unknown level would let everything pass, or nothing."""
     with pytest.raises(ConfigError, match=name):
         read_answering({name: value}, "u")
 

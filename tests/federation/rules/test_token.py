@@ -107,6 +107,6 @@ def test_clients_are_read_from_the_configuration() -> None:
     ],
 )
 def test_an_unusable_configuration_is_said_at_the_start(text: str) -> None:
-    """A plain secret is no hash, and an id stands once."""
+    """A plain secret is not a hash, and an id occurs only once."""
     with pytest.raises(ConfigError):
         tokens.read_clients(text)

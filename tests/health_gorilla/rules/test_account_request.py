@@ -95,7 +95,7 @@ def test_an_identifier_may_name_the_laboratory_itself(assigner: Json, laboratory
 
 
 def test_each_laboratory_is_looked_up_once() -> None:
-    """And only what stands in Medplum: foreign addresses and other identifiers are not looked up."""
+    """Only Medplum's own are looked up: foreign addresses and other identifiers are not."""
     foreign = number(assigner={"reference": "https://x.example/Organization/1"})
     other = {"system": "https://x.example", "value": "1", "assigner": {"reference": "Organization/other"}}
     given = clinician(number(), number("A-2"), foreign, other)
@@ -116,7 +116,7 @@ def test_single_sign_on_is_an_identifier_of_the_facility() -> None:
     "retired", [{"use": "old"}, {"period": {"end": "2020-01-31"}}, {"value": " "}, {"assigner": {"reference": "x"}}]
 )
 def test_a_retired_or_foreign_provider_number_signs_nobody_on(retired: Json) -> None:
-    """A number that is not in force, an empty one, and one that an organization assigned are passed over."""
+    """A number that is not in force, is empty, or was assigned by an organization is ignored."""
     person = practitioner(identifier=[{"type": {"text": "Provider Number"}, "value": "retired", **retired}])
     assert read(person).sign_on == person["id"]
     own = {"type": {"text": "Provider Number"}, "value": " own "}

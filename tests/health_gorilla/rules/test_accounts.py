@@ -81,7 +81,7 @@ def test_all_that_is_requested_is_sent() -> None:
 
 
 def test_only_a_clinician_has_the_profile_of_us_core() -> None:
-    """US Core wants an NPI or the like; other users have Health Gorilla's profile alone."""
+    """US Core requires an NPI or the like; other users have only Health Gorilla's profile."""
     role = accounts.build(replace(CLINICIAN, clinical=False, identifiers=[]))
     assert role["contained"][0]["meta"]["profile"] == [hg.PRACTITIONER_PROFILES[1]]
 
@@ -103,7 +103,7 @@ def test_no_mail_goes_out_unless_it_is_requested(invite: bool, notify: bool, exp
 
 
 def test_no_person_shows_in_the_representation() -> None:
-    """A log line with an account in it tells neither name nor number, login, e-mail or password."""
+    """A log line with an account shows no name, number, login, e-mail or password."""
     shown = repr(replace(CLINICIAN, email="amara@practice.example", password="first-password"))
     for secret in ("Okonkwo", "1234567893", CLINICIAN.login, "amara", "first-password"):
         assert secret not in shown
@@ -177,7 +177,7 @@ def test_an_id_is_the_persons_identifier_before_the_reference() -> None:
 
 @pytest.mark.parametrize("url", sorted(hg.LOGIN_EXTENSIONS))
 def test_a_login_is_read_in_either_spelling(url: str) -> None:
-    """The documents have the extension with and without /R4; foreign and empty ones are passed over."""
+    """The documents have the extension with and without /R4; foreign and empty ones are ignored."""
     person = {"extension": [{"url": "https://x.example"}, {"url": url}, {"url": url, "valueString": "amara"}]}
     assert accounts.login_of(person) == "amara"
 

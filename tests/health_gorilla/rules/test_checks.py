@@ -39,7 +39,7 @@ def test_every_step_is_told() -> None:
 
 
 def test_scopes_without_the_word_of_the_server() -> None:
-    """Granted passes; asked for and not told is a doubt; not asked for is a mistake."""
+    """A granted scope passes; one that was requested but not reported is a warning; one not requested is a failure."""
     login = {"HEALTH_GORILLA_CLIENT_ID": "c", "HEALTH_GORILLA_CLIENT_SECRET": "s", "HEALTH_GORILLA_TENANT_ID": "t"}
     settings = hg.read(login)
     assert checks.scopes(frozenset({"create_users"}), settings).status == "passed"

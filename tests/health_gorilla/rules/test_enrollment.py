@@ -70,7 +70,7 @@ def test_an_npi_is_known_by_system_or_by_type(identifier: Json) -> None:
     ],
 )
 def test_an_npi_is_required_and_must_be_right(given: Json, code: str) -> None:
-    """The caller is told where it belongs, and not what it was."""
+    """The error says where the NPI belongs, but not what it was."""
     with pytest.raises(InputError) as caught:
         enrollment.npi_of(read(given), settings())
     assert (caught.value.code, len(caught.value.expression)) == (code, 1)
@@ -131,7 +131,7 @@ def test_an_account_that_is_switched_off_is_for_a_person() -> None:
 
 
 def test_two_persons_with_one_npi_are_for_a_person() -> None:
-    """Nobody's account is changed."""
+    """No account is changed."""
     other = Enrollment({"practitioner": {"reference": "Practitioner/hg-2"}})
     with pytest.raises(ReviewNeeded) as caught:
         enrollment.pick([enrolled(), other])
@@ -149,7 +149,7 @@ def test_one_directory_record_is_needed() -> None:
 
 
 def test_an_account_that_vanished_is_for_a_person() -> None:
-    """What was found is returned; what is gone is not made anew behind somebody's back."""
+    """A found account is returned; a missing one is not created again without a person's decision."""
     found = enrolled()
     assert enrollment.require_found(found) is found
     with pytest.raises(ReviewNeeded) as caught:
@@ -190,7 +190,7 @@ def test_ids_that_differ_are_refused_on_every_sync() -> None:
     ],
 )
 def test_a_name_that_is_not_the_directorys_is_refused(name: Json, code: str, place: str) -> None:
-    """The answer says which part differs, and tells neither name."""
+    """The answer says which part differs, and contains neither name."""
     with pytest.raises(InputError) as caught:
         planned(clinician(name=[name]))
     assert (caught.value.code, caught.value.expression) == (code, (place,))
@@ -219,14 +219,14 @@ def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> Non
 
 
 def test_the_official_name_of_the_record_is_the_one() -> None:
-    """Other names of a directory record are passed over."""
+    """Other names of a directory record are ignored."""
     record = {**RECORD, "name": [{"use": "maiden", "family": "Okonkwo", "given": ["Amara"]}, DIRECTORY_NAME]}
     plan = enrollment.plan_enrollment(clinician(), entry(record), NO_REQUEST, settings())
     assert plan.account.name == DIRECTORY_NAME
 
 
 def test_a_directory_id_is_the_records_identifier_before_its_id() -> None:
-    """And where neither is told it is empty."""
+    """If neither is present, it is empty."""
     own: Json = {**RECORD, "identifier": [health_gorilla("hg-7")]}
     plans = (
         enrollment.plan_enrollment(clinician(), entry(record), NO_REQUEST, settings())
@@ -292,7 +292,7 @@ def test_nothing_is_sent_where_nothing_is_missing() -> None:
 
 
 def test_an_update_adds_and_loses_nothing() -> None:
-    """The identifiers that are there stay, in their order; what is added is told."""
+    """The existing identifiers stay in order; what is added is reported."""
     second = account_number("Organization/f-2", "A-1")
     plan = updated(AccountRequest([NUMBER, second]), enrolled(NUMBER))
     person = plan.payload["contained"][0]
@@ -302,7 +302,7 @@ def test_an_update_adds_and_loses_nothing() -> None:
 
 
 def test_an_update_carries_a_login_that_health_gorilla_does_not_tell() -> None:
-    """Its own stays where it tells one; else the one given for the tenant, else Medplum's."""
+    """Its own login is kept if it returns one; else the one given for the tenant, else Medplum's."""
     known = read(accounts.with_login(practitioner(), "from-medplum"))
     silent = enrolled(login=None)
     requested = AccountRequest([NUMBER])
@@ -343,7 +343,7 @@ def test_an_account_whose_person_is_not_shown_is_never_overwritten() -> None:
 
 
 def test_locations_move() -> None:
-    """They replace the list there; that alone is a move and nothing else."""
+    """They replace the list in Health Gorilla; a change of only the locations is a move and nothing else."""
     plan = updated(AccountRequest(locations=["Organization/tl-1"]))
     assert plan.payload["location"] == [{"reference": "Organization/tl-1"}]
     assert (plan.moves, plan.only_moves) == (True, True)
@@ -417,7 +417,7 @@ def test_what_medplum_has_stays() -> None:
 
 
 def test_no_person_shows_in_the_representation() -> None:
-    """Decisions may be logged: they tell neither name, number, login nor address."""
+    """Decisions may be logged: they show no name, number, login or address."""
     requested = AccountRequest([NUMBER], emails=["amara@practice.example"], password="first-password")
     for value in (requested, planned(clinician(), requested), updated(requested), enrolled(NUMBER)):
         for secret in ("OKONKWO", NPI, "A-1", "amara", "first-password", "hg-1"):

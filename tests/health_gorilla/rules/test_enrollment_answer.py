@@ -105,14 +105,14 @@ def test_a_preview_of_an_update_counts_what_is_added_and_names_what_is_replaced(
 
 
 def test_a_preview_names_only_what_differs() -> None:
-    """Each of the two differences of an account stands alone as well."""
+    """Each of the two differences of an account can also occur by itself."""
     numbers, places = AccountRequest([NUMBER]), AccountRequest(locations=["Organization/tl-1"])
     assert len(values(preview(update(numbers), synced()), "difference")) == 1
     assert values(preview(update(places), synced()), "difference") == ["PractitionerRole.location: replaced"]
 
 
 def test_a_preview_names_each_change_of_roles_and_address() -> None:
-    """Roles of staff and an address that is added are told by element, without their values."""
+    """Roles of staff and an added address are reported by element, without their values."""
     found = enrolled(extension=[{"url": "x"}], code=[{"text": "old"}])
     requested = AccountRequest(emails=["a@practice.example"])
     roles: list[tuple[Json, list[str]]] = [

@@ -66,7 +66,7 @@ def test_the_directory_goes_by_its_official_name() -> None:
 
 
 def test_a_null_among_the_given_names_is_passed_over() -> None:
-    """FHIR writes it where only an extension is told of a word."""
+    """FHIR writes null where a word has only an extension."""
     theirs = {"family": "Gorilla", "given": ["Mary Ann"]}
     assert match([{"family": "Gorilla", "given": ["Mary", None, "Ann"]}], theirs) is NameMatch.MATCH
 
@@ -85,7 +85,7 @@ def test_a_null_among_the_given_names_is_passed_over() -> None:
     ],
 )
 def test_a_former_name_of_the_directory_is_not_the_first_choice(former: Json, current: Json) -> None:
-    """Wherever it stands in the list; alone it is the name."""
+    """At any position in the list; if it is the only name, it is used."""
     before, now = name("Before", "Ann", **former), name("Now", "Ann", **current)
     assert official([before, now]) == official([now, before]) == now
     assert official([before]) == before
@@ -93,7 +93,7 @@ def test_a_former_name_of_the_directory_is_not_the_first_choice(former: Json, cu
 
 
 def test_an_incomplete_name_stands_behind_a_complete_one() -> None:
-    """But a former name never stands in for the current one."""
+    """But a former name never replaces the current one."""
     bare: Json = {"use": "official", "text": "Dr. A. Now"}
     assert official([bare, name("Now", "Ann")]) == name("Now", "Ann")
     assert official([bare, name("Before", "Ann", use="old")]) == bare

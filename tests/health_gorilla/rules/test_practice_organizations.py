@@ -64,7 +64,7 @@ def test_locations_of_the_practitioner() -> None:
 
 @pytest.mark.parametrize("other", [{"reference": "Location/2"}, {"display": "North"}, {"identifier": {"value": "2"}}])
 def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Json) -> None:
-    """The others alone would replace the list in Health Gorilla; one that is named by its id there is known."""
+    """Sending only the others would replace the list in Health Gorilla; a location named by its id there is known."""
     logical = {"identifier": {"system": HG, "value": "tl-9"}}
     named = [{"reference": "Organization/2"}, logical, other]
     extensions = [{"url": LOCATION_EXTENSION, "valueReference": value} for value in named]
@@ -147,7 +147,7 @@ def test_practice_numbers_that_are_over_or_have_a_logical_laboratory(over: Json)
 
 
 def test_the_ids_of_an_organization_that_are_over_are_not_its_ids() -> None:
-    """A location that was closed in Health Gorilla and opened anew has two ids, one of which is in force."""
+    """A location that was closed and reopened in Health Gorilla has two ids, one of which is in force."""
     closed = {"system": HG, "value": "tl-1", "period": {"end": "2024-12-31"}}
     found = PracticeOrganization.read({"identifier": [closed, {"system": HG, "value": "tl-2"}]}, NOW)
     assert found.health_gorilla_ids == ("tl-2",)

@@ -1,4 +1,4 @@
-"""Why Health Gorilla refused, as far as it tells."""
+"""Why Health Gorilla refused, as far as its answer says."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_people_by_reference_or_npi_with_locations() -> None:
     ],
 )
 def test_a_list_that_can_not_be_read_names_its_lines(text: str, said: str) -> None:
-    """Nobody is enrolled from a list that is half understood; lines are named, what stands in them is not."""
+    """A list with an unreadable line enrolls no one; the error names the lines, not their content."""
     with pytest.raises(InputError) as refused:
         roster.read(text)
     assert refused.value.code == "unreadable-list"
@@ -48,13 +48,13 @@ def test_a_list_that_can_not_be_read_names_its_lines(text: str, said: str) -> No
 
 
 def test_everybody_once() -> None:
-    """Who stands twice is taken where they stand first."""
+    """A person who is listed twice counts at the first position."""
     entries = [Entry(2, "Practitioner/a"), Entry(3, None, NPI), Entry(4, "Practitioner/a"), Entry(5, None, NPI)]
     assert roster.once(entries) == entries[:2]
 
 
 def test_the_locations_of_all_lines_of_a_person_count() -> None:
-    """One line for each location is a natural list: a location that was passed over would be taken away there."""
+    """A list often has one line for each location: ignoring one would remove that location in Health Gorilla."""
     entries = [Entry(2, "Practitioner/a", None, ("Organization/1",)), Entry(3, "Practitioner/b")]
     entries += [Entry(4, "Practitioner/a", None, (other,)) for other in ("Organization/2", "Organization/1")]
     both = ("Organization/1", "Organization/2")
@@ -62,7 +62,7 @@ def test_the_locations_of_all_lines_of_a_person_count() -> None:
 
 
 def test_a_row_says_the_gravest_thing() -> None:
-    """Action, further codes, the gravest sentence; a preview is told from the deed; no answer is a failure."""
+    """Action, further codes, the most serious sentence; a preview has its own action; no answer is a failure."""
     issues = [note("enrolled", "Made."), warning("email-taken", "Taken.")]
     answer = parameters.build(parameters.code("action", "enrolled"), parameters.resource("outcome", outcome(issues)))
     row = roster.row_of("Practitioner/a", answer)
@@ -75,7 +75,7 @@ def test_a_row_says_the_gravest_thing() -> None:
 
 
 def test_counts_name_what_somebody_must_do() -> None:
-    """Good rows count by action alone, the others by code, the most frequent first."""
+    """Good rows are counted by action only, the others by code, the most frequent first."""
     rows = [
         Row("a", "enrolled", ("email-taken",)),
         Row("b", "enrolled"),

@@ -79,7 +79,7 @@ def test_an_unknown_grant_or_algorithm_is_refused(setting: dict[str, str]) -> No
 
 
 def test_no_secret_is_shown() -> None:
-    """The value's representation tells neither the secret nor the key."""
+    """The value's representation shows neither the secret nor the key."""
     assert "s" * 40 not in repr(hg.read(LEAST))
 
 

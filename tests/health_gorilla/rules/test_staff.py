@@ -101,7 +101,7 @@ def test_the_login_is_medplums_or_made_of_its_id() -> None:
 
 
 def test_a_word_of_a_name_may_be_null() -> None:
-    """FHIR writes null where only an extension is told of a word: it is not sent, and stops nothing."""
+    """FHIR writes null where a word has only an extension: it is not sent, and does not stop the request."""
     name = {"family": "Deskwright", "given": [None, "Flora"], "_given": [{"id": "x"}, None], "suffix": [None]}
     assert staff.real_name(read({"name": [name]})) == {
         "use": "official",
@@ -126,9 +126,10 @@ def test_an_account_is_recognized_by_name_and_login_or_uuid() -> None:
 
 
 def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
-    """A login made of this Practitioner's id is nobody else's once it is taken.
+    """A taken login that is made of this Practitioner's id can belong to no one else.
 
-    Till then the account may be a namesake's. With two of the name, or a login by hand, it may be anybody's.
+    Until it is taken, the account may be a namesake's. With two accounts of that name, or a login set by hand, the
+    owner is unknown.
     """
     me = who()
     assert staff.recognize([account()], me, login_taken=True) == account()

@@ -34,7 +34,7 @@ def msh(event: str = "A04", *, code: str = "ADT", processing: str = "P", charset
 
 
 def pid(**fields: str) -> str:
-    """A PID whose fields are given as f3, f5...; a record number stands in PID-3 unless told otherwise."""
+    """A PID whose fields are given as f3, f5...; PID-3 has a record number unless f3 is given."""
     given = {3: "M-7^^^&2.16.840.1.113883.19.5&ISO^MR", **{int(name[1:]): text for name, text in fields.items()}}
     return "|".join(["PID", *(given.get(number, "") for number in range(1, max(given) + 1))])
 
@@ -491,7 +491,7 @@ def test_each_event_has_its_structure(event: str, structure: str) -> None:
 
 
 def test_an_event_that_needs_two_patients_is_not_written() -> None:
-    """A merge cannot be told from one patient."""
+    """One patient is not enough to describe a merge."""
     with pytest.raises(InputError) as refused:
         written("A40")
     assert refused.value.code == "unsupported-event"

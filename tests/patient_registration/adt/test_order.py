@@ -36,12 +36,12 @@ EHR = "EHR  2|NORTH"
     ],
 )
 def test_only_what_is_surely_older_is_late(kept: str, comes: str, late: bool) -> None:
-    """Stamps are as precise as they are told, with an offset or without."""
+    """Stamps are compared at the precision that they have, with or without an offset."""
     assert is_late(stamped(patient(), Stamp(EHR, kept)), Stamp(EHR, comes)) is late
 
 
 def test_when_the_event_was_recorded_goes_before_when_the_message_was_made() -> None:
-    """A message that is made anew tells an old event; where both tell the same one, the later message holds."""
+    """A message that is sent again has an old event; if both have the same event, the later message wins."""
     held = stamped(patient(), Stamp(EHR, "20261122", "20261122100000"))
     assert is_late(held, Stamp(EHR, "20261121", "20261122110000"))
     assert not is_late(held, Stamp(EHR, "20261123", "20261122090000"))

@@ -57,7 +57,7 @@ def coded(code: str, system: str = ACT_CODE) -> Json:
         ({"provision": {"type": "deny", "purpose": [{"code": "HRESCH"}]}}, Stance.SILENT),
         ({"provision": {"type": "deny", "purpose": [{"code": "HRESCH"}, {"code": "TREAT"}]}}, Stance.DENIES),
         ({"provision": {"type": "deny", "action": [coded("correct")]}}, Stance.SILENT),
-        # A permission for somebody, or for a part, is no permission for the network.
+        # A permission for a certain person, or for a part, is no permission for the network.
         ({"provision": {"type": "permit", "actor": [{"role": coded("IRCP")}]}}, Stance.SILENT),
         ({"provision": {"type": "permit", "purpose": [{"code": "HRESCH"}]}}, Stance.SILENT),
         ({"provision": {"type": "permit", "purpose": [{"code": "TREAT"}]}}, Stance.PERMITS),

@@ -1,4 +1,4 @@
-"""Rules of the registration plan: when a patient is created, updated, left alone, refused or given to a person."""
+"""Rules of the registration plan: when a patient is created, updated, unchanged, refused or left to a person."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> 
 
 @pytest.mark.parametrize("birth_date", ["1980", "1980-02", "1980-02-30", "19800229", "1980-W09-5", "", None])
 def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
-    """Part of a date does not identify anybody."""
+    """Part of a date identifies no one."""
     assert missing(patient(birthDate=birth_date), POLICY) == ("Patient.birthDate",)
 
 
@@ -202,7 +202,7 @@ def test_a_number_that_is_not_in_force_any_more_gives_way() -> None:
         moved = plan(patient(identifier=[*after, HG]), found(by_demographics=[held]), policy)
         assert isinstance(moved, Update)
         assert [entry["value"] for entry in moved.body["identifier"]] == ["hg-1", "M-2"]
-        # Whose registration it is, only the recorded id says: an old number may have been somebody else's.
+        # Only the recorded id says whose registration it is: an old number may have been another patient's.
         assert code(plan(patient(identifier=after), found(by_demographics=[held]), policy)) == "registered-as-another"
 
 
@@ -266,7 +266,7 @@ def test_a_change_of_demographics_is_put_and_their_identifiers_stay(changes: Jso
 
 
 def test_a_registration_without_version_is_put_without_one() -> None:
-    """Where no version was told, none is asked for."""
+    """If no version was returned, no If-Match is sent."""
     held = registered(build(patient(), POLICY), gender="male", meta=None)
     answer = plan(patient(), found(by_identifier=[held]), POLICY)
     assert isinstance(answer, Update)
@@ -305,7 +305,7 @@ def test_a_loose_hit_of_the_search_is_nobody(loose: Json) -> None:
 
 
 def test_another_gender_under_the_same_name_is_for_a_person() -> None:
-    """Twins and errors look the same; nobody is guessed."""
+    """Twins and errors look the same; the plan does not guess."""
     held = registered(build(patient(), POLICY), identifier=[HG], gender="male")
     assert code(plan(patient(), found(by_demographics=[held]), POLICY)) == "contradictory-demographics"
 
@@ -340,7 +340,7 @@ def test_a_changed_identifier_is_refused_unless_forced() -> None:
 
 
 def test_a_changed_system_is_a_changed_identifier() -> None:
-    """The PT type tells ours from others where the system changed."""
+    """After a change of the system, the type PT distinguishes our identifiers from others."""
     held = registered(build(patient(), replace(POLICY, patient_system="urn:oid:1.2.3")))
     assert code(plan(patient(identifier=[HG]), found(recorded=held), POLICY)) == "identifier-changed"
 
@@ -381,7 +381,7 @@ def test_several_recorded_ids_are_for_a_person() -> None:
 
 
 def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
-    """A recorded id that is gone may mean a merge over there: a second patient is not made silently."""
+    """A missing recorded id may mean a merge in the index: no second patient is created silently."""
     known = patient(identifier=[HG])
     assert code(plan(known, Found(), POLICY)) == "registration-vanished"
     assert isinstance(plan(known, Found(), POLICY, Context(force=True)), Create)
@@ -466,7 +466,7 @@ def test_a_second_record_number_leaves_the_registered_one_alone(number: str) -> 
 
 
 def test_a_social_security_number_is_never_the_registered_id() -> None:
-    """Not even where it stands under the configured system."""
+    """Not even under the configured system."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     ssn = {"system": "urn:mrn", "value": "900-12-3456", "type": {"text": "SSN"}}
     assert external_ids(patient(identifier=[ssn]), policy) == ()

@@ -92,7 +92,7 @@ def test_who_is_alike_is_not_somebody_else(one: Json, other: Json) -> None:
 
 @given(PEOPLE, st.sampled_from(["name", "birthDate"]))
 def test_what_is_not_said_contradicts_nothing(one: Json, silent: str) -> None:
-    """A message that leaves the name, or the birth date and the sex, empty may be about anybody."""
+    """A message without a name, or without birth date and sex, may be about any person."""
     other = patient(name=[{"family": "zzz", "given": ["zzz"]}], birthDate="1900-01-01", gender=one["gender"])
     assert is_somebody_else(one, other)
     assert not is_somebody_else({name: value for name, value in one.items() if name != silent}, other)
@@ -135,7 +135,7 @@ def test_a_former_name_is_the_same_name(one: tuple[str, list[str]], other: tuple
 
 
 def test_an_unknown_day_of_birth_contradicts_no_day() -> None:
-    """An HL7 message may send the year alone."""
+    """An HL7 message may contain only the year."""
     other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1980")
     assert not is_somebody_else(patient(), other)
     assert is_somebody_else(patient(), {**other, "birthDate": "1981"})
@@ -152,5 +152,5 @@ def test_an_unknown_day_of_birth_contradicts_no_day() -> None:
     ],
 )
 def test_on_one_birth_date_only_name_and_sex_together_contradict(name: Json, gender: str, contradicts: bool) -> None:
-    """A corrected sex, a marriage, or a first name that was wrong is a correction; all of them are somebody else."""
+    """A corrected sex, a marriage, or a wrong first name is a correction; all of them together are another person."""
     assert is_somebody_else(patient(), patient(name=[name], gender=gender)) is contradicts
