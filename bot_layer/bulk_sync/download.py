@@ -26,7 +26,7 @@ from bot_layer.bulk_sync.rules.export_errors import (
     NotExported,
     read_outcomes,
 )
-from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, is_part, read_resources, split_lines
+from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines, unusable
 from bot_layer.bulk_sync.rules.plan import roll
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
@@ -42,7 +42,6 @@ from bot_layer.errors import ServiceError, TransientError
 from bot_layer.fhir.json import Json
 
 READERS: Final = 8
-UNUSABLE: Final = "its id or its meta is none of FHIR's"
 _TOGETHER: Final = 500  # lines in one transaction
 _FAILED: Final = 500
 _TYPE: Final = re.compile(r"[A-Za-z]{1,64}")
@@ -180,10 +179,8 @@ class _Reader:
             self.bad.append(BadLine(resource.number, "not a resource type"))
         elif kind not in self.session.job.types or not may_be_brought(kind):
             self.unwanted[kind] += 1
-        elif resource.key is None:
-            self.bad.append(BadLine(resource.number, UNUSABLE))
-        elif is_part(resource.value):
-            self.bad.append(BadLine(resource.number, "only a part of a resource (tagged SUBSETTED)"))
+        elif (reason := unusable(resource)) or resource.key is None:
+            self.bad.append(BadLine(resource.number, reason))
         elif self._is_of_somebody_else(resource.key, resource.value):
             self.unwanted[f"{kind} of other patients"] += 1
         else:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bot_layer.bulk_sync.download import keep
+from bot_layer.bulk_sync.progress import with_bad_lines, with_loaded
 from bot_layer.bulk_sync.rules.brought_types import may_be_brought
-from bot_layer.bulk_sync.rules.ndjson import Resource, is_part, resource_of
+from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.session import Session
-from bot_layer.bulk_sync.upsert_worker import UpsertWorker
+from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
 _MANY: Final = 100
@@ -98,5 +99,17 @@ class _Reading:
             self.refusals[key.type] += 1
             return None
         self.refusals[key.type] = -1_000_000
-        same = found is not None and (found.get("resourceType"), found.get("id")) == (key.type, key.id)
-        return resource_of(found) if found is not None and same and not is_part(found) else None
+        if found is None or (found.get("resourceType"), found.get("id")) != (key.type, key.id):
+            return None
+        resource = resource_of(found)
+        if reason := unusable(resource):
+            self._report(key.type, reason)
+            return None
+        return resource
+
+    def _report(self, kind: str, reason: str) -> None:
+        """Count a resource that must not be written; it is noted as asked for, so that it is counted once."""
+        session = self.session
+        with session.lock:
+            run = with_bad_lines(session.run, [f"{kind} read one by one: {reason}"])
+            session.keep(with_loaded(run, Loaded(counted([(kind, "failed")]))))

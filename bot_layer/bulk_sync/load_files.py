@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby, islice
 
-from bot_layer.bulk_sync.download import UNUSABLE, download_files, keep
+from bot_layer.bulk_sync.download import download_files, keep
 from bot_layer.bulk_sync.hydrate import hydrate
 from bot_layer.bulk_sync.notices import apply_deleted, read_errors
 from bot_layer.bulk_sync.planning import export_instead
 from bot_layer.bulk_sync.polling import Places, after_failure, places_of
 from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_loaded
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
-from bot_layer.bulk_sync.rules.ndjson import is_part, resource_of
+from bot_layer.bulk_sync.rules.ndjson import resource_of, unusable
 from bot_layer.bulk_sync.rules.plan import after_patients
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.source_identity import in_order, level_of
@@ -113,15 +113,16 @@ def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> 
     job = session.job
     found = searched_resources(session.source, patient, job.types, job.since)
     resources = [resource_of(each, number) for number, each in enumerate(found, 1)]
-    wanted = [each for each in resources if each.type in job.types and not is_part(each.value)]
+    asked = [each for each in resources if each.type in job.types]
+    bad = [(each.type, reason) for each in asked if (reason := unusable(each))]
     session.spool.begin(turn)
-    unusable = [each.type for each in wanted if each.key is None]
-    loaded = keep(session, worker, turn, wanted).plus(Loaded(counted((kind, "failed") for kind in unusable)))
+    loaded = keep(session, worker, turn, [each for each in asked if not unusable(each)])
+    loaded = loaded.plus(Loaded(counted((kind, "failed") for kind, _ in bad)))
     session.spool.end(turn)
     if any(each.turn == turn for each in job.files):
         return  # the spool was lost: it is counted already
     run = with_loaded(session.run, loaded)
-    run = with_bad_lines(run, (f"{kind} found by search: {UNUSABLE}" for kind in unusable))
+    run = with_bad_lines(run, (f"{kind} found by search: {reason}" for kind, reason in bad))
     now = job_of(run)
     session.keep(run.with_job(replace(now, files=(*now.files, FileState("output", "Patient", turn, done=True)))))
     session.progress("patients", "", turn + 1, len(job.patients))

@@ -101,7 +101,8 @@ class UpsertWorker:
         digests = {key: provenance.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
-        loaded = Loaded(counted((key.type, "unchanged") for key in skipped))
+        unnamed = [(each.type, "failed") for each in resources if each.key is None]
+        loaded = Loaded(counted([*unnamed, *((key.type, "unchanged") for key in skipped)]))
         left = {key: each for key, each in valid.items() if key not in skipped}
         if not left:
             return loaded

@@ -61,13 +61,31 @@ def run_to_the_end(both: World, *, tries: int = 40, options: Options | None = No
     raise AssertionError("no run came to its end")
 
 
+def completed(both: World, state: SyncState, *, runs: int = 2) -> SyncState:
+    """The state after as many more runs as the report asks for, ``runs`` at most; nothing goes wrong in them.
+
+    A run ends although the source did not give a file, or a resource that is read one by one: it is partial or has
+    references that wait, and the time stamps of what is missing stay. The next run brings it.
+    """
+    for _ in range(runs):
+        assert state.run is not None
+        if state.run.phase == "done" and not state.run.waiting and not state.failures:
+            break
+        if state.failures:
+            both.run(Options(retry_failed=True))
+        state = both.run()
+    assert state.run is not None
+    assert (state.run.phase, state.run.waiting, state.failures) == ("done", 0, "")
+    return state
+
+
 @pytest.mark.no_cover  # to measure the lines that are reached takes as long again as the sync
 @pytest.mark.one_login
 @pytest.mark.parametrize("seed", range(50))
 def test_fifty_schedules_of_faults_end_exact(seed: int, tmp_path: Path) -> None:
     """Conflicts, quota, 5xx, resets after the write, broken downloads, expired tokens: the end is exact.
 
-    What the source did not answer for when it was read one by one is reported as waiting, and the next run reads it.
+    What a run could not get in spite of all its tries is in its report, and the next run brings it.
     """
     run_as_bot(bot=bool(seed & 2))
     rng = random.Random(seed)  # noqa: S311 - a schedule that can be repeated
@@ -84,8 +102,7 @@ def test_fifty_schedules_of_faults_end_exact(seed: int, tmp_path: Path) -> None:
         state = run_to_the_end(both)
         both.medplum.faults.clear()
         both.source.faults.clear()
-        if state.run is not None and state.run.waiting:
-            both.run()
+        completed(both, state)
         assert_exact(both)
 
 

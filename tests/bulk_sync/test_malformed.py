@@ -26,10 +26,22 @@ def read(lines: list[Line]) -> list[Resource]:
     return [each for each in read_resources(lines, loads=orjson.loads) if isinstance(each, Resource)]
 
 
+PART = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}]}
+
+
 @pytest.mark.parametrize(
-    "odd", [{"id": []}, {"id": {"a": 1}}, {"id": "x", "meta": "text"}, {"id": "x", "meta": [1]}, {"id": "no spaces"}]
+    "odd",
+    [
+        {"id": []},
+        {"id": {"a": 1}},
+        {"id": None},
+        {"id": "no spaces"},
+        {"id": "x", "meta": "text"},
+        {"id": "x", "meta": [1]},
+        {"id": "x", "meta": PART},
+    ],
 )
-def test_what_a_search_finds_without_a_usable_id_fails_alone(odd: dict[str, Any], monkeypatch: Any) -> None:
+def test_what_a_search_finds_and_cannot_be_written_fails_alone(odd: dict[str, Any], monkeypatch: Any) -> None:
     """It is counted as failed and reported, and its neighbor arrives."""
     good = observation("good")
 
@@ -44,6 +56,21 @@ def test_what_a_search_finds_without_a_usable_id_fails_alone(odd: dict[str, Any]
         assert (state.run.phase, row["failed"], row["created"]) == ("partial", 1, 1)
         assert "Observation found by search" in state.run.bad_lines[0]
         assert list(both.by_source_id("Observation")) == ["good"]
+
+
+@pytest.mark.parametrize("meta", ["text", [1], PART])
+def test_what_is_read_one_by_one_and_cannot_be_written_fails_alone(meta: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    """It is counted as failed and reported, once; the reference to it stays logical."""
+    place = {"resourceType": "Organization", "id": "a1", "meta": meta}
+    monkeypatch.setattr(Records, "read", lambda *_: place)
+    with small(patient("p1", managingOrganization={"reference": "Organization/a1"}), folder=tmp_path) as both:
+        run, later = both.run().run, both.run().run
+        assert run is not None
+        assert (run.phase, run.counts["Organization"]["failed"], run.waiting) == ("partial", 1, 1)
+        assert "Organization read one by one" in run.bad_lines[0]
+        assert both.stored("Organization") == []
+        assert later is not None
+        assert (later.bad_lines, later.waiting) == ((), 1)
 
 
 def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
@@ -63,9 +90,9 @@ def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
         sync.map.close()
 
 
-@pytest.mark.parametrize("odd", ["x/Nonsense/1", "no spaces", "a,b", "1/_history/2", "x/Patient?identifier=1"])
-def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
-    """And the next one is carried out: the export would name both again and again."""
+@pytest.mark.parametrize("odd", ["x/Nonsense/1", "no spaces", "a,b", "1/x/2", "x/Patient?identifier=1"])
+def test_a_deletion_that_cannot_be_read_is_a_bad_line(odd: str) -> None:
+    """The run is partial: the source deleted something that stays in Medplum. The next deletion is carried out."""
     with world(generate(1, 1)) as both:
         person = next(iter(both.source.source.resources("Patient")))["id"]
         both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
@@ -74,7 +101,10 @@ def test_a_deletion_of_what_cannot_be_is_passed_over(odd: str) -> None:
         both.source.source.delete("Observation", "o1", at=both.source.now())
         state = both.run()
         assert state.run is not None
-        assert (state.run.phase, state.run.deleted) == ("done", 1)
+        assert (state.run.phase, state.run.deleted) == ("partial", 1)
+        assert state.run.counts["Bundle"]["failed"] == len(state.run.bad_lines) == 1
+        assert state.run.bad_lines[0].startswith("deletions file ")
+        assert odd not in state.run.bad_lines[0]
 
 
 @pytest.mark.parametrize("upsert", ["lookup", "conditional"])

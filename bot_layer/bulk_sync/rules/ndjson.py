@@ -54,14 +54,16 @@ def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
     return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, value, raw)
 
 
-def is_part(value: Json) -> bool:
-    """True for a resource that lacks elements: it must not replace the whole one.
+def unusable(resource: Resource) -> str:
+    """Why a resource must not be written, or an empty text. One that lacks elements must not replace the whole one.
 
     https://hl7.org/fhir/R4/search.html#elements, https://terminology.hl7.org/CodeSystem-v3-ObservationValue.html
     """
-    meta = value.get("meta")
-    tags = objects(meta.get("tag")) if isinstance(meta, dict) else []
-    return any(each.get("code") == "SUBSETTED" for each in tags)
+    if resource.key is None:
+        return "its id or its meta is none of FHIR's"
+    tags = objects(resource.value.get("meta", {}).get("tag"))
+    is_part = any(each.get("code") == "SUBSETTED" for each in tags)
+    return "only a part of a resource (tagged SUBSETTED)" if is_part else ""
 
 
 @dataclass(frozen=True)
