@@ -1,7 +1,7 @@
-"""$check-health-gorilla: does the connection to Health Gorilla work, and if not, what must be done.
+"""$check-health-gorilla: checks the connection to Health Gorilla, and says what to do if it does not work.
 
-Tries settings, token, scopes, tenant and directory search, and looks a known practitioner up where the call names one.
-Writes nothing anywhere.
+Checks settings, token, scopes, tenant and directory search, and looks up a known practitioner if the call names one.
+Writes nothing.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ BOT = Bot(
     about="Reports whether settings, login, tenant, NPI directory and a known practitioner work; writes nothing",
     target="Practitioner",
     parameter="practitioner",
-    # A missing or wrong setting is a finding here, not a reason not to look.
+    # A missing or wrong setting is a finding here; the other checks still run.
     settings=tuple(
         replace(setting, required=False, kind="text")
         for setting in (*hg.SETTINGS, *transport.SETTINGS)
-        if setting.name != "HEALTH_GORILLA_PASSWORD"  # it makes no account
+        if setting.name != "HEALTH_GORILLA_PASSWORD"  # it creates no account
     ),
     grants=(Grant("Practitioner", search=False),),
 )
 
 
 def check(event: Event) -> Json:
-    """Gather, judge; the answer is one Parameters resource."""
+    """Gather, then evaluate; returns one Parameters resource."""
     if not _names_somebody(event):
         return checks.answer(health_gorilla_check.check(event.secrets))
     asked = target(event, "Practitioner", "practitioner")

@@ -1,7 +1,7 @@
-"""$create-staff-user: a Health Gorilla account for somebody without an NPI, or new roles for an existing account.
+"""$create-staff-user: creates a Health Gorilla account for a person without an NPI, or changes an account's roles.
 
-Reads the Practitioner in Medplum and the account in Health Gorilla, which is found by the id that the first call wrote
-back. Writes the account, then id and login back. Calling it again writes nothing.
+Reads the Practitioner in Medplum and the account in Health Gorilla, by the id that the first call wrote back. Writes
+the account, then writes id and login back to Medplum. A repeated call writes nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BOT = Bot(
 
 
 def create(event: Event) -> Json:
-    """Gather, decide, act; the answer is one Parameters resource."""
+    """Gather, decide, act; returns one Parameters resource."""
     asked = target(event, "Practitioner", "practitioner")
     server, now = medplum.connect(event), datetime.now(UTC)
     gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now)
@@ -74,7 +74,8 @@ def create(event: Event) -> Json:
 
 
 def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrollment | None, Sequence[Enrollment]]:
-    """The account by the id that Medplum keeps; in another tenant, for which it keeps none, by a look through all."""
+    """The account by the id stored in Medplum; in another tenant, for which no id is stored, by searching all
+    accounts."""
     if who.health_gorilla_id or gorilla.settings.is_configured_tenant:
         return (_find(gorilla, who) if who.health_gorilla_id else None), ()
     members = gorilla.members()
@@ -82,7 +83,7 @@ def _gather(gorilla: HealthGorillaClient, who: Person) -> tuple[Enrollment | Non
 
 
 def _find(gorilla: HealthGorillaClient, who: Person, *, login_taken: bool = False) -> Enrollment | None:
-    """The account by the id that Medplum keeps, else by a look through the tenant."""
+    """The account by the id stored in Medplum, else by searching the tenant."""
     if who.health_gorilla_id:
         return staff.pick(gorilla.accounts_of(who.health_gorilla_id), who)
     return staff.recognize(gorilla.members(), who, login_taken=login_taken)
@@ -97,9 +98,9 @@ def _act(
     *,
     members: Sequence[Enrollment],
 ) -> tuple[str, Account]:
-    """What was done, and the account afterwards. One that was or turns up there is brought up to date.
+    """The action taken, and the account afterwards. An account that exists, or is found after all, is updated.
 
-    It was made now only if it was not there before, or turned up after an answer of this call was lost.
+    The action is a creation only if the account did not exist before, or was found after this call lost an answer.
     """
 
     login_taken = False
@@ -114,7 +115,7 @@ def _act(
     if isinstance(decision, Enroll):
         try:
             account = health_gorilla_accounts.enroll(gorilla, decision, find)
-            # For an hour Health Gorilla answers the same create as it answered the first one.
+            # For an hour, Health Gorilla repeats its first answer to the same create.
             before = [member for member in members if member.id == account.health_gorilla_id]
             existing = before[0] if before else account.existing
             if existing is None:

@@ -1,8 +1,8 @@
-"""$federated-documents: a network's DocumentReference query, and documents, answered at Medplum's own address.
+"""$federated-documents: answers a network's DocumentReference queries and document requests at Medplum's own address.
 
-For clinics that give Health Gorilla Medplum's address: the base URL is ``.../fhir/R4/Bot/{id}/$execute``, and whatever
-path the caller appends, the query reaches the bot. ``?patient=...`` answers the searchset, ``?document=...&patient=``
-the document. The same rules as under /federated, and the same record of each access.
+For clinics that give Health Gorilla Medplum's address: the base URL is ``.../fhir/R4/Bot/{id}/$execute``, and the query
+reaches the bot with any path that the caller appends. ``?patient=...`` returns the searchset,
+``?document=...&patient=`` the document. The rules and the audit record of each access are the same as under /federated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BOT = Bot(
     name="federated-documents",
     identifier="health-gorilla-labs/federated-documents",
     about="Answers queries from networks for the documents of registered patients",
-    requesters="",  # any patient's documents: nobody may call it until the clinic says who
+    requesters="",  # any patient's documents: no caller is allowed until the clinic names some
     settings=(*ANSWERING, *transport.SETTINGS),
     grants=(
         Grant("Patient"),
@@ -84,18 +84,18 @@ def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> J
 
 
 def _record(source: FederatedSource, access: Access) -> None:
-    """Writes the record of an access: without it nothing is answered."""
+    """Write the audit record of an access: without it, nothing is answered."""
     now = datetime.now(UTC)
     source.server.create(audit_event(access, now, now))
 
 
 def _agent(event: Event) -> str:
-    """Who asks: the caller that Medplum names, else the bot itself."""
+    """The agent of the access: the caller that Medplum names, else the bot itself."""
     return event.requester or event.bot or "Bot"
 
 
 def _pairs(event: Event) -> list[tuple[str, str]]:
-    """The query of a GET, or the entries of Parameters, as name and text."""
+    """The query of a GET, or the entries of Parameters, as pairs of name and text."""
     given: Any = event.input if isinstance(event.input, dict) else {}
     if given.get("resourceType") == "Parameters":
         given = {entry["name"]: entry.get("valueString") for entry in given.get("parameter", [])}

@@ -1,8 +1,7 @@
 """$pf-bulk-sync: Practice Fusion's bulk export into Medplum, one step a call: kick off, poll, load, repair, commit.
 
-Each call works for a while and remembers where it stopped, in a Task. A timer calls it again until the run is over, and
-starts the next one when it is due. ``action`` is start (default), status, cancel, retry-failed or
-overwrite-reported.
+Each call works for a limited time and stores its progress in a Task. A timer calls it again until the run is over, and
+starts the next run when it is due. ``action`` is start (default), status, cancel, retry-failed or overwrite-reported.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ BOT = Bot(
 
 
 def act(event: Event) -> Json:
-    """Take a step for the practice that is named or set up; without a name, for each that is."""
+    """Take a step for the named or the only configured practice; without a name, for each configured practice."""
     if not event.secrets.get(PRACTICES):
         settings = read_settings(event.secrets)
         return _step(event, settings, settings.step_seconds)
@@ -86,7 +85,7 @@ def _sync(event: Event, settings: SyncSettings, seconds: float) -> Sync:
 
 
 def _last_turn(event: Event, settings: SyncSettings) -> float:
-    """When this practice last ended a run, or began one that is not over."""
+    """When this practice last ended a run, or began the current one."""
     sync = _sync(event, settings, settings.step_seconds)
     try:
         run = sync.store.load().run
@@ -96,7 +95,7 @@ def _last_turn(event: Event, settings: SyncSettings) -> float:
 
 
 def _step(event: Event, settings: SyncSettings, seconds: float) -> Json:
-    """Gather what is asked, take a step, answer with where the sync stands."""
+    """Read the request, take a step, and return the state of the sync."""
     action = event.text("action") or "start"
     sync = _sync(event, settings, seconds)
     try:
@@ -129,7 +128,7 @@ def _step(event: Event, settings: SyncSettings, seconds: float) -> Json:
 
 
 def _log_of_this_call() -> Log:
-    """Lines in the words that operators know; the sync's threads write into the same call's log."""
+    """A log in the established format; the sync's threads write into the same call's log."""
     here = contextvars.copy_context()
 
     def log(component: str, text: str) -> None:
@@ -153,7 +152,7 @@ def _options(event: Event) -> Options:
 
 
 def _due(sync: Sync) -> bool:
-    """True where a run was broken off, or the last one is long enough ago, whatever its end was."""
+    """True if a run was interrupted, or the last one ended long enough ago, with any result."""
     state = sync.store.load()
     return sync.settings.enabled and time.time() >= due_at(state, sync.settings.interval_ms)
 

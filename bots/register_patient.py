@@ -1,7 +1,7 @@
-"""$register-patient: have a patient in Health Gorilla's index, under the id by which federated queries ask.
+"""$register-patient: registers a patient in Health Gorilla's index, with the id that federated queries use.
 
-Reads the Patient in Medplum (merges are followed), the consents, and what the index holds; creates, updates, ends or
-leaves alone; writes Health Gorilla's id back. Also takes HL7 ADT messages, and answers them with an acknowledgement.
+Reads the Patient in Medplum (follows merges), the consents, and the index entry; creates, updates, ends or keeps the
+entry; writes Health Gorilla's id back. Also accepts HL7 ADT messages, and answers them with an acknowledgement.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ BOT = Bot(
 
 
 def register(event: Event) -> Json:
-    """One patient registered, or one ADT message carried out and acknowledged."""
+    """Register one patient, or process and acknowledge one ADT message."""
     now = datetime.now(UTC)
     if _is_hl7(event.input, event.content_type):
-        # An HL7 caller gets HL7 back: the one answer of a bot that is text.
+        # An HL7 caller receives HL7: the only bot answer that is text.
         return cast(Json, receive(event, now))
     request = Request(
         force=event.flag("force"),
@@ -86,7 +86,7 @@ def register(event: Event) -> Json:
 
 
 def receive(event: Event, now: datetime) -> str:
-    """The acknowledgement of an ADT message: AA done, AE failed, AR can't be taken."""
+    """The acknowledgement of an ADT message: AA accepted, AE failed, AR rejected."""
     header = Header()
     try:
         header = adt.header(str(event.input))
@@ -109,7 +109,8 @@ def receive(event: Event, now: datetime) -> str:
 
 
 def refuse(error: BotError, event: Json) -> Json:
-    """The answer for a failure around the bot, as a missing setting: an HL7 sender gets an acknowledgement here too."""
+    """The answer for a failure outside the bot, such as a missing setting: an HL7 sender still gets an
+    acknowledgement."""
     given = event.get("input")
     if not _is_hl7(given, str(event.get("contentType") or "")):
         return failed(error)

@@ -1,7 +1,7 @@
-"""$sync-location: a practice location in Health Gorilla for an Organization of Medplum, and its id written back.
+"""$sync-location: creates or updates a Health Gorilla location for a Medplum Organization, and writes its id back.
 
-Reads the Organization, the one it is part of, and the location in Health Gorilla; without an id, looks for one of the
-same name and address in the tenant. Calling it again writes nothing.
+Reads the Organization, its parent, and the location in Health Gorilla; without an id, searches the tenant for one with
+the same name and address. A repeated call writes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BOT = Bot(
 
 
 def sync(event: Event) -> Json:
-    """Gather, decide, act; the answer is one Parameters resource."""
+    """Gather, decide, act; returns one Parameters resource."""
     asked = target(event, "Organization", "location")
     server, now = medplum.connect(event), datetime.now(UTC)
     organization = server.read(asked.reference)

@@ -1,8 +1,8 @@
 """$sync-practitioner: enroll a clinician in Health Gorilla, or update an enrolled one.
 
 Reads the Practitioner and the laboratories of its account numbers in Medplum, and the account in Health Gorilla;
-without one, the NPI directory. Writes the account, then Health Gorilla's id and login back. Calling it again writes
-nothing.
+without one, the NPI directory. Writes the account, then writes Health Gorilla's id and login back. A repeated call
+writes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BOT = Bot(
     parameter="practitioner",
     settings=(*hg.SETTINGS, *transport.SETTINGS),
     watches=(Watch("Practitioner"),),
-    # Medplum's documentation calls the operation so since 2026.
+    # The operation's name in Medplum's documentation since 2026.
     operation_aliases=("health-gorilla-sync-practitioner",),
     grants=(
         Grant("Practitioner", update=True, search=False),
@@ -47,7 +47,7 @@ BOT = Bot(
 
 
 def sync(event: Event) -> Json:
-    """Gather, decide, act; the answer is one Parameters resource."""
+    """Gather, decide, act; returns one Parameters resource."""
     asked = target(event, "Practitioner", "practitioner")
     if asked.deleted:
         deleted = note("practitioner-deleted", "The Practitioner was deleted in Medplum; the account was not changed.")
@@ -55,7 +55,7 @@ def sync(event: Event) -> Json:
     server, now = medplum.connect(event), datetime.now(UTC)
     gorilla = practice.in_tenant(health_gorilla.connect(event.secrets), server, event, now)
 
-    # The event may be stale, or made up by its caller: Medplum's own state is enrolled.
+    # The event may be stale or invented by its caller: enroll Medplum's current state.
     practitioner = server.read(asked.reference)
     clinician = practice.read_clinician(event, practitioner, now)
     enrollment.require_active(clinician)
@@ -90,7 +90,7 @@ def _plan(
     gorilla: HealthGorillaClient, clinician: Clinician, found: Enrollment, requested: AccountRequest, npi: str
 ) -> Update | NothingToDo:
     if enrollment.health_gorilla_id_of(clinician) is None:
-        # Nothing but the NPI leads to this account, and it may be a colleague's, typed by mistake.
+        # Only the NPI leads to this account, and a typing error may make it a colleague's.
         shown = found.name if found.name.element else enrollment.directory_entry(gorilla.directory(npi)).name
         enrollment.require_name(clinician, shown)
     login = enrollment.login_to_send(clinician, found, gorilla.settings)
@@ -105,7 +105,7 @@ def _act(
     requested: AccountRequest,
     npi: str,
 ) -> tuple[str, Account]:
-    """What was done, and the account afterwards. One that turns up there instead of a new one is brought up to date."""
+    """The action taken, and the account afterwards. An account that is found instead of a new one is updated."""
 
     def find() -> Enrollment | None:
         return enrollment.pick(gorilla.enrollments(npi))
@@ -118,7 +118,7 @@ def _act(
         account = health_gorilla_accounts.enroll(gorilla, decision, find)
         if account.existing is None:
             return action, account
-        # Made by another call, which may have known less: an earlier state of the Practitioner, say.
+        # Created by another call, which may have had older data, such as an earlier state of the Practitioner.
         decision, login = _plan(gorilla, clinician, account.existing, requested, npi), account.login
         action = action if account.maybe_made else enrollment_answer.action_of(decision)
     settled = health_gorilla_accounts.update(gorilla, decision, replan)

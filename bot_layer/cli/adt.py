@@ -1,4 +1,4 @@
-"""``medplum-bots adt``: a patient of Medplum as an HL7 ADT message, for partners that want one."""
+"""``medplum-bots adt``: a Medplum patient as an HL7 ADT message, for partners that need one."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def adt(
     processing: Annotated[str, typer.Option(help="Processing id (MSH-11): P production, T training, D debug.")] = "P",
     yes: Annotated[bool, typer.Option("--yes", help="Write an A29 for an active patient without asking.")] = False,
 ) -> None:
-    """Print the ADT message of a patient, segments ended by CR, in UTF-8.
+    """Print the ADT message of a patient, with CR after each segment, in UTF-8.
 
-    Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET; ADT_ASSIGNING_AUTHORITIES names
-    systems as assigning authorities. A merged Patient is followed, except by an A29, which would have the partner
-    delete the surviving record. A patient who must stay unknown to networks has no message but an A29. The social
-    security number is never in a message.
+    The Medplum login is in MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET; ADT_ASSIGNING_AUTHORITIES
+    maps systems to assigning authorities. For a merged Patient, the message is about the surviving one, except for an
+    A29, which would make the partner delete the surviving record. For a patient who must not be disclosed to networks,
+    only an A29 is printed. A message never contains the social security number.
     """
     patient, event = patient.strip().removeprefix("Patient/"), event.strip().upper()
     envelope = adt_out.Envelope(
@@ -64,7 +64,7 @@ def adt(
 
 
 def _require_ended(found: Json, patient: str, *, yes: bool) -> None:
-    """Raise InputError where an A29 would have the partner delete a record that lives on."""
+    """Raise InputError if an A29 would make the partner delete a record that is still active."""
     if found["id"] != patient:
         raise InputError(
             "The Patient was merged into another one: an A29 would delete the surviving record at the partner. Have "
@@ -78,7 +78,7 @@ def _require_ended(found: Json, patient: str, *, yes: bool) -> None:
 
 
 def _require_disclosable(store: PatientStore, found: Json, settings: Mapping[str, str]) -> None:
-    """Raise InputError where the partner must not learn of the patient."""
+    """Raise InputError if the patient must not be disclosed to the partner."""
     patients = [found, *store.merged_into(found)]
     denial = store.denial(patients, disclosure_policy(settings))
     if denial is not None:

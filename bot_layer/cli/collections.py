@@ -20,5 +20,5 @@ Bots = Annotated[
 
 
 def chosen(names: list[str] | None) -> Collection:
-    """The bots of the named collections, else of those that are configured where the command runs."""
+    """The bots of the named collections, else of those configured in the current folder's project."""
     return load(*(names or configured()))

@@ -1,4 +1,4 @@
-"""``medplum-bots demo``: the main jobs on the embedded world, each step checked."""
+"""``medplum-bots demo``: the main jobs in the embedded environment, with every step checked."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ app = typer.Typer()
 
 @app.command("demo")
 def demo() -> None:
-    """Show the main jobs on embedded look-alikes of Medplum and its partners: no account, no network.
+    """Show the main jobs on embedded look-alikes of Medplum and its partners, without an account or network.
 
-    Every step is checked; exit code 1 with the reason where one is not as expected.
+    Every step is checked; exit code 1 with the reason if a step fails its check.
     """
-    # Imported here because the look-alikes cost a second that the other commands need not pay.
+    # Imported here because importing the look-alikes would slow the other commands by a second.
     from bot_layer.demo import bulk, clinicians, patients, practice  # noqa: PLC0415
     from bot_layer.demo.scenario import Scenario, UnexpectedStep  # noqa: PLC0415
     from bot_layer.demo.world import Options, World  # noqa: PLC0415
@@ -26,7 +26,7 @@ def demo() -> None:
     console = Console(soft_wrap=True)
     began = time.monotonic()
     console.print("Embedded look-alikes on loopback: nothing leaves this machine.", style="dim")
-    # A roomy quota: with Medplum's default the bulk sync would rest for most of a minute, to leave others their share.
+    # A large quota: with Medplum's default, the bulk sync would pause for most of a minute to leave quota for others.
     with World(Options(quota=1_000_000)) as world:
         scenario = Scenario(world, console)
         try:

@@ -1,4 +1,4 @@
-"""``deploy_bots.py``, also ``medplum-bots deploy``: the bots' declarations onto a Medplum server."""
+"""``deploy_bots.py``, also ``medplum-bots deploy``: deploys the declared bots to a Medplum server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bot_layer.settings import Reader, unknown_names
 
 app = typer.Typer(add_completion=False)
 _FAILED, _NOTHING_TRIED, _DRIFT, _LOCKED = 1, 2, 3, 4
-# Options that stand for a job of their own, and what may be given beside them.
+# Options that select a separate action, and the options that may be combined with each.
 _ALONE_WITH: Mapping[str, frozenset[str]] = {
     "--rollback": frozenset({"--dry-run", "--break-lock"}),
     "--package": frozenset({"--runtime", "--only", "--arch"}),
@@ -80,8 +80,9 @@ def deploy(
 ) -> None:
     """Deploy the bots to the Medplum server of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.
 
-    Without --only or --all: the bots that the project runs; in a project without any, those whose required settings
-    have values. Exit codes: 0 the server is as declared; 1 failed or half done; 2 nothing was tried; 3 drift; 4 locked.
+    Without --only or --all: the bots already deployed in the project; if there are none, those whose required settings
+    have values. Exit codes: 0 the server is as declared; 1 failed or incomplete; 2 nothing was tried; 3 drift; 4
+    locked.
     """
     out = _Out(Console(highlight=False, soft_wrap=True, markup=False), as_json)
     given = {
@@ -133,7 +134,7 @@ def main() -> None:
 
 
 def _values(bots: Collection, file: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """The values to set, from the file and the environment, and the names of the file that no bot declares."""
+    """The values to set, from the file and the environment, and the names in the file that no bot declares."""
     given, declared = read_file(file), settings_of(bots)
     reader = Reader([replace(each, required=False) for each in declared], given)
     reader.check()
@@ -159,7 +160,7 @@ def _require_compatible(given: set[str]) -> None:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which bots to deploy, and how Medplum runs them, where the command leaves that to the project."""
+    """The bots to deploy and their runtime, if the command leaves the choice to the project."""
 
     bots: Collection
     only: list[str]
@@ -205,7 +206,7 @@ def _exit_code(error: BotError) -> int:
 
 
 class _Out:
-    """What a deployment prints: lines as they come, or one JSON object at the end."""
+    """The output of a deployment: lines during it, or one JSON object at the end."""
 
     def __init__(self, console: Console, as_json: bool) -> None:
         self._console = console
@@ -222,7 +223,7 @@ class _Out:
 
     @contextmanager
     def progress(self, steps: int) -> Iterator[Callable[[Step], None]]:
-        """A line for each step, and on a terminal a bar below them."""
+        """A line for each step, and on a terminal a progress bar below them."""
         with bar(self._console, hidden=self._json or not steps) as shown:
             task = shown.add_task("Deploying", total=steps)
 
@@ -241,7 +242,7 @@ class _Out:
             self._say(f"Deployed: {len(done.done)} steps.")
 
     def left_out(self, reasons: Mapping[str, str]) -> None:
-        """Bots that the collections hold and this deployment does not concern."""
+        """Print the bots of the collections that are not part of this deployment."""
         self._told |= {"leftOut": dict(reasons)}
         for name, reason in reasons.items():
             self._say(f"  . not deployed  {name}: {reason} (--only {name})", style="dim")

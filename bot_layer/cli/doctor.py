@@ -31,12 +31,12 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     bots: Bots = None,
 ) -> None:
-    """Examine the Medplum project of MEDPLUM_BASE_URL, the bots on it, their host and their partners.
+    """Check the Medplum project of MEDPLUM_BASE_URL, its bots, their host and their partners.
 
-    Nothing is written but the AuditEvent of one call of each bot, which the host itself answers. Exit code 0: all is
-    well; 1: there are warnings; 2: something does not work, or there is no login.
+    It calls each bot once; the host itself answers, and nothing is written except the AuditEvent of that call. Exit
+    code 0: everything works; 1: there are warnings; 2: something does not work, or there is no login.
     """
-    from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # costs time that --help need not pay
+    from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # a slow import, not needed for --help
     from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # as above
 
     console = Console(highlight=False, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""``medplum-bots enroll``: many people enrolled in Health Gorilla, with a report that the next run continues."""
+"""``medplum-bots enroll``: enrolls many people in Health Gorilla, with a report that the next run continues."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from bot_layer.settings import Reader, resolve, secret_values
 app = typer.Typer()
 _ROUNDS = 4
 _NPIS_A_SEARCH = 40
-_A_LINE_EVERY = 25  # people, where no terminal shows a bar
+_A_LINE_EVERY = 25  # people, if no terminal shows a progress bar
 
 Told = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
 class Enroller:
-    """One bot, one Medplum, the operator's login; ``wait`` is called with seconds before a person is tried again."""
+    """Runs one bot on one Medplum with the operator's login; ``wait`` is called with the seconds before a retry."""
 
     handler: Handler
     server: Medplum
@@ -53,12 +53,13 @@ class Enroller:
 
     @property
     def check_digit(self) -> bool:
-        """Whether the NPIs of a list must have their check digit, as for the bot."""
+        """Whether NPIs in a list must have a valid check digit, as for the bot."""
         values = resolve(hg.SETTINGS, self.environ, secret_values(self.secrets.values()))
         return Reader(hg.SETTINGS, values).flag("HEALTH_GORILLA_NPI_CHECK_DIGIT")
 
     def enroll(self, practitioner: str, locations: Sequence[str] = ()) -> Row:
-        """What became of one person. Tried again while it may work later: a sync that was done twice is done once."""
+        """Enroll one person and return the result. Transient errors are retried, which is safe because the sync is
+        idempotent."""
         given = secret_values(self.secrets.values())
         policy = replace(RetryPolicy.from_settings(resolve(SETTINGS, self.environ, given)), retries=_ROUNDS - 1)
         results: list[Result] = []
@@ -68,7 +69,7 @@ class Enroller:
             if isinstance(results[-1].error, TransientError):
                 raise results[-1].error
 
-        with suppress(TransientError):  # the last result says it too
+        with suppress(TransientError):  # the last result has the error, too
             repeat(attempt, policy, when=lambda _: True, wait=self.wait)
         return roster.row_of(practitioner, results[-1].return_value)
 
@@ -87,26 +88,27 @@ class Enroller:
 
 
 class Report:
-    """The report's file: a row is in it as soon as its person is done, so that an interrupted run loses nothing."""
+    """The report's file: each row is written as soon as the person is done, so that an interrupted run loses
+    nothing."""
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self._path = path
         there = path.is_file() and not fresh
         before = roster.read_report(path.read_text(encoding="utf-8")) if there else {}
-        # Whom Medplum lacked may be there by now, so such lines are not carried over.
+        # People who were missing in Medplum may exist by now, so their lines are not kept.
         self.rows = {name: row for name, row in before.items() if name.startswith("Practitioner/")}
         self._file = path.open("w", encoding="utf-8", newline="")
         self._file.write(roster.render(self.rows.values()))
         self._file.flush()
 
     def add(self, row: Row) -> None:
-        """One more row; an older one of the same person makes way when the report is finished."""
+        """Add a row; ``finish`` removes an older row of the same person."""
         self.rows[row.practitioner] = row
         self._file.write(roster.render([row], header=False))
         self._file.flush()
 
     def finish(self) -> None:
-        """Leave one row for each person."""
+        """Reduce the report to one row for each person."""
         self._file.close()
         self._path.write_text(roster.render(self.rows.values()), encoding="utf-8")
 
@@ -129,16 +131,15 @@ def enroll(
     ),
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore the report of the last run.")] = False,
 ) -> None:
-    """Enroll many clinicians in Health Gorilla, and say what became of each.
+    """Enroll many clinicians in Health Gorilla, and report the result for each.
 
-    Medplum is found by MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and
-    MEDPLUM_CLIENT_SECRET; Health Gorilla by its HEALTH_GORILLA_ settings,
-    all in the environment or all as project secrets.
+    The Medplum login is in MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET; Health Gorilla's in the
+    HEALTH_GORILLA_ settings, all in the environment or all as project secrets.
 
-    Running it again goes on with whoever is not settled yet.
+    Another run continues with everyone who is not finished yet.
 
-    Exit code 1: somebody was refused or failed, and the report says why.
-    2: it could not begin.
+    Exit code 1: at least one person was refused or failed; the report says why.
+    2: the command could not start.
     """
     console = Console(stderr=True)
     try:
@@ -174,7 +175,7 @@ def enroll(
 
 
 def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], told: Told, *, workers: int) -> int:
-    """Enroll everybody who is not settled yet, and tell each row as it comes; how many were settled before."""
+    """Enroll everyone who is not finished yet and report each row; returns how many were finished before."""
     known: dict[str, Entry] = {}
     for reference, entry in _resolve(enroller.server, entries, told):
         known[reference] = roster.together(known.get(reference, entry), entry)
@@ -185,7 +186,7 @@ def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], t
         for future in as_completed(futures):
             told(future.result())
     finally:
-        # Ctrl-C ends it after those who are under way; the others wait for the next run.
+        # Ctrl-C ends the run after the people in progress; the others are left for the next run.
         pool.shutdown(cancel_futures=True)
     return len(known) - len(waiting)
 
@@ -201,7 +202,7 @@ def _people(enroller: Enroller, source: Path | None, search: str | None) -> list
     resource_type, _, query = str(search).partition("?")
     if resource_type != "Practitioner":
         raise InputError("--search begins with Practitioner?.", code="no-list")
-    # Only ids are needed; the bot reads each Practitioner itself, when it is their turn.
+    # Only ids are needed; the bot itself reads each Practitioner later.
     wanted = [*parse_qsl(query, keep_blank_values=True), ("_fields", "id"), ("_count", "1000")]
     return [
         Entry(number, f"Practitioner/{found['id']}")
@@ -210,12 +211,13 @@ def _people(enroller: Enroller, source: Path | None, search: str | None) -> list
 
 
 def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[tuple[str, Entry]]:
-    """The references of the entries; NPIs are looked up many at a time, and who is not in Medplum is told at once."""
+    """The references of the entries; NPIs are looked up in batches, and people who are not in Medplum are reported at
+    once."""
     by_npi = [entry for entry in entries if entry.npi]
     found: dict[str, list[str]] = {}
     for start in range(0, len(by_npi), _NPIS_A_SEARCH):
         some = by_npi[start : start + _NPIS_A_SEARCH]
-        # Without a system: an import may have left an NPI under its OID, or with a type alone.
+        # Without a system: an imported NPI may have its OID as the system, or only a type.
         wanted = ",".join(str(entry.npi) for entry in some)
         people = server.search_all("Practitioner", [("identifier", wanted), ("_count", "1000")])
         found |= roster.matches(some, people, datetime.now(UTC))

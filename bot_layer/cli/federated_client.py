@@ -1,4 +1,4 @@
-"""``medplum-bots federated-client``: a login for a partner that may query the federated responder."""
+"""``medplum-bots federated-client``: creates a login for a partner that may query the federated responder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ app = typer.Typer()
 def federated_client(
     client_id: Annotated[str, typer.Option("--id", help="The client id to give to Health Gorilla.")] = "health-gorilla",
 ) -> None:
-    """Make a client's secret, and the entry of FEDERATED_CLIENTS with its hash and scopes.
+    """Create a client's secret, and the entry for FEDERATED_CLIENTS with its hash and scopes.
 
-    The secret is shown once: give it to Health Gorilla over a safe channel. Only the hash is kept on this side.
+    The secret is shown once: give it to Health Gorilla over a secure channel. Only the hash is kept on this side.
     """
     secret = secrets.token_urlsafe(32)
     hashed = hash_secret(secret, secrets.token_bytes(16))

@@ -1,4 +1,4 @@
-"""``medplum-bots invoke``: one bot, one call, here and now, in this process."""
+"""``medplum-bots invoke``: calls one bot once, in this process."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ def invoke(
 ) -> None:
     """Run a bot in this process and print its answer.
 
-    The server is that of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET, or the sandbox. Settings are
-    the project's secrets and the environment. Exit codes: 0 done; 1 the bot failed or refused; 2 it was not called.
+    The server is that of MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET, or the sandbox. Settings come
+    from the project's secrets and the environment. Exit codes: 0 done; 1 the bot failed or refused; 2 it was not
+    called.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     if event is not None and (on or given):
@@ -94,7 +95,7 @@ def _server(*, sandbox: bool) -> Iterator[Mapping[str, str]]:
     if not sandbox:
         yield os.environ
         return
-    from bot_layer.demo.world import Options, World  # noqa: PLC0415  # only this option pays for the look-alikes
+    from bot_layer.demo.world import Options, World  # noqa: PLC0415  # only this option needs the look-alikes
 
     with World(Options(with_bots=False)) as world:
         world.put_secrets(world.settings())
@@ -137,7 +138,7 @@ def _read(name: str) -> Json:
 
 
 def _with_login(envelope: Json, environ: Mapping[str, str]) -> Json:
-    """The envelope with the operator's own login if it brings none."""
+    """The envelope with the operator's own login if it has none."""
     if envelope.get("baseUrl") and envelope.get("accessToken"):
         return envelope
     client = connect_environment(environ).client
@@ -146,7 +147,7 @@ def _with_login(envelope: Json, environ: Mapping[str, str]) -> Json:
 
 
 def _show(handler: Handler, result: running.Result) -> None:
-    """The answer as a person reads it: the action, the parameters, and each issue with its code."""
+    """Print the answer in readable form: the action, the parameters, and each issue with its code."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     answer = result.return_value
     if not isinstance(answer, dict) or answer.get("resourceType") not in {"Parameters", "OperationOutcome"}:

@@ -1,4 +1,4 @@
-"""``medplum-bots keys new``: a key pair for a partner that wants one, and its public half as a JWKS."""
+"""``medplum-bots keys new``: creates a key pair for a partner that needs one, with the public key as a JWKS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the two files are written.")],
     algorithm: Annotated[str, typer.Option(help="ES384 or RS384, the two that SMART names.")] = "ES384",
 ) -> None:
-    """Write private-key.pem (readable by this user alone) and jwks.json, which the partner is given.
+    """Write private-key.pem (readable only by this user) and jwks.json, which you give to the partner.
 
     SMART App Launch, client authentication by asymmetric keys:
     https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html

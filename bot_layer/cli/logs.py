@@ -1,4 +1,4 @@
-"""``medplum-bots logs``: what the host's bots did, one line a run, as it happens."""
+"""``medplum-bots logs``: what the host's bots do, one line for each run."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def logs(
     as_json: AsJson = False,
     inbox: Inbox = None,
 ) -> None:
-    """Print what ran: time, bot, event, action, codes, milliseconds.
+    """Print the runs: time, bot, event, action, codes, milliseconds.
 
-    The event is that of a Subscription (create, update, delete), a timer (cron), or an operation. The id is that of
-    `medplum-bots runs`. It reads the inbox of the host: its BOT_HOST_DATABASE_URL, or the file in the current folder.
+    The event is that of a Subscription (create, update, delete), a timer (cron), or an operation. The id is the same as
+    in `medplum-bots runs`. The command reads the host's inbox: its BOT_HOST_DATABASE_URL, or the file in the current
+    folder.
     """
     after, never = age(since), threading.Event()
     console = Console(highlight=False, soft_wrap=True)

@@ -24,16 +24,16 @@ _PROJECT = "medplum-python-bots"
 
 
 def build(words: Sequence[str] = ()) -> typer.Typer:
-    """The command with all its subcommands; if the words begin with the name of one, with that one alone.
+    """The command with all its subcommands; if the words begin with the name of one, with only that one.
 
-    A file has the name of its subcommand, so that none loads what the others need.
+    Each file has the name of its subcommand, so that a subcommand does not load what the others need.
     """
     app = typer.Typer(
         name="medplum-bots",
         help="Python bots for Medplum: try them, serve them, run them.",
         callback=_options,
         no_args_is_help=True,
-        pretty_exceptions_enable=False,  # a traceback with local variables would print people's data
+        pretty_exceptions_enable=False,  # a traceback with local variables would print personal data
         rich_markup_mode="rich",
     )
     files = sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name not in _NO_COMMAND)
@@ -46,9 +46,9 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> None:
-    """The console script. What a user can put right is one line on standard error, never a traceback.
+    """The console script. An error that the user can fix is one line on standard error, never a traceback.
 
-    What it writes (inbox, locks, maps, reports) nobody but its user may read.
+    Only its user may read the files that it writes (inbox, locks, maps, reports).
     """
     os.umask(0o077)
     try:
@@ -70,12 +70,12 @@ def main() -> None:
         _end(f"{_USERS_OWN[fault.errno]}{named}.", _USAGE)
 
 
-# The extras of a command that needs more than a bot's author does; the others need them for some options or bots.
+# The extras that a command always needs; other commands need extras only for some options or bots.
 _EXTRAS = {"demo": "all", "logs": "host", "pf-sync": "sync", "runs": "host", "sandbox": "host,sandbox", "serve": "host"}
 
 
 def _missing(module: str, command: Sequence[str]) -> str:
-    """What to install where a module is missing: an extra of this package, or a library that somebody's bots import."""
+    """What to install if a module is missing: an extra of this package, or a library that the user's bots import."""
     library = module.partition(".")[0].replace("_", "-").lower()
     required = (re.match(r"[\w.-]+", line) for line in metadata.requires(_PROJECT) or [])
     if library not in {found[0].lower() for found in required if found}:

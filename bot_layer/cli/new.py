@@ -1,4 +1,4 @@
-"""``medplum-bots new`` and ``new-project``: a bot that works, and a project for a team's own bots."""
+"""``medplum-bots new`` and ``new-project``: create a working bot, or a project for a team's own bots."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def new(
         Path, typer.Option("--project", metavar="FOLDER", help="The project that the bot is added to.")
     ] = Path(),
 ) -> None:
-    """Add a bot that works to a project: its module, OperationDefinition, fixture and test."""
+    """Add a working bot to a project: its module, OperationDefinition, fixture and test."""
     _require_name(name, "bot")
     package = _package_of(folder)
     _write(folder, _BOT_FILES, _bot_values(name, package))
@@ -55,7 +55,7 @@ def new_project(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that does not exist yet, or is empty.")],
     bot: Annotated[str, typer.Option("--bot", metavar="NAME", help="Name of the first bot.")] = "say-hello",
 ) -> None:
-    """Make a project for a team's own bots, with one bot, its test, a Makefile and a file for CI."""
+    """Create a project for a team's own bots, with one bot, its test, a Makefile and a CI file."""
     name = folder.resolve().name.lower().replace("_", "-")
     _require_name(name, "project")
     _require_name(bot, "bot")
@@ -86,7 +86,7 @@ def _require_name(name: str, what: str) -> None:
 
 
 def _package_of(folder: Path) -> str:
-    """The package that a project's own bots are in: the first folder that its pyproject.toml names."""
+    """The package of a project's own bots: the first folder that its pyproject.toml names."""
     for name in configured(folder):
         if name != BUNDLED and Path(name).is_dir():
             return Path(name).name
@@ -122,7 +122,7 @@ def _write(folder: Path, files: dict[str, str], values: dict[str, str]) -> None:
 
 
 def _requirement(extras: str = "") -> str:
-    """What the new project depends on: the source of this installation (a wheel, a folder), else its version."""
+    """The new project's dependency: the source of this installation (a wheel, a folder), else its version."""
     name = f"medplum-python-bots{extras}"
     try:
         installed = metadata.distribution("medplum-python-bots")

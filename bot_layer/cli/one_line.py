@@ -1,4 +1,4 @@
-"""How a command ends if a BotError stops it: one line on standard error, and an exit code."""
+"""Ends a command that raises a BotError with one line on standard error and an exit code."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``medplum-bots pf-sync``: the Practice Fusion sync on the command line, and its health for monitoring.
 
 Exit codes: 0 complete (or healthy), 1 failed (or not healthy), 2 settings are missing, 3 another run is in progress
-(for status: the sync never ran), 4 partial: the source or Medplum refused data, 130 stopped: the place is kept.
+(for status: the sync never ran), 4 partial: the source or Medplum refused data, 130 stopped: the next run resumes.
 """
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ def run(
     practice: Practice = "",
     every: All = False,
 ) -> None:
-    """Run a sync to its end, or take up the one that was broken off."""
+    """Run a sync to its end, or resume an interrupted one."""
     if context.invoked_subcommand is not None:
         return
     names = in_order(part for each in types.split(",") if (part := each.strip()))
     changes = ({"PF_UPSERT": upsert} if upsert else {}) | ({"PF_LENIENT": "true"} if lenient else {})
     if elements and keep is None:
-        # Parts of resources must not replace the whole ones in Medplum.
+        # Partial resources must not replace the complete ones in Medplum.
         raise typer.BadParameter("--elements keeps files and writes nothing to Medplum: add --keep FOLDER.")
     with _told_errors():
         options = Options(
@@ -151,7 +151,8 @@ def status(
     as_json: AsJson = True,  # noqa: ARG001  # what happens without it
     as_csv: AsCsv = False,
 ) -> None:
-    """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran. With --all: one by practice."""
+    """Print the health record as JSON; exit 0 if healthy, 1 if not, 3 if it never ran. With --all: one for each
+    practice."""
     with _told_errors():
         worlds, medplum = read_worlds(os.environ, Chosen(practices, practice, every=every))
         records = {name: _record(settings, medplum) for name, settings in worlds.items()}
@@ -181,7 +182,7 @@ def _record(settings: SyncSettings | ConfigError, medplum: Medplum) -> Json:
 
 
 def unhealthy(environ: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with each practice's settings or last run, by name; nothing if no sync is set up."""
+    """The problem of each practice's settings or last run, by name; empty if no sync is configured."""
     if not environ.get("MEDPLUM_CLIENT_ID"):
         return {}
     try:
@@ -198,7 +199,7 @@ def unhealthy(environ: Mapping[str, str]) -> dict[str, str]:
 
 @pf_sync.command("cancel")
 def cancel(practices: PracticesFile = None, practice: Practice = "") -> None:
-    """End the run that is under way, whoever holds it."""
+    """End the current run, whichever process runs it."""
     with _told_errors():
         worlds, medplum = read_worlds(os.environ, Chosen(practices, practice))
         (settings,) = worlds.values()
@@ -210,7 +211,7 @@ def cancel(practices: PracticesFile = None, practice: Practice = "") -> None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which practices a command is about: the one of the settings, a named one, or all."""
+    """The practices that a command applies to: the one in the settings, a named one, or all."""
 
     file: Path | None = None
     name: str = ""
@@ -218,10 +219,10 @@ class Chosen:
 
 
 def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, Medplum]:
-    """The chosen practices by name, and the login. What the environment does not set is in the project's secrets.
+    """The chosen practices by name, and the login. Settings missing in the environment come from the project's secrets.
 
-    The only practice of settings without PF_PRACTICES has an empty name. Raises ConfigError: its code is NOT_SET_UP if
-    there are no settings.
+    Without PF_PRACTICES, the only practice has an empty name. Raises ConfigError, with code NOT_SET_UP if there are no
+    settings.
     """
     login = connect_environment(environ).with_bulk_codes()
     secrets = secret_values(login.project_secrets().values())
@@ -274,7 +275,8 @@ class _Around:
         self.settings = next(each for each in (*self.worlds.values(), SyncSettings("", "")) if _is_usable(each))
 
     def _world(self, environ: Mapping[str, str]) -> tuple[Practices, Medplum]:
-        """The practices and the login; while Medplum is out of reach nobody knows what the project's secrets say."""
+        """The practices and the login; retried while Medplum is unreachable, because the project's secrets are unknown
+        until then."""
 
         def wait(seconds: float) -> None:
             self.log("PFSyncScheduler", "Starting: Medplum is unreachable, trying again")
@@ -289,13 +291,13 @@ class _Around:
         self.stop.set()
 
     def log(self, component: str, text: str) -> None:
-        """One line in the words that operators know."""
+        """Log one line in the established format."""
         moment = f"{_now()} " if self.log_times else ""
         name = f"{self.name}: " if self.name else ""
         self.console.print(f"{moment}[{component}] {name}{text}", markup=False, highlight=False, soft_wrap=True)
 
     def each(self, act: Callable[[Options], int], options: Options) -> int:
-        """The exit code after each chosen practice had its turn; one that fails stops no other."""
+        """Run ``act`` for each chosen practice and return the exit code; a failure does not stop the others."""
         codes = []
         for name in self.worlds:
             codes.append(self._turn(name, act, options))
@@ -318,7 +320,7 @@ class _Around:
             return self._failed(fault)
 
     def _failed(self, fault: BotError) -> int:
-        """The exit code for a run that failed; why is printed and in the report."""
+        """The exit code for a failed run; the reason is printed and added to the report."""
         problem = f"{fault.code}: {fault.message}"
         typer.echo(problem, err=True)
         self.report.failed(self.name, problem)
@@ -349,7 +351,7 @@ class _Around:
         return codes.get(state.run.phase, FAILED) if state.run is not None else FAILED
 
     def _warn_of_administrator(self, sync: Sync) -> None:
-        """Say so if this login may do more than the sync needs: what a source sends could then do more harm."""
+        """Warn if this login has more rights than the sync needs: data from a source could then do more harm."""
         membership = sync.medplum.server.get("auth/me").get("membership")
         if isinstance(membership, dict) and membership.get("admin"):
             self.log(
@@ -360,7 +362,7 @@ class _Around:
             )
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
-        """A run. What may work later is tried again a few times; a lease that a killed run left behind runs out."""
+        """One run. Transient errors are retried a few times; the lease of a killed run expires meanwhile."""
         code = ""
 
         def may_work(fault: TransientError) -> bool:
@@ -376,7 +378,7 @@ class _Around:
         return repeat(lambda: sync.run(options), _PATIENCE, when=may_work, wait=wait)
 
     def _left_behind(self, sync: Sync) -> bool:
-        """True where the lease is not renewed any more: the one who held it is gone."""
+        """True if the lease is no longer renewed, because its holder has died."""
         before = sync.store.load().until
         return not self.stop.wait(sync.store.lease_seconds / 3) and sync.store.load().until == before
 
@@ -392,7 +394,7 @@ class _Around:
         return DONE
 
     def watch(self, options: Options) -> int:
-        """Runs until stopped, the practice that is due first next; the code of the last run."""
+        """Run until stopped, always the practice that is due first; returns the exit code of the last run."""
         due: dict[str, float] = {}
         for name, settings in self.worlds.items():
             if isinstance(settings, ConfigError):
@@ -418,7 +420,7 @@ class _Around:
         return code
 
     def _first_wait(self) -> float:
-        """The rest of the interval since the last success: a restart does not begin it anew."""
+        """The rest of the interval since the last success: a restart does not restart the interval."""
         if self.settings.run_on_startup:
             self.log("PFSyncScheduler", "Running initial sync on startup...")
             return 0.0
@@ -439,7 +441,7 @@ class _Around:
         return make_sync(self.settings, self.login, within=within, about=login_name(self.login))
 
     def _keeper(self) -> Keeper | None:
-        """What keeps the files of an export: a folder for each practice."""
+        """The object that stores the files of an export, in a folder for each practice."""
         return Keeper(self.keep / self.name, uuid.uuid4().hex, time.time) if self.keep is not None else None
 
     @contextmanager
@@ -460,7 +462,7 @@ def _now() -> str:
 
 
 class _Bars:
-    """A bar for the poll, one for each type, and one for all."""
+    """Progress bars: one for polling, one for each type, and one for the total."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -468,7 +470,7 @@ class _Bars:
         self._lock = threading.Lock()
 
     def show(self, kind: str, name: str, done: int, total: int | None) -> None:
-        """Move a bar forward."""
+        """Advance a bar."""
         with self._lock:
             if kind == "file":
                 self._advance(name, done, total)
@@ -497,4 +499,4 @@ def _told_errors() -> Iterator[None]:
         typer.echo(f"{fault.code}: {fault.message}", err=True)
         raise typer.Exit(FAILED) from fault
     except Halted as stopped:
-        raise typer.Exit(STOPPED) from stopped  # outside a run, which keeps its place
+        raise typer.Exit(STOPPED) from stopped  # outside a run; a run saves its position itself

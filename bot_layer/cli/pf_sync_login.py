@@ -1,4 +1,4 @@
-"""``medplum-bots pf-sync login``: a client application that may do what the sync needs, and nothing else."""
+"""``medplum-bots pf-sync login``: creates a client application with only the rights that the sync needs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ NAME: Final = "pf-sync"
 
 @one_line(1)
 def login() -> None:
-    """Create a client application with just the rights of the sync, and print its id and secret for the environment.
+    """Create a client application with only the rights that the sync needs, and print its id and secret for the
+    environment.
 
-    Run it once, as an administrator of the project. Run again, it updates the rights, as after a change of
+    Run it once, as an administrator of the project. Another run updates the rights, for example after a change of
     PF_RESOURCE_TYPES.
     """
     server = connect_environment(os.environ)
@@ -38,7 +39,7 @@ def login() -> None:
 
 
 def grant(server: Medplum, environ: Mapping[str, str]) -> str:
-    """The reference of the access policy, written anew."""
+    """Write the access policy and return its reference."""
     settings = resolve(SETTINGS, environ, secret_values(server.project_secrets().values()))
     wanted = declared_policy(load().named("pf_bulk_sync").bot, settings)
     body: Json = {"resourceType": "AccessPolicy", **wanted, "name": f"Login {NAME}"}
@@ -48,7 +49,7 @@ def grant(server: Medplum, environ: Mapping[str, str]) -> str:
 
 
 def create(server: Medplum, policy: str) -> Json:
-    """The new client application with its secret."""
+    """Create the client application; returns it with its secret."""
     project = server.get("auth/me").get("project") or {}
     if not project.get("id"):
         raise AuthError("This login does not tell its project.", code="medplum-login-refused")

@@ -22,7 +22,8 @@ _COLUMNS: Final = ("practice", "status", "item", *COUNTED, "value")
 
 @dataclass
 class Report:
-    """What became of each practice's last run, written again after each run. Without a path nothing is written."""
+    """The result of each practice's last run; the file is rewritten after each run. Without a path, nothing is
+    written."""
 
     path: Path | None
     practices: dict[str, Json] = field(default_factory=dict)
@@ -32,7 +33,7 @@ class Report:
             raise typer.BadParameter("--report needs a file that ends in .csv or .json.")
 
     def ended(self, practice: str, state: SyncState) -> None:
-        """Note a run."""
+        """Record a finished run."""
         if state.run is not None:
             counts = state.run.counts
             found = [{"item": item, "value": value} for item, value in sync_task.lines(state) if item not in counts]
@@ -40,7 +41,7 @@ class Report:
             self._note(practice, sync_task.times(state.run) | record)
 
     def failed(self, practice: str, problem: str) -> None:
-        """Note a practice whose run did not begin, or did not end."""
+        """Record a practice whose run did not start or did not finish."""
         self._note(practice, {"status": "failed", "counts": {}, "findings": [{"item": "problem", "value": problem}]})
 
     def _note(self, practice: str, record: Json) -> None:
@@ -58,7 +59,7 @@ class Report:
 
 
 def write_csv(out: TextIO, columns: tuple[str, ...], rows: Iterator[Mapping[str, object]]) -> None:
-    """A table for a spreadsheet."""
+    """Write a table for a spreadsheet."""
     writer = csv.DictWriter(out, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""The syncs of many practices as a job of the hosts: every run on whichever host has room."""
+"""The syncs of many practices as a job of the hosts: each run executes on any host with free capacity."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from bot_layer.medplum.client import Medplum
 
 NAME: Final = "pf-sync"
 _AGAIN_SECONDS: Final = 600.0
-_LOOK_SECONDS: Final = 3600.0  # settings and Task are read again after so long
+_LOOK_SECONDS: Final = 3600.0  # how often settings and Task are read again
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class PracticeJobs:
-    """The practices of ``PF_PRACTICES``: which are due, and a run of one. Safe to share between threads."""
+    """The practices of ``PF_PRACTICES``: lists the due ones and runs one. Thread-safe."""
 
     environ: Mapping[str, str]
     database: str
@@ -74,12 +74,12 @@ class PracticeJobs:
         return [item for _, item in sorted(waiting, key=lambda each: (each[0], each[1].name))]
 
     def _item(self, name: str, settings: SyncSettings, state: SyncState) -> Item:
-        """The turn after the last run; one that ended without an end is tried again in the next ten minutes."""
+        """The item for the run after the last one; an interrupted run is retried within the next ten minutes."""
         last = state.run.id if state.run is not None else "first"
         return Item(name, urlsplit(settings.source).netloc, f"{last}:{int(self.clock() // _AGAIN_SECONDS)}")
 
     def run(self, name: str, asked: bool) -> Verdict:
-        """A run of one practice to its end; nothing happens if it is neither due nor asked for."""
+        """Run one practice's sync to its end; does nothing if it is neither due nor requested."""
         practices, login = self._read or read_worlds(self.environ, Chosen(every=True))
         settings = practices.get(name)
         if not isinstance(settings, SyncSettings):
@@ -98,7 +98,7 @@ class PracticeJobs:
         except Halted:
             return HALTED
         except BotError as fault:
-            return verdict(fault)  # the log and the Task say why
+            return verdict(fault)  # the log and the Task contain the reason
         finally:
             sync.map.close()
         return Verdict("done") if state.run is not None and state.run.over else HALTED
@@ -109,7 +109,7 @@ class PracticeJobs:
         return now >= due
 
     def _report(self, name: str, fault: BotError) -> None:
-        """Log what is wrong with a practice, once."""
+        """Log a practice's problem, once."""
         text = f"{fault.code}: {fault.message}"
         if self._wrong.get(name) != text:
             self._wrong[name] = text

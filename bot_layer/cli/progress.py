@@ -1,4 +1,4 @@
-"""How far long work is, in words: "136 of about 400", or "136" where nobody knows how many there are."""
+"""The progress of long work as text: "136 of about 400", or "136" if the total is unknown."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from rich.text import Text
 
 
 def counted(done: float, total: float | None, *, is_exact: bool = False) -> str:
-    """The words. ``is_exact`` says that the total is counted and no estimate."""
+    """The progress text. ``is_exact`` means that the total is counted, not estimated."""
     if total is None or done > total:
         return f"{done:.0f}"
     return f"{done:.0f} of {'' if is_exact else 'about '}{total:.0f}"
 
 
 class CountColumn(ProgressColumn):
-    """The words beside a bar."""
+    """The text beside a progress bar."""
 
     def __init__(self, *, is_exact: bool = False) -> None:
         self._is_exact = is_exact
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        """What the column shows of a task."""
+        """The column's text for a task."""
         return Text(counted(task.completed, task.total, is_exact=self._is_exact), style="progress.download")
 
 
 def bar(console: Console, *, hidden: bool = False, is_exact: bool = True) -> Progress:
-    """A bar of work whose steps are counted; on anything but a terminal it shows nothing.
+    """A progress bar for countable work; it shows nothing unless the output is a terminal.
 
-    What the work prints meanwhile on a terminal stands above the bar; what is redirected to a file stays there.
+    What the work prints to a terminal appears above the bar; output redirected to a file stays there.
     """
     columns = (
         TextColumn("{task.description}"),

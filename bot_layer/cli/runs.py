@@ -1,4 +1,4 @@
-"""``medplum-bots runs``: what the host's inbox did, does and could not do."""
+"""``medplum-bots runs``: lists and manages the runs of the host's inbox."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def show(
     ] = False,
     inbox: Inbox = None,
 ) -> None:
-    """Show one run; a person's data only when asked for, and with the key of the inbox."""
+    """Show one run; personal data only on request, and with the key of the inbox."""
     with opened_runs(inbox) as opened:
         run = opened.one(run_id)
         record = _record(run) | {"advice": advice(run.state, run.code)}
@@ -121,13 +121,12 @@ def export(
     inbox: Inbox = None,
     bots: Bots = None,
 ) -> None:
-    """Make a test case of a run that failed: the event, the requests and their answers, without a person in them.
+    """Create a test case from a failed run: the event, the requests and their answers, without personal data.
 
-    Every name, date, address, identifier, id, token and free text is replaced, the same one always in the same way.
-    Nothing is run. It needs the host's BOT_HOST_INBOX_KEY: with it, a host keeps what its last 200 failed runs sent
-    and received.
+    Every name, date, address, identifier, id, token and free text is replaced consistently. No bot is run. The command
+    needs the host's BOT_HOST_INBOX_KEY: with it, a host keeps what its last 200 failed runs sent and received.
     """
-    from bot_layer.recorded.export import write_case  # noqa: PLC0415  # the models of FHIR cost half a second
+    from bot_layer.recorded.export import write_case  # noqa: PLC0415  # importing the FHIR models takes half a second
 
     with opened_runs(inbox) as opened:
         run = opened.one(run_id)
@@ -158,7 +157,7 @@ def replay(run_id: RunId, inbox: Inbox = None) -> None:
 
 @runs.command("cancel")
 def cancel(run_id: RunId, inbox: Inbox = None) -> None:
-    """End a run that waits; one that runs ends after its present attempt."""
+    """Cancel a waiting run; a running one ends after its current attempt."""
     with opened_runs(inbox) as opened:
         opened.cancel(run_id)
 
@@ -171,10 +170,11 @@ def catch_up(
     inbox: Inbox = None,
     bots: Bots = None,
 ) -> None:
-    """Queue a run for every change that the bots' Subscriptions should have reported and that has none.
+    """Queue a run for every change that the bots' Subscriptions should have reported and that has no run.
 
-    Searches with the login in MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET. A running host takes the
-    runs up. Deleted resources are not found. A version whose finished run was deleted after its time runs again.
+    It searches with the login in MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET. A running host executes
+    the runs. Deleted resources are not found. A version whose finished run was deleted after the retention time runs
+    again.
     """
     from bot_layer.host import catch_up as catching  # noqa: PLC0415  # DBOS costs --help half a second
 
@@ -205,7 +205,7 @@ def catch_up(
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, which background processes of a shell may ignore."""
+    """SIGTERM ends the command like Ctrl-C, which a shell's background processes may ignore."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -219,7 +219,7 @@ def opened_runs(given: str | None) -> Iterator[Runs]:
     from bot_layer.host.runs import open_runs  # noqa: PLC0415  # DBOS costs --help half a second
 
     url = database(given, os.environ)
-    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # what it says is said below, in one line
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # its message is printed below, in one line
     with one_line():
         if url is None:
             raise InputError("This host has no inbox.")
@@ -229,7 +229,7 @@ def opened_runs(given: str | None) -> Iterator[Runs]:
 
 
 def _print(rows: Iterable[dict[str, object]], plain: str, *, as_json: bool, as_csv: bool) -> None:
-    """Print each row as soon as it is there: as JSON, as CSV with a head, or as the format says."""
+    """Print each row immediately: as JSON, as CSV with a header, or in the plain format."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     for number, row in enumerate(rows):
         if as_json:

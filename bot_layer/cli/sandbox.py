@@ -1,4 +1,4 @@
-"""``medplum-bots sandbox``: look-alikes of Medplum and its partners on this machine, until it is stopped."""
+"""``medplum-bots sandbox``: runs look-alikes of Medplum and its partners on this machine, until it is stopped."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def sandbox(
         bool, typer.Option("--env", help="Print `export` lines with every setting when ready, and nothing else.")
     ] = False,
 ) -> None:
-    """Run a Medplum server's look-alike, with its partners, on loopback. For trials and tests only.
+    """Run look-alikes of a Medplum server and its partners on loopback. For trials and tests only.
 
-    Everything in it is invented. Without --with-bots it calls the host that you start at --host-port (medplum-bots
-    serve), as a Medplum with a Fission router does, and the partners' settings are project secrets already. It ends on
-    Ctrl-C or SIGTERM.
+    All data in it is invented. Without --with-bots, it calls the host that you start at --host-port (medplum-bots
+    serve), like a Medplum with a Fission router; the partners' settings are already project secrets. It ends on Ctrl-C
+    or SIGTERM.
     """
     from bot_layer.demo.world import Options, World  # noqa: PLC0415
-    from medplum_sandbox.faults import Faults  # noqa: PLC0415  # the look-alikes cost a second that --help need not pay
+    from medplum_sandbox.faults import Faults  # noqa: PLC0415  # a slow import, not needed for --help
 
     if operation_input not in ("resource", "body"):
         raise typer.BadParameter("--operation-input is 'resource' or 'body'; better say --medplum-version.")
@@ -83,7 +83,7 @@ def sandbox(
         raise typer.BadParameter("--practice-fusion is 'general' or 'exact'.")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     collections = tuple(bots or configured())
-    load(*collections)  # an unknown one is said before anything starts
+    load(*collections)  # report an unknown one before anything starts
     ended = threading.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, lambda _sign, _frame: ended.set())
@@ -109,7 +109,7 @@ def sandbox(
         if with_bots:
             _fill(world, collections)
             world.medplum.set_quota(quota)
-        # Only now: what is to be tried out must be there first.
+        # Only now: the deployment must not be affected by faults.
         options.medplum_faults.adopt(unkind[0])
         options.partner_faults.adopt(unkind[1])
         if as_environment:
@@ -120,14 +120,15 @@ def sandbox(
 
 
 def _export(world: World) -> None:
-    """Every setting by which the commands and the bots find this sandbox, as a shell reads it."""
+    """Print the settings for commands and bots to use this sandbox, as shell exports."""
     for name, value in sorted({**world.environment(), **world.settings()}.items()):
         typer.echo(f"export {name}={shlex.quote(value)}")
     sys.stdout.flush()
 
 
 def _fill(world: World, collections: tuple[str, ...]) -> None:
-    """The sample people first, so that they wait for their call; people who come later are enrolled by Subscription."""
+    """Load the sample people first, so that they are not enrolled until called; people added later are enrolled by
+    Subscription."""
     world.load_sample_people()
     deploy = [
         sys.executable,
@@ -152,7 +153,7 @@ def _announce(world: World, as_json: bool) -> None:
         return
     console = Console()
     console.print("[bold]This is a sandbox[/]: look-alikes on loopback, for trials and tests. Nothing in it is real.")
-    table = Table("service", "what", Column("value", overflow="fold"))  # a secret that is cut is of no use
+    table = Table("service", "what", Column("value", overflow="fold"))  # a truncated secret is useless
     for service, values in world.ready().items():
         for what, value in values.items():
             table.add_row(service, what, value)

@@ -92,11 +92,11 @@ def serve(
 ) -> None:
     """Serve the bots to a Medplum server: POST /bot-<botId> for its Fission route, POST /relay/<bot-name> for relays.
 
-    Subscription and cron events are stored, answered at once, and run until they end; what a caller waits for is
-    answered when it is done. Relays are answered where BOT_RELAY_KEY holds the key that they sign with. Events are
-    encrypted where BOT_HOST_INBOX_KEY is set. Federated queries are answered under /federated where FEDERATED_CLIENTS
-    says who may ask. Traces are written where OpenTelemetry's OTEL_* variables ask for them. SIGTERM ends what runs and
-    takes nothing new.
+    Subscription and cron events are stored, acknowledged at once, and run until they end; a call whose caller waits is
+    answered when it is done. Relays are accepted if BOT_RELAY_KEY has the key that they sign with. Events are encrypted
+    if BOT_HOST_INBOX_KEY is set. Federated queries are answered under /federated if FEDERATED_CLIENTS lists the clients
+    that may query. Traces are written if OpenTelemetry's OTEL_* variables enable them. After SIGTERM, the host finishes
+    current runs and accepts no new calls.
     """
     if reload:
         _reload(bots)
@@ -116,7 +116,7 @@ def serve(
 
 @dataclass(frozen=True)
 class _Clocks:
-    """What the host begins by itself: schedules, a search for what was missed, the syncs of practices."""
+    """The host's own activities: schedules, the search for missed changes, the syncs of practices."""
 
     cron: bool = False
     since: datetime | None = None
@@ -124,12 +124,12 @@ class _Clocks:
 
 
 def _reload(bots: list[str] | None) -> None:
-    """Run the same command in a process that is started anew whenever a module or an OperationDefinition changes."""
-    from watchfiles import PythonFilter, run_process  # noqa: PLC0415  # only work on a bot needs it
+    """Run the same command in a process that restarts whenever a module or an OperationDefinition changes."""
+    from watchfiles import PythonFilter, run_process  # noqa: PLC0415  # only needed during development
 
     try:
         folders = {str(Path(str(module_of(handler).__file__)).parent) for handler in chosen(bots)}
-    except Exception:  # noqa: BLE001  # a bot that can't be imported yet: it is started once its file is put right
+    except Exception:  # noqa: BLE001  # a bot that can't be imported yet: the process starts once its file is fixed
         folders = set()
     command = [sys.executable, "-m", "bot_layer.cli", *(word for word in sys.argv[1:] if word != "--reload")]
     watched = PythonFilter(extra_extensions=(".json",))
@@ -189,11 +189,12 @@ def _serve(
         calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
     )
     application = hosting.app(settings)
-    bound.listen(512)  # calls that come while the inbox starts wait instead of being refused
+    bound.listen(512)  # calls that arrive while the inbox starts wait instead of being refused
     connections = listen.most_connections(int(numbers["BOT_HOST_CONNECTIONS"]))
     server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
     for sign in (signal.SIGTERM, signal.SIGINT):
-        # One that comes before uvicorn listens must not be lost. Later uvicorn ends by itself, and raises it again.
+        # A signal before uvicorn listens must not be lost. Later, uvicorn handles it: it stops, and raises the signal
+        # again.
         signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
     if box is not None:
         _launch(box, bots, stopped, clocks, server=servers[0], syncs=_job(syncs, numbers) if syncs else None)
@@ -247,7 +248,7 @@ def _inbox(
 
 
 def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
-    """The host's own login, that waits for an answer as long as the slowest bot may work."""
+    """The host's own login, with a timeout as long as that of the slowest bot."""
     return connect_environment(environ, working=max((each.bot.timeout for each in bots), default=0))
 
 
@@ -275,7 +276,7 @@ def _launch(
 
 
 def _syncs(box: Inbox, stopped: threading.Event, *, always: bool) -> PracticeJobs | None:
-    """The syncs of practices: every host with a login of its own runs what any host has queued."""
+    """The syncs of practices: every host with its own login runs what any host has queued."""
     if not always and not os.environ.get("MEDPLUM_CLIENT_ID"):
         return None
     from bot_layer.cli.practice_jobs import PracticeJobs  # noqa: PLC0415  # as above
@@ -290,7 +291,7 @@ def _job(syncs: PracticeJobs, numbers: Mapping[str, float]) -> Job:
 def _alert(
     box: Inbox, history: History, occurrences: Occurrences, settings: AlertSettings, stopped: threading.Event
 ) -> None:
-    """Look for what somebody must hear of, in a thread."""
+    """Check for alerts, in a thread."""
     from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # as above
     from bot_layer.host.alerts import Alerts, Sources  # noqa: PLC0415  # as above
 
@@ -309,7 +310,7 @@ def _catch_up(
     since: datetime | None,
     missed: Callable[[int], None],
 ) -> None:
-    """Search for what was missed, in a thread. The first marks are stored before the host is ready."""
+    """Search for missed changes, in a thread. The first marks are stored before the host is ready."""
     from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
     from bot_layer.host.marks import Marks  # noqa: PLC0415  # as above
 
@@ -328,14 +329,14 @@ def _catch_up(
 
 
 def _catch_up_server(environ: Mapping[str, str], servers: tuple[str, ...], numbers: Mapping[str, float]) -> str | None:
-    """The server at which missed changes are searched for; None where nobody asks for that, or nobody could."""
+    """The server to search for missed changes; None if the search is off or not possible."""
     from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
 
     return catching.own_server(environ, servers) if numbers["BOT_HOST_CATCH_UP_SECONDS"] > 0 else None
 
 
 def age(text: str | None) -> datetime | None:
-    """The instant so long ago: ``30m``, ``12h``, ``7d``."""
+    """The instant that long ago: ``30m``, ``12h``, ``7d``."""
     if text is None:
         return None
     found = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
@@ -352,13 +353,13 @@ def _servers(given: list[str]) -> tuple[str, ...]:
 
 
 def database(given: str | None, environ: Mapping[str, str]) -> str | None:
-    """Where the inbox is kept, or None where it is off."""
+    """The URL of the inbox's database, or None if the inbox is off."""
     chosen = given or environ.get("BOT_HOST_DATABASE_URL") or _SQLITE
     return None if chosen == "off" else chosen
 
 
 def require_there(url: str) -> None:
-    """Raise InputError for an SQLite file that does not exist: a command that looks at an inbox must not make one."""
+    """Raise InputError for an SQLite file that does not exist: a command that reads an inbox must not create one."""
     file = url.removeprefix("sqlite:///").partition("?")[0]
     if file != url and not Path(file).is_file():
         raise InputError(

@@ -1,4 +1,5 @@
-"""The status page of ``medplum-bots serve``, with what the host itself does not know: syncs and the doctor."""
+"""The status page of ``medplum-bots serve``, with data that the host itself does not have: syncs and doctor
+findings."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from bot_layer.host.durable import Inbox
 
 LOOK_SECONDS: Final = 300.0
-_ONE: Final = "Practice Fusion"  # how the page calls the only practice, whose name is empty
+_ONE: Final = "Practice Fusion"  # the page's label for the only practice, whose name is empty
 _ANY: Final = "*"
 _SAMPLE_SECONDS: Final = 60.0
 _APPS: Final = {"https://api.medplum.com": "https://app.medplum.com"}
@@ -84,10 +85,10 @@ def routes(
 
 
 def _findings(environ: Mapping[str, str], bots: Collection, host_url: str) -> Sequence[Finding]:
-    from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # costs time that --help need not pay
+    from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # a slow import, not needed for --help
 
     found = examine(Diagnosis(environ["MEDPLUM_BASE_URL"], connect_environment(environ), bots, host_url, environ))
-    return [each for each in found if not each.name.startswith("last run ")]  # the page has the runs themselves
+    return [each for each in found if not each.name.startswith("last run ")]  # the page shows the runs themselves
 
 
 class Syncs:
@@ -98,7 +99,7 @@ class Syncs:
         self._samples: dict[str, deque[Sample]] = defaultdict(lambda: deque(maxlen=20))
 
     def practices(self) -> list[Practice]:
-        """Where each practice stands, as its Task in Medplum says. Raises ConfigError if PF_PRACTICES is unreadable."""
+        """The state of each practice, from its Task in Medplum. Raises ConfigError if PF_PRACTICES is unreadable."""
         try:
             practices, login = read_worlds(self._environ, Chosen(every=True))
         except ConfigError as fault:
@@ -108,7 +109,7 @@ class Syncs:
         return [self._practice(name, settings, login) for name, settings in practices.items()]
 
     def cancel(self, name: str) -> None:
-        """End the run that is under way, whichever host or command runs it."""
+        """End the current run, whichever host or command runs it."""
         practices, login = read_worlds(self._environ, Chosen(every=True))
         settings = practices.get(_own(name))
         if isinstance(settings, SyncSettings):
@@ -123,7 +124,7 @@ class Syncs:
                 break
 
     def note(self, history: History) -> None:
-        """Record the health of each practice now; several hosts write the same record."""
+        """Record the health of each practice now; all hosts write to the same record."""
         now = self._clock()
         for each in self.practices():
             if each.enabled:
@@ -148,7 +149,7 @@ def _own(shown: str) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """How many resources a run had handled at an instant."""
+    """How many resources a run had processed at an instant."""
 
     run: str
     at: float
@@ -158,7 +159,7 @@ class Sample:
 def read_practice(
     name: str, state: SyncState, settings: SyncSettings, now: float, samples: deque[Sample] | None = None
 ) -> Practice:
-    """A practice as the page shows it. ``samples`` are earlier observations, to which this one is added."""
+    """A practice in the form for the page. ``samples`` are earlier observations, to which this one is added."""
     run, interval = state.run, settings.interval_ms / 1000
     record = health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=now)
     is_partial = run is not None and run.phase == "partial"
@@ -192,9 +193,9 @@ def _progress(run: Run) -> tuple[Progress, ...]:
 
 
 def _seconds_left(run: Run, progress: Sequence[Progress], now: float, samples: deque[Sample]) -> float | None:
-    """How long the rest takes at the speed of the samples.
+    """The remaining time at the speed of the samples, in seconds.
 
-    None until a minute of loading has been observed, and while an export is not complete: its size is unknown.
+    None until a minute of loading has been observed, and while an export is incomplete: its size is unknown.
     """
     if run.phase != "load" or not all(job.done or job.files for job in run.jobs):
         return None
@@ -211,7 +212,7 @@ def _seconds_left(run: Run, progress: Sequence[Progress], now: float, samples: d
 
 
 def _problems(run: Run) -> list[str]:
-    """What is partial or failed, and why: types, numbers and codes."""
+    """The partial or failed parts of a run with their reasons: types, counts and codes."""
     found = []
     if run.problem:
         code = run.problem.partition(":")[0]

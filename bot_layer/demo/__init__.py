@@ -1,1 +1,1 @@
-"""Everything that a trial needs, on this machine alone: the look-alikes, and the bots' host beside them."""
+"""Everything that a trial needs, all on this machine: the look-alikes and the bots' host."""

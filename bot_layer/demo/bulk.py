@@ -1,4 +1,4 @@
-"""Part four of the demo: a practice's data is synced from Practice Fusion, with changes, deletions and a killed run."""
+"""Part four of the demo: sync a practice's data from Practice Fusion, with changes, deletions and a killed run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KILL_SECONDS = 30.0
 
 
 def run(scenario: Scenario) -> None:
-    """Initial sync, nothing new, a change, a deletion, and a run that is killed in the middle and goes on."""
+    """Initial sync, a sync without changes, a change, a deletion, and a run that is killed and resumed."""
     scenario.section("Practice Fusion: $pf-bulk-sync")
     source = scenario.world.practice_fusion
     preview = scenario.rest("POST", _OPERATION, _call(parameters.boolean("preview", True)))
@@ -46,7 +46,7 @@ def run(scenario: Scenario) -> None:
 
 
 def _run(scenario: Scenario) -> Json:
-    """Call after call until the run is done, as the timer would; the last answer."""
+    """Call the bot until the run is done, as the timer would; returns the last answer."""
     for _ in range(_MOST_STEPS):
         answer = scenario.rest("POST", _OPERATION, _call(parameters.code("action", "start")))
         if parameters.one(answer, "status") == "done":
@@ -57,7 +57,7 @@ def _run(scenario: Scenario) -> Json:
 
 
 def _killed(scenario: Scenario) -> None:
-    """SIGKILL while files are being loaded; the next run finishes what was begun, and nothing is there twice."""
+    """SIGKILL during loading; the next run finishes the interrupted one without duplicates."""
     source = scenario.world.practice_fusion
     for patient in source.source.resources("Patient"):
         source.source.change("Patient", patient["id"], {"language": "en-US"}, at=source.now())
@@ -90,7 +90,7 @@ def _stored(scenario: Scenario) -> list[Json]:
 
 
 def _patients(scenario: Scenario) -> list[str]:
-    """The source's ids of the patients that Medplum holds, one for each resource."""
+    """The source ids of the patients in Medplum, one for each resource."""
     return [
         identifier["value"]
         for patient in _stored(scenario)

@@ -1,4 +1,4 @@
-"""Part one of the demo: clinicians are enrolled in Health Gorilla."""
+"""Part one of the demo: enroll clinicians in Health Gorilla."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(scenario: Scenario) -> None:
 
 def _deploy(scenario: Scenario) -> None:
     scenario.login()
-    # The clinic's people are there before the bots are: only later ones are enrolled by Subscription.
+    # The clinic's people exist before the bots are deployed: only later ones are enrolled by Subscription.
     scenario.world.load_sample_people()
     plan = scenario.command("deploy", "--all", "--dry-run")
     scenario.expect("sync-practitioner" in plan, "deploy_bots.py --dry-run shows the plan")
@@ -131,7 +131,7 @@ def _numbers(role: Json) -> list[str]:
 
 
 def _writes(scenario: Scenario) -> int:
-    """How often something was stored so far: token requests and bot calls are no writes."""
+    """The number of writes so far: token requests and bot calls do not count."""
     medplum = [seen for seen in scenario.world.medplum.requests if seen.method in {"PUT", "PATCH"}]
     gorilla = [
         seen for seen in scenario.world.gorilla.requests if seen.method in {"PUT", "POST"} and "oauth" not in seen.path

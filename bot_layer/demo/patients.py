@@ -1,4 +1,4 @@
-"""Part three of the demo: patients are registered and changed, and another network queries for them."""
+"""Part three of the demo: register and change patients, and let another network query for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOTE = "<ClinicalDocument><title>Visit</title></ClinicalDocument>"
 
 
 def run(scenario: Scenario) -> None:
-    """Register by Subscription, register again, change by ADT, answer the network, keep the others out."""
+    """Register by Subscription, register again, change by ADT, answer the network, deny all other patients."""
     scenario.section("Patients: $register-patient, ADT, federated queries")
     patient = _registered(scenario)
     _by_adt(scenario)

@@ -1,4 +1,4 @@
-"""Part two of the demo: staff accounts and locations are created in Health Gorilla."""
+"""Part two of the demo: create staff accounts and locations in Health Gorilla."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bot_layer.fhir.json import Json
 
 
 def run(scenario: Scenario) -> None:
-    """A check of the connection, a staff account, two locations, and a clinician who moves between them."""
+    """Check the connection, create a staff account and two locations, and move a clinician between them."""
     scenario.section("The practice: $create-staff-user, $sync-location, $check-health-gorilla")
     joe = scenario.sample("Practitioner", "joe")
     checked = scenario.rest("POST", "fhir/R4/Practitioner/$check-health-gorilla", _call(_named("practitioner", joe)))

@@ -77,7 +77,7 @@ class Scenario:
         return answer.json() if "json" in answer.headers.get("Content-Type", "") else answer.text
 
     def sample(self, resource_type: str, value: str) -> Json:
-        """A resource of the sample people by its identifier."""
+        """A sample person's resource by its identifier."""
         query = f"fhir/R4/{resource_type}?identifier=https://example.org/sample-people|{value}"
         found: Json = self.rest("GET", query)["entry"][0]["resource"]
         return found

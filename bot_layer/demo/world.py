@@ -1,4 +1,4 @@
-"""The embedded world: the look-alikes and the host, started together, wired to each other and stopped together."""
+"""The embedded environment: the look-alikes and the host, started, connected and stopped together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medplum_sandbox.practice_fusion import PracticeFusionSandbox, generate
 from medplum_sandbox.practice_fusion import Switches as PracticeFusionSwitches
 
 PATIENTS = 4
-# What the clinic tells of itself; the patients' ids are Medplum's own.
+# The clinic's own settings; patients are registered with Medplum's ids.
 FEDERATION = {
     "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",
     "ADT_ASSIGNING_AUTHORITIES": '{"CLINIC": "https://clinic.example"}',
@@ -39,7 +39,7 @@ SAMPLE_PEOPLE = Path(__file__).with_name("sample_people.json")
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the world; a port of 0 takes a free one. ``db`` keeps Medplum's resources in an SQLite file."""
+    """The options of the environment; port 0 selects a free port. ``db`` is an SQLite file for Medplum's resources."""
 
     port: int = 0
     health_gorilla_port: int = 0
@@ -79,14 +79,14 @@ class World:
             switches=_SHAPES[wanted.practice_fusion],
             faults=wanted.partner_faults,
         )
-        # Practice Fusion takes keys alone, from an app that the practice has let in.
+        # Practice Fusion accepts only keys, of an app that the practice has authorized.
         self.practice_fusion_key = _registered(self.practice_fusion) if wanted.practice_fusion == "exact" else ""
         self.federated_client = "health-gorilla"
         self.federated_secret = secrets.token_urlsafe(32)
         self.host: HostServer | None = None
 
     def start(self) -> Self:
-        """The world itself, once all of it answers."""
+        """Start everything; returns once every server answers."""
         self._stack.enter_context(self.medplum)
         self._stack.enter_context(self.gorilla)
         self._stack.enter_context(self.practice_fusion)
@@ -94,7 +94,7 @@ class World:
             self._start_host()
             self.put_secrets(self.settings())
         elif self.options.host_port:
-            # As a Medplum whose Fission router points to a host, which somebody starts or not.
+            # Like a Medplum whose Fission router points to a host that may not be running.
             self.medplum.bot_host = f"{LOOPBACK}:{self.options.host_port}"
             self.put_secrets(self.settings())
         return self
@@ -123,7 +123,7 @@ class World:
         }
 
     def stop(self) -> None:
-        """Ends all of it."""
+        """Stop everything."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -133,7 +133,7 @@ class World:
         self.stop()
 
     def client(self) -> Medplum:
-        """Medplum as its operator."""
+        """A Medplum client with the operator's login."""
         server = self.medplum
         return connect_client(
             server.base_url, server.client_id, server.client_secret, patience=RetryPolicy(backoff=0.05)
@@ -159,7 +159,7 @@ class World:
         }
 
     def ready(self) -> dict[str, Any]:
-        """What a program needs to use the world: the line of ``medplum-bots sandbox --json``."""
+        """What a program needs to use the environment: the output line of ``medplum-bots sandbox --json``."""
         server, gorilla = self.medplum, self.gorilla
         found: dict[str, Any] = {
             "medplum": {
@@ -195,14 +195,14 @@ class World:
         return found
 
     def load_sample_people(self) -> list[Json]:
-        """The sample people, each once however often this is called: some match the directory, some do not."""
+        """Load the sample people, without duplicates if called again: some match the directory, some do not."""
         text = SAMPLE_PEOPLE.read_text(encoding="utf-8").replace("<lab:0>", self.gorilla.labs[0])
         answers = self.client().batch(json.loads(text)["entry"])
         return [answer["resource"] for answer in answers if "resource" in answer]
 
 
 def _registered(source: PracticeFusionSandbox) -> str:
-    """A new private key of the app, whose public half the source knows, and which the practice has let in."""
+    """A new private key for the app: the source has the public key, and the practice has authorized the app."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     source.register_public_key(public.decode(), "sandbox-key", "ES384")
@@ -212,7 +212,7 @@ def _registered(source: PracticeFusionSandbox) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on just now."""
+    """A currently unused port of this machine."""
     with bind(LOOPBACK, 0) as bound:
         port: int = bound.getsockname()[1]
         return port

@@ -1,1 +1,2 @@
-"""Deployment: the plan is pure (``core/deployment.py``); here the server is read and a step is carried out."""
+"""Deployment: ``rules/deployment.py`` makes the plan as a pure function; these modules read the server and carry out
+steps."""

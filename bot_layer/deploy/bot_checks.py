@@ -1,4 +1,4 @@
-"""The checks of one bot: deployed as declared, a call that arrives, settings complete, last run, partners."""
+"""The checks of one bot: deployed as declared, a test call, complete settings, last run, partners."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Transport
 from bot_layer.settings import combine, resolve
 
-# What the host logs of a run, as it stands in the run's AuditEvent.
+# The host's log line of a run, as stored in the run's AuditEvent.
 _ENDED_WITH: Final = re.compile(r"^(?:WARNING \S+ ended with ([a-z0-9-]+)$|ERROR )", re.MULTILINE)
-# The host answered such a call itself, or the result is in its inbox.
+# The host answered such a call itself, or its inbox has the result.
 _NO_RUN: Final = re.compile(r"^(?:ping$|queued: |skipped: |refused: )", re.MULTILINE)
 _LOOKED_AT: Final = "20"
 _MEDPLUM: Final = Transport("Medplum", RetryPolicy(retries=0, connect=3.0, read=30.0))
@@ -32,7 +32,7 @@ _MEDPLUM: Final = Transport("Medplum", RetryPolicy(retries=0, connect=3.0, read=
 
 @dataclass(frozen=True)
 class Examined:
-    """A deployed bot. ``drifted`` is how many of its resources differ from what is declared."""
+    """A deployed bot. ``drifted`` is the number of its resources that differ from the declaration."""
 
     handler: Handler
     project: Project
@@ -100,7 +100,7 @@ def _deployed(bot: Examined) -> Finding:
 
 
 def _call(bot: Examined) -> tuple[Finding, Pong | None]:
-    """A call through Medplum that the host answers itself."""
+    """A test call through Medplum that the host itself answers."""
     label = f"call {bot.name}"
     server = bot.project.server.client
     try:
@@ -146,7 +146,7 @@ def _refused(bot: Examined, label: str, answer: Json) -> Finding:
 
 
 def _callers(bot: Examined) -> str:
-    """Who may call the bot, as far as it can be seen from here."""
+    """Who may call the bot, as far as the settings here show it."""
     declared = bot.handler.bot
     return combine(declared.settings, bot.environ, bot.secrets).get(declared.requesters_setting, declared.requesters)
 
@@ -159,7 +159,7 @@ def _advice(code: str) -> str:
 
 
 def _settings(bot: Examined, pong: Pong | None) -> Finding:
-    """Whether the settings are complete, as the host sees them; if it does not answer, as they are here."""
+    """Whether the settings are complete on the host; if it does not answer, on this machine."""
     label = f"settings {bot.name}"
     problem, where = "", "deploy_bots.py --secrets FILE, or the host's environment"
     try:
@@ -175,7 +175,7 @@ def _settings(bot: Examined, pong: Pong | None) -> Finding:
 
 
 def _last_run(bot: Examined, events: Standing) -> Finding:
-    """How the last run ended: the host's inbox knows it of events, the AuditEvents of calls."""
+    """How the last run ended: from the host's inbox for events, from AuditEvents for calls."""
     label = f"last run {bot.name}"
     look = f"medplum-bots runs list --bot {bot.name}"
     if events.dead:
@@ -195,7 +195,7 @@ def _last_run(bot: Examined, events: Standing) -> Finding:
 def _last_call(bot: Examined) -> tuple[str, str] | None:
     """When the last call ended, and with which code if it failed.
 
-    Before 5.1.22 Medplum writes outcome 0 whatever a host answers; the log is the host's own.
+    Before 5.1.22, Medplum writes outcome 0 for every answer; the log is written by the host.
     """
     query = [("entity", bot.reference), ("_sort", "-_lastUpdated"), ("_count", _LOOKED_AT)]
     for event in bot.project.server.search("AuditEvent", query):
@@ -208,6 +208,6 @@ def _last_call(bot: Examined) -> tuple[str, str] | None:
         if event.get("outcome") == "0":
             return when, ""
         callers = {(agent.get("who") or {}).get("reference") for agent in event.get("agent", [])}
-        if bot.me not in callers:  # an earlier doctor's call that did not arrive says nothing of today
+        if bot.me not in callers:  # an earlier failed test call of the doctor does not reflect the current state
             return when, "host-unreachable"
     return None

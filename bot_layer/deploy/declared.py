@@ -1,4 +1,4 @@
-"""What the bots declare, as the resources that a server should hold."""
+"""The resources that a server should have according to the bots' declarations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
 def declared(bots: Collection, *, runtime: str = "fission", settings: Mapping[str, str] = NO_SETTINGS) -> list[Wanted]:
-    """Every resource of the bots, in the order of the bots. ``settings`` are what the project keeps, by name."""
+    """Every resource of the bots, in the order of the bots. ``settings`` are the project's settings by name."""
     return [
         _labeled(wanted, bots.origins.get(handler.bot.name, ""))
         for handler in bots
@@ -33,7 +33,7 @@ def declared(bots: Collection, *, runtime: str = "fission", settings: Mapping[st
 
 
 def relay_code(bot: Bot) -> str:
-    """The JavaScript that stands in for a bot where a server can't reach the host itself."""
+    """The JavaScript relay for a bot on a server that can't reach the host itself."""
     return f'const BOT_NAME = "{bot.name}";\n{RELAY.read_text(encoding="utf-8")}'
 
 
@@ -43,12 +43,12 @@ def function_name(bot: Bot) -> str:
 
 
 def digest(code: str) -> str:
-    """Stands for a bot's code in a plan."""
+    """A digest that represents a bot's code in a plan."""
     return f"sha256:{hashlib.sha256(code.encode()).hexdigest()[:16]}"
 
 
 def _labeled(wanted: Wanted, collection: str) -> Wanted:
-    """The resource with the name of its collection; a ProjectMembership carries no tags."""
+    """The resource tagged with the name of its collection; a ProjectMembership has no tags."""
     label = {"collection": collection} if collection and wanted.kind != "ProjectMembership" else {}
     return replace(wanted, body=wanted.body | label, collection=collection)
 
@@ -91,7 +91,8 @@ def _bot(bot: Bot, runtime: str) -> Wanted:
 
 
 def declared_policy(bot: Bot, settings: Mapping[str, str]) -> Json:
-    """The access policy of a bot: just what the bot declares, and its own Bot, by which the host knows its tokens."""
+    """The access policy of a bot: only what the bot declares, and its own Bot, which the host needs to verify its
+    tokens."""
     own = {
         "resourceType": "Bot",
         "criteria": f"Bot?identifier={BOT_IDENTIFIER_SYSTEM}|{bot.identifier}",
@@ -102,12 +103,12 @@ def declared_policy(bot: Bot, settings: Mapping[str, str]) -> Json:
 
 
 def _policy(bot: Bot, settings: Mapping[str, str]) -> Wanted:
-    """Just what the bot declares, and its own Bot, by which the host tells whom a token acts as."""
+    """Only what the bot declares, and its own Bot, which the host needs to identify a token's profile."""
     return Wanted("AccessPolicy", bot.identifier, declared_policy(bot, settings) | {"tag": [bot.identifier]})
 
 
 def _own_subscriptions(bot: Bot) -> list[Json]:
-    """The right to read the bot's own Subscriptions, which the host looks up before it believes an event."""
+    """The right to read the bot's own Subscriptions, which the host reads before it trusts an event."""
     keys = [_key(bot, number, each) for number, watch in enumerate(bot.watches, start=1) for each in watch.interactions]
     if not keys:
         return []
@@ -121,7 +122,7 @@ def _rule(grant: Grant) -> Json:
 
 
 def _operations(bot: Bot, operation: Json) -> list[Json]:
-    """The OperationDefinition of the bot, and one for each other code under which it answers."""
+    """The OperationDefinition of the bot, and one for each other code that it supports."""
     aliases = [
         {
             **operation,
@@ -149,7 +150,7 @@ def _key(bot: Bot, number: int, interaction: str) -> str:
 
 
 def _subscription(bot: Bot, watch: Watch, number: int, interaction: str) -> Wanted:
-    """One per interaction: only the first interaction extension of a Subscription counts."""
+    """One for each interaction: only the first interaction extension of a Subscription counts."""
     key = _key(bot, number, interaction)
     extensions: list[Json] = [{"url": INTERACTION, "valueCode": interaction}]
     if watch.fhirpath:

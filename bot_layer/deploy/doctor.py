@@ -1,6 +1,6 @@
 """What works and what does not, between this machine, a Medplum project, the bots' host and the partners.
 
-Each finding says what to do. Nothing is written anywhere.
+Each finding says what to do. The doctor writes nothing.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from bot_layer.medplum.quota import read_rate_limit
 from bot_layer.settings import secret_values
 
 _LARGEST_DIFFERENCE = 60
-# The doctor has its own findings for the features; a narrow output cannot be changed.
+# The doctor has its own findings for the features, and can't act on a narrow output.
 _ELSEWHERE = frozenset({"no-cron-feature", "no-bots-feature", "narrow-output"})
 _QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is examined: a server by its address and login, the bots, their host, and the settings of this machine.
+    """What to examine: a server by its address and login, the bots, their host, and the settings of this machine.
 
-    ``syncs`` says what is wrong with the last run of each practice's sync.
+    ``syncs`` returns the problems of the last run of each practice's sync.
     """
 
     base_url: str
@@ -55,7 +55,7 @@ class Diagnosis:
 
 
 def examine(case: Diagnosis) -> Iterator[Finding]:
-    """Every finding, as it is made; what needs a failed step is left out."""
+    """Yield each finding as soon as it is known; checks that depend on a failed one are skipped."""
     reached, project, installation = False, None, ""
     for finding in _server(case):
         reached = reached or finding.status == "passed"
@@ -81,7 +81,7 @@ def examine(case: Diagnosis) -> Iterator[Finding]:
 
 
 def _deployed(case: Diagnosis, project: Project) -> dict[str, Json]:
-    """The Bots that this project runs, by their identifier."""
+    """The Bots of this project by identifier."""
     ours = [handler.bot.identifier for handler in case.bots]
     return {key: bot for key, bot in project.bots(ours).items() if key in ours}
 
@@ -142,7 +142,7 @@ def _features(case: Diagnosis, project: Project) -> Iterator[Finding]:
 
 
 def _quota(case: Diagnosis) -> Finding:
-    """The rest of this minute's quota, from the header ``RateLimit``."""
+    """The remaining quota of this minute, from the header ``RateLimit``."""
     token = case.server.client.access_token or ""
     try:
         answer = Transport("Medplum", _QUICK).send(
@@ -166,7 +166,7 @@ def _quota(case: Diagnosis) -> Finding:
 def _bots(
     case: Diagnosis, project: Project, deployed: Mapping[str, Json], runtime: str, installation: str
 ) -> Iterator[Finding]:
-    """The findings about the bots that this project runs, and why each of the others is not deployed."""
+    """The findings about the project's bots, and why each of the others is not deployed."""
     secrets = secret_values(secrets_of(project))
     by_identifier = {handler.bot.identifier: handler for handler in case.bots}
     selection = select(
@@ -244,7 +244,7 @@ def _profile(server: Medplum) -> str:
 
 
 def _host(url: str) -> tuple[Finding, str]:
-    """Whether the host accepts events, and which installation it is."""
+    """Whether the host accepts events, and its installation id."""
     try:
         answer = Transport("The bots' host", _QUICK).send("GET", f"{url.rstrip('/')}/readyz", path="readyz")
     except BotError as error:

@@ -1,8 +1,8 @@
-"""One deployment at a time, and what it takes to undo the last one: kept in one Basic resource on the server.
+"""Allows one deployment at a time and records how to undo the last one, in one Basic resource on the server.
 
-The lock is taken with If-Match, so of two deployments one is refused. It expires by itself, because a process may die,
-and ``--break-lock`` ends it at once. What a deployment is about to create is written down before it is created, so that
-a rollback also finds a resource that was created in the instant in which the process was killed.
+The lock is taken with If-Match, so that one of two concurrent deployments is refused. It expires, because a process may
+die, and ``--break-lock`` removes it at once. A deployment records each resource before it creates it, so that a
+rollback also finds a resource created at the moment when the process was killed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pending:
-    """A resource that a deployment was about to create: what finds it if nothing says that it exists.
+    """A resource that a deployment was about to create, with the values that find it if its id was not recorded.
 
-    A Bot has no identifier until its second write; its name and description find it until then.
+    A Bot has no identifier until its second write; until then its name and description find it.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Pending:
 
 @dataclass(frozen=True)
 class Record:
-    """What the last deployment did, and whether it was complete."""
+    """What the last deployment did, and whether it was completed."""
 
     entries: dict[str, Entry]
     pending: tuple[Pending, ...] = ()
@@ -61,7 +61,7 @@ class Record:
 
 @dataclass
 class Lock:
-    """The lock while it is held, and the record that it keeps."""
+    """The acquired lock and its record."""
 
     server: Medplum
     basic: Json = field(repr=False)
@@ -69,7 +69,7 @@ class Lock:
     pending: tuple[Pending, ...] = ()
 
     def intend(self, steps: Sequence[Step]) -> None:
-        """Write down what is about to be created."""
+        """Record the resources about to be created."""
         planned = {(each.kind, each.key): each for each in self.pending}
         for step in steps:
             if step.action == "create" and step.kind != "Secret":
@@ -79,7 +79,7 @@ class Lock:
         self._write(held=True, complete=False)
 
     def note(self, step: Step, entry: Entry) -> None:
-        """Write down one step that was carried out, at once: the process may end before the next."""
+        """Record one completed step immediately, because the process may end before the next one."""
         first = self.entries.get(entry.reference)
         before = first.before if first else entry.before
         self.entries[entry.reference] = Entry(entry.reference, before, entry.after, entry.collection)
@@ -87,7 +87,7 @@ class Lock:
         self._write(held=True, complete=False)
 
     def release(self, *, complete: bool) -> None:
-        """Let the next deployment begin."""
+        """Release the lock for the next deployment."""
         self._write(held=False, complete=complete)
 
     def _write(self, *, held: bool, complete: bool) -> None:
@@ -102,10 +102,10 @@ class Lock:
 
 
 def take(server: Medplum, now: datetime, *, force: bool = False) -> tuple[Lock, Record]:
-    """The lock, and the record of the last deployment; ``force`` takes it from whoever holds it.
+    """The lock, and the record of the last deployment; ``force`` takes the lock from another holder.
 
-    A deployment that ended half-way is continued: its entries stay, so that a rollback undoes both. Raises
-    TransientError ``deployment-locked``, which says who holds the lock and since when.
+    An incomplete deployment is continued: its entries stay, so that a rollback undoes both. Raises TransientError
+    ``deployment-locked``, which names the holder of the lock and the time it was taken.
     """
     basic = server.create_once(_empty(), _QUERY)
     until = _value(basic, _HELD_UNTIL, "valueDateTime")
@@ -126,13 +126,13 @@ def take(server: Medplum, now: datetime, *, force: bool = False) -> tuple[Lock, 
 
 
 def peek(server: Medplum) -> Record:
-    """The record of the last deployment, read without the lock."""
+    """The record of the last deployment, read without taking the lock."""
     found = server.search("Basic", [("identifier", f"{SYSTEM}|deployment")])
     return read_record(found[0]) if found else Record({})
 
 
 def read_record(basic: Json) -> Record:
-    """The record that the Basic holds; an earlier version of this project kept entries of three members."""
+    """Parse the record in the Basic; an earlier version of this project stored entries of three members."""
     text = _value(basic, _RECORD, "valueString")
     if text is None:
         return Record({})

@@ -1,6 +1,6 @@
-"""One zip for each bot, as AWS Lambda takes it: the bot, ``bot_layer``, and the libraries that bots need.
+"""One zip file for each bot, in AWS Lambda's format: the bot, ``bot_layer``, and the libraries that bots need.
 
-The same input makes the same bytes: files in order, one date, no caches.
+The same input gives the same bytes: sorted files, one date, no caches.
 https://docs.aws.amazon.com/lambda/latest/dg/python-package.html
 """
 
@@ -25,15 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURES: Mapping[str, str] = {"x86_64": "manylinux2014_x86_64", "arm64": "manylinux2014_aarch64"}
 LARGEST = 50 * 1024 * 1024
 _PROJECT = "medplum-python-bots"
-_EXTRAS = ("sync",)  # of what bots import; the other extras are for the host and the look-alikes
+_EXTRAS = ("sync",)  # the extras that bots import; the others are for the host and the look-alikes
 _DATE = (1980, 1, 1, 0, 0, 0)
 _MAIN = '"""The entry point of {name}."""\n\nfrom bot_layer.host.aws_lambda import entry\n\nhandler = entry("{name}")\n'
-# Records of how a library was installed differ from machine to machine.
+# Records of how a library was installed differ between machines.
 _LEFT_OUT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
 
 
 def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
-    """The zip of a bot for an architecture; libraries for this machine's own come from where they are installed."""
+    """The zip file of a bot for an architecture; for this machine's own, the installed libraries are copied."""
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"Choose an architecture: {', '.join(ARCHITECTURES)}.", code="unknown-architecture")
     own = [ROOT / "bots" / "__init__.py", ROOT / "bots" / f"{bot.stem}.py", *sorted((ROOT / "bot_layer").rglob("*.py"))]
@@ -52,7 +52,7 @@ def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
 
 
 def _libraries_needed() -> list[metadata.Distribution]:
-    """The installed libraries that the project needs for its bots, with all that they require, by name."""
+    """The installed libraries that the bots need, with their dependencies, sorted by name."""
     waiting = [Requirement(f"{_PROJECT}[{','.join(_EXTRAS)}]")]
     found: dict[str, metadata.Distribution] = {}
     seen: set[str] = set()
@@ -91,7 +91,7 @@ def _installed(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]
 
 
 def _download(wanted: list[metadata.Distribution], architecture: str, folder: str) -> None:
-    """The same versions, built for the other architecture."""
+    """Download the same versions, built for the other architecture."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     pinned = Path(folder).with_suffix(".requirements")
     pinned.write_text("".join(_pin(one) for one in wanted), encoding="utf-8")
@@ -100,14 +100,14 @@ def _download(wanted: list[metadata.Distribution], architecture: str, folder: st
         *("--platform", ARCHITECTURES[architecture], "--python-version", version, "--target", folder),
         *("--requirement", str(pinned)),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # pip, with names of our own
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # pip, our arguments
     pinned.unlink()
     if done.returncode != 0:
         raise ConfigError(f"pip cannot install the libraries for {architecture}.", code="libraries-missing")
 
 
 def _pin(distribution: metadata.Distribution) -> str:
-    """A library as pip is asked for it: by the lock file's hashes, where there is one that has this version."""
+    """A library as a pip requirement: with the lock file's hashes, if the lock file has this version."""
     lock = ROOT / "requirements.lock"
     name = re.sub(r"[-_.]+", "-", distribution.name).lower()
     block = rf"^{re.escape(name)}=={re.escape(distribution.version)}(?: ;[^\n]*?)? \\\n((?:    --hash=[^\n]+\n)+)"

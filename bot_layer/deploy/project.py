@@ -1,4 +1,4 @@
-"""The deployed side: what a Medplum project holds of the bots, read by lasting keys, and a step carried out on it."""
+"""The deployed side: reads the bots' resources in a Medplum project by stable keys, and carries out steps."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bot_layer.medplum.client import Medplum
 _TAGGED = ("AccessPolicy", "Subscription")
 _SCHEDULE = ("cronString", "cronTiming")
 _PAGE = 40
-# A server signs the address of a content: its own ``.../storage/``, or its ``storageBaseUrl``, such as ``.../binary/``.
+# A server signs a content's URL: under its own ``.../storage/``, or its ``storageBaseUrl``, such as ``.../binary/``.
 # https://www.medplum.com/docs/api/fhir/operations/binary-presigned-url
 _BINARY = re.compile(r"(?:Binary|binary|storage)/([A-Za-z0-9-]+)")
 
 
 @dataclass
 class Project:
-    """One project at a Medplum server, seen by a client that administrates it."""
+    """One project on a Medplum server, accessed by a client that administers it."""
 
     server: Medplum
     id: str
@@ -35,15 +35,15 @@ class Project:
     references: dict[str, str] = field(default_factory=dict, repr=False)
 
     def bots(self, identifiers: Sequence[str]) -> dict[str, Json]:
-        """The Bots that the project holds, by these identifiers."""
+        """The project's Bots with these identifiers."""
         return self._by_key("Bot", "identifier", identifiers, BOT_IDENTIFIER_SYSTEM, everything=False)
 
     def deployed_bots(self, identifiers: Sequence[str]) -> dict[str, str]:
-        """The ``runtimeVersion`` of the Bots that the project holds, by these identifiers."""
+        """The ``runtimeVersion`` of the project's Bots with these identifiers."""
         return {key: str(bot.get("runtimeVersion", "")) for key, bot in self.bots(identifiers).items()}
 
     def found(self, declared: Sequence[Wanted], *, everything: bool) -> list[Found]:
-        """What is there of the declared resources; with ``everything`` also what carries the mark beside them."""
+        """The declared resources that exist; with ``everything``, also all others with the project's tag."""
         keys = {kind: [each.key for each in declared if each.kind == kind] for kind in {each.kind for each in declared}}
         bots = self._by_key("Bot", "identifier", keys.get("Bot", []), BOT_IDENTIFIER_SYSTEM, everything=everything)
         operations = self._by_key(
@@ -63,7 +63,7 @@ class Project:
             self.references[symbol("ProjectMembership", key)] = f"ProjectMembership/{member['id']}"
         raw += [("ProjectMembership", key, member) for key, member in members.items()]
         back = {reference: name for name, reference in self.references.items()}
-        owners = {key: collection_of(bot) for key, bot in bots.items()}  # a ProjectMembership carries no tags
+        owners = {key: collection_of(bot) for key, bot in bots.items()}  # a ProjectMembership has no tags
         return [
             Found(
                 kind,
@@ -91,17 +91,17 @@ class Project:
             self._change(step)
 
     def version_of(self, step: Step) -> str | None:
-        """The version of a step's resource, or None where there is none yet."""
+        """The version of a step's resource, or None if it does not exist yet."""
         reference = self.references.get(symbol(step.kind, step.key))
         version: str | None = self.server.read(reference)["meta"]["versionId"] if reference else None
         return version
 
     def is_unchanged(self, entry: Entry) -> bool:
-        """Whether a resource is as the deployment left it."""
+        """Whether a resource is unchanged since the deployment."""
         return self._version(entry.reference) == entry.after
 
     def undo(self, entry: Entry) -> bool:
-        """Bring back an earlier version; False, with nothing written, if somebody changed the resource since."""
+        """Restore an earlier version; False, with nothing written, if the resource was changed since."""
         if not self.is_unchanged(entry):
             return False
         reference, before, after = entry.reference, entry.before, entry.after
@@ -113,16 +113,16 @@ class Project:
         if kind == "ProjectMembership" and after is not None:
             self.server.post(f"admin/projects/{self.id}/members/{resource_id}", earlier)
         else:
-            # A deleted resource comes back by a PUT too, which has no version to match. From a ProjectMembership whose
-            # meta names a project 5.1.13 takes project and user, and then misses them.
+            # A PUT also restores a deleted resource, without a version to match. If the meta of a ProjectMembership
+            # names a project, 5.1.13 removes project and user and then reports them as missing.
             self.server.restore(earlier | {"meta": {k: v for k, v in earlier["meta"].items() if k != "project"}})
         return True
 
     def remove(self, reference: str) -> None:
-        """Delete a resource; a Bot with its ProjectMemberships and its timer, which the server would leave behind.
+        """Delete a resource. For a Bot, also delete its ProjectMemberships and its timer, which the server would keep.
 
-        A server removes a timer only where an update of the Bot removes the schedule: the timer of a deleted Bot fails
-        at each of its times (seen on 5.1.13).
+        A server removes a timer only if an update of the Bot removes the schedule: the timer of a deleted Bot keeps
+        firing and failing (seen on 5.1.13).
         """
         if reference.startswith("Bot/"):
             self.server.change(reference, lambda bot: {k: v for k, v in bot.items() if k not in _SCHEDULE})
@@ -175,7 +175,7 @@ class Project:
             self.server.post(f"fhir/R4/{reference}/$deploy", {"code": self.code[step.key], "filename": "index.js"})
 
     def _nameless(self, name: str, description: str) -> Json | None:
-        """A Bot that an earlier run created and could not identify: same name and description, and no identifier."""
+        """A Bot that an earlier run created without its identifier: same name and description, no identifier."""
         found = self.server.search("Bot", [("name:exact", name)])
         nameless = [bot for bot in found if not bot.get("identifier") and bot.get("description") == description]
         return nameless[0] if nameless else None
@@ -224,7 +224,7 @@ class Project:
         return found
 
     def _with_code(self, key: str, bot: Json) -> Json:
-        """The Bot with a digest of its code, where the declaration has one to compare."""
+        """The Bot with a digest of its code, if the declaration has one to compare."""
         stored = binary_id(bot.get("executableCode", {}).get("url", ""))
         if key not in self.code or stored is None:
             return bot
@@ -238,7 +238,7 @@ class Project:
             raise InputError("The plan names a resource that this server does not have.", code="not-found") from fault
 
     def _real(self, value: Any) -> Any:
-        """The value with ids in the place of symbols."""
+        """The value with symbols replaced by ids."""
         if isinstance(value, dict):
             return {name: self._real(each) for name, each in value.items()}
         if isinstance(value, list):
@@ -247,7 +247,7 @@ class Project:
 
 
 def open_project(server: Medplum, *, code: Mapping[str, str] | None = None) -> Project:
-    """The project of the client; ConfigError where the client is no administrator of it."""
+    """The project of the client; ConfigError if the client does not administer it."""
     me = server.get("auth/me")
     project_id = me["project"]["id"]
     if not me.get("membership", {}).get("admin"):
@@ -260,7 +260,7 @@ def open_project(server: Medplum, *, code: Mapping[str, str] | None = None) -> P
 
 
 def symbolic(value: Any, names: Mapping[str, str]) -> Any:
-    """The value with symbols in the place of ids, and without the display that a server may add beside them."""
+    """The value with ids replaced by symbols, and without the display that a server may add to references."""
     if isinstance(value, dict):
         known = value.get("reference") in names
         return {name: symbolic(each, names) for name, each in value.items() if not (known and name == "display")}
@@ -270,13 +270,13 @@ def symbolic(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def binary_id(url: str) -> str | None:
-    """The id of the Binary that a content's address stands for."""
+    """The id of the Binary in a content's URL."""
     found = _BINARY.search(url)
     return found[1] if found else None
 
 
 def tags(resource: Json) -> list[str]:
-    """The project's marks on a resource."""
+    """The project's tags on a resource."""
     found = resource.get("meta", {}).get("tag", [])
     return [tag["code"] for tag in found if tag.get("system") == TAG_SYSTEM and tag.get("code")]
 

@@ -1,4 +1,4 @@
-"""Which AccessPolicies let other users than administrators read the Bots: who may read a Bot may call it."""
+"""Finds AccessPolicies that let users other than administrators read Bots: whoever may read a Bot may call it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot_layer.medplum.client import Medplum
 
 
 def readable_bots(server: Medplum) -> Iterator[Finding]:
-    """One finding for each such policy, by its reference; a passed one if there is none."""
+    """One finding for each such policy, by its reference, or one passed finding if there are none."""
     found = False
     for policy in server.search_all("AccessPolicy", [("_count", "200")]):
         if not tags(policy) and any(_shows_bots(rule) for rule in policy.get("resource", [])):

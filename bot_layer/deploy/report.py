@@ -1,4 +1,4 @@
-"""A plan and its execution as people read it, and as JSON."""
+"""Formats a plan and its execution as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 100
 
 
 def lines(plan: Plan, *, details: bool = True) -> Iterator[str]:
-    """One line for each resource, and one for each field that changes."""
+    """One line for each resource and one for each changed field."""
     for step in plan.steps:
         yield step_line(step)
         if details or step.action == "update":
@@ -41,7 +41,7 @@ def summary(plan: Plan) -> str:
 
 
 def as_json(plan: Plan, problems: tuple[Problem, ...]) -> Json:
-    """The plan for a machine; the values of secrets are left out."""
+    """The plan as JSON; the values of secrets are omitted."""
     return {
         "changes": len(plan.steps),
         "steps": [_step(step) for step in plan.steps],
@@ -71,7 +71,7 @@ def _difference(step: Step, difference: Difference) -> str:
 
 
 def _changed(before: list[Any], after: list[Any]) -> str:
-    """What a list loses and gains; of a long list only that can be read."""
+    """The removed and added items of a list; a full long list would be unreadable."""
     lost = [f"-{_short(each)}" for each in before if each not in after]
     gained = [f"+{_short(each)}" for each in after if each not in before]
     return " ".join([*lost, *gained]) or "the same elements in another order"

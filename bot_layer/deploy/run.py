@@ -1,4 +1,4 @@
-"""A deployment from declaration to server: survey, plan, carry out, remember how to undo."""
+"""A deployment from declaration to server: survey, plan, carry out, and record how to undo it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bot_layer.settings import missing, secret_values
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a deployment. ``secrets`` are values by name; None leaves the project's secrets alone."""
+    """A requested deployment. ``secrets`` are values by name; None leaves the project's secrets unchanged."""
 
     bots: Collection
     runtime: str = "fission"
@@ -35,13 +35,13 @@ class Request:
 
     @property
     def collections(self) -> frozenset[str]:
-        """The collections that this deployment concerns; ``prune`` and a rollback leave all others alone."""
+        """The collections of this deployment; ``prune`` and a rollback do not touch any others."""
         return frozenset(self.bots.names or ("",))
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a server holds against what is declared."""
+    """The comparison of a server with the declarations."""
 
     project: Project
     plan: Plan
@@ -55,7 +55,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Report:
-    """How far a deployment came. ``error`` is the cause where it stopped before its end."""
+    """The outcome of a deployment. ``error`` is the cause if it stopped early."""
 
     done: tuple[Step, ...]
     left: tuple[Step, ...] = ()
@@ -63,9 +63,9 @@ class Report:
 
 
 def choose(server: Medplum, bots: Collection, given: Mapping[str, str]) -> tuple[Selection, str]:
-    """The bots that a deployment without a name concerns, and their runtime, as the project remembers them.
+    """The bots and the runtime of a deployment that names neither, from the project's deployed Bots.
 
-    ``given`` are the settings of the file of secrets or the environment, by name.
+    ``given`` are the settings from the secrets file or the environment, by name.
     """
     project = open_project(server)
     deployed = project.deployed_bots([handler.bot.identifier for handler in bots])
@@ -98,7 +98,7 @@ def carry_out(
     now: datetime | None = None,
     tell: Callable[[Step], None] = lambda _step: None,
 ) -> Report:
-    """Carry out a plan and nothing else; a failure leaves the rest of it undone and says so."""
+    """Carry out a plan and nothing else; after a failure, the remaining steps are not done and are reported."""
     if planned.errors:
         raise ConfigError(planned.errors[0].text, code=planned.errors[0].code)
     steps = planned.plan.steps
@@ -120,7 +120,7 @@ def carry_out(
 
 @dataclass(frozen=True)
 class Undone:
-    """The references that a rollback undid, and those that it left because somebody changed them since."""
+    """The references that a rollback restored, and those that it skipped because they were changed since."""
 
     undone: tuple[str, ...]
     kept: tuple[str, ...]
@@ -134,9 +134,10 @@ def roll_back(
     dry_run: bool = False,
     break_lock: bool = False,
 ) -> Undone:
-    """Bring back the state before the last deployment of these collections, or with ``dry_run`` tell what would be.
+    """Restore the state before the last deployment of these collections, or with ``dry_run`` report what would be
+    restored.
 
-    Versions are the server's own, so any machine can do it. Secrets are not brought back: no version of them is kept.
+    The server keeps the versions, so any machine can do it. Secrets are not restored: they have no versions.
     Raises InputError ``nothing-to-roll-back``.
     """
     if dry_run:
@@ -209,7 +210,7 @@ def _carry_out(project: Project, steps: tuple[Step, ...], lock: Lock, tell: Call
 
 
 def _settings(project: Project, request: Request) -> Mapping[str, str]:
-    """What decides which rights a bot needs, as the project has it after this deployment."""
+    """The settings that determine a bot's rights, as they will be in the project after this deployment."""
     names = {each.bot.types_setting for each in request.bots if each.bot.types_setting}
     held = found_secrets(secrets_of(project), names) if names else []
     given = {name: value for name, value in (request.secrets or {}).items() if name in names and value}
@@ -233,7 +234,7 @@ def _unknown_secrets(request: Request) -> list[Problem]:
 
 
 def _strangers(project: Project, wanted: list[Wanted]) -> list[Problem]:
-    """Operations of others under a code of ours: the server would run whichever it finds first."""
+    """Operations of others with one of our codes: the server would run whichever it finds first."""
     codes = {each.body["code"]: each.key for each in wanted if each.kind == "OperationDefinition"}
     if not codes:
         return []

@@ -1,6 +1,6 @@
 """Project secrets: the names that the bots declare, with values from a file or the environment.
 
-Medplum's endpoint replaces the whole list, so it is read first and everybody else's entries go back as they were.
+Medplum's endpoint replaces the whole list, so the list is read first and all other entries are written back unchanged.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ RELAY_SECRETS = ("BOT_RELAY_KEY", "BOT_RELAY_URL")
 
 
 def wanted_secrets(bots: Collection, values: Mapping[str, str], *, relay: bool) -> list[Wanted]:
-    """One for each declared name that has a value; the relay's own two only where a relay is deployed."""
+    """One for each declared name that has a value; the relay's own two only if a relay is deployed."""
     names = {each.name for each in settings_of(bots)} - (set() if relay else set(RELAY_SECRETS))
     return [Wanted("Secret", name, {"value": values[name]}) for name in sorted(names) if values.get(name)]
 
 
 def read_file(path: Path) -> dict[str, str]:
-    """The values of a file: a JSON object, or lines of ``NAME=value`` as in any .env file (quotes, comments, export).
+    """Read the values in a file: a JSON object, or lines of ``NAME=value`` as in any .env file (quotes, comments,
+    export).
 
     Raises InputError that names each line which is neither a value nor a comment.
     """
@@ -41,7 +42,8 @@ def read_file(path: Path) -> dict[str, str]:
 
 
 def chosen_values(bots: Collection, given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """The values to set: those of the file, then those of the environment; each login whole from one of the two."""
+    """The values to set, from the file, then the environment; all parts of a login come from the same one of the
+    two."""
     return combine(settings_of(bots), given, environ)
 
 
@@ -52,14 +54,14 @@ def settings_of(bots: Collection) -> list[Setting]:
 
 
 def secrets_of(project: Project) -> list[Json]:
-    """The project's whole list as the server holds it."""
+    """The project's whole list of secrets on the server."""
     found = project.server.get(f"admin/projects/{project.id}")
     listed: list[Json] = found.get("project", {}).get("secret", [])
     return listed
 
 
 def found_secrets(held: Sequence[Json], names: set[str]) -> list[Found]:
-    """Those of the list that have one of the names."""
+    """The entries that have one of the names."""
     return [
         Found("Secret", each["name"], {"value": secret_text(each) or ""}, ours=False)
         for each in held
@@ -68,7 +70,7 @@ def found_secrets(held: Sequence[Json], names: set[str]) -> list[Found]:
 
 
 def write_secrets(project: Project, steps: Sequence[Step]) -> None:
-    """Write the steps' values into the list; what others keep there stays."""
+    """Write the steps' values into the list; other entries are unchanged."""
     values = {step.key: step.body["value"] for step in steps}
     others = [each for each in secrets_of(project) if each.get("name") not in values]
     ours = [{"name": name, "valueString": value} for name, value in values.items()]
@@ -95,6 +97,6 @@ def _from_lines(text: str) -> dict[str, str]:
 
 
 def _line(binding: Binding) -> int:
-    """The number of a binding's line; the parser counts the empty lines before it as its own."""
+    """The line number of a binding; the parser counts preceding empty lines as part of it."""
     text = binding.original.string
     return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")

@@ -1,8 +1,8 @@
-"""AuditEvents of the federated responder in Medplum: documents before they are sent, queries soon after.
+"""AuditEvents of the federated responder in Medplum: documents are recorded before they are sent, queries soon after.
 
-A write costs a hundred units of Medplum's quota and a query may come many times a second, so the same query asked
-again within some seconds becomes one AuditEvent with a count and a period. No query is answered once its record can't
-be kept.
+A write costs a hundred units of Medplum's quota, and a query may arrive many times a second. So the same query repeated
+within a few seconds becomes one AuditEvent with a count and a period. A query whose record can't be kept is not
+answered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Asked:
 
 
 class Recorder:
-    """What was accessed, on its way to Medplum. A thread writes what was gathered; ``close`` writes the rest."""
+    """Records accesses in Medplum. A thread writes the collected queries; ``close`` writes the rest."""
 
     def __init__(self, server: Medplum, *, seconds: float, clock: Callable[[], float]) -> None:
         self._server = server
@@ -45,12 +45,12 @@ class Recorder:
         self._thread: threading.Thread | None = None
 
     def fetched(self, access: Access) -> None:
-        """Records the access to a document now: without the record nothing may be sent."""
+        """Record the access to a document now: without the record, nothing may be sent."""
         now = self._now()
         self._server.create(audit_event(access, now, now))
 
     def queried(self, access: Access) -> None:
-        """Records a query soon; TransientError where too many records wait for a Medplum that does not take them."""
+        """Record a query soon; TransientError if too many records are pending because Medplum does not accept them."""
         now = self._now()
         with self._lock:
             known = self._waiting.get(access)
@@ -64,7 +64,7 @@ class Recorder:
                 self._thread.start()
 
     def flush(self) -> None:
-        """Writes what waits; what Medplum does not take waits on."""
+        """Write the pending records; those that Medplum does not accept stay pending."""
         with self._writing:
             with self._lock:
                 waiting, self._waiting = list(self._waiting.items()), {}
@@ -73,7 +73,7 @@ class Recorder:
                 self._keep([each for each, taken in zip(part, self._written(part), strict=True) if not taken])
 
     def close(self) -> None:
-        """Ends the thread and writes what waits."""
+        """Stop the thread and write the pending records."""
         self._closed = True
         self._wake.set()
         if self._thread is not None:

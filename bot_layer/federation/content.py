@@ -1,4 +1,4 @@
-"""A document's bytes as an HTTP answer: whole or one range, streamed, never kept by anybody on the way.
+"""A document's bytes as an HTTP response: whole or one range, streamed, never cached.
 
 https://www.rfc-editor.org/rfc/rfc9110#section-14
 """
@@ -18,7 +18,7 @@ PRIVATE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosnif
 
 
 def document_answer(request: Request, opened: Opened, *, etag: str) -> Response:
-    """All of the bytes or the range asked for; a HEAD has the same headers and no bytes."""
+    """All bytes or the requested range; the response to HEAD has the same headers and no body."""
     headers = {**PRIVATE, "Accept-Ranges": "bytes", "ETag": etag, "Content-Type": opened.content_type}
     asked = request.headers.get("Range") if request.headers.get("If-Range", etag) == etag else None
     span = byte_range(asked, opened.length)
@@ -38,7 +38,7 @@ def document_answer(request: Request, opened: Opened, *, etag: str) -> Response:
 
 
 def _part(opened: Opened, span: Span | None) -> Iterator[bytes]:
-    """The bytes of a span, in pieces; the source is let go however this ends."""
+    """The bytes of a span, in chunks; the source is always closed at the end."""
     place = 0
     try:
         for chunk in opened.chunks:

@@ -1,7 +1,7 @@
-"""What is answered under /federated where nothing is: an OperationOutcome, as everything there.
+"""The response for unknown paths under /federated: an OperationOutcome, like every error there.
 
-https://hl7.org/fhir/R4/http.html#Status-Codes; 405 tells the methods that there are, as
-https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6 wants it.
+https://hl7.org/fhir/R4/http.html#Status-Codes; 405 lists the allowed methods, as
+https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6 requires.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ FHIR_JSON = "application/fhir+json"
 
 
 class Elsewhere:
-    """An ASGI application for every other path and method, so that it is asked before the framework's own answers."""
+    """An ASGI application for every other path and method, so that it replaces the framework's own error responses."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = routes
 
     def beneath(self, prefix: str) -> list[Route]:
-        """The routes that lead here: the last ones, because the first that fits answers."""
+        """The routes to this application. They must come last, because the first match answers."""
         return [Route(prefix, self), Route(f"{prefix}/{{rest:path}}", self)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """404, or 405 where the path is there with another method."""
+        """404, or 405 if the path exists with another method."""
         allowed = {method for route in self._routes if _is_at(route, scope) for method in route.methods or ()}
         if allowed:
             issue = outcomes.Issue(

@@ -1,8 +1,9 @@
 """The federated responder: token, DocumentReference search and document fetch, for Health Gorilla to call.
 
 Routes for the host, all under ``/federated``, and SMART's discovery document; nothing else exists. A query is answered
-200 with a total, 0 for nobody. A document of somebody else, or one that may not leave, is 404 like one that does not
-exist. https://hl7.org/fhir/R4/search.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
+with 200 and a total, which is 0 for an unknown patient. A document of another patient, or one that must not be
+disclosed, is 404 like one that does not exist. https://hl7.org/fhir/R4/search.html and
+https://www.hl7.org/fhir/smart-app-launch/conformance.html
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the responder serves, from where, by which clocks. ``answering`` reads how, which may change meanwhile."""
+    """What the responder serves, its Medplum login and its clocks. ``answering`` reads the settings that may change at
+    run time."""
 
     serving: Serving
     answering: Callable[[], Answering] = field(repr=False)
@@ -64,22 +66,22 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The responder's settings from the environment, with its own login at Medplum; ConfigError for what is missing.
+    """The responder's settings from the environment, with its own login at Medplum; ConfigError names what is missing.
 
-    How it answers is read as the bot reads it: each setting from the environment, else from the project's secrets,
-    which a login that administers the project may read.
+    The settings for the answers are read as the bot reads them: each from the environment, else from the project's
+    secrets, which a login that administers the project may read.
     """
     serving, server = read_serving(environ), connect_environment(environ).with_local_references()
 
     def read(secrets: Mapping[str, str]) -> Answering:
         return read_answering(resolve(ANSWERING, environ, secrets), f"{serving.base_url}/documents/{{id}}?")
 
-    read({})  # what is wrong in the environment is an error at start
+    read({})  # a wrong value in the environment is an error at start
     return Settings(serving, lambda: read(secret_values(server.project_secrets().values())), server)
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:
-    """Whether the environment asks for the responder."""
+    """Whether the environment enables the responder."""
     return bool(environ.get("FEDERATED_CLIENTS"))
 
 
@@ -89,7 +91,7 @@ def routes(settings: Settings) -> list[Route]:
 
 
 class Responder:
-    """The responder of one Medplum project. ``close`` writes the audit records that still wait."""
+    """The responder of one Medplum project. ``close`` writes the pending audit records."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -97,12 +99,12 @@ class Responder:
         self._answering = cached(TTLCache(1, _ANSWERING_SECONDS), lock=threading.Lock())(settings.answering)
         self._tokens = Tokens(settings.serving, settings.clock, Attempts(settings.serving.attempts, settings.clock))
         self._gathered: Callable[[str], _Answer] = self._gather
-        if seconds := settings.serving.cache_seconds:  # what is never given again is not kept
+        if seconds := settings.serving.cache_seconds:  # an answer that is never reused is not cached
             answers: TTLCache[Any, _Answer] = TTLCache(_MOST_ANSWERS, seconds, timer=settings.monotonic)
             self._gathered = cached(answers, condition=threading.Condition())(self._gather)
 
     def routes(self) -> list[Route]:
-        """Every route there is."""
+        """Every route of the responder."""
         discovery = "/.well-known/smart-configuration"
         there = [
             Route(f"{PREFIX}/oauth2/token", self.token, methods=["POST"]),
@@ -118,7 +120,7 @@ class Responder:
         return [*there, *Elsewhere(there).beneath(PREFIX)]
 
     def close(self) -> None:
-        """Writes what waits."""
+        """Write the pending audit records."""
         self.recorder.close()
 
     async def token(self, request: Request) -> Response:
@@ -157,20 +159,20 @@ class Responder:
         return self._guarded(request, self._document, *scopes.FETCH)
 
     def metadata(self, request: Request) -> Response:
-        """The capability statement; anybody may read it."""
+        """The capability statement, which is public."""
         serving = self.settings.serving
         statement = federation_metadata.capability_statement(serving.fhir_url, serving.token_url)
         return _too_large(request) or _json(200, statement, FHIR_JSON, {})
 
     def discovery(self, request: Request) -> Response:
-        """SMART's discovery document; anybody may read it."""
+        """SMART's discovery document, which is public."""
         document = federation_metadata.smart_configuration(self.settings.serving.token_url)
         return _too_large(request) or _json(200, document, "application/json", {})
 
     def _guarded(
         self, request: Request, answer: Callable[[Request, Caller], Response], *needs: tuple[str, str]
     ) -> Response:
-        """The answer to a token that permits one of the needs; failures are OperationOutcomes without personal data."""
+        """The response if the token permits one of ``needs``; failures are OperationOutcomes without personal data."""
         too_large = _too_large(request)
         if too_large is not None:
             return too_large
@@ -183,7 +185,7 @@ class Responder:
         if not scopes.permit(caller.scopes, *needs):
             return _insufficient_scope(*needs)
         try:
-            # A partner's trace ends here: it has nothing to do with the work inside.
+            # A partner's trace ends here: it must not continue into internal work.
             with spans.call("federated", {}) as span:
                 span.annotate(name="federated-documents")
                 answered = answer(request, caller)
@@ -212,7 +214,7 @@ class Responder:
         return _json(200, federation.searchset(query, fitting, fhir_url), FHIR_JSON, PRIVATE)
 
     def _document(self, request: Request, caller: Caller) -> Response:
-        """Looked up each time anew, so that a document that may no longer leave does not leave."""
+        """Looked up for each request, so that a document that may no longer be disclosed is not sent."""
         asked, number = request.query_params.get("patient", ""), request.query_params.get("content", "0")
         source = self._source()
         found = source.patient(asked) if asked else None
@@ -236,7 +238,8 @@ class Responder:
         )
 
     def _address(self, request: Request) -> str:
-        """The address that a login came from: of the connection, or where that is a trusted proxy, by its header."""
+        """The client address of a login: that of the connection, or from the header if the connection is a trusted
+        proxy's."""
         address = request.client.host if request.client else ""
         return federation_proxies.origin(
             address, request.headers.getlist("X-Forwarded-For"), self.settings.serving.trusted_proxies
@@ -246,7 +249,7 @@ class Responder:
         return datetime.fromtimestamp(self.settings.clock(), UTC)
 
     def _source(self) -> FederatedSource:
-        """Medplum as the settings of the last minute let the network see it."""
+        """The documents that the network may see, by the settings as of at most a minute ago."""
         return _made(self.settings.server, self._answering(), self._now)
 
     def _gather(self, asked_id: str) -> _Answer:
@@ -259,7 +262,7 @@ class Responder:
 
 @lru_cache(8)
 def _made(server: Medplum, answering: Answering, now: Callable[[], datetime]) -> FederatedSource:
-    """The same one while nothing changes: it remembers the sizes of documents."""
+    """The same source while the settings are unchanged, because it caches the sizes of documents."""
     return FederatedSource(server, answering, now=now)
 
 
@@ -270,7 +273,7 @@ class _Answer:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body; None for one that is too large, of which no more is read."""
+    """The body, or None if it is too large; reading stops at the limit."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -1,4 +1,4 @@
-"""What Medplum has for a federated query: the patient behind a registered id, the documents, and their bytes."""
+"""Medplum's data for a federated query: the patient with a registered id, the documents, and their bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MOST_SUMMARIES = 16
 
 @dataclass(frozen=True)
 class Found:
-    """The patient behind an id that was asked for, and the Patients in Medplum whose documents are theirs."""
+    """The patient with a requested id, and the Medplum Patients whose documents belong to that patient."""
 
     patient: Json = field(repr=False)
     references: tuple[str, ...] = field(repr=False)
@@ -45,9 +45,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Opened:
-    """A document's bytes, ready to be sent. Close it, also where they were not read to their end.
+    """A document's bytes, ready to send. Always close it, even if not all bytes were read.
 
-    ``version`` differs where the bytes may, beside the version of the document: that of the Binary, or a digest.
+    ``version`` identifies the bytes in addition to the document's version: the Binary's version, or a digest.
     """
 
     content_type: str
@@ -73,9 +73,9 @@ class FederatedSource:
         return replace(self.answering.rules, server=self.server.client.fhir_base_url)
 
     def asked_ids(self, query: Query) -> list[str]:
-        """The registered ids of the patients that a query asks for; none where nobody has the identifier or document.
+        """The registered ids of a query's patients; empty if no patient has the identifier or document.
 
-        A query by document ids alone asks for the patients of those documents.
+        For a query with only document ids, these are the patients of those documents.
         """
         if query.patients:
             return list(query.patients)
@@ -89,7 +89,7 @@ class FederatedSource:
         return self._registered_ids([*patients, *subjects])
 
     def patient(self, asked_id: str) -> Found | None:
-        """The patient who is registered under an id and may be disclosed; None where nobody is, or nobody any more."""
+        """The patient who is registered with an id and may be disclosed, or None."""
         asked = self._asked(asked_id)
         now = self.now()
         if asked is None or not (self.answering.unregistered or numbers(asked, HEALTH_GORILLA_SYSTEM, now)):
@@ -102,13 +102,13 @@ class FederatedSource:
         if current.get("active") is False:
             return None
         everyone = {f"Patient/{each['id']}": each for each in (current, asked, *store.merged_into(current))}
-        # An error while labels and Consents are read is no permission.
+        # An error while reading labels and Consents does not count as permission.
         if store.denial(list(everyone.values()), self.answering.disclosure) is not None:
             return None
         return Found(current, tuple(everyone))
 
     def documents(self, found: Found, asked_id: str) -> list[Json]:
-        """Every document of a patient that may leave, as the network sees it."""
+        """Every document of a patient that may be disclosed, in the form for the network."""
         held = self._held(found, self.most_documents + 1)
         if len(held) > self.most_documents:
             raise PermanentError(
@@ -127,7 +127,7 @@ class FederatedSource:
         return self._presented(shown, asked_id)
 
     def document(self, found: Found, document_id: str) -> Json | None:
-        """One document of the patient that may leave, as it is stored now; None for any other."""
+        """One document of the patient that may be disclosed, as stored now; None for any other."""
         if federated_document.summarized_patient(document_id) is not None:
             summary = self._summary(found)
             is_meant = summary is not None and summary["id"] == document_id
@@ -136,7 +136,7 @@ class FederatedSource:
         return stored if stored is not None and self._may_leave(stored, found) else None
 
     def open(self, found: Found, document: Json, number: int) -> Opened | None:
-        """The bytes of one content of a document; None where there are none."""
+        """The bytes of one content of a document, or None."""
         if federated_document.summarized_patient(document["id"]) is not None:
             return self._open_summary(found.patient) if number == 0 else None
         sources = federated_document.sources(document, self._rules.server)
@@ -157,7 +157,7 @@ class FederatedSource:
         return list(islice(self.server.search_all("DocumentReference", query), most))
 
     def _summary(self, found: Found) -> Json | None:
-        """What stands for the patient's data, where there may be such a document."""
+        """The generated summary document of the patient, if the settings allow one."""
         summary = federated_document.summary(found.patient)
         is_offered = self.answering.ccda and federated_document.is_open(summary, self._rules)
         return summary if is_offered else None
@@ -173,21 +173,21 @@ class FederatedSource:
         token = search_token(system, value) if system is not None else search_token("", value).removeprefix("|")
         hits = self.server.search("Patient", [("identifier", token), ("_count", "10")])
         carrying = [patient for patient in hits if _carries(patient, system, value, self.now())]
-        # A record that ended leads to the survivor, who may have taken its number over.
+        # A merged record leads to the surviving one, which may have taken over its number.
         successors = {patient_state.replaced_by(patient) for patient in carrying}
         first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
-        # Two patients under one number: whose documents are meant is not guessed.
+        # If two patients have one number, do not guess which one is meant.
         return first[0] if len(first) == 1 else None
 
     def _ids_of(self, system: str | None, value: str) -> list[str]:
-        """The registered id of the patient with an identifier: that number itself where patients are known by it."""
+        """The registered id of the patient with an identifier; the number itself if patients are registered with it."""
         asked, own_system = self._identified(system, value), self.answering.identifier_system
         if asked is not None and own_system and _carries(asked, own_system, value, self.now()):
             return [value]
         return self._registered_ids([f"Patient/{asked['id']}"] if asked else [])
 
     def _registered_ids(self, references: Iterable[str]) -> list[str]:
-        """The ids under which Patients of Medplum were registered, each once."""
+        """The ids with which Medplum Patients were registered, without duplicates."""
         ids = (self._registered_id(reference) for reference in dict.fromkeys(references))
         return list(dict.fromkeys(each for each in ids if each))
 
@@ -220,8 +220,8 @@ class FederatedSource:
         ]
 
     def _content(self, key: str, source: Source | None, attachment: Json) -> Content | None:
-        """Type, size and hash: as stated, else measured once for each version; None where no bytes may leave."""
-        # Medplum's signed address has the Binary's version, which may be newer than the document's.
+        """Type, size and hash: as stated, else measured once for each version; None if no bytes may be disclosed."""
+        # Medplum's signed URL contains the Binary's version, which may be newer than the document's.
         key = f"{key}/{str(attachment.get('url', '')).partition('?')[0]}"
         if source is None or (source.binary and self._binary(source.binary) is None):
             return None
@@ -240,13 +240,13 @@ class FederatedSource:
         return content
 
     def _binary(self, binary_id: str) -> Json | None:
-        """The Binary of a document; None where there is none, or its own labels say that it is too confidential."""
+        """The Binary of a document; None if there is none, or its own labels mark it as too confidential."""
         binary = self.server.find(f"Binary/{binary_id}") if is_id(binary_id) else None
         is_open = binary is not None and not exceeds(resource_labels(binary), self._rules.highest)
         return binary if is_open else None
 
     def _open(self, source: Source, content_type: str | None) -> Opened:
-        # A content type that Medplum stores may be no valid header.
+        # A content type stored in Medplum may not be a valid header.
         stated = content_type if content_type and _MEDIA_TYPE.fullmatch(content_type) else None
         if source.data is not None:
             return Opened(stated or "application/octet-stream", len(source.data), [source.data])
@@ -258,7 +258,7 @@ class FederatedSource:
         is_page = received in _PAGES and stated is not None and _media_type(stated) not in _PAGES
         kept = str(binary.get("contentType"))
         if is_page or (_MEDIA_TYPE.fullmatch(kept) and received != _media_type(kept)):
-            # A gateway's page with status 200 must not reach another network as the patient's document.
+            # A gateway's HTML page with status 200 must not reach another network as the patient's document.
             stream.close()
             raise _unreadable("Binary/{id}")
         kind = stated or stream.content_type or "application/octet-stream"
@@ -282,7 +282,8 @@ class FederatedSource:
         ]
 
     def _summary_content(self, patient: Json) -> Content:
-        """What is known of a patient's C-CDA: its size and hash once it was made for this version of the patient."""
+        """The content of a patient's C-CDA, with size and hash once it was generated for this version of the
+        patient."""
         made: bytes | None = self._summaries.get(_version_key(patient))
         kind = "application/xml"
         return Content(kind) if made is None else federated_document.measure([made], kind)
@@ -295,12 +296,12 @@ class FederatedSource:
             if b"ClinicalDocument" not in made:
                 raise _unreadable("Patient/{id}/$ccda-export")
             self._summaries.put(key, made)
-        # Each host has its own C-CDA made.
+        # Each host requests its own C-CDA.
         return Opened("application/xml", len(made), [made], hashlib.sha256(made).hexdigest()[:16])
 
 
 class Kept:
-    """The values used last, by key, shared by threads."""
+    """A thread-safe cache of the most recently used values."""
 
     def __init__(self, most: int) -> None:
         self._values: LRUCache[str, Any] = LRUCache(most)
@@ -312,7 +313,7 @@ class Kept:
             return self._values.get(key)
 
     def put(self, key: str, value: object) -> None:
-        """Keep a value; the one unused for longest goes where there are too many."""
+        """Store a value; if the cache is full, the least recently used value is dropped."""
         with self._lock:
             self._values[key] = value
 
@@ -326,7 +327,7 @@ def _is_merged(patient: Json) -> bool:
 
 
 def _carries(patient: Json, system: str | None, value: str, now: datetime) -> bool:
-    """Whether the number is the patient's own. One that is not in force may have been somebody else's."""
+    """Whether the number is the patient's own. One that is no longer valid may have belonged to another patient."""
     own = (each for each in objects(patient.get("identifier")) if in_force(each, now) or _is_merged(patient))
     return any(each.get("value") == value and system in (None, each.get("system")) for each in own)
 

@@ -1,4 +1,4 @@
-"""Tokens of the federated responder: issued to a known client, signed, short-lived; wrong logins are counted.
+"""Tokens of the federated responder: issued to a known client, signed, short-lived; failed logins are counted.
 
 https://www.rfc-editor.org/rfc/rfc9068 (the claims), https://www.rfc-editor.org/rfc/rfc8725 (one algorithm, all checked)
 """
@@ -23,16 +23,16 @@ from bot_layer.fhir.json import Json
 _ALGORITHM = "HS256"
 _WINDOW = 60.0
 _MOST_COUNTED = 10_000
-# A check costs 16 MB and some tens of milliseconds: a flood of logins must not take the host's memory.
+# A check costs 16 MB and some tens of milliseconds: a flood of logins must not exhaust the host's memory.
 _AT_ONCE = 2
-# A further login is refused: queries with a good token must not wait behind a flood of logins.
+# Further logins are refused: queries with a valid token must not wait behind a flood of logins.
 _MOST_WAITING = 8
 _CLAIMS = ["iss", "aud", "sub", "exp", "iat", "jti"]
 
 
 @dataclass
 class Attempts:
-    """Wrong logins of the last minute, by client and address."""
+    """Failed logins of the last minute, by client and address."""
 
     most: int
     clock: Callable[[], float] = field(repr=False)
@@ -40,13 +40,13 @@ class Attempts:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def wait(self, key: str) -> int | None:
-        """How many seconds to wait before the next login may be tried; None where it may be now."""
+        """Seconds to wait before the next login attempt; None if it is allowed now."""
         with self._lock:
             recent = self._recent(key)
             return max(1, round(recent[0] + _WINDOW - self.clock())) if len(recent) >= self.most else None
 
     def failed(self, key: str) -> None:
-        """Counts a wrong login."""
+        """Count a failed login."""
         with self._lock:
             if len(self._wrong) >= _MOST_COUNTED:
                 self._wrong = {each: times for each in list(self._wrong) if (times := self._recent(each))}
@@ -54,7 +54,7 @@ class Attempts:
 
     @property
     def counted(self) -> int:
-        """How many addresses and clients are remembered."""
+        """The number of addresses and clients in memory."""
         return len(self._wrong)
 
     def _recent(self, key: str) -> deque[float]:
@@ -66,14 +66,14 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Issued:
-    """The answer to a good request."""
+    """The answer to a valid request."""
 
     body: Json = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a token: the client, and the scopes that the token was issued with."""
+    """The sender of a token: the client, and the scopes that the token was issued with."""
 
     client: str
     scopes: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The token endpoint without its wire."""
+    """The token endpoint without HTTP."""
 
     serving: Serving
     clock: Callable[[], float]
@@ -92,7 +92,8 @@ class Tokens:
     _digest_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def answer(self, body: bytes, authorization: str | None, address: str) -> Issued | Refused:
-        """A token for the right secret, whatever others tried before; else the refusal, and 429 after too many."""
+        """A token if the secret is right, even after failed logins of others; else a refusal, with 429 after too many
+        attempts."""
         asked = read_request(body, authorization, audiences=self.serving.audiences)
         if isinstance(asked, Refused):
             return asked
@@ -105,7 +106,8 @@ class Tokens:
         return self._issued(client, " ".join(scopes.granted(client.scopes, asked.scope)))
 
     def _is_right(self, client: Client | None, secret: str) -> bool | Refused:
-        """Whether this is the client's secret. One that was right before needs no check, so a flood stops nobody."""
+        """Whether this is the client's secret. A secret that was right before needs no new check, so a flood of logins
+        does not lock out valid clients."""
         digest = hmac.digest(self._digest_key, secret.encode(), "sha256")
         if client is not None and hmac.compare_digest(self._known.get(client.id, b""), digest):
             return True
@@ -128,13 +130,13 @@ class Tokens:
         return Refused(401, "invalid_client", "The client or its secret is wrong.")
 
     def caller(self, authorization: str | None) -> Caller | None:
-        """Whose token this is; None for one that is not ours, has expired, or is of a client that was removed."""
+        """The caller that a token was issued to; None if it is not ours, has expired, or its client was removed."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             return None
         try:
-            # The clock is an argument here, so the library must not use its own. A token whose iat is this very second,
-            # or a little ahead on another host's clock, is as good as any.
+            # The clock is an argument here, so the library must not use its own. A token whose iat is the current
+            # second, or slightly ahead because of another host's clock, is valid.
             claims = jwt.decode(
                 token.strip(),
                 self.serving.signing_key,

@@ -1,8 +1,8 @@
-"""What must change on a server so that it holds what the bots declare: decided purely, before anything is written.
+"""What must change on a server so that it matches the bots' declarations. Pure functions; nothing is written here.
 
-Resources are told apart by lasting keys (a Bot's identifier, an OperationDefinition's url, a tag), never by raw ids.
-While a plan is made, ids stand as ``@Kind:key``, so that a reference to what is yet to be created compares as well.
-The law: a plan made after a plan was carried out is empty.
+Resources are identified by stable keys (a Bot's identifier, an OperationDefinition's url, a tag), never by raw ids. A
+plan writes ids as ``@Kind:key``, so that references to resources that do not exist yet can be compared too. The law:
+after a plan was carried out, the next plan is empty.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ BOT_SYSTEMS = frozenset(
 IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
 ORDER = ("Secret", "AccessPolicy", "Bot", "ProjectMembership", "OperationDefinition", "Subscription")
 
-_KEPT = frozenset({"Secret"})  # others may use a secret too
+_KEPT = frozenset({"Secret"})  # others may use the same secret
 
-_TAGS = frozenset({"tag", "collection"})  # these stand in meta.tag
+_TAGS = frozenset({"tag", "collection"})  # these are stored in meta.tag
 _MANAGED: Mapping[str, frozenset[str]] = {
     "Secret": frozenset({"value"}),
     "AccessPolicy": frozenset({"name", "resource"}),
@@ -34,7 +34,7 @@ _MANAGED: Mapping[str, frozenset[str]] = {
             *(
                 "cronTiming",
                 "runAsUser",
-            ),  # never declared: the one wins over cronString, the other over the AccessPolicy
+            ),  # never declared: one overrides cronString, the other the AccessPolicy
         }
     ),
     "ProjectMembership": frozenset({"accessPolicy"}),
@@ -60,9 +60,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """A resource as the server holds it.
+    """A resource as it is on the server.
 
-    ``ours`` is True if it carries the project's mark; ``collection`` is the collection of bots that deployed it.
+    ``ours`` is True if it has the project's tag; ``collection`` is the collection of bots that deployed it.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Difference:
-    """One managed field, before and after; None where it is not there."""
+    """One managed field, before and after; None if it is absent."""
 
     path: str
     before: Any = field(repr=False)
@@ -83,7 +83,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: create, update or delete. ``body`` holds the managed fields as they must be afterwards."""
+    """One thing to do: create, update or delete. ``body`` contains the managed fields as they must be afterwards."""
 
     action: str
     kind: str
@@ -95,7 +95,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do, what is as declared, and what is on the server without being declared (left alone)."""
+    """The steps, the resources that match the declaration, and those that are on the server but not declared (not
+    changed)."""
 
     steps: tuple[Step, ...]
     unchanged: tuple[Wanted, ...] = ()
@@ -103,7 +104,7 @@ class Plan:
 
 
 def symbol(kind: str, key: str) -> str:
-    """What stands for ``Kind/id`` while the id may not exist yet."""
+    """The placeholder for ``Kind/id`` while the id may not exist yet."""
     return f"@{kind}:{key}"
 
 
@@ -114,7 +115,7 @@ def plan(
     prune: bool = False,
     collections: Names[str] = frozenset({""}),
 ) -> Plan:
-    """The steps from what is deployed to what is declared, in an order in which references can be resolved.
+    """The steps from the deployed to the declared state, ordered so that references can be resolved.
 
     With ``prune``, what one of these collections deployed and no longer declares is deleted; nothing else ever is.
     """
@@ -139,7 +140,7 @@ def _is_pruned(found: Found, collections: Names[str]) -> bool:
 
 
 def managed(kind: str, resource: Json) -> Json:
-    """The fields of a resource that the project answers for; everything else on it belongs to others."""
+    """The fields of a resource that the project manages; all others belong to other users."""
     body = {name: value for name, value in resource.items() if name in _MANAGED[kind]}
     if kind == "Bot":
         body |= _some("identifier", [each for each in resource.get("identifier", []) if _is_ours(each)])
@@ -152,13 +153,13 @@ def managed(kind: str, resource: Json) -> Json:
 
 
 def collection_of(resource: Json) -> str:
-    """The collection of bots that deployed a resource; empty if it says none."""
+    """The collection of bots that deployed a resource; empty if it has no collection tag."""
     tags = resource.get("meta", {}).get("tag", [])
     return next((str(tag["code"]) for tag in tags if tag.get("system") == COLLECTION_SYSTEM and tag.get("code")), "")
 
 
 def merged(kind: str, resource: Json, body: Json) -> Json:
-    """The resource with the managed fields as in ``body``, and everything else as it was."""
+    """The resource with the managed fields from ``body``, and all others unchanged."""
     kept = {name: value for name, value in resource.items() if name not in _MANAGED[kind] and name not in _TAGS}
     lists = {name: body.get(name, []) for name in ("identifier", "extension") if name not in _MANAGED[kind]}
     built = kept | {name: value for name, value in body.items() if name not in _TAGS and name not in lists}
@@ -217,6 +218,6 @@ def _some(name: str, values: list[Any]) -> Json:
 
 
 def _replaced(holder: Json, name: str, value: Any) -> Json:
-    """The object with the field as given, or without it where there is nothing to hold."""
+    """The object with the field set to the value, or without the field if the value is empty."""
     rest = {key: kept for key, kept in holder.items() if key != name}
     return rest | {name: value} if value else rest

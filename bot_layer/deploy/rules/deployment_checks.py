@@ -1,4 +1,4 @@
-"""What would not work on a server although the server would store it: found before anything is written."""
+"""Finds what a server would store but not run, before anything is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bot_layer.bot.declaration import Bot
 from bot_layer.deploy.rules.deployment import Wanted
 from bot_layer.deploy.rules.server_limits import version_of
 
-# Codes of the operations of FHIR R4 that Medplum answers itself, or from 5.1.23 refuses to a bot.
+# Codes of FHIR R4 operations that Medplum implements itself, or that it denies to a bot from 5.1.23 on.
 # https://hl7.org/fhir/R4/operationslist.html
 SPECIFIED = frozenset(
     {
@@ -24,7 +24,7 @@ SPECIFIED = frozenset(
 
 @dataclass(frozen=True)
 class Problem:
-    """Something to put right. An ``error`` stops a deployment; a warning does not."""
+    """Something to fix. An ``error`` stops a deployment; a warning does not."""
 
     code: str
     text: str
@@ -32,7 +32,7 @@ class Problem:
 
 
 def check(bots: Iterable[Bot], declared: Sequence[Wanted], *, version: str, features: Iterable[str]) -> list[Problem]:
-    """Every problem of the bots and their operations on a server of this version with these project features."""
+    """Every problem of the bots and their operations on a server with this version and these project features."""
     given = frozenset(features)
     problems = [problem for bot in bots for problem in _bot_problems(bot, given)]
     operations = [each for each in declared if each.kind == "OperationDefinition"]

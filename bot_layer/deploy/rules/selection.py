@@ -1,8 +1,7 @@
-"""Which bots a deployment concerns, and how Medplum runs them, where the command names neither.
+"""Selects the bots of a deployment and their runtime if the command names neither.
 
-A project remembers both by itself: the bots that are deployed in it are those that it runs, and their runtime is the
-one to keep. Only in a project without any of them are bots chosen: those whose required settings have values, and
-none that must be asked for by name.
+The project itself has both: the bots deployed in it are the ones to deploy, and their runtime is kept. In a project
+without deployed bots, the bots whose required settings have values are selected, except those that must be named.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from bot_layer.settings import missing
 
 @dataclass(frozen=True)
 class Selection:
-    """The names of the bots to deploy, and for each of the others why it is left out."""
+    """The names of the bots to deploy, and why each of the others is excluded."""
 
     names: tuple[str, ...]
     left_out: Mapping[str, str]
 
 
 def select(bots: Iterable[Bot], *, deployed: Names[str], settings: Names[str]) -> Selection:
-    """The bots to deploy if none is named.
+    """The bots to deploy if the command names none.
 
     ``deployed`` are the identifiers of the Bots that the project runs; ``settings`` the names that have a value in the
-    project, the file of secrets or the environment.
+    project, the secrets file or the environment.
     """
     left_out = {}
     names = []

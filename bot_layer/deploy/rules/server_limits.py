@@ -1,6 +1,6 @@
-"""What does not work, or works otherwise, on a Medplum server of a certain version.
+"""What does not work, or works differently, on a Medplum server of a given version.
 
-Its release notes and observations: https://www.medplum.com/docs/self-hosting/upgrading-server
+Sources: the release notes, https://www.medplum.com/docs/self-hosting/upgrading-server, and observations.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-OLDEST: Final = (5, 0, 10)  # what the bots were tried on
+OLDEST: Final = (5, 0, 10)  # the oldest version that the bots were tested on
 NEWEST: Final = (5, 1, 13)
 _LATEST: Final = (10**6,)
-# From a version on, before another one.
+# From a version (inclusive) to another one (exclusive).
 _LIMITS: Final = (
     ((), OLDEST, "The bots were tried on 5.0.10 and later."),
     # https://github.com/medplum/medplum/pull/8258
@@ -30,7 +30,7 @@ _LIMITS: Final = (
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The numbers of a server's version: ``5.0.10-6a4145c`` is (5, 0, 10); none where it says none."""
+    """The numbers of a server's version: ``5.0.10-6a4145c`` is (5, 0, 10); empty if there are none."""
     found = re.match(r"\d+(?:\.\d+)*", text)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 

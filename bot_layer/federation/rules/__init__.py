@@ -1,1 +1,1 @@
-"""Queries for a patient's documents that Health Gorilla passes on."""
+"""Rules for document queries that Health Gorilla forwards."""

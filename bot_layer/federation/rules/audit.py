@@ -21,9 +21,9 @@ OBSERVER: Final = "Federated responder"
 
 @dataclass(frozen=True)
 class Access:
-    """One access. ``patients`` are references in Medplum; none where nobody was found under the id that was asked for.
+    """One access. ``patients`` are references in Medplum; empty if no patient has the requested id.
 
-    ``document`` is a reference too, ``query`` what was asked, ``agent`` an OAuth client's id or a Medplum reference.
+    ``document`` is also a reference, ``query`` the query text, ``agent`` an OAuth client's id or a Medplum reference.
     """
 
     agent: str
@@ -34,7 +34,7 @@ class Access:
 
 
 def audit_event(access: Access, first: datetime, last: datetime, *, times: int = 1) -> Json:
-    """The AuditEvent of an access, or of the same query asked several times between ``first`` and ``last``."""
+    """The AuditEvent of an access, or of the same query repeated between ``first`` and ``last``."""
     interaction = "read" if access.document else "search-type"
     event: Json = {
         "resourceType": "AuditEvent",

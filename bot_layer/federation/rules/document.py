@@ -1,7 +1,7 @@
-"""A DocumentReference as another network may see it: Medplum's own, completed from the clinic's organization.
+"""A DocumentReference as another network may see it: Medplum's, completed with the clinic's organization.
 
-Elements are taken by name, so that nothing internal leaves. What neither the resource nor the configuration says is
-left out, never invented. https://hl7.org/fhir/R4/documentreference.html
+Elements are copied by name, so that nothing internal is disclosed. An element that neither the resource nor the
+configuration provides is omitted, never invented. https://hl7.org/fhir/R4/documentreference.html
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ _CLINICAL_NOTE: Final = {
     "display": "Clinical Note",
 }
 _CCDA_PREFIX: Final = "ccda-"
-# An arbitrary, fixed name space: the same patient's summary has the same UUID on every host.
+# An arbitrary, fixed namespace: a patient's summary has the same UUID on every host.
 _CCDA_NAMESPACE: Final = uuid.UUID("5b0c3a52-6f0e-4f7e-9d43-0f6f3c1d7a10")
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What may leave. ``unlabelled`` is the level of documents without a label; ``show_level`` also says it.
+    """What may be disclosed. ``unlabelled`` is the confidentiality of documents without a label; with ``show_level``
+    the answer contains it.
 
-    ``document_url`` is where a document is fetched, with ``{id}``, ending where its query goes on; ``server`` is
-    Medplum's FHIR base, with its slash.
+    ``document_url`` is a document's address with ``{id}``, to which query parameters are appended; ``server`` is
+    Medplum's FHIR base URL with a trailing slash.
     """
 
     document_url: str
@@ -54,7 +55,8 @@ class Rules:
 
 @dataclass(frozen=True)
 class Content:
-    """What was measured of one attachment: type, size, and the SHA-1 that FHIR R4 fixes for Attachment.hash."""
+    """The measured properties of one attachment: type, size, and the SHA-1 that FHIR R4 requires for
+    Attachment.hash."""
 
     content_type: str | None = None
     size: int | None = None
@@ -63,32 +65,32 @@ class Content:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the bytes of an attachment are: a Binary's id, or data that the resource carries."""
+    """Where the bytes of an attachment are: a Binary's id, or inline data."""
 
     binary: str | None = field(default=None, repr=False)
     data: bytes | None = field(default=None, repr=False)
 
 
 def may_leave(document: Json, rules: Rules) -> bool:
-    """Whether a document may be listed: in force or superseded, not too confidential, and with bytes to give."""
+    """Whether a document may be listed: current or superseded, not too confidential, and with content."""
     if "entered-in-error" in (document.get("status"), document.get("docStatus")):
         return False
     return is_open(document, rules) and any(sources(document, rules.server))
 
 
 def is_open(document: Json, rules: Rules) -> bool:
-    """Whether no label of a document says that it is too confidential; a label that is not understood does."""
+    """Whether no label marks a document as too confidential; an unknown label counts as too confidential."""
     labels = security_labels.document_labels(document)
     return not security_labels.exceeds(labels, rules.highest, unlabelled=rules.unlabelled)
 
 
 def sources(document: Json, server: str = "") -> list[Source | None]:
-    """Where the bytes of each content are; None for one that lies elsewhere: it is not fetched on anybody's behalf."""
+    """Where the bytes of each content are; None for one on another server, which is never fetched."""
     return [_source(attachment, server) for attachment in attachments(document)]
 
 
 def measure(chunks: Iterable[bytes], content_type: str | None = None) -> Content:
-    """Size and hash of bytes that may come in pieces."""
+    """Size and hash of bytes that arrive in chunks."""
     size, digest = 0, hashlib.sha1(usedforsecurity=False)
     for chunk in chunks:
         size += len(chunk)
@@ -97,9 +99,9 @@ def measure(chunks: Iterable[bytes], content_type: str | None = None) -> Content
 
 
 def stated(attachment: Json) -> Content | None:
-    """What the resource itself says of its attachment, where it says all of it in the right form; else None."""
+    """The properties that the resource states for its attachment, if all are present and valid; else None."""
     size, digest, kind = (attachment.get(name) for name in ("size", "hash", "contentType"))
-    # 20 bytes of SHA-1 are 28 characters of base64; other lengths are other algorithms.
+    # 20 bytes of SHA-1 are 28 characters of base64; other lengths mean other algorithms.
     right = isinstance(size, int) and isinstance(digest, str) and len(digest) == 28 and isinstance(kind, str)
     return Content(kind, size, digest) if right else None
 
@@ -126,9 +128,9 @@ def present(
     own: Json | None,
     rules: Rules,
 ) -> Json:
-    """The DocumentReference for whoever asked by ``asked_id``.
+    """The DocumentReference for a query by ``asked_id``.
 
-    ``organizations`` are those of Medplum by reference; ``own``, the clinic's, stands in where the document names none.
+    ``organizations`` are Medplum's by reference; ``own``, the clinic's, is used if the document names none.
     """
     identifier = {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{document['id']}"}
     own_oid = {"system": f"urn:oid:{rules.oid}", "value": document["id"]} if rules.oid else identifier
@@ -165,9 +167,9 @@ def present(
 
 
 def summary(patient: Json) -> Json:
-    """The document that stands for a patient's data where there is none: a C-CDA, made when it is fetched.
+    """A document generated from a patient's data: a C-CDA, created when it is fetched.
 
-    Its id is stable for the patient; its version, and how confidential it is, are the patient's.
+    Its id is stable for the patient; its version and confidentiality are the patient's.
     """
     document_uuid = {"system": "urn:ietf:rfc:3986", "value": uuid.uuid5(_CCDA_NAMESPACE, patient["id"]).urn}
     return {
@@ -193,7 +195,7 @@ def summary(patient: Json) -> Json:
 
 
 def summarized_patient(document_id: str) -> str | None:
-    """The id of the patient whose data a document id stands for, or None for a stored document's id."""
+    """The patient id in a generated document's id, or None for a stored document's id."""
     return document_id.removeprefix(_CCDA_PREFIX) if document_id.startswith(_CCDA_PREFIX) else None
 
 
@@ -204,7 +206,7 @@ def _source(attachment: Json, server: str) -> Source | None:
         except binascii.Error:
             return None
     address = re.split(r"[?#]", str(attachment.get("url", "")))[0]
-    # The same id at another server's FHIR address is somebody else's content.
+    # The same id under another server's FHIR URL is different content.
     match = _BINARY.match(address.removeprefix(server)) or _STORED.search(address)
     return Source(binary=match[1]) if match else None
 
@@ -226,7 +228,7 @@ def _reference(local_id: str, organization: Json) -> Json:
 
 
 def _date(document: Json) -> str | None:
-    """When the reference was made: as stated, else when its content was, else when Medplum stored it."""
+    """When the reference was created: as stated, else when its content was, else when Medplum stored it."""
     created = [attachment.get("creation") for attachment in attachments(document)]
     candidates = [document.get("date"), *created, (document.get("meta") or {}).get("lastUpdated")]
     return next((str(date) for date in candidates if date), None)

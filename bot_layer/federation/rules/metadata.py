@@ -1,4 +1,4 @@
-"""What the federated responder says of itself.
+"""The metadata of the federated responder.
 
 https://hl7.org/fhir/R4/capabilitystatement.html and https://www.hl7.org/fhir/smart-app-launch/conformance.html
 """
@@ -47,7 +47,7 @@ def capability_statement(fhir_url: str, token_url: str) -> Json:
 
 
 def smart_configuration(token_url: str) -> Json:
-    """How a client gets a token."""
+    """The SMART configuration: how a client gets a token."""
     return {
         "token_endpoint": token_url,
         "grant_types_supported": ["client_credentials"],

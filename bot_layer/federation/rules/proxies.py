@@ -1,4 +1,4 @@
-"""The address of a caller behind proxies: a header is believed only as far as trusted proxies wrote it."""
+"""The address of a caller behind proxies: only the part of the header that trusted proxies wrote is trusted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def origin(address: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The address that the nearest trusted proxy saw; the connection's own where that is no trusted proxy.
+    """The client address that the outermost trusted proxy saw, or the connection's own if it is not a trusted proxy.
 
-    ``forwarded`` are the values of X-Forwarded-For. Each proxy adds the address that it was called from at the end, so
-    the list is read from there, for as long as the addresses are of trusted proxies.
+    ``forwarded`` are the values of X-Forwarded-For. Each proxy appends the address of its caller, so the list is read
+    from the end while the addresses belong to trusted proxies.
     """
     hops = [hop.strip() for value in forwarded for hop in value.split(",") if hop.strip()]
     current = address

@@ -22,7 +22,7 @@ LARGEST_COUNT: Final = 200
 MOST_IDS: Final = 50
 MOST_PATIENTS: Final = 10
 STATUSES: Final = frozenset({"current", "superseded", "entered-in-error"})
-# The ways of naming the patient: by the registered id or a reference, or by an identifier (chained, or as a modifier).
+# The ways to name the patient: by the registered id or a reference, or by an identifier (chained, or as a modifier).
 _PATIENTS: Final = ("patient", "patient:Patient", "subject", "subject:Patient")
 _IDENTIFIED_PATIENTS: Final = (
     "patient.identifier", "patient:identifier", "patient:Patient.identifier",
@@ -40,7 +40,8 @@ _REFERENCE: Final = re.compile(r"(?:Patient/)?([^/]+?)(?:/_history/[^/]+)?")
 
 _Named = TypeVar("_Named", str, "PatientIdentifier")
 
-# Each prefix by where the resource's interval lies to the parameter's; https://hl7.org/fhir/R4/search.html#prefix
+# Each prefix, as a comparison of the resource's interval with the parameter's;
+# https://hl7.org/fhir/R4/search.html#prefix
 _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
     "eq": lambda its, asked: asked[0] <= its[0] and its[1] <= asked[1],
     "ne": lambda its, asked: not (asked[0] <= its[0] and its[1] <= asked[1]),
@@ -55,7 +56,7 @@ _COMPARISONS: Final[dict[str, Callable[[Interval, Interval], bool]]] = {
 
 
 class FormatNotSupported(InputError):
-    """A query for another format than JSON: HTTP's 406."""
+    """A query for a format other than JSON: HTTP 406."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class DateRule:
     interval: Interval
 
     def fits(self, value: object) -> bool:
-        """Whether a resource's date or Period fits; one that has none fits no rule."""
+        """Whether a resource's date or Period matches; a resource without one never matches."""
         its = interval(value) if isinstance(value, str) else period_interval(value)
         return its is not None and _COMPARISONS[self.prefix](its, self.interval)
 
 
 @dataclass(frozen=True)
 class PatientIdentifier:
-    """A patient asked for by an identifier; a system of None stands for any."""
+    """A patient named by an identifier; a system of None matches any system."""
 
     system: str | None
     value: str = field(repr=False)
@@ -81,9 +82,9 @@ class PatientIdentifier:
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked for. Within a parameter any value fits; all the parameters have to.
+    """A parsed query. A parameter matches if any of its values does; all parameters must match.
 
-    ``patients`` are registered ids; they may be named by ``identifiers`` instead, or by the documents' ``ids`` alone.
+    ``patients`` are registered ids; the query may use ``identifiers`` instead, or only the documents' ``ids``.
     ``repeated`` are the parameters that were used, for the links.
     """
 
@@ -101,7 +102,7 @@ class Query:
     repeated: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def fits(self, document: Json) -> bool:
-        """Whether a DocumentReference is asked for."""
+        """Whether a DocumentReference matches."""
         meta, context = (as_object(document.get(name)) for name in ("meta", "context"))
         dated = (
             (self.dates, document.get("date")),
@@ -118,10 +119,10 @@ class Query:
 
 
 def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, servers: Sequence[str] = ()) -> Query:
-    """The query as a value; InputError names each parameter that cannot be used, and if ``strict`` each unknown one.
+    """Parse the query; InputError names each unusable parameter, and if ``strict`` each unknown one.
 
-    A parameter without a value says nothing. ``servers`` are the FHIR base URLs whose absolute patient references are
-    understood.
+    A parameter without a value is ignored. ``servers`` are the FHIR base URLs that absolute patient references may
+    have.
     """
     _require_usable({name for name, _ in parameters}, strict=strict)
     parameters = [(name, value) for name, value in parameters if value.strip()]
@@ -129,7 +130,7 @@ def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, s
     for name in _ONCE:
         if len(values[name]) > 1:
             raise _unusable(name, "give it once")
-    # A plus sign in a query is a space.
+    # A plus sign in a query means a space.
     if values["_format"] and values["_format"][0].partition(";")[0].strip().replace(" ", "+") not in _FORMATS:
         text = "The search parameter _format cannot be used: answers are JSON."
         raise FormatNotSupported(text, code="invalid-parameter")
@@ -157,12 +158,13 @@ def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, s
 
 
 def is_strict(prefer: str) -> bool:
-    """Whether a Prefer header asks to refuse unknown parameters (https://hl7.org/fhir/R4/search.html#errors)."""
+    """Whether a Prefer header requests that unknown parameters are rejected
+    (https://hl7.org/fhir/R4/search.html#errors)."""
     return "handling=strict" in re.split("[,;]", re.sub(r"[\s\"]", "", prefer).lower())
 
 
 def searchset(query: Query, documents: Sequence[Json], base_url: str) -> Json:
-    """The Bundle: the total of all that fits, one page of it, and links to this page and the next."""
+    """The Bundle: the total number of matches, one page of them, and links to this page and the next."""
     ordered = sorted(documents, key=lambda document: str(document.get("id")))
     ordered.sort(key=lambda document: str(document.get("date", "")), reverse=True)
     page = ordered[query.offset : query.offset + query.count]
@@ -181,12 +183,13 @@ def searchset(query: Query, documents: Sequence[Json], base_url: str) -> Json:
 
 
 def canonical(query: Query) -> str:
-    """What was asked, without the page: for the record."""
+    """The query without its paging parameters, for the audit record."""
     return urlencode(query.repeated)
 
 
 def _require_usable(names: set[str], *, strict: bool) -> None:
-    """A modifier that is not known would turn the meaning round: it is refused in any case, as FHIR says."""
+    """Reject unusable names. An unknown modifier could invert the meaning, so FHIR requires that it is always
+    rejected."""
     unknown = sorted(name for name in names if name not in UNDERSTOOD)
     modified = [name for name in unknown if name.partition(":")[0] in UNDERSTOOD and ":" in name]
     refused = unknown if strict else modified
@@ -200,7 +203,8 @@ def _require_usable(names: set[str], *, strict: bool) -> None:
 def _alternatives(
     values: dict[str, list[str]], names: Sequence[str], read: Callable[[str], _Named]
 ) -> tuple[_Named, ...]:
-    """What the parameters of these names name: one of the alternatives between commas, and the same in each of them."""
+    """The values named by these parameters: comma-separated alternatives, of which those present in every parameter
+    count."""
     named = [dict.fromkeys(map(read, _split(value, ","))) for name in names for value in values[name]]
     common = tuple(each for each in named[0] if all(each in others for others in named)) if named else ()
     if named and not common:
@@ -230,7 +234,7 @@ def _unescaped(text: str) -> str:
 
 
 def _split(text: str, sign: str) -> list[str]:
-    """The parts of a value between unescaped signs; https://hl7.org/fhir/R4/search.html#escaping."""
+    """The parts of a value between unescaped separators; https://hl7.org/fhir/R4/search.html#escaping."""
     return re.split(rf"(?<!\\){re.escape(sign)}", text)
 
 
@@ -267,7 +271,7 @@ def _tokens(name: str, value: str) -> tuple[tuple[str | None, str], ...]:
 
 
 def _token(name: str, text: str) -> tuple[str | None, str]:
-    """``code``, ``system|code``, ``|code`` or ``system|``; a system of None stands for any."""
+    """``code``, ``system|code``, ``|code`` or ``system|``; a system of None matches any system."""
     *system, code = map(_unescaped, _split(text, "|"))
     if not any(system) and not code:
         raise _unusable(name, "give a code or system|code")

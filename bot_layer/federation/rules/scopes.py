@@ -29,7 +29,7 @@ class Scope:
     text: str
 
     def narrowed_to(self, other: Scope) -> str | None:
-        """The scope of all that both permit, in the words of the one that says it already; None where it is nothing."""
+        """The intersection of both scopes, in the notation of the narrower one; None if it is empty."""
         types = {self.resource_type, other.resource_type} - {"*"} or {"*"}
         permissions = "".join(
             letter for letter in "cruds" if letter in self.permissions and letter in other.permissions
@@ -44,7 +44,7 @@ class Scope:
 
 
 def read(text: str) -> Scope | None:
-    """A scope as a value; None for one without a meaning here (``openid``, ``create``, a placeholder)."""
+    """Parse a scope; None for one that does not apply here (``openid``, ``create``, a placeholder)."""
     match = _SCOPE.fullmatch(text)
     if match is None or not match[3]:
         return None
@@ -52,10 +52,10 @@ def read(text: str) -> Scope | None:
 
 
 def granted(own: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
-    """The scopes to grant: what the client may have of those asked for, else all of its own.
+    """The scopes to grant: the requested scopes that the client may have, or all of its own if there are none.
 
-    ``own`` are the client's. A wider scope than the client's is narrowed to it. Scopes that mean nothing here, or that
-    the client may not have, are passed over: a partner's sample asks for ``create``.
+    ``own`` are the client's. A scope wider than the client's is narrowed to it. Scopes that do not apply here, or that
+    the client may not have, are ignored: a partner's sample requests ``create``.
     """
     mine, wanted = ([scope for scope in map(read, texts) if scope] for texts in (own, asked))
     found = [narrowed for each in wanted for scope in mine if (narrowed := each.narrowed_to(scope))]

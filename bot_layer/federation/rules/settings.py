@@ -1,4 +1,4 @@
-"""The settings of the federated responder, as values that complain once."""
+"""The settings of the federated responder; one error reports all problems."""
 
 from __future__ import annotations
 
@@ -122,21 +122,21 @@ class Serving:
 
     @property
     def fhir_url(self) -> str:
-        """The FHIR base, to be given to Health Gorilla."""
+        """The FHIR base URL to give to Health Gorilla."""
         return f"{self.base_url}/fhir/R4"
 
     @property
     def token_url(self) -> str:
-        """The token endpoint, to be given to Health Gorilla."""
+        """The token endpoint to give to Health Gorilla."""
         return f"{self.base_url}/oauth2/token"
 
     def client(self, client_id: str) -> Client | None:
-        """The client of an id."""
+        """The client with an id, or None."""
         return next((client for client in self.clients if client.id == client_id), None)
 
 
 def read_answering(settings: Mapping[str, str], document_url: str) -> Answering:
-    """How documents are answered; one ConfigError for all that is wrong."""
+    """Read how documents are answered; one ConfigError names everything that is wrong."""
     reader = Reader(ANSWERING, settings)
     organization = reader.text("FEDERATED_ORGANIZATION")
     if organization and not _ORGANIZATION.fullmatch(organization):
@@ -158,7 +158,7 @@ def read_answering(settings: Mapping[str, str], document_url: str) -> Answering:
 
 
 def read_serving(settings: Mapping[str, str]) -> Serving:
-    """The responder's own settings; one ConfigError for all that is missing or wrong."""
+    """Read the responder's own settings; one ConfigError names everything that is missing or wrong."""
     reader = Reader(SERVING, settings)
     base_url = reader.text("FEDERATED_BASE_URL").rstrip("/")
     if base_url and not _is_safe(base_url):
@@ -186,7 +186,7 @@ def read_serving(settings: Mapping[str, str]) -> Serving:
 
 
 def _is_safe(url: str) -> bool:
-    """Whether an address is https, or http on this machine: tokens and documents travel over it."""
+    """Whether a URL uses https, or http on this machine: it carries tokens and documents."""
     if _ADDRESS.fullmatch(url) is None:
         return False
     try:
@@ -205,7 +205,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _networks(listed: Sequence[str]) -> tuple[Network, ...] | None:
-    """The networks of a list of addresses; None where one is none."""
+    """The networks in a list of addresses; None if one is invalid."""
     try:
         return tuple(ipaddress.ip_network(each.strip(","), strict=False) for each in listed)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The token endpoint's rules: a request is a grant for a known client, or a refusal in OAuth's words.
+"""The token endpoint's rules: a request is a grant for a known client, or an OAuth error.
 
 https://www.rfc-editor.org/rfc/rfc6749 (2.3.1 client password, 4.4 client credentials, 5.2 errors)
 """
@@ -19,14 +19,14 @@ from bot_layer.errors import ConfigError
 from bot_layer.fhir.json import Json
 
 DEFAULT_SCOPES: Final = ("system/DocumentReference.read", "system/Binary.read")
-# 16 MB and some tens of milliseconds: a token is asked for once an hour, and a stolen list of hashes stays useless.
+# 16 MB and some tens of milliseconds: acceptable once an hour, and a stolen list of hashes stays useless.
 _COST: Final = (2**14, 8, 1)
 _FIELDS: Final = ("grant_type", "client_id", "client_secret", "aud", "scope")
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who may ask: an id, the hash of its secret, and the scopes that it may have."""
+    """An OAuth client: an id, the hash of its secret, and the scopes that it may have."""
 
     id: str
     secret_hash: str = field(repr=False)
@@ -35,7 +35,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Asked:
-    """A token request that can be answered once its secret is right."""
+    """A valid token request whose secret is still to be checked."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -44,14 +44,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Refused:
-    """A refusal: the HTTP status and OAuth's words."""
+    """A refusal: the HTTP status and the OAuth error."""
 
     status: int
     error: str
     description: str
 
     def body(self) -> Json:
-        """The JSON of the answer."""
+        """The JSON body of the response."""
         return {"error": self.error, "error_description": self.description}
 
 
@@ -76,13 +76,14 @@ def hash_secret(secret: str, salt: bytes) -> str:
 
 
 def is_secret(client: Client | None, secret: str) -> bool:
-    """Whether this is the client's secret. As slow for an unknown client: the time must not tell which ids exist."""
+    """Whether this is the client's secret. It is as slow for an unknown client, so that the time does not reveal which
+    ids exist."""
     salt, expected = _split(client.secret_hash) if client else (b"\0" * 16, b"")
     return hmac.compare_digest(_derived(secret, salt), expected)
 
 
 def read_request(body: bytes, authorization: str | None, *, audiences: Sequence[str] = ()) -> Asked | Refused:
-    """A client-credentials request from a form body, with the secret in it or in a Basic header."""
+    """Parse a client-credentials request from a form body, with the secret in the body or in a Basic header."""
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=20)
     except ValueError:
