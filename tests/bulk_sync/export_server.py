@@ -90,7 +90,7 @@ class ExportServer:
         }
 
     def on(self, path: str, rule: Rule, method: str = "GET") -> None:
-        """Have a rule answer what begins with this path."""
+        """Let a rule answer requests whose path starts like this."""
         self.rules.append((method, path, rule))
 
     def kickoffs(self) -> list[dict[str, list[str]]]:

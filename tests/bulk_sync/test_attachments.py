@@ -23,7 +23,7 @@ from tests.bulk_sync.world import World, counts, patient
 
 
 def document(**fields: Any) -> Json:
-    """It points to content and says nothing of it: neither hash nor size nor time."""
+    """It links to content without its hash, size or time."""
     attachment = {"contentType": "text/plain", "url": "Binary/b1"}
     return {
         "resourceType": "DocumentReference",
@@ -51,7 +51,7 @@ def both(tmp_path: Path) -> Iterator[World]:
 
 
 def link(both: World) -> str:
-    """Where Medplum's document points to."""
+    """The link of Medplum's document."""
     return str(one(both, "DocumentReference", "d1")["content"][0]["attachment"]["url"])
 
 
@@ -61,7 +61,7 @@ def fetched(both: World) -> int:
 
 
 def test_content_that_changed_behind_the_same_link_is_fetched_again(both: World) -> None:
-    """The document changed, and nothing vouches for what it points to."""
+    """The document changed, and nothing shows that its content is the same."""
     both.run()
     assert both.content(link(both)) == b"first"
     change(both, binary(b"second"))
@@ -71,7 +71,7 @@ def test_content_that_changed_behind_the_same_link_is_fetched_again(both: World)
 
 
 def test_content_that_is_the_same_is_not_stored_again(both: World) -> None:
-    """It is fetched where it may have changed, and compared; a full run with no change fetches nothing."""
+    """It is fetched if it may have changed, and compared; a full run without changes fetches nothing."""
     both.run()
     before = link(both).partition("?")[0]
     change(both, document(status="superseded"))
@@ -83,7 +83,7 @@ def test_content_that_is_the_same_is_not_stored_again(both: World) -> None:
 
 
 def test_content_that_could_not_be_fetched_is_tried_again(both: World) -> None:
-    """The document is there, its link leads to the source, and it is kept for --retry-failed."""
+    """The document is stored, its link leads to the source, and it is kept for --retry-failed."""
     both.source.faults.add("server_error", status=503, method="GET", path="/Binary/b1")
     state = both.run()
     assert counts(state)["created"] == counts(state)["seen"]

@@ -48,12 +48,12 @@ def test_who_holds_the_run_stops_when_the_place_is_kept_next(
         assert caught.value.code == "sync-running"
         both.moved = 1000.0
         both.run()
-        assert look_ups(both, "Device") > 0  # it may have been at work all the same
+        assert look_ups(both, "Device") > 0  # it may still have been working
         assert_exact(both)
 
 
 def test_where_nothing_is_under_way_nothing_is_cancelled(tmp_path: Path) -> None:
-    """The last run stays what it was; one that is about to begin says that it is at work."""
+    """The last run is unchanged; a run that is about to start reports that it is at work."""
     with world(generate(1, 1), folder=tmp_path) as both:
         both.run()
         state = both.sync().cancel()

@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way, the end is the same: everything once, equal, and the report adds up."""
+"""Whatever fails on the way, the result is the same: everything once, equal, and the report adds up."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_two_runs_at_once_bring_everything_once() -> None:
 
 
 def count_down(both: World, requests: int) -> threading.Event:
-    """Set when so many more requests came to Medplum."""
+    """Set after this many more requests to Medplum."""
     reached, left = threading.Event(), [requests]
 
     def count(_method: str, _path: str) -> bool:
@@ -192,7 +192,7 @@ def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None
 
 
 def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
-    """Steps of a few looks at the clock still come to the end: each does a part, none repeats the whole."""
+    """Even steps of a few clock readings complete the run: each does a part, and none repeats the whole."""
     with world(generate(6, 3), switches=Switches.general(part_size=5, polls=3), folder=tmp_path) as both:
         steps = 0
         for _ in range(400):

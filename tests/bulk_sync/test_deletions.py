@@ -28,7 +28,7 @@ class Stubborn(Batches):
     verdict = Verdict("refused", 403)
 
     def send(self, batch: list[Entry[Any]], **options: Any) -> list[tuple[Entry[Any], Verdict]]:
-        """Refused, or asked to come again."""
+        """Refused, or asked to try again."""
         if all(b'"PUT"' in each.body for each in batch):
             return [(each, self.verdict) for each in batch]
         return super().send(batch, **options)
@@ -112,7 +112,7 @@ def test_what_was_marked_does_not_add_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["delete", "mark"])
 def test_what_was_refused_and_then_deleted_is_not_tried_again(how: str, tmp_path: Path) -> None:
-    """--retry-failed would bring a resource which the source has taken back."""
+    """--retry-failed would import a resource that the source has withdrawn."""
     with small(patient("p1"), observation("o1", shoeSize=1), folder=tmp_path) as both:
         assert both.run().failures
         both.source.source.delete("Observation", "o1", at=both.source.now())
@@ -166,7 +166,7 @@ def delete_in_medplum(both: World, kind: str, source_id: str) -> str:
 @pytest.mark.parametrize("who", ["somebody", "the source"])
 @pytest.mark.parametrize("trouble", ["", "reset_after_write", "reset_before_write", "server_error"])
 def test_what_comes_back_has_its_former_id(who: str, trouble: str, tmp_path: Path) -> None:
-    """What points to it was not sent again, and points to it still."""
+    """References to it were not sent again, and still lead to it."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         both.run()
         if who == "somebody":
@@ -208,7 +208,7 @@ def test_an_id_that_medplum_does_not_know_any_more_does_no_harm(tmp_path: Path) 
 
 @pytest.mark.parametrize("reconcile", [False, True])
 def test_what_refers_to_a_deleted_resource_names_it_by_identifier(reconcile: bool, tmp_path: Path) -> None:
-    """Though the source does not send the referrer again; and it is a reference again once the target comes back."""
+    """Even if the source does not send the referrer again; and it is a reference again once the target returns."""
     panel = observation("o1", hasMember=[{"reference": "Observation/o2"}])
     with small(patient("p1"), panel, observation("o2"), folder=tmp_path) as both:
         both.run()
@@ -230,7 +230,7 @@ def test_what_refers_to_a_deleted_resource_names_it_by_identifier(reconcile: boo
 
 
 def test_a_referrer_that_was_edited_is_left_as_it_is(tmp_path: Path) -> None:
-    """Where edits in Medplum are kept, a deletion elsewhere does not write over them."""
+    """If edits in Medplum are kept, a deletion elsewhere does not overwrite them."""
     panel = observation("o1", hasMember=[{"reference": "Observation/o2"}])
     with small(patient("p1"), panel, observation("o2"), folder=tmp_path) as both:
         both.run()

@@ -1,4 +1,4 @@
-"""Files on their way to the disk: each resource once, in its latest version, and nothing that was not asked for."""
+"""Files on their way to the disk: each resource once, in its latest version, and only what was requested."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_of_two_versions_in_one_export_the_newer_one_is_written(newest_first: bo
 
 
 def test_without_time_stamps_what_arrives_later_is_written(tmp_path: Path) -> None:
-    """There is nothing else to go by."""
+    """There is no other criterion."""
     with world(folder=tmp_path) as both:
         found, _ = spooled(both, [observation("o1"), observation("o1", status="amended")])
         assert found["o1"]["status"] == "amended"
@@ -123,7 +123,7 @@ def test_an_operation_outcome_in_an_output_file_is_a_report_of_the_source(tmp_pa
 
 @pytest.mark.parametrize("kind", ["../Binary", "Patient/p1", "Patient?x", ""])
 def test_a_resource_type_that_is_a_path_is_a_bad_line(kind: str, tmp_path: Path) -> None:
-    """It never reaches an address."""
+    """It is never used in an address."""
     with world(folder=tmp_path) as both:
         found, run = spooled(both, [observation("o1"), {"resourceType": kind, "id": "x"}])
         assert set(found) == {"o1"}

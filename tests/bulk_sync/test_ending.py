@@ -1,4 +1,4 @@
-"""The end of a run: what is marked instead of deleted, and how little a run with nothing new asks."""
+"""The end of a run: what is marked instead of deleted, and how few requests a run with nothing new needs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_resource_that_was_marked_comes_back_with_the_source(tmp_path: Path) -
 
 @pytest.mark.parametrize("how", ["delete", "mark"])
 def test_a_document_that_is_deleted_takes_its_content_along(how: str, tmp_path: Path) -> None:
-    """The source has taken it back; what is only marked keeps it."""
+    """The source has withdrawn it; a document that is only marked keeps its content."""
     document = {
         "resourceType": "DocumentReference",
         "id": "d1",

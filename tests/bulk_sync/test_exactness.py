@@ -1,4 +1,4 @@
-"""After any run Medplum holds each resource of the source once, equal to it, with every reference in place."""
+"""After any run Medplum has each resource of the source once, equal to it, with every reference in place."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_second_full_run_changes_nothing(tmp_path: Path, upsert: str) -> None:
 
 @pytest.mark.parametrize("upsert", ["lookup", "conditional"])
 def test_what_others_added_and_what_another_practice_brought_stays(tmp_path: Path, upsert: str) -> None:
-    """A Health Gorilla id beside the source's, and a patient of another practice with the same id."""
+    """A Health Gorilla id beside the source's, and another practice's patient with the same id."""
     added = {"system": "https://elsewhere.example/id", "value": "1"}
     theirs = practice(patient("p1", gender="female"))
     with (
@@ -69,7 +69,7 @@ def test_without_its_file_a_run_is_slower_but_never_wrong() -> None:
 
 @pytest.mark.parametrize("shape", ["messy", "pretty", "array", "bundle"])
 def test_files_in_odd_shapes_are_read(shape: str) -> None:
-    """A byte order mark, CRLF, pretty-printed resources, arrays and Bundles bring the same as plain lines."""
+    """A byte order mark, CRLF, pretty-printed resources, arrays and Bundles give the same result as plain lines."""
     with world(generate(4, 2), switches=Switches.general(shape=shape)) as both:
         both.run()
         assert_exact(both)

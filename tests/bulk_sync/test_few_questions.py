@@ -1,4 +1,4 @@
-"""Medplum is asked no more than it must be, and never less."""
+"""The sync sends Medplum no more requests than needed, and never fewer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.bulk_sync.world import World, assert_exact, counts, world
 pytestmark = pytest.mark.no_cover  # whole runs, whose requests are counted
 
 
-TASKS = 3  # the Task: made or taken with the lease, the kick-off, the end
+TASKS = 3  # the Task: created or acquired with the lease, the kick-off, the end
 CHECKED = frozenset({"Task", "Binary"})
 
 
 class Units(Quotas):
-    """Medplum's quota, which notes what is used."""
+    """Medplum's quota, which records its use."""
 
     def __init__(self) -> None:
         super().__init__(10**9)
@@ -111,7 +111,7 @@ def test_what_an_empty_medplum_cannot_hold_is_not_looked_up(tmp_path: Path) -> N
 
 
 def test_a_type_that_medplum_holds_already_is_looked_up(tmp_path: Path) -> None:
-    """Without its map a later run begins by itself too; it must not take Medplum for empty."""
+    """A later run without its map must not assume that Medplum is empty."""
     with world(generate(21, 2), folder=tmp_path) as both:
         both.run()
         both.folder = None

@@ -1,4 +1,4 @@
-"""What others point to is read once; but not to have asked, or to have been refused, is not for ever."""
+"""Referenced resources are read once; but one that was not requested or was refused is tried again later."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def grant(both: World, switches: Switches) -> None:
 
 
 def is_there(both: World) -> bool:
-    """True where the Encounter points to the Location."""
+    """True if the Encounter refers to the Location."""
     place = one(both, "Encounter", "e1")["location"][0]["location"]
     return "reference" in place and "l1" in both.by_source_id("Location")
 
@@ -66,7 +66,7 @@ def test_what_was_refused_is_read_when_the_rights_are_there(both: World) -> None
 
 
 def test_what_was_not_given_once_is_asked_for_again_by_a_full_run(both: World) -> None:
-    """Nothing else of the rights changes; its reference would wait for ever."""
+    """No other permission changes; otherwise its reference would wait forever."""
     both.source.faults.add("server_error", status=403, method="GET", path="/Location/l1")
     both.run()
     both.source.faults.clear()
@@ -87,7 +87,7 @@ def test_what_the_source_has_not_is_asked_for_once(both: World) -> None:
 
 @pytest.mark.parametrize("how", ["full", "a week later"])
 def test_a_type_that_is_granted_later_comes(how: str, tmp_path: Path) -> None:
-    """What was refused once is asked for again, by a full run or after a week, and not each time."""
+    """A refused type is requested again by a full run or after a week, and not each time."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as made:
         made.settings["PF_RESOURCE_TYPES"] = "Patient,Observation"
         grant(made, Switches.general(types=("Patient", "Encounter")))
@@ -132,7 +132,7 @@ def test_a_type_that_is_refused_is_tried_three_times(many: World) -> None:
 
 
 def test_a_source_that_is_down_is_not_tried_for_each(many: World) -> None:
-    """The next run asks for all of them."""
+    """The next run requests all of them."""
     many.source.faults.add("server_error", status=503, method="GET", path="/Location/l")
     many.run()
     assert sum(many.waited) < 120
@@ -142,7 +142,7 @@ def test_a_source_that_is_down_is_not_tried_for_each(many: World) -> None:
 
 
 def test_a_patient_who_is_not_in_the_group_is_not_copied(tmp_path: Path) -> None:
-    """Though a member is linked to them, and the source lets them be read; once a member too, the link is there."""
+    """Even if a member links to them and the source allows the read; once they are a member, the link is there."""
     linked = patient("p1", link=[{"type": "seealso", "other": {"reference": "Patient/p2"}}])
     with small(linked, patient("p2"), folder=tmp_path) as both:
         both.run()

@@ -1,4 +1,4 @@
-"""What failed is kept as far as the places in the files go, also where no map outlives the process."""
+"""Failures are stored together with the progress in the files, even if no map outlives the process."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_more_failures_than_fit_into_memory_are_read_in_handfuls() -> None:
 
 
 def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
-    """What it sends is what Medplum holds: else --retry-failed would bring what was refused."""
+    """What the source sends equals Medplum's content: otherwise --retry-failed would import the refused version."""
     texts = [b'{"resourceType":"Patient","id":"p"}', b'{"resourceType":"Patient","id":"p","shoeSize":1}']
     with small(patient("p1"), folder=tmp_path) as both:
         sync = both.sync()
@@ -128,7 +128,7 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
         kept: list[str] = []
         saver = threading.Thread(target=lambda: kept.append(store_failures(sync.session, state)), daemon=True)
         with ExitStack() as stack:
-            for _ in range(4):  # so many are let through at first
+            for _ in range(4):  # so many batches are admitted at first
                 stack.enter_context(sync.medplum.changes.batches.gate.turn(1))
             saver.start()
             saver.join(240)

@@ -73,7 +73,7 @@ class Life:
 
 
 def killed_after(both: World, steps: int, options: Options) -> bool:
-    """True where the run came to its kill."""
+    """True if the run reached its kill."""
     life = Life(steps)
     try:
         with life.limited():
@@ -118,7 +118,7 @@ def later(both: World) -> str:
 def test_a_run_killed_at_any_step_ends_exact(
     before: Callable[[World], str], options: Options, seen: int, part: int, tmp_path: Path
 ) -> None:
-    """Nothing is lost, doubled or dangling; each resource is counted once; no export is left at the source."""
+    """Nothing is lost, duplicated or dangling; each resource is counted once; no export is left at the source."""
     run_as_bot(bot=part == 1)
     steps, alive = part, True
     while alive:
@@ -135,12 +135,12 @@ def test_a_run_killed_at_any_step_ends_exact(
             assert counts(state)["failed"] == 0, steps
             assert_exact(both)
             if both.source.jobs:
-                both.run()  # it came between the end of the run and the deletion of its export
+                both.run()  # the kill came between the end of the run and the deletion of its export
             # If the answer to a kick-off was not saved, its export is unknown; no other export is left there.
             assert len(both.source.jobs) <= max(0, kickoffs(both) - exports - 2), steps
         steps += EVERY
 
 
 def kickoffs(both: World) -> int:
-    """How many exports the source was asked for."""
+    """How many exports were requested from the source."""
     return sum("$export" in each.path for each in both.source.requests)

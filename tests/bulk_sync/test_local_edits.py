@@ -47,7 +47,7 @@ def one(both: World, name: str) -> Json:
 
 
 def kept(state: SyncState) -> tuple[int, int]:
-    """How many edits were left, and how many of them are listed."""
+    """How many edits were kept, and how many of them are listed."""
     assert state.run is not None
     return state.run.kept, len(state.run.edits.listed)
 
@@ -93,7 +93,7 @@ def test_what_was_listed_stays_listed_until_it_is_as_the_source_says(both: World
 
 
 def test_somebody_can_decide_for_the_source_once(both: World) -> None:
-    """What is listed is written over; an edit that is made afterwards is left and listed again."""
+    """Listed edits are overwritten; a later edit is kept and listed again."""
     both.run(local_edits="report")
     state = both.run(Options(overwrite_reported=True), local_edits="report")
     assert state.run is not None

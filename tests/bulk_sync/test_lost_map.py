@@ -1,4 +1,4 @@
-"""A map that is lost makes a run slower, never wrong, wherever the run breaks off."""
+"""A lost map makes a run slower, never wrong, wherever the run is interrupted."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_type_that_is_synced_no_more_is_asked_too(tmp_path: Path) -> None:
 
 
 def test_a_medplum_that_came_back_from_a_backup_gets_what_it_lost(tmp_path: Path) -> None:
-    """The map holds what was written since: it was taken for unchanged."""
+    """The map contains later writes: the sync believed that they were unchanged."""
     with small(patient("p1"), folder=tmp_path) as both:
         both.run()
         (task,) = both.stored("Task")
@@ -93,7 +93,7 @@ def test_a_medplum_that_came_back_from_a_backup_gets_what_it_lost(tmp_path: Path
 
 
 def test_a_map_that_came_back_from_a_backup_loses_no_failure(tmp_path: Path) -> None:
-    """It knows nothing of what Medplum refused since: the Binary that holds it was emptied."""
+    """It does not know what Medplum refused later: formerly the Binary with those failures was emptied."""
     with small(patient("p1"), folder=tmp_path / "one") as both:
         both.run()
         shutil.copytree(tmp_path / "one", tmp_path / "two")

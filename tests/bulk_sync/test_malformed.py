@@ -74,7 +74,7 @@ def test_what_is_read_one_by_one_and_cannot_be_written_fails_alone(meta: Any, mo
 
 
 def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
-    """It is kept as a failure, and its neighbours arrive, once."""
+    """It is kept as a failure, and its neighbors arrive once."""
     head = b'{"resourceType":"Patient","id":"deep","managingOrganization":{"reference":"Organization/none"},"x":'
     deep = head + b'{"x":' * 600 + b"1" + b"}" * 601
     lines = [Line(1, orjson.dumps({"resourceType": "Patient", "id": "a"})), Line(2, deep)]

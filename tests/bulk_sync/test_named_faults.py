@@ -1,6 +1,6 @@
-"""What other syncs get wrong, one test for each: named after the fault, and failing where it is made.
+"""Mistakes of other syncs, one test for each: named after the mistake, and failing where it is made.
 
-The list is that of an existing integration, read point by point; the numbers of the points are kept in the names.
+The list comes from a review of an existing integration; the names keep the numbers of its points.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def test_1_every_reference_of_any_field_and_type_is_rewritten(folder: bool, tmp_
 
 
 def test_1_a_cycle_is_closed() -> None:
-    """Two resources that point to each other do so in Medplum, whichever came first."""
+    """Two resources that refer to each other do so in Medplum, whichever came first."""
     one_, other = observation("o1", derivedFrom=[{"reference": "Observation/o2"}]), observation("o2")
     other["derivedFrom"] = [{"reference": "Observation/o1"}]
     with small(patient("p1"), one_, other) as both:
@@ -174,7 +174,7 @@ def test_2_types_without_identifier_are_found_again_too() -> None:
 
 
 def test_3_what_medplum_refuses_is_kept_and_tried_again(tmp_path: Path) -> None:
-    """A refused resource does not stop the run; it is kept with the server's words, and --retry-failed brings it."""
+    """A refused resource does not stop the run; it is kept with the server's text, and --retry-failed imports it."""
     for folder in (tmp_path, None):
         bad = observation("o1", shoeSize=1)
         with small(patient("p1"), bad, observation("o2"), folder=folder) as both:
@@ -223,7 +223,7 @@ def test_3_the_time_stamp_is_the_sources_not_this_machines() -> None:
 
 
 def test_3_a_type_added_later_is_fetched_with_its_history() -> None:
-    """Stamps are kept for each type: what is new is exported in full, the rest since last time."""
+    """Stamps are kept for each type: a new type is exported in full, the others since the last run."""
     with small(patient("p1"), observation("o1")) as both:
         both.run(types=("Patient",))
         both.run(types=("Patient", "Observation"))
@@ -242,7 +242,7 @@ def test_3_a_patient_who_joins_the_group_is_fetched_with_the_history() -> None:
 
 
 def test_3_a_run_since_a_moment_leaves_no_gap_behind() -> None:
-    """``since`` is for one run: what changed between the kept time stamp and that moment comes with the next one."""
+    """``since`` is for one run: changes between the stored time stamp and that time come with the next run."""
     with small(patient("p1")) as both:
         before = both.run().last_sync_time
         moment = both.source.now()
@@ -268,7 +268,7 @@ def test_3_a_patient_who_joins_before_a_narrow_run_keeps_the_history(options: Op
 
 
 def test_3_a_type_added_to_a_search_is_fetched_in_full_once() -> None:
-    """Its time stamp is kept like that of an export."""
+    """Its time stamp is kept like an export's."""
     with small(patient("p1"), observation("o1")) as both:
         both.run(level="search", types=("Patient",))
         assert counts(both.run(level="search", types=("Patient", "Observation")))["seen"] == 1
@@ -355,7 +355,7 @@ def test_4_the_job_is_deleted_after_the_last_file() -> None:
 
 
 def test_4_the_job_is_deleted_when_the_run_has_failed() -> None:
-    """Otherwise a source that takes one export at a time keeps the next run out until the job ends by itself."""
+    """Otherwise a source that allows one export at a time rejects the next run until the job ends by itself."""
     with small(patient("p1"), switches=Switches.general(one_job=True)) as both:
         both.source.faults.add("failed_export")
         with pytest.raises(PermanentError):
@@ -408,7 +408,7 @@ def test_5_writes_go_in_batches_and_are_counted_as_what_they_were(tmp_path: Path
 
 
 def test_5_an_edit_in_medplum_is_kept_where_the_settings_say_so() -> None:
-    """source wins, and says so; keep leaves the edit; local identifiers, tags and extensions stay in any case."""
+    """source wins and reports it; keep preserves the edit; local identifiers, tags and extensions always stay."""
     for policy, status in (("source", "amended"), ("keep", "corrected"), ("report", "corrected")):
         with small(patient("p1"), observation("o1")) as both:
             both.run()
@@ -430,7 +430,7 @@ def test_5_an_edit_in_medplum_is_kept_where_the_settings_say_so() -> None:
 
 
 def test_5_what_the_source_takes_back_is_taken_back() -> None:
-    """An identifier or a field that the source no longer has does not linger, although local ones are kept."""
+    """An identifier or a field that the source no longer has is removed, although local ones stay."""
     before = patient("p1", gender="male", identifier=[{"system": "https://mrn.example", "value": "1"}])
     with small(before) as both:
         both.run()
@@ -466,7 +466,7 @@ def test_7_the_search_has_no_silent_page_limit() -> None:
 
 
 def test_7_an_error_while_searching_is_no_end_of_data() -> None:
-    """Busy answers are waited out; a refusal ends the run with the time stamp where it was."""
+    """Busy answers are retried; a refusal ends the run and leaves the time stamp unchanged."""
     with small(patient("p1"), observation("o1")) as both:
         both.source.faults.add("server_error", times=3, path="/Observation")
         both.run(level="search")
@@ -497,7 +497,7 @@ def test_7_one_token_does_not_have_to_last_for_the_whole_run() -> None:
 
 
 def test_8_a_search_since_asks_for_what_changed() -> None:
-    """The second search run reads only what is newer."""
+    """The second search run reads only newer resources."""
     with small(patient("p1"), observation("o1")) as both:
         both.run(level="search")
         both.source.clear_requests()
@@ -519,7 +519,7 @@ def test_9_token_requests_are_retried() -> None:
 
 
 def test_9_a_lost_job_is_kicked_off_again_once() -> None:
-    """An export that the source forgot is asked for again; a second loss is an error."""
+    """An export that the source forgot is requested again; a second loss is an error."""
     with small(patient("p1")) as both:
         both.source.faults.add("lost_job", times=1)
         both.run()

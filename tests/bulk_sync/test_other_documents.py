@@ -1,4 +1,4 @@
-"""Documents of sources that answer in other ways: the document is stored, or its link stays and that is said."""
+"""Documents of sources with unusual answers: the document is stored, or its link stays and the report says so."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def copied(answer: Answer, link: str) -> tuple[bytes | None, str]:
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_only_the_document_is_stored_as_the_document(name: str) -> None:
-    """Anything else leaves the link to the source, and the report says so."""
+    """Any other answer leaves the link to the source, and the report says so."""
     run_as_bot(bot=bool(list(ANSWERS).index(name) % 2))
     answer = ANSWERS[name]
     content, report = copied(answer, "absolute")

@@ -42,7 +42,7 @@ class Case:
 
 
 def imported(both: World) -> set[str]:
-    """The source's ids of what Medplum holds."""
+    """The source's ids of the resources in Medplum."""
     return {each for kind in sorted(ALL) for each in both.by_source_id(kind)}
 
 
@@ -97,7 +97,7 @@ def both_rules(*changes: Callable[[ExportServer], None]) -> Callable[[ExportServ
 
 
 def first(answers: int, reply: Reply) -> Rule:
-    """So many answers of this kind come first."""
+    """This many answers of this kind come first."""
     return lambda asked, plain: reply if asked.turn <= answers else plain
 
 

@@ -30,7 +30,7 @@ def test_the_exact_shape_is_synced(kind: str, tmp_path: Path) -> None:
         assert set(state.run.refused_types) == {"Medication", "MedicationStatement", "Binary"}
         assert counts(state)["failed"] == 0
         assert_adds_up(state)
-        # What others point to and may be read one by one is there, although it can't be exported.
+        # A resource that others refer to and that can be read is imported, although it can't be exported.
         assert both.by_source_id("Location")
         assert both.by_source_id("Medication")
         again = both.run()
@@ -84,7 +84,7 @@ def test_a_secret_is_sent_as_the_source_wants_it(method: str, discovery: str) ->
     with world(generate(8, 1), switches=switches) as both:
         if (method, discovery) == ("client_secret_post", "metadata"):
             with pytest.raises(AuthError):
-                both.run()  # nothing says that it must go in the body
+                both.run()  # nothing says that it must be in the body
         else:
             assert counts(both.run())["failed"] == 0
 
@@ -122,7 +122,7 @@ def test_a_key_is_read_however_its_lines_end(line_end: str) -> None:
 
 
 def test_scopes_that_are_set_leave_out_the_types_that_they_do_not_name() -> None:
-    """The rest is reported; and once they are not set any more, all is asked for again."""
+    """The rest is reported; when the setting is removed, all types are requested again."""
     with world(generate(8, 1), switches=Switches.general(polls=0)) as both:
         both.settings["PF_SCOPES"] = "system/Patient.rs system/Organization.rs"
         run = both.run(hydrate=False).run
@@ -208,7 +208,7 @@ def test_an_export_that_takes_too_long_is_given_up() -> None:
 
 
 def test_a_manifest_without_an_end_is_given_up() -> None:
-    """A next page for ever, each at an address of its own."""
+    """An endless list of next pages, each at a new address."""
     with world(generate(8, 1), switches=Switches.general(endless_manifest=True)) as both:
         with pytest.raises(PermanentError) as caught:
             both.run()
@@ -316,7 +316,7 @@ def test_a_source_that_names_no_pause_is_asked_less_and_less() -> None:
 
 
 def test_a_source_that_is_busy_with_another_export_is_waited_for() -> None:
-    """At least as long as it asks; where it stays busy, the next call tries again."""
+    """At least as long as it asks; if it stays busy, the next call tries again."""
     with world(generate(8, 1), switches=Switches.general(polls=0)) as both:
         both.source.faults.add("too_many", times=2, path="$export")
         both.run(types=("Patient",), hydrate=False)

@@ -1,4 +1,4 @@
-"""A reconcile deletes only what it is sure of."""
+"""A reconcile deletes only what is certain to be deleted."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_an_export_with_errors_did_not_show_is_not_taken_for_gone(both: Wor
 
 
 def test_a_search_by_patient_does_not_make_other_types_look_gone(tmp_path: Path) -> None:
-    """Organizations are read when something points to them, and are in no patient's search."""
+    """Organizations are read when a resource refers to them, and no search by patient returns them."""
     source = Source()
     source.add(patient("p1", managingOrganization={"reference": "Organization/a"}), at=THEN)
     source.add({"resourceType": "Organization", "id": "a", "name": "Sample"}, at=THEN)
@@ -130,7 +130,7 @@ def test_a_reconcile_may_take_longer_than_a_lease(tmp_path: Path) -> None:
 
 
 def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World) -> None:
-    """Each step takes up where the last one stopped: what was asked for is not asked again."""
+    """Each step resumes where the last one stopped: a resource is not requested twice."""
     both.source.faults.clear()
     for number in range(3):
         both.source.source.delete("Observation", f"o{number}", at=both.source.now())
@@ -178,7 +178,7 @@ def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
 
 @pytest.mark.parametrize("answer", [400, 404])
 def test_a_login_that_is_refused_meanwhile_makes_nothing_look_gone(both: World, answer: int) -> None:
-    """The practice withdraws the app, or its token endpoint moves: that says nothing of what left the Group."""
+    """The practice withdraws the app, or its token endpoint moves: that says nothing about deletions."""
     both.source.faults.clear()
     both.source.source.remove_member("p1")
     both.source.source.add_member("p2", at=both.source.now())

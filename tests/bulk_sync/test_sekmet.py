@@ -88,7 +88,7 @@ def test_a_foreign_server_is_synced_at_each_level(level: str, people: set[str], 
                 "PF_CLIENT_ID": CLIENT,
                 "PF_CLIENT_SECRET": SECRET,
                 "PF_EXPORT_LEVEL": level,
-                "PF_SCOPES": "system/*.rs",  # it asks for a right to the status address, too, which no type has
+                "PF_SCOPES": "system/*.rs",  # it also requires a permission for the status address, which no type has
                 "PF_RESOURCE_TYPES": "Patient,Practitioner,Observation",
             }
             | ({"PF_GROUP_ID": "g1"} if level == "group" else {})

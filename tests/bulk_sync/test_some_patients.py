@@ -63,7 +63,7 @@ def test_a_source_that_exports_others_too_changes_nothing_of_them(synced: tuple[
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
 def test_a_source_that_takes_no_such_parameter_is_searched(status: int, synced: tuple[World, ExportServer]) -> None:
-    """It is never asked for the whole Group instead."""
+    """The whole Group is never requested instead."""
     both, source = synced
     source.on("/fhir/Group/g1/$export", always(status=status, headers={}), "POST")
     assert ended(both.run(ONE)).phase == "done"
@@ -72,7 +72,7 @@ def test_a_source_that_takes_no_such_parameter_is_searched(status: int, synced: 
 
 
 def test_a_patient_outside_the_group_is_refused(synced: tuple[World, ExportServer]) -> None:
-    """A Group that was asked for is never widened; what cannot be an id, or a reconcile, is refused at once."""
+    """A requested Group is never widened; an invalid id, or a reconcile, is refused at once."""
     both, source = synced
     for options, code in ((Options(patients=("p9",)), "patient-not-in-group"),):
         with pytest.raises(InputError) as caught:

@@ -1,4 +1,4 @@
-"""What a source refuses, misstates or does not export: reported, never silent, and never in the way of the rest."""
+"""What a source refuses, misstates or does not export: it is reported, and does not stop the rest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stamps(state: SyncState) -> dict[str, str]:
 
 
 def kickoffs(both: World) -> list[dict[str, list[str]]]:
-    """What was asked for, kick-off by kick-off."""
+    """The parameters of each kick-off."""
     return [parse_qs(each.query) for each in both.source.requests if each.path.endswith("$export")]
 
 
@@ -69,7 +69,7 @@ def issue(text: str = "", severity: str = "error") -> Json:
 
 
 def test_the_time_stamp_of_a_type_that_was_not_exported_whole_stays() -> None:
-    """The run is partial; the other types go on, and the next run asks for that type from where it was."""
+    """The run is partial; the other types continue, and the next run requests that type from its old time stamp."""
     with world(practice()) as both:
         errors(both, issue("Observation/o2 of Jane Sample could not be exported"), issue("", "information"))
         state = run(both)
@@ -169,7 +169,7 @@ def test_a_transaction_time_that_cannot_be_read_moves_no_stamp(stated: object) -
 
 
 def test_a_stored_stamp_in_the_future_is_not_asked_for() -> None:
-    """An earlier version took 2999 from a source: nothing came ever after."""
+    """An earlier version stored 2999 from a source: after that, nothing was imported."""
     with world(practice()) as both:
         run(both)
         sync = both.sync(types=TYPES, hydrate=False)
@@ -199,7 +199,7 @@ def test_a_source_that_takes_no_output_format_is_asked_without() -> None:
 
 @pytest.mark.parametrize("text", ["Condition is not available for export", "Bad request"])
 def test_a_type_that_the_source_cannot_export_is_left_out(text: str) -> None:
-    """The others are exported; the report names the type, with the source's own words; later runs go on."""
+    """The others are exported; the report names the type, with the source's own text; later runs continue."""
     with world(practice()) as both:
         refusal = {"resourceType": "OperationOutcome", "issue": [{"code": "not-supported", "diagnostics": text}]}
         both.source.canned.append(Canned("Condition", refusal, 400))
@@ -213,7 +213,7 @@ def test_a_type_that_the_source_cannot_export_is_left_out(text: str) -> None:
 
 
 def test_a_new_type_that_is_refused_does_not_block_the_others() -> None:
-    """It comes first, as it has no time stamp yet."""
+    """It is requested first, as it has no time stamp yet."""
     with world(practice()) as both:
         run(both, types=("Patient", "Observation"))
         both.source.canned.append(Canned("Condition", {"issue": [{"code": "invalid"}]}, 400))
@@ -225,7 +225,7 @@ def test_a_new_type_that_is_refused_does_not_block_the_others() -> None:
 
 
 def test_a_source_that_refuses_since_exports_everything() -> None:
-    """As often as it does so; that is said."""
+    """Each time that the source refuses; the report says so."""
     with world(practice()) as both:
         run(both)
         both.source.canned.append(Canned("_since", {"issue": [{"code": "not-supported"}]}, 400))
@@ -257,7 +257,7 @@ def group(*members: str) -> Json:
 
 
 def test_groups_inside_a_group_are_followed() -> None:
-    """Also in a circle; each is exported once, and its patients come with everything."""
+    """Even in a circle; each is exported once, and its patients come with all their data."""
     source = practice()
     source.add(patient("p2"), at=THEN)
     source.groups = {"g1": {}, "g2": {"p1": THEN}, "g3": {"p2": THEN}}
@@ -328,7 +328,7 @@ def test_a_file_at_an_address_that_is_refused_counts_as_not_exported(address: st
 
 
 def test_a_manifest_without_output_is_an_export_of_nothing() -> None:
-    """A source with nothing new leaves the list out."""
+    """A source with nothing new omits the list."""
     with world(practice()) as both:
         run(both)
         both.source.edit_manifest = edit(output=None, error=None)
@@ -338,7 +338,7 @@ def test_a_manifest_without_output_is_an_export_of_nothing() -> None:
 
 
 def test_an_export_that_dies_is_kicked_off_once_more() -> None:
-    """In the same run; where it dies again, the run fails."""
+    """In the same run; if it fails again, the run fails."""
     with world(practice()) as both:
         both.source.faults.add("failed_export", times=1)
         state = run(both)
@@ -358,7 +358,7 @@ def test_a_gateways_page_is_no_status() -> None:
 
 
 def test_options_narrow_the_export() -> None:
-    """A run since a moment asks for nothing older."""
+    """A run since a given time requests nothing older."""
     with world(practice(), switches=Switches.general()) as both:
         both.run(Options(since="2025-06-01T00:00:00Z"), types=TYPES, hydrate=False)
         assert kickoffs(both)[0]["_since"] == ["2025-06-01T00:00:00Z"]

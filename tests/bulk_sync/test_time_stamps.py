@@ -1,4 +1,4 @@
-"""The time stamps move over nothing that was not asked for, and every newcomer's history comes."""
+"""The time stamps never move past data that was not requested, and every new patient's history arrives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW = (patient("p1"), patient("p2"), observation("o2", "Patient/p2"))
 
 @pytest.mark.parametrize("options", [Options(types=("Patient",)), Options(since="2025-01-01T00:00:00Z")])
 def test_a_run_that_asks_for_less_leaves_the_newcomers_new(options: Options, tmp_path: Path) -> None:
-    """Of a patient who joined, the next run brings what this one did not ask for."""
+    """For a patient who joined, the next run imports what this run did not request."""
     with small(*NEW, folder=tmp_path) as both:
         both.run()
         both.source.source.add_member("p2", at=both.source.now())
@@ -30,7 +30,7 @@ def test_a_run_that_asks_for_less_leaves_the_newcomers_new(options: Options, tmp
 
 
 def test_a_moment_later_than_the_stamp_leaves_the_stamp(tmp_path: Path) -> None:
-    """What changed between the two was not asked for, and comes with the next run."""
+    """Changes between the two were not requested, and come with the next run."""
     with small(patient("p1"), folder=tmp_path) as both:
         before = both.run().since
         change(both, observation("o1"))
@@ -42,7 +42,7 @@ def test_a_moment_later_than_the_stamp_leaves_the_stamp(tmp_path: Path) -> None:
 
 
 def test_a_moment_before_the_stamp_moves_it() -> None:
-    """Everything since then was asked for."""
+    """Everything since then was requested."""
     state = SyncState(since={"g": {"A": "2024-01-02T00:00:00+01:00", "B": "2024-01-02T00:00:00Z"}})
     job = Job("group", ("A", "B"), "g", since="2024-01-01T23:30:00Z", transaction_time="2024-02-01T00:00:00Z")
     stamps = next_stamps(state, Run("r", 0.0, jobs=(job,)))
@@ -104,7 +104,7 @@ FILTER = ("Observation?category=laboratory",)
 
 
 def test_what_another_filter_lets_through_comes_with_its_history(tmp_path: Path) -> None:
-    """It did not change since, and was never asked for; other types and later runs ask for what changed."""
+    """It did not change since, and was never requested; other types and later runs request changes."""
     with small(patient("p1"), lab("o1", "laboratory"), lab("o2", "vital-signs"), folder=tmp_path) as both:
         both.run(type_filters=FILTER)
         assert set(both.by_source_id("Observation")) == {"o1"}
@@ -118,7 +118,7 @@ def test_what_another_filter_lets_through_comes_with_its_history(tmp_path: Path)
 
 
 def test_what_a_filter_leaves_out_is_not_gone(tmp_path: Path) -> None:
-    """A reconcile does not see it, and the source does not let it be read one by one."""
+    """A reconcile does not see it, and the source does not allow single reads of it."""
     shape = Switches.general(deleted=False)
     with small(
         patient("p1"), lab("o1", "laboratory"), lab("o2", "vital-signs"), switches=shape, folder=tmp_path

@@ -1,4 +1,4 @@
-"""A source, a Medplum and syncs between them; and the check that nothing was lost, doubled or left dangling."""
+"""A source, a Medplum and syncs between them; and the check that nothing was lost, duplicated or left dangling."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _AS_BOT = ContextVar("_AS_BOT", default=False)
 
 
 def run_as_bot(*, bot: bool) -> None:
-    """Let the worlds that are made from now on run as the deployed bot, or as the command's administrator."""
+    """Let later worlds run as the deployed bot, or as the command's administrator."""
     _AS_BOT.set(bot)
 
 
@@ -180,9 +180,9 @@ def world(
 
 
 def assert_exact(world: World, *, types: Sequence[str] | None = None) -> int:
-    """Medplum holds each resource of the source once, equal to it after rewriting; nothing dangles or is spare.
+    """Medplum has each resource of the source once, equal to it after rewriting; nothing dangles or is extra.
 
-    Works backwards from what Medplum holds, so that it shares no code with what is tested. The number of resources.
+    Returns the number of resources. Works backwards from Medplum's content, so that it shares no code with the sync.
     """
     source = world.source.source
     kinds = types or [kind for kind, entries in source.entries.items() if entries]
@@ -198,7 +198,8 @@ def assert_exact(world: World, *, types: Sequence[str] | None = None) -> int:
     number = 0
     for kind in kinds:
         wanted = {each["id"]: each for each in source.resources(kind)}
-        # What is not exported arrives when something points to it; a pointer to what is missing would differ below.
+        # A resource that is not exported arrives when another refers to it; a reference to a missing one would differ
+        # below.
         missing = wanted.keys() - stored[kind].keys() if kind in DEFAULT_TYPES else set[str]()
         assert not missing, f"{len(missing)} {kind} are missing"
         surplus = stored[kind].keys() - wanted.keys()
@@ -290,7 +291,7 @@ def _pointed(basic: Json) -> str:
 
 
 def _unmarked(resource: Json, kind: str) -> Json:
-    """What Medplum holds, without the sync's own marks."""
+    """What Medplum has, without the sync's own marks."""
     ours = [each for each in resource.get("identifier") or [] if str(each.get("system", "")).startswith(ROOT)]
     rest = [each for each in resource.get("identifier") or [] if each not in ours]
     meta = resource["meta"]
@@ -311,7 +312,7 @@ def _plain(value: Any, base: str, back: dict[str, str]) -> Any:
         plain = {name: _plain(each, base, back) for name, each in kept.items()}
         identifier = plain.get("identifier")
         if isinstance(identifier, dict) and str(identifier.get("system", "")).startswith(ROOT) and "type" in plain:
-            # A logical reference: what it names is not in Medplum. (waiting_in_vain looks whether that is so.)
+            # A logical reference: its target is not in Medplum. (waiting_in_vain checks that.)
             return {"reference": f"{plain['type']}/{identifier['value']}"}
         for name in ("reference", "url"):
             if isinstance(plain.get(name), str):
@@ -331,7 +332,7 @@ def _relative(reference: str, base: str, back: dict[str, str]) -> str:
         reference = f"Binary/{parts[0]}"
     relative = reference.removeprefix(base + "/").partition("/_history/")[0]
     if back and relative.count("/") == 1 and not relative.startswith(("http", "urn", "#")):
-        # A reference into Medplum that leads to nothing of the source dangles, unless it is content of its own.
+        # A reference to a Medplum resource that is not from the source dangles, unless it is local content.
         return "content" if relative.startswith("Binary/") else back[relative]
     return "content" if relative.startswith("Binary/") else relative
 

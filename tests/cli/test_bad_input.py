@@ -1,4 +1,4 @@
-"""What a user gets wrong is answered in a line or two that say what to do, never with a traceback."""
+"""A user's mistake is answered with a line or two that say what to do, never with a traceback."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_every_number_that_is_none_is_named(words: tuple[str, ...]) -> None:
     ids=" ".join,
 )
 def test_what_a_user_gets_wrong_is_a_line(words: tuple[str, ...], tmp_path: Path) -> None:
-    """In a process of its own, as a user types it: exit code 2 and no traceback."""
+    """In a separate process, as a user types it: exit code 2 and no traceback."""
     command = [sys.executable, "-m", "bot_layer.cli", *words]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60, env=_environment()

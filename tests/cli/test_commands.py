@@ -31,7 +31,7 @@ SUBCOMMANDS = [
 
 
 def test_the_command_without_words_tells_its_subcommands() -> None:
-    """Help comes without asking, and names them all."""
+    """The command without arguments prints the help with all subcommands."""
     told = CliRunner().invoke(build(), [], env={"COLUMNS": "200"})
     assert "Python bots for Medplum" in told.output
     assert {"demo", "sandbox", "serve", "invoke"} <= set(told.output.split())
@@ -55,7 +55,7 @@ def test_a_subcommand_is_in_the_file_of_its_name(name: str) -> None:
 
 
 def test_a_word_that_is_no_subcommand_is_told_as_before() -> None:
-    """A file that holds none is as good as none."""
+    """A file without the command counts like no file."""
     for word in ("environment", "nonsense"):
         told = CliRunner().invoke(build([word]), [word], env={"COLUMNS": "200"})
         assert told.exit_code == 2
@@ -63,7 +63,7 @@ def test_a_word_that_is_no_subcommand_is_told_as_before() -> None:
 
 
 def test_the_demo_goes_as_told() -> None:
-    """Every step of the story is as expected, and it exits 0."""
+    """Every step of the scenario has the expected result, and the command exits with 0."""
     told = CliRunner().invoke(build(), ["demo"], env={"COLUMNS": "200"})
     assert told.exit_code == 0, told.output
     for step in ("no changes", "enrolled", "unchanged", "by Subscription", "family-name-mismatch"):
@@ -86,7 +86,7 @@ def test_a_step_that_is_not_as_expected_ends_the_story() -> None:
 
 @contextmanager
 def sandbox(*words: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
-    """A sandbox as a process of its own, and its ready line."""
+    """A sandbox as a separate process, and its ready line."""
     line = [
         sys.executable,
         "-m",
@@ -195,7 +195,7 @@ def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
 
 
 def test_invoke_runs_one_bot_on_one_event(tmp_path: Path) -> None:
-    """The answer is printed; exit code 1 where the bot refused, 2 where there is no such bot or event."""
+    """The answer is printed; the exit code is 1 if the bot refused, 2 if the bot or event does not exist."""
     with World() as world:
         world.load_sample_people()
         (joe,) = world.client().search("Practitioner", [("identifier", "https://example.org/sample-people|joe")])

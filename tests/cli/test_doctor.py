@@ -361,7 +361,7 @@ def test_what_is_broken_is_found_and_nothing_else(world: World, name: str) -> No
 
 
 def test_every_finding_has_a_case() -> None:
-    """A new one must be broken here too, in the table or in a test of its own."""
+    """A new finding must have a case here too, in the table or in a separate test."""
     modules = [
         "deploy/doctor",
         "deploy/bot_checks",
@@ -386,7 +386,7 @@ def test_a_doctors_own_calls_are_no_runs(world: World) -> None:
 
 
 def test_how_events_ended_is_found(world: World, tmp_path: Path) -> None:
-    """Medplum takes a stored event for a good run; only the host's inbox knows of a refusal, or a timer that fails."""
+    """To Medplum a stored event is a successful run; only the host's inbox knows of a refusal or a failing timer."""
     _deploy(world.client())
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     inbox = Inbox(BOTS, InboxSettings(url), environ={})
@@ -423,7 +423,7 @@ def test_settings_are_complete_where_the_host_has_them(world: World) -> None:
 
 
 def test_nothing_is_deployed_yet(world: World) -> None:
-    """What is left out says why and what to do; that nothing at all is deployed is the failure."""
+    """Skipped steps say why and what to do; the failure is that nothing at all is deployed."""
     world.put_secrets({})
     found = _found(world, host_url="http://127.0.0.1:9")
     assert {name: each.code for name, each in found.items() if each.status == "failed"} == {

@@ -267,7 +267,7 @@ def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeyp
 def test_what_can_not_begin_ends_with_2(
     here: World, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without exactly one readable list nothing is begun, and no report is written."""
+    """Without exactly one readable list nothing starts, and no report is written."""
     monkeypatch.chdir(tmp_path)
     Path("people.csv").write_text("practitioner\nnot a reference\n", encoding="utf-8")
     Path("of-a-spreadsheet.csv").write_text("practitioner,name\nPractitioner/a,Müller\n", encoding="cp1252")

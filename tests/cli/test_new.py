@@ -1,4 +1,4 @@
-"""``medplum-bots new`` and ``new-project``: what they write works, and nothing is overwritten."""
+"""``medplum-bots new`` and ``new-project``: the files they write work, and nothing is overwritten."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_printed_ends_with_a_code(medplum: MedplumSandbox) -> Non
 
 
 def test_a_client_gets_a_secret_of_which_only_the_hash_is_configured() -> None:
-    """What is printed for the host opens with the secret that is printed for the partner, and does not hold it."""
+    """The hash printed for the host matches the secret printed for the partner, and does not contain it."""
     printed = CliRunner().invoke(build(), ["federated-client", "--id", "hg"]).stdout
     secret = re.search(r"client_secret +(\S+)", printed)
     configured = re.search(r"FEDERATED_CLIENTS='(.*)'", printed)

@@ -45,7 +45,7 @@ def typed(both: World, *words: str, folder: Path, **environ: str) -> Result:
 
 
 def started(both: World, *words: str, folder: Path, **environ: str) -> subprocess.Popen[str]:
-    """The command as a process of its own, which takes signals."""
+    """The command as a separate process, which receives signals."""
     return processes.start(
         [sys.executable, "-m", "bot_layer.cli", "pf-sync", *words],
         env=environment(both, folder) | environ,
@@ -67,7 +67,7 @@ def environment(both: World, folder: Path) -> dict[str, str]:
 
 
 def kickoffs(both: World) -> list[str]:
-    """The exports that were asked for."""
+    """The requested exports."""
     return [each.path for each in both.source.requests if each.path.endswith("$export")]
 
 
@@ -99,7 +99,7 @@ def test_a_run_and_its_health(tmp_path: Path) -> None:
 
 
 def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
-    """PF_LOCAL_EDITS=report: the report and the health name it; --overwrite-reported lets the source win, once."""
+    """PF_LOCAL_EDITS=report: report and health name the edit; --overwrite-reported lets the source win once."""
     with world(generate(1, 1), switches=FAST) as both:
         person = next(iter(both.source.source.resources("Patient")))["id"]
         both.source.source.add(observation("o1", f"Patient/{person}"), at=both.source.now())
@@ -222,9 +222,9 @@ def test_cancel_ends_what_another_process_holds(tmp_path: Path) -> None:
 
 
 def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
-    """At once where PF_SYNC_RUN_ON_STARTUP says so, then every PF_SYNC_INTERVAL_MS, until it is stopped.
+    """At once if PF_SYNC_RUN_ON_STARTUP says so, then every PF_SYNC_INTERVAL_MS, until it is stopped.
 
-    A line of the log is one line, however long it is: it is searched by its component.
+    A log entry is one line, however long: operators search it by its component.
     """
     with world(generate(1, 1), switches=FAST) as both:
         changes = {"PF_SYNC_RUN_ON_STARTUP": "true", "PF_SYNC_INTERVAL_MS": "1000"}
@@ -260,14 +260,14 @@ def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [(), ("--watch",)])
 def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ...], tmp_path: Path) -> None:
-    """There is no run yet whose place could be kept: the command just ends."""
+    """No run exists yet whose progress could be kept: the command just ends."""
     with world(generate(1, 1), switches=FAST) as both:
         child = started(both, *words, folder=tmp_path, MEDPLUM_BASE_URL="http://127.0.0.1:1")
         assert child.stderr is not None
         assert "Starting" in child.stderr.readline()
         child.send_signal(signal.SIGTERM)
         _, told = child.communicate(timeout=20)
-        assert child.returncode in ((0, 130) if words else (130,)), told  # a watch that never began a run ended well
+        assert child.returncode in ((0, 130) if words else (130,)), told  # a watch that started no run ended well
         assert "Traceback" not in told
 
 
@@ -322,7 +322,7 @@ def test_all_practices_run_and_one_that_fails_stops_no_other(tmp_path: Path) -> 
 
 
 def test_files_and_log_of_an_export_are_kept(tmp_path: Path) -> None:
-    """As they came, with the events of SMART's bulk-data-client, and nothing secret."""
+    """As received, with the events of SMART's bulk-data-client, and nothing secret."""
     switches = Switches.general(polls=1, signed_urls=True, outcomes=("information",))
     with world(generate(1, 1), switches=switches) as both:
         told = typed(both, "--keep", str(tmp_path / "kept"), "--lenient", folder=tmp_path)

@@ -36,7 +36,7 @@ class PracticeWorld(World):
 
 @contextmanager
 def practices(number: int, patients: int) -> Iterator[list[PracticeWorld]]:
-    """Sources with data of their own, and one Medplum for all of them."""
+    """Sources with separate data, and one Medplum for all of them."""
     with ExitStack() as stack:
         medplum = stack.enter_context(MedplumSandbox(quota=1_000_000_000, auth_rate_limit=100_000))
         switches = Switches.general(retry_after="epoch", polls=1)
@@ -95,7 +95,7 @@ def holders(url: str) -> Counter[str]:
 
 
 def test_what_a_killed_host_leaves_another_one_resumes(postgres_url: str) -> None:
-    """Two hosts share the practices; one is killed in the middle, and every practice is exact all the same."""
+    """Two hosts share the practices; one is killed halfway, and every practice is still exact."""
     with practices(4, 3) as worlds:
         given = environment(worlds)
         gate = Gate()

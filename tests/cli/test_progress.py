@@ -29,7 +29,7 @@ def test_a_count_never_has_a_question_mark(done: int, total: int | None, is_exac
     ("terminal", "hidden", "shown"), [(True, False, True), (True, True, False), (False, False, False)]
 )
 def test_a_bar_is_for_a_terminal(terminal: bool, hidden: bool, shown: bool) -> None:
-    """Elsewhere, and beside JSON, nothing of it is written."""
+    """If the output is no terminal, or is JSON, no bar is written."""
     written = io.StringIO()
     with bar(Console(file=written, force_terminal=terminal, width=100), hidden=hidden) as progress:
         progress.advance(progress.add_task("Deploying", total=3), 2)

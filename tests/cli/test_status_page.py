@@ -91,7 +91,7 @@ def test_settings_that_cannot_be_read_are_not_taken_for_none() -> None:
 
 
 def test_a_partial_and_a_failed_run_say_why_in_codes_alone() -> None:
-    """What a partner or a server wrote is left out."""
+    """Text from a partner or a server is left out."""
     partial = Run("r", NOW - 60, "partial", ended=NOW - 30, not_exported=(NotExported("*", 3, "error exception"),))
     found = practice(partial, last_success=NOW - 30)
     assert (found.state, found.next_run) == ("refused", NOW - 30 + 3600)

@@ -1,4 +1,4 @@
-"""A Medplum with the bots deployed but no host of its own, and clinicians whom its Subscription enrols."""
+"""A Medplum with the bots deployed but without a host, and clinicians whom its Subscription enrolls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def npi(number: int) -> str:
 
 
 def newcomer(world: World, number: int) -> Json:
-    """A clinician whom the directory knows, created in Medplum: the Subscription enrols them."""
+    """A clinician from the directory, created in Medplum: the Subscription enrolls them."""
     world.gorilla.directory.add(npi=npi(number), family="Example", given=["Ann"], suffix=["MD"])
     return world.client().create(
         {

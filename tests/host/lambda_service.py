@@ -37,7 +37,7 @@ class Outcome:
 
 
 class Function:
-    """A zipped function, run by AWS's runtime client in a process of its own."""
+    """A zipped function, run by AWS's runtime client in a separate process."""
 
     def __init__(self, package: Path, folder: Path) -> None:
         self._code, self._client = folder / "code", folder / "client"

@@ -1,4 +1,4 @@
-"""A mail server with TLS for tests, with a key and a certificate of its own."""
+"""A mail server with TLS for tests, with its own key and certificate."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MailServer:
 
     @property
     def heard(self) -> str:
-        """Everything that came."""
+        """All received messages."""
         return "\n".join(line for _, line in self.lines)
 
     @property

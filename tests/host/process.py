@@ -1,4 +1,4 @@
-"""A host as a process of its own, which a test can kill."""
+"""A host as a separate process, which a test can kill."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class HostProcess:
         return self._process is not None and self._process.poll() is None
 
     def idle(self) -> bool:
-        """True where it answers and no event waits or runs."""
+        """True if it answers and no event waits or runs."""
         try:
             answers = loopback.get(f"http://{self.address}/healthz", timeout=30).status_code == 200
         except httpx.TransportError:
@@ -128,7 +128,7 @@ class HostProcess:
 
 
 def until(condition: Callable[[], bool], *, seconds: float = _PATIENCE) -> None:
-    """Ask again until it is so; fails where it never becomes so."""
+    """Ask repeatedly until it is true; fail if it never is."""
     never = threading.Event()
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -99,7 +99,7 @@ def test_the_server_is_asked_once_for_a_bot(medplum: TokenServer, admission: Adm
 
 
 def test_a_burst_of_first_calls_reads_the_bot_once(medplum: TokenServer, admission: Admission) -> None:
-    """Calls that come together wait for one look-up."""
+    """Concurrent calls wait for one look-up."""
     together = threading.Barrier(8)
 
     def call() -> None:
@@ -156,7 +156,7 @@ def _with_header(token: str, **header: Any) -> str:
 
 
 def _with_its_own_key(token: str, **header: Any) -> str:
-    """The token signed with a key that it brings along (``jwk``)."""
+    """The token, signed with a key that it includes itself (``jwk``)."""
     key = ec.generate_private_key(ec.SECP256R1())
     header["jwk"] = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
     claims = jwt.decode(token, options={"verify_signature": False})
@@ -199,8 +199,9 @@ def _raw_header(token: str, header: bytes) -> str:
     ],
 )
 def test_a_forged_token_is_refused(medplum: TokenServer, admission: Admission, forge: Any) -> None:
-    """Another key, no key, one that the token brings or points to, no algorithm, a shared secret, headers of odd JSON,
-    a changed signature, and what is no token at all.
+    """Another key, no key, a key that the token includes or links to, no algorithm, a shared secret, malformed headers.
+
+    Also a changed signature, and text that is no token at all.
     """
     token = medplum.tokens["token"]
     forged = forge(token, jwt.get_unverified_header(token)["kid"])
@@ -248,7 +249,7 @@ def test_a_token_of_another_server_of_the_list_is_refused(medplum: TokenServer) 
 
 @pytest.mark.parametrize("path", ["..", ".", "b-1%2F..", "x" * 65])
 def test_a_route_that_is_no_id_is_refused(medplum: TokenServer, admission: Admission, path: str) -> None:
-    """What the route names never changes the path of a request."""
+    """The name in the route never changes the path of a request."""
     assert _refusal(admission, envelope(medplum, "token", SAY, bot=None), path) == "wrong-bot"
 
 
@@ -340,7 +341,7 @@ def test_a_bot_that_may_not_read_itself_is_known_by_its_login(medplum: TokenServ
 
 
 def test_a_bot_that_runs_as_its_caller_needs_an_option(medplum: TokenServer) -> None:
-    """Refused with an explanation; allowed by an option, where the caller may read the Bot and the Bot says so."""
+    """Refused with an explanation; an option allows it, if the caller may read the Bot and the Bot says so."""
     medplum.login("user", {"resourceType": "Practitioner", "id": "p-1"})
     medplum.add(bot_resource("b-8", "test/echo") | {"runAsUser": True})
     event = envelope(medplum, "user", SAY, bot={"reference": "Bot/b-8"})
@@ -359,7 +360,7 @@ def test_a_bot_that_runs_as_its_caller_needs_an_option(medplum: TokenServer) -> 
 
 
 def test_a_refused_event_leaves_nothing_in_the_inbox(medplum: TokenServer) -> None:
-    """Admission comes before deduplication: a forged event can't make the host believe that it had the real one."""
+    """Admission comes before deduplication: a forged event can't make the host drop the real one as a duplicate."""
 
     class Recorder:
         ready, taken = True, 0

@@ -1,4 +1,4 @@
-"""Alerts: sent once when they begin and once at their end, by every channel, and without anything of a person."""
+"""Alerts: sent once at the start and once at the end of a problem, by every channel, and without personal data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KEYS = st.sampled_from(["dead-letters:a:x", "refusals:a", "sync:north", "silent-
 
 @given(st.dictionaries(KEYS, st.floats(0, 1000)), st.sets(KEYS), st.floats(0, 1000))
 def test_an_alert_begins_goes_on_or_ends(known: dict[str, float], current: set[str], now: float) -> None:
-    """Each key is in at most one group; what is seen is never over, and what is over was not seen for the hold."""
+    """Each key is in at most one group; what is seen is never over, and what is over was absent for the hold."""
     found = changes(known, dict.fromkeys(current, "text"), State({}, {}, {}), now=now)
     assert found.begun | found.continuing == current
     assert found.begun.isdisjoint(known) and found.continuing <= known.keys()
@@ -86,7 +86,7 @@ class Heard:
 
 
 def test_two_hosts_send_one_message_and_one_recovery(tmp_path: Path) -> None:
-    """The database says what is open; a restart sends nothing again."""
+    """The database records which alerts are open; a restart does not send them again."""
     heard, dead = Heard(), {("a", "busy"): 1}
     first, second = (_alerts(tmp_path, heard, dead) for _ in range(2))
     for at in (0.0, 60.0, 120.0):
@@ -102,7 +102,7 @@ def test_two_hosts_send_one_message_and_one_recovery(tmp_path: Path) -> None:
 
 
 def test_what_nobody_heard_is_sent_again(tmp_path: Path) -> None:
-    """A channel that is away for a moment loses no alert; one that works beside it is not asked twice."""
+    """If a channel fails for a moment, no alert is lost; a channel that works does not get it twice."""
     heard = Heard(refuses=True)
     looking = _alerts(tmp_path, heard, {("a", "busy"): 1})
     looking.look(0.0)
@@ -190,7 +190,7 @@ def test_mail_is_not_sent_where_it_can_be_read_on_the_way(
 
 
 def test_a_mail_server_that_is_away_is_an_error_with_a_code() -> None:
-    """On this machine, where mail goes without TLS."""
+    """On this machine, where mail is sent without TLS."""
     environ = {"BOT_ALERT_EMAIL": "ops@clinic.example", "BOT_ALERT_SMTP": "smtp://127.0.0.1:9"}
     (channel,) = read(environ, None).channels
     with pytest.raises(TransientError, match="BOT_ALERT_SMTP"):
@@ -246,7 +246,7 @@ def test_a_host_that_refuses_calls_tells_somebody(tmp_path: Path) -> None:
 
 
 def test_a_host_that_is_killed_is_reported_by_another_one(tmp_path: Path) -> None:
-    """Two hosts of one inbox: the one that lives takes over, and says so."""
+    """Two hosts of one inbox: the live one takes over and reports it."""
     medplum = TokenServer()
     with medplum.server, _receiver() as (address, received, _):
         environ = {

@@ -63,7 +63,7 @@ def marks(tmp_path: Path) -> Iterator[Marks]:
 
 
 def search(world: World, queue: Queue, **more: Any) -> CatchUp:
-    """A catch-up that takes what has just been changed, too."""
+    """A catch-up that also takes changes made just now."""
     chosen: dict[str, Any] = {"settle": timedelta(0)} | more
     return CatchUp(BOTS, world.client(), world.medplum.base_url, queue, **chosen)
 
@@ -87,7 +87,7 @@ def test_what_changed_since_the_mark_is_queued_once(world: World, queue: Queue, 
 
 
 def test_a_change_in_the_second_of_the_start_is_not_missed(world: World, queue: Queue, marks: Marks) -> None:
-    """The server's clock counts whole seconds: a change is up to a second younger than what it says."""
+    """The server's clock counts whole seconds: a change can be up to a second later than its stamp."""
     search(world, queue).start(marks)
     changed = practitioner(world)
     second = datetime.fromisoformat(changed["meta"]["lastUpdated"]).replace(microsecond=0)
@@ -98,7 +98,7 @@ def test_a_change_in_the_second_of_the_start_is_not_missed(world: World, queue: 
 
 
 def test_a_bots_own_write_hides_no_change_of_others(world: World, queue: Queue, marks: Marks) -> None:
-    """What a bot wrote is no news to it; the version before it, which it may not have heard of, is."""
+    """A bot's own write is not new to it; the version before, of which it may not know, is."""
     catch_up = search(world, queue)
     catch_up.start(marks)
     theirs = practitioner(world)
@@ -110,7 +110,7 @@ def test_a_bots_own_write_hides_no_change_of_others(world: World, queue: Queue, 
 
 
 def test_what_changed_while_a_subscription_was_off_is_not_caught_up(world: World, queue: Queue, marks: Marks) -> None:
-    """It was switched off on purpose; it begins again when it is active again."""
+    """It was switched off on purpose; catch-up resumes when the Subscription is active again."""
     client, catch_up = world.client(), search(world, queue)
     catch_up.start(marks)
     (bot,) = client.search("Bot", [("name", "sync-practitioner")])

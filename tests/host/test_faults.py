@@ -1,4 +1,4 @@
-"""Faults of what is under the host: a database that goes away, a full disk, a file to be read only, packed bodies."""
+"""Faults below the host: a database that disappears, a full disk, a read-only file, compressed bodies."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_file_that_may_only_be_read_is_one_sentence() -> None:
 
 
 def test_a_packed_request_is_not_unpacked() -> None:
-    """No body of the host is: 300 MB in 300 KB are what they are, no event."""
+    """The host never decompresses a body: 300 MB compressed to 300 KB stay 300 KB, and are no event."""
     bomb = gzip.compress(bytes(300 * 1024 * 1024), compresslevel=1)
     medplum = TokenServer()
     medplum.login("token-echo", bot_resource("b-3", "test/echo"))

@@ -1,4 +1,4 @@
-"""``medplum-bots logs --follow`` as a process of its own, whose output goes into a pipe."""
+"""``medplum-bots logs --follow`` as a separate process, whose output goes into a pipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.no_cover  # the command that counts is another process
 
 
 def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
-    """A run is printed when its event comes, not when the pipe is full; SIGTERM ends it: 0, no last word."""
+    """A run is printed when its event arrives, not when the pipe is full; SIGTERM ends it with 0 and no output."""
     script = Script()
     command = [sys.executable, "-m", "bot_layer.cli", "logs", "--follow", "--json", "--inbox"]
     told: list[tuple[str, str]] = []

@@ -78,7 +78,7 @@ odd_answers = st.tuples(
 
 
 class OddPartner:
-    """A server that gives one odd answer to everything but, if wanted, its token endpoint."""
+    """A server that gives one odd answer to everything, optionally except its token endpoint."""
 
     def __init__(self) -> None:
         self.answer: tuple[int, bytes, str] = (200, b"", "")
@@ -145,7 +145,7 @@ def event(case: Any, base_url: str) -> Json:
 
 @st.composite
 def changed(draw: st.DrawFn, whole: Any) -> Any:
-    """A value in which one place was replaced or left out."""
+    """The value with one place replaced or removed."""
     value = copy.deepcopy(whole)
     here = value
     while isinstance(here, dict | list) and here:
@@ -171,7 +171,7 @@ def foreseen(result: Result, began: float, timeout: int) -> None:
 @examples
 @given(st.data())
 def test_no_input_is_unforeseen(partner: OddPartner, data: st.DataObject) -> None:
-    """Whatever an event carries, the bot says what is wrong with it."""
+    """Whatever an event contains, the bot says what is wrong with it."""
     case = data.draw(st.sampled_from(cases()))
     handler = BOTS.named(case.stem)
     partner.answer = (404, b'{"resourceType":"OperationOutcome"}', "")
@@ -187,7 +187,7 @@ def test_no_input_is_unforeseen(partner: OddPartner, data: st.DataObject) -> Non
 def test_no_answer_of_a_partner_is_unforeseen(
     partner: OddPartner, data: st.DataObject, answer: tuple[int, bytes, str], gives_tokens: bool
 ) -> None:
-    """An answer that cannot be read is the partner's failure: never ours, and never "no such practitioner"."""
+    """An unreadable answer is the partner's failure: never ours, and never "no such practitioner"."""
     case = data.draw(st.sampled_from(cases()))
     handler = BOTS.named(case.stem)
     partner.answer, partner.gives_tokens = answer, gives_tokens

@@ -1,6 +1,6 @@
-"""Generated requests to the routes that have a login of their own: relays, federated queries, the status page, Lambda.
+"""Generated requests to the routes with their own login: relays, federated queries, the status page, Lambda.
 
-Each comes with a good signature, token or session, so that what it says is really read.
+Each has a valid signature, token or session, so that its content is really read.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _encoded(pairs: list[tuple[str, str]]) -> str:
 @examples
 @given(st.data())
 def test_no_signed_call_is_unforeseen(world: World, relay_host: HostServer, data: st.DataObject) -> None:
-    """A relay's signature is no reason to believe what it carries."""
+    """A valid signature of a relay does not make the content trustworthy."""
     case = data.draw(st.sampled_from(cases()))
     name = data.draw(st.sampled_from([case.stem.replace("_", "-"), "unknown", "x", "é"]))
     sent = data.draw(changed(event(case, world.medplum.base_url)))

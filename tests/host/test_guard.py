@@ -1,4 +1,4 @@
-"""Who may call a bot, and what is believed of a Subscription's event."""
+"""Who may call a bot, and what the host trusts in a Subscription's event."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def test_only_federated_documents_is_closed_until_it_is_set() -> None:
 
 
 def test_the_hosts_environment_wins_over_the_projects_secret(medplum: TokenServer) -> None:
-    """Who may set project secrets does not decide who may call, where the host's operator did."""
+    """If the host's operator set who may call, a project secret cannot change it."""
     secret = _secret("OPEN_REQUESTERS", "*")
     assert _codes(_call(medplum, "open", {"OPEN_REQUESTERS": "Patient"}, **secret)) == ["caller-not-allowed"]
 
 
 def test_the_hosts_own_login_may_always_call(medplum: TokenServer) -> None:
-    """A later run comes back through Medplum as that login's call."""
+    """A later run returns through Medplum as a call of that login."""
     own = {"requester": {"reference": "ClientApplication/own"}}
     assert _codes(_call(medplum, "closed", {"MEDPLUM_CLIENT_ID": "own"}, **own)) == []
     assert _codes(_call(medplum, "closed", {"MEDPLUM_CLIENT_ID": "another"}, **own)) == ["caller-not-allowed"]
@@ -133,7 +133,7 @@ def _event(medplum: TokenServer, name: str = "open", given: Any = CHANGED, **hea
 
 
 def test_a_subscriptions_event_runs_on_the_resource_as_it_is_now(medplum: TokenServer) -> None:
-    """What the event brings along is not believed: the resource is read afresh."""
+    """The content of the event is not trusted: the resource is read again."""
     medplum.subscribe("Bot/b-1")
     medplum.add(STORED)
     assert parameters.one(_event(medplum)["returnValue"], "version") == "2"
@@ -161,7 +161,7 @@ def test_a_bot_without_subscriptions_takes_no_events(medplum: TokenServer) -> No
 
 
 def test_a_callers_own_header_makes_a_call(medplum: TokenServer) -> None:
-    """Medplum writes a caller's headers in lower case: such a call has a caller, who is compared."""
+    """Medplum writes a caller's headers in lower case: such a call has a caller, who is checked."""
     medplum.subscribe("Bot/b-2")
     answer = _call(medplum, "closed", headers={"x-medplum-subscription": "s"})
     assert _codes(answer) == ["caller-not-allowed"]

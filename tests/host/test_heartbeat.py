@@ -32,7 +32,7 @@ LONG = 3600.0
 def serving(
     url: str, script: Script, *, first_pause: float = 0.01, limit: float = LONG
 ) -> Iterator[tuple[Inbox, Runs]]:
-    """A host's inbox on a database, with a name of its own; another one each time."""
+    """A host's inbox on a database; each has a new name."""
     settings = InboxSettings(url, key="k", first_pause=first_pause, polling=0.02, takeover_seconds=limit)
     inbox = Inbox(script.bots, settings, environ={}, guard=Trusting({}))
     inbox.launch()
@@ -100,7 +100,7 @@ def test_a_killed_process_is_not_there_any_more(tmp_path: Path) -> None:
 
 
 def test_every_process_has_a_name_of_its_own() -> None:
-    """Two hosts never share one, even in one process."""
+    """Two hosts never share a name, even in one process."""
     assert new_host_id() != new_host_id()
     assert InboxSettings("sqlite://").host_id != InboxSettings("sqlite://").host_id
 
@@ -147,7 +147,7 @@ def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
 
 
 def test_a_heart_beats_on_after_a_failure_of_the_database(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What the database refuses is said, without its words, and tried again."""
+    """An error of the database is logged without its text, and the heartbeat is tried again."""
     caplog.set_level(logging.WARNING)
     with serving(url, Script(), limit=1.0):
         engine = storage.open_engine(url, takeover.TABLE)

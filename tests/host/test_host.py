@@ -69,7 +69,7 @@ def test_whatever_a_bot_raises_becomes_an_answer(medplum: TokenServer, name: str
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
-    """Only what is understood is answered 200."""
+    """Only a request that is understood is answered with 200."""
     with hosted(medplum) as (client, _):
         assert client.post("/bot-b-3", content=body).status_code == 400
 
@@ -117,7 +117,7 @@ def test_of_what_is_too_large_no_more_is_read(
 
 
 def test_half_a_character_in_an_answer_spoils_it_alone(medplum: TokenServer) -> None:
-    """JSON may carry half of a surrogate pair, which no bytes stand for: the answer comes all the same."""
+    """JSON may contain half of a surrogate pair, which UTF-8 cannot encode: the answer is sent all the same."""
     half = {"resourceType": "Parameters", "parameter": [{"name": "say", "valueString": "a\ud83d"}]}
     body = json.dumps(envelope(medplum, "token-echo", half))
     with hosted(medplum) as (client, _):
@@ -142,7 +142,7 @@ def test_a_setting_may_come_from_the_hosts_environment(medplum: TokenServer) -> 
 
 
 def test_plain_http_elsewhere_is_refused() -> None:
-    """``http://`` is spoken on this machine and private networks only."""
+    """``http://`` is used on this machine and in private networks only."""
     with pytest.raises(ConfigError):
         app(HostSettings(servers=("http://medplum.example.org",), bots=BOTS))
 
@@ -154,7 +154,7 @@ def test_healthz(medplum: TokenServer) -> None:
 
 
 def test_head_and_body_leave_in_one_write() -> None:
-    """What is written in one turn of the loop leaves at once, and before the connection is closed."""
+    """Everything written in one turn of the loop is sent at once, and before the connection is closed."""
 
     class Recorder:
         def __init__(self) -> None:

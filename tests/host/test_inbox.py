@@ -1,4 +1,4 @@
-"""The inbox: what is taken in, once, in order, until it ends."""
+"""The inbox: each event is accepted once and run in order until it ends."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ BUSY = TransientError("Busy.", service="Partner", code="busy")
 
 
 class Trusting(Guard):
-    """Believes every event as it came: these tests are about what becomes of one that was let in."""
+    """Admits every event as it is: these tests are about what happens to admitted events."""
 
     def check(self, handler: Handler, envelope: Json) -> Json | None:  # noqa: ARG002  # the guard's signature
         return envelope
 
 
 class Script:
-    """A bot that does as a test says, and remembers what it was called with."""
+    """A bot that does what a test says, and records its calls."""
 
     def __init__(self, *answers: BotError | threading.Event | None) -> None:
         self.answers = list(answers)
@@ -107,7 +107,7 @@ def changed(resource_id: str, version: str, interaction: str = "update") -> Json
 
 @contextmanager
 def running(tmp_path: Path, script: Script, **settings: Any) -> Iterator[tuple[Inbox, Runs]]:
-    """An inbox in a file of its own, and the view of its runs."""
+    """An inbox in a new file, and the view of its runs."""
     chosen: dict[str, Any] = {"attempts": 3, "first_pause": 0.01, "polling": 0.02, "parallel": 8} | settings
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     inbox = Inbox(script.bots, InboxSettings(url, **chosen), environ={}, guard=Trusting({}))
@@ -272,7 +272,7 @@ def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path)
 
 
 def test_what_was_retried_goes_after_its_time(tmp_path: Path) -> None:
-    """A dead letter that was run again is dealt with: it is kept as long as a finished run, and no longer."""
+    """A dead letter that was run again is resolved: it is kept as long as a finished run, and no longer."""
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script, key="k") as (inbox, runs):
         inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
@@ -309,7 +309,7 @@ def test_a_sweep_leaves_nothing_for_the_next_one_and_a_failed_one_is_not_the_las
 
 
 def test_a_run_that_ended_its_host_too_often_is_counted_as_the_dead_letter_that_it_is(tmp_path: Path) -> None:
-    """DBOS gives up an event that killed its host again and again: it is dead in the list and in the figures."""
+    """DBOS gives up an event that killed its host repeatedly: the list and the counts show it as dead."""
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
         inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
@@ -346,7 +346,7 @@ def test_a_host_logged_in_elsewhere_does_not_pass_an_event_off_as_done(tmp_path:
 
 
 def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A full disk loses no event: its answer is waited for, and the log says so without the database's words."""
+    """A full disk loses no event: it runs while the caller waits, and the log says so without the database's text."""
     script = Script()
     with running(tmp_path, script) as (inbox, _runs):
         storage.write_something(inbox._probe._engine)
@@ -382,7 +382,7 @@ def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> No
 
 
 def test_a_bot_that_works_longer_than_a_service_may_be_silent_is_waited_for(tmp_path: Path) -> None:
-    """By way of Medplum the answer comes when the bot is done: the same run is not begun again beside it."""
+    """Through Medplum the answer comes when the bot is done: the same run is not started a second time meanwhile."""
     script = Script()
     with _world(script) as (world, bot_id):
         world.medplum.faults.add("slow", path="$execute", seconds=0.3)
@@ -418,7 +418,7 @@ def test_a_run_whose_host_medplum_does_not_reach_is_tried_again(
 
 
 def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
-    """Runs by the host's clock do not pile up: of those missed, or due while one runs, one is made."""
+    """Runs by the host's clock do not pile up: of those missed, or due while one runs, only one is made."""
     gate = threading.Event()
     script = Script(gate)
     with _world(script) as (world, bot_id), running(tmp_path, script, client=world.client) as (inbox, runs):
@@ -492,7 +492,7 @@ def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
 
 
 def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:
-    """What an earlier release scheduled does not go on as a dead letter every night."""
+    """A schedule of an earlier release does not continue as a dead letter every night."""
     script = Script()
     with _world(script) as (world, _), running(tmp_path, script):
         schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW)
@@ -503,7 +503,7 @@ def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:
 
 
 def test_a_bot_that_is_not_deployed_is_not_scheduled(tmp_path: Path) -> None:
-    """A schedule for a Bot that the server lacks is said at start, not at night."""
+    """A schedule for a Bot that the server lacks is reported at start, not at night."""
     script = Script()
     with MedplumSandbox() as server, running(tmp_path, script):
         world = World(Options(with_bots=False))
@@ -555,7 +555,7 @@ def test_an_event_of_one_server_does_not_swallow_that_of_another(other: Admitted
     ],
 )
 def test_one_version_is_one_run_however_it_is_reported(one: Json, another: Json, runs: int) -> None:
-    """The kind of interaction and the Subscription do not matter; a deletion keeps the last version and runs too."""
+    """The kind of interaction and the Subscription do not matter; a deletion has the last version and runs too."""
     taken = [rules.intake(each, "script", AT, now=NOW) for each in (one, another)]
     assert len({each.id for each in taken if each}) == runs
 
@@ -582,7 +582,7 @@ def _world(script: Script) -> Iterator[tuple[World, str]]:
 
 
 def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
-    """``runs list``, ``show``, ``retry``, ``replay`` and ``cancel``; a person's data only when asked for."""
+    """``runs list``, ``show``, ``retry``, ``replay`` and ``cancel``; personal data is shown only on request."""
     script = Script(ConfigError("x", code="not-set"))
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
 
@@ -682,7 +682,7 @@ def test_an_answer_by_way_of_medplum_is_judged_as_the_error_itself(error: BotErr
 
 
 def test_pauses_double_up_to_ten_minutes() -> None:
-    """Pauses double, heed what the service asks for, and end after the last attempt."""
+    """Pauses double, respect Retry-After, and end after the last attempt."""
     assert [rules.pause(n, None, first=2, most=4) for n in range(4)] == [2, 4, 8, None]
     assert rules.pause(0, 30.0, first=2, most=4) == 30
     assert rules.pause(20, None, first=2, most=99) == 600

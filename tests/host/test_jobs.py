@@ -76,12 +76,12 @@ def ended() -> int:
 
 
 def reached(work: Work, ends: int) -> bool:
-    """True once so many have ended, and others have begun in their place."""
+    """True once this many runs have ended and others have started in their place."""
     return ended() == ends and len(work.began) >= min(ends + 2, 6)
 
 
 def test_a_partner_is_given_so_many_at_once_in_the_order_of_waiting(stopped: threading.Event) -> None:
-    """While two of one partner run, the other partner's begin; the one that waited longest is next."""
+    """While two runs of one partner are active, the other partner's start; the item that waited longest is next."""
     work = Work([Item(f"a{number}", "a", "1") for number in range(5)] + [Item("b0", "b", "1")])
     start(work, stopped)
     until(lambda: sorted(work.began) == ["a0", "a1", "b0"])
@@ -93,7 +93,7 @@ def test_a_partner_is_given_so_many_at_once_in_the_order_of_waiting(stopped: thr
 
 
 def test_an_item_that_waits_or_runs_is_not_queued_again(stopped: threading.Event) -> None:
-    """Whatever its turn is called by now; once its run has ended, the next turn is another run."""
+    """This holds for any name of its turn; after its run has ended, the next turn is another run."""
     work = Work([Item("a0", "a", "1"), Item("a1", "a", "1")])
     job = start(work, stopped, at_once=1)
     until(lambda: work.began == ["a0"])
@@ -134,7 +134,7 @@ def test_a_run_is_tried_again_a_few_times(stopped: threading.Event) -> None:
 def test_a_fault_ends_a_run_without_a_word_of_its_text(
     stopped: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may quote a person. A job that cannot say what is due is asked again."""
+    """It may quote a person. A job that cannot say what is due is asked again later."""
     work = Work([Item("a0", "a", "1")])
 
     def fail(_name: str, _asked: bool) -> Verdict:

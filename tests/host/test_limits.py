@@ -25,7 +25,7 @@ HEAD = b"POST /bot-b HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n"
 
 
 class Loop:
-    """As much of an event loop as a connection uses: a test lets the time pass."""
+    """The part of an event loop that a connection uses: a test advances the time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -99,7 +99,7 @@ def test_a_connection_that_never_sends_is_ended() -> None:
 
 @pytest.mark.parametrize("sent", [HEAD, HEAD + b"\r\n", HEAD + b"\r\n12345"], ids=["head", "no-body", "half-a-body"])
 def test_an_unfinished_request_is_ended_however_it_trickles(sent: bytes) -> None:
-    """Half a head and half a body are ended within a minute, also where one byte a second keeps coming."""
+    """An incomplete head or body is closed within a minute, even if one byte arrives each second."""
     loop, transport, protocol = connected()
     seconds = 0
     for byte in range(len(sent)):
@@ -111,7 +111,7 @@ def test_an_unfinished_request_is_ended_however_it_trickles(sent: bytes) -> None
 
 
 def test_a_trickling_head_is_ended() -> None:
-    """Bytes that keep coming do not keep an unfinished head alive."""
+    """Bytes that keep arriving do not keep an incomplete head open."""
     loop, transport, protocol = connected()
     for seconds in range(60):
         protocol.data_received(b"G" if seconds == 0 else b"x")
@@ -159,7 +159,7 @@ def test_there_is_a_limit_on_connections() -> None:
 
 
 def test_after_an_answer_an_idle_connection_is_kept_for_less_than_a_minute() -> None:
-    """A caller may use its connection again for a while, and half a second request does not keep it."""
+    """A caller may reuse its connection for a while, and an incomplete second request does not extend that."""
     with TokenServer().server as medplum:
         server = TokenServer()
         server.server = medplum
@@ -192,7 +192,7 @@ def test_a_failed_accept_is_said_once_a_minute(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_process_that_may_open_few_files_takes_fewer_connections() -> None:
-    """The limit on connections leaves the host the files that it needs itself."""
+    """The limit on connections reserves the files that the host itself needs."""
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
         "from bot_layer.host.listen import most_connections; print(most_connections(1000), most_connections(50))"

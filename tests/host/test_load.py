@@ -35,7 +35,7 @@ LIMIT = 3
 
 
 class Hanging:
-    """A bot whose calls hang until a test lets them go."""
+    """A bot whose calls hang until a test releases them."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -105,7 +105,7 @@ def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging
 
 
 class Work:
-    """What a call does in its thread: it takes its place and works until a test lets it end."""
+    """The work of a call in its thread: it takes a slot and works until a test lets it end."""
 
     def __init__(self, *, timeout: float = 600) -> None:
         self.timeout = timeout
@@ -179,7 +179,7 @@ def test_calls_that_run_or_wait_for_their_bot_are_not_in_the_intake(monkeypatch:
 
 
 def test_a_call_that_is_given_up_before_it_begins_costs_no_place() -> None:
-    """A caller that hangs up at once costs no place for ever."""
+    """A caller that disconnects at once does not occupy a slot forever."""
 
     async def run() -> str:
         places = Calls(1)

@@ -1,4 +1,4 @@
-"""The log that Medplum keeps of a run: what the bot's own package logs, at the level that its author chose."""
+"""The log that Medplum keeps of a run: the log of the bot's own package, at the level that its author chose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log says, and what it never says: nothing of a person at any level, and only JSON lines."""
+"""What the log contains, and what it never contains: no personal data at any level, and only JSON lines."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _lock_the_database(path: Path, begin: Callable[[], object], world: World) ->
 
 
 def _break_all(world: World, kind: str) -> None:
-    """Each partner, and Medplum where it is asked for Subscriptions, fails twice; a reset strikes what comes next."""
+    """Each partner fails twice, and so does Medplum when asked for Subscriptions; a reset hits the next request."""
     for method in ("GET", "POST"):
         world.medplum.faults.add(kind, method=method, path="Subscription/", times=2)
         for partner in (world.gorilla, world.practice_fusion):
@@ -160,7 +160,7 @@ def _run(code: str) -> list[Json]:
     ],
 )
 def test_whatever_reaches_standard_error_is_a_json_line_without_its_text(code: str, message: str) -> None:
-    """Uncaught exceptions, also of threads, what is printed, warnings, and what DBOS says."""
+    """Uncaught exceptions, also in threads, printed text, warnings, and output of DBOS."""
     lines = _run(code)
     assert lines
     assert any(message in line["message"] for line in lines)

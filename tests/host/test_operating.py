@@ -93,7 +93,7 @@ def test_refused_calls_are_counted(medplum: TokenServer) -> None:
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What goes through the host's formatter during a test."""
+    """The output of the host's formatter during a test."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logs.JsonLines())
@@ -290,7 +290,7 @@ def _status(port: int, path: str) -> int:
 
 
 def test_a_function_answers_as_the_other_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    """The entry point of a Lambda function answers what is no event too, and its log ends with the cause, in ASCII."""
+    """The entry point of a Lambda function also answers an invalid event; its log ends with the cause, in ASCII."""
     run = aws_lambda.entry("sync-practitioner")
     refused = run(["no event"], None)
     failed = run({"input": {"resourceType": "Parameters"}}, None)
@@ -302,7 +302,7 @@ def test_a_function_answers_as_the_other_ways(capsys: pytest.CaptureFixture[str]
 
 
 def test_an_event_sealed_under_another_key_is_not_opened() -> None:
-    """Without its key, or with another, a sealed event stays closed; the run then goes by way of Medplum."""
+    """Without its key, or with another, a sealed event stays sealed; the run then goes through Medplum."""
     sealed = Vault("one").put("id", {"input": "Unseen"})
     assert sealed is not None
     assert "Unseen" not in sealed
@@ -312,7 +312,7 @@ def test_an_event_sealed_under_another_key_is_not_opened() -> None:
 
 
 def test_an_event_whose_end_nobody_tells_is_not_kept_in_memory_for_ever() -> None:
-    """One that comes again after its run, or is run by another host, is dropped a day later, and no other with it."""
+    """An event that arrives after its run, or is run by another host, is dropped a day later, and no other with it."""
     now = [0.0]
     vault = Vault(None, clock=lambda: now[0])
     vault.put("again", {"input": "Unseen"})

@@ -1,4 +1,4 @@
-"""A call that asks who answers: the host says it, with what it knows of the bot, and runs nothing."""
+"""A call that asks which host answers: the host replies with what it knows of the bot, and runs nothing."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_there_are_recorded_envelopes() -> None:
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_envelope_is_answered(medplum: TokenServer, name: str) -> None:
-    """Each is understood, answered 200 with the three keys that Medplum reads, and its handler gets what it needs."""
+    """Each is understood and answered with 200 and the three keys that Medplum reads; its handler gets its input."""
     event = _bound(RECORDED[name], medplum.server.base_url)
     body = event["body"]
     bot_id = event["path"].removeprefix("/bot-")

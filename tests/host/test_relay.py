@@ -146,7 +146,7 @@ def test_a_copied_call_passes_neither_after_a_restart_nor_at_another_host(
 def test_while_the_database_is_away_calls_pass_once_at_this_host(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is lost because of it, and the log says so."""
+    """Nothing is lost, and the log reports it."""
     calls = RelayCalls(f"sqlite:///{tmp_path / 'missing' / 'inbox.sqlite'}")
     calls.require_new(_signature(NOW), now=NOW)
     with pytest.raises(AuthError, match="came before"):

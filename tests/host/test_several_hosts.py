@@ -1,4 +1,4 @@
-"""Several hosts of one PostgreSQL database, as real processes: they share the work, and the dead leave none undone."""
+"""Several hosts of one PostgreSQL database, as real processes: they share the work and complete a dead host's runs."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url
 
 
 def test_an_event_that_comes_to_both_hosts_runs_once(world: World, postgres_url: str) -> None:
-    """Hosts share what they know: an event that each of them is given is one run, at one of them."""
+    """Hosts share a database: an event that both receive is one run on one of them."""
     settings = {"BOT_HOST_INBOX_KEY": "a-key-of-at-least-32-characters!", **world.environment()}
     gate = Gate()
     world.gorilla.faults.add("slow", when=gate, seconds=0)
@@ -170,7 +170,7 @@ def test_an_event_that_comes_to_both_hosts_runs_once(world: World, postgres_url:
 
 @pytest.fixture
 def idle_world(world: World) -> World:
-    """The same, where the bot that a clock runs has no settings: each run of it ends at once."""
+    """The same, but the scheduled bot has no settings: each of its runs ends at once."""
     world.put_secrets({})
     return world
 
@@ -208,7 +208,7 @@ def test_hosts_with_a_clock_make_one_run_of_a_minute(idle_world: World, postgres
 def test_without_a_clock_the_schedules_rest(
     idle_world: World, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """A host that is started again without --cron lets the schedules rest; with it they go on."""
+    """A host that is restarted without --cron pauses the schedules; a restart with it resumes them."""
     postgres = kind == "postgresql"
     url = request.getfixturevalue("postgres_url") if postgres else f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     world = idle_world

@@ -19,7 +19,7 @@ SERVER = "https://medplum.example.org"
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "192.168.1.2", "203.0.113.9", "host.example.org", ""])  # noqa: S104  # these are refused
 def test_another_address_than_loopback_needs_an_option(host: str) -> None:
-    """Whatever the tokens are: the Fission route has no login of its own."""
+    """Whatever the tokens are: the Fission route has no login."""
     with pytest.raises(ConfigError) as refused:
         starting.require_safe_start(host, {}, private_network=False)
     assert refused.value.code == "not-loopback"
@@ -55,7 +55,7 @@ def test_a_key_has_at_least_32_characters(name: str) -> None:
     ],
 )
 def test_the_federated_address_is_https_except_on_loopback(url: str, refused: bool) -> None:
-    """Documents and tokens leave under this address."""
+    """Documents and tokens are sent under this address."""
     try:
         starting.require_safe_start("127.0.0.1", {"FEDERATED_BASE_URL": url}, private_network=False)
         found = False
@@ -72,7 +72,7 @@ def test_the_command_refuses_and_says_so_as_json() -> None:
 
 
 def test_a_host_is_pinned_to_its_own_logins_project_or_to_the_option(caplog: pytest.LogCaptureFixture) -> None:
-    """The project of the host's own login; ``--project`` wins; a further server is not pinned, and the log says so."""
+    """The host's own login's project; ``--project`` overrides it; another server is not pinned, as the log says."""
     with MedplumSandbox() as medplum, caplog.at_level(logging.WARNING):
         servers = [medplum.base_url, SERVER]
         environ = {"MEDPLUM_BASE_URL": f"{medplum.base_url}/"}

@@ -32,7 +32,7 @@ def world() -> Iterator[World]:
 
 
 class _Killer:
-    """Kills the host when a look-alike gets the n-th request from now on; the look-alike still carries it out."""
+    """Kills the host when a look-alike gets the n-th request from now on; the look-alike still processes it."""
 
     def __init__(self, world: World, host: HostProcess) -> None:
         self.host = host
@@ -67,7 +67,7 @@ def _survive(
     *,
     every: int,
 ) -> Iterator[tuple[int, Json]]:
-    """Begins a run for one person after the other, and kills the host at a later request each time.
+    """Starts a run for one person after another, and kills the host at a later request each time.
 
     The first requests come before the event is stored: then catch-up finds it after the restart.
     """

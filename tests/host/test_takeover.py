@@ -1,4 +1,4 @@
-"""Hosts of one database: who lives, and who takes over what the dead leave. Time is an argument."""
+"""Hosts of one database: which are alive, and which takes over the runs of a dead one. Time is an argument."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT = 60.0
 
 @dataclass
 class Held:
-    """Work that hosts hold, as a test says; and whose was let go of."""
+    """The runs of each host, as a test sets them; and the hosts whose runs were released."""
 
     holders: set[str | None] = field(default_factory=set)
     released: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @dataclass
 class Hosts:
-    """Hosts of one database, each of which beats when a test says so."""
+    """Hosts of one database; a test triggers each heartbeat."""
 
     database: str
     held: Held = field(default_factory=Held)
@@ -62,7 +62,7 @@ class Hosts:
         return self[name].take_over(START + timedelta(seconds=seconds), **more)
 
     def living(self, name: str, seconds: float) -> list[str]:
-        """Who lives beside a host."""
+        """The other hosts that are alive."""
         return [host.id for host in self[name].living(START + timedelta(seconds=seconds))]
 
 

@@ -105,12 +105,12 @@ def _trace(span: ReadableSpan) -> str:
 
 
 def _told(found: Sequence[ReadableSpan]) -> str:
-    """Everything that leaves with the spans, as text."""
+    """All text in the exported spans."""
     return "\n".join(span.to_json() for span in found)
 
 
 def test_a_call_and_its_requests_are_one_trace(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
-    """A call is a server span with bot, transport and what came of it; the requests made for it are its children."""
+    """A call is a server span with bot, transport and outcome; the requests made for it are its children."""
     with hosted(medplum) as (client, _):
         event = envelope(medplum, "token-echo", SAY, traceId=UUID)
         client.post("/bot-b-3", json=event)
@@ -153,7 +153,7 @@ def test_a_call_and_its_requests_are_one_trace(medplum: TokenServer, exported: I
 def test_the_callers_trace_is_continued(
     medplum: TokenServer, exported: InMemorySpanExporter, header: dict[str, str], event: Json, trace: str | None
 ) -> None:
-    """``traceparent`` of the request, of the bot's caller, or as Medplum's trace id; what is none begins a new one."""
+    """``traceparent`` of the request or of the bot's caller, or Medplum's trace id; without one a trace starts here."""
     with hosted(medplum) as (client, _):
         client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY, **event), headers=header)
     (call,) = _calls(exported)
@@ -176,7 +176,7 @@ def test_a_relay_hands_the_callers_trace_on(medplum: TokenServer, exported: InMe
 
 
 def test_tracestate_and_baggage_stay_out(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
-    """What a caller adds to its trace may be anything; it is neither kept nor passed on."""
+    """A caller may add anything to its trace; it is neither stored nor passed on."""
     with hosted(medplum) as (client, _):
         headers = {"traceparent": TRACEPARENT, "tracestate": "v=unseen", "baggage": "patient=unseen"}
         client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY), headers=headers)
@@ -217,7 +217,7 @@ def test_a_trace_id_that_may_be_anything_is_left_out(medplum: TokenServer, expor
 
 
 class Recorder:
-    """A service that keeps the headers of what it is asked."""
+    """A service that keeps the headers of each request."""
 
     def __init__(self, status: int = 200) -> None:
         self.headers: list[dict[str, str]] = []
@@ -266,7 +266,7 @@ def _asked(status: int = 200) -> Iterator[tuple[Recorder, str]]:
 
 
 def test_a_failed_request_is_told_by_status_or_code(exported: InMemorySpanExporter) -> None:
-    """A refusal by its status, with how often it was repeated; an answer that never came by the error's code."""
+    """A refusal is recorded by its status, with the number of retries; a lost answer by the error's code."""
     patience = RetryPolicy(retries=2, backoff=0.0)
     with _asked(503) as (_, url):
         Transport("Partner", patience).send("GET", f"{url}/x", path="x")
@@ -468,7 +468,7 @@ def test_the_standard_variables_switch_traces_on(environ: dict[str, str], export
     ],
 )
 def test_what_cannot_be_done_is_a_warning(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
-    """An exporter or a protocol that is not there is said in the log; the host serves without traces."""
+    """A missing exporter or protocol is reported in the log; the host serves without traces."""
     with pytest.raises(ConfigError):
         tracing.asked_for(environ)
     with tracing.recorded(environ):
@@ -477,7 +477,7 @@ def test_what_cannot_be_done_is_a_warning(environ: dict[str, str], caplog: pytes
 
 
 def test_without_the_extra_the_host_serves(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK is optional: where it is missing, the log says what to install."""
+    """The SDK is optional: if it is missing, the log says what to install."""
     monkeypatch.setitem(sys.modules, "bot_layer.host.otel", None)  # Python marks a missing module this way
     with tracing.recorded({"OTEL_TRACES_EXPORTER": "console"}):
         assert spans.traceparent() is None
@@ -485,7 +485,7 @@ def test_without_the_extra_the_host_serves(caplog: pytest.LogCaptureFixture, mon
 
 
 def test_switched_off_nothing_is_loaded() -> None:
-    """A process that is not asked for traces never imports the SDK, nor the API."""
+    """A process without tracing imports neither the SDK nor the API."""
     code = (
         "import sys, bot_layer.cli.serve, bot_layer.cli.invoke\n"
         "from bot_layer.host import durable, tracing\n"
@@ -499,7 +499,7 @@ def test_switched_off_nothing_is_loaded() -> None:
 def test_the_command_line_writes_traces_to_the_console(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, medplum: TokenServer
 ) -> None:
-    """``invoke`` writes its span where the environment asks for it, under the name that it gives."""
+    """``invoke`` writes its span if the environment asks for it, under the service name from the environment."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "our-bots")
     path = tmp_path / "event.json"

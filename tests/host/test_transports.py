@@ -76,7 +76,7 @@ def _host(here: World) -> Iterator[HostServer]:
 
 
 def _as_bot(here: World, handler: Handler, event: Json) -> Json:
-    """The event as it comes for a Bot of Medplum's own: with its reference and its token."""
+    """The event as Medplum would send it for its own Bot: with the Bot's reference and token."""
     server = connect_client(here.medplum.base_url, here.medplum.client_id, here.medplum.client_secret)
     bot = server.post(f"admin/projects/{here.medplum.project_id}/bot", {"name": handler.bot.name})
     server.update(bot | {"identifier": [{"system": BOT_IDENTIFIER_SYSTEM, "value": handler.bot.identifier}]})
@@ -134,7 +134,7 @@ def _canonical(here: World, case: Case, transport: Transport) -> bytes:
 @pytest.mark.no_cover  # the ways of the bots, which the tests of each take
 @pytest.mark.parametrize("case", [case for case in cases() if "headers" not in case.read("event.json")], ids=str)
 def test_four_transports_give_the_same_answer(case: Case, functions: Functions) -> None:
-    """A fixture's event gets the same answer, byte for byte, whichever way it comes; a Subscription waits for none."""
+    """A fixture's event gets the same answer, byte for byte, over every transport; a Subscription waits for none."""
 
     def by_lambda(_here: World, handler: Handler, event: Json) -> Any:
         done = functions.of(handler).invoke(encode(event))
@@ -156,7 +156,7 @@ def test_four_transports_give_the_same_answer(case: Case, functions: Functions) 
 
 @needs_node
 def test_only_what_the_host_may_see_travels() -> None:
-    """A relay keeps back its own two secrets and the caller's headers, but for those about the body and the trace."""
+    """A relay omits its own two secrets and the caller's headers, except those about the body and the trace."""
     sent: list[tuple[Json, str]] = []
 
     async def host(request: WebRequest) -> WebResponse:

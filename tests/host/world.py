@@ -29,7 +29,7 @@ from tests import loopback
 
 
 class TokenServer:
-    """As much of Medplum as the host asks for: keys, Bots, Subscriptions and their resources, and ``auth/me``."""
+    """The part of Medplum that the host calls: keys, Bots, Subscriptions and their resources, and ``auth/me``."""
 
     def __init__(self, project: str = "project-1") -> None:
         self.keys = TokenKeys()
@@ -57,7 +57,7 @@ class TokenServer:
         return self.tokens[name]
 
     def token(self, profile: str, **claims: Any) -> str:
-        """A token with the claims of a real 5.1.13; ``claims`` change some, None leaves one out."""
+        """A token with the claims of a real 5.1.13; ``claims`` changes some of them, None removes one."""
         address, now = f"{self.server.base_url}/", int(time.time())
         usual = {"iss": address, "aud": address, "profile": profile, "login_id": "l", "scope": "openid"}
         whole = usual | {"jti": "j", "iat": now, "nbf": now, "exp": now + 3600} | claims

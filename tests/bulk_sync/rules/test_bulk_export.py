@@ -54,7 +54,7 @@ def test_a_time_stamp_with_an_offset_arrives_as_it_was_given() -> None:
 
 
 def test_a_kickoff_by_post_carries_parameters() -> None:
-    """If the server wants it."""
+    """If the server requires it."""
     export = Export("patient", ("A",), "", "2024-01-01T00:00:00Z", ("A?x=1",))
     asked = kickoff.kickoff_request(BASE, export, post=True)
     assert asked.method == "POST"
@@ -108,7 +108,7 @@ def refused(code: int, text: str = "") -> Refused:
 
 
 def accepted(export: Export, says: Callable[[Export], Refused | None]) -> tuple[list[Export], list[Export], int]:
-    """Which exports a source accepts in the end, which it refuses for good, and after how many requests."""
+    """The exports that a source finally accepts or refuses, and the number of requests until then."""
     done, lost, waiting, asked = list[Export](), list[Export](), [export], 0
     while waiting:
         one = waiting.pop(0)
@@ -158,7 +158,7 @@ def test_a_level_that_is_not_offered_is_not_asked_for_in_parts(code: int) -> Non
 
 
 def test_the_sources_words_are_shown_without_what_could_name_a_person() -> None:
-    """An address is cut at its query; ids, numbers and mail addresses go."""
+    """An address is cut at its query; ids, numbers and mail addresses are removed."""
     said = refused(
         400, "Goal: see https://x/y?token=abc for 123456789, a@b.example,\n 3f2504e0-4f89-11d3-9a0c-0305e82c3301"
     )
@@ -169,7 +169,7 @@ def test_the_sources_words_are_shown_without_what_could_name_a_person() -> None:
 
 
 def test_the_options_of_a_kickoff() -> None:
-    """handling=lenient lets a source ignore what it does not know."""
+    """handling=lenient lets a source ignore unknown parameters."""
     asked = kickoff.kickoff_request(BASE, replace(ASKED, lenient=True))
     assert asked.headers["Prefer"] == "respond-async, handling=lenient"
 
@@ -209,7 +209,7 @@ def test_pauses_grow_where_the_server_names_none() -> None:
 
 
 def test_a_manifest_of_any_version_is_read() -> None:
-    """output, deleted, error or outcome, next page, token; what is no file is left out."""
+    """output, deleted, error or outcome, next page, token; an invalid entry is left out."""
     manifest = bulk_export.read_manifest(
         body(
             {

@@ -33,7 +33,7 @@ def outcome(**issue: Any) -> dict[str, Any]:
     ],
 )
 def test_an_error_counts_for_the_type_that_it_names(issue: dict[str, Any], kind: str) -> None:
-    """Wherever it names one of those that were asked for; the words themselves are not kept."""
+    """Any field may name one of the requested types; the text itself is not kept."""
     (found,) = read_outcomes([outcome(**issue)], TYPES).missing
     assert (found.type, found.count) == (kind, 1)
     assert "Jane" not in repr(found)
@@ -46,7 +46,7 @@ def test_the_manifest_may_name_the_type_too() -> None:
 
 
 def test_information_changes_nothing_and_a_warning_is_a_note() -> None:
-    """Only what was not exported holds the time stamps back."""
+    """Only a resource that was not exported holds back the time stamps."""
     report = read_outcomes([outcome(severity=each) for each in ("information", "success", "warning")], TYPES)
     assert report.missing == ()
     assert report.notes == ("the source reports 1 x warning processing",)

@@ -51,5 +51,5 @@ def test_the_list_is_bounded_and_counts_the_rest() -> None:
 
 
 def test_a_task_of_an_earlier_version_has_no_list() -> None:
-    """It is read all the same."""
+    """It is still read."""
     assert read_list({}) == EditList()

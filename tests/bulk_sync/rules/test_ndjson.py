@@ -30,7 +30,7 @@ def test_lines_are_numbered_from_one_and_empty_ones_are_skipped() -> None:
 
 
 def test_a_line_keeps_its_bytes() -> None:
-    """What stood on one line is handed on raw; what came out of a document is not."""
+    """A resource on one line is passed on raw; a part of a document is not."""
     plain, *_ = read(ONE)
     assert isinstance(plain, Resource)
     assert plain.raw == ONE
@@ -57,7 +57,7 @@ def test_documents_in_place_of_lines_are_read() -> None:
 
 
 def test_a_bundle_may_be_left_whole() -> None:
-    """Files of deletions hold Bundles that mean something themselves."""
+    """Files of deletions contain Bundles with their own meaning."""
     (item,) = read(b'{"resourceType":"Bundle","entry":[]}', bundles=False)
     assert isinstance(item, Resource)
     assert item.value["resourceType"] == "Bundle"
@@ -122,14 +122,14 @@ def test_a_member_that_comes_twice_is_the_last() -> None:
     "odd", [b'{"resourceType":"Patient","id":"no spaces"}', b'{"resourceType":"Patient","id":["1"]}']
 )
 def test_what_cannot_be_looked_up_has_no_key(odd: bytes) -> None:
-    """It is a resource of its type all the same."""
+    """It is still a resource of its type."""
     found = read(ONE + b"\n" + odd)
     assert [each.key for each in found if isinstance(each, Resource)] == [("Patient", "1"), None]
     assert [each.type for each in found if isinstance(each, Resource)] == ["Patient", "Patient"]
 
 
 def test_a_line_that_would_fill_the_memory_is_counted_and_left() -> None:
-    """Wherever it is cut, and whether or not it ends; its neighbours are read."""
+    """At any cut, with or without an end; its neighbors are read."""
     endless = b'{"resourceType":"Patient","id":"' + b"x" * 300
     for rest in (b"", b"\n" + TWO):
         data = ONE + b"\n" + endless + rest
@@ -150,7 +150,7 @@ def test_a_line_without_an_end_is_not_held() -> None:
 
 
 def test_an_array_that_is_too_large_to_be_held_loses_no_resource() -> None:
-    """It is given up again and again, and each time its first line is a resource as good as the others."""
+    """Its read is abandoned repeatedly, and each time its first line is a resource like the others."""
     rows = [f'{{"resourceType":"Patient","id":"{number}"}},' for number in range(30)]
     text = "\n".join(["[", *rows]).rstrip(",") + "\n]\n"
     items = list(read_resources(split_lines([text.encode()]), limit=200))

@@ -104,7 +104,7 @@ def test_a_resource_of_any_shape_is_planned_and_repaired(sample: Json) -> None:
 
 
 def test_a_manifest_and_an_outcome_of_any_shape_are_read() -> None:
-    """Also where a status or a kick-off is answered with one."""
+    """Also if it is the answer to a status request or a kick-off."""
     for value in variants(MANIFEST):
         bulk_export.read_status(200, {}, json.dumps(value).encode())
     for value in variants(OUTCOME):

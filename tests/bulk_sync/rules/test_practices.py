@@ -33,7 +33,7 @@ PF_FHIR_BASEURL = "https://ehr.example/typo"
 
 
 def test_each_practice_has_its_own_settings_and_mistakes() -> None:
-    """Defaults apply to all; a login is never put together from two places; one practice's mistake is its own."""
+    """Defaults apply to all; a login never combines two sources; a mistake affects only its own practice."""
     found = read_practices(TEXT, {"PF_CLIENT_ID": "other", "PF_CLIENT_SECRET": "other", "PF_QUOTA_SHARE": "0.5"})
     north = found["north"]
     assert isinstance(north, SyncSettings)
@@ -47,6 +47,6 @@ def test_each_practice_has_its_own_settings_and_mistakes() -> None:
 
 @pytest.mark.parametrize("text", ["", "practices = 1", "[practices]", "[x]", "nonsense", "[practices.a]\n[other]"])
 def test_a_text_that_names_no_practice_is_an_error(text: str) -> None:
-    """It says what is needed."""
+    """The error says what is needed."""
     with pytest.raises(ConfigError):
         read_practices(text, {})

@@ -19,7 +19,7 @@ def test_each_kind_of_reference_has_its_answer() -> None:
 
 
 def test_a_missing_target_leaves_type_identifier_and_display() -> None:
-    """What the source had under these names comes back when the target arrives."""
+    """The source's own values under these names return when the target arrives."""
     given: Json = {
         "resourceType": "Observation",
         "subject": {

@@ -52,7 +52,7 @@ def test_a_task_holds_the_whole_state() -> None:
 
 
 def test_a_task_of_an_earlier_version_is_read() -> None:
-    """What it does not name is as if it had never happened."""
+    """A missing field is read as if it had never been set."""
     task = sync_task.to_task(STATE, "https://s.example")
     held = task["contained"][0]["parameter"][-1]
     document = json.loads(held["valueString"])
@@ -68,7 +68,7 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
 
 
 def test_a_practice_of_many_groups_fits_into_a_task() -> None:
-    """Medplum takes a Task of 1 MB: a Group holds a thousand patients, and a run may be new to all of them."""
+    """Medplum accepts a Task of 1 MB: a Group has a thousand patients, and a run may be new to all of them."""
     groups = {f"{number:036}": roll(f"{number:018}{each:018}" for each in range(1000)) for number in range(40)}
     state = replace(STATE, members=groups, run=replace(RUN, members=groups))
     assert len(json.dumps(sync_task.to_task(state, "https://s.example"))) < 1_000_000
@@ -135,7 +135,7 @@ def test_the_report_says_what_a_person_must_know() -> None:
 
 
 def test_health_is_what_monitoring_asks() -> None:
-    """Healthy: off, or the last run succeeded and is not long ago, or one is at work or between two steps."""
+    """Healthy: off, or the last run succeeded recently, or a run is active or between two steps."""
     done = replace(STATE, run=replace(RUN, phase="done"), last_success=1010.0, until=0.0)
     good = sync_task.health(done, enabled=True, interval_ms=60_000, now=1020.0)
     assert good == {
@@ -173,7 +173,7 @@ def test_counts_add_up() -> None:
 
 
 def test_files_are_loaded_in_the_order_of_their_types() -> None:
-    """Deletions after outputs; what was handled before a break stays handled, whatever its new address."""
+    """Deletions after outputs; a file that was handled before a break stays handled, even at a new address."""
     files = [
         ExportFile("deleted", "Bundle", "u1"),
         ExportFile("output", "Observation", "u2"),

@@ -75,7 +75,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     ],
 )
 def test_a_base_that_is_no_plain_https_address_is_refused(url: str) -> None:
-    """It names the source in Medplum, so that no secret may stand in it; and the token goes there."""
+    """Medplum stores it as the name of the source, so it must not contain a secret; and the token is sent there."""
     with pytest.raises(ConfigError, match=r"PF_FHIR_BASE_URL \(an https address\)"):
         read_settings(BASE | {"PF_FHIR_BASE_URL": url})
 
@@ -88,7 +88,7 @@ def test_a_search_by_patient_needs_a_group() -> None:
 
 
 def test_conditional_puts_cannot_spare_an_edit() -> None:
-    """They see none; that is said before anything is written."""
+    """They do not see edits; the error comes before anything is written."""
     with pytest.raises(ConfigError, match="PF_LOCAL_EDITS"):
         read_settings(BASE | {"PF_UPSERT": "conditional", "PF_LOCAL_EDITS": "keep"})
     assert read_settings(BASE | {"PF_UPSERT": "conditional"}).upsert == "conditional"
@@ -140,7 +140,7 @@ def test_identifier_systems_are_kebab_case(kind: str, system: str) -> None:
 
 
 def test_types_are_loaded_before_what_points_to_them() -> None:
-    """Unknown ones stand with the clinical ones; Provenance comes last."""
+    """Unknown types count as clinical ones; Provenance comes last."""
     assert source_identity.in_order(["Provenance", "X", "Observation", "Patient", "Organization", "Patient"]) == (
         "Organization",
         "Patient",

@@ -56,7 +56,7 @@ def test_an_assertion_lives_under_five_minutes_and_names_its_key() -> None:
 
 
 def test_the_key_is_taken_before_the_secret() -> None:
-    """Without a key: Basic, or in the body where discovery says so."""
+    """Without a key: Basic, or in the body if discovery says so."""
     assert smart.auth_method(Discovery("t"), has_key=True) == "private_key_jwt"
     assert smart.auth_method(Discovery("t"), has_key=False) == "client_secret_basic"
     assert smart.auth_method(Discovery("t", ("client_secret_post",)), has_key=False) == "client_secret_post"
@@ -74,7 +74,7 @@ def test_the_three_token_requests() -> None:
 
 
 def test_a_token_is_renewed_before_it_ends() -> None:
-    """A short life is used to three quarters; one that is not stated is five minutes; scopes come along."""
+    """A short lifetime is used to three quarters; a missing one counts as five minutes; scopes are included."""
     long = token(200, {"access_token": "t", "expires_in": 3600, "scope": "a b"})
     assert isinstance(long, Token)
     assert long.expires_at == 1000 + 3570
@@ -142,7 +142,7 @@ def all_or_nothing(*granted: str, named: bool = False) -> Any:
 
 
 def test_all_scopes_at_once_where_the_server_grants_them() -> None:
-    """One request, in the newer style; in the older one where only that is spoken."""
+    """One request, in the newer syntax; in the older one if the server supports only that."""
     assert settle(["A", "B"], all_or_nothing("system/A.rs", "system/B.rs"))[1] == 1
     state, asked = settle(["A", "B"], all_or_nothing("system/A.read", "system/B.read"))
     assert (asked, state.scopes) == (2, ("system/A.read", "system/B.read"))
@@ -164,7 +164,7 @@ def test_a_named_refusal_costs_one_request_more() -> None:
 
 
 def test_a_narrower_grant_is_a_refusal_of_the_rest() -> None:
-    """OAuth lets a server grant less than was asked."""
+    """OAuth lets a server grant less than was requested."""
     state, _ = settle(["A", "B"], lambda _: Token("t", 1.0, frozenset({"system/A.rs"})))
     assert (state.accepted, state.refused) == (("A",), ("B",))
 

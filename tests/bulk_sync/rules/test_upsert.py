@@ -105,7 +105,7 @@ def test_what_was_marked_by_hand_is_ours() -> None:
 
 
 def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
-    """Identifiers, extensions, tags and security labels that were added in Medplum are kept."""
+    """Identifiers, extensions, tags and security labels added in Medplum are kept."""
     before = incoming().resource
     there = stored(before)
     local_meta = there.resource["meta"] | {
@@ -129,7 +129,7 @@ def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
 
 
 def test_a_reference_that_waits_is_tagged() -> None:
-    """And the tag goes with the repair."""
+    """The repair removes the tag."""
     tagged = source_mark.tagged({"meta": {"tag": [{"code": "x"}]}}, frozenset({KEY}))
     assert source_mark.UNRESOLVED_TAG in tagged["meta"]["tag"]
     assert source_mark.tagged(tagged, frozenset()) == {"meta": {"tag": [{"code": "x"}]}}
@@ -194,7 +194,7 @@ def test_digests_tell_bytes_apart() -> None:
 
 
 def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
-    """An identifier without a value, and what is no object at all: the source's go with it, local ones stay."""
+    """An identifier without a value, and a non-object: the source's are removed with it, local ones stay."""
     odd = [{"type": {"text": "a"}}, "text"]
     there = stored(incoming(PATIENT | {"identifier": odd}).resource)
     mark = there.resource["identifier"][-1]
@@ -212,7 +212,7 @@ def test_a_source_whose_address_goes_on_is_another_one() -> None:
 
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:
-    """The source's own time stamp decides; where one is missing, what comes later is written."""
+    """The source's own time stamp decides; if one is missing, the later arrival is written."""
     newer = PATIENT | {"meta": {"lastUpdated": "2024-06-01T00:00:00+02:00"}, "active": False}
     found = stored(incoming(newer).resource)
     assert upsert.plan({KEY: found}, [incoming()]).updates == ()

@@ -1,4 +1,4 @@
-"""The source's client: where the token goes, and downloads that break."""
+"""The source's client: which hosts get the token, and interrupted downloads."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ PACKED = gzip.compress(TEXT[: len(TEXT) // 2]) + gzip.compress(TEXT[len(TEXT) //
 
 @dataclass
 class Odd:
-    """A source with odd files. ``breaks`` downloads end in the middle."""
+    """A source with odd files. ``breaks`` downloads are cut in the middle."""
 
     breaks: int = 0
     ranges: bool = False
-    early: int = 0  # a range begins so many bytes before the place that was asked for
-    span: int = 10**9  # so many bytes of a range come at once
+    early: int = 0  # a range starts this many bytes before the requested place
+    span: int = 10**9  # this many bytes of a range come at once
     ends_open: bool = False  # all bytes come before the break, and no length reveals that
     versions: Iterator[dict[str, str]] = field(default_factory=lambda: repeat({}))  # headers of each answer
     refusals: int = 0
@@ -136,7 +136,7 @@ class Odd:
 
 @pytest.fixture
 def odd() -> Odd:
-    """The behaviour."""
+    """The behavior."""
     return Odd()
 
 
@@ -158,26 +158,26 @@ def read(client: PracticeFusion, name: str, *, token: bool | None = True) -> byt
 @pytest.mark.parametrize("ranges", [False, True])
 @pytest.mark.parametrize("breaks", [0, 1, 2])
 def test_a_broken_download_goes_on(client: PracticeFusion, odd: Odd, name: str, ranges: bool, breaks: int) -> None:
-    """By a range where the server can, else from the beginning up to the place; packed or not; byte for byte."""
+    """By a range if the server supports it, else from the start up to the place; compressed or not; byte for byte."""
     odd.breaks, odd.ranges = breaks, ranges
     assert read(client, name) == TEXT
 
 
 @pytest.mark.parametrize("ranges", [False, True])
 def test_a_download_that_breaks_behind_its_last_byte_is_whole(client: PracticeFusion, odd: Odd, ranges: bool) -> None:
-    """There is no range behind the end: the source says so by 416."""
+    """There is no range after the end: the source answers 416."""
     odd.breaks, odd.ranges, odd.ends_open = 1, ranges, True
     assert read(client, "plain") == TEXT
 
 
 def test_a_range_that_begins_elsewhere_is_put_where_it_belongs(client: PracticeFusion, odd: Odd) -> None:
-    """A source may send more than was asked for."""
+    """A source may send more than was requested."""
     odd.breaks, odd.ranges, odd.early = 1, True, 100
     assert read(client, "plain") == TEXT
 
 
 def test_a_range_of_which_a_part_comes_is_asked_for_again(client: PracticeFusion, odd: Odd) -> None:
-    """A source may send less than was asked for, too."""
+    """A source may also send less than was requested."""
     odd.breaks, odd.ranges, odd.span = 1, True, 100_000
     assert read(client, "plain") == TEXT
 
@@ -187,7 +187,7 @@ def test_a_range_of_which_a_part_comes_is_asked_for_again(client: PracticeFusion
 def test_a_file_that_changes_is_not_joined_to_the_one_before(
     client: PracticeFusion, odd: Odd, name: str, ranges: bool
 ) -> None:
-    """Whether a range brings the rest or all comes again: what was handed on is compared, not what ETags say."""
+    """With a range or a full repeat, the content that was already passed on is compared, not what ETags say."""
     odd.breaks, odd.ranges = 1, ranges
     odd.versions = chain([{"ETag": '"1"'}], repeat({"ETag": '"2"'}))
     odd.later = TEXT.replace(b'"7"', b'"x"')
@@ -234,7 +234,7 @@ def test_the_token_is_sent_only_where_it_is_wanted(client: PracticeFusion, odd: 
 
 
 def test_a_manifest_that_does_not_ask_for_the_token_gets_it_to_no_other_host(odd: Odd, client: PracticeFusion) -> None:
-    """The own host gets it; another one never does, also where the manifest asks for it."""
+    """Its own host gets it; another never does, even if the manifest asks for it."""
     read(client, "plain", token=None)
     assert odd.asked[-1][1] != ""
     with Server(odd.app()) as other:
@@ -289,7 +289,7 @@ ADDRESSES = {
     ],
 )
 def test_a_public_source_reaches_no_private_network(url: str, allowed: bool) -> None:
-    """Whatever the name, it is what it resolves to that counts; a setting allows a host."""
+    """The resolved address counts, not the name; a setting allows a host."""
     guard = HostGuard("https://ehr.example/fhir", frozenset({"store.internal"}), lambda host: ADDRESSES.get(host, ()))
     if allowed:
         guard.check(url)
@@ -299,7 +299,7 @@ def test_a_public_source_reaches_no_private_network(url: str, allowed: bool) -> 
 
 
 def test_a_source_on_a_private_network_may_lead_to_it() -> None:
-    """A clinic's own server has its files beside it; this machine itself and link-local addresses stay closed."""
+    """A clinic's own server has its files nearby; this machine and link-local addresses stay forbidden."""
     guard = HostGuard("https://inside.example/fhir", frozenset(), lambda host: ADDRESSES.get(host, ()))
     for good in ("https://inside.example/1", "https://192.168.3.4/x", "https://public.example/x", "http://10.0.0.9/x"):
         guard.check(good)
@@ -399,7 +399,7 @@ def test_a_source_that_is_busy_is_not_taken_for_one_without_discovery(odd: Odd, 
 
 
 def test_a_token_endpoint_that_moved_is_found_again(client: PracticeFusion, odd: Odd) -> None:
-    """Also where the old one does not answer at all."""
+    """Even if the old one does not answer at all."""
     client.login.discovery = Discovery("http://127.0.0.1:1/token")
     client.login.granted = ("system/Patient.rs",)
     assert client.login.token()
@@ -487,7 +487,7 @@ def test_pages_that_lead_to_themselves_end(client: PracticeFusion, odd: Odd) -> 
 
 
 def test_the_next_page_of_a_search_may_not_be_on_another_host(client: PracticeFusion, odd: Odd) -> None:
-    """The token would go there."""
+    """Otherwise the token would be sent there."""
     odd.following = "https://elsewhere.example/fhir/Observation?page=2"
     with pytest.raises(PermanentError) as caught:
         list(client.records.search("Observation", "patient=1"))

@@ -43,7 +43,7 @@ def test_what_was_brought_is_known_with_its_digest(kept: SyncMap) -> None:
 
 
 def test_a_reference_waits_until_its_target_is_known(kept: SyncMap) -> None:
-    """Then its resource can be repaired; what was asked for in vain is not asked for again."""
+    """Then its resource can be repaired; a target that was requested without success is not requested again."""
     kept.record([(THREE, "m3", None)], waiting=[(THREE, [ONE, TWO])])
     assert (kept.waiting(), kept.repairable(9), kept.waiting_targets(START, 9)) == (2, [], [ONE, TWO])
     kept.write_asked([TWO, TWO])
@@ -64,7 +64,7 @@ def test_a_reconcile_knows_what_it_saw(kept: SyncMap) -> None:
 
 
 def test_notes_are_kept_and_a_map_of_another_past_is_emptied(kept: SyncMap) -> None:
-    """With nothing left but the new name."""
+    """Only the new name remains."""
     kept.write_note("file 1", "a")
     kept.write_note("file 1", "b")
     kept.write_note("other", "c")
@@ -75,7 +75,7 @@ def test_notes_are_kept_and_a_map_of_another_past_is_emptied(kept: SyncMap) -> N
 
 
 def test_two_machines_share_a_schema_and_no_other(postgres_url: str) -> None:
-    """Each source has its own; who comes first makes it."""
+    """Each source has its own; the first to connect creates it."""
     with ThreadPoolExecutor(4) as pool:
         maps = list(pool.map(lambda name: SyncMap(url=postgres_url, schema=name), ["pf_a", "pf_a", "pf_a", "pf_b"]))
     first, second, third, other = maps
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["", "postgresql://user:hidden@127.0.0.1:1/none"])
 def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: Path) -> None:
-    """A folder that is none, and a database that does not answer; without the address, which holds a password."""
+    """A folder that does not exist, and a database that does not answer; without the address, which has a password."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="PF_STATE_DIR") as caught:
         SyncMap(None if url else tmp_path / "file" / "map.sqlite", url=url, schema="pf_none")

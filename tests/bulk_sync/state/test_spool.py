@@ -1,4 +1,4 @@
-"""The spool: what it keeps of patients, and from whom."""
+"""The spool: which patient data it keeps, and who cannot read it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stored(folder: Path) -> bytes:
 
 
 def test_with_a_key_no_person_stands_on_disk(tmp_path: Path) -> None:
-    """And what is read is what was written."""
+    """And it reads back what was written."""
     spool = filled(tmp_path / "x.spool", "secret")
     assert b"Sample" not in stored(tmp_path)
     assert [each.body for each in spool.read()] == [PERSON.body]
@@ -61,7 +61,7 @@ def test_the_same_export_goes_on(key: str, tmp_path: Path) -> None:
 
 
 def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
-    """Also one that was there before with wider rights, and those beside it."""
+    """Also an existing file with wider permissions, and the files beside it."""
     path = tmp_path / "folder" / "x.spool"
     path.parent.mkdir()
     path.touch(mode=0o644)
@@ -71,7 +71,7 @@ def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 def test_a_temporary_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
-    """They could read what is in it."""
+    """Its owner could read the content."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     os.chown(folder, 12345, 12345)

@@ -139,7 +139,7 @@ def test_a_lease_that_ran_out_is_held_on_unless_somebody_took_it(medplum: Medplu
 
 @pytest.mark.parametrize("kind", ["conflict", "server_error", "reset_before_write", "reset_after_write", "too_many"])
 def test_a_write_of_the_state_gets_over_bad_answers(medplum: MedplumSandbox, kind: str) -> None:
-    """Also where the write was done and its answer lost: the version that we wrote is ours."""
+    """Even if the write was done and its answer lost: the version that we wrote is recognized."""
     clock = Clock()
     first = store(medplum, "a", clock)
     first.acquire()
@@ -184,7 +184,7 @@ def test_a_copy_that_is_out_of_date_is_not_believed(medplum: MedplumSandbox) -> 
     finished(store(medplum, "a", clock, disk), "first")
     finished(store(medplum, "b", clock, Notes()), "second")
     assert store(medplum, "c", clock, disk).acquire().cache_id == "second"
-    # And a lease that was taken since holds.
+    # And a lease that another process took since then stays valid.
     with pytest.raises(TransientError) as caught:
         store(medplum, "d", clock, disk).acquire()
     assert caught.value.code == "sync-running"

@@ -60,7 +60,7 @@ def test_a_bad_answer_is_got_over_without_a_duplicate(medplum: MedplumSandbox, k
 def test_a_gateway_s_own_answer_to_a_look_up_does_not_say_that_nothing_is_there(
     medplum: MedplumSandbox, kind: str
 ) -> None:
-    """With status 200 it was taken for an empty Bundle, and everything was made once more."""
+    """An answer with status 200 counted as an empty Bundle, and everything was created again."""
     writer(medplum).upsert(people("1", "2"))
     medplum.faults.add(kind, times=1, method="GET", path="/Patient", status=200)
     outcomes = writer(medplum).upsert(people("1", "2"))
@@ -106,7 +106,7 @@ def test_deleting_twice_is_deleting_once(medplum: MedplumSandbox) -> None:
 
 
 def test_of_duplicates_that_others_made_always_the_same_is_kept_up(medplum: MedplumSandbox) -> None:
-    """No third one is made."""
+    """No third one is created."""
     headers = {"Authorization": f"Bearer {medplum.token_for()}", "Content-Type": "application/fhir+json"}
     for _ in range(2):
         body = people("1")[0].resource

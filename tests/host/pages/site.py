@@ -110,7 +110,7 @@ def event(resource_id: str, fate: str) -> Json:
 
 @dataclass
 class Syncs:
-    """Three practices, and what was asked of them."""
+    """Three practices, and the calls made to them."""
 
     asked: list[tuple[str, str]] = field(default_factory=list)
 
@@ -158,7 +158,7 @@ def findings() -> list[Finding]:
 
 @dataclass(frozen=True)
 class Site:
-    """A running host: its address, what it knows, and a client that is not signed in."""
+    """A running host: its address, its data, and a client that is not signed in."""
 
     server: HostServer
     client: httpx.Client

@@ -125,7 +125,7 @@ def test_somebody_finds_out_what_failed_and_retries_it(tab: Page, here: Site) ->
 
 
 def test_somebody_cancels_a_run_that_waits(tab: Page, here: Site) -> None:
-    """An event behind another one of its resource is found by its state, and never runs."""
+    """An event that waits behind another one of its resource is found by its state, and never runs."""
     with here.held():
         sign_in(tab)
         tab.get_by_role("region", name="Inbox").get_by_role("link").first.click()
@@ -167,7 +167,7 @@ def test_runs_are_filtered_in_the_browser(tab: Page) -> None:
 
 
 def test_the_keyboard_alone_is_enough(tab: Page) -> None:
-    """Sign in, skip to the content, go to a page and press a button, without a mouse; the focus can be seen."""
+    """Sign in, skip to the content, open a page and press a button without a mouse; the focus is visible."""
     tab.goto("/status")
 
     def go_to(name: str) -> None:
@@ -203,7 +203,7 @@ def test_the_keyboard_alone_is_enough(tab: Page) -> None:
 
 
 def test_a_phone_shows_every_page(tab: Page, here: Site) -> None:
-    """Nothing is wider than the screen, and what is pressed is large enough."""
+    """No page is wider than the screen, and buttons are large enough."""
     tab.set_viewport_size(PHONE)
     sign_in(tab)
     for path in pages(here).values():
@@ -243,7 +243,7 @@ def _violations(tab: Page, axe: str, name: str) -> list[str]:
 
 
 def test_nothing_of_a_person_can_be_seen(tab: Page, here: Site) -> None:
-    """What the browser shows and what it got, on every page and every run."""
+    """What the browser shows and what it received, on every page and every run."""
     sign_in(tab)
     for path in [*pages(here).values(), *(f"/status/runs/{run.id}" for run in here.runs.listed(limit=24))]:
         tab.goto(path)

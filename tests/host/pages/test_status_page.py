@@ -1,4 +1,4 @@
-"""The status page without a browser: who may see it, what it answers, and that nothing of a person is on it."""
+"""The status page without a browser: who may see it, what it answers, and that it shows no personal data."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_host_on_which_everything_went_well_says_so(tmp_path: Path) -> None:
 
 
 def test_runs_are_filtered(here: Site) -> None:
-    """By bot, state, code and time; operations are among them; what is no filter is left out."""
+    """By bot, state, code and time; operations are included; an invalid filter is ignored."""
     here.sign_in()
 
     def shown(query: str) -> int:
@@ -209,7 +209,7 @@ def test_older_runs_are_a_link_away(here: Site) -> None:
 
 
 def test_a_dead_letter_is_retried_and_all_of_one_code(here: Site) -> None:
-    """One by its page, the others by their reason; each has a new run, and the page says so."""
+    """One on its page, the others by their code; each has a new run, and the page says so."""
     here.sign_in()
     dead = here.runs.listed(state="dead", code="login-refused")
     page = here.client.get(f"/status/runs/{dead[0].id}").text
@@ -246,7 +246,7 @@ def test_a_run_links_to_its_resource(here: Site) -> None:
 
 
 def test_without_an_inbox_the_page_shows_this_process(tmp_path: Path) -> None:
-    """The host's own counts since its start, and it says so."""
+    """The host's own counts since its start, and the page says so."""
     with site(tmp_path, with_inbox=False) as here:
         here.sign_in()
         page = here.client.get("/status").text
