@@ -104,6 +104,9 @@ def clause(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
         return Clause(*_keyed(number, identified(one.values())), rows=True, rank=_FIRST)
     if one.operator in ("missing", "present") and known.strategy is not Strategy.WORDS:
         return _presence(one, known, key(resource_type, one.code))
+    by_text = known.strategy is Strategy.TOKENS and one.operator in ("text", "contains")
+    if by_text and not all(map(str.strip, one.values())):
+        return Clause("1")  # an empty alternative is in every text, and in that of a resource without the parameter
     # A negation finds what the condition does not; a column of one value is compared with "!=" in the same way.
     row = condition(known, replace(one, operator="eq") if one.negated and known.strategy in _COLUMNS else one)
     sql, arguments = _keyed(key(resource_type, one.code + row.ending), row.clause)

@@ -121,6 +121,20 @@ def test_constraints_of_the_types_in_use_hold(resource: Json, key: str) -> None:
     assert [text.split()[1] for text, _ in issues(resource)] == [key]
 
 
+def test_children_and_descendants_find_nothing() -> None:
+    """As on a server 5.1.13: que-2 and sdf-9 refuse nothing, and csd-1 compares the codes of the first level."""
+    item = {"linkId": "a", "type": "string"}
+    nested = {"linkId": "b", "type": "group", "item": [item]}
+    assert issues({"resourceType": "Questionnaire", "status": "draft", "item": [item, nested]}) == []
+    system = {"resourceType": "CodeSystem", "status": "draft", "content": "complete"}
+    assert issues({**system, "concept": [{"code": "a", "concept": [{"code": "a"}]}]}) == []
+    assert [text.split()[1] for text, _ in issues({**system, "concept": [{"code": "a"}, {"code": "a"}]})] == ["csd-1"]
+    element = {"id": "Patient", "path": "Patient", "label": "against sdf-9"}
+    names = {"url": "urn:x", "name": "X", "status": "draft", "kind": "resource", "abstract": False, "type": "Patient"}
+    profile = {"resourceType": "StructureDefinition", **names, "differential": {"element": [element]}}
+    assert issues(profile) == []
+
+
 def test_an_allergy_entered_in_error_needs_no_clinical_status() -> None:
     """The exception that ait-1 makes."""
     system = "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification"
