@@ -66,7 +66,7 @@ class _Login:
     client_secret: str
 
     def session(self) -> requests.Session:
-        """Plain requests, which share no code with what is measured."""
+        """Plain requests, which share no code with the measured sync."""
         form = {"grant_type": "client_credentials", "client_id": self.client_id, "client_secret": self.client_secret}
         made = requests.Session()
         token = made.post(f"{self.base_url}/oauth2/token", data=form, timeout=60).json()["access_token"]
@@ -91,7 +91,7 @@ class _Row:
 
 
 def run(console: Console) -> None:
-    """Print resources a second, and what was lost, of each way."""
+    """Print resources per second, and lost resources, for each way."""
     base_url = os.environ.get("MEDPLUM_BASE_URL", "").rstrip("/")
     distances = os.environ.get("BENCH_LATENCY_MS", "0" if base_url else "0,50")
     for latency in (float(each) / 1000 for each in distances.split(",")):
@@ -166,7 +166,7 @@ def _post(resource: dict[str, object]) -> dict[str, object]:
 def _batches(
     login: _Login, name: str, entry: Callable[[dict[str, object]], dict[str, object]], at_once: int
 ) -> Iterator[_Row]:
-    """A first time, and once more where the way can do that."""
+    """A first time, and again if the way supports it."""
     session = login.session()
     lines = _records()
 
@@ -241,7 +241,7 @@ def _serve_source(pipe: Connection, lines: list[bytes]) -> None:
 
 
 def _serve_medplum(pipe: Connection, real: tuple[str, str, str] | None, latency: float) -> None:
-    """The real server, as far away as is asked for; or the look-alike, paced."""
+    """The real server with the requested latency; or the look-alike, paced."""
     if real is not None:
         with Server(_Proxy(real[0], latency, 0.0).app()) as server:
             pipe.send((server.base_url if latency else real[0], *real[1:]))
@@ -256,9 +256,9 @@ def _serve_medplum(pipe: Connection, real: tuple[str, str, str] | None, latency:
 
 
 class _Proxy:
-    """A proxy before Medplum, which makes each request wait, and each entry of a batch take its time on a core.
+    """A proxy in front of Medplum, which delays each request, and each entry of a batch as if on one core.
 
-    A conditional entry keeps others out: the real server's conflicts cost as much.
+    A conditional entry blocks others: the real server's conflicts cost as much.
     """
 
     def __init__(self, target: str, latency: float, entry_seconds: float) -> None:

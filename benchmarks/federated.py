@@ -97,7 +97,7 @@ def _load(fhir_url: str, token: str, patients: list[str]) -> tuple[Tally, float]
 
 
 def _ask(connection: http.client.HTTPConnection, fhir_url: str, token: str, patient: str) -> str:
-    """``right``, or what was wrong with the answer."""
+    """``right``, or the fault of the answer."""
     path = f"{urlsplit(fhir_url).path}/DocumentReference?patient={patient}"
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
@@ -137,7 +137,7 @@ def _document(patient: Json, binary: Json) -> Json:
 
 @contextmanager
 def _responder(medplum: MedplumSandbox, secret: str) -> Iterator[str]:
-    """``medplum-bots serve`` in a process of its own; where it answers."""
+    """``medplum-bots serve`` in a separate process; its address."""
     port = free_port()
     base_url = f"http://127.0.0.1:{port}/federated"
     client = {"id": CLIENT_ID, "secretHash": hash_secret(secret, secrets.token_bytes(16))}

@@ -1,4 +1,4 @@
-"""What a call costs beside the network: the handler's own work, a process's first answer, and requests per sync."""
+"""The cost of a call without the network: the handler's own work, a process's first answer, requests per sync."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def run(console: Console) -> None:
 
 
 class _Host:
-    """``medplum-bots serve`` as a service manager keeps it."""
+    """``medplum-bots serve`` as a service manager runs it."""
 
     def __init__(self, environ: dict[str, str], port: str, database: str) -> None:
         self._port = port
@@ -119,7 +119,7 @@ def _kill(host: _Host) -> None:
 
 
 def _wait(server: Medplum) -> Counter[str]:
-    """How many ids of Health Gorilla each NPI has, once all have one, or nothing comes any more."""
+    """How many Health Gorilla ids each NPI has, once all have one or no more arrive."""
     end = time.monotonic() + PATIENCE
     while True:
         found: Counter[str] = Counter()

@@ -96,7 +96,7 @@ def _print(console: Console, javascript: list[float], python: list[float]) -> No
 
 
 class _Host:
-    """The host in a process of its own, as in service."""
+    """The host in a separate process, as in production."""
 
     def __init__(self, base_url: str, port: str) -> None:
         self._command = [sys.executable, "-m", "benchmarks.latency", base_url, port]

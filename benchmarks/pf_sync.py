@@ -50,7 +50,7 @@ _MB = 1024 * 1024
 
 
 def run(console: Console, *, small_mb: int = 5, big_mb: int = 50) -> None:
-    """Print the figures. The files of the memory test are small unless larger ones are asked for."""
+    """Print the figures. The files of the memory test are small unless larger ones are requested."""
     table = Table("what", "figure", "goal", title="Practice Fusion sync")
     for row in _unchanged():
         table.add_row(*row)
@@ -72,7 +72,7 @@ def _practice() -> Source:
 
 
 def _unchanged() -> list[tuple[str, str, str]]:
-    """Units of Medplum's quota for resources that it holds already, and the requests of a run with nothing new."""
+    """Units of Medplum's quota for resources that it already has, and the requests of a run with nothing new."""
     with (
         _ends(_practice()) as (medplum, source),
         tempfile.TemporaryDirectory() as folder,
@@ -119,7 +119,7 @@ def _conditional_puts(medplum: MedplumSandbox, source: Source) -> None:
 
 
 class _Counting(Quotas):
-    """Medplum's quota, which adds up what was used."""
+    """Medplum's quota, which totals its use."""
 
     units = 0
 
@@ -140,7 +140,8 @@ def _units(medplum: MedplumSandbox, work: Callable[[], object]) -> int:
 def _ends(source: Source) -> Iterator[tuple[MedplumSandbox, PracticeFusionSandbox]]:
     with (
         MedplumSandbox(quota=_UNLIMITED, auth_rate_limit=10**6) as medplum,
-        # The export is ready when it is first asked for: a run with nothing new would wait as often as the source says.
+        # The export is ready at the first status request: otherwise a run with nothing new waits as long as the source
+        # says.
         PracticeFusionSandbox(source, switches=Switches.general(polls=0)) as end,
     ):
         yield medplum, end
@@ -183,7 +184,7 @@ def _memory(small_mb: int, big_mb: int) -> tuple[str, str]:
 
 
 def _peak(size_mb: int) -> dict[str, float]:
-    """The peak of a process of its own, which syncs one file of this size into a Medplum that keeps nothing."""
+    """The peak of a separate process, which syncs one file of this size into a Medplum that stores nothing."""
     source = generate(17, 1, types=("Patient",))
     source.add_big("Observation", size_mb * _MB)
     switches = Switches.general(gzip=False, counts=False)
@@ -204,7 +205,7 @@ def _peak(size_mb: int) -> dict[str, float]:
 
 
 def _child() -> None:
-    """One run; what it took goes to standard output."""
+    """One run; its figures are written to standard output."""
     given = json.loads(sys.stdin.readline())
     settings = read_settings(given["settings"] | {"PF_RESOURCE_TYPES": "Patient,Observation"})
     login = connect_client(given["medplum"], "client", "secret")
@@ -225,7 +226,7 @@ def _peak_megabytes() -> float:
 
 
 class _Sink:
-    """As much of Medplum as a first run asks for; it keeps the sync's Task, and forgets the rest."""
+    """The part of Medplum that a first run calls; it stores the sync's Task and nothing else."""
 
     def __init__(self) -> None:
         self._task: dict[str, Any] | None = None

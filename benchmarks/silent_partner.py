@@ -61,7 +61,7 @@ def run(console: Console) -> None:
             call = envelope | {"input": {}, "requester": {"reference": "Practitioner/p"}, "headers": {"accept": "*/*"}}
             for _ in range(HANGING):
                 threading.Thread(target=_hang, args=(url, call), daemon=True).start()
-            time.sleep(3)  # those beyond the limit have been refused by now
+            time.sleep(3)  # those beyond the limit are already refused
             _measure(table, host, url, envelope, subscription["id"], hanging=HANGING)
     console.print(table)
 

@@ -44,7 +44,7 @@ def test_the_tables_of_the_inbox_are_documented() -> None:
 
 
 def test_ci_audits_the_libraries() -> None:
-    """By the locked versions, and it says so where it can't."""
+    """By the locked versions; if the audit can't run, the job says so."""
     run, audit = ((ROOT / ".ci" / name).read_text(encoding="utf-8") for name in ("run", "audit"))
     assert ".ci/audit" in run.splitlines()
     assert "pip-audit --disable-pip --require-hashes" in audit

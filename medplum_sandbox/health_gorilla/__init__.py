@@ -1,4 +1,4 @@
-"""A Health Gorilla look-alike on loopback; what is unknown about the real one is a switch."""
+"""A Health Gorilla look-alike on loopback; undocumented behavior of the real one is a switch."""
 
 from medplum_sandbox.health_gorilla.network import FederatedCaller
 from medplum_sandbox.health_gorilla.people import npi

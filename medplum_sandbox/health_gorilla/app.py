@@ -55,7 +55,7 @@ class Web:
         return Response(sent.body, sent.status, sent.headers, media_type=sent.content_type if sent.body else None)
 
     def _refusal(self, fault: Fault, scope: Scope) -> shell.Answer | None:
-        """What is answered in place of doing what was asked."""
+        """The answer in place of the requested work."""
         answer: Answer | None = None
         match fault.kind:
             case "too_many":

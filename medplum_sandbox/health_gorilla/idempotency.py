@@ -33,7 +33,7 @@ class IdempotencyKeys:
         self._lock = threading.Lock()
 
     def once(self, ask: Ask, work: Callable[[], Answer]) -> Answer:
-        """The answer of ``work``, or what was answered to this key before; 202 while that still runs."""
+        """The answer of ``work``, or the earlier answer to this key; 202 while the work still runs."""
         key = ask.headers.get(HEADER)
         if key is None or not self._switches.idempotency_keys:
             return work()

@@ -21,7 +21,7 @@ class NetworkError(Exception):
 
 
 class FederatedCaller:
-    """Asks a clinic's server as Health Gorilla does: one token, kept until it is refused, for query and fetch alike."""
+    """Calls a clinic's server as Health Gorilla does: one token, reused until it is refused, for query and fetch."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class FederatedCaller:
         self._token: str | None = None
 
     def token(self) -> str:
-        """A bearer token, checked to come as the documents say."""
+        """A bearer token; checks that the answer is as documented."""
         answer = self._session.post(self._token_url, data=self._form, timeout=TIMEOUT)
         _expect(answer.status_code == 200, f"The token request was answered with {answer.status_code}.")
         _expect(

@@ -1,4 +1,4 @@
-"""The token endpoint, which really verifies what it is given, and the tokens that it gave."""
+"""The token endpoint, which really verifies requests, and the tokens that it issued."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEEWAY = 60
 
 @dataclass(frozen=True)
 class Client:
-    """A registered client: ``scopes`` are what it may ask for, ``public_key`` gives the PEM it registered."""
+    """A registered client: ``scopes`` are those it may request, ``public_key`` returns its registered PEM."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -189,7 +189,7 @@ def forbidden(scope: str) -> Refused:
 
 
 def _verified(assertion: str, *, key: str, algorithm: str) -> dict[str, Any]:
-    # Times and audience are checked later, against the look-alike's own clock and with the documents' words.
+    # Times and audience are checked later, against the look-alike's own clock and with the documents' text.
     options: Options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
     try:
         return jwt.decode(assertion, key, algorithms=[algorithm], options=options)

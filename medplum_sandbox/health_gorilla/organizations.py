@@ -63,7 +63,7 @@ class Organizations:
         return self._stored(resource, organization_id)
 
     def search(self, ask: Ask, base_url: str, url: str) -> Json:
-        """The organizations that fit, foreign tenants left out."""
+        """The organizations that match, without foreign tenants."""
         check_names(ask, "Organization", SEARCHES)
         everyone = [o for o in self._state.organizations.values() if self._visible(o["id"])]
         found = [o for o in everyone if all(self._fits(o, *pair) for pair in ask.query)]

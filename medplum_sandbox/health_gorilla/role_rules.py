@@ -1,4 +1,4 @@
-"""What a PractitionerRole must be before an account is made or changed of it (the documents' tables, row by row)."""
+"""The checks of a PractitionerRole before an account is created or changed (the documents' tables, row by row)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONTAINED = "PractitionerRole.contained[0]"
 
 @dataclass(frozen=True)
 class Draft:
-    """An account as it was asked for, found to be in order."""
+    """A valid request for an account."""
 
     tenant: str
     npi: str | None
@@ -48,7 +48,7 @@ class RoleRules:
         self._status = state.switches.rule_status
 
     def draft(self, resource: Any, *, home: str | None = None) -> Draft:
-        """The account that the body asks for. ``home`` is the tenant of the account to change, None to create one."""
+        """The requested account. ``home`` is the tenant of the account to change, None to create one."""
         creating = home is None
         role = check_structure(resource, "PractitionerRole")
         self._check_meta(role, creating=creating)
@@ -197,12 +197,12 @@ class RoleRules:
 
     @staticmethod
     def _clean_practitioner(practitioner: Json) -> Json:
-        """Without login (kept apart) and password (forgotten at once)."""
+        """Without login (stored separately) and password (dropped at once)."""
         return {key: value for key, value in practitioner.items() if key != "extension"}
 
 
 def _same_name(sent: Json, published: Json) -> bool:
-    """Family and given exactly; text, prefix and suffix exactly where they are sent: the samples leave some out."""
+    """Family and given match exactly; text, prefix and suffix if they are sent: the samples omit some."""
     if sent.get("family") != published["family"] or sent.get("given") != published["given"]:
         return False
     return all(sent[key] == published.get(key) for key in ("text", "prefix", "suffix") if key in sent)

@@ -46,7 +46,7 @@ class Roles:
         return self.render(self._account(role_id))
 
     def update(self, role_id: str, body: Any, *, if_match: str | None) -> Json:
-        """The changed PractitionerRole. What the body leaves out is lost, except where a switch keeps it."""
+        """The changed PractitionerRole. Elements that the body omits are removed, unless a switch keeps them."""
         account = self._account(role_id)
         version = account.role["meta"]["versionId"]
         if self._switches.if_match_honored and if_match is not None and if_match.strip('W/"') != version:
@@ -89,7 +89,7 @@ class Roles:
         }
 
     def practitioner(self, record_id: str) -> Json | None:
-        """The Practitioner of a user, where the switches let it be read on its own."""
+        """The Practitioner of a user, if the switches allow a direct read."""
         if self._switches.role_practitioner == "include":
             return None
         for account in self._state.visible_accounts():

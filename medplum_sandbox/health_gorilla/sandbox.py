@@ -1,4 +1,4 @@
-"""The look-alike as one object: start it, talk to it, look at what it holds."""
+"""The look-alike as one object: start it, call it, inspect its state."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class HealthGorillaSandbox(LookAlike):
             return list(self.state.organizations.values())
 
     def settings(self) -> dict[str, str]:
-        """The project secrets by which a bot talks to this look-alike, in the first way that its switches allow."""
+        """The project secrets with which a bot calls this look-alike, in the first way that its switches allow."""
         order: tuple[Grant, ...] = ("jwt-bearer", "jwt-bearer-key", "client-assertion", "client-secret")
         grant = next(grant for grant in order if grant in self.switches.grants)
         as_client = self.switches.subject == "client" or grant == "client-assertion"
@@ -157,7 +157,7 @@ class HealthGorillaSandbox(LookAlike):
 
     @cached_property
     def private_key(self) -> str:
-        """The PEM of the client's key, made when it is first asked for."""
+        """The PEM of the client's key, generated on first use."""
         encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
         return self._key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
 

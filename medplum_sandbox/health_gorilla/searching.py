@@ -46,7 +46,7 @@ def coding_pairs(concepts: Iterable[Json]) -> list[tuple[str | None, str | None]
 
 
 def string_matches(value: str, candidates: Iterable[str], *, exact: bool) -> bool:
-    """FHIR's string search: begins with, ignoring case and accents; with ``:exact`` the very same.
+    """FHIR's string search: starts with, ignoring case and accents; with ``:exact`` equal.
 
     https://hl7.org/fhir/R4/search.html#string
     """
@@ -65,7 +65,7 @@ def _plain(text: str) -> str:
 
 
 def page(ask: Ask, found: Sequence[Json], base_url: str, kind: str) -> tuple[list[Json], str | None]:
-    """The page that was asked for, and the URL of the next one."""
+    """The requested page, and the URL of the next one."""
     count = _number(ask, "_count", DEFAULT_COUNT)
     start = _number(ask, "_offset", 0)
     for cursor in ask.values("_cursor"):

@@ -1,4 +1,4 @@
-"""Everything that the look-alike remembers, in memory, behind one lock."""
+"""The whole state of the look-alike, in memory, behind one lock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def new_id(prefix: str = "") -> str:
 
 @dataclass(frozen=True)
 class Account:
-    """A user in a tenant. ``role`` and ``practitioner`` hold neither login nor password."""
+    """A user in a tenant. ``role`` and ``practitioner`` contain neither login nor password."""
 
     tenant: str
     practitioner_id: str
@@ -96,7 +96,7 @@ class State:
     def add_facility(self, name: str, *, lab: bool) -> str:
         """A facility: a lab that takes orders, or the one for single sign-on.
 
-        Its id is made of its name: what a Medplum in a file remembers of it is still right after a restart.
+        Its id is derived from its name, so that an id that a Medplum stores in a file is still valid after a restart.
         """
         facility = f"f-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
         self.organizations[facility] = self.stamp(

@@ -1,4 +1,4 @@
-"""What comes in and goes out, as values: the rules of the look-alike never see the web framework."""
+"""Requests and answers as values: the rules of the look-alike do not depend on the web framework."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Refused(Exception):
-    """The look-alike says no; carries its answer."""
+    """The look-alike refuses; has its answer."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)

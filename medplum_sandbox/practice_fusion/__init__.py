@@ -1,4 +1,4 @@
-"""A look-alike of Practice Fusion's bulk data interface, and the data it serves, made from a seed."""
+"""A look-alike of Practice Fusion's bulk data interface, and its data, generated from a seed."""
 
 from medplum_sandbox.practice_fusion.big_files import BigFile, stream_ndjson
 from medplum_sandbox.practice_fusion.canned import Canned

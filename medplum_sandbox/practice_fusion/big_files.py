@@ -1,4 +1,4 @@
-"""Files of any size that are made while they are read, so that neither side needs the memory."""
+"""Files of any size that are generated while they are read, so that neither side needs the memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BigFile:
 
 
 def stream_ndjson(kind: str, size_bytes: int, *, patient: str = "pf-1") -> Iterator[bytes]:
-    """Pieces of an NDJSON file of about ``size_bytes``; nothing is kept."""
+    """Pieces of an NDJSON file of about ``size_bytes``; nothing is stored."""
     return BigFile(kind, size_bytes, patient=patient).read()
 
 

@@ -1,4 +1,4 @@
-"""Answers that a test writes down in place of the look-alike's own, for what only some sources do."""
+"""Answers that a test defines in place of the look-alike's own, for behavior of only some sources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Canned:
     headers: Mapping[str, str] = field(default_factory=dict)
     method: str = "GET"
     times: int | None = None
-    unless: str = ""  # not where the query contains this
+    unless: str = ""  # not if the query contains this
 
     def fits(self, request: Request) -> bool:
         """True if this answers the request; it is then used up once."""

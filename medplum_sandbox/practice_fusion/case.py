@@ -1,4 +1,4 @@
-"""One patient's case: the ids of all that a chart holds, made up front, and the people whom it names."""
+"""One patient's case: the ids of all resources of a chart, chosen in advance, and the people whom it names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medplum_sandbox.practice_fusion.make import FOREIGN, Make
 
 @dataclass
 class Case:
-    """A patient with the ids of all that refers to each other; made up front, because the references go in circles."""
+    """A patient with the ids of all related resources; chosen in advance, because the references are circular."""
 
     make: Make
     office: Office
@@ -41,7 +41,7 @@ class Case:
         return self.make.ref("Patient", self.patient)
 
     def doctor(self) -> Json:
-        """A reference to one of the clinicians, sometimes one who is elsewhere."""
+        """A reference to one of the clinicians, sometimes to one at another practice."""
         if self.make.random.random() < 0.05:
             return {"reference": f"{FOREIGN}/Practitioner/77", "display": "Dr. Elsewhere"}
         return self.make.ref("Practitioner", self.make.one(self.office.practitioners), display="Dr. Test")

@@ -30,8 +30,8 @@ def generate(
 ) -> Source:
     """A practice with this many patients in Groups of ``group_size``, and ``outside`` more in no Group.
 
-    About 34 resources a patient, of each type in ``types``; all changed within hours from ``start`` on. References
-    to types that are left out stay, and lead nowhere.
+    About 34 resources a patient, of each type in ``types``; all changed within hours from ``start`` on. References to
+    omitted types stay, and have no target.
     """
     # The same seed must give the same data; nothing here is secret.
     make = Make(random.Random(seed), Source())  # noqa: S311

@@ -1,4 +1,4 @@
-"""Export jobs: what was asked, the files that came of it, and how long the job still runs."""
+"""Export jobs: the request, the resulting files, and how long the job still runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a kick-off request: what is asked, or the refusal that this server would give."""
+"""Reading a kick-off request: its parameters, or the refusal that this server would give."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A kick-off as it came over the wire."""
+    """A kick-off request as received."""
 
     method: str
     level: Level
@@ -44,12 +44,12 @@ class Asked:
 
     @property
     def lenient(self) -> bool:
-        """Whether what is not understood may be left out."""
+        """Whether unknown parameters may be ignored."""
         return "handling=lenient" in self.headers.get("prefer", "")
 
 
 def read_kickoff(asked: Asked, switches: Switches, source: Source, grant: Grant) -> Request:
-    """The request in plain values; Refusal where the server would not start a job."""
+    """The request in plain values; Refusal if the server would not start a job."""
     _check_place(asked, switches, source)
     _check_headers(asked.headers)
     pairs = _known(asked, switches)

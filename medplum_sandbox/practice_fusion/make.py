@@ -1,4 +1,4 @@
-"""What all generated resources are made of: ids, references in every spelling, codes, dates, and hard words."""
+"""The parts of all generated resources: ids, references in every form, codes, dates, and difficult text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAMILIES: Final = (
 )
 GIVEN: Final = ("Ada", "Zoë", "José", "Søren", "花子", "Björk", "D'Arcy", 'Mary "May"')
 CITIES: Final = ("Springfield", "Sankt Pölten", "São Paulo", "Llanfairpwll", "東京")
-# Text that is not what it looks like: quotes, escapes, something like a reference inside a string, and no-break spaces.
+# Misleading text: quotes, escapes, something like a reference inside a string, and no-break spaces.
 SENTENCES: Final = (
     'Patient says "it\'s fine" \\ and left.',
     "Tab\there, line\nbreak, carriage\r\nreturn.",
@@ -82,7 +82,7 @@ class Make:
         return "".join(self.random.choices("0123456789", k=count))
 
     def moment(self) -> str:
-        """A moment of the year before the data begins."""
+        """A time in the year before the data starts."""
         return (_FIRST_DAY + timedelta(minutes=self.random.randrange(500_000))).isoformat().replace("+00:00", "Z")
 
     def note(self, size: int) -> str:

@@ -17,7 +17,7 @@ from medplum_sandbox.practice_fusion.switches import Switches
 
 @dataclass
 class Links:
-    """Makes file links and checks them when they come back."""
+    """Creates file links and checks them when a client uses them."""
 
     switches: Switches
     clock: Callable[[], float]
@@ -47,7 +47,7 @@ class Links:
         return "expires" not in query or float(query["expires"]) > self.clock()
 
     def is_signed(self, path: str, query: Mapping[str, str]) -> bool:
-        """Whether a link to the other host is one that this server made, and is not too old."""
+        """Whether this server created the link to the other host, and the link is not too old."""
         signature = self._sign(path, query.get("expires", ""))
         return hmac.compare_digest(signature, query.get("signature", "")) and self.is_fresh(query)
 

@@ -20,7 +20,7 @@ _FRAMES: Final = {
 
 
 class Lines:
-    """A file made of resources that are in memory; read without joining them all."""
+    """A file of resources in memory; read without joining them all."""
 
     def __init__(self, lines: list[bytes], *, shape: str = "ndjson", text: str = "compact") -> None:
         self.shape = shape

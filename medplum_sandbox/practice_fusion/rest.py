@@ -1,4 +1,4 @@
-"""Reading and searching single resources, for what an export does not bring."""
+"""Reading and searching single resources, for data that an export does not contain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FHIR_JSON = "application/fhir+json"
 
 
 def read(state: State, grant: Grant, request: HttpRequest) -> Response:
-    """The resource; for a Binary its content, unless FHIR is asked for. 410 for what was deleted."""
+    """The resource; for a Binary its content, unless FHIR is requested. 410 for a deleted one."""
     kind, id_ = request.path_params["kind"], request.path_params["id"]
     _check(kind, grant, state.switches)
     if kind == "Group":

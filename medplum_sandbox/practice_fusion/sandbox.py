@@ -69,7 +69,7 @@ class PracticeFusionSandbox(LookAlike, State):
 
     @property
     def foreign_requests(self) -> list[RequestRecord]:
-        """The requests to the other host, where no token must ever arrive."""
+        """The requests to the other host, which must never receive a token."""
         return [seen for seen in self.requests if seen.host == "files"]
 
     def clear_requests(self) -> None:
@@ -110,7 +110,7 @@ class PracticeFusionSandbox(LookAlike, State):
         return settings
 
     def _files_host(self) -> str:
-        """The other host, which is started when a link to it is made for the first time."""
+        """The other host, which is started when the first link to it is created."""
         with self._files_lock:
             if not self._files_running:
                 self._files_server.start()

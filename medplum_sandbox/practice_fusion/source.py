@@ -33,7 +33,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What is left of a deleted resource."""
+    """The record of a deleted resource."""
 
     type: str
     id: str
@@ -42,7 +42,7 @@ class Deletion:
 
 
 class Source:
-    """All resources of one practice. Safe to change while a look-alike serves it: an export sees one moment."""
+    """All resources of one practice. Safe to change while a look-alike serves it: an export sees one point in time."""
 
     def __init__(self) -> None:
         self.base = PLACEHOLDER_BASE
@@ -88,7 +88,7 @@ class Source:
             del self.groups[group or self.group_id][patient]
 
     def add_big(self, kind: str, size_bytes: int) -> BigFile:
-        """The file that exports of ``kind`` bring instead of its resources: any size, made while it is read."""
+        """The file that exports of ``kind`` return instead of its resources: of any size, generated as it is read."""
         patients = sorted(self.entries.get("Patient", {}))
         self.big[kind] = BigFile(kind, size_bytes, patient=patients[0] if patients else "none")
         return self.big[kind]
@@ -122,7 +122,7 @@ class Source:
             }
 
     def deleted(self, types: Iterable[str], patients: Callable[[str | None], bool]) -> list[Deletion]:
-        """What was deleted and not made again."""
+        """The resources that were deleted and not created again."""
         wanted = frozenset(types)
         with self._lock:
             return [gone for gone in self.deletions.values() if gone.type in wanted and patients(gone.patient)]

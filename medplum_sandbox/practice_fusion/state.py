@@ -36,9 +36,9 @@ class State:
         self._last_export = datetime.fromtimestamp(0, UTC)
 
     def serve(self, source: Source) -> None:
-        """Takes another practice's data in place of the present one; jobs are forgotten, tokens and keys stay.
+        """Serves another practice's data in place of the present one; jobs are dropped, tokens and keys stay.
 
-        Starting a server takes longer than an export: a test with many sources keeps one look-alike.
+        Starting a server takes longer than an export: a test with many sources reuses one look-alike.
         """
         source.rebase(self.base_url)
         self.source = source

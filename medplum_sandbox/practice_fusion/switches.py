@@ -30,7 +30,7 @@ EXPORTABLE: Final = (
     "CarePlan",
     "Provenance",
 )
-# Types that resources there point to, without a system scope of their own.
+# Types that resources there refer to, without a system scope of their own.
 OTHER_TYPES: Final = ("Medication", "Location", "Binary", "MedicationStatement", "PractitionerRole")
 ALL_TYPES: Final = EXPORTABLE + OTHER_TYPES
 
@@ -40,7 +40,7 @@ PARAMETERS: Final = frozenset({"_type", "_since", "_outputFormat"})
 
 @dataclass(frozen=True)
 class Switches:
-    """One source's behaviour. ``exact()`` and ``general()`` make the usual two; keyword arguments change a part."""
+    """One source's behavior. ``exact()`` and ``general()`` create the usual two; keyword arguments change a part."""
 
     # Where things are, and how a client logs in
     practice_id: str | None = None
@@ -75,7 +75,7 @@ class Switches:
     counts: bool = True
     manifest_files: int | None = None  # files on one page of the manifest; the rest by link.next
     endless_manifest: bool = False  # each page names a next one
-    partial_manifests: bool = False  # pages are named in 202 answers while the rest is made
+    partial_manifests: bool = False  # pages are listed in 202 answers while the rest is generated
     lists_extension: bool = False  # STU4: `extension` is an array, and `request` is absent
     # Files
     part_size: int = 10_000

@@ -41,7 +41,7 @@ class _Refused(Exception):
 
 @dataclass
 class TokenDesk:
-    """Keys and secret of the one registered client, and the tokens that it holds."""
+    """Keys and secret of the one registered client, and its tokens."""
 
     switches: Switches
     clock: Callable[[], float]

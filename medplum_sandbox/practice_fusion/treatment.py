@@ -20,7 +20,7 @@ def resources(case: Case) -> Iterator[Json]:
 
 
 def service_request(case: Case, identifiers: list[Json]) -> Json:
-    """The order; asked for by a role of a clinician, which is not exported."""
+    """The order; its requester is a clinician's role, which is not exported."""
     make = case.make
     return {
         "resourceType": "ServiceRequest",
@@ -104,7 +104,7 @@ def _procedures(case: Case) -> Iterator[Json]:
 
 
 def _drugs(case: Case) -> Iterator[Json]:
-    """A prescription of a drug that is not exportable, one of a contained drug, what was handed out, and is taken."""
+    """A prescription of a non-exportable drug, one of a contained drug, a dispensed drug, and one that is taken."""
     make = case.make
     which = make.random.randrange(len(DRUGS))
     shared = {"subject": case.me(), "medicationReference": make.ref("Medication", case.office.medications[which])}

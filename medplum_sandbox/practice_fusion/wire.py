@@ -97,7 +97,7 @@ def _zipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _range_start(header: str | None) -> int:
-    """The first byte asked for; only ``bytes=N-`` is understood, as a resuming client sends it."""
+    """The first requested byte; only ``bytes=N-`` is understood, as a resuming client sends it."""
     if header is None or not header.startswith("bytes=") or not header.endswith("-"):
         return 0
     number = header[6:-1]

@@ -84,7 +84,7 @@ class Clinic:
 
 @contextmanager
 def clinic(*, switches: Switches | None = None, faults: Faults | None = None, **settings: str) -> Iterator[Clinic]:
-    """A clinic of its own for one test."""
+    """A separate clinic for one test."""
     with MedplumSandbox() as medplum, HealthGorillaSandbox(switches=switches, faults=faults) as gorilla:
         yield Clinic(medplum, gorilla, settings)
 

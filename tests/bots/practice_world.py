@@ -1,4 +1,4 @@
-"""Both look-alikes and a bot between them: a test stores resources, calls the bot, and looks at both sides."""
+"""Both look-alikes and a bot: a test stores resources, calls the bot, and checks both sides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
 
 
 class ListeningGorilla(HealthGorillaSandbox):
-    """The look-alike, which also keeps the bodies that it is sent: what left is what a test compares."""
+    """The look-alike, which also records the bodies that it receives, so that a test can compare them."""
 
     def __init__(self, **options: Any) -> None:
         self.heard: list[tuple[str, str, Json]] = []
@@ -41,7 +41,7 @@ class ListeningGorilla(HealthGorillaSandbox):
     def _answer(self, ask: Ask, url: str) -> Answer:
         if ask.method in {"POST", "PUT"} and "/fhir/" in ask.path:
             self.heard.append((ask.method, ask.path, json.loads(ask.body)))
-        # Answers given instead of the look-alike's own, by method and the end of the path.
+        # Answers in place of the look-alike's own, by method and the end of the path.
         odd = (
             answer for (method, end), answer in self.instead.items() if ask.method == method and ask.path.endswith(end)
         )
@@ -88,7 +88,7 @@ class World:
         return changed
 
     def everything(self, resource_type: str) -> str:
-        """All that Medplum holds of a type, with every version, as text."""
+        """All versions of Medplum's resources of a type, as text."""
         found = self._http.get(f"fhir/R4/{resource_type}", params={"_count": "100"}).json()
         texts = [json.dumps(found)]
         for entry in found.get("entry", []):
@@ -172,7 +172,7 @@ def organization(health_gorilla_id: str | None = None, **changes: Any) -> Json:
 
 
 def account_number(laboratory: Json, value: str) -> Json:
-    """An account number as Medplum keeps it."""
+    """An account number as Medplum stores it."""
     return {
         "type": {"coding": [{"system": V2_0203, "code": "AN"}]},
         "value": value,

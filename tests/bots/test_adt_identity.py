@@ -1,4 +1,4 @@
-"""ADT messages and whom they mean: overlays, merges, numbers in any order, and patients who come back."""
+"""ADT messages and their patients: overlays, merges, numbers in any order, and patients who are reactivated."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_sound_message_whose_patient_cannot_be_registered_is_stored_and_leaves
 
 
 def noise(message: Any) -> Json:
-    """The acknowledgement of any input, which must be one."""
+    """The acknowledgment of any input; the answer must be one."""
     answer: Any = message
     assert isinstance(answer, str)
     assert "\rMSA|A" in answer
@@ -323,7 +323,7 @@ def test_a_message_that_states_nothing_new_makes_no_version_and_is_remembered() 
 
 
 def test_a_merge_of_a_number_that_nobody_has_says_so() -> None:
-    """An A40 is accepted with a remark, an older merge is refused; what is known of it ends all the same."""
+    """An A40 is accepted with a remark, an older merge is refused; the known record still ends."""
     who = pid(mr("R-1"), "Quandt^Ilse", "19610304", "F")
     with world() as w:
         arrive(w, ("R-1", "Ilse"), ("R-2", "Else"))

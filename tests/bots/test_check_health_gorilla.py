@@ -71,7 +71,7 @@ def test_the_clinician_is_named_in_any_shape(here: World, shape: str) -> None:
 
 
 def test_a_missing_setting_is_a_finding(here: World) -> None:
-    """What is not set is named, all at once, and the other steps are left out."""
+    """All missing settings are named at once, and the other steps are skipped."""
     answer = check(here, HEALTH_GORILLA_CLIENT_ID="", HEALTH_GORILLA_TENANT_ID="")
     assert one(answer, "ok") is False
     assert found(answer)["settings"] == ("failed", "missing-settings")
@@ -172,7 +172,7 @@ def test_somebody_whom_medplum_lacks_is_not_blamed_on_health_gorilla(here: World
 
 
 def test_an_answer_with_a_fault_is_a_finding(here: World) -> None:
-    """A server error in the middle is said at its step."""
+    """The step with the server error reports it."""
     here.gorilla.faults.add("server_error", path="Organization")
     assert found(check(here))["tenant"] == ("failed", "try-again-later")
     here.gorilla.faults.clear()

@@ -1,4 +1,4 @@
-"""Practitioners as imports and directories leave them: NPIs by OID, periods, forms of references, professions."""
+"""Practitioners as imports and directories create them: NPIs by OID, periods, forms of references, professions."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_one_npi_under_both_systems_is_one(here: World) -> None:
     ],
 )
 def test_an_account_number_is_sent_while_it_is_in_force(here: World, period: Json, is_sent: bool) -> None:
-    """On the person, in the practice's extension and on the location alike; what is left out is reported."""
+    """On the person, in the practice's extension and on the location; an omitted number is reported."""
     laboratory = here.store(organization(here.gorilla.labs[0], name="Laboratory"))
     own = {**account_number(laboratory, "OWN"), "period": period}
     of_location = {**account_number(laboratory, "LOCATION"), "period": period}
@@ -135,7 +135,7 @@ def absolute(here: World, resource: Json) -> str:
 
 @pytest.mark.parametrize("form", ["relative", "of a version", "absolute", "absolute of a version", "contained"])
 def test_a_laboratory_is_known_in_any_form_of_its_reference(here: World, form: str) -> None:
-    """The number arrives with the laboratory's id, in whatever form Medplum keeps the reference."""
+    """The number is sent with the laboratory's id, whatever form of reference Medplum has."""
     laboratory = here.store(organization(here.gorilla.labs[1], name="Laboratory"))
     assigners: dict[str, Any] = {
         "relative": {"reference": f"Organization/{laboratory['id']}"},

@@ -104,7 +104,7 @@ def test_what_no_account_is_made_for(here: World, changes: Json, code: str) -> N
 
 
 def test_a_role_that_differs_is_applied(here: World) -> None:
-    """Roles given on a later call replace those there; without any, the account keeps its own."""
+    """Roles in a later call replace the account's roles; without any, the account keeps its own."""
     person = here.store(staff())
     create(here, person, text("role", "officeManager"), text("securityRole", "readonly"))
     answer = create(here, person, text("securityRole", "administrator"))
@@ -142,7 +142,7 @@ def test_both_spellings_of_the_security_role_are_read(spelling: str) -> None:
 
 @pytest.mark.parametrize("switches", Switches.combinations(), ids=differing)
 def test_whatever_is_unknown(switches: Switches) -> None:
-    """Made once, unchanged by a second call, changed by a third, under every combination of what is unknown."""
+    """Created once, unchanged by a second call, changed by a third, under every combination of unknown behavior."""
     with world(switches) as here:
         person = here.store(staff())
         assert action(create(here, person)) == "enrolled"
@@ -157,7 +157,7 @@ def test_whatever_is_unknown(switches: Switches) -> None:
 @pytest.mark.parametrize("keys", [True, False])
 @pytest.mark.parametrize("sign_on", [True, False])
 def test_a_lost_answer_makes_nobody_twice(echoed: bool, keys: bool, sign_on: bool) -> None:
-    """The answer to the create is lost: the account is found by login, by UUID, or by its name, and made only once."""
+    """The answer to the create is lost: the account is found by login, UUID or name, and created only once."""
     with world(Switches(login_echoed=echoed, idempotency_keys=keys)) as here:
         here.gorilla.faults.add("reset_after_write", times=1, path="PractitionerRole")
         person = here.store(staff())
@@ -208,7 +208,7 @@ def test_a_namesake_is_not_taken_for_the_person(tenant: str) -> None:
 
 
 def test_an_id_that_no_account_has_is_for_a_person_to_settle(here: World) -> None:
-    """Medplum keeps an id that the tenant does not have, or a clinician's: nothing is made, nothing is changed."""
+    """Medplum has an id that the tenant lacks, or a clinician's: nothing is created, nothing is changed."""
     gone = here.store(staff(identifier=[{"system": HG, "value": "ab" * 12}]))
     assert codes(create(here, gone)) == ["enrolment-vanished"]
     assert here.gorilla.roles() == []
@@ -250,7 +250,7 @@ def test_staff_are_assigned_to_locations(here: World) -> None:
 
 @pytest.mark.parametrize("sign_on", [True, False])
 def test_another_tenant_has_its_own_login(here: World, sign_on: bool) -> None:
-    """The same person in a second tenant gets a second account and login; Medplum keeps those of the configured one."""
+    """The same person in a second tenant gets a second account and login; Medplum stores the configured tenant's."""
     secrets = {} if sign_on else NO_SSO
     person = here.store(staff())
     create(here, person, **secrets)
@@ -268,7 +268,7 @@ def test_another_tenant_has_its_own_login(here: World, sign_on: bool) -> None:
 @pytest.mark.parametrize("keys", [True, False])
 @pytest.mark.parametrize("sign_on", [True, False])
 def test_an_account_in_another_tenant_is_made_once_although_no_logins_are_told(sign_on: bool, keys: bool) -> None:
-    """There it is known by its login being taken, or by the first answer coming again: no later call made it."""
+    """A taken login, or the repeated first answer, shows the account: no later call creates another."""
     with world(Switches(login_echoed=False, idempotency_keys=keys)) as here:
         person, secrets = here.store(staff()), {} if sign_on else NO_SSO
         other = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
@@ -285,7 +285,7 @@ def test_somebody_with_an_old_npi_is_staff(here: World) -> None:
 
 
 def test_medplum_keeps_nothing_of_another_tenant(here: World) -> None:
-    """An account in another tenant leaves no id and no login in Medplum: they would pass for the configured one's."""
+    """An account in another tenant leaves no id or login in Medplum: they would count as the configured tenant's."""
     person = here.store(staff())
     other = {"name": "organization", "valueReference": {"reference": f"Organization/{here.gorilla.subtenant_id}"}}
     assert action(create(here, person, other)) == "enrolled"

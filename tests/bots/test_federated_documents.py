@@ -22,7 +22,7 @@ BOT = "Bot/5a9dbc00-0000-4000-8000-00000000000b"
 
 @pytest.fixture
 def world() -> Iterator[Network]:
-    """Medplum with documents; the responder beside it is not called."""
+    """Medplum with documents; no test here calls the responder."""
     with network() as made:
         yield made
 
@@ -107,7 +107,7 @@ def test_the_operation_takes_the_query_as_parameters(world: Network) -> None:
 
 
 def test_an_unknown_parameter_is_ignored(world: Network) -> None:
-    """As a FHIR server does; the self link holds what was used."""
+    """As a FHIR server does; the self link has the parameters that were used."""
     bundle = call(world, {"colour": "red", "patient": "p"})
     assert bundle["total"] == 0
     assert bundle["link"][0]["url"].endswith("DocumentReference?patient=p")

@@ -1,4 +1,4 @@
-"""Each sample of Health Gorilla's documents, from a Practitioner in Medplum to what is sent, compared as a whole."""
+"""Each sample of Health Gorilla's documents, from a Practitioner in Medplum to the request, compared as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASES = [case for stem in STEMS for case in cases(stem)]
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_sample_as_a_whole(case: Case) -> None:
-    """What leaves for Health Gorilla and what the bot answers are the folder's, to the last element; and accepted."""
+    """The request to Health Gorilla and the bot's answer equal the folder's to the last element, and are accepted."""
     handler = load().named(case.stem)
     with world() as here:
         answer, bound = here.play(handler, case)
@@ -42,7 +42,7 @@ def test_a_sample_is_fhir(case: Case) -> None:
         filled = json.loads(PLACEHOLDER.sub("x-1", json.dumps(resource)))
         get_fhir_model_class(resource["resourceType"]).model_validate(filled)
         for identifier in resource.get("identifier", []):
-            # The registry's numbers begin at 1003000126.
+            # The registry's numbers start at 1003000126.
             assert identifier.get("system") != NPI or identifier["value"] < "1003000126"
 
 

@@ -1,4 +1,4 @@
-"""Patients who are kept out of the network, and what becomes of a registration that exists."""
+"""Patients who are kept out of the network, and what happens to an existing registration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def consent(patient: Json, /, **parts: Any) -> Json:
 
 
 def hg_identifiers(w: Clinic, patient: Json) -> list[tuple[str, str]]:
-    """Value and use of each Health Gorilla id that Medplum keeps."""
+    """Value and use of each Health Gorilla id in Medplum."""
     entries = w.server.read(f"Patient/{patient['id']}").get("identifier", [])
     return [(each["value"], each.get("use", "")) for each in entries if each["system"] == HG]
 

@@ -1,4 +1,4 @@
-"""Two people with one name and birth date: who is registered, and how a person says that they are two."""
+"""Two people with one name and birth date: which is registered, and how a person confirms that they are two."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_marks_tell_two_people_apart(first: Json, second: Json, plain: str, forc
 def test_a_copy_in_another_spelling_is_found(
     first: tuple[str, list[str]], second: tuple[str, list[str]], turned: bool
 ) -> None:
-    """Whichever of the two the index holds."""
+    """Whichever of the two spellings the index has."""
     given = [{"name": [{"family": family, "given": names}]} for family, names in (first, second)]
     with clinic() as w:
         _, other = two(w, *(reversed(given) if turned else given))
@@ -123,7 +123,7 @@ def test_the_other_person_must_be_a_patient_of_this_server(wrong: str) -> None:
 
 @pytest.mark.parametrize("identifier_system", ["", MRN])
 def test_a_person_says_that_they_are_two_and_that_holds(identifier_system: str) -> None:
-    """For the call itself, and for a later event of either of them; a third namesake is not meant."""
+    """For the call itself, and for later events of either of them, but not for a third namesake."""
     with clinic(FEDERATED_PATIENT_IDENTIFIER_SYSTEM=identifier_system) as w:
         numbered = [{"identifier": [{"system": MRN, "value": f"R-{place}"}]} for place in range(3)]
         one, other = two(w, *numbered[:2])
@@ -181,7 +181,7 @@ def test_nobody_is_somebody_else_than_themselves() -> None:
 
 
 def test_a_namesake_who_has_no_id_of_this_clinic_is_adopted() -> None:
-    """The index knows the patient from somewhere else: no second one is made where nothing speaks against it."""
+    """The index knows the patient from elsewhere: no second one is created unless data contradict."""
     with clinic() as w:
         stored = w.server.create(person())
         handler(w.asked(stored))

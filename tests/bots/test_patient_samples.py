@@ -33,7 +33,7 @@ def test_a_sample_as_a_whole(case: Case) -> None:
 def test_a_sample_is_fhir(case: Case) -> None:
     """What is stored, sent and answered is FHIR R4 by fhir.resources."""
     answer = case.read("expected.json")
-    resources = [] if isinstance(answer, str) else [answer]  # an ADT message has an acknowledgement
+    resources = [] if isinstance(answer, str) else [answer]  # the answer to an ADT message is an acknowledgment
     for resource in [*case.stored, *(case.read("sent.json") or []), *resources]:
         filled: Json = json.loads(
             PLACEHOLDER.sub("x-1", json.dumps(resource).replace("<new:updated>", "2026-01-01T00:00:00Z"))

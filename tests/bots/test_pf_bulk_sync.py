@@ -113,7 +113,7 @@ def test_a_preview_takes_the_level_that_a_run_would_take(levels: set[str], setti
 
 
 def test_a_preview_that_takes_longer_than_a_step_says_so() -> None:
-    """And its export is not left behind at the source."""
+    """And its export is deleted at the source."""
     with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
         answer = call(both, parameters.boolean("preview", True), PF_STEP_SECONDS="1")
         issue = one(answer, "outcome")["issue"][0]
@@ -123,7 +123,7 @@ def test_a_preview_that_takes_longer_than_a_step_says_so() -> None:
 
 
 def test_a_call_whose_time_is_over_before_it_began_says_what_to_do() -> None:
-    """Medplum was busy all the while: there is nothing yet to go on with."""
+    """Medplum was busy all the time: there is no progress to continue from yet."""
     with world(generate(1, 1), switches=Switches.general(polls=0)) as both:
         both.medplum.faults.add("server_error", status=503, path="/Task")
         answer = call(both, PF_STEP_SECONDS="1")
@@ -162,7 +162,7 @@ def test_the_timer_does_not_undo_a_cancel() -> None:
 
 
 def test_the_timer_does_not_ask_a_source_that_gave_up_every_five_minutes() -> None:
-    """A run that failed for good is followed by the next one when the interval has passed, as with --watch."""
+    """After a run that failed for good, the next one starts when the interval has passed, as with --watch."""
     with world(generate(1, 1), switches=FAST) as both:
         both.source.faults.add("failed_export")
         assert one(call(both, cron=True), "action") == "refused"
@@ -174,7 +174,7 @@ def test_the_timer_does_not_ask_a_source_that_gave_up_every_five_minutes() -> No
 
 
 def test_to_try_again_what_failed_puts_no_export_off() -> None:
-    """It exports nothing: done each day, it kept the timer from ever starting a sync, and the sync looked healthy."""
+    """A retry exports nothing: done daily, it stopped the timer from starting a sync, and the sync looked healthy."""
     with world(generate(1, 1), switches=FAST) as both:
         both.source.faults.add("failed_export")
         call(both, cron=True)
@@ -259,7 +259,7 @@ def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path:
 
 
 def test_who_triggers_a_sync_by_hand_reads_whether_it_succeeded() -> None:
-    """success, and error with the code, also where the call fails, and for several practices together."""
+    """success, and error with the code, even if the call fails, and for several practices together."""
     with world(generate(1, 1), switches=FAST) as both:
         both.source.faults.add("failed_export")
         answer = call(both)

@@ -53,7 +53,7 @@ class Caller:
         return found
 
     def texts(self, *types: str) -> str:
-        """All that Medplum holds of some types, with every version."""
+        """All versions of Medplum's resources of some types."""
         found = ""
         for name in types:
             answer = self._http.get(name, params={"_count": "200"})
@@ -100,7 +100,7 @@ def test_a_staff_account_through_medplum(caller: Caller) -> None:
 
 
 def test_a_clinician_moves_to_a_new_location(caller: Caller) -> None:
-    """A location is made, a clinician is enrolled by Subscription and then assigned to it."""
+    """A location is created, a clinician is enrolled by Subscription and then assigned to it."""
     address = {"line": ["7 Canopy Road"], "city": "Lumberton", "state": "TX", "postalCode": "77657"}
     office = caller.store({"resourceType": "Organization", "name": "Canopy Office", "address": [address]})
     assert action(caller.call("sync-location", office, on_instance=True)) == "created"
@@ -119,7 +119,7 @@ def test_a_clinician_moves_to_a_new_location(caller: Caller) -> None:
 
 
 def test_the_sync_answers_under_both_names(caller: Caller) -> None:
-    """Medplum's documentation calls the operation $health-gorilla-sync-practitioner by now; both are deployed."""
+    """Medplum's documentation now calls the operation $health-gorilla-sync-practitioner; both are deployed."""
     someone = caller.store(person())
     for operation in ("sync-practitioner", "health-gorilla-sync-practitioner"):
         for on_instance in (True, False):

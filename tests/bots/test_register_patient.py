@@ -1,4 +1,4 @@
-"""register-patient against the two look-alikes: what is written, what is refused, and what comes back."""
+"""register-patient against the two look-alikes: what is written, what is refused, and what is answered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pt(patient: Json) -> list[tuple[str, str]]:
 
 
 def test_a_patient_is_registered_and_the_id_written_back(world: Clinic) -> None:
-    """The index knows the patient by Medplum's id, and Medplum keeps the index's."""
+    """The index gets Medplum's id of the patient, and Medplum stores the index's id."""
     stored = world.server.create(person())
     answer = handler(world.asked(stored))
     assert action(answer) == "registered"
@@ -143,7 +143,7 @@ def test_an_id_that_another_patient_carries_is_not_taken(world: Clinic) -> None:
 
 
 def test_a_merged_patient_is_followed(world: Clinic) -> None:
-    """The one that it was merged into is registered, and said so; a circle is for a person."""
+    """The surviving record is registered, and the answer says so; a circle of links needs a person."""
     kept = world.server.create(person())
     gone = world.server.create(
         person(active=False, link=[{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}])
@@ -164,7 +164,7 @@ def test_a_merged_patient_is_followed(world: Clinic) -> None:
 @pytest.mark.parametrize("shape", ["absolute", "absolute_history", "relative", "relative_history"])
 @pytest.mark.parametrize("body", ["empty", "resource"])
 def test_the_new_id_is_read_from_any_location(shape: str, body: str) -> None:
-    """Whatever a create answers with, the id that is written back is the one it made."""
+    """Whatever form the create's answer has, the id that is written back is the created one."""
     with clinic(switches=Switches(location_header=shape, patient_create_body=body)) as world:  # type: ignore[arg-type]  # the parameters are its literals
         stored = world.server.create(person())
         handler(world.asked(stored))
@@ -172,7 +172,7 @@ def test_the_new_id_is_read_from_any_location(shape: str, body: str) -> None:
 
 
 class Informative(HealthGorillaSandbox):
-    """A Health Gorilla that answers a create with an OperationOutcome which has an id of its own, and no Location."""
+    """A Health Gorilla that answers a create with an OperationOutcome that has its own id, and no Location."""
 
     def _answer(self, ask: Ask, url: str) -> Answer:
         answer = super()._answer(ask, url)
@@ -236,7 +236,7 @@ class Edited(HealthGorillaSandbox):
 
 
 class Loose(HealthGorillaSandbox):
-    """A Health Gorilla that passes over a parameter, ``identifier`` at first, where it searches for Patients."""
+    """A Health Gorilla that ignores a parameter, at first ``identifier``, in a search for Patients."""
 
     passed_over = "identifier"
 
@@ -302,7 +302,7 @@ def test_a_busy_partner_is_not_the_callers_fault() -> None:
 
 
 def test_a_refusal_of_the_partner_is_told(world: Clinic) -> None:
-    """A rule that only Health Gorilla knows comes back as a refusal, not as success."""
+    """A refusal by a rule that only Health Gorilla knows is reported as a refusal, not as success."""
     with clinic(switches=Switches(other_genders=False), REGISTER_OTHER_GENDERS="true") as strict:
         stored = strict.server.create(person(gender="other"))
         assert codes(handler(strict.asked(stored))) == ["registration-refused"]
@@ -319,7 +319,7 @@ def tasks(world: Clinic) -> list[Json]:
 
 
 def test_a_failed_registration_from_a_subscription_leaves_one_task(world: Clinic) -> None:
-    """The Task is for the patient, says why, is kept up to date, and ends when the patient is registered."""
+    """The Task refers to the patient, gives the reason, is kept up to date, and ends when the patient is registered."""
     stored = world.server.create(person(address=None))
     for _ in range(2):
         assert codes(handler(world.subscribed(stored))) == ["missing-demographics"]
@@ -345,7 +345,7 @@ def test_a_patient_who_is_not_for_the_index_leaves_no_task(world: Clinic) -> Non
 
 
 def test_a_deleted_patient_is_left_as_registered(world: Clinic) -> None:
-    """Health Gorilla knows no delete: the answer says so, and nothing is called."""
+    """Health Gorilla has no delete: the answer says so, and no request is sent."""
     stored = world.server.create(person())
     answer = handler(world.subscribed(stored, "delete"))
     assert (action(answer), codes(answer)) == ("unchanged", ["patient-deleted"])
@@ -405,7 +405,7 @@ def test_an_admission_stores_and_registers(hospital: Clinic, event: str) -> None
 
 
 def test_the_same_message_twice_changes_nothing(hospital: Clinic) -> None:
-    """No version is made, neither here nor there."""
+    """No new version is created on either side."""
     handler(hospital.message(adt("A04")))
     before = hospital.held()
     assert acknowledged(handler(hospital.message(adt("A04")))) == ("AA", "C-1", [])
@@ -413,7 +413,7 @@ def test_the_same_message_twice_changes_nothing(hospital: Clinic) -> None:
 
 
 def test_an_update_reaches_the_index(hospital: Clinic) -> None:
-    """A08 changes the stored patient and the registration; an empty field leaves what was there."""
+    """A08 changes the stored patient and the registration; an empty field changes nothing."""
     handler(hospital.message(adt("A04")))
     handler(hospital.message(adt("A08", control="C-2", f5="Winter^Anna", f13="")))
     assert held(hospital)["name"][0]["family"] == "Winter"
@@ -454,7 +454,7 @@ def test_a_patient_is_merged_into_one_other_only(hospital: Clinic) -> None:
 
 
 def test_a_late_message_changes_nothing_of_the_patient(hospital: Clinic) -> None:
-    """What its sender said later holds, here and in the index; a merge is carried out all the same."""
+    """The sender's later data stay, here and in the index; a merge is still carried out."""
     handler(hospital.message(adt("A04", recorded="20261122090000")))
     handler(hospital.message(adt("A08", recorded="20261122100000", f5="Winter^Anna")))
     before = hospital.held()
@@ -472,7 +472,7 @@ def test_a_late_message_changes_nothing_of_the_patient(hospital: Clinic) -> None
 
 @pytest.mark.parametrize("name", ["Sommer^Anna", "Winter^Anna"])
 def test_the_registration_of_a_record_that_ends_is_the_survivors(hospital: Clinic, name: str) -> None:
-    """Who was registered is not registered again under another id, nor left under the one that ended."""
+    """A registered patient is not registered again under another id, nor left under the one that ended."""
     handler(hospital.message(adt("A04", "M-8")))
     before = hospital.gorilla.patients()[0]["id"]
     merge = adt("A40", "M-7", prior="M-8", f5=name)
@@ -484,7 +484,7 @@ def test_the_registration_of_a_record_that_ends_is_the_survivors(hospital: Clini
 
 
 def test_a_link_on_one_side_alone_takes_no_registration_over(world: Clinic) -> None:
-    """Merging the two in Medplum settles it only once the record that ends says so itself."""
+    """A merge in Medplum counts only once the record that ends says so itself."""
     first, second = world.server.create(person()), world.server.create(person())
     handler(world.asked(first))
     replaces = [{"type": "replaces", "other": {"reference": f"Patient/{first['id']}"}}]
@@ -537,7 +537,7 @@ def test_every_message_is_acknowledged_with_its_control_id(
 
 
 def test_a_wrong_setting_is_acknowledged_too() -> None:
-    """The sender gets an acknowledgement, not silence, when the operator has made a mistake."""
+    """The sender gets an acknowledgment, not silence, when the operator has made a mistake."""
     with clinic(ADT_ASSIGNING_AUTHORITIES="{") as world:
         assert acknowledged(handler(world.message(adt("A04")))) == ("AE", "C-1", ["invalid-setting"])
 
@@ -570,7 +570,7 @@ def test_a_fault_of_the_code_is_acknowledged_too(hospital: Clinic) -> None:
 
 
 def test_two_patients_with_one_number_are_for_a_person(hospital: Clinic) -> None:
-    """A message is never applied to one of two."""
+    """A message is never applied to one of two matches."""
     for _ in range(2):
         hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7"}]))
     assert acknowledged(handler(hospital.message(adt("A08")))) == ("AE", "C-1", ["several-patients"])
@@ -590,7 +590,7 @@ def test_a_number_of_another_patient_is_not_taken_over(hospital: Clinic) -> None
 
 
 def test_a_number_of_another_kind_is_another_number(hospital: Clinic) -> None:
-    """One authority may give account numbers too: whose record number is the same is not who has that account."""
+    """One authority may give account numbers too: the same record number does not identify the owner of the account."""
     account = {"f3": "M-8^^^NORTH^AN~M-7^^^NORTH^MR"}
     beas = adt("A04", "M-8", f5="Winter^Bea", f7="19900101")
     for message in (adt("A04", **account), beas, adt("A08", **account), beas):
@@ -601,7 +601,7 @@ def test_a_number_of_another_kind_is_another_number(hospital: Clinic) -> None:
 
 
 def test_the_number_of_a_merged_record_may_stand_beside_the_survivors(hospital: Clinic) -> None:
-    """Some senders list both from then on: the survivor is meant by either."""
+    """Some senders list both from then on: either one means the survivor."""
     handler(hospital.message(adt("A04", "M-7")))
     handler(hospital.message(adt("A04", "M-8", f5="Sommer^Annie")))
     both = {"f3": "M-7^^^NORTH^MR~M-8^^^NORTH^MR"}
@@ -614,7 +614,7 @@ def test_the_number_of_a_merged_record_may_stand_beside_the_survivors(hospital: 
 
 
 def test_records_that_ended_in_each_other_are_for_a_person(hospital: Clinic) -> None:
-    """None of them is meant, and a third one is not made."""
+    """Neither of them is chosen, and no third one is created."""
     made = [hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7"}])) for _ in range(2)]
     for one, other in (made, reversed(made)):
         link = [{"type": "replaced-by", "other": {"reference": f"Patient/{other['id']}"}}]
@@ -655,7 +655,7 @@ def test_a_registration_that_is_still_under_way_is_waited_for() -> None:
 
 
 def test_a_conflicting_edit_is_planned_anew() -> None:
-    """A PUT that comes too late reads again; one conflict is no failure."""
+    """After a late PUT the bot reads again; one conflict is no failure."""
     faults = Faults()
     with clinic(faults=faults) as world:
         stored = world.server.create(person())
@@ -684,7 +684,7 @@ def test_a_recorded_registration_is_found_by_its_id(world: Clinic) -> None:
 
 
 def test_no_refusal_and_no_log_quotes_a_person(hospital: Clinic, caplog: pytest.LogCaptureFixture) -> None:
-    """Outcomes, Tasks, acknowledgements and logs say codes and elements, never a name, a number or an id."""
+    """Outcomes, Tasks, acknowledgments and logs have codes and elements, never a name, a number or an id."""
     caplog.set_level("DEBUG")
     first = hospital.server.create(person(identifier=[{"system": MRN, "value": "M-7"}]))
     second = hospital.server.create(person())

@@ -70,7 +70,7 @@ def test_a_location_is_made_once_and_told_to_medplum(here: World) -> None:
 
 
 def test_a_change_in_medplum_arrives_and_nothing_else_is_lost(here: World) -> None:
-    """What differs is put; what Health Gorilla has beside it stays."""
+    """Only the differences are changed with PUT; Health Gorilla's other data stay."""
     location = office(here)
     sync(here, location)
     (made,) = there(here)
@@ -84,7 +84,7 @@ def test_a_change_in_medplum_arrives_and_nothing_else_is_lost(here: World) -> No
 
 
 def test_a_line_that_is_taken_away_or_moved_in_medplum_is_so_there(here: World) -> None:
-    """The lines are one text: what is sent to a suite that was left would go astray."""
+    """The lines are one text: mail to a suite that the office has left would be lost."""
     location = office(here, address=[{**ADDRESS, "line": ["7 Canopy Road", "Suite 5"]}])
     sync(here, location)
     for lines in (["Suite 5", "7 Canopy Road"], ["7 Canopy Road"]):
@@ -209,7 +209,7 @@ def test_a_location_does_not_move_to_another_tenant(here: World) -> None:
 
 
 def test_clinicians_can_be_assigned_to_it_at_once(here: World) -> None:
-    """A synced location is what sync-practitioner wants; account numbers on it reach the clinicians there."""
+    """sync-practitioner accepts a synced location; account numbers on it reach the clinicians there."""
     laboratory = here.store(organization(here.gorilla.labs[0]))
     location = office(here, identifier=[account_number(laboratory, "OFFICE")])
     sync(here, location)

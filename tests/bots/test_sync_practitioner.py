@@ -95,7 +95,7 @@ def test_an_npi_is_required_valid_and_the_only_one(here: World, identifiers: lis
 
 
 def test_a_new_clinician_is_enrolled_once_and_written_back(here: World) -> None:
-    """Directory name verbatim, NPI, profiles, roles, tags and login go out; id and login come back to Medplum."""
+    """Sent: the directory's exact name, NPI, profiles, roles, tags and login; id and login are stored in Medplum."""
     practitioner = here.store(clinician(name=[{"family": " gorilla", "given": ["Joe", "Kong"]}]))
     answer = sync(here, practitioner)
     assert (action(answer), codes(answer)) == ("enrolled", ["enrolled"])
@@ -119,7 +119,7 @@ def test_a_new_clinician_is_enrolled_once_and_written_back(here: World) -> None:
 
 
 def test_invitations_and_notifications_are_settings(here: World) -> None:
-    """HEALTH_GORILLA_INVITE and _NOTIFY leave the tags away."""
+    """HEALTH_GORILLA_INVITE and _NOTIFY remove the tags."""
     sync(here, here.store(clinician()), HEALTH_GORILLA_INVITE="true", HEALTH_GORILLA_NOTIFY="true")
     (sent,) = here.gorilla.sent("POST")
     assert "tag" not in sent["meta"]
@@ -147,7 +147,7 @@ def test_single_sign_on_gets_a_provider_number(here: World) -> None:
 
 
 def test_the_login_of_medplum_is_taken(here: World) -> None:
-    """A login on the Practitioner is the one that is asked for."""
+    """If the Practitioner has a login, that login is requested."""
     practitioner = here.store(clinician(extension=[{"url": LOGIN, "valueString": "joe.gorilla"}]))
     answer = sync(here, practitioner)
     assert one(answer, "login") == "joe.gorilla"
@@ -222,7 +222,7 @@ def test_several_directory_records_are_for_a_person(here: World) -> None:
 
 
 def test_an_inactive_practitioner_is_refused(here: World) -> None:
-    """Who has left the clinic gets no account."""
+    """A clinician who has left the clinic gets no account."""
     answer = sync(here, here.store(clinician(active=False)))
     assert (action(answer), codes(answer)) == ("refused", ["practitioner-inactive"])
 
@@ -271,7 +271,7 @@ def test_another_id_in_medplum_is_refused(here: World, enrolled: bool) -> None:
 
 @pytest.mark.parametrize("carried", ["contained", "include"])
 def test_a_colleagues_account_is_not_taken_for_ones_own(carried: Any) -> None:
-    """Enrolled under this NPI, and Medplum keeps no id yet: the name must be the account's, or nothing is written."""
+    """Enrolled under this NPI, and Medplum has no id yet: the name must be the account's, or nothing is written."""
     with world(Switches(role_practitioner=carried)) as here:
         sync(here, here.store(clinician()))
         accounts = copy.deepcopy(here.gorilla.roles())
@@ -297,7 +297,7 @@ def test_an_account_that_shows_no_name_is_compared_with_the_directory(here: Worl
 
 
 def test_a_linked_clinician_may_change_the_name(here: World) -> None:
-    """Once Medplum keeps the id it decides, so that a marriage in Medplum stops no account number."""
+    """Once Medplum has the id, the id decides, so that a marriage in Medplum does not block account numbers."""
     practitioner = here.store(clinician())
     sync(here, practitioner)
     here.put({**here.read(practitioner), "name": [{"family": "Kong", "given": ["Joe"]}]})
@@ -323,7 +323,7 @@ def test_a_page_with_status_200_is_no_account(here: World, times: int) -> None:
 
 
 def test_an_account_that_can_not_be_read_at_once_is_told_as_enrolled(here: World) -> None:
-    """Some servers show what was made a moment later: it is made all the same, and Medplum keeps its id."""
+    """Some servers show a new account a moment later: it counts as enrolled, and Medplum stores its id."""
     practitioner = here.store(clinician())
     here.gorilla.faults.add("server_error", method="GET", path="/PractitionerRole/", status=404)
     answer = sync(here, practitioner)
@@ -419,7 +419,7 @@ def test_an_unknown_laboratory_is_refused_with_its_cause(here: World) -> None:
 
 
 def test_an_unchanged_sync_costs_three_requests_and_one(here: World) -> None:
-    """At most three requests to Medplum, one to Health Gorilla, no write on either side, the token kept."""
+    """At most three requests to Medplum, one to Health Gorilla, no write on either side; the token is kept."""
     lab = here.store(organization(here.gorilla.labs[0]))
     practitioner = here.store(clinician(identifier=[{"system": NPI, "value": npi(1)}, account_number(lab, "1")]))
     sync(here, practitioner)
@@ -446,7 +446,7 @@ def test_the_subscription_of_its_own_write_back_ends(here: World) -> None:
 
 
 def test_a_stale_event_enrols_whom_medplum_holds_now(here: World) -> None:
-    """What an event brings along may be old or made up: Medplum's own resource decides."""
+    """An event's content may be old or invented: Medplum's own resource decides."""
     practitioner = here.store(clinician())
     forged = {**practitioner, "identifier": [{"system": NPI, "value": npi(2)}]}
     assert action(handler(here.event(forged))) == "enrolled"

@@ -80,7 +80,7 @@ def email(value: str, **more: object) -> Json:
 
 
 def test_the_locations_given_replace_the_list_there(here: World) -> None:
-    """Locations by parameter are set at enrollment, replaced by the next call, and kept by a call that gives none."""
+    """Locations by parameter are set at enrollment, replaced by the next call, and kept by a call without any."""
     north, south = location(here, "North"), location(here, "South")
     person = here.store(clinician())
     assert action(sync(here, person, named("location", north))) == "enrolled"
@@ -105,7 +105,7 @@ def test_the_list_of_locations_is_never_emptied(here: World, nothing: Json) -> N
 
 
 def test_the_extension_names_locations_where_the_call_does_not(here: World) -> None:
-    """The practitioner's own extension is the durable setting; a parameter comes before it."""
+    """The practitioner's own extension is the permanent setting; a parameter overrides it."""
     north, south = location(here, "North"), location(here, "South")
     person = here.store(clinician(extension=[at(north), at(south), at(north)]))
     assert action(sync(here, person)) == "enrolled"
@@ -127,7 +127,7 @@ def test_a_location_without_an_id_is_refused_with_what_to_do(here: World) -> Non
 
 
 def test_locations_that_a_release_ignores_are_said(here: World) -> None:
-    """Releases before July 2026 ignore a location on update: it is read back, and the answer says so."""
+    """Releases before July 2026 ignore a location on update: the bot reads it back and reports this."""
     with world(Switches(location_mutable=False)) as old:
         north, south = location(old, "North"), location(old, "South")
         person = old.store(clinician())
@@ -143,7 +143,7 @@ def test_locations_that_a_release_ignores_are_said(here: World) -> None:
 
 
 def test_practice_account_numbers_come_with_the_location(here: World) -> None:
-    """ANs on the location's Organization and in the practitioner's extension are merged beside the physician's own."""
+    """ANs on the location's Organization and in the practitioner's extension are merged with the clinician's own."""
     first, second, third = (here.store(organization(lab)) for lab in here.gorilla.labs)
     north = location(here, "North")
     north = here.put({**north, "identifier": [*north["identifier"], account_number(second, "OFFICE")]})
@@ -167,7 +167,7 @@ def test_practice_account_numbers_come_with_the_location(here: World) -> None:
 
 
 def test_practice_account_numbers_that_lead_nowhere_are_warned_of(here: World) -> None:
-    """A practice's number without value, or of an Organization that is no laboratory, is said and stops nothing."""
+    """A practice's number without a value, or of an Organization that is no laboratory, causes only a warning."""
     nowhere = here.store(organization())
     north = location(here, "North")
     here.put({**north, "identifier": [*north["identifier"], account_number(nowhere, "OFFICE")]})
@@ -184,7 +184,7 @@ def test_practice_account_numbers_that_lead_nowhere_are_warned_of(here: World) -
 
 
 def test_one_login_for_each_tenant(here: World) -> None:
-    """In a second tenant the person gets another login; Medplum's extension keeps the configured tenant's."""
+    """In a second tenant the person gets another login; Medplum's extension keeps the configured tenant's login."""
     person = here.store(clinician())
     first = sync(here, person)
     tenant = here.store(organization(here.gorilla.subtenant_id))
@@ -231,7 +231,7 @@ def test_no_email_is_sent_unless_asked_for(here: World) -> None:
 
 
 def test_emails_are_tried_by_rank_until_one_is_accepted(here: World) -> None:
-    """Addresses are unique over all tenants: taken ones make way for the next; old and broken ones are left out."""
+    """Addresses are unique over all tenants: after a taken one the next is tried; old and broken ones are left out."""
     person = here.store(
         clinician(
             telecom=[
@@ -272,7 +272,7 @@ def test_without_a_free_address_the_account_has_none(here: World) -> None:
 
 
 def test_an_address_is_added_later_and_never_replaced(here: World) -> None:
-    """An account without address gets one once it is asked for; one that it has stays, whatever Medplum says later."""
+    """An account without an address gets one on request; an existing address stays, whatever Medplum says later."""
     person = here.store(clinician(telecom=[email(here.gorilla.taken_email), email("joe@clinic.example")]))
     sync(here, person)
     assert "PractitionerRole.contained.telecom: e-mail address added" in differences(
@@ -335,7 +335,7 @@ def test_a_password_is_for_a_new_account_only(here: World) -> None:
     ],
 )
 def test_a_password_that_can_not_be_one(here: World, entries: list[Json], code: str) -> None:
-    """Two ways at once, a secret meant for something else, one that is not set, an empty one: nothing is made."""
+    """Two ways at once, a secret with another purpose, one that is not set, or an empty one: nothing is created."""
     answer = sync(here, here.store(clinician()), *entries)
     assert codes(answer) == [code]
     assert SECRET not in json.dumps(answer)
@@ -343,7 +343,7 @@ def test_a_password_that_can_not_be_one(here: World, entries: list[Json], code: 
 
 
 def test_no_password_is_taken_from_a_query(here: World) -> None:
-    """The query of a GET is written into logs on its way: a password there is refused, and nothing is made."""
+    """The query of a GET is logged on its way: a password there is refused, and nothing is created."""
     person = here.store(clinician())
     query = {"practitioner": f"Practitioner/{person['id']}", "password": SECRET}
     answer = handler(here.event(query))

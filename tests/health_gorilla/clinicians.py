@@ -66,7 +66,7 @@ def settings(**changes: str) -> HealthGorilla:
 
 
 def enrolled(*more: Json, login: str | None = "amara", role_id: str = "role-1", **changes: Any) -> Enrollment:
-    """An account as Health Gorilla shows it; ``more`` are identifiers, ``changes`` are made to its role."""
+    """An account as Health Gorilla returns it; ``more`` are identifiers, ``changes`` are made to its role."""
     person: Json = {
         "resourceType": "Practitioner",
         "id": "pr",

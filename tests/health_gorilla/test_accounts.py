@@ -1,4 +1,4 @@
-"""Accounts made and changed exactly once: lost answers, taken logins and addresses, and what each refusal becomes."""
+"""Accounts created and changed exactly once: lost answers, taken logins and addresses, the result of each refusal."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_medplums_own_login_is_never_exchanged() -> None:
 
 @responses.activate
 def test_an_address_that_is_taken_makes_way_for_the_next_and_at_last_for_none() -> None:
-    """The login stays the same, and that no address was accepted is said."""
+    """The login stays the same, and the answer says that no address was accepted."""
     answers("POST", TAKEN_EMAIL, TAKEN_EMAIL, MADE)
     responses.get(f"{ROLE_URL}/role-1", json=READ)
     account = accounts_there.enroll(client(), plan(AccountRequest(emails=EMAILS)), nobody)
@@ -234,7 +234,7 @@ def test_an_address_that_is_accepted_is_not_spoken_of() -> None:
 
 @responses.activate
 def test_a_refusal_about_an_address_without_any_is_a_refusal() -> None:
-    """It does not go round for ever."""
+    """It does not loop forever."""
     answers("POST", TAKEN_EMAIL)
     error = refused(lambda: accounts_there.enroll(client(), plan(), nobody))
     assert (error.code, len(sent("POST"))) == ("email-taken", 1)
@@ -399,7 +399,7 @@ def test_haste_and_refusals_of_an_update_are_told_at_once(failure: tuple[int, An
 
 @responses.activate
 def test_an_update_tries_each_address_and_at_last_none() -> None:
-    """What else is to change is changed all the same."""
+    """Other changes are still made."""
     answers("PUT", TAKEN_EMAIL, TAKEN_EMAIL, (200, ""))
     account = accounts_there.update(client(), change(AccountRequest([NUMBER], emails=EMAILS)), pytest.fail)
     assert emails("PUT") == [[EMAILS[0]], [EMAILS[1]], []]
@@ -435,7 +435,7 @@ def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
     ],
 )
 def test_locations_are_read_back(requested: AccountRequest, there: str, expected: list[str], heeded: bool) -> None:
-    """Older releases ignore them silently: then it is said, and an update of nothing else did nothing."""
+    """Older releases ignore them silently: then the answer says so, and a location-only update did nothing."""
     answers("PUT", (200, ""))
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"Organization/{there}"}]})
     account = accounts_there.update(client(), change(requested), pytest.fail)
@@ -491,7 +491,7 @@ def test_a_login_that_is_taken_elsewhere_is_passed_over(clash: int) -> None:
 
 @responses.activate
 def test_a_clash_that_quotes_the_login_is_one_of_the_login() -> None:
-    """The next login is tried, although the text speaks of a user and a tenant only."""
+    """The next login is tried, although the text mentions only a user and a tenant."""
     first = plan().logins[0]
     answers("POST", (409, outcome(f"User {first.upper()} already exists in the tenant")), (201, ""))
     answers("GET", (200, {"resourceType": "Bundle", "type": "searchset", "total": 0}))

@@ -37,7 +37,7 @@ def client_of(gorilla: HealthGorillaSandbox, tenant: str | None = None) -> Healt
 
 @contextmanager
 def enrolled(switches: Switches | None = None, *, organization: str | None = None) -> Iterator[HealthGorillaSandbox]:
-    """A look-alike that knows one clinician, and counts from then on."""
+    """A look-alike that knows one clinician, and counts requests from then on."""
     with HealthGorillaSandbox(switches=switches) as gorilla:
         body = clinical(gorilla)
         if organization == "subtenant":
@@ -48,7 +48,7 @@ def enrolled(switches: Switches | None = None, *, organization: str | None = Non
 
 
 def conversation() -> HealthGorillaClient:
-    """A client of a partner whose answers a test writes; a login of its own, so that no token is shared."""
+    """A client of a partner whose answers a test writes; it has its own login, so that no token is shared."""
     responses.post(TOKEN_URL, json={"access_token": "token-1", "expires_in": 3600})
     client_id = f"client-{next(_NUMBERS)}"
     given = {"BASE_URL": BASE, "TOKEN_URL": TOKEN_URL, "CLIENT_ID": client_id, "CLIENT_SECRET": "s" * 40}
@@ -145,7 +145,7 @@ def test_accounts_of_other_tenants_are_left_out(combined: bool) -> None:
 
 @responses.activate
 def test_a_role_without_organization_is_of_the_logins_own_tenant() -> None:
-    """So it is left out where people are enrolled in another one."""
+    """So it is left out if people are enrolled in another one."""
     client = conversation()
     responses.get(
         f"{BASE}/PractitionerRole", json=bundle(a_role(), a_role("r-2", organization={"reference": "x/t-2"}), PERSON)
@@ -294,7 +294,7 @@ def test_nobody_is_looked_for_without_a_reference(practitioner: Json) -> None:
 
 @responses.activate
 def test_a_person_who_is_there_is_not_read_again() -> None:
-    """Neither one that came along nor one that is contained."""
+    """Neither an included one nor a contained one."""
     client = conversation()
     contained = a_role(practitioner={"reference": "#p-1"}, contained=[PERSON])
     assert client.complete(Enrollment(contained)).person == PERSON
@@ -357,7 +357,7 @@ def answer(location: str | None = None, body: Any = None) -> Answer:
     ],
 )
 def test_what_was_created_is_named_by_location_or_body(given: Answer, expected: str | None) -> None:
-    """In each shape that Location has, else by the resource that came back, else not at all."""
+    """By any form of Location, else by the returned resource, else not at all."""
     assert created_id(given, "PractitionerRole") == expected
 
 
@@ -375,7 +375,7 @@ def test_the_look_alike_names_what_it_created(shape: Any, empty: bool) -> None:
 
 
 def test_a_token_that_ended_early_is_replaced_once() -> None:
-    """The call goes through, and the new token is kept."""
+    """The call succeeds, and the new token is kept."""
     with enrolled() as gorilla:
         client = client_of(gorilla)
         client.enrollments(npi(1))

@@ -1,4 +1,4 @@
-"""A bearer token of Health Gorilla: how it is asked for, how long it is kept, and what each refusal becomes."""
+"""A bearer token of Health Gorilla: how it is requested, how long it is kept, and the result of each refusal."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def form(call: int = 0) -> dict[str, str]:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_assertion_is_signed_with_each_algorithm(algorithm: str, keys: dict[str, PrivateKey]) -> None:
-    """HS256 with the secret, the others with the private key; it says who, as whom, to whom, and lives five minutes."""
+    """HS256 with the secret, the others with the private key; issuer, subject and audience; valid for five minutes."""
     key = keys.get(algorithm)
     given = settings(ALGORITHM=algorithm, PRIVATE_KEY=pem(key) if key else "", AUDIENCE="https://hg.example/aud")
     signed = assertion(given, NOW + 0.9)
@@ -197,7 +197,7 @@ def test_the_look_alike_accepts_each_grant(grant: Grant, subject: Any) -> None:
     ],
 )
 def test_what_the_answer_leaves_out_has_a_default(answer: Any, ends: float, scopes: set[str]) -> None:
-    """An hour, and the scopes that were asked for."""
+    """An hour, and the requested scopes."""
     responses.post(URL, json=answer)
     assert request_token(settings(), TRANSPORT, NOW) == Token("token-1", frozenset(scopes), ends)
 
@@ -272,7 +272,7 @@ class Clock:
 
 @responses.activate
 def test_a_token_is_kept_until_a_minute_before_it_ends() -> None:
-    """Then a new one is asked for."""
+    """Then a new one is requested."""
     responses.post(URL, json=granted(access_token="first", expires_in=600))
     responses.post(URL, json=granted(access_token="second", expires_in=600))
     store, clock = TokenStore(), Clock()

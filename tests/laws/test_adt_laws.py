@@ -1,4 +1,4 @@
-"""Laws of HL7 text: what is written reads back, and no input whatsoever breaks the reader."""
+"""Laws of HL7 text: written text reads back, and no input makes the parser fail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENTS: st.SearchStrategy[Json] = st.builds(
 
 @given(TEXT)
 def test_what_is_escaped_reads_back(text: str) -> None:
-    """unescape(escape(x)) = x, and an escaped text holds no separator."""
+    """unescape(escape(x)) = x, and an escaped text contains no separator."""
     escaped = hl7v2.escape(text)
     assert not set("|^~&\r\n") & set(escaped)
     assert hl7v2.unescape(escaped, {"F": "|", "S": "^", "R": "~", "E": "\\", "T": "&"}, "utf-8") == text
@@ -46,7 +46,7 @@ def test_what_is_escaped_reads_back(text: str) -> None:
 
 @given(PATIENTS, st.sampled_from(sorted(adt_out.STRUCTURES)))
 def test_a_written_patient_reads_back(patient: Json, event: str) -> None:
-    """read(write(patient)) = patient, whatever signs its words hold."""
+    """read(write(patient)) = patient, whatever characters its text contains."""
     envelope = adt_out.Envelope(datetime(2026, 1, 1, tzinfo=UTC), "C-1")
     read = adt.read(adt_out.message(patient, event, envelope))
     assert read.persons[0].patient == patient

@@ -27,5 +27,5 @@ def test_a_span_is_what_slicing_gives(first: str, last: str, length: int) -> Non
 
 @given(st.text(max_size=80), st.one_of(st.none(), st.integers(0, 10)))
 def test_any_header_is_a_span_or_passed_over(header: str, length: int | None) -> None:
-    """What is no range asks for everything."""
+    """An invalid range requests everything."""
     assert byte_range(header, length) is None or header.replace(" ", "").startswith("bytes=")

@@ -33,7 +33,7 @@ def statuses(draw: st.DrawFn) -> list[tuple[int, str]]:
 def test_a_second_is_searched_exactly_if_the_subscription_was_active_then(
     versions: list[tuple[int, str]], first: int, last: int
 ) -> None:
-    """Second by second: the status is that of the newest version that was written by then."""
+    """For each second, the status is that of the newest version written by then."""
     history: list[Json] = [
         {"status": status, "meta": {"lastUpdated": at(time).isoformat()}} for time, status in reversed(versions)
     ]
@@ -87,7 +87,7 @@ def test_only_the_subscriptions_of_the_same_criteria_cover_each_other(others: se
 
 
 def test_a_version_outside_of_the_span_is_not_found() -> None:
-    """The overlap never reaches before the first start, and the end is left for the next pass."""
+    """The overlap never starts before the first start, and the next pass reads the end."""
     version = Version("1", "Practitioner/p", at(5), is_first=False)
     assert rules.missed([version], Span(at(6), at(9)), frozenset({"update"}), bot=BOT) is None
     assert rules.missed([version], Span(at(1), at(5)), frozenset({"update"}), bot=BOT) is None

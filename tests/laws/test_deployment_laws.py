@@ -40,7 +40,7 @@ NAMES = ("name", "status", "code", "resource", "accessPolicy", "criteria", "valu
 
 
 def applied(deployed: Sequence[Found], steps: Iterable[Step]) -> tuple[Found, ...]:
-    """What a server holds after the steps, as far as the project can know."""
+    """The server's state after the steps, as far as the project can know."""
     held = {(found.kind, found.key): found for found in deployed}
     for step in steps:
         key = (step.kind, step.key)

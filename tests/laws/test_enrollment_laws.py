@@ -1,4 +1,4 @@
-"""Laws of enrollment: what is done once is done, nothing of others is lost, and no secret is shown."""
+"""Laws of enrollment: a second run changes nothing, others' data are kept, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_update_that_was_done_leaves_nothing_to_do(
 def test_an_update_loses_nothing_and_changes_no_argument(
     given_: Json, found: Enrollment, requested: AccountRequest
 ) -> None:
-    """Name, login and each identifier of the account are in the payload; what was gathered stays as it was."""
+    """The payload has name, login and each identifier of the account; the arguments are unchanged."""
     before = copy.deepcopy((given_, found, requested))
     decision = enrollment.plan_update(read(given_), found, requested)
     assert (given_, found, requested) == before
@@ -143,7 +143,7 @@ NAMES: st.SearchStrategy[Json] = st.fixed_dictionaries(
 
 @given(NAMES, st.integers(1, 20))
 def test_logins_are_stable_distinct_and_plain(name: Json, count: int) -> None:
-    """The same each time, none twice, ASCII letters, digits and one hyphen, and never the NPI."""
+    """The same each time, no duplicates, only ASCII letters, digits and one hyphen, and never the NPI."""
     logins = accounts.login_candidates(name, f"t-1|{NPI}", count=count)
     assert logins == accounts.login_candidates(copy.deepcopy(name), f"t-1|{NPI}", count=count)
     assert len(set(logins)) == len(logins) == count

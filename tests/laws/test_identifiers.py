@@ -54,7 +54,7 @@ def test_merging_twice_is_merging_once(target: list[Json], source: list[Json]) -
 
 @given(lists, lists)
 def test_nothing_of_the_target_is_lost_or_reordered(target: list[Json], source: list[Json]) -> None:
-    """The target's identifiers stand first, in their order, each at least with what it had."""
+    """The target's identifiers come first, in order, each with at least its own elements."""
     merged = iter(merge(target, source))
     first_of_each = [
         identifier
@@ -137,7 +137,7 @@ def test_the_type_is_a_part_of_the_key(one: str, other: str, value: str, system:
 def test_the_system_is_a_part_of_the_key_unless_the_type_has_none(
     code: str, value: str, one: str, other: str, facility: str
 ) -> None:
-    """Account and provider numbers belong to their assigner, whatever system is written beside them."""
+    """Account and provider numbers belong to their assigner, whatever system they have."""
     pair = [plain(code, value, system, facility) for system in (one, other)]
     assert len(merge(pair[:1], pair[1:])) == (1 if one == other or code in ("AN", "PRN") else 2)
 

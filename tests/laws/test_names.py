@@ -51,7 +51,7 @@ def test_case_and_outer_space_make_no_difference(data: st.DataObject, names: lis
 
 @given(st.lists(human_names(), min_size=1, max_size=4), directory_names, st.randoms(use_true_random=False))
 def test_the_order_of_names_makes_no_difference(names: list[Json], directory: Json, random: Random) -> None:
-    """The match is the same in whatever order Medplum keeps the names."""
+    """The match is the same for any order of the names in Medplum."""
     shuffled = list(names)
     random.shuffle(shuffled)
     assert match(shuffled, directory) is match(names, directory)
@@ -95,7 +95,7 @@ POOL = ("amara", "Béla", "CHIDI", "d'Arcy", "éva", "Fenn", "Gráinne", "hóng"
 
 @st.composite
 def built_cases(draw: st.DrawFn) -> tuple[Json, Json, NameMatch]:
-    """A name of Medplum, a name of the directory, and what must come out, by the way in which they were built."""
+    """A name of Medplum, a name of the directory, and the expected result, from the way in which they were built."""
     pool = list(draw(st.permutations(POOL)))
     family, first, second, other, later, more = pool[:6]
     two_words = draw(st.booleans())

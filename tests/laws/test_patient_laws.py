@@ -19,7 +19,7 @@ from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy, St
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
 from bot_layer.patient_registration.rules.plans import Context, Found
 
-pytestmark = pytest.mark.no_cover  # that each way is taken, the tests beside the rules show
+pytestmark = pytest.mark.no_cover  # the tests of the rules show that each path is taken
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
@@ -41,7 +41,7 @@ VALUES = st.recursive(
 
 
 def odd(*names: str) -> st.SearchStrategy[Json]:
-    """Resources whose elements hold anything."""
+    """Resources whose elements have any value."""
     return st.dictionaries(st.sampled_from(names), VALUES, max_size=len(names))
 
 
@@ -53,7 +53,7 @@ PATIENTS = odd(
 
 @given(CONSENTS, PATIENTS)
 def test_odd_records_raise_nothing(consent: Json, patient: Json) -> None:
-    """Whatever Medplum or Health Gorilla holds, the rules answer."""
+    """Whatever Medplum or Health Gorilla stores, the rules return an answer."""
     disclosure.denial(patient, [consent], DisclosurePolicy(), NOW)
     person = Demographics.read(patient, NOW)
     same_person.differences(person, Demographics.read({}, NOW))
@@ -68,7 +68,7 @@ def test_odd_records_raise_nothing(consent: Json, patient: Json) -> None:
 
 @given(CONSENTS)
 def test_only_a_clear_permission_opens_an_opt_in_clinic(consent: Json) -> None:
-    """Oracle: an active Consent that says neither permit nor OPTIN anywhere can never permit."""
+    """Oracle: an active Consent without permit or OPTIN anywhere can never permit."""
     permits = disclosure.stance(consent, NOW) is Stance.PERMITS
     if permits:
         assert consent["status"] == "active"

@@ -49,7 +49,7 @@ def test_an_element_is_in_force_from_its_first_to_its_last_day(
 
 @given(DAYS, st.integers(-40, 40))
 def test_the_neighborhood_of_a_bound(bound: date, distance: int) -> None:
-    """Days around an end and a start, where a mistake of a day would hide."""
+    """Days around an end and a start, where an off-by-one error would hide."""
     now = datetime.combine(bound + timedelta(days=distance), time(12), UTC)
     assert in_force({"period": {"end": bound.isoformat()}}, now) is (distance <= 0)
     assert in_force({"period": {"start": bound.isoformat()}}, now) is (distance >= 0)

@@ -1,4 +1,4 @@
-"""Laws of locations and roles: what was carried out needs no second time, and nothing that is not meant changes."""
+"""Laws of locations and roles: a completed change needs no second one, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_location_that_was_put_needs_no_second_put(organization: Json, found: 
 
 @given(roles, wanted)
 def test_roles_applied_twice_are_applied_once(role: Json, asked: Roles) -> None:
-    """What was asked for is there, other systems' codings and other extensions stay, and twice is once."""
+    """The requested role is there, other systems' codings and extensions stay, and twice equals once."""
     before = copy.deepcopy(role)
     changed = staff.with_roles(role, asked)
     assert staff.with_roles(changed, asked) is changed

@@ -1,4 +1,4 @@
-"""Laws of registration: what was written needs no writing, and nothing of theirs is lost."""
+"""Laws of registration: a written record needs no second write, and none of Health Gorilla's data are lost."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _COMPLETE: st.SearchStrategy[Json] = st.builds(
 
 
 def held_after(answer: Create | Update) -> Json:
-    """What Health Gorilla holds once the plan was carried out."""
+    """Health Gorilla's record after the plan was carried out."""
     own = {"system": HEALTH_GORILLA_SYSTEM, "value": "hg-1"}
     if isinstance(answer, Create):
         return {**answer.body, "id": "hg-1", "identifier": [own, *answer.body["identifier"]]}

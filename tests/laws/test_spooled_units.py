@@ -22,7 +22,7 @@ CLINICS = st.tuples(NUMBERS, st.lists(NUMBERS, max_size=6), NUMBERS)
 
 
 def spooled(resource: Json) -> Spooled:
-    """A resource as the spool holds it."""
+    """A resource as the spool stores it."""
     key = Key(resource["resourceType"], resource["id"])
     return Spooled(key, place_of(key, resource, BASE), orjson.dumps(resource))
 
@@ -41,7 +41,7 @@ def clinic(shared: int, patients: list[int], joint: int) -> list[Spooled]:
 
 @given(CLINICS)
 def test_everything_is_written_once_and_patients_stay_whole(sizes: tuple[int, list[int], int]) -> None:
-    """In order; whole patients, of which several come together only while there are few; nothing waits needlessly."""
+    """In order; patients stay whole, and several share a unit only while they are few; nothing waits needlessly."""
     given_ = clinic(*sizes)
     found = list(units(given_))
     assert [each.key for unit in found for each in unit.resources] == [each.key for each in given_]

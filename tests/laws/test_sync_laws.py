@@ -94,7 +94,7 @@ def test_reading_what_was_written_gives_it_back(
 
 @given(resources)
 def test_an_empty_map_leaves_no_reference_to_the_source(resource: dict[str, Any]) -> None:
-    """Each one becomes logical; nothing else changes; the argument is left as it is."""
+    """Each one becomes logical; nothing else changes; the argument is unchanged."""
     before = copy.deepcopy(resource)
     rewritten = references.rewrite(resource, {}, BASE)
     assert resource == before
@@ -138,7 +138,7 @@ def test_after_a_write_there_is_nothing_to_write(resource: dict[str, Any]) -> No
 
 @given(resources, resources)
 def test_an_update_leaves_nothing_of_the_former_version(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """And what was added in Medplum is still there."""
+    """Data added in Medplum are kept."""
     second = {**second, "resourceType": first["resourceType"], "id": first["id"]}
     key = Key(first["resourceType"], first["id"])
     stored = {**source_mark.prepare(first, BASE), "id": "m"}
@@ -176,7 +176,7 @@ def test_each_status_means_exactly_one_thing(status: int, asked: float | None, b
 def test_the_negotiation_ends_with_what_is_granted(
     types: list[str], granted: set[str], style: smart.Style, advertised: set[str], named: bool
 ) -> None:
-    """Whatever the server grants, in whichever style, whether it says what it refuses or not."""
+    """Whatever the server grants, in either syntax, whether or not it says what it refuses."""
     state = scopes.start_negotiation(types, [scopes.scope(each, "rs") for each in advertised])
     for _ in range(200):
         if state.settled:
@@ -205,7 +205,7 @@ values_of_identifiers = st.lists(st.sampled_from("abcdef"), unique=True, max_siz
 def test_of_shared_lists_the_source_s_entries_change_and_the_others_stay(
     before: list[str], local: list[str], now: list[str]
 ) -> None:
-    """What the source sent before and not now goes; what was added in Medplum stays, once, behind the source's."""
+    """Entries that the source no longer sends are removed; entries added in Medplum stay once, after the source's."""
     key = Key("Patient", "1")
 
     def sent(names: list[str]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def test_of_shared_lists_the_source_s_entries_change_and_the_others_stay(
 def test_each_resource_is_created_restored_updated_or_left(
     there: set[str], deleted: set[str], sent_again: set[str]
 ) -> None:
-    """By what Medplum holds, what was deleted there, and whether the source changed it; no resource twice."""
+    """By Medplum's current and deleted resources, and by changes of the source; no resource twice."""
     found, former, incoming = {}, {}, []
     for name in "abc":
         key = Key("Patient", name)

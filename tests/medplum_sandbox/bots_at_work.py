@@ -1,4 +1,4 @@
-"""A sandbox with a bot host beside it, and the few calls by which tests set bots to work."""
+"""A sandbox with a bot host, and the few calls with which tests run bots."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Scene:
         self.host.plan({"status": status, "headers": {"Content-Type": "text/plain"}, "body": body})
 
     def events(self) -> list[Json]:
-        """The events that came since the last look, after all is settled."""
+        """The events since the last call, after everything is settled."""
         self.sandbox.settle()
         return [call.body for call in iter(self._next_call, None)]
 

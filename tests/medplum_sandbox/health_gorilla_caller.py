@@ -1,4 +1,4 @@
-"""Talks to the Health Gorilla look-alike over HTTP, and builds the bodies of its tests."""
+"""A client of the Health Gorilla look-alike over HTTP, and the bodies of its tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
 
 
 def claims(hg: HealthGorillaSandbox, **changes: Any) -> Json:
-    """The claims of a good assertion, with changes; None leaves one out."""
+    """The claims of a valid assertion, with changes; None removes one."""
     now = int(time.time())
     good = {"iss": hg.client_uri, "sub": hg.user_login, "aud": hg.audience, "iat": now, "nbf": now, "exp": now + 300}
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
@@ -69,7 +69,7 @@ def location_id(answer: requests.Response) -> str:
 
 
 def clinical(hg: HealthGorillaSandbox, seed: int = 1, **changes: Any) -> Json:
-    """A PractitionerRole for one of the invented clinicians; changes go to the contained Practitioner."""
+    """A PractitionerRole for one of the invented clinicians; changes are made to the contained Practitioner."""
     record = hg.directory.by_npi(npi(seed))[0]
     contained = {
         "resourceType": "Practitioner",
@@ -134,7 +134,7 @@ def numbers(practitioner: Json) -> list[str]:
 
 
 def patient(value: str = "p-1", **changes: Any) -> Json:
-    """A Patient that can be registered, with changes; None leaves an element out."""
+    """A Patient that can be registered, with changes; None removes an element."""
     kind = {"coding": [{"system": V2_0203, "code": "PT", "display": "Patient external identifier"}]}
     good: Json = {
         "resourceType": "Patient",

@@ -20,7 +20,7 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 @dataclass
 class Clock:
-    """A time that passes when the test says so."""
+    """A clock that advances when the test says so."""
 
     time: float = 1_800_000_000.0
 
@@ -30,7 +30,7 @@ class Clock:
 
 @dataclass
 class Caller:
-    """The client's side: a key made for this test, a token, and short words for requests."""
+    """The client's side: a key made for this test, a token, and short methods for requests."""
 
     box: PracticeFusionSandbox
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))

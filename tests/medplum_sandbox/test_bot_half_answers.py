@@ -26,7 +26,7 @@ def fetched(body: Any, status: int = 200) -> Fetched:
 
 @pytest.mark.parametrize("status", [200, 400])
 def test_since_5_1_22_success_false_fails_the_run_with_the_returned_outcome(status: int) -> None:
-    """``{success: false, returnValue: outcome}`` becomes that outcome, also where it comes as HTTP 400."""
+    """``{success: false, returnValue: outcome}`` becomes that outcome, even if it arrives as HTTP 400."""
     result = read_fission(
         fetched({"success": False, "returnValue": WRONG, "logResult": "why"}, status), honors_success=True
     )
@@ -74,7 +74,7 @@ def test_a_lambda_function_answers_with_its_return_value() -> None:
     ],
 )
 def test_a_lambda_function_that_fails_is_a_failed_run(answer: Fetched, text: str) -> None:
-    """An uncaught exception comes as an object with ``errorMessage``."""
+    """An uncaught exception arrives as an object with ``errorMessage``."""
     assert read_lambda(answer) == failed(text)
 
 
@@ -84,7 +84,7 @@ def test_a_crash_is_a_500_without_a_reason() -> None:
 
 
 def test_a_job_holds_json_text_or_an_outcome() -> None:
-    """Any value but an outcome is kept as JSON text; a failure and nothing at all as an outcome."""
+    """Any value except an outcome is stored as JSON text; a failure or an empty result as an outcome."""
     assert job_output(BotResult(returned="a")) == [{"name": "responseBody", "valueString": '"a"'}]
     assert job_output(BotResult(returned=WRONG)) == [{"name": "outcome", "resource": WRONG}]
     assert job_output(BotResult(outcome=WRONG)) == [{"name": "outcome", "resource": WRONG}]

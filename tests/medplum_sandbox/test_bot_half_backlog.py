@@ -41,7 +41,7 @@ def test_settle_waits_for_work_that_work_brings() -> None:
 
 
 def test_settle_says_what_is_still_under_way() -> None:
-    """It does not wait for ever."""
+    """It does not wait forever."""
     backlog, released = Backlog(), threading.Event()
     seen: list[bool] = []
     backlog.submit("a", lambda: seen.append(released.wait(timeout=240)))
@@ -67,7 +67,7 @@ def test_a_fault_inside_a_task_comes_out_of_settle() -> None:
 
 
 def test_after_close_nothing_is_begun() -> None:
-    """What is queued is dropped, what comes later too; what runs is left to end."""
+    """Queued and later tasks are dropped; running ones may end."""
     backlog, begun, released = Backlog(), threading.Event(), threading.Event()
     done: list[str] = []
 

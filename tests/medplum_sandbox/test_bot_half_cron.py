@@ -30,7 +30,7 @@ def test_a_cron_string_of_five_fields_says_when_a_bot_is_due(text: str, minute: 
 
 @pytest.mark.parametrize("text", ["every day", "0 * * * * *", "99 * * * *", ""])
 def test_an_invalid_cron_string_never_runs(text: str) -> None:
-    """It is stored without a word, and silently never due."""
+    """It is stored without an error, and never due."""
     assert expression_of({"cronString": text}) is None
     assert not is_due({"cronString": text}, MONDAY_MIDNIGHT)
 

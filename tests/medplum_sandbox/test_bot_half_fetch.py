@@ -100,7 +100,7 @@ def test_json_that_is_none_is_refused() -> None:
 
 
 def test_a_query_is_decoded_in_its_order() -> None:
-    """A name that comes twice has a list."""
+    """A name that occurs twice has a list."""
     call = Call("GET", "/x?b=1&a=%7C&b=2", {}, b"", NOBODY)
     assert call.query == [("b", "1"), ("a", "|"), ("b", "2")]
     assert grouped(call.query) == {"b": ["1", "2"], "a": "|"}

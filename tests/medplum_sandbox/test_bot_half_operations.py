@@ -131,7 +131,7 @@ def test_a_failed_run_is_an_audit_event_of_outcome_4(today: Scene) -> None:
 
 
 def test_deploying_a_fission_bot_fails_after_the_fact(today: Scene) -> None:
-    """The code is stored, the call fails all the same, and the bot still runs."""
+    """The code is stored, but the call fails, and the bot still runs."""
     bot = today.bot()
     answer = today.http.post(f"/fhir/R4/Bot/{bot['id']}/$deploy", json={"code": "x", "filename": "a.js"})
     assert answer.status_code == 400
@@ -222,7 +222,7 @@ def test_waiting_callers_leave_room_for_what_their_bots_ask(today: Scene) -> Non
 
 
 def test_an_access_policy_of_a_bot_is_kept_in_its_membership(today: Scene) -> None:
-    """Given when the bot is made; the bot's token opens only what the policy allows."""
+    """Set when the bot is created; the bot's token allows only what the policy allows."""
     policy = today.create({"resourceType": "AccessPolicy", "name": "p", "resource": [{"resourceType": "Patient"}]})
     bot = today.bot(accessPolicy={"reference": f"AccessPolicy/{policy['id']}"})
     today.answers(None)

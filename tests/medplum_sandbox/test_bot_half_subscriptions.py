@@ -23,7 +23,7 @@ def today() -> Iterator[Scene]:
 
 
 def test_only_the_first_interaction_counts(today: Scene) -> None:
-    """Who wants create and update needs two Subscriptions."""
+    """Create and update together need two Subscriptions."""
     both = [{"url": INTERACTION, "valueCode": "update"}, {"url": INTERACTION, "valueCode": "create"}]
     today.subscription(f"Bot/{today.bot()['id']}", extension=both)
     ann = today.create(ANN)
@@ -51,7 +51,7 @@ def test_criteria_that_cannot_be_searched_for_never_fire(today: Scene) -> None:
 
 
 def test_a_deleted_subscription_or_bot_is_never_called(today: Scene) -> None:
-    """Neither is a Bot that never was."""
+    """Neither is a Bot that never existed."""
     gone, kept = today.bot(), today.bot()
     today.subscription(f"Bot/{gone['id']}")
     today.subscription("Bot/00000000-0000-4000-8000-000000000000")
@@ -79,7 +79,7 @@ def test_nothing_guards_against_a_loop(today: Scene) -> None:
 
 
 def test_a_subscription_to_audit_events_never_fires(today: Scene) -> None:
-    """Each run of a bot writes one: it would never end."""
+    """Each run of a bot writes one: there would be no end."""
     bot = today.bot()
     today.subscription(f"Bot/{bot['id']}", criteria="AuditEvent")
     today.http.post(f"/fhir/R4/Bot/{bot['id']}/$execute", json={}).raise_for_status()
@@ -114,7 +114,7 @@ def test_a_change_may_be_delivered_twice(today: Scene) -> None:
 
 
 def test_a_hook_is_tried_four_times(today: Scene) -> None:
-    """Until a 2xx comes; a closed connection counts as a failure."""
+    """Until it returns 2xx; a closed connection counts as a failure."""
     today.subscription(f"http://{today.host.address}/hook")
     today.fails(500)
     today.host.plan({"connection": "closed"})
@@ -145,13 +145,13 @@ def test_a_bot_is_run_at_its_minute(today: Scene) -> None:
 
 
 def test_the_clock_runs_no_bot_without_membership(today: Scene) -> None:
-    """One that was made through FHIR has none."""
+    """A bot that was created through FHIR has none."""
     today.create({"resourceType": "Bot", "name": "plain", "runtimeVersion": "fission", "cronString": "* * * * *"})
     assert today.sandbox.run_cron(MIDNIGHT) == 0
 
 
 def test_without_the_feature_the_clock_runs_nothing() -> None:
-    """The cronString is stored all the same."""
+    """The cronString is still stored."""
     with scene(features=("bots",)) as running:
         assert running.bot(cronString="* * * * *")["cronString"] == "* * * * *"
         assert running.sandbox.run_cron(MIDNIGHT) == 0

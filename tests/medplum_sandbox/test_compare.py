@@ -64,7 +64,7 @@ def test_a_difference_is_counted_by_its_kind_and_the_servers_stay_in_step() -> N
 
 
 def test_names_stand_for_the_ids_of_each_server() -> None:
-    """A resource that both made is asked for by the name that it was given."""
+    """A resource that both servers created is requested by its given name."""
     with two_servers() as pair:
         pair.send(Request("create", "POST", "Basic", {"resourceType": "Basic", "code": {"text": "x"}}, creates="a"))
         answers = pair.send(Request("read", "GET", f"Basic/{mark('a')}"))
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_requests() -> None:
 
 
 def test_differences_name_their_places() -> None:
-    """A value of another type differs, also where it is equal."""
+    """A value of another type differs, even if it compares equal."""
     assert list(differences({"a": [1, True]}, {"a": [1, 1], "b": 2})) == [(".a[1]", True, 1), (".b", "<none>", 2)]
 
 

@@ -1,4 +1,4 @@
-"""The switchboard of what may go wrong."""
+"""The switchboard for injected faults."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_struck_is_remembered_until_it_is_cleared() -> None:
 
 
 def test_the_command_line_names_kinds_with_or_without_a_share() -> None:
-    """``conflict=0`` never strikes, ``server_error`` always."""
+    """``conflict=0`` never occurs, ``server_error`` always."""
     faults = Faults.parse(["conflict=0", " server_error "])
     assert faults.strike("PUT", "/", ("conflict",)) is None
     assert faults.strike("PUT", "/", ("server_error",)) is not None
@@ -71,6 +71,6 @@ def test_the_command_line_names_kinds_with_or_without_a_share() -> None:
 
 @pytest.mark.parametrize(("kind", "share"), [("earthquake", 1.0), ("slow", 1.5)])
 def test_what_makes_no_sense_is_refused(kind: str, share: float) -> None:
-    """An unknown kind, or a share that is none, is said at once."""
+    """An unknown kind or an invalid share is reported at once."""
     with pytest.raises(ValueError, match=r"No such fault|between 0 and 1"):
         Faults().add(kind, share=share)

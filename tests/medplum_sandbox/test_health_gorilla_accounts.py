@@ -237,7 +237,7 @@ REFUSALS: dict[str, tuple[str, Change]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_create_against_the_rules_is_refused(hg: HealthGorillaSandbox, caller: Caller, case: str) -> None:
-    """Each rule of the documents refuses with 422 and words, and no account is made."""
+    """Each rule of the documents refuses with 422 and a text, and no account is created."""
     words, change = REFUSALS[case]
     body = clinical(hg)
     change(body, hg)
@@ -305,7 +305,7 @@ def test_role_codes_can_be_closed() -> None:
 
 
 def test_the_old_security_role_url_is_dropped_or_accepted() -> None:
-    """The extension's older spelling is silently lost, or with the switch kept."""
+    """The extension's older spelling is silently dropped, or with the switch kept."""
     for fate, left in (("dropped", 0), ("accepted", 1)):
         with HealthGorillaSandbox(switches=Switches().but(old_security_role_url=fate)) as hg:
             Caller(hg).enroll(staff(extension=[security_role(OLD_SECURITY_ROLE, "readonly")]))
@@ -313,7 +313,7 @@ def test_the_old_security_role_url_is_dropped_or_accepted() -> None:
 
 
 def test_a_password_is_accepted_and_never_seen_again(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """No answer and no state holds it."""
+    """No answer and no state contains it."""
     secret = "banana-4-Joe"
     extension = [{"url": LOGIN, "valueString": "joe"}, {"url": PASSWORD, "valueString": secret}]
     role_id = caller.enroll(clinical(hg, extension=extension))
@@ -366,7 +366,7 @@ def test_create_answers_with_or_without_a_body() -> None:
 
 
 def test_an_unchanged_body_is_left_as_it_was(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """What was enrolled is what is read, apart from ids, meta and organization."""
+    """A read returns what was enrolled, apart from ids, meta and organization."""
     body = clinical(hg)
     sent = copy.deepcopy(body)
     role = caller.get(f"PractitionerRole/{caller.enroll(body)}")

@@ -13,7 +13,7 @@ from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
 from medplum_sandbox.health_gorilla.people import PEOPLE
 from tests.medplum_sandbox.health_gorilla_caller import NPI_SYSTEM, Caller
 
-# Not behaviour of the real one that a bot could meet by chance: numbers that a test sets.
+# Not behavior of the real one that a bot could meet by chance: numbers that a test sets.
 NUMBERS = {"expires_in", "retry_after_seconds"}
 
 
@@ -67,7 +67,7 @@ def test_nobody_is_an_empty_bundle(caller: Caller) -> None:
 
 
 def test_records_are_found_by_own_id_name_and_address(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """The other declared parameters; strings begin with the value, ignoring case and accents."""
+    """The other declared parameters; strings match from the start of the value, ignoring case and accents."""
     record = hg.directory.by_npi(npi(5))[0]
     found = caller.get("Practitioner", identifier=f"https://www.healthgorilla.com|{record['id']}")
     assert found["entry"][0]["resource"] == record == caller.get(f"Practitioner/{record['id']}")
@@ -145,7 +145,7 @@ def test_settings_name_every_secret(hg: HealthGorillaSandbox) -> None:
 
 
 def test_a_laboratory_has_the_same_id_after_a_restart() -> None:
-    """A Medplum that keeps its resources in a file remembers it."""
+    """A Medplum that stores its resources in a file still has it."""
     with HealthGorillaSandbox() as first, HealthGorillaSandbox() as second:
         assert first.labs == second.labs
         assert len(set(first.labs)) == len(first.labs)

@@ -132,7 +132,7 @@ def test_issuer_and_subject_may_be_the_client() -> None:
 
 
 def test_a_scope_that_is_not_registered_fails_or_is_dropped() -> None:
-    """The request fails, or with the switch is granted without it; no scope asked for gives all."""
+    """The request fails, or with the switch is granted without it; a request without scopes gets all."""
     form = {"scope": "user/*.* nlp"}
     with HealthGorillaSandbox() as hg:
         assert_refused(ask(hg, bearer_form(hg, **form)), "invalid_scope")
@@ -148,7 +148,7 @@ def test_scopes_are_those_of_the_registration() -> None:
 
 
 def test_other_grants_are_refused(hg: HealthGorillaSandbox) -> None:
-    """An unknown grant, or one that the switches leave out, is unsupported; a body that is no form is invalid."""
+    """An unknown grant, or one that the switches exclude, is unsupported; a body that is no form is invalid."""
     secret = {"grant_type": "client_credentials", "client_id": hg.client_id, "client_secret": hg.client_secret}
     assert_refused(ask(hg, secret), "unsupported_grant_type")
     assert_refused(ask(hg, {"grant_type": "password"}), "unsupported_grant_type")
@@ -199,7 +199,7 @@ def test_jwt_bearer_by_key() -> None:
 
 
 def test_tokens_end_in_time_and_before_it() -> None:
-    """After expires_in by the look-alike's clock, or when the test ends them, a token is 401 expired_token."""
+    """After expires_in by the look-alike's clock, or when a test ends it, a token gets 401 expired_token."""
     now = [time.time()]
     with HealthGorillaSandbox(clock=lambda: now[0]) as hg:
         caller = Caller(hg)

@@ -31,7 +31,7 @@ def register(caller: Caller, value: str = "p-1", **changes: Any) -> str:
 
 
 def test_a_patient_is_registered_with_own_identifiers(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """Health Gorilla adds its id and a record number of its own, which differs from the id."""
+    """Health Gorilla adds its id and its own record number, which differs from the id."""
     patient_id = register(caller)
     (one,) = hg.patients()
     own = [i for i in one["identifier"] if i["system"] == OWN]
@@ -141,7 +141,7 @@ def test_put_can_not_take_anothers_identifier(hg: HealthGorillaSandbox, caller: 
 
 @pytest.mark.parametrize(("fate", "count"), [("dropped", 1), ("kept", 3)])
 def test_own_identifiers_left_out_are_dropped_or_kept(fate: str, count: int) -> None:
-    """A PUT that leaves out Health Gorilla's identifiers loses them, or with the switch not."""
+    """A PUT without Health Gorilla's identifiers removes them, or with the switch keeps them."""
     with HealthGorillaSandbox(switches=Switches().but(omitted_patient_identifiers=fate)) as hg:
         caller = Caller(hg)
         caller.send("PUT", f"Patient/{register(caller)}", patient())
@@ -149,7 +149,7 @@ def test_own_identifiers_left_out_are_dropped_or_kept(fate: str, count: int) -> 
 
 
 def test_search_by_every_declared_parameter(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """Each selects one of two patients; gender takes F and M as well."""
+    """Each selects one of two patients; gender also accepts F and M."""
     first = register(caller)
     other = {"name": [{"family": "Birch", "given": ["Tam"], "suffix": ["Jr"]}], "gender": "male"}
     second = register(caller, "p-2", **other, birthDate="1980-01-01", address=[{"postalCode": "10001"}])

@@ -54,7 +54,7 @@ def new_location(caller: Caller, tenant: str, name: str = "Canopy Office") -> st
 
 @pytest.mark.parametrize(("fate", "left"), [("dropped", ["2"]), ("kept", ["2", "1"])])
 def test_omitted_account_numbers_are_dropped_or_kept(fate: str, left: list[str]) -> None:
-    """An update that leaves a number out loses it, or with the switch keeps it."""
+    """An update without a number removes it, or with the switch keeps it."""
     with HealthGorillaSandbox(switches=Switches().but(omitted_account_numbers=fate)) as hg:
         caller = Caller(hg)
         role_id = caller.enroll(with_numbers(hg, "1"))
@@ -126,13 +126,13 @@ def test_an_update_meets_the_rules_of_a_create(hg: HealthGorillaSandbox, caller:
 
 
 def test_unknown_accounts_are_not_found(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """404 to read and to update: an update never creates an account."""
+    """404 for reads and updates: an update never creates an account."""
     assert caller.send("GET", "PractitionerRole/" + "0" * 24).status_code == 404
     assert caller.send("PUT", "PractitionerRole/" + "0" * 24, clinical(hg)).status_code == 404
 
 
 def test_the_login_is_echoed_or_not() -> None:
-    """The login extension comes back, under one URL or the other, or not at all."""
+    """The login extension is returned under one URL or the other, or not at all."""
     shapes: tuple[tuple[bool, str, list[str]], ...] = (
         (True, "r4", [LOGIN]),
         (True, "plain", [PLAIN_LOGIN]),

@@ -1,4 +1,4 @@
-"""Faults, idempotency keys and HTTP manners of the Health Gorilla look-alike."""
+"""Faults, idempotency keys and HTTP behavior of the Health Gorilla look-alike."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_key_in_flight_is_202(hg: HealthGorillaSandbox) -> None:
 
 
 def test_keys_are_forgotten_after_an_hour_and_may_be_ignored() -> None:
-    """After that, and where the switch says so, the request is carried out again: here a clash."""
+    """After that, or if the switch says so, the request is carried out again: here a conflict."""
     key = {KEY: str(uuid.uuid4())}
     now = [time.time()]
     with HealthGorillaSandbox(clock=lambda: now[0], switches=Switches(expires_in=9999)) as hg:
@@ -110,7 +110,7 @@ def test_a_key_is_a_random_uuid(hg: HealthGorillaSandbox, caller: Caller, key: s
 
 
 def test_too_many_with_and_without_retry_after() -> None:
-    """429 once; when to come back is a switch."""
+    """429 once; a switch sets Retry-After."""
     for says in (True, False):
         faults = Faults()
         with HealthGorillaSandbox(faults=faults, switches=Switches(rate_limit_retry_after=says)) as hg:
@@ -122,7 +122,7 @@ def test_too_many_with_and_without_retry_after() -> None:
 
 
 def test_errors_pages_and_conflicts_come_instead_of_the_work(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """503, an HTML page, a 409: the account is not made."""
+    """503, an HTML page, a 409: the account is not created."""
     for kind, status, content_type in (
         ("server_error", 503, "application/fhir+json"),
         ("html", 502, "text/html"),
@@ -165,7 +165,7 @@ def test_a_connection_may_be_cut(hg: HealthGorillaSandbox, caller: Caller, kind:
 
 
 def test_an_answer_may_be_slow(hg: HealthGorillaSandbox, caller: Caller) -> None:
-    """Slower than the caller waits: it gives up."""
+    """If it is slower than the caller's timeout, the caller gives up."""
     hg.faults.add("slow", times=1, seconds=0.3)
     with pytest.raises(requests.Timeout):
         caller.session.get(f"{hg.base_url}/PractitionerRole", timeout=0.05)
@@ -183,7 +183,7 @@ def test_requests_are_counted(hg: HealthGorillaSandbox, caller: Caller) -> None:
 
 
 def test_every_answer_can_be_traced(caller: Caller) -> None:
-    """X-HG-Request-Id always; the caller's X-Request-Id comes back as X-Correlation-Id."""
+    """X-HG-Request-Id always; the caller's X-Request-Id is returned as X-Correlation-Id."""
     answer = caller.send("GET", "PractitionerRole", X_Request_Id="mine")
     assert uuid.UUID(answer.headers["X-HG-Request-Id"])
     assert answer.headers["X-Correlation-Id"] == "mine"

@@ -43,7 +43,7 @@ def test_each_type_of_an_element_is_known() -> None:
 
 
 def test_the_parameters_of_the_registry_are_there() -> None:
-    """The counts of FHIR R4's own pages, with Medplum's few beside them."""
+    """The counts of FHIR R4's own pages, plus Medplum's few."""
     codes = {name: set(parameters(name)) for name in resource_types()}
     assert {"value-quantity", "combo-code", "component-value-quantity", "derived-from", "has-member"} <= codes[
         "Observation"
@@ -81,7 +81,7 @@ def test_a_path_finds_what_its_steps_name() -> None:
     assert list(walk(resource, parse_path("value*").steps)) == ["c"]
 
 
-# Each rule with the names that it speaks of; fhirpathpy, which shares no code with the translation, is the judge.
+# Each rule with the names that it uses; fhirpathpy, which shares no code with the translation, is the oracle.
 RULES = [
     ("obs-3", "ObservationReferenceRange", ("low", "high", "text")),
     ("pat-1", "PatientContact", ("name", "telecom", "address", "organization")),

@@ -1,4 +1,4 @@
-"""What goes wrong on purpose, as a client of the Medplum look-alike sees it."""
+"""Injected faults, as a client of the Medplum look-alike sees them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONDITION = f"Patient?identifier={SYSTEM}%7Ca"
 
 
 def test_a_conflict_strikes_conditional_writes_and_nothing_else() -> None:
-    """A plain POST never meets one; the conditional PUT does, has written nothing, and succeeds when it is repeated."""
+    """A plain POST never gets one; a conditional PUT does, writes nothing, and succeeds when repeated."""
     with medplum() as (sandbox, caller):
         sandbox.faults.add("conflict", times=1)
         assert caller.post("Patient", json=patient("plain")).status_code == 201
@@ -89,7 +89,7 @@ def test_a_server_error_has_the_status_that_was_asked_for(status: int) -> None:
 
 
 def test_a_slow_answer_outlasts_an_impatient_client() -> None:
-    """The client gives up; one that waits is answered."""
+    """The client gives up; a client that waits gets the answer."""
     with medplum() as (sandbox, caller):
         sandbox.faults.add("slow", seconds=0.2, times=2)
         with pytest.raises(httpx.ReadTimeout):

@@ -41,7 +41,7 @@ def test_a_type_that_is_not_granted_is_forbidden() -> None:
 
 
 def test_readonly_forbids_writes() -> None:
-    """Reads and searches go on."""
+    """Reads and searches still work."""
     with member({"resourceType": "Patient", "readonly": True}, in_access=True) as (_, admin, limited):
         made = admin.created(patient("a"))
         path = f"Patient/{made['id']}"
@@ -61,7 +61,7 @@ def test_interactions_are_granted_one_by_one() -> None:
 
 
 def test_criteria_bound_what_is_seen_and_what_can_be_written() -> None:
-    """Others are not there: 404; a write that would leave the criteria is 403 and undone."""
+    """Others are not visible: 404; a write that would leave the criteria is 403 and undone."""
     with member({"resourceType": "Patient", "criteria": "Patient?active=true"}) as (_, admin, limited):
         seen = admin.created(patient("a", active=True))
         unseen = admin.created(patient("b", active=False))

@@ -109,7 +109,7 @@ def values(resources: list[Json]) -> list[str]:
     ],
 )
 def test_patients_are_found(caller: Caller, query: str, expected: list[str]) -> None:
-    """By words, tokens, dates and what is missing."""
+    """By words, tokens, dates and missing values."""
     assert values([r for r in caller.found(f"Patient?{query}") if "identifier" in r]) == expected
 
 
@@ -203,7 +203,7 @@ def test_a_summary_leaves_the_text_out(caller: Caller) -> None:
     ],
 )
 def test_a_part_of_a_resource_has_what_its_type_must_have(caller: Caller, query: str, elements: set[str]) -> None:
-    """The mandatory elements come along, also where they were not asked for; a choice is named without its type."""
+    """The mandatory elements are included, even if not requested; a choice is named without its type."""
     found = caller.found(f"Observation?identifier=o1&{query}")[0]
     assert found.keys() - {"resourceType", "id", "meta"} == elements
 

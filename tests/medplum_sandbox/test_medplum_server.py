@@ -1,4 +1,4 @@
-"""The Medplum look-alike as a server: what it keeps, whom it lets in, and what it counts."""
+"""The Medplum look-alike as a server: what it stores, who may log in, and what it counts."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_a_conditional_reference_to_no_type_matches_nothing() -> None:
 
 
 def test_a_batch_reads_versions_and_refuses_what_is_no_route() -> None:
-    """vread works; operations, foreign paths and writes to odd places are 404."""
+    """vread works; operations, foreign paths and writes to unusual paths are 404."""
     with medplum() as (_, client):
         made = client.created(patient("a"))
         path = f"Patient/{made['id']}"
@@ -316,7 +316,7 @@ def test_a_transaction_takes_fifty_updates_at_most() -> None:
 
 
 def test_a_binary_of_fhir_json_gets_a_new_version_by_put() -> None:
-    """Raw content does not; what is not there cannot be replaced; bad base64 is refused."""
+    """Raw content does not; a missing Binary cannot be replaced; bad base64 is refused."""
     headers = {"Content-Type": "application/fhir+json"}
     with medplum() as (_, client):
         body = {"resourceType": "Binary", "contentType": "text/plain", "data": "b25l"}
@@ -435,7 +435,7 @@ def test_outside_of_the_fhir_api_nothing_is_a_page() -> None:
 
 @pytest.mark.parametrize("body", [{}, {"resourceType": "Basic"}, []])
 def test_an_update_with_another_type_is_refused(body: object) -> None:
-    """Without saying which one was meant, as a create does."""
+    """The error does not say which type was expected, as for a create."""
     with medplum() as (_, client):
         assert (
             text_of(client.put("Patient/00000000-0000-4000-8000-000000000000", json=body)) == "Incorrect resource type"

@@ -1,4 +1,4 @@
-"""Access tokens of the look-alike: signed and published as a real server's, which a stranger can check."""
+"""Access tokens of the look-alike: signed, with published keys like a real server's, so that clients can check them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_token_can_be_checked_with_the_published_keys() -> None:
 
 @pytest.mark.parametrize(("keep", "status", "published"), [(True, 200, 2), (False, 401, 1)])
 def test_keys_can_be_rotated(keep: bool, status: int, published: int) -> None:
-    """After a rotation tokens are signed with a new key; the older ones stay good where their key is kept."""
+    """After a rotation a new key signs tokens; older tokens stay valid while their key is kept."""
     with MedplumSandbox() as sandbox:
         before = sandbox.token_for()
         sandbox.world.token_keys.rotate(keep=keep)

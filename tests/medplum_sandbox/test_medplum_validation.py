@@ -156,7 +156,7 @@ def test_a_resource_needs_a_type() -> None:
 
 
 def test_empty_values_are_dropped_and_nulls_between_values_are_kept() -> None:
-    """A list whose values have extensions keeps its places."""
+    """A list whose values have extensions keeps its positions."""
     assert clean({"a": "", "b": [], "c": {"d": [{}]}, "e": ["x", None], "f": False}) == {"e": ["x", None], "f": False}
 
 
@@ -198,7 +198,7 @@ NULL, ADDITIONAL = "Invalid null value", "Invalid additional property"
     ],
 )
 def test_what_stands_beside_a_value_is_put_into_it(caller: Caller, resource: Json, texts: list[str]) -> None:
-    """Before anything is validated: a list beside an object gives it the places as names. Answers of a real 5.1.13."""
+    """Before validation: a list beside an object uses the positions as names. Answers of a real 5.1.13."""
     answer = caller.post(resource["resourceType"], json=resource)
     assert answer.status_code == 400
     assert [issue["details"]["text"] for issue in answer.json()["issue"]] == texts
@@ -220,6 +220,6 @@ def test_what_stands_beside_a_value_is_put_into_it(caller: Caller, resource: Jso
     ],
 )
 def test_empty_values_in_a_list_of_texts_are_let_through(caller: Caller, resource: Json, stored: Json) -> None:
-    """They are removed, or keep the places of the others. Answers of a real 5.1.13."""
+    """They are removed, or keep the positions of the others. Answers of a real 5.1.13."""
     made = caller.created(resource)
     assert {name: made[name] for name in ("category", "instantiatesUri", "name") if name in made} == stored

@@ -40,7 +40,7 @@ def today() -> Iterator[Scene]:
 
 
 def test_a_version_is_a_line_or_a_number() -> None:
-    """``5.0`` and ``5.1`` are the servers that were tried; a full number decides what came in between."""
+    """``5.0`` and ``5.1`` are the servers that were tested; a full number decides about changes in between."""
     assert behavior_of("5.0") is OLD
     assert behavior_of("5.1") is NEW
     assert behavior_of("5.1.22").honors_success
@@ -256,7 +256,7 @@ def test_a_bot_that_could_not_be_reached_is_not_tried_again(today: Scene) -> Non
 
 @pytest.mark.parametrize(("limit", "attempts"), [(None, 4), (2, 2), (19, 19), (50, 19)])
 def test_an_address_is_tried_as_often_as_the_subscription_says(today: Scene, limit: int | None, attempts: int) -> None:
-    """Four times without a word, nineteen at most; each attempt leaves an AuditEvent."""
+    """Four times by default, nineteen at most; each attempt leaves an AuditEvent."""
     extension = {"extension": [{"url": ATTEMPTS, "valueInteger": limit}]} if limit else {}
     code = f"hook-{limit}"
     before = len(audit_events(today.http))

@@ -127,7 +127,7 @@ def test_a_job_ends_with_its_time() -> None:
 
 
 def test_deletions_come_as_transaction_bundles() -> None:
-    """With _since: what was deleted after it, up to two entries a line; never in the output, and not without _since."""
+    """With _since: resources deleted after it, up to two a line; never in the output, and not without _since."""
     with calling(Switches.general(deleted=True)) as caller:
         source, since = caller.box.source, caller.manifest("$export")["transactionTime"]
         gone = list(source.entries["Observation"])[:3]

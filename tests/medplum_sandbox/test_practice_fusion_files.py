@@ -1,4 +1,4 @@
-"""Files of an export: every shape they come in, and everything that breaks on the way."""
+"""Files of an export: every shape that they have, and everything that can fail on the way."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_messy_lines() -> None:
 
 
 def test_pretty_printed_single_resources() -> None:
-    """By switch: each file holds one resource, printed over several lines, as application/json."""
+    """By switch: each file has one resource, printed over several lines, as application/json."""
     with calling(Switches.exact(shape="pretty")) as caller:
         files = caller.manifest(f"Group/{caller.box.group_id}/$export?_type=Patient")["output"]
         answers = [caller.get(item["url"]) for item in files]
@@ -90,7 +90,7 @@ def test_other_spellings_of_the_same_json(text: str, mark: bytes) -> None:
 
 
 def test_gzip_by_switch() -> None:
-    """Packed only where the client says that it can unpack, and the server does it."""
+    """Compressed only if the client accepts it and the server supports it."""
     with calling(Switches.general()) as caller:
         url = one_file(caller)
         packed = caller.get(url, Accept_Encoding="gzip")
@@ -201,7 +201,7 @@ def test_an_expired_link_as_a_fault(signed: bool) -> None:
 
 
 def test_a_redirect_leads_to_another_host() -> None:
-    """The fault answers 302; the other host has the file, and notes whether a token came along."""
+    """The fault answers 302; the other host has the file, and records whether a token was sent."""
     faults = Faults()
     faults.add("redirect_download", times=1)
     with calling(Switches.exact(), faults=faults) as caller:
@@ -247,7 +247,7 @@ def test_server_errors_and_slowness() -> None:
 
 @pytest.mark.parametrize(("kind", "jobs"), [("reset_before_write", 0), ("reset_after_write", 1)])
 def test_a_lost_answer(kind: str, jobs: int) -> None:
-    """A reset before or after the work: the client hears nothing, the job exists in the second case."""
+    """A reset before or after the work: the client gets no answer; in the second case the job exists."""
     faults = Faults()
     with calling(Switches.exact(), faults=faults) as caller:
         faults.add(kind, times=1, method="GET")

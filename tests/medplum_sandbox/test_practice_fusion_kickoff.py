@@ -105,7 +105,7 @@ def test_practice_fusion_has_group_exports_only(exact: Caller, path: str) -> Non
 
 @pytest.mark.parametrize("path", ["$export", "Patient/$export", ""])
 def test_three_levels_in_the_general_shape(general: Caller, path: str) -> None:
-    """System, Patient and Group exports bring the patients."""
+    """System, Patient and Group exports return the patients."""
     assert counts(general.manifest(path))["Patient"] == 2
 
 
@@ -147,7 +147,7 @@ def test_practice_fusion_takes_get_only(exact: Caller) -> None:
 
 
 def test_a_post_only_server() -> None:
-    """By switch GET is refused, and the parameters come as a Parameters resource."""
+    """By switch GET is refused, and the parameters are sent as a Parameters resource."""
     with calling(Switches.general(methods=frozenset({"POST"}))) as caller:
         assert problem(caller.kick_off("$export")) == (405, "not-supported")
         body = parameters(_type=[{"valueString": "Patient"}, {"valueString": "Encounter"}])
@@ -156,7 +156,7 @@ def test_a_post_only_server() -> None:
 
 @pytest.mark.parametrize("body", [[], {"resourceType": "Patient"}])
 def test_a_post_without_parameters(general: Caller, body: Any) -> None:
-    """400 where the body is another thing."""
+    """400 if the body is not a Parameters resource."""
     assert problem(general.kick_off("$export", body=body)) == (400, "structure")
 
 
@@ -220,7 +220,7 @@ def test_output_formats(exact: Caller, format_: str) -> None:
 
 
 def test_since_brings_what_changed(general: Caller) -> None:
-    """Only what was changed after the moment given: here the last transactionTime."""
+    """Only resources changed after the given time: here the last transactionTime."""
     source = general.box.source
     first = general.manifest("$export")
     changed = next(iter(source.entries["Patient"]))
@@ -275,7 +275,7 @@ def test_a_group_export_holds_members_and_shared_resources() -> None:
 
 @pytest.mark.parametrize(("switch", "brought"), [(False, {}), (True, {"Patient": 1, "Goal": 1})])
 def test_new_members_and_since(switch: bool, brought: dict[str, int]) -> None:
-    """_since does not bring the old data of a patient newly in the Group, unless switched on."""
+    """_since does not return the old data of a patient newly in the Group, unless switched on."""
     source = generate(1, 1, types=["Patient", "Goal"], outside=1)
     with calling(Switches.general(since_brings_new_members=switch), source) as caller:
         first = caller.manifest()

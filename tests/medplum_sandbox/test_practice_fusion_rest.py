@@ -1,4 +1,4 @@
-"""Reading and searching by REST, for what an export does not bring."""
+"""Reading and searching by REST, for data that an export does not contain."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_has_no_scope_may_be_readable(kind: str, status: int) -> None:
 
 
 def test_a_scope_is_needed() -> None:
-    """403 for reading and searching a type that the token does not name; 404 for what is no type."""
+    """403 for reading and searching a type that the token does not name; 404 for an unknown type."""
     with calling(Switches.general(), types=("Patient",)) as caller:
         assert caller.get(f"Goal/{first(caller, 'Goal')['id']}").status_code == 403
         assert caller.get("Goal").status_code == 403
@@ -62,7 +62,7 @@ def test_a_scope_is_needed() -> None:
 
 
 def test_a_binary_is_its_content_or_a_resource() -> None:
-    """Raw bytes with their own type, or FHIR where the client asks for it."""
+    """Raw bytes with their own type, or FHIR if the client asks for it."""
     with calling(Switches.exact()) as caller:
         binary = first(caller, "Binary")
         raw = caller.get(f"Binary/{binary['id']}", Accept="*/*")
@@ -139,7 +139,7 @@ def test_pages_lead_to_everything(size: int) -> None:
 
 
 def test_settings_name_the_source() -> None:
-    """The settings of the sync under their public names; a secret only where it is of use."""
+    """The settings of the sync under their public names; a secret only if it is used."""
     with calling(Switches.exact()) as caller:
         settings = caller.box.settings()
         assert settings["PF_FHIR_BASE_URL"] == caller.box.base_url

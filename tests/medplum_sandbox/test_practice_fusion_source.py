@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import ALL_TYPES, START, BigFile, Source, generate, stream_ndjson
 
-pytestmark = pytest.mark.no_cover  # data is made again and again
+pytestmark = pytest.mark.no_cover  # data is generated repeatedly
 
 PRACTICE = generate(7, 12)
 
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_data() -> None:
 
 
 def test_every_type_is_there() -> None:
-    """All that Practice Fusion exports, and what resources point to without being exportable."""
+    """All types that Practice Fusion exports, and those that resources refer to without being exportable."""
     assert {kind for kind in ALL_TYPES if PRACTICE.count(kind)} == set(ALL_TYPES)
     assert PRACTICE.count("Patient") == 12
     assert PRACTICE.count() == sum(1 for _ in PRACTICE.resources())
@@ -187,7 +187,7 @@ def test_only_some_types() -> None:
 
 @given(seed=st.integers(0, 1000), patients=st.integers(0, 3), data=st.data())
 def test_changes_at_a_given_time(seed: int, patients: int, data: st.DataObject) -> None:
-    """A change raises the version, sets lastUpdated, keeps the rest; delete and add do what they say."""
+    """A change increments the version, sets lastUpdated and keeps the rest; delete and add do what they say."""
     source = generate(seed, patients, types=["Patient", "Organization"], note_bytes=10)
     kind, id_ = data.draw(st.sampled_from([(r["resourceType"], r["id"]) for r in source.resources()]))
     at = START + timedelta(days=data.draw(st.integers(1, 1000)))
@@ -221,7 +221,7 @@ def test_a_source_knows_whose_a_resource_is() -> None:
 
 
 def test_members_come_and_go() -> None:
-    """add_member keeps the first moment; remove_member takes only the membership away."""
+    """add_member keeps the first time; remove_member removes only the membership."""
     source = generate(7, 1, outside=1)
     outsider = next(id_ for id_ in source.entries["Patient"] if id_ not in source.groups[source.group_id])
     source.add_member(outsider, at=START)

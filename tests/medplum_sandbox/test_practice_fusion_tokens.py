@@ -49,7 +49,7 @@ def test_a_signed_assertion_gets_a_token(exact: Caller) -> None:
 
 
 def test_the_practice_must_press_authorize_app() -> None:
-    """Until the practice has authorised the application, the token endpoint says so, in its own words."""
+    """Until the practice has authorized the application, the token endpoint says so in its own text."""
     with PracticeFusionSandbox(generate(1, 1)) as box:
         caller = Caller(box)
         caller.register()
@@ -95,7 +95,7 @@ def test_an_assertion_is_used_once(exact: Caller) -> None:
 
 
 def test_an_rs384_key_works_too() -> None:
-    """RS384 is accepted where the registered key says so."""
+    """RS384 is accepted if the registered key says so."""
     with PracticeFusionSandbox(generate(1, 1)) as box:
         box.authorize_app()
         caller = Caller(box, key=rsa.generate_private_key(65537, 2048))  # type: ignore[arg-type]  # any private key
@@ -182,7 +182,7 @@ def test_token_methods_by_switch(method: str) -> None:
 
 
 def test_scopes_of_both_versions_in_the_general_shape(general: PracticeFusionSandbox) -> None:
-    """v1, v2, the wildcard and Group are granted; what is not a type is OAuth's invalid_scope."""
+    """v1, v2, the wildcard and Group are granted; an unknown type is OAuth's invalid_scope."""
     for scope in ("system/Patient.read", "system/Medication.rs", "system/*.rs", "system/Group.rs"):
         assert requests.post(general.token_url, data=secret_form(general, scope), timeout=10).status_code == 200
     refused = requests.post(general.token_url, data=secret_form(general, "system/Nothing.rs"), timeout=10)
@@ -190,7 +190,7 @@ def test_scopes_of_both_versions_in_the_general_shape(general: PracticeFusionSan
 
 
 def test_scopes_may_be_narrowed() -> None:
-    """By switch, the refused scope is left out of the grant in place of failing the request."""
+    """By switch, the refused scope is left out of the grant instead of failing the request."""
     with PracticeFusionSandbox(generate(1, 1), switches=Switches.general(narrows_scopes=True)) as box:
         answer = requests.post(box.token_url, data=secret_form(box, "system/Patient.rs system/Nothing.rs"), timeout=10)
         assert answer.json()["scope"] == "system/Patient.rs"

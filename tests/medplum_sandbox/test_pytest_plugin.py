@@ -1,4 +1,4 @@
-"""The pytest plugins as a team uses them: in a folder of its own, with nothing but the installed fixtures."""
+"""The pytest plugins as a team uses them: in a separate folder, with only the installed fixtures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_bot_runs_behind_its_host(medplum, deploy_bots):
 
 
 def test_a_team_uses_the_fixtures(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has a project, faults, a quota and a record of its own; the bots of [tool.medplum-bots] run on it."""
+    """Each test has its own project, faults, quota and record; the bots of [tool.medplum-bots] run on it."""
     (pytester.mkdir("plugin_case_bots") / "greet.py").write_text(_BOT)
     pytester.makepyprojecttoml('[tool.medplum-bots]\nbots = ["plugin_case_bots"]\n')
     pytester.makepyfile(test_solo=_SOLO, test_deployed=_DEPLOYED)

@@ -57,7 +57,7 @@ def test_an_endpoint_can_cut_its_own_connection() -> None:
 
 
 def test_stopping_what_was_never_started_frees_the_port() -> None:
-    """A sandbox whose set-up fails leaves no socket behind."""
+    """A sandbox whose set-up fails leaves no open socket."""
     server = Server(APP)
     server.stop()
     with Server(APP, port=server.port) as again:

@@ -25,7 +25,7 @@ IN_CI = bool(os.environ.get("CI"))
 
 @pytest.fixture(scope="module")
 def modules() -> Path:
-    """The installed packages; installed now where npm is there and the lock file can be kept to."""
+    """The installed packages; installed now if npm is available and the lock file can be used."""
     if not (MODULES / "@medplum" / "cli").is_dir():
         npm = shutil.which("npm")
         if npm is None and not IN_CI:
@@ -64,7 +64,7 @@ def test_medplums_client_and_command_line_work(sandbox: MedplumSandbox, modules:
     (tmp_path / "hello.js").write_text("exports.handler = async (medplum, event) => ({ got: event.input });\n")
     config = {"bots": [{"name": "hello", "id": bot, "source": "hello.js", "dist": "hello.js"}]}
     (tmp_path / "medplum.config.json").write_text(json.dumps(config))
-    # Medplum wants a newer Node than a distribution has: the one that the tests install for bots will do.
+    # Medplum requires a newer Node than distributions have: the tests use the one that is installed for bots.
     newer = [str(Path(found).parent)] if (found := bundled_node()) else []
     environ = {
         "PATH": os.pathsep.join([str(modules / ".bin"), *newer, os.environ["PATH"]]),

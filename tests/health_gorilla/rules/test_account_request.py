@@ -1,4 +1,4 @@
-"""What an account needs besides the name: which laboratories and numbers are sent, and which are left out."""
+"""The data of an account besides the name: which laboratories and numbers are sent, and which are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounts as PractitionerRole: what is sent, and what is read back in each of the shapes that answers have."""
+"""Accounts as PractitionerRole: what is sent, and what is read from each form of answer."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ PERSON: Json = {"resourceType": "Practitioner", "id": "p-1", "name": [NAME]}
     ],
 )
 def test_the_person_is_found_whatever_way_it_came(role: Json, included: list[Json]) -> None:
-    """Contained under its fragment, the one contained where no reference is given, or included by the search."""
+    """Contained under its fragment, the only contained one if there is no reference, or included by the search."""
     assert accounts.person_of(role, included) == PERSON
 
 
@@ -146,7 +146,7 @@ def test_a_person_who_did_not_come_along_is_none(role: Json) -> None:
 
 
 def test_what_is_found_is_a_copy() -> None:
-    """A change of the person leaves the role as it was."""
+    """A change of the person does not change the role."""
     role = role_with("#p-1", PERSON)
     found = accounts.person_of(role)
     assert found is not None
@@ -155,7 +155,7 @@ def test_what_is_found_is_a_copy() -> None:
 
 
 def test_a_reference_is_told_without_its_version() -> None:
-    """Empty where the role has no reference, or one without text."""
+    """Empty if the role has no reference, or one without text."""
     assert accounts.person_reference(role_with("Practitioner/p-1/_history/7")) == "Practitioner/p-1"
     assert accounts.person_reference({"practitioner": {"display": "somebody"}}) == ""
     assert accounts.person_reference({}) == ""
@@ -190,7 +190,7 @@ def test_no_login_is_none() -> None:
 
 
 def test_a_login_is_added_only_where_there_is_none() -> None:
-    """One that is there stays, and nothing to give changes nothing: the very same person comes back."""
+    """An existing one stays; without a login to add, the same person is returned."""
     other: Json = {"url": "https://x.example", "valueBoolean": True}
     person = {**PERSON, "extension": [other]}
     given = accounts.with_login(person, "amara")
@@ -210,7 +210,7 @@ def test_a_login_is_the_first_letter_and_the_family_and_a_digest() -> None:
 
 @pytest.mark.parametrize("name", [{}, {"given": []}, {"given": None, "family": 7}, {"family": "中", "given": ["中"]}])
 def test_a_name_without_latin_letters_makes_a_login_too(name: Json) -> None:
-    """Then it begins with the word user."""
+    """Then it starts with the word user."""
     (login,) = accounts.login_candidates(name, "key", count=1)
     assert login.startswith("user-")
 
@@ -225,7 +225,7 @@ def test_a_long_name_is_cut() -> None:
 
 
 def test_addresses_in_use_by_rank_then_order() -> None:
-    """Old ones, phones, texts without @ and doubles are left out."""
+    """Old ones, phones, texts without @ and duplicates are left out."""
     person = {
         "telecom": [
             email("c@practice.example"),
@@ -243,7 +243,7 @@ def test_addresses_in_use_by_rank_then_order() -> None:
 
 
 def test_an_address_is_added_to_the_person_alone() -> None:
-    """Phones stay, other contained resources stay, and the argument is left as it is."""
+    """Phones and other contained resources stay, and the argument is unchanged."""
     phone: Json = {"system": "phone", "value": "555"}
     laboratory: Json = {"resourceType": "Organization", "id": "lab"}
     role = role_with("#p-1", {**PERSON, "telecom": [phone]}, laboratory)
@@ -274,7 +274,7 @@ def test_locations_replace_the_list_there() -> None:
 
 
 def test_an_update_carries_the_person_inside_whatever_way_it_came() -> None:
-    """Id and reference are ours; the narrative is left out; other contained resources stay behind the person."""
+    """Id and reference are ours; the narrative is left out; other contained resources follow the person."""
     laboratory: Json = {"resourceType": "Organization", "id": "lab"}
     role = role_with("Practitioner/p-1", laboratory, PERSON, meta={"versionId": "4", "lastUpdated": "2026-01-01"})
     person = {**PERSON, "text": {"div": "x"}, "meta": {"profile": ["p"], "versionId": "9"}}
@@ -296,7 +296,7 @@ def test_profiles_and_tags_of_an_account_stay() -> None:
 
 
 def test_a_preview_has_no_password() -> None:
-    """The extension goes, its neighbours stay, and the argument is left as it is."""
+    """The extension is removed, its neighbors stay, and the argument is unchanged."""
     role = accounts.build(replace(CLINICIAN, password="first-password"))
     shown = accounts.without_password(role)
     assert "first-password" not in repr(shown)

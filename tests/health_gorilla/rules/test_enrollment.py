@@ -1,4 +1,4 @@
-"""Whether and how a clinician is enrolled: each rule, from what was gathered to one decision."""
+"""Whether and how a clinician is enrolled: each rule, from the gathered data to one decision."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_role_that_says_nothing_of_active_is_active() -> None:
 
 
 def test_an_account_that_is_switched_off_is_for_a_person() -> None:
-    """No second one is made beside it."""
+    """No second one is created."""
     with pytest.raises(ReviewNeeded) as caught:
         enrollment.pick([enrolled(active=False)])
     assert caught.value.code == "enrolment-inactive"
@@ -168,7 +168,7 @@ def test_ids_that_agree_pass(kept: str | None, there: str | None) -> None:
 
 
 def test_ids_that_differ_are_refused_on_every_sync() -> None:
-    """Before an account is made as well as before one is changed."""
+    """Before an account is created and before one is changed."""
     given = clinician(health_gorilla("hg-2"))
     for refused in (
         lambda: enrollment.require_same_id(given, "hg-1"),
@@ -208,7 +208,7 @@ def test_a_directory_record_without_a_name_is_refused() -> None:
 
 
 def test_the_account_has_the_directorys_name_and_the_merged_identifiers() -> None:
-    """The NPI comes first, then what is requested, no key twice; the order of the directory's name is untouched."""
+    """The NPI comes first, then the requested ones, no key twice; the directory's name stays in its order."""
     plan = planned(clinician(), AccountRequest([npi(NPI), NUMBER]))
     payload = plan.payload(plan.logins[0])
     person = payload["contained"][0]
@@ -246,7 +246,7 @@ def test_the_login_is_medplums_else_generated_and_stable() -> None:
 
 
 def test_another_tenant_does_without_the_login_of_the_configured_one() -> None:
-    """Medplum keeps one login: that of the configured tenant."""
+    """Medplum stores one login: that of the configured tenant."""
     known = read(accounts.with_login(practitioner(), "amara"))
     elsewhere = settings().in_tenant("t-2")
     plan = enrollment.plan_enrollment(known, ENTRY, NO_REQUEST, elsewhere)
@@ -352,14 +352,14 @@ def test_locations_move() -> None:
 
 
 def test_no_request_leaves_the_locations() -> None:
-    """None leaves them, an empty list takes them away."""
+    """None keeps them, an empty list removes them."""
     found = enrolled(location=[{"reference": "Organization/tl-1"}])
     assert enrollment.plan_update(clinician(), found, NO_REQUEST) == NothingToDo(found)
     assert "location" not in updated(AccountRequest(locations=[]), found).payload
 
 
 def test_another_role_is_an_update() -> None:
-    """Roles of staff change beside the locations: then it is more than a move."""
+    """Roles of staff change together with the locations: then it is more than a move."""
     found = enrolled()
     role = {**found.role, "code": [{"text": "other"}]}
     decision = enrollment.plan_update(clinician(), found, AccountRequest(locations=["Organization/tl-1"]), role=role)
@@ -385,7 +385,7 @@ def test_an_account_without_identifiers_gets_no_empty_list() -> None:
 
 
 def test_an_existing_accounts_password_is_left_and_that_is_said() -> None:
-    """Without a password nothing is said, and the request is the same."""
+    """Without a password there is no remark, and the request is the same."""
     requested = AccountRequest([NUMBER], password="first-password")
     changed = account_request.for_existing(requested)
     assert (changed.password, [issue.code for issue in changed.issues]) == (None, ["password-not-set"])
@@ -410,7 +410,7 @@ def test_id_and_login_are_written_back_beside_all_that_is_there() -> None:
 
 
 def test_what_medplum_has_stays() -> None:
-    """An id or a login that is there is never replaced, and what is unknown is not written."""
+    """An existing id or login is never replaced, and an unknown one is not written."""
     known = accounts.with_login(practitioner(health_gorilla("hg-1")), "amara")
     assert enrollment.write_back(known, "hg-2", "other", NOW) is known
     assert enrollment.write_back(practitioner(), None, None, NOW) == practitioner()

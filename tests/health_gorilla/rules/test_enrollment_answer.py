@@ -87,7 +87,7 @@ def test_a_preview_says_that_it_is_one_and_what_would_be_done() -> None:
 
 
 def test_a_preview_tells_no_password() -> None:
-    """It would be kept in logs and AuditEvents."""
+    """Logs and AuditEvents would store it."""
     assert "first-password" in repr(enroll().payload("x"))
     assert "first-password" not in repr(preview(enroll()))
 
@@ -129,7 +129,7 @@ def test_a_preview_names_each_change_of_roles_and_address() -> None:
 
 
 def test_a_preview_without_a_change_has_no_payload() -> None:
-    """What would be written back to Medplum is a difference all the same."""
+    """A difference includes what would be written back to Medplum."""
     nothing = NothingToDo(enrolled(NUMBER))
     unsynced = preview(nothing)
     assert values(unsynced, "difference") == [WRITTEN_BACK]

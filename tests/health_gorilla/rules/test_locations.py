@@ -62,7 +62,7 @@ def test_nothing_to_do_whatever_health_gorilla_adds() -> None:
 
 @pytest.mark.parametrize("key", ["name", "address", "telecom", "active", "type"])
 def test_each_element_that_differs_is_put(key: str) -> None:
-    """Only what differs is replaced; the version stays for If-Match, the generated text goes."""
+    """Only differences are replaced; the version stays for If-Match, the generated text is removed."""
     requested = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1", NOW)
     found = {name: value for name, value in there(requested, alias=["Mill"]).items() if name != key}
     planned = locations.plan(requested, found)
@@ -76,7 +76,7 @@ def test_each_element_that_differs_is_put(key: str) -> None:
 
 
 def test_a_location_keeps_its_first_id() -> None:
-    """The id is written once, beside the identifiers that are there."""
+    """The id is written once, beside the existing identifiers."""
     other = {"system": "https://clinic.example", "value": "1"}
     written = locations.write_back(organization(identifier=[other]), "tl-1", NOW)
     assert written["identifier"] == [other, {"system": HG, "value": "tl-1"}]

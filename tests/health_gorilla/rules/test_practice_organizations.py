@@ -1,4 +1,4 @@
-"""What Medplum holds about a practice, read without a server."""
+"""Medplum's data about a practice, read without a server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_references_to_something_else_are_refused(value: Json) -> None:
 
 
 def test_locations_of_the_practitioner() -> None:
-    """The extension may stand several times; others, and one that refers to nothing, are left out."""
+    """The extension may occur several times; others, and one without a reference, are left out."""
     practitioner = {
         "extension": [
             {"url": LOCATION_EXTENSION, "valueReference": {"reference": "Organization/2"}},
@@ -78,7 +78,7 @@ def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Jso
 
 
 def test_health_gorilla_references() -> None:
-    """An Organization is named by the id of the kind that is asked for; Health Gorilla's own references pass."""
+    """An Organization is named by its id of the requested kind; Health Gorilla's own references are accepted."""
     assert practice.health_gorilla_reference("Organization/2", KNOWN, "tl-") == "Organization/tl-2"
     assert practice.health_gorilla_reference("Organization/1", KNOWN, "tl-") is None
     assert practice.health_gorilla_reference("Organization/3", KNOWN, "tl-") is None
@@ -130,7 +130,7 @@ def test_practice_numbers_by_the_types_of_their_parts() -> None:
 
 @pytest.mark.parametrize("over", [{"use": "old"}, {"period": {"end": "2026-05-31"}}])
 def test_practice_numbers_that_are_over_or_have_a_logical_laboratory(over: Json) -> None:
-    """The rules are those of a physician's own: one that is over is left out, a laboratory may be named by its id."""
+    """The rules are those of a clinician's own: an ended one is left out, a laboratory may be named by its id."""
     number = {"type": {"text": "Account number"}, "value": "A", **over, "assigner": {"reference": "Organization/1"}}
     logical = {
         "type": {"text": "Account number"},

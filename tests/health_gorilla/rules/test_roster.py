@@ -126,7 +126,7 @@ rows = st.builds(
 
 @given(st.lists(rows, max_size=6))
 def test_a_report_read_is_what_was_written(written: list[Row]) -> None:
-    """Reading what was written gives the same rows, the last one for each person."""
+    """Reading a written report gives the same rows, the last one for each person."""
     assert roster.render(written) == roster.render([]) + roster.render(written, header=False)
     assert roster.read_report(roster.render(written)) == {row.practitioner: row for row in written}
 

@@ -26,7 +26,7 @@ def test_the_defaults_are_those_of_working_integrations() -> None:
 
 
 def test_each_setting_can_be_set() -> None:
-    """Nothing that the documents leave open is fixed."""
+    """Everything that the documents leave open can be set."""
     read = hg.read(
         {
             **LEAST,
@@ -84,7 +84,7 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_another_tenant_goes_without_the_facility_of_this_one() -> None:
-    """A call may name another tenant of the same login: what Medplum keeps is not that one's."""
+    """A call may name another tenant of the same login: Medplum's data do not belong to that one."""
     read = hg.read({**LEAST, "HEALTH_GORILLA_SSO_FACILITY_ID": "Organization/f-9"})
     assert read.in_tenant(None) is read.in_tenant("") is read.in_tenant("t-1") is read
     assert (read.sso_facility_id, read.is_configured_tenant) == ("f-9", True)

@@ -53,7 +53,7 @@ def who(practitioner: Json | None = None) -> Person:
 
 
 def test_the_name_to_send() -> None:
-    """The official name before the usual one before any other; old and maiden names and parts of names never."""
+    """The official name, else the usual one, else any other; never an old or maiden name, or a part of a name."""
     names: list[Json] = [
         {"use": "old", **NAME},
         {"family": "Only"},
@@ -74,7 +74,7 @@ def test_the_name_to_send() -> None:
 
 
 def test_roles_by_parameter_then_by_the_practitioner() -> None:
-    """A parameter comes before the practitioner's own extension; one list is open, the other closed."""
+    """A parameter overrides the practitioner's own extension; one list is open, the other closed."""
     practitioner = {**PRACTITIONER, "extension": [security(OLD_URL, "readonly")]}
     assert staff.roles(None, None, read(practitioner)) == Roles(None, "readonly")
     assert staff.roles("staff", "administrator", read(practitioner)) == Roles("staff", "administrator")
@@ -85,7 +85,7 @@ def test_roles_by_parameter_then_by_the_practitioner() -> None:
 
 
 def test_the_login_is_medplums_or_made_of_its_id() -> None:
-    """Medplum's login and id count in the configured tenant only; else the login is made, the same each time."""
+    """Medplum's login and id count only in the configured tenant; else the login is derived, the same each time."""
     known = {
         **PRACTITIONER,
         "identifier": [{"system": hg.SYSTEM, "value": "hg-1"}],
@@ -112,7 +112,7 @@ def test_a_word_of_a_name_may_be_null() -> None:
 
 
 def test_an_account_is_recognized_by_name_and_login_or_uuid() -> None:
-    """The name must be the same, and login or UUID beside it; a clinician's account never counts."""
+    """The name must be the same, and also login or UUID; a clinician's account never counts."""
     me = who()
     mine = account(login=me.login)
     assert staff.recognize([account(login="other"), mine], me) == mine
