@@ -130,7 +130,7 @@ def test_children_and_descendants_find_nothing() -> None:
     assert issues({**system, "concept": [{"code": "a", "concept": [{"code": "a"}]}]}) == []
     assert [text.split()[1] for text, _ in issues({**system, "concept": [{"code": "a"}, {"code": "a"}]})] == ["csd-1"]
     element = {"id": "Patient", "path": "Patient", "label": "against sdf-9"}
-    names = {"url": "urn:x", "name": "X", "status": "draft", "kind": "resource", "abstract": False, "type": "Patient"}
+    names = {"url": "urn:x", "name": "X", "status": "draft", "kind": "resource", "abstract": True, "type": "Patient"}
     profile = {"resourceType": "StructureDefinition", **names, "differential": {"element": [element]}}
     assert issues(profile) == []
 
