@@ -35,13 +35,13 @@ class Case:
         return self.folder.parent.name
 
     def read(self, name: str) -> Any:
-        """One of the folder's files, or None where it has none of this name."""
+        """One of the folder's files, or None if it does not exist."""
         path = self.folder / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     @property
     def stored(self) -> list[Json]:
-        """What Medplum holds before the call, in the order of creation."""
+        """Medplum's resources before the call, in the order of creation."""
         return list(self.read("medplum.json") or [])
 
 
@@ -82,7 +82,7 @@ def cases(stem: str | None = None) -> list[Case]:
 
 
 def partner_bindings(gorilla: HealthGorillaSandbox) -> dict[str, str]:
-    """The placeholders for what the Health Gorilla look-alike made up at its start, and one practice location."""
+    """The placeholders for the ids that the Health Gorilla look-alike generated at start, and one practice location."""
     return {
         "<location>": add_location(gorilla),
         "<tenant>": gorilla.tenant_id,

@@ -1,4 +1,4 @@
-"""What every test begins with."""
+"""Set-up that applies to every test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ settings.load_profile("laws")
 
 @pytest.fixture(autouse=True)
 def _no_handler_outlives_its_stream() -> None:
-    """A command run in an earlier test may have left a log handler whose stream went with that test."""
+    """A command run in an earlier test may have left a log handler whose stream was closed with that test."""
     for logger in (logging.getLogger(), logging.getLogger("dbos")):
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
@@ -31,7 +31,7 @@ def _no_handler_outlives_its_stream() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_command_keeps_the_process() -> Iterator[None]:
-    """``serve`` takes over standard error and what is written of uncaught exceptions; a test gives both back."""
+    """``serve`` replaces standard error and the hook for uncaught exceptions; a test restores both."""
     before = sys.stderr, sys.excepthook, threading.excepthook
     yield
     sys.stderr, sys.excepthook, threading.excepthook = before

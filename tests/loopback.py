@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-# A busy machine is no failure: what hangs ends all the same.
+# A busy machine is no failure; a hanging request still ends.
 _TIMEOUT = 120.0
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 

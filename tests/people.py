@@ -39,7 +39,7 @@ def patient(**changes: Any) -> Json:
 
 
 def registered(ours: Json, hg_id: str = "hg-1", **changes: Any) -> Json:
-    """A patient as Health Gorilla would hold it, with an identifier of its own."""
+    """A patient as Health Gorilla would store it, with its own identifier."""
     own = {"system": HEALTH_GORILLA_SYSTEM, "value": hg_id}
     held = {**ours, "id": hg_id, "identifier": [own, *ours.get("identifier", [])], "meta": {"versionId": "4"}}
     return {key: value for key, value in {**held, **changes}.items() if value is not None}
@@ -51,7 +51,7 @@ def read(resource: Json, policy: Policy = POLICY) -> ClinicPatient:
 
 
 def build(resource: Json, policy: Policy) -> Json:
-    """What would be sent of a Patient who is not registered."""
+    """The resource that would be sent for an unregistered Patient."""
     own = read(resource, policy)
     return own.body(policy, own.external_ids[0])
 
@@ -63,7 +63,7 @@ def found(
     by_demographics: Sequence[Json] = (),
     recorded: Json | None = None,
 ) -> Found:
-    """What the index holds, read."""
+    """The parsed answers of the index."""
     first, second = (
         tuple(Registration.read(each, policy, NOW) for each in resources)
         for resources in (by_identifier, by_demographics)

@@ -38,7 +38,7 @@ class Unavailable(Exception):
 
 
 class Server:
-    """A server in a folder of its own, which a test may stop and start again."""
+    """A server in its own folder, which a test may stop and restart."""
 
     def __init__(self, folder: Path) -> None:
         self.url = f"postgresql://postgres@/postgres?host={folder}"
@@ -107,7 +107,7 @@ def server() -> Iterator[Server]:
 
 @contextmanager
 def database(server_url: str) -> Iterator[str]:
-    """An empty database of its own on a server; its URL."""
+    """A new empty database on a server; returns its URL."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     address, _, query = server_url.partition("?")
     _order(server_url, f"CREATE DATABASE {name}")
@@ -123,7 +123,7 @@ def _order(server_url: str, statement: str) -> None:
 
 
 def _wait(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the server answers; OSError where it ended instead."""
+    """Until the server answers; OSError if it ended instead."""
     never, end = threading.Event(), time.monotonic() + _PATIENCE
     while process.poll() is None and time.monotonic() < end:
         with suppress(psycopg.OperationalError), psycopg.connect(f"postgresql://postgres@/postgres?host={folder}"):
@@ -143,13 +143,13 @@ def _binaries() -> Path:
 
 
 def _reachable(binaries: Path, folder: Path, user: str | None) -> Path:
-    """The programs where the user may read them: those of an environment in root's home are copied."""
+    """The programs in a place where the user may read them: those of an environment in root's home are copied."""
     if user is None:
         return binaries
     try:
         _run([str(binaries / "postgres"), "--version"], user)
     except (OSError, subprocess.SubprocessError):
-        # As in the package: the programs look for their libraries in the folder beside it.
+        # As in the package: the programs look for their libraries in the adjacent folder.
         package, copy = binaries.parent.parent, folder / binaries.parent.parent.name
         shutil.copytree(binaries.parent, copy / binaries.parent.name, symlinks=True)
         shutil.copytree(package.with_name(f"{package.name}.libs"), copy.with_name(f"{package.name}.libs"))

@@ -30,14 +30,14 @@ MADE = frozenset(
     | {"enrolled", "updated", "unchanged", "created"}
     | {found.value for found in NameMatch if found is not NameMatch.MATCH}
 )
-# Errors of these classes always carry a code of their own.
+# Errors of these classes always have a code of their own.
 NEVER_ALONE = frozenset({"error", "service-error", "review-needed"})
 # Reported by the runtime around every bot, or by the command for many people.
 AROUND = ("bot_layer/host/invoke.py", "bot_layer/cli/enroll.py", "bot_layer/health_gorilla/rules/roster.py")
 
 
 def modules() -> list[Path]:
-    """The files that a call of these bots can reach, by what they import."""
+    """The files that a call of these bots can reach, by their imports."""
     waiting = [ROOT / "bots" / f"{stem}.py" for stem in STEMS] + [ROOT / name for name in AROUND]
     found: list[Path] = []
     while waiting:
@@ -133,7 +133,7 @@ def test_every_setting_and_parameter_is_listed(stem: str) -> None:
 
 
 def test_the_status_page_explains_codes_as_the_docs_do() -> None:
-    """``python -m tests.codes`` renews the file; a code of the host's own comes before one of the same name."""
+    """``python -m tests.codes`` updates the file; a code of the host itself comes before one of the same name."""
     assert json.loads(codes_file.FILE.read_text(encoding="utf-8")) == codes_file.explained(), (
         "run: python -m tests.codes"
     )

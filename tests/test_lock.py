@@ -50,7 +50,7 @@ def test_libraries_before_their_first_release_have_an_upper_bound() -> None:
 
 
 def test_a_library_for_another_processor_is_taken_by_hash() -> None:
-    """pip checks what it downloads for a Lambda function of the other architecture."""
+    """pip verifies what it downloads for a Lambda function of the other architecture."""
     distribution = metadata.distribution("pydantic")
     pin = _pin(distribution)
     if distribution.version == _locked("requirements.lock")["pydantic"]:

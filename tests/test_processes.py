@@ -21,7 +21,7 @@ PARENT = (
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's own")
 def test_a_process_ends_with_a_killed_test_run() -> None:
-    """Without this, each killed run left hosts behind that went on for ever."""
+    """Otherwise each killed test run left hosts that ran forever."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

@@ -45,7 +45,7 @@ def test_an_event_never_brings_a_token_url_to_a_secret_of_the_host() -> None:
 def test_a_login_comes_whole_from_one_place_and_all_else_one_by_one(
     environ: dict[str, str], secrets: dict[str, str]
 ) -> None:
-    """Whatever is set where, no two parts of a login come from different places."""
+    """Wherever values are set, no two parts of a login come from different places."""
     login = {each.name for each in LOGIN}
     try:
         found = resolve(ALL, environ, secrets)
@@ -97,7 +97,7 @@ def every_setting() -> Iterable[Setting]:
 
 @pytest.mark.parametrize("setting", every_setting(), ids=lambda each: each.name)
 def test_every_address_and_login_is_declared_as_one(setting: Setting) -> None:
-    """A part that is left out of its login could be mixed with the rest of another place."""
+    """A part that is not declared in its login could be combined with the rest of another place."""
     parts = (
         r"BASE_URL|TOKEN_URL|CLIENT_\w+|PRIVATE_KEY|KEY_ID|JWKS_URL|\w*ALGORITHM|GRANT|ISSUER|SUBJECT|AUDIENCE"
         r"|\w*TENANT_ID|GROUP_ID"
@@ -108,7 +108,7 @@ def test_every_address_and_login_is_declared_as_one(setting: Setting) -> None:
 
 
 def test_the_rule_holds_for_the_event_of_a_bot() -> None:
-    """The attack as it would arrive: a forged envelope at a host whose environment holds the login."""
+    """The attack as it would arrive: a forged envelope at a host whose environment has the login."""
     bot = load(BUNDLED).named("sync-practitioner").bot
     environ = {
         "HEALTH_GORILLA_CLIENT_ID": "host",
@@ -144,7 +144,7 @@ def test_a_flag_is_read_in_every_usual_spelling(word: str, value: bool) -> None:
 
 @pytest.mark.parametrize("word", ["perhaps", "2", "ja", "tru", "-1"])
 def test_another_word_is_no_flag(word: str) -> None:
-    """It is neither: the operator meant something."""
+    """It is neither: the operator meant another value."""
     with pytest.raises(ConfigError, match="FLAG"):
         check(FLAG, {"FLAG": word})
 
@@ -159,7 +159,7 @@ def check(declared: tuple[Setting, ...], values: dict[str, str]) -> None:
     "text", ["1000000000", "21", "-1", "nan", "inf", "1e300", "1_0", "٣", "²", "many", ".", "1,5", "0x1", "9" * 5000]
 )
 def test_a_number_outside_its_limits_is_refused(text: str) -> None:
-    """A billion retries would hold a thread for ever."""
+    """A billion retries would block a thread forever."""
     with pytest.raises(ConfigError, match="BOT_RETRIES") as caught:
         RetryPolicy.from_settings({"BOT_RETRIES": text})
     assert caught.value.code == "invalid-setting"
@@ -218,7 +218,7 @@ def test_one_setting_may_stand_for_another() -> None:
 @pytest.mark.parametrize("kind", ["whole", "number"])
 @pytest.mark.parametrize("limits", [{}, {"least": 0}, {"most": 9}])
 def test_a_number_without_limits_cannot_be_declared(kind: Any, limits: Any) -> None:
-    """A number such as ``BOT_RETRIES=1000000000`` would hold a thread for ever, so each has two limits."""
+    """A number such as ``BOT_RETRIES=1000000000`` would block a thread forever, so each has two limits."""
     with pytest.raises(ValueError, match="SOME_NUMBER"):
         Setting("SOME_NUMBER", "a number", default="1", kind=kind, **limits)
 

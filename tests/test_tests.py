@@ -1,4 +1,4 @@
-"""What every test module must keep to."""
+"""Rules for every test module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stem, four places; and what holds for every bot of the collection."""
+"""One stem, four places; and rules for every bot of the collection."""
 
 from __future__ import annotations
 

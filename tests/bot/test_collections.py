@@ -1,4 +1,4 @@
-"""Collections: where bots come from, and what is said about a collection that is broken."""
+"""Collections: where bots come from, and the errors of a broken collection."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_without_a_name_the_bundled_bots_are_loaded() -> None:
 
 
 def test_a_folder_is_a_collection_and_its_definitions_lie_beside_or_in_it(write: Write) -> None:
-    """`operation_definitions` is looked for in the folder of the bots, then beside it."""
+    """`operation_definitions` is searched in the folder of the bots, then beside it."""
     folder = write("collections_beside", say_hello=greeter(), say_bye=greeter("say-bye", "clinic/say-bye"))
     beside, inside = folder.parent / "operation_definitions", folder / "operation_definitions"
     for definitions, stem in ((beside, "say_hello"), (inside, "say_bye")):
@@ -65,7 +65,7 @@ def test_a_folder_is_a_collection_and_its_definitions_lie_beside_or_in_it(write:
 
 
 def test_several_collections_are_one_list(write: Write) -> None:
-    """A team's bots are served beside the bundled ones."""
+    """A team's bots are served together with the bundled ones."""
     folder = write("collections_joined", say_hello=greeter())
     both = load(BUNDLED, str(folder))
     assert set(both.handlers) == {*load().handlers, "say-hello"}

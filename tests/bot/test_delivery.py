@@ -1,4 +1,4 @@
-"""Parameters that a server kept back are noticed before anything is done."""
+"""A bot notices missing parameters before it does anything."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_a_preview_is_never_taken_for_a_body_that_names_the_resource(
 
 
 def test_a_body_longer_than_the_resource_is_no_resource() -> None:
-    """A preview with a long value beside it is kept back like a short one."""
+    """A preview with a long value beside it is detected like a short one."""
     with pytest.raises(InputError):
         check(parameters(PREVIEW, {"name": "password", "valueString": "x" * 5000}))
 
 
 @pytest.mark.parametrize("headers", [{"Transfer-Encoding": "chunked"}, {"Content-Encoding": "gzip"}])
 def test_a_body_of_untold_length_is_not_believed(headers: dict[str, str]) -> None:
-    """In chunks no length arrives, and a packed body is shorter than what it says."""
+    """In chunks there is no length, and a compressed body is shorter than its content."""
     with pytest.raises(InputError):
         check(None, **headers)
     with pytest.raises(InputError):
@@ -96,7 +96,7 @@ def test_the_resource_as_the_body_of_execute_lost_nothing(style: dict[str, Any])
 
 
 def test_where_no_length_arrives_nothing_can_be_told() -> None:
-    """Subscriptions and files of the command line bring none of a caller's."""
+    """Subscriptions and files of the command line have no length from a caller."""
     check(None)
     check(parameters(PREVIEW), **{"X-Medplum-Interaction": "update"})
     check(parameters(PREVIEW), {"reference": f"Practitioner/{STORED['id']}"})

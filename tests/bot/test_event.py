@@ -105,7 +105,7 @@ def test_a_resource_without_id_is_no_target(resource: Json) -> None:
 
 
 def test_only_declared_settings_pass_and_the_environment_comes_first() -> None:
-    """Secrets of every value type become text; others never reach the bot; an empty variable is as none."""
+    """Secrets of every value type become text; others never reach the bot; an empty variable counts as missing."""
     secrets = {
         "A": {"name": "A", "valueString": "a"},
         "N": {"name": "N", "valueInteger": 5},

@@ -108,7 +108,7 @@ def test_a_host_can_give_another_environment(monkeypatch: pytest.MonkeyPatch) ->
     ("secrets", "missing"), [({}, ("KEY", "URL")), ({"KEY": "k"}, ("URL",)), ({"KEY": "", "URL": "u"}, ("KEY",))]
 )
 def test_all_that_is_missing_is_named_at_once(secrets: dict[str, str], missing: tuple[str, ...]) -> None:
-    """One ConfigError before the bot does anything; what is optional is not missed."""
+    """One ConfigError before the bot does anything; optional settings are not required."""
     listener = Listener()
     with pytest.raises(ConfigError) as caught:
         listener.handler.run(envelope(secrets=secrets), environ={})
@@ -195,7 +195,7 @@ def test_every_fault_of_the_input_is_told_and_no_value() -> None:
     ],
 )
 def test_what_is_no_parameters_is_for_the_bot_to_read(given: Any) -> None:
-    """Resources, references, queries and messages come through as they are."""
+    """Resources, references, queries and messages are passed on unchanged."""
     listener = Listener()
     assert listener.handler(envelope(given)) == DONE
     assert listener.events[0].input == given
@@ -249,7 +249,7 @@ ANSWERED: list[tuple[BotError, str]] = [
 
 @pytest.mark.parametrize(("error", "action"), ANSWERED, ids=[type(error).__name__ for error, _ in ANSWERED])
 def test_a_failure_is_an_answer(error: BotError, action: str) -> None:
-    """Refused where the caller or a person must act, else failed; the outcome has the code; and it is valid FHIR."""
+    """Refused if the caller or a person must act, else failed; the outcome has the code and is valid FHIR."""
     answer = failing(error)(envelope())
     Parameters.model_validate(answer)
     assert one(answer, "action") == action
@@ -265,13 +265,13 @@ def test_run_raises_for_hosts_that_try_again(error: BotError) -> None:
 
 
 def test_a_fault_of_the_code_passes_through() -> None:
-    """It is no answer: the host logs it and says so without its words."""
+    """It is no answer: the host logs it and reports it without its text."""
     with pytest.raises(ZeroDivisionError):
         failing(ZeroDivisionError())(envelope())
 
 
 def test_a_bot_can_answer_failures_in_its_own_way() -> None:
-    """An HL7 caller wants an acknowledgement, and gets it for a missing setting too."""
+    """An HL7 caller requires an acknowledgment, and gets one for a missing setting too."""
 
     def acknowledge(error: BotError, _event: Json) -> Json:
         return {"resourceType": "Basic", "code": {"text": error.code}}

@@ -1,4 +1,4 @@
-"""A bot host that answers as the recorded one did, and keeps what it was asked."""
+"""A bot host that answers as the recorded one did, and records its calls."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class RecordingBotHost:
             return len(self._calls)
 
     def take(self, call: Call) -> Json:
-        """Keeps the call and gives its answer, when the time has come."""
+        """Records the call and returns its answer, when its time has come."""
         if not self._expects(call.path):
             return _NOTHING
         with self._changed:
@@ -117,7 +117,7 @@ class RecordingBotHost:
 def _handler(host: RecordingBotHost) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # head and body in one packet: two cost a delayed acknowledgement
+        wbufsize = -1  # head and body in one packet: two cost a delayed acknowledgment
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -136,6 +136,6 @@ def _handler(host: RecordingBotHost) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Quiet: a test says what it has to say by failing."""
+            """Quiet: a test reports by failing."""
 
     return Handler

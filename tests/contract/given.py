@@ -1,4 +1,4 @@
-"""The state before the first step of a scenario: a fresh project with its clients, as the recorder made it."""
+"""The state before the first step of a scenario: a new project with its clients, as the recorder created it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LookAlike:
 
 
 def replayed(scenario: Json, *, version: str = "5.0") -> dict[int, list[str]]:
-    """What the look-alike of a version answers otherwise than recorded, by step."""
+    """The steps where the look-alike of a version differs from the recording."""
     with RecordingBotHost() as host, sandbox_for(scenario["setup"], host.address, version) as (sandbox, given):
         bindings = Bindings(given.values(sandbox.base_url, host.address))
         return Replay(scenario, LookAlike(sandbox), host, bindings).run()

@@ -16,7 +16,7 @@ _JWT = r"[\w-]+\.[\w-]+\.[\w-]+"
 _INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 _ENCODED_INSTANT = r"\d{4}-\d\d-\d\dT\d\d%3A\d\d%3A\d\d\.\d{3}Z"
 
-# Placeholders which keep their value, by the word before the number.
+# Placeholders with a fixed value, by the word before the number.
 BOUND = {
     "id": _UUID,
     "bot": _UUID,
@@ -63,7 +63,7 @@ class Bindings:
         self._owners.update({value: key for key, value in self.values.items()})
 
     def fill(self, text: str, *, in_url: bool = False) -> str:
-        """The text as it is to be sent: placeholders replaced by what they stand for."""
+        """The text to send: placeholders replaced by their values."""
 
         def value(found: re.Match[str]) -> str:
             key = found.group(0)[1:-1]
@@ -91,7 +91,7 @@ class Bindings:
         return text.replace("<expires>", expires).replace("<signature>", signature)
 
     def compare(self, expected: Any, actual: Any, at: str) -> list[str]:
-        """One sentence for each difference between a recorded JSON value and the one that came."""
+        """One sentence for each difference between a recorded JSON value and the received one."""
         if isinstance(expected, str) and isinstance(actual, str):
             return self._compare_text(expected, actual, at)
         if isinstance(expected, dict) and isinstance(actual, dict):
@@ -109,7 +109,7 @@ class Bindings:
         return [] if same_kind and expected == actual else [f"{at}: expected {expected!r}, came {actual!r}"]
 
     def trimmed(self, expected: Any, actual: Any) -> Any:
-        """What is left of a value when only that is kept which the recorder kept: keys, and the items of lists."""
+        """The part of a value that the recorder kept: keys, and the items of lists."""
         if isinstance(expected, dict) and isinstance(actual, dict):
             return {key: self.trimmed(expected[key], actual[key]) for key in expected if key in actual}
         if not isinstance(expected, list) or not isinstance(actual, list):
@@ -158,7 +158,7 @@ class Bindings:
         return f"(?:{FORM[word]})" if word in FORM else re.escape(found.group(0))
 
     def _bind(self, key: str, value: str) -> str | None:
-        """Keeps the value; says so where another placeholder has the same one (two writes may share an instant)."""
+        """Stores the value; reports if another placeholder has the same one (two writes may share an instant)."""
         if key.startswith("instant"):
             value = value.replace("%3A", ":")
         elif self._owners.setdefault(value, key) != key:

@@ -45,7 +45,7 @@ class Replayable(Protocol):
         ...
 
     def settle(self) -> None:
-        """Wait until nothing is under way, as far as the server says so."""
+        """Wait until no work is under way, as far as the server reports it."""
         ...
 
     def again(self) -> bool:
@@ -71,7 +71,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Given:
-    """What the set-up of a scenario made: the values of the first placeholders."""
+    """Created by the set-up of a scenario: the values of the first placeholders."""
 
     project: str
     client_id: str
@@ -118,7 +118,7 @@ def read_scenario(path: Path) -> Json:
 
 @dataclass
 class Replay:
-    """One run of one scenario; ``problems`` holds the differences by step."""
+    """One run of one scenario; ``problems`` has the differences by step."""
 
     scenario: Json
     server: Replayable
@@ -161,7 +161,7 @@ class Replay:
         if step.get("poll") and "RateLimit" in headers:
             headers["RateLimit"] = re.sub(r'("fhirInteractions";r=)\d+', r"\1<n>", headers["RateLimit"])
         body = parse(answer.body, as_text=expected.get("raw", False))
-        # The body comes first: it binds the version and the instant that ETag and Last-Modified repeat.
+        # The body is compared first: it binds the version and the instant that ETag and Last-Modified repeat.
         if expected.get("trimmed"):
             body = self.bindings.trimmed(expected["body"], body)
         problems += self.bindings.compare(expected["body"], body, "body")
@@ -169,7 +169,7 @@ class Replay:
         return problems + compare_last_modified(answer.headers.get("Last-Modified"), body)
 
     def compare_event(self, step: Json) -> list[str]:
-        """What the bot host got because of the step; nothing where the recording says so."""
+        """The calls to the bot host because of the step; none if the recording has none."""
         expected = step["bot_event"]
         if "bot_answer_held_until_step" not in step:
             self.server.deliver(expected, lambda: self.host.calls_waiting() > 0)

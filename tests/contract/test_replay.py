@@ -14,7 +14,7 @@ TWO = "22222222-0000-4000-8000-000000000002"
 
 
 def test_a_placeholder_keeps_the_value_it_met_first() -> None:
-    """Bound at first sight, compared afterwards, and filled into what is sent."""
+    """Bound at the first occurrence, compared afterwards, and filled into requests."""
     bindings = Bindings({"base": "http://h:1"})
     assert bindings.compare({"id": "<id:1>"}, {"id": ONE}, "body") == []
     assert bindings.compare("<base>/fhir/R4/Patient/<id:1>", f"http://h:1/fhir/R4/Patient/{ONE}", "url") == []
@@ -23,7 +23,7 @@ def test_a_placeholder_keeps_the_value_it_met_first() -> None:
 
 
 def test_two_placeholders_are_two_values() -> None:
-    """A write that was recorded with a new version must bring one."""
+    """If the recorded write made a new version, this one must too."""
     bindings = Bindings({"project": TWO})
     assert bindings.compare(["<version:1>"], [ONE], "v") == []
     assert "different" in bindings.compare("<version:2>", ONE, "v")[0]
@@ -76,13 +76,13 @@ def test_a_storage_url_is_asked_for_as_it_was_last_seen() -> None:
 
 
 def test_a_pad_is_as_long_as_it_says() -> None:
-    """In what is sent and in what comes back."""
+    """In requests and in answers."""
     assert Bindings({}).fill_json({"a": ["<pad:3>", 1]}) == {"a": ["xxx", 1]}
     assert Bindings({}).compare("<pad:3>", "xxx", "body") == []
 
 
 def test_a_trimmed_recording_is_a_part_of_what_comes() -> None:
-    """Only the named keys were kept, and of lists only some items: those must be there, as they are."""
+    """Only the named keys were recorded, and of lists only some items: those must be there unchanged."""
     bindings = Bindings({"base": "http://h:1"})
     recorded = {"url": "<base>/x", "rest": [{"type": "b", "codes": ["2"]}]}
     came = {"url": "http://h:1/x", "more": 1, "rest": [{"type": "a"}, {"type": "b", "codes": ["1", "2"], "more": 2}]}
@@ -111,7 +111,7 @@ def test_a_cron_event_has_the_bot_as_input_and_no_requester() -> None:
 
 
 def test_a_call_that_nobody_planned_is_counted() -> None:
-    """A look-alike that calls too often does not go unnoticed."""
+    """A look-alike that makes extra calls is noticed."""
     host = RecordingBotHost()
     with host:
         assert host.take(Call("POST", "/", {}, b"")) == {

@@ -1,4 +1,4 @@
-"""What a deployment concerns: which bots, which collections, and what an interrupted one leaves behind."""
+"""The scope of a deployment: which bots, which collections, and what an interrupted one leaves."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_an_empty_project_gets_the_bots_that_can_work_and_none_that_must_be_name
 
 
 def test_a_project_remembers_the_bots_that_it_runs() -> None:
-    """Later runs keep what is deployed, whatever its settings, and add nothing by themselves."""
+    """Later runs keep the deployed bots, whatever their settings, and add none by themselves."""
     chosen = select([PLAIN, KEYED, NATIONAL], deployed={"clinic/national", "clinic/keyed"}, settings=())
     assert chosen.names == ("keyed", "national")
     assert set(chosen.left_out) == {"plain"}
@@ -99,7 +99,7 @@ def test_several_runtimes_are_asked_about() -> None:
 
 
 def test_naming_a_bot_adds_it_to_those_that_the_project_runs(server: Medplum) -> None:
-    """`--only` asks for a bot once; from then on a plain run keeps it."""
+    """`--only` names a bot once; from then on a plain run keeps it."""
     bots = collection(PLAIN, NATIONAL)
     deploy(server, Request(bots.only(["plain"]), "relay"))
     assert choose(server, bots, {})[0].names == ("plain",)
@@ -109,7 +109,7 @@ def test_naming_a_bot_adds_it_to_those_that_the_project_runs(server: Medplum) ->
 
 
 def test_pruning_one_collection_leaves_the_bots_of_another(server: Medplum) -> None:
-    """Two teams, or a team beside the bundled bots, share a project."""
+    """Two teams, or a team and the bundled bots, share a project."""
     ours, theirs = collection(PLAIN, KEYED), collection(NATIONAL, name="their_bots")
     deploy(server, Request(ours))
     deploy(server, Request(theirs))
@@ -130,7 +130,7 @@ def test_a_rollback_undoes_one_collection_alone(server: Medplum) -> None:
 
 
 def test_a_rollback_can_be_tried_first(server: Medplum, sandbox: MedplumSandbox) -> None:
-    """`--dry-run` binds `--rollback` too: it names what would go and writes nothing."""
+    """`--dry-run` applies to `--rollback` too: it names what would be removed and writes nothing."""
     deploy(server, Request(collection(PLAIN)))
     writes = len([each for each in sandbox.requests if each.method != "GET"])
     planned = roll_back(server, frozenset({"clinic"}), now=NOW, dry_run=True)
@@ -166,7 +166,7 @@ def test_what_was_created_in_the_instant_of_a_kill_is_rolled_back(
 
 
 def test_a_bot_that_was_created_and_not_identified_is_rolled_back(server: Medplum, sandbox: MedplumSandbox) -> None:
-    """The admin endpoint creates a Bot without an identifier; a kill before the second write leaves it so."""
+    """The admin endpoint creates a Bot without an identifier; a kill before the second write leaves it that way."""
     sandbox.faults.add("server_error", times=1, method="PUT", path="/Bot/")
     request = Request(collection(PLAIN))
     report = carry_out(server, request, survey(server, request), now=NOW)
@@ -189,7 +189,7 @@ def test_an_interrupted_deployment_lets_the_lock_go(server: Medplum) -> None:
 
 
 def test_a_lock_that_was_left_behind_can_be_broken(server: Medplum, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal says who holds it; `--break-lock` takes it at once."""
+    """The refusal says who has the lock; `--break-lock` takes it at once."""
     request = Request(collection(PLAIN))
     planned = survey(server, request)
     with monkeypatch.context() as patched:

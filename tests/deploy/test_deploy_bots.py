@@ -1,4 +1,4 @@
-"""``deploy_bots.py``: what the bots declare against what a server holds."""
+"""``deploy_bots.py``: the declarations of the bots compared with the state of a server."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_dry_run_writes_nothing(server: Medplum, sandbox: MedplumSandbox) -> N
 
 
 def test_a_bot_may_do_what_it_declares_and_no_more(server: Medplum, sandbox: MedplumSandbox) -> None:
-    """The bot reads and writes what it declares, reads what it only reads, and is refused elsewhere."""
+    """The bot reads and writes what it declares, only reads what it declares as read, and is refused otherwise."""
     _deploy(server)
     token = sandbox.token_for(f"Bot/{_bot(server)['id']}")
     with loopback.client(base_url=f"{sandbox.base_url}/fhir/R4/", headers={"Authorization": f"Bearer {token}"}) as bot:
@@ -159,7 +159,7 @@ def test_a_bot_may_do_what_it_declares_and_no_more(server: Medplum, sandbox: Med
 
 
 def test_a_setting_that_lists_types_grants_them(server: Medplum) -> None:
-    """As the project keeps it, or as it is being deployed; what is no type, or is declared already, grants nothing."""
+    """As stored in the project, or as being deployed; an invalid or already declared type grants nothing."""
     lister = replace(NIGHTLY, settings=(Setting("TYPES", "types"),), types_setting="TYPES", grants=(Grant("Patient"),))
     bots = Collection({lister.name: _handler(lister)})
     for named, secrets in (("Goal", {"TYPES": "Patient, Goal,no type,"}), ("Goal", None), ("Slot", {"TYPES": "Slot"})):
@@ -188,7 +188,7 @@ def test_a_change_is_named_field_by_field_and_leaves_the_rest(server: Medplum) -
 
 
 def test_what_is_declared_no_more_is_pruned_and_nothing_else(server: Medplum) -> None:
-    """``--prune`` removes a bot with its policy and Subscriptions; what others made stays, without it all stays."""
+    """``--prune`` removes a bot with its policy and Subscriptions; others' resources stay; without it all stays."""
     stranger = server.create({"resourceType": "AccessPolicy", "name": "somebody's"})
     _deploy(server)
     fewer = Request(BOTS.only(["nightly"]))
@@ -203,7 +203,7 @@ def test_what_is_declared_no_more_is_pruned_and_nothing_else(server: Medplum) ->
 
 
 def test_a_bot_is_pruned_with_its_timer(server: Medplum) -> None:
-    """A server keeps the timer of a Bot that is deleted as it is: the schedule is removed before."""
+    """If a Bot is deleted directly, the server keeps its timer: the schedule is removed first."""
     _deploy(server)
     nightly = _bot(server, "test/nightly")
     assert nightly["cronString"]
@@ -238,7 +238,7 @@ def test_a_rollback_brings_back_the_state_before(server: Medplum) -> None:
 
 
 def test_a_rollback_brings_back_what_was_pruned(server: Medplum) -> None:
-    """A pruned bot comes back with its membership, and nothing is left to deploy."""
+    """A pruned bot is restored with its membership, and nothing is left to deploy."""
     _deploy(server)
     _deploy(server, Request(BOTS.only(["nightly"]), prune=True))
     assert roll_back(server, now=NOW).kept == ()
@@ -325,12 +325,12 @@ def test_a_failure_while_the_plan_is_checked_again_lets_the_lock_go(server: Medp
     ],
 )
 def test_the_code_of_a_relay_is_found_wherever_a_server_keeps_its_contents(url: str, found: str | None) -> None:
-    """Medplum's own service keeps them at another address than a server at home; a second plan is empty on both."""
+    """Medplum's own service stores them at another address than a local server; a second plan is empty on both."""
     assert binary_id(url) == found
 
 
 def test_what_would_overrule_a_declaration_is_drift(server: Medplum) -> None:
-    """A ``cronTiming`` wins over the cron string, and a Bot that runs as its user has that one's rights: both go."""
+    """A ``cronTiming`` overrides the cron string, and a Bot that runs as its user has that user's rights: both go."""
     _deploy(server)
     timing = {"repeat": {"period": 1, "periodUnit": "d"}}
     server.update(_bot(server, "test/nightly") | {"cronTiming": timing, "runAsUser": True})
@@ -381,7 +381,7 @@ def test_a_file_that_is_not_as_meant_is_refused_with_the_place(tmp_path: Path, t
 
 
 def test_a_login_is_set_whole_from_the_file_or_from_the_environment() -> None:
-    """A file that brings a client id never meets the secret of the environment."""
+    """A file with a client id is never combined with the secret of the environment."""
     settings = (Setting("X_ID", "", login="X"), Setting("X_SECRET", "", login="X"), Setting("PLAIN", ""))
     bots = Collection({"nightly": _handler(replace(NIGHTLY, settings=settings))})
     environ = {"X_ID": "env", "X_SECRET": "env", "PLAIN": "env"}
@@ -390,7 +390,7 @@ def test_a_login_is_set_whole_from_the_file_or_from_the_environment() -> None:
 
 
 def test_secrets_join_those_of_others(server: Medplum, sandbox: MedplumSandbox) -> None:
-    """Only declared names are set; what others keep in the project's list stays as it was."""
+    """Only declared names are set; others' secrets in the project's list are unchanged."""
     theirs = [
         {"name": "THEIRS", "valueString": "kept"},
         {"name": "COUNT", "valueInteger": 5},
@@ -482,7 +482,7 @@ def _operation(**changes: Any) -> Wanted:
 def test_what_would_not_work_is_found_before(
     bot: Bot, operation: Wanted, version: str, features: list[str], expected: list[tuple[str, bool]]
 ) -> None:
-    """A cron string that never runs, a shadowed code, an output that is refused: errors, or warnings where it works."""
+    """A cron string that never runs, a shadowed code, a refused output: errors, or warnings if it works."""
     problems = check([bot], [operation], version=version, features=features)
     assert [(each.code, each.error) for each in problems] == expected
 
@@ -537,7 +537,7 @@ def test_deploying_twice_says_no_changes(environment: dict[str, str], sandbox: M
 
 
 def test_a_failure_half_way_is_exit_code_1(environment: dict[str, str], sandbox: MedplumSandbox) -> None:
-    """A deployment that stops says what is left, without a secret, and exits with 1."""
+    """A deployment that stops says what remains, without a secret, and exits with 1."""
     sandbox.faults.add("server_error", times=1, method="POST", path="/OperationDefinition")
     result = CliRunner().invoke(app, ["--all", "--json"], env=environment)
     told = json.loads(result.output)
@@ -560,7 +560,7 @@ def test_values_of_secrets_are_never_shown(environment: dict[str, str], tmp_path
     [["--runtime", "java"], ["--only", "nobody"], ["--only", "sync-practitioner", "--prune"], ["--secrets", "nowhere"]],
 )
 def test_wrong_options_try_nothing(environment: dict[str, str], sandbox: MedplumSandbox, arguments: list[str]) -> None:
-    """What is asked for wrongly is exit code 2, and nothing is written."""
+    """An invalid option gives exit code 2, and nothing is written."""
     assert CliRunner().invoke(app, arguments, env=environment).exit_code == 2
     assert _writes(sandbox) == []
 
@@ -575,7 +575,7 @@ def test_without_a_login_nothing_is_tried() -> None:
 
 
 def test_a_name_that_no_bot_declares_is_reported(environment: dict[str, str], tmp_path: Path) -> None:
-    """A misspelled name would leave its setting as it was, without a word."""
+    """A misspelled name would silently leave its setting unchanged."""
     file = tmp_path / "secrets.env"
     file.write_text("HEALTH_GORILLA_SYNC_MAIL=true\nBOT_RETRIES=3\n")
     result = CliRunner().invoke(app, ["--dry-run", "--secrets", str(file)], env=environment)
@@ -593,7 +593,7 @@ def test_a_value_that_no_bot_could_use_is_refused(environment: dict[str, str], t
 
 
 def test_secrets_may_be_json(environment: dict[str, str], sandbox: MedplumSandbox, tmp_path: Path) -> None:
-    """A file of secrets may be a JSON object, which holds values of several lines."""
+    """A file of secrets may be a JSON object, which allows values of several lines."""
     file = tmp_path / "secrets.json"
     file.write_text(json.dumps({"HEALTH_GORILLA_CLIENT_SECRET": "line one\nline two\n"}))
     assert CliRunner().invoke(app, ["--all", "--secrets", str(file)], env=environment).exit_code == 0
@@ -613,7 +613,7 @@ def test_packages_are_built_instead_of_deployed(environment: dict[str, str], tmp
 
 
 def test_a_lambda_bot_names_its_function(server: Medplum) -> None:
-    """For Lambda a Bot carries the name of its function; back to Fission the name goes."""
+    """On Lambda a Bot has the name of its function; back on Fission the name is removed."""
     _deploy(server, Request(BOTS, "lambda"))
     system = "https://medplum.com/bot-external-function-id"
     names = [each["value"] for each in _bot(server)["identifier"] if each["system"] == system]

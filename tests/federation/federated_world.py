@@ -1,4 +1,4 @@
-"""A clinic whose documents the network asks for: Medplum, the responder on loopback, and Health Gorilla's side."""
+"""A clinic whose documents the network requests: Medplum, the responder on loopback, and Health Gorilla's side."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Network:
 
 @contextmanager
 def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[Network]:
-    """A responder of its own for one test, in front of a Medplum of its own unless one is given."""
+    """A separate responder for one test, in front of a separate Medplum unless one is given."""
     with nullcontext(medplum) if medplum else MedplumSandbox() as sandbox:
         secret, now = secrets.token_urlsafe(24), [1_800_000_000.0]
         port = _free_port()

@@ -1,4 +1,4 @@
-"""What keeps a document or a patient from other networks: labels, Consents, and answers that cannot be read."""
+"""What hides a document or a patient from other networks: labels, Consents, and unreadable answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMAL: Json = {"coding": [{"system": CONFIDENTIALITY, "code": "N"}]}
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[Network]:
-    """A responder with the usual settings, for cases that each bring a patient of their own."""
+    """A responder with the usual settings; each case creates its own patient."""
     with MedplumSandbox(quota=10_000_000) as medplum, network(medplum) as made:
         yield made
 
@@ -73,7 +73,7 @@ def coded(code: str, system: str | None = ACT_CODE, **changes: Any) -> Json:
     ],
 )
 def test_a_label_that_is_not_understood_keeps_a_document_inside(world: Network, label: Json) -> None:
-    """Sensitivity, obligations, other systems, text: neither listed nor given, also beside a normal level."""
+    """Sensitivity, obligations, other systems, text: neither listed nor returned, even with a normal level."""
     patient = world.patient()
     documents = [world.document(patient, securityLabel=labels) for labels in ([label], [NORMAL, label])]
     assert listed(world, patient) == 0

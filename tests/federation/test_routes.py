@@ -1,4 +1,4 @@
-"""The federated responder on loopback, in front of the Medplum look-alike: its conversation, and what it refuses."""
+"""The federated responder on loopback, in front of the Medplum look-alike: its answers and its refusals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_network_gets_the_documents_of_a_registered_patient(world: Network) 
 
 
 def test_nobody_and_nothing_are_a_total_of_zero(world: Network) -> None:
-    """An unknown id, a patient without documents, one who was never registered, one who is inactive: 200 and 0."""
+    """An unknown id, a patient without documents, an unregistered one, an inactive one: 200 and 0."""
     unregistered = world.patient(identifier=[])
     inactive = world.patient(active=False)
     for patient in (unregistered, inactive):
@@ -83,7 +83,7 @@ def test_pages_are_followed_to_the_end(world: Network) -> None:
 
 
 def test_an_unknown_parameter_is_ignored_unless_handling_is_strict(world: Network) -> None:
-    """As FHIR says; the self link holds what was used."""
+    """As FHIR says; the self link has the parameters that were used."""
     patient = world.patient()
     world.document(patient)
     with world.http(token=world.caller().token()) as client:
@@ -169,7 +169,7 @@ def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
     assert {document["content"][0]["attachment"]["hash"] for document in found} == {digest}
 
     def opened() -> int:
-        """How often the bytes were asked for; the Binary's own labels are read in each case."""
+        """How often the bytes were requested; the Binary's own labels are read in each case."""
         asked = (one for one in world.medplum.requests if "/Binary/" in one.path)
         return sum("fhir+json" not in one.headers["accept"] for one in asked)
 
@@ -180,7 +180,7 @@ def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
 
 @pytest.mark.parametrize("stated", ["text/\u4e2d", "text/plain; name=\u201da\u201d", "picture"])
 def test_a_content_type_that_is_no_header_is_not_sent(world: Network, stated: str) -> None:
-    """The bytes are given all the same, as bytes of no known type."""
+    """The bytes are still returned, as bytes of unknown type."""
     patient = world.patient()
     stored = world.document(patient, content=[{"attachment": {"contentType": stated, "data": "SGk="}}])
     with world.http(token=world.caller().token()) as client:
@@ -256,7 +256,7 @@ def test_another_format_than_json_is_not_acceptable(world: Network, asked: str) 
 
 
 def test_an_etag_follows_the_bytes(world: Network) -> None:
-    """The same on each host for what Medplum stores; another one where the Binary was replaced."""
+    """It is the same on each host for the same Binary in Medplum; a replaced Binary has another one."""
     patient = world.patient()
     stored = world.document(patient)
     url = f"documents/{stored['id']}?patient={patient['id']}"
@@ -307,7 +307,7 @@ def test_the_registered_id_may_be_a_record_number() -> None:
 
 
 def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
-    """If configured, a C-CDA under a stable id: made when it is fetched, kept for that version of the patient."""
+    """If configured, a C-CDA under a stable id: created when it is fetched, kept for that version of the patient."""
     with network(FEDERATED_CCDA="true") as world:
         patient, other = world.patient(), world.patient()
         caller = world.caller()
@@ -328,7 +328,7 @@ def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
         assert "hash" not in changed["content"][0]["attachment"]
         world.document(patient)
         assert [document["id"] for document in caller.query(patient["id"])] != [told["id"]]
-        # Documents that must not leave are documents: their content does not leave as a summary.
+        # Documents that must not be disclosed still count as documents: no summary discloses their content.
         closed = world.patient()
         world.document(closed, level="V")
         assert caller.query(closed["id"]) == []
@@ -413,7 +413,7 @@ def test_an_error_is_withdrawn_at_once(world: Network) -> None:
 
 
 def test_a_token_comes_as_the_documents_say(world: Network) -> None:
-    """In the body or by Basic; never stored; the scope is what was asked for."""
+    """In the body or by Basic; never stored; the scope is the requested one."""
     form = {"grant_type": "client_credentials", "aud": "anything", "scope": "system/DocumentReference.read"}
     with world.http() as client:
         posted = client.post("oauth2/token", data={**form, "client_id": CLIENT_ID, "client_secret": world.secret})
@@ -482,7 +482,7 @@ def test_the_audience_may_be_fixed() -> None:
     "scope", [None, "create", "xxxxxxx", "user/*.*", "openid offline_access", "system/*.*", "system/Patient.write"]
 )
 def test_whatever_scope_is_asked_for_the_documents_can_be_read(world: Network, scope: str | None) -> None:
-    """The guide's own sample asks for ``create``; nothing beyond the client's own scopes is granted."""
+    """The guide's own sample requests ``create``; nothing beyond the client's own scopes is granted."""
     patient = world.patient()
     stored = world.document(patient)
     form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": world.secret}

@@ -1,4 +1,4 @@
-"""The federated responder as an operator starts it: ``medplum-bots serve``, in a process of its own."""
+"""The federated responder as an operator starts it: ``medplum-bots serve``, in a separate process."""
 
 from __future__ import annotations
 

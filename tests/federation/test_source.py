@@ -1,4 +1,4 @@
-"""What the federated responder makes of a Medplum that is busy, strict or odd, and of links that only one side has."""
+"""How the federated responder handles a busy, strict or odd Medplum, and links that only one side has."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_THERE = "7d3f0e52-0000-4000-8000-000000000404"
 
 @pytest.fixture
 def medplum() -> Iterator[MedplumSandbox]:
-    """A Medplum of its own."""
+    """A separate Medplum."""
     with MedplumSandbox() as made:
         yield made
 
@@ -63,7 +63,7 @@ def binary(medplum: MedplumSandbox, data: str = "SGk=") -> str:
 
 
 def test_a_link_on_one_side_alone_opens_no_documents(medplum: MedplumSandbox) -> None:
-    """A Patient that says it replaces another gets the other's documents only if the other says so too."""
+    """A Patient that claims to replace another gets the other's documents only if the other agrees."""
     stranger = patient(medplum)
     claims = patient(medplum, ("replaces", f"Patient/{stranger['id']}"), ("replaces", f"Patient/{NOT_THERE}"))
     note(medplum, stranger)
@@ -74,7 +74,7 @@ def test_a_link_on_one_side_alone_opens_no_documents(medplum: MedplumSandbox) ->
 
 
 def test_merges_are_followed_to_the_first_record(medplum: MedplumSandbox) -> None:
-    """Whichever id is asked for, the documents are those of all records that ended in the one that stays."""
+    """For any id, the documents are those of all records that were merged into the surviving one."""
     first = patient(medplum)
     second = patient(medplum, ("replaces", f"Patient/{first['id']}"))
     third = patient(medplum, ("replaces", f"Patient/{second['id']}"))
@@ -172,7 +172,7 @@ def test_a_content_that_is_not_there_can_not_be_opened(medplum: MedplumSandbox) 
 
 
 def test_only_the_latest_measurements_are_kept() -> None:
-    """What was not used for longest goes first."""
+    """The least recently used is removed first."""
     kept = federated_source.Kept(2)
     for key in ("a", "b"):
         kept.put(key, key.upper())
@@ -196,7 +196,7 @@ def test_a_refused_document_is_named_by_its_cause(medplum: MedplumSandbox, statu
 
 
 def test_a_token_that_ended_is_replaced_once(medplum: MedplumSandbox) -> None:
-    """A 401 asks for a new token; the document comes all the same."""
+    """After a 401 a new token is requested; the document still arrives."""
     made = binary(medplum)
     medplum.faults.add("server_error", status=401, times=1, method="GET", path="/Binary/")
     stream = medplum_binary.open_binary(client(medplum), made)

@@ -54,7 +54,7 @@ def test_a_token_ends_with_its_time_and_with_its_client() -> None:
 
 
 def test_wrong_logins_are_counted_by_address_and_client() -> None:
-    """Another address is not kept waiting, and what is a minute old does not count."""
+    """Another address does not wait, and a failure a minute ago does not count."""
     now = [0.0]
     issuing = tokens(now)
 
@@ -71,7 +71,7 @@ def test_wrong_logins_are_counted_by_address_and_client() -> None:
 
 
 def test_a_secret_that_was_right_once_passes_through_a_flood() -> None:
-    """Where no login can be checked any more, the partner who was here before gets a token; another secret does not."""
+    """When no login can be checked, a partner with an earlier login gets a token; another secret does not."""
     issuing = tokens([0.0])
     assert isinstance(issuing.answer(form(), None, "1.2.3.4"), Issued)
     flooded = replace(issuing, waiting=threading.Semaphore(0))

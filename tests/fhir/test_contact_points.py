@@ -1,4 +1,4 @@
-"""Phones and e-mail addresses as they are written, and what is sent of them."""
+"""Phones and e-mail addresses as written, and as sent."""
 
 from __future__ import annotations
 

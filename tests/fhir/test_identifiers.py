@@ -44,7 +44,7 @@ def test_a_kind_is_known_by_coding_or_by_text(identifier: Json, kind: str) -> No
 
 
 def test_the_same_account_number_by_coding_and_by_text_is_one() -> None:
-    """Medplum's AN does not stand beside Health Gorilla's own of the same laboratory and value."""
+    """Medplum's AN is not duplicated if Health Gorilla has its own of the same laboratory and value."""
     theirs = {"type": {"text": "Account number"}, "assigner": {"reference": "Organization/f-1"}, "value": "7"}
     ours = identifiers.account_number("Organization/f-1", " 7 ".strip())
     assert identifiers.merge([theirs], [ours]) == [theirs]
@@ -57,7 +57,7 @@ def test_the_same_value_at_another_laboratory_is_another_number() -> None:
 
 
 def test_a_gap_is_filled_and_nothing_is_overwritten() -> None:
-    """The target's identifier keeps what it says, and gains the elements that it lacks."""
+    """The target's identifier keeps its elements, and gets those that it lacks."""
     target = [{"system": "s", "value": "1", "use": "usual"}]
     source = [{"system": "s", "value": "1", "use": "official", "period": {"start": "2020"}}]
     assert identifiers.merge(target, source) == [

@@ -50,13 +50,13 @@ def test_one_config_error_names_all_that_is_missing() -> None:
 
 
 def test_a_service_is_told_without_its_words() -> None:
-    """diagnostics hold service, method, path template, status and when to come back."""
+    """diagnostics has service, method, path template, status and when to retry."""
     error = TransientError("x", service="S", status=429, method="GET", path="A/{id}", retry_after=3)
     assert outcomes.of_error(error)["issue"][0]["diagnostics"] == "S GET A/{id} status 429 retry after 3 s"
 
 
 def test_the_gravest_issue_stands_first() -> None:
-    """Readers who look at one issue see the one that matters."""
+    """Readers who look at one issue see the most important one."""
     found = outcomes.outcome(
         [outcomes.note("done", "x"), outcomes.warning("odd", "y", expression=["A.b"]), outcomes.Issue("bad", "z")]
     )

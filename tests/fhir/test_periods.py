@@ -49,7 +49,7 @@ def test_what_is_no_date_has_no_interval() -> None:
 
 @pytest.mark.parametrize("end", ["9999", "9999-12", "9999-12-31"])
 def test_the_last_day_of_the_calendar_has_no_end(end: str) -> None:
-    """Systems that need a value write it for what never ends."""
+    """Systems that require a value write it for an open end."""
     found = interval(end)
     assert found is not None
     assert found[1] == datetime.max.replace(tzinfo=UTC)
@@ -59,7 +59,7 @@ def test_the_last_day_of_the_calendar_has_no_end(end: str) -> None:
 @pytest.mark.parametrize(
     ("period", "hours", "expected"),
     [
-        # Half a day on either side of a date; a time is what it says.
+        # Half a day on either side of a date; a time is exact.
         ({"start": "2024-03-01"}, 12, True),
         ({"start": "2024-03-01"}, 11, False),
         ({"end": "2024-02-28"}, 13, True),
@@ -69,7 +69,7 @@ def test_the_last_day_of_the_calendar_has_no_end(end: str) -> None:
     ],
 )
 def test_a_date_has_a_margin_where_it_is_asked_for(period: Json, hours: int, expected: bool) -> None:
-    """A date begins earlier in the east of the world, and ends later in its west; NOW is noon."""
+    """A date starts earlier in the east of the world, and ends later in its west; NOW is noon."""
     assert holds(period, NOW, timedelta(hours=hours)) is expected
 
 

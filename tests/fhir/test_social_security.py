@@ -1,4 +1,4 @@
-"""One recognizer of social security numbers, with the spellings that records and messages hold."""
+"""One recognizer of social security numbers, with the forms found in records and messages."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_path_keeps_its_template_for_errors() -> None:
 @example("../x")
 @example("a?b#c%2e")
 def test_another_parameter_is_one_step_of_the_path(value: str) -> None:
-    """Whatever it holds, it is quoted; the server gets it back as it was."""
+    """Any value is quoted; the server decodes the original."""
     if value in {".", ".."} or not value.isascii():
         return
     url = f"https://partner.example/base/{path('projects/{project}', project=value)}"

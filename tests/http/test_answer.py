@@ -1,4 +1,4 @@
-"""The JSON of an answer is read within limits, and what is wrong with it is the service's fault, not ours."""
+"""The JSON of an answer is read within limits, and an error in it is the service's fault, not ours."""
 
 from __future__ import annotations
 

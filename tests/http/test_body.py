@@ -1,4 +1,4 @@
-"""The body of an answer: what comes too slowly to end is ended."""
+"""The body of an answer: one that arrives too slowly is cut off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ URL = "https://partner.example/fhir/Patient/1"
 
 @dataclass
 class Trickle:
-    """A clock, and a socket on which each read brings ``size`` bytes after ``seconds``."""
+    """A clock, and a socket on which each read returns ``size`` bytes after ``seconds``."""
 
     size: int
     seconds: float
@@ -38,7 +38,7 @@ class Trickle:
         return b" " * self.size
 
     def arrived(self, *, resting: float = 0.0) -> Iterator[int]:
-        """What has come after each piece; the caller rests in between."""
+        """What has arrived after each piece; the caller pauses in between."""
         total = 0
         for piece in pieces(self, clock=lambda: self.now):  # type: ignore[arg-type]  # what it uses of a response
             total += len(piece)
@@ -47,13 +47,13 @@ class Trickle:
 
 
 def test_an_answer_that_only_trickles_is_ended_after_two_minutes() -> None:
-    """A byte every ten seconds never times out by itself."""
+    """One byte every ten seconds never causes a timeout by itself."""
     with pytest.raises(TimeoutError):
         assert all(total <= 12 for total in Trickle(size=1, seconds=10).arrived())
 
 
 def test_a_slow_line_may_bring_a_large_file() -> None:
-    """At 2,000 bytes a second a file comes for as long as it takes, and what its reader does with it is no delay."""
+    """At 2,000 bytes a second a file may take any time, and its reader's own work is no delay."""
     totals = Trickle(size=20_000, seconds=10).arrived(resting=600)
     assert any(total > 100_000_000 for total in totals)
 

@@ -1,4 +1,4 @@
-"""A bot that has 60 seconds never waits 90 for a partner: over real connections, with both HTTP libraries."""
+"""A bot with a limit of 60 seconds never waits 90 for a partner: real connections, with both HTTP libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bot_layer.medplum.client import connect
 
 
 class Busy(BaseHTTPRequestHandler):
-    """Asks everyone to come back in 90 seconds."""
+    """Answers every request with a wait of 90 seconds."""
 
     asked: list[str]
 
@@ -52,7 +52,7 @@ def test_a_partners_retry_after_beyond_the_deadline_is_not_waited_for(busy: tupl
 
 
 def test_nor_is_that_of_medplum(busy: tuple[str, list[str]]) -> None:
-    """Under pymedplum the same policy and the same deadline hold."""
+    """The same policy and deadline apply under pymedplum."""
     url, asked = busy
     settings = {"BOT_RETRIES": "5", "BOT_LONGEST_WAIT_SECONDS": "600"}
     server = connect(Event(f"{url}/", "token", None, secrets=settings))
@@ -62,7 +62,7 @@ def test_nor_is_that_of_medplum(busy: tuple[str, list[str]]) -> None:
 
 
 def test_medplum_is_not_asked_after_the_deadline(busy: tuple[str, list[str]]) -> None:
-    """What was never sent cannot have been done."""
+    """A request that was never sent cannot have been done."""
     url, asked = busy
     server = connect(Event(f"{url}/", "token", None))
     with deadline.within(0), pytest.raises(TransientError) as caught:

@@ -59,7 +59,7 @@ def patients() -> Patients:
 
 
 def patient_with(health_gorilla_id: str) -> ClinicPatient:
-    """A Patient of Medplum without an id to be asked for, and with this Health Gorilla id."""
+    """A Patient of Medplum without an id to query, and with this Health Gorilla id."""
     number = {"system": "https://www.healthgorilla.com", "value": health_gorilla_id}
     return ClinicPatient.read({"identifier": [number]}, POLICY, NOW)
 

@@ -1,4 +1,4 @@
-"""Templates that stand for paths: nothing of a person is left, whatever the path."""
+"""Templates of paths: no personal data is left, whatever the path."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def test_no_id_is_left(resource_id: str) -> None:
     ],
 )
 def test_an_id_in_a_template_is_a_mistake_that_does_not_get_out(template: str, kept: str) -> None:
-    """A step with a digit is an id, but for the two words that have one."""
+    """A step with a digit is an id, except for the two words that have one."""
     assert of_template(template) == kept

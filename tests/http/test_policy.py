@@ -64,7 +64,7 @@ def test_no_retry_after_is_an_exception(value: str) -> None:
 
 @given(st.integers(0, 200), st.none() | st.floats(0, 1e9))
 def test_no_pause_is_longer_than_the_policy_allows(attempt: int, asked: float | None) -> None:
-    """Neither many attempts nor a Retry-After go beyond the longest wait."""
+    """Neither many attempts nor a Retry-After exceed the longest wait."""
     assert 0 <= RetryPolicy(longest_wait=20).pause(attempt, asked) <= 20
 
 
@@ -88,7 +88,7 @@ def busy(asked: float | None = None) -> TransientError:
 
 
 def test_a_call_is_repeated_as_often_as_the_policy_says() -> None:
-    """The pauses double; the last failure is raised as it came."""
+    """The pauses double; the last failure is raised unchanged."""
     clock, failure = Clock(), busy()
 
     def call() -> None:
@@ -136,7 +136,7 @@ def test_a_write_is_decided_again_where_another_one_came_between(status: int | N
 
 
 def test_a_bot_with_60_seconds_never_waits_90() -> None:
-    """The wait that would go beyond the deadline is not begun."""
+    """A wait that would exceed the deadline does not start."""
     clock = Clock()
 
     def call() -> None:
@@ -149,7 +149,7 @@ def test_a_bot_with_60_seconds_never_waits_90() -> None:
 
 
 def test_timeouts_shrink_with_the_deadline() -> None:
-    """A silent service is given up when the time of the call is over; an inner deadline never prolongs an outer one."""
+    """A silent service is abandoned when the time of the call is over; an inner deadline never extends an outer one."""
     clock, policy = Clock(), RetryPolicy(connect=5, read=30)
     assert policy.timeouts() == (5, 30)
     with deadline.within(20, clock=clock), deadline.within(900, clock=clock):

@@ -69,7 +69,7 @@ def test_after_a_failure_the_next_caller_asks_again() -> None:
 
 
 def test_different_keys_do_not_wait_for_each_other() -> None:
-    """One practice's silent endpoint keeps no other waiting."""
+    """One practice's silent endpoint does not delay others."""
     endpoint, flights = Endpoint(), SingleFlight[str]("Partner")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(flights.do, "silent", endpoint.ask)
@@ -80,7 +80,7 @@ def test_different_keys_do_not_wait_for_each_other() -> None:
 
 
 def test_who_waits_keeps_its_own_deadline() -> None:
-    """A caller with little time left is not kept by another one's request."""
+    """A caller with little time left does not wait for another one's request."""
     endpoint, flights = Endpoint(), SingleFlight[str]("Partner")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(flights.do, "key", endpoint.ask)

@@ -1,4 +1,4 @@
-"""HTTP to partners: what is repeated, what is bounded, and what each failure becomes."""
+"""HTTP to partners: what is repeated, what is limited, and the result of each failure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_read_is_repeated_while_the_service_is_busy(status: int) -> None:
 
 @responses.activate
 def test_a_read_is_given_up_after_its_repetitions() -> None:
-    """The last busy answer comes back, and is a TransientError that may be tried later."""
+    """The last busy answer is a TransientError that may be tried later."""
     responses.get(URL, status=503, headers={"Retry-After": "7"})
     answer = get()
     error = answer.error()
@@ -192,7 +192,7 @@ def test_patience_is_a_setting() -> None:
 @responses.activate
 @pytest.mark.parametrize("value", ["soon", "-5", "\N{SUPERSCRIPT TWO}", "Fri, 31 Dec 99999 23:59:59 GMT"])
 def test_an_absurd_retry_after_leaves_the_status_as_the_reason(value: str) -> None:
-    """The failure is that the service is busy, whatever it writes beside it."""
+    """The error is that the service is busy, whatever its Retry-After says."""
     responses.get(URL, status=503, headers={"Retry-After": value})
     error = get().error()
     assert isinstance(error, TransientError)
@@ -222,14 +222,14 @@ def test_a_deadline_ends_the_wait_for_a_silent_service() -> None:
 
 
 def test_nothing_is_sent_after_the_deadline() -> None:
-    """What was never sent cannot have been done."""
+    """A request that was never sent cannot have been done."""
     with SilentServer() as server, deadline.within(0), pytest.raises(TransientError) as caught:
         PARTNER.send("POST", server.url, path="Patient", json_body={})
     assert not caught.value.maybe_done
 
 
 def test_no_library_logs_a_search(caplog: pytest.LogCaptureFixture) -> None:
-    """A search holds a name and a birth date; urllib3 writes the whole URL where a connection breaks."""
+    """A search contains a name and a birth date; urllib3 logs the whole URL if a connection breaks."""
     caplog.set_level("DEBUG")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/Patient?family=Roe"
@@ -249,14 +249,14 @@ def test_a_cookie_of_one_answer_is_not_sent_with_the_next() -> None:
 
 @pytest.mark.parametrize("value", ["t\N{LATIN SMALL LETTER E WITH ACUTE}", "t\r\nHost: b", "\ud800", "\N{EURO SIGN}"])
 def test_a_value_that_no_header_can_carry_is_the_services_fault(value: str) -> None:
-    """Tokens and versions come out of answers."""
+    """Tokens and versions come from answers."""
     with pytest.raises(TransientError) as caught:
         PARTNER.send("POST", URL, path="Patient", headers={"Authorization": value})
     assert (caught.value.code, caught.value.maybe_done) == ("unreadable-answer", False)
 
 
 def certificate(folder: Path) -> Path:
-    """A key and a certificate of this machine, made here."""
+    """A key and a certificate of this machine, generated here."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)

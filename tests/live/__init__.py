@@ -1,1 +1,1 @@
-"""The project on a Medplum server as its users meet it: any server that is named, else the look-alike."""
+"""The project on a Medplum server as its users see it: the server in the environment, else the look-alike."""

@@ -44,7 +44,7 @@ _VARIES = (
 
 @dataclass
 class LiveServer:
-    """Any server, as the replayer sees it: it is given time, generously, for what it does by itself."""
+    """Any server, as the replayer sees it: the replayer waits generously for the server's own work."""
 
     target: Target
     _until: float = 0.0
@@ -113,14 +113,14 @@ class Contract:
             known = replayed(scenario, version=self.target.version)
             steps = [_of_any_project(step, self.names) for step in scenario["steps"]]
             for index in [index for index, found in known.items() if _NO_CALL in found]:
-                steps[index] |= {"bot_event": None}  # this version calls no bot here: waiting for it would be in vain
+                steps[index] |= {"bot_event": None}  # this version calls no bot here: there is nothing to wait for
             here = {**scenario, "steps": steps}
             problems = Replay(here, LiveServer(self.target), host, bindings, partial(_collect, made)).run()
         self.target.remove(made)
         self._count(scenario, problems, known)
 
     def _count(self, scenario: Json, problems: dict[int, list[str]], known: dict[int, list[str]]) -> None:
-        """A difference is known if the look-alike of the server's version differs from the recording the same way."""
+        """A difference is known if the look-alike of that version differs from the recording in the same way."""
         self.steps += len(scenario["steps"])
         for index, step in enumerate(scenario["steps"]):
             as_known = set(map(_plain, known.get(index, [])))

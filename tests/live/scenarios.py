@@ -1,4 +1,4 @@
-"""The scenarios, in order: each works on what the ones before it left, as an operator's first day does."""
+"""The scenarios, in order: each builds on the previous ones, as on an operator's first day."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def relay(live: Live) -> str:
 
 
 def latency(live: Live) -> str:
-    """A call through the host beside a JavaScript bot of the server, in turns; reported, not judged."""
+    """A call through the host compared with a JavaScript bot of the server, in turns; reported, not judged."""
     project = str(live.target.rest("GET", "auth/me")["project"]["id"])
     made = live.target.rest(
         "POST",

@@ -1,4 +1,4 @@
-"""The server under trial: the one that MEDPLUM_BASE_URL names, or the look-alike; and the way back to how it was."""
+"""The server under test: the one in MEDPLUM_BASE_URL, or the look-alike; and how its state is restored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medplum_sandbox.medplum import MedplumSandbox
 
 SECONDS = 120.0
 _NAMES = ("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET")
-# What is never deleted: the project and its users, the server's records, and what a search does not find.
+# Never deleted: the project and its users, the server's records, and resources that a search does not find.
 _KEPT_TYPES = frozenset({"AuditEvent", "Binary", "Login", "Project", "User"})
 # What Medplum adds to FHIR; its CapabilityStatement does not name these types.
 _OWN_TYPES = frozenset({"AccessPolicy", "Agent", "AsyncJob", "Bot", "BulkDataExport", "ClientApplication", "Login"}) | {
@@ -104,7 +104,7 @@ class Target:
         return found
 
     def remove(self, references: Iterable[str]) -> None:
-        """Delete resources that the trial made, first what makes the server act; never what was there before."""
+        """Delete resources that the trial created, first those that make the server act; never earlier ones."""
         kinds = (each for each in set(references) - self.before if each.partition("/")[0] not in _KEPT_TYPES)
         made = sorted(kinds, key=_deletion_order)
         for reference in made:
@@ -115,7 +115,7 @@ class Target:
             self.call("POST", "fhir/R4", {"resourceType": "Bundle", "type": "batch", "entry": entries})
 
     def _stop_timer(self, reference: str) -> None:
-        """Remove a Bot's schedule: the server keeps the timer of a Bot that is deleted as it is."""
+        """Remove a Bot's schedule: the server keeps the timer of a Bot that is deleted directly."""
         answer = self.call("GET", f"fhir/R4/{reference}")
         if answer.ok and "cronString" in (bot := answer.json()):
             self.call("PUT", f"fhir/R4/{reference}", {k: v for k, v in bot.items() if k != "cronString"})
@@ -125,8 +125,8 @@ class Target:
         self.call("POST", f"admin/projects/{_project_id(self)}/secrets", secrets)  # type: ignore[arg-type]
 
     def clear(self) -> None:
-        """Delete everything that the trial made."""
-        for _ in range(20):  # a page holds 1,000 resources of a type
+        """Delete everything that the trial created."""
+        for _ in range(20):  # a page has 1,000 resources of a type
             made = _inventory(self) - self.before
             if not made:
                 break
@@ -150,7 +150,7 @@ class Target:
 
 @contextmanager
 def opened(environ: Mapping[str, str] | None = None) -> Iterator[Target]:
-    """The server that the environment names, left as it was found; without a name a look-alike that ends with it."""
+    """The server in the environment, restored afterwards; without one a look-alike that ends with the trial."""
     given = os.environ if environ is None else environ
     if not given.get("MEDPLUM_BASE_URL"):
         quota = 1_000_000_000
@@ -196,7 +196,7 @@ def _types(target: Target) -> set[str]:
 
 
 def _counts(target: Target) -> dict[str, int]:
-    """How many resources of each type the project holds, as far as its administrator may search them."""
+    """How many resources of each type the project has, as far as its administrator may search them."""
     found: dict[str, int] = {}
     for resource_type in _types(target):
         answer = target.call("GET", f"fhir/R4/{resource_type}?_total=accurate&_count=0")
@@ -230,7 +230,7 @@ def _deletion_order(reference: str) -> tuple[int, str]:
 
 
 def _binaries(target: Target, references: list[str]) -> list[str]:
-    """The Binaries that documents about to be deleted point to; a search finds none of them."""
+    """The Binaries of documents that are about to be deleted; no search finds them."""
     found: set[str] = set()
     for reference in references:
         if reference.startswith(("DocumentReference/", "DiagnosticReport/", "Media/")):

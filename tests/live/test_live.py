@@ -1,4 +1,4 @@
-"""The live scenarios against the look-alike, so that they are known to work when a real server is at hand."""
+"""The live scenarios against the look-alike, to show that they work when a real server is available."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def target() -> Iterator[Target]:
 
 
 def test_every_scenario_holds_and_nothing_is_left(target: Target, tmp_path: Path) -> None:
-    """In order, each on what the ones before it left; afterwards every type has as many resources as before."""
+    """In order, each building on the previous ones; afterwards every type has as many resources as before."""
     with left_as_found(target), started(target, tmp_path) as live:
         rows = trial(live, NAMES)
     assert [(name, found) for name, held, found, _ in rows if not held] == []
@@ -46,7 +46,7 @@ def test_what_is_left_behind_is_reported(target: Target) -> None:
 
 
 def test_a_project_of_somebody_is_refused(target: Target) -> None:
-    """Where Patients are, nothing is tried; where the login is half given, it says what to set."""
+    """If there are Patients, nothing is tried; if the login is incomplete, the message says what to set."""
     target.login()
     target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})
     with pytest.raises(Refused, match="thrown away"), opened(target.environment):

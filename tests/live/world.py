@@ -1,4 +1,4 @@
-"""What a scenario works with: the server, the partners' look-alikes, the bots' host as a process, and the commands."""
+"""The parts of a scenario: the server, the partners' look-alikes, the bots' host as a process, and the commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _START_SECONDS = 120.0
 
 @dataclass
 class Host:
-    """``medplum-bots serve`` as a process of its own, with an inbox that outlives it."""
+    """``medplum-bots serve`` as a separate process, with an inbox that outlives it."""
 
     target: Target
     folder: Path

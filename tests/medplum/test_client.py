@@ -1,4 +1,4 @@
-"""Medplum through pymedplum, against the look-alike: what is repeated, what never, and what each failure becomes."""
+"""Medplum through pymedplum, against the look-alike: what is repeated, what is not, and the result of each failure."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_used_up_quota_is_waited_for_as_long_as_medplum_says(longest: float, m
 
 
 def test_a_search_brings_the_resources_of_its_type(server: Medplum) -> None:
-    """Included ones of other types are left out."""
+    """Included resources of other types are left out."""
     reference, _ = stored(server)
     observation = server.create(
         {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": reference}}
@@ -233,7 +233,7 @@ def test_a_change_keeps_what_others_wrote_meanwhile(sandbox: MedplumSandbox, ser
 
 
 def test_a_change_may_refuse(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """What the pure change raises comes through as it is, and nothing is written."""
+    """An exception of the pure change is raised unchanged, and nothing is written."""
     reference, _ = stored(server)
     no = ReviewNeeded("Settle it first.")
 
@@ -262,7 +262,7 @@ def test_a_change_is_given_up_after_its_attempts(server: Medplum) -> None:
 
 @pytest.mark.parametrize("kind", ["server_error", "too_many", "reset_before_write", "reset_after_write"])
 def test_a_change_whose_answer_was_lost_is_done_once(sandbox: MedplumSandbox, server: Medplum, kind: str) -> None:
-    """If-Match guards it: it is read again, and written only where it was not done."""
+    """If-Match guards it: it is read again, and written only if the change was not made."""
     reference, _ = stored(server)
     sandbox.faults.add(kind, times=1, method="PUT")
     changed = server.change(reference, lambda now: {**now, "active": True})
@@ -282,7 +282,7 @@ def test_an_update_of_a_stale_version_writes_nothing(sandbox: MedplumSandbox, se
 
 
 def test_an_update_is_repeated_where_it_was_not_done(sandbox: MedplumSandbox, server: Medplum) -> None:
-    """And where it was done though the answer was lost, If-Match keeps it from being done twice."""
+    """If it was done but the answer was lost, If-Match prevents a second one."""
     reference, made = stored(server)
     sandbox.faults.add("server_error", times=2, method="PUT")
     updated = server.update({**made, "active": True})
@@ -293,7 +293,7 @@ def test_an_update_is_repeated_where_it_was_not_done(sandbox: MedplumSandbox, se
 
 
 def test_a_deleted_resource_can_be_restored(server: Medplum) -> None:
-    """Deleting twice is deleting once; a PUT of the earlier version brings it back."""
+    """A second deletion changes nothing; a PUT of the earlier version restores it."""
     reference, made = stored(server)
     server.delete(reference)
     server.delete(reference)
@@ -337,7 +337,7 @@ SECRET = "Zzyzx"
     ],
 )
 def test_what_is_not_there_is_the_callers_matter(server: Medplum, call: Callable[[Medplum], object]) -> None:
-    """Named by type, never by id."""
+    """The error names the type, never the id."""
     with pytest.raises(InputError) as caught:
         call(server)
     assert caught.value.code == "not-found"
@@ -494,7 +494,7 @@ NOT_TEXT = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\xff\xfe\x00{"
 
 
 def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
-    """Even a create goes through: the closed connection is seen before anything is sent."""
+    """Even a create succeeds: the client detects the closed connection before it sends anything."""
     with answering(GOOD, GOOD) as near:
         assert near.server.read("Patient/1")["id"] == "1"
         assert near.closed[0].wait(240)
@@ -533,7 +533,7 @@ def test_a_gateways_page_does_not_pass_for_data(page: bytes) -> None:
 
 @pytest.mark.parametrize("header", ["Retry-After: 7", 'RateLimit: "requests";r=0;t=7', "RateLimit: x;r=0;t=soon"])
 def test_the_wait_that_is_asked_for_is_read(header: str) -> None:
-    """RateLimit where nothing is left, else Retry-After; what is no number is no wait."""
+    """RateLimit if nothing is left, else Retry-After; a value that is no number means no wait."""
     busy = f"HTTP/1.1 429 Too Many\r\n{header}\r\nContent-Length: 0\r\n\r\n".encode()
     with answering(busy) as near:
         error = lost(lambda: near.server.create(patient()))
@@ -569,7 +569,7 @@ def test_what_no_header_can_carry_is_no_token(token: str) -> None:
 
 
 class _BusyProxy(BaseHTTPRequestHandler):
-    """Is asked for a whole URL, and says that the server behind it is busy."""
+    """Is asked for a whole URL, and answers that the server behind it is busy."""
 
     asked: list[str]
 

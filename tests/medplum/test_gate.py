@@ -1,4 +1,4 @@
-"""How many batches are let through at once."""
+"""How many batches are admitted at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def passed(gate: Gate, clock: list[float], *, batches: int, seconds: float, size
 
 
 def test_a_full_gate_opens_further_while_that_makes_it_faster() -> None:
-    """And closes again where the server is pushed back."""
+    """And closes again if the server is pushed back."""
     clock = [0.0]
     gate = Gate(Concurrency(8, allowed=2), lambda: clock[0])
     for _ in range(2):

@@ -34,7 +34,7 @@ def test_what_was_spent_counts_before_the_answer_comes() -> None:
 
 
 def test_before_the_first_answer_nothing_is_known() -> None:
-    """Nothing waits and nothing is counted; a cost that never fits is let through when the window is fresh."""
+    """Nothing waits and nothing is counted; a cost above the limit is admitted when the window is fresh."""
     assert Quota(0.5).pause(10, now=0) == 0
     assert Quota(0.5).spent(10, now=0).remaining is None
     assert Quota(0.5).observed(100, 60, now=0).pause(1000, now=0) == 0
@@ -70,7 +70,7 @@ def test_one_more_at_once_takes_a_whole_round_of_batches() -> None:
 
 
 def test_a_server_that_pushes_back_gets_fewer_at_once_but_never_none() -> None:
-    """And nothing more than the most at once is ever tried."""
+    """And there are never more than the maximum at once."""
     state = Concurrency(4, allowed=4).pushed_back()
     assert state.limit == 2
     for _ in range(20):

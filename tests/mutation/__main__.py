@@ -23,7 +23,7 @@ _COPIED = ("bot_layer", "bots", "tests", "medplum_sandbox", "operation_definitio
 
 
 def main() -> int:
-    """Run every mutant, or those whose file or description holds the words given on the command line."""
+    """Run every mutant, or those whose file or description contains the words given on the command line."""
     words = sys.argv[1:]
     chosen = [mutant for mutant in MUTANTS if all(word in f"{mutant.rules.path} {mutant.about}" for word in words)]
     with tempfile.TemporaryDirectory() as folder:

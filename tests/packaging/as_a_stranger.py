@@ -39,7 +39,7 @@ class Stranger:
     environ: Mapping[str, str]
 
     def run(self, *words: str, expect: int = 0, cwd: Path | None = None, given: Mapping[str, str] | None = None) -> str:
-        """What a command prints; it must end with the exit code, and never with a traceback."""
+        """The output of a command; it must exit with the exit code, and never with a traceback."""
         command = [str(self.binaries / words[0]) if (self.binaries / words[0]).exists() else words[0], *words[1:]]
         done = subprocess.run(
             command,
@@ -128,7 +128,7 @@ def login(ready: dict[str, Any]) -> dict[str, str]:
 
 
 def curl(stranger: Stranger, medplum: Mapping[str, str], path: str, body: Any = None) -> Any:
-    """An answer of Medplum, asked for as the README does."""
+    """An answer of Medplum, requested as the README does."""
     base = medplum["MEDPLUM_BASE_URL"].rstrip("/")
     form = f"client_id={medplum['MEDPLUM_CLIENT_ID']}&client_secret={medplum['MEDPLUM_CLIENT_SECRET']}"
     token = stranger.run("curl", "-s", f"{base}/oauth2/token", "-d", f"grant_type=client_credentials&{form}")
@@ -138,13 +138,13 @@ def curl(stranger: Stranger, medplum: Mapping[str, str], path: str, body: Any = 
 
 
 def test_version_and_demo(stranger: Stranger) -> None:
-    """The wheel holds all that the demo needs."""
+    """The wheel contains all that the demo needs."""
     assert re.fullmatch(r"medplum-bots \d+\.\d+\.\d+\n", stranger.run("medplum-bots", "--version"))
     assert "steps as expected" in stranger.run("medplum-bots", "demo")
 
 
 def test_sandbox_serve_deploy_and_doctor(stranger: Stranger) -> None:
-    """The bundled bots, deployed from the wheel and called by the look-alike at a host of one's own."""
+    """The bundled bots, deployed from the wheel; the look-alike calls them on the user's own host."""
     port = str(free_port())
     with sandbox(stranger, "--host-port", port) as ready:
         medplum = login(ready)
@@ -162,7 +162,7 @@ def test_sandbox_serve_deploy_and_doctor(stranger: Stranger) -> None:
 
 
 def test_a_project_of_ones_own(stranger: Stranger) -> None:
-    """Made, tested in an environment of its own, served on the sandbox, and called with curl."""
+    """Created, tested in its own environment, served on the sandbox, and called with curl."""
     stranger.run("medplum-bots", "new-project", "clinic")
     folder = stranger.folder / "clinic"
     assert "5 passed" in stranger.run("make", "test", cwd=folder)

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ALL = frozenset({"host", "otel", "sandbox", "sync"})
-# Runs a command's words, or imports modules, where the modules of argv[1] do not exist.
+# Runs a command, or imports modules, while the modules of argv[1] are unavailable.
 HIDING = """
 import sys
 class Hidden:
@@ -59,7 +59,7 @@ def libraries(*extras: str) -> set[str]:
 
 @cache
 def modules() -> dict[str, set[str]]:
-    """Top-level modules, and the libraries that they come from."""
+    """Top-level modules, and the libraries that provide them."""
     return {
         module: {str(canonicalize_name(name)) for name in names}
         for module, names in metadata.packages_distributions().items()
@@ -105,7 +105,7 @@ def run(
     ],
 )
 def test_modules_import_with_the_libraries_of_their_extra(extras: tuple[str, ...], names: str) -> None:
-    """A bot's author needs no extra; the host, the sync and the look-alikes need their own and no other."""
+    """A bot's author needs no extra; the host, the sync and the look-alikes need only their own."""
     done = run(frozenset(extras), "import", *names.split())
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -163,7 +163,7 @@ def test_every_library_before_1_0_has_an_upper_bound() -> None:
 
 
 def test_what_is_imported_is_required() -> None:
-    """No library is used that comes only because another one requires it, but those of pytest's plugins."""
+    """No library is used that only another library requires, except those of pytest's plugins."""
     import grimp  # noqa: PLC0415  # import-linter's own graph: only this test needs it
 
     graph = grimp.build_graph(

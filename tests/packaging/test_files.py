@@ -20,13 +20,13 @@ STATE = "/var/lib/medplum-bots"
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions, comments left out."""
+    """The Dockerfile's instructions, without comments."""
     lines = (PACKAGING / "Dockerfile").read_text(encoding="utf-8").splitlines()
     return [(line.split()[0], line.split(" ", 1)[1]) for line in lines if line and not line.startswith("#")]
 
 
 def final() -> dict[str, str]:
-    """The instructions of the image itself, which begins with the last FROM; of several of a kind the last one."""
+    """The instructions of the image itself, which starts with the last FROM; the last of each kind counts."""
     found = instructions()
     last = max(number for number, (word, _) in enumerate(found) if word == "FROM")
     return dict(found[last:])
@@ -73,7 +73,7 @@ def test_what_the_build_copies_exists_and_holds_no_secret() -> None:
 
 
 def test_the_compose_file_fits_the_image() -> None:
-    """Read-only but for the image's volume, on loopback, with the port and the time to stop that the image needs."""
+    """Read-only except for the image's volume, on loopback, with the port and the stop time that the image needs."""
     service, image = host(), final()
     assert service["read_only"]
     assert [each.partition(":")[2] for each in service["volumes"]] == [image["VOLUME"]]

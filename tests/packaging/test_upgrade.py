@@ -108,7 +108,7 @@ def test_a_restored_backup_of_the_inbox_goes_on(tmp_path: Path) -> None:
 
 @contextmanager
 def upgraded(name: str, folder: Path, *resources: Json) -> Iterator[World]:
-    """Both ends as version 0.1.0 left them: Medplum's resources, under new ids, and the map that names them."""
+    """Both sides as version 0.1.0 left them: Medplum's resources, under new ids, and the map that names them."""
     with small(patient("p1"), *resources, folder=folder) as both:
         addresses = {
             "{SOURCE_ROOT}": both.source.base_url.removesuffix("/fhir/r4/v1"),
@@ -151,7 +151,7 @@ def test_the_sync_goes_on_from_the_map_and_task_of_version_0_1_0(tmp_path: Path)
 
 
 def test_a_run_that_version_0_1_0_began_is_finished(tmp_path: Path) -> None:
-    """Its export is not lost: where the source has forgotten it, it is asked for again."""
+    """Its export is not lost: if the source has forgotten it, it is requested again."""
     with upgraded("sync_broken_off", tmp_path, WAITING, observation("o2")) as both:
         state = both.run()
         assert state.run is not None

@@ -48,7 +48,7 @@ def _inner(text: str) -> Any:
 
 
 def survivors(recording: Any, text: str, allowed: frozenset[str] = frozenset()) -> list[str]:
-    """The texts of a recording that can be read in a case, apart from systems and what is allowed besides."""
+    """The texts of a recording that a case still shows, apart from systems and other allowed texts."""
     coats = unquote(text)
     for found in re.findall(r"[A-Za-z0-9+/=]{16,}", text):
         inner = _inner(found)
@@ -66,6 +66,6 @@ def survivors(recording: Any, text: str, allowed: frozenset[str] = frozenset()) 
 
 
 def _is_in(text: str, coats: str, words: set[str]) -> bool:
-    """True where the whole text is there, and all its words of four letters or digits are words there."""
+    """True if the whole text is there, and all its words of four letters or digits are words there."""
     own = [word.casefold() for word in _WORD.findall(text)]
     return bool(own) and text.casefold() in coats and words.issuperset(own)

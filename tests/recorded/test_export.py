@@ -97,7 +97,7 @@ def export(url: str, folder: Path, key: str = KEY) -> tuple[int, str]:
 
 
 def test_a_failed_run_is_kept_encrypted(bots: Collection, tmp_path: Path) -> None:
-    """Without the key nothing of it can be read, and nothing is recorded unless it is asked for."""
+    """Without the key it is unreadable, and nothing is recorded without a setting."""
     with MedplumSandbox() as medplum:
         assert fail(bots, medplum, record=False) is None
         recording = fail(bots, medplum)
@@ -109,7 +109,7 @@ def test_a_failed_run_is_kept_encrypted(bots: Collection, tmp_path: Path) -> Non
 
 
 def test_an_exported_run_replays(bots: Collection, tmp_path: Path) -> None:
-    """It ends as the run did, also where no answer came, and without the server; the patient is not in it."""
+    """It ends as the run did, even where no answer came, and without the server; it does not contain the patient."""
     with MedplumSandbox() as medplum:
         url = stored(tmp_path, fail(bots, medplum))
     code, told = export(url, tmp_path / "case")

@@ -1,4 +1,4 @@
-"""Every fixture, recorded as a run, made a case and replayed: the same answer, and nothing of its people is left."""
+"""Every fixture, recorded as a run, exported as a case and replayed: the same answer, without any personal data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.bots.practice_world import World, world
 from tests.cases import FIXTURES, Case, cases
 from tests.recorded.oracle import survivors
 
-# A sync writes Tasks with times in them and reads a source of its own: its runs are longer than a recording.
+# A sync writes Tasks with times and reads its own source: its runs are longer than a recording.
 CASES = [case for case in cases() if case.stem != "pf_bulk_sync"]
 
 
@@ -47,7 +47,7 @@ def event_of(here: World, case: Case) -> Json:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_recorded_fixture_replays_without_its_people(case: Case, tmp_path: Path) -> None:
-    """The replay ends as the run did, asks for nothing that was not recorded, and no word of a person is in it."""
+    """The replay ends as the run did, requests nothing unrecorded, and contains no word of a person."""
     handler = load().named(case.stem)
     with world() as here:
         recording = record(handler, event_of(here, case))

@@ -1,4 +1,4 @@
-"""Laws of what is left of a person: nothing that says who it is, in any coat; and what is equal stays equal."""
+"""Laws of anonymization: nothing identifies a person, in any encoding; and equal values stay equal."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _HEADER = "MSH|^~\\&|PMS|CLINIC|MEDPLUM|HUB|{at}||ADT^{event}|C1|P|2.5.1"
 
 
 class Checks:
-    """The checks of one case: all are made before the first failure is raised."""
+    """The checks of one case: all are run before the first failure is raised."""
 
     def __init__(self) -> None:
         self._failed: list[str] = []
@@ -55,7 +55,7 @@ def world(**settings: Any) -> AbstractContextManager[Clinic]:
 
 
 def send(w: Clinic, message: str) -> tuple[str, str]:
-    """(MSA-1, the acknowledgement's MSA and ERR segments on one line)."""
+    """(MSA-1, the acknowledgment's MSA and ERR segments on one line)."""
     answer: Any = handler(w.message(message))
     lines = str(answer).replace("\r", "\n").split("\n")
     code = next((line.split("|")[1] for line in lines if line.startswith("MSA")), "?")

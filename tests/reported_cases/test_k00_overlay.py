@@ -1,6 +1,7 @@
-"""K0. A message whose name AND birth date are another person's is answered AE, but Medplum's Patient is
-overwritten. Should: refused before anything is stored (docs/patients.md: AE = "not done"; the bot itself calls
-it contradictory).
+"""K0. A message whose name and birth date are another person's is answered AE, but overwrites Medplum's Patient.
+
+Expected: it is refused before anything is stored (docs/patients.md: AE means "not done"; the bot itself calls the
+message contradictory).
 """
 
 from __future__ import annotations

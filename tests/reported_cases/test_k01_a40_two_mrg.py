@@ -1,7 +1,7 @@
 """K1. A40 with two MRG after one PID.
 
-only the last merge is carried out, answered AA. Should: both, or an AE (ADT_A39 has one MRG for each PID:
-segment sequence, ERR 100). adt.py _persons overwrites prior.
+Only the last merge is carried out, and the answer is AA. Expected: both merges, or an AE (ADT_A39 has one MRG for each
+PID: segment sequence, ERR 100). adt.py _persons overwrites the first.
 """
 
 from __future__ import annotations

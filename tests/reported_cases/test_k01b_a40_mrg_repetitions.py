@@ -1,6 +1,7 @@
-"""K1b. MRG-1 with two numbers that are two Patients here.
+"""K1b. MRG-1 with two numbers that belong to two Patients here.
 
-only the first ends, answered AA. Should: both, or an AE for a person (several-patients).
+Only the first Patient ends, and the answer is AA. Expected: both end, or an AE that leaves the decision to a person
+(several-patients).
 """
 
 from __future__ import annotations

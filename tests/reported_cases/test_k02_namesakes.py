@@ -1,8 +1,8 @@
-"""K2. Two real persons of one name and birth date (here twins not named yet).
+"""K2. Two real persons with one name and birth date (here twins without a first name).
 
-the second can never be registered. Should: after a person has looked there is a way (a flag, or Medplum's own
-doNotMatch list); other sex, address, phone, record number and multiple birth are reasons not to call it the
-same person; the advice "merge the two" is dangerous.
+The second can never be registered. Expected: after a person has checked, there is a way to register (a flag, or
+Medplum's own doNotMatch list). A different sex, address, phone, record number or multiple birth is a reason not to
+treat both as the same person; the advice "merge the two" is dangerous.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""K3. After A40 (M-2 into M-1) a message that lists both numbers is taken or refused by their order.
+"""K3. After A40 (M-2 into M-1), the order of both numbers decides whether a message that lists them is accepted.
 
-Should: PID-3 is a list without order: the same either way.
+Expected: PID-3 is an unordered list, so the result is the same either way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""K7. `medplum-bots adt --patient <merged away> --event A29` writes a delete of the SURVIVOR.
+"""K7. `medplum-bots adt --patient <merged away> --event A29` writes a deletion of the surviving record.
 
-the partner deletes the living record. Should: refused (or an A40 with MRG); the same for A29 of an active
-patient (a warning at least).
+The partner deletes the living patient's record. Expected: the command refuses (or writes an A40 with MRG); the same for
+A29 of an active patient (at least a warning).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""K9. Phones and e-mails that are there are silently not sent to the index.
+"""K9. Existing phones and e-mails are silently not sent to the index.
 
-`tel:`/`mailto:` (S4's own sample, C-CDA), the extension as "Ext: 5", "extension 5", "#5", ";ext=5", TN of HL7
-2.3 with C text; an e-mail beside a number in one XTN. Should: sent without what does not belong to the number;
-or a remark.
+These are `tel:`/`mailto:` (S4's own sample, C-CDA), the extension as "Ext: 5", "extension 5", "#5", ";ext=5", TN of HL7
+2.3 with C text, and an e-mail beside a number in one XTN. Expected: they are sent without the parts that do not belong
+to the number, or the answer has a remark.
 """
 
 from __future__ import annotations

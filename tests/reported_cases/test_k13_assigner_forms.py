@@ -1,7 +1,7 @@
 """K13. The assigner of an account number as an absolute reference to the same Medplum.
 
-the number is left out. Should: resolved (FHIR references may be absolute; identifiers.key() already knows
-"relative, whole, or of a version").
+The number is left out. Expected: the reference is resolved (FHIR references may be absolute; identifiers.key() already
+knows "relative, whole, or of a version").
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""K14. One parameter more than the responder knows and the whole query is 400.
+"""K14. A single unknown parameter makes the responder answer the whole query with 400.
 
-no document of the patient is found. Should: FHIR R4 search 3.1.1.3 (cited in query.py): servers SHOULD ignore
-what they do not know, unless the client says handling=strict (proxies and HTTP stacks add parameters). US Core:
+No document of the patient is found. Expected by FHIR R4 search 3.1.1.3 (cited in query.py): servers SHOULD ignore
+unknown parameters, unless the client says handling=strict (proxies and HTTP stacks add parameters). US Core:
 patient+category, patient+category+date, _id.
 """
 

@@ -1,7 +1,7 @@
-"""K15. A document that is labelled, but not by a confidentiality code with its system, counts as unlabelled.
+"""K15. A document with a label that is not a confidentiality code with its system counts as unlabeled.
 
-normal, and goes out to every network. Should: what is labelled and not understood stays inside (as an unknown
-confidentiality code does): 42CFRPart2, ETH, PSY, HIV, "no disclosure" codes, {code: R} without system, {text:
+It counts as normal and is disclosed to every network. Expected: a document with an unknown label stays inside, as with
+an unknown confidentiality code: 42CFRPart2, ETH, PSY, HIV, "no disclosure" codes, {code: R} without system, {text:
 restricted}.
 """
 

@@ -1,8 +1,8 @@
-"""K17. Registered by record number (FEDERATED_PATIENT_IDENTIFIER_SYSTEM).
+"""K17. A patient is registered by record number (FEDERATED_PATIENT_IDENTIFIER_SYSTEM).
 
-after a merge the sender lists both numbers, the bot itself adds the second one to the Patient, and from then on
-EVERY message is refused as missing-demographics (identifier). Should: the number under which the index knows
-the patient is kept, and the change of address arrives.
+After a merge the sender lists both numbers, the bot itself adds the second one to the Patient, and from then on every
+message is refused as missing-demographics (identifier). Expected: the number that the index knows is kept, and the
+change of address arrives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""K19. The text came decoded, and holds no \\X..\\.
+"""K19. A message whose text arrives decoded, without \\X..\\.
 
-an unusual name in MSH-18 (UTF8, windows-1252) still refuses every message. Should: taken; the name matters only
-for bytes and for \\X..\\.
+An unusual name in MSH-18 (UTF8, windows-1252) still refuses every message. Expected: the message is accepted; the name
+matters only for bytes and for \\X..\\.
 """
 
 from __future__ import annotations

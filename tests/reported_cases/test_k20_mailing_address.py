@@ -1,7 +1,7 @@
 """K20. PID-11 with a mailing address (M, a PO box) before the home address (H).
 
-the index gets the PO box as "home". Should: the home address (v2-to-FHIR, table 0190: M is Address.type postal,
-no use), whatever the order.
+The index gets the PO box as "home". Expected: it gets the home address in any order (v2-to-FHIR, table 0190: M is
+Address.type postal, no use).
 """
 
 from __future__ import annotations

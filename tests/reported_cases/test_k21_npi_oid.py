@@ -1,7 +1,7 @@
-"""K21. An NPI under its other registered URI (urn:oid:2.16.840.1.113883.4.6, as C-CDA imports leave it).
+"""K21. An NPI under its other registered URI (urn:oid:2.16.840.1.113883.4.6, as C-CDA imports store it).
 
-"needs an NPI". Should: taken, as SSN_SYSTEMS does for the number of that kind (FHIR NamingSystem us-npi lists
-both); or a text that says so.
+The answer is "needs an NPI". Expected: it is accepted, as SSN_SYSTEMS does for that kind of number (FHIR NamingSystem
+us-npi lists both); or the text explains the refusal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """K22. PID-11.1 in parts (number in SAD.1, street in SAD.2).
 
-the street is dropped and the index gets the line "1000". Should: no part of the street is lost (number and
-name, or all three subcomponents where the first does not hold the second).
+The street is dropped, and the index gets the line "1000". Expected: no part of the street is lost (number and name, or
+all three subcomponents if the first does not contain the second).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rules of the federated query: what is understood, what is refused, and what the answer holds."""
+"""Rules of the federated query: which parameters are understood or refused, and what the answer contains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BINARY = "6a1c2f1e-0000-4000-8000-000000000001"
 
 
 def document(number: int = 1, **changes: object) -> Json:
-    """A DocumentReference as Medplum holds it."""
+    """A DocumentReference as Medplum stores it."""
     whole: Json = {
         "resourceType": "DocumentReference",
         "id": f"d-{number}",
@@ -46,7 +46,7 @@ def fits(query: str, **changes: object) -> bool:
 
 @pytest.mark.parametrize(("given", "bare"), [("p-1", "p-1"), ("Patient/p-1", "p-1")])
 def test_a_patient_is_named_by_the_bare_id(given: str, bare: str) -> None:
-    """As it was registered; a reference is understood as well."""
+    """The id from registration; a reference is also understood."""
     assert federation.read_query([("patient", given), ("_total", "accurate")]) == federation.Query(
         (bare,), repeated=(("patient", given), ("_total", "accurate"))
     )
@@ -85,7 +85,7 @@ def test_what_is_not_understood_is_refused(query: list[tuple[str, str]], code: s
 
 
 def test_unknown_parameters_are_ignored_unless_handling_is_strict() -> None:
-    """As FHIR says; the ignored ones do not stand in the links, so that they say what was used."""
+    """As FHIR says; the links omit the ignored ones, so that they show what was used."""
     asked = [("patient", "p"), ("colour", "red"), ("_format", "json"), ("_sort", "-date")]
     assert federation.read_query(asked).repeated == (("patient", "p"), ("_format", "json"))
     with pytest.raises(InputError, match="_sort, colour") as refused:
@@ -149,7 +149,7 @@ def test_an_identifier_is_read_without_its_escapes(value: str, system: str | Non
 
 
 def test_one_patient_may_be_named_twice_and_an_empty_parameter_says_nothing() -> None:
-    """Two parameters must both fit, and a client that leaves a field of its form empty asks for nothing there."""
+    """Two parameters must both match, and an empty form field of a client means no filter."""
     query = federation.read_query([("patient", "Patient/a"), ("subject", "a"), ("date", ""), ("category", " ")])
     assert (query.patients, query.dates, query.categories) == (("a",), (), ())
     assert query.fits({"status": "current"})
@@ -248,12 +248,12 @@ def test_documents_may_be_named_by_their_ids() -> None:
     ],
 )
 def test_filters_mean_what_fhir_says(query: str, expected: bool) -> None:
-    """Values of one parameter are alternatives, parameters all hold, dates are compared as intervals."""
+    """Values of one parameter are alternatives, all parameters must match, dates are compared as intervals."""
     assert fits(query) is expected
 
 
 def test_a_document_without_a_date_or_type_fits_no_filter_on_it() -> None:
-    """What is not known can't be asked for."""
+    """An unknown value matches no filter."""
     assert not fits("date=ne2020", date=None)
     assert not fits("date=ge1900", date="yesterday")
     assert not fits("_lastUpdated=ge1900", meta=None)
@@ -337,7 +337,7 @@ def test_only_documents_with_bytes_in_force_are_told_of(changes: Json, expected:
     ],
 )
 def test_confidentiality_has_a_ceiling(codes: list[str], highest: str, expected: bool) -> None:
-    """The highest label counts, an unknown one counts as too high, and none as what is configured."""
+    """The highest label counts, an unknown one counts as too high, and a missing one as configured."""
     labels = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": code}]} for code in codes]
     held = document(securityLabel=labels)
     assert documents.may_leave(held, Rules("u", highest=highest)) is expected
@@ -385,7 +385,7 @@ def test_the_bytes_are_found_in_the_binary_or_the_resource() -> None:
     ],
 )
 def test_an_id_at_another_server_is_not_ours(url: str, is_here: bool) -> None:
-    """A link that a sync left as it was leads to the source, not to whatever has this id here."""
+    """A link that a sync left unchanged leads to the source, not to the resource with this id here."""
     (source,) = documents.sources(document(content=[{"attachment": {"url": url}}]), "https://m.example/fhir/R4/")
     assert source == (documents.Source(binary=BINARY) if is_here else None)
 
@@ -473,7 +473,7 @@ def test_what_the_document_says_goes_before_what_is_configured() -> None:
 
 
 def test_what_nobody_says_is_left_out() -> None:
-    """No author, no custodian, no label, no size is made up."""
+    """No author, custodian, label or size is invented."""
     shown = present(document(type=None), own=None, contents=[Content()])
     assert not {"author", "custodian", "contained", "securityLabel", "type", "context"} & shown.keys()
     assert shown["content"][0]["attachment"].keys() == {"contentType", "url"}
@@ -500,7 +500,7 @@ def test_a_date_is_taken_from_what_is_known(changes: Json, expected: str | None)
 
 
 def test_each_content_has_its_own_address() -> None:
-    """Contents that can't be given are left away; the others keep their number."""
+    """Contents that can't be returned are left out; the others keep their number."""
     held = document(content=[{}, {"attachment": {"url": f"Binary/{BINARY}"}}])
     shown = present(held, contents=[None, Content("text/plain", 1, "h")])
     assert [content["attachment"]["url"].partition("?")[2] for content in shown["content"]] == [

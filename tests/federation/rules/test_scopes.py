@@ -37,7 +37,7 @@ def test_the_intersection_is_granted_else_the_clients_own(asked: str, expected: 
 
 
 def test_a_clients_own_scopes_may_be_wider_or_narrower() -> None:
-    """Each is narrowed to what was asked for."""
+    """Each is narrowed to the request."""
     assert scopes.granted(["system/*.*"], ["system/Binary.read", "system/DocumentReference.s"]) == (
         "system/Binary.read",
         "system/DocumentReference.s",

@@ -1,4 +1,4 @@
-"""Rules of the federated responder's settings: cautious by default, and all that is wrong is said at once."""
+"""Rules of the federated responder's settings: cautious by default, and all mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_unusable_choice_is_named(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "127.8.8.8"])
 def test_http_is_for_this_machine_alone(host: str) -> None:
-    """A tunnel or proxy on the same machine speaks https to the world."""
+    """A tunnel or proxy on the same machine offers https to the outside."""
     assert read_serving({**DOORS, "FEDERATED_BASE_URL": f"http://{host}:8765/federated"}).base_url.startswith("http:")
 
 

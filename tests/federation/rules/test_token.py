@@ -66,7 +66,7 @@ def test_other_requests_are_refused_in_oauths_words(body: bytes, header: str | N
 
 
 def test_the_audience_is_checked_where_it_is_configured() -> None:
-    """A request that was meant for another server is not answered."""
+    """A request for another server is not answered."""
     refused = tokens.read_request(form(), None, audiences=["them"])
     assert isinstance(refused, Refused)
     assert (refused.status, refused.error) == (400, "invalid_target")

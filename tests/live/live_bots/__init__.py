@@ -1,1 +1,1 @@
-"""A collection of its own beside the bundled one: two small bots that the live scenarios call."""
+"""A separate collection in addition to the bundled one: two small bots that the live scenarios call."""

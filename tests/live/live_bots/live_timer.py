@@ -1,4 +1,4 @@
-"""live-timer: leaves one Basic each minute, by which the scenario sees that the server's timer reaches the host."""
+"""live-timer: creates one Basic each minute, which shows the scenario that the server's timer reaches the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOT = Bot(
 
 
 def act(event: Event) -> Json:
-    """Creates the Basic, or finds the one that an earlier minute left."""
+    """Creates the Basic, or finds the one of an earlier minute."""
     basic = {
         "resourceType": "Basic",
         "identifier": [{"system": SYSTEM, "value": "ran"}],

@@ -61,7 +61,7 @@ def test_admissions_and_updates_register(event: str) -> None:
     ("event", "action"), [("A29", "inactivate"), ("A03", "ignore"), ("A60", "ignore"), ("A35", "ignore")]
 )
 def test_other_events(event: str, action: str) -> None:
-    """A29 ends a record; whatever else comes does not concern us, and needs no PID to say so."""
+    """A29 ends a record; any other event does not concern us, and needs no PID for that answer."""
     assert adt.read(message(msh(event), pid())).action == action
     assert adt.read(message(msh("A03"))).persons == ()
 
@@ -136,7 +136,7 @@ def test_a_whole_pid_becomes_a_patient() -> None:
 
 @pytest.mark.parametrize(("code", "use"), [("BI", "billing"), ("V", "temp"), ("", "home")])
 def test_where_bills_or_holidays_go_is_no_home(code: str, use: str) -> None:
-    """Such an address is stored as what it is, and read as that in what we write: it is never the registered one."""
+    """Such an address is stored with its type, and written and read with that type: it is never the registered one."""
     read = one(f11=f"1 Void^^Elm^NV^89001^^{code}").patient["address"]
     assert [address["use"] for address in read] == [use]
     sent = adt_out.message(patient(identifier=[MRN], address=read), "A08", adt_out.Envelope(NOW, "OUT-1"))
@@ -215,7 +215,7 @@ def test_what_cannot_be_read_is_refused_with_its_place(fields: dict[str, str], c
     ],
 )
 def test_a_message_that_cannot_be_followed_is_refused(text: str, code: str) -> None:
-    """The refusal has a code from which the acknowledgement is made."""
+    """The refusal has a code from which the acknowledgment is built."""
     with pytest.raises(InputError) as refused:
         adt.read(text)
     assert refused.value.code == code
@@ -223,7 +223,7 @@ def test_a_message_that_cannot_be_followed_is_refused(text: str, code: str) -> N
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "\r\r\n"])
 def test_line_ends_and_framing_do_not_matter(end: str) -> None:
-    """CR is the standard's; files and agents bring the others, and MLLP's frame may still be on."""
+    """CR is the standard's; files and agents use others, and MLLP's frame may still be there."""
     text = "\x0b" + message(msh(), pid(f5="Sommer^Anna"), end=end) + "\x1c\r"
     assert adt.read(text) == adt.read(message(msh(), pid(f5="Sommer^Anna")))
 
@@ -246,7 +246,7 @@ def test_other_separators_are_followed() -> None:
     ],
 )
 def test_escapes_are_resolved(written: str, read: str) -> None:
-    """Separators, line breaks, highlighting, and bytes in the message's character set; an open escape is kept."""
+    """Separators, line breaks, highlighting, and bytes in the message's character set; an incomplete escape is kept."""
     assert one(f5=f"{written}^Anna").patient["name"][0]["family"] == read
 
 
@@ -258,7 +258,7 @@ def test_without_an_escape_sign_nothing_is_resolved() -> None:
 
 @pytest.mark.parametrize("rest", ["\rNTE|1||5 mg\\day and 3 mg\\day", "\rZPI|\\C2D41\\", "||||||||||\\XZZ\\"])
 def test_what_nobody_reads_may_hold_what_cannot_be_read(rest: str) -> None:
-    """A note, a vendor's own segment or a field that is of no use here keeps no patient from being stored."""
+    """A note, a vendor's own segment or an unused field does not prevent a patient from being stored."""
     text = message(msh("A08"), pid(f5="Sommer^Anna", f13="") + rest)
     assert adt.read(text).persons[0].patient["name"][0]["family"] == "Sommer"
 
@@ -287,7 +287,7 @@ def test_bytes_in_another_set_are_refused() -> None:
 
 
 def test_a_byte_order_mark_is_no_letter() -> None:
-    """Files from some editors begin with one."""
+    """Files from some editors start with one."""
     assert hl7v2.decode(b"\xef\xbb\xbf" + msh().encode()) == msh()
 
 
@@ -323,19 +323,19 @@ def test_a_null_removes_and_an_empty_field_does_not() -> None:
 
 
 def test_a_name_or_address_of_nothing_but_its_type_is_an_empty_one() -> None:
-    """Some senders write the type beside nothing: what is stored stays."""
+    """Some senders write only the type: the stored value stays."""
     stored = patient()
     assert stored_adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["name"] == stored["name"]
     assert stored_adt.merged(stored, one(f5="^^^^^^L", f11="^^^^^^H~^^^^^^M"))["address"] == stored["address"]
 
 
 def test_a_null_component_is_an_empty_one() -> None:
-    """A second name that is to be removed leaves the rest of the name."""
+    """A second name that is to be removed does not affect the rest of the name."""
     assert one(f5='Sommer^Anna^""').patient["name"] == [{"use": "official", "family": "Sommer", "given": ["Anna"]}]
 
 
 def test_death_is_stated_by_date_or_word() -> None:
-    """PID-29 goes before PID-30; a null takes either away; one replaces the other."""
+    """PID-29 comes before PID-30; a null removes either one; one replaces the other."""
     assert one(f29="20250101", f30="Y").patient["deceasedDateTime"] == "2025-01-01"
     assert stored_adt.merged(patient(deceasedBoolean=True), one(f29="20250101")).get("deceasedBoolean") is None
     assert stored_adt.merged(patient(), one(f30="Y"))["deceasedBoolean"] is True
@@ -358,7 +358,7 @@ def test_a_new_patient_is_active() -> None:
 
 
 def test_a_merge_links_both_records_once() -> None:
-    """The one that ends is kept, inactive, and names its successor; linking again changes nothing."""
+    """The ended record is kept, inactive, and names its successor; linking again changes nothing."""
     read = adt.read(
         message(msh("A40"), pid(), "MRG|M-8^^^CLINIC^MR", pid(f3="M-9^^^CLINIC"), "MRG|M-1^^^CLINIC"),
         authorities=AUTHORITIES,
@@ -403,7 +403,7 @@ def segments(text: str) -> dict[str, hl7v2.Segment]:
     ],
 )
 def test_an_acknowledgement_repeats_the_control_id_and_names_the_field(code: str, number: str) -> None:
-    """The answer goes back the way that the message came, with HL7's error code, ours, and the field."""
+    """The answer returns to the sender of the message, with HL7's error code, ours, and the field."""
     problem = acknowledgement.Problem(
         code, "Add | these.", ("Patient.address.city", "Patient.address.line", "Patient.id", "MSH-9")
     )
@@ -484,7 +484,7 @@ def test_an_outgoing_message_says_what_the_patient_says() -> None:
 
 @pytest.mark.parametrize(("event", "structure"), [("A04", "ADT_A01"), ("A28", "ADT_A05"), ("A29", "ADT_A21")])
 def test_each_event_has_its_structure(event: str, structure: str) -> None:
-    """MSH-9 names the structure, and EVN repeats the event where it still may."""
+    """MSH-9 names the structure, and EVN repeats the event where the version still allows it."""
     sent = segments(written(event))
     assert (sent["MSH"].text(9, 2), sent["MSH"].text(9, 3), sent["MSH"].text(18)) == (event, structure, "UNICODE UTF-8")
     assert sent["EVN"].text(1) == ("" if event == "A29" else event)

@@ -1,4 +1,4 @@
-"""Rules of messages that come late: what a stamp says, which of two is the older one, and what is kept of it."""
+"""Rules of late messages: what a stamp says, which of two is older, and what is stored of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_when_the_event_was_recorded_goes_before_when_the_message_was_made() -> 
 
 
 def test_each_sender_has_a_clock_of_its_own() -> None:
-    """The last stamp of each is kept beside other extensions; one that says no time, or the same, changes nothing."""
+    """The last stamp of each is kept beside other extensions; one without a time, or the same one, changes nothing."""
     other = {"url": "urn:x", "valueString": "y"}
     held = stamped(patient(extension=[other]), Stamp(EHR, "20261122", "20261122100000"))
     both = stamped(held, Stamp("LAB|EAST", "20261120"))

@@ -19,7 +19,7 @@ PATIENT: Json = {"resourceType": "Patient", "id": "p"}
 
 
 def consent(**parts: Any) -> Json:
-    """An active privacy Consent with these parts; None leaves one out."""
+    """An active privacy Consent with these parts; None removes one."""
     whole = {"resourceType": "Consent", "status": "active", "scope": PRIVACY, **parts}
     return {name: value for name, value in whole.items() if value is not None}
 
@@ -51,7 +51,7 @@ def coded(code: str, system: str = ACT_CODE) -> Json:
         ({"provision": {"type": "deny", "period": {"start": "2026"}}}, Stance.DENIES),
         ({"provision": {"type": "permit", "period": {"end": "2026-05-04T11:59:00Z"}}}, Stance.SILENT),
         ({"provision": {"type": "permit", "period": {"end": "2026-05-04T08:01:00-04:00"}}}, Stance.PERMITS),
-        # An exception that denies a part counts as a denial, because a part cannot be kept back here.
+        # An exception that denies a part counts as a denial, because the network cannot get a record without that part.
         ({"provision": {"type": "permit", "provision": [{"type": "deny"}]}}, Stance.DENIES),
         ({"provision": {"provision": [{"type": "permit"}, {"type": "deny"}]}}, Stance.DENIES),
         ({"provision": {"type": "deny", "purpose": [{"code": "HRESCH"}]}}, Stance.SILENT),
@@ -86,7 +86,7 @@ def coded(code: str, system: str = ACT_CODE) -> Json:
             },
             Stance.SILENT,
         ),
-        # Both scopes: what it says of privacy counts.
+        # Both scopes: its statement on privacy counts.
         (
             {"scope": {"coding": [*PRIVACY["coding"], {"code": "research"}]}, "provision": {"type": "deny"}},
             Stance.DENIES,

@@ -35,7 +35,7 @@ def code(answer: object) -> str:
 
 
 def test_an_unknown_patient_is_created_as_health_gorilla_asks() -> None:
-    """The resource holds what the federation guide lists, and no part without a value."""
+    """The resource has what the federation guide lists, and no part without a value."""
     answer = plan(patient(), Found(), POLICY)
     assert isinstance(answer, Create)
     assert answer.body == {
@@ -70,7 +70,7 @@ def test_an_unknown_patient_is_created_as_health_gorilla_asks() -> None:
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:
-    """One answer names every absent element, so that the caller corrects them in one go."""
+    """One answer names every missing element, so that the caller can correct all of them at once."""
     answer = plan({"resourceType": "Patient"}, Found(), POLICY)
     assert isinstance(answer, InputError)
     assert answer.code == "missing-demographics"
@@ -90,7 +90,7 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 
 @pytest.mark.parametrize("gender", ["other", "unknown", "F", None])
 def test_only_male_and_female_are_sent_unless_configured(gender: str | None) -> None:
-    """FHIR's other genders need the clinic's word that Health Gorilla takes them; a wrong code never passes."""
+    """FHIR's other genders require the clinic's setting that Health Gorilla accepts them; a wrong code never passes."""
     refused = missing(patient(gender=gender), POLICY)
     configured = missing(patient(gender=gender), replace(POLICY, other_genders=True))
     assert refused == ("Patient.gender",)
@@ -123,7 +123,7 @@ def test_what_is_not_in_force_does_not_count(element: str, value: Any, expected:
 
 
 def test_the_name_in_force_is_the_official_one() -> None:
-    """Official goes before usual, usual before the rest, and a name whose period is over comes last."""
+    """Official comes before usual, usual before the rest, and a name whose period is over comes last."""
     names = [
         {"family": "Third", "given": ["A"]},
         {"use": "official", "family": "Past", "given": ["A"], "period": {"end": "2001-01-01"}},
@@ -146,7 +146,7 @@ def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
 
 
 def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
-    """Who moved or took another name is not registered as before: what is missing is named."""
+    """A patient who moved or took another name is not registered with the old data: missing elements are named."""
     over = {"period": {"end": "2020-01-01"}}
     past = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001", **over}
     moved = patient(
@@ -227,7 +227,7 @@ def test_a_contact_point_without_use_is_never_sent(point: Json) -> None:
 
 
 def test_a_contact_point_is_sent_once() -> None:
-    """The same phone in two spellings is one phone; an unknown use is left away."""
+    """The same phone in two forms is one phone; an unknown use is left out."""
     points = [
         {"system": "phone", "value": "+1 (310) 555-0142 ext. 7", "use": "desk", "rank": "1"},
         {"system": "phone", "value": "310.555.0142"},
@@ -236,7 +236,7 @@ def test_a_contact_point_is_sent_once() -> None:
 
 
 def test_an_unchanged_patient_is_left_alone() -> None:
-    """Registration of what is registered writes nothing, whatever the case of the letters."""
+    """Registering a registered patient writes nothing, whatever the case of the letters."""
     held = registered(build(patient(), POLICY), birthDate="1980-02-29")
     held["name"] = [{"use": "usual", "family": "SOMMER", "given": ["ANNA", "MARIA"]}]
     assert plan(patient(), found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
@@ -282,7 +282,7 @@ def test_several_matches_are_for_a_person() -> None:
 
 
 def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
-    """A patient whom Health Gorilla knows without our id is adopted, not doubled."""
+    """A patient whom Health Gorilla knows without our id is adopted, not duplicated."""
     held = registered(build(patient(), POLICY), identifier=[HG])
     answer = plan(patient(), found(by_demographics=[held]), POLICY)
     assert isinstance(answer, Update)
@@ -320,7 +320,7 @@ def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None
 
 
 def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
-    """An id that Medplum keeps in error, of one whom no query asks for, must not carry this one's data either."""
+    """If Medplum has a wrong id, of a person whom no query finds, that record must not get the patient's data."""
     other = patient(name=[{"family": "Winter", "given": ["Bo"]}], birthDate="1950-01-01")
     known = found(recorded=registered(build(other, POLICY), identifier=[HG]))
     assert code(plan(patient(identifier=[HG]), known, POLICY)) == "contradictory-demographics"
@@ -365,7 +365,7 @@ def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() 
 
 
 def test_the_recorded_id_must_be_the_found_one() -> None:
-    """The id that Medplum keeps is checked on every run; forced, the registration under our own id is taken instead."""
+    """Medplum's id is checked on every run; with force, the registration under our own id is used instead."""
     held = registered(build(patient(), POLICY), "hg-2")
     assert code(plan(patient(identifier=[HG]), found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
     assert plan(patient(identifier=[HG]), found(by_identifier=[held]), POLICY, Context(force=True)) == NothingToDo(
@@ -410,7 +410,7 @@ def test_some_patients_are_never_registered(changes: Json, expected: str) -> Non
 
 
 def test_test_patients_are_registered_where_it_is_configured() -> None:
-    """A sandbox may want them."""
+    """A sandbox may need them."""
     tagged = patient(meta={"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "HTEST"}]})
     assert isinstance(plan(tagged, Found(), replace(POLICY, test_patients=True)), Create)
 
@@ -474,7 +474,7 @@ def test_a_social_security_number_is_never_the_registered_id() -> None:
 
 
 def test_the_id_is_written_back_once() -> None:
-    """Medplum's Patient keeps one id in force; one that was replaced or ended is kept as old, and can come back."""
+    """Medplum's Patient has one id in force; a replaced or ended one is kept as old, and can become current again."""
     mrn = {"system": "urn:mrn", "value": "M-1"}
     written = index_patient.with_health_gorilla_id(patient(identifier=[mrn]), "hg-1", NOW)
     assert written["identifier"] == [mrn, HG]
@@ -488,7 +488,7 @@ def test_the_id_is_written_back_once() -> None:
 
 
 def test_what_was_ended_here_is_revived_here() -> None:
-    """A registration that the bot made inactive is written active again; any other inactive one is for a person."""
+    """A registration that the bot deactivated is activated again; any other inactive one needs a person."""
     held = registered(build(patient(), POLICY), active=False)
     revived = plan(patient(identifier=[{**HG, "use": "old"}]), found(by_identifier=[held]), POLICY)
     assert isinstance(revived, Update)
@@ -516,7 +516,7 @@ def test_an_identifier_of_unknown_shape_is_left_alone(junk: Json) -> None:
 
 
 def test_the_id_of_a_merged_record_leaves_the_registration() -> None:
-    """The patient may be asked for by one id only."""
+    """The patient can be queried by one id only."""
     both = build(patient(), POLICY)
     both["identifier"] += build(patient(id="former"), POLICY)["identifier"]
     answer = plan(patient(), found(by_identifier=[registered(both)]), POLICY, Context(former=("former",)))
@@ -542,7 +542,7 @@ def test_a_merged_record_is_no_namesake_whatever_differs() -> None:
 
 
 def test_of_two_registrations_the_recorded_one_is_the_patients() -> None:
-    """Each of the two record numbers is registered; Medplum knows which record is meant."""
+    """Each of the two record numbers is registered; Medplum knows which record is right."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     numbers = [{"system": "urn:mrn", "value": value} for value in ("M-1", "M-2")]
     ours = patient(identifier=[*numbers, HG])

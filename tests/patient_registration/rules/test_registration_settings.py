@@ -47,7 +47,7 @@ def test_the_system_is_the_clinics_own(system: str) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"A": 1}'])
 def test_authorities_are_a_map_of_texts(text: str) -> None:
-    """A wrong map is said at once, not at the first message."""
+    """A wrong map is reported at once, not at the first message."""
     with pytest.raises(ConfigError) as refused:
         adt_policy({"ADT_ASSIGNING_AUTHORITIES": text})
     assert refused.value.code == "invalid-setting"

@@ -1,4 +1,4 @@
-"""Who may be one person: what two records share, and what speaks against it."""
+"""Who may be one person: what two records share, and what contradicts it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_is_not_said_contradicts_nothing(one: Json, silent: str) -> None:
     ],
 )
 def test_a_name_in_another_spelling_is_the_same_name(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
-    """One system keeps two given names in one text, another sends names without accents and signs."""
+    """One system stores two given names in one text, another sends names without accents and punctuation."""
     first, second = (patient(name=[{"family": family, "given": given}]) for family, given in (one, other))
     assert is_alike(first, second)
     assert is_alike(second, first)
