@@ -1,1 +1,1 @@
-"""The Practice Fusion sync: what the bot and the command line both run."""
+"""The Practice Fusion sync, used by the bot and the command line."""

@@ -1,4 +1,4 @@
-"""Content that an Attachment links to: fetched, checked, stored in Medplum, link rewritten."""
+"""Copies the content of Attachments: fetches it, checks it, stores it in Medplum and rewrites the link."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.retry import repeat
 
 _MEMORY: Final = 1024 * 1024
-_INLINE: Final = 500_000  # Medplum takes a resource of 1 MB
+_INLINE: Final = 500_000  # Medplum accepts resources up to 1 MB
 _POLICY: Final = RetryPolicy(retries=4, backoff=0.2)
 _OCTETS: Final = "application/octet-stream"
 _NOTES: Final = (ATTACHMENT_URL, ATTACHMENT_DIGEST_URL)
@@ -63,21 +63,21 @@ class Attachments:
         missed: Callable[[], None],
         left: Callable[[str], None],
     ) -> Json:
-        """The resource with its links rewritten to Medplum; what Medplum has already is not fetched again.
+        """The resource with its links rewritten to Medplum; content that Medplum already has is not fetched again.
 
-        ``owner`` is the Patient in Medplum to whom the content belongs. ``missed`` is called where a link stays for
-        now, because the content could not be had at this moment; ``left`` with the reason where it stays for good.
+        ``owner`` is the Patient in Medplum to whom the content belongs. ``missed`` is called if a link stays for now,
+        because the content is temporarily unavailable; ``left`` is called with the reason if it stays permanently.
         """
         there = [each for each in attachments_in(upsert.comparable(found.resource)) if _noted(each)] if found else []
         copied: list[Json] = []
-        # Content may be another one behind the same link: a hash tells, or that the source changed nothing at all.
+        # Content may change behind the same link: a hash shows that, or the source's unchanged resource rules it out.
         kind = str(resource["resourceType"])
         same = found is not None and (
             source_mark.source_version(found.resource, kind) == source_mark.source_version(resource, kind)
         )
 
         def change(attachment: Json) -> Json:
-            # The same content in two places of a resource is stored once.
+            # Content that occurs twice in a resource is stored once.
             likely = [each for each in (*copied, *there) if _may_hold(each, attachment)]
             sure = likely if same or attachment.get("hash") or any(each in copied for each in likely) else []
             try:
@@ -99,7 +99,7 @@ class Attachments:
         return changed
 
     def targets(self, resource: Json) -> set[Key]:
-        """The resources of the source that attachments point to."""
+        """The source resources that attachments link to."""
         links = [each.get("url") for each in attachments_in(resource)]
         keys = (references.read_reference(each, self.source.settings.source) for each in links if isinstance(each, str))
         return {key for key in keys if key is not None}
@@ -121,13 +121,13 @@ class Attachments:
         return _linked(attachment, url, target, digest)
 
     def _outside(self, attachment: Json, sure: list[Json], likely: list[Json], owner: str) -> Json:
-        """An Attachment whose data would make the resource too large for Medplum, with its data in a Binary."""
+        """An Attachment whose data would make the resource too large for Medplum, with the data moved to a Binary."""
         text = str(attachment.get("data") or "")
         if len(text) < _INLINE:
             return attachment
         try:
             data = base64.b64decode("".join(text.split()), validate=True)
-        except ValueError as fault:  # also for letters that are not ASCII
+        except ValueError as fault:  # also for non-ASCII characters
             raise _Unusable("its data is not base64") from fault
         rest = {name: value for name, value in attachment.items() if name != "data"}
         if sure:
@@ -138,14 +138,14 @@ class Attachments:
         return _linked(rest, inline_address(text), target, digest)
 
     def _absolute(self, attachment: Json) -> Json:
-        """The link stays, complete, so that it can be followed with the source's rights."""
+        """Keep the link, as an absolute URL, so that users with rights at the source can follow it."""
         url = attachment.get("url")
         if not isinstance(url, str) or ":" in url:
             return attachment
         return attachment | {"url": f"{self.source.settings.source}/{url}"}
 
     def _store(self, attachment: Json, kind: str, spool: IO[bytes], likely: list[Json], owner: str) -> tuple[str, str]:
-        """Where the content is in Medplum, and its digest: stored now, unless it is what is there already."""
+        """Store the content unless Medplum already has it; returns its address in Medplum and its digest."""
         digest = _check(spool, attachment)
         for each in likely:
             if _digest(each) == digest:
@@ -160,7 +160,7 @@ class Attachments:
         return repeat(fetched, _POLICY, when=lambda fault: not isinstance(fault, LeaseLost), wait=self.source.wait)
 
     def _fetched(self, url: str, spool: IO[bytes], attachment: Json, *, accept: str = "*/*") -> str:
-        """The content into the spool, out of a FHIR Binary where the source wraps it in one; its media type."""
+        """Fetch the content into the spool, unwrapped if the source sends a FHIR Binary; returns its media type."""
         spool.seek(0)
         spool.truncate()
         kind, chunks = self.source.files.content(url, accept=accept)
@@ -195,7 +195,7 @@ class Attachments:
 
 
 def inline_address(data: str) -> str:
-    """What stands for the address of content that the source sends inline."""
+    """A substitute address for content that the source sends inline."""
     return f"urn:sha1:{hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()}"
 
 
@@ -206,7 +206,8 @@ def stored_contents(resource: Json) -> list[str]:
 
 
 def _check(spool: IO[bytes], attachment: Json) -> str:
-    """The SHA-1 of the content, if it is the one that the source states (https://hl7.org/fhir/R4/datatypes.html)."""
+    """The SHA-1 of the content, after checking it against the one that the source states
+    (https://hl7.org/fhir/R4/datatypes.html)."""
     digest = hashlib.sha1(usedforsecurity=False)
     for piece in _Pieces(spool):
         digest.update(piece)
@@ -219,7 +220,7 @@ def _check(spool: IO[bytes], attachment: Json) -> str:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The content in pieces, from its beginning each time it is asked for."""
+    """The content in chunks; each iteration starts at the beginning."""
 
     spool: IO[bytes]
 
@@ -238,7 +239,7 @@ def _linked(attachment: Json, url: str, target: str, digest: str) -> Json:
 
 
 def _may_hold(there: Json, attachment: Json) -> bool:
-    """True where what stands in Medplum came from the same link, and nothing that is said of it differs."""
+    """True if the content in Medplum came from the same link, and no stated property differs."""
     same = all(there.get(name) == attachment.get(name) for name in ("hash", "size", "creation", "contentType"))
     address = attachment.get("url") or inline_address(str(attachment.get("data")))
     return _noted(there) == [address] and same and str(there.get("url", "")).startswith("Binary/")
@@ -250,5 +251,5 @@ def _digest(attachment: Json) -> str:
 
 
 def _noted(attachment: Json) -> list[Any]:
-    """The source's own addresses of what the sync stored."""
+    """The source addresses of the content that the sync stored."""
     return [each.get("valueUrl") for each in objects(attachment.get("extension")) if each.get("url") == ATTACHMENT_URL]

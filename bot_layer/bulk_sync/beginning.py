@@ -1,4 +1,4 @@
-"""The run to work on: a new one, one that was broken off, or another try of what failed."""
+"""The run to work on: a new one, an interrupted one, or a retry of what failed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bot_layer.bulk_sync.rules.smart import Discovery
 from bot_layer.bulk_sync.session import Options, Session
 
 _NEXT: Final = "next_cache_id"
-SCOPES_SECONDS: Final = 6.5 * 86_400  # once a week, also where a run starts a little early
+SCOPES_SECONDS: Final = 6.5 * 86_400  # once a week, even if a run starts a little early
 
 
 def begin(session: Session, state: SyncState, options: Options) -> SyncState:
-    """The state with a run in it that is not over."""
+    """The state with an unfinished run."""
     state = _known_writers(session, _same_past(session, state))
     if state.run is not None and not state.run.over:
         session.log("PFSyncWorker", "Resuming the run that was broken off")
-        session.alone = False  # it may be this process' own: what it sent last may still be under way
+        session.alone = False  # it may be this process's own run, whose last request may still be in transit
         use_scopes(session, state)
         check_map(session, state.run)
         run = _told_what_is_left_out(session, state.run, options)
@@ -38,7 +38,7 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     session.log("PFSyncWorker", f"Last sync time: {said}")
     types, state = granted(session, state, options)
     if before is not None:
-        release_all(session, before)  # a kill may have come between the commit and this
+        release_all(session, before)  # the process may have been killed between the commit and this call
     run = Run(
         id=uuid.uuid4().hex,
         started=session.clock(),
@@ -52,17 +52,17 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
     groups = dict.fromkeys(job.group or WHOLE for job in run.jobs)
     state = replace(state, groups=tuple(groups), types=session.settings.types)
     if run.full:
-        session.map.ask_anew("")  # what the source did not give may be there by now
+        session.map.ask_anew("")  # what the source did not have may exist by now
     if options.reconcile:
         run = replace(run, seen_in=begin_seeing(session, state))
-    # Who held a run that was cancelled may still be writing.
+    # The process that ran a cancelled run may still be writing.
     session.alone = before is None or before.phase != "cancelled"
     session.store.state = replace(state, run=run)
     return session.store.state
 
 
 def _told_what_is_left_out(session: Session, run: Run, options: Options) -> Run:
-    """The run that goes on, with a note where this call asked for something else: nobody shall think it done."""
+    """The resumed run, with a note if this call requested something else, so that no user takes it for done."""
     left = not_asked_then(run, options)
     note = f"this ended a run that was broken off; call again for: {', '.join(left)}" if left else ""
     if not note or note in run.notes:
@@ -72,7 +72,7 @@ def _told_what_is_left_out(session: Session, run: Run, options: Options) -> Run:
 
 
 def not_asked_then(run: Run, options: Options) -> tuple[str, ...]:
-    """The names of those options of which a run that is under way knows nothing."""
+    """The names of the requested options that the current run does not have."""
     types = {kind for job in run.jobs for kind in job.types} | set(run.refused_types)
     new = {
         "full": options.full and not run.full,
@@ -88,12 +88,13 @@ def not_asked_then(run: Run, options: Options) -> tuple[str, ...]:
 
 
 def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple[str, ...], SyncState]:
-    """The types that the source grants, and the state that remembers them."""
+    """The types that the source grants, and the state that stores them."""
     types = options.types or session.settings.types
-    # Others are asked for where what is pointed to is read too.
+    # Further types are requested if referenced resources are read too.
     asked_for = (*types, *(("hydrate",) if session.settings.hydrate else ()))
     known = bool(state.scopes) and state.scopes_for == asked_for and not session.settings.scopes
-    # What was refused may be granted by now; to ask at each run would cost more requests than all the rest of it.
+    # A refused type may be granted by now, but negotiating in each run would cost more requests than the rest of the
+    # run.
     anew = options.full or options.reconcile or session.clock() - state.scopes_at > SCOPES_SECONDS
     if known and not (state.refused_types and anew):
         use_scopes(session, state)
@@ -105,7 +106,7 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     discovery = session.source.login.discover()
     changed = replace(
         state,
-        # Scopes that somebody set are theirs to change.
+        # Scopes from a setting are never changed here.
         scopes=() if session.settings.scopes else session.source.login.granted,
         scopes_for=asked_for,
         scopes_at=session.clock(),
@@ -117,14 +118,15 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
 
 
 def use_scopes(session: Session, state: SyncState) -> None:
-    """Log in to the source as before, without asking it again what it grants and where."""
+    """Log in to the source as before, without repeating discovery and scope negotiation."""
     session.source.login.granted = session.settings.scopes or state.scopes
     if state.token_endpoint and session.source.login.discovery is None:
         session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
 
 
 def _known_writers(session: Session, state: SyncState) -> SyncState:
-    """Let the bot and the command line not take each other for somebody who edits."""
+    """Record the writers of this sync, so that the bot and the command line do not take each other's writes for
+    edits."""
     profile = session.medplum.server.profile
     if profile and profile not in state.writers:
         state = replace(state, writers=(*state.writers, profile))
@@ -133,20 +135,21 @@ def _known_writers(session: Session, state: SyncState) -> SyncState:
 
 
 def _same_past(session: Session, state: SyncState) -> SyncState:
-    """Empty the file on disk if it belongs to another past than the Task in Medplum: one may come from a backup."""
+    """Empty the file on disk if its history differs from that of the Task in Medplum: one may be from a backup."""
     if state.cache_id and state.cache_id in (session.map.note("cache_id"), session.map.note(_NEXT)):
         session.map.write_note("cache_id", state.cache_id)
         return state
     cache_id = uuid.uuid4().hex
     session.map.clear(cache_id)
     if not state.cache_id:
-        session.map.write_note(KNOWS_WAITING, "yes")  # before the first sync nothing waits
+        session.map.write_note(KNOWS_WAITING, "yes")  # before the first sync, no reference waits
     session.map.record((), failures=stored_failures(session, state))
     return replace(state, cache_id=cache_id)
 
 
 def _next_past(session: Session, state: SyncState) -> SyncState:
-    """The state under a new name, which the map takes once the Task has it: neither goes on with the other's backup."""
+    """The state with a new history id, which the map adopts once the Task has it, so that neither is used with a backup
+    of the other."""
     cache_id = uuid.uuid4().hex
     session.map.write_note(_NEXT, cache_id)
     return replace(state, cache_id=cache_id)

@@ -1,4 +1,4 @@
-"""Does the connection to Practice Fusion work? Login and Groups of each practice; nothing is written or exported."""
+"""Checks the connection to Practice Fusion: login and Groups of each practice; nothing is written or exported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_MEMBERS: Final = 1000  # docs/practice-fusion.md
 
 
 def check(values: Mapping[str, str]) -> Iterator[Finding]:
-    """What each practice's login and Groups gave. What fails leaves out what needs it."""
+    """The findings about each practice's login and Groups. Checks that depend on a failed one are skipped."""
     for name, settings in read_every(values).items():
         label = f"Practice Fusion {name}".strip()
         if isinstance(settings, ConfigError):

@@ -1,4 +1,4 @@
-"""The end of a run: the rest is fetched, repaired and deleted, then the time stamps move forward."""
+"""The end of a run: repair references, delete what is gone at the source, then advance the time stamps."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def finish(session: Session, run: Run) -> SyncState:
 
 
 def _reconcile(session: Session, rest: Finalizer) -> None:
-    """Delete what the source no longer has, a hundred at a time: a run that is interrupted here resumes after them."""
+    """Delete what the source no longer has, a hundred at a time; an interrupted run resumes after the deleted ones."""
     run, settings = session.run, session.settings
     check_map(session, run)
     missing = rest.missing_at_source(shown_types(run), most=settings.max_delete_share, how=settings.deletion)
     for start in range(0, len(missing), MANY):
-        # What a filter leaves out is not gone.
+        # A resource that a filter excludes is not deleted at the source.
         whole = is_whole(run) and not settings.type_filters
         gone = rest.gone(missing[start : start + MANY], whole=whole)
         number = rest.delete(gone, settings.deletion)
@@ -51,7 +51,7 @@ def _reconcile(session: Session, rest: Finalizer) -> None:
 
 
 def _with_findings(run: Run) -> Run:
-    """The run, with a note where a full export had no patient: a wrong Group looks like a healthy sync otherwise."""
+    """The run, with a note if a full export had no patients: otherwise a wrong Group looks like a healthy sync."""
     full = any("Patient" in job.types and not job.since and not job.newcomers for job in run.jobs)
     if not full or run.counts.get("Patient", {}).get("seen", 0):
         return run
@@ -60,9 +60,9 @@ def _with_findings(run: Run) -> Run:
 
 
 def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
-    """Move the time stamps forward: every file was handled, and what failed is kept."""
+    """Advance the time stamps: every file was processed, and failures are stored."""
     failures = store_failures(session, state)
-    # The places in the export are of no use any more; its address is kept until the source has deleted it.
+    # The positions in the export are no longer needed; its address is kept until the source has deleted it.
     jobs = tuple(replace(job, files=(), patients=()) for job in run.jobs)
     run = _with_findings(run)
     ended = replace(run, phase="partial" if run.incomplete else "done", ended=session.clock(), jobs=jobs, members={})
@@ -72,11 +72,11 @@ def _commit(session: Session, state: SyncState, run: Run) -> SyncState:
         members=next_members(state, run),
         failures=failures,
         run=ended,
-        # What failed was tried again, or some patients were exported: the next export is as due as before.
+        # After a retry, or an export of some patients, the next export is due at the same time as before.
         last_success=session.clock() if any(not each.newcomers for each in run.jobs) else state.last_success,
     )
     saved = session.store.save(new, release=True)
-    session.spool.remove()  # only now: a run that is killed before is counted from it again
+    session.spool.remove()  # only now: a run killed before this is counted again from the spool
     release_all(session, ended)
     session.log("PFSyncWorker", f"Updated sync state: {saved.last_sync_time}")
     session.log("PFSyncWorker", "Sync complete!")

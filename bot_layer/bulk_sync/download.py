@@ -1,4 +1,4 @@
-"""The files of an export onto this machine's disk, several at once, each until it is whole."""
+"""Downloads the files of an export to disk, several at once, each until it is complete."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ _TYPE: Final = re.compile(r"[A-Za-z]{1,64}")
 
 
 def download_files(session: Session, worker: UpsertWorker, states: Iterable[FileState], places: Places) -> None:
-    """Have every file on disk. The first failure is raised when all have come to rest."""
-    # The state may not know yet what is on disk: then the file is read again, so that it is counted.
+    """Download every file. The first failure is raised after all downloads have ended."""
+    # The state may not include a file on disk yet: then the file is read again, so that it is counted.
     left = [each for each in states if not each.done or number_of(session, each) not in session.spool.whole()]
     if not left:
         return
@@ -59,19 +59,19 @@ def download_files(session: Session, worker: UpsertWorker, states: Iterable[File
             readers.submit(_download, session, worker, each, places[each.kind, each.type, each.turn]) for each in left
         ]
     faults = [fault for task in tasks if (fault := task.exception()) is not None]
-    # A lost link, or somebody else's turn, says more than that the time is over.
+    # An expired link or a lost lease is more important than the end of the time limit.
     for fault in sorted(faults, key=lambda each: isinstance(each, Halted)):
         raise fault
 
 
 def number_of(session: Session, state: FileState) -> int:
-    """The place of a file in its job, by which the spool knows it."""
+    """The position of a file in its job, which the spool uses as its number."""
     same = (state.kind, state.type, state.turn)
     return next(n for n, each in enumerate(session.job.files) if (each.kind, each.type, each.turn) == same)
 
 
 def _download(session: Session, worker: UpsertWorker, state: FileState, file: ExportFile) -> None:
-    """Have a whole file on disk, or report what the source does not give of it: it is not in the way of the others."""
+    """Download a complete file, or report what the source does not deliver, without blocking the other files."""
     session.log("PFBulkExport", f"Downloading NDJSON file: {shown(file.url)}")
     reader = _Reader(session, worker, state, number_of(session, state))
     reason = _read_patiently(session, reader, file)
@@ -84,9 +84,9 @@ def _download(session: Session, worker: UpsertWorker, state: FileState, file: Ex
 
 
 def _read_patiently(session: Session, reader: _Reader, file: ExportFile) -> str:
-    """Read a file, again if it changed, expired or was cut off; why it cannot be read, or an empty text.
+    """Read a file, again if it changed, expired or was truncated. Returns why it cannot be read, or an empty text.
 
-    LinkExpired where another export may help.
+    LinkExpired if another export may help.
     """
     expired = short = False
     for attempt in range(1, session.source.tries + 1):
@@ -103,12 +103,12 @@ def _read_patiently(session: Session, reader: _Reader, file: ExportFile) -> str:
             if attempt == session.source.tries:
                 raise
         except ServiceError as fault:
-            # What is busy is asked again by the next step; a file that cannot be made is not in the way of the others.
+            # The next step asks a busy source again; a file that the source cannot produce does not block the others.
             if fault.service != SERVICE or (isinstance(fault, TransientError) and fault.status != _FAILED):
                 raise
             return REFUSED_FILE if isinstance(fault, UnsafeAddress) else MISSING_FILE
         else:
-            # Fewer resources than the manifest promised: something was cut off. To read it again does no harm.
+            # Fewer resources than the manifest states: the file was truncated. Reading it again is safe.
             if short or reader.handled >= (reader.state.count or 0):
                 break
             short = True
@@ -116,7 +116,7 @@ def _read_patiently(session: Session, reader: _Reader, file: ExportFile) -> str:
 
 
 def keep(session: Session, worker: UpsertWorker, number: int, resources: Iterable[Resource]) -> Loaded:
-    """Put what is new or changed onto disk; what the source sent before just so is counted as unchanged."""
+    """Store new and changed resources on disk; those identical to the last sync are counted as unchanged."""
     found = [each for each in resources if each.key is not None]
     keys = {each.key for each in found if each.key is not None}
     if session.run.reconcile:
@@ -127,7 +127,7 @@ def keep(session: Session, worker: UpsertWorker, number: int, resources: Iterabl
     for each in found:
         if each.key is None or each.key in same:
             continue
-        # Content behind a link is fetched as such, not read as a resource.
+        # Linked content is fetched as content, not read as a resource.
         targets[each.key] = references.targets(each.value, source)
         body = each.raw or orjson.dumps(each.value)
         place = place_of(each.key, each.value, source)
@@ -139,14 +139,14 @@ def keep(session: Session, worker: UpsertWorker, number: int, resources: Iterabl
 
 @dataclass
 class _Reader:
-    """Reads one file; what it finds is counted when the whole of it is on disk."""
+    """Reads one file; its resources are counted when the complete file is on disk."""
 
     session: Session
     worker: UpsertWorker
     state: FileState
     number: int
     handled: int = 0
-    missing: NotExported | None = None  # what the source does not give of it
+    missing: NotExported | None = None  # what the source does not deliver of it
 
     def __post_init__(self) -> None:
         self.loaded = Loaded()
@@ -171,7 +171,7 @@ class _Reader:
         self.handled = max(seen, lines.number)
 
     def _wanted(self, resource: Resource) -> bool:
-        """True for a type that was asked for. Others are reported; an export file can't create what it likes."""
+        """True for a requested type. Others are reported: an export file can't create resources of any type."""
         kind = resource.type
         if kind == "OperationOutcome":
             self.outcomes.append(resource.value)
@@ -189,12 +189,12 @@ class _Reader:
         return False
 
     def _is_of_somebody_else(self, key: Key, value: Json) -> bool:
-        """True where the caller named patients, and the source exports others too."""
+        """True if the caller named patients and the resource belongs to another one that the source also exported."""
         only = self.session.job.only
         return bool(only) and (owner_of(key, value, self.session.settings.source) or only[0]) not in only
 
     def end(self) -> None:
-        """Count the file, once, however often it is downloaded."""
+        """Count the file once, even if it is downloaded several times."""
         session, state = self.session, self.state
         session.spool.end(self.number)
         with session.lock:
@@ -222,7 +222,7 @@ class _Reader:
 
 @dataclass
 class _Counted:
-    """The lines that pass, and the number of them."""
+    """Passes lines through and counts them."""
 
     inner: Iterator[Line]
     number: int = 0
@@ -234,7 +234,7 @@ class _Counted:
 
 
 def _updated(resource: dict[str, object]) -> str:
-    """The source's time stamp in a form that sorts; empty where it can't be read."""
+    """The source's time stamp in sortable form; empty if it can't be parsed."""
     meta = resource.get("meta")
     text = meta.get("lastUpdated") if isinstance(meta, dict) else None
     if not isinstance(text, str) or not is_instant(text):

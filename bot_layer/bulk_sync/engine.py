@@ -1,4 +1,4 @@
-"""One sync, step by step: kick off, poll, load, repair, commit. It may stop anywhere and be taken up anywhere."""
+"""One sync, step by step: kick off, poll, load, repair, commit. It may stop at any point and resume on any machine."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ __all__ = ["Halted", "Options", "Progress", "Sync"]
 
 @dataclass(frozen=True)
 class Sync:
-    """One source into one Medplum."""
+    """Syncs one source to one Medplum."""
 
     session: Session
 
     @property
     def settings(self) -> SyncSettings:
-        """What the practice chose."""
+        """The practice's settings."""
         return self.session.settings
 
     @property
     def medplum(self) -> MedplumWriter:
-        """Where the resources go."""
+        """The writer to Medplum."""
         return self.session.medplum
 
     @property
@@ -51,7 +51,7 @@ class Sync:
 
     @property
     def map(self) -> SyncMap:
-        """The file on disk."""
+        """The id map."""
         return self.session.map
 
     @property
@@ -60,7 +60,7 @@ class Sync:
         return self.session.stop
 
     def run(self, options: Options) -> SyncState:
-        """Start a run, or go on with one that was broken off, until it ends, the time is over or somebody stops it."""
+        """Start a run or resume an interrupted one, until it ends, the time limit is reached, or it is stopped."""
         try:
             return self._run(options)
         except RunCancelled:
@@ -79,7 +79,7 @@ class Sync:
                 session.check_time()
                 state = _step(session, state.run)
         except Halted:
-            # The next step may run on another machine: what failed goes with the Task.
+            # The next step may run on another machine, so failures are stored with the Task.
             with session.grace():
                 kept = replace(session.store.state, failures=store_failures(session, session.store.state))
                 saved = session.store.save(kept, release=True)
@@ -100,11 +100,12 @@ class Sync:
         return previewing.preview(self.session, options)
 
     def cancel(self) -> SyncState:
-        """End the run that is under way, here and at the source; whoever holds it stops at the next save or renewal."""
+        """Cancel the current run, here and at the source; the process that runs it stops at its next save or
+        renewal."""
         session = self.session
         state = session.store.load()
         if state.run is None or state.run.over:
-            state = session.store.acquire()  # one that only begins can't be ended yet
+            state = session.store.acquire()  # a run that is just starting can't be cancelled yet
             return session.store.save(state, release=True)
         state = session.store.end(partial(_cancelled, now=session.clock()))
         if state.run is not None:
@@ -138,10 +139,10 @@ def _step(session: Session, run: Run) -> SyncState:
 def _fail(session: Session, fault: BotError) -> None:
     run = session.store.state.run
     if run is None or run.over:
-        # It did not even begin: monitoring must not go on reading how the run before it went.
+        # The run did not even start: monitoring must not keep showing the result of the previous run.
         edits = run.edits if run is not None else EditList()
         run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="failed", edits=edits)
-    # What may work later is taken up where it broke; what will not is over, and the time stamps stay.
+    # After a transient error, the run is resumed later; after a permanent one, it is over and the time stamps stay.
     over = run.over or not isinstance(fault, TransientError)
     problem = f"{fault.code}: {fault.message}"
     phase: sync_state.Phase = "failed" if over else run.phase
@@ -160,7 +161,7 @@ def _fail(session: Session, fault: BotError) -> None:
 
 def _let_go(session: Session) -> None:
     if session.store.state.owner == session.store.owner:
-        # What failed is beside the Task only as far as was written, where no map outlives this process.
+        # Without a persistent map, only the failures already stored with the Task survive this process.
         store = session.store
         try:
             with session.grace():

@@ -1,4 +1,4 @@
-"""What Medplum refused: kept beside the Task, and tried again when asked."""
+"""Resources that Medplum rejected: stored with the Task, and retried on request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NONE: Final = b"null"
 
 
 def retry(session: Session, state: SyncState) -> SyncState:
-    """The state with a run that has written what failed before, and only has to be finished."""
+    """Write again what failed before; returns the state with a run that only has to be finished."""
     edits = carried_edits(session, state)
     run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True, edits=edits)
     loaded = upsert_worker(session, run).retry(session.map.failures())
@@ -34,14 +34,15 @@ def retry(session: Session, state: SyncState) -> SyncState:
 
 
 def carried_edits(session: Session, state: SyncState) -> EditList:
-    """What a new run begins with: the edits that an earlier one listed."""
+    """The edits that a new run takes over from the list of an earlier one."""
     if state.run is None or session.settings.local_edits != "report":
         return EditList()
     return state.run.edits.carried()
 
 
 def store_failures(session: Session, state: SyncState) -> str:
-    """What Medplum refused, as a Binary beside the Task, so that it outlives this machine's disk."""
+    """Store the rejected resources in a Binary linked from the Task, so that they survive the loss of this machine's
+    disk."""
     lines = _Lines(session.map, _unreadable(session, state))
     if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
@@ -57,7 +58,8 @@ def store_failures(session: Session, state: SyncState) -> str:
 
 
 def _unreadable(session: Session, state: SyncState) -> dict[Key, Failure]:
-    """What the map holds under another key, as Medplum has it from before: the Binary must not lose it."""
+    """Failures that the map has encrypted with another key, read from Medplum's earlier Binary so that they are not
+    lost."""
     keys = {each.key for each in session.map.failures() if not each.readable}
     if not keys:
         return {}
@@ -70,13 +72,13 @@ def _unreadable(session: Session, state: SyncState) -> dict[Key, Failure]:
 
 
 def _said(status: int) -> str:
-    """A status with its words; some of what fails is never sent."""
+    """An HTTP status with its phrase; some failures were never sent and have no status."""
     return phrase(status) if status else "not sent"
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """All failures as NDJSON, from the first one each time it is asked for."""
+    """All failures as NDJSON; each iteration starts at the first one."""
 
     map: SyncMap
     elsewhere: Mapping[Key, Failure]
@@ -84,13 +86,13 @@ class _Lines:
     def __iter__(self) -> Iterator[bytes]:
         for found in self.map.failures():
             each = found if found.readable else self.elsewhere.get(found.key, found)
-            # The resource stays what the source sent, byte by byte.
+            # The resource keeps the source's exact bytes.
             resource = orjson.Fragment(each.resource or _NONE)
             kept = {**each.key._asdict(), "status": each.status, "reason": each.reason, "resource": resource}
             yield orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
 
     def digest(self) -> str:
-        """What tells it from others."""
+        """A digest of the content."""
         digest = hashlib.blake2b(digest_size=16)
         for line in self:
             digest.update(line)
@@ -98,7 +100,7 @@ class _Lines:
 
 
 def stored_failures(session: Session, state: SyncState) -> list[Failure]:
-    """The failures that an earlier run put beside the Task."""
+    """The failures that an earlier run stored with the Task."""
     if not state.failures:
         return []
     try:

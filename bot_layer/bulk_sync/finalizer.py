@@ -1,4 +1,4 @@
-"""What is left when every file is in: deletions, references that still wait, and what is gone at the source."""
+"""The work after loading: deletions, pending references, and resources that are gone at the source."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from bot_layer.fhir.json import Json
 
 MANY: Final = 100
 _PAGE: Final = 1000
-KNOWS_WAITING: Final = "knows_waiting"  # a note in the map; it goes with all the rest of it
+KNOWS_WAITING: Final = "knows_waiting"  # a note in the map, deleted with the map's content
 
 
 @dataclass
 class Finalizer:
-    """Works on what the files brought. ``halted`` is asked between batches."""
+    """Finalizes the imported resources. ``halted`` is checked between batches."""
 
     source: PracticeFusion
     medplum: MedplumWriter
@@ -43,19 +43,19 @@ class Finalizer:
     halted: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        self._refused: set[Key] = set()  # repairs that Medplum refused: the next run tries again
+        self._refused: set[Key] = set()  # repairs that Medplum rejected: the next run tries again
 
     # -- References
 
     def learn_waiting(self, types: Iterable[str]) -> None:
-        """Learn from Medplum which references wait, and which of their targets it has: only if the map does not know.
+        """If the map does not know, read from Medplum which references are pending, and which of their targets exist.
 
-        What was read because something refers to it may wait too, although its type is not exported. A target may have
-        been written by a step whose map is lost.
+        A resource read only because of a reference may have pending references too, although its type is not exported.
+        A target may have been written by a step whose map is lost.
         """
         if self.map.note(KNOWS_WAITING):
             return
-        # Sorted so, Medplum pages without a limit (https://www.medplum.com/docs/search/paginated-search).
+        # With this sort order, Medplum pages without a limit (https://www.medplum.com/docs/search/paginated-search).
         query = f"_tag={SYNC_TAG}%7Cunresolved-reference&_count=1000&_sort=_lastUpdated"
         for kind in dict.fromkeys((*types, *POINTED_TO)):
             found = self.medplum.server.search_all(stored_as(kind), query)
@@ -69,14 +69,16 @@ class Finalizer:
         self.map.write_note(KNOWS_WAITING, "yes")
 
     def _waiting(self, resource: Json, kind: str) -> tuple[Key, list[Key]] | None:
-        """What waits, if this source's sync brought it: another practice's may wait for the same ids."""
+        """The pending references of a resource that this source's sync wrote: another practice's may have the same
+        target ids."""
         source_id = source_id_of(resource, kind)
         if source_id is None or not source_mark.brought_by(resource, Key(kind, source_id), self.address):
             return None
         return Key(kind, source_id), sorted(references.logical_targets(resource, self.address))
 
     def repair(self) -> int:
-        """Turn logical references into real ones where the target is there by now; the number of resources changed."""
+        """Turn logical references into literal ones if the target now exists; returns the number of changed
+        resources."""
         repaired = 0
         at_once = self.medplum.workers
         with ThreadPoolExecutor(at_once, thread_name_prefix="pf-repair") as pool:
@@ -101,9 +103,10 @@ class Finalizer:
         return self._rewritten(there, references.repair(there.resource, known, self.address))
 
     def _rewritten(self, there: Found, wanted: Json) -> Json | None:
-        """The resource with other references, tagged while one of them waits; None where nothing is to be written."""
+        """The resource with repaired references, tagged while one of them is pending; None if nothing is to be
+        written."""
         if there.edited and self.medplum.policy != "source":
-            return None  # left as it is: with our name on it the edit could not be told any more
+            return None  # left unchanged: our write would hide who made the edit
         wanted = source_mark.tagged(wanted, references.logical_targets(wanted, self.address))
         return None if wanted == there.resource else _bare(wanted)
 
@@ -115,7 +118,7 @@ class Finalizer:
     # -- Deletions
 
     def delete(self, keys: Sequence[Key], how: Deletion) -> int:
-        """Delete or mark what this sync brought; the number of resources."""
+        """Delete or mark resources that this sync wrote; returns their number."""
         if how == "ignore":
             return 0
         done = 0
@@ -129,12 +132,12 @@ class Finalizer:
             deleted = [(key, there) for (key, there), ok in zip(found.items(), gone, strict=True) if ok]
             self.medplum.delete([("Binary", each) for key, there in deleted for each in _contents(key, there)])
             kept = {*changed.seen, *found} - {key for key, _ in deleted}
-            # What Medplum never had, or has no more, is gone too: nothing of it is to be tried again.
+            # Resources that Medplum never had or no longer has are done too: their failures are not retried.
             self.map.forget([key for key in some if key not in kept])
             done += len(deleted) + len(changed.done)
             refused = len(found) - len(deleted) + len(changed.refused)
             if refused:
-                # The export is not told of again: a deletion that is passed over here would never come back.
+                # The source reports a deletion only once: if it were skipped here, it would be lost.
                 raise PermanentError(
                     f"Medplum refused {refused} deletions: grant the sync the right to delete, or set "
                     "PF_DELETION to mark or ignore.",
@@ -146,9 +149,10 @@ class Finalizer:
         return done
 
     def _detach(self, found: Mapping[Key, Found]) -> None:
-        """Have what refers to these name them by identifier: a reference to what is deleted would lead to nothing.
+        """Replace references to these resources by logical references: a literal reference to a deleted resource would
+        be broken.
 
-        It comes before the deletion, so that a run that breaks off in between takes it up again.
+        This happens before the deletion, so that a run interrupted in between repeats it.
         """
         gone = {f"{stored_as(key.type)}/{there.id}": key for key, there in found.items() if key.type != "Binary"}
         for keys in self.map.referrers(gone.values()):
@@ -164,18 +168,18 @@ class Finalizer:
         return references.logical_targets(references.detach(there.resource, gone, self.address), self.address)
 
     def _mark(self, found: Mapping[Key, Found]) -> Changed:
-        """Mark those of a type that can say so."""
+        """Mark the resources whose type has a suitable status."""
         markable = [key for key, there in found.items() if marked(there.resource) is not None]
         changed = self.medplum.change(markable, _marked)
-        # The source may send them again: then they are looked at, and what was refused before is not tried any more.
+        # The source may send them again, and they are then compared; earlier rejected versions are not retried.
         done = [key for key in markable if key not in changed.refused]
         self.map.record((key, upsert.target_id(key, found[key]), None) for key in done)
         return replace(changed, seen={key: found[key] for key in markable})
 
     def missing_at_source(self, types: Iterable[str], *, most: float, how: Deletion) -> list[Key]:
-        """What this sync brought and a full export did not show; ReviewNeeded if that is too large a share.
+        """Resources that this sync wrote and a full export did not contain; ReviewNeeded if their share is too large.
 
-        What was marked before counts no more, so that it does not add up to that share.
+        Resources that were marked before do not count toward that share.
         """
         brought, missing = 0, list[Key]()
         for kind in types:
@@ -192,12 +196,12 @@ class Finalizer:
         return missing
 
     def gone(self, keys: Iterable[Key], *, whole: bool) -> list[Key]:
-        """Those that the source itself has no more. The others are noted, so that they are asked for once.
+        """Those that no longer exist at the source. The others are recorded, so that the source is asked only once.
 
-        Where the export was not ``whole``, what the source does not let be read is not taken for gone.
+        If the export was not ``whole``, a resource that the source does not allow to be read does not count as gone.
         """
         answers: dict[Key, bool] = {}
-        # A source that is down is not tried for each of them: what was not answered is not gone.
+        # If the source is down, stop asking; a resource without an answer does not count as gone.
         with suppress(TransientError):
             for key in keys:
                 if self.halted():
@@ -220,10 +224,11 @@ class Finalizer:
                     yield key
 
     def _gone(self, key: Key, *, refused: bool) -> bool:
-        """A resource that left the Group is still there: only what the source itself has no more is deleted.
+        """True if the source no longer has the resource. A resource that only left the Group still exists and is not
+        deleted.
 
-        ``refused`` is the answer where the source does not let the resource be read. A login that it refuses ends the
-        run: that says nothing of the resource.
+        ``refused`` is the result if the source denies the read. A refused login ends the run, because it says nothing
+        about the resource.
         """
         try:
             return self.source.records.read(key.type, key.id) is None
@@ -236,7 +241,7 @@ class Finalizer:
 
 
 def _contents(key: Key, there: Found) -> list[str]:
-    """The ids of the content that goes with a resource."""
+    """The ids of the content to delete with a resource."""
     return [upsert.target_id(key, there)] if key.type == "Binary" else stored_contents(there.resource)
 
 
@@ -246,6 +251,6 @@ def _marked(_key: Key, there: Found) -> Json | None:
 
 
 def _bare(resource: Json) -> Json:
-    """Without what the server sets on a version by itself."""
+    """The resource without the elements that the server sets on each version."""
     meta = {name: value for name, value in resource["meta"].items() if name not in source_mark.SERVER_META}
     return {**resource, "meta": meta}

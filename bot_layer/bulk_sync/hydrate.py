@@ -1,6 +1,6 @@
-"""What exported resources refer to and the export does not hold: read from the source one by one, where it allows it.
+"""Reads referenced resources that are missing in the export one by one from the source, if it allows that.
 
-It comes before anything is written, so that a reference is right at the first write.
+This happens before anything is written, so that references are right at the first write.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
 _MANY: Final = 100
-_REFUSALS: Final = 3  # a type is refused as a whole, or a resource alone: a few of them tell
-READ_ONE_BY_ONE: Final = -1  # the number of the file in which the spool keeps them
+_REFUSALS: Final = 3  # a few refusals show whether a whole type is denied or only a resource
+READ_ONE_BY_ONE: Final = -1  # the spool's file number for them
 
 
 def hydrate(session: Session, worker: UpsertWorker) -> None:
-    """Put onto disk what is referred to, is not in Medplum, and can be read at the source."""
+    """Store on disk the referenced resources that are not in Medplum and can be read at the source."""
     if not session.settings.hydrate or READ_ONE_BY_ONE in session.spool.whole():
         return
-    # What was refused before may be given to a login with other rights.
+    # A login with other rights may read what was refused before.
     session.map.ask_anew(" ".join(session.settings.scopes or session.store.state.scopes))
     reading = _Reading(session, worker)
     try:
-        # What is read may refer to something else that is missing.
+        # A resource that was read may refer to further missing ones.
         while reading.read_all():
             pass
     except TransientError as fault:
@@ -50,7 +50,7 @@ class _Reading:
     tried: set[Key] = field(default_factory=set)
 
     def read_all(self) -> bool:
-        """One pass over all that is missing; True if something was read."""
+        """One pass over all missing resources; True if any was read."""
         found = False
         for keys in self._pages():
             found = self._read_some(keys) or found
@@ -61,7 +61,7 @@ class _Reading:
         while keys := self.session.spool.missing_targets(after, _MANY):
             yield keys
             after = keys[-1]
-        # References that earlier runs left waiting.
+        # References that earlier runs left pending.
         after = Key("", "")
         while keys := self.session.map.waiting_targets(after, _MANY):
             yield keys
@@ -90,7 +90,7 @@ class _Reading:
 
     def _read(self, key: Key) -> Resource | None:
         if key.type == "Patient":
-            return None  # who was not exported is not in the Group, and not ours to copy, whoever is linked to them
+            return None  # a patient who was not exported is not in the Group and must not be copied
         if self.refusals[key.type] >= _REFUSALS:
             return None
         try:

@@ -1,4 +1,4 @@
-"""One export, from its files to Medplum: download, read what is missing, write patient by patient."""
+"""Loads one export into Medplum: download, read missing references, write patient by patient."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> Sync
         return after_failure(session, session.run, session.job, Failed(410, "links expired", lost=True))
     if refused is None:
         return load_spooled(session, run, session.job)
-    # The rest is loaded all the same; the refusal ends the run.
+    # The rest is still loaded; then the refusal ends the run.
     _load(session, run)
     raise refused
 
 
 def is_on_disk(session: Session, run: Run, job: Job) -> bool:
-    """True if every file of this export is on this machine's disk: the source is not needed any more."""
+    """True if every file of this export is on this machine's disk, so that the source is no longer needed."""
     if not job.files or not all(each.done for each in job.files):
         return False
     open_spool(session, run, job)
@@ -59,7 +59,7 @@ def is_on_disk(session: Session, run: Run, job: Job) -> bool:
 
 
 def load_spooled(session: Session, run: Run, job: Job) -> SyncState:
-    """The state after what is on disk was written to Medplum."""
+    """The state after the resources on disk were written to Medplum."""
     open_spool(session, run, job)
     _load(session, run)
     session.manifest = None
@@ -67,7 +67,7 @@ def load_spooled(session: Session, run: Run, job: Job) -> SyncState:
 
 
 def load_searched(session: Session, run: Run, job: Job) -> SyncState:
-    """The fallback: every patient's resources by search, patient by patient."""
+    """The fallback without export: search each patient's resources."""
     if not job.transaction_time:
         job = replace(job, transaction_time=session.source.records.server_time())
         unsought = [f"{kind} is not searched by patient: it needs an export" for kind in job.types if left_out(kind)]
@@ -94,7 +94,7 @@ def open_spool(session: Session, run: Run, job: Job) -> None:
 
 
 def _job_done(session: Session) -> SyncState:
-    """The state with the job done. Its export is deleted at the source once the state is saved."""
+    """The state with the job completed. Its export is deleted at the source once the state is saved."""
     done = session.run
     for kind, row in sorted(done.counts.items()):
         numbers = ", ".join(f"{row.get(name, 0)} {name}" for name in ("created", "updated", "failed"))
@@ -120,7 +120,7 @@ def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> 
     loaded = loaded.plus(Loaded(counted((kind, "failed") for kind, _ in bad)))
     session.spool.end(turn)
     if any(each.turn == turn for each in job.files):
-        return  # the spool was lost: it is counted already
+        return  # the spool was lost: the job is already counted
     run = with_loaded(session.run, loaded)
     run = with_bad_lines(run, (f"{kind} found by search: {reason}" for kind, reason in bad))
     now = job_of(run)
@@ -143,7 +143,7 @@ def _delete_first(session: Session, states: list[FileState], places: Places) -> 
 
 
 def _load(session: Session, run: Run) -> None:
-    """The spool into Medplum, from the kept place on."""
+    """Write the spool to Medplum, starting at the saved position."""
     with worker_pool(session, run) as pool:
         pool.worker.prepare(session.spool.kinds())
         hydrate(session, pool.worker)
@@ -161,9 +161,9 @@ def _load(session: Session, run: Run) -> None:
 
 
 def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
-    """Compare with Medplum type by type: later, a patient's few resources of each type would cost a search each.
+    """Compare with Medplum type by type: done patient by patient, each type of each patient would cost a search.
 
-    Types of one level do not refer to each other, and are compared at once.
+    Types of one level do not refer to each other, and are compared in parallel.
     """
     worker = pool.worker
     numbers = session.spool.numbers()
@@ -182,14 +182,14 @@ def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
                     run = session.run
                     session.keep(replace(run, edits=run.edits.after((), settled)))
                 session.spool.keep_compared(last.type, last.id)
-            session.check_time()  # at the end: a step that is short still gets on
+            session.check_time()  # at the end, so that even a short step makes progress
         for kind, after in begun.items():
-            if not after:  # what an earlier step compared is looked up once more when it is written
+            if not after:  # what an earlier step compared is looked up again when it is written
                 worker.compared(kind)
 
 
 def _count_repeated(session: Session) -> None:
-    """Count what came more than once: one version of it is written, the others are as good as unchanged."""
+    """Count duplicates: one version is written, the others count as unchanged."""
     with session.lock:
         run = session.run
         if job_of(run).counted:

@@ -1,4 +1,4 @@
-"""The files of an export that hold no resources: what was deleted at the source, and what it could not export."""
+"""The files of an export without resources to import: deletions, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bot_layer.fhir.json import Json
 
 def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     """Delete or mark in Medplum what the source deleted. A deletion that cannot be read is reported."""
-    # Of other types the sync brought nothing, and Medplum may not even know them.
+    # The sync imported nothing of other types, and Medplum may not support them.
     brought = {*session.job.types, *session.settings.types, *POINTED_TO}
     found: list[Deletions] = []
     missing: tuple[NotExported, ...] = ()
@@ -50,7 +50,7 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
 
 
 def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
-    """Keep in the run what the source reports as not exported; an error file never stops the run."""
+    """Record in the run what the source reports as not exported; an error file never stops the run."""
     outcomes: list[Json] = []
     whole = True
     try:
@@ -72,7 +72,7 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
 
 
 def _items(session: Session, state: FileState, file: ExportFile, *, bundles: bool = False) -> Iterator[Json | None]:
-    """The resources of a file, None for a line that is none; where its link expired, from a fresh one, once."""
+    """The resources of a file, None for a line that is not a resource; an expired link is renewed once."""
     seen = 0
     for attempt in (1, 2):
         try:

@@ -1,4 +1,4 @@
-"""Which exports a run asks for, at which level, and their kick-off."""
+"""Which exports a run requests, at which level, and their kick-off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot_layer.errors import InputError, PermanentError
 
 
 def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...], options: Options) -> Run:
-    """The run with its jobs, and with the members of each Group that can be read."""
+    """The run with its jobs, and with the members of each readable Group."""
     level = _levels(session)[0]
     if options.job:
         return replace(run, jobs=(_foreign_job(session, types, options.job),), narrow=True)
@@ -47,7 +47,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
         elif group:
             unread.append(group)
         if options.patients:
-            # A Group that was asked for is never widened to somebody else.
+            # A requested Group is never widened to other patients.
             only = tuple(each for each in options.patients if found is None or each in found)
             jobs += (_job_of(level, group, types, only, options.since),) if only else ()
             continue
@@ -74,19 +74,19 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
 
 
 def _job_of(level: str, group: str, types: tuple[str, ...], only: tuple[str, ...], since: str) -> Job:
-    """Everything of the patients whom the caller named, and nobody else."""
+    """A job for all data of the patients whom the caller named, and no others."""
     patients = only if level == "search" else ()
     return Job(level, types, group, since, patients=patients, only=only, newcomers=True)
 
 
 def _foreign_job(session: Session, types: tuple[str, ...], status_url: str) -> Job:
-    """An export that somebody else started. What it was asked for is not known: no time stamp moves."""
+    """A job for an export that was started elsewhere. Its parameters are unknown, so no time stamp moves."""
     now = session.clock()
     return Job("patient", types, status_url=status_url, kickoffs=KICKOFFS, started=now, newcomers=True)
 
 
 def kick_off(session: Session, run: Run, job: Job) -> SyncState:
-    """The state with the export under way at the source, or with what to try in its place."""
+    """The state with the export started at the source, or with what to try instead."""
     asked_at = session.clock()
     answer = ask_for_export(session, job)
     if isinstance(answer, Refused):
@@ -102,7 +102,7 @@ def kick_off(session: Session, run: Run, job: Job) -> SyncState:
         started=session.clock(),
         kicked_off=kickoff_moment(answer.date, now=asked_at),
     )
-    # Saved before the first poll: whoever comes next finds the job instead of starting a second one.
+    # Saved before the first poll, so that the next step finds the job instead of starting a second one.
     return session.save(run.with_job(job))
 
 
@@ -112,9 +112,9 @@ def ask_for_export(session: Session, job: Job, elements: tuple[str, ...] = ()) -
 
 
 def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run:
-    """The run with what to try in place of a refused export: parts of it, the others first, or the next level.
+    """The run with what to try instead of a refused export: parts of it, the other jobs first, or the next level.
 
-    A type that the source refuses alone is left out and reported; it never blocks the others. PermanentError where
+    A type that the source refuses on its own is excluded and reported; it never blocks the others. PermanentError if
     nothing is left to try.
     """
     parts = narrower(_export(session, job), refused)
@@ -127,7 +127,7 @@ def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run
     if family and not job.split and not job.last and refused.unsupported:
         waiting = replace(job, last=True)
         return replace(run.with_jobs(()), jobs=(*run.with_jobs(()).jobs, waiting))
-    # Nothing was accepted, not even one type alone: the level is what the source refuses.
+    # Nothing was accepted, not even a single type, so the source refuses the level.
     parts_of = [each for each in family if each.split and each.newcomers == job.newcomers]
     types = tuple(kind for each in (job, *parts_of) for kind in each.types)
     whole = replace(job, types=in_order(types), since=job.since or job.refused_since, refused_since="", split=False)
@@ -158,7 +158,7 @@ def _part(job: Job, export: Export, *, split: bool) -> Job:
 
 
 def _export(session: Session, job: Job) -> Export:
-    # What is exported apart takes its own filters along: one of another type is refused.
+    # A partial export gets only the filters of its types: a filter for another type is refused.
     filters = tuple(each for each in session.settings.type_filters if each.partition("?")[0] in job.types)
     return Export(
         _export_level(job.level),
@@ -174,7 +174,7 @@ def _export(session: Session, job: Job) -> Export:
 
 
 def export_instead(session: Session, run: Run, job: Job) -> Run:
-    """The run with a full export in place of the search for a Group's newcomers, which the source does not allow."""
+    """The run with a full export instead of the search for a Group's new patients, which the source does not allow."""
     note = "the source allows no search by patient: the Group's newcomers come with a full export"
     session.log("PFBulkExport", note)
     whole = replace(job, level="group", since="", patients=(), files=(), transaction_time="", place="", counted=False)
@@ -182,7 +182,7 @@ def export_instead(session: Session, run: Run, job: Job) -> Run:
 
 
 def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
-    """The run with the job at the next level; PermanentError when there is none, or the refusal is about more."""
+    """The run with the job at the next level; PermanentError if there is none, or the refusal has another cause."""
     levels = _levels(session) if not job.only else (*_levels(session)[:1], "search")
     place = levels.index(job.level) if job.level in levels else len(levels)
     if not refused.unsupported or place + 1 >= len(levels):
@@ -208,7 +208,7 @@ def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
 
 
 def _levels(session: Session) -> tuple[str, ...]:
-    """The levels to try in turn. A Group that was asked for is never widened to everybody."""
+    """The levels to try in turn. A requested Group is never widened to all patients."""
     if session.settings.level != "auto":
         return (session.settings.level,)
     return ("group", "search") if session.settings.group_ids else ("patient", "system")

@@ -1,4 +1,4 @@
-"""How an export stands at the source: waiting for it, its manifest with all pages, and what to do when it fails."""
+"""Polls an export: waits for it, reads its manifest with all pages, and handles failures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, instant, normal
 from bot_layer.bulk_sync.session import Session
 from bot_layer.errors import PermanentError, TransientError
 
-KICKOFFS: Final = 2  # an export that is lost is kicked off again, once
-EMPTY_PAGES: Final = 20  # so many that bring nothing are borne, one after the other
+KICKOFFS: Final = 2  # a lost export is kicked off again, once
+EMPTY_PAGES: Final = 20  # the largest number of consecutive empty pages
 Places = dict[tuple[str, str, int], ExportFile]
 
 
 def poll(session: Session, run: Run, job: Job) -> SyncState:
-    """The state after one look at the export: later, complete with its files, or kicked off anew."""
+    """The state after one status request: still waiting, complete with its files, or kicked off again."""
     answer = session.source.exports.status(job.status_url, attempt=job.polls + 1)
     if isinstance(answer, Wait):
         return _wait(session, run, job, answer)
@@ -39,7 +39,7 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
 
 
 def _with_findings(session: Session, run: Run, manifest: Manifest) -> Run:
-    """The run with what is wrong with the manifest itself."""
+    """The run with the problems of the manifest itself."""
     stated = normal_instant(manifest.transaction_time)
     notes: tuple[str, ...] = ()
     if not stated:
@@ -59,7 +59,7 @@ def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
             code="export-timeout",
         )
     shown = f", progress: {answer.progress}" if answer.progress else ""
-    # As many polls as fit into the limit where the source does not say how long to wait.
+    # The number of polls that fit into the limit if the source does not say how long to wait.
     most = max(int(session.settings.poll_limit_seconds / WaitLimits.slowest), job.polls + 1)
     session.log("PFBulkExport", f"Export in progress (attempt {job.polls + 1}/{most}){shown}")
     session.progress("poll", answer.progress, job.polls + 1, None)
@@ -69,14 +69,14 @@ def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
 
 
 def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncState:
-    """The state in which an export that is lost, or died at the source, is kicked off again, once.
+    """The state with a lost or failed export set to be kicked off again, once.
 
-    PermanentError where that was done before, or would not help.
+    PermanentError if that was done before or would not help.
     """
     if (answer.lost or answer.status >= 500) and job.kickoffs < KICKOFFS:
         what = "lost the export" if answer.lost else f"could not finish the export ({answer.status})"
         session.log("PFBulkExport", f"The source {what}; kicking it off again, once")
-        # If only its links expired, the source still knows it, and may take no other beside it.
+        # If only its links expired, the source still has the job, and may not accept another one.
         session.source.exports.cancel(job.status_url)
         return session.save(run.with_job(replace(job, status_url="", files=(), polls=0, place="")))
     raise PermanentError(
@@ -90,7 +90,7 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
 
 
 def whole(session: Session, manifest: Manifest) -> Manifest:
-    """The manifest with all its pages."""
+    """The manifest with the files of all its pages."""
     files, url = dict.fromkeys(manifest.files), manifest.next_url
     seen = {url}
     attempt = empty = 0
@@ -121,7 +121,7 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
 
 
 def fresh_place(session: Session, state: FileState) -> ExportFile:
-    """A file of the current export with a new link, for when the old one expired."""
+    """A file of the current export with a new link, after the old one expired."""
     session.log("PFBulkExport", "A link expired; fetching the manifest again")
     answer = session.source.exports.status(session.job.status_url)
     if not isinstance(answer, Complete):
@@ -137,7 +137,7 @@ def fresh_place(session: Session, state: FileState) -> ExportFile:
 
 
 def places_of(manifest: Manifest) -> Places:
-    """The manifest's files by kind, type and turn: their addresses may change, their order does not."""
+    """The manifest's files by kind, type and position: their addresses may change, their order does not."""
     turns: dict[tuple[str, str], int] = {}
     places: Places = {}
     for file in manifest.files:

@@ -1,4 +1,4 @@
-"""What a run would read, without a trace of it in Medplum."""
+"""Previews what a run would read, without writing to Medplum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot_layer.errors import TransientError
 def preview(session: Session, options: Options) -> dict[str, int]:
     """How many resources of each type a run would read. Nothing is written to Medplum; no lease is taken.
 
-    Where the files of an export are kept, all of them are downloaded.
+    If the files of an export are to be kept, all of them are downloaded.
     """
     state = session.store.load()
     types, state = granted(session, state, options)

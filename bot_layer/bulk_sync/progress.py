@@ -1,4 +1,4 @@
-"""How far a run is, and what came of it so far, written into the run."""
+"""Records the progress and the results in the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot_layer.bulk_sync.upsert_worker import Loaded
 
 
 def with_loaded(run: Run, loaded: Loaded) -> Run:
-    """The run with what was loaded now counted in."""
+    """The run with the newly loaded resources added to its counts."""
     return replace(
         run,
         counts=add_counts(run.counts, loaded.counts),
@@ -25,7 +25,7 @@ def with_loaded(run: Run, loaded: Loaded) -> Run:
 
 
 def with_bad_lines(run: Run, lines: Iterable[str]) -> Run:
-    """The run with these lines named, as far as there is room; all are counted."""
+    """The run with these bad lines listed, up to the limit; all are counted."""
     return replace(run, bad_lines=(*run.bad_lines, *lines)[:BAD_LINES])
 
 
@@ -37,7 +37,7 @@ def with_file(job: Job, state: FileState) -> Job:
 
 
 def file_done(session: Session, state: FileState) -> None:
-    """Note that a file was handled."""
+    """Record that a file was processed."""
     with session.lock:
         run = session.run
         session.keep(run.with_job(with_file(job_of(run), replace(state, done=True))))

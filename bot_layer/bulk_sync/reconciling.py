@@ -1,4 +1,4 @@
-"""What a reconcile must be sure of before it deletes what a full export did not show."""
+"""The conditions for a reconcile to delete what a full export did not contain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from bot_layer.errors import ConfigError
 
 
 def begin_seeing(session: Session, state: SyncState) -> str:
-    """The map in which everything that the export shows is noted; ConfigError where the export can't be full."""
+    """Start recording in the map what the export contains; returns the map's id. ConfigError if the export can't be
+    full."""
     mine = {*session.settings.group_ids, *state.groups} or {sync_state.WHOLE}
     if set(state.since) - mine:
         raise ConfigError(
@@ -24,7 +25,8 @@ def begin_seeing(session: Session, state: SyncState) -> str:
 
 
 def check_map(session: Session, run: Run) -> None:
-    """ConfigError unless the map at hand is the one in which this run noted what it saw: else all looks deleted."""
+    """ConfigError unless this map is the one in which this run recorded what it saw: otherwise everything looks
+    deleted."""
     if not run.reconcile or (run.seen_in and session.map.note("cache_id") == run.seen_in):
         return
     raise ConfigError(
@@ -37,11 +39,11 @@ def check_map(session: Session, run: Run) -> None:
 
 
 def shown_types(run: Run) -> tuple[str, ...]:
-    """The types of which the source showed everything."""
+    """The types that the source exported completely."""
     shown = (kind for job in run.jobs for kind in job.types if job.level != "search" or searched(kind))
     return tuple(dict.fromkeys(shown))
 
 
 def is_whole(run: Run) -> bool:
-    """False where the export had lines that could not be read, or errors: what is missing may be among them."""
+    """False if the export had unreadable lines or errors: the missing resources may be among them."""
     return not run.bad_lines and not run.not_exported

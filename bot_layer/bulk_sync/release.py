@@ -1,4 +1,4 @@
-"""Exports are deleted at their source only after the state says that they are done: a kill loses none of them."""
+"""Deletes exports at the source, only after the state records them as done, so that a kill loses no data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.session import Halted, Session
 from bot_layer.errors import BotError
 
-_NOTE = "released"  # in the map: the run whose exports were deleted
+_NOTE = "released"  # a note in the map: the run whose exports were deleted
 
 
 def release_done(session: Session, run: Run) -> SyncState:
-    """The state after the exports of jobs that are done were deleted, before the next one is asked for.
+    """Delete the exports of completed jobs before the next one is requested; returns the state.
 
-    Some sources take no second export before the first was deleted.
+    Some sources accept no second export before the first was deleted.
     """
     session.save(run)
     for job in run.jobs:
@@ -26,7 +26,7 @@ def release_done(session: Session, run: Run) -> SyncState:
 
 
 def release_all(session: Session, run: Run) -> None:
-    """Delete what a run that is over has left at the source. The state is saved already."""
+    """Delete what a finished run has left at the source. The state is already saved."""
     urls = [job.status_url for job in run.jobs if job.status_url]
     if not urls or session.map.note(_NOTE) == run.id:
         return

@@ -1,4 +1,4 @@
-"""A patient's resources by search, where a source offers no export: every page, no silent limit."""
+"""Searches a patient's resources if a source offers no export: every page, no silent limit."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ _BY_PATIENT: Final = frozenset(
         "Specimen",
     }
 )
-# These are no patient's own: they are read when something points to them.
+# These belong to no patient: they are read when another resource refers to them.
 _NOBODYS: Final = frozenset({*POINTED_TO, "Binary", "Endpoint", "Group", "Questionnaire", "Substance"})
 PAGE: Final = 100
 
 
 def searched(kind: str) -> bool:
-    """True for a type of which the search brings everything that a patient has."""
+    """True for a type that the search returns completely for a patient."""
     return kind == "Patient" or kind in _BY_PATIENT
 
 
 def left_out(kind: str) -> bool:
-    """True for a type of which a patient has something that the search does not bring."""
+    """True for a type of patient data that the search does not return."""
     return not searched(kind) and kind not in _NOBODYS
 
 

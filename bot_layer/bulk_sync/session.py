@@ -1,4 +1,4 @@
-"""What every step of a sync works with: both ends, the state of the run, and the time that is left."""
+"""The context of every step of a sync: source and Medplum, the state of the run, and the remaining time."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Progress = Callable[[str, str, int, int | None], None]
 
 
 class Halted(Exception):
-    """The time is over, or somebody asked to stop: what was done is kept, the rest is for the next step."""
+    """The time limit was reached, or a stop was requested: progress is kept, and the next step does the rest."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What one call asks for."""
+    """The options of one call."""
 
     full: bool = False
     types: tuple[str, ...] = ()
@@ -42,10 +42,10 @@ class Options:
     reconcile: bool = False
     retry_failed: bool = False
     overwrite_reported: bool = False
-    job: str = ""  # the status URL of an export that somebody else started
-    patients: tuple[str, ...] = ()  # the source's ids of the only patients that this run is about
+    job: str = ""  # the status URL of an export that was started elsewhere
+    patients: tuple[str, ...] = ()  # the source ids of the only patients of this run
 
-    elements: tuple[str, ...] = ()  # of a preview: the only elements that the source sends
+    elements: tuple[str, ...] = ()  # for a preview: the only elements that the source sends
 
     def __post_init__(self) -> None:
         if not all(map(is_source_id, self.patients)):
@@ -55,7 +55,7 @@ class Options:
                 expression=["Parameters.parameter.where(name='patient')"],
             )
         if self.patients and (self.reconcile or self.job):
-            # A reconcile deletes what it does not see.
+            # A reconcile deletes what the export does not contain.
             raise InputError(
                 "A run of some patients can't be a reconcile, nor load another export.", code="not-together"
             )
@@ -66,7 +66,7 @@ class Options:
                 expression=["Parameters.parameter.where(name='resourceTypes')"],
             )
         if self.since and not is_instant(self.since):
-            # A source answers 400 to it, as it does to a level that it does not offer.
+            # A source answers it with 400, as it does for a level that it does not offer.
             raise InputError(
                 "Give since as a moment with its time zone, such as 2026-01-31T00:00:00Z.",
                 code="since-unreadable",
@@ -76,7 +76,7 @@ class Options:
 
 @dataclass
 class Session:
-    """One source and one Medplum, with the run between them. The steps are functions that are given this."""
+    """One source, one Medplum and the current run. The steps are functions with this argument."""
 
     settings: SyncSettings
     source: PracticeFusion
@@ -91,12 +91,12 @@ class Session:
     timer: Callable[[], float] = time.monotonic
     deadline: float | None = None
     sleep: Callable[[float], None] = time.sleep
-    # Puts what failed beside the Task, and tells where: asked before a place in a file is written that lies behind it.
+    # Stores failures with the Task and returns the address; called before a position behind them is saved.
     keep_failures: Callable[[SyncState], str] = lambda state: state.failures
 
     def __post_init__(self) -> None:
         self.manifest: Manifest | None = None  # of the current job, once its export is complete
-        self.alone = False  # True once this process has begun a run, rather than taken up one that broke off
+        self.alone = False  # True once this process has started a run, rather than resumed one
         self._saved_at = self.timer()
         self.medplum.batches.may_write = self.store.check
 
@@ -104,12 +104,12 @@ class Session:
 
     @property
     def lock(self) -> threading.RLock:
-        """Held while the run is changed: several files are loaded at once."""
+        """The lock for changes of the run: several files are loaded at once."""
         return self.store.lock
 
     @property
     def run(self) -> Run:
-        """The run that is under way."""
+        """The current run."""
         run = self.store.state.run
         if run is None:
             raise AssertionError("there is a run")
@@ -117,11 +117,11 @@ class Session:
 
     @property
     def job(self) -> Job:
-        """The job whose turn it is."""
+        """The current job."""
         return job_of(self.run)
 
     def save(self, run: Run, state: SyncState | None = None) -> SyncState:
-        """Write the run to Medplum now."""
+        """Save the run to Medplum now."""
         with self.lock:
             self._saved_at = self.timer()
             state = replace(state or self.store.state, run=run)
@@ -131,7 +131,7 @@ class Session:
             return saved
 
     def keep(self, run: Run) -> SyncState:
-        """Remember, and write it to Medplum now and then."""
+        """Keep the run, and save it to Medplum at intervals."""
         with self.lock:
             self.store.state = replace(self.store.state, run=run)
             if self.timer() - self._saved_at > SAVE_SECONDS:
@@ -141,17 +141,17 @@ class Session:
     # -- Time
 
     def halted(self) -> bool:
-        """True once the time is over, or somebody asked to stop."""
+        """True once the time limit is reached, or a stop was requested."""
         return self.stop.is_set() or (self.deadline is not None and self.timer() >= self.deadline)
 
     def check_time(self) -> None:
-        """Halted, if it is time to stop."""
+        """Raise Halted if it is time to stop."""
         if self.halted():
             raise Halted
 
     @contextmanager
     def grace(self) -> Iterator[None]:
-        """Let Medplum be waited for a little, though the time is over: what was done is to be kept."""
+        """Allow a short wait for Medplum after the time limit, so that progress is saved."""
         pace, left = self.medplum.pace, _GRACE_SECONDS
         hurried = pace.wait
 
@@ -169,7 +169,7 @@ class Session:
             pace.wait = hurried
 
     def wait(self, seconds: float) -> None:
-        """Wait; or stop now, if the time would be over by then."""
+        """Wait, or raise Halted now if the time limit would be reached by then."""
         if self.deadline is not None and self.timer() + seconds >= self.deadline:
             raise Halted
         self.source.wait(seconds)
@@ -177,7 +177,7 @@ class Session:
 
 
 def job_of(run: Run) -> Job:
-    """The job whose turn it is in this run."""
+    """The current job of a run."""
     job = run.job
     if job is None:
         raise AssertionError("there is a job")

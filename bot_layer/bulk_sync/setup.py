@@ -1,4 +1,4 @@
-"""The parts of a sync, put together for one call."""
+"""Assembles the parts of a sync for one call."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from bot_layer.medplum.client import Medplum
 
 
 def _silent(_component: str, _text: str) -> None:
-    """A log that nobody reads."""
+    """A log that discards its lines."""
 
 
 def _unseen(_kind: str, _name: str, _done: int, _total: int | None) -> None:
-    """Progress that nobody watches."""
+    """A progress display that shows nothing."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the parts share: where the map lies, how long the lease is, who watches, who may stop it."""
+    """What the parts share: the place of the map, the length of the lease, log, progress display and stop event."""
 
     place: str = ""  # a folder, or the URL of a PostgreSQL database that several machines share; empty: nowhere
     lease_seconds: float | None = None
@@ -48,13 +48,13 @@ class Surroundings:
     key: str = field(
         default_factory=lambda: os.environ.get("BOT_HOST_INBOX_KEY", ""), repr=False
     )  # encrypts the map and the spool
-    keeper: Keeper | None = None  # keeps the files of the export as they came
+    keeper: Keeper | None = None  # keeps the original files of the export
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
 
 
 def make_sync(settings: SyncSettings, login: Medplum, *, within: Surroundings | None = None, about: str = "") -> Sync:
-    """A sync of this source into this Medplum. ``about`` tells apart servers, and the projects of one server."""
+    """A sync of this source to this Medplum. ``about`` distinguishes servers, and the projects of one server."""
     around = within or Surroundings()
     timer = around.timer
     deadline = None if around.seconds is None else timer() + around.seconds
@@ -100,17 +100,17 @@ def make_sync(settings: SyncSettings, login: Medplum, *, within: Surroundings | 
 
 
 def login_name(server: Medplum) -> str:
-    """What tells this login at this server apart from others, for ``about``."""
+    """A name that distinguishes this login on this server from others, for ``about``."""
     return f"{str(server.client.base_url).rstrip('/')} {server.client.client_id}"
 
 
 def load_state(settings: SyncSettings, server: Medplum) -> SyncState:
-    """The state of this source's sync as Medplum holds it."""
+    """The state of this source's sync, read from Medplum."""
     return SyncStore(server, settings.source, owner="").load()
 
 
 def open_map(around: Surroundings, source: str, about: str) -> SyncMap:
-    """The map of one source in one project: its name tells neither."""
+    """The map of one source in one project; its file name reveals neither."""
     name = map_name(source, about)
     if is_shared(around.place):
         return SyncMap(url=around.place, schema=name.replace("-", "_"), key=around.key)
@@ -118,7 +118,7 @@ def open_map(around: Surroundings, source: str, about: str) -> SyncMap:
 
 
 def open_spool(around: Surroundings, source: str, about: str) -> Spool:
-    """The place of an export on this machine: beside the map, else where the system keeps temporary files."""
+    """The spool of an export on this machine: in the map's folder, else among the system's temporary files."""
     name = f"{map_name(source, about)}.spool"
     if around.place and not is_shared(around.place):
         return Spool(Path(around.place) / name, key=around.key)

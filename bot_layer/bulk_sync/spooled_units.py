@@ -1,4 +1,4 @@
-"""What one worker writes at a time: a few whole patients, or a batch of what belongs to no patient."""
+"""The unit that one worker writes at a time: a few complete patients, or a batch of resources without a patient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
 from bot_layer.bulk_sync.rules.write_order import group_of, waits
 from bot_layer.bulk_sync.state.spool import Spooled
 
-ENOUGH: Final = 50  # resources of patients: the next patient begins another unit, so that no worker is left idle
+ENOUGH: Final = 50  # resources of patients: the next patient starts another unit, so that no worker is idle
 SHARED: Final = 100  # resources that belong to no patient
 _MOST: Final = 1000  # of one patient
 _MOST_BYTES: Final = 4_000_000
@@ -21,7 +21,7 @@ _MOST_BYTES: Final = 4_000_000
 
 @dataclass(frozen=True)
 class Unit:
-    """Resources that one worker writes. ``after_all``: only when everything before it was written."""
+    """Resources that one worker writes. ``after_all``: only after everything before it was written."""
 
     place: str  # of its last resource
     resources: list[Resource] = field(repr=False)
@@ -29,9 +29,9 @@ class Unit:
 
 
 def units(spooled: Iterable[Spooled]) -> Iterator[Unit]:
-    """The spool in units, in order. A patient is divided only if there is too much of one to be held in memory."""
+    """The spool in units, in order. A patient is split only if the patient's resources do not fit in memory."""
     patients: list[Spooled] = []
-    after_all = True  # the first patients come after what is shared
+    after_all = True  # the first patients come after the shared resources
     for group, members in groupby(spooled, lambda each: group_of(each.place)):
         if waits(group):
             if patients:
@@ -50,7 +50,7 @@ def units(spooled: Iterable[Spooled]) -> Iterator[Unit]:
 
 
 def _parts(spooled: Iterable[Spooled], most: int) -> Iterator[list[Spooled]]:
-    """Lists of at most so many, and of few enough bytes."""
+    """Lists with at most ``most`` resources and a limited number of bytes."""
     part: list[Spooled] = []
     size = 0
     for each in spooled:

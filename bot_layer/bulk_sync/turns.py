@@ -1,4 +1,4 @@
-"""Several practices in one call of the bot: the one that has waited longest first, until the time is over."""
+"""Several practices in one call of the bot: the longest waiting first, until the time limit is reached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir.json import Json
 
 Turn = Callable[[SyncSettings, float], Json]
-_LEAST_SECONDS = 2.0  # with less than this a step has nothing to keep
+_LEAST_SECONDS = 2.0  # with less time than this, a step makes no progress
 
 
 def take_turns(
@@ -25,7 +25,7 @@ def take_turns(
 ) -> Json:
     """The answer with a part for each practice; the failure of one stops no other.
 
-    ``turn`` is given the settings and the seconds that are left; ``waiting_since`` tells when a practice last had one.
+    ``turn`` gets the settings and the remaining seconds; ``waiting_since`` returns when a practice last had a turn.
     """
     ends = timer() + seconds
     answers: dict[str, Json | str] = {}

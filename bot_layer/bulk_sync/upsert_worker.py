@@ -1,4 +1,4 @@
-"""A batch of the source's resources into Medplum: skip what is unchanged, look up, write, remember."""
+"""Writes a batch of the source's resources to Medplum: skip unchanged ones, look up, write, record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from bot_layer.errors import AuthError, InputError, PermanentError
 from bot_layer.fhir.json import Json, objects
 
 _ABSENT_LIMIT: Final = 200_000
-_CARRIERS: Final = 4  # contents that are copied at once
+_CARRIERS: Final = 4  # contents that are copied in parallel
 _MISSED: Final = "its content could not be fetched for now: it points to the source"
 Rows = Mapping[Key, tuple[str, bytes | None]]
 
@@ -44,18 +44,18 @@ class _Undecodable(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a unit: counts by type, and of edits that were made in Medplum."""
+    """The result of a unit: counts by type, and edits made in Medplum."""
 
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     overwritten: int = 0
     kept: int = 0
-    rewritten: int = 0  # written a second time, because a reference led to nothing
+    rewritten: int = 0  # written a second time, because a reference was broken
     edits: tuple[LocalEdit, ...] = ()
-    settled: frozenset[str] = frozenset()  # references of what is in Medplum as the source says
+    settled: frozenset[str] = frozenset()  # references to resources that now match the source
     uncopied: Mapping[str, int] = field(default_factory=dict)  # why the content of attachments was not copied
 
     def plus(self, other: Loaded) -> Loaded:
-        """Both together."""
+        """The sum of both results."""
         return Loaded(
             add_counts(self.counts, other.counts),
             self.overwritten + other.overwritten,
@@ -69,15 +69,15 @@ class Loaded:
 
 @dataclass
 class UpsertWorker:
-    """Writes into one Medplum from one source. Safe to share between threads."""
+    """Writes from one source to one Medplum. Thread-safe."""
 
     medplum: MedplumWriter
     map: SyncMap
     source: str
-    look_at_all: bool = False  # compare with Medplum also what the source sent before
+    look_at_all: bool = False  # also compare with Medplum what the source sent before
     attachments: Attachments | None = None
     policy: upsert.Policy | None = None  # instead of the setting's
-    # False where a run that broke off may still have a write under way: then every key is looked up.
+    # False if an interrupted run may still have a write in transit: then every key is looked up.
     alone: bool = False
 
     def __post_init__(self) -> None:
@@ -89,14 +89,14 @@ class UpsertWorker:
         self._lock = threading.Lock()
 
     def unchanged(self, resources: Iterable[Resource]) -> set[Key]:
-        """Those that the source sent before with the same bytes, and that Medplum accepted."""
+        """The resources that the source sent before with the same bytes, and that Medplum accepted."""
         if self.look_at_all:
             return set()
         digests = {each.key: provenance.digest_of(_text_of(each)) for each in resources if each.key is not None}
         return {key for key, row in self.map.rows(digests).items() if row[1] == digests[key]}
 
     def load(self, resources: Sequence[Resource]) -> Loaded:
-        """What became of these resources. No two of them may have the same type and id."""
+        """Write these resources and return the result. No two of them may have the same type and id."""
         valid = {each.key: each for each in resources if each.key is not None}
         digests = {key: provenance.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
@@ -113,7 +113,8 @@ class UpsertWorker:
             return loaded.plus(self._one_by_one(left, digests, rows))
 
     def _one_by_one(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], rows: Rows) -> Loaded:
-        """The same where one of them can't be worked on (it is nested too deeply, say): it fails alone."""
+        """Load them one by one if one can't be processed (for example, it is nested too deeply), so that only that one
+        fails."""
         total = Loaded()
         for key, resource in resources.items():
             try:
@@ -125,15 +126,16 @@ class UpsertWorker:
         return total
 
     def _failed(self, resources: Mapping[Key, Resource], reason: str) -> Loaded:
-        """Keep resources that cannot be written as failures."""
+        """Record resources that cannot be written as failures."""
         self.map.record((), failures=[Failure(key, 0, reason, _text_of(each)) for key, each in resources.items()])
         return Loaded(counted((key.type, "failed") for key in resources))
 
     def same(self, resources: Sequence[Resource]) -> tuple[set[Key], frozenset[str]]:
-        """Those that Medplum holds unchanged, and the references to them: one search compares a hundred of a type."""
+        """The resources that are unchanged in Medplum, and the references to them: one search compares a hundred of a
+        type."""
         found = self.medplum.look_up(each.key for each in resources if each.key is not None)
         self.map.record((key, upsert.target_id(key, there), None) for key, there in found.items())
-        # Content that is stored apart from its resource is compared when it is written.
+        # Content stored separately from its resource is compared when it is written.
         there_too = [
             each for each in resources if each.key in found and each.type != "Binary" and not self.carries(each)
         ]
@@ -148,7 +150,7 @@ class UpsertWorker:
         return {each.key for each, _ in plan.unchanged}, settled
 
     def carries(self, resource: Resource) -> bool:
-        """True where content behind a link is stored in Medplum."""
+        """True if the resource has linked content that is stored in Medplum."""
         return self.attachments is not None and any(attachments_in(resource.value))
 
     def _incoming(self, resource: Resource, known: Mapping[Key, str]) -> Incoming | None:
@@ -164,7 +166,7 @@ class UpsertWorker:
         )
 
     def retry(self, failures: Iterable[Failure]) -> Loaded:
-        """Write again what Medplum refused before."""
+        """Write again what Medplum rejected before."""
         resources = (resource_of(orjson.loads(each.resource), raw=each.resource) for each in failures if each.resource)
         total = Loaded()
         while some := list(islice(resources, 100)):
@@ -174,7 +176,7 @@ class UpsertWorker:
     # -- References by a query
 
     def _with_targets(self, resources: dict[Key, Resource]) -> dict[Key, Resource]:
-        """The resources with references by a query resolved, where exactly one resource of this source matches."""
+        """The resources with conditional references resolved, if exactly one resource of this source matches."""
         asking = {
             key: found
             for key, each in resources.items()
@@ -200,7 +202,7 @@ class UpsertWorker:
         return f"{query.type}/{next(iter(ids))}" if len(ids) == 1 else None
 
     def _queried_ids(self, query: Query) -> frozenset[str]:
-        """The source's ids of what Medplum has of this source under an identifier; more than one is as good as many."""
+        """The source ids of this source's resources in Medplum with an identifier; at most two are needed."""
         with self._lock:
             known = self._queried.get(query)
         if known is not None:
@@ -221,7 +223,7 @@ class UpsertWorker:
     # -- What Medplum holds
 
     def known(self, keys: Iterable[Key]) -> dict[Key, str]:
-        """Medplum's ids of these: from the map, else looked up, once."""
+        """Medplum's ids of these keys: from the map, else looked up once."""
         wanted = set(keys)
         known = self.map.ids(wanted)
         with self._lock:
@@ -238,21 +240,21 @@ class UpsertWorker:
         return known
 
     def prepare(self, kinds: Iterable[str]) -> None:
-        """Find out for all these types at once whether Medplum may hold any, instead of one type after the other."""
+        """Check in parallel for all these types whether Medplum may have any."""
         with ThreadPoolExecutor(self.medplum.workers, thread_name_prefix="pf-first") as pool:
             list(pool.map(self._may_hold, dict.fromkeys(kinds)))
 
     def is_open(self, kind: str) -> bool:
-        """True if Medplum may hold resources of a type that the map does not know."""
+        """True if Medplum may have resources of a type that the map does not contain."""
         return kind not in self._compared and self._may_hold(kind)
 
     def compared(self, kind: str) -> None:
-        """Every resource of this type that is to be written was looked up: what the map does not know is new."""
+        """Every resource of this type to be written was looked up: what is not in the map is new."""
         if self.alone:
             self._compared.add(kind)
 
     def _may_hold(self, kind: str) -> bool:
-        """False where no sync had written this type when this run began: then what the map does not know is new."""
+        """False if no sync had written this type when this run began: then what is not in the map is new."""
         if not self.alone:
             return True
         with self._lock:
@@ -269,7 +271,7 @@ class UpsertWorker:
     # -- Writing
 
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], rows: Rows) -> Loaded:
-        # What the map knows may have come in this very run: it is looked up whatever Medplum had at the beginning.
+        # Keys in the map may have been written in this run: look them up even if Medplum had none at the start.
         asked = [key for key in resources if key in rows or self.is_open(key.type)]
         read = self.medplum.lookups.start(asked)
         try:
@@ -300,7 +302,7 @@ class UpsertWorker:
             former = self.map.former(key for key in keys if key not in batch.found)
             outcomes = self.medplum.upsert(drafts, batch.found, known=batch.known, policy=self.policy, former=former)
         finally:
-            # What was not answered for may be there in spite of it.
+            # An entry without an answer may have been written anyway.
             unsure = set(keys) - {each.key for each in outcomes if each.action != "failed"}
             with self._lock:
                 self._holds |= dict.fromkeys((key.type for key in unsure), True)
@@ -321,17 +323,17 @@ class UpsertWorker:
         )
 
     def _drafts(self, batch: _Batch, keys: Sequence[Key]) -> list[Draft]:
-        """The resources as they are to be written. Several contents are carried at once."""
+        """The resources as they are to be written. Several contents are copied in parallel."""
         if not any(key.type == "Binary" or key in batch.carrying for key in keys):
             return [batch.draft(key) for key in keys]
         carried = [self._carriers.submit(batch.draft, key) for key in keys]
-        wait(carried)  # all come to rest before the first failure is raised
+        wait(carried)  # all end before the first failure is raised
         return [each.result() for each in carried]
 
     def _record(self, batch: _Batch, outcomes: Sequence[Outcome]) -> None:
         written = [each for each in outcomes if each.action != "failed"]
         self.map.record(
-            # What was kept as Medplum's users left it is looked at again next time.
+            # Resources with kept local edits are compared again next time.
             (
                 (each.key, batch.known[each.key], batch.digests[each.key] if each.action != "kept" else None)
                 for each in written
@@ -349,19 +351,19 @@ class UpsertWorker:
 
 @dataclass
 class _Batch:
-    """The resources of a unit, and what is known of them and of the targets of their references."""
+    """The resources of a unit, and what is known about them and the targets of their references."""
 
     worker: UpsertWorker
     resources: Mapping[Key, Resource]
     digests: Mapping[Key, bytes]
     found: Mapping[Key, Found]
     known: dict[Key, str]
-    carrying: frozenset[Key]  # whose content behind a link is stored in Medplum
+    carrying: frozenset[Key]  # whose linked content is stored in Medplum
     missed: set[Key] = field(default_factory=set)
     uncopied: Counter[str] = field(default_factory=Counter)
 
     def passes(self) -> list[list[Key]]:
-        """Content goes after the patient whom it belongs to, and before what refers to it by a link."""
+        """The keys in passes: content after the patient it belongs to, and before the resources that link to it."""
         sorted_: tuple[list[Key], list[Key], list[Key]] = ([], [], [])
         for key, each in self.resources.items():
             later = key in self.carrying and _owner_in(each.value) is not None
@@ -387,13 +389,14 @@ class _Batch:
         return Draft(key, prepared, self.digests[key])
 
     def _owner(self, value: Json) -> str:
-        """The Patient in Medplum whose readers may read a document's content."""
+        """The Patient in Medplum that determines who may read a document's content."""
         reference = _owner_in(value)
         key = references.read_reference(reference, self.worker.source) if isinstance(reference, str) else None
         return f"Patient/{self.known[key]}" if key is not None and key.type == "Patient" and key in self.known else ""
 
     def _stored(self, resource: Json, found: Found | None) -> tuple[Json, str]:
-        """What stands for a Binary, and the id of its content: stored anew only where it differs."""
+        """The resource that represents a Binary, and the id of its content, which is stored again only if it
+        differs."""
         try:
             data = base64.b64decode(str(resource.get("data") or ""))
         except ValueError as fault:  # also for letters that are not ASCII
@@ -408,7 +411,7 @@ class _Batch:
         return prepared, content_id
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
-        """Note Medplum's ids, so that what is written next can refer to them."""
+        """Record Medplum's ids, so that the resources written next can refer to them."""
         for each in outcomes:
             if each.action != "failed":
                 self.known[each.key] = each.target_id
@@ -428,7 +431,7 @@ def _text_of(resource: Resource) -> bytes:
 
 
 def counted(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """A table of counts from pairs of a type and what became of a resource."""
+    """A table of counts from pairs of type and result."""
     counts: dict[str, dict[str, int]] = {}
     for kind, action in names:
         row = counts.setdefault(kind, dict.fromkeys(COUNTED, 0))

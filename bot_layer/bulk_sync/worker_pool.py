@@ -1,4 +1,4 @@
-"""The workers that write to Medplum, open for as long as they are needed."""
+"""The workers that write to Medplum, open as long as they are needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
 
 
 def upsert_worker(session: Session, run: Run) -> UpsertWorker:
-    """What writes for this run."""
+    """The worker that writes for this run."""
     settings = session.settings
     carried = Attachments(session.source, session.medplum, settings.max_attachment_bytes)
     return UpsertWorker(
@@ -32,13 +32,13 @@ def upsert_worker(session: Session, run: Run) -> UpsertWorker:
 
 
 def finalizer(session: Session) -> Finalizer:
-    """What deletes and repairs."""
+    """The finalizer that deletes and repairs."""
     return Finalizer(session.source, session.medplum, session.map, session.settings.source, halted=session.halted)
 
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Writes units with several threads; ``halted`` is asked before each."""
+    """Writes units with several threads; ``halted`` is checked before each."""
 
     worker: UpsertWorker
     pool: ThreadPoolExecutor
@@ -46,7 +46,7 @@ class WorkerPool:
     halted: Callable[[], bool] = lambda: False
 
     def load(self, units: Iterable[Unit]) -> Iterator[tuple[Unit, Loaded]]:
-        """What became of each unit, in order; a few of them are under way at once."""
+        """The result of each unit, in order; several are written in parallel."""
         waiting: deque[tuple[Unit, Future[Loaded]]] = deque()
         try:
             for unit in units:
@@ -58,7 +58,7 @@ class WorkerPool:
             while waiting:
                 yield _ended(waiting.popleft())
         finally:
-            # After a failure the others still write: nothing may be under way when the lease is given back.
+            # After a failure, wait for the others: no write may be in progress when the lease is released.
             for _, future in waiting:
                 future.exception()
 
@@ -70,7 +70,7 @@ def _ended(waiting: tuple[Unit, Future[Loaded]]) -> tuple[Unit, Loaded]:
 
 @contextmanager
 def worker_pool(session: Session, run: Run) -> Iterator[WorkerPool]:
-    """A pool that is at rest again afterwards."""
+    """A pool whose writes have all ended on exit."""
     size = session.settings.workers
     with ThreadPoolExecutor(size, thread_name_prefix="pf-sync") as pool:
         yield WorkerPool(upsert_worker(session, run), pool, size, halted=session.halted)
