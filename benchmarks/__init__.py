@@ -1,1 +1,1 @@
-"""What is measured, against what, as ratios or counts of one run."""
+"""Benchmarks: measurements and what they are compared with, as ratios or counts of one run."""

@@ -108,7 +108,7 @@ def _full_run(medplum: MedplumSandbox, source: PracticeFusionSandbox, folder: Pa
 
 
 def _conditional_puts(medplum: MedplumSandbox, source: Source) -> None:
-    """What the integration's description prints: batches of 100 conditional PUTs, one after the other."""
+    """The batches from the integration's description: 100 conditional PUTs each, in sequence."""
     writer = MedplumWriter(_login(medplum), source.base, share=1.0, conditional=True)
     lines = [each.line for kind in source.entries.values() for each in kind.values()]
     for start in range(0, len(lines), 100):

@@ -97,7 +97,7 @@ class HealthGorillaSandbox(LookAlike):
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """What was asked so far, token requests included."""
+        """The requests so far, token requests included."""
         return self._log.all()
 
     def clear_requests(self) -> None:

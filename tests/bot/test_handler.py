@@ -148,7 +148,7 @@ def test_what_would_be_lost_outside_of_parameters_is_refused(given: Json) -> Non
     ],
 )
 def test_a_reference_and_a_query_pass(given: Json) -> None:
-    """What is read from them reaches the bot."""
+    """The bot gets the values that are read from them."""
     listener = Listener()
     assert listener.handler(envelope(given)) == DONE
 

@@ -12,7 +12,7 @@ from bot_layer.fhir.json import Json
 from tests.bots.practice_world import world
 from tests.cases import PLACEHOLDER, Case, cases
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 CASES = [case for stem in ("register_patient", "federated_documents") for case in cases(stem)]
 
@@ -31,7 +31,7 @@ def test_a_sample_as_a_whole(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_sample_is_fhir(case: Case) -> None:
-    """What is stored, sent and answered is FHIR R4 by fhir.resources."""
+    """Stored resources, requests and answers are FHIR R4 by fhir.resources."""
     answer = case.read("expected.json")
     resources = [] if isinstance(answer, str) else [answer]  # the answer to an ADT message is an acknowledgment
     for resource in [*case.stored, *(case.read("sent.json") or []), *resources]:

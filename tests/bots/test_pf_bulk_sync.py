@@ -197,7 +197,7 @@ def test_an_unknown_action_is_refused_before_anything_is_done() -> None:
 @pytest.mark.parametrize("since", ["yesterday", "2026-01-31", "2026-01-31T00:00:00", "2026-13-31T00:00:00Z"])
 @pytest.mark.parametrize("preview", [False, True])
 def test_a_moment_that_is_none_is_refused_before_anything_is_done(since: str, preview: bool) -> None:
-    """The source would answer 400 to it, which is taken for a level that it does not offer."""
+    """The source would answer 400, which the sync would read as a missing export level."""
     with world(generate(1, 1), switches=FAST) as both:
         answer = call(both, {"name": "since", "valueInstant": since}, parameters.boolean("preview", preview))
         assert one(answer, "action") == "refused"

@@ -18,7 +18,7 @@ from bot_layer.fhir.parameters import one
 from medplum_sandbox.health_gorilla import npi
 from tests import loopback
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTS = ("sync-practitioner", "create-staff-user", "sync-location", "check-health-gorilla")

@@ -193,7 +193,7 @@ def test_the_id_of_an_outcome_is_not_the_patients() -> None:
 @pytest.mark.parametrize("duplicate", ["409", "existing", "second"])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_lost_answer_makes_no_second_patient(duplicate: str, method: str) -> None:
-    """What was carried out although its answer was lost is found again, not sent again."""
+    """A create whose answer was lost is found by a search, not sent again."""
     faults = Faults()
     switches = Switches(duplicate_patient=duplicate, conditional_create=False, idempotency_keys=False)  # type: ignore[arg-type]  # as above
     with clinic(switches=switches, faults=faults) as world:

@@ -30,7 +30,7 @@ from tests.bots.practice_world import (
 )
 from tests.cases import add_location
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 SECRET = "invented-Secret-81!"
 MAIL = {"HEALTH_GORILLA_SYNC_EMAIL": "true"}

@@ -60,7 +60,7 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.one_login
-@pytest.mark.no_cover  # the ways of a run, again and again
+@pytest.mark.no_cover  # runs the same code paths repeatedly
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(HISTORIES, st.booleans(), st.booleans())
 @example(  # a new resource refers to one that the same export reports as deleted

@@ -13,7 +13,7 @@ from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_named_faults import small
 from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient, run_as_bot, world
 
-# Whole runs, whose ways the tests beside it take.
+# Whole runs; other tests here cover their code paths.
 pytestmark = [pytest.mark.no_cover, pytest.mark.one_login]
 
 

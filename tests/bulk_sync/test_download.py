@@ -40,7 +40,7 @@ class Given(Files):
 
 
 def spooled(both: World, *versions: list[Json], state: FileState = STATE) -> tuple[dict[str, Json], Run]:
-    """What is on disk after one file was read, by id, and the run."""
+    """The resources on disk after one file was read, by id, and the run."""
     session = both.sync().session
     session.store.acquire()
     types = ("Observation", "Patient")

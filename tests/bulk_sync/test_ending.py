@@ -12,7 +12,7 @@ from medplum_sandbox.practice_fusion import Switches, generate
 from tests.bulk_sync.keys import register
 from tests.bulk_sync.world import observation, world
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 
 @pytest.mark.parametrize(

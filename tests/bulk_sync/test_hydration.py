@@ -15,7 +15,7 @@ from medplum_sandbox.practice_fusion import Switches
 from tests.bulk_sync.test_named_faults import one, small
 from tests.bulk_sync.world import World, observation, patient
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 LOCATION: Json = {"resourceType": "Location", "id": "l1", "name": "Sample"}
 ENCOUNTER: Json = {

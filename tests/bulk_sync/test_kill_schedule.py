@@ -23,7 +23,7 @@ from bot_layer.http.transport import Transport
 from tests.bulk_sync.test_named_faults import change, small
 from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, observation, patient, run_as_bot
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 SETTINGS = {"PF_RESOURCE_TYPES": "Patient,Observation", "PF_WORKERS": "1", "PF_MAX_DELETE_SHARE": "1"}
 ORGANIZATION: Json = {"resourceType": "Organization", "id": "a1", "name": "Sample"}  # read one by one

@@ -22,7 +22,7 @@ from bot_layer.fhir.json import Json
 from tests.bulk_sync.export_server import RESOURCES, Asked, ExportServer, Reply, Rule, ndjson, practice
 from tests.bulk_sync.world import World, assert_adds_up, run_as_bot
 
-# Whole runs, whose ways the tests beside it take; every second one runs as the bot.
+# Whole runs; other tests here cover their code paths; every second one runs as the bot.
 pytestmark = [pytest.mark.no_cover, pytest.mark.one_login]
 
 ALL = frozenset({"Patient", "Observation", "Condition"})
@@ -568,7 +568,7 @@ FILES = {
 
 
 def held(change: Callable[[ExportServer], None]) -> Case:
-    """What is missing may be of any type."""
+    """The missing resources may be of any type."""
     return Case(change, phase="partial", moved=NONE)
 
 

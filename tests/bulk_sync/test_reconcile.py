@@ -15,7 +15,7 @@ from bot_layer.errors import BotError, ConfigError
 from medplum_sandbox.practice_fusion import Source, Switches
 from tests.bulk_sync.world import World, observation, patient, world
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 THEN = datetime(2024, 1, 1, tzinfo=UTC)
 MANY = 20

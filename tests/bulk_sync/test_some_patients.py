@@ -12,7 +12,7 @@ from tests.bulk_sync.export_server import ExportServer, Reply, ndjson, practice
 from tests.bulk_sync.test_other_sources import always, ended, imported, stamped
 from tests.bulk_sync.world import World, observation, patient
 
-pytestmark = pytest.mark.no_cover  # whole runs, whose ways the tests beside it take
+pytestmark = pytest.mark.no_cover  # whole runs; other tests here cover their code paths
 
 ONE = Options(patients=("p1",))
 
@@ -98,7 +98,7 @@ def test_the_run_after_it_exports_what_changed_as_before(synced: tuple[World, Ex
 
 
 def test_a_part_of_a_resource_never_replaces_the_whole_one() -> None:
-    """What is tagged SUBSETTED lacks elements: a bad line, and what Medplum has stays."""
+    """A resource tagged SUBSETTED lacks elements: it is a bad line, and Medplum's version stays."""
     with practice() as (both, source):
         both.run()
         tag = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}

@@ -266,7 +266,7 @@ def test_two_deployments_at_once_are_refused(server: Medplum) -> None:
 
 
 def test_a_plan_that_is_out_of_date_is_not_carried_out(server: Medplum, sandbox: MedplumSandbox) -> None:
-    """What is carried out is the plan that was shown, or nothing."""
+    """Either the plan that was shown is carried out, or nothing."""
     planned = survey(server, REQUEST)
     _deploy(server, Request(BOTS.only(["nightly"])))
     before = len(server.search("Subscription", []))
@@ -293,7 +293,7 @@ def test_a_plan_that_is_out_of_date_is_not_carried_out(server: Medplum, sandbox:
 def test_a_failure_half_way_is_told_and_completed_by_the_next_run(
     server: Medplum, sandbox: MedplumSandbox, kind: str, method: str, path: str
 ) -> None:
-    """What was done is reported; running again completes it, with everything there once; a rollback undoes both."""
+    """Completed steps are reported; a second run completes the rest without duplicates; a rollback undoes both."""
     sandbox.faults.add(kind, times=1, method=method, path=path)
     first = _deploy(server)
     assert first.error is not None

@@ -77,7 +77,7 @@ class Network:
         )
 
     def audits(self) -> list[Json]:
-        """What was recorded, once everything is written."""
+        """The AuditEvents, once everything is written."""
         self.responder.recorder.flush()
         return self.server.search("AuditEvent", [("_count", "100")])
 

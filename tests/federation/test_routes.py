@@ -160,7 +160,7 @@ def test_the_clinic_stands_in_where_a_document_names_nobody() -> None:
 
 
 def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
-    """Where the resource says both, the bytes are read only when they are fetched."""
+    """If the resource states both, the bytes are read only when they are fetched."""
     patient = world.patient()
     digest = base64.b64encode(hashlib.sha1(CCD, usedforsecurity=False).digest()).decode()
     stated = world.document(patient)["content"][0]["attachment"] | {"size": len(CCD), "hash": digest}
@@ -385,7 +385,7 @@ def test_a_query_needs_a_token_of_ours_that_is_still_good(world: Network) -> Non
 
 @pytest.mark.parametrize(("level", "status"), [(None, 200), ("L", 200), ("N", 200), ("R", 404), ("V", 404)])
 def test_confidential_documents_do_not_leave(world: Network, level: str | None, status: int) -> None:
-    """What is above the configured level is neither listed nor given: as if it were not there."""
+    """A document above the configured level is neither listed nor returned, as if it did not exist."""
     patient = world.patient()
     document = world.document(patient, level=level)
     assert len(world.caller().query(patient["id"])) == (1 if status == 200 else 0)
@@ -471,7 +471,7 @@ def test_only_a_trusted_proxys_word_counts_for_the_address() -> None:
 
 
 def test_the_audience_may_be_fixed() -> None:
-    """Where it is configured, a request for another server is refused."""
+    """If an audience is configured, a request for another server is refused."""
     with network(FEDERATED_AUDIENCES="https://clinic.example") as world, world.http() as client:
         form = {"grant_type": "client_credentials", "client_id": CLIENT_ID, "client_secret": world.secret}
         assert client.post("oauth2/token", data={**form, "aud": "x"}).json()["error"] == "invalid_target"

@@ -98,7 +98,7 @@ def nobody() -> Enrollment | None:
 
 
 def finds(*found: Enrollment | None) -> Callable[[], Enrollment | None]:
-    """What is found at each look; the last one from then on."""
+    """The result of each search; the last one repeats."""
     left = list(found)
     return lambda: left.pop(0) if len(left) > 1 else left[0]
 
@@ -183,7 +183,7 @@ def test_answers_that_are_always_lost_are_given_up() -> None:
 
 @responses.activate
 def test_haste_is_told_at_once() -> None:
-    """429: nothing was done, so nothing is looked for."""
+    """429: nothing was done, so no search follows."""
     answers("POST", (429, ""))
     error = refused(lambda: accounts_there.enroll(client(), plan(), lambda: pytest.fail("nothing to look for")))
     assert isinstance(error, TransientError)

@@ -82,7 +82,7 @@ def fhir_calls() -> list[str]:
 
 
 def paths(gorilla: HealthGorillaSandbox) -> list[str]:
-    """What was asked of the FHIR endpoints."""
+    """The requests to the FHIR endpoints."""
     return [found.path.rpartition("/R4/")[2] for found in gorilla.requests if "/fhir/" in found.path]
 
 
@@ -129,7 +129,7 @@ def test_a_refused_combined_search_is_remembered_for_the_server() -> None:
 
 
 def test_an_unchanged_look_costs_one_request() -> None:
-    """Where the release allows the combined search."""
+    """If the release allows the combined search."""
     with enrolled() as gorilla:
         client_of(gorilla).enrollments(npi(1))
         assert paths(gorilla) == ["PractitionerRole"]
@@ -183,7 +183,7 @@ def test_an_answer_without_end_is_given_up() -> None:
 
 @responses.activate
 def test_the_accounts_of_a_person_are_read_to_the_last_page() -> None:
-    """The combined search has pages as any other: an account on the second one is not taken for a missing one."""
+    """The combined search has pages too: an account on the second page does not count as missing."""
     client = conversation()
     url = f"{BASE}/PractitionerRole"
     combined = {"practitioner": "p-1", "_include": "PractitionerRole:practitioner", "organization": "t-1"}
@@ -245,7 +245,7 @@ def test_somebody_else_is_not_taken_for_the_person_who_was_asked_for() -> None:
 
 @responses.activate
 def test_a_search_that_is_refused_otherwise_is_an_error() -> None:
-    """404 or 422 says nothing of the combined search, and is not taken for an empty answer."""
+    """404 or 422 says nothing about the combined search, and does not count as an empty answer."""
     client = conversation()
     responses.get(f"{BASE}/PractitionerRole", status=422, json={"issue": [{"code": "invalid"}]})
     with pytest.raises(PermanentError) as caught:

@@ -30,7 +30,7 @@ _START = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a function answered: ``failed`` where its runtime reported an error."""
+    """The answer of a function; ``failed`` if its runtime reported an error."""
 
     body: bytes
     failed: bool

@@ -232,7 +232,7 @@ def test_an_event_that_contradicts_itself_is_refused(
 
 
 def test_an_event_without_a_bot_runs_as_its_token_says(medplum: TokenServer, admission: Admission) -> None:
-    """Where the event names no Bot, the token and the route do."""
+    """If the event names no Bot, the token and the route do."""
     event = envelope(medplum, "token", SAY)
     del event["bot"]
     assert admission.admit(event, "b-1").bot_id == "b-1"

@@ -1,4 +1,4 @@
-"""Catch-up: what changed while no host answered is found, queued, and run once."""
+"""Catch-up: changes made while no host answered are found, queued, and run once."""
 
 from __future__ import annotations
 

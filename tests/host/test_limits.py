@@ -174,7 +174,7 @@ def test_after_an_answer_an_idle_connection_is_kept_for_less_than_a_minute() -> 
 
 
 def test_a_failed_accept_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """Where no file can be opened, asyncio reports every try: the log has one line a minute."""
+    """If no file can be opened, asyncio reports every attempt: the log has one line a minute."""
     now = [0.0]
     handle = listen.quiet_accepts(lambda: now[0])
     loop = asyncio.new_event_loop()
@@ -234,7 +234,7 @@ def test_the_login_is_read_without_building_the_rest() -> None:
     ],
 )
 def test_what_says_two_logins_is_refused_or_read_alike(body: bytes) -> None:
-    """What was admitted is what runs, whichever of two members a parser believes."""
+    """The admitted login is the one that runs, whichever of two members a parser uses."""
     login = read_login(body)
     try:
         envelope = read_envelope(body, login)

@@ -110,7 +110,7 @@ def _signature(at: float, nonce: str = "nonce-0001") -> Signature:
 
 
 def test_the_memory_of_replays_ends_with_the_window() -> None:
-    """What is too old to pass is forgotten; what could still pass is not."""
+    """A call that is too old to be accepted is forgotten; a newer one is not."""
     calls, first = RelayCalls(), _signature(NOW)
     calls.require_new(first, now=NOW)
     with pytest.raises(AuthError, match="came before"):

@@ -188,7 +188,7 @@ def test_a_key_is_a_uuid_of_the_content(first: Any, second: Any) -> None:
 
 @given(REQUESTS, st.booleans())
 def test_a_payload_differs_in_login_and_address_alone(requested: AccountRequest, invite: bool) -> None:
-    """What is tried after a clash is the same account under another login."""
+    """The next attempt after a conflict is the same account under another login."""
     plan = enrollment.plan_enrollment(clinician(), ENTRY, requested, settings(INVITE=str(invite).lower()))
     for login in plan.logins:
         payload = plan.payload(login)

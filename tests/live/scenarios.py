@@ -251,7 +251,7 @@ def timer(live: Live) -> str:
 
 
 def catch_up(live: Live) -> str:
-    """What changed while the host was killed is found when it is back, each exactly once."""
+    """Changes made while the host was down are found when it is back, each exactly once."""
     live.host.stop(signal.SIGKILL)
     numbers = [npi(200 + each) for each in range(_CATCH_UP)]
     for each, number in enumerate(numbers):

@@ -393,7 +393,7 @@ def test_a_refused_client_is_for_the_operator(sandbox: MedplumSandbox) -> None:
 
 @pytest.mark.parametrize("kind", ["too_many", "server_error"])
 def test_a_busy_token_endpoint_is_for_nobody_yet(sandbox: MedplumSandbox, kind: str) -> None:
-    """It is not taken for a refusal of the client: the host tries again later."""
+    """It does not count as a refusal of the client: the host tries again later."""
     sandbox.faults.add(kind, path="/oauth2/token")
     client = medplum.connect_client(sandbox.base_url, sandbox.client_id, sandbox.client_secret, patience=AT_ONCE)
     assert isinstance(lost(lambda: client.read(UNKNOWN)), TransientError)

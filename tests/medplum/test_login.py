@@ -33,7 +33,7 @@ def test_one_of_many_threads_logs_in_to_medplum() -> None:
 
 @pytest.mark.parametrize("fails", [False, True], ids=["token", "failure"])
 def test_one_of_many_threads_logs_in_to_the_source(fails: bool) -> None:
-    """They wait for one silent request, not for eight, one after the other."""
+    """They wait for one silent request together, not for eight in sequence."""
     with small(patient("p1")) as both:
         login = both.sync().session.source.login
         login.granted = ("system/Patient.read",)

@@ -49,7 +49,7 @@ def test_since_5_1_22_success_false_without_an_outcome_answers_the_log() -> None
 
 @pytest.mark.parametrize("answer", [Fetched(500, b"{}"), Fetched(400, b"no json"), Fetched(400, b"5")])
 def test_a_failed_host_stays_a_failed_host_in_every_version(answer: Fetched) -> None:
-    """What is no envelope is not honored."""
+    """An answer without an envelope is not honored."""
     assert read_fission(answer, honors_success=True).host_failed
 
 

@@ -53,7 +53,7 @@ def test_readonly_forbids_writes() -> None:
 
 
 def test_interactions_are_granted_one_by_one() -> None:
-    """What is listed, and nothing else."""
+    """The listed ones, and nothing else."""
     with member({"resourceType": "*", "interaction": ["create", "search"]}) as (_, _admin, limited):
         made = limited.created(patient("a"))
         assert len(limited.found("Patient")) == 1

@@ -248,7 +248,7 @@ def test_a_failed_test_is_told_as_javascript_writes_values(value: object, text: 
 
 
 def test_conditional_references_show_what_their_target_is_called() -> None:
-    """A name, a text, a title, a code; nothing where there is none."""
+    """A name, a text, a title or a code; nothing if there is none."""
     with medplum() as (_, client):
         client.created({"resourceType": "Organization", "identifier": [{"value": "o"}], "name": "Clinic"})
         client.created(

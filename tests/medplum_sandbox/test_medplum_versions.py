@@ -192,7 +192,7 @@ def test_an_older_server_refuses_an_element_that_was_added(version: str, status:
 
 
 def test_what_was_added_is_in_the_tables() -> None:
-    """So that a newer server knows it, and a typing error here is found."""
+    """So a newer server knows the additions, and the test finds typos here."""
     assert set(resource_types()) >= additions.TYPES
     for kind, elements in additions.ELEMENTS.items():
         known = type_of(kind)
@@ -221,7 +221,7 @@ def test_a_good_outcome_that_a_bot_throws_is_still_a_failure(id: str) -> None:
     ],
 )
 def test_a_resource_is_answered_without_its_empty_values(returned: Json, answered: Json) -> None:
-    """What is no resource is answered as it is."""
+    """A value that is no resource is returned unchanged."""
     assert json.loads(execute_answer(BotResult(returned=returned), "application/json", NEW).body) == answered
 
 

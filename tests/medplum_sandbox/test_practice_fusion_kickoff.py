@@ -60,7 +60,7 @@ def test_the_base_holds_the_practice(exact: Caller) -> None:
 
 
 def test_discovery_lies_under_the_base_only(exact: Caller) -> None:
-    """The SMART configuration is found under the base; at the host's root there is nothing."""
+    """The SMART configuration is under the base; the host's root has none."""
     found = exact.get(".well-known/smart-configuration").json()
     assert found["token_endpoint"] == exact.box.token_url
     assert {"client-confidential-asymmetric", "client-confidential-symmetric"} <= set(found["capabilities"])

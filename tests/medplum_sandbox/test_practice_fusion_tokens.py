@@ -158,7 +158,7 @@ def test_a_secret_in_the_header_or_in_the_body(general: PracticeFusionSandbox) -
 
 
 def test_a_broken_basic_header_is_refused(general: PracticeFusionSandbox) -> None:
-    """What is not base64 of a pair is a refusal, not an error."""
+    """A header that is not base64 of a pair gets a refusal, not a server error."""
     form = {"grant_type": "client_credentials", "scope": "system/Patient.rs"}
     answer = requests.post(general.token_url, data=form, headers={"Authorization": "Basic ***"}, timeout=10)
     assert answer.status_code == 401

@@ -61,7 +61,7 @@ def _result(copy: Path, mutant: Mutant) -> str:
 
 
 def _forget_compiled(path: Path) -> None:
-    """A mutant of the same length and second would be taken for the file that was compiled before it."""
+    """Delete the compiled file: Python would reuse it for a text of the same length, written in the same second."""
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()
 

@@ -1,1 +1,1 @@
-"""What is installed, and by which commands."""
+"""Tests of what is installed, and by which commands."""

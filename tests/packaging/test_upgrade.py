@@ -72,7 +72,7 @@ def states(runs: Runs) -> dict[str, str]:
 
 
 def test_the_inbox_of_version_0_1_0_is_taken_up(tmp_path: Path) -> None:
-    """What was running and what waited runs, in order and once; the ended runs are listed; a dead letter is retried."""
+    """Active and waiting runs complete in order and once; the ended runs are listed; a dead letter is retried."""
     restore((LEFT_BEHIND / "inbox.sql").read_text(), tmp_path / "inbox.sqlite")
     greeter = Greeter()
     with running(tmp_path / "inbox.sqlite", greeter) as (_, runs):

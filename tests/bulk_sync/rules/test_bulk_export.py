@@ -318,7 +318,7 @@ def test_a_time_stamp_is_never_later_than_the_kickoff(stated: str, stamp: str) -
 
 
 def test_the_moment_of_the_kickoff_is_the_earlier_of_both_clocks() -> None:
-    """The Date header, or this machine's time, which is the more exact one where they agree."""
+    """The Date header, or this machine's time, which is more precise when they agree."""
     noon = time_stamps.instant("2024-01-01T12:00:00Z").timestamp()
     assert time_stamps.kickoff_moment("Mon, 01 Jan 2024 11:59:50 GMT", now=noon) == "2024-01-01T11:59:50Z"
     assert time_stamps.kickoff_moment("Mon, 01 Jan 2024 12:00:00 GMT", now=noon + 0.25) == "2024-01-01T12:00:00.250000Z"
@@ -328,7 +328,7 @@ def test_the_moment_of_the_kickoff_is_the_earlier_of_both_clocks() -> None:
 
 
 def test_a_stored_stamp_that_no_export_can_use_is_dropped() -> None:
-    """Earlier versions stored what the source said: nonsense, and moments in the future."""
+    """Earlier versions stored the source's values, including invalid ones and times in the future."""
     noon = time_stamps.instant("2024-01-01T12:00:00Z").timestamp()
     stamps = {"A": "2024-01-01T11:00:00Z", "B": "2999-01-01T00:00:00Z", "C": "soon", "D": ""}
     assert time_stamps.usable_stamps(stamps, now=noon) == {"A": "2024-01-01T11:00:00Z"}

@@ -41,7 +41,7 @@ STATE = SyncState(
 
 
 def test_a_task_holds_the_whole_state() -> None:
-    """What is written is read again; other fields of the stored Task stay."""
+    """The written state is read back; other fields of the stored Task stay."""
     task = sync_task.to_task(STATE, "https://s.example", task={"resourceType": "Task", "id": "t", "note": []})
     assert sync_task.from_task(task) == STATE
     assert task["id"] == "t"
@@ -217,7 +217,7 @@ def test_the_turn_of_jobs() -> None:
 
 
 def test_the_answer_of_the_operation() -> None:
-    """Everything of the report, and health; nothing where nothing ran."""
+    """The whole report, and health; nothing if nothing ran."""
     settings = SyncSettings("https://s", "c")
     answer = sync_answer.of_state(STATE, settings, now=0.0, action="start")
     names = [each["name"] for each in answer["parameter"]]

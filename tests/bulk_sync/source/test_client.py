@@ -215,7 +215,7 @@ def test_a_page_for_people_is_no_file(client: PracticeFusion) -> None:
 
 
 def test_a_download_that_never_comes_to_its_end_is_an_error(client: PracticeFusion, odd: Odd) -> None:
-    """No endless trying; half a packed file is not taken for a whole one."""
+    """There are no endless attempts; half a compressed file does not count as a whole one."""
     odd.breaks = 1000
     with pytest.raises(TransientError):
         read(client, "packed")

@@ -285,7 +285,7 @@ def test_an_update_carries_the_person_inside_whatever_way_it_came() -> None:
 
 
 def test_profiles_and_tags_of_an_account_stay() -> None:
-    """Where the answer had no profiles the defaults are sent."""
+    """If the answer has no profiles, the defaults are sent."""
     role = role_with("#p-1", meta={"profile": ["own"], "tag": [{"code": "VERIFIED"}]})
     made = accounts.with_person(role, PERSON)
     assert made["meta"] == {"profile": ["own"], "tag": [{"code": "VERIFIED"}]}

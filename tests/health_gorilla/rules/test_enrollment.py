@@ -110,7 +110,7 @@ def test_an_inactive_practitioner_gets_no_account() -> None:
 
 
 def test_the_account_is_picked_the_same_each_time() -> None:
-    """Of several roles of one person the one with the lowest id; none where there is none."""
+    """Of several roles of one person the one with the lowest id; none if the person has no role."""
     first, second = enrolled(role_id="a"), enrolled(role_id="b")
     assert enrollment.pick([]) is None
     assert enrollment.pick([second, first]) is enrollment.pick([first, second]) is first
@@ -369,7 +369,7 @@ def test_another_role_is_an_update() -> None:
 
 
 def test_an_address_alone_is_requested_and_not_required() -> None:
-    """Where the account has none, each is tried in turn; without one the payload is unchanged."""
+    """If the account has no address, each is tried in turn; without one the payload is unchanged."""
     plan = updated(AccountRequest(emails=["a@practice.example", "b@practice.example"]))
     assert (plan.emails, plan.required) == (("a@practice.example", "b@practice.example"), False)
     assert plan.with_email(None) is plan.payload

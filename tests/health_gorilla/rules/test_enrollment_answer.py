@@ -53,7 +53,7 @@ def test_each_decision_has_its_word() -> None:
 
 @pytest.mark.parametrize("action", ["enrolled", "updated", "unchanged"])
 def test_the_answer_says_what_was_done(action: str) -> None:
-    """Action, id, login, each account number with its laboratory, and the outcome with all that is to be said."""
+    """Action, id, login, each account number with its laboratory, and the outcome with all remarks."""
     issue = warning("location-ignored", "x")
     answer = enrollment_answer.answer(action, "hg-1", "amara", REQUESTS, issues=[issue])
     Parameters.model_validate(answer)

@@ -53,7 +53,7 @@ def test_the_nearest_miss_is_told() -> None:
 
 @pytest.mark.parametrize("broken", [{"family": 7, "given": ["Joe"]}, {"family": "Gorilla", "given": "Joe"}])
 def test_a_name_of_the_wrong_type_never_matches(broken: Json) -> None:
-    """What is no text compares as nothing."""
+    """A value that is no text counts as missing."""
     assert match([broken], name("Gorilla", "Joe")) is NameMatch.MISSING
     assert comparable(None) == ""
 

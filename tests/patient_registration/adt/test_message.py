@@ -454,7 +454,7 @@ def written(event: str = "A04", **changes: Any) -> str:
 
 
 def test_an_outgoing_message_says_what_the_patient_says() -> None:
-    """What is written can be read again; the social security number is nowhere."""
+    """A written message can be read again; it never contains the social security number."""
     text = written(
         telecom=[
             {"system": "phone", "value": "1234567", "use": "work"},

@@ -534,7 +534,7 @@ def test_whom_a_person_told_apart_is_somebody_else(known_by: str) -> None:
 
 
 def test_a_merged_record_is_no_namesake_whatever_differs() -> None:
-    """People in the clinic said that the two are one person: that is not undone by their marks."""
+    """The clinic decided that the two are one person: different attributes do not undo that."""
     other = patient(id="former", gender="male", name=[{"family": "Sommer", "given": ["Anna", "Karla"]}])
     known = found(by_demographics=[registered(build(other, POLICY))])
     assert isinstance(plan(patient(), known, POLICY), Create)

@@ -128,7 +128,7 @@ def test_a_name_in_another_spelling_is_the_same_name(one: tuple[str, list[str]],
     [(("Sommer", ["Ida"]), ("Sommer", ["Ida May"])), (("Winter", ["Ida"]), ("Sommer", ["Ida"]))],
 )
 def test_a_former_name_is_the_same_name(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
-    """A copy of a record from before a marriage is found by the name of then."""
+    """A copy of a record from before a marriage is found by the former name."""
     married = {"use": "official", "family": "Winter", "given": ["Ida"]}
     now = patient(name=[married, {"use": "maiden", "family": "Sommer", "given": ["Ida", "May"]}])
     assert all(is_alike(now, patient(name=[{"family": family, "given": given}])) for family, given in (one, other))
