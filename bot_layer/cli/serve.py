@@ -72,6 +72,12 @@ def serve(
     as_user: Annotated[
         bool, typer.Option("--allow-run-as-user", help="Also run Bots that have runAsUser, as their caller.")
     ] = False,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Login of a Medplum Agent, ClientApplication/ID, whose calls run with its rights; repeatable."
+        ),
+    ] = None,
     inbox: InboxOption = None,
     bots: Bots = None,
     cron: Annotated[
@@ -105,7 +111,7 @@ def serve(
     try:
         starting.require_safe_start(host, os.environ, private_network=private_network)
         with tracing.recorded(os.environ):
-            admitting = (_servers(medplum or []), project, as_user)
+            admitting = (_servers(medplum or []), project, as_user, tuple(agent or ()))
             since = age(catch_up_since)
             clocks = _Clocks(cron=cron, since=since, practices=sync_practices)
             _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), clocks)
@@ -139,14 +145,14 @@ def _reload(bots: list[str] | None) -> None:
 def _serve(
     bots: Collection,
     address: tuple[str, int],
-    admitting: tuple[tuple[str, ...], str | None, bool],
+    admitting: tuple[tuple[str, ...], str | None, bool, tuple[str, ...]],
     database: str | None,
     clocks: _Clocks,
 ) -> None:
     environ = os.environ
     if clocks.practices and database is None:
         raise ConfigError("--sync-practices needs an inbox: give a database as --inbox.")
-    servers, project, as_user = admitting
+    servers, project, as_user, agents = admitting
     numbers = host_settings.read(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
     key = environ.get("BOT_HOST_INBOX_KEY") or None
@@ -180,6 +186,7 @@ def _serve(
         bots=bots,
         projects=starting.pinned_projects(servers, project, environ, own_login),
         as_user=as_user,
+        agents=agents,
         relay_key=relay_key,
         inbox=box,
         history=history,

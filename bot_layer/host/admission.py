@@ -49,12 +49,14 @@ class Admission:
     """The check of an event's token.
 
     ``projects`` maps a server to the only project whose Bots may run here; a server without an entry is not pinned.
-    ``as_user`` also admits Bots that run as their caller (``Bot.runAsUser``), whose token is the caller's.
+    ``as_user`` also admits Bots that run as their caller (``Bot.runAsUser``), whose token is the caller's. ``agents``
+    are the ClientApplications of Medplum Agents: a Bot that an Agent calls always has the token of the Agent's login.
     """
 
     servers: Sequence[str]
     projects: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     as_user: bool = False
+    agents: Sequence[str] = ()
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Admission:
             TTLCache(_KNOWN_BOTS, _USER_SECONDS, timer=self.clock),
             key=lambda server, token, bot_id: (server, bot_id, hashlib.sha256(token.encode()).digest()),
             condition=threading.Condition(),
-        )(_read_as_user)
+        )(_read)
 
     def admit(self, envelope: Json, bot_id: str | None = None) -> Admitted:
         """The identity that the event runs as; AuthError if its token was not issued for this Bot by a listed server.
@@ -85,17 +87,26 @@ class Admission:
         wanted = bot_id or (profile.removeprefix("Bot/") if is_bot else named or "")
         if named not in {None, wanted} or (is_bot and profile != f"Bot/{wanted}") or not is_id(wanted):
             raise AuthError("The event names one Bot, and its token or the route another.", code="wrong-bot")
-        if not is_bot and not self.as_user:
-            raise AuthError(
-                "The event's token is its caller's, not the Bot's own: the Bot has runAsUser, or no ProjectMembership. "
-                "Deploy it with deploy_bots.py, or start the host with --allow-run-as-user.",
-                code="runs-as-user",
-            )
-        admitted = (self._bot if is_bot else self._user)(server, token, wanted)
+        admitted = self._bot(server, token, wanted) if is_bot else self._as_caller(server, token, wanted, profile)
         pinned = self.projects.get(server)
         if pinned is not None and admitted.project != pinned():
             raise AuthError("This host serves the Bots of another project of that server.", code="foreign-project")
         return admitted
+
+    def _as_caller(self, server: str, token: str, bot_id: str, profile: str) -> Admitted:
+        """A Bot with its caller's token: the caller must be able to read it, and be an Agent unless it runs as user."""
+        is_agent = profile in self.agents
+        if not is_agent and not self.as_user:
+            raise AuthError(
+                "The event's token is its caller's, not the Bot's own: it has runAsUser or no ProjectMembership, "
+                "or a Medplum Agent called it. Start the host with --agent ClientApplication/ID or "
+                "--allow-run-as-user, or deploy the Bot with deploy_bots.py.",
+                code="runs-as-user",
+            )
+        found, runs_as_user = self._user(server, token, bot_id)
+        if not is_agent and not runs_as_user:
+            raise AuthError("The event's token is not the Bot's own.", code="wrong-bot")
+        return found
 
     def _server(self, envelope: Json) -> str:
         base_url = envelope.get("baseUrl")
@@ -177,14 +188,6 @@ def _read(server: str, token: str, bot_id: str) -> tuple[Admitted, bool]:
 def _read_bot(server: str, token: str, bot_id: str) -> Admitted:
     """A Bot, read with its own token."""
     return _read(server, token, bot_id)[0]
-
-
-def _read_as_user(server: str, token: str, bot_id: str) -> Admitted:
-    """A Bot that runs as its caller: the caller must be able to read it, and ``runAsUser`` must be set."""
-    found, runs_as_user = _read(server, token, bot_id)
-    if not runs_as_user:
-        raise AuthError("The event's token is not the Bot's own.", code="wrong-bot")
-    return found
 
 
 def _values(bot: Json) -> tuple[str, ...]:

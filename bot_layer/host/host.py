@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -62,6 +62,7 @@ class HostSettings:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     projects: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     as_user: bool = False
+    agents: Sequence[str] = ()
     relay_key: str | None = field(default=None, repr=False)
     now: Callable[[], float] = time.time
     inbox: Inbox | None = field(default=None, repr=False)
@@ -229,7 +230,7 @@ class Dispatcher:
 def app(settings: HostSettings) -> Starlette:
     """The host as an ASGI application."""
     metrics = Metrics()
-    admission = Admission(settings.servers, settings.projects, settings.as_user)
+    admission = Admission(settings.servers, settings.projects, settings.as_user, settings.agents)
     guard, calls = Guard(settings.environ), Calls(settings.calls_of_a_bot)
     dispatcher = Dispatcher(settings, admission, metrics, guard, calls)
     counts = Latest[dict[str, int]](

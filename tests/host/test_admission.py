@@ -359,6 +359,24 @@ def test_a_bot_that_runs_as_its_caller_needs_an_option(medplum: TokenServer) -> 
     assert medplum.asked.count("Bot/{id}") == 3, "read once for a token"
 
 
+def test_a_medplum_agent_needs_an_option(medplum: TokenServer) -> None:
+    """A server runs a Bot that an Agent calls with the token of the Agent's login (tried on 5.1.13)."""
+    medplum.login("agent", {"resourceType": "ClientApplication", "id": "c-1"})
+    medplum.login("other", {"resourceType": "ClientApplication", "id": "c-2"})
+    medplum.add(bot_resource("b-8", "test/echo"))
+    event = envelope(medplum, "agent", SAY, bot={"reference": "Bot/b-8"})
+    with hosted(medplum) as (client, _):
+        refused = client.post("/bot-b-8", json=event).json()
+    assert _codes(refused) == ["runs-as-user"]
+    assert "--agent" in json.dumps(refused)
+    with hosted(medplum, agents=("ClientApplication/c-1",)) as (client, _):
+        assert client.post("/bot-b-8", json=event).json()["success"] is True
+        other = envelope(medplum, "other", SAY, bot={"reference": "Bot/b-8"})
+        assert _codes(client.post("/bot-b-8", json=other).json()) == ["runs-as-user"]
+        unseen = client.post("/bot-b-9", json=event | {"bot": {"reference": "Bot/b-9"}}).json()
+        assert unseen["success"] is False, "a Bot that the Agent's login cannot read"
+
+
 def test_a_refused_event_leaves_nothing_in_the_inbox(medplum: TokenServer) -> None:
     """Admission comes before deduplication: a forged event can't make the host drop the real one as a duplicate."""
 
