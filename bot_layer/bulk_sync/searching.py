@@ -11,7 +11,7 @@ from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.fhir.json import Json
 
 # The types that can be searched by patient (https://hl7.org/fhir/R4/compartmentdefinition-patient.html). The others
-# (Organization, Practitioner, Medication, ...) are read when something points to them.
+# (Organization, Practitioner, Medication, ...) are read when another resource refers to them.
 _BY_PATIENT: Final = frozenset(
     {
         "AllergyIntolerance",

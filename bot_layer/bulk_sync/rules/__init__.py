@@ -1,1 +1,1 @@
-"""A source's resources by Bulk Data export, and what Medplum is to hold of them."""
+"""Rules for a source's Bulk Data exports and for the resources that Medplum gets from them."""

@@ -1,4 +1,4 @@
-"""What ``$pf-bulk-sync`` answers, as Parameters."""
+"""The answers of ``$pf-bulk-sync``, as Parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot_layer.fhir.json import Json
 
 
 def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: str) -> Json:
-    """Where the sync stands: phase, time stamp, counts by type, health, and what a person must know."""
+    """The state of the sync: phase, time stamp, counts by type, health, and what a person must know."""
     run = state.run
     record = health(state, enabled=settings.enabled, interval_ms=settings.interval_ms, now=now)
     entries: list[Json | None] = [
@@ -46,7 +46,7 @@ def of_state(state: SyncState, settings: SyncSettings, *, now: float, action: st
 
 
 def of_failure(failure: Json, problem: str) -> Json:
-    """The answer to a call that failed, as whoever triggers a sync by hand reads it."""
+    """The answer to a failed call, in the form that a manual caller of the sync expects."""
     return failure | {"parameter": [*failure["parameter"], *_end(problem)]}
 
 
@@ -55,7 +55,7 @@ def _end(problem: str) -> list[Json]:
 
 
 def of_practices(answers: Mapping[str, Json | str]) -> Json:
-    """What became of each practice: its own answer, or why it has none."""
+    """The result for each practice: its own answer, or why it has none."""
     parts, failed = [], []
     for name, answer in answers.items():
         said = fhir.string("problem", answer) if isinstance(answer, str) else {"name": "answer", "resource": answer}
@@ -90,6 +90,6 @@ def _entry(name: str, value: object) -> Json | None:
     if isinstance(value, bool):
         return fhir.boolean(name, value)
     if isinstance(value, int):
-        # Milliseconds of a month are more than FHIR's integer holds.
+        # A month in milliseconds exceeds FHIR's integer.
         return {"name": name, "valueDecimal": value}
     return fhir.string(name, str(value)) if value is not None else None

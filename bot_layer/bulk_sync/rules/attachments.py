@@ -1,4 +1,4 @@
-"""Attachments of a resource, wherever they are, and whether an answer is the content that one of them describes.
+"""Finds the Attachments in a resource, and checks whether a response is the content that one of them describes.
 
 https://hl7.org/fhir/R4/datatypes.html#Attachment, https://hl7.org/fhir/R4/binary.html#rest
 """
@@ -19,7 +19,7 @@ _FIELDS: Final = frozenset(
 _EXTENSIONS: Final = frozenset({"extension", "modifierExtension"})
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,80}/[A-Za-z0-9!#$&^_.+-]{1,80}")
 _PLAIN: Final = "application/octet-stream"
-# What a gateway, or a server that only says that something is wrong, sends in place of a document.
+# What a gateway, or a server that reports an error, sends instead of a document.
 _PAGE_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 _PAGE: Final = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
 _ERROR: Final = re.compile(rb'\s*\{\s*"(resourceType"\s*:\s*"OperationOutcome|error|message|errors)"')
@@ -28,7 +28,7 @@ _XML_VALUE: Final = rb'<%s\s+value="([^"]*)"'
 
 
 def attachments_in(value: Any) -> Iterator[Json]:
-    """Every Attachment with a link or with data, at any depth, contained resources and extensions included."""
+    """Every Attachment with a link or data, at any depth, including contained resources and extensions."""
     if isinstance(value, list):
         for each in value:
             yield from attachments_in(each)
@@ -42,7 +42,7 @@ def attachments_in(value: Any) -> Iterator[Json]:
 
 
 def with_attachments(value: Any, change: Callable[[Json], Json]) -> Any:
-    """The same value with each Attachment changed; arguments are left as they are."""
+    """A copy of the value with each Attachment changed; the arguments are not modified."""
     if isinstance(value, list):
         return [with_attachments(each, change) for each in value]
     if not isinstance(value, dict):
@@ -64,7 +64,7 @@ def _is_attachment(name: str, value: object) -> bool:
 
 
 def media_type(*candidates: object) -> str:
-    """The first that is a media type, without its parameters; what a header cannot carry is none."""
+    """The first valid media type, without its parameters; a value that is invalid in a header does not count."""
     for each in candidates:
         text = each.partition(";")[0].strip() if isinstance(each, str) else ""
         if _MEDIA_TYPE.fullmatch(text):
@@ -73,12 +73,12 @@ def media_type(*candidates: object) -> str:
 
 
 def bare(content: bytes) -> bytes:
-    """Text without what may stand before it: a byte order mark and white space."""
+    """Text without a leading byte order mark and white space."""
     return content.removeprefix(b"\xef\xbb\xbf").lstrip()
 
 
 def binary_content(content: bytes, document: Any) -> tuple[str, bytes] | None:
-    """Type and bytes where an answer is a FHIR Binary, as JSON (``document``) or XML; None where it is none.
+    """Type and bytes if a response is a FHIR Binary, as JSON (``document``) or XML; else None.
 
     Raises ValueError for a Binary whose data is missing or not base64.
     """
@@ -102,7 +102,7 @@ def _xml(content: bytes, name: bytes) -> str:
 
 
 def refusal(kind: str, start: bytes, size: int, attachment: Json) -> str:
-    """Why an answer is not the content that an Attachment describes, or an empty text.
+    """Why a response is not the content that an Attachment describes, or an empty text.
 
     ``kind`` is its media type, ``start`` its first bytes, ``size`` its length.
     """

@@ -1,7 +1,7 @@
-"""The resource types that a source may bring into Medplum: a patient's record and those who care for the patient.
+"""The resource types that a source may import into Medplum: a patient's record and the people who care for the patient.
 
-Types that rule a Medplum server (Subscription, Bot, AccessPolicy, ...) or describe one (StructureDefinition, ...) never
-come from a source, whatever it sends: https://www.medplum.com/docs/access/access-policies,
+Types that control a Medplum server (Subscription, Bot, AccessPolicy, ...) or describe it (StructureDefinition, ...) are
+never imported from a source: https://www.medplum.com/docs/access/access-policies,
 https://hl7.org/fhir/R4/resourcelist.html.
 """
 
@@ -110,10 +110,10 @@ BROUGHT: Final = CLINICAL | ADMINISTRATIVE
 
 
 def may_be_brought(resource_type: str) -> bool:
-    """True for a type that a source may bring."""
+    """True for a type that a source may import."""
     return resource_type in BROUGHT
 
 
 def not_brought(types: Iterable[str]) -> tuple[str, ...]:
-    """Those of the types that no source may bring, to be named in a message."""
+    """The types that no source may import, to be named in a message."""
     return tuple(each for each in dict.fromkeys(types) if each not in BROUGHT)

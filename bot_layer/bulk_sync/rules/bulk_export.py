@@ -1,6 +1,6 @@
 """A Bulk Data export in progress, without HTTP: how long to wait, what each answer means, and its manifest.
 
-https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so all of them are read)
+https://hl7.org/fhir/uv/bulkdata/export.html (STU1 to STU4; sources differ, so all are supported)
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Level = Literal["group", "patient", "system"]
 Kind = Literal["output", "deleted", "error"]
 
 NDJSON_TYPE: Final = "application/fhir+ndjson"
-# A source that answers so is to be asked again later. A plain 500 is the end of its job.
+# Statuses after which the source is asked again later. A plain 500 means that the job failed.
 ASK_AGAIN: Final = frozenset({408, 425, 429, 502, 503, 504})
 EMPTY_ANSWERS: Final = 10
-# The fields by which a manifest is recognized. A 202 may hold something else, so that it needs a file list.
+# The fields by which a manifest is recognized. A 202 may have another body, so that it needs a file list.
 _PARTIAL_SIGNS: Final = frozenset({"output", "link"})
 _SIGNS: Final = _PARTIAL_SIGNS | {"transactionTime", "requiresAccessToken", "deleted", "error", "outcome"}
 
@@ -28,7 +28,8 @@ _SIGNS: Final = _PARTIAL_SIGNS | {"transactionTime", "requiresAccessToken", "del
 class WaitLimits:
     """How long to wait between two status requests, in seconds.
 
-    ``first`` grows up to ``slowest`` where the source does not say how long; ``most`` bounds what it can ask for.
+    The wait grows from ``first`` to ``slowest`` if the source does not say how long; ``most`` limits what it can
+    request.
     """
 
     least: float = 1.0
@@ -39,7 +40,7 @@ class WaitLimits:
 
 @dataclass(frozen=True)
 class ExportFile:
-    """A file of the manifest; ``count`` is the number of its lines, where the server says so."""
+    """A file of the manifest; ``count`` is the number of its lines, if the server states it."""
 
     kind: Kind
     type: str
@@ -56,7 +57,7 @@ class Manifest:
     files: tuple[ExportFile, ...]
     next_url: str = ""
     partial: bool = False
-    without_address: tuple[str, ...] = ()  # types of the files that the manifest names and nobody can fetch
+    without_address: tuple[str, ...] = ()  # types of the files that the manifest lists without an address
 
     def located(self, absolute: Callable[[str], str]) -> Manifest:
         """The manifest with absolute addresses."""
@@ -66,7 +67,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Wait:
-    """Ask again after so many seconds."""
+    """Ask again after ``seconds``."""
 
     seconds: float
     progress: str = ""
@@ -82,7 +83,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class Failed:
-    """The export failed. ``lost`` means that the server no longer knows it: kick it off again."""
+    """The export failed. ``lost`` means that the server no longer has it: kick it off again."""
 
     status: int
     reason: str
@@ -100,12 +101,12 @@ def read_status(
     attempt: int = 1,
     limits: WaitLimits | None = None,
 ) -> Wait | Complete | Failed:
-    """What the answer to a status request means: exactly one of three, for every HTTP status.
+    """Interpret the answer to a status request: exactly one of three results for every HTTP status.
 
-    ``asked`` is how many seconds the answer asks to wait.
+    ``asked`` is the wait in seconds that the answer requests.
     """
     known = lower(headers)
-    # Some servers answer 200 without a body until the manifest is there.
+    # Some servers answer 200 without a body until the manifest is ready.
     waits = status == 200 and not body.strip() and attempt <= EMPTY_ANSWERS
     if status == 200 and not waits:
         manifest = read_manifest(body)
@@ -122,14 +123,14 @@ def read_status(
 
 
 def wait_seconds(asked: float | None, *, attempt: int, limits: WaitLimits) -> float:
-    """What the source asks for (Retry-After), within limits; a growing pause where it does not say."""
+    """The wait that the source requests (Retry-After), within limits; a growing wait if it requests none."""
     if asked is None:
         asked = min(limits.first * 1.5 ** min(attempt - 1, 20), limits.slowest)
     return min(max(asked, limits.least), limits.most)
 
 
 def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
-    """The manifest, or None if the body is none. One without ``output`` is a manifest without files."""
+    """The manifest, or None if the body is not one. One without ``output`` is a manifest without files."""
     document = read_object(body)
     if "resourceType" in document or not (document.keys() & (_PARTIAL_SIGNS if partial else _SIGNS)):
         return None
@@ -156,14 +157,15 @@ def read_manifest(body: bytes, *, partial: bool = False) -> Manifest | None:
 
 @dataclass(frozen=True)
 class Deletions:
-    """The (type, id) pairs that one line of a ``deleted`` file deletes; ``bad`` if it names something else too."""
+    """The (type, id) pairs that one line of a ``deleted`` file deletes; ``bad`` if it also contains anything else."""
 
     keys: tuple[tuple[str, str], ...] = ()
     bad: bool = False
 
 
 def deletions(line: Json | None, source: str) -> Deletions:
-    """What a line deletes: a Bundle of DELETE requests, or the resource itself; None is a line that is no resource."""
+    """What a line deletes: a Bundle of DELETE requests, or the resource itself; None stands for a line that is not a
+    resource."""
     if line is None:
         return Deletions(bad=True)
     if line["resourceType"] != "Bundle":
@@ -186,7 +188,7 @@ def _removed(url: str, source: str) -> Deletions:
 
 
 def issue_codes(body: bytes) -> tuple[str, ...]:
-    """The issue codes of an OperationOutcome; its texts may hold a person's data."""
+    """The issue codes of an OperationOutcome; its texts may contain personal data."""
     found = [each.get("code") for each in objects(read_object(body).get("issue"))]
     return tuple(each for each in found if isinstance(each, str))
 

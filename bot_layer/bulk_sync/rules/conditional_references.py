@@ -1,7 +1,7 @@
-"""References by a query, such as ``Practitioner?identifier=system|value``: which there are, and what becomes of them.
+"""Conditional references, such as ``Practitioner?identifier=system|value``: finds and resolves them.
 
-https://hl7.org/fhir/R4/http.html#trules (conditional references). Medplum refuses a resource with one that matches
-nothing, so that none is sent there.
+https://hl7.org/fhir/R4/http.html#trules (conditional references). Medplum rejects a resource with one that matches
+nothing, so none is sent there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CONDITIONAL: Final = re.compile(r"([A-Z][A-Za-z]+)\?identifier=([^&]+)")
 
 
 class Query(NamedTuple):
-    """A resource that is named by an identifier."""
+    """A resource named by an identifier."""
 
     type: str
     system: str
@@ -25,7 +25,7 @@ class Query(NamedTuple):
 
 
 def read_query(reference: object, base: str) -> Query | None:
-    """The query of a reference, or None where it has none that can be resolved."""
+    """The query of a reference, or None if it has none that can be resolved."""
     if not isinstance(reference, str):
         return None
     found = _CONDITIONAL.fullmatch(reference.removeprefix(f"{base.rstrip('/')}/"))
@@ -36,7 +36,7 @@ def read_query(reference: object, base: str) -> Query | None:
 
 
 def queries(value: Any, base: str) -> set[Query]:
-    """Every reference by a query in a resource."""
+    """Every conditional reference in a resource."""
     found: set[Query] = set()
 
     def note(_reference: Json, query: Query) -> Json:
@@ -48,7 +48,7 @@ def queries(value: Any, base: str) -> set[Query]:
 
 
 def with_targets(resource: Json, targets: Mapping[Query, str | None], base: str) -> Json:
-    """The resource with each of them resolved to ``Type/id`` at the source, or else named by its identifier."""
+    """The resource with each one resolved to ``Type/id`` at the source, or else replaced by a logical reference."""
 
     def change(reference: Json, query: Query) -> Json:
         target = targets.get(query)

@@ -13,7 +13,7 @@ from typing import Final
 
 from bot_layer.fhir.json import Json, objects
 
-ANY_TYPE: Final = "*"  # an error that does not name a type may be about each of them
+ANY_TYPE: Final = "*"  # an error that does not name a type may concern any of them
 REFUSED_FILE: Final = "file at an address that is refused"
 MISSING_FILE: Final = "file that the source does not give"
 SHORT_FILE: Final = "fewer resources in a file than announced"
@@ -28,7 +28,7 @@ _WORD: Final = re.compile(r"[A-Z][A-Za-z]{2,39}")
 
 @dataclass(frozen=True)
 class NotExported:
-    """So many resources of a type that the source did not export, and its reason in FHIR's own codes."""
+    """How many resources of a type the source did not export, and the reason as a FHIR code."""
 
     type: str
     count: int
@@ -37,16 +37,16 @@ class NotExported:
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """What one error file says: what is missing, and what is only worth a line in the report."""
+    """The content of one error file: what is missing, and what is only listed in the report."""
 
     missing: tuple[NotExported, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def read_outcomes(outcomes: Iterable[Json], types: Iterable[str], *, named: str = "") -> ErrorReport:
-    """What these OperationOutcomes say of an export of these types; ``named`` is the type in the manifest's entry.
+    """Read the OperationOutcomes of an export of these types; ``named`` is the type in the manifest's entry.
 
-    The words of an outcome may name a person: only its codes, and the names of the types, are kept.
+    The text of an outcome may contain personal data: only its codes and the type names are kept.
     """
     asked = frozenset(types)
     missing: Counter[tuple[str, str]] = Counter()
@@ -72,19 +72,19 @@ def read_outcomes(outcomes: Iterable[Json], types: Iterable[str], *, named: str 
 
 
 def unreadable(reason: str = UNREADABLE) -> tuple[NotExported, ...]:
-    """The report for a file that names what is missing, and cannot be read: each type may lack something."""
+    """The report for an error file that cannot be read: any type may be incomplete."""
     return (NotExported(ANY_TYPE, 1, reason),)
 
 
 def without_address(types: Iterable[str]) -> tuple[NotExported, ...]:
-    """The report for files of these types that a manifest names without an address; an empty type is unknown."""
+    """The report for files of these types that a manifest lists without an address; an empty type is unknown."""
     return merged((), (NotExported(kind or ANY_TYPE, 1, NO_ADDRESS) for kind in types))
 
 
 def incomplete_types(types: Iterable[str], missing: Iterable[NotExported]) -> frozenset[str]:
-    """Those of the exported types whose time stamp must stay.
+    """The exported types whose time stamp must not move.
 
-    A Patient who was not exported takes all of their resources along: it counts for every type.
+    If a Patient was not exported, all resources of the patient are missing: it counts for every type.
     """
     reported = {each.type for each in missing}
     asked = frozenset(types)
@@ -92,7 +92,7 @@ def incomplete_types(types: Iterable[str], missing: Iterable[NotExported]) -> fr
 
 
 def merged(before: Iterable[NotExported], more: Iterable[NotExported]) -> tuple[NotExported, ...]:
-    """Both lists, with the counts of the same type and reason added up."""
+    """Both lists, with the counts added up by type and reason."""
     numbers: Counter[tuple[str, str]] = Counter()
     for each in (*before, *more):
         numbers[each.type, each.reason] += each.count
@@ -100,7 +100,7 @@ def merged(before: Iterable[NotExported], more: Iterable[NotExported]) -> tuple[
 
 
 def _types_of(issue: Mapping[str, object], asked: frozenset[str], named: str) -> tuple[str, ...]:
-    """The exported types that an issue is about: by its place, else by its words, else by the manifest's entry."""
+    """The exported types that an issue concerns: by its location, else by its text, else by the manifest's entry."""
     details = issue.get("details")
     known = details if isinstance(details, dict) else {}
     codings = objects(known.get("coding"))
@@ -121,5 +121,5 @@ def _texts(value: object) -> list[str]:
 
 
 def _code(value: object, otherwise: str) -> str:
-    """A code as FHIR writes it; anything else could hold a person's data."""
+    """The value if it is a FHIR code; anything else could contain personal data."""
     return value if isinstance(value, str) and _CODE.fullmatch(value) else otherwise

@@ -1,4 +1,4 @@
-"""Which version of a file an answer holds, as far as its server says: the parts of two versions are never joined.
+"""The version of a file in a response, as far as the server states it: parts of two versions are never joined.
 
 https://www.rfc-editor.org/rfc/rfc9110#section-8.8
 """
@@ -14,7 +14,7 @@ from bot_layer.bulk_sync.rules.time_stamps import http_date
 
 @dataclass(frozen=True)
 class FileVersion:
-    """What tells one version from another; what the server does not say is empty."""
+    """The properties that distinguish versions; what the server does not state is empty."""
 
     etag: str = ""
     modified: str = ""
@@ -22,14 +22,14 @@ class FileVersion:
 
     @property
     def condition(self) -> dict[str, str]:
-        """The header that lets a range be answered only from this version."""
+        """The header that restricts a range request to this version."""
         strong = "" if self.etag.startswith("W/") else self.etag or self.modified
         return {"If-Range": strong} if strong and strong.isprintable() else {}
 
     def differs(self, other: FileVersion) -> bool:
-        """True where both state the same property with different values."""
+        """True if both state the same property with different values."""
         stated = (
-            (self.etag.removeprefix("W/"), other.etag.removeprefix("W/")),  # packing weakens a tag
+            (self.etag.removeprefix("W/"), other.etag.removeprefix("W/")),  # compression weakens a tag
             (self.modified, other.modified),
             (self.size, other.size),
         )
@@ -37,7 +37,7 @@ class FileVersion:
 
 
 def file_version(headers: Mapping[str, str]) -> FileVersion:
-    """The version behind an answer. Header names are in lower case."""
+    """The version of a response. Header names are in lower case."""
     ranged = headers.get("content-range", "").rpartition("/")[2]
     plain = "content-encoding" not in headers
     size = ranged or (headers.get("content-length", "") if plain else "")
@@ -45,7 +45,7 @@ def file_version(headers: Mapping[str, str]) -> FileVersion:
 
 
 def _modified(headers: Mapping[str, str]) -> str:
-    """Last-Modified, unless it is the moment of the answer: within one second a file may change twice."""
+    """Last-Modified, unless it equals the time of the response: a file may change twice within one second."""
     modified = headers.get("last-modified", "")
     then, now = http_date(modified), http_date(headers.get("date", ""))
     return modified if then and now and now - then >= timedelta(seconds=1) else ""

@@ -28,7 +28,7 @@ from bot_layer.fhir.json import Json, decode, objects
 _ASKED_WRONG: Final = frozenset({400, 406, 415, 422})  # the request itself is refused, not the level or the rights
 _UNSUPPORTED: Final = frozenset({403, 404, 405, 501}) | _ASKED_WRONG
 _SHOWN: Final = 300
-# What could name a person or carry a permission: long numbers, ids, and everything after the path of an address.
+# What could identify a person or grant access: long numbers, ids, and everything after the path of a URL.
 _PRIVATE: Final = re.compile(r"\?\S*|[0-9a-fA-F-]{16,}|\d{4,}|[\w.+-]+@[\w.-]+|[\x00-\x1f\x7f]+")
 
 
@@ -43,14 +43,14 @@ class Export:
     type_filters: tuple[str, ...] = field(default=())
     lenient: bool = False
     output_format: bool = True  # False: the source refuses the parameter, and NDJSON is the default anyway
-    patients: tuple[str, ...] = ()  # these alone; only POST can say so
-    elements: tuple[str, ...] = ()  # these alone, and those that are mandatory
+    patients: tuple[str, ...] = ()  # only these; only POST supports it
+    elements: tuple[str, ...] = ()  # only these and the mandatory ones
     refused_since: str = ""  # this ``_since`` was left out to learn whether the source refuses it
 
 
 @dataclass(frozen=True)
 class KickoffRequest:
-    """One HTTP request. ``url`` is absolute; ``body`` is set for POST alone."""
+    """One HTTP request. ``url`` is absolute; ``body`` is set only for POST."""
 
     method: Literal["GET", "POST"]
     url: str
@@ -60,7 +60,7 @@ class KickoffRequest:
 
 @dataclass(frozen=True)
 class Started:
-    """The export runs; ``status_url`` is where to ask for its status, ``date`` the answer's Date header."""
+    """The export was started; ``status_url`` is the address for status requests, ``date`` the answer's Date header."""
 
     status_url: str
     date: str = ""
@@ -68,7 +68,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Refused:
-    """The kick-off was refused. ``unsupported``: not at this level or not in this way; another may be possible.
+    """The kick-off was refused. ``unsupported``: not at this level or not in this form; another may be possible.
 
     ``text`` is the source's own explanation without addresses, ids and numbers.
     """
@@ -81,7 +81,7 @@ class Refused:
 
 
 def export_path(level: Level, group_id: str = "") -> str:
-    """The operation's place under the base."""
+    """The operation's path under the base URL."""
     return {"system": "$export", "patient": "Patient/$export", "group": f"Group/{group_id}/$export"}[level]
 
 
@@ -95,12 +95,12 @@ def kickoff_request(base: str, export: Export, *, post: bool = False) -> Kickoff
         return KickoffRequest("POST", url, headers, {"resourceType": "Parameters", "parameter": _parameters(export)})
     query = {"_outputFormat": NDJSON_TYPE} if export.output_format else {}
     if export.types:
-        # One list joined by commas: repeated parameters are refused by some servers (Cerner), the list by none.
+        # One comma-separated list: some servers (Cerner) reject repeated parameters, none rejects the list.
         query["_type"] = ",".join(export.types)
     if export.since:
         query["_since"] = export.since
     if export.type_filters:
-        # A comma inside a filter belongs to the filter, so that it is escaped once more.
+        # A comma inside a filter belongs to the filter, so it is escaped once more.
         query["_typeFilter"] = ",".join(each.replace(",", "%2C") for each in export.type_filters)
     if export.elements:
         query["_elements"] = ",".join(export.elements)
@@ -110,7 +110,7 @@ def kickoff_request(base: str, export: Export, *, post: bool = False) -> Kickoff
 
 
 def _parameters(export: Export) -> list[Json]:
-    # STU4 takes repeated parameters and no comma lists (https://hl7.org/fhir/uv/bulkdata/export.html).
+    # STU4 uses repeated parameters and no comma-separated lists (https://hl7.org/fhir/uv/bulkdata/export.html).
     parameters: list[Json] = [{"name": "_outputFormat", "valueString": NDJSON_TYPE}] if export.output_format else []
     parameters += [{"name": "_type", "valueString": each} for each in export.types]
     if export.since:
@@ -130,7 +130,7 @@ def read_kickoff(
     attempt: int = 1,
     limits: WaitLimits | None = None,
 ) -> Started | Wait | Refused:
-    """What the answer to a kick-off means."""
+    """Interpret the answer to a kick-off."""
     known = lower(headers)
     location = known.get("content-location", "") or known.get("location", "")
     if status in (200, 201, 202) and location:
@@ -144,16 +144,16 @@ def read_kickoff(
 
 
 def narrower(export: Export, refused: Refused) -> tuple[Export, ...]:
-    """The exports to try in place of a refused one; none where its type, or the level, is what the source refuses.
+    """The exports to try instead of a refused one; none if the source refuses its type or the level.
 
-    First without ``_outputFormat``, then without ``_since``, then in parts: the types that the answer names alone, or,
-    where it names none, the first type alone and the rest in halves. A type that is refused alone is left out; the
-    others are exported.
+    First without ``_outputFormat``, then without ``_since``, then in parts: the types that the answer names separately,
+    or, if it names none, the first type separately and the rest in halves. A type that is refused on its own is
+    excluded; the others are exported.
     """
     named = tuple(each for each in export.types if re.search(rf"\b{each}\b", refused.text))
     few = 0 < len(named) < len(export.types)
     if refused.status not in _ASKED_WRONG and (not few or not refused.unsupported or "Patient" in named):
-        return ()  # an answer that names Patient may speak of the level of that name
+        return ()  # an answer that names Patient may mean the level of that name
     if not few or "_outputFormat" in refused.text:
         if export.output_format:
             return (replace(export, output_format=False),)
@@ -175,7 +175,8 @@ def _of(types: tuple[str, ...], export: Export) -> tuple[str, ...]:
 
 
 def _explained(body: bytes) -> str:
-    """The diagnostics and texts of an OperationOutcome, short, without what could name a person or give access."""
+    """The diagnostics and texts of an OperationOutcome, shortened, without what could identify a person or grant
+    access."""
     try:
         document: Any = decode(body)
     except ValueError:

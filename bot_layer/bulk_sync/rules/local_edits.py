@@ -1,4 +1,4 @@
-"""Edits that others made in Medplum and that the sync left alone: listed for a person, by field."""
+"""Edits that others made in Medplum and that the sync did not overwrite: listed by field, for a person to review."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_LISTED: Final = 100
 
 @dataclass(frozen=True)
 class LocalEdit:
-    """A resource in Medplum that differs from the source because somebody edited it, and the names of those fields."""
+    """A resource in Medplum that differs from the source because of an edit, and the names of the edited fields."""
 
     type: str
     id: str
@@ -21,12 +21,12 @@ class LocalEdit:
 
     @property
     def reference(self) -> str:
-        """How others in Medplum point to it."""
+        """The reference to it in Medplum."""
         return f"{self.type}/{self.id}"
 
 
 def edit_of(incoming: Incoming, there: Found) -> LocalEdit:
-    """What stands in Medplum, beside what the source would write."""
+    """Compare the resource in Medplum with what the source would write."""
     now, wanted = comparable(there.resource), comparable(merged(there, incoming))
     fields = sorted(name for name in {*now, *wanted} if now.get(name) != wanted.get(name))
     return LocalEdit(str(there.resource["resourceType"]), there.id, tuple(fields))
@@ -34,13 +34,13 @@ def edit_of(incoming: Incoming, there: Found) -> LocalEdit:
 
 @dataclass(frozen=True)
 class EditList:
-    """The edits that wait for somebody to decide: the first ones, and how many ``more`` this run met."""
+    """The edits that await a decision: the first ones, and how many ``more`` this run found."""
 
     listed: tuple[LocalEdit, ...] = ()
     more: int = 0
 
     def after(self, found: Iterable[LocalEdit], settled: Collection[str]) -> EditList:
-        """The list with what was found now, and without what is as the source says by now (by reference)."""
+        """The list with the newly found edits, and without the resources that now match the source (by reference)."""
         listed = {each.reference: each for each in self.listed if each.reference not in settled}
         more = self.more
         for each in found:
@@ -51,11 +51,12 @@ class EditList:
         return EditList(tuple(listed.values()), more)
 
     def carried(self) -> EditList:
-        """What the next run begins with: the source does not send these again by itself."""
+        """The list for the next run to start with: the source does not send these resources again unless they
+        change."""
         return EditList(self.listed)
 
 
 def read_list(document: Mapping[str, Any]) -> EditList:
-    """The list that a Task holds."""
+    """The list stored in a Task."""
     listed = tuple(LocalEdit(each["type"], each["id"], tuple(each["fields"])) for each in document.get("listed", ()))
     return EditList(listed, document.get("more", 0))

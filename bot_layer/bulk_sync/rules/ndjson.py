@@ -1,7 +1,7 @@
-"""Resources out of a stream of bytes, wherever it is cut; a bad line is kept, and never stops the rest.
+"""Reads resources from a stream of bytes, wherever it is cut; a bad line is reported, and never stops the rest.
 
-Lines are NDJSON (http://ndjson.org/), and what sources send in its place is read too: a byte order mark, CRLF,
-empty lines, no last newline, one resource printed over many lines, an array, a Bundle.
+Lines are NDJSON (http://ndjson.org/), and the variants that sources send are accepted too: a byte order mark, CRLF,
+empty lines, no final newline, one resource formatted over many lines, an array, a Bundle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Loads = Callable[[bytes], Any]
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
-_TOO_LONG: Final = b"\0"  # in place of a line that would fill the memory; no JSON begins so
+_TOO_LONG: Final = b"\0"  # replaces a line that would fill the memory; no JSON begins like this
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Resource:
 
     @property
     def type(self) -> str:
-        """The type of the resource."""
+        """The resource type."""
         return str(self.value["resourceType"])
 
 
 def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
-    """A resource that was parsed already."""
+    """Wrap a resource that is already parsed."""
     fit = is_source_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
     return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, value, raw)
 
@@ -76,7 +76,8 @@ class BadLine:
 
 @dataclass
 class LineSplitter:
-    """Cuts chunks into lines. Feed it, then ask for the rest. Of a line beyond the limit a mark is left."""
+    """Splits chunks into lines. Call ``feed`` for each chunk, then ``finish``. A line over the limit is replaced by a
+    marker."""
 
     limit: int = DOCUMENT_LIMIT
     _rest: list[bytes] = field(default_factory=list)
@@ -84,7 +85,7 @@ class LineSplitter:
     _number: int = 0
 
     def feed(self, chunk: bytes) -> list[Line]:
-        """The lines that this chunk ends."""
+        """The lines completed by this chunk."""
         head, newline, tail = chunk.partition(b"\n")
         if not newline:
             self._hold(chunk)
@@ -117,7 +118,7 @@ class LineSplitter:
 
 
 def split_lines(chunks: Iterable[bytes], *, limit: int = DOCUMENT_LIMIT) -> Iterator[Line]:
-    """The lines of a file that arrives in chunks, without holding more than the longest of them, or the limit."""
+    """The lines of a file that arrives in chunks. Keeps at most the longest line, or ``limit`` bytes, in memory."""
     splitter = LineSplitter(limit)
     for chunk in chunks:
         yield from splitter.feed(chunk)
@@ -127,7 +128,7 @@ def split_lines(chunks: Iterable[bytes], *, limit: int = DOCUMENT_LIMIT) -> Iter
 def read_resources(
     lines: Iterable[Line], *, loads: Loads = decode, bundles: bool = True, limit: int = DOCUMENT_LIMIT
 ) -> Iterator[Resource | BadLine]:
-    """The resources of a file. ``bundles`` False leaves a Bundle whole, as a file of deletions wants it."""
+    """The resources of a file. With ``bundles`` False a Bundle is not split, as needed for a file of deletions."""
     reader = _Reader(loads, bundles, limit)
     for line in lines:
         yield from reader.read(line)
@@ -157,7 +158,7 @@ class _Reader:
         return self._give_up() if self.waiting else []
 
     def _open_document(self, line: Line) -> list[Resource | BadLine]:
-        # Printed over many lines, a document's first line ends where a value or a member is still to come.
+        # The first line of a document formatted over many lines ends before a value or a member.
         if line.text.lstrip()[:1] in (b"{", b"[") and line.text.rstrip()[-1:] in (b"{", b"[", b","):
             self.waiting, self.size = [line], len(line.text)
             return []
@@ -180,7 +181,7 @@ class _Reader:
         return self._give_up() if self.size > self.limit else []
 
     def _stands_alone(self, line: Line) -> bool:
-        """A whole resource at the start of a line ends a document that was really a broken line."""
+        """True for a complete resource on one line: then the supposed document was really a broken line."""
         if self.waiting[0].text.lstrip()[:1] == b"[" or line.text[:1] != b"{" or line.text[-1:] != b"}":
             return False
         try:
@@ -190,9 +191,9 @@ class _Reader:
         return "resourceType" in value
 
     def _give_up(self) -> list[Resource | BadLine]:
-        """The first line was broken, not the start of a document: each line is read by itself.
+        """The first line was broken, not the start of a document: read each line separately.
 
-        So is a resource of an array that is too large to be held: it ends in a comma.
+        This also handles the items of an array that is too large for memory: their lines end in a comma.
         """
         lines, self.waiting = self.waiting, []
         items: list[Resource | BadLine] = []

@@ -1,4 +1,4 @@
-"""Which exports a run needs, in which order its files are loaded, and what is known after it."""
+"""Which exports a run needs, the order in which its files are loaded, and the time stamps and members after it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bot_layer.bulk_sync.rules.time_stamps import export_stamp, next_since, usab
 
 
 def files_of(files: Iterable[ExportFile], before: Iterable[FileState] = ()) -> tuple[FileState, ...]:
-    """The files of a manifest in the order of loading; what was handled before a break stays handled."""
+    """The files of a manifest in the order of loading; files processed before an interruption stay done."""
     known = {(each.kind, each.type, each.turn): each for each in before}
     turns: dict[tuple[str, str], int] = {}
     states = []
@@ -41,10 +41,10 @@ def plan_jobs(
     now: float = float("inf"),
     by_search: Callable[[str], bool] = lambda _kind: True,
 ) -> tuple[Job, ...]:
-    """The exports that bring what is new: new types and the Group's newcomers in full, the rest since last time.
+    """The exports for new data: new types and the Group's new patients in full, the rest since the last run.
 
-    The history of a few newcomers is searched; what no search brings (``by_search``) is exported in full for them.
-    Who is new in a Group that can't be read is seen in the patients, who are always exported in full.
+    The history of a few new patients is searched; types without a search (``by_search``) are exported in full for them.
+    If a Group can't be read, its new patients are found in the Patient export, which is always full.
     """
     place = group or WHOLE
     stamps = {} if full else usable_stamps(state.since.get(place, {}), now=now)
@@ -76,7 +76,7 @@ def plan_jobs(
 
 
 def after_patients(state: SyncState, run: Run, group: str) -> Run:
-    """The run with the rest in full where the patients of a Group that can't be read include new ones."""
+    """The run with all other types in full if the Patient export of an unreadable Group includes new patients."""
     new = _called(run.members.get(group, "")) - _called(state.members.get(group, ""))
     if group not in run.unread or not new:
         return run
@@ -86,7 +86,7 @@ def after_patients(state: SyncState, run: Run, group: str) -> Run:
 
 
 def filtered_by(state: SyncState, filters: tuple[str, ...]) -> SyncState:
-    """The state before a run with these filters: a type of which they let through something else is new again."""
+    """The state before a run with these filters: a type whose filter changed counts as new."""
     changed = {each.partition("?")[0] for each in {*filters} ^ {*state.type_filters}}
     since = {
         group: {kind: stamp for kind, stamp in types.items() if kind not in changed}
@@ -96,10 +96,10 @@ def filtered_by(state: SyncState, filters: tuple[str, ...]) -> SyncState:
 
 
 def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
-    """The time stamps after a run that handled every file.
+    """The time stamps after a run that processed every file.
 
-    The stamp of a type stays where the source reports that it did not export something of it. Where patients are new
-    in a Group, such a type, and one that is not synced any more, lacks their history: it is exported in full next.
+    The stamp of a type stays if the source reports an incomplete export of it. If a Group has new patients, such a
+    type, and one that is no longer synced, lacks their history: its next export is a full one.
     """
     since = {group: dict(types) for group, types in state.since.items()}
     for place, now in run.members.items() if not run.narrow else ():
@@ -117,12 +117,13 @@ def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
 
 
 def next_members(state: SyncState, run: Run) -> dict[str, str]:
-    """Whose history Medplum has: those whom a narrow run found stay newcomers."""
+    """The patients whose history Medplum has; patients found by a narrow run still count as new."""
     return {**state.members, **(run.members if not run.narrow else {})}
 
 
 def roll(patients: Iterable[str]) -> str:
-    """Who is in a Group, in eight letters each: Medplum takes a Task of 1 MB, and a practice may have many patients."""
+    """The members of a Group as eight-character digests: Medplum limits a Task to 1 MB, and a practice may have many
+    patients."""
     digests = (blake2b(each.encode(), digest_size=6).digest() for each in patients)
     return "".join(b64encode(each).decode() for each in digests)
 

@@ -1,4 +1,4 @@
-"""Named practices: each a set of settings of its own, in one TOML text.
+"""Named practices, each with its own settings, in one TOML text.
 
 [defaults]
 PF_RESOURCE_TYPES = "Patient,Observation"
@@ -26,10 +26,10 @@ Practices = Mapping[str, SyncSettings | ConfigError]
 
 
 def read_practices(text: str, others: Mapping[str, str]) -> Practices:
-    """The settings of each practice, or what is wrong with them: one practice's mistake stops no other.
+    """The settings of each practice, or the error in them: one practice's error does not stop the others.
 
-    What a practice does not set is taken from ``defaults``, then from ``others``; address and login only as a whole.
-    Raises ConfigError where the text is no TOML, or has no practice.
+    Missing settings are taken from ``defaults``, then from ``others``; address and login only together. Raises
+    ConfigError if the text is not TOML, or has no practice.
     """
     try:
         document = tomllib.loads(text)
@@ -53,7 +53,7 @@ def read_practices(text: str, others: Mapping[str, str]) -> Practices:
 
 
 def read_every(values: Mapping[str, str]) -> Practices:
-    """The settings of each named practice, else of the only one, under an empty name; or what is wrong with them."""
+    """The settings of each named practice, or of the only one with an empty name; or the error in them."""
     if values.get(PRACTICES):
         return read_practices(values[PRACTICES], {name: value for name, value in values.items() if name != PRACTICES})
     try:
@@ -63,7 +63,7 @@ def read_every(values: Mapping[str, str]) -> Practices:
 
 
 def require_settings(values: Mapping[str, str]) -> None:
-    """Raise a ConfigError that says what is missing or wrong in the settings of any practice."""
+    """Raise a ConfigError that names what is missing or wrong in the settings of any practice."""
     for name, settings in read_every(values).items():
         if isinstance(settings, ConfigError):
             where = f"Practice {name}: " if name else ""

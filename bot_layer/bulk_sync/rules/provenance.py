@@ -1,6 +1,6 @@
-"""Our mark on a resource: where it came from, which version it is, and which entries of shared lists the source owns.
+"""Our marker on a resource: its source, its version, and which entries of shared lists the source owns.
 
-It stands beside the source's own identifiers, or tags, and is how the sync finds the resource again.
+It is stored with the source's own identifiers, or tags, and the sync finds the resource by it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ SERVER_META: Final = (
 
 
 def digest_of(raw: bytes) -> bytes:
-    """A short digest of what the source sent: two that are equal were the same bytes. It keeps no secret."""
+    """A short digest of what the source sent: equal digests mean the same bytes. It is not for security."""
     return hashlib.blake2b(raw, digest_size=16).digest()
 
 
 def prepare(resource: Json, source: str) -> Json:
-    """The resource as Medplum is to hold it, still with the source's references: no id, and our mark beside its own."""
+    """The resource to store in Medplum, still with the source's references: without id, and with our marker."""
     body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
     if resource["resourceType"] not in KEYED_BY_TAG:
         body["identifier"] = mark_of(resource, source)
@@ -55,7 +55,7 @@ def prepare(resource: Json, source: str) -> Json:
 
 
 def mark_of(resource: Json, source: str) -> list[Any]:
-    """The source's own identifiers (or tags), and beside them the mark by which the sync finds the resource again."""
+    """The source's own identifiers (or tags), and the marker by which the sync finds the resource."""
     key = Key(str(resource["resourceType"]), str(resource["id"]))
     meta = resource.get("meta") or {}
     owned = " ".join(sorted(_owned(resource)))
@@ -65,7 +65,7 @@ def mark_of(resource: Json, source: str) -> list[Any]:
 
 
 def mark(key: Key, source: str, about: tuple[str, str, str]) -> Json:
-    """The mark itself, which tells the version, its time, and which entries of the shared lists are the source's."""
+    """The marker with the version, its time, and which entries of the shared lists are the source's."""
     notes = [{"url": ORIGIN_URL, "valueUri": f"{source}/{key.type}/{key.id}"}]
     for url, text in zip(_ABOUT_URLS, about, strict=True):
         if text:
@@ -75,18 +75,18 @@ def mark(key: Key, source: str, about: tuple[str, str, str]) -> Json:
 
 
 def meta_of(resource: Json, source: str) -> Json:
-    """The source's meta without what a server sets, and with the address of the resource as its source."""
+    """The source's meta without server-set elements, and with the resource's URL as meta.source."""
     kind = str(resource["resourceType"])
     meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
     if kind in KEYED_BY_TAG:
         meta["tag"] = mark_of(resource, source)
-    # Where the source names no source of its own, its address is one; a source's own word is left alone.
+    # If the resource has no meta.source, its URL is used; an existing value is kept.
     meta.setdefault("source", f"{source}/{kind}/{resource['id']}")
     return meta
 
 
 def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str) -> Json:
-    """What stands for a Binary of the source: a Basic that can be found, and points to the content in Medplum."""
+    """The Basic that represents a Binary of the source: it can be searched, and refers to the content in Medplum."""
     about = {name: value for name, value in resource.items() if name in ("id", "meta")}
     basic = prepare({**about, "resourceType": "Binary"}, source)
     return {
@@ -101,7 +101,7 @@ def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str)
 
 
 def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
-    """The resource with a searchable tag while one of its references waits for its target, and without it after."""
+    """The resource with a searchable tag while one of its references is pending, and without it afterwards."""
     meta = resource.get("meta") or {}
     tags = [each for each in listed(meta.get("tag")) if not is_ours(each, SYNC_TAG)]
     if unresolved:
@@ -111,15 +111,15 @@ def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
 
 
 def brought_by(resource: Json, key: Key, source: str) -> bool:
-    """True where this source's sync brought the resource: only those are ever updated or deleted."""
+    """True if this source's sync wrote the resource: only such resources are updated or deleted."""
     notes = _notes(resource, key)
     origin = notes.get(ORIGIN_URL)
-    # A mark without an address is an older sync's, or one made by hand as the integration's description prints it.
+    # A marker without a URL is from an older sync, or was made by hand as in the integration's description.
     return origin is None or origin == f"{source}/{key.type}/{key.id}"
 
 
 def source_version(resource: Json, kind: str) -> tuple[str, str]:
-    """The source's version of a resource and its time, as our mark tells them. ``kind`` is the type at the source."""
+    """The source's version of a resource and its time, from our marker. ``kind`` is the type at the source."""
     notes = _notes(resource, Key(kind, source_id_of(resource, kind) or ""))
     return notes.get(VERSION_URL, ""), notes.get(UPDATED_URL, "")
 
@@ -128,13 +128,13 @@ def source_version(resource: Json, kind: str) -> tuple[str, str]:
 
 
 def token(name: str, item: Any) -> str:
-    """What makes two entries of a shared list the same, as eight hexadecimal digits."""
+    """The identity of an entry in a shared list, as eight hexadecimal digits."""
     if isinstance(item, dict):
         parts = (item.get("system"), item.get("value"), item.get("code"), item.get("url"))
         if any(parts) and not [each for each in parts if each is not None and not isinstance(each, str)]:
             text = "\n".join([each or "" for each in parts])
         else:
-            # An identifier without a value is told apart by all that it holds.
+            # An identifier without a value is identified by its whole content.
             text = json.dumps(parts if any(parts) else item, sort_keys=True)
     else:
         text = str(item)

@@ -1,9 +1,9 @@
 """References from the source's ids to Medplum's, in every field and at any depth.
 
-What each kind of reference becomes (https://hl7.org/fhir/R4/references.html):
+How each kind of reference is rewritten (https://hl7.org/fhir/R4/references.html):
 
 =============================================  =======================================================================
-``Patient/1``, ``<source base>/Patient/1``     ``Patient/<Medplum id>``, or a logical reference while it is not there
+``Patient/1``, ``<source base>/Patient/1``     ``Patient/<Medplum id>``, or a logical reference if it is not imported
 ``Patient/1/_history/2``                       the same, without the version: Medplum numbers versions on its own
 ``Patient/<id that Medplum gave>``             stays (the map answers for it)
 ``#p1``, ``urn:uuid:...``, ``Patient?...``     stays
@@ -27,7 +27,7 @@ from bot_layer.bulk_sync.rules.source_identity import (
 )
 from bot_layer.fhir.json import Json, objects
 
-# An identifier or type that the source itself put into a reference waits here while ours stands in its place.
+# Stores an identifier or type that the source itself put into a reference, while ours replaces it.
 _ORIGINALS: Final = {
     "identifier": (ORIGINAL_IDENTIFIER_URL, "valueIdentifier"),
     "type": (ORIGINAL_TYPE_URL, "valueUri"),
@@ -57,7 +57,7 @@ class Rewritten:
 
 
 def read_reference(reference: str, base: str) -> Key | None:
-    """The resource of the source that a reference means, or None where it means something else."""
+    """The source resource that a reference names, or None if it names something else."""
     prefix = base.rstrip("/") + "/"
     relative = reference.removeprefix(prefix)
     match = _RELATIVE.fullmatch(relative)
@@ -65,13 +65,13 @@ def read_reference(reference: str, base: str) -> Key | None:
 
 
 def targets(resource: Json, base: str) -> frozenset[Key]:
-    """Every resource of the source that this one points to."""
+    """Every source resource that this one refers to."""
     found = {each["reference"] for each in _objects(resource) if _is_reference(each)}
     return frozenset(key for each in found if (key := read_reference(each, base)) is not None)
 
 
 def rewrite(resource: Json, known: Known, base: str) -> Rewritten:
-    """The same resource, pointing into Medplum. The argument is left as it is."""
+    """The resource with references to Medplum. The argument is not modified."""
     unresolved: set[Key] = set()
 
     def change(reference: Json) -> Json:
@@ -88,7 +88,7 @@ def rewrite(resource: Json, known: Known, base: str) -> Rewritten:
 
 
 def detach(resource: Json, gone: Mapping[str, Key], base: str) -> Json:
-    """The same resource, naming by identifier what is to be deleted: ``gone`` by reference (``Patient/<id>``)."""
+    """The resource with logical references to the resources to be deleted: ``gone`` by reference (``Patient/<id>``)."""
 
     def change(reference: Json) -> Json:
         return _logical(reference, gone[reference["reference"]], base)
@@ -98,12 +98,12 @@ def detach(resource: Json, gone: Mapping[str, Key], base: str) -> Json:
 
 
 def logical_targets(resource: Json, base: str) -> frozenset[Key]:
-    """The resources of the source that this one names by identifier because they were not there when it was written."""
+    """The source resources in this one's logical references, which did not exist in Medplum when it was written."""
     return frozenset(key for each in _objects(resource) if (key := _logical_key(each, base)) is not None)
 
 
 def repair(resource: Json, known: Known, base: str) -> Json:
-    """The same resource with logical references turned into real ones, as far as their targets are known now."""
+    """The resource with logical references turned into literal ones, if their targets are known now."""
 
     def change(reference: Json) -> Json:
         key = _logical_key(reference, base)
@@ -114,7 +114,7 @@ def repair(resource: Json, known: Known, base: str) -> Json:
 
 
 def _logical(reference: Json, key: Key, base: str) -> Json:
-    """Type and identifier in place of the reference; what the source had under these names is kept beside them."""
+    """A logical reference with type and identifier; the source's own values of these elements are preserved."""
     rest = {name: value for name, value in reference.items() if name not in ("reference", "type", "identifier")}
     kept = [{"url": url, value: reference[name]} for name, (url, value) in _ORIGINALS.items() if name in reference]
     if kept:
@@ -138,7 +138,7 @@ def _restored(reference: Json, target: str) -> Json:
 
 
 def _logical_key(value: Json, base: str) -> Key | None:
-    """The target that this source's sync named by identifier: another source may have the same ids."""
+    """The target of a logical reference from this source's sync: another source may have the same ids."""
     identifier, kind = value.get("identifier"), value.get("type")
     if "reference" in value or not isinstance(identifier, dict) or not isinstance(kind, str):
         return None
@@ -148,7 +148,7 @@ def _logical_key(value: Json, base: str) -> Key | None:
     if not isinstance(source_id, str):
         return None
     origins = [each.get("valueUri") for each in objects(identifier.get("extension")) if each.get("url") == ORIGIN_URL]
-    # References that an older version wrote name no source.
+    # References written by an older version do not name the source.
     same = not origins or origins == [f"{base.rstrip('/')}/{kind}/{source_id}"]
     return Key(kind, source_id) if same else None
 

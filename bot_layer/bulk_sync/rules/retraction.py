@@ -1,4 +1,4 @@
-"""How a resource says that it should not have been, where a deletion is to leave it: inactive, entered-in-error."""
+"""How to mark a resource instead of deleting it: inactive, entered-in-error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from bot_layer.fhir.json import Json
 
-# Where a type says that a record should not have been (https://hl7.org/fhir/R4/ and its value sets).
+# The element in which a type marks a record as invalid (https://hl7.org/fhir/R4/ and its value sets).
 _INACTIVE: Final = frozenset(
     {"Patient", "Practitioner", "PractitionerRole", "Organization", "RelatedPerson", "HealthcareService", "Group"}
 )
@@ -37,7 +37,7 @@ _VERIFICATION: Final = {
 
 
 def marked(resource: Json) -> Json | None:
-    """The resource marked as gone, or None for a type that can't say it."""
+    """The marked resource, or None for a type without such an element."""
     kind = resource["resourceType"]
     if kind in _INACTIVE:
         return {**resource, "active": False}
@@ -46,7 +46,7 @@ def marked(resource: Json) -> Json | None:
     if kind == "Goal":
         return {**resource, "lifecycleStatus": "entered-in-error"}
     if kind in _VERIFICATION:
-        # Invariants con-5 and ait-2: no clinical status beside it.
+        # Invariants con-5 and ait-2: no clinical status together with it.
         rest = {name: value for name, value in resource.items() if name != "clinicalStatus"}
         coding = [{"system": _VERIFICATION[kind], "code": "entered-in-error"}]
         return {**rest, "verificationStatus": {"coding": coding}}

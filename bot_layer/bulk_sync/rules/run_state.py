@@ -1,4 +1,4 @@
-"""Where a sync stands: its time stamps, its Groups' members, and the run with its jobs, files and counts."""
+"""The state of a sync: its time stamps, its Groups' members, and the run with its jobs, files and counts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bot_layer.bulk_sync.rules.export_errors import NotExported, merged
 from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.time_stamps import instant
 
-WHOLE: Final = "*"  # the place of a Group's id where no Group is used
+WHOLE: Final = "*"  # used instead of a Group id if there is no Group
 
 Phase = Literal["export", "load", "finish", "done", "partial", "failed", "cancelled"]
-BAD_LINES: Final = 200  # so many are named; all are counted
+BAD_LINES: Final = 200  # the most lines that are listed; all are counted
 COUNTED: Final = ("seen", "created", "updated", "unchanged", "failed")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """How far a file was handled: so many of its lines."""
+    """The progress in a file, as its number of processed lines."""
 
     kind: str
     type: str
@@ -46,16 +46,16 @@ class Job:
     transaction_time: str = ""
     requires_token: bool | None = None  # None: the manifest does not say
     files: tuple[FileState, ...] = ()
-    counted: bool = False  # what came more than once is in the counts
-    place: str = ""  # of the last resource that is in Medplum, in the order of writing
+    counted: bool = False  # duplicates are in the counts
+    place: str = ""  # position of the last resource written to Medplum
     done: bool = False
-    newcomers: bool = False  # of some patients alone, such as those who are new in the Group: no time stamp moves
+    newcomers: bool = False  # only of some patients, such as the Group's new ones: no time stamp moves
     only: tuple[str, ...] = ()  # the patients whom the caller named
-    # What the source refused at the kick-off of this export, or of a larger one of which this is a part.
+    # What the source refused at the kick-off of this export, or of a larger one that includes it.
     output_format: bool = True
     refused_since: str = ""
     split: bool = False
-    last: bool = False  # was refused before any other, so that it is tried again after them
+    last: bool = False  # was refused before any other, so it is retried after them
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Run:
     started: float
     phase: Phase = "export"
     full: bool = False
-    narrow: bool = False  # since a moment, or of some types only: newcomers are not fetched with all of their history
+    narrow: bool = False  # since an instant, or only some types: new patients do not get their whole history
     reconcile: bool = False
-    overwrite: bool = False  # the source wins over every edit made in Medplum
-    seen_in: str = ""  # the map on disk in which a reconcile notes what the source still has
+    overwrite: bool = False  # the source overwrites every edit made in Medplum
+    seen_in: str = ""  # the map in which a reconcile records what the source still has
     jobs: tuple[Job, ...] = ()
     members: Mapping[str, str] = field(default_factory=dict)
-    unread: tuple[str, ...] = ()  # Groups whose members are known only when their patients are exported
+    unread: tuple[str, ...] = ()  # Groups whose members are known only after the Patient export
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     deleted: int = 0
     repaired: int = 0
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def job(self) -> Job | None:
-        """The job whose turn it is."""
+        """The current job."""
         return next((each for each in self.jobs if not each.done), None)
 
     def with_job(self, job: Job) -> Run:
@@ -103,7 +103,7 @@ class Run:
         return replace(self, jobs=(*self.jobs[:place], *jobs, *self.jobs[place + 1 :]))
 
     def noted(self, *notes: str) -> Run:
-        """The run with these findings, each once."""
+        """The run with these findings, without duplicates."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
     def lacking(self, missing: Iterable[NotExported]) -> Run:
@@ -112,33 +112,33 @@ class Run:
 
     @property
     def incomplete(self) -> bool:
-        """True where the source or Medplum refused data."""
+        """True if the source or Medplum refused data."""
         return bool(self.not_exported) or any(row.get("failed", 0) for row in self.counts.values())
 
     @property
     def over(self) -> bool:
-        """True when nothing is left to do, whatever the end was."""
+        """True if nothing is left to do, with any result."""
         return self.phase in ("done", "partial", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
 class SyncState:
-    """All that one source's sync keeps. ``since`` and ``members`` are kept for each Group."""
+    """The stored state of one source's sync. ``since`` and ``members`` are stored for each Group."""
 
     since: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     members: Mapping[str, str] = field(default_factory=dict)  # of each Group, as ``roll`` writes them
-    groups: tuple[str, ...] = ()  # what the last run that began was to keep in step, and these types
+    groups: tuple[str, ...] = ()  # the Groups of the last started run, and its types
     types: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
     scopes_for: tuple[str, ...] = ()
-    scopes_at: float = 0.0  # when they were negotiated
+    scopes_at: float = 0.0  # when the scopes were negotiated
     refused_types: tuple[str, ...] = ()
     type_filters: tuple[str, ...] = ()
     token_endpoint: str = ""
     auth_methods: tuple[str, ...] = ()
     cache_id: str = ""
     failures: str = ""
-    writers: tuple[str, ...] = ()  # who has written for this sync: what others wrote are edits
+    writers: tuple[str, ...] = ()  # the logins that write for this sync: writes of others are edits
     run: Run | None = None
     last_success: float = 0.0
     owner: str = ""
@@ -148,7 +148,7 @@ class SyncState:
     def last_sync_time(self) -> str:
         """The oldest of the time stamps: everything up to there is in Medplum. Empty before the first sync.
 
-        Those of Groups and types that are not synced any more are kept, and don't count.
+        Time stamps of Groups and types that are no longer synced are kept, but ignored here.
         """
         stamps = [
             stamp
@@ -159,7 +159,7 @@ class SyncState:
         return min(stamps, key=instant) if stamps else ""
 
     def held_by_other(self, owner: str, now: float) -> bool:
-        """True while somebody else works."""
+        """True while another process has the lease."""
         return bool(self.owner) and self.owner != owner and now < self.until
 
 
@@ -181,11 +181,11 @@ def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
 
 
 def due_at(state: SyncState, interval_ms: int) -> float:
-    """When the next run may begin, as seconds of the epoch: 0 if one was broken off, or there was none."""
+    """When the next run may begin, in seconds since 1970: 0 if a run was interrupted, or there was none."""
     run = state.run
     if run is not None and not run.over:
         return 0.0
-    # A run to its end is the last success if it exported something; to retry what failed puts no export off.
+    # A finished run counts as the last success if it exported something; a retry of failures does not delay an export.
     broken = run is not None and run.phase in ("failed", "cancelled")
     ended = max(state.last_success, run.ended if run is not None and broken else 0.0)
     return ended + interval_ms / 1000 if ended else 0.0

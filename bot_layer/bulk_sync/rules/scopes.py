@@ -1,7 +1,7 @@
-"""Scopes: which types they let this client read, and which to ask for next.
+"""Scopes: which types they allow this client to read, and which to request next.
 
-One scope that is refused fails the whole request, often without a word on which. So all is asked for at once in the
-newer style, then in the older; if both fail, halves are tried until the refused ones stand alone.
+One refused scope fails the whole request, often without saying which. So all scopes are requested at once in the newer
+style, then in the older; if both fail, halves are tried until the refused scopes are isolated.
 https://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html
 """
 
@@ -19,13 +19,13 @@ def scope(resource_type: str, style: Style) -> str:
 
 
 def granted_types(scopes: frozenset[str], asked: Iterable[str]) -> frozenset[str]:
-    """Those of the asked types which the granted scopes let this client read."""
+    """The requested types that the granted scopes allow this client to read."""
     readable = {match[1] for each in scopes if (match := SCOPE.fullmatch(each)) and _reads(match[2])}
     return frozenset(asked) if "*" in readable else frozenset(asked) & readable
 
 
 def types_of(scopes: Iterable[str], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the wanted types that the scopes name; all of them where the scopes speak of no types."""
+    """The wanted types that the scopes name; all of them if the scopes name no types."""
     given = frozenset(scopes)
     if not any(each.startswith("system/") for each in given):
         return wanted
@@ -40,7 +40,7 @@ def _reads(permissions: str) -> bool:
 
 @dataclass(frozen=True)
 class Negotiation:
-    """Where the search for the granted scopes stands. ``queue`` holds what is still to be asked, first one next."""
+    """The state of the search for the granted scopes. ``queue`` has the requests still to make, in order."""
 
     queue: tuple[tuple[Style, tuple[str, ...]], ...]
     accepted: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Negotiation:
 
     @property
     def settled(self) -> bool:
-        """True when nothing is left to ask."""
+        """True when nothing is left to request."""
         return not self.queue
 
     @property
@@ -61,7 +61,7 @@ class Negotiation:
 
 
 def start_negotiation(types: Iterable[str], advertised: Iterable[str] = ()) -> Negotiation:
-    """Ask for all types; those that the server does not advertise are asked for separately, afterwards."""
+    """Request all types; those that the server does not advertise are requested separately, afterwards."""
     wanted = tuple(dict.fromkeys(types))
     offered = granted_types(frozenset(advertised), wanted)
     first = tuple(each for each in wanted if each in offered) or wanted
@@ -103,12 +103,12 @@ def _after_refused_probe(
     answer: ScopeRefused,
 ) -> Negotiation:
     if answer.types & set(types):
-        # It said which: the style is understood.
+        # The answer named some: the server understands the style.
         left = queue[1:] if style == "rs" else queue
         return _narrowed(replace(state, probing=False, style=style), style, types, left, answer)
     if style == "rs":
         return replace(state, queue=queue)
-    # Neither style went through whole: look for the refused ones, in the newer style first.
+    # Neither style succeeded for all types: find the refused ones, in the newer style first.
     halves = _halves("rs", types)
     return replace(state, queue=(*halves, *queue), probing=False, refused=types if not halves else ())
 
@@ -131,7 +131,7 @@ def _narrowed(
 
 
 def _last_chance(state: Negotiation) -> Negotiation:
-    """When the newer style got nothing at all, the older one is searched too."""
+    """If the newer style got no scope at all, search the older one too."""
     if state.queue or state.accepted or state.style == "read":
         return state
     return replace(state, queue=(("read", state.refused),), refused=(), style="read")

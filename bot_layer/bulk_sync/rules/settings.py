@@ -110,7 +110,7 @@ DEFAULT_TYPES: Final = in_order(
 )
 DAY_MS: Final = 86_400_000
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-# Scheme, host, port and path: whoever reads it finds the same host in it. A login or a query has no place there.
+# Scheme, host, port and path, so that every parser finds the same host. A login or a query is not allowed.
 _BASE: Final = re.compile(r"(?i)(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d+)?(/[a-z0-9._~!$&'()*+,;=:@%/-]*)?")
 
 
@@ -152,7 +152,7 @@ class SyncSettings:
 
     @property
     def source(self) -> str:
-        """The base without a slash at the end: it names the source in Medplum."""
+        """The base URL without a trailing slash: it identifies the source in Medplum."""
         return self.base_url.rstrip("/")
 
 
@@ -171,7 +171,7 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
         base_url=_base_url(reader),
         client_id=reader.text("PF_CLIENT_ID"),
         client_secret=reader.text("PF_CLIENT_SECRET"),
-        # A PEM in one line, as .env files hold it, has its line ends spelled out.
+        # A PEM in one line, as in .env files, has its line ends escaped.
         private_key=reader.text("PF_PRIVATE_KEY").replace("\\r", "").replace("\\n", "\n"),
         key_id=reader.text("PF_KEY_ID"),
         key_url=reader.text("PF_JWKS_URL"),

@@ -1,4 +1,4 @@
-"""SMART Backend Services without the wire: what to send, and what an answer means.
+"""SMART Backend Services without HTTP: what to send, and what an answer means.
 
 https://hl7.org/fhir/smart-app-launch/backend-services.html
 """
@@ -31,7 +31,7 @@ SCOPE: Final = re.compile(r"system/([A-Za-z*]+)\.(\S+)")
 
 @dataclass(frozen=True)
 class Discovery:
-    """Where tokens come from, and what the server says about itself."""
+    """The token endpoint, and what the server states about itself."""
 
     token_endpoint: str
     auth_methods: tuple[str, ...] = ()
@@ -48,26 +48,26 @@ class TokenRequest:
 
 @dataclass(frozen=True)
 class Token:
-    """An access token, until when it is good (seconds since 1970), and the scopes that came with it."""
+    """An access token, its expiry (seconds since 1970), and its granted scopes."""
 
     value: str
     expires_at: float
     scopes: frozenset[str] | None = None
 
     def fresh(self, now: float) -> bool:
-        """True while it can still be sent. A short life is used to three quarters."""
+        """True while it can still be sent. A short-lived token is used for three quarters of its life."""
         return now < self.expires_at
 
 
 @dataclass(frozen=True)
 class ScopeRefused:
-    """The server refused the scopes, not the client. ``types`` are those that it named."""
+    """The server refused the scopes, not the client. ``types`` are the types that it named."""
 
     types: frozenset[str] = frozenset()
 
 
 def discovery_urls(base: str) -> tuple[str, str]:
-    """Where to ask, in this order: both stand under the base, never at the host's root."""
+    """The discovery URLs in order: both are under the base URL, never at the host's root."""
     root = base.rstrip("/")
     return f"{root}/.well-known/smart-configuration", f"{root}/metadata"
 
@@ -96,7 +96,7 @@ def read_capability_statement(document: Json) -> Discovery | None:
 
 
 def assertion_claims(client_id: str, token_endpoint: str, *, now: float, unique: str) -> Json:
-    """The claims of a client assertion: it lives under five minutes and is used once."""
+    """The claims of a client assertion: it is valid for less than five minutes and used once."""
     issued = int(now)
     return {
         "iss": client_id,
@@ -114,7 +114,7 @@ def assertion_headers(key_id: str, key_url: str = "") -> dict[str, str]:
 
 
 def auth_method(discovery: Discovery, *, has_key: bool) -> AuthMethod:
-    """How to log in: the key where there is one, else the secret as the server wants it."""
+    """How to log in: with the key if there is one, else with the secret in the form that the server requires."""
     if has_key:
         return "private_key_jwt"
     offered = discovery.auth_methods
@@ -140,7 +140,8 @@ def token_request(
 
 
 def read_token(status: int, body: bytes, *, now: float, retry_after: float | None = None) -> Token | ScopeRefused:
-    """The token, or the news that only the scopes were refused; all else is an error that says who must act."""
+    """The token, or ScopeRefused if only the scopes were refused; any other answer raises an error that says who must
+    act."""
     document = read_object(body)
     value = document.get("access_token")
     if status == 200 and isinstance(value, str) and value:
@@ -158,7 +159,7 @@ def read_token(status: int, body: bytes, *, now: float, retry_after: float | Non
             path="token",
             retry_after=retry_after,
         )
-    if b"not granted access" in body.lower():  # wherever it stands: the shape of this answer is not documented
+    if b"not granted access" in body.lower():  # anywhere in the body: the form of this answer is not documented
         raise AuthError(AUTHORIZE_HINT, code="practice-must-authorize")
     if "scope" in words and status in (400, 401, 403):
         return ScopeRefused(frozenset(match[1] for match in SCOPE.finditer(_spoken(document))))
@@ -178,7 +179,7 @@ def read_token(status: int, body: bytes, *, now: float, retry_after: float | Non
 
 
 def phrase(status: int) -> str:
-    """A status with its standard words (RFC 9110), whichever Python this is: 3.13 renamed some."""
+    """A status with its standard phrase (RFC 9110), the same in every Python version: 3.13 renamed some."""
     known = {each.value: each.phrase for each in HTTPStatus} | {413: "Content Too Large", 422: "Unprocessable Entity"}
     return f"{status} {known.get(status, '')}".rstrip()
 
@@ -201,7 +202,7 @@ def _strings(value: object) -> tuple[str, ...]:
 
 
 def _seconds(value: object) -> float:
-    # RFC 6749 leaves it out at will; SMART advises five minutes. A string of digits is seen in the wild.
+    # Optional in RFC 6749; SMART recommends five minutes. Some servers send a string of digits.
     if isinstance(value, str) and value.isdecimal():
         value = int(value[:9])
     return float(min(value, _LONGEST_TOKEN)) if isinstance(value, int | float) and value > 0 else 300.0

@@ -1,4 +1,4 @@
-"""How a resource of the source is known in Medplum: identifier systems, tags, and the order of loading."""
+"""How a source resource is identified in Medplum: identifier systems, tags, and the order of loading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.fhir.references import is_id
 
 ROOT: Final = "https://practicefusion.com/fhir"
-# What the sync notes on its own identifier (or tag), so that nothing else of the resource is touched.
+# What the sync stores on its own identifier (or tag), so that nothing else in the resource is changed.
 ORIGIN_URL: Final = f"{ROOT}/source-address"
 VERSION_URL: Final = f"{ROOT}/source-version"
 UPDATED_URL: Final = f"{ROOT}/source-last-updated"
@@ -41,11 +41,11 @@ KEYED_BY_TAG: Final = frozenset(
 )
 
 # Medplum does not search Binary (https://github.com/medplum/medplum/pull/4187), so that none could be found again. A
-# Basic with the identifier stands for each, and points to the content.
+# Basic with the identifier represents each one, and refers to the content.
 _STORED_AS: Final = {"Binary": "Basic"}
 
-# What others point to comes first, so that a reference is there on first write. A type that is not named stands
-# with the clinical ones; cycles are closed by the repair at the end.
+# Reference targets come first, so that references are right at the first write. A type that is not listed is loaded
+# with the clinical ones; the repair at the end closes cycles.
 LEVELS: Final[tuple[tuple[str, ...], ...]] = (
     ("Organization", "Location", "Practitioner", "Medication", "Substance", "Questionnaire"),
     ("PractitionerRole", "Patient", "HealthcareService", "Endpoint"),
@@ -57,10 +57,10 @@ LEVELS: Final[tuple[tuple[str, ...], ...]] = (
     ("DocumentReference", "Composition", "QuestionnaireResponse"),
     ("Provenance", "AuditEvent", "List"),
 )
-# Types that the source's resources point to and that are seldom exported: read one by one where the rights allow it.
+# Types that the source's resources refer to and that are seldom exported: read one by one if the rights allow it.
 POINTED_TO: Final = ("Location", "PractitionerRole", "Medication", "Organization", "Practitioner", "HealthcareService")
-# Practice Fusion advertises no scopes; these it grants (https://www.practicefusion.com/fhir/api-specifications/), so
-# that they are asked for together and the others apart.
+# Practice Fusion advertises no scopes; it grants these (https://www.practicefusion.com/fhir/api-specifications/), so
+# they are requested together and the others separately.
 USUALLY_GRANTED: Final = (
     "AllergyIntolerance",
     "CarePlan",
@@ -85,7 +85,7 @@ USUALLY_GRANTED: Final = (
     "ServiceRequest",
     "Specimen",
 )
-_CLINICAL: Final = 4  # the place of Condition
+_CLINICAL: Final = 4  # the level of Condition
 _LEVEL_OF: Final = {name: number for number, names in enumerate(LEVELS) for name in names}
 
 # https://hl7.org/fhir/R4/datatypes.html#id
@@ -98,32 +98,32 @@ def kebab(resource_type: str) -> str:
 
 @lru_cache(maxsize=500)
 def id_system(resource_type: str) -> str:
-    """The identifier system under which Medplum keeps the source's id of this type."""
+    """The identifier system for the source's ids of this type in Medplum."""
     return f"{ROOT}/{kebab(resource_type)}-id"
 
 
 def level_of(resource_type: str) -> int:
-    """The turn of a type: lower numbers are loaded first."""
+    """The level of a type: lower numbers are loaded first."""
     return _LEVEL_OF.get(resource_type, _CLINICAL)
 
 
 def in_order(types: Iterable[str]) -> tuple[str, ...]:
-    """The types in the order in which they are loaded; the order given is kept inside a level."""
+    """The types in loading order; the given order is kept within a level."""
     return tuple(sorted(dict.fromkeys(types), key=level_of))
 
 
 def stored_as(resource_type: str) -> str:
-    """The type under which Medplum keeps and finds a resource of this type of the source."""
+    """The type with which Medplum stores and finds a source resource of this type."""
     return _STORED_AS.get(resource_type, resource_type)
 
 
 def is_source_id(value: object) -> bool:
-    """True for what FHIR allows as a resource id: nothing else can be looked up safely."""
+    """True for a valid FHIR resource id: nothing else can be looked up safely."""
     return is_id(value)
 
 
 def source_id_of(resource: Json, resource_type: str) -> str | None:
-    """The source's id of a resource as Medplum holds it, or None if this sync did not bring it."""
+    """The source id of a resource in Medplum, or None if this sync did not write it."""
     if resource.get("resourceType") != stored_as(resource_type):
         return None
     system = id_system(resource_type)
@@ -138,8 +138,8 @@ def source_id_of(resource: Json, resource_type: str) -> str | None:
 
 
 def lookup_query(resource_type: str, source_ids: Iterable[str]) -> str:
-    """The search that finds these ids: one request, a list joined by commas."""
-    # Ids are letters, digits, '-' and '.', so that only the bar needs escaping; shorter URLs carry more of them.
+    """The search that finds these ids in one request, with a comma-separated list."""
+    # Ids are letters, digits, '-' and '.', so only the bar needs escaping; shorter URLs have room for more ids.
     system = id_system(resource_type)
     parameter = "_tag" if resource_type in KEYED_BY_TAG else "identifier"
     return f"{parameter}=" + ",".join(f"{system}%7C{source_id}" for source_id in source_ids)

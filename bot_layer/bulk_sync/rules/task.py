@@ -1,7 +1,7 @@
-"""A sync's state written into a FHIR Task, and read out of it: whoever runs next goes on from there.
+"""Writes a sync's state to a FHIR Task and reads it back, so that the next process can resume from it.
 
-The Task holds the lease (who works, until when), the time stamps of each type, the Group's members, the run with its
-export jobs and the place in each file, the counts and the report. https://hl7.org/fhir/R4/task.html
+The Task contains the lease (its owner and expiry), the time stamps of each type, the Group's members, the run with its
+export jobs and the position in each file, the counts and the report. https://hl7.org/fhir/R4/task.html
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODE: Final = "pf-bulk-sync"
 
 
 def to_task(state: SyncState, source: str, *, task: Json | None = None) -> Json:
-    """The Task that holds the state; other fields of the stored one are kept."""
+    """The Task with the state; other fields of the stored Task are kept."""
     run = state.run
     groups = sorted({*state.since, *(each.group or WHOLE for each in (run.jobs if run else ()))})
     identifiers: list[Json] = [{"system": TASK_SYSTEM, "value": source}]
@@ -59,7 +59,7 @@ def to_task(state: SyncState, source: str, *, task: Json | None = None) -> Json:
 
 
 def from_task(task: Json | None) -> SyncState:
-    """The state that a Task holds; without one, the state before the first sync."""
+    """The state in a Task; without a Task, the state before the first sync."""
     for contained in (task or {}).get("contained") or []:
         for parameter in contained.get("parameter") or []:
             if parameter.get("name") == "state":
@@ -73,7 +73,7 @@ def times(run: Run) -> Json:
 
 
 def describe(run: Run | None) -> str:
-    """One sentence on a run: no names, only counts."""
+    """A run in one sentence, with counts only and no names."""
     if run is None:
         return "No sync yet."
     total = totals(run.counts)
@@ -110,7 +110,7 @@ def report(run: Run) -> list[Json]:
 
 
 def lines(state: SyncState) -> Iterator[tuple[str, Any]]:
-    """The report of a run: what is counted or found, and how much or what."""
+    """The report of a run, as pairs of name and value."""
     for each in report(state.run) if state.run is not None else ():
         yield each["type"]["text"], each.get("valueString", each.get("valueInteger"))
     if state.failures:
@@ -118,13 +118,14 @@ def lines(state: SyncState) -> Iterator[tuple[str, Any]]:
 
 
 def health(state: SyncState, *, enabled: bool, interval_ms: int, now: float) -> Json:
-    """The health record: is it on, does it work, when did it last run. A partial run is no success."""
+    """The health record: whether the sync is enabled and healthy, and when it last ran. A partial run is not a
+    success."""
     run = state.run
     running = run is not None and not run.over and now < state.until
     success = run is not None and run.phase == "done"
     patience = 2 * interval_ms / 1000
     late = state.last_success > 0 and now - state.last_success > patience
-    # Between two steps of the bot nobody holds the lease, and nothing is wrong.
+    # Between two steps of the bot, no process has the lease, and that is normal.
     paused = run is not None and not run.over and not run.problem and now - run.started <= patience
     return {
         "enabled": enabled,
@@ -174,7 +175,7 @@ def _run(document: Mapping[str, Any]) -> Run:
 
 
 def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
-    # An earlier version wrote the ids themselves.
+    # An earlier version stored the ids themselves.
     return {group: each if isinstance(each, str) else roll(each) for group, each in document["members"].items()}
 
 

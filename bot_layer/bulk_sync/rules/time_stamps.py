@@ -1,4 +1,4 @@
-"""The time stamps of a sync: what the next export asks for with ``_since``.
+"""The time stamps of a sync, which the next export sends as ``_since``.
 
 https://hl7.org/fhir/uv/bulkdata/export.html#query-parameters
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 # https://hl7.org/fhir/R4/datatypes.html#instant
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
-CLOCKS_DIFFER: Final = timedelta(minutes=5)  # by so much the clocks of two machines may differ
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # the clocks of two machines may differ by this much
 _AGREE: Final = timedelta(seconds=2)
 _AHEAD: Final = 3600.0  # seconds: a stored stamp that is later than now by more than this was never a real one
 
@@ -21,9 +21,9 @@ _AHEAD: Final = 3600.0  # seconds: a stored stamp that is later than now by more
 def next_since(
     previous: Mapping[str, str], types: Iterable[str], transaction_time: str, *, since: str = ""
 ) -> dict[str, str]:
-    """The time stamps after a run that handled every file of these types; none moves back, or over a gap.
+    """The time stamps after a run that processed every file of these types; none moves back or skips a gap.
 
-    ``since`` is where the export began: what changed between an older time stamp and that moment is not in it.
+    ``since`` is the start of the export: changes between an older time stamp and that instant are not in it.
     """
     moved = dict(previous)
     for each in types:
@@ -34,11 +34,11 @@ def next_since(
 
 
 def kickoff_moment(date: str, *, now: float) -> str:
-    """When an export was kicked off, as an instant: never later than it was on the source's clock.
+    """The kick-off time of an export, as an instant never later than the actual time on the source's clock.
 
     ``date`` is the Date header of the answer, ``now`` the time of this machine before the request (seconds since 1970).
-    The header has whole seconds, and some servers make it once a second: where both clocks agree as far as it tells,
-    this machine's time is the more exact one.
+    The header has whole seconds, and some servers update it once a second: if both clocks agree within that precision,
+    this machine's time is more exact.
     """
     here = datetime.fromtimestamp(now, UTC)
     there = http_date(date)
@@ -51,10 +51,10 @@ def _written(moment: datetime) -> str:
 
 
 def export_stamp(transaction_time: str, kicked_off: str) -> str:
-    """The time stamp that an export gives: its transactionTime, but never later than its kick-off.
+    """The time stamp after an export: its transactionTime, but never later than its kick-off.
 
-    Some sources state the end of the job: what changed while it ran would never be exported. Empty where the
-    transactionTime cannot be read: then the time stamps stay.
+    Some sources state the end of the job, and changes made while it ran would never be exported. Empty if the
+    transactionTime is invalid: then the time stamps stay.
     """
     stated = normal_instant(transaction_time)
     if not stated or not kicked_off:
@@ -63,31 +63,32 @@ def export_stamp(transaction_time: str, kicked_off: str) -> str:
 
 
 def normal_instant(text: str) -> str:
-    """A moment in the form that ``_since`` needs, or an empty text if it is none: date, time and time zone."""
+    """An instant in the form that ``_since`` needs (date, time and time zone), or an empty text if it is not an
+    instant."""
     if _INSTANT.fullmatch(text):
         return text if instant(text) != instant("") else ""
     try:
         moment = datetime.fromisoformat(text.strip().upper())
     except ValueError:
         return ""
-    # A time without a zone may be hours away, and a date alone has no time: neither is a moment.
+    # A time without a zone may be hours off, and a date has no time: neither is an instant.
     normal = moment.isoformat()
     return normal if _INSTANT.fullmatch(normal) else ""
 
 
 def usable_stamps(stamps: Mapping[str, str], *, now: float) -> dict[str, str]:
-    """Those of the stored time stamps that an export can ask for: readable, and not in the future."""
+    """The stored time stamps that an export can use: valid, and not in the future."""
     normal = {kind: normal_instant(stamp) for kind, stamp in stamps.items()}
     return {kind: stamp for kind, stamp in normal.items() if stamp and instant(stamp).timestamp() <= now + _AHEAD}
 
 
 def is_instant(text: str) -> bool:
-    """True for a moment as ``_since`` needs it: to the second, and with its time zone."""
+    """True for an instant in the form that ``_since`` needs: with seconds and time zone."""
     return _INSTANT.fullmatch(text) is not None and instant(text) != instant("")
 
 
 def instant(text: str) -> datetime:
-    """A time stamp as a moment that can be compared; what cannot be read is the beginning of time."""
+    """Parse a time stamp for comparison; an invalid one counts as the earliest time."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -96,7 +97,7 @@ def instant(text: str) -> datetime:
 
 
 def http_date(text: str) -> datetime | None:
-    """The moment of an HTTP date (https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7), or None."""
+    """The instant of an HTTP date (https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7), or None."""
     try:
         moment = parsedate_to_datetime(text)
     except ValueError:

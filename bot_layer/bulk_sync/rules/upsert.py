@@ -1,7 +1,8 @@
-"""What must be written so that Medplum holds what the source sent: little, and nobody's edit by accident.
+"""What must be written so that Medplum matches the source: as little as possible, without overwriting edits by
+accident.
 
 The source owns its fields. What was added in Medplum to the lists that both share (identifiers, extensions, tags) is
-kept: our mark on the resource says which of their entries came from the source.
+kept: our marker on the resource says which of their entries came from the source.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bot_layer.fhir.json import Json
 
 Policy = Literal["source", "keep", "report"]
 
-# A server of one's own signs links under /storage/, Medplum's service those under /binary/.
+# A self-hosted server signs links under /storage/, Medplum's hosted service under /binary/.
 _STORAGE: Final = re.compile(
     r"https?://[^/]+(?:/[^?]*)?/(?:storage|binary)/([A-Za-z0-9\-]+)(?:/[^?]*)?\?.*Signature=.*"
 )
@@ -36,7 +37,7 @@ _STORAGE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A resource of the source as Medplum is to hold it, and the digest of what the source sent."""
+    """A source resource in the form to store in Medplum, and the digest of what the source sent."""
 
     key: Key
     resource: Json
@@ -46,7 +47,7 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Found:
-    """What Medplum holds for a key. ``edited`` is True where its last version is not this sync's."""
+    """The resource in Medplum for a key. ``edited`` is True if its last version was not written by this sync."""
 
     id: str
     version: str
@@ -67,7 +68,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with each incoming resource: every one stands in exactly one list."""
+    """What to do with each incoming resource: each one is in exactly one list."""
 
     creates: tuple[Write, ...] = ()
     updates: tuple[Write, ...] = ()
@@ -82,10 +83,10 @@ def plan(
     policy: Policy = "source",
     former: Mapping[Key, str] | None = None,
 ) -> Plan:
-    """What to create, to update and to leave alone.
+    """What to create, what to update and what to leave unchanged.
 
     ``found`` is what this source's sync has written before, and nothing else. An older version never replaces a newer
-    one. What was deleted in Medplum comes back under its ``former`` id, so that references to it stay valid.
+    one. A resource deleted in Medplum is restored with its ``former`` id, so that references to it stay valid.
     """
     creates: list[Write] = []
     updates: list[Write] = []
@@ -112,13 +113,13 @@ def plan(
 
 
 def is_older(incoming: Json, there: Json, kind: str) -> bool:
-    """True where the source's own time stamps say that Medplum holds a later version (Meta.lastUpdated)."""
+    """True if Medplum has a later version according to the source's own time stamps (Meta.lastUpdated)."""
     now, before = source_version(incoming, kind)[1], source_version(there, kind)[1]
     return is_instant(now) and is_instant(before) and instant(now) < instant(before)
 
 
 def merged(there: Found, incoming: Incoming) -> Json:
-    """The source's fields, Medplum's id, and what was added in Medplum to the shared lists."""
+    """The source's fields, with Medplum's id and the entries that were added in Medplum to the shared lists."""
     wanted = tagged(incoming.resource, incoming.unresolved)
     owned = owned_before(there.resource, incoming.key)
     body = _with_local(wanted, there.resource, ("identifier", "extension"), owned)
@@ -127,7 +128,7 @@ def merged(there: Found, incoming: Incoming) -> Json:
 
 
 def content_of(found: Found) -> tuple[str, str]:
-    """The id and the digest of the content that a Basic stands for; empty where there is none."""
+    """The id and the digest of the content that a Basic represents; empty if there is none."""
     extensions = {each.get("url"): each for each in listed(found.resource.get("extension"))}
     reference = (extensions.get(CONTENT_URL, {}).get("valueReference") or {}).get("reference", "")
     return str(reference).removeprefix("Binary/"), str(extensions.get(CONTENT_DIGEST_URL, {}).get("valueString", ""))
@@ -139,7 +140,7 @@ def target_id(key: Key, found: Found) -> str:
 
 
 def comparable(resource: Json) -> Json:
-    """What counts when two versions are compared: not what the server sets, nor the source's version number."""
+    """The parts of a resource that are compared: without server-set elements and the source's version number."""
     meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
     cleaned: Json = _cleaned({**resource, "meta": meta})
     return cleaned
@@ -163,7 +164,7 @@ def _ours(item: Any) -> bool:
 
 
 def _cleaned(value: Any) -> Any:
-    """Without what Medplum drops (empty text, lists and objects), and with storage links as the references they are."""
+    """The value without what Medplum drops (empty text, lists and objects), and with storage links as references."""
     if isinstance(value, dict):
         cleaned = {name: _cleaned(each) for name, each in value.items()}
         return {name: each for name, each in cleaned.items() if each not in (None, "", [], {})}

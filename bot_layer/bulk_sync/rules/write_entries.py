@@ -1,4 +1,4 @@
-"""What is to be written, as entries of a batch (https://hl7.org/fhir/R4/http.html#transaction)."""
+"""The writes as entries of a batch (https://hl7.org/fhir/R4/http.html#transaction)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_entry(write: Write, dumps: Dumps, *, urn: str = "", guarded: bool = Fa
     """POST for a create, PUT with If-Match for an update.
 
     ``urn`` is the name by which other entries of the batch refer to a resource that is created with them. ``guarded``
-    creates only if the identifier is still free: the answer to an earlier try was lost.
+    creates only if the identifier is unused, for a retry after a lost answer.
     """
     key, creates = write.incoming.key, not write.id
     kind = stored_as(key.type)
@@ -31,7 +31,7 @@ def write_entry(write: Write, dumps: Dumps, *, urn: str = "", guarded: bool = Fa
 
 
 def conditional_entry(write: Write, dumps: Dumps, *, urn: str = "") -> Entry[Key]:
-    """A conditional PUT, as the integration's description prints it."""
+    """A conditional PUT, as in the integration's description."""
     key = write.incoming.key
     request = {"method": "PUT", "url": f"{stored_as(key.type)}?{lookup_query(key.type, [key.id])}"}
     resource = {name: value for name, value in write.resource.items() if name != "id"}

@@ -1,7 +1,8 @@
-"""In which order resources are written, so that almost every reference can be right at the first write.
+"""The order in which resources are written, so that almost every reference is right at the first write.
 
-First what belongs to no patient (organizations, practitioners, ...), level by level; then each patient's resources
-together, so that they can refer to each other within one batch; last what refers to patients without being one's own.
+First the resources that belong to no patient (organizations, practitioners, ...), level by level; then each patient's
+resources together, so that they can refer to each other within one batch; last the resources that refer to patients but
+belong to none.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ SHARED, PATIENTS, REST = "0", "1", "2"
 
 
 def place_of(key: Key, resource: Json, source: str) -> str:
-    """A text by which resources are sorted: stage, patient, level, type, id. Equal for the same resource anywhere."""
+    """The sort key of a resource: stage, patient, level, type, id. The same resource always has the same key."""
     stage, patient = _stage(key, resource, source)
     return f"{stage}/{patient}/{level_of(key.type)}/{key.type}/{key.id}"
 
 
 def owner_of(key: Key, resource: Json, source: str) -> str:
-    """The id of the patient whom a resource belongs to; empty for none, or several."""
+    """The id of the patient that a resource belongs to; empty for none or several."""
     return _stage(key, resource, source)[1]
 
 
 def group_of(place: str) -> str:
-    """What is written together: a patient's resources, or a level of what belongs to no patient."""
+    """The group that is written together: a patient's resources, or a level of resources without a patient."""
     stage, patient, level, _, _ = place.split("/")
     return f"{stage}/{patient}" if stage == PATIENTS else f"{stage}/{level}"
 
 
 def waits(place: str) -> bool:
-    """True where everything before this group must be written first. Patients do not wait for each other."""
+    """True if everything before this group must be written first. Patients do not wait for each other."""
     return not place.startswith(PATIENTS)
 
 
@@ -50,7 +51,7 @@ def _stage(key: Key, resource: Json, source: str) -> tuple[str, str]:
         if patient:
             return PATIENTS, patient
     if key.type == "Binary":
-        return SHARED, ""  # documents refer to it by a link
+        return SHARED, ""  # documents link to it
     found = targets(resource, source)
     patients = {each.id for each in found if each.type == "Patient"}
     if len(patients) == 1:

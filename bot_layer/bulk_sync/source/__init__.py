@@ -1,1 +1,1 @@
-"""A source of FHIR Bulk Data, as Practice Fusion is one."""
+"""A source of FHIR Bulk Data, such as Practice Fusion."""

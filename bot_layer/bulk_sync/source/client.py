@@ -1,4 +1,4 @@
-"""A source of bulk data, as Practice Fusion is one: login, exports, files, and single records by REST."""
+"""A source of bulk data, such as Practice Fusion: login, exports, files, and single records by REST."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bot_layer.bulk_sync.source.requests import AuthorizedRequests, Log, OpenReq
 
 @dataclass
 class PracticeFusion:
-    """One practice's server: ``login``, ``exports``, ``files`` and ``records``. Safe to share between threads."""
+    """One practice's server: ``login``, ``exports``, ``files`` and ``records``. Thread-safe."""
 
     settings: SyncSettings
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)

@@ -21,14 +21,14 @@ _STATUS = "export status"
 
 @dataclass(frozen=True)
 class Exports:
-    """The export jobs at one practice's server."""
+    """The export jobs on one practice's server."""
 
     requests: AuthorizedRequests
     log: Log = field(repr=False)
     keeper: Keeper | None = None
 
     def kickoff(self, export: Export) -> Started | Refused:
-        """Start an export. Where the server wants POST, or is busy with another one, this is seen to."""
+        """Start an export. Switches to POST if the server requires it, and waits if it is busy with another export."""
         tools = self.requests.open
         path = kickoff.export_path(export.level, "{id}")
         post, attempts = False, count(1)
@@ -78,7 +78,7 @@ class Exports:
         return answer
 
     def status(self, url: str, *, attempt: int = 1, is_page: bool = False) -> Wait | Complete | Failed:
-        """How the export stands now. A plain 500, or a gateway's page, counts when it is answered three times.
+        """The current status of the export. A plain 500 or a gateway's page counts only after three such answers.
 
         ``is_page``: a further page of the manifest, which may be on another host.
         """
@@ -105,7 +105,8 @@ class Exports:
         return answer
 
     def cancel(self, url: str) -> None:
-        """DELETE the job, so that the source may forget it and take the next. One that is gone is gone."""
+        """DELETE the job, so that the source can remove it and accept the next. A job that no longer exists is
+        ignored."""
         try:
             self.requests.once("DELETE", url, path=_STATUS)
         except (TransientError, AuthError):
@@ -113,7 +114,7 @@ class Exports:
 
 
 def _is_odd(found: tuple[Answer, str]) -> bool:
-    """True for an answer that a gateway may have given in place of the source."""
+    """True for an answer that may come from a gateway instead of the source."""
     reply, _ = found
     is_page = reply.status == 200 and reply.body.strip() and bulk_export.read_manifest(reply.body) is None
     return bool(is_page) or reply.status == 500

@@ -1,6 +1,6 @@
-"""Files of an export, and documents: streamed, unpacked, taken up again where a download broke.
+"""Files of an export, and documents: streamed, decompressed, and resumed after an interrupted download.
 
-The token goes only to the host that it was issued for, whatever a manifest says, and never along a redirect.
+The token is sent only to the host that it was issued for, whatever a manifest says, and never to a redirect's target.
 """
 
 from __future__ import annotations
@@ -31,34 +31,35 @@ _RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class LinkExpired(BotError):
-    """A file's link is no longer good: fetch the manifest again. Callers in this package catch it."""
+    """A file's link has expired: fetch the manifest again. Callers in this package catch it."""
 
     default_code = "link-expired"
 
 
 class FileChanged(TransientError):
-    """A file is another one than that of which a part was handed on: begin it again from its first line."""
+    """A file changed after a part of it was delivered: start again from its first line."""
 
     default_code = "file-changed"
 
 
 @dataclass(frozen=True)
 class Files:
-    """What one practice's server gives to download."""
+    """The downloads from one practice's server."""
 
     requests: AuthorizedRequests
     keeper: Keeper | None = field(default=None, kw_only=True)
 
     def chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
-        """The bytes of a file as ``_chunks`` gives them, kept on the way where files are to be kept."""
+        """The bytes of a file from ``_chunks``, also written to the folder if files are to be kept."""
         chunks = self._chunks(file, requires_token=requires_token)
         return chunks if self.keeper is None else self.keeper.kept(file, chunks)
 
     def _chunks(self, file: ExportFile, *, requires_token: bool | None) -> Iterator[bytes]:
-        """The bytes of a file, unpacked; a download that breaks is resumed, or begun again and skipped to its place.
+        """The decompressed bytes of a file; an interrupted download is resumed, or restarted and skipped to its
+        position.
 
-        The source's own host gets the token unless the manifest says that it does not want it; no other host does.
-        FileChanged where the file became another one meanwhile.
+        Only the source's own host gets the token, unless the manifest says that none is required. FileChanged if the
+        file changed during the download.
         """
         requires_token = requires_token is not False and self.requests.is_own(file.url)
         tools = self.requests.open
@@ -81,7 +82,7 @@ class Files:
         headers = {"Accept": bulk_export.NDJSON_TYPE, "Accept-Encoding": "gzip"}
         offset = progress.done
         if offset and progress.resumable:
-            # A range counts packed bytes, so that only the plain form can be resumed.
+            # A range counts compressed bytes, so only the uncompressed form can be resumed.
             headers |= {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"} | progress.version.condition
         skip, begin = offset, 0
         with ExitStack() as stack:
@@ -104,10 +105,11 @@ class Files:
                     progress.hand_on(kept)
                     yield kept
         if skip or progress.done < progress.total:
-            raise self._lost()  # less than came before it broke, or a part of the range alone
+            raise self._lost()  # less than was received before the interruption, or only a part of the range
 
     def _begin(self, reply: Answer, progress: _Progress) -> int:
-        """Where the answer to a range begins; 416, another version and other useless ones are not asked for again."""
+        """The offset where the answer to a range request begins. After 416, another version or another unusable answer,
+        ranges are not requested again."""
         match = _RANGE.match(reply.headers.get("content-range", ""))
         same = not file_version(reply.headers).differs(progress.version)
         if reply.status == 206 and match and same and 0 < int(match[1]) <= progress.done:
@@ -120,7 +122,7 @@ class Files:
         return self.requests.open.transport.lost("GET", _PATH, sent=True)
 
     def content(self, url: str, *, accept: str = "*/*") -> tuple[str, Iterator[bytes]]:
-        """An attachment's type and its bytes, with the token only if it stands on the source's host."""
+        """An attachment's type and its bytes, with the token only if it is on the source's host."""
         place = absolute(self.requests.source + "/", url)
         stack = ExitStack()
         reply, stream = self._followed(
@@ -136,7 +138,7 @@ class Files:
         return reply.headers.get("content-type", "application/octet-stream").partition(";")[0], bytes_()
 
     def _followed(self, stack: ExitStack, url: str, headers: dict[str, str], *, with_token: bool) -> Opened:
-        """An open download, after redirects and at most two new tokens; the stack closes it."""
+        """An open download, after redirects and at most two token renewals; the stack closes it."""
         stale, renewed = "", 0
         for _ in range(8):
             token = self.requests.login.token(stale=stale) if with_token else ""
@@ -146,7 +148,7 @@ class Files:
                 return reply, stream
             stack.close()
             if reply.status in MOVED and reply.headers.get("location"):
-                # The new place may belong to anybody (often a signed link to a store): it gets no token.
+                # The redirect's target may belong to anyone (often a signed storage link): it gets no token.
                 url, with_token = absolute(url, reply.headers["location"]), False
             elif reply.status == 401 and with_token and renewed < 2:
                 stale, renewed = token, renewed + 1
@@ -157,16 +159,16 @@ class Files:
 
 @dataclass
 class _Progress:
-    """What was handed on of a file, unpacked, and whether a range can bring the rest."""
+    """The decompressed part of a file that was delivered, and whether a range request can get the rest."""
 
     done: int = 0
     digest: hashlib.blake2b = field(default_factory=hashlib.blake2b)
     resumable: bool = True
-    total: int = 0  # bytes of the whole file, as the answer to a range tells
+    total: int = 0  # bytes of the whole file, from the answer to a range request
     version: FileVersion = field(default_factory=FileVersion)
 
     def hand_on(self, chunk: bytes) -> None:
-        """Count a chunk. Its digest tells a file that changed, whatever the ETags of several machines say."""
+        """Count a chunk. Its digest detects a changed file, even if several servers use different ETags."""
         self.done += len(chunk)
         self.digest.update(chunk)
 
@@ -189,7 +191,7 @@ def _unreadable(reply: Answer, tools: OpenRequests) -> BotError:
 def _unpacked(
     reply: Answer, stream: Iterator[bytes], transport: Transport, progress: _Progress, *, resumed: bool
 ) -> Iterator[bytes]:
-    """The plain bytes. FileRefused for a packing that nobody asked for."""
+    """The decompressed bytes. FileRefused for an encoding that was not requested."""
     encoding = _encoding(reply)
     if encoding and encoding not in _PACKINGS:
         raise FileRefused("It is packed in a way that was not asked for.", service=SERVICE, method="GET", path=_PATH)
@@ -197,14 +199,14 @@ def _unpacked(
     if resumed:
         return _chained(first, stream)
     layers = 0
-    # A gzip file may be packed once more on the way, and not every server names the packing.
+    # A gzip file may be compressed again in transit, and not every server names the encoding.
     while first.startswith(_GZIP) and layers < _LAYERS:
         progress.resumable = False
         stream = _inflated(_chained(first, stream), zlib.MAX_WBITS | 16, transport)
         first, layers = _start(stream), layers + 1
     if encoding == "deflate" and not layers:
         progress.resumable = False
-        # Some servers leave out the header of zlib: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.2
+        # Some servers omit the zlib header: https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.2
         has_header = len(first) > 1 and first[0] & 15 == 8 and int.from_bytes(first[:2]) % 31 == 0
         return _inflated(_chained(first, stream), zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS, transport)
     return _chained(first, stream)
@@ -216,7 +218,7 @@ def _encoding(reply: Answer) -> str:
 
 
 def _start(stream: Iterator[bytes]) -> bytes:
-    """The first bytes, at least two if there are so many."""
+    """The first bytes, at least two if available."""
     first = next(stream, b"")
     while 0 < len(first) < 2 and (more := next(stream, b"")):
         first += more
@@ -224,7 +226,7 @@ def _start(stream: Iterator[bytes]) -> bytes:
 
 
 def _inflated(stream: Iterator[bytes], window: int, transport: Transport) -> Iterator[bytes]:
-    """Each member of a packed stream, in bounded pieces: a small file may unpack to a huge one."""
+    """Each member of a compressed stream, in bounded chunks: a small file may expand to a huge one."""
     unpacker = zlib.decompressobj(window)
     try:
         for chunk in stream:

@@ -1,4 +1,4 @@
-"""Which hosts a source may send the sync to: a server on the Internet must not reach into the operator's own network.
+"""Which hosts a source may direct the sync to: a server on the Internet must not reach the operator's own network.
 
 https://cheatsheetseries.owasp.org/cheatsheets/Server_Side_Request_Forgery_Prevention_Cheat_Sheet.html
 """
@@ -21,17 +21,17 @@ Resolve = Callable[[str], tuple[str, ...]]
 
 
 class FileRefused(PermanentError):
-    """What the source names cannot be fetched from there, now or later."""
+    """A file or document can't be fetched, now or later."""
 
 
 class UnsafeAddress(FileRefused):
-    """The source names an address to which nothing is sent."""
+    """The source names a URL that the sync must not call."""
 
     default_code = "unsafe-address"
 
 
 def resolve(host: str) -> tuple[str, ...]:
-    """The addresses of a name; none where this machine cannot tell (a proxy may resolve it)."""
+    """The addresses of a host name; empty if this machine cannot resolve it (a proxy may)."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -41,7 +41,7 @@ def resolve(host: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class HostGuard:
-    """Checks addresses that a source names. ``allowed`` are hosts that a setting names; ``source`` is its base."""
+    """Checks URLs that a source names. ``allowed`` are hosts from a setting; ``source`` is the source's base URL."""
 
     source: str
     allowed: frozenset[str] = frozenset()
@@ -50,9 +50,9 @@ class HostGuard:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def check(self, url: str) -> None:
-        """UnsafeAddress for an address without TLS, or on a network on which the source itself is not.
+        """UnsafeAddress for a URL without TLS, or on a private network that the source is not on.
 
-        The source's own host, and those that the operator named, may be anywhere.
+        The source's own host, and those that the operator allowed, may be on any network.
         """
         scheme, host, _ = origin(url)
         networks = self._networks(host)
@@ -61,7 +61,7 @@ class HostGuard:
         self._require(host, networks)
 
     def check_peer(self, host: str, address: str) -> None:
-        """The same for the address to which a connection was made: a name may lead elsewhere the second time."""
+        """The same check for the address of an open connection: a name may resolve differently the second time."""
         self._require(host.lower().rstrip("."), frozenset({addresses.network(address)}))
 
     def _require(self, host: str, networks: frozenset[str]) -> None:
@@ -73,7 +73,7 @@ class HostGuard:
             _refuse("on a private network, where the source itself is not (PF_ALLOWED_HOSTS can allow the host)")
 
     def _networks(self, host: str) -> frozenset[str]:
-        """The networks of all addresses of a host. A name that cannot be resolved here is nobody's private one."""
+        """The networks of all addresses of a host. A name that cannot be resolved here does not count as private."""
         where = addresses.network(host)
         if where != "name":
             return frozenset({where})
@@ -87,7 +87,7 @@ class HostGuard:
 
 
 def origin(url: str) -> addresses.Origin:
-    """Scheme, host and port of an address, as the connection will read it."""
+    """Scheme, host and port of a URL, as the connection will parse it."""
     try:
         return addresses.origin(url)
     except ValueError:
@@ -95,9 +95,9 @@ def origin(url: str) -> addresses.Origin:
 
 
 def absolute(base: str, url: str) -> str:
-    """An address that the source names, which may be relative; one that cannot be read stays, and is refused later.
+    """The absolute form of a URL that the source names; an invalid one is returned unchanged, and refused later.
 
-    A server behind a gateway may not know that it is reached over TLS: its own host is reached as ``base`` is.
+    A server behind a gateway may not know that it is reached over TLS: its own host gets the scheme of ``base``.
     """
     try:
         found, known = urlsplit(urljoin(base, url)), urlsplit(base)
@@ -110,7 +110,7 @@ def absolute(base: str, url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """An address as a log may hold it: without its query, which may be a permission, and without a login."""
+    """A URL for the log: without its query, which may grant access, and without a login."""
     try:
         parts = urlsplit(url)
     except ValueError:

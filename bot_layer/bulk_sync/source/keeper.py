@@ -1,4 +1,4 @@
-"""The files of an export as they came, its manifests, and a log of what happened, in a folder: for audits.
+"""Keeps the original files of an export, its manifests, and a log in a folder, for audits.
 
 The log has the format of SMART's bulk-data-client: one JSON object a line with ``exportId``, ``timestamp``, ``eventId``
 and ``eventDetail`` (https://github.com/smart-on-fhir/bulk-data-client#logs).
@@ -26,7 +26,7 @@ _FOLDERS: Final = {"output": "", "deleted": "deleted/", "error": "error/"}
 
 @dataclass
 class Keeper:
-    """Keeps what one command exports. Safe to share between threads."""
+    """Keeps what one command exports. Thread-safe."""
 
     folder: Path
     export_id: str
@@ -77,7 +77,7 @@ class Keeper:
         self._log("status_page_complete", {"transactionTime": manifest.transaction_time} | counts)
 
     def kept(self, file: ExportFile, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same chunks, which are written to the folder as they pass; a download that breaks leaves no file."""
+        """The same chunks, also written to the folder; an interrupted download leaves no file."""
         path = self.folder / self._names.get(file.url, f"{file.type}.ndjson")
         part = path.with_name(f"{path.name}.{threading.get_ident()}.part")
         self._log("download_request", {"fileUrl": shown(file.url), "itemType": file.kind})

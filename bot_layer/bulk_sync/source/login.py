@@ -1,4 +1,4 @@
-"""The login at a source of bulk data: SMART Backend Services, with a private key or a secret.
+"""The login to a source of bulk data: SMART Backend Services, with a private key or a secret.
 
 https://hl7.org/fhir/smart-app-launch/backend-services.html
 """
@@ -29,14 +29,14 @@ _CURVES: Final = {"secp384r1": "ES384", "secp256r1": "ES256"}
 
 @dataclass
 class SourceLogin:
-    """Our token at one practice's server, found, negotiated and renewed. Safe to share between threads."""
+    """Our token for one practice's server: discovery, scope negotiation and renewal. Thread-safe."""
 
     settings: SyncSettings
     requests: OpenRequests
     unique: Callable[[], str] = field(default=lambda: uuid.uuid4().hex, repr=False)
     log: Log = field(default=lambda _component, _text: None, repr=False)
     granted: tuple[str, ...] = ()
-    discovery: smart.Discovery | None = None  # what an earlier run learnt; a token endpoint that is gone is looked for
+    discovery: smart.Discovery | None = None  # what an earlier run found; repeated if the token endpoint is gone
 
     def __post_init__(self) -> None:
         self.types = self.settings.types
@@ -90,7 +90,7 @@ class SourceLogin:
             return readable, tuple(each for each in self.types if each not in readable)
         wanted = self.types
         advertised = self.discover().scopes
-        # Rights to read what others point to are asked for only where they are offered: a refusal costs requests.
+        # Rights to read referenced types are requested only if they are advertised: a refusal costs requests.
         offered = scopes.granted_types(frozenset(advertised), POINTED_TO) if self.settings.hydrate else frozenset()
         likely = advertised or tuple(scopes.scope(each, "rs") for each in USUALLY_GRANTED)
         state = scopes.start_negotiation((*wanted, *sorted(offered - set(wanted))), likely)
@@ -99,7 +99,7 @@ class SourceLogin:
             asked = state.scopes
             state = scopes.answered(state, self._ask(asked))
         if asked != state.scopes:
-            self._token = None  # the last one was for a part of the types
+            self._token = None  # the last one was only for some of the types
         accepted = tuple(each for each in wanted if each in state.accepted)
         if not accepted:
             raise AuthError("The source refused every scope that was asked for.", code="no-scope-granted")
@@ -107,7 +107,7 @@ class SourceLogin:
         return accepted, tuple(each for each in wanted if each not in accepted)
 
     def token(self, *, stale: str = "") -> str:
-        """A token that is good now. ``stale`` is one that the server has just refused."""
+        """A currently valid token. ``stale`` is one that the server has just refused."""
         token = self._good(stale) or self._tokens.do("token", lambda: self._renewed(stale))
         return token.value
 
@@ -117,7 +117,7 @@ class SourceLogin:
         return token if is_good else None
 
     def _renewed(self, stale: str) -> smart.Token:
-        """A new token, unless another caller has brought one meanwhile."""
+        """A new token, unless another caller has already renewed it."""
         if not self.granted and not self._good(stale):
             self.negotiate()
         return self._good(stale) or self._renew()
@@ -127,7 +127,7 @@ class SourceLogin:
         if isinstance(answer, smart.ScopeRefused) and self.settings.scopes:
             raise AuthError("The source refuses the scopes of PF_SCOPES.", code="no-scope-granted")
         if isinstance(answer, smart.ScopeRefused):
-            # What was granted at the start is granted no more: find out what still is.
+            # The scopes granted at the start are no longer granted: negotiate again.
             self.granted = ()
             self.negotiate()
             answer = self._ask(self.granted)
@@ -136,7 +136,7 @@ class SourceLogin:
         return answer
 
     def _ask(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
-        """The answer to a token request. What an earlier run learnt of the token endpoint may hold no more."""
+        """The answer to a token request. The token endpoint found by an earlier run may have changed."""
         before = self.discover()
         try:
             return self._asked(scopes)
@@ -157,7 +157,7 @@ class SourceLogin:
         self.log("PFSmartClient", f"Using {name} authentication")
 
         def post() -> smart.Token | smart.ScopeRefused:
-            # A new assertion for each try: its jti is used once.
+            # A new assertion for each attempt: its jti is used once.
             request = smart.token_request(
                 method,
                 scopes,
@@ -192,7 +192,7 @@ class SourceLogin:
 
 
 def _algorithm(private_key: str, asked: str) -> str:
-    """What an assertion is signed with: the algorithm that was asked for, if the key is one for it."""
+    """The algorithm to sign assertions with: the requested one, if the key supports it."""
     fitting = _fitting(private_key)
     if asked and asked not in fitting:
         raise ConfigError(
@@ -204,7 +204,8 @@ def _algorithm(private_key: str, asked: str) -> str:
 
 
 def _fitting(private_key: str) -> tuple[str, ...]:
-    """RS384 for an RSA key, ES384 or ES256 for an elliptic one come first: what SMART asks servers to support."""
+    """The algorithms for a key, first RS384 (RSA) or ES384 or ES256 (elliptic curve), which SMART asks servers to
+    support."""
     try:
         key = load_pem_private_key(private_key.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as fault:

@@ -1,4 +1,4 @@
-"""Single resources of a source, read and searched by REST: what no export brought."""
+"""Single resources of a source, read and searched by REST, that no export contains."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Records:
         return _answered(reply, path)
 
     def search(self, resource_type: str, query: str) -> Iterator[Json]:
-        """Every match of a search, page by page, without a limit."""
+        """Every match of a search, from all pages, without a limit."""
         url = f"{self.requests.source}/{resource_type}?{query}"
         seen: set[str] = set()
         while url:
@@ -63,13 +63,13 @@ class Records:
             url = absolute(url, found.next_url) if found.next_url else ""
 
     def server_time(self) -> str:
-        """The source's own time, a little earlier: a machine here may be ahead of it."""
+        """The source's own time, slightly reduced: this machine's clock may be ahead of it."""
         reply = self.requests.open.repeated(f"{self.requests.source}/metadata", path="metadata", headers=FHIR)
         moment = http_date(reply.headers.get("date", ""))
         return "" if moment is None else (moment - CLOCKS_DIFFER).isoformat()
 
     def group(self, group_id: str) -> GroupMembers | None:
-        """Who is in a Group, or None where the source does not let it be read."""
+        """The members of a Group, or None if the source does not allow it to be read."""
         try:
             found = self.read("Group", group_id)
         except (PermanentError, AuthError):
@@ -83,12 +83,12 @@ class Records:
         return GroupMembers(named["Patient"], named["Group"])
 
     def group_members(self, group_id: str) -> tuple[str, ...] | None:
-        """The ids of a Group's own patients, or None where the source does not let it be read."""
+        """The ids of a Group's own patients, or None if the source does not allow it to be read."""
         found = self.group(group_id)
         return None if found is None else found.patients
 
     def group_tree(self, group_ids: Iterable[str]) -> dict[str, GroupMembers | None]:
-        """These Groups and those inside them, each once; PermanentError where there is no end of them."""
+        """These Groups and their nested Groups, without duplicates; PermanentError if there are too many."""
         found: dict[str, GroupMembers | None] = {}
         waiting = list(group_ids)
         while waiting:
@@ -108,7 +108,7 @@ class Records:
 
 
 def _answered(reply: Answer, path: str) -> Json:
-    """The object that was answered. A gateway's page with status 200 is none: it must not pass for "nothing there"."""
+    """The JSON object in a response. A gateway's page with status 200 is an error: it must not count as "not found"."""
     if reply.status != 200:
         raise refused(reply, path)
     found = read_object(reply.body)
@@ -129,7 +129,7 @@ def _unreadable(path: str) -> TransientError:
 
 
 def _member(member: Json, source: str) -> tuple[str, str]:
-    """Type and id of a member that is a Patient or a Group; empty texts for any other, and for one that left."""
+    """Type and id of a member that is a Patient or a Group; empty texts for any other, and for an inactive one."""
     entity = member.get("entity")
     reference = entity.get("reference") if isinstance(entity, dict) else None
     if member.get("inactive") is True or not isinstance(reference, str):

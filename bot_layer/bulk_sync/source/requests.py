@@ -1,6 +1,6 @@
-"""Requests to a source of bulk data: counted, repeated where that is safe, and with the token only to its own host.
+"""Requests to a source of bulk data: counted, retried if that is safe, and with the token only to its own host.
 
-Every wait goes through ``wait``, so that a test runs at once and SIGTERM ends it.
+Every wait calls ``wait``, so that tests do not sleep and SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _Result = TypeVar("_Result")
 
 
 class ReadRefused(AuthError):
-    """The source allows the login, and not this read."""
+    """The source accepts the login, but denies this read."""
 
     default_code = "source-rights-missing"
 
 
 @dataclass
 class OpenRequests:
-    """Requests without our token. Safe to share between threads."""
+    """Requests without our token. Thread-safe."""
 
     guard: HostGuard
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
@@ -56,19 +56,19 @@ class OpenRequests:
         self.policy = RetryPolicy(retries=self.tries - 1, backoff=1.0, longest_wait=self.limits.most)
 
     def once(self, method: str, url: str, *, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
-        """An answer, whatever its status. UnsafeAddress for one that the source may not name."""
+        """An answer with any status. UnsafeAddress for a URL that must not be called."""
         self.guard.check(url)
         self.sent += 1
         return self.transport.send(method, url, path=path, headers=headers, body=body)
 
     def opened(self, url: str, *, path: str, headers: dict[str, str]) -> AbstractContextManager[Opened]:
-        """The head of an answer, and its body as it comes, packed or not."""
+        """The headers of an answer, and its raw body, which may be compressed."""
         self.guard.check(url)
         self.sent += 1
         return self.transport.open("GET", url, path=path, headers=headers, decode=False)
 
     def repeated(self, url: str, *, path: str, headers: dict[str, str]) -> Answer:
-        """A read, repeated while the source is busy or its answer is lost."""
+        """A read, retried while the source is busy or its answer is lost."""
         return repeat(
             lambda: self.once("GET", url, path=path, headers=headers),
             self.policy,
@@ -81,28 +81,28 @@ class OpenRequests:
     def patiently(
         self, call: Callable[[], _Result], *, when: Callable[[TransientError], bool] = lambda _: True
     ) -> _Result:
-        """What the call returns, repeated while it raises such a TransientError."""
+        """The result of the call, retried while it raises a TransientError that ``when`` accepts."""
         return repeat(call, self.policy, when=when, wait=self.wait)
 
     def asked_to_wait(self, answer: Answer) -> float | None:
-        """The seconds for which the source asks to be left alone."""
+        """The seconds that the source asks to wait."""
         return answer.retry_after(self.clock())
 
     def pause(self, attempt: int, asked: float | None = None) -> float:
-        """Seconds until the next try, counted from 1."""
+        """Seconds until the next attempt; attempts are counted from 1."""
         return self.policy.pause(attempt - 1, asked)
 
 
 class Tokens(Protocol):
-    """Where the token comes from."""
+    """The source of the token."""
 
     def token(self, *, stale: str = "") -> str:
-        """A token that is good now, and not the stale one."""
+        """A currently valid token that is not the stale one."""
 
 
 @dataclass(frozen=True)
 class AuthorizedRequests:
-    """Requests with our token, which only the source's own host gets, also after a redirect."""
+    """Requests with our token, which is sent only to the source's own host, even after a redirect."""
 
     open: OpenRequests
     login: Tokens
@@ -118,7 +118,7 @@ class AuthorizedRequests:
         body: bytes | None = None,
         anywhere: bool = False,
     ) -> tuple[Answer, str]:
-        """An answer to something that must not be repeated unasked, and the address that gave it.
+        """The answer to a request that must not be retried automatically, and the URL that gave it.
 
         A kick-off that is sent twice is a second job. ``anywhere`` allows another host, which gets no token.
         """
@@ -131,7 +131,7 @@ class AuthorizedRequests:
         return self._followed(url, method, send)
 
     def read(self, url: str, *, path: str) -> Answer:
-        """The answer to a read, repeated while the source is busy."""
+        """The answer to a read, retried while the source is busy."""
         self._require_own(url, "GET", path)
         answer, _ = self._followed(
             url, "GET", lambda place, token: self.open.repeated(place, path=path, headers=FHIR | token)
@@ -139,7 +139,7 @@ class AuthorizedRequests:
         return answer
 
     def is_own(self, url: str) -> bool:
-        """True for an address on the host for which the token was issued."""
+        """True for a URL on the host that the token was issued for."""
         return origin(url) == origin(self.source)
 
     def _require_own(self, url: str, method: str, path: str) -> None:
@@ -153,7 +153,7 @@ class AuthorizedRequests:
             )
 
     def _followed(self, url: str, method: str, send: Callable[[str, dict[str, str]], Answer]) -> tuple[Answer, str]:
-        """The answer after redirects. What is no read is redirected only where the method stays."""
+        """The answer after redirects. A request that is not a read follows a redirect only if the method is kept."""
         for _ in range(_REDIRECTS):
             answer = self._sent(url, send)
             place = answer.headers.get("location", "")
@@ -163,7 +163,7 @@ class AuthorizedRequests:
         return answer, url
 
     def _sent(self, url: str, send: Callable[[str, dict[str, str]], Answer]) -> Answer:
-        """The answer, with our token at the source's own host; a 401 renews it, twice at most."""
+        """The answer, with our token if the URL is on the source's own host; a 401 renews the token, at most twice."""
         if not self.is_own(url):
             return send(url, {})
         token = self.login.token()

@@ -1,1 +1,1 @@
-"""What a sync remembers between runs: the Task in Medplum and the id map."""
+"""What a sync stores between runs: the Task in Medplum and the id map."""

@@ -1,4 +1,4 @@
-"""The database of a sync's map: a file of SQLite for one machine, or a schema of PostgreSQL that several share."""
+"""The database of a sync's map: an SQLite file for one machine, or a PostgreSQL schema that several machines share."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ Row = Sequence[Any]
 
 
 class Change:
-    """One transaction. Questions are marked ``?``."""
+    """One transaction. The parameter placeholder is ``?``."""
 
     def __init__(self, connection: sa.Connection, marker: str) -> None:
         self._connection = connection
         self._marker = marker
 
     def run(self, statement: str, values: Row = ()) -> list[Row]:
-        """The rows that a statement gives, if it gives any."""
+        """Run a statement and return its rows, if any."""
         result = self._connection.exec_driver_sql(statement.replace("?", self._marker), tuple(values))
         return [tuple(row) for row in result] if result.returns_rows else []
 
     def many(self, statement: str, rows: Iterable[Row]) -> None:
-        """The same statement for each row. In order of rows: two machines that write the same ones don't lock up."""
+        """Run a statement for each row, in sorted order, so that two machines that write the same rows do not
+        deadlock."""
         values = sorted((tuple(row) for row in rows), key=lambda row: [str(each) for each in row])
         if values:
             self._connection.exec_driver_sql(statement.replace("?", self._marker), values)
 
 
 class SyncDatabase:
-    """Opened tables. Safe to share between threads."""
+    """An open database with its tables. Thread-safe."""
 
     def __init__(self, tables: Iterable[str], *, path: Path | None = None, url: str = "", schema: str = "") -> None:
         self._postgres = bool(url)
@@ -59,7 +60,7 @@ class SyncDatabase:
         except sa.exc.DatabaseError as fault:
             if path is None or isinstance(fault, sa.exc.OperationalError):
                 raise
-            # A file that is damaged or none of SQLite's: a cache is made anew.
+            # The file is damaged or not an SQLite file: recreate it, because it is only a cache.
             self._engine.dispose()
             for each in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
                 each.unlink(missing_ok=True)
@@ -69,7 +70,7 @@ class SyncDatabase:
     def _make(self, tables: list[str], schema: str) -> None:
         with self._transaction() as change:
             if self._postgres:
-                # Two machines that begin at once would both find nothing, and one would fail.
+                # If two machines start at once, both would find no tables, and one would fail.
                 change.run("SELECT pg_advisory_xact_lock(hashtext(?))", (schema,))
                 change.run(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
             for table in tables:
@@ -77,7 +78,7 @@ class SyncDatabase:
 
     @contextmanager
     def changing(self) -> Iterator[Change]:
-        """A transaction, which is undone where an exception leaves it; TransientError where the database fails."""
+        """A transaction, which is rolled back on an exception; TransientError if the database fails."""
         try:
             with self._transaction() as change:
                 yield change
@@ -95,7 +96,7 @@ class SyncDatabase:
             yield Change(connection, "%s" if self._postgres else "?")
 
     def read(self, query: str, values: Row = ()) -> list[Row]:
-        """The rows of a question."""
+        """The rows of a query."""
         with self.changing() as change:
             return change.run(query, values)
 
@@ -109,12 +110,12 @@ def _sqlite(path: Path | None) -> sa.Engine:
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.chmod(0o600)  # an earlier release's file, too: it holds what Medplum refused
+        path.chmod(0o600)  # also for an earlier release's file: it contains the resources that Medplum rejected
 
     def connect() -> sqlite3.Connection:
         base = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=30)
         base.execute("PRAGMA journal_mode=WAL")
-        # What the Task says to be handled must be here too after a power cut; a commit covers a hundred resources.
+        # What the Task records as done must survive a power failure here too; a commit covers a hundred resources.
         base.execute("PRAGMA synchronous=FULL")
         return base
 

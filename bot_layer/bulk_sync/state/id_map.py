@@ -1,8 +1,8 @@
-"""What the sync remembers: Medplum's id and the digest of each resource, and what is still to be done.
+"""The sync's id map: Medplum's id and the digest of each resource, and pending work.
 
-It is a cache: Medplum itself holds everything that matters, and without the map a run is slower, never wrong. Its
-``cache_id`` stands in Medplum too, a new one for each run; where the two differ, the map belongs to another past (one
-of them came from a backup, say) and is emptied.
+It is a cache: Medplum itself has everything that matters, and without the map a run is slower, never wrong. Its
+``cache_id`` is also stored in Medplum, a new one for each run. If the two differ, the map and Medplum have different
+histories (for example, one was restored from a backup), and the map is emptied.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS asked (type TEXT, id TEXT, PRIMARY KEY (type, id))",
     "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
-# SQLite's limit of variables in a statement was 999 for long.
+# Older SQLite versions limit a statement to 999 variables.
 _MANY: Final = 400
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A resource that Medplum refused, with its words and what the source sent.
+    """A resource that Medplum rejected, with the reason and what the source sent.
 
-    One that was stored under another key is not ``readable``: it has no words and no resource, but it stays in the map.
+    One encrypted with another key is not ``readable``: it has no reason and no resource, but it stays in the map.
     """
 
     key: Key
@@ -49,15 +49,15 @@ class Failure:
 
 
 class SyncMap:
-    """The map in a file, in a schema of PostgreSQL that several machines share, or in memory. Safe between threads.
+    """The map in a file, in a PostgreSQL schema that several machines share, or in memory. Thread-safe.
 
-    With a ``key``, what Medplum refused, and why, is encrypted under it: that alone is a person's data.
+    With a ``key``, rejected resources and the reasons are encrypted: only these are personal data.
     """
 
     def __init__(self, path: Path | None = None, *, url: str = "", schema: str = "", key: str = "") -> None:
         self._seal = Seal(key)
         self._base = SyncDatabase(_TABLES, path=path, url=url, schema=schema)
-        self.lasting = path is not None or bool(url)  # a process that is killed leaves it behind
+        self.lasting = path is not None or bool(url)  # it survives a killed process
 
     def close(self) -> None:
         """Close the database."""
@@ -66,19 +66,19 @@ class SyncMap:
     # -- Notes
 
     def note(self, name: str) -> str:
-        """A note of that name, or an empty text."""
+        """The note with that name, or an empty text."""
         rows = self._base.read("SELECT value FROM note WHERE name = ?", (name,))
         return str(rows[0][0]) if rows else ""
 
     def write_note(self, name: str, value: str) -> None:
-        """Keep a note."""
+        """Store a note."""
         with self._base.changing() as base:
             base.run(
                 "INSERT INTO note VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
             )
 
     def clear(self, cache_id: str) -> None:
-        """Forget everything: the map belongs to another past."""
+        """Delete everything: the map has a different history."""
         with self._base.changing() as base:
             for table in ("known", "gone", "waiting", "refers", "failed", "seen", "asked", "note"):
                 base.run(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
@@ -87,7 +87,7 @@ class SyncMap:
     # -- Ids
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[str, bytes | None]]:
-        """Medplum's id and the digest of what was last written, for those keys that are known."""
+        """Medplum's id and the digest of the last written version, for the known keys."""
         found: dict[Key, tuple[str, bytes | None]] = {}
         with self._base.changing() as base:
             for kind, ids in _by_type(keys):
@@ -97,21 +97,21 @@ class SyncMap:
         return found
 
     def former(self, keys: Iterable[Key]) -> dict[Key, str]:
-        """The ids that these had in Medplum before they were deleted there, by this sync or by somebody else."""
+        """The ids that these had in Medplum before they were deleted there, by this sync or by others."""
         found: dict[Key, str] = {}
         with self._base.changing() as base:
-            for kind, ids in _by_type(key for key in keys if key.type != "Binary"):  # another resource stands for it
+            for kind, ids in _by_type(key for key in keys if key.type != "Binary"):  # another resource represents it
                 for table in ("gone", "known"):
                     query = f"SELECT id, medplum FROM {table} WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
                     found |= {Key(kind, row[0]): str(row[1]) for row in base.run(query, (kind, *ids))}
         return found
 
     def ids(self, keys: Iterable[Key]) -> dict[Key, str]:
-        """Medplum's ids of those keys that are known."""
+        """Medplum's ids of the known keys."""
         return {key: medplum for key, (medplum, _) in self.rows(keys).items()}
 
     def knows(self, kind: str) -> bool:
-        """True where any resource of a type is known."""
+        """True if any resource of a type is known."""
         return bool(self._base.read("SELECT 1 FROM known WHERE type = ? LIMIT 1", (kind,)))
 
     def record(
@@ -143,11 +143,11 @@ class SyncMap:
                 "status = excluded.status, reason = excluded.reason, resource = excluded.resource",
                 [self._row(each) for each in refused if each.readable],
             )
-            # Should the source go back to what it sent before, that is to end the failure.
+            # If the source returns to what it sent before, the failure must end.
             base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
 
     def forget(self, keys: Sequence[Key]) -> None:
-        """Remove what was deleted in Medplum. Its id there is kept, in case the source sends it again."""
+        """Remove resources that were deleted in Medplum. Their ids are kept in case the source sends them again."""
         with self._base.changing() as base:
             base.many(
                 "INSERT INTO gone SELECT type, id, medplum FROM known WHERE type = ? AND id = ? AND type <> 'Binary' "
@@ -164,7 +164,7 @@ class SyncMap:
     # -- References that wait for their target
 
     def repairable(self, limit: int) -> list[Key]:
-        """Resources with a reference whose target is known by now."""
+        """Resources with a pending reference whose target is now known."""
         return self._keys(
             "SELECT DISTINCT w.type, w.id FROM waiting w JOIN known k ON k.type = w.to_type AND k.id = w.to_id "
             "ORDER BY 1, 2 LIMIT ?",
@@ -176,7 +176,7 @@ class SyncMap:
         return self._keys("SELECT to_type, to_id FROM waiting WHERE type = ? AND id = ?", key)
 
     def waiting_targets(self, after: Key, limit: int) -> list[Key]:
-        """Targets behind a key that are not known, and that the source was not asked for yet."""
+        """Unknown targets after a key that the source was not asked for yet."""
         return self._keys(
             "SELECT DISTINCT to_type, to_id FROM waiting w WHERE NOT EXISTS "
             "(SELECT 1 FROM known k WHERE k.type = w.to_type AND k.id = w.to_id) AND NOT EXISTS "
@@ -186,11 +186,11 @@ class SyncMap:
         )
 
     def waiting(self) -> int:
-        """The number of references that are logical because their target is not in Medplum."""
+        """The number of logical references whose target is not in Medplum."""
         return self._number("SELECT count(*) FROM waiting")
 
     def asked(self, keys: Iterable[Key]) -> set[Key]:
-        """Those that the source was asked for and does not have."""
+        """The keys that the source was asked for and does not have."""
         found: set[Key] = set()
         with self._base.changing() as base:
             for kind, ids in _by_type(keys):
@@ -199,12 +199,12 @@ class SyncMap:
         return found
 
     def write_asked(self, keys: Iterable[Key]) -> None:
-        """Note that the source does not have these, so that it is asked once."""
+        """Record that the source does not have these, so that it is asked only once."""
         with self._base.changing() as base:
             base.many("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
 
     def ask_anew(self, rights: str) -> None:
-        """Forget what the source was asked for if it was asked with other rights, or not at all."""
+        """Delete these records if the source was asked with other rights, or not at all."""
         if self.note("asked_with") != rights:
             with self._base.changing() as base:
                 base.run("DELETE FROM asked")
@@ -213,7 +213,7 @@ class SyncMap:
     # -- Who refers to what
 
     def write_references(self, pairs: Iterable[tuple[Key, Iterable[Key]]]) -> None:
-        """Remember what each resource refers to. What it refers to no longer may stay noted."""
+        """Record what each resource refers to. Outdated references may remain recorded."""
         with self._base.changing() as base:
             base.many(
                 "INSERT INTO refers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -235,7 +235,7 @@ class SyncMap:
     # -- Failures
 
     def failures(self) -> Iterator[Failure]:
-        """What Medplum refused, in order of key. They are read page by page: it may be all that the source has."""
+        """The rejected resources, in order of key. They are read page by page, because there may be very many."""
         last = ("", "")
         columns = "type, id, status, reason, resource"
         query = f"SELECT {columns} FROM failed WHERE (type, id) > (?, ?) ORDER BY type, id LIMIT {_MANY}"  # noqa: S608
@@ -255,17 +255,17 @@ class SyncMap:
     # -- What a full export showed
 
     def begin_seeing(self) -> None:
-        """Start a reconcile: nothing was seen yet."""
+        """Start a reconcile: nothing has been seen yet."""
         with self._base.changing() as base:
             base.run("DELETE FROM seen")
 
     def write_seen(self, keys: Iterable[Key]) -> None:
-        """The source still has these."""
+        """Record that the source still has these."""
         with self._base.changing() as base:
             base.many("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
 
     def unseen(self, keys: Sequence[Key]) -> list[Key]:
-        """Those of the keys that the full export did not show."""
+        """The keys that the full export did not contain."""
         seen: set[Key] = set()
         with self._base.changing() as base:
             for kind, ids in _by_type(keys):
@@ -281,7 +281,7 @@ class SyncMap:
 
 
 def _by_type(keys: Iterable[Key]) -> Iterator[tuple[str, list[str]]]:
-    """The ids of each type, in lists that a statement can take."""
+    """The ids of each type, in lists small enough for one statement."""
     by_type: dict[str, list[str]] = {}
     for key in keys:
         by_type.setdefault(key.type, []).append(key.id)

@@ -1,6 +1,6 @@
-"""The resources of an export on disk, each once and in the order of writing, until they are in Medplum.
+"""The resources of an export on disk, without duplicates and in write order, until they are in Medplum.
 
-It is a cache: a run that finds none, or that of another export, downloads the files again.
+It is a cache: if it is missing or belongs to another export, the run downloads the files again.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ _PAGE: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """One resource: where it stands in the order of writing, and its text as the source sent it."""
+    """One resource: its position in the write order, and its text as the source sent it."""
 
     key: Key
     place: str
     body: bytes = field(repr=False)
-    updated: str = ""  # its time stamp as text that sorts; empty where it has none
+    updated: str = ""  # its time stamp as sortable text; empty if it has none
     line: int = 0
 
 
 class Spool:
-    """The spool in a file, or in a temporary one that goes with the process. Safe to share between threads.
+    """The spool in a file, or in a temporary one that is deleted with the process. Thread-safe.
 
-    It holds patients' data: only this user can read the file, and with a ``key`` the resources in it are encrypted.
-    ``private``: the folder must belong to this user, as one among everybody's temporary files may not.
+    It contains patients' data: only this user can read the file, and with a ``key`` the resources in it are encrypted.
+    With ``private`` the folder must belong to this user, because another user may own one in a shared temporary folder.
     """
 
     def __init__(self, path: Path | None = None, *, key: str = "", private: bool = False) -> None:
@@ -67,7 +67,7 @@ class Spool:
             folder = self._path.parent
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._private and folder.lstat().st_uid != os.getuid():
-                raise PermissionError  # somebody else made it first
+                raise PermissionError  # another user created it first
             self._path.touch(mode=0o600)
             self._path.chmod(0o600)
         for attempt in (1, 2):
@@ -93,7 +93,7 @@ class Spool:
             self._open = None
 
     def remove(self) -> None:
-        """Delete the patients' data that it holds: the resources are in Medplum, or the export is given up."""
+        """Delete the patients' data in it: the resources are in Medplum, or the export is abandoned."""
         with self._lock:
             self.close()
             self._unlink()
@@ -112,7 +112,7 @@ class Spool:
                 yield base
                 base.execute("COMMIT")
             except (OSError, sqlite3.Error) as fault:
-                self.close()  # which undoes what is not committed
+                self.close()  # which rolls back uncommitted changes
                 raise TransientError(
                     f"The export can't be kept on disk ({type(fault).__name__}): the disk may be full.",
                     service="spool",
@@ -123,9 +123,9 @@ class Spool:
                 raise
 
     def use(self, export: str) -> None:
-        """Keep what belongs to this export; forget everything else."""
+        """Keep what belongs to this export; delete everything else."""
         with self._changing() as base:
-            # Sealed, so that what was written under another key is forgotten too. An earlier release stored text.
+            # Encrypted, so that data written with another key is deleted too. An earlier release stored text.
             names = base.execute("SELECT CAST(name AS BLOB) FROM export")
             if [self._seal.open(row[0]) for row in names] != [export.encode()]:
                 self._clear(base)
@@ -141,24 +141,25 @@ class Spool:
     # -- Files
 
     def whole(self) -> set[int]:
-        """The files of which every line is here."""
+        """The files that are stored completely."""
         with self._lock:
             return {row[0] for row in self._base.execute("SELECT file FROM whole")}
 
     def begin(self, file: int) -> None:
-        """Read a file from its first line."""
+        """Start a file from its first line."""
         with self._changing() as base:
             base.execute("DELETE FROM whole WHERE file = ?", (file,))
             base.execute("DELETE FROM resource WHERE file = ?", (file,))
             base.execute("DELETE FROM arrived WHERE file = ?", (file,))
 
     def end(self, file: int) -> None:
-        """Every line of a file is here."""
+        """Record that every line of a file is stored."""
         with self._changing() as base:
             base.execute("INSERT OR IGNORE INTO whole VALUES (?)", (file,))
 
     def add(self, file: int, resources: Sequence[Spooled], targets: Iterable[Key] = ()) -> None:
-        """Keep resources. Of two versions of one, the later one stays: by time stamp, then by order of arrival."""
+        """Store resources. Of two versions of a resource, the later one is kept: by time stamp, then by order of
+        arrival."""
         with self._changing() as base:
             base.executemany(
                 "INSERT INTO resource VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (type, id) DO UPDATE SET "
@@ -179,7 +180,7 @@ class Spool:
     # -- Reading
 
     def read(self, after: str = "") -> Iterator[Spooled]:
-        """Every resource behind a place, in the order of writing; a page of them in memory."""
+        """Every resource after a position, in write order; only one page is in memory at a time."""
         query = f"SELECT type, id, place, body FROM resource WHERE place > ? ORDER BY place LIMIT {_PAGE}"  # noqa: S608
         while True:
             with self._lock:
@@ -196,12 +197,12 @@ class Spool:
         return str(row[0]) if row else ""
 
     def keep_compared(self, kind: str, after: str) -> None:
-        """Remember it: a step that ends here must not begin the comparison anew."""
+        """Store that id, so that the next step does not restart the comparison."""
         with self._changing() as base:
             base.execute("INSERT OR REPLACE INTO compared VALUES (?, ?)", (kind, after))
 
     def pages(self, kind: str, after: str = "") -> Iterator[list[Spooled]]:
-        """The resources of a type behind an id, a hundred at a time, in order of id."""
+        """The resources of a type after an id, a hundred at a time, in order of id."""
         query = "SELECT type, id, place, body FROM resource WHERE type = ? AND id > ? ORDER BY id LIMIT 100"
         while True:
             with self._lock:
@@ -212,28 +213,29 @@ class Spool:
             after = rows[-1][1]
 
     def drop(self, keys: Iterable[Key]) -> None:
-        """Forget resources that need no write."""
+        """Delete resources that need no write."""
         with self._changing() as base:
             base.executemany("DELETE FROM resource WHERE type = ? AND id = ?", list(keys))
 
     def holds(self, keys: Iterable[Key]) -> set[Key]:
-        """Those of the keys that are here."""
+        """The keys that are stored here."""
         query = "SELECT 1 FROM resource WHERE type = ? AND id = ?"
         with self._lock:
             return {key for key in keys if self._base.execute(query, key).fetchone()}
 
     def kinds(self) -> list[str]:
-        """The types of what is here, and of what it refers to."""
+        """The types of the stored resources, and of their reference targets."""
         with self._lock:
             found = self._base.execute("SELECT type FROM resource UNION SELECT type FROM target")
             return [str(row[0]) for row in found]
 
     def numbers(self) -> dict[str, int]:
-        """How many resources of each type are here."""
+        """The number of stored resources by type."""
         return self._by_type("SELECT type, count(*) FROM resource GROUP BY type ORDER BY type")
 
     def repeated(self) -> dict[str, int]:
-        """How many resources of each type came and need no write: another version is here, or Medplum has them so."""
+        """The number of received resources by type that need no write: another version is stored, or Medplum has the
+        same."""
         arrived = self._by_type("SELECT type, sum(number) FROM arrived GROUP BY type")
         here = self.numbers()
         return {kind: number - here.get(kind, 0) for kind, number in arrived.items()}
@@ -243,7 +245,7 @@ class Spool:
             return {str(kind): int(number) for kind, number in self._base.execute(query)}
 
     def missing_targets(self, after: Key, limit: int) -> list[Key]:
-        """Resources that others refer to and that are not here, in order of key."""
+        """Reference targets that are not stored here, in order of key."""
         query = (
             "SELECT type, id FROM target t WHERE (type, id) > (?, ?) AND NOT EXISTS (SELECT 1 FROM resource r "
             "WHERE r.type = t.type AND r.id = t.id) ORDER BY type, id LIMIT ?"

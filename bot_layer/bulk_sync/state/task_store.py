@@ -1,4 +1,4 @@
-"""The sync's Task in Medplum: one for each source, held by a lease so that two runs never write at once."""
+"""The sync's Task in Medplum: one for each source, with a lease so that two runs never write at once."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ _PATIENCE: Final = RetryPolicy(retries=9, backoff=0.05, longest_wait=5.0)
 
 
 class LeaseLost(TransientError):
-    """Somebody else works now: nothing more is written."""
+    """Another process has the lease now: this one must not write any more."""
 
     default_code = "lease-lost"
 
 
 class RunCancelled(LeaseLost):
-    """Somebody ended the run that this process held."""
+    """The run of this process was cancelled."""
 
 
 class Copy(Protocol):
-    """Where this machine keeps a text from run to run."""
+    """Storage for a text on this machine between runs."""
 
     def note(self, name: str) -> str:
-        """The text, or an empty one."""
+        """The stored text, or an empty one."""
 
     def write_note(self, name: str, value: str) -> None:
-        """Keep the text."""
+        """Store the text."""
 
 
 @dataclass
 class SyncStore:
-    """Reads and writes the Task. ``clock`` is the time of day, which two machines share more or less.
+    """Reads and writes the Task. ``clock`` is the wall clock, which is roughly the same on two machines.
 
-    ``copy`` spares a question: a Task that is still of the version which this machine wrote last need not be read.
+    ``copy`` saves a read: if the Task still has the version that this machine wrote last, it need not be read.
     """
 
     medplum: Medplum
@@ -64,10 +64,10 @@ class SyncStore:
         self._server = replace(self.medplum, patience=_PATIENCE)
         self.lock = threading.RLock()
         self.state = SyncState()
-        self.written = self.state  # as Medplum holds it
+        self.written = self.state  # as stored in Medplum
 
     def load(self) -> SyncState:
-        """The state as Medplum holds it."""
+        """The state read from Medplum."""
         task = self._found()
         with self.lock:
             self._task = task
@@ -75,7 +75,7 @@ class SyncStore:
             return self.state
 
     def look(self) -> SyncState:
-        """The state as Medplum holds it, for one who only looks: what this store holds stays as it is."""
+        """The state read from Medplum for display: this store is not changed."""
         return from_task(self._found())
 
     def _found(self) -> Json | None:
@@ -84,7 +84,7 @@ class SyncStore:
         return min(found, key=lambda each: str(each["id"])) if found else None
 
     def acquire(self) -> SyncState:
-        """The state, and the lease on it; TransientError ``sync-running`` while somebody else has it."""
+        """The state, with the lease acquired; TransientError ``sync-running`` while another process has it."""
         is_first = True
 
         def take() -> SyncState:
@@ -107,9 +107,10 @@ class SyncStore:
         return self._written(take)
 
     def end(self, ended: Callable[[SyncState], SyncState]) -> SyncState:
-        """The state as ``ended`` makes it, whoever holds the run: they write nothing more once they see it.
+        """End the run with the state from ``ended``, whichever process runs it: that process stops writing once it sees
+        this.
 
-        They look before their lease runs out; until then nobody else begins.
+        It checks before its lease expires; until then no other process starts.
         """
 
         def end() -> SyncState:
@@ -124,7 +125,8 @@ class SyncStore:
 
     @staticmethod
     def _written(write: Callable[[], SyncState]) -> SyncState:
-        """What ``write`` returns, which reads and writes the Task; again at once where somebody else wrote between."""
+        """The result of ``write``, which reads and writes the Task; retried immediately if another process wrote in
+        between."""
         try:
             return compare_and_set(write, tries=8, when=lambda fault: isinstance(fault, LeaseLost))
         except LeaseLost as fault:
@@ -132,7 +134,8 @@ class SyncStore:
             raise TransientError(text, service=SERVICE, code="sync-running") from fault
 
     def _at_hand(self) -> SyncState:
-        """The state as it was last read or written here, unless somebody holds it: If-Match tells if it still is."""
+        """The state last read or written here, unless a process has the lease: If-Match shows if it is still
+        current."""
         with self.lock:
             if self._task is None and self.copy is not None and (text := self.copy.note(_COPY)):
                 self._task = orjson.loads(text)
@@ -142,7 +145,7 @@ class SyncStore:
             return self.state
 
     def save(self, state: SyncState, *, release: bool = False) -> SyncState:
-        """Write the state and renew the lease (or give it back); LeaseLost if somebody else wrote meanwhile."""
+        """Write the state and renew or release the lease; LeaseLost if another process has written since."""
         with self.lock:
             self._write(state, until=0.0 if release else self.clock() + self.lease_seconds)
             if release and self.copy is not None:
@@ -159,24 +162,25 @@ class SyncStore:
         self.written = state
 
     def check(self) -> None:
-        """LeaseLost unless the lease is good for a while: asked before each write."""
+        """LeaseLost unless the lease is valid for a while longer: checked before each write."""
         if self.clock() > self.state.until - self.lease_seconds / 6:
             self.renew()
 
     def renew(self) -> None:
-        """Hold the lease longer, without touching the state.
+        """Extend the lease without changing the state.
 
-        One that ran out while nothing was written (the source was slow) is still held unless somebody took it: then
-        the Task is of another version, and If-Match says so.
+        A lease that expired while nothing was written (the source was slow) is still ours unless another process took
+        it: then the Task has another version, and If-Match fails.
         """
         with self.lock:
             if self.clock() > self.state.until - self.lease_seconds / 6:
-                # Nothing but the lease: what was done since is written by whoever has seen to all that belongs to it.
+                # Only the lease: progress since the last save is written by the code that has completed it.
                 self._write(self.written, until=self.clock() + self.lease_seconds)
                 self.state = replace(self.state, owner=self.written.owner, until=self.written.until)
 
     def _put(self, task: Json, body: Json) -> Json:
-        """The Task as stored: compare and set by its version. LeaseLost if somebody else wrote it meanwhile."""
+        """Compare and set the Task by its version; returns the stored Task. LeaseLost if another process has written it
+        since."""
         where = f"Task/{task['id']}"
         try:
             return self._server.update({**body, "meta": {"versionId": task["meta"]["versionId"]}})
@@ -186,16 +190,16 @@ class SyncStore:
                 raise
         current = self.medplum.find(where)
         if current is None:
-            raise self._lost()  # it was deleted, or Medplum was set up anew
+            raise self._lost()  # it was deleted, or Medplum was reinstalled
         now, ours = from_task(current), from_task(body)
         if now == ours:
             return current  # our own write, whose answer was lost
         raise self._lost(cancelled=_is_cancelled(now.run, ours.run))
 
     def _create(self) -> SyncState:
-        """The state of the Task. If there is none, it is created with our lease: of two that try, one does so.
+        """The state of the Task. If there is none, it is created with our lease: only one of two processes succeeds.
 
-        LeaseLost where Medplum can't tell; then the Task is searched for.
+        LeaseLost if Medplum's answer is not clear; then the Task is searched for.
         """
         query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
         ours = SyncState(owner=self.owner, until=self.clock() + self.lease_seconds)
@@ -209,7 +213,7 @@ class SyncStore:
             return self.state
 
     def _lost(self, *, cancelled: bool = False) -> LeaseLost:
-        # Whatever else this process was about to write asks once more, and does not.
+        # Any other write of this process checks the lease first, and is then not done.
         self.state = replace(self.state, owner="", until=0.0)
         if cancelled:
             return RunCancelled("The run was cancelled.", service=SERVICE, method="PUT", path="Task/{id}")

@@ -1,4 +1,4 @@
-"""What Medplum holds, changed or deleted in batches, until Medplum has taken all of it."""
+"""Changes or deletes resources in Medplum in batches, until Medplum has accepted all."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ _MANY: Final = 100
 
 @dataclass(frozen=True)
 class Changed:
-    """Each resource as it was last read, those that were written, and those that Medplum refused."""
+    """Each resource as last read, those that were written, and those that Medplum rejected."""
 
     seen: dict[Key, Found] = field(default_factory=dict)
     done: set[Key] = field(default_factory=set)
     refused: set[Key] = field(default_factory=set)
 
     def note(self, key: Key, verdict: Verdict) -> None:
-        """What Medplum said to one of them."""
+        """Record Medplum's verdict on one of them."""
         if verdict.kind != "again":
             (self.done if verdict.kind == "done" else self.refused).add(key)
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Edits and deletions. Safe to share between threads."""
+    """Edits and deletions. Thread-safe."""
 
     lookups: Lookups
     batches: Batches
     max_bytes: int
 
     def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
-        """Edit what is there with If-Match; None leaves it. TransientError where Medplum does not take it for long."""
+        """Edit existing resources with If-Match; None means no change. TransientError if Medplum rejects the edits
+        repeatedly."""
         left, unsure, changed = list(dict.fromkeys(keys)), set[Key](), Changed()
 
         def attempt() -> None:
@@ -52,7 +53,7 @@ class Changes:
             found = self.lookups.start(left)()
             changed.seen.update(found)
             wanted = {key: edited for key, there in found.items() if (edited := change(key, there)) is not None}
-            # An answer was lost after the write: what we sent is there.
+            # An answer was lost after the write: Medplum has what we sent.
             changed.done.update((unsure & found.keys()) - wanted.keys())
             writes = (
                 Write(Incoming(key, each), each, found[key].id, found[key].version) for key, each in wanted.items()
@@ -72,7 +73,7 @@ class Changes:
         return changed
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
-        """Delete by (type, Medplum id); True for each that does not exist any more. Deleting twice is deleting once."""
+        """Delete by (type, Medplum id); True for each that no longer exists. Idempotent."""
         done: dict[tuple[str, str], bool] = {}
         left = list(dict.fromkeys(ids))
 

@@ -1,4 +1,4 @@
-"""What Medplum holds already: 100 identifiers of a type in one search."""
+"""Looks up what Medplum already has: 100 identifiers of a type in one search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOKUP_SIZE: Final = 100
 
 @dataclass
 class Lookups:
-    """Searches by the sync's own identifiers, several at once. Safe to share between threads."""
+    """Searches by the sync's own identifiers, several in parallel. Thread-safe."""
 
     server: Medplum
     source: str
@@ -28,13 +28,13 @@ class Lookups:
     writers: frozenset[str] = frozenset()  # every login that writes for this sync
 
     def __post_init__(self) -> None:
-        self.unknown: set[str] = set()  # types that Medplum does not have
+        self.unknown: set[str] = set()  # types that Medplum does not support
         self.unreadable: set[str] = set()  # types that this login may not read
-        self.foreign: set[Key] = set()  # keys under which another source has a resource in Medplum too
+        self.foreign: set[Key] = set()  # keys that another source also uses in Medplum
         self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
 
     def start(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
-        """What Medplum holds. The searches start now and run at once; the returned function waits for their results."""
+        """Start the searches in parallel; the returned function waits for the results and returns what Medplum has."""
         by_type: dict[str, list[str]] = {}
         for key in dict.fromkeys(keys):
             by_type.setdefault(key.type, []).append(key.id)
@@ -46,18 +46,18 @@ class Lookups:
         ]
 
         def read() -> dict[Key, Found]:
-            # All end before the first failure is raised: no search runs on when the lease is released.
+            # All end before the first failure is raised, so that no search is running when the lease is released.
             wait_for(asked)
             return {key: there for each in asked for key, there in each.result().items()}
 
         return read
 
     def has_none(self, kind: str) -> bool:
-        """True where Medplum holds nothing of this type of the source that any sync has written."""
+        """True if Medplum has no resource of this source type that any sync has written."""
         return not self.server.search(stored_as(kind), f"{lookup_query(kind, [''])}&_count=1&_fields=id")
 
     def alive(self, ids: Mapping[Key, str]) -> set[str]:
-        """Those of Medplum's ids that are there, whatever they are by now."""
+        """The Medplum ids that still exist, with any content."""
         by_type: dict[str, list[str]] = {}
         for key, at in ids.items():
             by_type.setdefault(key.type, []).append(at)
@@ -74,7 +74,7 @@ class Lookups:
         try:
             return self._searched(kind, ids)
         except (InputError, PermanentError) as fault:
-            # Ids are what FHIR allows, so that only the type can be wrong.
+            # The ids are valid FHIR ids, so only the type can be wrong.
             if isinstance(fault, PermanentError) and fault.status != 400:
                 raise
             self.unknown.add(kind)
@@ -102,7 +102,7 @@ class Lookups:
             edited = bool(author and profile and author not in ours)
             there = Found(str(resource["id"]), str(meta.get("versionId") or ""), resource, edited)
             if key in found:
-                # Duplicates that somebody else made: always the same one is kept up to date.
+                # Duplicates that others created: always update the same one.
                 there = min(there, found[key], key=lambda each: each.id)
             found[key] = there
         return found

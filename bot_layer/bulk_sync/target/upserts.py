@@ -1,8 +1,8 @@
-"""What the source sent, into Medplum: each resource once, by POST, or by PUT with If-Match, never twice.
+"""Writes what the source sent to Medplum: each resource exactly once, by POST, or by PUT with If-Match.
 
-Resources that are created in one batch refer to each other by ``urn:uuid``, so that none is written a second time only
-to correct a reference. An entry that Medplum refuses, or that has to be sent again, leaves the others of its batch with
-a reference to nothing: they are written once more.
+Resources created in one batch refer to each other by ``urn:uuid``, so that none is written again only to correct a
+reference. If Medplum rejects an entry, or it must be sent again, references to it from its batch are broken: those
+resources are written once more.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from bot_layer.medplum.rules.batch_entries import Entry
 
 Action = Literal["created", "updated", "unchanged", "kept", "failed"]
 _MOST: Final = 200  # entries of a batch: most patients fit into one
-_ENVELOPE: Final = 300  # bytes of an entry beside its resource
+_ENVELOPE: Final = 300  # bytes of an entry in addition to its resource
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A resource as Medplum is to hold it, still with the source's references, and the digest of what was sent.
+    """A resource to store in Medplum, still with the source's references, and the digest of what was sent.
 
-    ``target_id`` is the id to which references lead, where that is not the id of the resource itself (Binary).
+    ``target_id`` is the id that references must name, if it is not the id of the resource itself (Binary).
     """
 
     key: Key
@@ -47,23 +47,23 @@ class Draft:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one draft. ``reason`` is the server's words: for the report, never for the log."""
+    """The result of one draft. ``reason`` is the server's text: for the report, never for the log."""
 
     key: Key
     action: Action
     id: str = ""
-    target_id: str = ""  # to which references lead
+    target_id: str = ""  # the id that references must name
     status: int = 0
     reason: str = field(default="", repr=False)
     unresolved: frozenset[Key] = frozenset()
     overwrote_edit: bool = False
     edit: LocalEdit | None = None
-    rewritten: bool = False  # written a second time because a reference led to nothing
+    rewritten: bool = False  # written a second time because a reference was broken
 
 
 @dataclass(frozen=True)
 class Upserts:
-    """Writes for one source. Safe to share between threads."""
+    """Writes for one source. Thread-safe."""
 
     lookups: Lookups
     batches: Batches
@@ -93,11 +93,12 @@ class Upserts:
         def attempt() -> None:
             nonlocal found
             work.meet(self.lookups.start(work.open)() if found is None else found)
-            found = None  # each further attempt looks again
+            found = None  # each further attempt looks up again
             self._settle(work)
             for some in self._chunks(work):
                 self._send(work, some)
-            # Medplum may not know the former id any more; but what may have come back under it must not come twice.
+            # Medplum may no longer have the former id; but a resource that may have been restored with it must not be
+            # created twice.
             work.former = {key: at for key, at in work.former.items() if key in work.sent}
             if work.open:
                 raise Unfinished
@@ -107,7 +108,7 @@ class Upserts:
         return work.ended()
 
     def _settle(self, work: _Work) -> None:
-        """Close what needs no write. A target that is still to be created makes its referrer differ."""
+        """Close what needs no write. A reference to a target still to be created makes a resource different."""
         there = [key for key in work.open if key in work.found]
         work.settle(self._plan(work, there, {}))
 
@@ -117,7 +118,7 @@ class Upserts:
         return rules.plan(work.found, incoming, policy=work.policy, former=work.former)
 
     def _chunks(self, work: _Work) -> Iterator[list[Key]]:
-        """The open keys in batches that the server is likely to take, in the order of the drafts."""
+        """The open keys in batches that the server is likely to accept, in the order of the drafts."""
         chunk: list[Key] = []
         size = 0
         for key in list(work.open):
@@ -131,7 +132,7 @@ class Upserts:
             yield chunk
 
     def _send(self, work: _Work, keys: Sequence[Key]) -> None:
-        """One batch; in halves where the server refuses it as a whole."""
+        """Send one batch; split it in halves if the server rejects it as a whole."""
         urns = {key: f"{URN}{self.unique()}" for key in keys if self._creates(work, key)}
         named = {key: urn for key, urn in urns.items() if not work.open[key].target_id}
         plan = self._plan(work, keys, named)
@@ -160,7 +161,7 @@ class Upserts:
 
     def _entry(self, work: _Work, write: Write, urn: str) -> Entry[Key]:
         key = write.incoming.key
-        # A conditional PUT would find the resource of another source too.
+        # A conditional PUT would also match another source's resource.
         if self.conditional and key not in self.lookups.foreign and key not in work.former:
             return conditional_entry(write, orjson.dumps, urn=urn)
         guarded = key in work.sent and key not in self.lookups.foreign
@@ -169,7 +170,7 @@ class Upserts:
 
 @dataclass
 class _Work:
-    """Where one upsert stands: what is still open, and what was sent without an answer."""
+    """The state of one upsert: what is still open, and what was sent without an answer."""
 
     open: dict[Key, Draft]
     ids: dict[Key, str]
@@ -183,7 +184,7 @@ class _Work:
     sizes: dict[Key, int] = field(default_factory=dict)
 
     def meet(self, found: Mapping[Key, Found]) -> None:
-        """Take what Medplum holds now as the truth."""
+        """Use Medplum's current resources as the baseline."""
         self.found = found
         for key in self.open:
             if key in found:
@@ -200,23 +201,23 @@ class _Work:
         """The draft as it is to be written now."""
         draft = self.open[key]
         if draft.target_id:
-            return Incoming(key, draft.resource, draft.digest)  # it refers to nothing but its content in Medplum
+            return Incoming(key, draft.resource, draft.digest)  # it refers only to its content in Medplum
         rewritten = references.rewrite(draft.resource, known, source)
         return Incoming(key, rewritten.resource, draft.digest, rewritten.unresolved)
 
     def targets(self, key: Key, source: str) -> frozenset[Key]:
-        """The resources of the source to which the draft refers."""
+        """The source resources that the draft refers to."""
         draft = self.open[key]
         return frozenset() if draft.target_id else references.targets(draft.resource, source)
 
     def size(self, key: Key) -> int:
-        """About how many bytes the resource takes."""
+        """The approximate size of the resource in bytes."""
         if key not in self.sizes:
             self.sizes[key] = len(orjson.dumps(self.open[key].resource))
         return self.sizes[key]
 
     def settle(self, plan: rules.Plan) -> None:
-        """Close what needs no write. An answer that was lost after the write shows here: what we sent is there."""
+        """Close what needs no write. A write whose answer was lost is detected here: Medplum has what we sent."""
         self.overwrote |= {each.incoming.key for each in plan.updates if each.overwrites_edit}
         for each, there in plan.unchanged:
             self._close(each, self.sent.get(each.key, "unchanged"), there.id)
@@ -225,7 +226,7 @@ class _Work:
             self._close(each, "kept", there.id, edit=edit)
 
     def note(self, write: Write, verdict: Verdict) -> None:
-        """Close an entry, or keep it open and remember what may have been done."""
+        """Close an entry, or keep it open and record what may have been written."""
         each = write.incoming
         if verdict.kind == "done":
             self._close(each, self.sent.get(each.key) or self._action(each.key, verdict), verdict.id, verdict.status)
@@ -244,11 +245,11 @@ class _Work:
         if verdict.status == 201:
             return "created"
         there = self.found.get(key)
-        # A conditional PUT that changes nothing makes no version.
+        # A conditional PUT that changes nothing creates no version.
         return "unchanged" if there is not None and verdict.version == there.version else "updated"
 
     def ended(self) -> list[Outcome]:
-        """Every outcome; what is still open has failed."""
+        """Every outcome; open entries have failed."""
         for key in list(self.open):
             self._close(Incoming(key, {}), "failed", reason="Medplum stayed busy.")
         return self.outcomes

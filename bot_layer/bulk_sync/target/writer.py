@@ -1,4 +1,5 @@
-"""Many resources into Medplum: looked up 100 at a time, written in batches, paced by the quota, never twice."""
+"""Writes many resources to Medplum: looked up 100 at a time, written in batches, paced by the quota, without
+duplicates."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from bot_layer.medplum.quota import Pace
 
 @dataclass
 class MedplumWriter:
-    """Medplum as a bulk sync uses it. Safe to share between threads."""
+    """Medplum for a bulk sync. Thread-safe."""
 
     login: Medplum
     source: str
@@ -43,7 +44,7 @@ class MedplumWriter:
         self._upserts = Upserts(self.lookups, self.batches, self.source, self.max_bytes, self.conditional)
 
     def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
-        """What Medplum holds for these keys: one search for 100 of a type."""
+        """The resources in Medplum for these keys: one search for 100 of a type."""
         return self.lookups.start(keys)()
 
     def upsert(
@@ -55,21 +56,21 @@ class MedplumWriter:
         policy: upsert.Policy | None = None,
         former: Mapping[Key, str] | None = None,
     ) -> list[Outcome]:
-        """What became of each resource: exactly one outcome for every one; no two may have the same key."""
+        """Write the resources; exactly one outcome for each. No two may have the same key."""
         return self._upserts.write(drafts, found, known=known, policy=policy or self.policy, former=former)
 
     def change(self, keys: Iterable[Key], change: Callable[[Key, Found], Json | None]) -> Changed:
-        """Edit what is there with If-Match; None leaves it."""
+        """Edit existing resources with If-Match; None means no change."""
         return self.changes.change(keys, change)
 
     def delete(self, ids: Sequence[tuple[str, str]]) -> list[bool]:
-        """Delete by (type, Medplum id); True for each that does not exist any more."""
+        """Delete by (type, Medplum id); True for each that no longer exists."""
         return self.changes.delete(ids)
 
     def store_content(self, content_type: str, pieces: Iterable[bytes], *, owner: str = "") -> str:
-        """The id of a Binary that holds these bytes."""
+        """Store these bytes in a Binary and return its id."""
         return create_binary(self.server, content_type, pieces, owner=owner, before=self.batches.may_write)
 
     def replace_content(self, content_id: str, content_type: str, pieces: Iterable[bytes]) -> str:
-        """The id of the Binary that holds these bytes now: this one, or a new one where it is not found."""
+        """Replace the bytes of a Binary and return its id, or that of a new one if it is not found."""
         return replace_binary(self.server, content_id, content_type, pieces, before=self.batches.may_write)
