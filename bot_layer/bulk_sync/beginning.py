@@ -106,7 +106,7 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     discovery = session.source.login.discover()
     changed = replace(
         state,
-        # Scopes from a setting are never changed here.
+        # Scopes from a setting are not stored, so that a change of the setting takes effect.
         scopes=() if session.settings.scopes else session.source.login.granted,
         scopes_for=asked_for,
         scopes_at=session.clock(),

@@ -108,7 +108,7 @@ class _Reading:
         return resource
 
     def _report(self, kind: str, reason: str) -> None:
-        """Count a resource that must not be written; it is noted as asked for, so that it is counted once."""
+        """Count a resource that must not be written; it is recorded as requested, so that it is counted only once."""
         session = self.session
         with session.lock:
             run = with_bad_lines(session.run, [f"{kind} read one by one: {reason}"])

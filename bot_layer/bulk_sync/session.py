@@ -91,7 +91,7 @@ class Session:
     timer: Callable[[], float] = time.monotonic
     deadline: float | None = None
     sleep: Callable[[float], None] = time.sleep
-    # Stores failures with the Task and returns the address; called before a position behind them is saved.
+    # Stores failures with the Task and returns their reference; called before a position after them is saved.
     keep_failures: Callable[[SyncState], str] = lambda state: state.failures
 
     def __post_init__(self) -> None:

@@ -220,7 +220,7 @@ class UpsertWorker:
         with self._lock:
             return self._queried.setdefault(query, frozenset(ids))
 
-    # -- What Medplum holds
+    # -- What Medplum has
 
     def known(self, keys: Iterable[Key]) -> dict[Key, str]:
         """Medplum's ids of these keys: from the map, else looked up once."""

@@ -362,7 +362,7 @@ class _Around:
             )
 
     def _patiently(self, sync: Sync, options: Options) -> sync_state.SyncState:
-        """One run. Transient errors are retried a few times; the lease of a killed run expires meanwhile."""
+        """One run. Transient errors are retried a few times; the lease of a killed run expires in that time."""
         code = ""
 
         def may_work(fault: TransientError) -> bool:

@@ -169,7 +169,7 @@ class FederatedSource:
         return self._identified(system, asked_id)
 
     def _identified(self, system: str | None, value: str) -> Json | None:
-        """The one patient with an identifier; a system of None stands for any."""
+        """The one patient with an identifier; a system of None matches any."""
         token = search_token(system, value) if system is not None else search_token("", value).removeprefix("|")
         hits = self.server.search("Patient", [("identifier", token), ("_count", "10")])
         carrying = [patient for patient in hits if _carries(patient, system, value, self.now())]

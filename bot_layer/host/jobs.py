@@ -34,7 +34,7 @@ class Item:
     """What a job runs at most once at a time.
 
     ``partner`` names the system that it loads, such as a server's host. ``turn`` names the run: the same at every host
-    that finds it due. ``asked`` is True if a person asked for the run, so that it need not be due.
+    that finds it due. ``asked`` is True if a person requested the run, so that it need not be due.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Job:
     """Work that is due regularly.
 
     ``due`` gives the items to run now, the one that has waited longest first. ``run`` gets the name of an item and
-    whether a person asked for it; after the verdict ``again`` the item runs once more, after a pause. At most
+    whether a person requested it; after the verdict ``again`` the item runs once more, after a pause. At most
     ``at_once`` items of one partner run over all hosts, and ``here`` of all partners on one host.
     """
 

@@ -28,7 +28,7 @@ _BODY_SECONDS: Final = 30.0
 _READ_SECONDS: Final = 45.0
 _KEEP_ALIVE_SECONDS: Final = 45
 _OWN_FILES: Final = 128  # files and connections of the host itself, and calls that have just been accepted
-_BACKLOG: Final = 64  # asyncio accepts so many connections at once before it looks at the limit
+_BACKLOG: Final = 64  # asyncio accepts this many connections at once before it checks the limit
 _MOST_CONNECTIONS: Final = 1000
 _log = logging.getLogger(__name__)
 

@@ -73,7 +73,7 @@ def discovery_urls(base: str) -> tuple[str, str]:
 
 
 def read_smart_configuration(document: Json) -> Discovery | None:
-    """What ``.well-known/smart-configuration`` says, or None if it names no token endpoint."""
+    """Parse ``.well-known/smart-configuration``; None if it names no token endpoint."""
     endpoint = document.get("token_endpoint")
     if not isinstance(endpoint, str) or not endpoint:
         return None

@@ -81,7 +81,7 @@ class SyncMap:
         """Delete everything: the map has a different history."""
         with self._base.changing() as base:
             for table in ("known", "gone", "waiting", "refers", "failed", "seen", "asked", "note"):
-                base.run(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
+                base.run(f"DELETE FROM {table}")  # noqa: S608 - the names are constants
             base.run("INSERT INTO note VALUES ('cache_id', ?)", (cache_id,))
 
     # -- Ids

@@ -136,7 +136,7 @@ class Spool:
 
     def _clear(self, base: sqlite3.Connection) -> None:
         for table in ("resource", "target", "whole", "arrived", "compared", "export"):
-            base.execute(f"DELETE FROM {table}")  # noqa: S608 - the names stand above
+            base.execute(f"DELETE FROM {table}")  # noqa: S608 - the names are constants
 
     # -- Files
 

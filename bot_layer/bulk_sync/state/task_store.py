@@ -213,7 +213,7 @@ class SyncStore:
             return self.state
 
     def _lost(self, *, cancelled: bool = False) -> LeaseLost:
-        # Any other write of this process checks the lease first, and is then not done.
+        # From now on, every other write of this process fails its lease check.
         self.state = replace(self.state, owner="", until=0.0)
         if cancelled:
             return RunCancelled("The run was cancelled.", service=SERVICE, method="PUT", path="Task/{id}")
