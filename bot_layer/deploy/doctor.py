@@ -14,6 +14,7 @@ from bot_layer.bot.collection import Collection
 from bot_layer.bot.handler import Handler
 from bot_layer.bot.ping import INSTALLATION
 from bot_layer.deploy import bot_checks
+from bot_layer.deploy.agents import stopping_agents
 from bot_layer.deploy.bot_checks import Examined
 from bot_layer.deploy.declared import RUNTIMES, declared
 from bot_layer.deploy.project import Project, open_project
@@ -77,6 +78,7 @@ def examine(case: Diagnosis) -> Iterator[Finding]:
         yield from _features(case, project)
         yield _quota(case)
         yield from readable_bots(project.server)
+        yield from stopping_agents(project.server, {f"Bot/{bot['id']}" for bot in deployed.values()})
         yield from _bots(case, project, deployed, runtime, installation)
 
 

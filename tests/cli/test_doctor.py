@@ -27,6 +27,7 @@ from bot_layer.bulk_sync.rules.task import to_task
 from bot_layer.cli.doctor import app
 from bot_layer.cli.pf_sync import unhealthy
 from bot_layer.demo.world import Options, World
+from bot_layer.deploy.agents import stopping_agents
 from bot_layer.deploy.doctor import Diagnosis, examine
 from bot_layer.deploy.readable import readable_bots
 from bot_layer.deploy.run import Request, carry_out, survey
@@ -181,6 +182,16 @@ def _show_bots(bench: Bench) -> None:
     bench.server.create({"resourceType": "AccessPolicy", "name": "All", "resource": [{"resourceType": "*"}]})
 
 
+def _agent_that_stops(bench: Bench) -> None:
+    endpoint = {"resourceType": "Endpoint", "status": "active", "connectionType": {"code": "hl7v2-mllp"}}
+    created = bench.server.create({**endpoint, "payloadType": [{"text": "any"}], "address": "mllp://0.0.0.0:56000"})
+    channel = {"name": "adt", "endpoint": {"reference": f"Endpoint/{created['id']}"}}
+    target = {"targetReference": {"reference": f"Bot/{_bot(bench.world)['id']}"}}
+    setting = [{"name": "durableQueue", "valueBoolean": True}]
+    agent = {"resourceType": "Agent", "name": "x", "status": "active", "setting": setting}
+    bench.server.create({**agent, "channel": [{**channel, **target}]})
+
+
 def _point_to_nothing(bench: Bench) -> None:
     bench.world.medplum.bot_host = "127.0.0.1:9"
 
@@ -293,6 +304,7 @@ BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
     "no-cron-feature": (lambda bench: bench.features("bots"), {"feature cron": "feature-missing"}),
     "quota": (_use_up_the_quota, {"quota": "quota-low"}),
     "policy": (_show_bots, {"policy AccessPolicy/*": "bots-readable"}),
+    "agent": (_agent_that_stops, {"agent Agent/*": "agent-repeats-errors"}),
     "foreign-operation": (_foreign_operation, {"deployment": "operation-taken"}),
     # the bot
     "bot-gone": (_drop_bot, {"bot sync-practitioner": "not-deployed"}),
@@ -476,6 +488,60 @@ def test_the_doctor_names_policies_that_show_the_bots(rule: dict[str, object], s
         found = {finding.name: finding.code for finding in readable_bots(server)}
     expected = {f"policy AccessPolicy/{policy['id']}": "bots-readable"} if shown else {"policies": "policies-works"}
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "address", "warned"),
+    [
+        ([{"name": "durableQueue", "valueBoolean": True}], "mllp://0.0.0.0:56000", True),
+        ([{"name": "durableQueue", "valueBoolean": True}], "mllp://0.0.0.0:56000?retryMode=normal", False),
+        (
+            [
+                {"name": "durableQueue", "valueBoolean": True},
+                {"name": "channelRetryMode", "valueString": "normal"},
+            ],
+            "mllp://0.0.0.0:56000?enhanced=true",
+            False,
+        ),
+        (
+            [
+                {"name": "durableQueue", "valueBoolean": True},
+                {"name": "channelRetryMode", "valueString": "normal"},
+            ],
+            "mllp://0.0.0.0:56000?retryMode=guaranteed",
+            True,
+        ),
+        ([{"name": "durableQueue", "valueBoolean": False}], "mllp://0.0.0.0:56000", False),
+        ([], "mllp://0.0.0.0:56000", False),
+    ],
+)
+def test_an_agent_that_stops_after_an_error_is_found(
+    settings: list[dict[str, object]], address: str, warned: bool
+) -> None:
+    """The default retry mode of the Agent's durable queue repeats after AE; only Agents of these bots count."""
+    with MedplumSandbox() as medplum:
+        server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
+        endpoint = server.create(
+            {
+                "resourceType": "Endpoint",
+                "status": "active",
+                "connectionType": {"code": "hl7v2-mllp"},
+                "payloadType": [{"text": "any"}],
+                "address": address,
+            }
+        )
+        bot = server.create({"resourceType": "Bot", "name": "x"})
+        channel = {
+            "name": "adt",
+            "endpoint": {"reference": f"Endpoint/{endpoint['id']}"},
+            "targetReference": {"reference": f"Bot/{bot['id']}"},
+        }
+        agent = server.create(
+            {"resourceType": "Agent", "name": "x", "status": "active", "setting": settings, "channel": [channel]}
+        )
+        found = [(finding.name, finding.code) for finding in stopping_agents(server, {f"Bot/{bot['id']}"})]
+        assert list(stopping_agents(server, {"Bot/another"})) == []
+    assert found == ([(f"agent Agent/{agent['id']}", "agent-repeats-errors")] if warned else [])
 
 
 def test_a_bot_without_membership_is_found(world: World) -> None:
