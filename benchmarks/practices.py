@@ -1,6 +1,7 @@
 """Many practices on two hosts of one PostgreSQL database, one of them killed in the middle, against one host.
 
-``PRACTICES`` and ``PATIENTS`` (of each) choose the size; 50 of 200 take a quiet machine and hours.
+``PRACTICES`` and ``PATIENTS`` (of each) choose the size, and ``TYPES`` what there is of a patient (all types are 34
+resources each: 50 practices of 200 patients then take hours).
 Medplum and the sources are the look-alikes, which share one process: with both hosts they are the bottleneck. A small
 run is slower with the killed host, because another one waits until it is silent (6 s here) and the lease is over (3 s).
 
@@ -14,6 +15,7 @@ import time
 
 from rich.console import Console
 
+from medplum_sandbox.practice_fusion.switches import ALL_TYPES
 from tests import postgres
 from tests.bulk_sync.world import assert_exact
 from tests.cli.test_practice_jobs import PracticeWorld, environment, holders, is_done, practices
@@ -21,6 +23,7 @@ from tests.host.process import HostProcess, until
 
 PRACTICES = int(os.environ.get("PRACTICES", "8"))
 PATIENTS = int(os.environ.get("PATIENTS", "10"))
+TYPES = os.environ["TYPES"].split(",") if "TYPES" in os.environ else ALL_TYPES
 PATIENCE = 7200.0
 
 
@@ -28,7 +31,7 @@ def run(console: Console) -> None:
     """Print both times, and that every practice is exact."""
     with postgres.server() as server:
         for name, kill in (("one host", False), ("two hosts, one killed in the middle", True)):
-            with postgres.database(server.url) as url, practices(PRACTICES, PATIENTS) as worlds:
+            with postgres.database(server.url) as url, practices(PRACTICES, PATIENTS, types=TYPES) as worlds:
                 seconds = _synced(worlds, url, kill=kill)
                 number = sum(assert_exact(each) for each in worlds)
             console.print(

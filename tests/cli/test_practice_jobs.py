@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
+from medplum_sandbox.practice_fusion.switches import ALL_TYPES
 from tests import loopback
 from tests.bulk_sync.world import World, assert_exact
 from tests.host.gate import Gate
@@ -35,7 +36,7 @@ class PracticeWorld(World):
 
 
 @contextmanager
-def practices(number: int, patients: int) -> Iterator[list[PracticeWorld]]:
+def practices(number: int, patients: int, *, types: Collection[str] = ALL_TYPES) -> Iterator[list[PracticeWorld]]:
     """Sources with separate data, and one Medplum for all of them."""
     with ExitStack() as stack:
         medplum = stack.enter_context(MedplumSandbox(quota=1_000_000_000, auth_rate_limit=100_000))
@@ -43,7 +44,7 @@ def practices(number: int, patients: int) -> Iterator[list[PracticeWorld]]:
         yield [
             PracticeWorld(
                 medplum,
-                stack.enter_context(PracticeFusionSandbox(generate(seed, patients), switches=switches)),
+                stack.enter_context(PracticeFusionSandbox(generate(seed, patients, types=types), switches=switches)),
             )
             for seed in range(1, number + 1)
         ]
