@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
+
+import fhirpathpy
 
 from medplum_sandbox.faults import DELIVERY_KINDS
 from medplum_sandbox.json import Json
@@ -28,7 +31,9 @@ from medplum_sandbox.medplum.store import Store
 from medplum_sandbox.medplum.trace import Trace, current_trace
 from medplum_sandbox.medplum.world import Change, World
 
+LOG = logging.getLogger(__name__)
 INTERACTION = "https://medplum.com/fhir/StructureDefinition/subscription-supported-interaction"
+EXPRESSION = "https://medplum.com/fhir/StructureDefinition/fhir-path-criteria-expression"
 SECRET = "https://www.medplum.com/fhir/StructureDefinition/subscription-secret"  # noqa: S105  # the URL of an extension
 HOOK_ATTEMPTS = 4
 HOOK_TIMEOUT_SECONDS = 120
@@ -84,7 +89,21 @@ def fires(subscription: Json, change: Change) -> bool:
     wanted = extension(subscription, INTERACTION, "valueCode")
     if wanted is not None and wanted != change.interaction:
         return False
-    return meets(change.resource, subscription["criteria"], project=change.actor.project)
+    expression = extension(subscription, EXPRESSION, "valueString")
+    return meets(change.resource, subscription["criteria"], project=change.actor.project) and (
+        expression is None or _is_true(expression, change)
+    )
+
+
+def _is_true(expression: str, change: Change) -> bool:
+    """Whether the FHIRPath holds for the versions before and after; what cannot be evaluated does not."""
+    versions: Json = {"previous": change.previous or [], "current": change.resource}
+    try:
+        found = fhirpathpy.evaluate(change.resource, expression, versions)
+    except Exception:  # fhirpathpy raises what its parser and its functions raise
+        LOG.debug("The expression %s cannot be evaluated", expression, exc_info=True)
+        return False
+    return bool(found == [True])
 
 
 def meets(resource: Json, criteria: str, *, project: str) -> bool:

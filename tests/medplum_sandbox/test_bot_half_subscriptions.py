@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bot_layer.fhir.json import Json
-from medplum_sandbox.medplum.subscriptions import INTERACTION
+from medplum_sandbox.medplum.subscriptions import EXPRESSION, INTERACTION
 from tests.medplum_sandbox.bots_at_work import Scene, scene
 
 ANN: Json = {"resourceType": "Practitioner", "name": [{"family": "Example", "given": ["Ann"]}]}
@@ -48,6 +48,26 @@ def test_criteria_that_cannot_be_searched_for_never_fire(today: Scene) -> None:
     today.subscription(f"Bot/{today.bot()['id']}", criteria="Practitioner?shoeSize=43")
     today.create(ANN)
     assert today.events() == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "interactions"),
+    [
+        ("%previous.active != %current.active", ["update"]),
+        ("%previous.exists() implies %previous.active != %current.active", ["create", "update"]),
+        ("%previous.exists().not()", ["create"]),
+        ("%current.active = false", ["update"]),
+        ("active = false", ["update"]),
+        ("this is no path (", []),
+    ],
+)
+def test_an_expression_compares_the_versions(today: Scene, expression: str, interactions: list[str]) -> None:
+    """As on a server 5.1.13: when a resource is created, there is no previous version and no comparison is true."""
+    today.subscription(f"Bot/{today.bot()['id']}", extension=[{"url": EXPRESSION, "valueString": expression}])
+    ann = today.create({**ANN, "active": True})
+    ann = today.put({**ann, "gender": "female"})
+    today.put({**ann, "active": False})
+    assert [event["headers"]["X-Medplum-Interaction"] for event in today.events()] == interactions
 
 
 def test_a_deleted_subscription_or_bot_is_never_called(today: Scene) -> None:
