@@ -723,3 +723,16 @@ def test_a_source_whose_every_answer_fails_ends_with_a_reason() -> None:
         with pytest.raises(Exception, match="without a manifest"):
             both.run(Options())
         assert stamped(both.sync().store.load()) == set()
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_file_that_a_run_could_not_get_comes_with_the_next_run(status: int) -> None:
+    """The run is partial and the time stamp stays, so that the next run requests the type again."""
+    with practice() as (both, source):
+        lost = ("1", "2") if status != 500 else ("1",)  # a link that expired is worth a second export
+        for job in lost:
+            source.on(f"/file/{job}/Observation", lambda *_: Reply(status))
+        assert ended(both.run()).phase == "partial"
+        assert both.by_source_id("Observation") == {}
+        assert ended(both.run()).phase == "done"
+        assert set(both.by_source_id("Observation")) == {"o1", "o2"}
