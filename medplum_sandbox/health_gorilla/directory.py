@@ -36,7 +36,7 @@ class Directory:
         ]
 
     def all(self) -> list[Json]:
-        """Every record."""
+        """Every record, copied at once: another thread may publish one meanwhile."""
         return list(self._records.values())
 
     def get(self, record_id: str) -> Json | None:
@@ -45,9 +45,7 @@ class Directory:
 
     def by_npi(self, npi: str) -> list[Json]:
         """The records with this NPI."""
-        return [
-            r for r in self._records.values() if any(codes.is_npi(i) and i["value"] == npi for i in r["identifier"])
-        ]
+        return [r for r in self.all() if any(codes.is_npi(i) and i["value"] == npi for i in r["identifier"])]
 
 
 def full_url(base_url: str, resource: Json) -> str:

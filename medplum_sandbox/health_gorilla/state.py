@@ -120,8 +120,8 @@ class State:
 
     def accounts_in(self, tenant: str) -> list[Account]:
         """The users of one tenant."""
-        return [account for account in self.accounts.values() if account.tenant == tenant]
+        return [account for account in list(self.accounts.values()) if account.tenant == tenant]
 
     def visible_accounts(self) -> list[Account]:
         """The users of the tenants that the client manages."""
-        return [account for account in self.accounts.values() if account.tenant in self.own_tenants]
+        return [account for account in list(self.accounts.values()) if account.tenant in self.own_tenants]
