@@ -43,6 +43,9 @@ class Tape:
         received: bytes | bytearray = b"",
     ) -> None:
         """Keep one exchange. ``path`` is the template of the URL; without a ``status`` no answer came."""
+        if max(len(sent or b""), len(received)) > LARGEST_BODY:
+            self.is_whole = False
+            return
         kept = {
             "method": method,
             "url": url,
@@ -53,7 +56,7 @@ class Tape:
             "received": _body(received),
         }
         size = len(json.dumps(kept))
-        if max(len(sent or b""), len(received)) > LARGEST_BODY or size > self._left:
+        if size > self._left:
             self.is_whole = False
         else:
             self._left -= size

@@ -220,7 +220,9 @@ class Medplum:
         cost: int = WRITE_COST,
         stream: bool = True,
     ) -> httpx.Response:
-        """An open answer of any status but 401 and 403, to a request that is sent once; the caller closes it.
+        """An open answer of any status but 401 and 403; the caller closes it.
+
+        The request is sent once, and a second time only where Medplum refused the token (401) and issued another one.
 
         A ``body`` that is no bytes is sent as a stream, and is read from its start each time. ``cost``: of the quota.
         Without ``stream`` the answer is read whole, within the limit, and is JSON if it says so.

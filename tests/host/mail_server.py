@@ -6,15 +6,12 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, Self
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from tests.certificates import self_signed
 
 NAME = "mail.clinic.example"
 
@@ -36,7 +33,7 @@ class MailServer:
         self.encrypts = encrypts
         self.lines: list[tuple[bool, str]] = []  # whether it came encrypted, and what
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate = _certificate(folder, name)
+        certificate = self_signed(folder, name)
         self.context.load_cert_chain(certificate)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         real = socket.getaddrinfo
@@ -103,26 +100,3 @@ class MailServer:
                 connection.sendall(b"250-mail\r\n" + more + b"250 AUTH PLAIN\r\n")
             else:
                 connection.sendall({"QUIT": b"221 bye\r\n", "AUTH": b"235 ok\r\n"}.get(word, b"250 ok\r\n"))
-
-
-def _certificate(folder: Path, name: str) -> Path:
-    """A file with a new key and its own certificate for a name."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file = folder / "certificate.pem"
-    file.write_bytes(private + made.public_bytes(pem))
-    return file

@@ -6,21 +6,17 @@ import json
 import socket
 import ssl
 import threading
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import requests
 import responses
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.http import deadline
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import LARGEST_ANSWER, Answer, Transport, require_safe_url
+from tests.certificates import self_signed
 
 URL = "https://partner.example/fhir/Patient/1"
 AT_ONCE = RetryPolicy(retries=2, backoff=0.0, longest_wait=0.0)
@@ -255,34 +251,11 @@ def test_a_value_that_no_header_can_carry_is_the_services_fault(value: str) -> N
     assert (caught.value.code, caught.value.maybe_done) == ("unreadable-answer", False)
 
 
-def certificate(folder: Path) -> Path:
-    """A key and a certificate of this machine, generated here."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file = folder / "localhost.pem"
-    file.write_bytes(private + made.public_bytes(pem))
-    return file
-
-
 def test_a_write_is_not_repeated_where_tls_breaks_after_it_was_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request arrived and may have been carried out: the caller must look."""
-    file = certificate(tmp_path)
+    file = self_signed(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
