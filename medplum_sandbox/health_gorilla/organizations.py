@@ -65,7 +65,7 @@ class Organizations:
     def search(self, ask: Ask, base_url: str, url: str) -> Json:
         """The organizations that match, without foreign tenants."""
         check_names(ask, "Organization", SEARCHES)
-        everyone = [o for o in list(self._state.organizations.values()) if self._visible(o["id"])]
+        everyone = [o for o in self._state.organizations.values() if self._visible(o["id"])]
         found = [o for o in everyone if all(self._fits(o, *pair) for pair in ask.query)]
         shown, next_url = page(ask, found, base_url, "Organization")
         entries = [entry(f"{base_url}/Organization/{o['id']}", o) for o in shown]
@@ -92,7 +92,7 @@ class Organizations:
 
     def _check_duplicate(self, resource: Json, own_id: str | None) -> None:
         wanted = {pair for pair in identifier_pairs(resource) if pair[0] not in (None, codes.SYSTEM)}
-        for other in list(self._state.organizations.values()):
+        for other in self._state.organizations.values():
             if other["id"] != own_id and not wanted.isdisjoint(identifier_pairs(other)):
                 raise refused(409, "duplicate", "An Organization with this identifier already exists.")
 

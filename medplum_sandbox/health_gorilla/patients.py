@@ -82,7 +82,7 @@ class Patients:
         check_names(ask, "Patient", SEARCHES)
         if any(":" in name and not name.endswith(":exact") for name, _ in ask.query):
             raise cannot_handle(ask.method, "Patient", [name for name, _ in ask.query])
-        return [p for p in list(self._state.patients.values()) if all(_fits(p, *pair) for pair in ask.query)]
+        return [p for p in self._state.patients.values() if all(_fits(p, *pair) for pair in ask.query)]
 
     def _no(self, text: str, place: str) -> Refused:
         return refused(self._switches.rule_status, "business-rule", text, location=[f"Patient.{place}"])
@@ -113,7 +113,7 @@ class Patients:
 
     def _twin(self, patient: Json, own_id: str | None) -> Json | None:
         wanted = {pair for pair in identifier_pairs(patient) if pair[0] not in (None, codes.SYSTEM)}
-        for other in list(self._state.patients.values()):
+        for other in self._state.patients.values():
             if other["id"] != own_id and not wanted.isdisjoint(identifier_pairs(other)):
                 return other
         return None

@@ -135,7 +135,7 @@ class Roles:
             raise refused(status, "business-rule", "The tenant of an account can't be changed.")
 
     def _check_clashes(self, draft: Draft, account: Account | None) -> None:
-        others = [a for a in list(self._state.accounts.values()) if account is None or a.id != account.id]
+        others = [a for a in self._state.accounts.values() if account is None or a.id != account.id]
         if account is None and draft.login is not None:
             taken = {a.login.casefold() for a in others} | self._state.reserved_logins
             if draft.login.casefold() in taken:

@@ -44,7 +44,7 @@ class Account:
 
 
 class State:
-    """Tenants, labs, accounts and patients; hold ``lock`` while reading and writing."""
+    """Tenants, labs, accounts and patients; hold ``lock`` while reading and writing. Its methods take it themselves."""
 
     def __init__(self, *, switches: Switches, clock: Callable[[], float]) -> None:
         self.switches = switches
@@ -64,8 +64,9 @@ class State:
     def stamp(self, resource: Json) -> Json:
         """The resource as a new version of itself."""
         # Versions look like milliseconds (seed: "1667963849444"), and must differ even if the clock does not advance.
-        self._version = max(self._version + 1, int(self.clock() * 1000))
-        meta = {**resource.get("meta", {}), "versionId": str(self._version), "lastUpdated": self.now()}
+        with self.lock:
+            self._version = max(self._version + 1, int(self.clock() * 1000))
+            meta = {**resource.get("meta", {}), "versionId": str(self._version), "lastUpdated": self.now()}
         return {**resource, "meta": meta}
 
     def now(self) -> str:
@@ -88,9 +89,10 @@ class State:
         }
         if part_of is not None:
             resource["partOf"] = {"reference": f"Organization/{part_of}"}
-        self.organizations[tenant] = self.stamp(resource)
-        if own:
-            self.own_tenants.add(tenant)
+        with self.lock:
+            self.organizations[tenant] = self.stamp(resource)
+            if own:
+                self.own_tenants.add(tenant)
         return tenant
 
     def add_facility(self, name: str, *, lab: bool) -> str:
@@ -99,29 +101,32 @@ class State:
         Its id is derived from its name, so that an id that a Medplum stores in a file is still valid after a restart.
         """
         facility = f"f-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
-        self.organizations[facility] = self.stamp(
-            {
-                "resourceType": "Organization",
-                "id": facility,
-                "identifier": [{"system": codes.SYSTEM, "value": facility}],
-                "active": True,
-                "type": [{"coding": [{"system": codes.ORGANIZATION_TYPE, "code": "LAB" if lab else "SSO"}]}],
-                "name": name,
-            }
-        )
-        if lab:
-            self.labs.add(facility)
+        resource = {
+            "resourceType": "Organization",
+            "id": facility,
+            "identifier": [{"system": codes.SYSTEM, "value": facility}],
+            "active": True,
+            "type": [{"coding": [{"system": codes.ORGANIZATION_TYPE, "code": "LAB" if lab else "SSO"}]}],
+            "name": name,
+        }
+        with self.lock:
+            self.organizations[facility] = self.stamp(resource)
+            if lab:
+                self.labs.add(facility)
         return facility
 
     def reserve(self, *, login: str | None = None, email: str | None = None) -> None:
         """Takes a login or an e-mail address, as a user of another client's tenant would."""
-        self.reserved_logins |= {login.casefold()} if login else set()
-        self.reserved_emails |= {email.casefold()} if email else set()
+        with self.lock:
+            self.reserved_logins |= {login.casefold()} if login else set()
+            self.reserved_emails |= {email.casefold()} if email else set()
 
     def accounts_in(self, tenant: str) -> list[Account]:
         """The users of one tenant."""
-        return [account for account in list(self.accounts.values()) if account.tenant == tenant]
+        with self.lock:
+            return [account for account in self.accounts.values() if account.tenant == tenant]
 
     def visible_accounts(self) -> list[Account]:
         """The users of the tenants that the client manages."""
-        return [account for account in list(self.accounts.values()) if account.tenant in self.own_tenants]
+        with self.lock:
+            return [account for account in self.accounts.values() if account.tenant in self.own_tenants]

@@ -89,9 +89,10 @@ class Source:
 
     def add_big(self, kind: str, size_bytes: int) -> BigFile:
         """The file that exports of ``kind`` return instead of its resources: of any size, generated as it is read."""
-        patients = sorted(self.entries.get("Patient", {}))
-        self.big[kind] = BigFile(kind, size_bytes, patient=patients[0] if patients else "none")
-        return self.big[kind]
+        with self._lock:
+            first = min(self.entries.get("Patient", {}), default="none")
+            self.big[kind] = BigFile(kind, size_bytes, patient=first)
+            return self.big[kind]
 
     @property
     def group_id(self) -> str:
@@ -111,7 +112,8 @@ class Source:
 
     def count(self, kind: str | None = None) -> int:
         """How many resources there are, of one type or of all."""
-        return sum(len(self.entries.get(name, ())) for name in ([kind] if kind else list(self.entries)))
+        with self._lock:
+            return sum(len(self.entries.get(name, ())) for name in ([kind] if kind else self.entries))
 
     def snapshot(self, types: Iterable[str], patients: Callable[[str | None], bool]) -> dict[str, list[Entry]]:
         """The entries of each type whose patient fits, at one moment."""
