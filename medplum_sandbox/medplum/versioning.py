@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -46,8 +46,8 @@ def stamped(resource: Json, actor: Actor, now: str, id: str) -> Json:
 def with_own_meta(resource: Json) -> Json:
     """The resource with the parts of ``meta`` that its author may set; the server sets the others, and the id."""
     meta = resource.get("meta")
-    if isinstance(meta, str | list):  # as JavaScript spreads them into an object
-        meta = {str(place): item for place, item in enumerate(meta)}
+    if isinstance(meta, str | list):
+        meta = _places(meta)
     own = {key: value for key, value in meta.items() if key not in _STAMPED} if isinstance(meta, dict) else {}
     kept = {key: value for key, value in resource.items() if key not in ("meta", "id")}
     return {**kept, "meta": own} if own else kept
@@ -70,15 +70,16 @@ def _assigned(target: Any, beside: Any) -> Any:
     """An object with the fields of another, or with the places of a list; a list item by item."""
     if isinstance(target, list) and isinstance(beside, list):
         return [_assigned(*pair) for pair in zip(target, beside, strict=False)] + target[len(beside) :]
-    if isinstance(beside, str):
+    if beside and not isinstance(beside, dict | list):
         raise bad_request("Primitive extension must be an object")
-    if not isinstance(target, dict):
+    if not isinstance(target, dict) or not beside:
         return target
-    return {**target, **(dict(_places(beside)) if isinstance(beside, list) else beside or {})}
+    return target | (_places(beside) if isinstance(beside, list) else beside)
 
 
-def _places(values: list[Any]) -> Iterator[tuple[str, Any]]:
-    return ((str(place), value) for place, value in enumerate(values))
+def _places(values: str | list[Any]) -> Json:
+    """A text or a list as JavaScript spreads it into an object."""
+    return {str(place): value for place, value in enumerate(values)}
 
 
 def same_content(old: Json, new: Json) -> bool:

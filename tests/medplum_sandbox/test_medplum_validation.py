@@ -186,6 +186,10 @@ NULL, ADDITIONAL = "Invalid null value", "Invalid additional property"
             CONDITION | {"clinicalStatus": {"text": "e"}, "_clinicalStatus": "ab"},
             ["Primitive extension must be an object"],
         ),
+        (
+            CONDITION | {"clinicalStatus": {"text": "e"}, "_clinicalStatus": 5},
+            ["Primitive extension must be an object"],
+        ),
         (CONDITION | {"_clinicalStatus": [None]}, [NULL, "Expected single value for property"]),
         (
             CONDITION | {"category": [{"text": "t"}], "_category": [{"id": "z"}, None]},
