@@ -50,7 +50,7 @@ class Constraint:
         if self.translated is not None:
             return self.translated(value)
         try:
-            found = _compiled(self.expression)(
+            found = compiled(self.expression)(
                 self._named(value),
                 {"resource": scope.resource, "rootResource": scope.root, "context": value, "ucum": _UCUM},
             )
@@ -82,9 +82,10 @@ def constraint(name: str, type_name: str) -> Constraint:
 
 
 @cache
-def _compiled(expression: str) -> Callable[[Any, Json], Any]:
-    compiled: Callable[[Any, Json], Any] = fhirpathpy.compile(_STUBS.sub("where(false)", expression))
-    return compiled
+def compiled(expression: str) -> Callable[[Any, Json], Any]:
+    """A function of a resource and the variables of the FHIRPath expression; raises what fhirpathpy raises."""
+    found: Callable[[Any, Json], Any] = fhirpathpy.compile(_STUBS.sub("where(false)", expression))
+    return found
 
 
 def _choices(type_name: str) -> tuple[tuple[str, str], ...]:

@@ -12,14 +12,13 @@ import logging
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
-import fhirpathpy
-
 from medplum_sandbox.faults import DELIVERY_KINDS
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.actors import system_actor
 from medplum_sandbox.medplum.audit import Attempt, record_delivery
 from medplum_sandbox.medplum.backlog import Task
 from medplum_sandbox.medplum.binary import signed_attachments
+from medplum_sandbox.medplum.constraints import compiled
 from medplum_sandbox.medplum.fetch import FetchError, post
 from medplum_sandbox.medplum.indexing import index_rows
 from medplum_sandbox.medplum.jobs import backlog
@@ -99,7 +98,7 @@ def _is_true(expression: str, change: Change) -> bool:
     """Whether the FHIRPath holds for the versions before and after; what cannot be evaluated does not."""
     versions: Json = {"previous": change.previous or [], "current": change.resource}
     try:
-        found = fhirpathpy.evaluate(change.resource, expression, versions)
+        found = compiled(expression)(change.resource, versions)
     except Exception:  # fhirpathpy raises what its parser and its functions raise
         LOG.debug("The expression %s cannot be evaluated", expression, exc_info=True)
         return False
