@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from medplum_sandbox.compare.requests import Request, mark
-from medplum_sandbox.compare.routes import NOBODY
+from medplum_sandbox.compare.requests import NOBODY, Request, mark
 from medplum_sandbox.compare.session import Pair, Server
 from medplum_sandbox.json import Json
 

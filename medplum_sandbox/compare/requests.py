@@ -7,8 +7,8 @@ from typing import Any
 
 # A name for a resource that both servers hold; the session puts the server's own id in its place.
 MARK = "~"
-
-
+# An id that no resource has.
+NOBODY = "00000000-0000-4000-8000-000000000000"
 # The name of the login whose AccessPolicy allows a part; without it a request is sent as the administrator.
 RESTRICTED = "restricted"
 PROJECT = "project"

@@ -7,11 +7,10 @@ import json
 import random
 from collections.abc import Callable
 
-from medplum_sandbox.compare.requests import PROJECT, RESTRICTED, Request, mark, version_mark
+from medplum_sandbox.compare.requests import NOBODY, PROJECT, RESTRICTED, Request, mark, version_mark
 from medplum_sandbox.compare.values import WORDS, WRONG, Values, broken
 from medplum_sandbox.json import Json
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
 _FORM = "application/x-www-form-urlencoded"
 _ACCEPTS = ("*/*", "application/fhir+json", "application/json", "text/plain", "application/fhir+xml")
 _PREFERS = ("return=minimal", "return=representation", "return=OperationOutcome", "handling=strict")
@@ -169,10 +168,14 @@ class Routes:
             return {"request": {"method": "DELETE", "url": url}}
         if draw < 0.5:
             patch = [{"op": "add", "path": "/language", "value": self._chance.choice(("en", "de", 5))}]
-            data = {"resourceType": "Binary", "contentType": "application/json-patch+json"}
-            data["data"] = base64.b64encode(json.dumps(patch).encode()).decode()
-            return {"request": {"method": "PATCH", "url": url}, "resource": data}
+            return {"request": {"method": "PATCH", "url": url}, "resource": patch_binary(patch)}
         request = {"method": "PUT", "url": url}
         if draw < 0.7:
             request["ifMatch"] = self._chance.choice((f'W/"{version_mark(name)}"', f'W/"{NOBODY}"', "x"))
         return {"request": request, "resource": {**self._values.resource(kind), "id": mark(name)}}
+
+
+def patch_binary(operations: list[Json]) -> Json:
+    """A JSON Patch as an entry of a batch has it."""
+    data = base64.b64encode(json.dumps(operations).encode()).decode()
+    return {"resourceType": "Binary", "contentType": "application/json-patch+json", "data": data}

@@ -22,22 +22,8 @@ _MODIFIERS = {
 }
 _FILTERS = (
     *("identifier eq x", "not (_id eq x) or status eq final", "(status eq active and identifier co a)", "foo eq x"),
-    *(
-        "name",
-        "name eq",
-        "status foo x",
-        "(status eq final",
-        "status eq final)",
-        "not status eq final",
-        "status pr true",
-    ),
-    *(
-        "status pr true",
-        'name co "gamma d"',
-        "_lastUpdated gt 2020-01-01 and identifier ne a",
-        "name sw al",
-        "date ge 2024-02",
-    ),
+    *("name", "name eq", "status foo x", "(status eq final", "status eq final)", "not status eq final", "name sw al"),
+    *("status pr true", 'name co "gamma d"', "_lastUpdated gt 2020-01-01 and identifier ne a", "date ge 2024-02"),
 )
 
 

@@ -75,7 +75,7 @@ class Server:
     def send(self, request: Request) -> Answer:
         """The answer to a request, its names replaced by this server's ids."""
         content = request.body if isinstance(request.body, str) else json.dumps(request.body)
-        headers = {"Content-Type": "application/fhir+json", **request.headers} if request.body is not None else {}
+        headers = {"Content-Type": "application/fhir+json"} if request.body is not None else {}
         if request.login:
             headers["Authorization"] = self._restricted
         return self.call(

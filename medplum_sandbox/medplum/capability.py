@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum.definitions.tables import parameters, resource_types, type_of
+from medplum_sandbox.medplum.definitions.tables import fhir_types, parameters
 
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "create", "search-type")
 _SECURITY = ("OAuth", "Basic", "SMART-on-FHIR")
@@ -98,13 +98,8 @@ def smart_configuration(base_url: str) -> Json:
 
 @cache
 def _resources() -> tuple[Json, ...]:
-    """FHIR's own types: a server does not name those that Medplum adds."""
-    return tuple(_resource(name) for name in sorted(resource_types()) if not _is_added(name))
-
-
-def _is_added(name: str) -> bool:
-    known = type_of(name)
-    return name == "SubscriptionStatus" or (known is not None and known.medplum)
+    """FHIR's own types: a server does not name those that Medplum adds, nor SubscriptionStatus."""
+    return tuple(_resource(name) for name in sorted(fhir_types()) if name != "SubscriptionStatus")
 
 
 def _resource(name: str) -> Json:

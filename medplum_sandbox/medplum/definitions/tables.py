@@ -41,6 +41,12 @@ def resource_types() -> tuple[str, ...]:
 
 
 @cache
+def fhir_types() -> tuple[str, ...]:
+    """The resource types without those that Medplum adds."""
+    return tuple(name for name in resource_types() if (found := type_of(name)) is not None and not found.medplum)
+
+
+@cache
 def mandatory_elements(name: str) -> frozenset[str]:
     """The elements that a resource of the type must have; a choice without its ``[x]``."""
     found = type_of(name)
