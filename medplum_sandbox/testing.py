@@ -97,13 +97,21 @@ class MedplumProject:
 
 def _accepted(answer: httpx.Response) -> Json:
     """The body of a success; else an error that says what the server did not accept."""
-    if answer.is_error:
-        issues = answer.json().get("issue", [])
-        words = "; ".join(f"{each.get('details', {}).get('text')} {each.get('expression', '')}" for each in issues)
+    if not answer.is_success:
         place = f"{answer.request.method} {answer.request.url.path}"
-        raise httpx.HTTPStatusError(f"{place}: {answer.status_code} {words}", request=answer.request, response=answer)
+        text = f"{place}: {answer.status_code} {_words(answer)}"
+        raise httpx.HTTPStatusError(text, request=answer.request, response=answer)
     body: Json = answer.json()
     return body
+
+
+def _words(answer: httpx.Response) -> str:
+    """The texts of an OperationOutcome; any other body as it is."""
+    try:
+        issues = answer.json()["issue"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text
+    return "; ".join(f"{each.get('details', {}).get('text', '')} {each.get('expression', '')}" for each in issues)
 
 
 class MedplumServers:

@@ -7,6 +7,7 @@ import pytest
 pytest_plugins = ["pytester"]
 
 _SOLO = """
+import httpx
 import pytest
 
 def test_a_project_is_fresh(medplum):
@@ -18,6 +19,13 @@ def test_a_project_is_fresh(medplum):
 def test_a_refusal_has_the_servers_words(medplum):
     with pytest.raises(Exception, match="POST /fhir/R4/Observation: 400 .*status"):
         medplum.create({"resourceType": "Observation", "code": {"text": "x"}})
+
+def test_a_refusal_that_is_no_outcome_is_shown_too(medplum):
+    with pytest.raises(httpx.HTTPStatusError, match="(?s)GET /foo: 404 .*Cannot GET /foo"):
+        medplum.read("/../../foo")
+    medplum.faults.add("html", status=502)
+    with pytest.raises(httpx.HTTPStatusError, match="502"):
+        medplum.search("Patient")
 
 def test_the_next_test_sees_nothing_of_it(medplum):
     assert medplum.search("Patient") == []
@@ -68,4 +76,4 @@ def test_a_team_uses_the_fixtures(pytester: pytest.Pytester, monkeypatch: pytest
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # named here, whether or not they are installed
     plugins = ("-p", "medplum_sandbox.pytest_plugin", "-p", "bot_layer.pytest_plugin", "-p", "no:cacheprovider")
     result = pytester.runpytest_subprocess(*plugins)
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
