@@ -16,7 +16,6 @@ SCENARIOS = sorted(CONTRACT.glob("*.json"))
 
 # Steps that the sandbox answers differently on purpose: {scenario: {index of the step: why}}. If a listed step is
 # answered as recorded, the test fails, so that the list stays true.
-# and is answered as recorded fails the test, so that the list stays true.
 KNOWN_GAPS: dict[str, dict[int, str]] = {}
 
 needs_contract = pytest.mark.skipif(

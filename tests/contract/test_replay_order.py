@@ -18,6 +18,8 @@ def test_only_what_is_included_has_no_order() -> None:
     first, second = _entry("include", "e-1"), _entry("include", "e-2")
     one, two = _entry("match", "b"), _entry("match", "a")
     assert in_any_order(bundle | {"entry": [one, second, first]}) == bundle | {"entry": [one, first, second]}
+    mixed = bundle | {"entry": [second, one, first]}
+    assert in_any_order(mixed) == mixed, "matches come before what they include"
     assert in_any_order(bundle | {"entry": [one, two]}) == bundle | {"entry": [one, two]}
     assert in_any_order({"type": "batch", "entry": [second, first]}) == {"type": "batch", "entry": [second, first]}
     assert in_any_order("text") == "text"
