@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 
+from bot_layer.demo.world import free_port
 from bot_layer.federation.routes import Responder, read_settings
 from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir.json import Json
 from bot_layer.host import listen
-from bot_layer.host.listening import ThreadedServer, bind
+from bot_layer.host.listening import ThreadedServer
 from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.health_gorilla.network import FederatedCaller
 from medplum_sandbox.medplum.sandbox import MedplumSandbox
@@ -87,7 +88,7 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
     """A separate responder for one test, in front of a separate Medplum unless one is given."""
     with nullcontext(medplum) if medplum else MedplumSandbox() as sandbox:
         secret, now = secrets.token_urlsafe(24), [1_800_000_000.0]
-        port = _free_port()
+        port = free_port()
         environ = {
             "MEDPLUM_BASE_URL": sandbox.base_url,
             "MEDPLUM_CLIENT_ID": sandbox.client_id,
@@ -106,8 +107,3 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
         with ThreadedServer(listen.config(Starlette(routes=responder.routes()), grace=5), port=port) as server:
             yield Network(sandbox, responder, f"{server.base_url}/federated", secret, now)
         responder.close()
-
-
-def _free_port() -> int:
-    with bind("127.0.0.1", 0) as found:
-        return int(found.getsockname()[1])

@@ -75,7 +75,10 @@ class LiveServer:
 
 @dataclass
 class Contract:
-    """The replay of every recording that this project can be set up for; ``otherwise`` names what differed."""
+    """The replay of every recording that this project can be set up for; ``otherwise`` names what differed.
+
+    ``names`` maps the names of the recorder's project and client to those of this project.
+    """
 
     target: Target
     steps: int = 0
@@ -83,9 +86,7 @@ class Contract:
     as_known: int = 0
     otherwise: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    names: dict[str, str] = field(
-        default_factory=dict
-    )  # what the recorder's project and client were called, and are here
+    names: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
         """Replay them all, each on a project that the one before it did not change."""
@@ -134,15 +135,14 @@ class Contract:
 
     def _given(self, setup: Json, made: set[str]) -> Given:
         """The project's own login, and a second client if the recording has one."""
-        me = self.target.rest("GET", "auth/me")
+        project = self.target.project_id
         plain_id = plain_token = ""
         if "second_client" in setup:
-            project = me["project"]["id"]
             client = self.target.rest("POST", f"admin/projects/{project}/client", {"name": "plain client"})
             made.add(f"ClientApplication/{client['id']}")
             plain_id, plain_token = client["id"], self.target.token_of(client["id"], client["secret"])
         return Given(
-            project=me["project"]["id"],
+            project=project,
             client_id=self.target.client_id,
             secret=self.target.client_secret,
             client_token=self.target.token,

@@ -278,10 +278,9 @@ def relay(live: Live) -> str:
 
 def latency(live: Live) -> str:
     """A call through the host compared with a JavaScript bot of the server, in turns; reported, not judged."""
-    project = str(live.target.rest("GET", "auth/me")["project"]["id"])
     made = live.target.rest(
         "POST",
-        f"admin/projects/{project}/bot",
+        f"admin/projects/{live.target.project_id}/bot",
         {"name": "live-js", "description": "a JavaScript bot to compare with", "runtimeVersion": "vmcontext"},
     )
     code = {"code": _ECHO_JS, "filename": "index.js"}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from http import HTTPStatus
 
 import requests
@@ -26,6 +27,8 @@ _OWN_TYPES = frozenset({"AccessPolicy", "Agent", "AsyncJob", "Bot", "BulkDataExp
 }
 # Written in this order, because a server may refuse to delete what another resource needs.
 _FIRST = ("Subscription", "OperationDefinition", "ProjectMembership", "Bot", "AccessPolicy")
+
+Body = Json | list[Json] | str | None
 
 
 class Refused(Exception):
@@ -63,8 +66,13 @@ class Target:
         answer.raise_for_status()
         return str(answer.json()["access_token"])
 
+    @cached_property
+    def project_id(self) -> str:
+        """The id of the client's project."""
+        return str(self.rest("GET", "auth/me")["project"]["id"])
+
     def call(
-        self, method: str, path: str, body: Json | str | None = None, *, content_type: str = "application/fhir+json"
+        self, method: str, path: str, body: Body = None, *, content_type: str = "application/fhir+json"
     ) -> requests.Response:
         """The response to a request under the server's root, whatever its status; with a new token if needed."""
         answer = self._call(method, path, body, content_type)
@@ -73,7 +81,7 @@ class Target:
         self.login()
         return self._call(method, path, body, content_type)
 
-    def _call(self, method: str, path: str, body: Json | str | None, content_type: str) -> requests.Response:
+    def _call(self, method: str, path: str, body: Body, content_type: str) -> requests.Response:
         return requests.request(
             method,
             f"{self.base_url}/{path.lstrip('/')}",
@@ -122,7 +130,7 @@ class Target:
 
     def set_secrets(self, secrets: list[Json]) -> None:
         """Replace all secrets of the project."""
-        self.call("POST", f"admin/projects/{_project_id(self)}/secrets", secrets)  # type: ignore[arg-type]
+        self.call("POST", f"admin/projects/{self.project_id}/secrets", secrets)
 
     def clear(self) -> None:
         """Delete everything that the trial created."""
@@ -215,12 +223,8 @@ def _inventory(target: Target) -> set[str]:
     return found
 
 
-def _project_id(target: Target) -> str:
-    return str(target.rest("GET", "auth/me")["project"]["id"])
-
-
 def _secrets(target: Target) -> list[Json]:
-    found = target.rest("GET", f"admin/projects/{_project_id(target)}").get("project", {}).get("secret", [])
+    found = target.rest("GET", f"admin/projects/{target.project_id}").get("project", {}).get("secret", [])
     return list(found)
 
 

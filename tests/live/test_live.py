@@ -59,19 +59,18 @@ def test_a_project_of_somebody_is_refused(target: Target) -> None:
 def test_a_project_is_left_as_it_was(target: Target) -> None:
     """Everything that was created is deleted, and the project's secrets are restored."""
     target.login()
-    project = target.rest("GET", "auth/me")["project"]["id"]
     kept = target.rest("POST", "fhir/R4/Organization", {"resourceType": "Organization", "name": "kept"})
     secrets: list[Json] = [{"name": "THEIRS", "valueString": "kept"}]
-    target.call("POST", f"admin/projects/{project}/secrets", secrets)  # type: ignore[arg-type]
+    target.set_secrets(secrets)
     with opened(target.environment) as trial_target:
         trial_target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})
         bot = {"name": "x", "description": "x", "runtimeVersion": "fission"}
-        trial_target.rest("POST", f"admin/projects/{project}/bot", bot)
-        trial_target.call("POST", f"admin/projects/{project}/secrets", [])  # type: ignore[arg-type]
+        trial_target.rest("POST", f"admin/projects/{target.project_id}/bot", bot)
+        trial_target.set_secrets([])
     assert trial_target.left == {}
     assert target.search("Patient") == target.search("Bot") == []
     assert [each["id"] for each in target.search("Organization")] == [kept["id"]]
-    assert target.rest("GET", f"admin/projects/{project}")["project"]["secret"] == secrets
+    assert target.rest("GET", f"admin/projects/{target.project_id}")["project"]["secret"] == secrets
 
 
 @pytest.mark.skipif(not CONTRACT.exists(), reason="the recordings are not beside this checkout")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import requests
 
+from bot_layer.demo.world import free_port
 from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
@@ -167,7 +167,7 @@ def started(target: Target, folder: Path) -> Iterator[Live]:
     """The partners and the host beside a server."""
     source = PracticeFusionSandbox(generate(seed=7, patients=4), switches=Switches.general(polls=0))
     with HealthGorillaSandbox() as gorilla, source:
-        port = target.router_port or _free_port()
+        port = target.router_port or free_port()
         federated = {
             "FEDERATED_BASE_URL": f"http://127.0.0.1:{port}/federated",
             "FEDERATED_CLIENTS": json.dumps(
@@ -188,9 +188,3 @@ def started(target: Target, folder: Path) -> Iterator[Live]:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port: int = bound.getsockname()[1]
-        return port

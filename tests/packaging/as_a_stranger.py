@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from bot_layer.demo.world import free_port
 from tests import processes
 from tests.host.process import until
 
@@ -103,13 +103,6 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
     folder = home / "empty"
     folder.mkdir()
     return Stranger(folder, home / "venv" / "bin", environ)
-
-
-def free_port() -> int:
-    """A port where nothing listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager
