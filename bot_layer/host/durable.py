@@ -8,6 +8,7 @@ https://docs.dbos.dev/python/tutorials/workflow-tutorial
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -49,6 +50,7 @@ COUNTED: Final = {
     **dict.fromkeys(retention.DEAD, "dead"),
 }
 _LOOKED_AT: Final = 1000
+_REASON: Final = re.compile(r"(\S+) after (\d+)")
 _log = logging.getLogger(__name__)
 
 
@@ -225,11 +227,13 @@ class Inbox:
         """
         if found.state != "dead" or record.get("kind") != "cron":
             return found
-        dead = DBOS.list_workflows(
-            status=list(retention.DEAD), name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
-        )
-        is_known = any(_reason(run) == (record.get("botId"), "cron", found.code) for run in dead)
-        return replace(found, state="refused") if is_known else found
+
+        def is_same(run: WorkflowStatus) -> bool:
+            before = record_of(run)
+            same_timer = (before.get("botId"), before.get("kind")) == (record.get("botId"), "cron")
+            return same_timer and reason_of(run)[0] == found.code
+
+        return replace(found, state="refused") if any(map(is_same, _newest(*retention.DEAD))) else found
 
     def _attempt(self, event_id: str, record: Json) -> Verdict:
         try:
@@ -287,31 +291,22 @@ class Inbox:
 
     def dead_letters(self) -> Mapping[tuple[str, str], int]:
         """The number of dead letters for each bot and code."""
-        found = DBOS.list_workflows(
-            status=list(retention.DEAD), name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
-        )
-        return Counter((str(_record(run).get("bot", "")), _reason(run)[2] or "internal-error") for run in found)
+        return Counter((str(record_of(run).get("bot", "")), reason_of(run)[0]) for run in _newest(*retention.DEAD))
 
     def stand(self, bot: str) -> Standing:
         """The state of a bot's events: how the last one ended, and how many are dead letters."""
         try:
-            found = DBOS.list_workflows(
-                status=["SUCCESS", *retention.DEAD],
-                name=WORKFLOW,
-                was_forked_from=False,
-                sort_desc=True,
-                limit=_LOOKED_AT,
-            )
+            found = _newest("SUCCESS", *retention.DEAD)
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
             _log.warning("The inbox's runs were not read: %s", type(fault).__name__)
             return Standing(self.installation)
-        runs = [run for run in found if _record(run).get("bot") == bot]
+        runs = [run for run in found if record_of(run).get("bot") == bot]
         dead = [run for run in runs if run.status in retention.DEAD]
         if not runs:
             return Standing(self.installation)
         last = runs[0]
         output: Json = last.output if isinstance(last.output, dict) else {}
-        state, code = ("dead", _reason(last)[2]) if last in dead else (output.get("state"), output.get("code"))
+        state, code = ("dead", reason_of(last)[0]) if last in dead else (output.get("state"), output.get("code"))
         ended = datetime.fromtimestamp((last.updated_at or 0) / 1000, UTC).isoformat(timespec="seconds")
         return Standing(self.installation, str(state or ""), str(code or ""), ended, len(dead))
 
@@ -350,17 +345,27 @@ class Inbox:
 _serving: list[Inbox] = []
 
 
-def _record(run: WorkflowStatus) -> Json:
+def _newest(*statuses: str) -> list[WorkflowStatus]:
+    """The newest runs with one of these statuses, without those that were run again."""
+    return DBOS.list_workflows(
+        status=[*statuses], name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
+    )
+
+
+def record_of(run: WorkflowStatus) -> Json:
     """The record that a run was stored with."""
     record: Json = (run.input or {"args": [{}]})["args"][0]
     return record
 
 
-def _reason(run: WorkflowStatus) -> tuple[str | None, str | None, str]:
-    """The Bot, the kind of event and the code of a dead letter."""
-    record = _record(run)
+def reason_of(run: WorkflowStatus) -> tuple[str, int]:
+    """The code of a dead letter, and after how many attempts it ended.
+
+    Only a DeadLetter's text is read: that of any other error that ended a run may quote personal data.
+    """
     text = str(run.error.args[0]) if run.error is not None and run.error.args else ""
-    return record.get("botId"), record.get("kind"), text.partition(" after ")[0]
+    found = _REASON.fullmatch(text)
+    return (found[1], int(found[2])) if found else ("internal-error", 1)
 
 
 def queue_of(bots: Collection, bot: str) -> str:

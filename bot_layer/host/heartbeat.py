@@ -56,14 +56,13 @@ class Heartbeat:
             if self._retired:
                 self._membership.beat(now)
                 return []
-            left = self._membership.left()
             taken = self._membership.take_over(now, cron=self._cron, alone=alone)
             follow_schedules(self._cron or any(host.cron for host in self._membership.living(now)))
-        for host_id in taken:
-            if host_id not in left:
+        for host in taken:
+            if not host.gone:
                 self._occurrences.add("silent")
-            _log.warning("Took over the runs of a host that stopped: %s", host_id)
-        return taken
+            _log.warning("Took over the runs of a host that stopped: %s", host.id)
+        return [host.id for host in taken]
 
     def retire(self) -> None:
         """From now on only report that this host is alive: running calls may end, and nothing more is taken over."""

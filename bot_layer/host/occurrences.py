@@ -25,8 +25,9 @@ class Occurrences:
     def of_an_hour(self) -> Counter[str]:
         """The counts of the last hour."""
         found: Counter[str] = Counter()
+        since = self._clock() - _HOUR
         with self._lock:
             for at, kind, count in self._seen:
-                if at >= self._clock() - _HOUR:
+                if at >= since:
                     found[kind] += count
         return found

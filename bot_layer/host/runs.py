@@ -17,14 +17,12 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWork
 from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
-from bot_layer.host.durable import APPLICATION_VERSION, WORKFLOW, queue_of
+from bot_layer.host.durable import APPLICATION_VERSION, WORKFLOW, queue_of, reason_of, record_of
 from bot_layer.host.history import OPERATION, Entry, History, new_id, word
 from bot_layer.host.retention import DEAD
 from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
 
-# The text of a DeadLetter; any other error that ended a run may quote personal data.
-_REASON: Final = re.compile(r"(\S+) after (\d+)")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9-]{4,64}")
 _PAGE: Final = 500
 STATES: Final = ("waiting", "running", "done", "refused", "failed", "dead", "retried", "cancelled")
@@ -265,11 +263,11 @@ def _operation(entry: Entry) -> Run:
 
 
 def _run(status: WorkflowStatus) -> Run:
-    record: Json = (status.input or {"args": [{}]})["args"][0]
+    record = record_of(status)
     output: Json = status.output if isinstance(status.output, dict) else {}
     if status.error is not None:
-        told = _REASON.fullmatch(str(status.error.args[0] if status.error.args else ""))
-        output = {"code": told[1], "attempt": int(told[2]) - 1} if told else {"code": "internal-error"}
+        code, attempts = reason_of(status)
+        output = {"code": code, "attempt": attempts - 1}
     return Run(
         id=status.workflow_id,
         bot=record.get("bot", ""),

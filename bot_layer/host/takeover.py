@@ -102,8 +102,8 @@ class Membership:
         """The time of the database, so that a host with a wrong clock does not take others for dead."""
         return storage.time_of(self._engine)
 
-    def take_over(self, now: datetime, *, cron: bool = False, alone: bool = False) -> list[str]:
-        """Send a heartbeat and release the runs of silent hosts; return their ids.
+    def take_over(self, now: datetime, *, cron: bool = False, alone: bool = False) -> list[Host]:
+        """Send a heartbeat and release the runs of silent hosts; return these hosts as they were.
 
         With ``alone`` no other host can be alive, so there is no wait. A host that has runs and never sent a
         heartbeat (an earlier release, or killed before its first) is watched from now on.
@@ -120,7 +120,7 @@ class Membership:
             if silent and self._claim(other, instant):
                 self._work.release([other.id])
                 self._forget(other.id, instant)
-                taken.append(other.id)
+                taken.append(other)
         return taken
 
     def beat(self, now: datetime, *, cron: bool = False) -> None:
@@ -139,10 +139,6 @@ class Membership:
         instant, hosts = now.timestamp(), {host.id: host for host in self._hosts()}
         me = hosts.pop(self.id, Host(self.id, instant, instant))
         return [host for host in hosts.values() if not is_silent(host, me, now=instant, limit=self._limit)]
-
-    def left(self) -> set[str]:
-        """The hosts that signed off."""
-        return {host.id for host in self._hosts() if host.gone}
 
     def leave(self) -> None:
         """Sign off: this host runs nothing any more, and others take over what is left at once."""

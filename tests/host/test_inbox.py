@@ -334,6 +334,21 @@ def test_what_nobody_foresaw_is_a_dead_letter_that_quotes_nothing(tmp_path: Path
     assert b"Unseen" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+def test_the_text_of_an_error_that_is_no_dead_letter_is_shown_nowhere(tmp_path: Path) -> None:
+    """Not in the counts that alerts and the status page quote, nor in the state that the doctor reads."""
+    script = Script(ConfigError("x", code="c"))
+    with running(tmp_path, script) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
+        (run,) = ended(runs, 1)
+        assert (run.code, run.attempts, inbox.dead_letters()) == ("c", 1, {("script", "c"): 1})
+        with sa.create_engine(inbox.settings.database_url).begin() as connection:
+            replaced = "UPDATE workflow_output SET error = replace(error, 'c after 1', 'Jane Unseen after 1')"
+            assert connection.execute(sa.text(replaced)).rowcount == 1
+        assert runs.one(run.id).code == "internal-error"
+        assert inbox.dead_letters() == {("script", "internal-error"): 1}
+        assert inbox.stand("script").code == "internal-error"
+
+
 def test_a_host_logged_in_elsewhere_does_not_pass_an_event_off_as_done(tmp_path: Path) -> None:
     """A resource that the host's login can't see may be of another project or server: then the run is a dead letter."""
     script = Script()

@@ -59,7 +59,7 @@ class Hosts:
 
     def beat(self, name: str, seconds: float, **more: Any) -> list[str]:
         """What a host takes over with its heartbeat so long after the start."""
-        return self[name].take_over(START + timedelta(seconds=seconds), **more)
+        return [host.id for host in self[name].take_over(START + timedelta(seconds=seconds), **more)]
 
     def living(self, name: str, seconds: float) -> list[str]:
         """The other hosts that are alive."""
@@ -225,7 +225,7 @@ def test_a_host_that_beats_while_it_is_taken_over_stays(database: str) -> None:
         hosts.beat("slow", 62)
 
     taking = Membership(database, "one", limit=LIMIT, work=Work(list, release))
-    assert taking.take_over(START + timedelta(seconds=61)) == ["slow"]
+    assert [host.id for host in taking.take_over(START + timedelta(seconds=61))] == ["slow"]
     assert hosts.living("one", 63) == ["slow"]
 
 
