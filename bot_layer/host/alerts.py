@@ -20,7 +20,7 @@ from bot_layer.codes import advice
 from bot_layer.errors import BotError
 from bot_layer.host import storage
 from bot_layer.host.alert_channels import AlertSettings, Message
-from bot_layer.host.history import History
+from bot_layer.host.history import RUNS, History
 from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules import alerts as rules
 from bot_layer.host.rules.alerts import State
@@ -63,7 +63,7 @@ class Sources:
         )
 
     def _refused(self, now: float) -> Mapping[str, int]:
-        return {bot: figures.refused for bot, figures in self.history.figures(now - _HOUR).items()}
+        return {bot: hour["refused"] for bot, (hour,) in self.history.days(RUNS, [now - _HOUR]).items()}
 
     @staticmethod
     def _read(what: str, read: Callable[[], _T]) -> _T | None:

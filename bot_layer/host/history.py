@@ -111,7 +111,7 @@ class History:
         self.key = key if database_url else None
         self._database_url = database_url
         self._pending: queue.Queue[tuple[sa.Table, Json]] = queue.Queue(_MOST_PENDING)
-        self._starting = threading.Lock()
+        self._opening, self._starting = threading.Lock(), threading.Lock()
         self._writer: threading.Thread | None = None
         if database_url is None:
             _ = self._engine  # all threads must share one database in memory
@@ -119,7 +119,7 @@ class History:
     @cached_property
     def _engine(self) -> sa.Engine:
         """Opened at first use: at start, the inbox checks first whether its database can be used."""
-        with self._starting:
+        with self._opening:  # not the lock of a caller that adds a record: a locked database takes long to open
             if self._database_url:
                 tables = (_TABLE, _RECORDINGS)
                 return storage.open_engine(self._database_url, *tables, seconds=storage.PATIENT_SECONDS)
@@ -130,9 +130,9 @@ class History:
         self._put(_TABLE, asdict(entry))
 
     def keep(self, run_id: str, at: float, recording: Json | None) -> None:
-        """Queue a run's recording to be stored encrypted; only with a key, and not while too many are pending."""
+        """Queue a run's recording to be encrypted and stored; only with a key, and not while too many are pending."""
         if self.key and recording is not None and self._pending.qsize() < _MOST_RECORDINGS_PENDING:
-            self._put(_RECORDINGS, {"id": run_id, "at": at, "sealed": recordings.seal(recording, self.key)})
+            self._put(_RECORDINGS, {"id": run_id, "at": at, "recording": recording})
 
     def recording(self, run_id: str) -> Json | None:
         """The recording of a run; None if there is none, or it was encrypted with another key."""
@@ -212,6 +212,7 @@ class History:
     def figures(self, since: float) -> dict[str, Figures]:
         """The figures of each bot that ran since an instant."""
         of, ms = sa.func, _TABLE.c.ms
+        chosen = (_TABLE.c.at >= since, _TABLE.c.kind.in_(RUNS))
         counted = (
             sa.select(
                 _TABLE.c.bot,
@@ -221,14 +222,14 @@ class History:
                 of.max(ms).label("slowest"),
                 of.max(_TABLE.c.at).label("last"),
             )
-            .where(_TABLE.c.at >= since, _TABLE.c.kind.in_(RUNS))
+            .where(*chosen)
             .group_by(_TABLE.c.bot)
             .order_by(_TABLE.c.bot)
         )
         found = {}
         with self._engine.connect() as connection:
             for row in connection.execute(counted).all():
-                sorted_ms = sa.select(ms).where(_TABLE.c.bot == row.bot, _TABLE.c.at >= since).order_by(ms)
+                sorted_ms = sa.select(ms).where(_TABLE.c.bot == row.bot, *chosen).order_by(ms)
                 median = connection.execute(sorted_ms.offset((row.calls - 1) // 2).limit(1)).scalar_one()
                 found[row.bot] = Figures(row.calls, row.refused, row.failed, median, row.slowest, row.last)
         return found
@@ -247,11 +248,15 @@ class History:
                     batch.append(self._pending.get_nowait())
             try:
                 for kept in (_TABLE, _RECORDINGS):
-                    self._store(kept, {row["id"]: row for table, row in batch if table is kept})
+                    rows = [row for table, row in batch if table is kept]
+                    self._store(kept, {row["id"]: self._sealed(row) if kept is _RECORDINGS else row for row in rows})
             except sa.exc.SQLAlchemyError as fault:
                 _log.warning("%d runs are missing in the history: %s", len(batch), type(fault).__name__)
             for _ in batch:
                 self._pending.task_done()
+
+    def _sealed(self, row: Json) -> Json:
+        return {"id": row["id"], "at": row["at"], "sealed": recordings.seal(row["recording"], str(self.key))}
 
     def _store(self, table: sa.Table, rows: dict[str, Json]) -> None:
         if rows:

@@ -53,7 +53,7 @@ def recording_of(
 
 def seal(recording: Json, key: str) -> str:
     """The recording in its encrypted, stored form."""
-    return (Seal(key).close(json.dumps(recording).encode()) or b"").decode()
+    return Seal(key).close(json.dumps(recording).encode()).decode()
 
 
 def unseal(sealed: str, key: str) -> Json | None:

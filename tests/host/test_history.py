@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from bot_layer.cli.runs import app
 from bot_layer.host import history as records
+from bot_layer.host import storage
 from bot_layer.host.history import OPERATION, Entry, History
 from bot_layer.host.rules.inbox import LATER_RUN
 from tests.host.test_inbox import Script, running
@@ -32,6 +37,8 @@ def test_figures_and_days_are_counted_by_bot(tmp_path: Path) -> None:
                 made.add(entry(number, 10 * DAY + number, state, ms=10.0 * number))
         made.add(entry(9, 9 * DAY, bot="b"))
         made.add(Entry("health-1", 10 * DAY, "practice", records.HEALTH, "failed"))
+        for number in range(3):
+            made.add(Entry(f"health-a-{number}", 10 * DAY, "a", records.HEALTH, "failed"))  # a practice of that name
         made.flush()
         found = made.figures(0)
         assert set(found) == {"a", "b"}, "a practice's health is no run"
@@ -40,6 +47,44 @@ def test_figures_and_days_are_counted_by_bot(tmp_path: Path) -> None:
         assert [day.total() for day in days["a"]] == [0, 5]
         assert [day.total() for day in days["b"]] == [1, 0]
         made.close()
+
+
+def test_a_caller_does_not_wait_until_a_locked_database_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is queued at once, and written when the database is open."""
+    opening, free, opened = threading.Event(), threading.Event(), storage.open_engine
+
+    def slow(*given: Any, **more: Any) -> sa.Engine:
+        opening.set()
+        assert free.wait(240)
+        return opened(*given, **more)
+
+    monkeypatch.setattr(storage, "open_engine", slow)
+    made = History(f"sqlite:///{tmp_path / 'h.sqlite'}")
+    made.add(entry(1, 0.0))
+    assert opening.wait(240)
+    caller = threading.Thread(target=made.add, args=(entry(2, 0.0),), daemon=True)
+    caller.start()
+    caller.join(60)
+    waits = caller.is_alive()
+    free.set()
+    assert not waits
+    made.flush()
+    assert len(list(made.entries(kind=OPERATION))) == 2
+    made.close()
+
+
+def test_a_recording_is_stored_encrypted(tmp_path: Path) -> None:
+    """It is read with the same key only."""
+    url = f"sqlite:///{tmp_path / 'h.sqlite'}"
+    made = History(url, "k" * 32)
+    made.keep("run-1", 1.0, {"event": {"name": "Unseen"}})
+    made.flush()
+    assert made.recording("run-1") == {"event": {"name": "Unseen"}}
+    assert History(url, "j" * 32).recording("run-1") is None
+    made.close()
+    assert b"Unseen" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_old_records_are_deleted() -> None:
