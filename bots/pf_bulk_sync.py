@@ -88,8 +88,7 @@ def _last_turn(event: Event, settings: SyncSettings) -> float:
     """When this practice last ended a run, or began the current one."""
     sync = _sync(event, settings, settings.step_seconds)
     try:
-        run = sync.store.load().run
-        return 0.0 if run is None else run.ended or run.started
+        return sync.store.load().last_turn
     finally:
         sync.map.close()
 

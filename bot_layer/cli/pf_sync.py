@@ -113,7 +113,7 @@ def run(
     """Run a sync to its end, or resume an interrupted one."""
     if context.invoked_subcommand is not None:
         return
-    names = in_order(part for each in types.split(",") if (part := each.strip()))
+    names = in_order(_listed(types))
     changes = ({"PF_UPSERT": upsert} if upsert else {}) | ({"PF_LENIENT": "true"} if lenient else {})
     if elements and keep is None:
         # Partial resources must not replace the complete ones in Medplum.

@@ -70,7 +70,7 @@ class PracticeJobs:
                     self._report(name, fault)
                     continue
                 if self._is_due(name, settings, state):
-                    waiting.append((_waits_since(state), self._item(name, settings, state)))
+                    waiting.append((state.last_turn, self._item(name, settings, state)))
         return [item for _, item in sorted(waiting, key=lambda each: (each[0], each[1].name))]
 
     def _item(self, name: str, settings: SyncSettings, state: SyncState) -> Item:
@@ -114,10 +114,6 @@ class PracticeJobs:
         if self._wrong.get(name) != text:
             self._wrong[name] = text
             _log.error("[PFSyncScheduler] %s: %s", name, text)
-
-
-def _waits_since(state: SyncState) -> float:
-    return 0.0 if state.run is None else state.run.ended or state.run.started
 
 
 def _log_of(name: str) -> Log:

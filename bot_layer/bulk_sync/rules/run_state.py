@@ -158,6 +158,11 @@ class SyncState:
         ]
         return min(stamps, key=instant) if stamps else ""
 
+    @property
+    def last_turn(self) -> float:
+        """When the last run ended, or the current one began; 0 before the first."""
+        return 0.0 if self.run is None else self.run.ended or self.run.started
+
     def held_by_other(self, owner: str, now: float) -> bool:
         """True while another process has the lease."""
         return bool(self.owner) and self.owner != owner and now < self.until

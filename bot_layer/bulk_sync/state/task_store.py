@@ -78,9 +78,12 @@ class SyncStore:
         """The state read from Medplum for display: this store is not changed."""
         return from_task(self._found())
 
+    @property
+    def _query(self) -> str:
+        return f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
+
     def _found(self) -> Json | None:
-        query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}&_sort=_lastUpdated"
-        found = list(self.medplum.search_all("Task", query))
+        found = list(self.medplum.search_all("Task", f"{self._query}&_sort=_lastUpdated"))
         return min(found, key=lambda each: str(each["id"])) if found else None
 
     def acquire(self) -> SyncState:
@@ -201,10 +204,9 @@ class SyncStore:
 
         LeaseLost if Medplum's answer is not clear; then the Task is searched for.
         """
-        query = f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
         ours = SyncState(owner=self.owner, until=self.clock() + self.lease_seconds)
         try:
-            task = self._server.create_once(to_task(ours, self.source), query)
+            task = self._server.create_once(to_task(ours, self.source), self._query)
         except TransientError as fault:
             raise self._lost() from fault
         with self.lock:
