@@ -16,7 +16,6 @@ import orjson
 from bot_layer.bulk_sync.polling import KICKOFFS, Places, fresh_place
 from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_file, with_loaded
 from bot_layer.bulk_sync.rules import references
-from bot_layer.bulk_sync.rules.brought_types import may_be_brought
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
 from bot_layer.bulk_sync.rules.export_errors import (
     ANY_TYPE,
@@ -26,6 +25,7 @@ from bot_layer.bulk_sync.rules.export_errors import (
     NotExported,
     read_outcomes,
 )
+from bot_layer.bulk_sync.rules.importable_types import is_importable
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines, unusable
 from bot_layer.bulk_sync.rules.plan import roll
 from bot_layer.bulk_sync.rules.references import Key
@@ -53,7 +53,6 @@ def download_files(session: Session, worker: UpsertWorker, states: Iterable[File
     left = [each for each in states if not each.done or number_of(session, each) not in session.spool.whole()]
     if not left:
         return
-    faults: list[BaseException] = []
     with ThreadPoolExecutor(min(READERS, len(left)), thread_name_prefix="pf-read") as readers:
         tasks = [
             readers.submit(_download, session, worker, each, places[each.kind, each.type, each.turn]) for each in left
@@ -177,7 +176,7 @@ class _Reader:
             self.outcomes.append(resource.value)
         elif not _TYPE.fullmatch(kind):
             self.bad.append(BadLine(resource.number, "not a resource type"))
-        elif kind not in self.session.job.types or not may_be_brought(kind):
+        elif kind not in self.session.job.types or not is_importable(kind):
             self.unwanted[kind] += 1
         elif (reason := unusable(resource)) or resource.key is None:
             self.bad.append(BadLine(resource.number, reason))
@@ -202,13 +201,12 @@ class _Reader:
             current = job_of(run).files[self.number]
             if current.done:
                 return
-            failed = counted((state.type, "failed") for _ in self.bad)
-            run = with_loaded(run, self.loaded.plus(Loaded(failed)))
+            run = with_loaded(run, self.loaded)
             if (group := job_of(run).group) in run.unread and not job_of(run).newcomers:
                 members = run.members.get(group, "") + roll(self.patients)
                 run = replace(run, members={**run.members, group: members})
             place = f"{state.type} file {state.turn + 1} line"
-            run = with_bad_lines(run, (f"{place} {each.number}: {each.reason}" for each in self.bad))
+            run = with_bad_lines(run, ((state.type, f"{place} {each.number}: {each.reason}") for each in self.bad))
             report = read_outcomes(self.outcomes, job_of(run).types, named=state.type)
             missing = (*report.missing, *([self.missing] if self.missing is not None else []))
             run = run.lacking(missing).noted(*report.notes, *self._unwanted())

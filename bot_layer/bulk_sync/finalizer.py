@@ -72,7 +72,7 @@ class Finalizer:
         """The pending references of a resource that this source's sync wrote: another practice's may have the same
         target ids."""
         source_id = source_id_of(resource, kind)
-        if source_id is None or not source_mark.brought_by(resource, Key(kind, source_id), self.address):
+        if source_id is None or not source_mark.imported_from(resource, Key(kind, source_id), self.address):
             return None
         return Key(kind, source_id), sorted(references.logical_targets(resource, self.address))
 
@@ -181,15 +181,15 @@ class Finalizer:
 
         Resources that were marked before do not count toward that share.
         """
-        brought, missing = 0, list[Key]()
+        imported, missing = 0, list[Key]()
         for kind in types:
-            keys = self._brought(kind, marks=how == "mark")
+            keys = self._imported(kind, marks=how == "mark")
             while some := list(islice(keys, _PAGE)):
-                brought += len(some)
+                imported += len(some)
                 missing += self.map.unseen(some)
-        if brought and len(missing) > most * brought:
+        if imported and len(missing) > most * imported:
             raise ReviewNeeded(
-                f"The source no longer shows {len(missing)} of {brought} resources; PF_MAX_DELETE_SHARE allows fewer. "
+                f"The source no longer shows {len(missing)} of {imported} resources; PF_MAX_DELETE_SHARE allows fewer. "
                 "Nothing was deleted: look whether the export is complete.",
                 code="too-many-deletions",
             )
@@ -210,7 +210,7 @@ class Finalizer:
         self.map.write_seen(key for key, gone in answers.items() if not gone)
         return [key for key, gone in answers.items() if gone]
 
-    def _brought(self, kind: str, *, marks: bool) -> Iterator[Key]:
+    def _imported(self, kind: str, *, marks: bool) -> Iterator[Key]:
         parameter = "_tag" if kind in KEYED_BY_TAG else "identifier"
         said = [name for name in marked({"resourceType": kind}) or () if name != "resourceType"] if marks else []
         fields = ",".join(["identifier" if parameter == "identifier" else "meta", *said])
@@ -220,7 +220,7 @@ class Finalizer:
             if source_id is not None:
                 key = Key(kind, source_id)
                 is_marked = marks and marked(resource) == resource
-                if source_mark.brought_by(resource, key, self.address) and not is_marked:
+                if source_mark.imported_from(resource, key, self.address) and not is_marked:
                     yield key
 
     def _gone(self, key: Key, *, refused: bool) -> bool:

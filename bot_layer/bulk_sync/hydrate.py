@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bot_layer.bulk_sync.download import keep
-from bot_layer.bulk_sync.progress import with_bad_lines, with_loaded
-from bot_layer.bulk_sync.rules.brought_types import may_be_brought
+from bot_layer.bulk_sync.progress import with_bad_lines
+from bot_layer.bulk_sync.rules.importable_types import is_importable
 from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.session import Session
-from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
+from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
 _MANY: Final = 100
@@ -71,7 +71,7 @@ class _Reading:
         session = self.session
         session.check_time()
         here = session.spool.holds(keys)
-        wanted = [key for key in keys if may_be_brought(key.type) and key not in self.tried and key not in here]
+        wanted = [key for key in keys if is_importable(key.type) and key not in self.tried and key not in here]
         self.tried.update(keys)
         known = self.worker.known(wanted)
         asked = session.map.asked(wanted)
@@ -111,5 +111,4 @@ class _Reading:
         """Count a resource that must not be written; it is recorded as requested, so that it is counted only once."""
         session = self.session
         with session.lock:
-            run = with_bad_lines(session.run, [f"{kind} read one by one: {reason}"])
-            session.keep(with_loaded(run, Loaded(counted([(kind, "failed")]))))
+            session.keep(with_bad_lines(session.run, [(kind, f"{kind} read one by one: {reason}")]))

@@ -21,7 +21,7 @@ from bot_layer.bulk_sync.session import Session, job_of
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.source.requests import SERVICE, ReadRefused
 from bot_layer.bulk_sync.spooled_units import ENOUGH, resources_of, units
-from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker, counted
+from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
 from bot_layer.bulk_sync.worker_pool import WorkerPool, upsert_worker, worker_pool
 from bot_layer.errors import PermanentError
 
@@ -113,16 +113,16 @@ def _search(session: Session, worker: UpsertWorker, turn: int, patient: str) -> 
     job = session.job
     found = searched_resources(session.source, patient, job.types, job.since)
     resources = [resource_of(each, number) for number, each in enumerate(found, 1)]
-    asked = [each for each in resources if each.type in job.types]
-    bad = [(each.type, reason) for each in asked if (reason := unusable(each))]
+    asked = [(each, unusable(each)) for each in resources if each.type in job.types]
     session.spool.begin(turn)
-    loaded = keep(session, worker, turn, [each for each in asked if not unusable(each)])
-    loaded = loaded.plus(Loaded(counted((kind, "failed") for kind, _ in bad)))
+    loaded = keep(session, worker, turn, [each for each, reason in asked if not reason])
     session.spool.end(turn)
     if any(each.turn == turn for each in job.files):
         return  # the spool was lost: the job is already counted
     run = with_loaded(session.run, loaded)
-    run = with_bad_lines(run, (f"{kind} found by search: {reason}" for kind, reason in bad))
+    run = with_bad_lines(
+        run, ((each.type, f"{each.type} found by search: {reason}") for each, reason in asked if reason)
+    )
     now = job_of(run)
     session.keep(run.with_job(replace(now, files=(*now.files, FileState("output", "Patient", turn, done=True)))))
     session.progress("patients", "", turn + 1, len(job.patients))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bot_layer.bulk_sync.polling import KICKOFFS, fresh_place
-from bot_layer.bulk_sync.progress import file_done, with_bad_lines, with_loaded
+from bot_layer.bulk_sync.progress import file_done, with_bad_lines
 from bot_layer.bulk_sync.rules import bulk_export
 from bot_layer.bulk_sync.rules.bulk_export import Deletions, ExportFile
 from bot_layer.bulk_sync.rules.export_errors import UNREADABLE_DELETIONS, NotExported, merged, read_outcomes, unreadable
@@ -18,7 +18,6 @@ from bot_layer.bulk_sync.rules.source_identity import POINTED_TO
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.source.files import LinkExpired
 from bot_layer.bulk_sync.state.task_store import LeaseLost
-from bot_layer.bulk_sync.upsert_worker import Loaded, counted
 from bot_layer.bulk_sync.worker_pool import finalizer
 from bot_layer.errors import BotError, PermanentError
 from bot_layer.fhir.json import Json
@@ -27,7 +26,7 @@ from bot_layer.fhir.json import Json
 def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     """Delete or mark in Medplum what the source deleted. A deletion that cannot be read is reported."""
     # The sync imported nothing of other types, and Medplum may not support them.
-    brought = {*session.job.types, *session.settings.types, *POINTED_TO}
+    imported = {*session.job.types, *session.settings.types, *POINTED_TO}
     found: list[Deletions] = []
     missing: tuple[NotExported, ...] = ()
     try:
@@ -40,11 +39,10 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
         if fault.service != SERVICE:
             raise
         missing = unreadable(UNREADABLE_DELETIONS)
-    keys = dict.fromkeys(Key(*each) for one in found for each in one.keys if each[0] in brought)
+    keys = dict.fromkeys(Key(*each) for one in found for each in one.keys if each[0] in imported)
     number = finalizer(session).delete(list(keys), session.settings.deletion)
     bad = [f"deletions file {state.turn + 1} line {line}: no deletion" for line, one in enumerate(found, 1) if one.bad]
-    run = with_bad_lines(session.run, bad)
-    run = with_loaded(run, Loaded(counted(("Bundle", "failed") for _ in bad)))
+    run = with_bad_lines(session.run, (("Bundle", each) for each in bad))
     session.keep(replace(run.lacking(missing), deleted=run.deleted + number))
     file_done(session, state)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bot_layer.bulk_sync.rules.run_state import BAD_LINES, FileState, Job, Run, add_counts
 from bot_layer.bulk_sync.session import Session, job_of
-from bot_layer.bulk_sync.upsert_worker import Loaded
+from bot_layer.bulk_sync.upsert_worker import Loaded, counted
 
 
 def with_loaded(run: Run, loaded: Loaded) -> Run:
@@ -24,9 +24,11 @@ def with_loaded(run: Run, loaded: Loaded) -> Run:
     )
 
 
-def with_bad_lines(run: Run, lines: Iterable[str]) -> Run:
-    """The run with these bad lines listed, up to the limit; all are counted."""
-    return replace(run, bad_lines=(*run.bad_lines, *lines)[:BAD_LINES])
+def with_bad_lines(run: Run, lines: Iterable[tuple[str, str]]) -> Run:
+    """The run with these bad lines, as pairs of type and text: all are counted as failed, some are listed."""
+    found = list(lines)
+    counts = add_counts(run.counts, counted((kind, "failed") for kind, _ in found))
+    return replace(run, counts=counts, bad_lines=(*run.bad_lines, *(text for _, text in found))[:BAD_LINES])
 
 
 def with_file(job: Job, state: FileState) -> Job:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from bot_layer.bulk_sync.rules.brought_types import not_brought
 from bot_layer.bulk_sync.rules.bulk_export import Manifest
+from bot_layer.bulk_sync.rules.importable_types import not_importable
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.source_identity import is_source_id
@@ -44,7 +44,6 @@ class Options:
     overwrite_reported: bool = False
     job: str = ""  # the status URL of an export that was started elsewhere
     patients: tuple[str, ...] = ()  # the source ids of the only patients of this run
-
     elements: tuple[str, ...] = ()  # for a preview: the only elements that the source sends
 
     def __post_init__(self) -> None:
@@ -59,7 +58,7 @@ class Options:
             raise InputError(
                 "A run of some patients can't be a reconcile, nor load another export.", code="not-together"
             )
-        if forbidden := not_brought(self.types):
+        if forbidden := not_importable(self.types):
             raise InputError(
                 f"No source may write {', '.join(forbidden)}: name clinical and administrative types only.",
                 code="type-not-allowed",

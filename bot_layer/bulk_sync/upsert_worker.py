@@ -18,10 +18,10 @@ import orjson
 from bot_layer.bulk_sync.attachments import Attachments
 from bot_layer.bulk_sync.rules import provenance, references, upsert
 from bot_layer.bulk_sync.rules.attachments import attachments_in
-from bot_layer.bulk_sync.rules.brought_types import may_be_brought
 from bot_layer.bulk_sync.rules.conditional_references import Query, queries, with_targets
+from bot_layer.bulk_sync.rules.importable_types import is_importable
 from bot_layer.bulk_sync.rules.local_edits import LocalEdit
-from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of
+from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import COUNTED, add_counts
 from bot_layer.bulk_sync.rules.source_identity import source_id_of, stored_as
@@ -97,12 +97,12 @@ class UpsertWorker:
 
     def load(self, resources: Sequence[Resource]) -> Loaded:
         """Write these resources and return the result. No two of them may have the same type and id."""
-        valid = {each.key: each for each in resources if each.key is not None}
+        valid = {each.key: each for each in resources if each.key is not None and not unusable(each)}
         digests = {key: provenance.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
         skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
-        unnamed = [(each.type, "failed") for each in resources if each.key is None]
-        loaded = Loaded(counted([*unnamed, *((key.type, "unchanged") for key in skipped)]))
+        refused = [(each.type, "failed") for each in resources if each.key not in valid]
+        loaded = Loaded(counted([*refused, *((key.type, "unchanged") for key in skipped)]))
         left = {key: each for key, each in valid.items() if key not in skipped}
         if not left:
             return loaded
@@ -208,12 +208,12 @@ class UpsertWorker:
         if known is not None:
             return known
         ids: set[str] = set()
-        if may_be_brought(query.type) and query.type != "Binary":
+        if is_importable(query.type) and query.type != "Binary":
             text = f"identifier={quote(f'{query.system}|{query.value}', safe='')}&_count=20"
             with suppress(InputError, PermanentError, AuthError):
                 for found in self.medplum.server.search_all(query.type, text):
                     source_id = source_id_of(found, query.type)
-                    if source_id and provenance.brought_by(found, Key(query.type, source_id), self.source):
+                    if source_id and provenance.imported_from(found, Key(query.type, source_id), self.source):
                         ids.add(source_id)
                     if len(ids) > 1:
                         break

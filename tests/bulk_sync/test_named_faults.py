@@ -11,10 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import requests
 
 from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.state.id_map import Failure
 from bot_layer.errors import AuthError, BotError, ConfigError, PermanentError, ReviewNeeded
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import Source, Switches, generate
@@ -151,6 +154,15 @@ def test_2_a_resource_without_an_id_is_reported_and_never_given_a_random_one() -
         loader = _loader(both)
         loaded = loader.load([_resource({"resourceType": "Observation", "status": "final"})])
         assert loaded.counts["Observation"] == {"seen": 1, "created": 0, "updated": 0, "unchanged": 0, "failed": 1}
+        assert both.stored("Observation") == []
+
+
+def test_a_kept_part_of_a_resource_is_not_written_by_a_retry() -> None:
+    """An earlier release may have kept one: the rule for what comes from the source holds for a retry too."""
+    with small(patient("p1")) as both:
+        part = observation("o1", meta={"tag": [{"code": "SUBSETTED"}]})
+        loaded = _loader(both).retry([Failure(Key("Observation", "o1"), 400, "refused", orjson.dumps(part))])
+        assert loaded.counts["Observation"]["failed"] == 1
         assert both.stored("Observation") == []
 
 

@@ -110,7 +110,7 @@ def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
     return {**resource, "meta": rest | ({"tag": tags} if tags else {})}
 
 
-def brought_by(resource: Json, key: Key, source: str) -> bool:
+def imported_from(resource: Json, key: Key, source: str) -> bool:
     """True if this source's sync wrote the resource: only such resources are updated or deleted."""
     notes = _notes(resource, key)
     origin = notes.get(ORIGIN_URL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
 from bot_layer.bot.declaration import Setting
-from bot_layer.bulk_sync.rules.brought_types import not_brought
+from bot_layer.bulk_sync.rules.importable_types import not_importable
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.errors import ConfigError
 from bot_layer.settings import Reader
@@ -203,7 +203,7 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
     )
     if settings.level in ("group", "search") and not settings.group_ids:
         raise ConfigError.for_missing(["PF_GROUP_ID"])
-    if forbidden := not_brought(settings.types):
+    if forbidden := not_importable(settings.types):
         reader.refuse("PF_RESOURCE_TYPES", f"no source may write {', '.join(forbidden)}")
     if settings.upsert == "conditional" and settings.local_edits != "source":
         reader.refuse("PF_LOCAL_EDITS", "conditional PUTs go over every edit: set PF_UPSERT to lookup")

@@ -8,7 +8,7 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from typing import Final
 
-from bot_layer.bulk_sync.rules.provenance import brought_by
+from bot_layer.bulk_sync.rules.provenance import imported_from
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import lookup_query, source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found
@@ -94,7 +94,7 @@ class Lookups:
             if source_id is None or source_id not in wanted:
                 continue
             key = Key(kind, source_id)
-            if not brought_by(resource, key, self.source):
+            if not imported_from(resource, key, self.source):
                 self.foreign.add(key)
                 continue
             meta = resource.get("meta") or {}

@@ -99,9 +99,9 @@ def test_what_was_marked_by_hand_is_ours() -> None:
         "resourceType": "Patient",
         "identifier": [{"system": "https://practicefusion.com/fhir/patient-id", "value": "1"}],
     }
-    assert source_mark.brought_by(by_hand, KEY, SOURCE)
-    assert source_mark.brought_by({"resourceType": "Patient"}, KEY, SOURCE)
-    assert not source_mark.brought_by(source_mark.prepare(PATIENT, "https://other.example"), KEY, SOURCE)
+    assert source_mark.imported_from(by_hand, KEY, SOURCE)
+    assert source_mark.imported_from({"resourceType": "Patient"}, KEY, SOURCE)
+    assert not source_mark.imported_from(source_mark.prepare(PATIENT, "https://other.example"), KEY, SOURCE)
 
 
 def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
@@ -207,8 +207,8 @@ def test_a_source_whose_address_goes_on_is_another_one() -> None:
     """A base without the practice's id is the beginning of every practice's base."""
     of_practice = source_mark.prepare({"resourceType": "Patient", "id": "1"}, "https://source.example/fhir/practice")
     key = Key("Patient", "1")
-    assert source_mark.brought_by(of_practice, key, "https://source.example/fhir/practice")
-    assert not source_mark.brought_by(of_practice, key, "https://source.example/fhir")
+    assert source_mark.imported_from(of_practice, key, "https://source.example/fhir/practice")
+    assert not source_mark.imported_from(of_practice, key, "https://source.example/fhir")
 
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:

@@ -106,14 +106,14 @@ ADMINISTRATIVE: Final = frozenset(
         "Substance",
     }
 )
-BROUGHT: Final = CLINICAL | ADMINISTRATIVE
+IMPORTABLE: Final = CLINICAL | ADMINISTRATIVE
 
 
-def may_be_brought(resource_type: str) -> bool:
+def is_importable(resource_type: str) -> bool:
     """True for a type that a source may import."""
-    return resource_type in BROUGHT
+    return resource_type in IMPORTABLE
 
 
-def not_brought(types: Iterable[str]) -> tuple[str, ...]:
+def not_importable(types: Iterable[str]) -> tuple[str, ...]:
     """The types that no source may import, to be named in a message."""
-    return tuple(each for each in dict.fromkeys(types) if each not in BROUGHT)
+    return tuple(each for each in dict.fromkeys(types) if each not in IMPORTABLE)
