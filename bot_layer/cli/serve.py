@@ -168,6 +168,7 @@ def _serve(
     bound, stopped = listening.bind(*address), threading.Event()
     found = bound.getsockname()
     syncs = _syncs(box, stopped, always=clocks.practices) if box is not None else None
+    server_of_marks = _catch_up_server(environ, servers, numbers) if box is not None else None
     if history is not None:
         more += tuple(
             status_page.routes(
@@ -175,7 +176,7 @@ def _serve(
                 bots,
                 history,
                 box,
-                catch_up_server=_catch_up_server(environ, servers, numbers) if box else None,
+                catch_up_server=server_of_marks,
                 host_url=listening.own_url(found),
                 stopped=stopped,
                 start=syncs.start if syncs else None,
@@ -207,7 +208,6 @@ def _serve(
         _launch(box, bots, stopped, clocks, server=servers[0], syncs=_job(syncs, numbers) if syncs else None)
         if own_login is not None:
             missed = partial(occurrences.add, "missed")
-            server_of_marks = _catch_up_server(environ, servers, numbers)
             _catch_up(box, bots, server_of_marks, stopped, numbers, since=clocks.since, missed=missed)
         else:
             _log.warning(

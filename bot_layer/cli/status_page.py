@@ -87,8 +87,9 @@ def routes(
 def _findings(environ: Mapping[str, str], bots: Collection, host_url: str) -> Sequence[Finding]:
     from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # a slow import, not needed for --help
 
-    found = examine(Diagnosis(environ["MEDPLUM_BASE_URL"], connect_environment(environ), bots, host_url, environ))
-    return [each for each in found if not each.name.startswith("last run ")]  # the page shows the runs themselves
+    server = connect_environment(environ)
+    case = Diagnosis(environ["MEDPLUM_BASE_URL"], server, bots, host_url, environ, last_runs=False)  # it shows the runs
+    return list(examine(case))
 
 
 class Syncs:

@@ -51,8 +51,8 @@ class Examined:
         return self.handler.bot.name
 
 
-def examine(bot: Examined) -> Iterator[Finding]:
-    """Every finding about one bot."""
+def examine(bot: Examined, *, last_run: bool) -> Iterator[Finding]:
+    """Every finding about one bot; ``last_run`` includes how its last run ended."""
     deployed = _deployed(bot)
     yield deployed
     if deployed.status == "failed":
@@ -61,7 +61,7 @@ def examine(bot: Examined) -> Iterator[Finding]:
     yield call
     settings = _settings(bot, pong)
     yield settings
-    if call.status != "failed":
+    if last_run and call.status != "failed":
         yield _last_run(bot, pong.standing if pong else Standing())
 
 

@@ -43,7 +43,8 @@ _QUICK = RetryPolicy(retries=0, connect=3.0, read=10.0)
 class Diagnosis:
     """What to examine: a server by its address and login, the bots, their host, and the settings of this machine.
 
-    ``syncs`` returns the problems of the last run of each practice's sync.
+    ``syncs`` returns the problems of the last run of each practice's sync. Without ``last_runs``, the last runs of the
+    bots are left out.
     """
 
     base_url: str
@@ -53,6 +54,7 @@ class Diagnosis:
     environ: Mapping[str, str] = field(repr=False)
     syncs: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    last_runs: bool = True
 
 
 def examine(case: Diagnosis) -> Iterator[Finding]:
@@ -206,7 +208,7 @@ def _bots(
     ]
     failed = set()
     for bot in examined:
-        for finding in bot_checks.examine(bot):
+        for finding in bot_checks.examine(bot, last_run=case.last_runs):
             failed |= {finding.name} if finding.status == "failed" else set()
             yield finding
     yield from bot_checks.partners(examined, failed)

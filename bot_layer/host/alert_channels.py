@@ -43,7 +43,7 @@ class Message:
     @property
     def line(self) -> str:
         """The message as one readable line."""
-        return f"{'Over' if self.is_over else 'Alert'}: {self.text}"
+        return f"{'Over' if self.is_over else 'Alert'}: {' '.join(self.text.split())}"
 
 
 class Channel(Protocol):

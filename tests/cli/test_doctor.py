@@ -105,6 +105,8 @@ def test_a_healthy_project_has_nothing_to_do(world: World) -> None:
     _deploy(world.client())
     found = _found(world)
     assert _wrong(found) == {}
+    names = {f"last run {bot.bot.name}" for bot in BOTS}
+    assert _found(world, last_runs=False).keys() == found.keys() - names and names <= found.keys()
     assert {
         "server",
         "version",
@@ -376,6 +378,7 @@ def test_every_finding_has_a_case() -> None:
     """A new finding must have a case here too, in the table or in a separate test."""
     modules = [
         "deploy/doctor",
+        "deploy/agents",
         "deploy/bot_checks",
         "deploy/readable",
         "bulk_sync/check",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -195,6 +196,13 @@ def test_a_mail_server_that_is_away_is_an_error_with_a_code() -> None:
     (channel,) = read(environ, None).channels
     with pytest.raises(TransientError, match="BOT_ALERT_SMTP"):
         channel.send(Message("sync:", "Not healthy."))
+
+
+def test_a_message_is_one_line_whatever_a_setting_is_named() -> None:
+    """A line break in a practice's name would be another header of the mail."""
+    mail = EmailMessage()
+    mail["Subject"] = Message("sync:", "The sync of north\nBcc: x is not healthy.").line
+    assert mail["Subject"] == "Alert: The sync of north Bcc: x is not healthy."
 
 
 def test_a_task_in_medplum_is_opened_once_and_completed() -> None:
