@@ -6,8 +6,6 @@ search parameters of ActivityDefinition and Communication, and ``ProjectMembersh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from medplum_sandbox.json import Json
 from medplum_sandbox.medplum.outcomes import bad_request, invalid, issue
 
@@ -42,10 +40,7 @@ def refuse_resource(resource: Json) -> None:
         raise invalid([issue("error", "structure", text.format(n), expression=f"{kind}.{n}") for n in found])
 
 
-def refuse_search(kind: str, codes: Iterable[str]) -> None:
-    """400 for a type or a search parameter that the older server does not know."""
-    if kind in TYPES:
-        raise invalid([issue("error", "structure", "Unknown resource type")])
-    for code in codes:
-        if code in PARAMETERS.get(kind, ()):
-            raise bad_request(f"Unknown search parameter: {code}")
+def refuse_parameter(kind: str, code: str) -> None:
+    """400 for a search parameter that the older server does not know."""
+    if code in PARAMETERS.get(kind, ()):
+        raise bad_request(f"Unknown search parameter: {code}")

