@@ -36,8 +36,8 @@ def summary(plan: Plan) -> str:
     if not plan.steps:
         return f"No changes: {len(plan.unchanged)} resources are as declared."
     counts = {action: sum(step.action == action for step in plan.steps) for action in _SIGNS}
-    told = ", ".join(f"{count} to {action}" for action, count in counts.items() if count)
-    return f"{told}; {len(plan.unchanged)} unchanged."
+    counted = ", ".join(f"{count} to {action}" for action, count in counts.items() if count)
+    return f"{counted}; {len(plan.unchanged)} unchanged."
 
 
 def as_json(plan: Plan, problems: tuple[Problem, ...]) -> Json:

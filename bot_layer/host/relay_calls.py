@@ -41,7 +41,8 @@ class RelayCalls:
         """Raise AuthError for a call that was received before."""
         until = signature.at + WINDOW_SECONDS
         with self._lock:
-            self._seen = {mac: end for mac, end in self._seen.items() if end >= now}
+            while self._seen and next(iter(self._seen.values())) < now:  # the oldest first, not all at each call
+                del self._seen[next(iter(self._seen))]
             is_new = signature.mac not in self._seen
             self._seen[signature.mac] = until
         if not is_new or not self._is_new_in_database(signature.mac, until, now):
