@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from bot_layer.bulk_sync.polling import KICKOFFS, Places, fresh_place
+from bot_layer.bulk_sync.polling import KICKOFFS, fresh_place
 from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_file, with_loaded
 from bot_layer.bulk_sync.rules import references
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
@@ -27,7 +27,7 @@ from bot_layer.bulk_sync.rules.export_errors import (
 )
 from bot_layer.bulk_sync.rules.importable_types import is_importable
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines, unusable
-from bot_layer.bulk_sync.rules.plan import roll
+from bot_layer.bulk_sync.rules.plan import Places, roll
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
 from bot_layer.bulk_sync.rules.smart import SERVICE
@@ -54,9 +54,7 @@ def download_files(session: Session, worker: UpsertWorker, states: Iterable[File
     if not left:
         return
     with ThreadPoolExecutor(min(READERS, len(left)), thread_name_prefix="pf-read") as readers:
-        tasks = [
-            readers.submit(_download, session, worker, each, places[each.kind, each.type, each.turn]) for each in left
-        ]
+        tasks = [readers.submit(_download, session, worker, each, places[each.place]) for each in left]
     faults = [fault for task in tasks if (fault := task.exception()) is not None]
     # An expired link or a lost lease is more important than the end of the time limit.
     for fault in sorted(faults, key=lambda each: isinstance(each, Halted)):
@@ -65,8 +63,7 @@ def download_files(session: Session, worker: UpsertWorker, states: Iterable[File
 
 def number_of(session: Session, state: FileState) -> int:
     """The position of a file in its job, which the spool uses as its number."""
-    same = (state.kind, state.type, state.turn)
-    return next(n for n, each in enumerate(session.job.files) if (each.kind, each.type, each.turn) == same)
+    return next(n for n, each in enumerate(session.job.files) if each.place == state.place)
 
 
 def _download(session: Session, worker: UpsertWorker, state: FileState, file: ExportFile) -> None:

@@ -9,11 +9,11 @@ from bot_layer.bulk_sync.download import download_files, keep
 from bot_layer.bulk_sync.hydrate import hydrate
 from bot_layer.bulk_sync.notices import apply_deleted, read_errors
 from bot_layer.bulk_sync.planning import export_instead
-from bot_layer.bulk_sync.polling import Places, after_failure, places_of
+from bot_layer.bulk_sync.polling import after_failure
 from bot_layer.bulk_sync.progress import show_counts, with_bad_lines, with_loaded
 from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
 from bot_layer.bulk_sync.rules.ndjson import resource_of, unusable
-from bot_layer.bulk_sync.rules.plan import after_patients
+from bot_layer.bulk_sync.rules.plan import Places, after_patients, places_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.source_identity import in_order, level_of
 from bot_layer.bulk_sync.searching import left_out, searched_resources
@@ -28,14 +28,14 @@ from bot_layer.errors import PermanentError
 
 def load_files(session: Session, run: Run, job: Job, manifest: Manifest) -> SyncState:
     """The state after every file of the export was written to Medplum, or after the export was lost."""
-    places = places_of(manifest)
+    places = places_of(manifest.files)
     open_spool(session, run, job)
     left = [each for each in job.files if not each.done]
     try:
         refused = _delete_first(session, [each for each in left if each.kind == "deleted"], places)
         for each in left:
             if each.kind == "error":
-                read_errors(session, each, places[each.kind, each.type, each.turn])
+                read_errors(session, each, places[each.place])
         worker = upsert_worker(session, run)
         download_files(session, worker, [each for each in job.files if each.kind == "output"], places)
     except LinkExpired:
@@ -136,7 +136,7 @@ def _delete_first(session: Session, states: list[FileState], places: Places) -> 
     """
     try:
         for each in states:
-            apply_deleted(session, each, places[each.kind, each.type, each.turn])
+            apply_deleted(session, each, places[each.place])
     except PermanentError as fault:
         return fault
     return None

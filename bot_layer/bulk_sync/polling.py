@@ -7,7 +7,7 @@ from typing import Final
 
 from bot_layer.bulk_sync.rules.bulk_export import Complete, ExportFile, Failed, Manifest, Wait, WaitLimits
 from bot_layer.bulk_sync.rules.export_errors import without_address
-from bot_layer.bulk_sync.rules.plan import files_of
+from bot_layer.bulk_sync.rules.plan import files_of, places_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, instant, normal_instant
 from bot_layer.bulk_sync.session import Session
@@ -15,7 +15,6 @@ from bot_layer.errors import PermanentError, TransientError
 
 KICKOFFS: Final = 2  # a lost export is kicked off again, once
 EMPTY_PAGES: Final = 20  # the largest number of consecutive empty pages
-Places = dict[tuple[str, str, int], ExportFile]
 
 
 def poll(session: Session, run: Run, job: Job) -> SyncState:
@@ -130,18 +129,7 @@ def fresh_place(session: Session, state: FileState) -> ExportFile:
             service="Practice Fusion",
             code="link-expired",
         )
-    file = places_of(whole(session, answer.manifest)).get((state.kind, state.type, state.turn))
+    file = places_of(whole(session, answer.manifest).files).get(state.place)
     if file is None:
         raise TransientError("The manifest changed.", service="Practice Fusion", code="link-expired")
     return file
-
-
-def places_of(manifest: Manifest) -> Places:
-    """The manifest's files by kind, type and position: their addresses may change, their order does not."""
-    turns: dict[tuple[str, str], int] = {}
-    places: Places = {}
-    for file in manifest.files:
-        turn = turns.get((file.kind, file.type), 0)
-        turns[file.kind, file.type] = turn + 1
-        places[file.kind, file.type, turn] = file
-    return places

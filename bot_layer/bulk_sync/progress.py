@@ -33,8 +33,7 @@ def with_bad_lines(run: Run, lines: Iterable[tuple[str, str]]) -> Run:
 
 def with_file(job: Job, state: FileState) -> Job:
     """The job with one of its files replaced."""
-    same = (state.kind, state.type, state.turn)
-    files = (state if (each.kind, each.type, each.turn) == same else each for each in job.files)
+    files = (state if each.place == state.place else each for each in job.files)
     return replace(job, files=tuple(files))
 
 

@@ -11,6 +11,7 @@ import requests
 
 from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.setup import load_state
 from bot_layer.bulk_sync.target.changes import Changes
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.medplum.batches import Batches, Verdict
@@ -86,7 +87,7 @@ def test_a_mark_that_medplum_refused_ends_the_run(tmp_path: Path) -> None:
         with pytest.raises(PermanentError) as caught:
             sync.run(Options())
         assert caught.value.code == "deletion-refused"
-        assert sync.store.look().since == before
+        assert load_state(sync.settings, sync.medplum.server).since == before
         sync.map.close()
         state = both.run(deletion="mark")
         assert state.run is not None

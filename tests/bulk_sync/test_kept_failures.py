@@ -16,7 +16,7 @@ from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.failures import store_failures, stored_failures
 from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.bulk_sync.setup import Surroundings, load_state
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.errors import TransientError
@@ -68,8 +68,8 @@ def test_a_renewed_lease_takes_no_place_along() -> None:
         sync.store.state = replace(state, last_success=1.0)
         sync.store.clock = lambda: time.time() + sync.store.lease_seconds - 1
         sync.store.renew()
-        assert sync.store.look().last_success == 0.0
-        assert sync.store.look().until == sync.store.state.until > state.until
+        assert load_state(sync.settings, sync.medplum.server).last_success == 0.0
+        assert load_state(sync.settings, sync.medplum.server).until == sync.store.state.until > state.until
         assert sync.store.state.last_success == 1.0
 
 
@@ -91,7 +91,7 @@ def test_a_step_whose_time_is_over_still_puts_its_failures_aside(busy: int) -> N
             with pytest.raises(TransientError):
                 sync.run(Options())
         both.medplum.faults.clear()
-        assert sync.store.look().owner == ""
+        assert load_state(sync.settings, sync.medplum.server).owner == ""
         assert both.run().failures
 
 

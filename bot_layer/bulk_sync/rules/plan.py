@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import blake2b
@@ -14,18 +15,24 @@ from bot_layer.bulk_sync.rules.run_state import WHOLE, FileState, Job, Run, Sync
 from bot_layer.bulk_sync.rules.source_identity import level_of
 from bot_layer.bulk_sync.rules.time_stamps import export_stamp, next_since, usable_stamps
 
+Places = dict[tuple[str, str, int], ExportFile]
+
 
 def files_of(files: Iterable[ExportFile], before: Iterable[FileState] = ()) -> tuple[FileState, ...]:
     """The files of a manifest in the order of loading; files processed before an interruption stay done."""
-    known = {(each.kind, each.type, each.turn): each for each in before}
-    turns: dict[tuple[str, str], int] = {}
-    states = []
-    for each in files:
-        place = (each.kind, each.type)
-        turn = turns.get(place, 0)
-        turns[place] = turn + 1
-        states.append(known.get((*place, turn)) or FileState(each.kind, each.type, turn, count=each.count))
+    known = {each.place: each for each in before}
+    states = [known.get(place) or FileState(*place, count=each.count) for place, each in places_of(files).items()]
     return tuple(sorted(states, key=lambda each: (each.kind != "output", level_of(each.type))))
+
+
+def places_of(files: Iterable[ExportFile]) -> Places:
+    """A manifest's files by kind, type and position: their addresses may change, their order does not."""
+    turns: Counter[tuple[str, str]] = Counter()
+    places: Places = {}
+    for each in files:
+        places[each.kind, each.type, turns[each.kind, each.type]] = each
+        turns[each.kind, each.type] += 1
+    return places
 
 
 def plan_jobs(

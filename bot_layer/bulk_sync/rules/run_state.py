@@ -28,6 +28,11 @@ class FileState:
     done: bool = False
     count: int | None = None
 
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """Its place in the manifest, which stays the same when its address changes."""
+        return self.kind, self.type, self.turn
+
 
 @dataclass(frozen=True)
 class Job:

@@ -74,10 +74,6 @@ class SyncStore:
             self.state = self.written = from_task(task)
             return self.state
 
-    def look(self) -> SyncState:
-        """The state read from Medplum for display: this store is not changed."""
-        return from_task(self._found())
-
     @property
     def _query(self) -> str:
         return f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
