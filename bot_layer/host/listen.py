@@ -4,8 +4,8 @@ An answer in two packets waits for the caller's delayed acknowledgement: measure
 instead of 25 to 31.
 
 uvicorn closes connections only if they are idle after an answer. A connection that sends nothing, incomplete headers or
-an incomplete body, and a caller that never reads its answer would stay open forever. ``limit_concurrency`` only answers
-503 to complete requests. https://www.uvicorn.org/settings/#timeouts
+an incomplete body, and a caller that never reads its answer would stay open forever, and headers may have any length.
+``limit_concurrency`` only answers 503 to complete requests. https://www.uvicorn.org/settings/#timeouts
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # In seconds. All are below a minute, so that no incomplete request stays longer.
 _HEAD_SECONDS: Final = 20.0
 _BODY_SECONDS: Final = 30.0
 _READ_SECONDS: Final = 45.0
 _KEEP_ALIVE_SECONDS: Final = 45
+_IDLE_SECONDS: Final = _KEEP_ALIVE_SECONDS + _HEAD_SECONDS / 2  # uvicorn closes it earlier if no byte arrives
+_MOST_HEAD: Final = 65_536  # bytes of a request that are not its body: headers, chunk sizes, trailers
 _OWN_FILES: Final = 128  # files and connections of the host itself, and calls that have just been accepted
 _BACKLOG: Final = 64  # asyncio accepts this many connections at once before it checks the limit
 _MOST_CONNECTIONS: Final = 1000
@@ -63,14 +64,14 @@ class Corked:
         return getattr(self._transport, name)
 
 
-class Protocol(H11Protocol):
-    """HTTP/1.1 that sends short answers in one packet and closes idle connections.
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 that sends short answers in one packet, limits headers, and closes idle connections.
 
     ``most_connections`` is shared by all connections of a process; more are closed as soon as they are accepted.
     """
 
     most_connections = _MOST_CONNECTIONS
-    _stage: object = None
+    _head = 0
     _ending: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -78,15 +79,30 @@ class Protocol(H11Protocol):
         super().connection_made(Corked(transport, self.loop))  # type: ignore[arg-type]  # the rest passes through
         if len(self.connections) > self.most_connections:
             transport.abort()
-        self._watch()
+        self._end_after(_HEAD_SECONDS)
 
     def data_received(self, data: bytes) -> None:
+        self._head += len(data)
         super().data_received(data)
-        self._watch()
+        if self._head > _MOST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._end_after(_BODY_SECONDS)
+
+    def on_body(self, body: bytes) -> None:
+        self._head -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head = 0
+        self._end_if_idle()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._end_if_idle()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -101,19 +117,13 @@ class Protocol(H11Protocol):
         _cancel(self._ending)
         _cancel(self._unread)
 
-    def _watch(self) -> None:
-        """Close the connection unless the expected headers or body are complete in time, however slowly bytes
-        arrive."""
-        stage = self.conn.their_state
-        if stage is self._stage:
-            return
-        self._stage = stage
+    def _end_if_idle(self) -> None:
+        self._end_after(_IDLE_SECONDS if self.cycle.response_complete else None)
+
+    def _end_after(self, seconds: float | None) -> None:
+        """Close the connection unless the request advances in this time, however slowly bytes arrive."""
         _cancel(self._ending)
-        seconds = {h11.IDLE: _HEAD_SECONDS, h11.SEND_BODY: _BODY_SECONDS}.get(stage)
-        if stage is h11.IDLE and self.cycle is not None:
-            seconds = _KEEP_ALIVE_SECONDS + _HEAD_SECONDS / 2  # uvicorn closes it earlier if no byte arrives
-        if seconds is not None:
-            self._ending = self.loop.call_later(seconds, self._abort)
+        self._ending = None if seconds is None else self.loop.call_later(seconds, self._abort)
 
     def _abort(self) -> None:
         self.transport.abort()

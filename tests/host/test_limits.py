@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import h11
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -167,7 +166,7 @@ def test_after_an_answer_an_idle_connection_is_kept_for_less_than_a_minute() -> 
             raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
             assert raw.recv(65536).endswith(b"}")
             protocol: Any = next(iter(host._server.server_state.connections))
-            assert protocol.conn.their_state is h11.IDLE
+            assert protocol.cycle.response_complete
             ending = min(protocol.timeout_keep_alive_task.when(), protocol._ending.when())
             assert protocol._ending.when() - protocol.loop.time() < 60
             assert ending - protocol.loop.time() < 60
