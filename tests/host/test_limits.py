@@ -56,6 +56,7 @@ class Transport:
 
     def __init__(self) -> None:
         self.ended = False
+        self.written = b""
 
     def abort(self) -> None:
         self.ended = True
@@ -66,8 +67,8 @@ class Transport:
     def get_extra_info(self, _name: str) -> None:
         return None
 
-    def write(self, _data: bytes) -> None:
-        """Goes nowhere."""
+    def write(self, data: bytes) -> None:
+        self.written += data
 
     def resume_reading(self) -> None:
         """Reads all the time."""
@@ -140,6 +141,50 @@ def test_a_caller_that_reads_no_answer_is_ended() -> None:
     protocol.pause_writing()
     loop.pass_time(59)
     assert transport.ended
+
+
+ENDLESS = {
+    "a header": b"GET / HTTP/1.1\r\nHost: h\r\nX: ",
+    "headers": b"GET / HTTP/1.1\r\nHost: h\r\n",
+    "the address": b"GET /",
+    "trailers": b"POST /bot-b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
+}
+MORE = {"headers": b"X: y\r\n" * 200, "trailers": b"X: y\r\n" * 200}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_is_not_a_body_is_limited_too(kind: str) -> None:
+    """A request line, headers or trailers that never end are refused after 64 kB, before they fill the memory."""
+    _, transport, protocol = connected()
+    protocol.data_received(ENDLESS[kind])
+    sent = 0
+    while not transport.ended and sent < 1_000_000:
+        protocol.data_received(MORE.get(kind, b"a" * 1200))
+        sent += 1200
+    assert 60_000 < sent < 70_000
+    assert b"400 Bad Request" in transport.written
+
+
+def test_a_long_body_in_chunks_is_no_header() -> None:
+    """What counts as header is what frames the body, not the body."""
+    _, transport, protocol = connected()
+    protocol.data_received(b"POST /bot-b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(100):
+        protocol.data_received(b"1000\r\n" + b" " * 0x1000 + b"\r\n")
+    assert not transport.ended
+
+
+def test_requests_sent_ahead_of_their_answers_wait_without_a_limit_of_time() -> None:
+    """A second request on a connection waits for the first one's bot, and for its own."""
+    loop, transport, protocol = connected()
+    protocol.data_received((HEAD + b"\r\n1234567890") * 2)
+    protocol.cycle.response_complete, first = False, protocol.cycle
+    loop.pass_time(600)
+    assert protocol.pipeline and not transport.ended
+    protocol.on_response_complete()
+    assert protocol.cycle is first and not protocol.pipeline
+    loop.pass_time(600)
+    assert not transport.ended
 
 
 def test_there_is_a_limit_on_connections() -> None:
