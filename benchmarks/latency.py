@@ -10,6 +10,7 @@ project:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import subprocess
@@ -119,7 +120,7 @@ def serve(base_url: str, port: int) -> None:
 
     settings = HostSettings((base_url,), Collection({"empty": EMPTY}), environ={})
     bound = listening.bind(listening.LOOPBACK, port)
-    uvicorn.Server(listen.config(app(settings), grace=1)).run(sockets=[bound])
+    asyncio.run(listen.run(uvicorn.Server(listen.config(app(settings), grace=1)), bound))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[s
         access_token=str(envelope.get("accessToken") or ""),
         input=given,
         content_type=str(envelope.get("contentType") or "application/fhir+json"),
-        secrets=_settings(as_object(envelope.get("secrets")), settings, environ or {}),
+        secrets=settings_of(envelope, settings, environ or {}),
         bot=as_object(envelope.get("bot")).get("reference"),
         requester=as_object(envelope.get("requester")).get("reference"),
         trace_id=envelope.get("traceId"),
@@ -118,6 +118,13 @@ def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[s
         length_untold=any(headers.get(name, "identity") != "identity" for name in _UNTOLD)
         or ("content-length" in headers and _length(headers["content-length"]) is None),
     )
+
+
+def settings_of(envelope: Json, declared: Iterable[Setting], environ: Mapping[str, str]) -> dict[str, str]:
+    """The declared settings, resolved from ``environ`` and the event's secrets."""
+    given, settings = as_object(envelope.get("secrets")), tuple(declared)
+    texts = ((each.name, secret_text(given.get(each.name))) for each in settings)
+    return resolve(settings, environ, {name: text for name, text in texts if text is not None})
 
 
 def target(event: Event, resource_type: str, parameter: str) -> Target:
@@ -181,12 +188,6 @@ def _how_to_name(resource_type: str, parameter: str) -> str:
 
 def _where(parameter: str) -> str:
     return f"Parameters.parameter.where(name='{parameter}')"
-
-
-def _settings(given: Json, declared: Iterable[Setting], environ: Mapping[str, str]) -> dict[str, str]:
-    settings = tuple(declared)
-    texts = ((each.name, secret_text(given.get(each.name))) for each in settings)
-    return resolve(settings, environ, {name: text for name, text in texts if text is not None})
 
 
 def _said(headers: Json, name: str) -> str | None:

@@ -57,7 +57,7 @@ class Guard:
             return  # a later run returns through Medplum this way
         bot = handler.bot
         declared = [setting for setting in bot.settings if setting.name == bot.requesters_setting]
-        settings = envelopes.read(envelope, settings=declared, environ=self.environ).secrets
+        settings = envelopes.settings_of(envelope, declared, self.environ)
         callers.require_caller(
             requester if isinstance(requester, str) else None,
             settings.get(bot.requesters_setting, bot.requesters),
