@@ -5,25 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from medplum_sandbox.listening import ThreadedServer
 
 RESET_EXTENSION = "medplum_sandbox.reset"
 
 
-class ResettableProtocol(H11Protocol):
+class ResettableProtocol(HttpToolsProtocol):
     """HTTP/1.1 whose requests carry a function that cuts the TCP connection without an answer.
 
     ASGI has no word for a connection that breaks; the fault switchboard needs one, because a lost answer is the case
     that creates people twice.
     """
 
-    def handle_events(self) -> None:
-        """Parses requests, and adds to each request's scope a function that closes its connection."""
-        super().handle_events()
-        if self.scope is not None:
-            self.scope.setdefault("extensions", {})[RESET_EXTENSION] = {"abort": self.transport.abort}
+    def on_message_begin(self) -> None:
+        """Adds to a request's scope a function that closes its connection."""
+        super().on_message_begin()
+        self.scope["extensions"] = {RESET_EXTENSION: {"abort": self.transport.abort}}
 
 
 class Server(ThreadedServer):
