@@ -198,7 +198,7 @@ def _seconds_left(run: Run, progress: Sequence[Progress], now: float, samples: d
 
     None until a minute of loading has been observed, and while an export is incomplete: its size is unknown.
     """
-    if run.phase != "load" or not all(job.done or job.files for job in run.jobs):
+    if run.phase != "export" or not all(job.done or job.files for job in run.jobs):
         return None
     expected = sum(each.expected or 0 for each in progress)
     done = sum(min(each.done, each.expected or 0) for each in progress)

@@ -36,7 +36,7 @@ def test_progress_counts_what_the_source_announced() -> None:
     """A type without a count has none."""
     files = (FileState("output", "Patient", 0, count=100), FileState("output", "Observation", 1, count=300))
     counts = {"Patient": {"seen": 100, "failed": 2}, "Device": {"seen": 7}}
-    run = Run("r", NOW - 60, "load", jobs=(Job("group", ("Patient",), files=files),), counts=counts)
+    run = Run("r", NOW - 60, "export", jobs=(Job("group", ("Patient",), files=files),), counts=counts)
     found = practice(run, until=NOW + 60)
     assert found.running
     assert found.progress == (
@@ -51,7 +51,7 @@ def loading(done: int, *, run: str = "r", jobs: int = 1) -> SyncState:
     """A run that has loaded so many of 1,000 Patients; of further jobs the export is not complete."""
     complete = Job("group", ("Patient",), files=(FileState("output", "Patient", 0, count=1000),))
     waiting = tuple(Job("group", ("Condition",)) for _ in range(jobs - 1))
-    return SyncState(run=Run(run, NOW - 7200, "load", jobs=(complete, *waiting), counts={"Patient": {"seen": done}}))
+    return SyncState(run=Run(run, NOW - 7200, "export", jobs=(complete, *waiting), counts={"Patient": {"seen": done}}))
 
 
 def test_the_time_left_is_told_from_the_speed_of_loading() -> None:
