@@ -11,9 +11,8 @@ from bot_layer.bulk_sync.finalizer import KNOWS_WAITING
 from bot_layer.bulk_sync.planning import planned
 from bot_layer.bulk_sync.reconciling import begin_seeing, check_map
 from bot_layer.bulk_sync.release import release_all
-from bot_layer.bulk_sync.rules.plan import filtered_by
-from bot_layer.bulk_sync.rules.run_state import WHOLE, Run, SyncState
-from bot_layer.bulk_sync.rules.smart import Discovery
+from bot_layer.bulk_sync.rules.plan import filtered_by, still_missing
+from bot_layer.bulk_sync.rules.run_state import NO_GROUP, Run, SyncState
 from bot_layer.bulk_sync.session import Options, Session
 
 _NEXT: Final = "next_cache_id"
@@ -49,7 +48,8 @@ def begin(session: Session, state: SyncState, options: Options) -> SyncState:
         edits=carried_edits(session, state),
     )
     run = planned(session, run, state, types, options)
-    groups = dict.fromkeys(job.group or WHOLE for job in run.jobs)
+    run = run.lacking(still_missing(state, run))
+    groups = dict.fromkeys(job.group or NO_GROUP for job in run.jobs)
     state = replace(state, groups=tuple(groups), types=session.settings.types)
     if run.full:
         session.map.ask_anew("")  # what the source did not have may exist by now
@@ -99,11 +99,10 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     if known and not (state.refused_types and anew):
         use_scopes(session, state)
         return tuple(each for each in types if each not in state.refused_types), state
-    session.source.login.types = types
-    accepted, refused = session.source.login.negotiate()
+    accepted = session.source.login.negotiate(types)
+    refused = tuple(each for each in types if each not in accepted)
     if refused:
         session.log("PFSmartClient", f"The source does not grant: {', '.join(refused)}")
-    discovery = session.source.login.discover()
     changed = replace(
         state,
         # Scopes from a setting are not stored, so that a change of the setting takes effect.
@@ -111,17 +110,13 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
         scopes_for=asked_for,
         scopes_at=session.clock(),
         refused_types=refused,
-        token_endpoint=discovery.token_endpoint,
-        auth_methods=discovery.auth_methods,
     )
     return accepted, changed
 
 
 def use_scopes(session: Session, state: SyncState) -> None:
-    """Log in to the source as before, without repeating discovery and scope negotiation."""
+    """Log in to the source with the scopes that it granted before, without negotiating again."""
     session.source.login.granted = session.settings.scopes or state.scopes
-    if state.token_endpoint and session.source.login.discovery is None:
-        session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
 
 
 def _known_writers(session: Session, state: SyncState) -> SyncState:

@@ -12,9 +12,9 @@ from typing import Final
 import orjson
 
 from bot_layer.bulk_sync.progress import with_loaded
-from bot_layer.bulk_sync.rules.local_edits import EditList
+from bot_layer.bulk_sync.rules.plan import still_missing
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.run_state import Run, SyncState
+from bot_layer.bulk_sync.rules.run_state import EditList, Run, SyncState
 from bot_layer.bulk_sync.rules.smart import phrase
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
@@ -29,6 +29,7 @@ def retry(session: Session, state: SyncState) -> SyncState:
     """Write again what failed before; returns the state with a run that only has to be finished."""
     edits = carried_edits(session, state)
     run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True, edits=edits)
+    run = run.lacking(still_missing(state, run))
     loaded = upsert_worker(session, run).retry(session.map.failures())
     return session.save(with_loaded(run, loaded), state)
 
@@ -37,7 +38,7 @@ def carried_edits(session: Session, state: SyncState) -> EditList:
     """The edits that a new run takes over from the list of an earlier one."""
     if state.run is None or session.settings.local_edits != "report":
         return EditList()
-    return state.run.edits.carried()
+    return EditList(state.run.edits.listed)  # the source does not send these again unless they change
 
 
 def store_failures(session: Session, state: SyncState) -> str:

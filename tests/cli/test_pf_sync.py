@@ -17,13 +17,15 @@ import requests
 from typer.testing import CliRunner, Result
 
 from bot_layer.bulk_sync.engine import Options
-from bot_layer.bulk_sync.rules.kickoff import Export, Started
+from bot_layer.bulk_sync.rules.kickoff import Started
+from bot_layer.bulk_sync.rules.run_state import Job
 from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.cli.main import build
 from bot_layer.deploy.declared import declared_policy
 from bots.pf_bulk_sync import BOT
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests import processes
+from tests.bulk_sync import test_source_refusals as refusals
 from tests.bulk_sync.export_server import Reply, practice
 from tests.bulk_sync.world import World, assert_exact, observation, world
 from tests.host.process import until
@@ -348,7 +350,7 @@ def test_an_export_that_somebody_else_started_is_taken_up(tmp_path: Path) -> Non
     """By its status URL; the time stamps stay."""
     with world(generate(1, 1), switches=FAST) as both:
         sync = both.sync()
-        started_ = sync.session.source.exports.kickoff(Export("group", ("Patient",), both.source.group_id))
+        started_ = sync.session.source.exports.kickoff(Job("group", ("Patient",), both.source.group_id))
         sync.map.close()
         assert isinstance(started_, Started)
         told = typed(both, "--job", started_.status_url, folder=tmp_path)
@@ -391,6 +393,37 @@ def test_some_elements_are_kept_and_write_nothing(tmp_path: Path) -> None:
         assert source.kickoffs()[0]["_elements"] == ["id,gender"]
         assert (tmp_path / "kept" / "1.Patient.ndjson").read_bytes().count(b"\n") == 2
         assert both.stored("Patient") == both.stored("Task") == []
+
+
+def test_a_retry_leaves_open_what_the_source_did_not_export(tmp_path: Path) -> None:
+    """Exit code 4 and an unhealthy status until an export contains it; its time stamp stays until then."""
+    three = {"PF_RESOURCE_TYPES": "Patient,Observation,Condition", "PF_HYDRATE": "false"}
+    with world(refusals.practice()) as both:
+
+        def stamps() -> dict[str, str]:
+            return dict(both.sync().store.load().since["g1"])
+
+        refusals.errors(both, refusals.issue("Observation/o2 could not be exported"))
+        assert typed(both, folder=tmp_path, **three).exit_code == 4
+        before = stamps()
+        assert set(before) == {"Patient", "Condition"}
+        both.source.edit_manifest = lambda body: body
+        told = typed(both, "--retry-failed", folder=tmp_path, **three)
+        assert told.exit_code == 4, told.stderr
+        assert "not-exported: Observation: 1 x error processing" in told.stdout
+        assert stamps() == before
+        assert typed(both, "status", folder=tmp_path, **three).exit_code == 1
+        told = typed(both, "--types", "Patient", folder=tmp_path, **three)
+        assert told.exit_code == 4, told.stderr
+        assert stamps()["Condition"] == before["Condition"] < stamps()["Patient"]
+        both.source.clear_requests()
+        told = typed(both, folder=tmp_path, **three)
+        assert told.exit_code == 0, told.stderr
+        assert "not-exported" not in told.stdout
+        asked = {each["_type"][0]: "_since" in each for each in refusals.kickoffs(both)}
+        assert asked == {"Observation": False, "Patient": True, "Condition": True}
+        assert set(stamps()) == {"Patient", "Observation", "Condition"}
+        assert typed(both, "status", folder=tmp_path, **three).exit_code == 0
 
 
 def test_a_report_is_saved_as_csv_and_as_json(tmp_path: Path) -> None:

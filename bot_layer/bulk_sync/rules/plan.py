@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Literal
 
-from bot_layer.bulk_sync.rules.bulk_export import ExportFile, Level
-from bot_layer.bulk_sync.rules.export_errors import incomplete_types
-from bot_layer.bulk_sync.rules.run_state import WHOLE, FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.rules.bulk_export import ExportFile
+from bot_layer.bulk_sync.rules.export_errors import NotExported, incomplete_types
+from bot_layer.bulk_sync.rules.run_state import NO_GROUP, FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.source_identity import level_of
-from bot_layer.bulk_sync.rules.time_stamps import export_stamp, next_since, usable_stamps
+from bot_layer.bulk_sync.rules.time_stamps import export_stamp, instant, next_since, usable_stamps
 
 Places = dict[tuple[str, str, int], ExportFile]
 
@@ -36,7 +35,7 @@ def places_of(files: Iterable[ExportFile]) -> Places:
 
 
 def plan_jobs(
-    level: Level | Literal["search"],
+    level: str,
     group: str,
     types: Iterable[str],
     state: SyncState,
@@ -53,13 +52,13 @@ def plan_jobs(
     The history of a few new patients is searched; types without a search (``by_search``) are exported in full for them.
     If a Group can't be read, its new patients are found in the Patient export, which is always full.
     """
-    place = group or WHOLE
+    place = group or NO_GROUP
     stamps = {} if full else usable_stamps(state.since.get(place, {}), now=now)
     if since and not full:
         stamps = dict.fromkeys(types, since)
     if stamps and members is not None and not since:
-        before = _called(state.members.get(place, ""))
-        newcomers = tuple(each for each in members if roll([each]) not in before)
+        before = _split(state.members.get(place, ""))
+        newcomers = tuple(each for each in members if member_digests([each]) not in before)
         if len(newcomers) > few:
             stamps = {}
         elif newcomers:
@@ -84,7 +83,7 @@ def plan_jobs(
 
 def after_patients(state: SyncState, run: Run, group: str) -> Run:
     """The run with all other types in full if the Patient export of an unreadable Group includes new patients."""
-    new = _called(run.members.get(group, "")) - _called(state.members.get(group, ""))
+    new = _split(run.members.get(group, "")) - _split(state.members.get(group, ""))
     if group not in run.unread or not new:
         return run
     return replace(
@@ -102,6 +101,22 @@ def filtered_by(state: SyncState, filters: tuple[str, ...]) -> SyncState:
     return replace(state, since=since, type_filters=filters)
 
 
+def still_missing(state: SyncState, run: Run) -> tuple[NotExported, ...]:
+    """What the source did not export in the last run, and this one does not export either.
+
+    A run of everything starts with an empty list. A retry, or a run of a part, must not hide what is still missing.
+    """
+    if state.run is None or (run.jobs and not run.narrow):
+        return ()
+    exported = {
+        kind
+        for job in run.jobs
+        for kind in job.types
+        if not job.newcomers and instant(job.since) <= instant(state.since.get(job.group or NO_GROUP, {}).get(kind, ""))
+    }
+    return tuple(each for each in state.run.not_exported if each.type not in exported)
+
+
 def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
     """The time stamps after a run that processed every file.
 
@@ -110,13 +125,13 @@ def next_stamps(state: SyncState, run: Run) -> dict[str, dict[str, str]]:
     """
     since = {group: dict(types) for group, types in state.since.items()}
     for place, now in run.members.items() if not run.narrow else ():
-        if _called(now) - _called(state.members.get(place, "")):
-            asked = {kind for job in run.jobs if (job.group or WHOLE) == place for kind in job.types}
+        if _split(now) - _split(state.members.get(place, "")):
+            asked = {kind for job in run.jobs if (job.group or NO_GROUP) == place for kind in job.types}
             asked -= incomplete_types(asked, run.not_exported)
             since[place] = {kind: stamp for kind, stamp in since.get(place, {}).items() if kind in asked}
     for job in run.jobs:
         if not job.newcomers:
-            place = job.group or WHOLE
+            place = job.group or NO_GROUP
             complete = [kind for kind in job.types if kind not in incomplete_types(job.types, run.not_exported)]
             stamp = export_stamp(job.transaction_time, job.kicked_off)
             since[place] = next_since(since.get(place, {}), complete, stamp, since=job.since)
@@ -128,12 +143,12 @@ def next_members(state: SyncState, run: Run) -> dict[str, str]:
     return {**state.members, **(run.members if not run.narrow else {})}
 
 
-def roll(patients: Iterable[str]) -> str:
+def member_digests(patients: Iterable[str]) -> str:
     """The members of a Group as eight-character digests: Medplum limits a Task to 1 MB, and a practice may have many
     patients."""
     digests = (blake2b(each.encode(), digest_size=6).digest() for each in patients)
     return "".join(b64encode(each).decode() for each in digests)
 
 
-def _called(text: str) -> set[str]:
+def _split(text: str) -> set[str]:
     return {text[start : start + 8] for start in range(0, len(text), 8)}

@@ -9,16 +9,16 @@ from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules import run_state as sync_state
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
-from bot_layer.bulk_sync.rules.local_edits import EditList, LocalEdit
-from bot_layer.bulk_sync.rules.plan import files_of, plan_jobs, roll
-from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.rules.export_errors import NotExported
+from bot_layer.bulk_sync.rules.plan import files_of, member_digests, plan_jobs, still_missing
+from bot_layer.bulk_sync.rules.run_state import EditList, FileState, Job, LocalEdit, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 
 RUN = Run(
     "r",
     1000.0,
-    jobs=(Job("group", ("A",), "g", files=(FileState("output", "A", 0, 5, count=7),), patients=("p",)),),
-    members={"g": roll(["p"])},
+    jobs=(Job("group", ("A",), "g", files=(FileState("output", "A", 0, count=7),), patients=("p",)),),
+    members={"g": member_digests(["p"])},
     counts={"A": {"seen": 3, "created": 1, "updated": 1, "unchanged": 1, "failed": 0}},
     deleted=2,
     refused_types=("B",),
@@ -30,7 +30,7 @@ RUN = Run(
 )
 STATE = SyncState(
     since={"g": {"A": "2024-01-01T00:00:00Z", "B": "2023-01-01T00:00:00Z"}},
-    members={"g": roll(["p"])},
+    members={"g": member_digests(["p"])},
     scopes=("s",),
     failures="Binary/1",
     writers=("Bot/1",),
@@ -60,7 +60,9 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
         del document[name]
     for name in ("edits", "seen_in", "not_exported"):
         document["run"].pop(name, None)
-    document["run"]["source_errors"] = False  # a field of that version
+    document["run"]["source_errors"] = False  # fields of that version
+    document["run"]["jobs"][0]["files"][0]["lines"] = 5
+    document["token_endpoint"] = "https://s.example/token"
     document["members"] = document["run"]["members"] = {"g": ["p"]}
     held["valueString"] = json.dumps(document)
     run = replace(RUN, edits=EditList())
@@ -69,7 +71,9 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
 
 def test_a_practice_of_many_groups_fits_into_a_task() -> None:
     """Medplum accepts a Task of 1 MB: a Group has a thousand patients, and a run may be new to all of them."""
-    groups = {f"{number:036}": roll(f"{number:018}{each:018}" for each in range(1000)) for number in range(40)}
+    groups = {
+        f"{number:036}": member_digests(f"{number:018}{each:018}" for each in range(1000)) for number in range(40)
+    }
     state = replace(STATE, members=groups, run=replace(RUN, members=groups))
     assert len(json.dumps(sync_task.to_task(state, "https://s.example"))) < 1_000_000
 
@@ -107,7 +111,7 @@ def test_the_status_of_the_task_follows_the_run() -> None:
         ("done", "completed"),
         ("failed", "failed"),
         ("cancelled", "cancelled"),
-        ("load", "in-progress"),
+        ("export", "in-progress"),
     )
     for phase, status in phases:
         run = replace(RUN, phase=phase, ended=0.0)
@@ -180,18 +184,18 @@ def test_files_are_loaded_in_the_order_of_their_types() -> None:
         ExportFile("output", "Patient", "u3", 3),
         ExportFile("output", "Patient", "u4"),
     ]
-    states = files_of(files, [FileState("output", "Patient", 1, 9, done=True)])
-    assert [(each.kind, each.type, each.turn, each.lines) for each in states] == [
-        ("output", "Patient", 0, 0),
-        ("output", "Patient", 1, 9),
-        ("output", "Observation", 0, 0),
-        ("deleted", "Bundle", 0, 0),
+    states = files_of(files, [FileState("output", "Patient", 1, done=True)])
+    assert [(each.kind, each.type, each.turn, each.done) for each in states] == [
+        ("output", "Patient", 0, False),
+        ("output", "Patient", 1, True),
+        ("output", "Observation", 0, False),
+        ("deleted", "Bundle", 0, False),
     ]
 
 
 def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
     """A new type, a newcomer, too many newcomers, a time stamp of the caller's, a full run."""
-    old = SyncState(since={"g": {"A": "2026-01-01T00:00:00Z"}}, members={"g": roll(["p1"])})
+    old = SyncState(since={"g": {"A": "2026-01-01T00:00:00Z"}}, members={"g": member_digests(["p1"])})
     jobs = plan_jobs("group", "g", ["A", "B"], old, members=("p1",))
     assert [(job.types, job.since) for job in jobs] == [(("B",), ""), (("A",), "2026-01-01T00:00:00Z")]
     jobs = plan_jobs("group", "g", ["A"], old, members=("p1", "p2"))
@@ -206,6 +210,23 @@ def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
     (job,) = plan_jobs("search", "g", ["A"], SyncState(), members=("p1",))
     assert job.patients == ("p1",)
     assert plan_jobs("system", "", ["A"], SyncState())[0].group == ""
+
+
+def test_what_was_not_exported_stays_in_the_report_until_it_is() -> None:
+    """A retry and a run of a part take it over; a run of everything does not, nor one of that type."""
+    stamp, later = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+    missing = (NotExported("A", 1, "x"), NotExported("*", 2, "y"))
+    state = SyncState(since={"g": {"A": stamp}}, run=replace(RUN, not_exported=missing))
+    assert still_missing(SyncState(), Run("r", 0.0)) == ()
+    assert still_missing(state, Run("r", 0.0)) == missing
+    assert still_missing(state, Run("r", 0.0, jobs=(Job("group", ("B",), "g"),))) == ()
+    for job, left in (
+        (Job("group", ("B",), "g"), missing),
+        (Job("group", ("A",), "g", stamp), missing[1:]),
+        (Job("group", ("A",), "g", later), missing),
+        (Job("group", ("A",), "g", only=("p",), newcomers=True), missing),
+    ):
+        assert still_missing(state, Run("r", 0.0, jobs=(job,), narrow=True)) == left
 
 
 def test_the_turn_of_jobs() -> None:
