@@ -50,8 +50,7 @@ def act(event: Event) -> Json:
     if not event.secrets.get(PRACTICES):
         settings = read_settings(event.secrets)
         return _step(event, settings, settings.step_seconds)
-    others = {name: value for name, value in event.secrets.items() if name != PRACTICES}
-    practices, name = read_practices(event.secrets[PRACTICES], others), event.text("practice")
+    practices, name = read_practices(event.secrets[PRACTICES], event.secrets), event.text("practice")
     if name:
         return _named(event, practices, name)
     if (event.text("action") or "start") not in ("start", "status"):

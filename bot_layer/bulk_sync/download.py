@@ -25,9 +25,9 @@ from bot_layer.bulk_sync.rules.export_errors import (
     NotExported,
     read_outcomes,
 )
-from bot_layer.bulk_sync.rules.importable_types import is_importable
+from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines, unusable
-from bot_layer.bulk_sync.rules.plan import Places, roll
+from bot_layer.bulk_sync.rules.plan import Places, member_digests
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState
 from bot_layer.bulk_sync.rules.smart import SERVICE
@@ -156,7 +156,7 @@ class _Reader:
         self.__post_init__()
         self.session.spool.begin(self.number)
         lines = _Counted(split_lines(chunks))
-        items = read_resources(lines, loads=orjson.loads)
+        items = read_resources(lines)
         seen = 0
         while some := list(islice(items, _TOGETHER)):
             self.session.check_time()
@@ -173,7 +173,7 @@ class _Reader:
             self.outcomes.append(resource.value)
         elif not _TYPE.fullmatch(kind):
             self.bad.append(BadLine(resource.number, "not a resource type"))
-        elif kind not in self.session.job.types or not is_importable(kind):
+        elif kind not in self.session.job.types or kind not in IMPORTABLE:
             self.unwanted[kind] += 1
         elif (reason := unusable(resource)) or resource.key is None:
             self.bad.append(BadLine(resource.number, reason))
@@ -200,13 +200,13 @@ class _Reader:
                 return
             run = with_loaded(run, self.loaded)
             if (group := job_of(run).group) in run.unread and not job_of(run).newcomers:
-                members = run.members.get(group, "") + roll(self.patients)
+                members = run.members.get(group, "") + member_digests(self.patients)
                 run = replace(run, members={**run.members, group: members})
             place = f"{state.type} file {state.turn + 1} line"
             run = with_bad_lines(run, ((state.type, f"{place} {each.number}: {each.reason}") for each in self.bad))
-            report = read_outcomes(self.outcomes, job_of(run).types, named=state.type)
-            missing = (*report.missing, *([self.missing] if self.missing is not None else []))
-            run = run.lacking(missing).noted(*report.notes, *self._unwanted())
+            reported, notes = read_outcomes(self.outcomes, job_of(run).types, named=state.type)
+            missing = (*reported, *([self.missing] if self.missing is not None else []))
+            run = run.lacking(missing).noted(*notes, *self._unwanted())
             session.keep(run.with_job(with_file(job_of(run), replace(state, done=True))))
         show_counts(session, self.loaded, state.count)
 

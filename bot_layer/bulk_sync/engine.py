@@ -16,8 +16,7 @@ from bot_layer.bulk_sync.planning import kick_off
 from bot_layer.bulk_sync.polling import poll
 from bot_layer.bulk_sync.release import release_all, release_done
 from bot_layer.bulk_sync.rules import run_state as sync_state
-from bot_layer.bulk_sync.rules.local_edits import EditList
-from bot_layer.bulk_sync.rules.run_state import Run, SyncState
+from bot_layer.bulk_sync.rules.run_state import EditList, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.session import Halted, Options, Progress, Session
 from bot_layer.bulk_sync.state.id_map import SyncMap

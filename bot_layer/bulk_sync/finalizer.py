@@ -20,7 +20,7 @@ from bot_layer.bulk_sync.rules.settings import Deletion
 from bot_layer.bulk_sync.rules.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.bulk_sync.source.client import PracticeFusion
-from bot_layer.bulk_sync.source.requests import ReadRefused
+from bot_layer.bulk_sync.source.records import ReadRefused
 from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.bulk_sync.target.changes import Changed
 from bot_layer.bulk_sync.target.writer import MedplumWriter

@@ -12,7 +12,7 @@ from typing import Final
 
 from bot_layer.bulk_sync.download import keep
 from bot_layer.bulk_sync.progress import with_bad_lines
-from bot_layer.bulk_sync.rules.importable_types import is_importable
+from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.session import Session
@@ -71,7 +71,7 @@ class _Reading:
         session = self.session
         session.check_time()
         here = session.spool.holds(keys)
-        wanted = [key for key in keys if is_importable(key.type) and key not in self.tried and key not in here]
+        wanted = [key for key in keys if key.type in IMPORTABLE and key not in self.tried and key not in here]
         self.tried.update(keys)
         known = self.worker.known(wanted)
         asked = session.map.asked(wanted)

@@ -15,11 +15,12 @@ from bot_layer.bulk_sync.rules.bulk_export import Failed, Manifest
 from bot_layer.bulk_sync.rules.ndjson import resource_of, unusable
 from bot_layer.bulk_sync.rules.plan import Places, after_patients, places_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.source_identity import in_order, level_of
 from bot_layer.bulk_sync.searching import left_out, searched_resources
 from bot_layer.bulk_sync.session import Session, job_of
 from bot_layer.bulk_sync.source.files import LinkExpired
-from bot_layer.bulk_sync.source.requests import SERVICE, ReadRefused
+from bot_layer.bulk_sync.source.records import ReadRefused
 from bot_layer.bulk_sync.spooled_units import ENOUGH, resources_of, units
 from bot_layer.bulk_sync.upsert_worker import Loaded, UpsertWorker
 from bot_layer.bulk_sync.worker_pool import WorkerPool, upsert_worker, worker_pool

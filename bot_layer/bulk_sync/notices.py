@@ -8,7 +8,7 @@ from dataclasses import replace
 from bot_layer.bulk_sync.polling import KICKOFFS, fresh_place
 from bot_layer.bulk_sync.progress import file_done, with_bad_lines
 from bot_layer.bulk_sync.rules import bulk_export
-from bot_layer.bulk_sync.rules.bulk_export import Deletions, ExportFile
+from bot_layer.bulk_sync.rules.bulk_export import ExportFile
 from bot_layer.bulk_sync.rules.export_errors import UNREADABLE_DELETIONS, NotExported, merged, read_outcomes, unreadable
 from bot_layer.bulk_sync.rules.ndjson import Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
@@ -27,7 +27,7 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
     """Delete or mark in Medplum what the source deleted. A deletion that cannot be read is reported."""
     # The sync imported nothing of other types, and Medplum may not support them.
     imported = {*session.job.types, *session.settings.types, *POINTED_TO}
-    found: list[Deletions] = []
+    found: list[tuple[Key | None, ...]] = []
     missing: tuple[NotExported, ...] = ()
     try:
         found = [bulk_export.deletions(item, session.settings.source) for item in _items(session, state, file)]
@@ -39,9 +39,11 @@ def apply_deleted(session: Session, state: FileState, file: ExportFile) -> None:
         if fault.service != SERVICE:
             raise
         missing = unreadable(UNREADABLE_DELETIONS)
-    keys = dict.fromkeys(Key(*each) for one in found for each in one.keys if each[0] in imported)
+    keys = dict.fromkeys(each for one in found for each in one if each is not None and each.type in imported)
     number = finalizer(session).delete(list(keys), session.settings.deletion)
-    bad = [f"deletions file {state.turn + 1} line {line}: no deletion" for line, one in enumerate(found, 1) if one.bad]
+    bad = [
+        f"deletions file {state.turn + 1} line {line}: no deletion" for line, one in enumerate(found, 1) if None in one
+    ]
     run = with_bad_lines(session.run, (("Bundle", each) for each in bad))
     session.keep(replace(run.lacking(missing), deleted=run.deleted + number))
     file_done(session, state)
@@ -61,11 +63,11 @@ def read_errors(session: Session, state: FileState, file: ExportFile) -> None:
         session.log("PFBulkExport", f"An error file cannot be read ({fault.code})")
         whole = False
     whole = whole and len(outcomes) >= (file.count or 0)
-    report = read_outcomes(outcomes, session.job.types, named=file.type)
-    found = report.missing if whole else merged(report.missing, unreadable())
+    missing, notes = read_outcomes(outcomes, session.job.types, named=file.type)
+    found = missing if whole else merged(missing, unreadable())
     for each in found:
         session.log("PFBulkExport", f"Not exported by the source: {each.type}: {each.count} x {each.reason}")
-    session.keep(session.run.lacking(found).noted(*report.notes))
+    session.keep(session.run.lacking(found).noted(*notes))
     file_done(session, state)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, cast
 
 from bot_layer.bulk_sync.polling import KICKOFFS
 from bot_layer.bulk_sync.rules import kickoff
-from bot_layer.bulk_sync.rules.bulk_export import Level
-from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started, narrower
-from bot_layer.bulk_sync.rules.plan import plan_jobs, roll
+from bot_layer.bulk_sync.rules.kickoff import Refused, Started, narrower
+from bot_layer.bulk_sync.rules.plan import member_digests, plan_jobs
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.source_identity import in_order
 from bot_layer.bulk_sync.rules.time_stamps import kickoff_moment
 from bot_layer.bulk_sync.searching import left_out
 from bot_layer.bulk_sync.session import Options, Session
+from bot_layer.bulk_sync.source.records import GroupMembers
 from bot_layer.errors import InputError, PermanentError
 
 
@@ -35,7 +34,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
         if there is not None and there.groups and not there.patients:
             continue  # its patients are those of the Groups inside it
         if found is not None:
-            members[group] = roll(found)
+            members[group] = member_digests(found)
             notes += () if found else ("a Group has no patients: check PF_GROUP_ID, and who is in the Group",)
         elif level == "search":
             raise PermanentError(
@@ -52,7 +51,7 @@ def planned(session: Session, run: Run, state: SyncState, types: tuple[str, ...]
             jobs += (_job_of(level, group, types, only, options.since),) if only else ()
             continue
         jobs += plan_jobs(
-            _level(level),
+            level,
             group,
             types,
             state,
@@ -108,7 +107,7 @@ def kick_off(session: Session, run: Run, job: Job) -> SyncState:
 
 def ask_for_export(session: Session, job: Job, elements: tuple[str, ...] = ()) -> Started | Refused:
     """The source's answer to the kick-off of this job."""
-    return session.source.exports.kickoff(replace(_export(session, job), elements=elements))
+    return session.source.exports.kickoff(job, elements)
 
 
 def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run:
@@ -117,10 +116,9 @@ def after_refusal(session: Session, run: Run, job: Job, refused: Refused) -> Run
     A type that the source refuses on its own is excluded and reported; it never blocks the others. PermanentError if
     nothing is left to try.
     """
-    parts = narrower(_export(session, job), refused)
+    parts = narrower(job, refused)
     if parts:
-        split = job.split or len(parts) > 1
-        return run.with_jobs(tuple(_part(job, each, split=split) for each in parts))
+        return run.with_jobs(parts)
     family = [each for each in run.jobs if each is not job and _alike(each, job)]
     if any(each.kickoffs or each.done for each in family) and refused.unsupported:
         return _left_out(session, run, job, refused)
@@ -146,33 +144,6 @@ def _alike(one: Job, other: Job) -> bool:
     return (one.level, one.group) == (other.level, other.group)
 
 
-def _part(job: Job, export: Export, *, split: bool) -> Job:
-    return replace(
-        job,
-        types=export.types,
-        since=export.since,
-        output_format=export.output_format,
-        refused_since=export.refused_since,
-        split=split,
-    )
-
-
-def _export(session: Session, job: Job) -> Export:
-    # A partial export gets only the filters of its types: a filter for another type is refused.
-    filters = tuple(each for each in session.settings.type_filters if each.partition("?")[0] in job.types)
-    return Export(
-        _export_level(job.level),
-        job.types,
-        job.group,
-        job.since,
-        type_filters=filters,
-        lenient=session.settings.lenient,
-        patients=job.only,
-        output_format=job.output_format,
-        refused_since=job.refused_since,
-    )
-
-
 def export_instead(session: Session, run: Run, job: Job) -> Run:
     """The run with a full export instead of the search for a Group's new patients, which the source does not allow."""
     note = "the source allows no search by patient: the Group's newcomers come with a full export"
@@ -191,19 +162,19 @@ def next_level(session: Session, run: Run, job: Job, refused: Refused) -> Run:
             "the Group and the app's rights.",
             service="Practice Fusion",
             status=refused.status,
-            path=kickoff.export_path(_export_level(job.level), "{id}"),
+            path=kickoff.export_path(job.level, "{id}"),
             code="export-refused",
         )
     level = levels[place + 1]
     note = f"{job.level} level: {refused.reason}; taking {level} level"
     session.log("PFBulkExport", note)
     if level == "search":
-        members = job.only or session.source.records.group_members(job.group)
-        if members is None:
+        there = GroupMembers(job.only) if job.only else session.source.records.group(job.group)
+        if there is None:
             raise PermanentError(
                 "The Group can't be exported nor read.", service="Practice Fusion", code="group-unreadable"
             )
-        job = replace(job, patients=members)
+        job = replace(job, patients=there.patients)
     return run.with_job(replace(job, level=level)).noted(note)
 
 
@@ -212,11 +183,3 @@ def _levels(session: Session) -> tuple[str, ...]:
     if session.settings.level != "auto":
         return (session.settings.level,)
     return ("group", "search") if session.settings.group_ids else ("patient", "system")
-
-
-def _level(level: str) -> Literal["group", "patient", "system", "search"]:
-    return cast('Literal["group", "patient", "system", "search"]', level)
-
-
-def _export_level(level: str) -> Level:
-    return cast("Level", level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bot_layer.bulk_sync.rules.bulk_export import Complete, ExportFile, Failed, Manifest, Wait, WaitLimits
+from bot_layer.bulk_sync.rules.bulk_export import SLOWEST, Complete, ExportFile, Failed, Manifest, Wait
 from bot_layer.bulk_sync.rules.export_errors import without_address
 from bot_layer.bulk_sync.rules.plan import files_of, places_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
@@ -59,7 +59,7 @@ def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
         )
     shown = f", progress: {answer.progress}" if answer.progress else ""
     # The number of polls that fit into the limit if the source does not say how long to wait.
-    most = max(int(session.settings.poll_limit_seconds / WaitLimits.slowest), job.polls + 1)
+    most = max(int(session.settings.poll_limit_seconds / SLOWEST), job.polls + 1)
     session.log("PFBulkExport", f"Export in progress (attempt {job.polls + 1}/{most}){shown}")
     session.progress("poll", answer.progress, job.polls + 1, None)
     state = session.keep(run.with_job(replace(job, polls=job.polls + 1)))

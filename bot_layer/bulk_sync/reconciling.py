@@ -12,7 +12,7 @@ from bot_layer.errors import ConfigError
 def begin_seeing(session: Session, state: SyncState) -> str:
     """Start recording in the map what the export contains; returns the map's id. ConfigError if the export can't be
     full."""
-    mine = {*session.settings.group_ids, *state.groups} or {sync_state.WHOLE}
+    mine = {*session.settings.group_ids, *state.groups} or {sync_state.NO_GROUP}
     if set(state.since) - mine:
         raise ConfigError(
             "This source's other Groups were synced too: name all of them in PF_GROUP_ID for a reconcile, or their "

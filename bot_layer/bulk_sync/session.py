@@ -13,7 +13,6 @@ from bot_layer.bulk_sync.rules.bulk_export import Manifest
 from bot_layer.bulk_sync.rules.importable_types import not_importable
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
-from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.bulk_sync.rules.time_stamps import is_instant
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.requests import Log
@@ -22,6 +21,7 @@ from bot_layer.bulk_sync.state.spool import Spool
 from bot_layer.bulk_sync.state.task_store import SyncStore
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import InputError, TransientError
+from bot_layer.fhir.references import is_id
 
 SAVE_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 20.0
@@ -47,7 +47,7 @@ class Options:
     elements: tuple[str, ...] = ()  # for a preview: the only elements that the source sends
 
     def __post_init__(self) -> None:
-        if not all(map(is_source_id, self.patients)):
+        if not all(map(is_id, self.patients)):
             raise InputError(
                 "Give the ids that the patients have at the source.",
                 code="patient-unreadable",

@@ -18,12 +18,10 @@ import orjson
 from bot_layer.bulk_sync.attachments import Attachments
 from bot_layer.bulk_sync.rules import provenance, references, upsert
 from bot_layer.bulk_sync.rules.attachments import attachments_in
-from bot_layer.bulk_sync.rules.conditional_references import Query, queries, with_targets
-from bot_layer.bulk_sync.rules.importable_types import is_importable
-from bot_layer.bulk_sync.rules.local_edits import LocalEdit
+from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
-from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.run_state import COUNTED, add_counts
+from bot_layer.bulk_sync.rules.references import Key, Query, queries, with_targets
+from bot_layer.bulk_sync.rules.run_state import COUNTED, LocalEdit, add_counts
 from bot_layer.bulk_sync.rules.source_identity import source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
@@ -208,7 +206,7 @@ class UpsertWorker:
         if known is not None:
             return known
         ids: set[str] = set()
-        if is_importable(query.type) and query.type != "Binary":
+        if query.type in IMPORTABLE and query.type != "Binary":
             text = f"identifier={quote(f'{query.system}|{query.value}', safe='')}&_count=20"
             with suppress(InputError, PermanentError, AuthError):
                 for found in self.medplum.server.search_all(query.type, text):

@@ -243,7 +243,7 @@ def read_worlds(environ: Mapping[str, str], chosen: Chosen) -> tuple[Practices, 
         text = chosen.file.read_text(encoding="utf-8") if chosen.file is not None else given.get(PRACTICES, "")
     except (OSError, UnicodeDecodeError) as fault:
         raise ConfigError("The file of --practices cannot be read.", missing=["--practices"]) from fault
-    practices = read_practices(text, {name: value for name, value in given.items() if name != PRACTICES})
+    practices = read_practices(text, given)
     if chosen.every:
         return practices, login
     if chosen.name not in practices:

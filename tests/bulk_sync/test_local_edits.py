@@ -13,8 +13,7 @@ from bot_layer.bot.event import Event
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules import task as sync_task
-from bot_layer.bulk_sync.rules.local_edits import LocalEdit
-from bot_layer.bulk_sync.rules.run_state import SyncState
+from bot_layer.bulk_sync.rules.run_state import LocalEdit, SyncState
 from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect

@@ -23,7 +23,7 @@ from tests.bulk_sync.world import observation, patient, world
 
 def read(lines: list[Line]) -> list[Resource]:
     """The resources of these lines."""
-    return [each for each in read_resources(lines, loads=orjson.loads) if isinstance(each, Resource)]
+    return [each for each in read_resources(lines) if isinstance(each, Resource)]
 
 
 PART = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}]}

@@ -13,9 +13,9 @@ from pymedplum import MedplumClient
 
 from bot_layer.bot.event import read as read_event
 from bot_layer.bot.event import target
-from bot_layer.bulk_sync.rules.source_identity import is_source_id
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json
+from bot_layer.fhir.references import is_id
 from bot_layer.health_gorilla import locations
 from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import settings as hg
@@ -130,4 +130,4 @@ def test_a_call_never_names_a_target_with_such_an_id(bad: str) -> None:
 @pytest.mark.parametrize("bad", HOSTILE)
 def test_a_source_is_never_asked_for_such_an_id(bad: str) -> None:
     """The bulk source's records are read by ids that this accepts."""
-    assert not is_source_id(bad)
+    assert not is_id(bad)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot_layer.bulk_sync.rules import bulk_export, references, scopes, smart, upsert
+from bot_layer.bulk_sync.rules import bulk_export, references, smart, upsert
 from bot_layer.bulk_sync.rules import provenance as source_mark
-from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait, WaitLimits
-from bot_layer.bulk_sync.rules.ndjson import LineSplitter, Resource, read_resources
+from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
+from bot_layer.bulk_sync.rules.ndjson import Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.smart import ScopeRefused, Token
 from bot_layer.bulk_sync.rules.source_identity import id_system
@@ -70,10 +70,7 @@ def closed(known: dict[Key, str]) -> dict[Key, str]:
 
 def read(chunks: list[bytes]) -> list[Any]:
     """The resources of a file that arrives in these chunks."""
-    splitter, lines = LineSplitter(), []
-    for chunk in chunks:
-        lines += splitter.feed(chunk)
-    return list(read_resources(lines + splitter.finish(), loads=orjson.loads))
+    return list(read_resources(split_lines(chunks)))
 
 
 @given(st.lists(resources, max_size=5), st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\n \n"]), st.booleans(), st.data())
@@ -155,12 +152,11 @@ def test_an_update_leaves_nothing_of_the_former_version(first: dict[str, Any], s
 @given(st.integers(100, 599), st.one_of(st.none(), st.floats(0, 1e9)), st.binary(max_size=20))
 def test_each_status_means_exactly_one_thing(status: int, asked: float | None, body: bytes) -> None:
     """Wait, complete or failed; and a wait stays between its limits."""
-    limits = WaitLimits()
     for text in (body, b'{"output":[]}', b'{"issue":[{"code":"transient"}]}'):
-        answer = bulk_export.read_status(status, {}, text, asked=asked, limits=limits)
+        answer = bulk_export.read_status(status, {}, text, retry_after=asked)
         assert sum(isinstance(answer, kind) for kind in (Wait, Complete, Failed)) == 1
         if isinstance(answer, Wait):
-            assert limits.least <= answer.seconds <= limits.most
+            assert 1 <= answer.seconds <= 300
 
 
 # -- Scopes
@@ -177,17 +173,20 @@ def test_the_negotiation_ends_with_what_is_granted(
     types: list[str], granted: set[str], style: smart.Style, advertised: set[str], named: bool
 ) -> None:
     """Whatever the server grants, in either syntax, whether or not it says what it refuses."""
-    state = scopes.start_negotiation(types, [scopes.scope(each, "rs") for each in advertised])
-    for _ in range(200):
-        if state.settled:
-            break
-        refused = {each for each in state.scopes if each[7:].split(".")[1] != style or each[7:8] not in granted}
+    asked = 0
+
+    def ask(some: tuple[str, ...]) -> Token | ScopeRefused:
+        nonlocal asked
+        asked += 1
+        assert asked < 200
+        refused = {each for each in some if each[7:].split(".")[1] != style or each[7:8] not in granted}
         names = frozenset(each[7:8] for each in refused) if named and style == "rs" else frozenset[str]()
-        state = scopes.answered(state, ScopeRefused(names) if refused else Token("t", 1.0))
-    assert state.settled
-    assert set(state.accepted) | set(state.refused) == set(types)
-    assert not set(state.accepted) & set(state.refused)
-    assert set(state.accepted) == set(types) & granted
+        return ScopeRefused(names) if refused else Token("t", 1.0)
+
+    found = smart.negotiate(ask, types, [smart.scope(each, "rs") for each in advertised])
+    assert set(found.accepted) == set(types) & granted
+    assert len(found.accepted) == len(set(found.accepted))
+    assert found.scopes == tuple(smart.scope(each, found.style) for each in found.accepted)
 
 
 def test_the_identifier_systems_of_two_types_differ() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bot_layer.bulk_sync.rules.export_errors import ANY_TYPE, NotExported
-from bot_layer.bulk_sync.rules.local_edits import LocalEdit
-from bot_layer.bulk_sync.rules.run_state import COUNTED, SyncState
+from bot_layer.bulk_sync.rules.run_state import COUNTED, LocalEdit, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.task import describe, health
 from bot_layer.fhir import parameters as fhir

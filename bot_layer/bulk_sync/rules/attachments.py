@@ -27,40 +27,36 @@ _XML_BINARY: Final = re.compile(rb'\s*(?:<\?xml[^>]*\?>\s*)?<Binary[^>]*xmlns="h
 _XML_VALUE: Final = rb'<%s\s+value="([^"]*)"'
 
 
-def attachments_in(value: Any) -> Iterator[Json]:
-    """Every Attachment with a link or data, at any depth, including contained resources and extensions."""
+def attachments_in(value: Any, name: str = "") -> Iterator[Json]:
+    """Every Attachment with a link or data, at any depth, including contained resources and extensions.
+
+    ``name`` is the element of the value.
+    """
     if isinstance(value, list):
         for each in value:
-            yield from attachments_in(each)
+            yield from attachments_in(each, name)
     elif isinstance(value, dict):
-        for name, each in value.items():
-            for one in each if isinstance(each, list) else [each]:
-                if _is_attachment(name, one):
-                    yield one
-                elif isinstance(one, dict | list):
-                    yield from attachments_in(one)
+        if _is_attachment(name, value):
+            yield value
+            return
+        for element, each in value.items():
+            yield from attachments_in(each, element)
 
 
-def with_attachments(value: Any, change: Callable[[Json], Json]) -> Any:
+def with_attachments(value: Any, change: Callable[[Json], Json], name: str = "") -> Any:
     """A copy of the value with each Attachment changed; the arguments are not modified."""
     if isinstance(value, list):
-        return [with_attachments(each, change) for each in value]
+        return [with_attachments(each, change, name) for each in value]
     if not isinstance(value, dict):
         return value
-    return {name: _with(name, each, change) for name, each in value.items()}
+    if _is_attachment(name, value):
+        return change(value)
+    return {element: with_attachments(each, change, element) for element, each in value.items()}
 
 
-def _with(name: str, value: Any, change: Callable[[Json], Json]) -> Any:
-    if isinstance(value, list):
-        return [change(each) if _is_attachment(name, each) else with_attachments(each, change) for each in value]
-    return change(value) if _is_attachment(name, value) else with_attachments(value, change)
-
-
-def _is_attachment(name: str, value: object) -> bool:
-    if not isinstance(value, dict) or name in _EXTENSIONS:
-        return False
+def _is_attachment(name: str, value: Json) -> bool:
     has_content = isinstance(value.get("url"), str) or isinstance(value.get("data"), str)
-    return has_content and all(each.removeprefix("_") in _FIELDS for each in value)
+    return has_content and name not in _EXTENSIONS and all(each.removeprefix("_") in _FIELDS for each in value)
 
 
 def media_type(*candidates: object) -> str:

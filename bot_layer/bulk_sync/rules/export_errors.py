@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, as_object, objects, text
 
 ANY_TYPE: Final = "*"  # an error that does not name a type may concern any of them
 REFUSED_FILE: Final = "file at an address that is refused"
@@ -35,40 +35,30 @@ class NotExported:
     reason: str
 
 
-@dataclass(frozen=True)
-class ErrorReport:
-    """The content of one error file: what is missing, and what is only listed in the report."""
+def read_outcomes(
+    outcomes: Iterable[Json], types: Iterable[str], *, named: str = ""
+) -> tuple[tuple[NotExported, ...], tuple[str, ...]]:
+    """What the OperationOutcomes of an export of these types report as missing, and what is only listed in the report.
 
-    missing: tuple[NotExported, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def read_outcomes(outcomes: Iterable[Json], types: Iterable[str], *, named: str = "") -> ErrorReport:
-    """Read the OperationOutcomes of an export of these types; ``named`` is the type in the manifest's entry.
-
-    The text of an outcome may contain personal data: only its codes and the type names are kept.
+    ``named`` is the type in the manifest's entry. The text of an outcome may contain personal data: only its codes and
+    the type names are kept.
     """
     asked = frozenset(types)
-    missing: Counter[tuple[str, str]] = Counter()
+    missing: list[NotExported] = []
     notes: Counter[str] = Counter()
     for outcome in outcomes:
         issues = objects(outcome.get("issue")) if outcome.get("resourceType") == "OperationOutcome" else []
         if not issues:
-            missing[ANY_TYPE, UNREADABLE] += 1
+            missing += unreadable()
         for issue in issues:
-            reason = f"{_code(issue.get('severity'), 'error').lower()} {_code(issue.get('code'), 'unknown')}"
-            severity = reason.partition(" ")[0]
-            if severity in _HARMLESS:
-                continue
+            severity = _code(issue.get("severity"), "error").lower()
+            reason = f"{severity} {_code(issue.get('code'), 'unknown')}"
             if severity == "warning":
                 notes[reason] += 1
-                continue
-            for kind in _types_of(issue, asked, named) or (ANY_TYPE,):
-                missing[kind, reason] += 1
-    return ErrorReport(
-        tuple(NotExported(kind, number, reason) for (kind, reason), number in sorted(missing.items())),
-        tuple(f"the source reports {number} x {reason}" for reason, number in sorted(notes.items())),
-    )
+            elif severity not in _HARMLESS:
+                missing += [NotExported(kind, 1, reason) for kind in _types_of(issue, asked, named) or (ANY_TYPE,)]
+    found = tuple(f"the source reports {number} x {reason}" for reason, number in sorted(notes.items()))
+    return merged((), missing), found
 
 
 def unreadable(reason: str = UNREADABLE) -> tuple[NotExported, ...]:
@@ -99,27 +89,23 @@ def merged(before: Iterable[NotExported], more: Iterable[NotExported]) -> tuple[
     return tuple(NotExported(kind, number, reason) for (kind, reason), number in sorted(numbers.items()))
 
 
-def _types_of(issue: Mapping[str, object], asked: frozenset[str], named: str) -> tuple[str, ...]:
+def _types_of(issue: Json, asked: frozenset[str], named: str) -> tuple[str, ...]:
     """The exported types that an issue concerns: by its location, else by its text, else by the manifest's entry."""
-    details = issue.get("details")
-    known = details if isinstance(details, dict) else {}
-    codings = objects(known.get("coding"))
-    places = [each for name in ("expression", "location") for each in _texts(issue.get(name))]
-    words = [*_texts(issue.get("diagnostics")), *_texts(known.get("text"))]
-    words += [text for each in codings for name in ("code", "display") for text in _texts(each.get(name))]
+    details = as_object(issue.get("details"))
+    codings = [each.get(name) for each in objects(details.get("coding")) for name in ("code", "display")]
+    places = [each for name in ("expression", "location") for each in _listed(issue.get(name))]
+    words = [issue.get("diagnostics"), details.get("text"), *codings]
     for texts in (places, words, [named]):
-        found = {word for text in texts for word in _WORD.findall(text)} & asked
+        found = {word for each in texts for word in _WORD.findall(text(each))} & asked
         if found:
             return tuple(sorted(found))
     return ()
 
 
-def _texts(value: object) -> list[str]:
-    if isinstance(value, list):
-        return [each for each in value if isinstance(each, str)]
-    return [value] if isinstance(value, str) else []
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _code(value: object, otherwise: str) -> str:
     """The value if it is a FHIR code; anything else could contain personal data."""
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else otherwise
+    return text(value) if _CODE.fullmatch(text(value)) else otherwise

@@ -1,8 +1,7 @@
 """The resource types that a source may import into Medplum: a patient's record and the people who care for the patient.
 
 Types that control a Medplum server (Subscription, Bot, AccessPolicy, ...) or describe it (StructureDefinition, ...) are
-never imported from a source: https://www.medplum.com/docs/access/access-policies,
-https://hl7.org/fhir/R4/resourcelist.html.
+never imported from a source: https://www.medplum.com/docs/access/access-policies.
 """
 
 from __future__ import annotations
@@ -10,108 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-CLINICAL: Final = frozenset(
-    {
-        "Account",
-        "AdverseEvent",
-        "AllergyIntolerance",
-        "Appointment",
-        "AppointmentResponse",
-        "Basic",
-        "Binary",
-        "BodyStructure",
-        "CarePlan",
-        "CareTeam",
-        "ChargeItem",
-        "Claim",
-        "ClaimResponse",
-        "ClinicalImpression",
-        "Communication",
-        "CommunicationRequest",
-        "Composition",
-        "Condition",
-        "Consent",
-        "Contract",
-        "Coverage",
-        "CoverageEligibilityRequest",
-        "CoverageEligibilityResponse",
-        "DetectedIssue",
-        "Device",
-        "DeviceMetric",
-        "DeviceRequest",
-        "DeviceUseStatement",
-        "DiagnosticReport",
-        "DocumentManifest",
-        "DocumentReference",
-        "Encounter",
-        "EnrollmentRequest",
-        "EnrollmentResponse",
-        "EpisodeOfCare",
-        "ExplanationOfBenefit",
-        "FamilyMemberHistory",
-        "Flag",
-        "Goal",
-        "Group",
-        "GuidanceResponse",
-        "ImagingStudy",
-        "Immunization",
-        "ImmunizationEvaluation",
-        "ImmunizationRecommendation",
-        "Invoice",
-        "List",
-        "Media",
-        "MedicationAdministration",
-        "MedicationDispense",
-        "MedicationRequest",
-        "MedicationStatement",
-        "MolecularSequence",
-        "NutritionOrder",
-        "Observation",
-        "Patient",
-        "PaymentNotice",
-        "PaymentReconciliation",
-        "Person",
-        "Procedure",
-        "Provenance",
-        "QuestionnaireResponse",
-        "RelatedPerson",
-        "RequestGroup",
-        "ResearchSubject",
-        "RiskAssessment",
-        "Schedule",
-        "ServiceRequest",
-        "Slot",
-        "Specimen",
-        "SupplyDelivery",
-        "SupplyRequest",
-        "VisionPrescription",
-    }
+# Grouped as in https://hl7.org/fhir/R4/resourcelist.html
+IMPORTABLE: Final = frozenset[str]().union(
+    # Individuals and entities
+    ("Patient", "Practitioner", "PractitionerRole", "RelatedPerson", "Person", "Group"),
+    ("Organization", "OrganizationAffiliation", "HealthcareService", "Endpoint", "Location"),
+    ("Substance", "BiologicallyDerivedProduct", "Device", "DeviceMetric", "DeviceDefinition"),
+    # Workflow and management
+    ("Appointment", "AppointmentResponse", "Schedule", "Slot"),
+    ("Encounter", "EpisodeOfCare", "Flag", "List", "Basic", "Binary"),
+    # Documents
+    ("Composition", "DocumentManifest", "DocumentReference", "Consent", "Provenance"),
+    # Summary and diagnostics
+    ("AllergyIntolerance", "AdverseEvent", "Condition", "Procedure", "FamilyMemberHistory"),
+    ("ClinicalImpression", "DetectedIssue", "RiskAssessment", "Observation", "Media", "DiagnosticReport"),
+    ("Specimen", "BodyStructure", "ImagingStudy", "MolecularSequence", "Questionnaire", "QuestionnaireResponse"),
+    # Medications
+    ("MedicationRequest", "MedicationAdministration", "MedicationDispense", "MedicationStatement"),
+    ("Medication", "MedicationKnowledge"),
+    ("Immunization", "ImmunizationEvaluation", "ImmunizationRecommendation"),
+    # Care provision, requests and responses
+    ("CarePlan", "CareTeam", "Goal", "ServiceRequest", "NutritionOrder", "VisionPrescription", "RequestGroup"),
+    ("Communication", "CommunicationRequest", "DeviceRequest", "DeviceUseStatement", "GuidanceResponse"),
+    ("SupplyRequest", "SupplyDelivery", "ResearchStudy", "ResearchSubject"),
+    # Financial
+    ("Coverage", "CoverageEligibilityRequest", "CoverageEligibilityResponse"),
+    ("EnrollmentRequest", "EnrollmentResponse", "Claim", "ClaimResponse", "Invoice"),
+    ("PaymentNotice", "PaymentReconciliation", "Account", "ChargeItem", "Contract"),
+    ("ExplanationOfBenefit", "InsurancePlan"),
 )
-ADMINISTRATIVE: Final = frozenset(
-    {
-        "BiologicallyDerivedProduct",
-        "DeviceDefinition",
-        "Endpoint",
-        "HealthcareService",
-        "InsurancePlan",
-        "Location",
-        "Medication",
-        "MedicationKnowledge",
-        "Organization",
-        "OrganizationAffiliation",
-        "Practitioner",
-        "PractitionerRole",
-        "Questionnaire",
-        "ResearchStudy",
-        "Substance",
-    }
-)
-IMPORTABLE: Final = CLINICAL | ADMINISTRATIVE
-
-
-def is_importable(resource_type: str) -> bool:
-    """True for a type that a source may import."""
-    return resource_type in IMPORTABLE
 
 
 def not_importable(types: Iterable[str]) -> tuple[str, ...]:

@@ -6,15 +6,17 @@ empty lines, no final newline, one resource formatted over many lines, an array,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
-from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.source_identity import is_source_id
-from bot_layer.fhir.json import Json, decode, objects
+import orjson
 
-Loads = Callable[[bytes], Any]
+from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.references import is_id
+
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
 DOCUMENT_LIMIT: Final = 64 * 1024 * 1024
@@ -49,8 +51,8 @@ class Resource:
 
 
 def resource_of(value: Json, number: int = 0, raw: bytes = b"") -> Resource:
-    """Wrap a resource that is already parsed."""
-    fit = is_source_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
+    """A resource that is already parsed, with its key."""
+    fit = is_id(value.get("id")) and isinstance(value.get("meta", {}), dict)
     return Resource(number, Key(value["resourceType"], value["id"]) if fit else None, value, raw)
 
 
@@ -74,145 +76,96 @@ class BadLine:
     reason: str
 
 
-@dataclass
-class LineSplitter:
-    """Splits chunks into lines. Call ``feed`` for each chunk, then ``finish``. A line over the limit is replaced by a
-    marker."""
-
-    limit: int = DOCUMENT_LIMIT
-    _rest: list[bytes] = field(default_factory=list)
-    _size: int = 0
-    _number: int = 0
-
-    def feed(self, chunk: bytes) -> list[Line]:
-        """The lines completed by this chunk."""
-        head, newline, tail = chunk.partition(b"\n")
-        if not newline:
-            self._hold(chunk)
-            return []
-        self._hold(head)
-        pieces = tail.split(b"\n")
-        whole = [b"".join(self._rest), *pieces[:-1]]
-        self._rest, self._size = [], 0
-        self._hold(pieces[-1])
-        return self._numbered(whole)
-
-    def finish(self) -> list[Line]:
-        """The last line, if the file does not end in a newline."""
-        last, self._rest = b"".join(self._rest), []
-        return self._numbered([last]) if last else []
-
-    def _hold(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > self.limit:
-            self._rest = [_TOO_LONG]
-        else:
-            self._rest.append(piece)
-
-    def _numbered(self, texts: list[bytes]) -> list[Line]:
-        first = self._number + 1
-        self._number += len(texts)
-        if first == 1:
-            texts[0] = texts[0].removeprefix(_BOM)
-        return [Line(number, line) for number, text in enumerate(texts, first) if (line := text.rstrip(_BLANK))]
-
-
 def split_lines(chunks: Iterable[bytes], *, limit: int = DOCUMENT_LIMIT) -> Iterator[Line]:
     """The lines of a file that arrives in chunks. Keeps at most the longest line, or ``limit`` bytes, in memory."""
-    splitter = LineSplitter(limit)
-    for chunk in chunks:
-        yield from splitter.feed(chunk)
-    yield from splitter.finish()
+    number, size, parts = 1, 0, list[bytes]()
+    for chunk in chain(chunks, (b"\n",)):  # the last line may lack its end
+        for index, piece in enumerate(chunk.split(b"\n")):
+            if index:
+                text = b"".join(parts) if size <= limit else _TOO_LONG
+                if line := text.removeprefix(_BOM if number == 1 else b"").rstrip(_BLANK):
+                    yield Line(number, line)
+                number, size, parts = number + 1, 0, []
+            size += len(piece)
+            if size <= limit:
+                parts.append(piece)
+            else:
+                parts.clear()
 
 
 def read_resources(
-    lines: Iterable[Line], *, loads: Loads = decode, bundles: bool = True, limit: int = DOCUMENT_LIMIT
+    lines: Iterable[Line], *, bundles: bool = True, limit: int = DOCUMENT_LIMIT
 ) -> Iterator[Resource | BadLine]:
     """The resources of a file. With ``bundles`` False a Bundle is not split, as needed for a file of deletions."""
-    reader = _Reader(loads, bundles, limit)
+    document, size = list[Line](), 0  # the lines so far of what is formatted over many lines
     for line in lines:
-        yield from reader.read(line)
-    yield from reader.finish()
+        value = _parsed(line.text)
+        if document and _stands_alone(line, value, document[0]):
+            yield from _line_by_line(document, bundles=bundles)
+            document = []
+        if document:
+            document.append(line)
+            size += len(line.text)
+            whole = _parsed(b"\n".join(each.text for each in document)) if _ends_document(line) else None
+            if whole is not None:
+                yield from _resources(document[0].number, whole, bundles=bundles)
+                document = []
+            elif size > limit:
+                yield from _line_by_line(document, bundles=bundles)
+                document = []
+        elif value is None and _begins_document(line):
+            document, size = [line], len(line.text)
+        else:
+            yield from _resources(line.number, value, line.text, bundles=bundles)
+    yield from _line_by_line(document, bundles=bundles)
 
 
-@dataclass
-class _Reader:
-    loads: Loads
-    bundles: bool
-    limit: int
-    waiting: list[Line] = field(default_factory=list)
-    size: int = 0
+def _parsed(text: bytes) -> Any:
+    """The value of a JSON text; None if it is none."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return None
 
-    def read(self, line: Line) -> list[Resource | BadLine]:
-        if self.waiting:
-            return self._read_within_document(line)
-        if line.text == _TOO_LONG:
-            return [BadLine(line.number, "too long")]
-        try:
-            value = self.loads(line.text)
-        except ValueError:
-            return self._open_document(line)
-        return self._resources(line.number, value, line.text)
 
-    def finish(self) -> list[Resource | BadLine]:
-        return self._give_up() if self.waiting else []
+def _begins_document(line: Line) -> bool:
+    """True for a line that ends before a value or a member."""
+    return line.text.lstrip()[:1] in (b"{", b"[") and line.text[-1:] in (b"{", b"[", b",")
 
-    def _open_document(self, line: Line) -> list[Resource | BadLine]:
-        # The first line of a document formatted over many lines ends before a value or a member.
-        if line.text.lstrip()[:1] in (b"{", b"[") and line.text.rstrip()[-1:] in (b"{", b"[", b","):
-            self.waiting, self.size = [line], len(line.text)
-            return []
-        return [BadLine(line.number, "not JSON")]
 
-    def _read_within_document(self, line: Line) -> list[Resource | BadLine]:
-        if self._stands_alone(line):
-            return self._give_up() + self.read(line)
-        self.waiting.append(line)
-        self.size += len(line.text)
-        if line.text.rstrip()[-1:] in (b"}", b"]") and line.text[:1] in (b"}", b"]"):
-            text = b"\n".join(each.text for each in self.waiting)
-            try:
-                value = self.loads(text)
-            except ValueError:
-                pass
-            else:
-                number, self.waiting = self.waiting[0].number, []
-                return self._resources(number, value, b"")
-        return self._give_up() if self.size > self.limit else []
+def _ends_document(line: Line) -> bool:
+    return line.text[:1] in (b"}", b"]") and line.text[-1:] in (b"}", b"]")
 
-    def _stands_alone(self, line: Line) -> bool:
-        """True for a complete resource on one line: then the supposed document was really a broken line."""
-        if self.waiting[0].text.lstrip()[:1] == b"[" or line.text[:1] != b"{" or line.text[-1:] != b"}":
-            return False
-        try:
-            value = self.loads(line.text)
-        except ValueError:
-            return False
-        return "resourceType" in value
 
-    def _give_up(self) -> list[Resource | BadLine]:
-        """The first line was broken, not the start of a document: read each line separately.
+def _stands_alone(line: Line, value: Any, first: Line) -> bool:
+    """True for a complete resource on one line: then the supposed document was really a broken line."""
+    is_array = first.text.lstrip()[:1] == b"["
+    return not is_array and line.text[:1] == b"{" and isinstance(value, dict) and "resourceType" in value
 
-        This also handles the items of an array that is too large for memory: their lines end in a comma.
-        """
-        lines, self.waiting = self.waiting, []
-        items: list[Resource | BadLine] = []
-        for line in lines:
-            text = line.text.rstrip(b", \t")
-            try:
-                value = self.loads(text)
-            except ValueError:
-                items.append(BadLine(line.number, "not JSON"))
-            else:
-                items += self._resources(line.number, value, text)
-        return items
 
-    def _resources(self, number: int, value: object, raw: bytes) -> list[Resource | BadLine]:
-        if isinstance(value, list):
-            return [item for each in value for item in self._resources(number, each, b"")]
-        if not isinstance(value, dict) or not isinstance(value.get("resourceType"), str):
-            return [BadLine(number, "not a resource")]
-        if self.bundles and value["resourceType"] == "Bundle" and isinstance(value.get("entry"), list):
-            inner = [each["resource"] for each in value["entry"] if isinstance(each, dict) and "resource" in each]
-            return self._resources(number, inner, b"")
-        return [resource_of(value, number, raw)]
+def _line_by_line(document: Iterable[Line], *, bundles: bool) -> Iterator[Resource | BadLine]:
+    """Each line by itself: the first one was broken, and began no document.
+
+    This also reads the items of an array that is too large for memory: their lines end in a comma.
+    """
+    for line in document:
+        text = line.text.rstrip(b", \t")
+        yield from _resources(line.number, _parsed(text), text, bundles=bundles)
+
+
+def _resources(number: int, value: Any, raw: bytes = b"", *, bundles: bool) -> Iterator[Resource | BadLine]:
+    """The resources of a value; ``raw`` is its line."""
+    if value is None:
+        yield BadLine(number, "too long" if raw == _TOO_LONG else "not JSON")
+        return
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += reversed(each)
+        elif not isinstance(each, dict) or not isinstance(each.get("resourceType"), str):
+            yield BadLine(number, "not a resource")
+        elif bundles and each["resourceType"] == "Bundle" and isinstance(each.get("entry"), list):
+            waiting += [entry["resource"] for entry in reversed(objects(each["entry"])) if "resource" in entry]
+        else:
+            yield resource_of(each, number, raw if each is value else b"")

@@ -55,7 +55,7 @@ def read_practices(text: str, others: Mapping[str, str]) -> Practices:
 def read_every(values: Mapping[str, str]) -> Practices:
     """The settings of each named practice, or of the only one with an empty name; or the error in them."""
     if values.get(PRACTICES):
-        return read_practices(values[PRACTICES], {name: value for name, value in values.items() if name != PRACTICES})
+        return read_practices(values[PRACTICES], values)
     try:
         return {"": read_settings(values)}
     except ConfigError as fault:

@@ -18,26 +18,20 @@ from bot_layer.bulk_sync.rules.source_identity import (
     UPDATED_URL,
     VERSION_URL,
     id_system,
+    markers,
     source_id_of,
 )
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 
 OWNED_URL: Final = f"{ROOT}/source-entries"
 CONTENT_URL: Final = f"{ROOT}/content"
 CONTENT_DIGEST_URL: Final = f"{ROOT}/content-digest"
-_ABOUT_URLS: Final = (VERSION_URL, UPDATED_URL, OWNED_URL)
 SYNC_TAG: Final = f"{ROOT}/sync"
 UNRESOLVED_TAG: Final[Json] = {"system": SYNC_TAG, "code": "unresolved-reference"}
 # Set by Medplum on every version.
 SERVER_META: Final = (
-    "versionId",
-    "lastUpdated",
-    "author",
-    "project",
-    "compartment",
-    "account",
-    "accounts",
-    "onBehalfOf",
+    *("versionId", "lastUpdated", "author", "onBehalfOf"),
+    *("project", "compartment", "account", "accounts"),
 )
 
 
@@ -47,42 +41,32 @@ def digest_of(raw: bytes) -> bytes:
 
 
 def prepare(resource: Json, source: str) -> Json:
-    """The resource to store in Medplum, still with the source's references: without id, and with our marker."""
-    body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
-    if resource["resourceType"] not in KEYED_BY_TAG:
-        body["identifier"] = mark_of(resource, source)
-    return {**body, "meta": meta_of(resource, source)}
+    """The resource to store in Medplum, still with the source's references: without id, and with our marker.
 
-
-def mark_of(resource: Json, source: str) -> list[Any]:
-    """The source's own identifiers (or tags), and the marker by which the sync finds the resource."""
+    It has the source's meta without server-set elements, and the resource's URL as meta.source if it has none.
+    """
     key = Key(str(resource["resourceType"]), str(resource["id"]))
-    meta = resource.get("meta") or {}
-    owned = " ".join(sorted(_owned(resource)))
-    about = (str(meta.get("versionId") or ""), str(meta.get("lastUpdated") or ""), owned)
-    theirs = meta.get("tag") if key.type in KEYED_BY_TAG else resource.get("identifier")
-    return [*_others(theirs, id_system(key.type)), mark(key, source, about)]
-
-
-def mark(key: Key, source: str, about: tuple[str, str, str]) -> Json:
-    """The marker with the version, its time, and which entries of the shared lists are the source's."""
-    notes = [{"url": ORIGIN_URL, "valueUri": f"{source}/{key.type}/{key.id}"}]
-    for url, text in zip(_ABOUT_URLS, about, strict=True):
-        if text:
-            notes.append({"url": url, "valueString": text})
-    name = "code" if key.type in KEYED_BY_TAG else "value"
-    return {"extension": notes, "system": id_system(key.type), name: key.id}
-
-
-def meta_of(resource: Json, source: str) -> Json:
-    """The source's meta without server-set elements, and with the resource's URL as meta.source."""
-    kind = str(resource["resourceType"])
+    body = {name: value for name, value in resource.items() if name not in ("id", "meta")}
     meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
-    if kind in KEYED_BY_TAG:
-        meta["tag"] = mark_of(resource, source)
-    # If the resource has no meta.source, its URL is used; an existing value is kept.
-    meta.setdefault("source", f"{source}/{kind}/{resource['id']}")
-    return meta
+    if key.type in KEYED_BY_TAG:
+        meta["tag"] = _marked(meta.get("tag"), resource, key, source)
+    else:
+        body["identifier"] = _marked(resource.get("identifier"), resource, key, source)
+    meta.setdefault("source", f"{source}/{key.type}/{key.id}")
+    return {**body, "meta": meta}
+
+
+def _marked(entries: Any, resource: Json, key: Key, source: str) -> list[Any]:
+    """The source's own identifiers (or tags), and the marker by which the sync finds the resource."""
+    meta, system = resource.get("meta") or {}, id_system(key.type)
+    notes = [{"url": ORIGIN_URL, "valueUri": f"{source}/{key.type}/{key.id}"}]
+    owned = " ".join(sorted(_owned(resource)))
+    for url, text in ((VERSION_URL, meta.get("versionId")), (UPDATED_URL, meta.get("lastUpdated")), (OWNED_URL, owned)):
+        if text:
+            notes.append({"url": url, "valueString": str(text)})
+    name = "code" if key.type in KEYED_BY_TAG else "value"
+    marker = {"extension": notes, "system": system, name: key.id}
+    return [*(each for each in listed(entries) if not _is_ours(each, system)), marker]
 
 
 def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str) -> Json:
@@ -103,7 +87,7 @@ def prepare_binary(resource: Json, source: str, *, content_id: str, digest: str)
 def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
     """The resource with a searchable tag while one of its references is pending, and without it afterwards."""
     meta = resource.get("meta") or {}
-    tags = [each for each in listed(meta.get("tag")) if not is_ours(each, SYNC_TAG)]
+    tags = [each for each in listed(meta.get("tag")) if not _is_ours(each, SYNC_TAG)]
     if unresolved:
         tags.append(UNRESOLVED_TAG)
     rest = {name: value for name, value in meta.items() if name != "tag"}
@@ -129,16 +113,13 @@ def source_version(resource: Json, kind: str) -> tuple[str, str]:
 
 def token(name: str, item: Any) -> str:
     """The identity of an entry in a shared list, as eight hexadecimal digits."""
-    if isinstance(item, dict):
-        parts = (item.get("system"), item.get("value"), item.get("code"), item.get("url"))
-        if any(parts) and not [each for each in parts if each is not None and not isinstance(each, str)]:
-            text = "\n".join([each or "" for each in parts])
-        else:
-            # An identifier without a value is identified by its whole content.
-            text = json.dumps(parts if any(parts) else item, sort_keys=True)
-    else:
-        text = str(item)
-    return _short(f"{name} {text}")
+    if not isinstance(item, dict):
+        return _short(f"{name} {item}")
+    parts = [item.get(each) for each in ("system", "value", "code", "url")]
+    if any(parts) and all(each is None or isinstance(each, str) for each in parts):
+        return _short(f"{name} " + "\n".join(each or "" for each in parts))
+    # An identifier without a value is identified by its whole content.
+    return _short(f"{name} {json.dumps(parts if any(parts) else item, sort_keys=True)}")
 
 
 @lru_cache(maxsize=10_000)
@@ -157,23 +138,11 @@ def owned_before(resource: Json, key: Key) -> frozenset[str]:
 
 
 def _notes(resource: Json, key: Key) -> dict[str, str]:
-    tags = (resource.get("meta") or {}).get("tag")
-    marks = tags if key.type in KEYED_BY_TAG else resource.get("identifier")
-    system = id_system(key.type)
-    for mark in listed(marks):
-        if isinstance(mark, dict) and mark.get("system") == system and key.id in (mark.get("value"), mark.get("code")):
-            return {
-                str(each.get("url")): str(each.get("valueUri") or each.get("valueString") or "")
-                for each in listed(mark.get("extension"))
-            }
-    return {}
+    extensions = objects(markers(resource, key.type).get(key.id, {}).get("extension"))
+    return {str(each.get("url")): str(each.get("valueUri") or each.get("valueString") or "") for each in extensions}
 
 
-def _others(items: Any, system: str) -> list[Any]:
-    return [each for each in listed(items) if not is_ours(each, system)]
-
-
-def is_ours(item: Any, system: str) -> bool:
+def _is_ours(item: Any, system: str) -> bool:
     return isinstance(item, dict) and item.get("system") == system
 
 

@@ -11,24 +11,11 @@ _INACTIVE: Final = frozenset(
     {"Patient", "Practitioner", "PractitionerRole", "Organization", "RelatedPerson", "HealthcareService", "Group"}
 )
 _STATUS: Final = frozenset(
-    {
-        "CarePlan",
-        "CareTeam",
-        "Coverage",
-        "Device",
-        "DiagnosticReport",
-        "DocumentReference",
-        "Encounter",
-        "Immunization",
-        "Medication",
-        "MedicationDispense",
-        "MedicationRequest",
-        "MedicationStatement",
-        "Observation",
-        "Procedure",
-        "ServiceRequest",
-        "Specimen",
-    }
+    (
+        *("Encounter", "CarePlan", "CareTeam", "Procedure", "ServiceRequest", "Immunization", "Coverage", "Device"),
+        *("Observation", "DiagnosticReport", "DocumentReference", "Specimen"),
+        *("Medication", "MedicationRequest", "MedicationDispense", "MedicationStatement"),
+    )
 )
 _VERIFICATION: Final = {
     "Condition": "http://terminology.hl7.org/CodeSystem/condition-ver-status",

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from bot_layer.bulk_sync.rules.export_errors import NotExported, merged
-from bot_layer.bulk_sync.rules.local_edits import EditList
 from bot_layer.bulk_sync.rules.time_stamps import instant
 
-WHOLE: Final = "*"  # used instead of a Group id if there is no Group
+NO_GROUP: Final = "*"  # used instead of a Group id if there is no Group
 
-Phase = Literal["export", "load", "finish", "done", "partial", "failed", "cancelled"]
+Phase = Literal["export", "finish", "done", "partial", "failed", "cancelled"]
 BAD_LINES: Final = 200  # the most lines that are listed; all are counted
+MOST_LISTED: Final = 100  # edits in Medplum
 COUNTED: Final = ("seen", "created", "updated", "unchanged", "failed")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """The progress in a file, as its number of processed lines."""
+    """A file of an export, ``done`` once all of it is on disk; ``turn`` counts the files of one kind and type."""
 
     kind: str
     type: str
     turn: int
-    lines: int = 0
     done: bool = False
     count: int | None = None
 
@@ -61,6 +60,39 @@ class Job:
     refused_since: str = ""
     split: bool = False
     last: bool = False  # was refused before any other, so it is retried after them
+
+
+@dataclass(frozen=True)
+class LocalEdit:
+    """A resource in Medplum that differs from the source because of an edit, and the names of the edited fields."""
+
+    type: str
+    id: str
+    fields: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        """The reference to it in Medplum."""
+        return f"{self.type}/{self.id}"
+
+
+@dataclass(frozen=True)
+class EditList:
+    """The edits that await a decision: the first ones, and how many ``more`` this run found."""
+
+    listed: tuple[LocalEdit, ...] = ()
+    more: int = 0
+
+    def after(self, found: Iterable[LocalEdit], settled: Collection[str]) -> EditList:
+        """The list with the newly found edits, and without the resources that now match the source (by reference)."""
+        listed = {each.reference: each for each in self.listed if each.reference not in settled}
+        more = self.more
+        for each in found:
+            if each.reference in listed or len(listed) < MOST_LISTED:
+                listed[each.reference] = each
+            else:
+                more += 1
+        return EditList(tuple(listed.values()), more)
 
 
 @dataclass(frozen=True)
@@ -131,7 +163,7 @@ class SyncState:
     """The stored state of one source's sync. ``since`` and ``members`` are stored for each Group."""
 
     since: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    members: Mapping[str, str] = field(default_factory=dict)  # of each Group, as ``roll`` writes them
+    members: Mapping[str, str] = field(default_factory=dict)  # of each Group, as ``member_digests`` writes them
     groups: tuple[str, ...] = ()  # the Groups of the last started run, and its types
     types: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
@@ -139,8 +171,6 @@ class SyncState:
     scopes_at: float = 0.0  # when the scopes were negotiated
     refused_types: tuple[str, ...] = ()
     type_filters: tuple[str, ...] = ()
-    token_endpoint: str = ""
-    auth_methods: tuple[str, ...] = ()
     cache_id: str = ""
     failures: str = ""
     writers: tuple[str, ...] = ()  # the logins that write for this sync: writes of others are edits

@@ -9,7 +9,7 @@ from typing import Final, Literal, cast, get_args
 
 from bot_layer.bot.declaration import Setting
 from bot_layer.bulk_sync.rules.importable_types import not_importable
-from bot_layer.bulk_sync.rules.source_identity import in_order
+from bot_layer.bulk_sync.rules.source_identity import USUALLY_GRANTED, in_order
 from bot_layer.errors import ConfigError
 from bot_layer.settings import Reader
 
@@ -79,35 +79,7 @@ SETTINGS: Final = (
 )
 
 # The sixteen of the integration's description, and those for which Practice Fusion grants system scopes.
-DEFAULT_TYPES: Final = in_order(
-    (
-        "Patient",
-        "Practitioner",
-        "Encounter",
-        "Condition",
-        "Observation",
-        "MedicationRequest",
-        "Medication",
-        "MedicationStatement",
-        "AllergyIntolerance",
-        "Immunization",
-        "Procedure",
-        "DiagnosticReport",
-        "DocumentReference",
-        "CarePlan",
-        "ServiceRequest",
-        "Binary",
-        "CareTeam",
-        "Coverage",
-        "Device",
-        "Goal",
-        "MedicationDispense",
-        "Organization",
-        "Provenance",
-        "RelatedPerson",
-        "Specimen",
-    )
-)
+DEFAULT_TYPES: Final = in_order(("Medication", "MedicationStatement", "Binary", *USUALLY_GRANTED))
 DAY_MS: Final = 86_400_000
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # Scheme, host, port and path, so that every parser finds the same host. A login or a query is not allowed.
@@ -214,7 +186,6 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
 def _base_url(reader: Reader) -> str:
     text = reader.text("PF_FHIR_BASE_URL")
     match = _BASE.fullmatch(text)
-    if match and (match[1].lower() == "https" or match[2].lower() in _LOOPBACK):
-        return text.rstrip("/")
-    reader.refuse("PF_FHIR_BASE_URL", "an https address")
-    return ""
+    if not match or (match[1].lower() != "https" and match[2].lower() not in _LOOPBACK):
+        reader.refuse("PF_FHIR_BASE_URL", "an https address")
+    return text.rstrip("/")

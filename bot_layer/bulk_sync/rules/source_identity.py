@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from bot_layer.fhir.json import Json
-from bot_layer.fhir.references import is_id
+from bot_layer.fhir.json import Json, as_object, objects
 
 ROOT: Final = "https://practicefusion.com/fhir"
 # What the sync stores on its own identifier (or tag), so that nothing else in the resource is changed.
@@ -20,29 +19,11 @@ ORIGINAL_TYPE_URL: Final = f"{ROOT}/original-type"
 ATTACHMENT_URL: Final = f"{ROOT}/source-url"
 ATTACHMENT_DIGEST_URL: Final = f"{ROOT}/source-content-digest"
 
-# R4 types without a list `identifier`: none at all, or a single one that belongs to the source.
+# Importable types without a list `identifier`: none at all, or a single one that belongs to the source.
 # https://hl7.org/fhir/R4/provenance.html, .../questionnaireresponse.html, .../composition.html
 KEYED_BY_TAG: Final = frozenset(
-    {
-        "AuditEvent",
-        "Bundle",
-        "CapabilityStatement",
-        "Composition",
-        "Linkage",
-        "MessageHeader",
-        "OperationOutcome",
-        "Parameters",
-        "Provenance",
-        "QuestionnaireResponse",
-        "Subscription",
-        "TestReport",
-        "VerificationResult",
-    }
+    {"AdverseEvent", "Composition", "MedicationKnowledge", "Provenance", "QuestionnaireResponse"}
 )
-
-# Medplum does not search Binary (https://github.com/medplum/medplum/pull/4187), so that none could be found again. A
-# Basic with the identifier represents each one, and refers to the content.
-_STORED_AS: Final = {"Binary": "Basic"}
 
 # Reference targets come first, so that references are right at the first write. A type that is not listed is loaded
 # with the clinical ones; the repair at the end closes cycles.
@@ -62,44 +43,20 @@ POINTED_TO: Final = ("Location", "PractitionerRole", "Medication", "Organization
 # Practice Fusion advertises no scopes; it grants these (https://www.practicefusion.com/fhir/api-specifications/), so
 # they are requested together and the others separately.
 USUALLY_GRANTED: Final = (
-    "AllergyIntolerance",
-    "CarePlan",
-    "CareTeam",
-    "Condition",
-    "Coverage",
-    "Device",
-    "DiagnosticReport",
-    "DocumentReference",
-    "Encounter",
-    "Goal",
-    "Immunization",
-    "MedicationDispense",
-    "MedicationRequest",
-    "Observation",
-    "Organization",
-    "Patient",
-    "Practitioner",
-    "Procedure",
+    *("Patient", "RelatedPerson", "Practitioner", "Organization", "CareTeam", "Coverage", "Device", "Encounter"),
+    *("Condition", "AllergyIntolerance", "Immunization", "Procedure", "ServiceRequest", "Specimen", "Observation"),
+    *("MedicationRequest", "MedicationDispense", "DiagnosticReport", "DocumentReference", "CarePlan", "Goal"),
     "Provenance",
-    "RelatedPerson",
-    "ServiceRequest",
-    "Specimen",
 )
 _CLINICAL: Final = 4  # the level of Condition
 _LEVEL_OF: Final = {name: number for number, names in enumerate(LEVELS) for name in names}
 
-# https://hl7.org/fhir/R4/datatypes.html#id
-
-
-def kebab(resource_type: str) -> str:
-    """``medication-request`` for ``MedicationRequest``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", resource_type).lower()
-
 
 @lru_cache(maxsize=500)
 def id_system(resource_type: str) -> str:
-    """The identifier system for the source's ids of this type in Medplum."""
-    return f"{ROOT}/{kebab(resource_type)}-id"
+    """The identifier system for the source's ids of this type in Medplum: ``.../medication-request-id``."""
+    kebab = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", resource_type).lower()
+    return f"{ROOT}/{kebab}-id"
 
 
 def level_of(resource_type: str) -> int:
@@ -114,27 +71,28 @@ def in_order(types: Iterable[str]) -> tuple[str, ...]:
 
 def stored_as(resource_type: str) -> str:
     """The type with which Medplum stores and finds a source resource of this type."""
-    return _STORED_AS.get(resource_type, resource_type)
+    # Medplum does not search Binary (https://github.com/medplum/medplum/pull/4187), so that none could be found again.
+    # A Basic with the identifier represents each one, and refers to the content.
+    return "Basic" if resource_type == "Binary" else resource_type
 
 
-def is_source_id(value: object) -> bool:
-    """True for a valid FHIR resource id: nothing else can be looked up safely."""
-    return is_id(value)
+def markers(resource: Json, resource_type: str) -> dict[str, Json]:
+    """The sync's own identifiers (or tags) on a resource in Medplum, by the source's id."""
+    by_tag = resource_type in KEYED_BY_TAG
+    entries = as_object(resource.get("meta")).get("tag") if by_tag else resource.get("identifier")
+    found: dict[str, Json] = {}
+    for each in objects(entries):
+        source_id = each.get("code" if by_tag else "value")
+        if each.get("system") == id_system(resource_type) and isinstance(source_id, str):
+            found.setdefault(source_id, each)
+    return found
 
 
 def source_id_of(resource: Json, resource_type: str) -> str | None:
     """The source id of a resource in Medplum, or None if this sync did not write it."""
     if resource.get("resourceType") != stored_as(resource_type):
         return None
-    system = id_system(resource_type)
-    if resource_type in KEYED_BY_TAG:
-        marks, name = (resource.get("meta") or {}).get("tag"), "code"
-    else:
-        marks, name = resource.get("identifier"), "value"
-    for mark in marks if isinstance(marks, list) else ():
-        if isinstance(mark, dict) and mark.get("system") == system and isinstance(mark.get(name), str):
-            return str(mark[name])
-    return None
+    return next(iter(markers(resource, resource_type)), None)
 
 
 def lookup_query(resource_type: str, source_ids: Iterable[str]) -> str:

@@ -7,15 +7,16 @@ export jobs and the position in each file, the counts and the report. https://hl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from bot_layer.bulk_sync.rules.export_errors import ANY_TYPE, NotExported
-from bot_layer.bulk_sync.rules.local_edits import read_list
-from bot_layer.bulk_sync.rules.plan import roll
-from bot_layer.bulk_sync.rules.run_state import COUNTED, WHOLE, FileState, Job, Run, SyncState, totals
+from pydantic import TypeAdapter
+
+from bot_layer.bulk_sync.rules.export_errors import ANY_TYPE
+from bot_layer.bulk_sync.rules.plan import member_digests
+from bot_layer.bulk_sync.rules.run_state import COUNTED, NO_GROUP, Run, SyncState, totals
 from bot_layer.bulk_sync.rules.source_identity import ROOT
 from bot_layer.fhir.json import Json
 
@@ -23,14 +24,15 @@ TASK_SYSTEM: Final = f"{ROOT}/sync-source"
 GROUP_SYSTEM: Final = f"{ROOT}/sync-group"
 CODE_SYSTEM: Final = f"{ROOT}/sync"
 CODE: Final = "pf-bulk-sync"
+_STATE: Final = TypeAdapter(SyncState)
 
 
 def to_task(state: SyncState, source: str, *, task: Json | None = None) -> Json:
     """The Task with the state; other fields of the stored Task are kept."""
     run = state.run
-    groups = sorted({*state.since, *(each.group or WHOLE for each in (run.jobs if run else ()))})
+    groups = sorted({*state.since, *(each.group or NO_GROUP for each in (run.jobs if run else ()))})
     identifiers: list[Json] = [{"system": TASK_SYSTEM, "value": source}]
-    identifiers += [{"system": GROUP_SYSTEM, "value": f"{source}/Group/{each}"} for each in groups if each != WHOLE]
+    identifiers += [{"system": GROUP_SYSTEM, "value": f"{source}/Group/{each}"} for each in groups if each != NO_GROUP]
     parameters: list[Json] = []
     if state.last_sync_time:
         parameters.append({"name": "lastSyncTime", "valueDateTime": state.last_sync_time})
@@ -148,48 +150,12 @@ def _written(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _state(document: Mapping[str, Any]) -> SyncState:
-    run = document.get("run")
-    tuples = ("groups", "types", "scopes", "scopes_for", "refused_types", "type_filters", "auth_methods", "writers")
-    return SyncState(
-        **_tupled(_known(SyncState, document), tuples)
-        | {
-            "members": _rolls(document),
-            "run": _run(run) if run else None,
+def _state(document: Json) -> SyncState:
+    """The state in a document; other versions, older or newer, have other fields: unknown ones are left out."""
+    for each in (document, document.get("run") or {}):
+        # An earlier version stored the ids of a Group's members themselves.
+        members = each.get("members", {})
+        each["members"] = {
+            group: ids if isinstance(ids, str) else member_digests(ids) for group, ids in members.items()
         }
-    )
-
-
-def _run(document: Mapping[str, Any]) -> Run:
-    return Run(
-        **_tupled(_known(Run, document), ("refused_types", "notes", "bad_lines", "unread"))
-        | {
-            "not_exported": tuple(
-                NotExported(**_known(NotExported, each)) for each in document.get("not_exported", ())
-            ),
-            "members": _rolls(document),
-            "jobs": tuple(_job(each) for each in document["jobs"]),
-            "edits": read_list(document.get("edits", {})),
-        }
-    )
-
-
-def _rolls(document: Mapping[str, Any]) -> dict[str, str]:
-    # An earlier version stored the ids themselves.
-    return {group: each if isinstance(each, str) else roll(each) for group, each in document["members"].items()}
-
-
-def _job(document: Mapping[str, Any]) -> Job:
-    return Job(
-        **_tupled(_known(Job, document), ("types", "patients", "only"))
-        | {"files": tuple(FileState(**_known(FileState, each)) for each in document["files"])}
-    )
-
-
-def _known(kind: type[SyncState | Run | Job | FileState | NotExported], document: Mapping[str, Any]) -> Json:
-    """The fields that this version has: another version, older or newer, may have written the Task."""
-    return {each.name: document[each.name] for each in fields(kind) if each.name in document}
-
-
-def _tupled(document: Mapping[str, Any], names: Iterable[str]) -> Json:
-    return dict(document) | {name: tuple(document[name]) for name in names if name in document}
+    return _STATE.validate_python(document)

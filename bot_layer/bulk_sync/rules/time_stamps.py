@@ -65,15 +65,14 @@ def export_stamp(transaction_time: str, kicked_off: str) -> str:
 def normal_instant(text: str) -> str:
     """An instant in the form that ``_since`` needs (date, time and time zone), or an empty text if it is not an
     instant."""
-    if _INSTANT.fullmatch(text):
-        return text if instant(text) != instant("") else ""
+    if is_instant(text):
+        return text
     try:
-        moment = datetime.fromisoformat(text.strip().upper())
+        normal = datetime.fromisoformat(text.strip().upper()).isoformat()
     except ValueError:
         return ""
     # A time without a zone may be hours off, and a date has no time: neither is an instant.
-    normal = moment.isoformat()
-    return normal if _INSTANT.fullmatch(normal) else ""
+    return normal if is_instant(normal) else ""
 
 
 def usable_stamps(stamps: Mapping[str, str], *, now: float) -> dict[str, str]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import orjson
+
 from bot_layer.bulk_sync.rules.provenance import (
     CONTENT_DIGEST_URL,
     CONTENT_URL,
@@ -23,9 +25,11 @@ from bot_layer.bulk_sync.rules.provenance import (
     token,
 )
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.source_identity import ROOT, UPDATED_URL, VERSION_URL
+from bot_layer.bulk_sync.rules.run_state import LocalEdit
+from bot_layer.bulk_sync.rules.source_identity import ROOT, UPDATED_URL, VERSION_URL, lookup_query, stored_as
 from bot_layer.bulk_sync.rules.time_stamps import instant, is_instant
 from bot_layer.fhir.json import Json
+from bot_layer.medplum.rules.batch_entries import Entry
 
 Policy = Literal["source", "keep", "report"]
 
@@ -93,38 +97,45 @@ def plan(
     unchanged: list[tuple[Incoming, Found]] = []
     kept: list[tuple[Incoming, Found]] = []
     for each in incoming:
-        there = found.get(each.key)
-        if there is None and former and each.key in former:
+        stored = found.get(each.key)
+        if stored is None and former and each.key in former:
             again = tagged(each.resource, each.unresolved) | {"id": former[each.key]}
             updates.append(Write(each, again, former[each.key]))
-        elif there is None:
+        elif stored is None:
             creates.append(Write(each, tagged(each.resource, each.unresolved)))
-        elif is_older(each.resource, there.resource, each.key.type):
-            unchanged.append((each, there))
+        elif is_older(each.resource, stored.resource, each.key.type):
+            unchanged.append((each, stored))
         else:
-            wanted = merged(there, each)
-            if comparable(wanted) == comparable(there.resource):
-                unchanged.append((each, there))
-            elif there.edited and policy != "source":
-                kept.append((each, there))
+            wanted = merged(stored, each)
+            if comparable(wanted) == comparable(stored.resource):
+                unchanged.append((each, stored))
+            elif stored.edited and policy != "source":
+                kept.append((each, stored))
             else:
-                updates.append(Write(each, wanted, there.id, there.version, overwrites_edit=there.edited))
+                updates.append(Write(each, wanted, stored.id, stored.version, overwrites_edit=stored.edited))
     return Plan(tuple(creates), tuple(updates), tuple(unchanged), tuple(kept))
 
 
-def is_older(incoming: Json, there: Json, kind: str) -> bool:
+def is_older(incoming: Json, stored: Json, kind: str) -> bool:
     """True if Medplum has a later version according to the source's own time stamps (Meta.lastUpdated)."""
-    now, before = source_version(incoming, kind)[1], source_version(there, kind)[1]
+    now, before = source_version(incoming, kind)[1], source_version(stored, kind)[1]
     return is_instant(now) and is_instant(before) and instant(now) < instant(before)
 
 
-def merged(there: Found, incoming: Incoming) -> Json:
+def merged(stored: Found, incoming: Incoming) -> Json:
     """The source's fields, with Medplum's id and the entries that were added in Medplum to the shared lists."""
     wanted = tagged(incoming.resource, incoming.unresolved)
-    owned = owned_before(there.resource, incoming.key)
-    body = _with_local(wanted, there.resource, ("identifier", "extension"), owned)
-    meta = _with_local(wanted["meta"], there.resource.get("meta") or {}, ("tag", "security"), owned)
-    return {**body, "id": there.id, "meta": meta}
+    owned = owned_before(stored.resource, incoming.key)
+    body = _with_local(wanted, stored.resource, ("identifier", "extension"), owned)
+    meta = _with_local(wanted["meta"], stored.resource.get("meta") or {}, ("tag", "security"), owned)
+    return {**body, "id": stored.id, "meta": meta}
+
+
+def edit_of(incoming: Incoming, stored: Found) -> LocalEdit:
+    """Compare the resource in Medplum with what the source would write."""
+    now, wanted = comparable(stored.resource), comparable(merged(stored, incoming))
+    fields = sorted(name for name in {*now, *wanted} if now.get(name) != wanted.get(name))
+    return LocalEdit(str(stored.resource["resourceType"]), stored.id, tuple(fields))
 
 
 def content_of(found: Found) -> tuple[str, str]:
@@ -146,14 +157,39 @@ def comparable(resource: Json) -> Json:
     return cleaned
 
 
-def _with_local(wanted: Json, there: Json, names: Iterable[str], owned: frozenset[str]) -> Json:
+def write_entry(write: Write, *, urn: str = "", guarded: bool = False, conditional: bool = False) -> Entry[Key]:
+    """The write as an entry of a batch (https://hl7.org/fhir/R4/http.html#transaction).
+
+    POST for a create, PUT with If-Match for an update. ``urn`` is the name by which other entries of the batch refer to
+    a resource that is created with them. ``guarded`` creates only if the identifier is unused, for a retry after a lost
+    answer. ``conditional``: a PUT by identifier, as in the integration's description.
+    """
+    key, resource = write.incoming.key, write.resource
+    kind, query = stored_as(key.type), lookup_query(key.type, [key.id])
+    creates = conditional or not write.id
+    guarded = guarded and creates and not conditional
+    request: Json = {"method": "POST", "url": kind}
+    if conditional:
+        request = {"method": "PUT", "url": f"{kind}?{query}"}
+        resource = {name: value for name, value in resource.items() if name != "id"}
+    elif write.id:
+        request = {"method": "PUT", "url": f"{kind}/{write.id}"}
+        if write.version:
+            request["ifMatch"] = f'W/"{write.version}"'
+    elif guarded:
+        request["ifNoneExist"] = query
+    entry = ({"fullUrl": urn} if urn else {}) | {"request": request, "resource": resource}
+    return Entry(key, orjson.dumps(entry), creates, guarded)
+
+
+def _with_local(wanted: Json, stored: Json, names: Iterable[str], owned: frozenset[str]) -> Json:
     result = dict(wanted)
     for name in names:
         if name == "identifier" and not isinstance(wanted.get(name, []), list):
             continue
         mine = listed(wanted.get(name))
         taken = {token(name, item) for item in mine} | owned
-        local = [item for item in listed(there.get(name)) if token(name, item) not in taken and not _ours(item)]
+        local = [item for item in listed(stored.get(name)) if token(name, item) not in taken and not _ours(item)]
         if mine or local:
             result[name] = [*mine, *local]
     return result
@@ -172,8 +208,8 @@ def _cleaned(value: Any) -> Any:
         items = [_cleaned(each) for each in value if not _is_version_note(each)]
         return [each for each in items if each not in (None, "", [], {})]
     if isinstance(value, str):
-        stored = _STORAGE.fullmatch(value)
-        return f"Binary/{stored[1]}" if stored else value
+        link = _STORAGE.fullmatch(value)
+        return f"Binary/{link[1]}" if link else value
     return value
 
 

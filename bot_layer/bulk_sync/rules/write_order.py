@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bot_layer.bulk_sync.rules.conditional_references import queries
-from bot_layer.bulk_sync.rules.references import Key, read_reference, targets
+from bot_layer.bulk_sync.rules.references import Key, queries, read_reference, targets
 from bot_layer.bulk_sync.rules.source_identity import level_of
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 
 # Elements that name the patient, in R4 resources that belong to one
 # (https://hl7.org/fhir/R4/compartmentdefinition-patient.html).
@@ -63,6 +62,5 @@ def _stage(key: Key, resource: Json, source: str) -> tuple[str, str]:
 
 
 def _patient(value: Any, source: str) -> str:
-    reference = value.get("reference") if isinstance(value, dict) else None
-    key = read_reference(reference, source) if isinstance(reference, str) else None
+    key = read_reference(as_object(value).get("reference"), source)
     return key.id if key is not None and key.type == "Patient" else ""

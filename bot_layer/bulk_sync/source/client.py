@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.source.exports import Exports
 from bot_layer.bulk_sync.source.files import Files
-from bot_layer.bulk_sync.source.hosts import HostGuard, Resolve, resolve
+from bot_layer.bulk_sync.source.hosts import HostGuard
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.bulk_sync.source.login import SourceLogin
 from bot_layer.bulk_sync.source.records import Records
@@ -24,17 +23,15 @@ class PracticeFusion:
     settings: SyncSettings
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
-    unique: Callable[[], str] = field(default=lambda: uuid.uuid4().hex, repr=False)
     log: Log = field(default=lambda _component, _text: None, repr=False)
-    resolve: Resolve = field(default=resolve, repr=False)
     tries: int = 6
     keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
-        guard = HostGuard(self.settings.source, frozenset(self.settings.allowed_hosts), self.resolve)
+        guard = HostGuard(self.settings.source, frozenset(self.settings.allowed_hosts))
         requests = OpenRequests(guard, self.wait, self.clock, self.tries)
-        self.login = SourceLogin(self.settings, requests, self.unique, self.log)
+        self.login = SourceLogin(self.settings, requests, self.log)
         authorized = AuthorizedRequests(requests, self.login, self.settings.source)
-        self.exports = Exports(authorized, self.log, self.keeper)
+        self.exports = Exports(self.settings, authorized, self.log, self.keeper)
         self.files = Files(authorized, keeper=self.keeper)
         self.records = Records(authorized)

@@ -8,10 +8,13 @@ from itertools import count
 
 from bot_layer.bulk_sync.rules import bulk_export, kickoff
 from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
-from bot_layer.bulk_sync.rules.kickoff import Export, Refused, Started
+from bot_layer.bulk_sync.rules.kickoff import Refused, Started
+from bot_layer.bulk_sync.rules.run_state import Job
+from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.source.hosts import absolute, shown
 from bot_layer.bulk_sync.source.keeper import Keeper
-from bot_layer.bulk_sync.source.requests import SERVICE, AuthorizedRequests, Log
+from bot_layer.bulk_sync.source.requests import AuthorizedRequests, Log
 from bot_layer.errors import AuthError, TransientError
 from bot_layer.http.answer import Answer
 from bot_layer.http.retry import repeat
@@ -23,56 +26,50 @@ _STATUS = "export status"
 class Exports:
     """The export jobs on one practice's server."""
 
+    settings: SyncSettings
     requests: AuthorizedRequests
     log: Log = field(repr=False)
     keeper: Keeper | None = None
 
-    def kickoff(self, export: Export) -> Started | Refused:
+    def kickoff(self, job: Job, elements: tuple[str, ...] = ()) -> Started | Refused:
         """Start an export. Switches to POST if the server requires it, and waits if it is busy with another export."""
-        tools = self.requests.open
-        path = kickoff.export_path(export.level, "{id}")
         post, attempts = False, count(1)
 
         def ask() -> Started | Refused:
             nonlocal post
-            answer = self._kicked_off(export, path, post=post, attempt=next(attempts))
+            answer = self._kicked_off(job, elements, post=post, attempt=next(attempts))
             if isinstance(answer, Refused) and answer.post_only and not post:
                 post = True
-                answer = self._kicked_off(export, path, post=post, attempt=next(attempts))
+                return ask()
             if isinstance(answer, Wait):
                 raise TransientError(
                     "The source is busy with another export; try again later.",
                     service=SERVICE,
                     method="GET",
-                    path=path,
+                    path=_path(job),
                     code="export-busy",
                     retry_after=answer.seconds,
                 )
             return answer
 
-        return tools.patiently(ask, when=lambda fault: fault.code == "export-busy")
+        tools = self.requests.open
+        return repeat(ask, tools.policy, when=lambda fault: fault.code == "export-busy", wait=tools.wait)
 
-    def _kicked_off(self, export: Export, path: str, *, post: bool, attempt: int) -> Started | Refused | Wait:
-        request = kickoff.kickoff_request(self.requests.source, export, post=post)
+    def _kicked_off(self, job: Job, elements: tuple[str, ...], *, post: bool, attempt: int) -> Started | Refused | Wait:
+        request = kickoff.kickoff_request(self.settings, job, elements=elements, post=post)
         self.log("PFBulkExport", f"Initiating bulk export: {shown(request.url)}")
         body = json.dumps(request.body).encode() if request.body is not None else None
-        reply, place = self.requests.once(request.method, request.url, path=path, headers=request.headers, body=body)
-        tools = self.requests.open
-        answer = kickoff.read_kickoff(
-            reply.status,
-            reply.headers,
-            reply.body,
-            asked=tools.asked_to_wait(reply),
-            attempt=attempt,
-            limits=tools.limits,
+        reply, place = self.requests.once(
+            request.method, request.url, path=_path(job), headers=request.headers, body=body
         )
+        after = reply.retry_after(self.requests.open.clock())
+        answer = kickoff.read_kickoff(reply.status, reply.headers, reply.body, retry_after=after, attempt=attempt)
         if self.keeper is not None and not isinstance(answer, Wait):
             refused = answer.reason if isinstance(answer, Refused) else ""
-            asked_for = {"_type": ",".join(export.types), "_since": export.since, "level": export.level}
-            self.keeper.kickoff(request.url, asked_for, refused=refused, status=reply.status)
+            self.keeper.kickoff(request.url, job, refused=refused, status=reply.status)
         if isinstance(answer, Started):
             url = absolute(place, answer.status_url)
-            tools.guard.check(url)
+            self.requests.open.guard.check(url)
             self.log("PFBulkExport", f"Export initiated, status URL: {shown(url)}")
             return Started(url, answer.date)
         return answer
@@ -83,7 +80,6 @@ class Exports:
         ``is_page``: a further page of the manifest, which may be on another host.
         """
         tools = self.requests.open
-        limits = tools.limits
 
         def ask() -> tuple[Answer, str]:
             headers = {"Accept": "application/json"}
@@ -93,11 +89,9 @@ class Exports:
             few = replace(tools.policy, retries=2)
             reply, place = repeat(ask, few, when=lambda _: False, again=_is_odd, wait=tools.wait)
         except TransientError as fault:
-            asked = limits.first if fault.retry_after is None else fault.retry_after
-            return Wait(min(max(asked, limits.least), limits.most))
-        answer = bulk_export.read_status(
-            reply.status, reply.headers, reply.body, asked=tools.asked_to_wait(reply), attempt=attempt, limits=limits
-        )
+            return Wait(bulk_export.wait_seconds(fault.retry_after, attempt=1))
+        after = reply.retry_after(tools.clock())
+        answer = bulk_export.read_status(reply.status, reply.headers, reply.body, retry_after=after, attempt=attempt)
         if isinstance(answer, Complete):
             answer = Complete(answer.manifest.located(lambda each: absolute(place, each)))
         if self.keeper is not None:
@@ -111,6 +105,10 @@ class Exports:
             self.requests.once("DELETE", url, path=_STATUS)
         except (TransientError, AuthError):
             self.log("PFBulkExport", "The export job could not be deleted; the source will expire it")
+
+
+def _path(job: Job) -> str:
+    return kickoff.export_path(job.level, "{id}")
 
 
 def _is_odd(found: tuple[Answer, str]) -> bool:

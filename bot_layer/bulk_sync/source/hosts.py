@@ -6,7 +6,6 @@ https://cheatsheetseries.owasp.org/cheatsheets/Server_Side_Request_Forgery_Preve
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
@@ -17,14 +16,9 @@ from bot_layer.errors import PermanentError
 from bot_layer.http import addresses
 
 _NEAR: Final = frozenset({"loopback", "private"})
-Resolve = Callable[[str], tuple[str, ...]]
 
 
-class FileRefused(PermanentError):
-    """A file or document can't be fetched, now or later."""
-
-
-class UnsafeAddress(FileRefused):
+class UnsafeAddress(PermanentError):
     """The source names a URL that the sync must not call."""
 
     default_code = "unsafe-address"
@@ -45,9 +39,8 @@ class HostGuard:
 
     source: str
     allowed: frozenset[str] = frozenset()
-    resolve: Resolve = field(default=resolve, repr=False)
+    resolve: Callable[[str], tuple[str, ...]] = field(default=resolve, repr=False)
     _known: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def check(self, url: str) -> None:
         """UnsafeAddress for a URL without TLS, or on a private network that the source is not on.
@@ -66,10 +59,9 @@ class HostGuard:
 
     def _require(self, host: str, networks: frozenset[str]) -> None:
         own = origin(self.source)[1]
-        if host.strip("[]") not in (own.strip("[]"), *self.allowed) and not networks <= {
-            "public",
-            *(self._networks(own) & _NEAR),
-        }:
+        if host.strip("[]") in (own.strip("[]"), *self.allowed):
+            return
+        if not networks <= {"public", *(self._networks(own) & _NEAR)}:
             _refuse("on a private network, where the source itself is not (PF_ALLOWED_HOSTS can allow the host)")
 
     def _networks(self, host: str) -> frozenset[str]:
@@ -77,13 +69,10 @@ class HostGuard:
         where = addresses.network(host)
         if where != "name":
             return frozenset({where})
-        with self._lock:
-            known = self._known.get(host)
-        if known is None:
-            known = frozenset(addresses.network(each) for each in self.resolve(host)) or frozenset({"public"})
-            with self._lock:
-                self._known[host] = known
-        return known
+        if host not in self._known:
+            found = frozenset(addresses.network(each) for each in self.resolve(host))
+            self._known[host] = found or frozenset({"public"})
+        return self._known[host]
 
 
 def origin(url: str) -> addresses.Origin:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bot_layer.bulk_sync.rules.bulk_export import Complete, ExportFile, Failed, Wait
+from bot_layer.bulk_sync.rules.run_state import Job
 from bot_layer.bulk_sync.source.hosts import shown
 from bot_layer.errors import BotError, ConfigError
 from bot_layer.fhir.json import Json
@@ -46,8 +47,9 @@ class Keeper:
                 "The folder of --keep cannot be made.", code="wrong-settings", missing=["--keep"]
             ) from fault
 
-    def kickoff(self, url: str, parameters: Json, *, refused: str = "", status: int = 0) -> None:
+    def kickoff(self, url: str, job: Job, *, refused: str = "", status: int = 0) -> None:
         """Log a kick-off; ``refused`` is the source's reason."""
+        parameters = {"_type": ",".join(job.types), "_since": job.since, "level": job.level}
         detail: Json = {"exportUrl": shown(url), "requestParameters": parameters}
         self._log("kickoff", detail | {"errorCode": status if refused else None, "errorBody": refused or None})
 

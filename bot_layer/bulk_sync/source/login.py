@@ -6,7 +6,6 @@ https://hl7.org/fhir/smart-app-launch/backend-services.html
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode, urlsplit
@@ -16,12 +15,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from bot_layer.bulk_sync.rules import scopes, smart
+from bot_layer.bulk_sync.rules import smart
 from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.rules.smart import SERVICE, AuthMethod, Discovery, ScopeRefused, Token
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, USUALLY_GRANTED
-from bot_layer.bulk_sync.source.requests import BUSY, SERVICE, Log, OpenRequests
-from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
+from bot_layer.bulk_sync.source.requests import Log, OpenRequests
+from bot_layer.errors import AuthError, ConfigError, TransientError
 from bot_layer.fhir.json import read_object
+from bot_layer.http.policy import BUSY
+from bot_layer.http.retry import repeat
 from bot_layer.http.single_flight import SingleFlight
 
 _CURVES: Final = {"secp384r1": "ES384", "secp256r1": "ES256"}
@@ -33,37 +35,31 @@ class SourceLogin:
 
     settings: SyncSettings
     requests: OpenRequests
-    unique: Callable[[], str] = field(default=lambda: uuid.uuid4().hex, repr=False)
     log: Log = field(default=lambda _component, _text: None, repr=False)
-    granted: tuple[str, ...] = ()
-    discovery: smart.Discovery | None = None  # what an earlier run found; repeated if the token endpoint is gone
+    granted: tuple[str, ...] = ()  # the scopes, if they are known
 
     def __post_init__(self) -> None:
-        self.types = self.settings.types
-        self._discoveries: SingleFlight[smart.Discovery] = SingleFlight(SERVICE)
-        self._tokens: SingleFlight[smart.Token] = SingleFlight(SERVICE)
-        self._fresh_discovery = False
-        self._token: smart.Token | None = None
+        self._tokens: SingleFlight[Token] = SingleFlight(SERVICE)
+        self._token: Token | None = None
+        self._discovery: Discovery | None = None
 
-    def discover(self) -> smart.Discovery:
-        """The token endpoint, from the SMART configuration or else the CapabilityStatement."""
-        return self.discovery or self._discoveries.do("discovery", lambda: self.discovery or self._discovered())
+    def discover(self) -> Discovery:
+        """The token endpoint, from the SMART configuration or else the CapabilityStatement; read once."""
+        if self._discovery is None:
+            self.log("PFSyncWorker", "Discovering SMART endpoints...")
+            self._discovery = self._read_discovery()
+            self.log("PFSyncWorker", f"Token endpoint: {_place(self._discovery.token_endpoint)}")
+        return self._discovery
 
-    def _discovered(self) -> smart.Discovery:
-        self.log("PFSyncWorker", "Discovering SMART endpoints...")
-        self.discovery = found = self._read_discovery()
-        self._fresh_discovery = True
-        self.log("PFSyncWorker", f"Token endpoint: {_place(found.token_endpoint)}")
-        return found
-
-    def _read_discovery(self) -> smart.Discovery:
-        configuration, capability = smart.discovery_urls(self.settings.source)
+    def _read_discovery(self) -> Discovery:
         readers = (
-            (configuration, smart.read_smart_configuration, ".well-known/smart-configuration"),
-            (capability, smart.read_capability_statement, "metadata"),
+            (".well-known/smart-configuration", smart.read_smart_configuration),
+            ("metadata", smart.read_capability_statement),
         )
         busy = False
-        for url, read, path in readers:
+        for path, read in readers:
+            # Both are under the base URL, never at the host's root.
+            url = f"{self.settings.source}/{path}"
             reply = self.requests.repeated(url, path=path, headers={"Accept": "application/json"})
             found = read(read_object(reply.body)) if reply.status == 200 else None
             if found is not None:
@@ -77,118 +73,104 @@ class SourceLogin:
             code="no-token-endpoint",
         )
 
-    def negotiate(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Those of ``types`` that this client may read, and those that the source refused; the scopes are kept."""
+    def negotiate(self, types: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the types that this client may read; their scopes are kept for the next tokens."""
         if self.settings.scopes:
             self.granted = self.settings.scopes
-            readable = scopes.types_of(self.settings.scopes, self.types)
+            readable = smart.types_of(self.settings.scopes, types)
             if not readable:
                 raise AuthError(
                     "PF_SCOPES lets no type of PF_RESOURCE_TYPES be read: name scopes such as system/*.rs.",
                     code="no-scope-granted",
                 )
-            return readable, tuple(each for each in self.types if each not in readable)
-        wanted = self.types
+            return readable
         advertised = self.discover().scopes
         # Rights to read referenced types are requested only if they are advertised: a refusal costs requests.
-        offered = scopes.granted_types(frozenset(advertised), POINTED_TO) if self.settings.hydrate else frozenset()
-        likely = advertised or tuple(scopes.scope(each, "rs") for each in USUALLY_GRANTED)
-        state = scopes.start_negotiation((*wanted, *sorted(offered - set(wanted))), likely)
+        offered = smart.granted_types(frozenset(advertised), POINTED_TO) if self.settings.hydrate else frozenset()
+        wanted = (*types, *sorted(offered - set(types)))
         asked: tuple[str, ...] = ()
-        while not state.settled:
-            asked = state.scopes
-            state = scopes.answered(state, self._ask(asked))
-        if asked != state.scopes:
-            self._token = None  # the last one was only for some of the types
-        accepted = tuple(each for each in wanted if each in state.accepted)
+
+        def ask(some: tuple[str, ...]) -> Token | ScopeRefused:
+            nonlocal asked
+            asked = some
+            return self._ask(some)
+
+        likely = advertised or tuple(smart.scope(each, "rs") for each in USUALLY_GRANTED)
+        found = smart.negotiate(ask, wanted, likely)
+        if asked != found.scopes:
+            self._token = None  # it was only for some of the types
+        accepted = tuple(each for each in types if each in found.accepted)
         if not accepted:
             raise AuthError("The source refused every scope that was asked for.", code="no-scope-granted")
-        self.granted = state.scopes
-        return accepted, tuple(each for each in wanted if each not in accepted)
+        self.granted = found.scopes
+        return accepted
 
     def token(self, *, stale: str = "") -> str:
         """A currently valid token. ``stale`` is one that the server has just refused."""
         token = self._good(stale) or self._tokens.do("token", lambda: self._renewed(stale))
         return token.value
 
-    def _good(self, stale: str) -> smart.Token | None:
+    def _good(self, stale: str) -> Token | None:
         token = self._token
         is_good = token is not None and token.value != stale and token.fresh(self.requests.clock())
         return token if is_good else None
 
-    def _renewed(self, stale: str) -> smart.Token:
-        """A new token, unless another caller has already renewed it."""
+    def _renewed(self, stale: str) -> Token:
+        """A new token, unless another caller or the negotiation has already got one."""
         if not self.granted and not self._good(stale):
-            self.negotiate()
-        return self._good(stale) or self._renew()
-
-    def _renew(self) -> smart.Token:
-        answer = self._ask(self.granted)
-        if isinstance(answer, smart.ScopeRefused) and self.settings.scopes:
+            self.negotiate(self.settings.types)
+        answer = self._good(stale) or self._ask(self.granted)
+        if isinstance(answer, Token):
+            return answer
+        if self.settings.scopes:
             raise AuthError("The source refuses the scopes of PF_SCOPES.", code="no-scope-granted")
-        if isinstance(answer, smart.ScopeRefused):
-            # The scopes granted at the start are no longer granted: negotiate again.
-            self.granted = ()
-            self.negotiate()
-            answer = self._ask(self.granted)
-        if isinstance(answer, smart.ScopeRefused):
+        # The scopes granted at the start are no longer granted.
+        self.negotiate(self.settings.types)
+        answer = self._good(stale) or self._ask(self.granted)
+        if isinstance(answer, ScopeRefused):
             raise AuthError("The source refuses the scopes that it granted before.", code="scopes-withdrawn")
         return answer
 
-    def _ask(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
-        """The answer to a token request. The token endpoint found by an earlier run may have changed."""
-        before = self.discover()
-        try:
-            return self._asked(scopes)
-        except (PermanentError, AuthError, TransientError):
-            if self._fresh_discovery:
-                raise
-            self.discovery = None
-            now = self.discover()
-            if (now.token_endpoint, now.auth_methods) == (before.token_endpoint, before.auth_methods):
-                raise
-            return self._asked(scopes)
-
-    def _asked(self, scopes: tuple[str, ...]) -> smart.Token | smart.ScopeRefused:
+    def _ask(self, scopes: tuple[str, ...]) -> Token | ScopeRefused:
         discovery = self.discover()
         method = smart.auth_method(discovery, has_key=bool(self.settings.private_key))
         self.log("PFSmartClient", "Requesting access token from Practice Fusion...")
         name = "private_key JWT" if method == "private_key_jwt" else "client_secret"
         self.log("PFSmartClient", f"Using {name} authentication")
-
-        def post() -> smart.Token | smart.ScopeRefused:
-            # A new assertion for each attempt: its jti is used once.
-            request = smart.token_request(
-                method,
-                scopes,
-                client_id=self.settings.client_id,
-                secret=self.settings.client_secret,
-                assertion=self._assertion(discovery) if method == "private_key_jwt" else "",
-            )
-            return self._posted(discovery.token_endpoint, request)
-
-        answer = self.requests.patiently(post)
-        if isinstance(answer, smart.Token):
+        answer = repeat(
+            lambda: self._post(discovery, method, scopes),
+            self.requests.policy,
+            when=lambda _: True,
+            wait=self.requests.wait,
+        )
+        if isinstance(answer, Token):
             self._token = answer
             self.log("PFSmartClient", "Successfully obtained access token")
         return answer
 
-    def _posted(self, url: str, request: smart.TokenRequest) -> smart.Token | smart.ScopeRefused:
-        headers = request.headers | {"Content-Type": "application/x-www-form-urlencoded"}
-        reply = self.requests.once("POST", url, path="token", headers=headers, body=urlencode(request.form).encode())
+    def _post(self, discovery: Discovery, method: AuthMethod, scopes: tuple[str, ...]) -> Token | ScopeRefused:
+        form, headers = smart.token_request(
+            method,
+            scopes,
+            client_id=self.settings.client_id,
+            secret=self.settings.client_secret,
+            # A new assertion for each attempt: its jti is used once.
+            assertion=self._assertion(discovery) if method == "private_key_jwt" else "",
+        )
+        body = urlencode(form).encode()
+        reply = self.requests.once("POST", discovery.token_endpoint, path="token", headers=headers, body=body)
         if reply.status >= 400:
             self.log("PFSmartClient", f"Token request failed: {smart.phrase(reply.status)}")
-        asked = self.requests.asked_to_wait(reply)
-        return smart.read_token(reply.status, reply.body, now=self.requests.clock(), retry_after=asked)
-
-    def _assertion(self, discovery: smart.Discovery) -> str:
         now = self.requests.clock()
-        claims = smart.assertion_claims(
-            self.settings.client_id, discovery.token_endpoint, now=now, unique=self.unique()
-        )
-        headers = smart.assertion_headers(self.settings.key_id, self.settings.key_url)
-        algorithm = _algorithm(self.settings.private_key, self.settings.algorithm)
-        return jwt.encode(claims, self.settings.private_key, algorithm=algorithm, headers=headers)
+        return smart.read_token(reply.status, reply.body, now=now, retry_after=reply.retry_after(now))
+
+    def _assertion(self, discovery: Discovery) -> str:
+        settings, now = self.settings, self.requests.clock()
+        unique = uuid.uuid4().hex
+        claims = smart.assertion_claims(settings.client_id, discovery.token_endpoint, now=now, unique=unique)
+        headers = {"kid": settings.key_id} | ({"jku": settings.key_url} if settings.key_url else {})
+        algorithm = _algorithm(settings.private_key, settings.algorithm)
+        return jwt.encode(claims, settings.private_key, algorithm=algorithm, headers=headers)
 
 
 def _algorithm(private_key: str, asked: str) -> str:

@@ -6,16 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from bot_layer.bulk_sync.rules.source_identity import is_source_id
+from bot_layer.bulk_sync.rules.references import Key, read_reference
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, http_date
 from bot_layer.bulk_sync.source.hosts import absolute
-from bot_layer.bulk_sync.source.requests import FHIR, SERVICE, AuthorizedRequests, refused
-from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.bulk_sync.source.requests import FHIR, AuthorizedRequests
+from bot_layer.errors import AuthError, PermanentError
 from bot_layer.fhir.bundle import NotASearchset, read_searchset
-from bot_layer.fhir.json import Json, objects, read_object
+from bot_layer.fhir.json import Json, as_object, objects
 from bot_layer.http.answer import Answer
 
 MOST_GROUPS: Final = 500
+_KINDS: Final = ("Patient", "Group")
+_UNEXPECTED: Final = "answered with something else than was asked for"
+
+
+class ReadRefused(AuthError):
+    """The source accepts the login, but denies this read."""
+
+    default_code = "source-rights-missing"
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,9 @@ class Records:
 
     def read(self, resource_type: str, source_id: str) -> Json | None:
         """One resource, or None if the source has none (any more)."""
-        path = f"{resource_type}/{{id}}"
-        reply = self.requests.read(f"{self.requests.source}/{resource_type}/{source_id}", path=path)
-        if reply.status in (404, 410):
-            return None
-        return _answered(reply, path)
+        url = f"{self.requests.source}/{resource_type}/{source_id}"
+        reply = self.requests.read(url, path=f"{resource_type}/{{id}}")
+        return None if reply.status in (404, 410) else _answered(reply)
 
     def search(self, resource_type: str, query: str) -> Iterator[Json]:
         """Every match of a search, from all pages, without a limit."""
@@ -54,11 +61,11 @@ class Records:
                     code="endless-pages",
                 )
             seen.add(url)
-            page = _answered(self.requests.read(url, path=resource_type), resource_type)
+            reply = self.requests.read(url, path=resource_type)
             try:
-                found = read_searchset(page)
+                found = read_searchset(_answered(reply))
             except NotASearchset as fault:
-                raise _unreadable(resource_type) from fault
+                raise reply.unreadable(_UNEXPECTED) from fault
             yield from (each for each in found.matches if each["resourceType"] == resource_type)
             url = absolute(url, found.next_url) if found.next_url else ""
 
@@ -77,15 +84,9 @@ class Records:
         if found is None or found.get("resourceType") != "Group":
             return None
         members = [_member(each, self.requests.source) for each in objects(found.get("member"))]
-        named = {
-            kind: tuple(dict.fromkeys(id_ for one, id_ in members if one == kind)) for kind in ("Patient", "Group")
-        }
-        return GroupMembers(named["Patient"], named["Group"])
-
-    def group_members(self, group_id: str) -> tuple[str, ...] | None:
-        """The ids of a Group's own patients, or None if the source does not allow it to be read."""
-        found = self.group(group_id)
-        return None if found is None else found.patients
+        # Each once, in their order.
+        ids = {kind: tuple(dict.fromkeys(each.id for each in members if each and each.type == kind)) for kind in _KINDS}
+        return GroupMembers(ids["Patient"], ids["Group"])
 
     def group_tree(self, group_ids: Iterable[str]) -> dict[str, GroupMembers | None]:
         """These Groups and their nested Groups, without duplicates; PermanentError if there are too many."""
@@ -107,33 +108,19 @@ class Records:
         return found
 
 
-def _answered(reply: Answer, path: str) -> Json:
+def _answered(reply: Answer) -> Json:
     """The JSON object in a response. A gateway's page with status 200 is an error: it must not count as "not found"."""
+    if reply.status in (401, 403):
+        raise ReadRefused(f"The source refused GET {reply.path} ({reply.status}).")
     if reply.status != 200:
-        raise refused(reply, path)
-    found = read_object(reply.body)
+        raise reply.error()
+    found = reply.outcome()
     if not found:
-        raise _unreadable(path)
+        raise reply.unreadable(_UNEXPECTED)
     return found
 
 
-def _unreadable(path: str) -> TransientError:
-    return TransientError(
-        "The source answered with something else than was asked for; try again later.",
-        service=SERVICE,
-        status=200,
-        method="GET",
-        path=path,
-        code="unreadable-answer",
-    )
-
-
-def _member(member: Json, source: str) -> tuple[str, str]:
-    """Type and id of a member that is a Patient or a Group; empty texts for any other, and for an inactive one."""
-    entity = member.get("entity")
-    reference = entity.get("reference") if isinstance(entity, dict) else None
-    if member.get("inactive") is True or not isinstance(reference, str):
-        return "", ""
-    kind, _, rest = reference.removeprefix(f"{source}/").partition("/")
-    named = rest.partition("/")[0]
-    return (kind, named) if kind in ("Patient", "Group") and is_source_id(named) else ("", "")
+def _member(member: Json, source: str) -> Key | None:
+    """A member that is a Patient or a Group; None for any other, and for an inactive one."""
+    key = read_reference(as_object(member.get("entity")).get("reference"), source)
+    return None if key is None or key.type not in _KINDS or member.get("inactive") is True else key

@@ -1,4 +1,4 @@
-"""Requests to a source of bulk data: counted, retried if that is safe, and with the token only to its own host.
+"""Requests to a source of bulk data: retried if that is safe, and with the token only to its own host.
 
 Every wait calls ``wait``, so that tests do not sleep and SIGTERM ends it.
 """
@@ -9,19 +9,17 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-from bot_layer.bulk_sync.rules import bulk_export
+from bot_layer.bulk_sync.rules.bulk_export import LONGEST_WAIT
 from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.source.hosts import HostGuard, absolute, origin
-from bot_layer.errors import AuthError, PermanentError, TransientError
+from bot_layer.errors import PermanentError
 from bot_layer.http.adapter import checked_session
 from bot_layer.http.answer import Answer
 from bot_layer.http.policy import BUSY, RetryPolicy
 from bot_layer.http.retry import repeat
 from bot_layer.http.transport import Opened, Transport
-
-__all__ = ["BUSY", "SERVICE", "AuthorizedRequests", "Log", "OpenRequests"]
 
 MOVED: Final = frozenset({301, 302, 303, 307, 308})
 FHIR: Final = {"Accept": "application/fhir+json"}
@@ -30,13 +28,6 @@ _REDIRECTS: Final = 5
 _SAME_METHOD: Final = frozenset({307, 308})
 _LARGEST: Final = 64 * 1024 * 1024
 Log = Callable[[str, str], None]
-_Result = TypeVar("_Result")
-
-
-class ReadRefused(AuthError):
-    """The source accepts the login, but denies this read."""
-
-    default_code = "source-rights-missing"
 
 
 @dataclass
@@ -47,24 +38,20 @@ class OpenRequests:
     wait: Callable[[float], None] = field(default=time.sleep, repr=False)
     clock: Callable[[], float] = field(default=time.time, repr=False)
     tries: int = 6
-    limits: bulk_export.WaitLimits = field(default_factory=bulk_export.WaitLimits)
-    sent: int = 0
 
     def __post_init__(self) -> None:
         session = checked_session(_ONCE, self.guard.check_peer)
         self.transport = Transport(SERVICE, _ONCE, largest=_LARGEST, lost_code="answer-lost", session=session)
-        self.policy = RetryPolicy(retries=self.tries - 1, backoff=1.0, longest_wait=self.limits.most)
+        self.policy = RetryPolicy(retries=self.tries - 1, backoff=1.0, longest_wait=LONGEST_WAIT)
 
     def once(self, method: str, url: str, *, path: str, headers: dict[str, str], body: bytes | None = None) -> Answer:
         """An answer with any status. UnsafeAddress for a URL that must not be called."""
         self.guard.check(url)
-        self.sent += 1
         return self.transport.send(method, url, path=path, headers=headers, body=body)
 
     def opened(self, url: str, *, path: str, headers: dict[str, str]) -> AbstractContextManager[Opened]:
         """The headers of an answer, and its raw body, which may be compressed."""
         self.guard.check(url)
-        self.sent += 1
         return self.transport.open("GET", url, path=path, headers=headers, decode=False)
 
     def repeated(self, url: str, *, path: str, headers: dict[str, str]) -> Answer:
@@ -74,23 +61,9 @@ class OpenRequests:
             self.policy,
             when=lambda _: True,
             again=lambda answer: answer.status in BUSY,
-            asked=self.asked_to_wait,
+            asked=lambda answer: answer.retry_after(self.clock()),
             wait=self.wait,
         )
-
-    def patiently(
-        self, call: Callable[[], _Result], *, when: Callable[[TransientError], bool] = lambda _: True
-    ) -> _Result:
-        """The result of the call, retried while it raises a TransientError that ``when`` accepts."""
-        return repeat(call, self.policy, when=when, wait=self.wait)
-
-    def asked_to_wait(self, answer: Answer) -> float | None:
-        """The seconds that the source asks to wait."""
-        return answer.retry_after(self.clock())
-
-    def pause(self, attempt: int, asked: float | None = None) -> float:
-        """Seconds until the next attempt; attempts are counted from 1."""
-        return self.policy.pause(attempt - 1, asked)
 
 
 class Tokens(Protocol):
@@ -173,17 +146,3 @@ class AuthorizedRequests:
                 break
             token = self.login.token(stale=token)
         return answer
-
-
-def refused(answer: Answer, path: str) -> PermanentError | AuthError | TransientError:
-    """The error for a read that was refused."""
-    if answer.status in (401, 403):
-        return ReadRefused(f"The source refused GET {path} ({answer.status}).")
-    kind = TransientError if answer.status in BUSY else PermanentError
-    return kind(
-        f"The source answered {answer.status} for GET {path}.",
-        service=SERVICE,
-        status=answer.status,
-        method="GET",
-        path=path,
-    )

@@ -10,8 +10,7 @@ from typing import Final
 import orjson
 
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
-from bot_layer.bulk_sync.rules.write_entries import write_entry
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write, write_entry
 from bot_layer.bulk_sync.target.lookups import Lookups
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.batches import Batches, Unfinished, Verdict
@@ -58,7 +57,7 @@ class Changes:
             writes = (
                 Write(Incoming(key, each), each, found[key].id, found[key].version) for key, each in wanted.items()
             )
-            entries = [write_entry(each, orjson.dumps) for each in writes]
+            entries = [write_entry(each) for each in writes]
             left = []
             for batch in batch_entries.batches(entries, max_bytes=self.max_bytes):
                 for entry, verdict in self.batches.send_all(batch):

@@ -17,10 +17,9 @@ import orjson
 
 from bot_layer.bulk_sync.rules import references
 from bot_layer.bulk_sync.rules import upsert as rules
-from bot_layer.bulk_sync.rules.local_edits import LocalEdit, edit_of
 from bot_layer.bulk_sync.rules.references import URN, Key
-from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
-from bot_layer.bulk_sync.rules.write_entries import conditional_entry, write_entry
+from bot_layer.bulk_sync.rules.run_state import LocalEdit
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write, edit_of, write_entry
 from bot_layer.bulk_sync.target.lookups import Lookups
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.batches import Batches, Unfinished, Verdict
@@ -163,9 +162,9 @@ class Upserts:
         key = write.incoming.key
         # A conditional PUT would also match another source's resource.
         if self.conditional and key not in self.lookups.foreign and key not in work.former:
-            return conditional_entry(write, orjson.dumps, urn=urn)
+            return write_entry(write, urn=urn, conditional=True)
         guarded = key in work.sent and key not in self.lookups.foreign
-        return write_entry(write, orjson.dumps, urn=urn if not write.id else "", guarded=guarded)
+        return write_entry(write, urn=urn if not write.id else "", guarded=guarded)
 
 
 @dataclass

@@ -34,28 +34,30 @@ def outcome(**issue: Any) -> dict[str, Any]:
 )
 def test_an_error_counts_for_the_type_that_it_names(issue: dict[str, Any], kind: str) -> None:
     """Any field may name one of the requested types; the text itself is not kept."""
-    (found,) = read_outcomes([outcome(**issue)], TYPES).missing
+    (found,), _ = read_outcomes([outcome(**issue)], TYPES)
     assert (found.type, found.count) == (kind, 1)
     assert "Jane" not in repr(found)
 
 
 def test_the_manifest_may_name_the_type_too() -> None:
     """Some sources put the type into the manifest's entry, where the guide has OperationOutcome."""
-    assert read_outcomes([outcome()], TYPES, named="Condition").missing[0].type == "Condition"
-    assert read_outcomes([outcome()], TYPES, named="OperationOutcome").missing[0].type == ANY_TYPE
+    for named, kind in (("Condition", "Condition"), ("OperationOutcome", ANY_TYPE)):
+        (found,), _ = read_outcomes([outcome()], TYPES, named=named)
+        assert found.type == kind
 
 
 def test_information_changes_nothing_and_a_warning_is_a_note() -> None:
     """Only a resource that was not exported holds back the time stamps."""
-    report = read_outcomes([outcome(severity=each) for each in ("information", "success", "warning")], TYPES)
-    assert report.missing == ()
-    assert report.notes == ("the source reports 1 x warning processing",)
+    missing, notes = read_outcomes([outcome(severity=each) for each in ("information", "success", "warning")], TYPES)
+    assert missing == ()
+    assert notes == ("the source reports 1 x warning processing",)
 
 
 @pytest.mark.parametrize("odd", [{"resourceType": "Patient"}, {"resourceType": "OperationOutcome", "issue": "x"}])
 def test_what_is_no_outcome_may_be_about_every_type(odd: dict[str, Any]) -> None:
     """It is unknown what the source meant."""
-    assert read_outcomes([odd], TYPES).missing[0].type == ANY_TYPE
+    (found,), _ = read_outcomes([odd], TYPES)
+    assert found.type == ANY_TYPE
 
 
 def test_a_missing_patient_holds_every_type_back() -> None:
@@ -68,5 +70,5 @@ def test_a_missing_patient_holds_every_type_back() -> None:
 
 def test_a_code_that_is_none_is_not_kept() -> None:
     """It could be a person's name."""
-    (found,) = read_outcomes([outcome(code="Jane Sample, born 1970")], TYPES).missing
+    (found,), _ = read_outcomes([outcome(code="Jane Sample, born 1970")], TYPES)
     assert found.reason == "error unknown"

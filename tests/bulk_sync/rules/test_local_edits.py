@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bot_layer.bulk_sync.rules.local_edits import MOST_LISTED, EditList, LocalEdit, edit_of, read_list
 from bot_layer.bulk_sync.rules.provenance import prepare
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.rules.upsert import Found, Incoming
+from bot_layer.bulk_sync.rules.run_state import MOST_LISTED, EditList, LocalEdit
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming, edit_of
 
 SOURCE = "https://source.example/fhir"
 
@@ -15,7 +15,7 @@ def edit(number: int, *fields: str) -> LocalEdit:
     return LocalEdit("Patient", str(number), fields or ("name",))
 
 
-def test_only_the_names_of_fields_that_differ_are_told() -> None:
+def test_only_the_names_of_fields_that_differ_are_listed() -> None:
     """Also a field that only one side has; what the server sets and local identifiers are no difference."""
     sent = {"resourceType": "Patient", "id": "p1", "birthDate": "1970-01-01", "active": True, "gender": "male"}
     mine = prepare(sent, SOURCE)
@@ -34,7 +34,7 @@ def test_only_the_names_of_fields_that_differ_are_told() -> None:
     assert found.reference == "Patient/m1"
 
 
-def test_what_is_settled_leaves_the_list_and_what_is_met_again_stands_once() -> None:
+def test_a_settled_edit_leaves_the_list_and_a_repeated_one_is_listed_once() -> None:
     """By its reference; the newer names win."""
     listed = EditList((edit(1), edit(2)))
     after = listed.after([edit(2, "gender"), edit(3)], {"Patient/1", "Patient/9"})
@@ -47,9 +47,3 @@ def test_the_list_is_bounded_and_counts_the_rest() -> None:
     assert (len(full.listed), full.more) == (MOST_LISTED, 3)
     after = full.after([edit(0, "gender"), edit(MOST_LISTED + 3)], frozenset())
     assert (after.listed[0].fields, after.more) == (("gender",), 4)
-    assert full.carried() == EditList(full.listed)
-
-
-def test_a_task_of_an_earlier_version_has_no_list() -> None:
-    """It is still read."""
-    assert read_list({}) == EditList()

@@ -12,7 +12,6 @@ import pytest
 from bot_layer.bulk_sync.rules import (
     attachments,
     bulk_export,
-    conditional_references,
     kickoff,
     provenance,
     references,
@@ -90,8 +89,8 @@ def test_a_resource_of_any_shape_is_planned_and_repaired(sample: Json) -> None:
     for value in variants(sample):
         if not isinstance(value["resourceType"], str) or (key := resource_of(value).key) is None:
             continue
-        asked = conditional_references.queries(value, BASE)
-        conditional_references.with_targets(value, dict.fromkeys(asked, "Practitioner/1"), BASE)
+        asked = references.queries(value, BASE)
+        references.with_targets(value, dict.fromkeys(asked, "Practitioner/1"), BASE)
         for each in attachments.attachments_in(value):
             attachments.refusal("a/b", b"x", 1, each)
         prepared = provenance.prepare(value, BASE)

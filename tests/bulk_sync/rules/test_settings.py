@@ -9,10 +9,13 @@ import pytest
 
 from bot_layer.bulk_sync.rules import settings as sync_settings
 from bot_layer.bulk_sync.rules import source_identity
+from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.practices import PRACTICES
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, read_settings
 from bot_layer.bulk_sync.session import Options
 from bot_layer.errors import ConfigError, InputError
+from bot_layer.fhir.references import is_id
+from medplum_sandbox.medplum.definitions.tables import type_of
 
 BASE = {"PF_FHIR_BASE_URL": "https://pf.example/fhir/x/", "PF_CLIENT_ID": "c", "PF_CLIENT_SECRET": "s"}
 SIXTEEN = (
@@ -150,11 +153,18 @@ def test_types_are_loaded_before_what_points_to_them() -> None:
     )
 
 
+def test_a_type_without_a_list_of_identifiers_is_found_by_its_tag() -> None:
+    """Medplum refuses a list where FHIR has no identifier, or a single one; a Binary is represented by a Basic."""
+    lists = {name: type_of(name).by_name.get("identifier") for name in IMPORTABLE - {"Binary"}}  # type: ignore[union-attr]
+    without = {name for name, element in lists.items() if element is None or not element.many}
+    assert without == source_identity.KEYED_BY_TAG
+
+
 def test_ids_that_can_be_looked_up() -> None:
     """FHIR's characters, up to 64 of them."""
-    assert source_identity.is_source_id("a-1.B")
+    assert is_id("a-1.B")
     for bad in ("", "a b", "a,b", "x" * 65, 7, None):
-        assert not source_identity.is_source_id(bad)
+        assert not is_id(bad)
 
 
 def test_the_source_s_id_is_read_back() -> None:

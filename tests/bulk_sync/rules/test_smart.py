@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from bot_layer.bulk_sync.rules import scopes, smart
-from bot_layer.bulk_sync.rules.scopes import Negotiation
+from bot_layer.bulk_sync.rules import smart
 from bot_layer.bulk_sync.rules.smart import Discovery, ScopeRefused, Token
 from bot_layer.errors import AuthError, PermanentError, TransientError
 
@@ -17,14 +17,6 @@ from bot_layer.errors import AuthError, PermanentError, TransientError
 def token(status: int, body: Any) -> Token | ScopeRefused:
     """What an answer means."""
     return smart.read_token(status, json.dumps(body).encode(), now=1000.0)
-
-
-def test_discovery_stands_under_the_base() -> None:
-    """Never at the host's root."""
-    assert smart.discovery_urls("https://h.example/fhir/x/") == (
-        "https://h.example/fhir/x/.well-known/smart-configuration",
-        "https://h.example/fhir/x/metadata",
-    )
 
 
 def test_both_documents_are_read() -> None:
@@ -46,13 +38,11 @@ def test_both_documents_are_read() -> None:
         assert smart.read_capability_statement({"rest": odd}) is None
 
 
-def test_an_assertion_lives_under_five_minutes_and_names_its_key() -> None:
+def test_an_assertion_lives_under_five_minutes() -> None:
     """iss and sub are the client, aud the token endpoint."""
     claims = smart.assertion_claims("c", "https://t", now=1000.9, unique="u")
     assert claims["iss"] == claims["sub"] == "c"
     assert claims["exp"] - claims["iat"] < 300
-    assert smart.assertion_headers("k") == {"kid": "k", "typ": "JWT"}
-    assert smart.assertion_headers("k", "https://j")["jku"] == "https://j"
 
 
 def test_the_key_is_taken_before_the_secret() -> None:
@@ -64,13 +54,14 @@ def test_the_key_is_taken_before_the_secret() -> None:
 
 def test_the_three_token_requests() -> None:
     """A secret in a header is form-encoded first; an assertion goes in the body."""
-    basic = smart.token_request("client_secret_basic", ["a", "b"], client_id="i d", secret="s:/")
-    assert base64.b64decode(basic.headers["Authorization"].split()[1]) == b"i%20d:s%3A%2F"
-    assert basic.form == {"grant_type": "client_credentials", "scope": "a b"}
-    assert smart.token_request("client_secret_post", [], client_id="i", secret="s").form["client_secret"] == "s"
-    signed = smart.token_request("private_key_jwt", [], client_id="i", assertion="j")
-    assert signed.form["client_assertion"] == "j"
-    assert "Authorization" not in signed.headers
+    form, headers = smart.token_request("client_secret_basic", ["a", "b"], client_id="i d", secret="s:/")
+    assert base64.b64decode(headers["Authorization"].split()[1]) == b"i%20d:s%3A%2F"
+    assert form == {"grant_type": "client_credentials", "scope": "a b"}
+    form, headers = smart.token_request("client_secret_post", [], client_id="i", secret="s")
+    assert form["client_secret"] == "s"
+    form, headers = smart.token_request("private_key_jwt", [], client_id="i", assertion="j")
+    assert form["client_assertion"] == "j"
+    assert "Authorization" not in headers
 
 
 def test_a_token_is_renewed_before_it_ends() -> None:
@@ -115,18 +106,32 @@ def test_refusals_say_who_must_act() -> None:
 
 def test_scopes_of_both_versions_are_understood() -> None:
     """Wildcards, .rs, .read, .cruds, a query behind; not what only writes."""
-    assert scopes.granted_types(frozenset({"system/*.rs"}), ["A", "B"]) == {"A", "B"}
+    assert smart.granted_types(frozenset({"system/*.rs"}), ["A", "B"]) == {"A", "B"}
     given = frozenset({"system/A.read", "system/B.cruds", "system/C.c", "system/D.rs?x=1", "openid", "system/E.*"})
-    assert scopes.granted_types(given, ["A", "B", "C", "D", "E"]) == {"A", "B", "D", "E"}
+    assert smart.granted_types(given, ["A", "B", "C", "D", "E"]) == {"A", "B", "D", "E"}
 
 
-def settle(types: list[str], grants: Any, advertised: tuple[str, ...] = ()) -> tuple[Negotiation, int]:
+@dataclass
+class Settled:
+    """The end of a negotiation with a server."""
+
+    accepted: tuple[str, ...]
+    refused: tuple[str, ...]
+    scopes: tuple[str, ...]
+
+
+def settle(types: list[str], grants: Any, advertised: tuple[str, ...] = ()) -> tuple[Settled, int]:
     """The end of a negotiation with a server, and the number of requests."""
-    state, asked = scopes.start_negotiation(types, advertised), 0
-    while not state.settled:
-        asked += 1
-        state = scopes.answered(state, grants(state.scopes))
-    return state, asked
+    asked: list[tuple[str, ...]] = []
+
+    def ask(some: tuple[str, ...]) -> Token | ScopeRefused:
+        asked.append(some)
+        answer: Token | ScopeRefused = grants(some)
+        return answer
+
+    found = smart.negotiate(ask, types, advertised)
+    refused = tuple(each for each in types if each not in found.accepted)
+    return Settled(found.accepted, refused, found.scopes), len(asked)
 
 
 def all_or_nothing(*granted: str, named: bool = False) -> Any:
@@ -169,7 +174,7 @@ def test_a_narrower_grant_is_a_refusal_of_the_rest() -> None:
     assert (state.accepted, state.refused) == (("A",), ("B",))
 
 
-def test_what_is_not_advertised_is_asked_for_apart() -> None:
+def test_a_scope_that_is_not_advertised_is_requested_separately() -> None:
     """So that the likely ones are granted with the first request."""
     state, asked = settle(["A", "B"], all_or_nothing("system/A.rs"), ("system/A.rs",))
     assert (state.accepted, state.refused, asked) == (("A",), ("B",), 2)
@@ -190,6 +195,6 @@ def test_nothing_granted_at_all_ends_too() -> None:
 
 def test_scopes_that_somebody_sets_say_which_types_they_open() -> None:
     """Types that the scopes don't name are not requested; scopes of another form open whatever the source reports."""
-    assert scopes.types_of(["system/A.rs", "system/B.c", "openid"], ("A", "B", "C")) == ("A",)
-    assert scopes.types_of(["system/*.read"], ("A", "B")) == ("A", "B")
-    assert scopes.types_of(["https://source.example/.default"], ("A", "B")) == ("A", "B")
+    assert smart.types_of(["system/A.rs", "system/B.c", "openid"], ("A", "B", "C")) == ("A",)
+    assert smart.types_of(["system/*.read"], ("A", "B")) == ("A", "B")
+    assert smart.types_of(["https://source.example/.default"], ("A", "B")) == ("A", "B")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import orjson
-from orjson import dumps
 
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules import upsert
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.source_identity import ORIGIN_URL, UPDATED_URL, VERSION_URL, lookup_query
-from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write
-from bot_layer.bulk_sync.rules.write_entries import conditional_entry, write_entry
+from bot_layer.bulk_sync.rules.upsert import Found, Incoming, Write, write_entry
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.rules import batch_entries
 from bot_layer.medplum.rules.batch_entries import Entry
@@ -148,21 +146,21 @@ def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
 def test_entries_of_a_batch() -> None:
     """POST, guarded POST, PUT with If-Match, conditional PUT; the query contains the identifier."""
     new = Write(Incoming(KEY, {"a": 1}), {"a": 1})
-    assert write_entry(new, dumps).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
-    named = write_entry(new, dumps, urn="urn:uuid:1")
+    assert write_entry(new).body == b'{"request":{"method":"POST","url":"Patient"},"resource":{"a":1}}'
+    named = write_entry(new, urn="urn:uuid:1")
     assert orjson.loads(named.body)["fullUrl"] == "urn:uuid:1"
-    guarded = write_entry(new, dumps, guarded=True)
+    guarded = write_entry(new, guarded=True)
     assert (guarded.creates, guarded.guarded) == (True, True)
     assert orjson.loads(guarded.body)["request"]["ifNoneExist"] == lookup_query("Patient", ["1"])
     old = Write(Incoming(KEY, {}), {"id": "m"}, "m", "3")
-    entry = write_entry(old, dumps, guarded=True)
+    entry = write_entry(old, guarded=True)
     assert (entry.creates, entry.guarded) == (False, False)
     assert orjson.loads(entry.body)["request"] == {"method": "PUT", "url": "Patient/m", "ifMatch": 'W/"3"'}
-    conditional = orjson.loads(conditional_entry(old, dumps).body)
+    conditional = orjson.loads(write_entry(old, conditional=True).body)
     assert conditional["request"] == {"method": "PUT", "url": f"Patient?{lookup_query('Patient', ['1'])}"}
     assert "id" not in conditional["resource"]
     binary = Write(Incoming(Key("Binary", "b"), {}), {})
-    assert orjson.loads(write_entry(binary, dumps).body)["request"]["url"] == "Basic"
+    assert orjson.loads(write_entry(binary).body)["request"]["url"] == "Basic"
 
 
 def test_batches_stay_small_and_never_hold_a_key_twice() -> None:
@@ -175,7 +173,7 @@ def test_batches_stay_small_and_never_hold_a_key_twice() -> None:
     assert batch_entries.bundle(entries[:1]) == b'{"resourceType":"Bundle","type":"batch","entry":[x]}'
 
 
-def test_what_stands_for_a_binary() -> None:
+def test_a_basic_represents_a_binary() -> None:
     """A Basic with the identifier, the content's place and its digest."""
     given: Json = {"resourceType": "Binary", "id": "b", "contentType": "text/plain", "data": "eA=="}
     made = source_mark.prepare_binary(given, SOURCE, content_id="c", digest="d")
@@ -193,7 +191,7 @@ def test_digests_tell_bytes_apart() -> None:
     assert source_mark.digest_of(b"a") == source_mark.digest_of(b"a") != source_mark.digest_of(b"b")
 
 
-def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
+def test_entries_without_a_name_are_identified_by_their_whole_content() -> None:
     """An identifier without a value, and a non-object: the source's are removed with it, local ones stay."""
     odd = [{"type": {"text": "a"}}, "text"]
     there = stored(incoming(PATIENT | {"identifier": odd}).resource)
@@ -203,7 +201,7 @@ def test_entries_without_a_name_are_told_apart_by_all_that_they_hold() -> None:
     assert [each for each in now["identifier"] if "system" not in each] == [{"type": {"text": "local"}}]
 
 
-def test_a_source_whose_address_goes_on_is_another_one() -> None:
+def test_a_source_with_a_longer_address_is_another_one() -> None:
     """A base without the practice's id is the beginning of every practice's base."""
     of_practice = source_mark.prepare({"resourceType": "Patient", "id": "1"}, "https://source.example/fhir/practice")
     key = Key("Patient", "1")
