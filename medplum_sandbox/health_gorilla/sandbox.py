@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
-from functools import cached_property
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -71,9 +71,9 @@ class HealthGorillaSandbox(LookAlike):
         origin = self._server.base_url
         self.base_url = origin + PREFIX
         self.token_url = self.audience = f"{origin}/oauth/token"
-        client = Client(
-            self.client_id, self.client_secret, self.client_uri, self.user_login, scopes, lambda: self._public_key
-        )
+        self._key: rsa.RSAPrivateKey | None = None
+        self._key_lock = threading.Lock()
+        client = Client(self.client_id, self.client_secret, self.client_uri, self.user_login, scopes, self._public_key)
         self.state = State(switches=self.switches, clock=clock)
         self._authority = Authority(client, audience=self.audience, switches=self.switches, clock=clock)
         self._fhir = FhirEndpoint(self.state, self._authority, origin=origin)
@@ -151,20 +151,21 @@ class HealthGorillaSandbox(LookAlike):
             settings |= {"HEALTH_GORILLA_ISSUER": self.client_id, "HEALTH_GORILLA_SUBJECT": self.client_id}
         return settings
 
-    @cached_property
-    def _key(self) -> rsa.RSAPrivateKey:
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-    @cached_property
+    @property
     def private_key(self) -> str:
         """The PEM of the client's key, generated on first use."""
         encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-        return self._key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
+        return self._client_key().private_bytes(encoding, form, serialization.NoEncryption()).decode()
 
-    @cached_property
     def _public_key(self) -> str:
         form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return self._key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+        return self._client_key().public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+    def _client_key(self) -> rsa.RSAPrivateKey:
+        with self._key_lock:  # several threads may be the first to need it
+            if self._key is None:
+                self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            return self._key
 
     def _answer(self, ask: Ask, url: str) -> Answer:
         match ask.method, ask.path:

@@ -38,9 +38,3 @@ def refuse_resource(resource: Json) -> None:
     if found:
         text = 'Invalid additional property "{}"'
         raise invalid([issue("error", "structure", text.format(n), expression=f"{kind}.{n}") for n in found])
-
-
-def refuse_parameter(kind: str, code: str) -> None:
-    """400 for a search parameter that the older server does not know."""
-    if code in PARAMETERS.get(kind, ()):
-        raise bad_request(f"Unknown search parameter: {code}")

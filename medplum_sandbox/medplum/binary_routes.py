@@ -21,8 +21,8 @@ _HTML = "text/html; charset=utf-8"
 def create(world: World, call: Call) -> Answer:
     """``POST /Binary``: FHIR JSON with base64 data, or any other body as it is."""
     repository = Repository(world, call.actor)
-    if is_fhir_json(call):
-        body = body_of(call)
+    body = _resource_of(call)
+    if body is not None:
         with world.transaction():
             made = repository.create(body)
         shown = repository.view(made)
@@ -53,9 +53,10 @@ def update(world: World, call: Call) -> Answer:
     """``PUT /Binary/{id}``: FHIR JSON makes a new version; raw bytes replace the content under the same version."""
     repository = Repository(world, call.actor)
     id_ = call.parameters["id"]
-    if is_fhir_json(call):
+    body = _resource_of(call)
+    if body is not None:
         with world.transaction():
-            made = repository.update({**body_of(call), "id": id_})
+            made = repository.update({**body, "id": id_})
             binary.keep_content(world.store, made)
         return fhir_answer(repository.view(made), headers=version_headers(made))
     with world.transaction():
@@ -87,9 +88,10 @@ def storage(world: World, call: Any) -> Answer:
     return Answer(200, content, with_charset(stored.resource()["contentType"]))
 
 
-def is_fhir_json(call: Call) -> bool:
-    """Whether the body is a Binary resource, not content."""
-    return (call.content_type or "").startswith(_FHIR_JSON) and body_of(call).get("resourceType") == "Binary"
+def _resource_of(call: Call) -> Json | None:
+    """The Binary resource that the body is, or None where it is content."""
+    body = body_of(call) if (call.content_type or "").startswith(_FHIR_JSON) else {}
+    return body if body.get("resourceType") == "Binary" else None
 
 
 def _with_url(world: World, repository: Repository, resource: Json) -> Json:

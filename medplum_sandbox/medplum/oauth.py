@@ -11,6 +11,7 @@ import hmac
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import parse_qsl
 
 import jwt
@@ -21,7 +22,7 @@ from medplum_sandbox.medplum.binary import signed_attachments
 from medplum_sandbox.medplum.calls import Answer, json_answer, parse_json
 from medplum_sandbox.medplum.outcomes import unauthorized
 from medplum_sandbox.medplum.search_request import Filter, SearchRequest
-from medplum_sandbox.medplum.search_sql import where
+from medplum_sandbox.medplum.search_sql import Index, where
 from medplum_sandbox.medplum.versioning import is_uuid
 from medplum_sandbox.medplum.world import Actor, World
 
@@ -173,7 +174,7 @@ def _membership_of_client(world: World, client: Json) -> Json:
     reference = f"{client['resourceType']}/{client['id']}"
     request = SearchRequest("ProjectMembership", (Filter("profile", reference),))
     with world.lock:
-        found = where(request, project, lambda kind, parameter: world.store.key(project, kind, parameter))
+        found = where(request, Index(project, partial(world.store.key, project)))
         rows = world.store.select(found.sql, found.arguments, order="r.rid", limit=1, offset=0)
     if not rows:
         raise _Refused("Invalid client")

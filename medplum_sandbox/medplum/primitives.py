@@ -36,10 +36,9 @@ _LONGEST_STRING = 1024 * 1024
 
 def problem_of(value: Any, name: str) -> str | None:
     """What is wrong with a primitive value, or None."""
-    expected = "boolean" if name == "boolean" else "number" if name in _NUMBERS else "string"
-    actual = _json_type(value)
+    expected, actual = _expected_json_type(name), _json_type(value)
     if actual != expected:
-        return f"Invalid JSON type: expected {expected}, but got {actual}"
+        return wrong_type(name, actual)
     if expected == "string":
         return _string_problem(value, name)
     if expected == "number" and name != "decimal":
@@ -50,6 +49,15 @@ def problem_of(value: Any, name: str) -> str | None:
         if name == "unsignedInt" and value < 0:
             return "Expected number to be non-negative"
     return None
+
+
+def wrong_type(name: str, actual: str) -> str:
+    """The message for a primitive value of a wrong JSON type, such as ``object``, or ``undefined`` where none is."""
+    return f"Invalid JSON type: expected {_expected_json_type(name)}, but got {actual}"
+
+
+def _expected_json_type(name: str) -> str:
+    return "boolean" if name == "boolean" else "number" if name in _NUMBERS else "string"
 
 
 def _string_problem(value: str, name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from medplum_sandbox.medplum.json_patch import apply_patch
 from medplum_sandbox.medplum.outcomes import bad_request, conflict, forbidden, gone, not_found, precondition_failed
 from medplum_sandbox.medplum.references import resolve_conditional
 from medplum_sandbox.medplum.search_request import Query, query_of
+from medplum_sandbox.medplum.search_sql import Index
 from medplum_sandbox.medplum.store import Store, Stored
 from medplum_sandbox.medplum.validation import clean, validate
 from medplum_sandbox.medplum.versioning import (
@@ -53,9 +55,11 @@ class Repository:
         if not self.actor.free and not self.actor.unmetered:
             self.world.quotas.charge(self.actor.project, self.actor.membership["id"], units)
 
-    def key(self, resource_type: str, parameter: str) -> int:
-        """The index key of a parameter in this project."""
-        return self.store.key(self.actor.project, resource_type, parameter)
+    @property
+    def index(self) -> Index:
+        """The index of this project."""
+        project = self.actor.project
+        return Index(project, partial(self.store.key, project), self.world.settings.behavior.has_additions)
 
     def create(self, resource: Json, *, assigned_id: str | None = None) -> Json:
         """The first version. An id in the body is replaced."""

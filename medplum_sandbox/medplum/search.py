@@ -12,8 +12,8 @@ from medplum_sandbox.medplum.indexing import references, split_reference
 from medplum_sandbox.medplum.outcomes import DatabaseError, bad_request, forbidden, invalid, issue
 from medplum_sandbox.medplum.search_conditions import Clause
 from medplum_sandbox.medplum.search_request import Filter, Include, Query, SearchRequest, parse_search, query_of
-from medplum_sandbox.medplum.search_sql import clause, conjunction, order
-from medplum_sandbox.medplum.search_strategy import Details, details
+from medplum_sandbox.medplum.search_sql import Index, clause, conjunction, order, where
+from medplum_sandbox.medplum.search_strategy import Details
 from medplum_sandbox.medplum.store import Store, Stored
 from medplum_sandbox.medplum.world import Actor, World
 
@@ -38,8 +38,9 @@ class Searchable(Protocol):
         """Remember that the caller needed a right."""
         ...
 
-    def key(self, resource_type: str, parameter: str) -> int:
-        """The index key of a parameter in this project."""
+    @property
+    def index(self) -> Index:
+        """The index of this project."""
         ...
 
     def charge(self, units: int) -> None:
@@ -60,7 +61,7 @@ def find(repository: Searchable, resource_type: str, query: Query, *, limit: int
     request = parse_search(resource_type, query)
     compiled = _compile(repository, request)
     return repository.store.select(
-        compiled.sql, compiled.arguments, order=order(request, repository.key), limit=limit, offset=0
+        compiled.sql, compiled.arguments, order=order(request, repository.index), limit=limit, offset=0
     )
 
 
@@ -73,9 +74,9 @@ def bundle(repository: Searchable, resource_type: str, query: Query) -> Json:
     try:
         compiled = _compile(repository, request)
     except DatabaseError:
-        order(request, repository.key)  # the server finds an unknown order before its database refuses a value
+        order(request, repository.index)  # the server finds an unknown order before its database refuses a value
         raise
-    sorting = order(request, repository.key) if count > 0 else "r.rid"
+    sorting = order(request, repository.index) if count > 0 else "r.rid"
     found = repository.store.select(
         compiled.sql, compiled.arguments, order=sorting, limit=max(count, 0) + 1, offset=max(request.offset, 0)
     )
@@ -142,13 +143,10 @@ def _check_type(repository: Searchable, resource_type: str) -> None:
 def _conjunction(
     repository: Searchable, resource_type: str, filters: tuple[Filter, ...], limits: list[str] | None = None
 ) -> Clause:
-    project = repository.actor.project
     clauses, late = [], None
     for one in filters:
-        if not repository.world.settings.behavior.has_additions:
-            additions.refuse_parameter(resource_type, one.code)
         try:
-            clauses.append(clause(one, resource_type, repository.key, project))
+            clauses.append(clause(one, resource_type, repository.index))
         except DatabaseError as error:
             late = late or error
     if late is not None:
@@ -157,13 +155,11 @@ def _conjunction(
         alternatives = [_limit(repository, resource_type, text) for text in limits]
         sql = " OR ".join(f"({one.sql})" for one in alternatives)
         clauses.append(Clause(f"({sql})", tuple(a for one in alternatives for a in one.arguments)))
-    return conjunction(clauses, resource_type, project)
+    return conjunction(clauses, resource_type, repository.actor.project)
 
 
 def _limit(repository: Searchable, resource_type: str, criteria: str) -> Clause:
-    project = repository.actor.project
-    filters = parse_search(resource_type, query_of(criteria.partition("?")[2])).filters
-    return conjunction([clause(f, resource_type, repository.key, project) for f in filters], resource_type, project)
+    return where(parse_search(resource_type, query_of(criteria.partition("?")[2])), repository.index)
 
 
 def _entry(repository: Searchable, resource: Json, mode: str, request: SearchRequest) -> Json:
@@ -234,8 +230,8 @@ def _included(repository: Searchable, request: SearchRequest, matches: list[Json
     return found
 
 
-def _parameter(include: Include) -> Details:
-    found = details(include.resource_type, include.parameter)
+def _parameter(repository: Searchable, include: Include) -> Details:
+    found = repository.index.details(include.resource_type, include.parameter)
     if found is None:
         raise bad_request(f"Invalid include parameter: {include.resource_type}:{include.parameter}")
     return found
@@ -243,7 +239,7 @@ def _parameter(include: Include) -> Details:
 
 def _targets(repository: Searchable, include: Include, matches: list[Json]) -> Iterator[Json]:
     """What the matches refer to, charged as a read even if it does not exist."""
-    known = _parameter(include)
+    known = _parameter(repository, include)
     for resource in matches:
         for text in references(resource, known) if resource["resourceType"] == include.resource_type else ():
             kind, id_ = split_reference(text)
@@ -254,7 +250,7 @@ def _targets(repository: Searchable, include: Include, matches: list[Json]) -> I
 
 
 def _referring(repository: Searchable, include: Include, matches: list[Json]) -> list[Json]:
-    known = _parameter(include)
+    known = _parameter(repository, include)
     targets = ",".join(f"{m['resourceType']}/{m['id']}" for m in matches)
     compiled = _conjunction(repository, include.resource_type, (Filter(known.name, targets),))
     found = repository.store.select(compiled.sql, compiled.arguments, order="r.rid", limit=_INCLUDED_AT_MOST, offset=0)

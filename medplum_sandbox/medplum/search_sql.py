@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from medplum_sandbox.medplum import additions
 from medplum_sandbox.medplum.dates import point
 from medplum_sandbox.medplum.definitions.tables import is_resource_type
 from medplum_sandbox.medplum.indexing import IDENTIFIER, WHOLE
@@ -31,13 +32,26 @@ _RANK = {Strategy.CODE: 1, Strategy.REFERENCE: 2, Strategy.WORDS: 3, Strategy.TE
 _FIRST, _LAST = 0, 6
 _COLUMNS = (Strategy.DATE, Strategy.NUMBER)
 _MOST_LINKS = 3
-Key = Callable[[str, str], int]
 
 
-def where(request: SearchRequest, project: str, key: Key) -> Clause:
+@dataclass(frozen=True)
+class Index:
+    """The index of one project, and the search parameters that its server knows."""
+
+    project: str
+    key: Callable[[str, str], int]
+    has_additions: bool = True
+
+    def details(self, resource_type: str, code: str) -> Details | None:
+        """The parameter of a type, or None where this server has none of that code."""
+        is_added = resource_type in additions.TYPES or code in additions.PARAMETERS.get(resource_type, ())
+        return details(resource_type, code) if self.has_additions or not is_added else None
+
+
+def where(request: SearchRequest, index: Index) -> Clause:
     """The condition of a whole search within a project."""
-    clauses = [clause(f, request.resource_type, key, project) for f in request.filters]
-    return conjunction(clauses, request.resource_type, project)
+    clauses = [clause(f, request.resource_type, index) for f in request.filters]
+    return conjunction(clauses, request.resource_type, index.project)
 
 
 def conjunction(clauses: list[Clause], resource_type: str, project: str) -> Clause:
@@ -65,7 +79,7 @@ def conjunction(clauses: list[Clause], resource_type: str, project: str) -> Clau
     return Clause(" AND ".join(parts), tuple(arguments))
 
 
-def order(request: SearchRequest, key: Key) -> str:
+def order(request: SearchRequest, index: Index) -> str:
     """ORDER BY: what was asked for, then the order of creation. Raises 400 for an unknown parameter.
 
     What has no value comes last, and first where the order is turned around.
@@ -78,47 +92,47 @@ def order(request: SearchRequest, key: Key) -> str:
         if name in ("_lastUpdated", "_id"):
             parts.append(f"r.{'updated' if name == '_lastUpdated' else 'id'}{direction}")
             continue
-        known = _known(request.resource_type, name)
+        known = _known(request.resource_type, name, index)
         if name == "_compartment":
             raise database_error(f"column {request.resource_type}._compartment does not exist")
         words = known.strategy is Strategy.WORDS
-        number = key(request.resource_type, name + WHOLE if words else name)
+        number = index.key(request.resource_type, name + WHOLE if words else name)
         column = "system" if words else "value"
         least = f"(SELECT min(s.{column}) FROM search_index s WHERE s.rid=r.rid AND +s.key={number})"
         parts.append(f"{least} IS NULL{direction}, {least}{direction}")
     return ", ".join([*parts, f"r.rid{direction}"])
 
 
-def clause(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
+def clause(one: Filter, resource_type: str, index: Index) -> Clause:
     """One condition on resources of the type. Raises 400 for what is unknown."""
     if one.code.startswith("_has:") or "." in one.code:
-        return _chained(one, resource_type, key, project)
+        return _chained(one, resource_type, index)
     if one.code == "_filter":
-        return Clause(*compile_filter(one.value, lambda each: _whole(each, resource_type, key, project)))
-    special = _special(one, project)
+        return Clause(*compile_filter(one.value, lambda each: _whole(each, resource_type, index)))
+    special = _special(one, index.project)
     if special is not None:
         return special
-    known = _known(resource_type, one.code)
+    known = _known(resource_type, one.code, index)
     if one.operator == "identifier":
-        number = key(resource_type, one.code + IDENTIFIER)
+        number = index.key(resource_type, one.code + IDENTIFIER)
         return Clause(*_keyed(number, identified(one.values())), rows=True, rank=_FIRST)
     if one.operator in ("missing", "present") and known.strategy is not Strategy.WORDS:
-        return _presence(one, known, key(resource_type, one.code))
+        return _presence(one, known, index.key(resource_type, one.code))
     by_text = known.strategy is Strategy.TOKENS and one.operator in ("text", "contains")
     if by_text and not all(map(str.strip, one.values())):
         return Clause("1")  # an empty alternative is in every text, and in that of a resource without the parameter
     # A negation finds what the condition does not; a column of one value is compared with "!=" in the same way.
     row = condition(known, replace(one, operator="eq") if one.negated and known.strategy in _COLUMNS else one)
-    sql, arguments = _keyed(key(resource_type, one.code + row.ending), row.clause)
+    sql, arguments = _keyed(index.key(resource_type, one.code + row.ending), row.clause)
     if one.negated:
-        return _negated(one, known, sql, arguments, key(resource_type, one.code))
+        return _negated(one, known, sql, arguments, index.key(resource_type, one.code))
     rank = _FIRST if one.code == "identifier" else _RANK.get(known.strategy, _LAST)
     return Clause(sql, arguments, rows=True, rank=rank)
 
 
-def _whole(one: Filter, resource_type: str, key: Key, project: str) -> tuple[str, tuple[Any, ...]]:
+def _whole(one: Filter, resource_type: str, index: Index) -> tuple[str, tuple[Any, ...]]:
     """A condition on the resource ``r``, whatever it looks at."""
-    found = clause(one, resource_type, key, project)
+    found = clause(one, resource_type, index)
     if not found.rows:
         return found.sql, found.arguments
     narrowed = found.sql.replace("s.key=?", "+s.key=?", 1)
@@ -129,8 +143,8 @@ def _keyed(number: int, found: Clause) -> tuple[str, tuple[Any, ...]]:
     return f"s.key=? AND ({found.sql})", (number, *found.arguments)
 
 
-def _known(resource_type: str, code: str) -> Details:
-    found = details(resource_type, code)
+def _known(resource_type: str, code: str, index: Index) -> Details:
+    found = index.details(resource_type, code)
     if found is None:
         raise bad_request(f"Unknown search parameter: {code}")
     return found
@@ -196,33 +210,33 @@ def _negated(one: Filter, known: Details, sql: str, arguments: tuple[Any, ...], 
     )
 
 
-def _chained(one: Filter, resource_type: str, key: Key, project: str) -> Clause:
+def _chained(one: Filter, resource_type: str, index: Index) -> Clause:
     """A condition on what a reference leads to (``patient.name``), or on what refers to the resource (``_has``)."""
     links = _links(one.code)
     if len(links) - 1 > _MOST_LINKS:
         raise bad_request("Search chains longer than three links are not currently supported")
-    return _follow(one, links, resource_type, key, project)
+    return _follow(one, links, resource_type, index)
 
 
-def _follow(one: Filter, links: list[str], resource_type: str, key: Key, project: str) -> Clause:
+def _follow(one: Filter, links: list[str], resource_type: str, index: Index) -> Clause:
     link, *rest = links
     if not rest:
         if link.startswith("_has"):
             raise bad_request("Unterminated chained search")
         code, _, modifier = link.partition(":")
-        if code not in ("_id", "_lastUpdated", "_project") and details(resource_type, code) is None:
+        if code not in ("_id", "_lastUpdated", "_project") and index.details(resource_type, code) is None:
             raise unforeseen(f"Invalid search parameter at end of chain: {resource_type}?{code}")
-        return clause(filter_of(resource_type, code, modifier, one.value), resource_type, key, project)
+        return clause(filter_of(resource_type, code, modifier, one.value), resource_type, index)
     if link.startswith("_has"):
         _, other, code = [*link.split(":", 2), "", ""][:3]
-        _reverse_link(other, code, resource_type)
-        found = _subselect(_follow(one, rest, other, key, project), "r.rid", other, project)
+        _reverse_link(other, code, resource_type, index)
+        found = _subselect(_follow(one, rest, other, index), "r.rid", other, index.project)
         sql = "r.id IN (SELECT s.value FROM search_index s WHERE s.key=? AND s.system=? AND s.rid IN"
-        return Clause(f"{sql} ({found.sql}))", (key(other, code), resource_type, *found.arguments))
-    code, target = _forward_link(link, resource_type)
-    found = _subselect(_follow(one, rest, target, key, project), "r.id", target, project)
+        return Clause(f"{sql} ({found.sql}))", (index.key(other, code), resource_type, *found.arguments))
+    code, target = _forward_link(link, resource_type, index)
+    found = _subselect(_follow(one, rest, target, index), "r.id", target, index.project)
     matching = Clause(f"s.value IN ({found.sql}) AND s.system=?", (*found.arguments, target))
-    return Clause(*_keyed(key(resource_type, code), matching), rows=True, rank=_RANK[Strategy.CODE])
+    return Clause(*_keyed(index.key(resource_type, code), matching), rows=True, rank=_RANK[Strategy.CODE])
 
 
 def _links(code: str) -> list[str]:
@@ -242,10 +256,10 @@ def _links(code: str) -> list[str]:
     return found
 
 
-def _forward_link(link: str, resource_type: str) -> tuple[str, str]:
+def _forward_link(link: str, resource_type: str, index: Index) -> tuple[str, str]:
     """(parameter, the type that it leads to)."""
     code, _, named = link.partition(":")
-    known = details(resource_type, code)
+    known = index.details(resource_type, code)
     if known is None:
         raise unforeseen(f"Invalid search parameter in chain: {resource_type}?{code}")
     targets = known.parameter.targets
@@ -261,8 +275,8 @@ def _forward_link(link: str, resource_type: str) -> tuple[str, str]:
     return code, target
 
 
-def _reverse_link(other: str, code: str, resource_type: str) -> None:
-    known = details(other, code)
+def _reverse_link(other: str, code: str, resource_type: str, index: Index) -> None:
+    known = index.details(other, code)
     if known is None:
         raise unforeseen(f"Invalid search parameter in chain: {other}?{code}")
     if resource_type not in known.parameter.targets and known.parameter.targets != ("*",):

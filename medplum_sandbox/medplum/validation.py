@@ -16,7 +16,7 @@ from medplum_sandbox.medplum.constraints import Constraint, Scope, constraint
 from medplum_sandbox.medplum.definitions.tables import is_resource_type, type_of
 from medplum_sandbox.medplum.definitions.type_table import ANY_RESOURCE, PRIMITIVES, UNBOUNDED, Element, Type
 from medplum_sandbox.medplum.outcomes import bad_request, invalid, issue
-from medplum_sandbox.medplum.primitives import problem_of
+from medplum_sandbox.medplum.primitives import problem_of, wrong_type
 
 _CAPITALS = re.compile(r"(?=[A-Z])")
 
@@ -148,7 +148,7 @@ class _Validation:
         if isinstance(one.value, dict | list):
             beside = one.value or beside  # the server takes an object for the extension of a value that is not there
         elif one.absent:
-            self._report(str(problem_of({}, one.type)).replace("got object", "got undefined"), one.path)
+            self._report(wrong_type(one.type, "undefined"), one.path)
         elif one.value is not None and (text := problem_of(one.value, one.type)):
             self._report(text, one.path)
         if beside is not None:

@@ -67,20 +67,23 @@ class Job:
 
 def make_files(source: Source, switches: Switches, request: Request) -> dict[tuple[str, int], Body]:
     """The files of an export of this moment."""
-    belongs = membership(source, request)
     since = request.since if "_since" in switches.honors else None
-    joined = source.groups.get(request.group or "", {}) if switches.since_brings_new_members else {}
+    with source.unchanged():
+        belongs = membership(source, request)
+        members = source.groups.get(request.group or "", {}) if switches.since_brings_new_members else {}
+        joined = dict(members)
+        snapshot = source.snapshot(request.types, belongs)
+        deletions = source.deleted(request.types, belongs) if switches.deleted and since is not None else []
     files: dict[tuple[str, int], Body] = {}
-    for kind, entries in source.snapshot(request.types, belongs).items():
+    for kind, entries in snapshot.items():
         if kind in source.big:
             if since is None or since < BIG_UPDATED:
                 files[(kind, 1)] = source.big[kind]
             continue
         kept = [entry for entry in entries if _is_new(entry, since, joined) and _fits(entry, request.filters, switches)]
         files.update(_parts(kind, [entry.line for entry in kept], switches))
-    if switches.deleted and since is not None:
-        gone = [gone for gone in source.deleted(request.types, belongs) if gone.at > since]
-        files.update(_parts(DELETED, list(_bundles(gone)), switches))
+    newly_deleted = (each for each in deletions if since is None or each.at > since)
+    files.update(_parts(DELETED, list(_bundles(newly_deleted)), switches))
     files.update(_parts(OUTCOMES, [_outcome(severity) for severity in switches.outcomes], switches))
     return files
 
@@ -117,9 +120,9 @@ def _parts(kind: str, lines: list[bytes], switches: Switches) -> Iterator[tuple[
         yield (kind, number), Lines(part, shape=switches.shape, text=switches.text)
 
 
-def _bundles(gone: Iterable[Deletion]) -> Iterator[bytes]:
+def _bundles(deletions: Iterable[Deletion]) -> Iterator[bytes]:
     """Transaction Bundles, each with up to two entries: one line may name more than one deletion."""
-    rest = iter(gone)
+    rest = iter(deletions)
     while pair := list(itertools.islice(rest, 2)):
         entries = [{"request": {"method": "DELETE", "url": f"{item.type}/{item.id}"}} for item in pair]
         yield orjson.dumps({"resourceType": "Bundle", "type": "transaction", "entry": entries})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -114,6 +115,10 @@ class Source:
         """How many resources there are, of one type or of all."""
         with self._lock:
             return sum(len(self.entries.get(name, ())) for name in ([kind] if kind else self.entries))
+
+    def unchanged(self) -> AbstractContextManager[bool]:
+        """A block in which no other thread changes the source: what is read in it is of one moment."""
+        return self._lock
 
     def snapshot(self, types: Iterable[str], patients: Callable[[str | None], bool]) -> dict[str, list[Entry]]:
         """The entries of each type whose patient fits, at one moment."""

