@@ -19,7 +19,7 @@ def demo() -> None:
     Every step is checked; exit code 1 with the reason if a step fails its check.
     """
     # Imported here because importing the look-alikes would slow the other commands by a second.
-    from bot_layer.demo import bulk, clinicians, patients, practice  # noqa: PLC0415
+    from bot_layer.demo import bulk, clinicians, patients  # noqa: PLC0415
     from bot_layer.demo.scenario import Scenario, UnexpectedStep  # noqa: PLC0415
     from bot_layer.demo.world import Options, World  # noqa: PLC0415
 
@@ -30,7 +30,7 @@ def demo() -> None:
     with World(Options(quota=1_000_000)) as world:
         scenario = Scenario(world, console)
         try:
-            for part in (clinicians, practice, patients, bulk):
+            for part in (clinicians, patients, bulk):
                 part.run(scenario)
         except (UnexpectedStep, BotError) as error:
             console.print(f"[red]✗[/] {error}", markup=True, highlight=False)

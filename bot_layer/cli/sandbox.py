@@ -100,7 +100,7 @@ def sandbox(
             practice_fusion=practice_fusion,
             collections=collections,
         )
-        unkind = (Faults.parse(fault or []), Faults.parse(partner_fault or []))
+        faults, partner_faults = Faults.parse(fault or []), Faults.parse(partner_fault or [])
         world = World(options)
     except (OSError, ValueError, sqlite3.Error) as refused:
         typer.echo(f"The sandbox cannot start: {refused}", err=True)
@@ -110,8 +110,9 @@ def sandbox(
             _fill(world, collections)
             world.medplum.set_quota(quota)
         # Only now: the deployment must not be affected by faults.
-        options.medplum_faults.adopt(unkind[0])
-        options.partner_faults.adopt(unkind[1])
+        world.medplum.faults.adopt(faults)
+        world.gorilla.faults.adopt(partner_faults)
+        world.practice_fusion.faults.adopt(partner_faults)
         if as_environment:
             _export(world)
         else:

@@ -13,12 +13,13 @@ import requests
 from rich.console import Console
 from rich.markup import escape
 
+from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.demo.world import World
-from bot_layer.fhir import outcomes, parameters
+from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 
-_PATIENCE = 10.0
-_LONGEST = 90.0
+_REQUEST_SECONDS = 60.0
+_COMMAND_SECONDS = 90.0
 
 
 class UnexpectedStep(Exception):
@@ -38,17 +39,18 @@ class Scenario:
         """A heading."""
         self.console.rule(f"[bold]{escape(title)}", align="left")
 
-    def step(self, text: str, found: object = "") -> None:
-        """Print one step with the expected result, and the value found."""
+    def expect(self, is_so: bool, text: str, found: object = "") -> None:
+        """Print the step, and the value found, if its check passed; otherwise raise UnexpectedStep."""
+        if not is_so:
+            raise UnexpectedStep(f"{text}; found: {found}")
         self.steps += 1
         shown = f"  [cyan]{escape(str(found))}" if found != "" else ""
         self.console.print(f"[green]✓[/] {escape(text)}{shown}")
 
-    def expect(self, is_so: bool, text: str, found: object = "") -> None:
-        """Print the step if its check passed; otherwise raise UnexpectedStep."""
-        if not is_so:
-            raise UnexpectedStep(f"{text}; found: {found}")
-        self.step(text, found)
+    def settled(self, check: Callable[[], bool], text: str) -> None:
+        """Wait until all Subscriptions have run, then check the step."""
+        self.world.medplum.settle(timeout=30)
+        self.expect(check(), text)
 
     def login(self) -> None:
         """Get a token by client credentials, as any client of Medplum does."""
@@ -58,61 +60,58 @@ class Scenario:
             "client_id": server.client_id,
             "client_secret": server.client_secret,
         }
-        answer = requests.post(f"{server.base_url}/oauth2/token", data=form, timeout=_PATIENCE)
+        answer = requests.post(f"{server.base_url}/oauth2/token", data=form, timeout=_REQUEST_SECONDS)
         self.token = answer.json().get("access_token", "")
-        self.expect(answer.status_code == 200 and bool(self.token), "POST /oauth2/token", f"{answer.status_code}")
+        self.expect(answer.status_code == 200 and bool(self.token), "POST /oauth2/token", answer.status_code)
 
     def rest(self, method: str, path: str, body: Any = None, *, content_type: str = "application/fhir+json") -> Any:
         """The JSON answer of a REST call; raises UnexpectedStep if its status is not 2xx."""
         answer = requests.request(
             method,
-            f"{self.world.medplum.base_url}/{path.lstrip('/')}",
+            f"{self.world.medplum.base_url}/fhir/R4/{path}",
             json=body if not isinstance(body, str) else None,
             data=body.encode() if isinstance(body, str) else None,
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": content_type},
-            timeout=60,
+            timeout=_REQUEST_SECONDS,
         )
         if not answer.ok:
             raise UnexpectedStep(f"{method} {path} answered {answer.status_code}: {answer.text[:500]}")
         return answer.json() if "json" in answer.headers.get("Content-Type", "") else answer.text
 
+    def call(self, path: str, *entries: Json, action: str, text: str) -> Json:
+        """The answer of a bot's operation, whose ``action`` must be this one."""
+        answer: Json = self.rest("POST", path, parameters.build(*entries))
+        found = str(parameters.one(answer, "action"))
+        self.expect(found == action, text, found)
+        return answer
+
     def sample(self, resource_type: str, value: str) -> Json:
         """A sample person's resource by its identifier."""
-        query = f"fhir/R4/{resource_type}?identifier=https://example.org/sample-people|{value}"
+        query = f"{resource_type}?identifier=https://example.org/sample-people|{value}"
         found: Json = self.rest("GET", query)["entry"][0]["resource"]
         return found
 
     def command(self, *words: str, settings: Mapping[str, str] | None = None) -> str:
         """What ``medplum-bots WORDS`` prints, run as its user would with these settings in the environment."""
         environment = {**os.environ, **self.world.environment(), **(settings or {})}
+        line = [sys.executable, "-m", "bot_layer.cli", *words]
         try:
             done = subprocess.run(  # noqa: S603  # our own commands, with words of this module
-                [sys.executable, "-m", "bot_layer.cli", *words],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=_LONGEST,
-                check=False,
+                line, env=environment, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False
             )
         except subprocess.TimeoutExpired as late:
-            raise UnexpectedStep(f"{' '.join(words)} was not done after {_LONGEST:g} seconds") from late
+            raise UnexpectedStep(f"{' '.join(words)} was not done after {_COMMAND_SECONDS:g} seconds") from late
         if done.returncode != 0:
-            raise UnexpectedStep(
-                f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}{done.stdout[-500:]}"
-            )
+            output = f"{done.stderr[-1500:]}{done.stdout[-500:]}"
+            raise UnexpectedStep(f"{' '.join(words)} ended with {done.returncode}: {output}")
         return done.stdout
 
-    def settled(self, check: Callable[[], bool], text: str, found: object = "") -> None:
-        """Wait until all Subscriptions have run, then check the step."""
-        self.world.medplum.settle(timeout=30)
-        self.expect(check(), text, found)
+
+def execute_path(bot: str) -> str:
+    """The path that calls a bot by its identifier."""
+    return f"Bot/$execute?identifier={BOT_IDENTIFIER_SYSTEM}|{bot}"
 
 
-def action(answer: Json) -> str:
-    """The ``action`` of a bot's answer."""
-    return str(parameters.one(answer, "action"))
-
-
-def codes(answer: Json) -> list[str]:
-    """The codes of the ``outcome`` in a bot's answer."""
-    return outcomes.codes(parameters.one(answer, "outcome") or {})
+def named(name: str, resource: Json) -> Json:
+    """A parameter that refers to a resource."""
+    return parameters.reference(name, f"{resource['resourceType']}/{resource['id']}")

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,11 +21,9 @@ from bot_layer.host.host import HostServer, HostSettings
 from bot_layer.host.listening import LOOPBACK, bind
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.medplum.client import Medplum, connect_client
-from medplum_sandbox.faults import Faults
-from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches
+from medplum_sandbox.health_gorilla import HealthGorillaSandbox
 from medplum_sandbox.medplum import MedplumSandbox
-from medplum_sandbox.practice_fusion import PracticeFusionSandbox, generate
-from medplum_sandbox.practice_fusion import Switches as PracticeFusionSwitches
+from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 
 PATIENTS = 4
 # The clinic's own settings; patients are registered with Medplum's ids.
@@ -33,7 +31,7 @@ FEDERATION = {
     "FEDERATED_PATIENT_SYSTEM": "https://clinic.example",
     "ADT_ASSIGNING_AUTHORITIES": '{"CLINIC": "https://clinic.example"}',
 }
-_SHAPES: Final = {"general": PracticeFusionSwitches.general(polls=0), "exact": PracticeFusionSwitches.exact()}
+_SHAPES: Final = {"general": Switches.general(polls=0), "exact": Switches.exact()}
 SAMPLE_PEOPLE = Path(__file__).with_name("sample_people.json")
 
 
@@ -51,59 +49,54 @@ class Options:
     with_bots: bool = True
     practice_fusion: str = "general"  # or "exact"
     collections: tuple[str, ...] = (BUNDLED,)
-    medplum_faults: Faults = field(default_factory=Faults)
-    partner_faults: Faults = field(default_factory=Faults)
-    switches: Switches = field(default_factory=Switches)
 
 
 class World:
-    """Medplum, Health Gorilla and the bots' host on loopback, from ``start`` (or ``with``) until ``stop``."""
+    """Medplum, Health Gorilla, Practice Fusion and, on request, the bots' host on loopback, while in ``with``."""
 
     def __init__(self, options: Options | None = None) -> None:
-        self.options = options or Options()
+        self.options = wanted = options or Options()
         self._stack = ExitStack()
-        wanted = self.options
-        self.medplum = MedplumSandbox(
-            port=wanted.port,
-            db=wanted.db,
-            quota=wanted.quota,
-            version=wanted.version,
-            faults=wanted.medplum_faults,
-        )
-        self.gorilla = HealthGorillaSandbox(
-            port=wanted.health_gorilla_port, switches=wanted.switches, faults=wanted.partner_faults
-        )
+        self.medplum = MedplumSandbox(port=wanted.port, db=wanted.db, quota=wanted.quota, version=wanted.version)
+        self.gorilla = HealthGorillaSandbox(port=wanted.health_gorilla_port)
         self.practice_fusion = PracticeFusionSandbox(
             generate(seed=7, patients=PATIENTS),
             port=wanted.practice_fusion_port,
             switches=_SHAPES[wanted.practice_fusion],
-            faults=wanted.partner_faults,
         )
         # Practice Fusion accepts only keys, of an app that the practice has authorized.
-        self.practice_fusion_key = _registered(self.practice_fusion) if wanted.practice_fusion == "exact" else ""
+        self._practice_fusion_key = _registered(self.practice_fusion) if wanted.practice_fusion == "exact" else ""
         self.federated_client = "health-gorilla"
         self.federated_secret = secrets.token_urlsafe(32)
         self.host: HostServer | None = None
 
-    def start(self) -> Self:
+    def __enter__(self) -> Self:
         """Start everything; returns once every server answers."""
-        self._stack.enter_context(self.medplum)
-        self._stack.enter_context(self.gorilla)
-        self._stack.enter_context(self.practice_fusion)
+        for server in (self.medplum, self.gorilla, self.practice_fusion):
+            self._stack.enter_context(server)
         if self.options.with_bots:
             self._start_host()
-            self.put_secrets(self.settings())
         elif self.options.host_port:
             # Like a Medplum whose Fission router points to a host that may not be running.
             self.medplum.bot_host = f"{LOOPBACK}:{self.options.host_port}"
+        if self.medplum.bot_host:
             self.put_secrets(self.settings())
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def _start_host(self) -> None:
         # The responder must know its public address before it listens there.
         port = self.options.host_port or free_port()
-        settings = federated.read_settings({**self.environment(), **self._federated_settings(port)})
-        responder = federated.Responder(settings)
+        hashed = hash_secret(self.federated_secret, secrets.token_bytes(16))
+        settings = {
+            "FEDERATED_BASE_URL": f"http://{LOOPBACK}:{port}{federated.PREFIX}",
+            "FEDERATED_CLIENTS": json.dumps([{"id": self.federated_client, "secretHash": hashed}]),
+            "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(48),
+            **FEDERATION,
+        }
+        responder = federated.Responder(federated.read_settings({**self.environment(), **settings}))
         self._stack.callback(responder.close)
         host = HostSettings(
             servers=(self.medplum.base_url,),
@@ -112,25 +105,6 @@ class World:
         )
         self.host = self._stack.enter_context(HostServer(host, port=port))
         self.medplum.bot_host = self.host.base_url.removeprefix("http://")
-
-    def _federated_settings(self, port: int) -> dict[str, str]:
-        hashed = hash_secret(self.federated_secret, secrets.token_bytes(16))
-        return {
-            "FEDERATED_BASE_URL": f"http://{LOOPBACK}:{port}{federated.PREFIX}",
-            "FEDERATED_CLIENTS": json.dumps([{"id": self.federated_client, "secretHash": hashed}]),
-            "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(48),
-            **FEDERATION,
-        }
-
-    def stop(self) -> None:
-        """Stop everything."""
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def client(self) -> Medplum:
         """A Medplum client with the operator's login."""
@@ -142,7 +116,7 @@ class World:
     def settings(self) -> dict[str, str]:
         """The project secrets with which the bots find the partners."""
         partners = {**self.gorilla.settings(), **self.practice_fusion.settings()}
-        key = {"PF_PRIVATE_KEY": self.practice_fusion_key} if self.practice_fusion_key else {}
+        key = {"PF_PRIVATE_KEY": self._practice_fusion_key} if self._practice_fusion_key else {}
         return {**partners, **key, **FEDERATION, "BOT_BACKOFF_SECONDS": "0.05"}
 
     def put_secrets(self, settings: Mapping[str, str]) -> None:
@@ -160,7 +134,7 @@ class World:
 
     def ready(self) -> dict[str, Any]:
         """What a program needs to use the environment: the output line of ``medplum-bots sandbox --json``."""
-        server, gorilla = self.medplum, self.gorilla
+        server, gorilla, source = self.medplum, self.gorilla, self.practice_fusion
         found: dict[str, Any] = {
             "medplum": {
                 "baseUrl": server.base_url,
@@ -175,14 +149,13 @@ class World:
                 "clientSecret": gorilla.client_secret,
                 "tenantId": gorilla.tenant_id,
             },
-        }
-        source = self.practice_fusion
-        found["practiceFusion"] = {
-            "baseUrl": source.base_url,
-            "tokenUrl": source.token_url,
-            "clientId": source.client_id,
-            "clientSecret": source.client_secret,
-            "groupId": source.group_id,
+            "practiceFusion": {
+                "baseUrl": source.base_url,
+                "tokenUrl": source.token_url,
+                "clientId": source.client_id,
+                "clientSecret": source.client_secret,
+                "groupId": source.group_id,
+            },
         }
         if self.host is not None:
             found["host"] = {"baseUrl": self.host.base_url}
