@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from cryptography.hazmat.primitives import serialization
@@ -25,6 +25,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.recorded.rules.case import MEDPLUM, PRIVATE_KEY
 
 EXCHANGES: Final = "exchanges.json"
+_NOT_RECORDED: Final[Json] = {"status": 404, "headers": {"Content-Type": "application/json"}}
 # A busy service is asked again without a pause.
 _AT_ONCE: Final = {"BOT_BACKOFF_SECONDS": "0", "BOT_LONGEST_WAIT_SECONDS": "0"}
 
@@ -60,7 +61,7 @@ def replay(case: Path | str, bots: Collection | None = None) -> Replayed:
         player = _Player()
         places = {origin: stack.enter_context(_serving(player)) for origin in origins}
         player.exchanges = _filled(recorded["exchanges"], places)
-        given = _filled(event, places | {"<token>": "invented-token"} | _keys(event))
+        given = _filled(event, places | {"<token>": "invented-token", PRIVATE_KEY: _private_key()})
         secrets = {name: {"name": name, "valueString": value} for name, value in _AT_ONCE.items()}
         given["secrets"] = given["secrets"] | secrets
         answer, code = _run(handler, given)
@@ -89,25 +90,21 @@ class _Player:
 
     def answer(self, request: str) -> Json | None:
         """The recorded exchange of ``GET <origin>/path?query``: of the same query, else of the same path."""
+        path, query = _split(request)
         with self._lock:
-            for same in cast(tuple[Callable[[str], object], ...], (_request, _path)):
-                found = [each for each in self.exchanges if same(each["request"]) == same(request)]
-                fresh = [each for each in found if not each.get("played")]
-                if found:
-                    chosen = fresh[0] if fresh else found[-1]
-                    chosen["played"] = True
-                    return chosen
-            self.unknown.append(_path(request))
-            return None
+            found = [each for each in self.exchanges if _split(each["request"])[0] == path]
+            found = [each for each in found if _split(each["request"])[1] == query] or found
+            if not found:
+                self.unknown.append(path)
+                return None
+            chosen = next((each for each in found if not each.get("played")), found[-1])
+            chosen["played"] = True
+            return chosen
 
 
-def _request(text: str) -> tuple[str, list[tuple[str, str]]]:
-    path, _, query = text.partition("?")
+def _split(request: str) -> tuple[str, list[tuple[str, str]]]:
+    path, _, query = request.partition("?")
     return path, sorted(parse_qsl(query, keep_blank_values=True))
-
-
-def _path(text: str) -> str:
-    return text.partition("?")[0]
 
 
 @contextmanager
@@ -116,21 +113,18 @@ def _serving(player: _Player) -> Iterator[str]:
 
     class Answering(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
         def handle_one_request(self) -> None:
             self.raw_requestline = self.rfile.readline(65_537)
+            self.close_connection = True  # kept open only by an answer
             if not self.raw_requestline or not self.parse_request():
-                self.close_connection = True
                 return
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            found = player.answer(f"{self.command} {address}{self.path}")
-            if found is not None and not found.get("status"):
-                self.close_connection = True  # the answer was lost then, too
+            found = player.answer(f"{self.command} {address}{self.path}") or _NOT_RECORDED
+            if not found.get("status"):
+                self.close_connection = True  # the answer was lost in the recorded run, too
                 return
-            self._reply(found or {"status": 404, "headers": {"Content-Type": "application/json"}})
-
-        def _reply(self, found: Json) -> None:
             content = _content(found.get("received"))
             self.send_response(found["status"])
             for name, value in (found.get("headers") or {}).items():
@@ -167,10 +161,6 @@ def _filled(value: Any, places: dict[str, str]) -> Any:
         for name, place in places.items():
             value = value.replace(name, place)
     return value
-
-
-def _keys(event: Json) -> dict[str, str]:
-    return {PRIVATE_KEY: _private_key()} if PRIVATE_KEY in json.dumps(event) else {}
 
 
 @lru_cache(maxsize=1)

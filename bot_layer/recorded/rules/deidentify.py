@@ -7,13 +7,12 @@ members are kept. HL7 messages, URLs, JSON and base64 inside of text are opened 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from bot_layer.fhir.json import Json
 from bot_layer.recorded.rules import kept
@@ -24,6 +23,7 @@ from bot_layer.recorded.rules.pseudonyms import Pseudonyms
 TOKEN: Final = "invented-token"  # noqa: S105  # stands for one
 SECRET: Final = "invented-secret-of-forty-characters-long"  # noqa: S105  # as above
 _REMOVED: Final = '<div xmlns="http://www.w3.org/1999/xhtml">Removed</div>'
+_REMOVED_CONTENT: Final = base64.b64encode(b"Removed").decode()
 _JWT: Final = re.compile(r"eyJ[\w-]+\.[\w-]*\.?[\w-]*")
 _SECRET_NAME: Final = re.compile(
     r"(?i)(?:access_?token|refresh_?token|id_?token|secret|password|assertion|signature|api_?key|authorization)"
@@ -99,7 +99,7 @@ class Deidentified:
             case "Id":
                 return self.pseudonyms.text(value)
             case "Base64Binary":
-                return self._base64(value)
+                return self._opened(value) or _REMOVED_CONTENT
             case "Date" | "DateTime" | "Instant":
                 return self._date(value, is_birth=at.type == "Date") or self.text(value)
             case "Uri" | "Url" | "Canonical" | "Oid":
@@ -137,7 +137,8 @@ class Deidentified:
             return self.uri(head, is_name=is_name or bool(bar)) + bar + (self.text(rest) if rest else "")
         found = _REFERENCE.fullmatch(value)
         if found and is_resource_type(found[1]):
-            return self._reference(found)
+            version = f"/_history/{self.pseudonyms.text(found[3])}" if found[3] else ""
+            return f"{found[1]}/{self.pseudonyms.text(found[2])}{version}"
         if made := self._date(value):
             return made
         if found := _EMAIL.fullmatch(value):
@@ -158,10 +159,6 @@ class Deidentified:
                 return self.pseudonyms.date(value, form, is_birth=is_birth)
         return ""
 
-    def _reference(self, found: re.Match[str]) -> str:
-        version = f"/_history/{self.pseudonyms.text(found[3])}" if found[3] else ""
-        return f"{found[1]}/{self.pseudonyms.text(found[2])}{version}"
-
     def uri(self, value: str, *, is_name: bool = False) -> str:
         """A URI of a recorded server, of a standard, the name of a system (``is_name``), a reference, or any other."""
         origin = origin_of(value)
@@ -178,7 +175,7 @@ class Deidentified:
                 return f"urn:oid:2.16.840.1.113883.19.{int(re.sub(r'[^0-9]', '', made)[-9:] or 0)}"
             return f"urn:{kind if kind == 'uuid' else 'x'}:{made}"
         if origin:
-            host = self.pseudonyms.text(urlsplit(origin).hostname or "").replace(".", "-")
+            host = self.pseudonyms.text(kept.split_url(origin).hostname or "").replace(".", "-")
             return f"https://{host}.example.org{self.path(value[len(origin) :])}"
         return self.path(value) if "/" in value or "?" in value else self.text(value) if "://" not in value else TOKEN
 
@@ -189,9 +186,7 @@ class Deidentified:
         segments = [each if kept.is_segment(each) or each in fixed else self._segment(each) for each in path.split("/")]
         kind = next((each for each in segments if is_resource_type(each)), "")
         pairs = [(self._member(name), self._query(kind, name, each)) for name, each in parse_qsl(query, True)]
-        return (
-            "/".join(segments) + mark + urlencode(pairs, quote_via=quote, safe="|,:/$") if mark else "/".join(segments)
-        )
+        return "/".join(segments) + mark + urlencode(pairs, quote_via=quote, safe="|,:/$")
 
     def _segment(self, text: str) -> str:
         return quote(self.pseudonyms.text(unquote(text)), safe="") if text else ""
@@ -206,25 +201,21 @@ class Deidentified:
             return self._birth(value)
         return ",".join(self.text(each) for each in value.split(","))
 
-    def _base64(self, value: str) -> str:
-        return self._opened(value) or base64.b64encode(b"Removed").decode()
-
     def _opened(self, value: str) -> str:
         """The same for what base64 holds, if it holds text."""
         try:
             decoded = base64.b64decode(value, validate=True).decode()
-        except (binascii.Error, ValueError):
+        except ValueError:
             return ""
-        return (
-            base64.b64encode(self.text(decoded).encode()).decode() if decoded.isprintable() or "\n" in decoded else ""
-        )
+        is_text = decoded.isprintable() or "\n" in decoded
+        return base64.b64encode(self.text(decoded).encode()).decode() if is_text else ""
 
     def body(self, body: Json | None) -> Json | None:
         """A body as a tape holds it."""
         if body is None:
             return None
         if "text" not in body:
-            return {"base64": base64.b64encode(b"Removed").decode()}
+            return {"base64": _REMOVED_CONTENT}
         text = body["text"]
         if (parsed := parsed_json(text)) is not None:
             return {"json": self.value(parsed)}
@@ -245,10 +236,7 @@ class Deidentified:
 
 def origin_of(url: str) -> str:
     """``scheme://host:port`` of a URL; empty for none."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return ""
+    parts = kept.split_url(url)
     return f"{parts.scheme}://{parts.netloc}" if parts.scheme in {"http", "https"} and parts.netloc else ""
 
 

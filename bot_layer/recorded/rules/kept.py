@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from bot_layer.recorded.rules.elements import is_resource_type, words
 
@@ -51,31 +51,27 @@ def is_public(uri: str) -> bool:
     """True for a URI of a standard or of this project's services."""
     if _OID.fullmatch(uri) or _PUBLIC_URN.fullmatch(uri):
         return True
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return False
-    plain = not (parts.query or parts.username or parts.port)
-    fragment = _SAFE_PATH.fullmatch(parts.fragment)
-    return (
-        parts.scheme in {"http", "https"}
-        and plain
-        and fragment is not None
-        and parts.hostname in _STANDARDS
-        and _SAFE_PATH.fullmatch(parts.path) is not None
-    )
+    return _plain_host(uri) in _STANDARDS
 
 
 def is_system(uri: str) -> bool:
     """True for a URI that can be the name of an identifier system, an extension or a profile, a team's own too."""
-    if _ANY_OID.fullmatch(uri):
-        return True
+    return _ANY_OID.fullmatch(uri) is not None or _plain_host(uri) != ""
+
+
+def _plain_host(uri: str) -> str:
+    """The host, and the port if it has one, of a URL without login, query and unusual characters; else empty."""
+    parts = split_url(uri)
+    is_plain = parts.scheme in {"http", "https"} and not parts.query and "@" not in parts.netloc
+    return parts.netloc if is_plain and _SAFE_PATH.fullmatch(parts.path + parts.fragment) else ""
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL; empty ones for text that is none."""
     try:
-        parts = urlsplit(uri)
+        return urlsplit(url)
     except ValueError:
-        return False
-    named = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.username)
-    return bool(named) and _SAFE_PATH.fullmatch(parts.path + parts.fragment) is not None
+        return urlsplit("")
 
 
 def is_code(name: str, value: str, system: object) -> bool:
