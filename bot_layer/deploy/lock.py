@@ -18,10 +18,8 @@ from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 
 SYSTEM = "https://medplum.com/integrations/python-bots"
-_IDENTIFIER = {"system": SYSTEM, "value": "deployment"}
-_QUERY = f"identifier={SYSTEM}|deployment"
-_HELD_UNTIL = f"{SYSTEM}/deployment-lock"
-_HELD_BY = f"{SYSTEM}/deployment-lock-holder"
+_LOCKED_UNTIL = f"{SYSTEM}/deployment-lock"
+_LOCKED_BY = f"{SYSTEM}/deployment-lock-holder"
 _RECORD = f"{SYSTEM}/deployment-record"
 _LONGEST = timedelta(minutes=10)
 
@@ -50,12 +48,12 @@ class Pending:
     description: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Record:
     """What the last deployment did, and whether it was completed."""
 
-    entries: dict[str, Entry]
-    pending: tuple[Pending, ...] = ()
+    entries: dict[str, Entry] = field(default_factory=dict)
+    pending: list[Pending] = field(default_factory=list)
     complete: bool = True
 
 
@@ -65,102 +63,91 @@ class Lock:
 
     server: Medplum
     basic: Json = field(repr=False)
-    entries: dict[str, Entry] = field(default_factory=dict)
-    pending: tuple[Pending, ...] = ()
+    record: Record
 
     def intend(self, steps: Sequence[Step]) -> None:
         """Record the resources about to be created."""
-        planned = {(each.kind, each.key): each for each in self.pending}
+        planned = {(each.kind, each.key): each for each in self.record.pending}
         for step in steps:
             if step.action == "create" and step.kind != "Secret":
                 name, description = (str(step.body.get(each, "")) for each in ("name", "description"))
                 planned[step.kind, step.key] = Pending(step.kind, step.key, step.collection, name, description)
-        self.pending = tuple(planned.values())
-        self._write(held=True, complete=False)
+        self.record.pending = list(planned.values())
+        self._write(is_locked=True, complete=False)
 
     def note(self, step: Step, entry: Entry) -> None:
         """Record one completed step immediately, because the process may end before the next one."""
-        first = self.entries.get(entry.reference)
-        before = first.before if first else entry.before
-        self.entries[entry.reference] = Entry(entry.reference, before, entry.after, entry.collection)
-        self.pending = tuple(each for each in self.pending if (each.kind, each.key) != (step.kind, step.key))
-        self._write(held=True, complete=False)
+        record = self.record
+        first = record.entries.get(entry.reference, entry)
+        record.entries[entry.reference] = Entry(entry.reference, first.before, entry.after, entry.collection)
+        record.pending = [each for each in record.pending if (each.kind, each.key) != (step.kind, step.key)]
+        self._write(is_locked=True, complete=False)
 
     def release(self, *, complete: bool) -> None:
         """Release the lock for the next deployment."""
-        self._write(held=False, complete=complete)
+        self._write(is_locked=False, complete=complete)
 
-    def _write(self, *, held: bool, complete: bool) -> None:
-        kept = [each for each in self.basic["extension"] if each["url"] in {_HELD_UNTIL, _HELD_BY}] if held else []
+    def _write(self, *, is_locked: bool, complete: bool) -> None:
+        marks = {_LOCKED_UNTIL, _LOCKED_BY} if is_locked else set()
         record = {
             "complete": complete,
-            "entries": [astuple(each) for each in self.entries.values()],
-            "pending": [astuple(each) for each in self.pending],
+            "entries": [astuple(each) for each in self.record.entries.values()],
+            "pending": [astuple(each) for each in self.record.pending],
         }
         text = json.dumps(record, separators=(",", ":"))
+        kept = [each for each in self.basic["extension"] if each["url"] in marks]
         self.basic = self.server.update(self.basic | {"extension": [*kept, {"url": _RECORD, "valueString": text}]})
 
 
-def take(server: Medplum, now: datetime, *, force: bool = False) -> tuple[Lock, Record]:
-    """The lock, and the record of the last deployment; ``force`` takes the lock from another holder.
+def take(server: Medplum, now: datetime, *, force: bool = False, resume: bool = False) -> Lock:
+    """The lock with its record; ``force`` takes the lock from another deployment.
 
-    An incomplete deployment is continued: its entries stay, so that a rollback undoes both. Raises TransientError
-    ``deployment-locked``, which names the holder of the lock and the time it was taken.
+    The record of a complete deployment is replaced, unless ``resume`` asks for it. An incomplete deployment is
+    continued: its entries stay, so that a rollback undoes both. Raises TransientError ``deployment-locked``, which
+    names the holder of the lock and the time it was taken.
     """
-    basic = server.create_once(_empty(), _QUERY)
-    until = _value(basic, _HELD_UNTIL, "valueDateTime")
+    code = {"coding": [{"system": SYSTEM, "code": "deployment"}], "text": "Deployment of the Python bots"}
+    empty = {"resourceType": "Basic", "identifier": [{"system": SYSTEM, "value": "deployment"}], "code": code}
+    basic = server.create_once(empty, f"identifier={SYSTEM}|deployment")
+    until = _value(basic, _LOCKED_UNTIL, "valueDateTime")
     if until and datetime.fromisoformat(until) > now and not force:
         raise _locked(basic, until)
-    record = read_record(basic)
-    kept = [each for each in basic.get("extension", []) if each["url"] == _RECORD]
     marks = [
-        {"url": _HELD_UNTIL, "valueDateTime": (now + _LONGEST).isoformat(timespec="seconds")},
-        {"url": _HELD_BY, "valueString": _holder(server)},
+        {"url": _LOCKED_UNTIL, "valueDateTime": (now + _LONGEST).isoformat(timespec="seconds")},
+        {"url": _LOCKED_BY, "valueString": server.profile or "another login"},
     ]
+    kept = [each for each in basic.get("extension", []) if each["url"] == _RECORD]
     try:
         basic = server.update(basic | {"extension": [*marks, *kept]})
     except TransientError as error:
         raise (_locked(basic, None) if error.status == 412 else error) from error
-    entries, pending = ({}, ()) if record.complete else (dict(record.entries), record.pending)
-    return Lock(server, basic, entries, pending), record
+    record = _record_in(basic)
+    return Lock(server, basic, record if resume or not record.complete else Record())
 
 
 def peek(server: Medplum) -> Record:
     """The record of the last deployment, read without taking the lock."""
     found = server.search("Basic", [("identifier", f"{SYSTEM}|deployment")])
-    return read_record(found[0]) if found else Record({})
+    return _record_in(found[0]) if found else Record()
 
 
-def read_record(basic: Json) -> Record:
+def _record_in(basic: Json) -> Record:
     """Parse the record in the Basic; an earlier version of this project stored entries of three members."""
     text = _value(basic, _RECORD, "valueString")
     if text is None:
-        return Record({})
+        return Record()
     read = json.loads(text)
     entries = {each[0]: Entry(*each) for each in read["entries"]}
-    return Record(entries, tuple(Pending(*each) for each in read.get("pending", ())), read["complete"])
+    return Record(entries, [Pending(*each) for each in read.get("pending", ())], read["complete"])
 
 
 def _value(basic: Json, url: str, name: str) -> str | None:
     return next((str(each[name]) for each in basic.get("extension", []) if each["url"] == url), None)
 
 
-def _holder(server: Medplum) -> str:
-    profile = server.get("auth/me").get("profile") or {}
-    return f"{profile.get('resourceType', 'unknown')}/{profile.get('id', '')}"
-
-
-def _empty() -> Json:
-    return {
-        "resourceType": "Basic",
-        "identifier": [_IDENTIFIER],
-        "code": {"coding": [{"system": SYSTEM, "code": "deployment"}], "text": "Deployment of the Python bots"},
-    }
-
-
 def _locked(basic: Json, until: str | None) -> TransientError:
     since = basic.get("meta", {}).get("lastUpdated", "")
-    holder = _value(basic, _HELD_BY, "valueString") or "another login"
+    holder = _value(basic, _LOCKED_BY, "valueString") or "another login"
     held = f"held by {holder}, last active {since}, until {until}" if until else "just acquired by another process"
     return TransientError(
         f"Another deployment is in progress ({held}). If it was interrupted, run again with --break-lock.",

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bot_layer.bot.declaration import BOT_IDENTIFIER_SYSTEM
 from bot_layer.deploy.declared import digest
 from bot_layer.deploy.lock import Entry, Pending
-from bot_layer.deploy.rules.deployment import TAG_SYSTEM, Found, Step, Wanted, collection_of, merged, symbol
-from bot_layer.errors import ConfigError, InputError, PermanentError
+from bot_layer.deploy.rules.deployment import TAG_SYSTEM, Found, Step, Wanted, collection_of, merged, symbol, tags_of
+from bot_layer.errors import ConfigError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 
-_TAGGED = ("AccessPolicy", "Subscription")
+# How a resource is found by its key: the search parameter, and the system of its tokens.
+_KEYS: Mapping[str, tuple[str, str]] = {
+    "AccessPolicy": ("_tag", TAG_SYSTEM),
+    "Bot": ("identifier", BOT_IDENTIFIER_SYSTEM),
+    "OperationDefinition": ("url", ""),
+    "Subscription": ("_tag", TAG_SYSTEM),
+}
 _SCHEDULE = ("cronString", "cronTiming")
 _PAGE = 40
 # A server signs a content's URL: under its own ``.../storage/``, or its ``storageBaseUrl``, such as ``.../binary/``.
@@ -25,7 +31,10 @@ _BINARY = re.compile(r"(?:Binary|binary|storage)/([A-Za-z0-9-]+)")
 
 @dataclass
 class Project:
-    """One project on a Medplum server, accessed by a client that administers it."""
+    """One project on a Medplum server, accessed by a client that administers it.
+
+    ``code`` has the code of each Bot that is deployed with some, by identifier.
+    """
 
     server: Medplum
     id: str
@@ -34,51 +43,53 @@ class Project:
     code: Mapping[str, str] = field(default_factory=dict, repr=False)
     references: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def bots(self, identifiers: Sequence[str]) -> dict[str, Json]:
-        """The project's Bots with these identifiers."""
-        return self._by_key("Bot", "identifier", identifiers, BOT_IDENTIFIER_SYSTEM, everything=False)
-
-    def deployed_bots(self, identifiers: Sequence[str]) -> dict[str, str]:
-        """The ``runtimeVersion`` of the project's Bots with these identifiers."""
-        return {key: str(bot.get("runtimeVersion", "")) for key, bot in self.bots(identifiers).items()}
+    def existing(self, kind: str, keys: Sequence[str], *, everything: bool = False) -> dict[str, Json]:
+        """The resources of a type with one of these keys; with ``everything``, also all others with the project's
+        tag."""
+        parameter, system = _KEYS[kind]
+        queries = [(parameter, part) for part in _joined([_token(system, key) for key in keys])]
+        if everything:
+            queries.append(("_tag", f"{TAG_SYSTEM}|"))
+        found = (each for query in queries for each in self.server.search_all(kind, [query, ("_count", "200")]))
+        return {key: resource for resource in found for key in _keys_of(kind, resource)}
 
     def found(self, declared: Sequence[Wanted], *, everything: bool) -> list[Found]:
         """The declared resources that exist; with ``everything``, also all others with the project's tag."""
-        keys = {kind: [each.key for each in declared if each.kind == kind] for kind in {each.kind for each in declared}}
-        bots = self._by_key("Bot", "identifier", keys.get("Bot", []), BOT_IDENTIFIER_SYSTEM, everything=everything)
-        operations = self._by_key(
-            "OperationDefinition", "url", keys.get("OperationDefinition", []), everything=everything
-        )
-        for key, bot in bots.items():
-            self.references[symbol("Bot", key)] = f"Bot/{bot['id']}"
-        raw: list[tuple[str, str, Json]] = [("Bot", key, self._with_code(key, bot)) for key, bot in bots.items()]
-        raw += [("OperationDefinition", key, operation) for key, operation in operations.items()]
-        for kind in _TAGGED:
-            tagged = self._tagged(kind, keys.get(kind, []), everything=everything)
-            raw += [(kind, key, resource) for key, resource in tagged.items()]
+        raw = [
+            (kind, key, resource)
+            for kind in _KEYS
+            for key, resource in self.existing(
+                kind, [each.key for each in declared if each.kind == kind], everything=everything
+            ).items()
+        ]
+        bots = {key: resource for kind, key, resource in raw if kind == "Bot"}
+        keys = {f"Bot/{bot['id']}": key for key, bot in bots.items()}
+        for part in _joined(list(keys)):
+            for member in self.server.search_all("ProjectMembership", [("profile", part)]):
+                raw.append(("ProjectMembership", keys[member["profile"]["reference"]], member))
         for kind, key, resource in raw:
             self.references[symbol(kind, key)] = f"{kind}/{resource['id']}"
-        members = self._members(bots)
-        for key, member in members.items():
-            self.references[symbol("ProjectMembership", key)] = f"ProjectMembership/{member['id']}"
-        raw += [("ProjectMembership", key, member) for key, member in members.items()]
-        back = {reference: name for name, reference in self.references.items()}
-        owners = {key: collection_of(bot) for key, bot in bots.items()}  # a ProjectMembership has no tags
-        return [
-            Found(
-                kind,
-                key,
-                symbolic(resource, back),
-                _is_marked(kind, resource),
-                owners[key] if kind == "ProjectMembership" else collection_of(resource),
-            )
-            for kind, key, resource in raw
-        ]
+        names = {reference: name for name, reference in self.references.items()}
+        found = []
+        for kind, key, resource in raw:
+            tagged = bots[key] if kind == "ProjectMembership" else resource  # a ProjectMembership has no tags
+            body = self._with_code(key, resource) if kind == "Bot" else resource
+            found.append(Found(kind, key, replaced(body, names), bool(tags_of(tagged)), collection_of(tagged)))
+        return found
+
+    def secrets(self) -> list[Json]:
+        """The project's whole list of secrets."""
+        listed: list[Json] = self.server.get(f"admin/projects/{self.id}").get("project", {}).get("secret", [])
+        return listed
+
+    def write_secrets(self, steps: Sequence[Step]) -> None:
+        """Write the steps' values. Medplum replaces the whole list: all other entries are written back unchanged."""
+        ours = {step.key: {"name": step.key, "valueString": step.body["value"]} for step in steps}
+        others = [each for each in self.secrets() if each.get("name") not in ours]
+        self.server.post(f"admin/projects/{self.id}/secrets", [*others, *ours.values()])
 
     def apply(self, step: Step) -> None:
-        """Carry out one step."""
-        if step.kind == "Secret":
-            raise InputError("Secrets are written together, not one by one.")
+        """Carry out one step, which is not that of a secret."""
         if step.action == "delete":
             self.remove(self.reference(step))
         elif step.kind == "Bot":
@@ -86,31 +97,35 @@ class Project:
         elif step.kind == "ProjectMembership":
             self._put_membership(step)
         elif step.action == "create":
-            self._create(step)
+            body = replaced(merged(step.kind, {"resourceType": step.kind}, step.body), self.references)
+            parameter, system = _KEYS[step.kind]
+            made = self.server.create_once(body, f"{parameter}={_token(system, step.key)}")
+            self.references[symbol(step.kind, step.key)] = f"{step.kind}/{made['id']}"
         else:
-            self._change(step)
+            current = self.server.read(self.reference(step))
+            self.server.update(replaced(merged(step.kind, current, step.body), self.references))
 
-    def version_of(self, step: Step) -> str | None:
-        """The version of a step's resource, or None if it does not exist yet."""
-        reference = self.references.get(symbol(step.kind, step.key))
-        version: str | None = self.server.read(reference)["meta"]["versionId"] if reference else None
-        return version
+    def reference(self, step: Step) -> str:
+        """The reference of a step's resource; empty if it does not exist yet."""
+        return self.references.get(symbol(step.kind, step.key), "")
 
-    def is_unchanged(self, entry: Entry) -> bool:
-        """Whether a resource is unchanged since the deployment."""
-        return self._version(entry.reference) == entry.after
+    def version_of(self, reference: str) -> str | None:
+        """The current version of a resource, or None if it does not exist."""
+        found = self.server.find(reference)
+        return str(found["meta"]["versionId"]) if found else None
 
-    def undo(self, entry: Entry) -> bool:
+    def undo(self, entry: Entry, *, dry_run: bool = False) -> bool:
         """Restore an earlier version; False, with nothing written, if the resource was changed since."""
-        if not self.is_unchanged(entry):
+        if self.version_of(entry.reference) != entry.after:
             return False
-        reference, before, after = entry.reference, entry.before, entry.after
-        kind, _, resource_id = reference.partition("/")
-        if before is None:
-            self.remove(reference)
+        if dry_run:
             return True
-        earlier = self.server.get(f"fhir/R4/{kind}/{resource_id}/_history/{before}")
-        if kind == "ProjectMembership" and after is not None:
+        if entry.before is None:
+            self.remove(entry.reference)
+            return True
+        kind, _, resource_id = entry.reference.partition("/")
+        earlier = self.server.get(f"fhir/R4/{kind}/{resource_id}/_history/{entry.before}")
+        if kind == "ProjectMembership" and entry.after is not None:
             self.server.post(f"admin/projects/{self.id}/members/{resource_id}", earlier)
         else:
             # A PUT also restores a deleted resource, without a version to match. If the meta of a ProjectMembership
@@ -132,32 +147,12 @@ class Project:
 
     def find(self, pending: Pending) -> str | None:
         """The reference of a resource that an interrupted deployment may have created, or None."""
-        if pending.kind == "Bot":
-            found = self._by_key("Bot", "identifier", [pending.key], BOT_IDENTIFIER_SYSTEM, everything=False)
-            bot = found.get(pending.key) or self._nameless(pending.name, pending.description)
-            return f"Bot/{bot['id']}" if bot else None
-        if pending.kind == "OperationDefinition":
-            resource = self._by_key(pending.kind, "url", [pending.key], everything=False).get(pending.key)
-        else:
-            resource = self._tagged(pending.kind, [pending.key], everything=False).get(pending.key)
-        return f"{pending.kind}/{resource['id']}" if resource else None
-
-    def _version(self, reference: str) -> str | None:
-        try:
-            version: str = self.server.read(reference)["meta"]["versionId"]
-        except (InputError, PermanentError):
-            return None
-        return version
-
-    def _create(self, step: Step) -> None:
-        body = self._real(merged(step.kind, {"resourceType": step.kind}, step.body))
-        query = f"url={step.key}" if step.kind == "OperationDefinition" else f"_tag={TAG_SYSTEM}|{step.key}"
-        made = self.server.create_once(body, query)
-        self.references[symbol(step.kind, step.key)] = f"{step.kind}/{made['id']}"
-
-    def _change(self, step: Step) -> None:
-        current = self.server.read(self.reference(step))
-        self.server.update(self._real(merged(step.kind, current, step.body)))
+        if pending.kind not in _KEYS:
+            return None  # a ProjectMembership, which is created and deleted with its Bot
+        found = self.existing(pending.kind, [pending.key]).get(pending.key)
+        if found is None and pending.kind == "Bot":
+            found = self._nameless(pending.name, pending.description)
+        return f"{pending.kind}/{found['id']}" if found else None
 
     def _put_bot(self, step: Step) -> None:
         if step.action == "create":
@@ -181,91 +176,45 @@ class Project:
         return nameless[0] if nameless else None
 
     def _put_membership(self, step: Step) -> None:
-        member = self._members({step.key: {"id": self.references[symbol("Bot", step.key)].partition("/")[2]}})
-        if step.key not in member:
+        members = self.server.search("ProjectMembership", [("profile", self.references[symbol("Bot", step.key)])])
+        if not members:
             raise ConfigError(
                 "A Bot has no ProjectMembership, because it was not created by the project's admin endpoint: "
                 "delete that Bot and deploy again.",
                 code="bot-without-membership",
             )
-        current = member[step.key]
-        self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{current['id']}"
-        body = self._real(merged("ProjectMembership", current, step.body))
-        self.server.post(f"admin/projects/{self.id}/members/{current['id']}", body)
-
-    def _by_key(
-        self, kind: str, name: str, keys: Sequence[str], system: str = "", *, everything: bool
-    ) -> dict[str, Json]:
-        values = [f"{system}|{key}" if system else key for key in keys]
-        found = [
-            resource for part in _parts(values) for resource in self.server.search_all(kind, [(name, ",".join(part))])
-        ]
-        if everything:
-            found += self._marked(kind)
-        return {key: resource for resource in found if (key := _key(resource, name, system))}
-
-    def _tagged(self, kind: str, keys: Sequence[str], *, everything: bool) -> dict[str, Json]:
-        values = [f"{TAG_SYSTEM}|{key}" for key in keys]
-        parts = () if everything else _parts(values)
-        found = [each for part in parts for each in self.server.search_all(kind, [("_tag", ",".join(part))])]
-        if everything:
-            found = self._marked(kind)
-        return {code: resource for resource in found for code in tags(resource)}
-
-    def _marked(self, kind: str) -> list[Json]:
-        return list(self.server.search_all(kind, [("_tag", f"{TAG_SYSTEM}|"), ("_count", "200")]))
-
-    def _members(self, bots: Mapping[str, Json]) -> dict[str, Json]:
-        keys = {f"Bot/{bot['id']}": key for key, bot in bots.items()}
-        found: dict[str, Json] = {}
-        for part in _parts(list(keys)):
-            for member in self.server.search_all("ProjectMembership", [("profile", ",".join(part))]):
-                found[keys[member["profile"]["reference"]]] = member
-        return found
+        self.references[symbol("ProjectMembership", step.key)] = f"ProjectMembership/{members[0]['id']}"
+        body = replaced(merged("ProjectMembership", members[0], step.body), self.references)
+        self.server.post(f"admin/projects/{self.id}/members/{members[0]['id']}", body)
 
     def _with_code(self, key: str, bot: Json) -> Json:
         """The Bot with a digest of its code, if the declaration has one to compare."""
         stored = binary_id(bot.get("executableCode", {}).get("url", ""))
         if key not in self.code or stored is None:
             return bot
-        content = self.server.client.download_binary(stored)
-        return bot | {"code": digest(content.decode())}
-
-    def reference(self, step: Step) -> str:
-        try:
-            return self.references[symbol(step.kind, step.key)]
-        except KeyError as fault:
-            raise InputError("The plan names a resource that this server does not have.", code="not-found") from fault
-
-    def _real(self, value: Any) -> Any:
-        """The value with symbols replaced by ids."""
-        if isinstance(value, dict):
-            return {name: self._real(each) for name, each in value.items()}
-        if isinstance(value, list):
-            return [self._real(each) for each in value]
-        return self.references.get(value, value) if isinstance(value, str) else value
+        return bot | {"code": digest(self.server.client.download_binary(stored).decode())}
 
 
 def open_project(server: Medplum, *, code: Mapping[str, str] | None = None) -> Project:
     """The project of the client; ConfigError if the client does not administer it."""
     me = server.get("auth/me")
-    project_id = me["project"]["id"]
     if not me.get("membership", {}).get("admin"):
         raise ConfigError(
             "This client may not administer its project: set admin in its ProjectMembership.", code="no-admin"
         )
-    project = server.read(f"Project/{project_id}")
+    project = server.read(f"Project/{me['project']['id']}")
     version = str(server.get("healthcheck").get("version", ""))
-    return Project(server, project_id, frozenset(project.get("features", [])), version, code or {})
+    return Project(server, project["id"], frozenset(project.get("features", [])), version, code or {})
 
 
-def symbolic(value: Any, names: Mapping[str, str]) -> Any:
-    """The value with ids replaced by symbols, and without the display that a server may add to references."""
+def replaced(value: Any, names: Mapping[str, str]) -> Any:
+    """The value with ids replaced by symbols, or symbols by ids, and without the display that a server may add to such
+    a reference."""
     if isinstance(value, dict):
         known = value.get("reference") in names
-        return {name: symbolic(each, names) for name, each in value.items() if not (known and name == "display")}
+        return {name: replaced(each, names) for name, each in value.items() if not (known and name == "display")}
     if isinstance(value, list):
-        return [symbolic(each, names) for each in value]
+        return [replaced(each, names) for each in value]
     return names.get(value, value) if isinstance(value, str) else value
 
 
@@ -275,22 +224,19 @@ def binary_id(url: str) -> str | None:
     return found[1] if found else None
 
 
-def tags(resource: Json) -> list[str]:
-    """The project's tags on a resource."""
-    found = resource.get("meta", {}).get("tag", [])
-    return [tag["code"] for tag in found if tag.get("system") == TAG_SYSTEM and tag.get("code")]
+def _keys_of(kind: str, resource: Json) -> list[str]:
+    if kind == "OperationDefinition":
+        return [resource["url"]] if "url" in resource else []
+    if kind == "Bot":
+        identifiers = resource.get("identifier", [])
+        return [each["value"] for each in identifiers if each.get("system") == BOT_IDENTIFIER_SYSTEM][:1]
+    return tags_of(resource)
 
 
-def _key(resource: Json, name: str, system: str) -> str | None:
-    if not system:
-        value: str | None = resource.get(name)
-        return value
-    return next((each["value"] for each in resource.get(name, []) if each.get("system") == system), None)
+def _token(system: str, key: str) -> str:
+    return f"{system}|{key}" if system else key
 
 
-def _is_marked(kind: str, resource: Json) -> bool:
-    return kind == "ProjectMembership" or bool(tags(resource))
-
-
-def _parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (values[start : start + _PAGE] for start in range(0, len(values), _PAGE))
+def _joined(values: Sequence[str]) -> Iterator[str]:
+    """The values joined by commas, in parts that are short enough for a URL."""
+    return (",".join(values[start : start + _PAGE]) for start in range(0, len(values), _PAGE))

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from bot_layer.bot.collection import Collection
 from bot_layer.deploy import lock as locking
 from bot_layer.deploy.declared import RUNTIMES, declared, relay_code
-from bot_layer.deploy.lock import Entry, Lock, Record
+from bot_layer.deploy.lock import Entry
 from bot_layer.deploy.project import Project, open_project
-from bot_layer.deploy.rules.deployment import Plan, Step, Wanted, plan
+from bot_layer.deploy.rules.deployment import Found, Plan, Step, Wanted, plan
 from bot_layer.deploy.rules.deployment_checks import Problem, check
 from bot_layer.deploy.rules.selection import Selection, runtime_of, select
-from bot_layer.deploy.secrets import found_secrets, secrets_of, settings_of, wanted_secrets, write_secrets
+from bot_layer.deploy.secrets import RELAY_SECRETS, settings_of
 from bot_layer.errors import BotError, ConfigError, InputError, TransientError
 from bot_layer.medplum.client import Medplum
 from bot_layer.settings import missing, secret_values
@@ -62,32 +62,58 @@ class Report:
     error: BotError | None = None
 
 
-def choose(server: Medplum, bots: Collection, given: Mapping[str, str]) -> tuple[Selection, str]:
-    """The bots and the runtime of a deployment that names neither, from the project's deployed Bots.
+def choose(
+    server: Medplum, bots: Collection, given: Mapping[str, str], runtime: str | None = None
+) -> tuple[Selection, str]:
+    """The bots of a deployment that names none, and its runtime if none is given, from the project's deployed Bots.
 
     ``given`` are the settings from the secrets file or the environment, by name.
     """
     project = open_project(server)
-    deployed = project.deployed_bots([handler.bot.identifier for handler in bots])
-    named = {str(each.get("name")) for each in secrets_of(project)} | {name for name, value in given.items() if value}
+    deployed = project.existing("Bot", [handler.bot.identifier for handler in bots])
+    named = {str(each.get("name")) for each in project.secrets()} | {name for name, value in given.items() if value}
     selection = select([handler.bot for handler in bots], deployed=deployed.keys(), settings=named)
-    return selection, runtime_of(list(deployed.values()), RUNTIMES)
+    return selection, runtime or runtime_of([bot.get("runtimeVersion", "") for bot in deployed.values()], RUNTIMES)
 
 
 def survey(server: Medplum, request: Request) -> Survey:
     """Read the server and plan; nothing is written."""
-    code = {each.bot.identifier: relay_code(each.bot) for each in request.bots} if request.runtime == "relay" else {}
-    project = open_project(server, code=code)
-    wanted = declared(request.bots, runtime=request.runtime, settings=_settings(project, request))
+    is_relay = request.runtime == "relay"
+    project = open_project(
+        server, code={each.bot.identifier: relay_code(each.bot) for each in request.bots} if is_relay else {}
+    )
+    stored = secret_values(project.secrets())
+    given = {name: value for name, value in (request.secrets or {}).items() if value}
+    wanted = declared(request.bots, runtime=request.runtime, settings=stored | given)
+    problems = check([each.bot for each in request.bots], wanted, version=project.version, features=project.features)
+    problems += _operations_taken(project, wanted)
     found = project.found(wanted, everything=not request.partial)
     if request.secrets is not None:
-        named = wanted_secrets(request.bots, request.secrets, relay=request.runtime == "relay")
-        found += found_secrets(secrets_of(project), {each.key for each in named})
-        wanted = [*named, *wanted]
-    problems = check([each.bot for each in request.bots], wanted, version=project.version, features=project.features)
-    problems += _missing_secrets(project, request) + _unknown_secrets(request)
+        settings = settings_of(request.bots)
+        names = sorted(given.keys() & {each.name for each in settings} - (set() if is_relay else RELAY_SECRETS))
+        wanted = [*(Wanted("Secret", name, {"value": given[name]}) for name in names), *wanted]
+        found += [Found("Secret", name, {"value": stored[name]}, ours=False) for name in names if name in stored]
+        if lacking := missing(settings, stored | given):
+            text = f"These secrets have no value: {', '.join(lacking)}."
+            problems.append(Problem("missing-secrets", text, error=False))
+    if request.unknown_secrets:
+        text = f"No bot has a setting of these names, so they are not set: {', '.join(request.unknown_secrets)}."
+        problems.append(Problem("unknown-secrets", text, error=False))
     planned = plan(wanted, found, prune=request.prune, collections=request.collections)
-    return Survey(project, planned, (*problems, *_strangers(project, wanted)))
+    return Survey(project, planned, tuple(problems))
+
+
+def _operations_taken(project: Project, wanted: list[Wanted]) -> list[Problem]:
+    """Operations of others with one of our codes: the server would run whichever it finds first."""
+    codes = {each.body["code"]: each.key for each in wanted if each.kind == "OperationDefinition"}
+    if not codes:
+        return []
+    found = project.server.search_all("OperationDefinition", [("code", ",".join(codes))])
+    return [
+        Problem("operation-taken", f"${each['code']} is defined by another OperationDefinition of this project.")
+        for each in found
+        if each.get("url") != codes[each["code"]]
+    ]
 
 
 def carry_out(
@@ -104,18 +130,36 @@ def carry_out(
     steps = planned.plan.steps
     if not steps:
         return Report(())
-    lock, _record = locking.take(server, now or datetime.now(UTC), force=request.break_lock)
+    lock = locking.take(server, now or datetime.now(UTC), force=request.break_lock)
     try:
         current = survey(server, request)
+        if current.plan.steps != steps:
+            text = "The server changed after the plan was made; look at the new plan."
+            raise TransientError(text, service="Medplum", code="plan-outdated")
     except BotError:
-        lock.release(complete=not lock.entries)
+        lock.release(complete=not lock.record.entries)
         raise
-    if current.plan.steps != steps:
-        lock.release(complete=not lock.entries)
-        raise TransientError(
-            "The server changed after the plan was made; look at the new plan.", service="Medplum", code="plan-outdated"
-        )
-    return _carry_out(current.project, steps, lock, tell)
+    project = current.project
+    done: list[Step] = []
+    error: BotError | None = None
+    try:
+        lock.intend(steps)
+        if secrets := [step for step in steps if step.kind == "Secret"]:
+            project.write_secrets(secrets)
+        for step in steps:
+            if step.kind != "Secret":
+                before = project.version_of(project.reference(step))
+                project.apply(step)
+                reference = project.reference(step)
+                after = None if step.action == "delete" else project.version_of(reference)
+                lock.note(step, Entry(reference, before, after, step.collection))
+            done.append(step)
+            tell(step)
+    except BotError as fault:
+        error = fault
+    finally:  # also after Ctrl-C: the next deployment need not wait until the lock expires
+        lock.release(complete=len(done) == len(steps))
+    return Report(tuple(done), steps[len(done) :], error)
 
 
 @dataclass(frozen=True)
@@ -140,107 +184,26 @@ def roll_back(
     The server keeps the versions, so any machine can do it. Secrets are not restored: they have no versions.
     Raises InputError ``nothing-to-roll-back``.
     """
-    if dry_run:
-        record = locking.peek(server)
-        project = _recorded(server, record, collections)
-        undone = [each for each in _ours(record.entries, collections) if project.is_unchanged(each)]
-        kept = [each for each in _ours(record.entries, collections) if each not in undone]
-        found = [reference for each in record.pending if (reference := project.find(each))]
-        return Undone((*found, *(each.reference for each in undone)), tuple(each.reference for each in kept))
-    lock, record = locking.take(server, now or datetime.now(UTC), force=break_lock)
-    lock.entries, lock.pending = dict(record.entries), record.pending
+    lock = None if dry_run else locking.take(server, now or datetime.now(UTC), force=break_lock, resume=True)
+    record = lock.record if lock else locking.peek(server)
     try:
-        return _roll_back(_recorded(server, record, collections), lock, collections)
-    finally:
-        lock.release(complete=not lock.entries and not lock.pending)
-
-
-def _recorded(server: Medplum, record: Record, collections: Names[str]) -> Project:
-    if not _ours(record.entries, collections) and not any(each.collection in collections for each in record.pending):
-        raise InputError("No deployment is recorded on this server.", code="nothing-to-roll-back")
-    return open_project(server)
-
-
-def _ours(entries: Mapping[str, Entry], collections: Names[str]) -> list[Entry]:
-    return [each for each in reversed(list(entries.values())) if each.collection in collections]
-
-
-def _roll_back(project: Project, lock: Lock, collections: Names[str]) -> Undone:
-    undone: list[str] = []
-    kept: list[str] = []
-    for pending in reversed(lock.pending):
-        if pending.collection in collections and (reference := project.find(pending)):
+        entries = [each for each in reversed(record.entries.values()) if each.collection in collections]
+        pending = [each for each in reversed(record.pending) if each.collection in collections]
+        if not entries and not pending:
+            raise InputError("No deployment is recorded on this server.", code="nothing-to-roll-back")
+        project = open_project(server)
+        undone = [reference for each in pending if (reference := project.find(each))]
+        kept = []
+        for reference in undone if lock else ():
             project.remove(reference)
-            undone.append(reference)
-    lock.pending = tuple(each for each in lock.pending if each.collection not in collections)
-    for entry in _ours(lock.entries, collections):
-        if entry.reference in undone or project.undo(entry):
-            undone.append(entry.reference)
-            del lock.entries[entry.reference]
-        else:
-            kept.append(entry.reference)
+        record.pending = [each for each in record.pending if each not in pending]
+        for entry in entries:
+            if entry.reference in undone or project.undo(entry, dry_run=dry_run):
+                undone.append(entry.reference)
+                del record.entries[entry.reference]
+            else:
+                kept.append(entry.reference)
+    finally:
+        if lock:
+            lock.release(complete=not record.entries and not record.pending)
     return Undone(tuple(dict.fromkeys(undone)), tuple(kept))
-
-
-def _carry_out(project: Project, steps: tuple[Step, ...], lock: Lock, tell: Callable[[Step], None]) -> Report:
-    done: list[Step] = []
-    try:
-        lock.intend(steps)
-        secret = [step for step in steps if step.kind == "Secret"]
-        if secret:
-            write_secrets(project, secret)
-            for step in secret:
-                done.append(step)
-                tell(step)
-        for step in steps[len(secret) :]:
-            before = project.version_of(step)
-            project.apply(step)
-            after = None if step.action == "delete" else project.version_of(step)
-            lock.note(step, Entry(project.reference(step), before, after, step.collection))
-            done.append(step)
-            tell(step)
-    except BotError as error:
-        lock.release(complete=False)
-        return Report(tuple(done), steps[len(done) :], error)
-    except BaseException:  # Ctrl-C: the next deployment need not wait until the lock expires
-        lock.release(complete=False)
-        raise
-    lock.release(complete=True)
-    return Report(tuple(done))
-
-
-def _settings(project: Project, request: Request) -> Mapping[str, str]:
-    """The settings that determine a bot's rights, as they will be in the project after this deployment."""
-    names = {each.bot.types_setting for each in request.bots if each.bot.types_setting}
-    held = found_secrets(secrets_of(project), names) if names else []
-    given = {name: value for name, value in (request.secrets or {}).items() if name in names and value}
-    return {each.key: str(each.resource["value"]) for each in held} | given
-
-
-def _missing_secrets(project: Project, request: Request) -> list[Problem]:
-    if request.secrets is None:
-        return []
-    there = {**secret_values(secrets_of(project)), **request.secrets}
-    lacking = missing(settings_of(request.bots), there)
-    text = f"These secrets have no value: {', '.join(lacking)}."
-    return [Problem("missing-secrets", text, error=False)] if lacking else []
-
-
-def _unknown_secrets(request: Request) -> list[Problem]:
-    if not request.unknown_secrets:
-        return []
-    text = f"No bot has a setting of these names, so they are not set: {', '.join(request.unknown_secrets)}."
-    return [Problem("unknown-secrets", text, error=False)]
-
-
-def _strangers(project: Project, wanted: list[Wanted]) -> list[Problem]:
-    """Operations of others with one of our codes: the server would run whichever it finds first."""
-    codes = {each.body["code"]: each.key for each in wanted if each.kind == "OperationDefinition"}
-    if not codes:
-        return []
-    found = project.server.search_all("OperationDefinition", [("code", ",".join(codes))])
-    strangers = [each for each in found if each.get("url") != codes[each["code"]]]
-    return [
-        Problem("operation-taken", f"${each['code']} is defined by another OperationDefinition of this project.")
-        for each in strangers
-    ]

@@ -27,9 +27,8 @@ from bot_layer.bulk_sync.rules.task import to_task
 from bot_layer.cli.doctor import app
 from bot_layer.cli.pf_sync import unhealthy
 from bot_layer.demo.world import Options, World
-from bot_layer.deploy.agents import stopping_agents
 from bot_layer.deploy.doctor import Diagnosis, examine
-from bot_layer.deploy.readable import readable_bots
+from bot_layer.deploy.project_checks import readable_bots, stopping_agents
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.errors import TransientError
 from bot_layer.fhir import parameters
@@ -378,9 +377,8 @@ def test_every_finding_has_a_case() -> None:
     """A new finding must have a case here too, in the table or in a separate test."""
     modules = [
         "deploy/doctor",
-        "deploy/agents",
         "deploy/bot_checks",
-        "deploy/readable",
+        "deploy/project_checks",
         "bulk_sync/check",
         "health_gorilla/rules/checks",
     ]

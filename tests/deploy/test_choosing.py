@@ -98,6 +98,17 @@ def test_several_runtimes_are_asked_about() -> None:
         runtime_of(["vmcontext", "fission"], RUNTIMES)
 
 
+def test_a_named_runtime_replaces_several(server: Medplum) -> None:
+    """The advice to name one with `--runtime` works, although the deployed bots run in several ways."""
+    bots = collection(PLAIN, NATIONAL)
+    deploy(server, Request(bots.only(["plain"]), "relay"))
+    deploy(server, Request(bots.only(["national"]), "fission", partial=True))
+    with pytest.raises(InputError, match="--runtime"):
+        choose(server, bots, {})
+    chosen, runtime = choose(server, bots, {}, "relay")
+    assert (chosen.names, runtime) == (("plain", "national"), "relay")
+
+
 def test_naming_a_bot_adds_it_to_those_that_the_project_runs(server: Medplum) -> None:
     """`--only` names a bot once; from then on a plain run keeps it."""
     bots = collection(PLAIN, NATIONAL)

@@ -22,20 +22,13 @@ BOT_SYSTEMS = frozenset(
 IMPLEMENTATION = "https://medplum.com/fhir/StructureDefinition/operationDefinition-implementation"
 ORDER = ("Secret", "AccessPolicy", "Bot", "ProjectMembership", "OperationDefinition", "Subscription")
 
-_KEPT = frozenset({"Secret"})  # others may use the same secret
-
-_TAGS = frozenset({"tag", "collection"})  # these are stored in meta.tag
+# The project's own fields. ``cronTiming`` and ``runAsUser`` are never declared: one overrides cronString, the other the
+# AccessPolicy.
 _MANAGED: Mapping[str, frozenset[str]] = {
     "Secret": frozenset({"value"}),
     "AccessPolicy": frozenset({"name", "resource"}),
     "Bot": frozenset(
-        {
-            *("name", "description", "runtimeVersion", "timeout", "cronString", "code"),
-            *(
-                "cronTiming",
-                "runAsUser",
-            ),  # never declared: one overrides cronString, the other the AccessPolicy
-        }
+        {*("name", "description", "runtimeVersion", "timeout", "cronString", "code"), *("cronTiming", "runAsUser")}
     ),
     "ProjectMembership": frozenset({"accessPolicy"}),
     "OperationDefinition": frozenset(
@@ -46,6 +39,12 @@ _MANAGED: Mapping[str, frozenset[str]] = {
     ),
     "Subscription": frozenset({"status", "reason", "criteria", "channel", "extension"}),
 }
+# Lists that others use too: the name, and which entries are the project's.
+_SHARED: Mapping[str, tuple[str, str, frozenset[str]]] = {
+    "Bot": ("identifier", "system", BOT_SYSTEMS),
+    "OperationDefinition": ("extension", "url", frozenset({IMPLEMENTATION})),
+}
+_TAGS = frozenset({"tag", "collection"})  # these are stored in meta.tag
 
 
 @dataclass(frozen=True)
@@ -119,71 +118,84 @@ def plan(
 
     With ``prune``, what one of these collections deployed and no longer declares is deleted; nothing else ever is.
     """
-    held = {(found.kind, found.key): found for found in deployed}
+    existing = {(found.kind, found.key): found for found in deployed}
     wanted = {(each.kind, each.key): each for each in declared}
-    steps = [step for each in wanted.values() if (step := _step(each, held.get((each.kind, each.key))))]
-    left = [found for key, found in held.items() if key not in wanted]
-    removed = [found for found in left if prune and _is_pruned(found, collections)]
-    changed = {(step.kind, step.key) for step in steps}
-    return Plan(
-        steps=(
-            *sorted(steps, key=lambda step: ORDER.index(step.kind)),
-            *(_removal(found) for found in sorted(removed, key=lambda found: -ORDER.index(found.kind))),
-        ),
-        unchanged=tuple(each for key, each in wanted.items() if key not in changed),
-        foreign=tuple(found for found in left if found not in removed),
-    )
-
-
-def _is_pruned(found: Found, collections: Names[str]) -> bool:
-    return found.ours and found.kind not in _KEPT and found.collection in collections
+    steps: list[Step] = []
+    unchanged: list[Wanted] = []
+    for key, each in wanted.items():
+        found = existing.pop(key, None)
+        differences = _differences(managed(each.kind, found.resource) if found else {}, each.body)
+        if found and not differences:
+            unchanged.append(each)
+        else:
+            action = "update" if found else "create"
+            steps.append(Step(action, each.kind, each.key, each.body, differences, each.collection))
+    removed: list[Step] = []
+    foreign: list[Found] = []
+    for found in existing.values():
+        # Others may use the same secret.
+        if prune and found.ours and found.kind != "Secret" and found.collection in collections:
+            differences = _differences(managed(found.kind, found.resource), {})
+            removed.append(Step("delete", found.kind, found.key, {}, differences, found.collection))
+        else:
+            foreign.append(found)
+    steps.sort(key=lambda step: ORDER.index(step.kind))
+    removed.sort(key=lambda step: -ORDER.index(step.kind))
+    return Plan((*steps, *removed), tuple(unchanged), tuple(foreign))
 
 
 def managed(kind: str, resource: Json) -> Json:
     """The fields of a resource that the project manages; all others belong to other users."""
     body = {name: value for name, value in resource.items() if name in _MANAGED[kind]}
-    if kind == "Bot":
-        body |= _some("identifier", [each for each in resource.get("identifier", []) if _is_ours(each)])
-    if kind == "OperationDefinition":
-        body |= _some(
-            "extension", [each for each in resource.get("extension", []) if each.get("url") == IMPLEMENTATION]
-        )
-    label = collection_of(resource)
-    return body | _some("tag", _tags(resource)) | ({"collection": label} if label else {})
+    shared, ours, _ = _split(kind, resource)
+    special = {shared: ours, "tag": tags_of(resource), "collection": collection_of(resource)}
+    return body | {name: value for name, value in special.items() if value}
+
+
+def tags_of(resource: Json) -> list[str]:
+    """The project's tags on a resource."""
+    return _tag_codes(resource, TAG_SYSTEM)
 
 
 def collection_of(resource: Json) -> str:
     """The collection of bots that deployed a resource; empty if it has no collection tag."""
+    return next(iter(_tag_codes(resource, COLLECTION_SYSTEM)), "")
+
+
+def _tag_codes(resource: Json, system: str) -> list[str]:
     tags = resource.get("meta", {}).get("tag", [])
-    return next((str(tag["code"]) for tag in tags if tag.get("system") == COLLECTION_SYSTEM and tag.get("code")), "")
+    return [str(tag["code"]) for tag in tags if tag.get("system") == system and tag.get("code")]
 
 
 def merged(kind: str, resource: Json, body: Json) -> Json:
     """The resource with the managed fields from ``body``, and all others unchanged."""
-    kept = {name: value for name, value in resource.items() if name not in _MANAGED[kind] and name not in _TAGS}
-    lists = {name: body.get(name, []) for name in ("identifier", "extension") if name not in _MANAGED[kind]}
-    built = kept | {name: value for name, value in body.items() if name not in _TAGS and name not in lists}
-    if kind == "Bot":
-        others = [each for each in resource.get("identifier", []) if not _is_ours(each)]
-        built = _replaced(built, "identifier", [*lists["identifier"], *others])
-    if kind == "OperationDefinition":
-        others = [each for each in resource.get("extension", []) if each.get("url") != IMPLEMENTATION]
-        built = _replaced(built, "extension", [*lists["extension"], *others])
-    return _tagged(built, resource, body)
+    shared, _, others = _split(kind, resource)
+    replaced = {*_MANAGED[kind], *_TAGS, shared, "meta"}
+    built = {name: value for name, value in resource.items() if name not in replaced}
+    built |= {name: value for name, value in body.items() if name not in {*_TAGS, shared}}
+    entries = [*body.get(shared, []), *others]
+    meta = _with_tags(resource.get("meta", {}), body)
+    return built | ({shared: entries} if entries else {}) | ({"meta": meta} if meta else {})
 
 
-def _step(wanted: Wanted, found: Found | None) -> Step | None:
-    before = managed(wanted.kind, found.resource) if found else {}
-    differences = _differences(before, wanted.body)
-    if found is not None and not differences:
-        return None
-    action = "create" if found is None else "update"
-    return Step(action, wanted.kind, wanted.key, wanted.body, differences, wanted.collection)
+def _split(kind: str, resource: Json) -> tuple[str, list[Json], list[Json]]:
+    """The list of a resource that others use too: its name, the project's entries and those of others."""
+    name, member, values = _SHARED.get(kind, ("", "", frozenset()))
+    ours: list[Json] = []
+    others: list[Json] = []
+    for each in resource.get(name, []):
+        (ours if each.get(member) in values else others).append(each)
+    return name, ours, others
 
 
-def _removal(found: Found) -> Step:
-    before = managed(found.kind, found.resource)
-    return Step("delete", found.kind, found.key, {}, _differences(before, {}), found.collection)
+def _with_tags(meta: Json, body: Json) -> Json:
+    systems = {TAG_SYSTEM, COLLECTION_SYSTEM}
+    others = [tag for tag in meta.get("tag", []) if not (tag.get("system") in systems and tag.get("code"))]
+    tags = [{"system": TAG_SYSTEM, "code": code} for code in body.get("tag", [])]
+    if body.get("collection"):
+        tags.append({"system": COLLECTION_SYSTEM, "code": body["collection"]})
+    rest = {name: value for name, value in meta.items() if name != "tag"}
+    return rest | {"tag": [*tags, *others]} if tags or others else rest
 
 
 def _differences(before: Json, after: Json) -> tuple[Difference, ...]:
@@ -191,33 +203,3 @@ def _differences(before: Json, after: Json) -> tuple[Difference, ...]:
     return tuple(
         Difference(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
     )
-
-
-def _is_ours(identifier: Json) -> bool:
-    return identifier.get("system") in BOT_SYSTEMS
-
-
-def _tags(resource: Json) -> list[str]:
-    tags = resource.get("meta", {}).get("tag", [])
-    return [tag["code"] for tag in tags if tag.get("system") == TAG_SYSTEM and "code" in tag]
-
-
-def _tagged(built: Json, resource: Json, body: Json) -> Json:
-    meta = dict(resource.get("meta", {}))
-    systems = {TAG_SYSTEM, COLLECTION_SYSTEM}
-    others = [tag for tag in meta.get("tag", []) if tag.get("system") not in systems or "code" not in tag]
-    ours = [{"system": TAG_SYSTEM, "code": code} for code in body.get("tag", [])]
-    if body.get("collection"):
-        ours.append({"system": COLLECTION_SYSTEM, "code": body["collection"]})
-    meta = _replaced(meta, "tag", [*ours, *others])
-    return _replaced(built, "meta", meta)
-
-
-def _some(name: str, values: list[Any]) -> Json:
-    return {name: values} if values else {}
-
-
-def _replaced(holder: Json, name: str, value: Any) -> Json:
-    """The object with the field set to the value, or without the field if the value is empty."""
-    rest = {key: kept for key, kept in holder.items() if key != name}
-    return rest | {name: value} if value else rest

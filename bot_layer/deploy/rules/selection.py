@@ -7,7 +7,7 @@ without deployed bots, the bots whose required settings have values are selected
 from __future__ import annotations
 
 from collections.abc import Collection as Names
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bot_layer.bot.declaration import Bot
@@ -23,21 +23,25 @@ class Selection:
     left_out: Mapping[str, str]
 
 
-def select(bots: Iterable[Bot], *, deployed: Names[str], settings: Names[str]) -> Selection:
+def select(bots: Sequence[Bot], *, deployed: Names[str], settings: Names[str]) -> Selection:
     """The bots to deploy if the command names none.
 
     ``deployed`` are the identifiers of the Bots that the project runs; ``settings`` the names that have a value in the
     project, the secrets file or the environment.
     """
-    left_out = {}
-    names = []
-    first = not any(bot.identifier in deployed for bot in bots)
+    names: list[str] = []
+    left_out: dict[str, str] = {}
+    is_first = not any(bot.identifier in deployed for bot in bots)
     for bot in bots:
-        reason = None if bot.identifier in deployed else _reason(bot, first=first, settings=settings)
-        if reason is None:
+        lacking = missing(bot.settings, dict.fromkeys(settings, "set"))
+        if bot.identifier in deployed or (is_first and not bot.opt_in and not lacking):
             names.append(bot.name)
+        elif bot.opt_in:
+            left_out[bot.name] = "it is deployed only by name"
+        elif lacking:
+            left_out[bot.name] = f"these required settings have no value: {', '.join(lacking)}"
         else:
-            left_out[bot.name] = reason
+            left_out[bot.name] = "it is not among the bots that this project runs"
     return Selection(tuple(names), left_out)
 
 
@@ -53,12 +57,3 @@ def runtime_of(runtimes: Sequence[str], known: Mapping[str, str]) -> str:
             code="runtime-ambiguous",
         )
     return found[0] if found else "fission"
-
-
-def _reason(bot: Bot, *, first: bool, settings: Names[str]) -> str | None:
-    if bot.opt_in:
-        return "it is deployed only by name"
-    lacking = missing(bot.settings, dict.fromkeys(settings, "set"))
-    if lacking:
-        return f"these required settings have no value: {', '.join(lacking)}"
-    return None if first else "it is not among the bots that this project runs"
