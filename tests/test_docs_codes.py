@@ -140,3 +140,11 @@ def test_the_status_page_explains_codes_as_the_docs_do() -> None:
     assert advice("refused", "npi-missing").startswith("There is no NPI. Add the identifier")
     assert advice("done", "npi-missing") == "It succeeded."
     assert advice("dead", "of-somebody-elses-bot").endswith("Fix the cause, then retry it.")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_every_row_of_a_page_belongs_to_a_table(page: str) -> None:
+    """A row after an empty line is shown as plain text, unless it is the head of a table."""
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    first_rows = re.findall(r"(?<!\|)\n(\|.*)\n(.*)", text)
+    assert [row for row, below in first_rows if not re.fullmatch(r"\|[-|]+", below)] == []
