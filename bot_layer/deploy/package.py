@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +26,6 @@ ARCHITECTURES: Mapping[str, str] = {"x86_64": "manylinux2014_x86_64", "arm64": "
 LARGEST = 50 * 1024 * 1024
 _PROJECT = "medplum-python-bots"
 _EXTRAS = ("sync",)  # the extras that bots import; the others are for the host and the look-alikes
-_DATE = (1980, 1, 1, 0, 0, 0)
 _MAIN = '"""The entry point of {name}."""\n\nfrom bot_layer.host.aws_lambda import entry\n\nhandler = entry("{name}")\n'
 # Records of how a library was installed differ between machines.
 _LEFT_OUT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")
@@ -42,7 +41,7 @@ def package(bot: Bot, folder: Path, *, architecture: str = "x86_64") -> Path:
     operation = ROOT / "operation_definitions" / f"{bot.stem}.json"
     if operation.is_file():
         files[f"operation_definitions/{operation.name}"] = operation.read_bytes()
-    files |= _libraries(_libraries_needed(), architecture)
+    files |= _libraries(architecture)
     target = folder / f"{bot.name}-{architecture}.zip"
     folder.mkdir(parents=True, exist_ok=True)
     _write(target, files)
@@ -71,33 +70,27 @@ def _libraries_needed() -> list[metadata.Distribution]:
     return [found[name] for name in sorted(found)]
 
 
-def _libraries(wanted: list[metadata.Distribution], architecture: str) -> dict[str, bytes]:
+def _libraries(architecture: str) -> dict[str, bytes]:
+    """The files of the libraries: the installed ones on such a machine, else the same versions downloaded for it."""
+    wanted = _libraries_needed()
     here = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-    if sys.platform == "linux" and here.get(platform.machine().lower()) == architecture:
-        return {name: path.read_bytes() for one in wanted for name, path in _installed(one)}
-    with tempfile.TemporaryDirectory() as folder:
-        _download(wanted, architecture, folder)
-        root = Path(folder)
-        paths = ((path.relative_to(root).as_posix(), path) for path in sorted(root.rglob("*")) if path.is_file())
-        return {name: path.read_bytes() for name, path in paths if _belongs(name)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if sys.platform == "linux" and here.get(platform.machine().lower()) == architecture:
+            files = [(file.as_posix(), Path(str(file.locate()))) for one in wanted for file in one.files or ()]
+        else:
+            _download(wanted, architecture, folder)
+            files = [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*")]
+        return {name: path.read_bytes() for name, path in files if _belongs(name) and path.is_file()}
 
 
-def _installed(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:
-    for file in distribution.files or []:
-        name = file.as_posix()
-        path = Path(str(distribution.locate_file(file)))
-        if _belongs(name) and path.is_file():
-            yield name, path
-
-
-def _download(wanted: list[metadata.Distribution], architecture: str, folder: str) -> None:
-    """Download the same versions, built for the other architecture."""
+def _download(wanted: list[metadata.Distribution], architecture: str, folder: Path) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    pinned = Path(folder).with_suffix(".requirements")
+    pinned = folder.with_suffix(".requirements")
     pinned.write_text("".join(_pin(one) for one in wanted), encoding="utf-8")
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:"),
-        *("--platform", ARCHITECTURES[architecture], "--python-version", version, "--target", folder),
+        *("--platform", ARCHITECTURES[architecture], "--python-version", version, "--target", str(folder)),
         *("--requirement", str(pinned)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # pip, our arguments
@@ -130,7 +123,7 @@ def _belongs(name: str) -> bool:
 def _write(target: Path, files: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
-            entry = zipfile.ZipInfo(name, _DATE)
+            entry = zipfile.ZipInfo(name)  # dated 1980
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3

@@ -1,9 +1,10 @@
-"""Formats a plan and its execution as text and as JSON."""
+"""Formats a plan as text and as JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from bot_layer.deploy.rules.deployment import Difference, Plan, Step
@@ -19,7 +20,7 @@ def lines(plan: Plan, *, details: bool = True) -> Iterator[str]:
     for step in plan.steps:
         yield step_line(step)
         if details or step.action == "update":
-            yield from (f"      {_difference(step, each)}" for each in step.differences)
+            yield from (f"      {each.path}: {_change(step, each)}" for each in step.differences)
     for each in plan.unchanged:
         yield f"  = unchanged  {each.kind:<20} {each.key}"
     for found in plan.foreign:
@@ -40,41 +41,38 @@ def summary(plan: Plan) -> str:
     return f"{counted}; {len(plan.unchanged)} unchanged."
 
 
-def as_json(plan: Plan, problems: tuple[Problem, ...]) -> Json:
+def as_json(plan: Plan, problems: Iterable[Problem]) -> Json:
     """The plan as JSON; the values of secrets are omitted."""
     return {
         "changes": len(plan.steps),
-        "steps": [_step(step) for step in plan.steps],
+        "steps": [
+            {
+                "action": step.action,
+                "kind": step.kind,
+                "key": step.key,
+                "differences": [
+                    {"path": each.path} if step.kind == "Secret" else asdict(each) for each in step.differences
+                ],
+            }
+            for step in plan.steps
+        ],
         "unchanged": [{"kind": each.kind, "key": each.key} for each in plan.unchanged],
         "foreign": [{"kind": each.kind, "key": each.key} for each in plan.foreign],
-        "problems": [{"code": each.code, "text": each.text, "error": each.error} for each in problems],
+        "problems": [asdict(each) for each in problems],
     }
 
 
-def _step(step: Step) -> Json:
-    secret = step.kind == "Secret"
-    differences = [
-        {"path": each.path} if secret else {"path": each.path, "before": each.before, "after": each.after}
-        for each in step.differences
-    ]
-    return {"action": step.action, "kind": step.kind, "key": step.key, "differences": differences}
-
-
-def _difference(step: Step, difference: Difference) -> str:
+def _change(step: Step, difference: Difference) -> str:
+    before, after = difference.before, difference.after
     if step.kind == "Secret":
-        return f"{difference.path}: (not shown)"
+        return "(not shown)"
     if step.action == "create":
-        return f"{difference.path}: {_short(difference.after)}"
-    if isinstance(difference.before, list) and isinstance(difference.after, list):
-        return f"{difference.path}: {_changed(difference.before, difference.after)}"
-    return f"{difference.path}: {_short(difference.before)} -> {_short(difference.after)}"
-
-
-def _changed(before: list[Any], after: list[Any]) -> str:
-    """The removed and added items of a list; a full long list would be unreadable."""
-    lost = [f"-{_short(each)}" for each in before if each not in after]
-    gained = [f"+{_short(each)}" for each in after if each not in before]
-    return " ".join([*lost, *gained]) or "the same elements in another order"
+        return _short(after)
+    if isinstance(before, list) and isinstance(after, list):  # in full, a long list would be unreadable
+        removed = [f"-{_short(each)}" for each in before if each not in after]
+        added = [f"+{_short(each)}" for each in after if each not in before]
+        return " ".join([*removed, *added]) or "the same elements in another order"
+    return f"{_short(before)} -> {_short(after)}"
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from bot_layer.errors import InputError
@@ -42,62 +42,63 @@ def build(
             "The run sent or received more than a recording holds, so that it cannot be replayed.",
             code="recording-not-whole",
         )
-    declared, known = list(settings), frozenset(names)
+    declared, known, personal = list(settings), frozenset(names), frozenset(personal_words(recording))
+    origins = _origins(recording)
     best: dict[str, Any] | None = None
     for _ in range(_TRIES):
         pseudonyms = Pseudonyms(key())
-        made = _files(recording, declared, known, pseudonyms)
-        if not _words(pseudonyms.used, pseudonyms.given, _LONG):
-            best = made
-            if not pseudonyms.used & pseudonyms.given:
+        walker = Deidentified(pseudonyms, origins, personal, known)
+        files = {
+            "event.json": _event(recording, declared, walker),
+            "exchanges.json": {
+                "bot": recording["bot"],
+                "exchanges": [_exchange(each, walker) for each in recording["exchanges"]],
+            },
+            "expected.json": recording["answer"],
+        }
+        if _long_words(pseudonyms.used).isdisjoint(_long_words(pseudonyms.given)):
+            best = files
+            if pseudonyms.used.isdisjoint(pseudonyms.given):
                 break
     if best is None:
         raise InputError("The recording could not be made free of personal data.", code="not-deidentified")
     return best
 
 
-def _words(used: Iterable[str], given: Iterable[str], pattern: re.Pattern[str]) -> set[str]:
-    """The longer words and numbers that were replaced and turn up in a replacement."""
-    before, after = ({word.casefold() for text in texts for word in pattern.findall(text)} for texts in (used, given))
-    return before & after
+def _long_words(texts: Iterable[str]) -> set[str]:
+    """The words and numbers that are too long to be the same ones by chance alone."""
+    return {word.casefold() for text in texts for word in _LONG.findall(text)}
 
 
-def _files(recording: Json, settings: list[Setting], names: frozenset[str], pseudonyms: Pseudonyms) -> dict[str, Any]:
-    event, exchanges = recording["event"], recording["exchanges"]
-    walker = Deidentified(pseudonyms, _origins(event, exchanges), frozenset(personal_words(recording)), names)
-    return {
-        "event.json": _event(event, recording["settings"], settings, recording["answer"], walker),
-        "exchanges.json": {"bot": recording["bot"], "exchanges": [_exchange(each, walker) for each in exchanges]},
-        "expected.json": recording["answer"],
-    }
-
-
-def _origins(event: Json, exchanges: list[Json]) -> dict[str, str]:
+def _origins(recording: Json) -> dict[str, str]:
     """The placeholders of the servers: Medplum's, and one for each other one in the order in which it was called."""
-    found = {origin_of(str(event.get("baseUrl", ""))): MEDPLUM}
-    for each in exchanges:
+    found = {origin_of(str(recording["event"].get("baseUrl", ""))): MEDPLUM}
+    for each in recording["exchanges"]:
         found.setdefault(origin_of(each["url"]), f"<service-{len(found)}>")
     return {origin: name for origin, name in found.items() if origin}
 
 
-def _event(event: Json, values: Mapping[str, str], settings: list[Setting], answer: Json, walker: Deidentified) -> Json:
-    lost = answer.get("code") == "parameters-not-delivered"  # the only rule that reads the length
-    headers = {
-        name: value if _LENGTHS.fullmatch(name) or "interaction" in name.lower() else walker.text(str(value))
-        for name, value in (event.get("headers") or {}).items()
-        if _HEADERS.fullmatch(name) or (lost and _LENGTHS.fullmatch(name))
-    }
-    declared = {each.name: each for each in settings}
-    secrets = {name: _setting(declared[name], value, walker) for name, value in values.items() if name in declared}
+def _event(recording: Json, settings: list[Setting], walker: Deidentified) -> Json:
+    event, values = recording["event"], recording["settings"]
+    is_read = recording["answer"].get("code") == "parameters-not-delivered"  # the only rule that reads the length
+    headers = {}
+    for name, value in (event.get("headers") or {}).items():
+        if _LENGTHS.fullmatch(name):
+            headers |= {name: value} if is_read else {}
+        elif _HEADERS.fullmatch(name):
+            headers[name] = value if "interaction" in name.lower() else walker.text(str(value))
+    content_type = {"Content-Type": str(event.get("contentType") or "application/fhir+json")}
     made = {
         "bot": walker.value(event.get("bot") or {}),
         "baseUrl": f"{MEDPLUM}/",
         "accessToken": "<token>",
         "input": walker.value(event.get("input")),
-        "contentType": walker.headers({"Content-Type": str(event.get("contentType") or "application/fhir+json")})[
-            "Content-Type"
-        ],
-        "secrets": {name: {"name": name, "valueString": value} for name, value in secrets.items()},
+        "contentType": walker.headers(content_type)["Content-Type"],
+        "secrets": {
+            each.name: {"name": each.name, "valueString": _setting(each, values[each.name], walker)}
+            for each in settings
+            if each.name in values
+        },
         "headers": headers,
     }
     return made | ({"requester": walker.value(event["requester"])} if event.get("requester") else {})
