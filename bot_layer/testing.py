@@ -11,7 +11,7 @@ from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json
 from bot_layer.host.host import HostServer, HostSettings
 from bot_layer.medplum.client import Medplum, connect_environment
-from bot_layer.recorded.replay import Replayed, recorded_cases, replay
+from bot_layer.recorded.cases import Replayed, recorded_cases, replay
 
 __all__ = ["DeployedBots", "Replayed", "recorded_cases", "replay", "start"]
 

@@ -126,7 +126,7 @@ def export(
     Every name, date, address, identifier, id, token and free text is replaced consistently. No bot is run. The command
     needs the host's BOT_HOST_INBOX_KEY: with it, a host keeps what its last 200 failed runs sent and received.
     """
-    from bot_layer.recorded.export import write_case  # noqa: PLC0415  # importing the FHIR models takes half a second
+    from bot_layer.recorded.cases import write_case  # noqa: PLC0415  # importing the FHIR models takes half a second
 
     with opened_runs(inbox) as opened:
         run = opened.one(run_id)

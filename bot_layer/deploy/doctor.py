@@ -18,8 +18,8 @@ from bot_layer.deploy.bot_checks import Examined
 from bot_layer.deploy.declared import RUNTIMES, declared
 from bot_layer.deploy.project import Project, open_project
 from bot_layer.deploy.rules.deployment import TAG_SYSTEM
+from bot_layer.deploy.rules.deployment_checks import OLDEST, limits_of, version_of
 from bot_layer.deploy.rules.selection import select
-from bot_layer.deploy.rules.server_limits import OLDEST, limits_of, version_of
 from bot_layer.deploy.run import Request, survey
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json

@@ -22,8 +22,7 @@ from bot_layer.cli.deploy import app
 from bot_layer.deploy.lock import take
 from bot_layer.deploy.project import binary_id
 from bot_layer.deploy.rules.deployment import Wanted
-from bot_layer.deploy.rules.deployment_checks import SPECIFIED, check
-from bot_layer.deploy.rules.server_limits import version_of
+from bot_layer.deploy.rules.deployment_checks import SPECIFIED, check, version_of
 from bot_layer.deploy.run import Report, Request, Survey, carry_out, roll_back, survey
 from bot_layer.deploy.secrets import chosen_values, read_file
 from bot_layer.errors import ConfigError, InputError, TransientError

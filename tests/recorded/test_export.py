@@ -16,7 +16,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.host.history import OPERATION, Entry, History
 from bot_layer.host.invoke import invoke
 from bot_layer.medplum.client import connect
-from bot_layer.recorded.replay import recorded_cases, replay
+from bot_layer.recorded.cases import recorded_cases, replay
 from medplum_sandbox.medplum import MedplumSandbox
 
 KEY = "k" * 40

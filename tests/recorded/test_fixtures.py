@@ -13,7 +13,7 @@ from bot_layer.bot.handler import Handler
 from bot_layer.errors import BotError
 from bot_layer.fhir.json import Json, as_object
 from bot_layer.host.recordings import recording_of
-from bot_layer.recorded.export import write_case
+from bot_layer.recorded.cases import write_case
 from bot_layer.testing import recorded_cases, replay
 from tests.bots.practice_world import World, world
 from tests.cases import FIXTURES, Case, cases

@@ -1,14 +1,30 @@
-"""Finds what a server would store but not run, before anything is written."""
+"""Finds what a server would store but not run, before anything is written; and what does not work on its version."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from bot_layer.bot.declaration import Bot
 from bot_layer.deploy.rules.deployment import Wanted
-from bot_layer.deploy.rules.server_limits import version_of
 
+OLDEST: Final = (5, 0, 10)  # the oldest version that the bots were tested on
+_LATEST: Final = (10**6,)
+# What does not work, or works differently, from a version (inclusive) to another one (exclusive). Sources: the release
+# notes, https://www.medplum.com/docs/self-hosting/upgrading-server, and observations.
+_LIMITS: Final = (
+    ((), OLDEST, "The bots were tried on 5.0.10 and later."),
+    # https://github.com/medplum/medplum/pull/8258
+    ((), (5, 0, 13), "Operations on the whole system are not found; call them on a type, or by $execute."),
+    # https://github.com/medplum/medplum/pull/8477
+    ((5, 1), _LATEST, "A call on one resource loses its parameters; send them to the operation on the type."),
+    ((), (5, 1, 22), "An AuditEvent says success of a run that failed; look at medplum-bots runs."),
+    ((5, 1, 22), _LATEST, "The refusal of an unknown or foreign call reaches its caller as HTTP 400."),
+    ((5, 1, 23), _LATEST, "An operation with a code of FHIR's own (find, match, submit) is not found."),
+    ((5, 1, 13, 1), _LATEST, "The bots were tried on 5.1.13 and earlier; try this one in a test project."),
+)
 # Codes of FHIR R4 operations that Medplum implements itself, or that it denies to a bot from 5.1.23 on.
 # https://hl7.org/fhir/R4/operationslist.html
 SPECIFIED = frozenset(
@@ -29,6 +45,18 @@ class Problem:
     code: str
     text: str
     error: bool = True
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The numbers of a server's version: ``5.0.10-6a4145c`` is (5, 0, 10); empty if there are none."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def limits_of(version: str) -> list[str]:
+    """One sentence for each limit of that version."""
+    number = version_of(version)
+    return [text for first, end, text in _LIMITS if first <= number < end]
 
 
 def check(bots: Iterable[Bot], declared: Sequence[Wanted], *, version: str, features: Iterable[str]) -> list[Problem]:

@@ -1,9 +1,11 @@
-"""A recorded case, replayed: the bot runs on the recorded event, and servers on loopback give the recorded answers."""
+"""A recorded run as a folder of files: written as a test case, and replayed with servers on loopback that give the
+recorded answers."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bot_layer.bot.collection import Collection, configured, load
 from bot_layer.bot.handler import Handler
-from bot_layer.errors import BotError
+from bot_layer.errors import BotError, InputError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
-from bot_layer.recorded.rules.case import MEDPLUM, PRIVATE_KEY
+from bot_layer.recorded.rules.case import MEDPLUM, PRIVATE_KEY, build
 
 EXCHANGES: Final = "exchanges.json"
 _NOT_RECORDED: Final[Json] = {"status": 404, "headers": {"Content-Type": "application/json"}}
@@ -41,6 +43,27 @@ class Replayed:
     expected: Json
     answer: Any = field(repr=False)
     unknown: tuple[str, ...] = ()
+
+
+def write_case(recording: Json, handler: Handler, folder: Path, *, name: str) -> Path:
+    """The folder of the case: the one given, or a new one ``<stem>/<name>`` in it if it holds something already."""
+    bot = handler.bot
+    names = {*_names(handler.operation or {}), str(bot.parameter), *bot.secret_names}
+    files = build(recording, bot.settings, names, lambda: os.urandom(32))
+    case = folder / bot.stem / name if folder.exists() and any(folder.iterdir()) else folder
+    if case.exists() and any(case.iterdir()):
+        raise InputError(f"{case} exists already: name another folder.", code="folder-not-empty")
+    case.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        (case / file).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return case
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of the parameters of an OperationDefinition, those of their parts included."""
+    for each in value.get("parameter") or value.get("part") or []:
+        yield str(each.get("name"))
+        yield from _names(each)
 
 
 def recorded_cases(folder: Path | str) -> list[Path]:
