@@ -1,1 +1,1 @@
-"""Recorded runs as test cases: made free of personal data, written to a folder, and replayed without a server."""
+"""Recorded runs as test cases: de-identified, written to a folder, and replayed without a server."""

@@ -34,7 +34,7 @@ _AT_ONCE: Final = {"BOT_BACKOFF_SECONDS": "0", "BOT_LONGEST_WAIT_SECONDS": "0"}
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay, and what the case expects: the answer's ``action`` and its ``code``.
+    """The result of a replay, and the one that the case expects: the answer's ``action`` and its ``code``.
 
     ``answer`` is the bot's whole answer. ``unknown`` are the requests for which nothing was recorded.
     """
@@ -46,7 +46,7 @@ class Replayed:
 
 
 def write_case(recording: Json, handler: Handler, folder: Path, *, name: str) -> Path:
-    """The folder of the case: the one given, or a new one ``<stem>/<name>`` in it if it holds something already."""
+    """The folder of the case: the given one, or ``<stem>/<name>`` in it if it is not empty."""
     bot = handler.bot
     names = {*_names(handler.operation or {}), str(bot.parameter), *bot.secret_names}
     files = build(recording, bot.settings, names, lambda: os.urandom(32))
@@ -60,7 +60,7 @@ def write_case(recording: Json, handler: Handler, folder: Path, *, name: str) ->
 
 
 def _names(value: Any) -> Iterator[str]:
-    """The names of the parameters of an OperationDefinition, those of their parts included."""
+    """The names of the parameters of an OperationDefinition and of their parts."""
     for each in value.get("parameter") or value.get("part") or []:
         yield str(each.get("name"))
         yield from _names(each)
@@ -72,7 +72,7 @@ def recorded_cases(folder: Path | str) -> list[Path]:
 
 
 def replay(case: Path | str, bots: Collection | None = None) -> Replayed:
-    """The bot of a case on its event. ``bots`` are those that ``[tool.medplum-bots]`` names if none are given."""
+    """Runs the bot of a case on its event. Without ``bots``, the bot is one that ``[tool.medplum-bots]`` names."""
     event, recorded, expected = (
         json.loads((Path(case) / name).read_text(encoding="utf-8"))
         for name in ("event.json", EXCHANGES, "expected.json")
@@ -132,7 +132,7 @@ def _split(request: str) -> tuple[str, list[tuple[str, str]]]:
 
 @contextmanager
 def _serving(player: _Player) -> Iterator[str]:
-    """The address of a server that stands for a recorded one."""
+    """The address of a server that replaces a recorded one."""
 
     class Answering(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

@@ -1,1 +1,1 @@
-"""What is kept of a recording, and what stands for everything else."""
+"""Which values of a recording are kept, and how all others are replaced."""

@@ -1,10 +1,10 @@
-"""From the recording of a run to the files of a test case, without a person in them.
+"""Turns the recording of a run into the files of a test case, without personal data.
 
 ========================  =======================================================================================
-``event.json``            Medplum's event, with the settings as its secrets; ``<medplum>``, ``<service-1>``, ... stand
-                          for the servers, and ``<token>`` for the access token
-``exchanges.json``        the bot's name, and each request with its answer, in their order
-``expected.json``         the ``action`` and the ``code`` of then
+``event.json``            Medplum's event, with the settings as its secrets; ``<medplum>``, ``<service-1>``, ... replace
+                          the servers, and ``<token>`` the access token
+``exchanges.json``        the bot's name, and each request with its answer, in order
+``expected.json``         the ``action`` and the ``code`` of the recorded run
 ========================  =======================================================================================
 """
 
@@ -35,7 +35,7 @@ def build(
 ) -> dict[str, Any]:
     """The files by name. ``key`` makes random keys; ``names`` are those of the bot's parameters and settings.
 
-    Raises InputError where the recording is not whole, or where something that was replaced turns up again.
+    Raises InputError if the recording is incomplete, or if a replaced value appears in the result.
     """
     if not recording.get("isWhole"):
         raise InputError(
@@ -66,12 +66,12 @@ def build(
 
 
 def _long_words(texts: Iterable[str]) -> set[str]:
-    """The words and numbers that are too long to be the same ones by chance alone."""
+    """The words and numbers that are too long for a replacement to repeat one by chance."""
     return {word.casefold() for text in texts for word in _LONG.findall(text)}
 
 
 def _origins(recording: Json) -> dict[str, str]:
-    """The placeholders of the servers: Medplum's, and one for each other one in the order in which it was called."""
+    """The placeholders of the servers: Medplum's, then one for each other server in the order of the calls."""
     found = {origin_of(str(recording["event"].get("baseUrl", ""))): MEDPLUM}
     for each in recording["exchanges"]:
         found.setdefault(origin_of(each["url"]), f"<service-{len(found)}>")

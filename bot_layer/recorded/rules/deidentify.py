@@ -1,7 +1,7 @@
-"""A recording without a person in it: what ``kept`` allows stays, and everything else gets a pseudonym.
+"""De-identifies a recording: values that ``kept`` allows stay, and all others are replaced.
 
-FHIR resources are walked with their elements' types. In other JSON only booleans, small numbers and the names of
-members are kept. HL7 messages, URLs, JSON and base64 inside of text are opened and treated in the same way.
+The types of a FHIR resource's elements are known. In other JSON only booleans, small numbers and the names of members
+are kept. HL7 messages, URLs, JSON and base64 inside a text are treated in the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bot_layer.recorded.rules.elements import UNKNOWN, Element, element, is_reso
 from bot_layer.recorded.rules.hl7_text import is_message, replaced_message
 from bot_layer.recorded.rules.pseudonyms import Pseudonyms
 
-TOKEN: Final = "invented-token"  # noqa: S105  # stands for one
+TOKEN: Final = "invented-token"  # noqa: S105  # a placeholder
 SECRET: Final = "invented-secret-of-forty-characters-long"  # noqa: S105  # as above
 _REMOVED: Final = '<div xmlns="http://www.w3.org/1999/xhtml">Removed</div>'
 _REMOVED_CONTENT: Final = base64.b64encode(b"Removed").decode()
@@ -50,8 +50,8 @@ class Deidentified:
     """The replacements of one recording.
 
     ``origins`` maps the origins (``https://host``) of the recorded servers to their placeholders. ``personal`` are the
-    words that name somebody in it, in lower case: a URI or a member's name with one of them is not kept. ``names`` are
-    those of the parameters and settings that the bot declares.
+    words of personal elements in it, in lower case: a URI or a member's name with one of them is not kept. ``names``
+    are those of the parameters and settings that the bot declares.
     """
 
     pseudonyms: Pseudonyms
@@ -123,7 +123,7 @@ class Deidentified:
         return any(word.casefold() in self.personal for word in _WORDS.findall(text))
 
     def text(self, value: str, *, is_name: bool = False) -> str:
-        """Any text, by what it looks like."""
+        """Any text, treated by its form."""
         if not any(each.isalnum() for each in value) or (value in self.names and value.isupper()):
             return value  # nothing to replace, or the name of a setting
         if _JWT.fullmatch(value):
@@ -202,7 +202,7 @@ class Deidentified:
         return ",".join(self.text(each) for each in value.split(","))
 
     def _opened(self, value: str) -> str:
-        """The same for what base64 holds, if it holds text."""
+        """Base64 with its content de-identified if the content is text; else empty."""
         try:
             decoded = base64.b64decode(value, validate=True).decode()
         except ValueError:
@@ -211,7 +211,7 @@ class Deidentified:
         return base64.b64encode(self.text(decoded).encode()).decode() if is_text else ""
 
     def body(self, body: Json | None) -> Json | None:
-        """A body as a tape holds it."""
+        """The body of a recorded request or answer."""
         if body is None:
             return None
         if "text" not in body:
@@ -225,7 +225,7 @@ class Deidentified:
         return {"text": self.text(text)}
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers of an answer."""
+        """The headers of a recorded answer."""
         rules: Mapping[str, Callable[[str], str]] = {
             "Content-Type": lambda value: value if kept.is_media_type(value) else "application/octet-stream",
             "ETag": lambda value: _ETAG.sub(lambda found: f'{found[1] or ""}"{self.pseudonyms.text(found[2])}"', value),

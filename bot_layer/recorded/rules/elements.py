@@ -1,4 +1,4 @@
-"""What FHIR says of an element, from the models of ``fhir.resources``: its type, and the codes that it may have."""
+"""The type of each FHIR element and the codes that it may have, from the models of ``fhir.resources``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Of Medplum; FHIR has no models of them.
+# Medplum's own types, of which FHIR has no models.
 _MEDPLUM_TYPES: Final = words(
     "AccessPolicy Agent AsyncJob Bot BulkDataExport ClientApplication DomainConfiguration JsonWebKey Login Project "
     "ProjectMembership SmartAppLaunch SubscriptionStatus User UserConfiguration UserSecurityRequest"

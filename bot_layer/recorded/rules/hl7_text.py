@@ -1,4 +1,4 @@
-"""HL7 v2 messages without a person in them: the structure and the codes of tables stay, by segment and field.
+"""De-identifies HL7 v2 messages: the structure and the codes of HL7 tables stay, by segment and field.
 
 https://www.hl7.org/implement/standards/product_brief.cfm?product_id=185 (chapters 2 and 3)
 """
@@ -34,12 +34,12 @@ _BIRTHS: Final = frozenset({("PID", 7), ("NK1", 16)})
 
 
 def is_message(text: str) -> bool:
-    """True for text that begins with the head of a message."""
+    """True for text that begins with a message header."""
     return text.startswith("MSH") and len(text) > 8 and not text[3].isalnum() and text[3] not in "\r\n"
 
 
 def replaced_message(text: str, replaced: Callable[[str], str], replaced_birth: Callable[[str], str]) -> str:
-    """The message with everything replaced that is no structure and no code."""
+    """The message with everything replaced except its structure and codes."""
     field, component, repetition, subcomponent = text[3], text[4], text[5], text[7]
 
     def leaf(where: tuple[str, int], place: int, value: str) -> str:

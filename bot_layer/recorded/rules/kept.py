@@ -1,4 +1,4 @@
-"""What of a recording is kept as it is, because it says nothing of a person: codes, systems, formats, fixed words."""
+"""Which values of a recording are kept, because they identify nobody: codes, systems, formats, fixed words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SEGMENTS: Final = words(
     ".well-known jwks.json smart-configuration openid-configuration bulkdata export batch tenant"
 )
 _OPERATION: Final = re.compile(r"\$[a-z][a-z-]{0,40}")
-# Search parameters whose values say nothing of a person.
+# Search parameters whose values identify nobody.
 QUERIES: Final = frozenset({"_count", "_elements", "_fields", "_offset", "_sort", "_summary", "_total", "_format"})
 QUERY_VALUE: Final = re.compile(r"-?[A-Za-z0-9_,.:*/+-]{0,80}")
 # Numbers that count, order or limit.
@@ -55,7 +55,7 @@ def is_public(uri: str) -> bool:
 
 
 def is_system(uri: str) -> bool:
-    """True for a URI that can be the name of an identifier system, an extension or a profile, a team's own too."""
+    """True for a URI that can be the name of an identifier system, an extension or a profile, also a team's own."""
     return _ANY_OID.fullmatch(uri) is not None or _plain_host(uri) != ""
 
 
@@ -75,9 +75,9 @@ def split_url(url: str) -> SplitResult:
 
 
 def is_code(name: str, value: str, system: object) -> bool:
-    """True for a code of a public system, a media type, a language or a currency, where such a thing is expected.
+    """True for a code of a public system, a media type, a language or a currency in an element for it.
 
-    ``system`` is the code's system, or the URL of the extension that has it; None for a bot's own parameter.
+    ``system`` is the code's system, or the URL of its extension; None for a bot's own parameter.
     """
     if name in {"code", "valueCode"}:
         is_known = system is None or (isinstance(system, str) and is_public(system))

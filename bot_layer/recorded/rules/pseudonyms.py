@@ -1,9 +1,9 @@
-"""Words, numbers, dates and ids in place of a person's: of the same shape, and the same ones for the same text.
+"""Replacements for personal words, numbers, dates and ids: of the same shape, and equal for equal text.
 
-Everything is derived from a random key that is thrown away afterwards. Each letter and digit is shifted by an amount
-other than zero that the whole word decides; only the first letter of a word is decided by that letter alone, so that
-an initial still fits its name. Accents and capitals stay where they are, so that spellings of one name stay spellings
-of one name. A number is the same number in every way of writing it.
+All are derived from a random key that is discarded afterwards. Each letter and digit is shifted by an amount other than
+zero that depends on the whole word; only the first letter of a word depends on that letter alone, so that an initial
+still fits its name. Accents and capitals keep their places, so that two spellings of one name remain two spellings of
+one name. A number has the same replacement in every notation.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bot_layer.recorded.rules.elements import words
 _RUN: Final = re.compile(r"[^\W_]+", re.UNICODE)
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HEX: Final = re.compile(r"(?=.*[0-9])[0-9a-fA-F]{8,}")
-# An id of Health Gorilla: what comes before the hyphen is its kind (tenant, location, facility).
+# An id of Health Gorilla: its kind (tenant, location, facility) is before the hyphen.
 _KIND: Final = re.compile(r"([a-z]{1,2}-)([0-9a-f]{8,})")
 _ZIP: Final = re.compile(r"([0-9]{5})(-?)([0-9]{4})")
 _UNUSED_NPIS: Final = 10_000  # the register begins with 1003000100
-# What stands after a name and says nothing of a person.
+# Suffixes of names that identify nobody.
 _TITLES: Final = frozenset({"jr", "sr", "ii", "iii", "iv"})
 _STATES: Final = sorted(
     words(
@@ -35,7 +35,7 @@ _STATES: Final = sorted(
         "OR PA RI SC SD TN TX UT VT VA WA WV WI WY DC PR"
     )
 )
-# Dates that stand for "always" or "never".
+# Dates that mean "always" or "never".
 _ENDLESS: Final = ("9999-12-31", "2999-12-31")
 _LONGEST: Final = 64
 _LONGEST_TEXT: Final = 200
@@ -46,14 +46,14 @@ _DAYS_OF_A_BIRTH: Final = (400, 3000)
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """The replacements under one key. ``used`` collects what was replaced and ``given`` what stands for it."""
+    """The replacements under one key. ``used`` collects the replaced texts and ``given`` their replacements."""
 
     key: bytes = field(repr=False)
     used: set[str] = field(default_factory=set, repr=False)
     given: set[str] = field(default_factory=set, repr=False)
 
     def text(self, text: str) -> str:
-        """Short text word by word; of long text only the beginning, without anything that repeats in it."""
+        """Short text is replaced word by word; of long text only the beginning is, by characters that do not repeat."""
         self.used.add(text)
         is_short = len(text) <= _LONGEST and len(_RUN.findall(text)) <= 8 and "\n" not in text
         made = self._words(text) if is_short else self._opaque(text[:_LONGEST_TEXT], text)
@@ -76,10 +76,10 @@ class Pseudonyms:
         return float(made) if isinstance(number, float) else int(made)
 
     def date(self, text: str, pattern: str = "%Y-%m-%d", *, is_birth: bool = False) -> str:
-        """A date or an instant, earlier by the same span as all others; what has no end stays so.
+        """A date or an instant, moved back by the same span as all others; an endless date is unchanged.
 
-        A date of birth has a span of its own: who knows when a case was recorded must not learn it. ``pattern`` is the
-        format of the date alone; a fraction of a second and the zone stay as they are.
+        A date of birth has its own span, so that it cannot be derived from the time of the recording. ``pattern`` is
+        the format of the date alone; a fraction of a second and the zone stay as they are.
         """
         if any(text.startswith(datetime.fromisoformat(each).strftime(pattern)) for each in _ENDLESS):
             return text
@@ -160,7 +160,7 @@ class Pseudonyms:
         return character
 
     def _numeric(self, text: str) -> str:
-        """Digits with punctuation: known by the digits alone, so that each way of writing a number gives the same."""
+        """Digits with punctuation: the digits alone decide, so that all notations of a number stay equal."""
         digits = "".join(each for each in text if each.isdigit())
         if is_npi(digits):
             body = f"{100_000_000 + self._drawn('npi', digits) % _UNUSED_NPIS:09d}"
