@@ -140,24 +140,16 @@ class Pseudonyms:
         return "".join(made)
 
     def _shifted(self, character: str, *known: str, is_hex: bool = False) -> str:
-        """Another character of the same kind."""
+        """Another digit, or another letter of the same case; any other character is unchanged."""
+        if not character.isalnum():
+            return character
         drawn = self._drawn(*known)
-        if character.isascii() and character.isdigit():
-            return chr(ord("0") + (int(character) + 1 + drawn % 9) % 10)
-        if character.isascii() and character.isalpha():
-            first, count = (ord("a"), 6 if is_hex else 26)
-            moved = chr(first + (ord(character.lower()) - first + 1 + drawn % (count - 1)) % count)
-            return moved.upper() if character.isupper() else moved
-        if character.isalnum():
-            block = ord(character) & ~0x1F
-            kind = unicodedata.category(character)
-            others = [
-                chr(each)
-                for each in range(block, block + 32)
-                if chr(each) != character and unicodedata.category(chr(each)) == kind
-            ]
-            return others[drawn % len(others)] if others else "x"
-        return character
+        if character.isdecimal():
+            return str((int(character) + 1 + drawn % 9) % 10)
+        count = 6 if is_hex else 26
+        place = ord(character.lower()) - ord("a") if character.isascii() else 0  # other scripts become Latin
+        moved = chr(ord("a") + (place + 1 + drawn % (count - 1)) % count)
+        return moved.upper() if character.isupper() else moved
 
     def _numeric(self, text: str) -> str:
         """Digits with punctuation: the digits alone decide, so that all notations of a number stay equal."""
