@@ -197,8 +197,7 @@ def _last_call(bot: Examined) -> tuple[str, str] | None:
         if event.get("outcome") == "0":
             return when, ""
         callers = {(agent.get("who") or {}).get("reference") for agent in event.get("agent", [])}
-        if (
-            bot.project.me not in callers
-        ):  # an earlier failed test call of the doctor does not reflect the current state
+        # An earlier failed test call of the doctor does not reflect the current state.
+        if bot.project.server.profile not in callers:
             return when, "host-unreachable"
     return None

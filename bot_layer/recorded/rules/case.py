@@ -81,7 +81,7 @@ def _origins(recording: Json) -> dict[str, str]:
 def _event(recording: Json, settings: list[Setting], walker: Deidentified) -> Json:
     event, values = recording["event"], recording["settings"]
     is_read = recording["answer"].get("code") == "parameters-not-delivered"  # the only rule that reads the length
-    headers = {}
+    headers: Json = {}
     for name, value in (event.get("headers") or {}).items():
         if _LENGTHS.fullmatch(name):
             headers |= {name: value} if is_read else {}
