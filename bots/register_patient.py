@@ -79,8 +79,8 @@ def register(event: Event) -> Json:
         return registrar.register(registrar.store.named_by(consent), request)
     asked = target(event, "Patient", "patient")
     if asked.deleted:
-        gone = "The Patient was deleted."
-        RegistrationTasks(medplum.connect(event), now).cancel([asked.id], "patient-deleted", gone)
+        tasks = RegistrationTasks(medplum.connect(event), now)
+        tasks.cancel([asked.id], "patient-deleted", "The Patient was deleted.")
         return registration_answer.deleted()
     return _registrar(event, now).register(asked.reference, request)
 
@@ -152,8 +152,8 @@ def _is_hl7(given: Any, content_type: str) -> bool:
 def _not_same(event: Event) -> tuple[str, ...]:
     named = [reference_of(each) for each in parameters.values(event.parameters, "notSameAs")]
     if not all(local(each, event.base_url).startswith("Patient/") for each in named):
-        where = ["Parameters.parameter.where(name='notSameAs')"]
-        raise InputError("notSameAs must refer to a Patient of this server.", code="wrong-target", expression=where)
+        where = parameters.path_of("notSameAs")
+        raise InputError("notSameAs must refer to a Patient of this server.", code="wrong-target", expression=[where])
     return tuple(named)
 
 

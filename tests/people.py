@@ -11,7 +11,7 @@ from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules import registration
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.plans import Act, Context, Found
+from bot_layer.patient_registration.rules.registration import Act, Context, Found
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 SYSTEM = "https://clinic.example"

@@ -13,7 +13,7 @@ from typing import Any
 
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json, as_object
-from bot_layer.fhir.parameters import one, values
+from bot_layer.fhir.parameters import one, path_of, values
 from bot_layer.fhir.references import is_id
 from bot_layer.settings import Setting, resolve, secret_text
 
@@ -144,13 +144,13 @@ def target(event: Event, resource_type: str, parameter: str) -> Target:
     found = values(event.parameters, parameter)
     if len(found) > 1:
         raise InputError(
-            f"Give one {parameter}, not {len(found)}.", code="ambiguous-target", expression=[_where(parameter)]
+            f"Give one {parameter}, not {len(found)}.", code="ambiguous-target", expression=[path_of(parameter)]
         )
     if found:
         return _given(event, found[0], resource_type, parameter)
     if parameter in event.query:
         return _named(event, event.query[parameter], resource_type, parameter)
-    raise InputError(_how_to_name(resource_type, parameter), code="no-target", expression=[_where(parameter)])
+    raise InputError(_how_to_name(resource_type, parameter), code="no-target", expression=[path_of(parameter)])
 
 
 def _given(event: Event, value: Any, resource_type: str, parameter: str) -> Target:
@@ -174,7 +174,7 @@ def _named(event: Event, reference: str, resource_type: str, parameter: str) -> 
         raise InputError(
             f"The reference in {parameter} must have the form {resource_type}/{{id}}.",
             code="wrong-target",
-            expression=[_where(parameter)],
+            expression=[path_of(parameter)],
         )
     return Target(f"{match[1]}/{match[2]}")
 
@@ -184,10 +184,6 @@ def _how_to_name(resource_type: str, parameter: str) -> str:
         f"The call names no {resource_type}. Send Parameters with a parameter named {parameter} whose valueReference "
         f"is {resource_type}/{{id}}: this server does not pass the resource of the URL to the bot."
     )
-
-
-def _where(parameter: str) -> str:
-    return f"Parameters.parameter.where(name='{parameter}')"
 
 
 def _said(headers: Json, name: str) -> str | None:

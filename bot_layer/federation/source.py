@@ -26,8 +26,7 @@ from bot_layer.fhir.security_labels import exceeds, resource_labels
 from bot_layer.medplum.binary import open_binary
 from bot_layer.medplum.client import Medplum
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import patient_state
-from bot_layer.patient_registration.rules.index_patient import numbers
+from bot_layer.patient_registration.rules.index_patient import numbers, replaced_by
 
 _MEDIA_TYPE = re.compile(r"[!-.0-~]+/[ -~]+")
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
@@ -174,7 +173,7 @@ class FederatedSource:
         hits = self.server.search("Patient", [("identifier", token), ("_count", "10")])
         carrying = [patient for patient in hits if _carries(patient, system, value, self.now())]
         # A merged record leads to the surviving one, which may have taken over its number.
-        successors = {patient_state.replaced_by(patient) for patient in carrying}
+        successors = {replaced_by(patient) for patient in carrying}
         first = [patient for patient in carrying if f"Patient/{patient['id']}" not in successors]
         # If two patients have one number, do not guess which one is meant.
         return first[0] if len(first) == 1 else None
@@ -323,7 +322,7 @@ def _version_key(patient: Json) -> str:
 
 
 def _is_merged(patient: Json) -> bool:
-    return patient_state.replaced_by(patient) is not None
+    return replaced_by(patient) is not None
 
 
 def _carries(patient: Json, system: str | None, value: str, now: datetime) -> bool:

@@ -28,6 +28,11 @@ def one(parameters: Json, name: str) -> Any:
     return found[0] if found else None
 
 
+def path_of(name: str) -> str:
+    """The FHIRPath of an entry, for an error about it."""
+    return f"Parameters.parameter.where(name='{name}')"
+
+
 def build(*entries: Json | None) -> Json:
     """A Parameters resource of the entries that are there."""
     return {"resourceType": "Parameters", "parameter": [entry for entry in entries if entry is not None]}

@@ -15,6 +15,7 @@ from bot_layer.errors import TransientError
 from bot_layer.http import deadline
 from bot_layer.http.policy import RetryPolicy
 
+_Plan = TypeVar("_Plan")
 _Result = TypeVar("_Result")
 
 
@@ -77,3 +78,16 @@ def compare_and_set(
     """
     at_once = RetryPolicy(retries=tries - 1, backoff=0.0, longest_wait=0.0)
     return repeat(write, at_once, when=when, before_again=look)
+
+
+def write_planned(
+    plan: _Plan, write: Callable[[_Plan], _Result], replan: Callable[[], _Plan], *, tries: int = 3
+) -> _Result:
+    """What ``write`` returns for the plan, made anew where another write came between or the answer was lost."""
+    current = plan
+
+    def look() -> None:
+        nonlocal current
+        current = replan()
+
+    return compare_and_set(lambda: write(current), tries=tries, look=look)

@@ -16,7 +16,7 @@ from bot_layer.patient_registration.adt import order as adt_order
 from bot_layer.patient_registration.adt import stored as adt
 from bot_layer.patient_registration.adt.message import OLDER_MERGES, Adt, Person
 from bot_layer.patient_registration.patients_in_medplum import PatientStore
-from bot_layer.patient_registration.rules import patient_state
+from bot_layer.patient_registration.rules.index_patient import replaced_by
 from bot_layer.patient_registration.rules.same_person import is_same_birth_date, is_somebody_else
 
 _NEW = "new"
@@ -75,9 +75,9 @@ class AdtMessages:
         for step in steps:
             patient = self._stored(step)
             for ending in step.ending:
-                kept, gone = _reference(patient), _reference(ending)
-                server.change(gone, partial(adt.ended, successor=kept))
-                server.change(kept, partial(adt.survivor, prior=gone))
+                kept, ended = _reference(patient), _reference(ending)
+                server.change(ended, partial(adt.ended, successor=kept))
+                server.change(kept, partial(adt.survivor, prior=ended))
             stored.append(patient)
         return stored
 
@@ -108,23 +108,23 @@ class AdtMessages:
         return Step(person, found, tuple(ending.values()), is_late, is_unknown)
 
     def _meant(self, person: Person, planned: dict[str, Json], prior: Sequence[Json]) -> Json | None:
-        """The one Patient whom the numbers of PID-3 name, in whatever order; None where nobody carries any of them."""
+        """The one Patient whom the numbers of PID-3 name, in whatever order; None where nobody has any of them."""
         numbers = adt.identifying(person.patient["identifier"], self.patient_system)
         if not numbers:
             raise _no_record_number("PID-3")
         staying = [each for each in numbers if not any(adt.is_same(each, ended) for ended in prior)] or numbers
-        holders = {each["value"] + each["system"]: self._holder(each, planned) for each in staying}
-        found = {each["id"]: each for each in holders.values() if each is not None}
-        alive = [each for each in found.values() if patient_state.replaced_by(each) is None]
+        holders = [(number, self._holder(number, planned)) for number in staying]
+        found = {each["id"]: each for _, each in holders if each is not None}
+        alive = [each for each in found.values() if replaced_by(each) is None]
         if not alive and found:
             raise _merged()
         if not alive:
             return None
-        ended = [each for each in found.values() if patient_state.replaced_by(each) is not None]
+        ended = [each for each in found.values() if replaced_by(each) is not None]
         if len(alive) > 1 or any(self._current_id(each, planned) != alive[0]["id"] for each in ended):
             raise _number_of_another()
-        known = {each["system"] for each in staying if holders[each["value"] + each["system"]] is not None}
-        is_new = any(holders[each["value"] + each["system"]] is None and each["system"] in known for each in staying)
+        known = {number["system"] for number, each in holders if each is not None}
+        is_new = any(each is None and number["system"] in known for number, each in holders)
         if is_new and not self._is_compatible(person.patient, alive[0]) and not self._is_late(alive[0], person):
             raise _number_of_another()
         return alive[0]
@@ -135,7 +135,7 @@ class AdtMessages:
         found = [planned.get(each["id"], each) for each in self.store.server.search("Patient", query)]
         found = [each for each in found if adt.carries(each, number) and each["id"] != besides]
         references = {_reference(each) for each in found}
-        carrying = [each for each in found if patient_state.replaced_by(each) not in references]
+        carrying = [each for each in found if replaced_by(each) not in references]
         if any(adt.carried_before(patient, number) for patient in carrying):
             raise ReviewNeeded("A Patient in Medplum has this identifier as an old one.", code="old-identifier")
         if found and len(carrying) != 1:
@@ -143,7 +143,7 @@ class AdtMessages:
         return carrying[0] if carrying else None
 
     def _current_id(self, patient: Json, planned: dict[str, Json]) -> str:
-        successor = str(patient_state.replaced_by(patient)).removeprefix("Patient/")
+        successor = str(replaced_by(patient)).removeprefix("Patient/")
         return successor if successor in planned else str(self.store.current(_reference(patient))["id"])
 
     def _stored(self, step: Step) -> Json:
@@ -155,7 +155,7 @@ class AdtMessages:
             found = server.create_once(new, query)
             # A search does not tell an account's number from an equal record number: that is somebody else.
             found = found if adt.carries(found, key) else server.create(new)
-        if patient_state.replaced_by(found) is not None:
+        if replaced_by(found) is not None:
             raise _merged()
         if step.is_late:
             return found

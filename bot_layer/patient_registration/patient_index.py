@@ -18,12 +18,10 @@ from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, res
 from bot_layer.health_gorilla.rules.accounts import idempotency_key
 from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
-from bot_layer.http.retry import compare_and_set
+from bot_layer.http.retry import write_planned
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.plans import Act, Create, Found, NothingToDo, Update
+from bot_layer.patient_registration.rules.registration import Act, Create, Found, NothingToDo
 from bot_layer.patient_registration.rules.same_person import is_alike
-
-_CHANGED_MEANWHILE = frozenset({409, 412})
 
 
 @dataclass(frozen=True)
@@ -62,36 +60,32 @@ class Patients:
     def carry_out(self, plan: Act, replan: Callable[[], Act]) -> str:
         """The Health Gorilla id once the patient is registered as planned.
 
-        A lost answer or a conflict is settled by planning anew from what is there by then, never by sending blindly.
+        After a lost answer or a conflict it is planned again from what the index has by then, never sent blindly.
         """
-        current = plan
+        return write_planned(plan, self._apply, replan, tries=4)
 
-        def act() -> str:
-            done = self._apply(current)
-            if done is not None:
-                return done
-            raise TransientError(
-                "Others keep changing the registration; try again later.",
-                service="Health Gorilla",
-                status=412,
-                path="Patient",
-                code="registration-conflict",
-            )
-
-        def look() -> None:
-            nonlocal current
-            current = replan()
-
-        return compare_and_set(act, tries=4, look=look)
-
-    def _apply(self, plan: Act) -> str | None:
-        """The id, or None where the plan is out of date by now."""
+    def _apply(self, plan: Act) -> str:
+        """The id; a TransientError of status 412 where the plan is out of date by now."""
         if isinstance(plan, NothingToDo):
             return plan.id
         require_valid(plan.body)
-        return self._create(plan) if isinstance(plan, Create) else self._update(plan)
+        if isinstance(plan, Create):
+            answer = self._create(plan)
+            registered = created_id(answer, "Patient")
+        else:
+            registered, headers = plan.id, {"If-Match": f'W/"{plan.version}"'} if plan.version else {}
+            answer = self.gorilla.send("PUT", path("Patient/{id}", id=plan.id), json_body=plan.body, headers=headers)
+        is_outdated = answer.status in {409, 412}
+        if not is_outdated:
+            _require_ok(answer)
+        if is_outdated or registered is None:
+            text = "Others keep changing the registration; try again later."
+            raise TransientError(
+                text, service="Health Gorilla", status=412, path="Patient", code="registration-conflict"
+            )
+        return registered
 
-    def _create(self, plan: Create) -> str | None:
+    def _create(self, plan: Create) -> Answer:
         pt = plan.body["identifier"][0]
         headers = {
             "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
@@ -107,18 +101,7 @@ class Patients:
                 path="Patient",
                 code="registration-in-flight",
             )
-        if answer.status in _CHANGED_MEANWHILE:
-            return None
-        _require_ok(answer)
-        return created_id(answer, "Patient")
-
-    def _update(self, plan: Update) -> str | None:
-        headers = {"If-Match": f'W/"{plan.version}"'} if plan.version else {}
-        answer = self.gorilla.send("PUT", path("Patient/{id}", id=plan.id), json_body=plan.body, headers=headers)
-        if answer.status in _CHANGED_MEANWHILE:
-            return None
-        _require_ok(answer)
-        return plan.id
+        return answer
 
     def _registered_under(self, own: Sequence[str], former: Sequence[str]) -> list[Registration]:
         """Who is registered under the patient's own ids, else under the first known id of a Patient merged into it."""

@@ -9,12 +9,19 @@ from datetime import datetime
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import outcomes, references
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, search_token
-from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.json import Json, as_object, objects, text
+from bot_layer.fhir.parameters import path_of
 from bot_layer.fhir.social_security import is_ssn
 from bot_layer.medplum.client import Medplum
-from bot_layer.patient_registration.rules import disclosure, patient_state
+from bot_layer.patient_registration.rules import disclosure
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
-from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, numbers, with_health_gorilla_id
+from bot_layer.patient_registration.rules.index_patient import (
+    ClinicPatient,
+    Policy,
+    numbers,
+    replaced_by,
+    with_health_gorilla_id,
+)
 
 _MOST_MERGES = 8
 _MOST_NAMESAKES = 50
@@ -33,7 +40,7 @@ class PatientStore:
         """The Patient that stands for a reference now: merges are followed, a circle is for a person."""
         patient = self.server.read(references.local(reference, self._base))
         for _ in range(_MOST_MERGES):
-            successor = patient_state.replaced_by(patient)
+            successor = replaced_by(patient)
             if successor is None:
                 return patient
             if not successor.startswith("Patient/"):
@@ -52,7 +59,7 @@ class PatientStore:
         for link in objects(patient.get("link")):
             reference = _target(link.get("other")) if link.get("type") == "replaces" else ""
             merged = self.server.find(reference) if reference.startswith("Patient/") else None
-            if merged is not None and patient_state.replaced_by(merged) == f"Patient/{patient['id']}":
+            if merged is not None and replaced_by(merged) == f"Patient/{patient['id']}":
                 yield merged
                 yield from self.merged_into(merged)
 
@@ -88,10 +95,10 @@ class PatientStore:
 
     def named_by(self, consent: Json) -> str:
         """``Patient/id`` of the patient whom a Consent names; InputError where it names none that is known here."""
-        patient = consent.get("patient") if isinstance(consent.get("patient"), dict) else {}
+        patient = as_object(consent.get("patient"))
         reference = references.local(_target(patient), self._base)
         if not reference:
-            logical = (patient or {}).get("identifier") or {}
+            logical = patient.get("identifier") or {}
             system, value = text(logical.get("system")), text(logical.get("value"))
             token = search_token(system, value) if system else search_token("", value).removeprefix("|")
             found = self.server.search("Patient", [("identifier", token)]) if value else []
@@ -106,11 +113,10 @@ class PatientStore:
         """The ids, in Medplum's and in Health Gorilla's index, of everybody who is known to be somebody else."""
         own = f"Patient/{patient['id']}"
         ids: set[str] = set()
-        for each in self._do_not_match("subject", own):
-            ids.update(_target(entry.get("item")) for entry in objects(each.get("entry")) if not entry.get("deleted"))
-        for each in self._do_not_match("item", own):
-            listed = {_target(entry.get("item")) for entry in objects(each.get("entry")) if not entry.get("deleted")}
-            ids.update({_target(each.get("subject"))} if own in listed else ())
+        for found in self._do_not_match("subject", own):
+            ids |= _listed(found)
+        for found in self._do_not_match("item", own):
+            ids |= {_target(found.get("subject"))} if own in _listed(found) else set()
         return self.known_ids(sorted(ids - {own, ""})[:_MOST_NAMESAKES], policy)
 
     def known_ids(self, named: Iterable[str], policy: Policy) -> frozenset[str]:
@@ -120,15 +126,12 @@ class PatientStore:
         return frozenset(known for each in others for known in (*each.external_ids, *each.health_gorilla_ids))
 
     def declare_not_same(self, patient: Json, reference: str) -> None:
-        """Keeps in Medplum that the Patient of a reference is somebody else, for all later messages and calls."""
+        """Store in Medplum that the Patient of a reference is somebody else, for all later messages and calls."""
         other = self.current(reference)
         own = f"Patient/{patient['id']}"
         if other["id"] == patient["id"]:
-            raise InputError(
-                "notSameAs names the Patient itself, or one merged into it.",
-                code="same-patient",
-                expression=["Parameters.parameter.where(name='notSameAs')"],
-            )
+            problem = "notSameAs names the Patient itself, or one merged into it."
+            raise InputError(problem, code="same-patient", expression=[path_of("notSameAs")])
         entry = {"item": {"reference": f"Patient/{other['id']}"}}
 
         def listed(stored: Json) -> Json:
@@ -136,9 +139,6 @@ class PatientStore:
             is_known = any(_target(each.get("item")) == entry["item"]["reference"] for each in known)
             return stored if is_known else {**stored, "entry": [*known, entry]}
 
-        for found in self._do_not_match("subject", own)[:1]:
-            self.server.change(f"List/{found['id']}", listed)
-            return
         coding = {"system": outcomes.CODE_SYSTEM, "code": DO_NOT_MATCH, "display": "Known not to be the same person"}
         made = {
             "resourceType": "List",
@@ -148,7 +148,8 @@ class PatientStore:
             "subject": {"reference": own},
             "entry": [entry],
         }
-        stored = self.server.create_once(made, f"subject={own}&code={DO_NOT_MATCH}")
+        found = self._do_not_match("subject", own)
+        stored = found[0] if found else self.server.create_once(made, f"subject={own}&code={DO_NOT_MATCH}")
         self.server.change(f"List/{stored['id']}", listed)
 
     def require_own_id(self, patient: Json, health_gorilla_id: str) -> None:
@@ -157,12 +158,12 @@ class PatientStore:
             return
         query = [("identifier", f"{HEALTH_GORILLA_SYSTEM}|{health_gorilla_id}"), ("_count", "20")]
         for other in self.server.search("Patient", query):
-            is_ended = other.get("active") is False or patient_state.replaced_by(other) == f"Patient/{patient['id']}"
+            is_ended = other.get("active") is False or replaced_by(other) == f"Patient/{patient['id']}"
             if health_gorilla_id in self._health_gorilla_ids(other) and other["id"] != patient["id"] and not is_ended:
                 raise ReviewNeeded("Another Patient in Medplum has this Health Gorilla id.", code="id-of-another")
 
     def write_back(self, patient: Json, health_gorilla_id: str | None) -> None:
-        """Keeps Health Gorilla's id on the Patient, or marks it as old (None); writes nothing where it is so."""
+        """Store Health Gorilla's id on the Patient, or mark it as old (None); writes nothing where it is so."""
 
         def written(stored: Json) -> Json:
             return with_health_gorilla_id(stored, health_gorilla_id, self.now)
@@ -174,20 +175,24 @@ class PatientStore:
         return numbers(patient, HEALTH_GORILLA_SYSTEM, self.now)
 
     def _do_not_match(self, name: str, reference: str) -> list[Json]:
+        """The current Lists of people who are not the same, by their subject or by an item."""
         value = references.forms([reference], self._base)
         query = [(name, value), ("code", DO_NOT_MATCH), ("_count", str(_MOST_NAMESAKES))]
-        return [each for each in self.server.search("List", query) if _is_do_not_match(each)]
+        return [
+            each
+            for each in self.server.search("List", query)
+            if each.get("status") == "current"
+            and DO_NOT_MATCH in [coding.get("code") for coding in objects(as_object(each.get("code")).get("coding"))]
+        ]
 
     @property
     def _base(self) -> str:
         return str(self.server.client.fhir_base_url)
 
 
-def _is_do_not_match(found: Json) -> bool:
-    code = found.get("code")
-    codings = objects(code.get("coding")) if isinstance(code, dict) else []
-    is_current = found.get("status") == "current"
-    return is_current and any(coding.get("code") == DO_NOT_MATCH for coding in codings)
+def _listed(found: Json) -> set[str]:
+    """The references of a List's items that are not deleted from it."""
+    return {_target(entry.get("item")) for entry in objects(found.get("entry")) if not entry.get("deleted")}
 
 
 def _target(reference: object) -> str:

@@ -14,10 +14,9 @@ from bot_layer.patient_registration.patients_in_medplum import PatientStore
 from bot_layer.patient_registration.rules import registration, registration_answer
 from bot_layer.patient_registration.rules.disclosure import Denial, DisclosurePolicy
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy
-from bot_layer.patient_registration.rules.plans import Act, Context, Create, NothingToDo, Update
+from bot_layer.patient_registration.rules.registration import Act, Context, Create, NothingToDo, Update
 from bot_layer.patient_registration.rules.registration_answer import NOT_FOR_THE_INDEX
-from bot_layer.patient_registration.rules.registration_task import ENDING_SYSTEM
-from bot_layer.patient_registration.tasks import RegistrationTasks
+from bot_layer.patient_registration.tasks import ENDING_SYSTEM, RegistrationTasks
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Registrar:
         """The answer, one Parameters resource; a BotError where the patient is not registered."""
         known = [reference.partition("/")[2]]
         try:
-            # The event may be stale, or made up by its caller: what is registered is what Medplum holds.
+            # The event may be stale, or invented by its caller: register Medplum's current state.
             patient = self.store.current(reference)
             merged = list(self.store.merged_into(patient))
             known += [each["id"] for each in (patient, *merged)]
@@ -74,13 +73,18 @@ class Registrar:
         planned = plan()
         if not isinstance(planned, Create):
             self.store.require_own_id(stored, planned.id)
-        followed = known[0] != patient.id
-        if request.preview:
-            return registration_answer.answer(planned, patient.id, self.policy, None, followed=followed, preview=True)
-        health_gorilla_id = self.index.carry_out(planned, plan)
-        self.store.write_back(stored, health_gorilla_id)
-        self.tasks.complete(dict.fromkeys(known))
-        return registration_answer.answer(planned, patient.id, self.policy, health_gorilla_id, followed=followed)
+        health_gorilla_id = None if request.preview else self.index.carry_out(planned, plan)
+        if not request.preview:
+            self.store.write_back(stored, health_gorilla_id)
+            self.tasks.complete(dict.fromkeys(known))
+        return registration_answer.answer(
+            planned,
+            patient.id,
+            self.policy,
+            health_gorilla_id,
+            followed=known[0] != patient.id,
+            preview=request.preview,
+        )
 
     def _plan(self, stored: Json, patient: ClinicPatient, former: Sequence[str], request: Request) -> Act:
         """What to do; InputError or ReviewNeeded where nothing may be done. A refusal is known before any search."""
@@ -122,8 +126,8 @@ class Registrar:
         """What a failure means for the Tasks of the patient."""
         if request.preview:
             return
-        is_gone = error.code == "not-found" and len(known) == 1
-        if error.code in NOT_FOR_THE_INDEX or is_gone:
+        is_deleted = error.code == "not-found" and len(known) == 1
+        if error.code in NOT_FOR_THE_INDEX or is_deleted:
             self.tasks.cancel(dict.fromkeys(known), error.code, error.message)
         elif request.watched:
             asked, current = known[0], known[1] if len(known) > 1 else known[0]

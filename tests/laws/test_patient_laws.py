@@ -17,7 +17,7 @@ from bot_layer.patient_registration.adt import stored
 from bot_layer.patient_registration.rules import disclosure, registration, same_person
 from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy, Stance
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.plans import Context, Found
+from bot_layer.patient_registration.rules.registration import Context, Found
 
 pytestmark = pytest.mark.no_cover  # the tests of the rules show that each path is taken
 

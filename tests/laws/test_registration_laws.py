@@ -12,7 +12,7 @@ from bot_layer.errors import InputError
 from bot_layer.fhir import demographics
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Update
+from bot_layer.patient_registration.rules.registration import Context, Create, Found, NothingToDo, Update
 from tests.people import POLICY, build, found, plan, read
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows

@@ -335,12 +335,12 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     *_of(
         REGISTRATION,
-        ("or not _is_told_apart(patient, theirs, policy, context)", "", "every namesake is somebody else"),
+        ("or not _is_only_namesake(patient, theirs, policy, context)", "", "every namesake is somebody else"),
         ("if context.not_same & {*ids, theirs.id}:", "if False:", "a person's word counts for nothing"),
         ("if set(context.former) & ids:", "if False:", "a merged record is a namesake"),
         ("if is_somebody_else(patient.demographics, theirs.demographics) and not", "if False and not", "overwritten"),
         ("if theirs.id in patient.health_gorilla_ids else ()\n", "\n", "a given-up number opens any registration"),
-        ("if patient.health_gorilla_ids and not force:", "if False:", "a vanished registration is made anew"),
+        ("if recorded and not context.force:", "if False:", "a vanished registration is made anew"),
         ("chosen = own or by_identifier or", "chosen = by_identifier or", "the recorded registration is not preferred"),
     ),
     *_of(

@@ -2,7 +2,7 @@ r"""HL7 version 2 text as values: segments of fields of repetitions of component
 
 python-hl7 finds the structure: it takes every version, short segments and any separators, where hl7apy knows a list of
 versions only and leaves escapes alone. Its ``unescape`` is not used, because it drops an unfinished sequence and logs
-what stands in the field. Only the segments that registration reads are taken apart; of the others the name is kept.
+what the field contains. Only the segments that registration reads are taken apart; of the others the name is kept.
 https://www.hl7.eu/HL7v2x/v251/std251/ch02.html (2.7 escape sequences, 2.15.9.18 character set)
 """
 
@@ -16,7 +16,6 @@ from typing import Final
 import hl7
 
 from bot_layer.errors import InputError
-from bot_layer.patient_registration.adt.character_sets import codec
 
 NULL: Final = '""'
 """What a sender writes to say that a value is to be removed; an empty field says nothing."""
@@ -33,15 +32,25 @@ _LOST: Final = "\ufffd"
 _UNUSABLE: Final = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f]")
 _ESCAPED: Final = {"|": "F", "^": "S", "&": "T", "~": "R", "\\": "E"}
 _FORMATTING: Final = re.compile(r"\.(?:br|sp|fi|nf|in|ti|sk|ce).*")
-
-Value = tuple[tuple[str, ...], ...]
+# Names of character sets (MSH-18, table 0211) without signs; Python knows all others. An empty field means ASCII, of
+# which UTF-8 is a superset.
+_CODECS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("", "ASCII", "USASCII", "ISOIR6", "UNICODE", "UNICODEUTF8", "ISOIR192"), "utf-8"),
+    "UNICODEUTF16": "utf-16",
+    "ANSI": "cp1252",
+    "ISOIR100": "iso8859-1",
+    "ISOIR87": "iso2022_jp",
+    "GB180302000": "gb18030",
+    "KSX1001": "euc_kr",
+}
+_ISO_8859: Final = re.compile(r"(?:ISO)?8859(\d{1,2})")
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """One value of a field; components and subcomponents count from 1, and one that is not there is ""."""
+    """One value of a field; components and subcomponents count from 1, and a missing one is ""."""
 
-    components: Value = field(repr=False)
+    components: tuple[tuple[str, ...], ...] = field(repr=False)
 
     def text(self, component: int = 1, subcomponent: int = 1) -> str:
         """One part of the value."""
@@ -65,8 +74,8 @@ class Segment:
     character_set: str
 
     def repetitions(self, number: int) -> tuple[Repetition, ...]:
-        """The values of a field that say something; none for a field that is empty, null or not there."""
-        return tuple(value for value in self._field(number) if not value.says_nothing)
+        """The values of a field that say something; none for a field that is empty, null or missing."""
+        return tuple(value for value in self._values(number) if not value.says_nothing)
 
     def text(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
         """One part of a field's first value."""
@@ -75,11 +84,14 @@ class Segment:
 
     def is_null(self, number: int) -> bool:
         """Whether the sender asks to remove what the field said before."""
-        return [value.components for value in self._field(number)] == [((NULL,),)]
+        return [value.components for value in self._values(number)] == [((NULL,),)]
 
-    def _field(self, number: int) -> tuple[Repetition, ...]:
+    def _values(self, number: int) -> list[Repetition]:
         values = _parts(self.fields[number - 1]) if number <= len(self.fields) else ()
-        return tuple(Repetition(_components(value, self.escapes, self.character_set)) for value in values)
+        return [Repetition(tuple(map(self._component, _parts(value)))) for value in values]
+
+    def _component(self, component: object) -> tuple[str, ...]:
+        return tuple(unescape(str(part), self.escapes, self.character_set).strip() for part in _parts(component))
 
 
 def decode(message: bytes) -> str:
@@ -87,47 +99,42 @@ def decode(message: bytes) -> str:
     first_line = re.split(rb"[\r\n]", message.lstrip(b"\x0b\xef\xbb\xbf \t\r\n"))[0]
     declared = parse(first_line.decode("latin-1"))[0].text(18)
     try:
-        return message.decode(codec(declared)).lstrip("\ufeff")
+        return message.decode(_codec(declared)).lstrip("\ufeff")
     except UnicodeError:
-        raise InputError(
-            "The message is not written in the character set that MSH-18 names.",
-            code="character-set",
-            expression=["MSH-18"],
-        ) from None
+        raise _wrong_characters("The message is not written in the character set that MSH-18 names.") from None
 
 
 def parse(text: str) -> tuple[Segment, ...]:
     """The segments of one message, whatever ends its lines and whatever frames it. The first one is MSH.
 
-    InputError where the text is no single message, is too large, or holds characters that were lost on the way.
+    InputError where the text is no single message, is too large, or contains characters that were lost on the way.
     """
     lines = _lines(text)
     if any(line.startswith("MSH") for line in lines[1:]) or not _has_signs(lines[0]):
         raise _no_message()
-    if len(lines) > MOST_SEGMENTS or any(_is_too_long(line, lines[0]) for line in lines):
+    separator, repeating = lines[0][3], lines[0][5]
+    names = [line.partition(separator)[0] for line in lines]
+    read = [line for name, line in zip(names, lines, strict=True) if name in READ]
+    if len(lines) > MOST_SEGMENTS or any(
+        line.count(separator) > MOST_FIELDS or line[9:].count(repeating) > MOST_REPETITIONS for line in read
+    ):
         raise InputError(
             f"The message is too large: at most {MOST_SEGMENTS} segments, {MOST_FIELDS} fields, and "
             f"{MOST_REPETITIONS} repetitions in a segment that is read.",
             code="message-too-large",
         )
     if _LOST in text or any(_UNUSABLE.search(line) for line in lines):
-        raise InputError(
-            "Characters were lost before the message arrived: have it decoded by MSH-18.",
-            code="character-set",
-            expression=["MSH-18"],
-        )
-    head = _split(lines[0], lines[0])
-    names = _escapes(lines[0])
-    character_set = Segment("MSH", head, {}, "").text(18)
-    return tuple(Segment(_name(line, lines[0]), _split(line, lines[0]), names, character_set) for line in lines)
+        raise _wrong_characters("Characters were lost before the message arrived: have it decoded by MSH-18.")
+    fields = iter(_split(read))
+    head = _header(lines[0], next(fields))
+    others = ((name, next(fields) if name in READ else ()) for name in names[1:])
+    return (head, *(Segment(name, found, head.escapes, head.character_set) for name, found in others))
 
 
 def first_segment(text: str) -> Segment:
     """The MSH alone, also of a message whose characters or signs can't be read: an answer needs its control id."""
     line = _UNUSABLE.sub("?", _lines(text)[0])
-    if not _has_signs(line):
-        return Segment("MSH", line.split(line[3]), {}, "")
-    return Segment("MSH", _split(line, line), _escapes(line), Segment("MSH", _split(line, line), {}, "").text(18))
+    return _header(line, _split([line])[0]) if _has_signs(line) else Segment("MSH", line.split(line[3]), {}, "")
 
 
 def unescape(text: str, names: Mapping[str, str], character_set: str) -> str:
@@ -170,23 +177,16 @@ def _has_signs(header_line: str) -> bool:
     return len(set(signs)) == len(signs)
 
 
-def _name(line: str, header_line: str) -> str:
-    return line.partition(header_line[3])[0]
+def _header(line: str, fields: Sequence[object]) -> Segment:
+    """The MSH; the letters of its escapes stand for MSH-1, and for MSH-2 as far as it goes; P is version 2.7's."""
+    signs = line[4:].split(line[3], maxsplit=1)[0]
+    escapes = {"F": line[3], **dict(zip("SRETP", signs, strict=False))}
+    return Segment("MSH", fields, escapes, Segment("MSH", fields, {}, "").text(18))
 
 
-def _is_too_long(line: str, header_line: str) -> bool:
-    return _name(line, header_line) in READ and (
-        line.count(header_line[3]) > MOST_FIELDS or line[9:].count(header_line[5]) > MOST_REPETITIONS
-    )
-
-
-def _split(line: str, header_line: str) -> Sequence[object]:
-    """The fields of a segment that is read; of any other segment none."""
-    if _name(line, header_line) not in READ:
-        return ()
-    # The library learns the separators from a header, which it is given with each segment.
-    found = hl7.parse(line if line is header_line else f"{header_line}\r{line}")  # type: ignore[no-untyped-call]  # the library ships no types
-    return found[0 if line is header_line else 1][1:]  # type: ignore[no-any-return]  # as above
+def _split(lines: Sequence[str]) -> list[Sequence[object]]:
+    """The fields of each line; the first line is the header, from which the library learns the separators."""
+    return [segment[1:] for segment in hl7.parse("\r".join(lines))]  # type: ignore[no-untyped-call]  # the library ships no types
 
 
 def _no_message() -> InputError:
@@ -195,6 +195,10 @@ def _no_message() -> InputError:
         code="not-hl7",
         expression=["MSH"],
     )
+
+
+def _wrong_characters(text: str) -> InputError:
+    return InputError(text, code="character-set", expression=["MSH-18"])
 
 
 def _escape_sign(sign: str) -> str:
@@ -214,7 +218,7 @@ def _resolve(sequence: str, names: Mapping[str, str], character_set: str) -> str
         return "\n"
     if sequence.startswith("X"):
         try:
-            resolved = bytes.fromhex(sequence[1:]).decode(codec(character_set))
+            resolved = bytes.fromhex(sequence[1:]).decode(_codec(character_set))
         except ValueError:
             resolved = "\x00"
         if not _UNUSABLE.search(resolved):
@@ -222,17 +226,16 @@ def _resolve(sequence: str, names: Mapping[str, str], character_set: str) -> str
     raise InputError("The message has an unknown escape sequence.", code="escape-sequence")
 
 
-def _escapes(header_line: str) -> dict[str, str]:
-    """The letters of this message's separators: MSH-1, and MSH-2 as far as it goes; P is version 2.7's."""
-    signs = header_line[4:].split(header_line[3], maxsplit=1)[0]
-    return {"F": header_line[3], **dict(zip("SRETP", signs, strict=False))}
-
-
-def _components(value: object, names: Mapping[str, str], character_set: str) -> Value:
-    return tuple(
-        tuple(unescape(str(part), names, character_set).strip() for part in _parts(component))
-        for component in _parts(value)
-    )
+def _codec(character_set: str) -> str:
+    """Python's name for a value of MSH-18; InputError ``character-set`` for an unknown one."""
+    name = re.sub(r"[^A-Z0-9]", "", character_set.upper())
+    part = _ISO_8859.fullmatch(name)
+    known = f"iso8859-{part[1]}" if part else _CODECS.get(name, re.sub(r"^WIN(?:DOWS)?(?=\d)", "CP", name))
+    try:
+        bytes(4).decode(known)
+    except LookupError:
+        raise _wrong_characters("MSH-18 names a character set that is not supported.") from None
+    return known
 
 
 def _parts(value: object) -> Sequence[object]:

@@ -13,8 +13,7 @@ from typing import Final, Literal
 
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.adt import order as adt_order
-from bot_layer.patient_registration.adt import pid
+from bot_layer.patient_registration.adt import order, pid
 from bot_layer.patient_registration.adt.hl7v2 import MOST_REPETITIONS, Segment, first_segment, parse
 from bot_layer.patient_registration.adt.order import Stamp
 
@@ -22,7 +21,7 @@ REGISTERING: Final = frozenset({"A01", "A04", "A05", "A08", "A28", "A31"})
 RETURNING: Final = frozenset({"A01", "A04", "A05", "A28"})
 """The events by which a patient comes back whom an A29 has ended; an update (A08, A31) alone does not."""
 MERGING: Final = frozenset({"A18", "A30", "A34", "A36", "A39", "A40"})
-INACTIVATING: Final = frozenset({"A29"})
+INACTIVATING: Final = "A29"
 OLDER_MERGES: Final = MERGING - {"A39", "A40"}
 """Merges that name one record each. If nobody here has it, a wrong number is as likely as a record never sent."""
 # Events that change whose a number is, in ways that are not carried out here: link and unlink, move, change.
@@ -42,7 +41,6 @@ class Header:
     trigger: str = ""
     processing_id: str = ""
     version: str = ""
-    character_set: str = ""
     sender: tuple[str, str] = ("", "")
     receiver: tuple[str, str] = ("", "")
 
@@ -89,14 +87,18 @@ def read(
     A time that the message states is ignored where it lies ahead of ``now``.
     """
     segments = parse(text)
-    head = _with_event(_header(segments[0]), segments)
+    msh, head = segments[0], _header(segments[0])
+    evn = next((segment for segment in segments if segment.name == "EVN"), None)
+    if evn and head.code == "ADT" and not head.trigger:  # versions 2.1 and 2.2 may name the event in EVN-1 alone
+        head = replace(head, trigger=evn.text(1).upper())
     action = _action(head, processing_ids)
     if action == "ignore":
         return Adt(head, action)
     if not all(_SEGMENT_NAME.fullmatch(segment.name) for segment in segments):
         raise InputError("A line end within a field splits a segment.", code="segment-sequence")
     persons = _persons(segments, authorities or {}, merging=action == "merge")
-    stamp = _stamp(segments, now)
+    sender = "|".join(msh.text(number) or msh.text(number, 2) for number in (3, 4))
+    stamp = order.stamp(sender, evn.text(2) if evn else "", msh.text(7), now)
     is_back = head.trigger in RETURNING
     return Adt(head, action, tuple(replace(person, stamp=stamp, is_back=is_back) for person in persons))
 
@@ -108,23 +110,9 @@ def _header(msh: Segment) -> Header:
         trigger=msh.text(9, 2).upper(),
         processing_id=msh.text(11),
         version=msh.text(12),
-        character_set=msh.text(18),
         sender=(msh.text(3), msh.text(4)),
         receiver=(msh.text(5), msh.text(6)),
     )
-
-
-def _with_event(head: Header, segments: Sequence[Segment]) -> Header:
-    """Versions 2.1 and 2.2 may name the event in EVN-1 alone."""
-    recorded = next((segment.text(1) for segment in segments if segment.name == "EVN"), "")
-    return head if head.trigger or head.code != "ADT" else replace(head, trigger=recorded.upper())
-
-
-def _stamp(segments: Sequence[Segment], now: datetime | None) -> Stamp:
-    msh = segments[0]
-    sender = "|".join(msh.text(number) or msh.text(number, 2) for number in (3, 4))
-    recorded = next((segment.text(2) for segment in segments if segment.name == "EVN"), "")
-    return adt_order.stamp(sender, recorded, msh.text(7), now)
 
 
 def _action(head: Header, processing_ids: Sequence[str]) -> Action:
@@ -146,52 +134,34 @@ def _action(head: Header, processing_ids: Sequence[str]) -> Action:
         return "register"
     if head.trigger in MERGING:
         return "merge"
-    return "inactivate" if head.trigger in INACTIVATING else "ignore"
+    return "inactivate" if head.trigger == INACTIVATING else "ignore"
 
 
-def _persons(segments: Sequence[Segment], authorities: Mapping[str, str], *, merging: bool) -> tuple[Person, ...]:
-    groups = _groups(segments)
-    if not groups:
+def _persons(segments: Sequence[Segment], authorities: Mapping[str, str], *, merging: bool) -> list[Person]:
+    starts = [place for place, segment in enumerate(segments) if segment.name == "PID"]
+    if not starts:
         raise InputError("The message has no PID.", code="required-segment", expression=["PID"])
-    if len(groups) > MOST_REPETITIONS:
+    if len(starts) > MOST_REPETITIONS:
         raise InputError(f"The message has more than {MOST_REPETITIONS} PIDs.", code="message-too-large")
-    if len(groups) > 1 and not merging:
+    if len(starts) > 1 and not merging:
         raise InputError("The message is about more than one patient.", code="segment-sequence", expression=["PID"])
-    persons = tuple(_person(group, authorities) for group in groups)
+    ends = [*starts[1:], len(segments)]
+    persons = [_person(segments[start:end], authorities) for start, end in zip(starts, ends, strict=True)]
     if merging and not all(person.prior for person in persons):
         raise InputError("A merge needs MRG-1 after each PID.", code="required-field", expression=["MRG-1"])
     if not merging and any(person.prior for person in persons):
-        raise InputError(
-            "MRG belongs to a merge: send it as A40, or leave it out.", code="segment-sequence", expression=["MRG"]
-        )
+        text = "MRG belongs to a merge: send it as A40, or leave it out."
+        raise InputError(text, code="segment-sequence", expression=["MRG"])
     return persons
 
 
-def _groups(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Each PID with the segments that follow it, up to the next PID."""
-    groups: list[list[Segment]] = []
-    for segment in segments:
-        if segment.name == "PID":
-            groups.append([segment])
-        elif groups:
-            groups[-1].append(segment)
-    return groups
-
-
 def _person(group: Sequence[Segment], authorities: Mapping[str, str]) -> Person:
+    """The person of a PID and of the segments that follow it, up to the next PID."""
     first = group[0]
-    prior = [number for segment in group if segment.name == "MRG" for number in _prior(segment, authorities)]
-    return Person(
-        pid.patient(first, authorities),
-        pid.removed(first),
-        tuple(prior),
-        is_protected=pid.is_protected(group),
-    )
-
-
-def _prior(segment: Segment, authorities: Mapping[str, str]) -> list[Json]:
-    """The numbers that end: MRG-1, or MRG-4 (the external id of older versions) where MRG-1 is empty."""
-    for number in (1, 4):
-        if segment.repetitions(number):
-            return pid.identifiers(segment, number, authorities)
-    return []
+    patient, removed = pid.patient(first, authorities), pid.removed(first)
+    prior: list[Json] = []
+    for mrg in (segment for segment in group if segment.name == "MRG"):
+        # MRG-4 is the external id of older versions.
+        number = next((number for number in (1, 4) if mrg.repetitions(number)), None)
+        prior += pid.identifiers(mrg, number, authorities) if number else []
+    return Person(patient, removed, tuple(prior), is_protected=pid.is_protected(group))

@@ -38,7 +38,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Stamp:
-    """Who sent a message, and when by the sender's clock; "" where that is not told."""
+    """Who sent a message, and when by the sender's clock; "" where the message does not say it."""
 
     sender: str = ""
     recorded: str = ""
@@ -47,7 +47,10 @@ class Stamp:
 
 def stamp(sender: str, recorded: str, sent: str, now: datetime | None = None) -> Stamp:
     """The stamp of a message. A time that lies ahead of ``now`` is none: it would make all that follows late."""
-    return Stamp(sender, *(text if _is_credible(text, now) else "" for text in (recorded, sent)))
+    spans = ((text, _span(text)) for text in (recorded, sent))
+    return Stamp(
+        sender, *(text if span and (now is None or span.start <= now + _AHEAD) else "" for text, span in spans)
+    )
 
 
 def is_late(holder: Json, stamp: Stamp) -> bool:
@@ -71,7 +74,8 @@ def stamped(holder: Json, stamp: Stamp) -> Json:
         return holder
     parts = {"sender": stamp.sender, "recorded": stamp.recorded, "sent": stamp.sent}
     mark = {"url": URL, "extension": [{"url": name, "valueString": text} for name, text in parts.items() if text]}
-    others = [each for each in objects(holder.get("extension")) if not _is_of(each, stamp.sender)]
+    extensions = objects(holder.get("extension"))
+    others = [each for each in extensions if each.get("url") != URL or _read(each).sender != stamp.sender]
     return {**holder, "extension": [*others, mark]}
 
 
@@ -86,22 +90,13 @@ def new_holder(patient_id: str) -> Json:
 
 
 def _kept(holder: Json, sender: str) -> Stamp:
-    marks = (each for each in objects(holder.get("extension")) if _is_of(each, sender))
-    return next(map(_read, marks), Stamp())
-
-
-def _is_of(extension: Json, sender: str) -> bool:
-    return extension.get("url") == URL and _read(extension).sender == sender
+    stamps = (_read(each) for each in objects(holder.get("extension")) if each.get("url") == URL)
+    return next((each for each in stamps if each.sender == sender), Stamp())
 
 
 def _read(extension: Json) -> Stamp:
     parts = {each.get("url"): each.get("valueString") for each in objects(extension.get("extension"))}
     return Stamp(*(str(parts.get(name) or "") for name in ("sender", "recorded", "sent")))
-
-
-def _is_credible(text: str, now: datetime | None) -> bool:
-    span = _span(text)
-    return span is not None and (now is None or span.start <= now + _AHEAD)
 
 
 def _span(text: str) -> Span | None:

@@ -16,8 +16,8 @@ from bot_layer.fhir.demographics import texts
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.periods import current
 from bot_layer.fhir.social_security import is_ssn
-from bot_layer.patient_registration.adt import pid
 from bot_layer.patient_registration.adt.hl7v2 import escape, render
+from bot_layer.patient_registration.adt.pid import type_code
 
 CHARACTER_SET: Final = "UNICODE UTF-8"
 VERSION: Final = "2.5.1"
@@ -52,8 +52,7 @@ def message(patient: Json, event: str, envelope: Envelope, *, authorities: Mappi
     """The ADT about a patient; the social security number is never in it."""
     if event not in STRUCTURES:
         raise InputError(f"Choose one of these events: {', '.join(sorted(STRUCTURES))}.", code="unsupported-event")
-    moment = _moment(envelope.now)
-    evn, pv1 = ["EVN", "" if event == "A29" else event, moment], ["PV1", "1", "N"]
+    evn, pv1 = ["EVN", "" if event == "A29" else event, _moment(envelope.now)], ["PV1", "1", "N"]
     names = {system: name for name, system in (authorities or {}).items()}
     pid_segment = _pid(patient, names, envelope.now)
     return render(msh(envelope, f"ADT^{event}^{STRUCTURES[event]}", VERSION), evn, pid_segment, pv1)
@@ -66,13 +65,13 @@ def msh(envelope: Envelope, kind: str, version: str) -> list[str]:
 
 
 def _pid(patient: Json, names: Mapping[str, str], now: datetime) -> list[str]:
-    """PID of what is in force; the legal name comes first, and a mailing address last."""
-    points = contact_points(patient.get("telecom"), now)
+    """PID of what is in force, without social security numbers; the legal name is first, a mailing address last."""
+    points, identifiers = contact_points(patient.get("telecom"), now), current(patient.get("identifier"), now)
     called = sorted(current(patient.get("name"), now), key=lambda name: name.get("use") != "official")
     addresses = sorted(current(patient.get("address"), now), key=lambda address: address.get("type") == "postal")
     fields = {
         1: "1",
-        3: "~".join(_cx(identifier, names) for identifier in _sendable(patient, now)),
+        3: "~".join(_cx(each, names) for each in identifiers if each.get("value") and not is_ssn(each)),
         5: "~".join(map(_xpn, called)),
         7: str(patient.get("birthDate", "")).replace("-", ""),
         8: {"female": "F", "male": "M", "other": "O", "unknown": "U"}.get(patient.get("gender", ""), ""),
@@ -85,11 +84,6 @@ def _pid(patient: Json, names: Mapping[str, str], now: datetime) -> list[str]:
     return ["PID", *(fields.get(number, "") for number in range(1, 31))]
 
 
-def _sendable(patient: Json, now: datetime) -> list[Json]:
-    """The identifiers in force that are not a social security number."""
-    return [each for each in current(patient.get("identifier"), now) if each.get("value") and not is_ssn(each)]
-
-
 def _cx(identifier: Json, names: Mapping[str, str]) -> str:
     system = str(identifier.get("system", ""))
     if system in names:
@@ -98,7 +92,7 @@ def _cx(identifier: Json, names: Mapping[str, str]) -> str:
         authority = f"&{escape(system.removeprefix('urn:oid:'))}&ISO"
     else:
         authority = f"&{escape(system)}&URI" if system else ""
-    return f"{escape(identifier['value'])}^^^{authority}^{escape(pid.type_code(identifier))}".rstrip("^")
+    return f"{escape(identifier['value'])}^^^{authority}^{escape(type_code(identifier))}".rstrip("^")
 
 
 def _xpn(name: Json) -> str:

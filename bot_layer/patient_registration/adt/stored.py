@@ -7,10 +7,10 @@ from typing import Final
 
 from bot_layer.errors import ReviewNeeded
 from bot_layer.fhir.identifiers import kind
-from bot_layer.fhir.json import Json, objects
-from bot_layer.patient_registration.adt import pid
+from bot_layer.fhir.json import Json, as_object, objects
 from bot_layer.patient_registration.adt.message import Person
-from bot_layer.patient_registration.rules import patient_state
+from bot_layer.patient_registration.adt.pid import type_code
+from bot_layer.patient_registration.rules.index_patient import replaced_by
 
 PROTECTED: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode",
@@ -20,11 +20,8 @@ PROTECTED: Final = {
 """The security label that a Patient carries while PD1-12 or ARV restrict disclosure."""
 ENDED: Final = {"url": "https://medplum.com/integrations/python-bots/adt-ended", "valueCode": "A29"}
 """The extension that marks a Patient whom an A29 made inactive, so that the next A28 or A04 brings them back."""
-# Elements of which a Patient has one at most: what states one replaces the other.
-_CHOICES: Final = (
-    frozenset({"deceasedBoolean", "deceasedDateTime"}),
-    frozenset({"multipleBirthBoolean", "multipleBirthInteger"}),
-)
+# Elements of which a Patient has one at most, the exact one first: what states one replaces the other.
+_CHOICES: Final = (("deceasedDateTime", "deceasedBoolean"), ("multipleBirthInteger", "multipleBirthBoolean"))
 _KEY_TYPES: Final = ("MR", "PI", "PT", "PE")
 # Numbers of an account, a visit or an order: an authority may count them apart from those of its patients.
 _ACCOUNT_TYPES: Final = frozenset({"AN", "ANC", "AND", "ANT", "VN", "ACSN", "LACSN", "BA"})
@@ -38,23 +35,20 @@ def identifying(identifiers: Sequence[Json], preferred_system: str | None = None
     Those of the configured system and of type MR, PI, PT or PE; without any of these all others, except numbers of
     accounts and visits, and numbers that several people share.
     """
+
+    def rank(number: Json) -> tuple[bool, int, str, str, str]:
+        code = type_code(number)
+        place = _KEY_TYPES.index(code) if code in _KEY_TYPES else len(_KEY_TYPES)
+        return number["system"] != preferred_system, place, number["system"], number["value"], code
+
     found = usable(identifiers)
-    own = [each for each in found if each["system"] == preferred_system or pid.type_code(each) in _KEY_TYPES]
-    return sorted(
-        own or found,
-        key=lambda each: (
-            each["system"] != preferred_system,
-            _rank(each),
-            each["system"],
-            each["value"],
-            pid.type_code(each),
-        ),
-    )
+    own = [each for each in found if each["system"] == preferred_system or type_code(each) in _KEY_TYPES]
+    return sorted(own or found, key=rank)
 
 
 def usable(identifiers: Sequence[Json]) -> list[Json]:
     """The numbers that belong to one patient alone."""
-    return [each for each in identifiers if pid.type_code(each) not in _ACCOUNT_TYPES | _SHARED_TYPES]
+    return [each for each in identifiers if type_code(each) not in _ACCOUNT_TYPES | _SHARED_TYPES]
 
 
 def is_same(one: Json, other: Json) -> bool:
@@ -81,12 +75,15 @@ def merged(existing: Json, person: Person) -> Json:
     A field that the message leaves empty stays as it is; one that it sends as null is removed.
     """
     stated = _stated(existing, person)
-    replaced = person.removed.union(*(choice for choice in _CHOICES if choice & stated.keys()))
-    kept = {name: value for name, value in existing.items() if name not in replaced}
-    result = {**kept, **{name: value for name, value in stated.items() if name not in ("identifier", "telecom")}}
+    replaced = person.removed.union(*(choice for choice in _CHOICES if {*choice} & stated.keys()))
     identifiers = objects(existing.get("identifier"))
     added = [entry for entry in stated["identifier"] if not any(is_same(entry, known) for known in identifiers)]
-    result = {**result, "identifier": [*identifiers, *added], "telecom": _telecom(existing, person)}
+    result = {
+        **{name: value for name, value in existing.items() if name not in replaced},
+        **stated,
+        "identifier": [*identifiers, *added],
+        "telecom": _telecom(existing, person),
+    }
     result = _returned(_labelled(result, person.is_protected), is_back=person.is_back)
     return {name: value for name, value in result.items() if value != []}
 
@@ -103,7 +100,7 @@ def survivor(patient: Json, prior: str) -> Json:
 
 def ended(patient: Json, successor: str) -> Json:
     """The Patient that was merged away: kept, inactive, linked to its one successor."""
-    if patient_state.replaced_by(patient) not in (None, successor):
+    if replaced_by(patient) not in (None, successor):
         raise ReviewNeeded("The Patient to merge was already merged into another one.", code="merged-elsewhere")
     return {**_linked(patient, "replaced-by", successor), "active": False}
 
@@ -118,33 +115,27 @@ def inactivated(patient: Json) -> Json:
 
 def _returned(patient: Json, *, is_back: bool) -> Json:
     """The Patient active again where an A29 had ended the record and this event brings the patient back."""
-    marked = any(each == ENDED for each in objects(patient.get("extension")))
-    if not marked or not (is_back or patient.get("active") is not False):
+    extensions = objects(patient.get("extension"))
+    if ENDED not in extensions or not (is_back or patient.get("active") is not False):
         return patient
-    others = [each for each in objects(patient.get("extension")) if each != ENDED]
-    return {**patient, "active": True, "extension": others}
+    return {**patient, "active": True, "extension": [each for each in extensions if each != ENDED]}
 
 
 def _labelled(patient: Json, is_protected: bool | None) -> Json:
     """The Patient with or without the label of the protection indicator; as it is where the message says nothing."""
-    meta = patient.get("meta") if isinstance(patient.get("meta"), dict) else {}
-    labels = objects((meta or {}).get("security"))
+    meta = as_object(patient.get("meta"))
+    labels = objects(meta.get("security"))
     if is_protected is None or is_protected == (PROTECTED in labels):
         return patient
     others = [label for label in labels if label != PROTECTED]
-    return {**patient, "meta": {**(meta or {}), "security": [*others, PROTECTED] if is_protected else others}}
+    return {**patient, "meta": {**meta, "security": [*others, PROTECTED] if is_protected else others}}
 
 
 def _linked(patient: Json, way: str, reference: str) -> Json:
-    link = {"other": {"reference": reference}, "type": way}
     links = objects(patient.get("link"))
-    known = any(entry.get("type") == way and entry.get("other", {}).get("reference") == reference for entry in links)
-    return patient if known else {**patient, "link": [*links, link]}
-
-
-def _rank(identifier: Json) -> int:
-    code = pid.type_code(identifier)
-    return _KEY_TYPES.index(code) if code in _KEY_TYPES else len(_KEY_TYPES)
+    if any(each.get("type") == way and each.get("other", {}).get("reference") == reference for each in links):
+        return patient
+    return {**patient, "link": [*links, {"other": {"reference": reference}, "type": way}]}
 
 
 def _stated(existing: Json, person: Person) -> Json:
@@ -152,27 +143,29 @@ def _stated(existing: Json, person: Person) -> Json:
     order of birth is stored.
     """
     stored = existing.keys() - person.removed
-    said = {
-        f"{element}Boolean"
-        for element, exact in (("deceased", "deceasedDateTime"), ("multipleBirth", "multipleBirthInteger"))
-        if exact in stored and person.patient.get(f"{element}Boolean") is True
-    }
-    return {name: value for name, value in person.patient.items() if name not in said}
+    known = {plain for exact, plain in _CHOICES if exact in stored and person.patient.get(plain) is True}
+    return {name: value for name, value in person.patient.items() if name not in known}
 
 
 def _telecom(existing: Json, person: Person) -> list[Json]:
     """The contact points that stay, and those that PID-13 (not for work) and PID-14 (for work) state."""
-    stated = person.patient.get("telecom", [])
-    old = objects(existing.get("telecom"))
-    home = "telecom-home" in person.removed or any(point.get("use") != "work" for point in stated)
-    work = "telecom-work" in person.removed or any(point.get("use") == "work" for point in stated)
-    if not home and not work:
-        return list(old)
+    stated, old = person.patient.get("telecom", []), objects(existing.get("telecom"))
+    # Whether each of the two fields, for work or not, says anything.
+    says = {
+        is_work: f"telecom-{'work' if is_work else 'home'}" in person.removed or is_work in map(_is_work, stated)
+        for is_work in (False, True)
+    }
+    if not any(says.values()):
+        return old
     others = [point for point in old if not _is_reached(point)]
-    kept = [point for point in old if _is_reached(point) and not (work if point.get("use") == "work" else home)]
+    kept = [point for point in old if _is_reached(point) and not says[_is_work(point)]]
     # The others first: the order is then the same when the message comes again.
     others += [point for point in stated if not _is_reached(point) and point not in others]
     return [*others, *kept, *(point for point in stated if _is_reached(point))]
+
+
+def _is_work(point: Json) -> bool:
+    return point.get("use") == "work"
 
 
 def _is_reached(point: Json) -> bool:

@@ -1,7 +1,7 @@
 """A patient in Medplum and in Health Gorilla's index: read once as values, compared, and put without losing theirs.
 
-The patient is known there by one identifier of type PT, under which federated queries ask for it. One more identifier
-stands on Medplum's side: Health Gorilla's id. https://terminology.hl7.org/CodeSystem-v2-0203.html
+The patient is known there by one identifier of type PT, under which federated queries ask for it. Medplum's Patient
+keeps Health Gorilla's id as a further identifier. https://terminology.hl7.org/CodeSystem-v2-0203.html
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from bot_layer.fhir import security_labels
 from bot_layer.fhir.contact_points import keys_of
 from bot_layer.fhir.demographics import Demographics, words
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, V2_0203, V2_0203_SYSTEMS
-from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.json import Json, as_object, objects, text
 from bot_layer.fhir.periods import in_force
 from bot_layer.fhir.social_security import is_ssn
-from bot_layer.patient_registration.rules import patient_state
 
 _GENDERS: Final = frozenset({"male", "female"})
 _OTHER_GENDERS: Final = frozenset({"other", "unknown"})
 _IDENTIFIER_USES: Final = {"official": 0, "usual": 1}
 _MOST_EXTERNAL_IDS: Final = 10
+_PT_LABEL: Final = "Patient external identifier"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class ClinicPatient:
             health_gorilla_ids=numbers(patient, HEALTH_GORILLA_SYSTEM, now),
             ended_ids=numbers(patient, HEALTH_GORILLA_SYSTEM, now, are_in_force=False),
             is_active=patient.get("active") is not False,
-            is_merged=patient_state.replaced_by(patient) is not None,
-            is_test=patient_state.is_test(patient),
-            is_deceased=patient_state.is_deceased(patient),
+            is_merged=replaced_by(patient) is not None,
+            is_test=_is_test(patient),
+            is_deceased=patient.get("deceasedBoolean") is True or bool(patient.get("deceasedDateTime")),
         )
 
     def missing(self, policy: Policy) -> tuple[str, ...]:
@@ -91,7 +92,13 @@ class ClinicPatient:
         """The Patient as Health Gorilla takes it: only what it asks for, nothing invented, no part without a value."""
         built: Json = {
             "resourceType": "Patient",
-            "identifier": [pt_identifier(policy, external_id)],
+            "identifier": [
+                {
+                    "type": {"coding": [{"system": V2_0203, "code": "PT", "display": _PT_LABEL}], "text": _PT_LABEL},
+                    "system": policy.patient_system,
+                    "value": external_id,
+                }
+            ],
             "name": [{"use": "usual", **self.demographics.name}],
             "gender": self.demographics.gender,
             "birthDate": self.demographics.full_birth_date,
@@ -115,12 +122,12 @@ class Registration:
     @classmethod
     def read(cls, resource: Json, policy: Policy, now: datetime) -> Registration:
         """Health Gorilla's Patient as a value, at the time ``now``."""
-        meta, identifiers = resource.get("meta"), objects(resource.get("identifier"))
+        version, identifiers = as_object(resource.get("meta")).get("versionId"), objects(resource.get("identifier"))
         return cls(
             id=str(resource.get("id")),
             resource=resource,
             demographics=Demographics.read(resource, now),
-            version=str(meta["versionId"]) if isinstance(meta, dict) and meta.get("versionId") else None,
+            version=str(version) if version else None,
             is_active=resource.get("active") is not False,
             numbers=frozenset(map(_number, identifiers)),
             pts=frozenset(_number(each) for each in identifiers if _is_pt(each, policy.patient_system)),
@@ -128,14 +135,14 @@ class Registration:
 
     def differs_from(self, ours: ClinicPatient, pt: tuple[str, str]) -> tuple[str, ...]:
         """The elements in which the registered patient differs from what would be sent now."""
-        there, here = self.demographics, ours.demographics
+        theirs, mine = self.demographics, ours.demographics
         unequal = {
             "identifier": pt not in self.numbers or self.pts - {pt},
-            "name": here.folded_name != there.folded_name,
-            "birthDate": here.full_birth_date != there.birth_date,
-            "gender": here.gender != there.gender,
-            "address": here.folded_address != there.folded_address,
-            "telecom": here.reached_by != keys_of(there.points),
+            "name": mine.folded_name != theirs.folded_name,
+            "birthDate": mine.full_birth_date != theirs.birth_date,
+            "gender": mine.gender != theirs.gender,
+            "address": mine.folded_address != theirs.folded_address,
+            "telecom": mine.reached_by != keys_of(theirs.points),
             "active": not self.is_active,
         }
         return tuple(element for element, differs in unequal.items() if differs)
@@ -146,18 +153,26 @@ class Registration:
         pt = _number(body["identifier"][0])
         stale = self.pts - {pt}
         others = [each for each in objects(self.resource.get("identifier")) if _number(each) not in stale]
-        merged = {**kept, **body, "identifier": [*others, *([] if pt in self.numbers else body["identifier"])]}
-        return merged if self.is_active else {**merged, "active": True}
+        added = [] if pt in self.numbers else body["identifier"]
+        active = {} if self.is_active else {"active": True}
+        return {**kept, **body, "identifier": [*others, *added], **active}
 
     def ended(self) -> Json:
         """The resource to put where the registration ends: inactive is as far as Health Gorilla allows."""
         return {**{name: value for name, value in self.resource.items() if name != "text"}, "active": False}
 
 
+def replaced_by(patient: Json) -> str | None:
+    """The reference of the Patient that this one was merged into, or None."""
+    links = (link for link in objects(patient.get("link")) if link.get("type") == "replaced-by")
+    found = (as_object(link.get("other")).get("reference") for link in links)
+    return next((str(reference) for reference in found if reference), None)
+
+
 def numbers(patient: Json, system: str, now: datetime, *, are_in_force: bool = True) -> tuple[str, ...]:
     """The different identifiers of a system, in force or not; the official one first, else in alphabetical order.
 
-    A number that stands twice is in force if one of the two is.
+    A number that occurs twice is in force if one of the two is.
     """
     own = [each for each in objects(patient.get("identifier")) if each.get("system") == system and not is_ssn(each)]
     current: dict[str, object] = {
@@ -172,7 +187,8 @@ def with_health_gorilla_id(patient: Json, identifier: str | None, now: datetime)
     """Medplum's Patient with this Health Gorilla id as its only one in force, or with none; itself if so already."""
     if numbers(patient, HEALTH_GORILLA_SYSTEM, now) == ((identifier,) if identifier else ()):
         return patient
-    others = [each for each in objects(patient.get("identifier")) if not _is_health_gorilla_id(each, identifier)]
+    new = (HEALTH_GORILLA_SYSTEM, identifier)
+    others = [each for each in objects(patient.get("identifier")) if _number(each) != new]
     kept = [{**each, "use": "old"} if each.get("system") == HEALTH_GORILLA_SYSTEM else each for each in others]
     added = [{"system": HEALTH_GORILLA_SYSTEM, "value": identifier}] if identifier else []
     return {**patient, "identifier": [*kept, *added]}
@@ -183,18 +199,11 @@ def shown(body: Json) -> Json:
     return {**body, "identifier": [each for each in objects(body.get("identifier")) if not is_ssn(each)]}
 
 
-def pt_identifier(policy: Policy, external_id: str) -> Json:
-    """The identifier by which the index knows a patient."""
-    label = "Patient external identifier"
-    return {
-        "type": {"coding": [{"system": V2_0203, "code": "PT", "display": label}], "text": label},
-        "system": policy.patient_system,
-        "value": external_id,
-    }
-
-
-def _is_health_gorilla_id(identifier: Json, value: str | None) -> bool:
-    return value is not None and _number(identifier) == (HEALTH_GORILLA_SYSTEM, value)
+def _is_test(patient: Json) -> bool:
+    """Whether the Patient is marked as test data: HTEST as a tag or as a security label."""
+    meta = as_object(patient.get("meta"))
+    marks = [*objects(meta.get("tag")), *objects(meta.get("security"))]
+    return any((mark.get("system"), mark.get("code")) == security_labels.TEST_DATA for mark in marks)
 
 
 def _number(identifier: Json) -> tuple[str, str]:
@@ -202,7 +211,6 @@ def _number(identifier: Json) -> tuple[str, str]:
 
 
 def _is_pt(identifier: Json, system: str) -> bool:
-    kind = identifier.get("type")
-    codings = objects(kind.get("coding")) if isinstance(kind, dict) else []
+    codings = objects(as_object(identifier.get("type")).get("coding"))
     typed = any(coding.get("code") == "PT" and text(coding.get("system")) in V2_0203_SYSTEMS for coding in codings)
     return typed or identifier.get("system") == system

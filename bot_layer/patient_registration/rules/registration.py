@@ -7,13 +7,69 @@ https://hl7.org/fhir/R4/patient.html
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
 
 from bot_layer.errors import InputError, ReviewNeeded
+from bot_layer.fhir.json import Json
 from bot_layer.patient_registration.rules.index_patient import ClinicPatient, Policy, Registration
-from bot_layer.patient_registration.rules.plans import Act, Context, Create, Found, NothingToDo, Update
 from bot_layer.patient_registration.rules.same_person import differences, is_alike, is_somebody_else
 
+
+@dataclass(frozen=True)
+class Found:
+    """What Health Gorilla has: what the searches found, and the registration under the id that Medplum recorded."""
+
+    by_identifier: Sequence[Registration] = ()
+    by_demographics: Sequence[Registration] = ()
+    recorded: Registration | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What Medplum knows beside the Patient, and what the caller says.
+
+    ``former`` are the ids of the Patients that were merged into this one: queries by them lead here already.
+    ``not_same`` are the ids of Patients of whom a person said that they are somebody else. ``force`` lets a changed id,
+    a vanished registration, contradicting demographics, or a namesake with other marks be written.
+    """
+
+    former: tuple[str, ...] = ()
+    not_same: frozenset[str] = frozenset()
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Create:
+    """The index does not know the patient: post this."""
+
+    action: ClassVar = "registered"
+    body: Json = field(repr=False)
+    external_id: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Update:
+    """The index knows the patient, who differs in ``changed``: put this under ``id``, if it still has ``version``."""
+
+    action: ClassVar = "updated"
+    id: str
+    body: Json = field(repr=False)
+    changed: tuple[str, ...] = ()
+    version: str | None = None
+    external_id: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """The index knows the patient under ``id``, and nothing differs."""
+
+    action: ClassVar = "unchanged"
+    id: str
+    external_id: str = field(default="", repr=False)
+
+
+Act = Create | Update | NothingToDo
 _NO_CONTEXT: Final = Context()
 
 
@@ -31,13 +87,16 @@ def plan(patient: ClinicPatient, found: Found, policy: Policy, context: Context 
     if len(candidates) > 1 and len(others) == len(candidates):
         raise _registered_as_another(patient, others)
     if len(candidates) > 1:
-        text = (
-            f"Health Gorilla has {len(candidates)} patients that match: have them merged there, if they are one person."
-        )
+        text = f"Health Gorilla has {len(candidates)} patients that match: have them merged if they are one person."
         raise ReviewNeeded(text, code="several-matches")
-    if not candidates:
-        return _plan_new(patient, policy, force=context.force)
-    return _plan_known(patient, candidates[0], policy, context)
+    if candidates:
+        return _plan_known(patient, candidates[0], policy, context)
+    if recorded and not context.force:
+        text = "Health Gorilla does not know the id in Medplum: ask it, or call with force to register again."
+        raise ReviewNeeded(text, code="registration-vanished")
+    if _is_dead_for(policy, patient):
+        raise _deceased()
+    return Create(patient.body(policy, patient.external_ids[0]), patient.external_ids[0])
 
 
 def endings(patient: ClinicPatient, found: Found) -> list[Update]:
@@ -70,32 +129,16 @@ def require_registrable(patient: ClinicPatient, policy: Policy) -> None:
         raise InputError(text, code="missing-demographics", expression=missing)
 
 
-def registered_id(patient: ClinicPatient, theirs: Registration, policy: Policy) -> str:
-    """The id under which the index knows the patient already, else the one for a new registration."""
-    known = (each for each in patient.external_ids if (policy.patient_system, each) in theirs.numbers)
-    return next(known, patient.external_ids[0])
-
-
 def _is_dead_for(policy: Policy, patient: ClinicPatient) -> bool:
     """Whether the patient died, and the clinic registers no deceased patients anew."""
     return patient.is_deceased and not policy.deceased
 
 
-def _plan_new(patient: ClinicPatient, policy: Policy, *, force: bool) -> Create:
-    if patient.health_gorilla_ids and not force:
-        text = (
-            "Medplum has an id that Health Gorilla does not know: ask Health Gorilla, or call with force to register "
-            "again."
-        )
-        raise ReviewNeeded(text, code="registration-vanished")
-    if _is_dead_for(policy, patient):
-        raise _deceased()
-    external_id = patient.external_ids[0]
-    return Create(patient.body(policy, external_id), external_id)
-
-
 def _plan_known(patient: ClinicPatient, theirs: Registration, policy: Policy, context: Context) -> Update | NothingToDo:
-    recorded, external = patient.health_gorilla_ids, registered_id(patient, theirs, policy)
+    recorded = patient.health_gorilla_ids
+    # The id under which the index knows the patient already, else the one for a new registration.
+    known = (each for each in patient.external_ids if (policy.patient_system, each) in theirs.numbers)
+    external = next(known, patient.external_ids[0])
     pt = (policy.patient_system, external)
     is_ours = pt in theirs.numbers
     if recorded and theirs.id not in recorded and not (is_ours and context.force):
@@ -105,12 +148,16 @@ def _plan_known(patient: ClinicPatient, theirs: Registration, policy: Policy, co
         text = "The patient is inactive in Health Gorilla: ask Health Gorilla to reactivate it."
         raise ReviewNeeded(text, code="registration-inactive")
     if not is_ours:
-        if _is_of_another(theirs, patient, policy, context) and not (recorded and context.force):
-            raise _changed_identifier() if recorded else _registered_as_another(patient, [theirs])
+        is_another = _is_of_another(theirs, patient, policy, context)
+        if is_another and not recorded:
+            raise _registered_as_another(patient, [theirs])
+        if is_another and not context.force:
+            text = "The patient's id would change, and networks query by it: call with force if this is intended."
+            raise InputError(text, code="identifier-changed", expression=["Patient.identifier"])
         if patient.demographics.gender != theirs.demographics.gender and not recorded:
-            raise _contradictory("A patient of this name and birth date has another gender there.")
+            raise _contradictory("A patient of this name and birth date has another gender in Health Gorilla.")
     if is_somebody_else(patient.demographics, theirs.demographics) and not context.force:
-        raise _contradictory("The patient under this id has another name and birth date there.")
+        raise _contradictory("The patient under this id has another name and birth date in Health Gorilla.")
     changed = theirs.differs_from(patient, pt)
     if not changed:
         return NothingToDo(theirs.id, external)
@@ -124,14 +171,6 @@ def _deceased() -> InputError:
 
 def _contradictory(text: str) -> ReviewNeeded:
     return ReviewNeeded(text, code="contradictory-demographics")
-
-
-def _changed_identifier() -> InputError:
-    text = (
-        "The id that the patient is registered under would change, and networks query by it: "
-        "call with force if this is intended."
-    )
-    return InputError(text, code="identifier-changed", expression=["Patient.identifier"])
 
 
 def _registered_as_another(patient: ClinicPatient, others: Sequence[Registration]) -> ReviewNeeded:
@@ -151,13 +190,13 @@ def _candidates(patient: ClinicPatient, found: Found, policy: Policy, context: C
     own = [theirs for theirs in by_identifier if theirs.id in recorded]
     alike = [theirs for theirs in found.by_demographics if is_alike(patient.demographics, theirs.demographics)]
     meant = [
-        theirs for theirs in alike if theirs.id in recorded or not _is_told_apart(patient, theirs, policy, context)
+        theirs for theirs in alike if theirs.id in recorded or not _is_only_namesake(patient, theirs, policy, context)
     ]
     chosen = own or by_identifier or meant or ([found.recorded] if found.recorded else [])
     return list({theirs.id: theirs for theirs in chosen}.values())
 
 
-def _is_told_apart(patient: ClinicPatient, theirs: Registration, policy: Policy, context: Context) -> bool:
+def _is_only_namesake(patient: ClinicPatient, theirs: Registration, policy: Policy, context: Context) -> bool:
     """Whether a namesake is somebody else: a person said so, or the marks say so, with ``force`` also a single one."""
     ids = {value for _, value in theirs.numbers}
     if context.not_same & {*ids, theirs.id}:

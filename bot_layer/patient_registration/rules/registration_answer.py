@@ -10,15 +10,10 @@ from bot_layer.fhir.outcomes import note
 from bot_layer.health_gorilla.rules import answers
 from bot_layer.patient_registration.rules.disclosure import DENIALS
 from bot_layer.patient_registration.rules.index_patient import Policy, shown
-from bot_layer.patient_registration.rules.plans import Act, Create, NothingToDo, Update
+from bot_layer.patient_registration.rules.registration import Act, Create, NothingToDo, Update
 
 NOT_FOR_THE_INDEX: Final = frozenset({"patient-inactive", "test-patient", "patient-deceased"}) | DENIALS
 """By rule these patients are not registered: that is no failure for a person to look after."""
-
-
-def action(plan: Act) -> str:
-    """The word for what a plan does."""
-    return {Create: "registered", Update: "updated", NothingToDo: "unchanged"}[type(plan)]
 
 
 def answer(
@@ -41,7 +36,7 @@ def answer(
     ]
     merged = note("merge-followed", "The Patient was merged into another; that one is registered.")
     return answers.answer(
-        action(plan),
+        plan.action,
         "patient",
         entries,
         preview=preview,
@@ -53,9 +48,6 @@ def answer(
 
 def deleted() -> Json:
     """The answer to a Subscription that reports a deleted Patient."""
-    gone = note(
-        "patient-deleted", "The Patient was deleted in Medplum; Health Gorilla has no call that ends a registration."
-    )
-    return parameters.build(
-        parameters.code("action", "unchanged"), parameters.resource("outcome", outcomes.outcome([gone]))
-    )
+    text = "The Patient was deleted in Medplum; Health Gorilla has no call that ends a registration."
+    outcome = outcomes.outcome([note("patient-deleted", text)])
+    return parameters.build(parameters.code("action", "unchanged"), parameters.resource("outcome", outcome))

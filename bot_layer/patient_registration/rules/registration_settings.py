@@ -73,9 +73,7 @@ class AdtPolicy:
 def disclosure_policy(settings: Mapping[str, str]) -> DisclosurePolicy:
     """Who may be made known to networks; ConfigError where a setting is wrong."""
     reader = Reader(DISCLOSURE_SETTINGS, settings)
-    policy = DisclosurePolicy(
-        opt_in=reader.flag("FEDERATED_OPT_IN"), highest=reader.choice("FEDERATED_CONFIDENTIALITY") or "N"
-    )
+    policy = DisclosurePolicy(reader.flag("FEDERATED_OPT_IN"), reader.choice("FEDERATED_CONFIDENTIALITY"))
     reader.complain()
     return policy
 
@@ -87,11 +85,8 @@ def registration_policy(settings: Mapping[str, str]) -> Policy:
     if system and (not _SYSTEM.fullmatch(system) or system.rstrip("/") == HEALTH_GORILLA_SYSTEM):
         reader.refuse("FEDERATED_PATIENT_SYSTEM", "the clinic's own URL, or urn:oid: with its OID")
     identifier_system = reader.text("FEDERATED_PATIENT_IDENTIFIER_SYSTEM")
-    for name, given in (
-        ("FEDERATED_PATIENT_SYSTEM", system),
-        ("FEDERATED_PATIENT_IDENTIFIER_SYSTEM", identifier_system),
-    ):
-        if is_ssn_system(given):
+    for name in ("FEDERATED_PATIENT_SYSTEM", "FEDERATED_PATIENT_IDENTIFIER_SYSTEM"):
+        if is_ssn_system(reader.text(name)):
             reader.refuse(name, "any system but that of social security numbers")
     policy = Policy(
         patient_system=system,

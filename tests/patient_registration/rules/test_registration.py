@@ -11,9 +11,9 @@ from bot_layer.errors import BotError, InputError
 from bot_layer.fhir.demographics import Demographics
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM
 from bot_layer.fhir.json import Json
-from bot_layer.patient_registration.rules import index_patient, patient_state, registration
+from bot_layer.patient_registration.rules import index_patient, registration
 from bot_layer.patient_registration.rules.index_patient import Policy
-from bot_layer.patient_registration.rules.plans import Context, Create, Found, NothingToDo, Update
+from bot_layer.patient_registration.rules.registration import Context, Create, Found, NothingToDo, Update
 from tests.people import NOW, PATIENT_ID, POLICY, SYSTEM, build, found, patient, plan, read, registered
 
 
@@ -435,7 +435,7 @@ def test_the_deceased_are_kept_but_not_newly_registered(deceased: Json) -> None:
 )
 def test_only_a_replacing_patient_is_followed(link: Json, expected: str | None) -> None:
     """``replaces`` points the other way."""
-    assert patient_state.replaced_by(patient(link=[link])) == expected
+    assert index_patient.replaced_by(patient(link=[link])) == expected
 
 
 def test_the_registered_id_may_be_a_record_number() -> None:
