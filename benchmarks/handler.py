@@ -20,7 +20,7 @@ from bot_layer.bot.event import read, target
 from bot_layer.bot.handler import check_input
 from bot_layer.demo.world import World
 from bot_layer.fhir.json import Json
-from bot_layer.health_gorilla.rules import enrollment, enrollment_answer
+from bot_layer.health_gorilla.rules import answers, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import Clinician
@@ -82,7 +82,7 @@ def _one_call(body: bytes) -> Json:
     clinician = Clinician.read(_PRACTITIONER, datetime.now(UTC))
     decision = enrollment.plan_update(clinician, found, requested)
     enrollment.npi_of(clinician, settings)
-    return enrollment_answer.answer(enrollment_answer.action_of(decision), "id", "login", requested)
+    return answers.of_account(decision.action, "id", "login", requested)
 
 
 def _microseconds(call: Callable[[], object]) -> float:

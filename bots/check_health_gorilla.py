@@ -14,9 +14,8 @@ from bot_layer.bot.event import Event, target
 from bot_layer.bot.handler import Handler
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.parameters import values
-from bot_layer.health_gorilla import check as health_gorilla_check
+from bot_layer.health_gorilla import check as checks
 from bot_layer.health_gorilla import tenant_settings
-from bot_layer.health_gorilla.rules import checks
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.clinician import Clinician
 from bot_layer.http import transport
@@ -42,10 +41,10 @@ BOT = Bot(
 def check(event: Event) -> Json:
     """Gather, then evaluate; returns one Parameters resource."""
     if not _names_somebody(event):
-        return checks.answer(health_gorilla_check.check(event.secrets))
+        return checks.answer(checks.check(event.secrets))
     asked = target(event, "Practitioner", "practitioner")
     server = medplum.connect(event)
-    return checks.answer(health_gorilla_check.check(event.secrets, lambda: _clinician(event, server, asked.reference)))
+    return checks.answer(checks.check(event.secrets, lambda: _clinician(event, server, asked.reference)))
 
 
 def _clinician(event: Event, server: Medplum, reference: str) -> Clinician:
@@ -58,4 +57,4 @@ def _names_somebody(event: Event) -> bool:
     return is_resource or bool(values(event.parameters, "practitioner")) or "practitioner" in event.query
 
 
-handler = Handler(BOT, check, read_settings=hg.read, partner_checks=health_gorilla_check.check_partner)
+handler = Handler(BOT, check, read_settings=hg.read, partner_checks=checks.check_partner)

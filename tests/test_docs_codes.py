@@ -13,7 +13,7 @@ import pytest
 from bot_layer.bot.collection import load
 from bot_layer.codes import advice
 from bot_layer.errors import BotError
-from bot_layer.health_gorilla.rules.checks import STEPS
+from bot_layer.health_gorilla.check import STEPS
 from bot_layer.health_gorilla.rules.names import NameMatch
 from tests import codes as codes_file
 

@@ -226,7 +226,7 @@ def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[
         if len(references) == 1:
             yield references[0], entry
         else:
-            told(roster.ambiguous(entry.line) if references else roster.lacking(entry.line))
+            told(roster.unresolved(entry.line, is_known=bool(references)))
 
 
 def _is_settled(row: Row | None) -> bool:

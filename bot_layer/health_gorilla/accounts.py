@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from bot_layer.errors import BotError, InputError, PermanentError, TransientError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, objects
 from bot_layer.fhir.outcomes import Issue, warning
 from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id
-from bot_layer.health_gorilla.rules import accounts, refusals
+from bot_layer.health_gorilla.rules import accounts, enrollment, refusals
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Decision, Enroll, Enrollment, Update
 from bot_layer.http.answer import Answer
-from bot_layer.http.retry import compare_and_set
+from bot_layer.http.retry import compare_and_set, write_planned
 
 Find = Callable[[], Enrollment | None]
-Replan = Callable[[], Update | NothingToDo]
+Replan = Callable[[], Update]
 
 
 @dataclass(frozen=True)
 class Account:
     """The account after the call. ``login`` is None if neither side has it.
 
-    ``issues`` say what Health Gorilla did not take; ``heeded`` is False where it took nothing of a change. ``existing``
-    is the account that was there although it was to be created; ``maybe_made`` is True where an answer of this call was
-    lost, so that it may be what the call itself made.
+    ``issues`` say what Health Gorilla did not accept; ``accepted`` is False where it accepted nothing of a change.
+    ``existing`` is the account that was found instead of a new one; ``maybe_made`` is True where an answer of this call
+    was lost, so that this call may have made it.
     """
 
     health_gorilla_id: str | None = field(repr=False)
     login: str | None = field(repr=False)
     issues: tuple[Issue, ...] = ()
-    heeded: bool = True
+    accepted: bool = True
     existing: Enrollment | None = field(default=None, repr=False)
     maybe_made: bool = False
 
@@ -43,12 +43,51 @@ class LoginTaken(InputError):
     maybe_made = False
 
 
-class _Overtaken(TransientError):
+class _Conflict(TransientError):
     """Another change came between; ``refused`` says how Health Gorilla reported it."""
 
     def __init__(self, status: int, refused: BotError) -> None:
         super().__init__(refused.message, service="Health Gorilla", status=status)
         self.refused = refused
+
+
+def carry_out(
+    gorilla: HealthGorillaClient,
+    decision: Decision,
+    *,
+    find: Find,
+    plan: Callable[[Enrollment], Update],
+    find_by_login: Find | None = None,
+    known: Sequence[Enrollment] = (),
+    login: str | None = None,
+) -> tuple[str, Account]:
+    """The action taken, and the account afterwards. An account that exists, or is found instead of a new one, is
+    updated as ``plan`` says.
+
+    The action is a creation only if the account is not among those ``known`` before, and was not found, or was found
+    after this call lost an answer. ``find_by_login`` finds the account whose login turns out to be taken. ``login`` is
+    the one that an existing account has where Health Gorilla does not show it.
+    """
+    action = decision.action
+    if isinstance(decision, Enroll):
+        try:
+            account = enroll(gorilla, decision, find)
+            # For an hour, Health Gorilla repeats its first answer to the same create.
+            before = next((each for each in known if each.id == account.health_gorilla_id), None)
+            existing, maybe_made, login = before or account.existing, account.maybe_made and not before, account.login
+            if existing is None:
+                return action, account
+        except LoginTaken as refused:
+            find = find_by_login or (lambda: None)
+            existing, maybe_made, login = find(), refused.maybe_made, decision.logins[0]
+            if existing is None:
+                raise
+        decision = plan(existing)
+        action = action if maybe_made else decision.action
+    account = update(gorilla, decision, lambda: plan(enrollment.require_found(find())))
+    if action == "updated" and not account.accepted:
+        action = "unchanged"
+    return action, replace(account, login=account.login or login)
 
 
 def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
@@ -81,52 +120,44 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
             raise refused
 
 
-def update(gorilla: HealthGorillaClient, plan: Update | NothingToDo, replan: Replan) -> Account:
+def update(gorilla: HealthGorillaClient, plan: Update, replan: Replan) -> Account:
     """The account after the PUT; on a conflict or a lost answer it is planned again from the current account."""
-    current, taken = plan, 0
+    taken = 0
 
-    def write() -> Account:
+    def write(current: Update) -> Account:
         nonlocal taken
-        if isinstance(current, NothingToDo):
-            return _settled(current.found)
+        found = current.found
+        if not current.payload:
+            return Account(found.id, found.login)
         email = current.emails[taken] if taken < len(current.emails) else None
         issues = _without_email(current.emails, email)
         if email is None and not current.required:
-            return _settled(current.found, issues, heeded=False)
+            return Account(found.id, found.login, issues, accepted=False)
         payload = current.with_email(email)
         require_valid(payload)
-        answer = gorilla.update_account(payload)
+        answer = gorilla.update("PractitionerRole", payload)
+        if answer.ok and not current.moves:
+            return Account(found.id, found.login, issues)
         if answer.ok:
-            return _after_update(gorilla, current, issues, email=email)
+            return _after_move(gorilla, current, issues, email=email)
         refused = _refusal(answer)
         if email is not None and refused.code == refusals.EMAIL_TAKEN:
             taken += 1
-            return write()
-        raise _Overtaken(answer.status, refused) if answer.status in {409, 412} else refused
-
-    def look() -> None:
-        nonlocal current
-        current = replan()
+            return write(current)
+        raise _Conflict(answer.status, refused) if answer.status in {409, 412} else refused
 
     try:
-        return compare_and_set(write, look=look)
-    except _Overtaken as overtaken:
-        raise overtaken.refused from None
+        return write_planned(plan, write, replan)
+    except _Conflict as conflict:
+        raise conflict.refused from None
 
 
-def _settled(found: Enrollment, issues: tuple[Issue, ...] = (), *, heeded: bool = True) -> Account:
-    return Account(found.id, found.login, issues, heeded)
-
-
-def _after_update(
-    gorilla: HealthGorillaClient, done: Update, issues: tuple[Issue, ...], *, email: str | None
-) -> Account:
-    """The account after a PUT; locations are read back, because releases before July 2026 ignore them silently."""
-    if not done.moves:
-        return _settled(done.found, issues)
+def _after_move(gorilla: HealthGorillaClient, done: Update, issues: tuple[Issue, ...], *, email: str | None) -> Account:
+    """The account read back, because releases before July 2026 ignore the locations silently."""
     now = gorilla.enrollment(str(done.found.role["id"]))
     ignored = accounts.locations_of(now.role) != accounts.locations_of(done.payload)
-    return _settled(now, (*issues, *_ignored(ignored)), heeded=not (ignored and done.only_moves and email is None))
+    accepted = not (ignored and done.only_moves and email is None)
+    return Account(now.id, now.login, (*issues, *_ignored(ignored)), accepted)
 
 
 def _ignored(ignored: bool) -> list[Issue]:
@@ -150,7 +181,7 @@ def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[An
     def send() -> tuple[Answer | None, Enrollment | None, bool]:
         nonlocal lost
         try:
-            return gorilla.create_account(payload), None, lost
+            return gorilla.create("PractitionerRole", payload), None, lost
         except TransientError as error:
             lost = lost or error.maybe_done
             found = find() if error.maybe_done else None
@@ -169,8 +200,8 @@ def _created(
     found = (_read(gorilla, role_id) if role_id else None) or find()
     requested = {hg.bare_id(reference) for reference in plan.account.locations}
     ignored = found is not None and bool(requested) and accounts.locations_of(found.role) != requested
-    known, told = (found.id, found.login) if found else (None, None)
-    return Account(known or plan.directory_id or None, told or login, (*issues, *_ignored(ignored)))
+    known, shown = (found.id, found.login) if found else (None, None)
+    return Account(known or plan.directory_id or None, shown or login, (*issues, *_ignored(ignored)))
 
 
 def _read(gorilla: HealthGorillaClient, role_id: str) -> Enrollment | None:
@@ -206,9 +237,7 @@ def _refusal(answer: Answer | None, login: str = "") -> BotError:
 
 def _is_busy(answer: Answer) -> bool:
     """True for a 409 that reports a concurrent change; the rules read one that reports a duplicate."""
-    if answer.status != 409:
-        return False
     outcome = answer.outcome()
-    issues = outcome.get("issue")
-    told = [issue.get("code") for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
-    return not answer.body.strip() or ("conflict" in told and refusals.reason(outcome) is refusals.UNKNOWN)
+    codes = [issue.get("code") for issue in objects(outcome.get("issue"))]
+    is_conflict = "conflict" in codes and refusals.reason(outcome) is refusals.UNKNOWN
+    return answer.status == 409 and (is_conflict or not answer.body.strip())

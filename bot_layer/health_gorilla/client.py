@@ -34,6 +34,7 @@ _TOKENS = TokenStore()
 # Releases before July 2026 refuse identifier and organization in one search: known after the first refusal, for each
 # server.
 _NO_COMBINED_SEARCH: set[str] = set()
+_WITH_PERSONS = ("_include", "PractitionerRole:practitioner")
 
 Query = Sequence[tuple[str, str]]
 
@@ -62,36 +63,38 @@ class HealthGorillaClient:
         return [entry for entry in people if not entry.npis or npi in entry.npis]
 
     def enrollments(self, npi: str) -> list[Enrollment]:
-        """The accounts of an NPI in the tenant; the persons are read where the search did not bring them along."""
-        query = [("identifier", f"{NPI_SYSTEM}|{npi}"), ("_include", "PractitionerRole:practitioner")]
-        found = [self.complete(found) for found in self._in_tenant(query)]
-        return [account for account in found if _may_have(account.person or {}, npi)]
+        """The accounts of an NPI in the tenant."""
+        found = self._in_tenant([("identifier", f"{NPI_SYSTEM}|{npi}"), _WITH_PERSONS])
+        # A server that ignores a search parameter returns other people.
+        known = [(account, identifiers.npis((account.person or {}).get("identifier", []))) for account in found]
+        return [account for account, npis in known if not npis or npi in npis]
 
     def accounts_of(self, person_id: str) -> list[Enrollment]:
         """The accounts of a person by Health Gorilla id in the tenant."""
-        query = [("practitioner", person_id), ("_include", "PractitionerRole:practitioner")]
-        return [self.complete(found) for found in self._in_tenant(query)]
+        return self._in_tenant([("practitioner", person_id), _WITH_PERSONS])
 
     def members(self) -> list[Enrollment]:
         """Every account of the tenant: a long answer, asked for only where nothing shorter identifies a person."""
-        query = [("organization", self.settings.tenant_id), ("_include", "PractitionerRole:practitioner")]
-        return [self.complete(found) for found in self._roles(self.search("PractitionerRole", query))]
+        query = [("organization", self.settings.tenant_id), _WITH_PERSONS]
+        return self._roles(self.search("PractitionerRole", query))
 
     def enrollment(self, role_id: str) -> Enrollment:
         """One account by the PractitionerRole's id."""
         answer = self.send("GET", path("PractitionerRole/{id}", id=role_id))
-        return self.complete(Enrollment.read(resource_of(answer), None, self.now))
+        return self.account(resource_of(answer))
 
-    def create_account(self, role: Json) -> Answer:
+    def create(self, resource_type: str, resource: Json) -> Answer:
         """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
-        key = accounts.idempotency_key(self.settings.base_url, self.settings.tenant_id, role)
-        return self.send("POST", path("PractitionerRole"), json_body=role, headers={"HG-Idempotency-Key": key})
+        key = accounts.idempotency_key(self.settings.base_url, self.settings.tenant_id, resource)
+        headers = {"HG-Idempotency-Key": key}
+        return self.send("POST", path(resource_type), json_body=resource, headers=headers)
 
-    def update_account(self, role: Json) -> Answer:
-        """The answer to a PUT of the whole PractitionerRole, guarded by If-Match where its version is known."""
-        version = role.get("meta", {}).get("versionId")
+    def update(self, resource_type: str, resource: Json) -> Answer:
+        """The answer to a PUT of the whole resource, guarded by If-Match where its version is known."""
+        version = resource.get("meta", {}).get("versionId")
         headers = {"If-Match": f'W/"{version}"'} if version else {}
-        return self.send("PUT", path("PractitionerRole/{id}", id=str(role["id"])), json_body=role, headers=headers)
+        where = path(f"{resource_type}/{{id}}", id=str(resource["id"]))
+        return self.send("PUT", where, json_body=resource, headers=headers)
 
     def search(self, resource_type: str, query: Query) -> list[Json]:
         """Every resource of a search, also included ones: at most 20 pages, never a part of a longer answer."""
@@ -155,18 +158,16 @@ class HealthGorillaClient:
             answer.json()
         return answer
 
-    def complete(self, found: Enrollment) -> Enrollment:
-        """The enrollment with its person, read where only a reference to it is there."""
-        if found.person is not None:
-            return found
-        person = accounts.person_of(found.role)
-        reference = accounts.person_reference(found.role)
+    def account(self, role: Json, people: Sequence[Json] = ()) -> Enrollment:
+        """The account with its person, who is read where neither the role nor the search contains them."""
+        person = accounts.person_of(role, people)
+        reference = accounts.person_reference(role)
         if person is None and reference and not reference.startswith("#"):
             person_id = reference.rpartition("/")[2]
             answer = self.send("GET", path("Practitioner/{id}", id=person_id))
             # Some users can't be read on their own; the role's reference has their id all the same.
             person = None if answer.status == 404 else resource_of(answer)
-        return Enrollment.read(found.role, person, self.now)
+        return Enrollment.read(role, person, self.now)
 
     def _in_tenant(self, query: list[tuple[str, str]]) -> list[Enrollment]:
         """The roles of the tenant: by one combined search where this release allows it, else filtered here."""
@@ -181,8 +182,7 @@ class HealthGorillaClient:
     def _roles(self, found: list[Json]) -> list[Enrollment]:
         people = [resource for resource in found if resource.get("resourceType") == "Practitioner"]
         roles = [resource for resource in found if resource.get("resourceType") == "PractitionerRole"]
-        own = [role for role in roles if self._is_ours(role)]
-        return [Enrollment.read(role, accounts.person_of(role, people), self.now) for role in own]
+        return [self.account(role, people) for role in roles if self._is_ours(role)]
 
     def _is_ours(self, role: Json) -> bool:
         """True where the role is of the tenant; one without organization is of the login's own tenant."""
@@ -223,9 +223,3 @@ def created_id(answer: Answer, resource_type: str) -> str | None:
         return named if is_id(named) else None
     found = answer.outcome()
     return found["id"] if found.get("resourceType") == resource_type and is_id(found.get("id")) else None
-
-
-def _may_have(person: Json, npi: str) -> bool:
-    """False for a person who has another NPI: a server that ignores a search parameter returns other people."""
-    known = identifiers.npis(person.get("identifier", []))
-    return not known or npi in known

@@ -6,10 +6,10 @@ from bot_layer.errors import ReviewNeeded, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resource_of
-from bot_layer.health_gorilla.rules import accounts, locations
+from bot_layer.health_gorilla.rules import locations
 from bot_layer.health_gorilla.rules.locations import TYPE, Decision
 from bot_layer.http.addresses import path
-from bot_layer.http.retry import compare_and_set
+from bot_layer.http.retry import write_planned
 
 
 def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Json | None:
@@ -26,33 +26,21 @@ def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Js
 
 def carry_out(gorilla: HealthGorillaClient, decision: Decision, requested: Json) -> str:
     """The location's id after what was decided is done. A lost answer is settled by a look before it is sent again."""
-    current = decision
+    known = str(decision.found["id"]) if decision.found else None
 
-    def send() -> str:
-        if current.payload is None:
-            return locations.require_location_id(str((current.found or {}).get("id") or ""))
-        require_valid(current.payload)
-        return _send(gorilla, current)
+    def replan() -> Decision:
+        return locations.plan(requested, find(gorilla, requested, known))
 
-    def look() -> None:
-        nonlocal current
-        known = str(current.found["id"]) if current.found else None
-        current = locations.plan(requested, find(gorilla, requested, known))
-
-    return compare_and_set(send, look=look)
+    return write_planned(decision, lambda current: _send(gorilla, current), replan)
 
 
 def _send(gorilla: HealthGorillaClient, decision: Decision) -> str:
-    payload = decision.payload or {}
-    if decision.action == "created":
-        key = accounts.idempotency_key(gorilla.settings.base_url, gorilla.settings.tenant_id, payload)
-        headers = {"HG-Idempotency-Key": key}
-        answer = gorilla.send("POST", path("Organization"), json_body=payload, headers=headers)
-    else:
-        version = payload.get("meta", {}).get("versionId")
-        headers = {"If-Match": f'W/"{version}"'} if version else {}
-        where = path("Organization/{id}", id=str(payload["id"]))
-        answer = gorilla.send("PUT", where, json_body=payload, headers=headers)
+    payload = decision.payload
+    if payload is None:
+        return locations.require_location_id(str((decision.found or {}).get("id") or ""))
+    require_valid(payload)
+    send = gorilla.create if decision.action == "created" else gorilla.update
+    answer = send("Organization", payload)
     if answer.status in {202, 409, 412}:
         text = "Another call changes the location; sync it again."
         raise TransientError(

@@ -57,7 +57,10 @@ class TokenStore:
 
         def ask() -> Token:
             # Another request may have ended since this caller looked.
-            return self._kept(settings, clock) or self._keep(settings, request_token(settings, transport, clock()))
+            token = self._kept(settings, clock) or request_token(settings, transport, clock())
+            with self._lock:
+                self._tokens[settings] = token
+            return token
 
         return self._kept(settings, clock) or self._requests.do(settings, ask)
 
@@ -71,11 +74,6 @@ class TokenStore:
         with self._lock:
             kept = self._tokens.get(settings)
             return kept if kept is not None and kept.ends - _MARGIN > clock() else None
-
-    def _keep(self, settings: HealthGorilla, token: Token) -> Token:
-        with self._lock:
-            self._tokens[settings] = token
-        return token
 
 
 def request_token(settings: HealthGorilla, transport: Transport, now: float) -> Token:

@@ -21,7 +21,7 @@ from bot_layer.health_gorilla.client import HealthGorillaClient
 from bot_layer.health_gorilla.rules import accounts, enrollment
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, Update
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
@@ -60,7 +60,7 @@ def plan(requested: AccountRequest | None = None, **changes: Any) -> Enroll:
 
 def change(requested: AccountRequest) -> Update:
     decision = enrollment.plan_update(clinician(), enrolled(), requested)
-    assert isinstance(decision, Update)
+    assert decision.payload
     return decision
 
 
@@ -334,7 +334,7 @@ def test_a_new_account_without_its_locations_is_told(place: str, expected: list[
     answers("POST", MADE)
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"{BASE}/Organization/{place}"}]})
     account = accounts_there.enroll(client(), plan(AccountRequest(locations=["Organization/tl-1"])), nobody)
-    assert (codes(account), account.heeded) == (expected, True)
+    assert (codes(account), account.accepted) == (expected, True)
 
 
 # Updating
@@ -343,7 +343,7 @@ def test_a_new_account_without_its_locations_is_told(place: str, expected: list[
 @responses.activate
 def test_nothing_to_do_sends_nothing() -> None:
     """The account as it is."""
-    assert accounts_there.update(client(), NothingToDo(enrolled()), pytest.fail) == Account("hg-1", "amara")
+    assert accounts_there.update(client(), Update(enrolled()), pytest.fail) == Account("hg-1", "amara")
     assert len(responses.calls) == 0
 
 
@@ -364,7 +364,7 @@ def test_an_update_is_planned_anew_from_what_is_there_by_then(failure: tuple[int
     anew = change(AccountRequest([NUMBER, account_number("Organization/f-2", "B-1")]))
     accounts_there.update(client(), change(AccountRequest([NUMBER])), lambda: anew)
     assert sent("PUT")[1] == anew.payload
-    settled = accounts_there.update(client(), change(AccountRequest([NUMBER])), lambda: NothingToDo(enrolled(NUMBER)))
+    settled = accounts_there.update(client(), change(AccountRequest([NUMBER])), lambda: Update(enrolled(NUMBER)))
     assert settled == Account("hg-1", "amara")
 
 
@@ -403,7 +403,7 @@ def test_an_update_tries_each_address_and_at_last_none() -> None:
     answers("PUT", TAKEN_EMAIL, TAKEN_EMAIL, (200, ""))
     account = accounts_there.update(client(), change(AccountRequest([NUMBER], emails=EMAILS)), pytest.fail)
     assert emails("PUT") == [[EMAILS[0]], [EMAILS[1]], []]
-    assert (codes(account), account.heeded) == (["email-taken"], True)
+    assert (codes(account), account.accepted) == (["email-taken"], True)
 
 
 @responses.activate
@@ -412,7 +412,7 @@ def test_an_update_of_nothing_but_a_taken_address_did_nothing() -> None:
     answers("PUT", TAKEN_EMAIL)
     account = accounts_there.update(client(), change(AccountRequest(emails=EMAILS)), pytest.fail)
     assert len(sent("PUT")) == 2
-    assert (codes(account), account.heeded) == (["email-taken"], False)
+    assert (codes(account), account.accepted) == (["email-taken"], False)
 
 
 @responses.activate
@@ -426,7 +426,7 @@ def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
 
 @responses.activate
 @pytest.mark.parametrize(
-    ("requested", "there", "expected", "heeded"),
+    ("requested", "there", "expected", "accepted"),
     [
         (AccountRequest(locations=["Organization/tl-1"]), "tl-1", [], True),
         (AccountRequest(locations=["Organization/tl-1"]), "tl-2", ["location-ignored"], False),
@@ -434,12 +434,12 @@ def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
         (AccountRequest(locations=["Organization/tl-1"], emails=EMAILS), "tl-2", ["location-ignored"], True),
     ],
 )
-def test_locations_are_read_back(requested: AccountRequest, there: str, expected: list[str], heeded: bool) -> None:
+def test_locations_are_read_back(requested: AccountRequest, there: str, expected: list[str], accepted: bool) -> None:
     """Older releases ignore them silently: then the answer says so, and a location-only update did nothing."""
     answers("PUT", (200, ""))
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"Organization/{there}"}]})
     account = accounts_there.update(client(), change(requested), pytest.fail)
-    assert (codes(account), account.heeded, account.login) == (expected, heeded, "told")
+    assert (codes(account), account.accepted, account.login) == (expected, accepted, "told")
 
 
 def test_no_person_shows_in_the_representation() -> None:

@@ -19,7 +19,6 @@ from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla import client as health_gorilla
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.http.policy import RetryPolicy
 from bot_layer.http.transport import Answer, Transport
 from medplum_sandbox.health_gorilla import HealthGorillaSandbox, Switches, npi
@@ -275,12 +274,12 @@ def test_a_person_who_cant_be_read_has_an_id_all_the_same() -> None:
     """404: some users can't be read on their own. Any other refusal is an error."""
     client = conversation()
     person = responses.get(f"{BASE}/Practitioner/p-1", status=404)
-    found = client.complete(Enrollment(a_role()))
+    found = client.account(a_role())
     assert (found.person, found.id) == (None, "p-1")
     responses.remove(person)
     responses.get(f"{BASE}/Practitioner/p-1", status=410)
     with pytest.raises(PermanentError):
-        client.complete(Enrollment(a_role()))
+        client.account(a_role())
 
 
 @responses.activate
@@ -288,7 +287,7 @@ def test_a_person_who_cant_be_read_has_an_id_all_the_same() -> None:
 def test_nobody_is_looked_for_without_a_reference(practitioner: Json) -> None:
     """A fragment that refers to nothing is no id."""
     client = conversation()
-    assert client.complete(Enrollment(a_role(practitioner=practitioner))).person is None
+    assert client.account(a_role(practitioner=practitioner)).person is None
     assert fhir_calls() == []
 
 
@@ -297,8 +296,8 @@ def test_a_person_who_is_there_is_not_read_again() -> None:
     """Neither an included one nor a contained one."""
     client = conversation()
     contained = a_role(practitioner={"reference": "#p-1"}, contained=[PERSON])
-    assert client.complete(Enrollment(contained)).person == PERSON
-    assert client.complete(Enrollment(a_role(), PERSON)).person == PERSON
+    assert client.account(contained).person == PERSON
+    assert client.account(a_role(), [PERSON]).person == PERSON
     assert fhir_calls() == []
 
 
@@ -311,7 +310,7 @@ def test_the_same_content_carries_the_same_key() -> None:
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=201)
     for body in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 3}):
-        client.create_account(body)
+        client.create("PractitionerRole", body)
     keys = [
         str(call.request.headers["HG-Idempotency-Key"]) for call in responses.calls if "/fhir/" in str(call.request.url)
     ]
@@ -325,7 +324,7 @@ def test_an_update_is_guarded_by_the_version_where_it_is_known(meta: Json, expec
     """If-Match, as FHIR writes it."""
     client = conversation()
     responses.put(f"{BASE}/PractitionerRole/r-1", status=200)
-    assert client.update_account({**a_role(), "meta": meta}).ok
+    assert client.update("PractitionerRole", {**a_role(), "meta": meta}).ok
     sent = responses.calls[-1].request
     assert sent.headers.get("If-Match") == expected
     assert (sent.headers["Content-Type"], sent.headers["Authorization"]) == ("application/fhir+json", "Bearer token-1")
@@ -367,7 +366,7 @@ def test_the_look_alike_names_what_it_created(shape: Any, empty: bool) -> None:
     """And the account can be read by it."""
     with HealthGorillaSandbox(switches=Switches(location_header=shape, empty_create_body=empty)) as gorilla:
         client = client_of(gorilla)
-        made = created_id(client.create_account(clinical(gorilla)), "PractitionerRole")
+        made = created_id(client.create("PractitionerRole", clinical(gorilla)), "PractitionerRole")
         assert client.enrollment(str(made)).role["id"] == gorilla.roles()[0]["id"]
 
 
@@ -392,7 +391,7 @@ def test_a_create_with_a_token_that_ended_is_sent_again() -> None:
         client = client_of(gorilla)
         client.token()
         gorilla.expire_tokens()
-        assert client.create_account(clinical(gorilla)).ok
+        assert client.create("PractitionerRole", clinical(gorilla)).ok
         assert len(gorilla.roles()) == 1
 
 
@@ -422,7 +421,7 @@ def test_what_no_rule_reads_is_an_error(status: int, kind: type[Exception], mayb
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=status, json={"issue": [{"diagnostics": "Zzyzx"}]})
     with pytest.raises(kind) as caught:
-        client.create_account({"name": "Zzyzx"})
+        client.create("PractitionerRole", {"name": "Zzyzx"})
     assert getattr(caught.value, "maybe_done", None) is maybe_done
     assert "Zzyzx" not in f"{caught.value!r} {caught.value.__dict__}"
 
@@ -433,7 +432,7 @@ def test_what_a_rule_reads_comes_back(status: int) -> None:
     """Refusals with a reason are answers."""
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=status)
-    assert client.create_account({}).status == status
+    assert client.create("PractitionerRole", {}).status == status
 
 
 def test_a_gateways_page_is_no_account() -> None:

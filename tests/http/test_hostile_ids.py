@@ -66,7 +66,7 @@ def patient_with(health_gorilla_id: str) -> ClinicPatient:
 
 GORILLA: dict[str, Callable[[str], Any]] = {
     "an account": lambda bad: gorilla().enrollment(bad),
-    "an account's change": lambda bad: gorilla().update_account({"id": bad}),
+    "an account's change": lambda bad: gorilla().update("PractitionerRole", {"id": bad}),
     "a location": lambda bad: locations.find(gorilla(), {}, bad),
     "a patient": lambda bad: patients().find_registered(patient_with(bad)),
 }

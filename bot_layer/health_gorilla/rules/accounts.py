@@ -23,7 +23,7 @@ from bot_layer.health_gorilla.rules import settings as hg
 CONTAINED_ID = "pr"
 PROVIDER = {"system": hg.ADMINISTRATIVE_ROLE, "code": "provider", "display": "Provider"}
 CLINICAL_CODES = (PROVIDER, {"system": hg.PRACTITIONER_ROLE, "code": "doctor", "display": "Doctor"})
-_HEX_ID = re.compile(r"^[A-Za-z0-9\-]{1,64}$")
+_ID = re.compile(r"[A-Za-z0-9\-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,12 @@ class Account:
 
 def build(account: Account) -> Json:
     """The PractitionerRole that creates the account."""
-    meta: Json = {"profile": [hg.USER_PROFILE]}
-    tags = _tags(account)
-    if tags:
-        meta["tag"] = tags
+    # VERIFIED stops the invitation, NO_SUBSCRIPTIONS the notifications.
+    tags = [*([] if account.invite else ["VERIFIED"]), *([] if account.notify else ["NO_SUBSCRIPTIONS"])]
+    tagged = {"tag": [{"system": hg.SYSTEM, "code": code} for code in tags]} if tags else {}
     role: Json = {
         "resourceType": "PractitionerRole",
-        "meta": meta,
+        "meta": {"profile": [hg.USER_PROFILE], **tagged},
         "active": True,
         "practitioner": {"reference": f"#{CONTAINED_ID}"},
         "code": [{"coding": list(account.codes)}],
@@ -72,19 +71,20 @@ def build(account: Account) -> Json:
 
 
 def with_person(role: Json, person: Json) -> Json:
-    """The PractitionerRole with the person as its contained Practitioner, whatever way the person came along."""
+    """The PractitionerRole with the person as its contained Practitioner, wherever the person came from."""
     contained = {
         **{key: value for key, value in person.items() if key != "text"},
         "id": CONTAINED_ID,
-        "meta": {"profile": _profiles(person)},
+        "meta": {"profile": list(person.get("meta", {}).get("profile") or hg.PRACTITIONER_PROFILES)},
     }
+    others = [resource for resource in role.get("contained", ()) if resource.get("resourceType") != "Practitioner"]
     meta = role.get("meta", {})
     kept = {key: meta[key] for key in ("versionId", "profile", "tag") if key in meta}
     return {
         **role,
         "meta": {**kept, "profile": kept.get("profile") or [hg.USER_PROFILE]},
         "practitioner": {"reference": f"#{CONTAINED_ID}"},
-        "contained": [contained, *_others(role)],
+        "contained": [contained, *others],
     }
 
 
@@ -110,10 +110,8 @@ def person_id(role: Json, person: Json | None) -> str | None:
     if known:
         return known[0]
     reference = person_reference(role)
-    if reference and not reference.startswith("#"):
-        found = reference.rpartition("/")[2]
-        return found if _HEX_ID.match(found) else None
-    return None
+    found = "" if reference.startswith("#") else reference.rpartition("/")[2]
+    return found if _ID.fullmatch(found) else None
 
 
 def login_of(person: Json | None) -> str | None:
@@ -133,13 +131,10 @@ def with_login(person: Json, login: str | None) -> Json:
 
 def emails_of(person: Json | None) -> list[str]:
     """The e-mail addresses in use, by rank, then in their order."""
-    points = [
-        point
-        for point in (person or {}).get("telecom", ())
-        if point.get("system") == "email" and "@" in str(point.get("value") or "") and point.get("use") != "old"
-    ]
-    points.sort(key=lambda point: point.get("rank", 1_000_000))
-    return list(dict.fromkeys(str(point["value"]).strip() for point in points))
+    points = sorted((person or {}).get("telecom", ()), key=lambda point: point.get("rank", 1_000_000))
+    used = (point for point in points if point.get("system") == "email" and point.get("use") != "old")
+    emails = (str(point.get("value") or "").strip() for point in used)
+    return list(dict.fromkeys(email for email in emails if "@" in email))
 
 
 def with_email(role: Json, email: str) -> Json:
@@ -215,20 +210,6 @@ def _person(account: Account) -> Json:
     if account.email:
         person["telecom"] = [{"system": "email", "value": account.email, "use": "work"}]
     return person
-
-
-def _tags(account: Account) -> list[Json]:
-    """VERIFIED stops the invitation, NO_SUBSCRIPTIONS the notifications."""
-    codes = [*([] if account.invite else ["VERIFIED"]), *([] if account.notify else ["NO_SUBSCRIPTIONS"])]
-    return [{"system": hg.SYSTEM, "code": code} for code in codes]
-
-
-def _profiles(person: Json) -> list[str]:
-    return list(person.get("meta", {}).get("profile") or hg.PRACTITIONER_PROFILES)
-
-
-def _others(role: Json) -> list[Json]:
-    return [resource for resource in role.get("contained", ()) if resource.get("resourceType") != "Practitioner"]
 
 
 def _is_password(item: Any) -> bool:

@@ -5,13 +5,13 @@ Identifiers that are not in force (use ``old``, or outside their period) are lef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from bot_layer.fhir import identifiers, periods
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, as_object, objects
 from bot_layer.health_gorilla.rules import accounts, names
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.names import PersonName
@@ -39,9 +39,7 @@ class AccountNumber:
     def read(cls, identifier: Json, where: str, now: datetime, contained: Sequence[Json] = ()) -> AccountNumber:
         """The number in an Identifier. Its assigner may be a contained Organization or a logical reference."""
         reference = identifiers.assigner(identifier)
-        given = identifier.get("assigner")
-        logical = given.get("identifier") if isinstance(given, dict) else None
-        known = [logical] if isinstance(logical, dict) else []
+        known = [as_object(as_object(identifier.get("assigner")).get("identifier"))]
         for organization in contained:
             if reference == f"#{organization.get('id')}":
                 known += objects(organization.get("identifier"))
@@ -75,6 +73,8 @@ class Clinician:
         """The Practitioner as a value. Its references to Medplum's own server are expected as ``Type/id``."""
         valid = periods.current(practitioner.get("identifier"), now)
         own_id = str(practitioner.get("id") or "")
+        prns = (each for each in valid if identifiers.kind(each) == "PRN" and not each.get("assigner"))
+        own_prns = (str(each.get("value") or "").strip() for each in prns)
         return cls(
             id=own_id,
             is_active=practitioner.get("active") is not False,
@@ -85,7 +85,8 @@ class Clinician:
             emails=tuple(accounts.emails_of({"telecom": periods.current(practitioner.get("telecom"), now)})),
             numbers=(*own_numbers(practitioner, "Practitioner", now), *_practice_numbers(practitioner, now)),
             locations=tuple(_locations(practitioner)),
-            sign_on=_sign_on(valid) or own_id,
+            # The practitioner's own PRN that no organization gave.
+            sign_on=next((number for number in own_prns if number), own_id),
             security_role=security_role_of(practitioner),
         )
 
@@ -106,12 +107,9 @@ def own_numbers(resource: Json, kind: str, now: datetime) -> list[AccountNumber]
 
 def security_role_of(resource: Json) -> str | None:
     """The security role in the extension, in either of its spellings, on a PractitionerRole or a Practitioner."""
-    found = [
-        extension.get("valueCodeableConcept") or {}
-        for extension in objects(resource.get("extension"))
-        if extension.get("url") in hg.SECURITY_ROLE_EXTENSIONS
-    ]
-    return accounts.code_of(found, hg.SECURITY_ROLE)
+    extensions = objects(resource.get("extension"))
+    found = (each.get("valueCodeableConcept") for each in extensions if each.get("url") in hg.SECURITY_ROLE_EXTENSIONS)
+    return accounts.code_of(map(as_object, found), hg.SECURITY_ROLE)
 
 
 def reference_of(value: Any) -> str:
@@ -121,16 +119,6 @@ def reference_of(value: Any) -> str:
     if "resourceType" in value:
         return f"{value['resourceType']}/{value.get('id', '')}"
     return str(value.get("reference") or "")
-
-
-def _sign_on(valid: Iterable[Json]) -> str:
-    """The practitioner's own PRN that no organization gave."""
-    own = (
-        str(found.get("value") or "").strip()
-        for found in valid
-        if identifiers.kind(found) == "PRN" and not found.get("assigner")
-    )
-    return next(filter(None, own), "")
 
 
 def _practice_numbers(practitioner: Json, now: datetime) -> list[AccountNumber]:
@@ -152,7 +140,7 @@ def _number(parts: Sequence[Json]) -> Json:
         if isinstance(part.get("valueReference"), dict):
             found["assigner"] = part["valueReference"]
         elif isinstance(part.get("valueIdentifier"), dict):
-            known: Mapping[str, Any] = part["valueIdentifier"]
+            known = part["valueIdentifier"]
             found |= {key: known[key] for key in ("use", "value", "period", "assigner") if key in known}
         elif isinstance(part.get("valueString"), str):
             found["value"] = part["valueString"]
@@ -170,6 +158,5 @@ def _locations(practitioner: Json) -> list[str]:
 
 def _location(value: Json) -> str:
     """A Reference's text, or Health Gorilla's own if it names the location only by its id."""
-    logical = value.get("identifier")
-    known = identifiers.values_of([logical], SYSTEM) if isinstance(logical, dict) else []
+    known = identifiers.values_of([as_object(value.get("identifier"))], SYSTEM)
     return reference_of(value) or (f"Organization/{known[0]}" if known else "")

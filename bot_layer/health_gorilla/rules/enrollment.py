@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import ClassVar
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
@@ -77,8 +78,12 @@ class Enrollment:
 
 @dataclass(frozen=True)
 class Enroll:
-    """Create the account; ``logins`` and ``emails`` are tried in turn in ``payload(login, email)``, which is sent."""
+    """Create the account; ``logins`` and ``emails`` are tried in turn in ``payload(login, email)``, which is sent.
 
+    ``directory_id`` is the person's Health Gorilla id; empty for a person who is not in the directory.
+    """
+
+    action: ClassVar = "enrolled"
     account: Account
     logins: tuple[str, ...] = field(repr=False)
     directory_id: str = field(repr=False)
@@ -91,41 +96,54 @@ class Enroll:
 
 @dataclass(frozen=True)
 class Update:
-    """Put the PractitionerRole: ``payload`` is whole, ``added`` the identifiers that it gains.
+    """Put the PractitionerRole: ``payload`` is whole, or empty where there is nothing to do; ``added`` are the
+    identifiers that it gains.
 
     ``emails`` are tried in turn; ``required`` is False where an address is all that would change.
     """
 
-    payload: Json = field(repr=False)
-    added: Sequence[Json] = field(repr=False)
     found: Enrollment
+    payload: Json = field(default_factory=dict, repr=False)
+    added: Sequence[Json] = field(default=(), repr=False)
     emails: tuple[str, ...] = field(default=(), repr=False)
     required: bool = True
 
     @property
+    def action(self) -> str:
+        """``updated``, or ``unchanged`` where there is nothing to do."""
+        return "updated" if self.payload else "unchanged"
+
+    @property
     def moves(self) -> bool:
         """True where the locations change."""
-        return accounts.locations_of(self.payload) != accounts.locations_of(self.found.role)
+        return bool(self.payload) and accounts.locations_of(self.payload) != accounts.locations_of(self.found.role)
 
     @property
     def only_moves(self) -> bool:
         """True where nothing but the locations changes."""
-        same = all(self.payload.get(key) == self.found.role.get(key) for key in ("code", "extension"))
-        return self.moves and same and not self.added
+        return self.moves and not (self._changes("code") or self._changes("extension") or self.added)
 
     def with_email(self, email: str | None) -> Json:
         """The payload with this e-mail address."""
         return self.payload if email is None else accounts.with_email(self.payload, email)
 
+    @property
+    def differences(self) -> list[str]:
+        """What would change, as elements and counts; the payload has the values."""
+        differences = {
+            f"PractitionerRole.contained.identifier: {len(self.added)} added": self.added,
+            "PractitionerRole.code: role replaced": self._changes("code"),
+            "PractitionerRole.extension: security role set": self._changes("extension"),
+            "PractitionerRole.location: replaced": self.moves,
+            "PractitionerRole.contained.telecom: e-mail address added": self.emails,
+        }
+        return [text for text, differs in differences.items() if differs]
 
-@dataclass(frozen=True)
-class NothingToDo:
-    """Health Gorilla has all of it."""
-
-    found: Enrollment
+    def _changes(self, element: str) -> bool:
+        return bool(self.payload) and self.payload.get(element) != self.found.role.get(element)
 
 
-Decision = Enroll | Update | NothingToDo
+Decision = Enroll | Update
 
 
 def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
@@ -141,11 +159,6 @@ def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
             "The NPI does not have ten digits and a valid check digit.", code="npi-invalid", expression=where
         )
     return found[0]
-
-
-def health_gorilla_id_of(clinician: Clinician) -> str | None:
-    """The one Health Gorilla id that Medplum keeps, or None; ReviewNeeded with several."""
-    return one_health_gorilla_id(clinician.health_gorilla_ids)
 
 
 def is_npi(value: str, *, check_digit: bool) -> bool:
@@ -192,7 +205,7 @@ def directory_entry(entries: Sequence[DirectoryEntry]) -> DirectoryEntry:
 
 def require_same_id(clinician: Clinician, health_gorilla_id: str | None) -> None:
     """Raise ReviewNeeded where Medplum keeps another Health Gorilla id than Health Gorilla itself."""
-    kept = health_gorilla_id_of(clinician)
+    kept = one_health_gorilla_id(clinician.health_gorilla_ids)
     if kept and health_gorilla_id and kept != health_gorilla_id:
         raise ReviewNeeded(
             "The Health Gorilla id in Medplum differs from the account's: find out which person is meant.",
@@ -256,7 +269,7 @@ def plan_update(
     *,
     login: str | None = None,
     role: Json | None = None,
-) -> Update | NothingToDo:
+) -> Update:
     """What an account lacks. ReviewNeeded where the ids contradict each other, or its person can't be read.
 
     ``login`` is the tenant's where it is not the one that Medplum keeps. ``role`` is the PractitionerRole with its new
@@ -273,7 +286,7 @@ def plan_update(
     emails = () if accounts.emails_of(person) else tuple(requested.emails)
     required = bool(added) or wanted != found.role
     if not required and not emails:
-        return NothingToDo(found)
+        return Update(found)
     if found.person is None:
         # A PUT replaces the whole account: without its person the name and every number would be lost.
         text = "Health Gorilla does not show the person of the account: a change would lose data."
@@ -281,11 +294,11 @@ def plan_update(
     # A PUT without the login might remove it: Medplum's is sent where Health Gorilla does not show its own.
     changed = {**person, "identifier": merged} if merged else person
     changed = accounts.with_login(changed, login or clinician.login)
-    return Update(accounts.with_person(wanted, changed), added, found, emails, required)
+    return Update(found, accounts.with_person(wanted, changed), added, emails, required)
 
 
 def write_back(practitioner: Json, health_gorilla_id: str | None, login: str | None, now: datetime) -> Json:
-    """The practitioner with id and login; itself where it has them in force. A login that is there already stays."""
+    """The practitioner with id and login; itself where it has them in force. A login that it has stays."""
     known = identifiers.values_of(current(practitioner.get("identifier"), now), SYSTEM)
     changed = practitioner
     if health_gorilla_id and not known:

@@ -1,4 +1,4 @@
-"""A practice location: an Organization of Medplum as Health Gorilla wants it, compared with the one that is there.
+"""A practice location: an Organization of Medplum as Health Gorilla wants it, compared with the one that it has.
 
 Health Gorilla keeps a location as Organization of type PRL, part of the tenant, with an address that says its country.
 https://www.medplum.com/docs/integration/health-gorilla/multiple-locations
@@ -13,10 +13,10 @@ from typing import Any
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers, parameters
+from bot_layer.fhir.demographics import folded
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.periods import current
-from bot_layer.health_gorilla.rules import answers, enrollment, names
-from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
+from bot_layer.health_gorilla.rules import answers, enrollment
 from bot_layer.health_gorilla.rules.settings import SYSTEM, bare_id
 
 TYPE = {"system": "https://www.healthgorilla.com/fhir/organization-type", "code": "PRL", "display": "Practice Location"}
@@ -26,7 +26,7 @@ _ADDRESS = ("line", "city", "state", "postalCode", "country")
 
 @dataclass(frozen=True)
 class Decision:
-    """``created``, ``updated`` or ``unchanged``; ``payload`` is sent, ``found`` is there."""
+    """``created``, ``updated`` or ``unchanged``; ``payload`` is sent, ``found`` is what Health Gorilla has."""
 
     action: str
     payload: Json | None = field(default=None, repr=False)
@@ -61,7 +61,8 @@ def wanted(organization: Json, tenant: str, now: datetime) -> Json:
 
 def health_gorilla_id(organization: Json, now: datetime) -> str | None:
     """The location's id that Medplum keeps (``tl-...``), or None; InputError for a tenant or a laboratory."""
-    found = enrollment.one_health_gorilla_id(PracticeOrganization.read(organization, now).health_gorilla_ids)
+    known = identifiers.values_of(current(organization.get("identifier"), now), SYSTEM)
+    found = enrollment.one_health_gorilla_id(known)
     if found is not None and not found.startswith("tl-"):
         text = "The Organization's Health Gorilla id is not a location's (tl-...) but a tenant's or laboratory's."
         raise InputError(text, code="not-a-location", expression=["Organization.identifier"])
@@ -69,8 +70,13 @@ def health_gorilla_id(organization: Json, now: datetime) -> str | None:
 
 
 def pick(candidates: Sequence[Json], location: Json) -> Json | None:
-    """The location of the same name and address that is there already, or None; ReviewNeeded for several."""
-    same = [found for found in candidates if _is_same_place(found, location)]
+    """The location that has the same name and address, or None; ReviewNeeded for several."""
+    place = _comparable(location, location["address"][0])
+    same = [
+        found
+        for found in candidates
+        if any(_comparable(found, address) == place for address in found.get("address", ()))
+    ]
     if len(same) > 1:
         text = "Health Gorilla has several locations of this name and address in the tenant."
         raise ReviewNeeded(text, code="location-ambiguous")
@@ -87,7 +93,8 @@ def plan(location: Json, found: Json | None) -> Decision:
     different = [
         key for key, value in location.items() if key not in {"partOf", "type"} and not _covers(found.get(key), value)
     ]
-    if not _is_location(found):
+    codings = [coding for concept in found.get("type", ()) for coding in concept.get("coding", ())]
+    if not any(_covers(coding, {key: TYPE[key] for key in ("system", "code")}) for coding in codings):
         different.append("type")
     if not different:
         return Decision("unchanged", found=found)
@@ -141,33 +148,18 @@ def _address(organization: Json, now: datetime) -> Json:
     return {"use": "work", **kept, "country": chosen.get("country") or DEFAULT_COUNTRY}
 
 
-def _is_location(found: Json) -> bool:
-    codings = [coding for concept in found.get("type", ()) for coding in concept.get("coding", ())]
-    return any(coding.get("system") == TYPE["system"] and coding.get("code") == TYPE["code"] for coding in codings)
-
-
-def _is_same_place(found: Json, location: Json) -> bool:
-    addresses = [_comparable(address) for address in found.get("address", ())]
-    return (
-        names.comparable(found.get("name")) == names.comparable(location["name"])
-        and _comparable(location["address"][0]) in addresses
-    )
-
-
-def _comparable(address: Json) -> tuple[str, ...]:
+def _comparable(location: Json, address: Json) -> tuple[str, ...]:
     lines = " ".join(str(line) for line in address.get("line") or ())
-    return tuple(names.comparable(part) for part in (lines, address.get("city"), address.get("postalCode")))
+    return tuple(map(folded, (location.get("name"), lines, address.get("city"), address.get("postalCode"))))
 
 
-def _covers(there: Any, requested: Any) -> bool:
-    """Whether all that is requested is there; Health Gorilla adds texts and ids of its own, which do not count.
+def _covers(known: Any, requested: Any) -> bool:
+    """Whether Health Gorilla has all that is requested; it adds texts and ids of its own, which do not count.
 
     The lines of an address are one text: none may be missing, and none left over from before.
     """
-    if isinstance(requested, list) and all(isinstance(line, str) for line in requested):
-        return bool(there == requested)
     if isinstance(requested, dict):
-        return isinstance(there, dict) and all(_covers(there.get(key), value) for key, value in requested.items())
-    if isinstance(requested, list):
-        return isinstance(there, list) and all(any(_covers(item, value) for item in there) for value in requested)
-    return bool(there == requested)
+        return isinstance(known, dict) and all(_covers(known.get(key), value) for key, value in requested.items())
+    if isinstance(requested, list) and not all(isinstance(line, str) for line in requested):
+        return isinstance(known, list) and all(any(_covers(item, value) for item in known) for value in requested)
+    return bool(known == requested)

@@ -13,7 +13,6 @@ from typing import Final
 
 from bot_layer.fhir import periods
 from bot_layer.fhir.json import Json, objects
-from bot_layer.fhir.outcomes import Issue, warning
 from bot_layer.health_gorilla.rules import settings as hg
 
 DEFAULT: Final = "doctor"
@@ -60,24 +59,18 @@ def of_roles(roles: Iterable[Json], now: datetime) -> str | None:
 
     A code of practitioner-role comes before one that is translated from a profession.
     """
-    active = [role for role in periods.current(list(roles), now) if role.get("active") is not False]
     codings = [
-        each
-        for role in active
+        (each.get("system"), str(each["code"]))
+        for role in periods.current(list(roles), now)
+        if role.get("active") is not False
         for concept in (*objects(role.get("code")), *objects(role.get("specialty")))
         for each in objects(concept.get("coding"))
+        if each.get("code")
     ]
-    said = [str(each["code"]) for each in codings if each.get("system") in _SYSTEMS and each.get("code")]
-    translated = [_translated(str(each.get("code"))) for each in codings if each.get("system") in _NUCC_SYSTEMS]
-    return _first(said) or _first([code for code in translated if code])
-
-
-def issues_of(code: str | None, where: str) -> list[Issue]:
-    """A warning for a role that FHIR's code system does not have: it is sent as it is."""
-    if code is None or code in DISPLAYS:
-        return []
-    text = f"The practitioner role is none of {', '.join(DISPLAYS)}: it was sent as given."
-    return [warning("role-unknown", text, expression=[where])]
+    said = [code for system, code in codings if system in _SYSTEMS]
+    professions = tuple(code for system, code in codings if system in _NUCC_SYSTEMS)
+    translated = [role for prefix, role in _NUCC.items() if any(code.startswith(prefix) for code in professions)]
+    return _first(said) or _first(translated)
 
 
 def replaced(role: Json, code: str | None) -> Json:
@@ -87,10 +80,6 @@ def replaced(role: Json, code: str | None) -> Json:
         return role
     others = [each for each in codings if each.get("system") not in _SYSTEMS]
     return {**role, "code": [{"coding": [*others, coding(code)]}]}
-
-
-def _translated(taxonomy: str) -> str | None:
-    return next((code for prefix, code in _NUCC.items() if taxonomy.startswith(prefix)), None)
 
 
 def _first(codes: Sequence[str]) -> str | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object, objects
 
 LOGIN_TAKEN = "login-taken"
 EMAIL_TAKEN = "email-taken"
@@ -30,61 +29,58 @@ class Reason:
 
     code: str
     text: str
-    words: re.Pattern[str]
+    words: str
     of_text_only: bool = False
 
 
-def _reason(code: str, text: str, words: str, *, of_text_only: bool = False) -> Reason:
-    return Reason(code, text, re.compile(words, re.IGNORECASE | re.DOTALL), of_text_only)
-
-
 REASONS = (
-    _reason(EMAIL_TAKEN, "The e-mail address is taken in some tenant.", rf"e-?mail.*{_CLASH}|{_CLASH}.*e-?mail"),
-    _reason(
+    Reason(EMAIL_TAKEN, "The e-mail address is taken in some tenant.", rf"e-?mail.*{_CLASH}|{_CLASH}.*e-?mail"),
+    Reason(
         LOGIN_TAKEN,
         "The login is taken: set another one on the Practitioner.",
         rf"(login|user ?name).*{_CLASH}|{_CLASH}.*(login|user ?name)",
     ),
-    _reason(
+    Reason(
         "already-enrolled",
         "Health Gorilla says that the person already has an account; sync again.",
         # A clash of an account number is the next but one cause.
         rf"^(?!.*account number).*(already (enrolled|registered)|{_PERSON}.*{_CLASH}|{_CLASH}.*{_PERSON}|\bduplicate)",
         of_text_only=True,
     ),
-    _reason(
+    Reason(
         "directory-name-mismatch",
         "Health Gorilla says that the name is not the NPI directory's.",
         r"(name.*(directory|npi registry|match))|((directory|npi registry).*name)",
     ),
-    _reason(
+    Reason(
         "laboratory-unknown",
         "Health Gorilla does not know a laboratory: correct the f- id of its Organization.",
         r"Organization/f-|facility|laborator|\blab\b",
     ),
-    _reason(
+    Reason(
         "account-number-refused",
         "An account number is not assigned to this practice: ask the laboratory or Health Gorilla to add it.",
         r"account number",
     ),
-    _reason("location-unknown", "Health Gorilla does not know a location: run $sync-location first.", r"location|tl-"),
-    _reason(
+    Reason("location-unknown", "Health Gorilla does not know a location: run $sync-location first.", r"location|tl-"),
+    Reason(
         "tenant-unknown",
         "Health Gorilla does not know the tenant: check its id.",
         rf"Organization/t-|tenant.*{_UNKNOWN}|{_UNKNOWN}.*tenant",
     ),
 )
 _LOGIN = next(known for known in REASONS if known.code == LOGIN_TAKEN)
-UNKNOWN = _reason("refused-by-health-gorilla", "Health Gorilla refused the account for an unknown reason.", r"")
+UNKNOWN = Reason("refused-by-health-gorilla", "Health Gorilla refused the account for an unknown reason.", r"")
 
 
 def reason(outcome: Json, *, login: str = "") -> Reason:
-    """The first known cause that an OperationOutcome names, else UNKNOWN. ``login`` is the one that was asked for."""
+    """The first known cause that an OperationOutcome names, else UNKNOWN. ``login`` is the one that was requested."""
     texts, places = _texts(outcome)
     said, everything = " ".join(texts), " ".join([*texts, *places])
     if login and login.casefold() in said.casefold() and re.search(_CLASH, said, re.IGNORECASE):
         return _LOGIN
-    found = (known for known in REASONS if known.words.search(said if known.of_text_only else everything))
+    flags = re.IGNORECASE | re.DOTALL
+    found = (each for each in REASONS if re.search(each.words, said if each.of_text_only else everything, flags))
     return next(found, UNKNOWN)
 
 
@@ -92,17 +88,9 @@ def _texts(outcome: Json) -> tuple[list[str], list[str]]:
     """The texts of the issues, a code that says "duplicate" among them, and the paths of their elements."""
     texts: list[str] = []
     places: list[str] = []
-    for issue in _listed(outcome.get("issue")):
-        if not isinstance(issue, dict):
-            continue
-        details = issue.get("details")
-        texts.append(str(issue.get("diagnostics") or ""))
-        texts.append(str(details.get("text") or "") if isinstance(details, dict) else "")
+    for issue in objects(outcome.get("issue")):
+        texts += [str(issue.get("diagnostics") or ""), str(as_object(issue.get("details")).get("text") or "")]
         texts += ["duplicate"] if issue.get("code") == "duplicate" else []
-        places += [str(place) for key in ("location", "expression") for place in _listed(issue.get(key))]
+        listed = [issue.get("location"), issue.get("expression")]
+        places += [str(place) for each in listed if isinstance(each, list) for place in each]
     return texts, places
-
-
-def _listed(value: Any) -> list[Any]:
-    """A list as it is; anything else, which a gateway may send in its place, is an empty one."""
-    return value if isinstance(value, list) else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -93,7 +94,7 @@ def once(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def together(first: Entry, other: Entry) -> Entry:
-    """The first of two entries of one person, with the locations of both: what is sent replaces the list there."""
+    """The first of two entries of one person, with the locations of both: what is sent replaces the whole list."""
     return replace(first, locations=tuple(dict.fromkeys((*first.locations, *other.locations))))
 
 
@@ -108,16 +109,12 @@ def row_of(practitioner: str, answer: Json) -> Row:
     return Row(practitioner, action, tuple(code for code in found if code != action), text)
 
 
-def lacking(line: int) -> Row:
-    """The row for a person who is not in Medplum."""
+def unresolved(line: int, *, is_known: bool) -> Row:
+    """The row for an NPI that no Practitioner of Medplum has, or several have (``is_known``)."""
     text = "Medplum has no Practitioner with this NPI: create one, with NPI and name."
-    return Row(f"line {line}", "refused", ("practitioner-not-found",), text)
-
-
-def ambiguous(line: int) -> Row:
-    """The row for an NPI that several Practitioners of Medplum have."""
-    text = "Medplum has several Practitioners with this NPI: merge them, or name one in a column practitioner."
-    return Row(f"line {line}", "refused", ("practitioner-ambiguous",), text)
+    if is_known:
+        text = "Medplum has several Practitioners with this NPI: merge them, or name one in a column practitioner."
+    return Row(f"line {line}", "refused", ("practitioner-ambiguous" if is_known else "practitioner-not-found",), text)
 
 
 def read_report(text: str) -> dict[str, Row]:
@@ -142,10 +139,7 @@ def render(rows: Iterable[Row], *, header: bool = True) -> str:
 
 def count(rows: Iterable[Row]) -> dict[tuple[str, str], int]:
     """How many rows there are of each action and, if a person must act, of each code; the most frequent first."""
-    counts: dict[tuple[str, str], int] = {}
-    for row in rows:
-        key = (row.action, "" if row.is_well else (row.codes[0] if row.codes else ""))
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter((row.action, "" if row.is_well else next(iter(row.codes), "")) for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -14,12 +14,13 @@ from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import Issue, warning
+from bot_layer.fhir.parameters import path_of
 from bot_layer.health_gorilla.rules import accounts, enrollment, names
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.accounts import Account
 from bot_layer.health_gorilla.rules.clinician import Clinician, security_role_of
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, Update
 from bot_layer.health_gorilla.rules.names import NameMatch, PersonName
 from bot_layer.health_gorilla.rules.settings import HealthGorilla
 
@@ -69,13 +70,11 @@ def roles(administrative: str | None, security: str | None, clinician: Clinician
     wanted = security or clinician.security_role
     if wanted is not None and wanted not in SECURITY_ROLES:
         text = f"The security role must be one of {', '.join(SECURITY_ROLES)}."
-        raise InputError(
-            text, code="security-role-unknown", expression=["Parameters.parameter.where(name='securityRole')"]
-        )
+        raise InputError(text, code="security-role-unknown", expression=[path_of("securityRole")])
     issues: list[Issue] = []
     if administrative and administrative not in ADMINISTRATIVE_ROLES:
         text = f"The role is none of {', '.join(ADMINISTRATIVE_ROLES)}: it was sent as given."
-        issues.append(warning("role-unknown", text, expression=["Parameters.parameter.where(name='role')"]))
+        issues.append(warning("role-unknown", text, expression=[path_of("role")]))
     return Roles(administrative, wanted, tuple(issues))
 
 
@@ -85,7 +84,7 @@ def person(clinician: Clinician, settings: HealthGorilla) -> Person:
     login = enrollment.kept_login(clinician, settings)
     # One candidate only: it is made of the Practitioner's id, so if it is taken, it is this person's.
     made = accounts.login_candidates(real_name(clinician), f"{settings.tenant_id}|{clinician.id}", count=1)[0]
-    known = enrollment.health_gorilla_id_of(clinician) if kept else None
+    known = enrollment.one_health_gorilla_id(clinician.health_gorilla_ids) if kept else None
     return Person(clinician, known, login or made, login in {None, made})
 
 
@@ -109,11 +108,13 @@ def recognize(members: Sequence[Enrollment], who: Person, *, login_taken: bool =
     has said that the login is taken, and only for one that was made of this Practitioner's id: nobody else can have
     taken it. Before that, the account may be a namesake's.
     """
-    own = official(who.clinician)
+    own, digest = official(who.clinician), who.login.rpartition("-")[2]
     others = [account for account in members if not is_clinical(account.role)]
     same = [each for each in others if (own.family, own.given) == (each.name.family, each.name.given)]
     sure = [account for account in same if account.login == who.login or _signs_on_as(account, who)]
-    sure += [account for account in others if account not in sure and _has_earlier_login(account, who)]
+    if who.login_is_generated:
+        logins = [(account, account.login or "") for account in others if account not in sure]
+        sure += [each for each, login in logins if login != who.login and login.rpartition("-")[2] == digest]
     silent = [account for account in same if account.login is None]
     if sure or not (login_taken and who.login_is_generated):
         return enrollment.pick(sure)
@@ -138,7 +139,7 @@ def plan_account(who: Person, wanted: Roles, requested: AccountRequest, settings
     return Enroll(account, (who.login,), "", tuple(requested.emails))
 
 
-def plan_update(who: Person, found: Enrollment, wanted: Roles, requested: AccountRequest) -> Update | NothingToDo:
+def plan_update(who: Person, found: Enrollment, wanted: Roles, requested: AccountRequest) -> Update:
     """The difference of the roles applied to the account, with new identifiers and locations; else nothing."""
     role = with_roles(found.role, wanted)
     # The id that Medplum keeps is the configured tenant's: it says nothing about an account in another one.
@@ -186,15 +187,13 @@ def official(clinician: Clinician) -> PersonName:
 def real_name(clinician: Clinician) -> Json:
     """The name as it is sent."""
     chosen = official(clinician).element
-    lists = {key: _words(chosen, key) for key in ("given", "prefix", "suffix")}
+    # FHIR writes null for a word that has only an extension.
+    lists = {
+        key: [word for word in chosen.get(key) or () if isinstance(word, str)] for key in ("given", "prefix", "suffix")
+    }
     spoken = " ".join([*lists["given"], chosen["family"]])
     kept = {key: words for key, words in lists.items() if words}
     return {"use": "official", "text": chosen.get("text") or spoken, "family": chosen["family"], **kept}
-
-
-def _words(name: Json, key: str) -> list[str]:
-    """The words of a name's part; FHIR writes null for one that has only an extension."""
-    return [word for word in name.get(key) or () if isinstance(word, str)]
 
 
 def _administrative(code: str) -> Json:
@@ -204,13 +203,6 @@ def _administrative(code: str) -> Json:
 def _security(code: str) -> Json:
     display = SECURITY_ROLES[code]
     return {"coding": [{"system": hg.SECURITY_ROLE, "code": code, "display": display}], "text": display}
-
-
-def _has_earlier_login(account: Enrollment, who: Person) -> bool:
-    """True for the digest of this Practitioner's id behind a stem of another name."""
-    login = account.login or ""
-    same_digest = login.rpartition("-")[2] == who.login.rpartition("-")[2]
-    return who.login_is_generated and same_digest and login != who.login
 
 
 def _signs_on_as(account: Enrollment, who: Person) -> bool:

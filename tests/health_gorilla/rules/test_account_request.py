@@ -10,9 +10,8 @@ from bot_layer.fhir.identifiers import account_number, provider_number
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import account_request
 from bot_layer.health_gorilla.rules import settings as hg
-from bot_layer.health_gorilla.rules.account_request import AccountRequest
+from bot_layer.health_gorilla.rules.account_request import AccountRequest, PracticeOrganization
 from bot_layer.health_gorilla.rules.clinician import AccountNumber
-from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
 from tests.health_gorilla.clinicians import NUMBER, clinician, practitioner, read, settings
 
 KNOWN = {"Organization/lab": PracticeOrganization(("f-1",))}

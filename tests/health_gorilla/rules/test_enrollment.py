@@ -12,7 +12,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import account_request, accounts, enrollment
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import Clinician
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, Update
 from tests.health_gorilla.clinicians import (
     DIRECTORY_NAME,
     ENTRY,
@@ -38,7 +38,7 @@ def planned(given: Clinician, requested: AccountRequest = NO_REQUEST, **changed:
 
 def updated(requested: AccountRequest, found: Enrollment | None = None, given: Clinician | None = None) -> Update:
     decision = enrollment.plan_update(given or clinician(), found or enrolled(), requested)
-    assert isinstance(decision, Update)
+    assert decision.payload
     return decision
 
 
@@ -86,10 +86,13 @@ def test_two_npis_are_for_a_person_to_settle() -> None:
 
 def test_medplum_keeps_one_health_gorilla_id() -> None:
     """None is fine, the same one twice too; two different ones are for a person."""
-    assert enrollment.health_gorilla_id_of(read({})) is None
-    assert enrollment.health_gorilla_id_of(clinician(health_gorilla("hg-1"), health_gorilla("hg-1"))) == "hg-1"
+    assert enrollment.one_health_gorilla_id(read({}).health_gorilla_ids) is None
+    assert (
+        enrollment.one_health_gorilla_id(clinician(health_gorilla("hg-1"), health_gorilla("hg-1")).health_gorilla_ids)
+        == "hg-1"
+    )
     with pytest.raises(ReviewNeeded) as caught:
-        enrollment.health_gorilla_id_of(clinician(health_gorilla("hg-1"), health_gorilla("hg-2")))
+        enrollment.one_health_gorilla_id(clinician(health_gorilla("hg-1"), health_gorilla("hg-2")).health_gorilla_ids)
     assert caught.value.code == "health-gorilla-id-ambiguous"
 
 
@@ -288,7 +291,7 @@ def test_nothing_is_sent_where_nothing_is_missing() -> None:
     person = {**(found.person or {}), "telecom": [{"system": "email", "value": "a@practice.example"}]}
     requested = AccountRequest([NUMBER], locations=["Organization/tl-1"], emails=["b@practice.example"])
     decision = enrollment.plan_update(clinician(), Enrollment(found.role, person), requested)
-    assert decision == NothingToDo(Enrollment(found.role, person))
+    assert decision == Update(Enrollment(found.role, person))
 
 
 def test_an_update_adds_and_loses_nothing() -> None:
@@ -309,7 +312,7 @@ def test_an_update_carries_a_login_that_health_gorilla_does_not_tell() -> None:
 
     def login(found: Enrollment, given: str | None = None) -> str | None:
         decision = enrollment.plan_update(known, found, requested, login=given)
-        assert isinstance(decision, Update)
+        assert decision.payload
         return accounts.login_of(decision.payload["contained"][0])
 
     assert login(enrolled()) == "amara"
@@ -331,7 +334,7 @@ def test_the_login_to_send_is_medplums_or_in_another_tenant_the_generated_one() 
 def test_an_account_whose_person_is_not_shown_is_never_overwritten() -> None:
     """A PUT replaces the whole: without the person, name and numbers would be lost. Nothing to do is fine."""
     hidden = Enrollment({"id": "role-1", "practitioner": {"reference": "Practitioner/hg-1"}})
-    assert enrollment.plan_update(clinician(), hidden, NO_REQUEST) == NothingToDo(hidden)
+    assert enrollment.plan_update(clinician(), hidden, NO_REQUEST) == Update(hidden)
     for requested in (
         AccountRequest([NUMBER]),
         AccountRequest(locations=["Organization/tl-1"]),
@@ -354,7 +357,7 @@ def test_locations_move() -> None:
 def test_no_request_leaves_the_locations() -> None:
     """None keeps them, an empty list removes them."""
     found = enrolled(location=[{"reference": "Organization/tl-1"}])
-    assert enrollment.plan_update(clinician(), found, NO_REQUEST) == NothingToDo(found)
+    assert enrollment.plan_update(clinician(), found, NO_REQUEST) == Update(found)
     assert "location" not in updated(AccountRequest(locations=[]), found).payload
 
 
@@ -363,7 +366,7 @@ def test_another_role_is_an_update() -> None:
     found = enrolled()
     role = {**found.role, "code": [{"text": "other"}]}
     decision = enrollment.plan_update(clinician(), found, AccountRequest(locations=["Organization/tl-1"]), role=role)
-    assert isinstance(decision, Update)
+    assert decision.payload
     assert decision.payload["code"] == [{"text": "other"}]
     assert (decision.moves, decision.only_moves) == (True, False)
 

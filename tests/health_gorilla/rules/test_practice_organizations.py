@@ -8,9 +8,8 @@ from bot_layer.errors import InputError
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import account_request
-from bot_layer.health_gorilla.rules import practice_organizations as practice
+from bot_layer.health_gorilla.rules.account_request import PracticeOrganization
 from bot_layer.health_gorilla.rules.clinician import LAB_ACCOUNT_EXTENSION, LOCATION_EXTENSION
-from bot_layer.health_gorilla.rules.practice_organizations import PracticeOrganization
 from tests.health_gorilla.clinicians import NOW, read
 
 HG = "https://www.healthgorilla.com"
@@ -33,7 +32,7 @@ def test_references_of_a_parameter() -> None:
         {"valueReference": {"reference": "Organization/1"}},
         {"name": "organization", "valueReference": {"reference": "Organization/9"}},
     )
-    assert practice.references(given, "location") == ["Organization/2", "Organization/1"]
+    assert account_request.references(given, "location") == ["Organization/2", "Organization/1"]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,7 @@ def test_references_of_a_parameter() -> None:
 def test_references_to_something_else_are_refused(value: Json) -> None:
     """Anything but a reference to an Organization is the caller's mistake, named by its parameter."""
     with pytest.raises(InputError) as refused:
-        practice.references(parameters(value), "location")
+        account_request.references(parameters(value), "location")
     assert refused.value.code == "wrong-target"
     assert refused.value.expression == ("Parameters.parameter.where(name='location')",)
 
@@ -70,8 +69,8 @@ def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Jso
     extensions = [{"url": LOCATION_EXTENSION, "valueReference": value} for value in named]
     found = read({"extension": extensions}).locations
     with pytest.raises(InputError, match="1 of 3 locations"):
-        practice.resolve_locations(found, KNOWN)
-    assert practice.resolve_locations(found[:2], KNOWN) == [
+        account_request.resolve_locations(found, KNOWN)
+    assert account_request.resolve_locations(found[:2], KNOWN) == [
         "Organization/tl-2",
         "Organization/tl-9",
     ]
@@ -79,19 +78,19 @@ def test_a_location_that_can_not_be_known_is_refused_and_not_left_out(other: Jso
 
 def test_health_gorilla_references() -> None:
     """An Organization is named by its id of the requested kind; Health Gorilla's own references are accepted."""
-    assert practice.health_gorilla_reference("Organization/2", KNOWN, "tl-") == "Organization/tl-2"
-    assert practice.health_gorilla_reference("Organization/1", KNOWN, "tl-") is None
-    assert practice.health_gorilla_reference("Organization/3", KNOWN, "tl-") is None
-    assert practice.health_gorilla_reference("Organization/tl-9", {}, "tl-") == "Organization/tl-9"
-    assert practice.resolve_locations(["Organization/2", "Organization/tl-9"], KNOWN) == [
+    assert account_request.health_gorilla_reference("Organization/2", KNOWN, "tl-") == "Organization/tl-2"
+    assert account_request.health_gorilla_reference("Organization/1", KNOWN, "tl-") is None
+    assert account_request.health_gorilla_reference("Organization/3", KNOWN, "tl-") is None
+    assert account_request.health_gorilla_reference("Organization/tl-9", {}, "tl-") == "Organization/tl-9"
+    assert account_request.resolve_locations(["Organization/2", "Organization/tl-9"], KNOWN) == [
         "Organization/tl-2",
         "Organization/tl-9",
     ]
     with pytest.raises(InputError, match="2 of 3 locations"):
-        practice.resolve_locations(["Organization/1", "Organization/2", "Organization/3"], KNOWN)
-    assert practice.resolve_tenant("Organization/t-7", {}) == "t-7"
+        account_request.resolve_locations(["Organization/1", "Organization/2", "Organization/3"], KNOWN)
+    assert account_request.resolve_tenant("Organization/t-7", {}) == "t-7"
     with pytest.raises(InputError) as refused:
-        practice.resolve_tenant("Organization/2", KNOWN)
+        account_request.resolve_tenant("Organization/2", KNOWN)
     assert refused.value.code == "tenant-not-known"
 
 

@@ -81,8 +81,8 @@ def test_counts_name_what_somebody_must_do() -> None:
         Row("b", "enrolled"),
         Row("c", "refused", ("npi-missing",)),
         Row("d", "failed"),
-        roster.lacking(3),
-        roster.ambiguous(4),
+        roster.unresolved(3, is_known=False),
+        roster.unresolved(4, is_known=True),
     ]
     assert next(iter(roster.count(rows).items())) == (("enrolled", ""), 2)
     assert roster.count(rows)["refused", "npi-missing"] == 1

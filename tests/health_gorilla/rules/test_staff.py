@@ -11,7 +11,7 @@ from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules import staff
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import security_role_of
-from bot_layer.health_gorilla.rules.enrollment import Enrollment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Enrollment
 from bot_layer.health_gorilla.rules.staff import Person, Roles
 from tests.health_gorilla.clinicians import NOW, read
 
@@ -177,11 +177,11 @@ def test_planning_again_after_an_update_finds_nothing_to_do() -> None:
     requested = AccountRequest([identifiers.provider_number("Organization/f-9", "m-1")], ["Organization/tl-1"])
     wanted = Roles("officeManager", "staff")
     planned = staff.plan_update(who(), account(), wanted, requested)
-    assert isinstance(planned, Update)
+    assert planned.payload
     assert planned.moves
     assert not planned.only_moves
     after = Enrollment.read(planned.payload, planned.payload["contained"][0], NOW)
-    assert isinstance(staff.plan_update(who(), after, wanted, requested), NothingToDo)
+    assert staff.plan_update(who(), after, wanted, requested).action == "unchanged"
     moved = staff.plan_update(who(), after, Roles(), AccountRequest(locations=["Organization/tl-2"]))
-    assert isinstance(moved, Update)
+    assert moved.payload
     assert moved.only_moves

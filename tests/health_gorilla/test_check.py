@@ -6,7 +6,7 @@ import pytest
 
 from bot_layer.errors import AuthError, BotError, ConfigError, InputError, TransientError
 from bot_layer.findings import passed, skipped
-from bot_layer.health_gorilla.rules import checks
+from bot_layer.health_gorilla import check as checks
 from bot_layer.health_gorilla.rules import settings as hg
 
 

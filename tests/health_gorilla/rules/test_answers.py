@@ -10,9 +10,9 @@ from bot_layer.fhir.identifiers import health_gorilla
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.outcomes import warning
 from bot_layer.fhir.parameters import one, values
-from bot_layer.health_gorilla.rules import accounts, enrollment, enrollment_answer
+from bot_layer.health_gorilla.rules import accounts, answers, enrollment
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
-from bot_layer.health_gorilla.rules.enrollment import Enroll, Enrollment, NothingToDo, Update
+from bot_layer.health_gorilla.rules.enrollment import Decision, Enroll, Enrollment, Update
 from tests.health_gorilla.clinicians import ENTRY, NPI, NUMBER, clinician, enrolled, practitioner, read, settings
 
 REQUESTS = AccountRequest(
@@ -29,14 +29,12 @@ def enroll(requested: AccountRequest = REQUESTS) -> Enroll:
 
 def update(requested: AccountRequest = REQUESTS, found: Enrollment | None = None) -> Update:
     decision = enrollment.plan_update(clinician(), found or enrolled(), requested)
-    assert isinstance(decision, Update)
+    assert decision.payload
     return decision
 
 
-def preview(
-    decision: Enroll | Update | NothingToDo, given: Json | None = None, requested: AccountRequest = REQUESTS
-) -> Json:
-    answer = enrollment_answer.preview(decision, read(given or practitioner()), requested)
+def preview(decision: Decision, given: Json | None = None, requested: AccountRequest = REQUESTS) -> Json:
+    answer = answers.preview_of_account(decision, read(given or practitioner()), requested)
     Parameters.model_validate(answer)
     return answer
 
@@ -47,15 +45,15 @@ def synced() -> Json:
 
 def test_each_decision_has_its_word() -> None:
     """enrolled, updated, unchanged."""
-    decisions: list[Enroll | Update | NothingToDo] = [enroll(), update(), NothingToDo(enrolled())]
-    assert [enrollment_answer.action_of(decision) for decision in decisions] == ["enrolled", "updated", "unchanged"]
+    decisions: list[Decision] = [enroll(), update(), Update(enrolled())]
+    assert [decision.action for decision in decisions] == ["enrolled", "updated", "unchanged"]
 
 
 @pytest.mark.parametrize("action", ["enrolled", "updated", "unchanged"])
 def test_the_answer_says_what_was_done(action: str) -> None:
     """Action, id, login, each account number with its laboratory, and the outcome with all remarks."""
     issue = warning("location-ignored", "x")
-    answer = enrollment_answer.answer(action, "hg-1", "amara", REQUESTS, issues=[issue])
+    answer = answers.of_account(action, "hg-1", "amara", REQUESTS, issues=[issue])
     Parameters.model_validate(answer)
     assert [one(answer, name) for name in ("action", "healthGorillaId", "login")] == [action, "hg-1", "amara"]
     assert values(answer, "accountNumber") == [
@@ -69,7 +67,7 @@ def test_the_answer_says_what_was_done(action: str) -> None:
 
 def test_what_is_not_known_is_not_answered() -> None:
     """No entry without a value."""
-    answer = enrollment_answer.answer("unchanged")
+    answer = answers.of_account("unchanged")
     assert [entry["name"] for entry in answer["parameter"]] == ["action", "outcome"]
 
 
@@ -130,7 +128,7 @@ def test_a_preview_names_each_change_of_roles_and_address() -> None:
 
 def test_a_preview_without_a_change_has_no_payload() -> None:
     """A difference includes what would be written back to Medplum."""
-    nothing = NothingToDo(enrolled(NUMBER))
+    nothing = Update(enrolled(NUMBER))
     unsynced = preview(nothing)
     assert values(unsynced, "difference") == [WRITTEN_BACK]
     assert one(unsynced, "payload") is None
