@@ -21,6 +21,16 @@ def as_object(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
+def as_list(value: object) -> list[object]:
+    """The list; any other value is its only member, and None is an empty one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def codings(concepts: object) -> list[Json]:
+    """The Codings of a CodeableConcept, or of a list of them."""
+    return [each for concept in objects(as_list(concepts)) for each in objects(concept.get("coding"))]
+
+
 def decode(body: bytes | str) -> Any:
     """The value of a JSON document. Raises ValueError where it is none, or is nested deeper than Python can read."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, as_list, objects
 
 LEVELS: Final = ("U", "L", "M", "N", "R", "V")
 """The codes of v3-Confidentiality: unrestricted, low, moderate, normal, restricted, very restricted."""
@@ -30,12 +30,12 @@ def resource_labels(resource: Json) -> list[object]:
     meta = resource.get("meta")
     if meta is None:
         return []
-    return _list(meta.get("security")) if isinstance(meta, dict) else [meta]
+    return as_list(meta.get("security")) if isinstance(meta, dict) else [meta]
 
 
 def document_labels(document: Json) -> list[object]:
     """The labels of a DocumentReference: ``securityLabel`` and ``meta.security``."""
-    return [*_list(document.get("securityLabel")), *resource_labels(document)]
+    return [*as_list(document.get("securityLabel")), *resource_labels(document)]
 
 
 def level(labels: Iterable[object]) -> str | None:
@@ -74,9 +74,3 @@ def _codings(label: object) -> list[Json]:
 
 def _pair(coding: Json) -> tuple[str, str]:
     return str(coding.get("system")), str(coding.get("code"))
-
-
-def _list(value: object) -> list[object]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""ADT messages carried out in Medplum: judged as a whole, then stored. A message that is refused stores nothing."""
+"""ADT messages carried out in Medplum: judged as a whole, then stored. A refused message stores nothing."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import outcomes, references
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, search_token
-from bot_layer.fhir.json import Json, as_object, objects, text
+from bot_layer.fhir.json import Json, as_object, codings, objects, text
 from bot_layer.fhir.parameters import path_of
 from bot_layer.fhir.social_security import is_ssn
 from bot_layer.medplum.client import Medplum
@@ -182,7 +182,7 @@ class PatientStore:
             each
             for each in self.server.search("List", query)
             if each.get("status") == "current"
-            and DO_NOT_MATCH in [coding.get("code") for coding in objects(as_object(each.get("code")).get("coding"))]
+            and DO_NOT_MATCH in [coding.get("code") for coding in codings(each.get("code"))]
         ]
 
     @property

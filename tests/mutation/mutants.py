@@ -81,6 +81,11 @@ CLINICIANS: Final = Rules(
     ("tests/laws/test_enrollment_laws.py",),
     ("tests/health_gorilla/rules/test_enrollment.py",),
 )
+STAFF: Final = Rules(
+    "bot_layer/health_gorilla/rules/staff.py",
+    ("tests/laws/test_practice_laws.py",),
+    ("tests/health_gorilla/rules/test_staff.py", "tests/bots/test_create_staff_user.py"),
+)
 SOCIAL_SECURITY: Final = Rules("bot_layer/fhir/social_security.py", (), ("tests/fhir/test_social_security.py",))
 SEARCHSETS: Final = Rules("bot_layer/fhir/bundle.py", (), ("tests/fhir/test_bundle.py",))
 REFERENCES: Final = Rules(
@@ -307,8 +312,8 @@ MUTANTS: Final[Sequence[Mutant]] = (
         ("code if system in _CONFIDENTIALITY_SYSTEMS and", "code if", "a code without its system counts"),
         ("max(map(_level, said)", "min(map(_level, said)", "the lowest label counts"),
         (
-            '[*_list(document.get("securityLabel")), *resource_labels(document)]',
-            '_list(document.get("securityLabel"))',
+            '[*as_list(document.get("securityLabel")), *resource_labels(document)]',
+            'as_list(document.get("securityLabel"))',
             "meta.security does not count",
         ),
         ("> LEVELS.index(highest)", ">= LEVELS.index(highest)", "the highest level that is let out is not"),
@@ -363,6 +368,21 @@ MUTANTS: Final[Sequence[Mutant]] = (
         ("    require_name(clinician, entry.name)\n", "", "an account is made under another name"),
         ("if len(ids) > 1:", "if False:", "one of two persons is taken"),
         ("if found and not active:", "if False:", "an inactive account is replaced"),
+    ),
+    *_of(
+        STAFF,
+        (" if (own.family, own.given) == (each.name.family, each.name.given)]", "]", "another name is the same person"),
+        ("if account.login == who.login or _signs_on_as(account, who)]", "]", "a namesake is the same person"),
+        (" if login != who.login and login.rpartition", " if login.rpartition", "an own login counts under any name"),
+        ("if sure or not (login_taken and who.login_is_generated):", "if sure:", "a silent namesake is taken at once"),
+        ("return enrollment.pick(silent) if len(silent) == 1 else None", "return None", "a silent account is lost"),
+        (
+            "if any(is_clinical(account.role) for account in mine):",
+            "if False:",
+            "a clinician's account gets staff roles",
+        ),
+        ("if who.health_gorilla_id and not mine:", "if False:", "an account that is missing is made again"),
+        ("else replace(who.clinician, health_gorilla_ids=())", "else who.clinician", "another tenant's id contradicts"),
     ),
     *_of(
         SOCIAL_SECURITY,

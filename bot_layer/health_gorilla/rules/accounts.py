@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot_layer.fhir import identifiers
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, as_object, codings
 from bot_layer.health_gorilla.rules import settings as hg
 
 CONTAINED_ID = "pr"
@@ -160,10 +160,9 @@ def with_locations(role: Json, locations: Sequence[str]) -> Json:
     return {**kept, "location": [{"reference": reference} for reference in locations]} if locations else kept
 
 
-def code_of(concepts: Iterable[Json], system: str) -> str | None:
+def code_of(concepts: object, system: str) -> str | None:
     """The first code of a system among CodeableConcepts."""
-    codings = (coding for concept in concepts for coding in objects(concept.get("coding")))
-    found = (coding.get("code") for coding in codings if coding.get("system") == system)
+    found = (coding.get("code") for coding in codings(concepts) if coding.get("system") == system)
     return next((str(code) for code in found if code), None)
 
 
@@ -172,7 +171,8 @@ def without_password(resource: Any) -> Any:
     if isinstance(resource, dict):
         return {key: without_password(value) for key, value in resource.items()}
     if isinstance(resource, list):
-        return [without_password(item) for item in resource if not _is_password(item)]
+        urls = ((item, str(as_object(item).get("url", ""))) for item in resource)
+        return [without_password(item) for item, url in urls if not url.endswith("hg-practitioner-password")]
     return resource
 
 
@@ -210,10 +210,6 @@ def _person(account: Account) -> Json:
     if account.email:
         person["telecom"] = [{"system": "email", "value": account.email, "use": "work"}]
     return person
-
-
-def _is_password(item: Any) -> bool:
-    return isinstance(item, dict) and str(item.get("url", "")).endswith("hg-practitioner-password")
 
 
 def _ascii(text: Any) -> str:

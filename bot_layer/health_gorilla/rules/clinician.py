@@ -108,8 +108,8 @@ def own_numbers(resource: Json, kind: str, now: datetime) -> list[AccountNumber]
 def security_role_of(resource: Json) -> str | None:
     """The security role in the extension, in either of its spellings, on a PractitionerRole or a Practitioner."""
     extensions = objects(resource.get("extension"))
-    found = (each.get("valueCodeableConcept") for each in extensions if each.get("url") in hg.SECURITY_ROLE_EXTENSIONS)
-    return accounts.code_of(map(as_object, found), hg.SECURITY_ROLE)
+    found = [each.get("valueCodeableConcept") for each in extensions if each.get("url") in hg.SECURITY_ROLE_EXTENSIONS]
+    return accounts.code_of(found, hg.SECURITY_ROLE)
 
 
 def reference_of(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers, parameters
 from bot_layer.fhir.demographics import folded
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, codings
 from bot_layer.fhir.periods import current
 from bot_layer.health_gorilla.rules import answers, enrollment
 from bot_layer.health_gorilla.rules.settings import SYSTEM, bare_id
@@ -93,8 +93,8 @@ def plan(location: Json, found: Json | None) -> Decision:
     different = [
         key for key, value in location.items() if key not in {"partOf", "type"} and not _covers(found.get(key), value)
     ]
-    codings = [coding for concept in found.get("type", ()) for coding in concept.get("coding", ())]
-    if not any(_covers(coding, {key: TYPE[key] for key in ("system", "code")}) for coding in codings):
+    types = [(coding.get("system"), coding.get("code")) for coding in codings(found.get("type"))]
+    if (TYPE["system"], TYPE["code"]) not in types:
         different.append("type")
     if not different:
         return Decision("unchanged", found=found)

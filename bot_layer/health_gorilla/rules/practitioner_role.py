@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from bot_layer.fhir import periods
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, codings
 from bot_layer.health_gorilla.rules import settings as hg
 
 DEFAULT: Final = "doctor"
@@ -59,26 +59,21 @@ def of_roles(roles: Iterable[Json], now: datetime) -> str | None:
 
     A code of practitioner-role comes before one that is translated from a profession.
     """
-    codings = [
-        (each.get("system"), str(each["code"]))
-        for role in periods.current(list(roles), now)
-        if role.get("active") is not False
-        for concept in (*objects(role.get("code")), *objects(role.get("specialty")))
-        for each in objects(concept.get("coding"))
-        if each.get("code")
-    ]
-    said = [code for system, code in codings if system in _SYSTEMS]
-    professions = tuple(code for system, code in codings if system in _NUCC_SYSTEMS)
+    active = [role for role in periods.current(list(roles), now) if role.get("active") is not False]
+    coded = [each for role in active for name in ("code", "specialty") for each in codings(role.get(name))]
+    found = [(each.get("system"), str(each["code"])) for each in coded if each.get("code")]
+    said = [code for system, code in found if system in _SYSTEMS]
+    professions = [code for system, code in found if system in _NUCC_SYSTEMS]
     translated = [role for prefix, role in _NUCC.items() if any(code.startswith(prefix) for code in professions)]
     return _first(said) or _first(translated)
 
 
 def replaced(role: Json, code: str | None) -> Json:
     """The PractitionerRole of an account with this practitioner role; itself where it has it or none is given."""
-    codings = [each for concept in objects(role.get("code")) for each in objects(concept.get("coding"))]
-    if code is None or any(each.get("system") in _SYSTEMS and each.get("code") == code for each in codings):
+    known = codings(role.get("code"))
+    if code is None or any(each.get("system") in _SYSTEMS and each.get("code") == code for each in known):
         return role
-    others = [each for each in codings if each.get("system") not in _SYSTEMS]
+    others = [each for each in known if each.get("system") not in _SYSTEMS]
     return {**role, "code": [{"coding": [*others, coding(code)]}]}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from bot_layer.errors import InputError, ReviewNeeded
 from bot_layer.fhir import identifiers
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, codings
 from bot_layer.fhir.outcomes import Issue, warning
 from bot_layer.fhir.parameters import path_of
 from bot_layer.health_gorilla.rules import accounts, enrollment, names
@@ -150,13 +150,8 @@ def plan_update(who: Person, found: Enrollment, wanted: Roles, requested: Accoun
 def with_roles(role: Json, wanted: Roles) -> Json:
     """The PractitionerRole with these roles; itself where it has them. Its other codings and extensions stay."""
     changed = role
-    if wanted.administrative and administrative_role_of(role) != wanted.administrative:
-        others = [
-            coding
-            for concept in role.get("code", ())
-            for coding in concept.get("coding", ())
-            if coding.get("system") != hg.ADMINISTRATIVE_ROLE
-        ]
+    if wanted.administrative and accounts.code_of(role.get("code"), hg.ADMINISTRATIVE_ROLE) != wanted.administrative:
+        others = [each for each in codings(role.get("code")) if each.get("system") != hg.ADMINISTRATIVE_ROLE]
         changed = {**changed, "code": [{"coding": [_administrative(wanted.administrative), *others]}]}
     if wanted.security and security_role_of(role) != wanted.security:
         kept = [found for found in role.get("extension", ()) if found.get("url") not in hg.SECURITY_ROLE_EXTENSIONS]
@@ -165,14 +160,9 @@ def with_roles(role: Json, wanted: Roles) -> Json:
     return changed
 
 
-def administrative_role_of(role: Json) -> str | None:
-    """The administrative role of a PractitionerRole."""
-    return accounts.code_of(role.get("code", ()), hg.ADMINISTRATIVE_ROLE)
-
-
 def is_clinical(role: Json) -> bool:
     """True for a PractitionerRole with a practitioner role."""
-    return accounts.code_of(role.get("code", ()), hg.PRACTITIONER_ROLE) is not None
+    return accounts.code_of(role.get("code"), hg.PRACTITIONER_ROLE) is not None
 
 
 def official(clinician: Clinician) -> PersonName:

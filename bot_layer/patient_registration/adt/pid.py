@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bot_layer.errors import InputError
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, codings
 from bot_layer.patient_registration.adt import datatypes
 from bot_layer.patient_registration.adt.hl7v2 import Segment
 
@@ -84,8 +84,7 @@ def is_protected(segments: Iterable[Segment]) -> bool | None:
 
 def type_code(identifier: Json) -> str:
     """The HL7 type of an identifier (table 0203), or ""."""
-    codings = identifier.get("type", {}).get("coding", [])
-    return next((str(coding["code"]) for coding in codings if coding.get("code")), "")
+    return next((str(coding["code"]) for coding in codings(identifier.get("type")) if coding.get("code")), "")
 
 
 def _gender(code: str) -> str:

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from bot_layer.fhir import security_labels
-from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.json import Json, as_list, codings, objects, text
 from bot_layer.fhir.periods import holds
 
 
@@ -114,7 +114,7 @@ def stance(consent: Json, now: datetime) -> Stance:
     if status != "active" or consent.get("modifierExtension") or not isinstance(root, dict | None):
         return Stance.UNREADABLE
     root = root or {}
-    rule = [consent.get("policyRule"), *_list(consent.get("category"))]
+    rule = [consent.get("policyRule"), *as_list(consent.get("category"))]
     codes = {code.upper() for code in _codes(rule)}
     in_force = holds(root.get("period"), now, _ANYWHERE)
     if in_force is not True:
@@ -141,7 +141,7 @@ def _provision(provision: Json, now: datetime, *, is_nested: bool = False) -> St
 
     One within another needs a type, and a modifier extension may turn the meaning round.
     """
-    kind, nested = provision.get("type"), _list(provision.get("provision"))
+    kind, nested = provision.get("type"), as_list(provision.get("provision"))
     margin = timedelta() if kind == "permit" else _ANYWHERE
     in_force = holds(provision.get("period"), now, margin)
     is_typed = kind in ("deny", "permit") or (kind is None and not is_nested)
@@ -157,7 +157,7 @@ def _provision(provision: Json, now: datetime, *, is_nested: bool = False) -> St
 
 def _own(provision: Json, kind: str) -> Stance:
     purposes = {str(coding.get("code")) for coding in objects(provision.get("purpose"))}
-    actions = _codes(_list(provision.get("action")))
+    actions = _codes(as_list(provision.get("action")))
     if kind == "deny":
         is_other = (purposes and purposes <= _OTHER_PURPOSES) or (actions and actions <= _OTHER_ACTIONS)
         return Stance.SILENT if is_other else Stance.DENIES
@@ -168,15 +168,10 @@ def _own(provision: Json, kind: str) -> Stance:
 
 def _codes(concepts: Iterable[object]) -> frozenset[str]:
     """The codes of CodeableConcepts, whatever their systems."""
-    codings = (coding for each in concepts if isinstance(each, dict) for coding in objects(each.get("coding")))
-    return frozenset(str(coding["code"]) for coding in codings if coding.get("code"))
+    return frozenset(str(coding["code"]) for coding in codings([*concepts]) if coding.get("code"))
 
 
 def _texts(concepts: Iterable[object]) -> list[str]:
-    found = [each for each in concepts if isinstance(each, dict)]
-    codings = [coding for each in found for coding in objects(each.get("coding"))]
-    return [str(text) for text in (*(each.get("text") for each in found), *(c.get("display") for c in codings)) if text]
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    found = objects([*concepts])
+    texts = [*(each.get("text") for each in found), *(coding.get("display") for coding in codings(found))]
+    return [str(text) for text in texts if text]

@@ -14,7 +14,7 @@ from bot_layer.fhir import security_labels
 from bot_layer.fhir.contact_points import keys_of
 from bot_layer.fhir.demographics import Demographics, words
 from bot_layer.fhir.identifiers import HEALTH_GORILLA_SYSTEM, V2_0203, V2_0203_SYSTEMS
-from bot_layer.fhir.json import Json, as_object, objects, text
+from bot_layer.fhir.json import Json, as_object, codings, objects, text
 from bot_layer.fhir.periods import in_force
 from bot_layer.fhir.social_security import is_ssn
 
@@ -211,6 +211,6 @@ def _number(identifier: Json) -> tuple[str, str]:
 
 
 def _is_pt(identifier: Json, system: str) -> bool:
-    codings = objects(as_object(identifier.get("type")).get("coding"))
-    typed = any(coding.get("code") == "PT" and text(coding.get("system")) in V2_0203_SYSTEMS for coding in codings)
+    types = ((each.get("code"), text(each.get("system"))) for each in codings(identifier.get("type")))
+    typed = any(code == "PT" and system in V2_0203_SYSTEMS for code, system in types)
     return typed or identifier.get("system") == system
