@@ -157,11 +157,12 @@ def _persons(segments: Sequence[Segment], authorities: Mapping[str, str], *, mer
 
 def _person(group: Sequence[Segment], authorities: Mapping[str, str]) -> Person:
     """The person of a PID and of the segments that follow it, up to the next PID."""
-    first = group[0]
-    patient, removed = pid.patient(first, authorities), pid.removed(first)
     prior: list[Json] = []
     for mrg in (segment for segment in group if segment.name == "MRG"):
         # MRG-4 is the external id of older versions.
         number = next((number for number in (1, 4) if mrg.repetitions(number)), None)
         prior += pid.identifiers(mrg, number, authorities) if number else []
-    return Person(patient, removed, tuple(prior), is_protected=pid.is_protected(group))
+    first = group[0]
+    return Person(
+        pid.patient(first, authorities), pid.removed(first), tuple(prior), is_protected=pid.is_protected(group)
+    )
