@@ -16,7 +16,7 @@ from bot_layer.errors import PermanentError
 from bot_layer.fhir import identifiers
 from bot_layer.fhir.bundle import NotASearchset, Searchset, read_searchset
 from bot_layer.fhir.identifiers import NPI_SYSTEM
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.fhir.references import is_id
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules import settings as hg
@@ -83,15 +83,19 @@ class HealthGorillaClient:
         answer = self.send("GET", path("PractitionerRole/{id}", id=role_id))
         return self.account(resource_of(answer))
 
-    def create(self, resource_type: str, resource: Json) -> Answer:
-        """The answer to a create, whatever its status; the key makes a repetition of the same content harmless."""
+    def create(self, resource_type: str, resource: Json, *, unless_found: str | None = None) -> Answer:
+        """The answer to a create, whatever its status; the key makes a repetition of the same content harmless.
+
+        ``unless_found`` is a search for what must not exist yet (If-None-Exist).
+        """
+        headers = {"If-None-Exist": unless_found} if unless_found else {}
         key = accounts.idempotency_key(self.settings.base_url, self.settings.tenant_id, resource)
-        headers = {"HG-Idempotency-Key": key}
+        headers["HG-Idempotency-Key"] = key
         return self.send("POST", path(resource_type), json_body=resource, headers=headers)
 
     def update(self, resource_type: str, resource: Json) -> Answer:
         """The answer to a PUT of the whole resource, guarded by If-Match where its version is known."""
-        version = resource.get("meta", {}).get("versionId")
+        version = as_object(resource.get("meta")).get("versionId")
         headers = {"If-Match": f'W/"{version}"'} if version else {}
         where = path(f"{resource_type}/{{id}}", id=str(resource["id"]))
         return self.send("PUT", where, json_body=resource, headers=headers)

@@ -15,7 +15,6 @@ from bot_layer.fhir.identifiers import search_token
 from bot_layer.fhir.json import Json
 from bot_layer.fhir.validation import require_valid
 from bot_layer.health_gorilla.client import HealthGorillaClient, created_id, resource_of
-from bot_layer.health_gorilla.rules.accounts import idempotency_key
 from bot_layer.http.addresses import path
 from bot_layer.http.answer import Answer
 from bot_layer.http.retry import write_planned
@@ -70,11 +69,22 @@ class Patients:
             return plan.id
         require_valid(plan.body)
         if isinstance(plan, Create):
-            answer = self._create(plan)
+            pt = plan.body["identifier"][0]
+            query = f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}"
+            answer = self.gorilla.create("Patient", plan.body, unless_found=query)
             registered = created_id(answer, "Patient")
         else:
-            registered, headers = plan.id, {"If-Match": f'W/"{plan.version}"'} if plan.version else {}
-            answer = self.gorilla.send("PUT", path("Patient/{id}", id=plan.id), json_body=plan.body, headers=headers)
+            answer, registered = self.gorilla.update("Patient", plan.body), plan.id
+        if answer.status == 202 and isinstance(plan, Create):
+            text = "Health Gorilla is still busy with the same request; try again later."
+            raise TransientError(
+                text,
+                service="Health Gorilla",
+                status=202,
+                method="POST",
+                path="Patient",
+                code="registration-in-flight",
+            )
         is_outdated = answer.status in {409, 412}
         if not is_outdated:
             _require_ok(answer)
@@ -84,24 +94,6 @@ class Patients:
                 text, service="Health Gorilla", status=412, path="Patient", code="registration-conflict"
             )
         return registered
-
-    def _create(self, plan: Create) -> Answer:
-        pt = plan.body["identifier"][0]
-        headers = {
-            "If-None-Exist": f"identifier={quote(search_token(pt['system'], pt['value']), safe=':/|')}",
-            "HG-Idempotency-Key": idempotency_key(self.gorilla.settings.base_url, plan.body),
-        }
-        answer = self.gorilla.send("POST", path("Patient"), json_body=plan.body, headers=headers)
-        if answer.status == 202:
-            raise TransientError(
-                "Health Gorilla is still busy with the same request; try again later.",
-                service="Health Gorilla",
-                status=202,
-                method="POST",
-                path="Patient",
-                code="registration-in-flight",
-            )
-        return answer
 
     def _registered_under(self, own: Sequence[str], former: Sequence[str]) -> list[Registration]:
         """Who is registered under the patient's own ids, else under the first known id of a Patient merged into it."""

@@ -114,7 +114,6 @@ class Registration:
     id: str
     resource: Json = field(repr=False)
     demographics: Demographics
-    version: str | None = None
     is_active: bool = True
     numbers: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
     pts: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
@@ -122,12 +121,11 @@ class Registration:
     @classmethod
     def read(cls, resource: Json, policy: Policy, now: datetime) -> Registration:
         """Health Gorilla's Patient as a value, at the time ``now``."""
-        version, identifiers = as_object(resource.get("meta")).get("versionId"), objects(resource.get("identifier"))
+        identifiers = objects(resource.get("identifier"))
         return cls(
             id=str(resource.get("id")),
             resource=resource,
             demographics=Demographics.read(resource, now),
-            version=str(version) if version else None,
             is_active=resource.get("active") is not False,
             numbers=frozenset(map(_number, identifiers)),
             pts=frozenset(_number(each) for each in identifiers if _is_pt(each, policy.patient_system)),

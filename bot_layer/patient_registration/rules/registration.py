@@ -50,13 +50,12 @@ class Create:
 
 @dataclass(frozen=True)
 class Update:
-    """The index knows the patient, who differs in ``changed``: put this under ``id``, if it still has ``version``."""
+    """The index knows the patient, who differs in ``changed``: put this under ``id``, if it still has its version."""
 
     action: ClassVar = "updated"
     id: str
     body: Json = field(repr=False)
     changed: tuple[str, ...] = ()
-    version: str | None = None
     external_id: str = field(default="", repr=False)
 
 
@@ -104,7 +103,7 @@ def endings(patient: ClinicPatient, found: Found) -> list[Update]:
     own = [*found.by_identifier, *([found.recorded] if found.recorded else [])]
     own += [theirs for theirs in found.by_demographics if theirs.id in patient.health_gorilla_ids]
     return [
-        Update(theirs.id, theirs.ended(), ("active",), theirs.version)
+        Update(theirs.id, theirs.ended(), ("active",))
         for theirs in {each.id: each for each in own}.values()
         if theirs.is_active
     ]
@@ -161,7 +160,7 @@ def _plan_known(patient: ClinicPatient, theirs: Registration, policy: Policy, co
     changed = theirs.differs_from(patient, pt)
     if not changed:
         return NothingToDo(theirs.id, external)
-    return Update(theirs.id, theirs.merged_with(patient.body(policy, external)), changed, theirs.version, external)
+    return Update(theirs.id, theirs.merged_with(patient.body(policy, external)), changed, external)
 
 
 def _deceased() -> InputError:
