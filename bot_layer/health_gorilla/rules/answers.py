@@ -64,9 +64,11 @@ def of_account(
 def preview_of_account(decision: Decision, clinician: Clinician, requested: AccountRequest) -> Json:
     """What would be done: ``action``, ``preview`` true, the ``payload`` without password, and each ``difference``."""
     email = next(iter(decision.emails), None)
+    health_gorilla_id: str | None
+    login: str | None
     if isinstance(decision, Enroll):
         health_gorilla_id, login = decision.directory_id, decision.logins[0]
-        payload, differences = decision.payload(login, email), ["PractitionerRole: create"]
+        payload, differences = decision.payload(decision.logins[0], email), ["PractitionerRole: create"]
     else:
         health_gorilla_id, login = decision.found.id, decision.found.login
         payload, differences = decision.with_email(email), decision.differences
