@@ -17,7 +17,7 @@ from bot_layer.bot.handler import Handler
 from bot_layer.errors import InputError
 from bot_layer.federation.rules import query as federation
 from bot_layer.federation.rules.audit import Access, audit_event
-from bot_layer.federation.rules.settings import ANSWERING, read_answering
+from bot_layer.federation.settings import ANSWERING, read_answering
 from bot_layer.federation.source import FederatedSource
 from bot_layer.fhir import outcomes
 from bot_layer.fhir.json import Json
@@ -26,7 +26,6 @@ from bot_layer.medplum import client as medplum
 
 # Parameters of Medplum's own routing, and of this bot.
 _NOT_SEARCHED = frozenset({"identifier", "document", "content"})
-_MOST_DIGITS = 4
 
 BOT = Bot(
     name="federated-documents",
@@ -59,22 +58,18 @@ def answer(event: Event) -> Json:
 
     searched = [(name, value) for name, value in pairs if name not in _NOT_SEARCHED]
     query = federation.read_query(searched, servers=(server.client.fhir_base_url, base_url))
-    answers = [(asked_id, source.patient(asked_id)) for asked_id in source.asked_ids(query)]
-    found = [(asked_id, patient) for asked_id, patient in answers if patient is not None]
-    documents = [one for asked_id, patient in found for one in source.documents(patient, asked_id) if query.fits(one)]
-    whose = tuple(reference for _, patient in found for reference in patient.references[:1])
+    answers = [source.answer(asked_id) for asked_id in source.asked_ids(query)]
+    documents = [one for each in answers for one in each.documents if query.fits(one)]
+    whose = tuple(patient for each in answers for patient in each.patients)
     _record(source, Access(_agent(event), whose, None, federation.canonical(query)))
     return federation.searchset(query, documents, base_url)
 
 
 def _document(event: Event, source: FederatedSource, asked: dict[str, str]) -> Json:
-    found = source.patient(asked.get("patient", ""))
-    document = source.document(found, asked["document"]) if found else None
-    number = asked.get("content", "0")
-    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS
-    opened = source.open(found, document, int(number)) if found and document and is_number else None
-    if found is None or document is None or opened is None:
+    sought = source.opened(asked.get("patient", ""), asked["document"], asked.get("content", "0"))
+    if sought is None:
         raise InputError("The patient has no such document.", code="not-found")
+    found, document, opened = sought
     try:
         data = b"".join(opened.chunks)
     finally:

@@ -11,7 +11,7 @@ import pytest
 
 from bot_layer.bot.declaration import Setting
 from bot_layer.bot.handler import Handler
-from bot_layer.federation.rules.settings import ANSWERING, SERVING
+from bot_layer.federation.settings import ANSWERING, SERVING
 from bot_layer.patient_registration.adt import message as adt
 from bot_layer.patient_registration.rules.registration_settings import SETTINGS
 from bots import federated_documents, register_patient

@@ -20,26 +20,25 @@ from urllib.parse import parse_qsl
 
 from cachetools import TTLCache, cached
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bot_layer import spans
 from bot_layer.errors import BotError, InputError, TransientError
+from bot_layer.federation import responses
 from bot_layer.federation.audit import Recorder
-from bot_layer.federation.content import PRIVATE, document_answer
-from bot_layer.federation.external import FHIR_JSON, Elsewhere
 from bot_layer.federation.rules import metadata as federation_metadata
-from bot_layer.federation.rules import proxies as federation_proxies
 from bot_layer.federation.rules import query as federation
 from bot_layer.federation.rules import scopes
 from bot_layer.federation.rules.audit import Access
-from bot_layer.federation.rules.settings import ANSWERING, Answering, Serving, read_answering, read_serving
 from bot_layer.federation.rules.token import Refused
-from bot_layer.federation.source import FederatedSource, Found
-from bot_layer.federation.tokens import Attempts, Caller, Issued, Tokens
+from bot_layer.federation.settings import ANSWERING, Answering, Serving, read_answering, read_serving
+from bot_layer.federation.source import Answer, FederatedSource
+from bot_layer.federation.tokens import Caller, Tokens
 from bot_layer.fhir import outcomes
-from bot_layer.fhir.json import Json, encode
 from bot_layer.medplum.client import Medplum, connect_environment
 from bot_layer.settings import resolve, secret_values
 
@@ -49,7 +48,6 @@ _LARGEST_HEADERS = 16 * 1024
 _LONGEST_QUERY = 4 * 1024
 _MOST_ANSWERS = 1000
 _ANSWERING_SECONDS = 60.0
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _log = logging.getLogger(__name__)
 
 
@@ -85,11 +83,6 @@ def is_configured(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("FEDERATED_CLIENTS"))
 
 
-def routes(settings: Settings) -> list[Route]:
-    """The responder's routes, with their full paths."""
-    return Responder(settings).routes()
-
-
 class Responder:
     """The responder of one Medplum project. ``close`` writes the pending audit records."""
 
@@ -97,44 +90,44 @@ class Responder:
         self.settings = settings
         self.recorder = Recorder(settings.server, seconds=settings.serving.audit_seconds, clock=settings.clock)
         self._answering = cached(TTLCache(1, _ANSWERING_SECONDS), lock=threading.Lock())(settings.answering)
-        self._tokens = Tokens(settings.serving, settings.clock, Attempts(settings.serving.attempts, settings.clock))
-        self._gathered: Callable[[str], _Answer] = self._gather
+        self._tokens = Tokens(settings.serving, settings.clock)
+        self._answer: Callable[[str], Answer] = lambda asked_id: self._source().answer(asked_id)
         if seconds := settings.serving.cache_seconds:  # an answer that is never reused is not cached
-            answers: TTLCache[Any, _Answer] = TTLCache(_MOST_ANSWERS, seconds, timer=settings.monotonic)
-            self._gathered = cached(answers, condition=threading.Condition())(self._gather)
+            answers: TTLCache[Any, Answer] = TTLCache(_MOST_ANSWERS, seconds, timer=settings.monotonic)
+            self._answer = cached(answers, condition=threading.Condition())(self._answer)
 
     def routes(self) -> list[Route]:
-        """Every route of the responder."""
-        discovery = "/.well-known/smart-configuration"
-        there = [
-            Route(f"{PREFIX}/oauth2/token", self.token, methods=["POST"]),
-            Route(f"{PREFIX}/fhir/R4/DocumentReference", self.search, methods=["GET"]),
-            Route(f"{PREFIX}/fhir/R4/DocumentReference/_search", self.search_by_form, methods=["POST"]),
-            Route(f"{PREFIX}/documents/{{id}}", self.document, methods=["GET"]),
-            Route(f"{PREFIX}/fhir/R4/metadata", self.metadata, methods=["GET"]),
-            *(
-                Route(prefix + discovery, self.discovery, methods=["GET"])
-                for prefix in ("", PREFIX, f"{PREFIX}/fhir/R4")
-            ),
+        """Every route of the responder, with its full path."""
+        limited = [Middleware(_Limited)]
+        known = [
+            Route(path, endpoint, methods=[method], middleware=limited)
+            for path, method, endpoint in (
+                (f"{PREFIX}/oauth2/token", "POST", self.token),
+                (f"{PREFIX}/fhir/R4/DocumentReference", "GET", self.search),
+                (f"{PREFIX}/fhir/R4/DocumentReference/_search", "POST", self.search_by_form),
+                (f"{PREFIX}/documents/{{id}}", "GET", self.document),
+                (f"{PREFIX}/fhir/R4/metadata", "GET", self.metadata),
+                ("/.well-known/smart-configuration", "GET", self.discovery),
+                (f"{PREFIX}/.well-known/smart-configuration", "GET", self.discovery),
+                (f"{PREFIX}/fhir/R4/.well-known/smart-configuration", "GET", self.discovery),
+            )
         ]
-        return [*there, *Elsewhere(there).beneath(PREFIX)]
+        elsewhere = responses.Elsewhere(known)  # last, because the first match answers
+        return [*known, Route(PREFIX, elsewhere), Route(f"{PREFIX}/{{rest:path}}", elsewhere)]
 
     def close(self) -> None:
         """Write the pending audit records."""
         self.recorder.close()
 
     async def token(self, request: Request) -> Response:
-        """The token endpoint."""
-        too_large = _too_large(request)
-        body = None if too_large else await _body(request)
+        """The token endpoint. Wrong logins are counted for the caller's address, which a trusted proxy may name."""
+        authorization, body = request.headers.get("Authorization"), await _body(request)
         if body is None:
-            return too_large or _json(413, {"error": "invalid_request"}, "application/json", _NO_STORE)
-        authorization = request.headers.get("Authorization")
-        address = self._address(request)
+            return responses.token(Refused(413, "invalid_request", "The request is too large."), is_basic=False)
+        connected = request.client.host if request.client else ""
+        address = self.settings.serving.origin(connected, request.headers.getlist("X-Forwarded-For"))
         answer = await run_in_threadpool(self._tokens.answer, body, authorization, address)
-        if isinstance(answer, Issued):
-            return _json(200, answer.body, "application/json", _NO_STORE)
-        return _refused_token(answer, basic=authorization is not None)
+        return responses.token(answer, is_basic=authorization is not None)
 
     def search(self, request: Request) -> Response:
         """DocumentReference?patient=..."""
@@ -144,11 +137,10 @@ class Responder:
         """The same search with its parameters in a form (https://hl7.org/fhir/R4/http.html#search)."""
         kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind not in {"", "application/x-www-form-urlencoded"}:
-            issue = outcomes.Issue("invalid-input", "Send a form: application/x-www-form-urlencoded.")
-            return _json(415, outcomes.outcome([issue]), FHIR_JSON, PRIVATE)
-        body = None if _too_large(request) else await _body(request)
+            return responses.issue(415, "invalid-input", "Send a form: application/x-www-form-urlencoded.")
+        body = await _body(request)
         if body is None:
-            return _too_large(request) or Response(status_code=413)
+            return Response(status_code=413)
         form = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
         return await run_in_threadpool(
             self._guarded, request, lambda asked, caller: self._search(asked, caller, form), scopes.SEARCH
@@ -158,32 +150,26 @@ class Responder:
         """One document's bytes."""
         return self._guarded(request, self._document, *scopes.FETCH)
 
-    def metadata(self, request: Request) -> Response:
+    def metadata(self, _request: Request) -> Response:
         """The capability statement, which is public."""
         serving = self.settings.serving
         statement = federation_metadata.capability_statement(serving.fhir_url, serving.token_url)
-        return _too_large(request) or _json(200, statement, FHIR_JSON, {})
+        return responses.public(statement, "application/fhir+json")
 
-    def discovery(self, request: Request) -> Response:
+    def discovery(self, _request: Request) -> Response:
         """SMART's discovery document, which is public."""
-        document = federation_metadata.smart_configuration(self.settings.serving.token_url)
-        return _too_large(request) or _json(200, document, "application/json", {})
+        return responses.public(federation_metadata.smart_configuration(self.settings.serving.token_url))
 
     def _guarded(
         self, request: Request, answer: Callable[[Request, Caller], Response], *needs: tuple[str, str]
     ) -> Response:
         """The response if the token permits one of ``needs``; failures are OperationOutcomes without personal data."""
-        too_large = _too_large(request)
-        if too_large is not None:
-            return too_large
         caller = self._tokens.caller(request.headers.get("Authorization"))
         if caller is None:
-            refused = outcomes.outcome(
-                [outcomes.Issue("token-required", "Send a token of this server.", issue_code="login")]
-            )
-            return _json(401, refused, FHIR_JSON, {"WWW-Authenticate": "Bearer", **PRIVATE})
+            challenge, text = {"WWW-Authenticate": "Bearer"}, "Send a token of this server."
+            return responses.issue(401, "token-required", text, issue_code="login", headers=challenge)
         if not scopes.permit(caller.scopes, *needs):
-            return _insufficient_scope(*needs)
+            return responses.insufficient_scope(needs[0][0])
         try:
             # A partner's trace ends here: it must not continue into internal work.
             with spans.call("federated", {}) as span:
@@ -193,12 +179,12 @@ class Responder:
                 return answered
         except InputError as error:
             status = 406 if isinstance(error, federation.FormatNotSupported) else 400
-            return _json(status, outcomes.of_error(error), FHIR_JSON, PRIVATE)
+            return responses.fhir(status, outcomes.of_error(error))
         except BotError as error:
             _log.warning("A federated request failed: %s", error.code)
-            status = 503 if isinstance(error, TransientError) else 500
-            headers = {"Retry-After": "5"} if status == 503 else {}
-            return _json(status, outcomes.of_error(error), FHIR_JSON, {**headers, **PRIVATE})
+            if isinstance(error, TransientError):
+                return responses.fhir(503, outcomes.of_error(error), {"Retry-After": "5"})
+            return responses.fhir(500, outcomes.of_error(error))
 
     def _search(self, request: Request, caller: Caller, form: Sequence[tuple[str, str]] = ()) -> Response:
         base_url, fhir_url = self.settings.serving.base_url, self.settings.serving.fhir_url
@@ -207,43 +193,26 @@ class Responder:
             strict=federation.is_strict(request.headers.get("Prefer", "")),
             servers=(fhir_url, self.settings.server.client.fhir_base_url),
         )
-        answers = [self._gathered(asked_id) for asked_id in self._source().asked_ids(query)]
+        answers = [self._answer(asked_id) for asked_id in self._source().asked_ids(query)]
         patients = tuple(patient for answer in answers for patient in answer.patients)
         self.recorder.queried(Access(caller.client, patients, None, federation.canonical(query), base_url))
         fitting = [document for answer in answers for document in answer.documents if query.fits(document)]
-        return _json(200, federation.searchset(query, fitting, fhir_url), FHIR_JSON, PRIVATE)
+        return responses.fhir(200, federation.searchset(query, fitting, fhir_url))
 
     def _document(self, request: Request, caller: Caller) -> Response:
-        """Looked up for each request, so that a document that may no longer be disclosed is not sent."""
-        asked, number = request.query_params.get("patient", ""), request.query_params.get("content", "0")
-        source = self._source()
-        found = source.patient(asked) if asked else None
-        document = source.document(found, request.path_params["id"]) if found else None
-        if found is None or document is None or not number.isascii() or not number.isdigit() or len(number) > 4:
-            return _not_found()
-        opened = source.open(found, document, int(number))
-        if opened is None:
-            return _not_found()
+        number = request.query_params.get("content", "0")
+        sought = self._source().opened(request.query_params.get("patient", ""), request.path_params["id"], number)
+        if sought is None:
+            return responses.issue(404, "not-found", "The patient has no such document.", issue_code="not-found")
+        found, document, opened = sought
+        reference, base_url = f"DocumentReference/{document['id']}", self.settings.serving.base_url
         try:
-            self.recorder.fetched(self._access(caller.client, found, document))
+            self.recorder.fetched(Access(caller.client, found.references[:1], reference, "", base_url))
         except BotError:
             opened.close()
             raise
         version = str((document.get("meta") or {}).get("versionId", ""))
-        return document_answer(request, opened, etag=f'"{version}-{number}-{opened.version}"')
-
-    def _access(self, client: str, found: Found, document: Json) -> Access:
-        return Access(
-            client, found.references[:1], f"DocumentReference/{document['id']}", "", self.settings.serving.base_url
-        )
-
-    def _address(self, request: Request) -> str:
-        """The client address of a login: that of the connection, or from the header if the connection is a trusted
-        proxy's."""
-        address = request.client.host if request.client else ""
-        return federation_proxies.origin(
-            address, request.headers.getlist("X-Forwarded-For"), self.settings.serving.trusted_proxies
-        )
+        return responses.document(request, opened, etag=f'"{version}-{number}-{opened.version}"')
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.settings.clock(), UTC)
@@ -252,13 +221,6 @@ class Responder:
         """The documents that the network may see, by the settings as of at most a minute ago."""
         return _made(self.settings.server, self._answering(), self._now)
 
-    def _gather(self, asked_id: str) -> _Answer:
-        source = self._source()
-        found = source.patient(asked_id)
-        if found is None:
-            return _Answer((), ())
-        return _Answer(found.references[:1], tuple(source.documents(found, asked_id)))
-
 
 @lru_cache(8)
 def _made(server: Medplum, answering: Answering, now: Callable[[], datetime]) -> FederatedSource:
@@ -266,10 +228,20 @@ def _made(server: Medplum, answering: Answering, now: Callable[[], datetime]) ->
     return FederatedSource(server, answering, now=now)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    patients: tuple[str, ...] = field(repr=False)
-    documents: tuple[Json, ...] = field(repr=False)
+class _Limited:
+    """Refuses a head or a query that no caller needs, before anything is done with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """431, 414, or the response of the route."""
+        answer = self._app
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _LARGEST_HEADERS:
+            answer = Response(status_code=431)
+        elif len(scope["query_string"]) > _LONGEST_QUERY:
+            answer = Response(status_code=414)
+        await answer(scope, receive, send)
 
 
 async def _body(request: Request) -> bytes | None:
@@ -280,35 +252,3 @@ async def _body(request: Request) -> bytes | None:
         if len(body) > _LARGEST_BODY:
             return None
     return bytes(body)
-
-
-def _too_large(request: Request) -> Response | None:
-    if sum(len(name) + len(value) for name, value in request.scope["headers"]) > _LARGEST_HEADERS:
-        return Response(status_code=431)
-    return Response(status_code=414) if len(request.scope["query_string"]) > _LONGEST_QUERY else None
-
-
-def _refused_token(refused: Refused, *, basic: bool) -> Response:
-    headers = dict(_NO_STORE)
-    if refused.status == 401 and basic:
-        headers["WWW-Authenticate"] = 'Basic realm="federated"'
-    if refused.status in {429, 503}:
-        headers["Retry-After"] = "60" if refused.status == 429 else "1"
-    return _json(refused.status, refused.body(), "application/json", headers)
-
-
-def _insufficient_scope(*needs: tuple[str, str]) -> Response:
-    """https://www.rfc-editor.org/rfc/rfc6750#section-3.1"""
-    wanted = f"system/{needs[0][0]}.rs"
-    issue = outcomes.Issue("insufficient-scope", f"The token's scopes do not permit this: request {wanted}.")
-    challenge = f'Bearer error="insufficient_scope", scope="{wanted}"'
-    return _json(403, outcomes.outcome([issue]), FHIR_JSON, {"WWW-Authenticate": challenge, **PRIVATE})
-
-
-def _not_found() -> Response:
-    missing = outcomes.Issue("not-found", "The patient has no such document.", issue_code="not-found")
-    return _json(404, outcomes.outcome([missing]), FHIR_JSON, PRIVATE)
-
-
-def _json(status: int, value: Json, media_type: str, headers: Mapping[str, str]) -> Response:
-    return Response(encode(value), status, headers=dict(headers), media_type=media_type)

@@ -34,7 +34,7 @@ def require_safe_start(host: str, environ: Mapping[str, str], *, private_network
             code="short-key",
         )
     federated = environ.get("FEDERATED_BASE_URL")
-    if federated and not _is_https_or_loopback(federated):
+    if federated and not addresses.is_https_or_loopback(federated):
         raise ConfigError("Give FEDERATED_BASE_URL an https:// address.", code="unsafe-address")
 
 
@@ -63,11 +63,3 @@ def pinned_projects(
                 len(addressed),
             )
     return found
-
-
-def _is_https_or_loopback(url: str) -> bool:
-    try:
-        scheme, host, _port = addresses.origin(url)
-    except ValueError:
-        return False
-    return scheme == "https" or addresses.network(host) == "loopback"

@@ -118,6 +118,15 @@ def network(host: str) -> Network:
     return "public" if address.is_global and not address.is_multicast else "special"
 
 
+def is_https_or_loopback(url: str) -> bool:
+    """Whether a URL is HTTPS, or HTTP on this machine."""
+    try:
+        scheme, host, _port = origin(url)
+    except ValueError:
+        return False
+    return scheme == "https" or network(host) == "loopback"
+
+
 def require_safe_url(url: str, service: str) -> None:
     """Raise ConfigError unless the URL is HTTPS, or HTTP on this machine or in a private network."""
     try:

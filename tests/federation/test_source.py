@@ -9,9 +9,8 @@ from functools import partial
 import pytest
 
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, TransientError
-from bot_layer.federation import source as federated_source
 from bot_layer.federation.rules.document import Rules
-from bot_layer.federation.rules.settings import Answering
+from bot_layer.federation.settings import Answering
 from bot_layer.federation.source import FederatedSource
 from bot_layer.fhir.json import Json
 from bot_layer.http.policy import RetryPolicy
@@ -39,7 +38,7 @@ def client(medplum: MedplumSandbox) -> Medplum:
 
 def source(medplum: MedplumSandbox, *, most: int = 2000) -> FederatedSource:
     """The source with the usual rules."""
-    return FederatedSource(client(medplum), Answering(Rules("https://x.example/{id}?")), most)
+    return FederatedSource(client(medplum), Answering(Rules("https://x.example/{id}?")), most_documents=most)
 
 
 def patient(medplum: MedplumSandbox, *links: tuple[str, str]) -> Json:
@@ -169,16 +168,6 @@ def test_a_content_that_is_not_there_can_not_be_opened(medplum: MedplumSandbox) 
     assert source(medplum).open(found, stored, 1) is None
     gone = {**stored, "content": [{"attachment": {"url": f"Binary/{NOT_THERE}"}}]}
     assert source(medplum).open(found, gone, 0) is None
-
-
-def test_only_the_latest_measurements_are_kept() -> None:
-    """The least recently used is removed first."""
-    kept = federated_source.Kept(2)
-    for key in ("a", "b"):
-        kept.put(key, key.upper())
-    assert kept.get("a") == "A"
-    kept.put("c", "C")
-    assert [kept.get(key) for key in ("a", "b", "c")] == ["A", None, "C"]
 
 
 # Bytes

@@ -28,16 +28,22 @@ _IDENTIFIED_PATIENTS: Final = (
     "patient.identifier", "patient:identifier", "patient:Patient.identifier",
     "subject.identifier", "subject:identifier", "subject:Patient.identifier",
 )  # fmt: skip
-_TOKENS: Final = ("type", "category")
-_DATES: Final = ("date", "period", "_lastUpdated")
+_ELEMENTS: Final[dict[str, Callable[[Json], object]]] = {
+    "type": lambda document: [document.get("type")],
+    "category": lambda document: document.get("category"),
+    "date": lambda document: document.get("date"),
+    "period": lambda document: as_object(document.get("context")).get("period"),
+    "_lastUpdated": lambda document: as_object(document.get("meta")).get("lastUpdated"),
+}
 UNDERSTOOD: Final = (
-    *_PATIENTS, *_IDENTIFIED_PATIENTS, *_TOKENS, *_DATES, "status", "_id", "_count", "_offset", "_format", "_total",
+    *_PATIENTS, *_IDENTIFIED_PATIENTS, *_ELEMENTS, "status", "_id", "_count", "_offset", "_format", "_total",
 )  # fmt: skip
 _FORMATS: Final = frozenset({"json", "application/json", "application/fhir+json", "application/json+fhir"})
 _ONCE: Final = ("_count", "_offset", "_format")
 _PREFIX: Final = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb|ap)?(\d.*)")
 _REFERENCE: Final = re.compile(r"(?:Patient/)?([^/]+?)(?:/_history/[^/]+)?")
 
+Filter = Callable[[Json], bool]
 _Named = TypeVar("_Named", str, "PatientIdentifier")
 
 # Each prefix, as a comparison of the resource's interval with the parameter's;
@@ -60,19 +66,6 @@ class FormatNotSupported(InputError):
 
 
 @dataclass(frozen=True)
-class DateRule:
-    """One value of ``date``, ``period`` or ``_lastUpdated``."""
-
-    prefix: str
-    interval: Interval
-
-    def fits(self, value: object) -> bool:
-        """Whether a resource's date or Period matches; a resource without one never matches."""
-        its = interval(value) if isinstance(value, str) else period_interval(value)
-        return its is not None and _COMPARISONS[self.prefix](its, self.interval)
-
-
-@dataclass(frozen=True)
 class PatientIdentifier:
     """A patient named by an identifier; a system of None matches any system."""
 
@@ -85,7 +78,7 @@ class Query:
     """A parsed query. A parameter matches if any of its values does; all parameters must match.
 
     ``patients`` are registered ids; the query may use ``identifiers`` instead, or only the documents' ``ids``.
-    ``repeated`` are the parameters that were used, for the links.
+    ``filters`` are its other conditions, and ``repeated`` the parameters that were used, for the links.
     """
 
     patients: tuple[str, ...] = field(default=(), repr=False)
@@ -93,28 +86,15 @@ class Query:
     ids: frozenset[str] | None = None
     count: int = DEFAULT_COUNT
     offset: int = 0
-    statuses: frozenset[str] = STATUSES
-    types: tuple[tuple[tuple[str | None, str], ...], ...] = ()
-    categories: tuple[tuple[tuple[str | None, str], ...], ...] = ()
-    dates: tuple[tuple[DateRule, ...], ...] = ()
-    periods: tuple[tuple[DateRule, ...], ...] = ()
-    updated: tuple[tuple[DateRule, ...], ...] = ()
+    filters: tuple[Filter, ...] = field(default=(), repr=False)
     repeated: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def fits(self, document: Json) -> bool:
         """Whether a DocumentReference matches."""
-        meta, context = (as_object(document.get(name)) for name in ("meta", "context"))
-        dated = (
-            (self.dates, document.get("date")),
-            (self.periods, context.get("period")),
-            (self.updated, meta.get("lastUpdated")),
-        )
-        coded = ((self.types, [document.get("type")]), (self.categories, document.get("category")))
         return (
-            document.get("status") in self.statuses
+            document.get("status") in STATUSES
             and (self.ids is None or document.get("id") in self.ids)
-            and all(any(_is_coded(concepts, *each) for each in tokens) for asked, concepts in coded for tokens in asked)
-            and all(any(rule.fits(value) for rule in rules) for asked, value in dated for rules in asked)
+            and all(matches(document) for matches in self.filters)
         )
 
 
@@ -147,12 +127,7 @@ def read_query(parameters: Sequence[tuple[str, str]], *, strict: bool = False, s
         ids=ids,
         count=min(_number("_count", values["_count"], DEFAULT_COUNT), LARGEST_COUNT),
         offset=_number("_offset", values["_offset"], 0),
-        statuses=_statuses(values["status"]),
-        types=tuple(_tokens("type", value) for value in values["type"]),
-        categories=tuple(_tokens("category", value) for value in values["category"]),
-        dates=tuple(_date_rules("date", value) for value in values["date"]),
-        periods=tuple(_date_rules("period", value) for value in values["period"]),
-        updated=tuple(_date_rules("_lastUpdated", value) for value in values["_lastUpdated"]),
+        filters=tuple(_filter(name, value) for name, value in parameters if name == "status" or name in _ELEMENTS),
         repeated=tuple((name, value) for name, value in parameters if name in UNDERSTOOD and name != "_offset"),
     )
 
@@ -256,18 +231,19 @@ def _number(name: str, values: list[str], default: int) -> int:
     return int(values[0])
 
 
-def _statuses(values: list[str]) -> frozenset[str]:
-    asked = STATUSES
-    for value in values:
-        codes = frozenset(code.rpartition("|")[2] for code in value.split(","))
+def _filter(name: str, value: str) -> Filter:
+    """The condition of one parameter: one of its comma-separated values matches."""
+    if name == "status":
+        codes = {code.rpartition("|")[2] for code in value.split(",")}
         if not codes <= STATUSES:
             raise _unusable("status", f"its codes are {', '.join(sorted(STATUSES))}")
-        asked &= codes
-    return asked
-
-
-def _tokens(name: str, value: str) -> tuple[tuple[str | None, str], ...]:
-    return tuple(_token(name, part) for part in _split(value, ","))
+        return lambda document: document.get("status") in codes
+    element = _ELEMENTS[name]
+    if name in ("type", "category"):
+        tokens = [_token(name, part) for part in _split(value, ",")]
+        return lambda document: any(_is_coded(element(document), *token) for token in tokens)
+    dates = [_date(name, part) for part in value.split(",")]
+    return lambda document: any(matches(element(document)) for matches in dates)
 
 
 def _token(name: str, text: str) -> tuple[str | None, str]:
@@ -278,16 +254,19 @@ def _token(name: str, text: str) -> tuple[str | None, str]:
     return ("|".join(system) if system else None, code)
 
 
-def _date_rules(name: str, value: str) -> tuple[DateRule, ...]:
-    return tuple(_date_rule(name, part) for part in value.split(","))
-
-
-def _date_rule(name: str, text: str) -> DateRule:
+def _date(name: str, text: str) -> Callable[[object], bool]:
+    """Whether a date or Period of a resource matches; a resource without one never does."""
     match = _PREFIX.fullmatch(text)
     asked = interval(match[2]) if match else None
     if match is None or asked is None:
         raise _unusable(name, "give a date, optionally with the prefix eq, ne, gt, lt, ge, le, sa, eb or ap")
-    return DateRule(match[1] or "eq", asked)
+    compare = _COMPARISONS[match[1] or "eq"]
+
+    def matches(value: object) -> bool:
+        its = interval(value) if isinstance(value, str) else period_interval(value)
+        return its is not None and compare(its, asked)
+
+    return matches
 
 
 def _is_coded(concepts: object, system: str | None, code: str) -> bool:

@@ -6,7 +6,6 @@ https://www.rfc-editor.org/rfc/rfc6749 (2.3.1 client password, 4.4 client creden
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -58,9 +57,13 @@ class Refused:
 def read_clients(text: str) -> tuple[Client, ...]:
     """The clients of FEDERATED_CLIENTS, a JSON list of ``{"id", "secretHash", "scopes"}``; else ConfigError."""
     try:
-        listed = json.loads(text)
-        clients = tuple(_client(entry) for entry in listed)
-    except (ValueError, KeyError, TypeError) as fault:
+        clients = tuple(
+            Client(str(entry["id"]), entry["secretHash"], tuple(map(str, entry.get("scopes") or DEFAULT_SCOPES)))
+            for entry in json.loads(text)
+        )
+        for client in clients:
+            _split(client.secret_hash)
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise ConfigError(
             'FEDERATED_CLIENTS is a JSON list of {"id", "secretHash"}; `medplum-bots federated-client` creates one.',
             code="invalid-setting",
@@ -106,27 +109,15 @@ def _credentials(form: Mapping[str, str], authorization: str | None) -> Asked | 
         return Asked(form["client_id"], form["client_secret"], scope)
     if "client_secret" in form:
         return Refused(400, "invalid_request", "Send the secret in the body or in the header, not in both.")
-    basic = _basic(authorization)
-    if basic is None or form.get("client_id", basic[0]) != basic[0]:
-        return Refused(401, "invalid_client", "The Authorization header is not this client's Basic login.")
-    return Asked(*basic, scope)
-
-
-def _basic(authorization: str) -> tuple[str, str] | None:
     scheme, _, encoded = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return None
     try:
-        name, colon, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return None
-    return (unquote_plus(name), unquote_plus(secret)) if colon else None
-
-
-def _client(entry: Json) -> Client:
-    _split(entry["secretHash"])
-    scopes = entry.get("scopes") or DEFAULT_SCOPES
-    return Client(str(entry["id"]), entry["secretHash"], tuple(str(scope) for scope in scopes))
+        login = base64.b64decode(encoded.strip(), validate=True).decode()
+    except ValueError:
+        login = ""
+    client_id, colon, secret = (unquote_plus(part) for part in login.partition(":"))
+    if scheme.lower() != "basic" or not colon or form.get("client_id", client_id) != client_id:
+        return Refused(401, "invalid_client", "The Authorization header is not this client's Basic login.")
+    return Asked(client_id, secret, scope)
 
 
 def _split(secret_hash: str) -> tuple[bytes, bytes]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 
-from bot_layer.federation.rules.proxies import origin
+from bot_layer.federation.settings import Serving
 
-TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")]
+SERVING = Serving("https://bots.clinic.example/federated", (), "k" * 32)
+TRUSTED = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1"))
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,9 @@ TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")]
 )
 def test_a_header_counts_as_far_as_trusted_proxies_wrote_it(address: str, forwarded: list[str], expected: str) -> None:
     """What a caller wrote into it before the first trusted proxy counts for nothing."""
-    assert origin(address, forwarded, TRUSTED) == expected
+    assert replace(SERVING, trusted_proxies=TRUSTED).origin(address, forwarded) == expected
 
 
 def test_without_trusted_proxies_the_connection_counts() -> None:
     """The default."""
-    assert origin("10.0.0.1", ["198.51.100.1"], []) == "10.0.0.1"
+    assert SERVING.origin("10.0.0.1", ["198.51.100.1"]) == "10.0.0.1"

@@ -8,8 +8,8 @@ import pytest
 
 from bot_layer.errors import ConfigError
 from bot_layer.federation.rules.document import Rules
-from bot_layer.federation.rules.settings import Answering, read_answering, read_serving
 from bot_layer.federation.rules.token import hash_secret
+from bot_layer.federation.settings import Answering, read_answering, read_serving
 from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy
 
 URL = "https://bots.clinic.example/federated"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
-from urllib.parse import urlsplit
 
 from bot_layer.federation.rules.document import Rules
-from bot_layer.federation.rules.proxies import Network
 from bot_layer.federation.rules.token import Client, read_clients
 from bot_layer.fhir.security_labels import LEVELS
+from bot_layer.http.addresses import is_https_or_loopback
 from bot_layer.patient_registration.rules.disclosure import DisclosurePolicy
 from bot_layer.patient_registration.rules.registration_settings import DISCLOSURE_SETTINGS
 from bot_layer.settings import Reader, Setting
@@ -90,7 +89,6 @@ SERVING: Final = (
 )
 _ORGANIZATION: Final = re.compile(r"Organization/[A-Za-z0-9\-.]{1,64}")
 _OID: Final = re.compile(r"[0-2](?:\.\d+)+")
-_ADDRESS: Final = re.compile(r"https?://[^\s?#@\\]+")
 _LEAST_KEY: Final = 32
 
 
@@ -118,7 +116,7 @@ class Serving:
     attempts: int = 10
     cache_seconds: float = 0.0
     audit_seconds: float = 1.0
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @property
     def fhir_url(self) -> str:
@@ -133,6 +131,24 @@ class Serving:
     def client(self, client_id: str) -> Client | None:
         """The client with an id, or None."""
         return next((client for client in self.clients if client.id == client_id), None)
+
+    def origin(self, address: str, forwarded: Sequence[str]) -> str:
+        """The client address that the outermost trusted proxy saw, or the connection's own if it is not a trusted
+        proxy.
+
+        ``forwarded`` are the values of X-Forwarded-For. Each proxy appends the address of its caller, so the list is
+        read from the end while the addresses belong to trusted proxies. The caller wrote what precedes them.
+        """
+        hops = [hop.strip() for value in forwarded for hop in value.split(",") if hop.strip()]
+        while hops and self._is_trusted(address):
+            address = hops.pop()
+        return address[:64]
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            return any(ip_address(address) in network for network in self.trusted_proxies)
+        except ValueError:
+            return False
 
 
 def read_answering(settings: Mapping[str, str], document_url: str) -> Answering:
@@ -161,52 +177,27 @@ def read_serving(settings: Mapping[str, str]) -> Serving:
     """Read the responder's own settings; one ConfigError names everything that is missing or wrong."""
     reader = Reader(SERVING, settings)
     base_url = reader.text("FEDERATED_BASE_URL").rstrip("/")
-    if base_url and not _is_safe(base_url):
+    if base_url and (set("?#") & set(base_url) or not is_https_or_loopback(base_url)):
         reader.refuse("FEDERATED_BASE_URL", "an https:// address without a query; http:// on this machine only")
-    proxies = _networks(reader.listed("FEDERATED_TRUSTED_PROXIES", None))
-    if proxies is None:
+    try:
+        listed = reader.listed("FEDERATED_TRUSTED_PROXIES", None)
+        proxies = tuple(ip_network(each.strip(","), strict=False) for each in listed)
+    except ValueError:
+        proxies = ()
         reader.refuse("FEDERATED_TRUSTED_PROXIES", "IP addresses or networks such as 10.0.0.0/8")
     signing_key = reader.text("FEDERATED_SIGNING_KEY")
     if signing_key and len(signing_key) < _LEAST_KEY:
         reader.refuse("FEDERATED_SIGNING_KEY", f"at least {_LEAST_KEY} characters")
-    names = ("FEDERATED_TOKEN_SECONDS", "FEDERATED_ATTEMPTS", "FEDERATED_CACHE_SECONDS", "FEDERATED_AUDIT_SECONDS")
-    token_seconds, attempts, cache, audit = (reader.whole(name) for name in names)
-    reader.complain()
-    return Serving(
+    serving = Serving(
         base_url=base_url,
-        clients=read_clients(settings["FEDERATED_CLIENTS"]),
+        clients=(),
         signing_key=signing_key,
-        token_seconds=token_seconds,
+        token_seconds=reader.whole("FEDERATED_TOKEN_SECONDS"),
         audiences=reader.listed("FEDERATED_AUDIENCES", None),
-        attempts=attempts,
-        cache_seconds=cache,
-        audit_seconds=audit,
-        trusted_proxies=proxies or (),
+        attempts=reader.whole("FEDERATED_ATTEMPTS"),
+        cache_seconds=reader.whole("FEDERATED_CACHE_SECONDS"),
+        audit_seconds=reader.whole("FEDERATED_AUDIT_SECONDS"),
+        trusted_proxies=proxies,
     )
-
-
-def _is_safe(url: str) -> bool:
-    """Whether a URL uses https, or http on this machine: it carries tokens and documents."""
-    if _ADDRESS.fullmatch(url) is None:
-        return False
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        return False
-    return bool(host) and (parts.scheme == "https" or _is_loopback(host))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _networks(listed: Sequence[str]) -> tuple[Network, ...] | None:
-    """The networks in a list of addresses; None if one is invalid."""
-    try:
-        return tuple(ipaddress.ip_network(each.strip(","), strict=False) for each in listed)
-    except ValueError:
-        return None
+    reader.complain()
+    return replace(serving, clients=read_clients(settings["FEDERATED_CLIENTS"]))
