@@ -78,7 +78,7 @@ class AuthError(BotError):
 
 
 class _Where(TypedDict, total=False):
-    """What a ServiceError says of the request; the service's name is needed."""
+    """What a ServiceError reports about the request; the service's name is required."""
 
     service: Required[str]
     status: int | None

@@ -2,9 +2,9 @@
 
 Precedence, the same everywhere (``resolve``):
 
-* A partner's address and login come whole from one place: the environment if it holds any part of them, else the
+* A partner's address and login come whole from one place: the environment if it has any part of them, else the
   project's secrets. An event can so never bring a token URL of its own to meet a secret of the host's environment.
-* Every other setting is taken by itself: from the environment, else from the project's secrets, else its default.
+* Every other setting is read by itself: from the environment, else from the project's secrets, else its default.
 """
 
 from __future__ import annotations
@@ -47,21 +47,15 @@ class Setting:
     instead: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind in {"whole", "number"}:
-            _ = self.limits
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """``least`` and ``most`` of a number; ValueError where one is missing: it could hold a thread for ever."""
-        if self.least is None or self.most is None:
+        if self.kind in {"whole", "number"} and (self.least is None or self.most is None):
+            # A number without limits could hold a thread for ever.
             raise ValueError(f"{self.name}: declare least and most, as for every number.")
-        return self.least, self.most
 
 
 def resolve(declared: Iterable[Setting], environ: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
     """The value of each declared setting that has one, as text.
 
-    Raises ConfigError where the environment holds a part of a login: it names what is missing there.
+    Raises ConfigError if the environment has a part of a login: it names what is missing there.
     """
     settings = tuple(declared)
     logins = _logins_in(settings, environ)
@@ -77,7 +71,7 @@ def resolve(declared: Iterable[Setting], environ: Mapping[str, str], secrets: Ma
 def combine(declared: Iterable[Setting], first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
     """The value of each declared setting that has one in two places: each login whole from one, the others one by one.
 
-    A login of which the first place holds any part is taken from there, complete or not.
+    A login of which the first place has any part is read from there, complete or not.
     """
     settings = tuple(declared)
     logins = _logins_in(settings, first)
@@ -192,7 +186,8 @@ class Reader:
         raise ConfigError(f"Correct these settings: {listed}.", code=self._code)
 
     def _within(self, name: str, text: str, what: str) -> float:
-        least, most = self._declared[name].limits
+        setting = self._declared[name]
+        least, most = setting.least or 0.0, setting.most or 0.0
         value = float(text) if text else None
         if value is None or not least <= value <= most:
             self.refuse(name, f"{what} from {least:.12g} to {most:.12g}")

@@ -21,6 +21,7 @@ from types import ModuleType
 
 from bot_layer.bot.handler import Handler
 from bot_layer.errors import ConfigError, InputError
+from bot_layer.fhir.json import as_object
 
 ENTRY_POINTS = "medplum_bots.collections"
 BUNDLED = "bundled"
@@ -64,13 +65,24 @@ class Collection:
         return iter(self.handlers.values())
 
 
+@lru_cache(maxsize=32)
 def load(*names: str) -> Collection:
     """Every bot of the named collections; without a name only the bundled bots.
 
     Raises InputError ``unknown-collection`` for a name that is neither an entry point, a package nor a folder, and
     ConfigError ``broken-collection`` for a module without a handler or for two bots of one name or identifier.
     """
-    return _load(names or (BUNDLED,))
+    handlers: dict[str, Handler] = {}
+    origins: dict[str, str] = {}
+    for collection, package in map(_package, dict.fromkeys(names or (BUNDLED,))):
+        for handler in _handlers(package):
+            bot = handler.bot
+            if bot.name in handlers or any(bot.identifier == each.bot.identifier for each in handlers.values()):
+                raise _broken(
+                    f"Two bots are named {bot.name} or share the identifier {bot.identifier}: rename one of them."
+                )
+            handlers[bot.name], origins[bot.name] = handler, collection
+    return Collection(handlers, origins)
 
 
 def configured(folder: Path | None = None) -> tuple[str, ...]:
@@ -79,7 +91,13 @@ def configured(folder: Path | None = None) -> tuple[str, ...]:
     A path in the file is relative to its folder, which is the current one by default.
     """
     root = folder or Path.cwd()
-    listed = _tool_table(root / "pyproject.toml").get("bots")
+    try:
+        parsed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except OSError:
+        parsed = {}
+    except ValueError as fault:
+        raise ConfigError("pyproject.toml is not valid TOML.", code="invalid-setting") from fault
+    listed = as_object(as_object(parsed.get("tool")).get("medplum-bots")).get("bots")
     if listed is None:
         return tuple(sorted(_entry_points()))
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
@@ -90,25 +108,6 @@ def configured(folder: Path | None = None) -> tuple[str, ...]:
 def module_of(handler: Handler) -> ModuleType:
     """The module of a bot."""
     return sys.modules[handler.act.__module__]
-
-
-@lru_cache(maxsize=32)
-def _load(names: tuple[str, ...]) -> Collection:
-    handlers: dict[str, Handler] = {}
-    origins: dict[str, str] = {}
-    identifiers: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        collection, package = _package(name)
-        for handler in _handlers(package):
-            bot = handler.bot
-            other = identifiers.setdefault(bot.identifier, bot.name)
-            if bot.name in handlers or other != bot.name:
-                raise ConfigError(
-                    f"Two bots are named {bot.name} or share the identifier {bot.identifier}: rename one of them.",
-                    code="broken-collection",
-                )
-            handlers[bot.name], origins[bot.name] = handler, collection
-    return Collection(handlers, origins)
 
 
 def _package(name: str) -> tuple[str, ModuleType]:
@@ -123,28 +122,24 @@ def _package(name: str) -> tuple[str, ModuleType]:
     except ModuleNotFoundError as fault:
         if fault.name is not None and name.split(".", maxsplit=1)[0] != fault.name.split(".")[0]:
             raise  # the package exists, and something that it needs does not
-        known = ", ".join(sorted(_entry_points())) or "none"
-        raise InputError(
-            f"{name} is neither an installed collection, a package nor a folder. Installed collections: {known}.",
-            code="unknown-collection",
+        known = ", ".join(sorted(_entry_points()))
+        raise _unknown(
+            f"{name} is neither an installed collection, a package nor a folder. Installed collections: {known}."
         ) from fault
     if not hasattr(package, "__path__"):
-        raise InputError(f"{name} is a module: name the package that contains the bots.", code="unknown-collection")
+        raise _unknown(f"{name} is a module: name the package that contains the bots.")
     return name, package
 
 
 def _from_folder(folder: Path) -> tuple[str, ModuleType]:
     root = folder.resolve()
     if not root.is_dir() or not root.name.isidentifier():
-        raise InputError(
-            f"There is no folder {folder}, or its name is not a Python package name (letters, digits and _).",
-            code="unknown-collection",
-        )
+        raise _unknown(f"There is no folder {folder}, or its name is no Python package name (letters, digits and _).")
     if str(root.parent) not in sys.path:
         sys.path.insert(0, str(root.parent))
     package = importlib.import_module(root.name)
     if root not in {Path(each).resolve() for each in package.__path__}:
-        raise InputError(f"Another package is named {root.name} already: rename the folder.", code="unknown-collection")
+        raise _unknown(f"Another package is named {root.name} already: rename the folder.")
     return root.name, package
 
 
@@ -156,17 +151,23 @@ def _handlers(package: ModuleType) -> Iterator[Handler]:
         module = importlib.import_module(f"{package.__name__}.{name}")
         handler = getattr(module, "handler", None)
         if not isinstance(handler, Handler):
-            raise ConfigError(
+            raise _broken(
                 f"The module {module.__name__} has no handler: end it with `handler = Handler(BOT, function)`, or "
-                "begin its name with _ if it is not a bot.",
-                code="broken-collection",
+                "begin its name with _ if it is not a bot."
             )
         if handler.bot.stem != name:
-            raise ConfigError(
-                f"{module.__name__} declares the bot {handler.bot.name}: name the file {handler.bot.stem}.py.",
-                code="broken-collection",
+            raise _broken(
+                f"{module.__name__} declares the bot {handler.bot.name}: name the file {handler.bot.stem}.py."
             )
         yield handler
+
+
+def _unknown(text: str) -> InputError:
+    return InputError(text, code="unknown-collection")
+
+
+def _broken(text: str) -> ConfigError:
+    return ConfigError(text, code="broken-collection")
 
 
 def _entry_points() -> Mapping[str, str]:
@@ -177,14 +178,3 @@ def _entry_points() -> Mapping[str, str]:
 
 def _is_path(name: str) -> bool:
     return "/" in name or "\\" in name or name.startswith(".")
-
-
-def _tool_table(path: Path) -> Mapping[str, object]:
-    try:
-        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    except ValueError as fault:
-        raise ConfigError(f"{path.name} is not valid TOML.", code="invalid-setting") from fault
-    table = parsed.get("tool", {}).get("medplum-bots", {})
-    return table if isinstance(table, dict) else {}

@@ -1,4 +1,4 @@
-"""What a bot says of itself: enough to deploy it, to call it and to grant it no more than it needs."""
+"""What a bot declares: enough to deploy it, to call it and to grant it no more than it needs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Bot:
     requesters: str = "*"
 
     def __post_init__(self) -> None:
-        """Adds the setting that says who may call the bot: every bot has it."""
+        """Adds the setting for who may call the bot: every bot has it."""
         about = f"Who may call {self.name}: references, types or *, separated by commas; unset means {self._unset}"
         names = {setting.name for setting in self.settings}
         if self.requesters_setting not in names:

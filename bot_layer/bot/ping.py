@@ -1,7 +1,7 @@
 """A call that asks who answers: the host answers it itself, and no bot runs.
 
-The call goes the whole way (Medplum, route or relay, host, answer) and is checked as any other call. The answer names
-the installation, the bot and the server, says whether the bot's settings are complete as the host sees them, and how
+The call takes the whole path (Medplum, route or relay, host, answer) and is checked as any other call. The answer names
+the installation, the bot and the server, reports whether the bot's settings are complete for the host, and how
 its last event ended. It carries codes, names of settings and times, and nothing of a person.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bot_layer.bot import event as envelopes
 from bot_layer.errors import BotError
 from bot_layer.fhir import parameters
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object, text
 
 if TYPE_CHECKING:
     from bot_layer.bot.handler import Handler
@@ -54,8 +54,7 @@ Stand = Callable[[str], Standing]
 
 def asks(envelope: Json) -> bool:
     """True where the input is the question and nothing else."""
-    given = envelope.get("input")
-    return isinstance(given, dict) and given.get("parameter") == QUESTION["parameter"]
+    return as_object(envelope.get("input")).get("parameter") == QUESTION["parameter"]
 
 
 def answer(handler: Handler, envelope: Json, environ: Mapping[str, str], stand: Stand) -> Json:
@@ -66,32 +65,30 @@ def answer(handler: Handler, envelope: Json, environ: Mapping[str, str], stand: 
         handler.require_settings(read.secrets)
     except BotError as error:
         problem = error.message
+    texts = {
+        "bot": bot.name,
+        "server": str(envelope.get("baseUrl", "")).rstrip("/"),
+        "installation": standing.installation,
+        "settings": problem,
+        "state": standing.state,
+        "code": standing.code,
+        "ended": standing.ended,
+    }
     return parameters.build(
         parameters.code("action", "pong"),
-        parameters.string("bot", bot.name),
-        parameters.string("server", str(envelope.get("baseUrl", "")).rstrip("/")),
-        parameters.string("installation", standing.installation),
-        parameters.string("settings", problem),
-        parameters.string("state", standing.state),
-        parameters.string("code", standing.code),
-        parameters.string("ended", standing.ended),
+        *(parameters.string(name, value) for name, value in texts.items()),
         parameters.integer("dead", standing.dead),
     )
 
 
 def read(given: Any) -> Pong | None:
     """The answer as a value; None if the answer is not that of a host."""
-    if not isinstance(given, dict) or given.get("resourceType") != "Parameters":
+    if as_object(given).get("resourceType") != "Parameters" or parameters.one(given, "action") != "pong":
         return None
-    if parameters.one(given, "action") != "pong":
-        return None
-
-    def text(name: str) -> str:
-        value = parameters.one(given, name)
-        return value if isinstance(value, str) else ""
-
-    dead = parameters.one(given, "dead")
-    standing = Standing(
-        text("installation"), text("state"), text("code"), text("ended"), dead if isinstance(dead, int) else 0
+    installation, state, code, ended = (
+        text(parameters.one(given, name)) for name in ("installation", "state", "code", "ended")
     )
-    return Pong(text("bot"), text("server"), standing, text("settings"))
+    bot, server, problem = (text(parameters.one(given, name)) for name in ("bot", "server", "settings"))
+    dead = parameters.one(given, "dead")
+    standing = Standing(installation, state, code, ended, dead if isinstance(dead, int) else 0)
+    return Pong(bot, server, standing, problem)

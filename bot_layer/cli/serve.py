@@ -163,7 +163,7 @@ def _serve(
     occurrences = Occurrences()
     box = _inbox(bots, database, environ, numbers, history, occurrences) if database else None
     relay_key = environ.get("BOT_RELAY_KEY") or None
-    responder = federated.Responder(federated.read_settings(environ)) if federated.is_configured(environ) else None
+    responder = federated.Responder(environ) if federated.is_configured(environ) else None
     more = tuple(responder.routes()) if responder else ()
     bound, stopped = listening.bind(*address), threading.Event()
     found = bound.getsockname()

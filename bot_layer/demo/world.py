@@ -96,7 +96,7 @@ class World:
             "FEDERATED_SIGNING_KEY": secrets.token_urlsafe(48),
             **FEDERATION,
         }
-        responder = federated.Responder(federated.read_settings({**self.environment(), **settings}))
+        responder = federated.Responder({**self.environment(), **settings})
         self._stack.callback(responder.close)
         host = HostSettings(
             servers=(self.medplum.base_url,),

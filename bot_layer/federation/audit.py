@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from bot_layer.errors import BotError, TransientError
 from bot_layer.federation.rules.audit import Access, audit_event
@@ -23,8 +23,9 @@ _BATCH = 50
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Asked:
+class _Asked(NamedTuple):
+    """When the same query came: first, last, and how often."""
+
     first: datetime
     last: datetime
     times: int
@@ -40,8 +41,7 @@ class Recorder:
         self._waiting: dict[Access, _Asked] = {}
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._wake = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def fetched(self, access: Access) -> None:
@@ -53,15 +53,20 @@ class Recorder:
         """Record a query soon; TransientError if too many records are pending because Medplum does not accept them."""
         now = self._now()
         with self._lock:
-            known = self._waiting.get(access)
-            if known is None and len(self._waiting) >= _MOST_WAITING:
+            if access not in self._waiting and len(self._waiting) >= _MOST_WAITING:
                 raise TransientError(
                     "Accesses cannot be recorded at the moment; try again later.", service="Medplum", code="audit-full"
                 )
-            self._waiting[access] = _Asked(known.first if known else now, now, known.times + 1 if known else 1)
-            if self._thread is None and not self._closed:
+            self._add(access, _Asked(now, now, 1))
+            if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="federated-audit", daemon=True)
                 self._thread.start()
+
+    def _add(self, access: Access, asked: _Asked) -> None:
+        known = self._waiting.get(access)
+        if known is not None:
+            asked = _Asked(min(known.first, asked.first), max(known.last, asked.last), known.times + asked.times)
+        self._waiting[access] = asked
 
     def flush(self) -> None:
         """Write the pending records; those that Medplum does not accept stay pending."""
@@ -70,17 +75,14 @@ class Recorder:
                 waiting, self._waiting = list(self._waiting.items()), {}
             for start in range(0, len(waiting), _BATCH):
                 part = waiting[start : start + _BATCH]
-                self._keep([each for each, taken in zip(part, self._written(part), strict=True) if not taken])
+                written = self._written(part)
+                with self._lock:
+                    for number, (access, asked) in enumerate(part):
+                        if number not in written:
+                            self._add(access, asked)
 
-    def close(self) -> None:
-        """Stop the thread and write the pending records."""
-        self._closed = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-        self.flush()
-
-    def _written(self, part: list[tuple[Access, _Asked]]) -> list[bool]:
+    def _written(self, part: list[tuple[Access, _Asked]]) -> set[int]:
+        """The places of the records that Medplum accepted."""
         entries: list[Json] = [
             {
                 "request": {"method": "POST", "url": "AuditEvent"},
@@ -92,19 +94,19 @@ class Recorder:
             answers = self._server.batch(entries)
         except BotError as error:
             _log.warning("%d audit events wait: %s", len(part), error.code)
-            return [False] * len(part)
+            return set()
         statuses = [str(answer.get("response", {}).get("status", "")) for answer in answers]
-        return [status.startswith("2") for status in statuses] + [False] * (len(part) - len(statuses))
+        return {number for number, status in enumerate(statuses) if status.startswith("2")}
 
-    def _keep(self, untaken: list[tuple[Access, _Asked]]) -> None:
-        with self._lock:
-            for access, asked in untaken:
-                newer = self._waiting.get(access)
-                times = asked.times + (newer.times if newer else 0)
-                self._waiting[access] = _Asked(asked.first, newer.last if newer else asked.last, times)
+    def close(self) -> None:
+        """Stop the thread and write the pending records."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        self.flush()
 
     def _run(self) -> None:
-        while not self._wake.wait(self._seconds):
+        while not self._closed.wait(self._seconds):
             self.flush()
 
     def _now(self) -> datetime:

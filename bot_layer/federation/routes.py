@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -35,11 +34,11 @@ from bot_layer.federation.rules import query as federation
 from bot_layer.federation.rules import scopes
 from bot_layer.federation.rules.audit import Access
 from bot_layer.federation.rules.token import Refused
-from bot_layer.federation.settings import ANSWERING, Answering, Serving, read_answering, read_serving
+from bot_layer.federation.settings import ANSWERING, Answering, read_answering, read_serving
 from bot_layer.federation.source import Answer, FederatedSource
 from bot_layer.federation.tokens import Caller, Tokens
 from bot_layer.fhir import outcomes
-from bot_layer.medplum.client import Medplum, connect_environment
+from bot_layer.medplum.client import connect_environment
 from bot_layer.settings import resolve, secret_values
 
 PREFIX = "/federated"
@@ -51,49 +50,37 @@ _ANSWERING_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the responder serves, its Medplum login and its clocks. ``answering`` reads the settings that may change at
-    run time."""
-
-    serving: Serving
-    answering: Callable[[], Answering] = field(repr=False)
-    server: Medplum = field(repr=False)
-    clock: Callable[[], float] = field(default=time.time, repr=False)
-    monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
-
-
-def read_settings(environ: Mapping[str, str]) -> Settings:
-    """The responder's settings from the environment, with its own login at Medplum; ConfigError names what is missing.
-
-    The settings for the answers are read as the bot reads them: each from the environment, else from the project's
-    secrets, which a login that administers the project may read.
-    """
-    serving, server = read_serving(environ), connect_environment(environ).with_local_references()
-
-    def read(secrets: Mapping[str, str]) -> Answering:
-        return read_answering(resolve(ANSWERING, environ, secrets), f"{serving.base_url}/documents/{{id}}?")
-
-    read({})  # a wrong value in the environment is an error at start
-    return Settings(serving, lambda: read(secret_values(server.project_secrets().values())), server)
-
-
 def is_configured(environ: Mapping[str, str]) -> bool:
     """Whether the environment enables the responder."""
     return bool(environ.get("FEDERATED_CLIENTS"))
 
 
 class Responder:
-    """The responder of one Medplum project. ``close`` writes the pending audit records."""
+    """The responder of one Medplum project, as the environment configures it; ConfigError names what is missing.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.recorder = Recorder(settings.server, seconds=settings.serving.audit_seconds, clock=settings.clock)
-        self._answering = cached(TTLCache(1, _ANSWERING_SECONDS), lock=threading.Lock())(settings.answering)
-        self._tokens = Tokens(settings.serving, settings.clock)
+    ``close`` writes the pending audit records.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._environ = environ
+        self._serving = read_serving(environ)
+        self._server = connect_environment(environ).with_local_references()
+        self._clock = clock
+        self.recorder = Recorder(self._server, seconds=self._serving.audit_seconds, clock=clock)
+        self._tokens = Tokens(self._serving, clock)
+        self._read_answering({})  # a wrong value in the environment is an error at start
+        self._answering = cached(TTLCache(1, _ANSWERING_SECONDS), lock=threading.Lock())(self._current_answering)
+        # The same source while the settings are unchanged, because it caches the sizes of documents.
+        self._source_of = lru_cache(1)(lambda answering: FederatedSource(self._server, answering, now=self._now))
         self._answer: Callable[[str], Answer] = lambda asked_id: self._source().answer(asked_id)
-        if seconds := settings.serving.cache_seconds:  # an answer that is never reused is not cached
-            answers: TTLCache[Any, Answer] = TTLCache(_MOST_ANSWERS, seconds, timer=settings.monotonic)
+        if seconds := self._serving.cache_seconds:  # an answer that is never reused is not cached
+            answers: TTLCache[Any, Answer] = TTLCache(_MOST_ANSWERS, seconds, timer=monotonic)
             self._answer = cached(answers, condition=threading.Condition())(self._answer)
 
     def routes(self) -> list[Route]:
@@ -125,7 +112,7 @@ class Responder:
         if body is None:
             return responses.token(Refused(413, "invalid_request", "The request is too large."), is_basic=False)
         connected = request.client.host if request.client else ""
-        address = self.settings.serving.origin(connected, request.headers.getlist("X-Forwarded-For"))
+        address = self._serving.origin(connected, request.headers.getlist("X-Forwarded-For"))
         answer = await run_in_threadpool(self._tokens.answer, body, authorization, address)
         return responses.token(answer, is_basic=authorization is not None)
 
@@ -152,13 +139,12 @@ class Responder:
 
     def metadata(self, _request: Request) -> Response:
         """The capability statement, which is public."""
-        serving = self.settings.serving
-        statement = federation_metadata.capability_statement(serving.fhir_url, serving.token_url)
+        statement = federation_metadata.capability_statement(self._serving.fhir_url, self._serving.token_url)
         return responses.public(statement, "application/fhir+json")
 
     def discovery(self, _request: Request) -> Response:
         """SMART's discovery document, which is public."""
-        return responses.public(federation_metadata.smart_configuration(self.settings.serving.token_url))
+        return responses.public(federation_metadata.smart_configuration(self._serving.token_url))
 
     def _guarded(
         self, request: Request, answer: Callable[[Request, Caller], Response], *needs: tuple[str, str]
@@ -187,11 +173,11 @@ class Responder:
             return responses.fhir(500, outcomes.of_error(error))
 
     def _search(self, request: Request, caller: Caller, form: Sequence[tuple[str, str]] = ()) -> Response:
-        base_url, fhir_url = self.settings.serving.base_url, self.settings.serving.fhir_url
+        base_url, fhir_url = self._serving.base_url, self._serving.fhir_url
         query = federation.read_query(
             [*request.query_params.multi_items(), *form],
             strict=federation.is_strict(request.headers.get("Prefer", "")),
-            servers=(fhir_url, self.settings.server.client.fhir_base_url),
+            servers=(fhir_url, self._server.client.fhir_base_url),
         )
         answers = [self._answer(asked_id) for asked_id in self._source().asked_ids(query)]
         patients = tuple(patient for answer in answers for patient in answer.patients)
@@ -205,7 +191,7 @@ class Responder:
         if sought is None:
             return responses.issue(404, "not-found", "The patient has no such document.", issue_code="not-found")
         found, document, opened = sought
-        reference, base_url = f"DocumentReference/{document['id']}", self.settings.serving.base_url
+        reference, base_url = f"DocumentReference/{document['id']}", self._serving.base_url
         try:
             self.recorder.fetched(Access(caller.client, found.references[:1], reference, "", base_url))
         except BotError:
@@ -215,17 +201,21 @@ class Responder:
         return responses.document(request, opened, etag=f'"{version}-{number}-{opened.version}"')
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.settings.clock(), UTC)
+        return datetime.fromtimestamp(self._clock(), UTC)
 
     def _source(self) -> FederatedSource:
         """The documents that the network may see, by the settings as of at most a minute ago."""
-        return _made(self.settings.server, self._answering(), self._now)
+        return self._source_of(self._answering())
 
+    def _current_answering(self) -> Answering:
+        # A login that administers the project may read its secrets.
+        return self._read_answering(secret_values(self._server.project_secrets().values()))
 
-@lru_cache(8)
-def _made(server: Medplum, answering: Answering, now: Callable[[], datetime]) -> FederatedSource:
-    """The same source while the settings are unchanged, because it caches the sizes of documents."""
-    return FederatedSource(server, answering, now=now)
+    def _read_answering(self, secrets: Mapping[str, str]) -> Answering:
+        """The settings for the answers, read as the bot reads them: each from the environment, else from the project's
+        secrets."""
+        document_url = f"{self._serving.base_url}/documents/{{id}}?"
+        return read_answering(resolve(ANSWERING, self._environ, secrets), document_url)
 
 
 class _Limited:

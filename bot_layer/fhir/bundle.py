@@ -5,13 +5,10 @@ https://hl7.org/fhir/R4/bundle.html#searchset and https://hl7.org/fhir/R4/http.h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bot_layer.fhir.json import Json
-
-_ERRORS = frozenset({"error", "fatal"})
+from bot_layer.fhir.json import Json, as_object, objects, text
 
 
 class NotASearchset(ValueError):
@@ -39,66 +36,42 @@ def read_searchset(document: Any, resource_type: str | None = None) -> Searchset
     ``resource_type`` is what was searched for: matches of nothing but other types answer another search. An
     OperationOutcome among the entries is normal, unless it reports an error: then a part of the search was not done.
     """
-    if not isinstance(document, Mapping) or document.get("resourceType") != "Bundle":
-        raise NotASearchset("answered a search without a Bundle")
-    if document.get("type") != "searchset":
-        raise NotASearchset("answered a search with another kind of Bundle")
+    bundle = as_object(document)
+    given = bundle.get("entry")
+    entries = given if isinstance(given, list) else [] if given is None else [None]
+    resources = [as_object(as_object(entry).get("resource")) for entry in entries]
+    is_read = all(isinstance(resource.get("resourceType"), str) for resource in resources)
+    is_searchset = (bundle.get("resourceType"), bundle.get("type")) == ("Bundle", "searchset")
+    total = bundle.get("total")
+    if not is_searchset or not is_read or not _is_count(total):
+        raise NotASearchset("answered a search with something else than a searchset Bundle")
     matches: list[Json] = []
     included: list[Json] = []
-    for resource, mode in _entries(document.get("entry")):
+    for entry, resource in zip(entries, resources, strict=True):
         if resource["resourceType"] == "OperationOutcome":
             _require_no_error(resource)
+        elif as_object(entry.get("search")).get("mode") == "include":
+            included.append(resource)
         else:
-            (included if mode == "include" else matches).append(resource)
-    following = _next_url(document.get("link"))
-    total = _total(document.get("total"))
+            matches.append(resource)
+    links = (link for link in objects(bundle.get("link")) if link.get("relation") == "next")
+    following = next((url for link in links if (url := text(link.get("url")))), None)
     if total and not matches and following is None:
         raise NotASearchset("counted matches of a search and did not send them")
     if matches and resource_type and all(each["resourceType"] != resource_type for each in matches):
         raise NotASearchset("answered a search with resources of another type")
-    return Searchset(tuple(matches), tuple(included), following, total)
+    return Searchset(tuple(matches), tuple(included), following, None if total is None else int(total))
 
 
-def _total(given: Any) -> int | None:
-    if given is None:
-        return None
-    is_count = isinstance(given, int) or (isinstance(given, float) and given.is_integer())
-    if not is_count or isinstance(given, bool) or given < 0:
-        raise NotASearchset("answered a search with a total that is no count")
-    return int(given)
-
-
-def _entries(listed: Any) -> list[tuple[Json, str | None]]:
-    if listed is None:
-        return []
-    if not isinstance(listed, list):
-        raise NotASearchset("answered a search with entries that are not a list")
-    return [(_resource(entry), _mode(entry)) for entry in listed]
-
-
-def _resource(entry: Any) -> Json:
-    resource = entry.get("resource") if isinstance(entry, dict) else None
-    if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
-        raise NotASearchset("answered a search with an entry that has no resource")
-    return resource
-
-
-def _mode(entry: Json) -> str | None:
-    """``match``, ``include`` or ``outcome``; without a mode an OperationOutcome is an outcome, all else a match."""
-    search = entry.get("search")
-    mode = search.get("mode") if isinstance(search, dict) else None
-    return mode if isinstance(mode, str) else None
+def _is_count(total: Any) -> bool:
+    """Whether a total is missing, or a whole number."""
+    if total is None:
+        return True
+    return isinstance(total, int | float) and not isinstance(total, bool) and total >= 0 and total % 1 == 0
 
 
 def _require_no_error(outcome: Json) -> None:
     issues = outcome.get("issue")
-    if not isinstance(issues, list) or any(not isinstance(each, dict) for each in issues):
-        raise NotASearchset("answered a search with an OperationOutcome that cannot be read")
-    if any(each.get("severity") in _ERRORS for each in issues):
+    severities = {each.get("severity") for each in objects(issues) if isinstance(each.get("severity"), str)}
+    if not isinstance(issues, list) or len(objects(issues)) != len(issues) or severities & {"error", "fatal"}:
         raise NotASearchset("reported an error inside the answer to a search")
-
-
-def _next_url(links: Any) -> str | None:
-    listed = links if isinstance(links, list) else []
-    urls = [each.get("url") for each in listed if isinstance(each, dict) and each.get("relation") == "next"]
-    return next((url for url in urls if isinstance(url, str) and url), None)

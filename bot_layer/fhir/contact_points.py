@@ -23,6 +23,7 @@ _DASHES: Final = re.compile("[\u2010-\u2015\u2212\u00ad]")
 _EMAIL: Final = re.compile(r"[^\s@<>,;:\"]+@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)+")
 _WITHIN: Final = re.compile(r"<([^<>\s]+@[^<>\s]+)>")
 _NUMBER: Final = re.compile(r"\+?[0-9(][0-9().\s/-]*[0-9]")
+_NUMBER_WITHOUT_SLASH: Final = re.compile(r"\+?[0-9(][0-9().\s-]*[0-9]")
 _EXTENSION: Final = re.compile(
     r"[\s.,;()]*(?:\b(?:extension|ext|extn|xtn)\b|(?<![a-z])(?:ext|x)(?=[\s.:=#]*[0-9])|;ext|#)[\s.:=#]*([0-9]{1,6})(?![0-9])",
     re.IGNORECASE,
@@ -38,22 +39,23 @@ def contact_points(value: object, now: datetime) -> list[Json]:
     kept: dict[tuple[str, str], Json] = {}
     for point in objects(value):
         cleaned = _cleaned(point)
-        key = key_of(cleaned) if cleaned else None
-        if cleaned is None or key is None or not in_force(point, now):
+        if cleaned is None or not in_force(point, now):
             continue
-        if key not in kept or _rank(cleaned) < _rank(kept[key]):
-            kept[key] = cleaned
+        other = kept.get(_key(cleaned))
+        if other is None or cleaned.get("rank", _LAST_RANK) < other.get("rank", _LAST_RANK):
+            kept[_key(cleaned)] = cleaned
     return list(kept.values())
 
 
 def key_of(point: Json) -> tuple[str, str] | None:
     """What makes two contact points the same one; None for one that is not a well-formed phone or e-mail address."""
     cleaned = _cleaned(point)
-    if cleaned is None:
-        return None
-    if cleaned["system"] == "email":
-        return ("email", cleaned["value"].casefold())
-    return ("phone", _digits(cleaned["value"]))
+    return None if cleaned is None else _key(cleaned)
+
+
+def _key(cleaned: Json) -> tuple[str, str]:
+    is_email = cleaned["system"] == "email"
+    return cleaned["system"], cleaned["value"].casefold() if is_email else _digits(cleaned["value"])
 
 
 def keys_of(points: Iterable[Json]) -> frozenset[tuple[str, str] | None]:
@@ -68,18 +70,14 @@ def _cleaned(point: Json) -> Json | None:
     known = {"tel": "phone", "sms": "phone", "callto": "phone", "mailto": "email"}.get(scheme.lower())
     given = text(point.get("system"))
     system = known or ("phone" if given in _PHONE_SYSTEMS else given) or ("email" if "@" in words else "phone")
-    value = _read(str(system), rest.strip().removeprefix("//") if known else words)
+    value = rest.strip().removeprefix("//") if known else words
+    value = _phone(value) if system == "phone" else _email(value) if system == "email" else ""
     if (given not in {*_PHONE_SYSTEMS, "email", "url", ""}) or not value:
         return None
-    rank = {"rank": point["rank"]} if _is_rank(point.get("rank")) else {}
+    rank = point.get("rank")
+    is_ranked = isinstance(rank, int) and not isinstance(rank, bool) and rank > 0
     use = {"use": point["use"]} if text(point.get("use")) in _USES else {}
-    return {"system": system, "value": value, **use, **rank}
-
-
-def _read(system: str, value: str) -> str:
-    if system == "phone":
-        return _phone(value)
-    return _email(value) if system == "email" else ""
+    return {"system": system, "value": value, **use, **({"rank": rank} if is_ranked else {})}
 
 
 def _email(value: str) -> str:
@@ -90,7 +88,10 @@ def _email(value: str) -> str:
 
 def _phone(value: str) -> str:
     """The first number of a text as it is written there, with its extension as ``x5``; "" where there is none."""
-    for match in _numbers(value):
+    numbers = list(_NUMBER.finditer(value))
+    if any(len(_digits(match.group())) > _MOST_DIGITS for match in numbers):
+        numbers = list(_NUMBER_WITHOUT_SLASH.finditer(value))  # the slash stands between two numbers
+    for match in numbers:
         number = match.group().strip()
         if _FEWEST_DIGITS <= len(_digits(number)) <= _MOST_DIGITS:
             extension = _EXTENSION.match(value, match.end())
@@ -99,24 +100,8 @@ def _phone(value: str) -> str:
     return ""
 
 
-def _numbers(value: str) -> list[re.Match[str]]:
-    """Where numbers may stand in a text; a slash may belong to a number, or stand between two."""
-    whole = list(_NUMBER.finditer(value))
-    if any(len(_digits(match.group())) > _MOST_DIGITS for match in whole):
-        return list(re.finditer(r"\+?[0-9(][0-9().\s-]*[0-9]", value))
-    return whole
-
-
 def _digits(number: str) -> str:
     """The digits that are dialed, without extension and without the 1 of North America."""
     found = _EXTENSION.search(number)
     digits = "".join(sign for sign in (number[: found.start()] if found else number) if sign in "0123456789")
     return digits[1:] if len(digits) == _NORTH_AMERICAN_DIGITS and digits.startswith("1") else digits
-
-
-def _rank(point: Json) -> int:
-    return int(point["rank"]) if _is_rank(point.get("rank")) else _LAST_RANK
-
-
-def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

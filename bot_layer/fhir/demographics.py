@@ -13,13 +13,12 @@ from datetime import date, datetime
 from typing import Final
 
 from bot_layer.fhir.contact_points import contact_points, keys_of
-from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.json import Json, as_object, objects, text
 from bot_layer.fhir.periods import in_force
 
 # A name or address that is no longer used, or hides the person's name, is never registered.
 _PAST_USES: Final = frozenset({"old", "maiden", "temp", "anonymous", "nickname"})
 _NAME_ORDER: Final = {"official": 0, "usual": 1}
-_ADDRESS_ORDER: Final = {"home": 0}
 _PAST_ADDRESS_USES: Final = frozenset({"old", "temp", "billing"})
 _ADDRESS_PARTS: Final = ("line", "city", "state", "postalCode")
 _POST_OFFICE_BOX: Final = re.compile(
@@ -35,7 +34,7 @@ _UMLAUTS: Final = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 
 @dataclass(frozen=True)
 class Demographics:
-    """What a Patient says of a person. ``name``, ``address`` and ``points`` are cleaned elements that are in force.
+    """The person of a Patient. ``name``, ``address`` and ``points`` are cleaned elements that are in force.
 
     ``names`` are all names ever borne, as pairs of a family name and the beginning of the given names, in plain
     letters: different spellings of a name share a pair.
@@ -54,7 +53,8 @@ class Demographics:
     def read(cls, patient: Json, now: datetime) -> Demographics:
         """The demographics of a Patient at the time ``now``."""
         order = patient.get("multipleBirthInteger")
-        order = order if isinstance(order, int) and not isinstance(order, bool) else None
+        if not isinstance(order, int) or isinstance(order, bool):
+            order = None
         return cls(
             name=_current_name(patient, now),
             address=_current_address(patient, now),
@@ -86,7 +86,7 @@ class Demographics:
 
     @property
     def folded_name(self) -> tuple[str, ...]:
-        """Family, given and suffix as a change of them is told: without case and needless spaces."""
+        """Family, given and suffix as they are compared: without case and needless spaces."""
         # Suffixes (Jr, III) do not take part in Health Gorilla's matching, but a change of one is still a change.
         given, suffix = (self.name.get(part, ()) for part in ("given", "suffix"))
         return folded(self.name.get("family")), " ".join(map(folded, given)), *map(folded, suffix)
@@ -143,15 +143,12 @@ def texts(value: object) -> tuple[str, ...]:
 def _current_name(patient: Json, now: datetime) -> Json:
     """Family, given and suffix of the name in force: official before usual before the rest; {} where there is none."""
     names = [name for name in objects(patient.get("name")) if text(name.get("use")) not in _PAST_USES]
-    ranked = sorted(
-        names,
-        key=lambda name: (
-            not in_force(name, now),
-            not {"family", "given"} <= _name(name).keys(),
-            _NAME_ORDER.get(text(name.get("use")), 2),
-        ),
-    )
-    return _name(ranked[0]) if ranked else {}
+
+    def rank(name: Json) -> tuple[bool, bool, int]:
+        is_whole = {"family", "given"} <= _name(name).keys()
+        return not in_force(name, now), not is_whole, _NAME_ORDER.get(text(name.get("use")), 2)
+
+    return _name(min(names, key=rank, default={}))
 
 
 def _current_address(patient: Json, now: datetime) -> Json:
@@ -161,16 +158,12 @@ def _current_address(patient: Json, now: datetime) -> Json:
     then the home address.
     """
     addresses = [entry for entry in objects(patient.get("address")) if text(entry.get("use")) not in _PAST_ADDRESS_USES]
-    ranked = sorted(
-        addresses,
-        key=lambda entry: (
-            not in_force(entry, now),
-            len(_missing_parts(_address(entry))),
-            _is_postal(entry),
-            _ADDRESS_ORDER.get(text(entry.get("use")), 1),
-        ),
-    )
-    return _address(ranked[0]) if ranked else {}
+
+    def rank(entry: Json) -> tuple[bool, int, bool, bool]:
+        missing = len(_missing_parts(_address(entry)))
+        return not in_force(entry, now), missing, _is_postal(entry), entry.get("use") != "home"
+
+    return _address(min(addresses, key=rank, default={}))
 
 
 def _initial(name: str) -> str:
@@ -198,17 +191,16 @@ def _name(entry: Json) -> Json:
 
 
 def _address(entry: Json) -> Json:
-    period = entry.get("period")
-    cleaned = _cleaned(period, ("start", "end")) if isinstance(period, dict) else {}
+    period = _cleaned(as_object(entry.get("period")), ("start", "end"))
     found = _cleaned(entry, ("use", "type", "text", "city", "state", "postalCode", "country"), ("line",))
-    return {**found, "period": cleaned} if cleaned else found
+    return {**found, "period": period} if period else found
 
 
 def _cleaned(entry: Json, single: tuple[str, ...], repeated: tuple[str, ...] = ()) -> Json:
     """These elements of an entry without needless spaces, and none without a value."""
-    parts = {name: words(entry.get(name)) for name in single}
-    lists = {name: list(texts(entry.get(name))) for name in repeated}
-    return {name: value for name, value in {**parts, **lists}.items() if value}
+    parts: Json = {name: words(entry.get(name)) for name in single}
+    parts |= {name: list(texts(entry.get(name))) for name in repeated}
+    return {name: value for name, value in parts.items() if value}
 
 
 def _is_postal(address: Json) -> bool:

@@ -33,21 +33,21 @@ IdentifierKey = NewType("IdentifierKey", tuple[str, str, str, str])
 
 
 def kind(identifier: Json) -> str:
-    """``AN``, ``PRN``, ``NPI`` or another v2-0203 code, by system, by any coding, or by text; empty where none says.
+    """``AN``, ``PRN``, ``NPI`` or another v2-0203 code, by system, by any coding, or by text; empty if none is known.
 
     An NPI's system comes first: some records type it as a provider number.
     """
     if is_npi_system(identifier.get("system")):
         return "NPI"
-    said = identifier.get("type")
-    if not isinstance(said, dict):
+    concept = identifier.get("type")
+    if not isinstance(concept, dict):
         return ""
-    codings = objects(said.get("coding"))
+    codings = objects(concept.get("coding"))
     coded = [str(coding["code"]).upper() for coding in codings if _is_kind(coding)]
     if coded:
         return next((code for code in coded if code in DISPLAYS), coded[0])
     texts = [
-        each for each in (said.get("text"), *(coding.get("display") for coding in codings)) if isinstance(each, str)
+        each for each in (concept.get("text"), *(coding.get("display") for coding in codings)) if isinstance(each, str)
     ]
     named = (_KINDS_BY_TEXT.get(" ".join(re.sub(r"[\W_]+", " ", each).casefold().split())) for each in texts)
     return next(filter(None, named), "")
@@ -82,7 +82,7 @@ def assigner(identifier: Json) -> str:
 
 
 def merge(target: Sequence[Json], source: Iterable[Json]) -> list[Json]:
-    """The target, in its order, then what only the source has. Nothing of either is lost; no key stands twice.
+    """The target, in its order, then what only the source has. Nothing of either is lost; no key occurs twice.
 
     Where both have a key the target's identifier stays, and gains only elements that it lacks entirely. Identifiers
     without a value are never collapsed: of each there are as many as in the one of the two that has more.

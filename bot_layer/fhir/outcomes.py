@@ -39,28 +39,15 @@ def warning(code: str, text: str, *, expression: Sequence[str] = ()) -> Issue:
 
 def outcome(issues: Sequence[Issue]) -> Json:
     """The OperationOutcome of the issues, the gravest first."""
-    ranks = {"fatal": 0, "error": 1, "warning": 2, "information": 3}
-    return {
-        "resourceType": "OperationOutcome",
-        "issue": [_issue(issue) for issue in sorted(issues, key=lambda issue: ranks[issue.severity])],
-    }
-
-
-def issue_of(error: BotError) -> Issue:
-    """The issue that an error becomes; a service's answer is reported by its codes, never by its text."""
-    return Issue(
-        error.code,
-        error.message,
-        "error",
-        error.issue_code,
-        error.expression if isinstance(error, InputError) else (),
-        _diagnostics(error),
-    )
+    ranks = ("fatal", "error", "warning", "information")
+    ordered = sorted(issues, key=lambda issue: ranks.index(issue.severity))
+    return {"resourceType": "OperationOutcome", "issue": [_issue(issue) for issue in ordered]}
 
 
 def of_error(error: BotError) -> Json:
-    """The OperationOutcome of an error."""
-    return outcome([issue_of(error)])
+    """The OperationOutcome of an error; a service's answer is reported by its codes, never by its text."""
+    expression = error.expression if isinstance(error, InputError) else ()
+    return outcome([Issue(error.code, error.message, "error", error.issue_code, expression, _diagnostics(error))])
 
 
 def codes(operation_outcome: Json) -> list[str]:

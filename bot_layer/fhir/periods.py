@@ -40,7 +40,7 @@ def interval(text: str) -> Interval | None:
     try:
         return start, start + timedelta(days=1) if day else datetime(*following, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
-        return start, _LAST  # 9999 stands for no end
+        return start, _LAST  # 9999 means no end
 
 
 def period_interval(period: object) -> Interval | None:
@@ -71,7 +71,7 @@ def holds(period: object, now: datetime, margin: timedelta = timedelta()) -> boo
 def in_force(element: Json, now: datetime) -> bool:
     """Whether an identifier, name, address, contact point or role is in force: not old, begun and not over.
 
-    A bound that is no date says nothing.
+    A bound that is no date is ignored.
     """
     if element.get("use") == "old":
         return False

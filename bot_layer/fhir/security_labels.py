@@ -21,7 +21,7 @@ _CONFIDENTIALITY_SYSTEMS: Final = frozenset(
     {CONFIDENTIALITY_SYSTEM, "http://hl7.org/fhir/v3/Confidentiality", "urn:oid:2.16.840.1.113883.5.25"}
 )
 # v3-ActCode: no disclosure without the patient's authorization, no disclosure at all, no disclosure without a
-# consent directive, no collection. They forbid whatever the highest level is that a clinic lets out.
+# consent directive, no collection. They forbid disclosure whatever the highest level is that a clinic allows.
 _FORBIDDING: Final = frozenset({"NOAUTH", "NODSCLCD", "NODSCLCDS", "NOCOLLECT", "NOINTEGRATE", "NOLIST"})
 
 
@@ -43,12 +43,12 @@ def level(labels: Iterable[object]) -> str | None:
 
     A label is a Coding or a CodeableConcept. An unknown code, a code without a system, or text alone is the highest.
     """
-    said = [coding for label in labels for coding in _codings(label) if _pair(coding) != TEST_DATA]
-    return max(map(_level, said), key=LEVELS.index) if said else None
+    found = [coding for label in labels for coding in _codings(label) if _pair(coding) != TEST_DATA]
+    return max(map(_level, found), key=LEVELS.index) if found else None
 
 
 def exceeds(labels: Iterable[object], highest: str, *, unlabelled: str = "U") -> bool:
-    """Whether a resource with these labels is too confidential where ``highest`` is the highest level allowed out."""
+    """Whether a resource with these labels is too confidential if ``highest`` is the highest level to disclose."""
     found = list(labels)
     if forbids_disclosure(found):
         return True

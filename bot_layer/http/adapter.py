@@ -45,7 +45,7 @@ class PolicyRetry(Retry):
         """The retries of a policy."""
         made = cls(
             total=policy.retries,
-            # urllib3 repeats whatever it cannot sort, writes too: TLS that breaks after the request was sent.
+            # urllib3 would repeat other failures too, also of writes: TLS that breaks after the request was sent.
             other=0,
             allowed_methods=READS,
             status_forcelist=(),
@@ -93,12 +93,32 @@ def checked_session(policy: RetryPolicy, check: Callable[[str, str], None]) -> r
     ``check`` is given the host and the address to which the connection was made. It is not asked for a proxy.
     """
 
-    class Checked(HTTPAdapter):
+    class Checked:
+        def _new_conn(self) -> socket.socket:
+            made: socket.socket = super()._new_conn()  # type: ignore[misc]  # urllib3's, of the classes below
+            try:
+                check(self.host, made.getpeername()[0])  # type: ignore[attr-defined]
+            except BaseException:
+                made.close()
+                raise
+            return made
+
+    class Plain(Checked, HTTPConnection): ...
+
+    class Secure(Checked, HTTPSConnection): ...
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    class Adapter(HTTPAdapter):
         def init_poolmanager(self, *given: Any, **named: Any) -> None:
             super().init_poolmanager(*given, **named)
-            self.poolmanager.pool_classes_by_scheme = _checked_pools(check)
+            self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
-    return _session(policy, Checked)
+    return _session(policy, Adapter)
 
 
 class _Session(requests.Session):
@@ -108,44 +128,14 @@ class _Session(requests.Session):
 
 def _session(policy: RetryPolicy, adapter: type[HTTPAdapter]) -> requests.Session:
     made = _Session()
-    made.auth = _no_login
+    made.auth = lambda request: request
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("https://", "http://"):
         made.mount(scheme, adapter(max_retries=PolicyRetry.of(policy), pool_connections=8, pool_maxsize=32))
     return made
 
 
-def _checked_pools(check: Callable[[str, str], None]) -> dict[str, type[HTTPConnectionPool]]:
-    def connected(host: str, made: socket.socket) -> socket.socket:
-        try:
-            check(host, made.getpeername()[0])
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            return connected(self.host, super()._new_conn())
-
-    class Secure(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return connected(self.host, super()._new_conn())
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}
-
-
 def times_repeated(response: requests.Response) -> int | None:
     """How often urllib3 repeated the request."""
     retries = response.raw.retries
     return len(retries.history) or None if retries is not None else None
-
-
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request

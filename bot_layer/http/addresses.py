@@ -33,7 +33,7 @@ _COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 @dataclass(frozen=True)
 class Path:
-    """A URL path below a service's base. ``template`` stands for it in errors and traces."""
+    """A URL path below a service's base. Errors and traces show its ``template``."""
 
     template: str
     text: str

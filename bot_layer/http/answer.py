@@ -63,7 +63,7 @@ class Answer:
             f"{self.service} {what}; try again later.",
             code="unreadable-answer",
             maybe_done=self.method not in READS,
-            **self._where(),
+            **self.where,
         )
 
     def error(self) -> ServiceError | AuthError:
@@ -79,15 +79,17 @@ class Answer:
                 f"{self.service} was too busy or failed; try again later.",
                 retry_after=self.retry_after(),
                 maybe_done=self.status != 429 and self.method not in READS,
-                **self._where(),
+                **self.where,
             )
         return PermanentError(
             f"{self.service} refused {self.method} {self.path} with status {self.status}.",
             issues=_issue_codes(self.outcome()),
-            **self._where(),
+            **self.where,
         )
 
-    def _where(self) -> dict[str, Any]:
+    @property
+    def where(self) -> dict[str, Any]:
+        """What an error says of the request: service, status, method and path."""
         return {"service": self.service, "status": self.status, "method": self.method, "path": self.path}
 
 

@@ -11,24 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True)
-class _Deadline:
-    ends: float
-    clock: Clock
-
-
-_current: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
+# When the call ends, on its clock.
+_current: ContextVar[tuple[float, Clock] | None] = ContextVar("deadline", default=None)
 
 
 @contextmanager
 def within(seconds: float, *, clock: Clock = time.monotonic) -> Iterator[None]:
     """Everything inside ends after so many seconds; an outer deadline that ends earlier still holds."""
-    token = _current.set(_Deadline(clock() + min(seconds, left()), clock))
+    token = _current.set((clock() + min(seconds, left()), clock))
     try:
         yield
     finally:
@@ -37,8 +31,10 @@ def within(seconds: float, *, clock: Clock = time.monotonic) -> Iterator[None]:
 
 def left() -> float:
     """The seconds that are left: infinity without a deadline, 0 after it."""
-    current = _current.get()
-    return math.inf if current is None else max(current.ends - current.clock(), 0.0)
+    if (current := _current.get()) is None:
+        return math.inf
+    ends, clock = current
+    return max(ends - clock(), 0.0)
 
 
 def shorten(seconds: float) -> float:

@@ -17,7 +17,7 @@ _VERSIONED_WORDS: Final = frozenset({"R4", "oauth2"})
 
 
 def of_path(path: str) -> str:
-    """The template of a path at a Medplum server. What stands before the server's own part is left out."""
+    """The template of a path at a Medplum server. What precedes the server's own part is left out."""
     _, found, rest = path.partition(_BASE)
     steps = [step for step in (rest if found else path).split("/") if step]
     if found:

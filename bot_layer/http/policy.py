@@ -95,7 +95,7 @@ DEFAULT_POLICY: Final = RetryPolicy()
 
 
 def may_repeat(status: int | None, *, safe: bool) -> bool:
-    """True where a request may be sent again after this status; None stands for a lost answer.
+    """True where a request may be sent again after this status; None means a lost answer.
 
     A 429 comes before the service acts, so that anything may be repeated. After everything else only what is ``safe``:
     a read, or a write that does not do anything the second time.
@@ -104,7 +104,7 @@ def may_repeat(status: int | None, *, safe: bool) -> bool:
 
 
 def read_retry_after(value: str | None, *, now: float) -> float | None:
-    """The seconds that a Retry-After asks for, from 0 to one day; None where it says nothing usable.
+    """The seconds that a Retry-After asks for, from 0 to one day; None if it cannot be used.
 
     A number of seconds, an HTTP date, or a time since 1970 in seconds or milliseconds. ``now`` is seconds since 1970.
     """

@@ -1,6 +1,6 @@
 """The one way to repeat what a connection adapter cannot: calls of several requests, conditional writes, look-ups.
 
-``repeat`` waits as a policy says. ``compare_and_set`` does not wait: it reads, decides and writes again.
+``repeat`` waits as a policy requires. ``compare_and_set`` does not wait: it reads, decides and writes again.
 """
 
 from __future__ import annotations

@@ -7,19 +7,19 @@ path template instead of the URL.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypedDict, Unpack
 
 import requests
 import urllib3
 
 from bot_layer import exchanges, spans
 from bot_layer.errors import PermanentError, TransientError
+from bot_layer.fhir.json import encode
 from bot_layer.http import adapter, deadline
 from bot_layer.http.addresses import require_safe_url
 from bot_layer.http.answer import Answer
@@ -39,6 +39,16 @@ LARGEST_ANSWER: Final = 20 * 1024 * 1024
 _FAULTS: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
+
+class Sent(TypedDict, total=False):
+    """What a request carries; a ``body`` of bytes is sent instead of a form."""
+
+    headers: Mapping[str, str] | None
+    params: Mapping[str, str] | list[tuple[str, str]] | None
+    form: Mapping[str, str] | None
+    body: bytes | None
+
+
 # The head of an answer (its body is empty there), and the body as a stream.
 Opened = tuple[Answer, Iterator[bytes]]
 
@@ -57,59 +67,36 @@ class Transport:
     largest: int = LARGEST_ANSWER
     session: requests.Session | None = field(default=None, repr=False)  # connections of its own
 
-    def send(
-        self,
-        method: str,
-        url: str,
-        *,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | list[tuple[str, str]] | None = None,
-        form: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        json_body: Any = None,
-    ) -> Answer:
-        """The answer, whatever its status; ``path`` is the template that stands for the URL in errors.
+    def send(self, method: str, url: str, *, path: str, json_body: Any = None, **sent: Unpack[Sent]) -> Answer:
+        """The answer, whatever its status; ``path`` is the template that errors show instead of the URL.
 
         Raises TransientError where no whole answer came, PermanentError where it is too large, ConfigError for an
         unsafe URL.
         """
         if json_body is not None:
-            body = json.dumps(json_body, ensure_ascii=False).encode(errors="replace")
-        with self.open(method, url, path=path, headers=headers, params=params, form=form, body=body) as (head, chunks):
+            sent["body"] = encode(json_body)
+        with self.open(method, url, path=path, **sent) as (head, chunks):
             whole = bytearray()
             for chunk in chunks:
                 whole += chunk
                 if len(whole) > self.largest:
-                    raise PermanentError(
-                        f"{self.service} answered with more than {self.largest} bytes.",
-                        service=self.service,
-                        status=head.status,
-                        method=method,
-                        path=path,
-                        code="answer-too-large",
-                    )
-            return Answer(self.service, method, path, head.status, head.headers, bytes(whole))
+                    text = f"{self.service} answered with more than {self.largest} bytes."
+                    raise PermanentError(text, code="answer-too-large", **head.where)
+            return replace(head, body=bytes(whole))
 
     @contextmanager
-    def open(
-        self,
-        method: str,
-        url: str,
-        *,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | list[tuple[str, str]] | None = None,
-        form: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        decode: bool = True,
-    ) -> Iterator[Opened]:
+    def open(self, method: str, url: str, *, path: str, decode: bool = True, **sent: Unpack[Sent]) -> Iterator[Opened]:
         """The head of an answer, and its body as a stream, unpacked if ``decode``.
 
         Raises TransientError where no answer comes, or while the stream is read where it breaks.
         """
         require_safe_url(url, self.service)
-        sent = self._headers(headers or {}, method, path)
+        headers, params, body = sent.get("headers") or {}, sent.get("params"), sent.get("body")
+        for name, value in headers.items():
+            # Tokens and versions come from answers, which may hold anything.
+            if not _HEADER_VALUE.fullmatch(value):
+                text = f"{self.service} sent a value that no header {name} can carry; try again later."
+                raise self._transient(text, method, path, code="unreadable-answer")
         if deadline.left() <= 0:
             raise self.lost(method, path, sent=False)
         with spans.request(self.service, method, url, path) as span:
@@ -117,9 +104,9 @@ class Transport:
                 response = (self.session or adapter.session(self.policy)).request(
                     method,
                     url,
-                    headers={**sent, **span.headers},
+                    headers={**headers, **span.headers},
                     params=params,
-                    data=form if body is None else body,
+                    data=sent.get("form") if body is None else body,
                     timeout=adapter.PolicyTimeout(self.policy),  # type: ignore[arg-type]  # requests takes urllib3's own
                     allow_redirects=False,
                     stream=True,
@@ -143,24 +130,8 @@ class Transport:
 
     def lost(self, method: str, path: str, *, sent: bool) -> TransientError:
         """The error for an answer that did not come whole."""
-        return TransientError(
-            f"{self.service} could not be reached, or its answer was lost ({method} {path}); try again later.",
-            service=self.service,
-            method=method,
-            path=path,
-            code=self.lost_code,
-            maybe_done=sent and method not in READS,
-        )
+        text = f"{self.service} could not be reached, or its answer was lost ({method} {path}); try again later."
+        return self._transient(text, method, path, code=self.lost_code, maybe_done=sent and method not in READS)
 
-    def _headers(self, headers: Mapping[str, str], method: str, path: str) -> Mapping[str, str]:
-        """The headers, where each can be sent: tokens and versions come from answers, which may hold anything."""
-        for name, value in headers.items():
-            if not _HEADER_VALUE.fullmatch(value):
-                raise TransientError(
-                    f"{self.service} sent a value that no header {name} can carry; try again later.",
-                    service=self.service,
-                    method=method,
-                    path=path,
-                    code="unreadable-answer",
-                )
-        return headers
+    def _transient(self, text: str, method: str, path: str, *, code: str, maybe_done: bool = False) -> TransientError:
+        return TransientError(text, service=self.service, method=method, path=path, code=code, maybe_done=maybe_done)

@@ -1,7 +1,7 @@
 """Batches into Medplum, and what became of each entry.
 
 The rules for each answer were measured on a Medplum server 5.0.10: a batch is HTTP 200 although entries were refused, a
-conflict (409) and an ended quota (429) stand in single entries, and an answer may be lost after the write was done. So
+single entries report a conflict (409) and an ended quota (429), and an answer may be lost after the write was done. So
 each entry is read, and before anything is repeated its identifier is looked up again.
 """
 
@@ -25,7 +25,7 @@ from bot_layer.medplum.wire import SERVICE
 
 
 class Unfinished(TransientError):
-    """Medplum has not taken everything yet."""
+    """Medplum has not accepted everything yet."""
 
     def __init__(self) -> None:
         super().__init__("Medplum stayed busy.", service=SERVICE, method="POST", path="batch")
@@ -57,29 +57,23 @@ class Batches:
         An empty answer: the server refused the batch as a whole, because it is too large or one entry spoils it. Then
         the caller sends it in halves, so that entries that refer to each other can be built again.
         """
-        body, headers = batch_entries.bundle(batch), {"Content-Type": FHIR_JSON}
-        pause = 0.0
         with self.gate.turn(len(batch)) as turn:
             self.may_write()
-            try:
-                reply = self.server.send(
-                    "POST", "fhir/R4", template="batch", body=body, headers=headers, cost=cost * len(batch)
-                )
-            except TransientError as fault:
-                verdict = Verdict("again", fault.status or 0, maybe_done=fault.maybe_done)
-                verdicts = [(each, verdict) for each in batch]
-                asked = fault.retry_after
-            else:
-                verdicts = _read(reply, batch)
-                is_limited = any(verdict.status == 429 for _, verdict in verdicts)
-                asked = seconds_until_filled(reply.headers, reply.content, now=time.time()) if is_limited else None
-            if any(verdict.kind == "again" for _, verdict in verdicts):
-                turn.pushed_back()
-            if any(verdict.status == 429 for _, verdict in verdicts):
-                pause = max(1.0 if asked is None else asked, 0.05)
-        if pause:
-            self.server.wait(pause)
+            verdicts, asked = self._sent(batch, cost * len(batch))
+            turn.is_slower = any(verdict.kind == "again" for _, verdict in verdicts)
+        if any(verdict.status == 429 for _, verdict in verdicts):
+            self.server.wait(max(1.0 if asked is None else asked, 0.05))
         return verdicts
+
+    def _sent(self, batch: list[Entry[Key]], cost: int) -> tuple[list[tuple[Entry[Key], Verdict]], float | None]:
+        """The verdicts, and the seconds that Medplum asks to wait if its quota has ended."""
+        body, headers = batch_entries.bundle(batch), {"Content-Type": FHIR_JSON}
+        try:
+            reply = self.server.send("POST", "fhir/R4", template="batch", body=body, headers=headers, cost=cost)
+        except TransientError as fault:
+            verdict = Verdict("again", fault.status or 0, maybe_done=fault.maybe_done)
+            return [(each, verdict) for each in batch], fault.retry_after
+        return _read(reply, batch), seconds_until_filled(reply.headers, now=time.time())
 
     def repeat(self, attempt: Callable[[], None]) -> None:
         """Call it until it raises Unfinished no more, or the policy allows no further attempt."""
@@ -109,18 +103,16 @@ def _read(reply: httpx.Response, batch: list[Entry[Key]]) -> list[tuple[Entry[Ke
 
 
 def _verdict(entry: Entry[Key], answer: Json) -> Verdict:
-    response = answer.get("response") or {}
+    response, resource = answer.get("response") or {}, answer.get("resource") or {}
     text = str(response.get("status") or "")[:3]
     status = int(text) if text.isdecimal() else 0
-    resource_id = str((answer.get("resource") or {}).get("id") or "")
-    if not resource_id:
-        resource_id = str(response.get("location") or "").partition("/")[2].partition("/")[0]
     if status in (200, 201, 204):
         if entry.guarded and status == 200:
             # If-None-Exist found one: the next look-up shows whether it is what we want to write.
             return Verdict("again", status, maybe_done=True)
-        version = str(((answer.get("resource") or {}).get("meta") or {}).get("versionId") or "")
-        return Verdict("done", status, resource_id, version=version)
+        place = str(response.get("location") or "").partition("/")[2].partition("/")[0]
+        version = str((resource.get("meta") or {}).get("versionId") or "")
+        return Verdict("done", status, str(resource.get("id") or place), version=version)
     if status in (409, 412, 429) or (status in (404, 410) and not entry.creates):
         # Another client was faster, or deleted it: read again, then decide again. Nothing was written.
         return Verdict("again", status)
@@ -130,10 +122,10 @@ def _verdict(entry: Entry[Key], answer: Json) -> Verdict:
 
 
 def _words(outcome: Json) -> str:
-    """The server's own words on a refusal, and where it saw the fault."""
-    said = []
+    """The server's own words on a refusal, and the elements that it names."""
+    words = []
     for issue in outcome.get("issue") or []:
-        where = ", ".join(issue.get("expression") or [])
+        places = ", ".join(issue.get("expression") or [])
         text = str((issue.get("details") or {}).get("text") or issue.get("diagnostics") or issue.get("code") or "")
-        said.append(f"{text} ({where})" if where else text)
-    return "; ".join(said)[:500]
+        words.append(f"{text} ({places})" if places else text)
+    return "; ".join(words)[:500]

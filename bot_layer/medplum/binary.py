@@ -1,4 +1,4 @@
-"""A document's bytes, from Medplum and into it: as a stream, nothing is held whole in memory.
+"""A document's bytes, from Medplum and into it: as a stream, never whole in memory.
 
 https://hl7.org/fhir/R4/binary.html#rest: asked for anything but FHIR, the server answers with the bytes themselves.
 """
@@ -19,7 +19,7 @@ from bot_layer.medplum.client import Medplum
 from bot_layer.medplum.wire import SERVICE
 
 _TRIES: Final = 8
-_GONE: Final = frozenset({404, 410})
+_NOT_FOUND: Final = frozenset({404, 410})
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def open_binary(server: Medplum, binary_id: str) -> Bytes:
         known = length.isdigit() and "Content-Encoding" not in response.headers
         return Bytes(response.headers.get("Content-Type"), int(length) if known else None, response)
     response.close()
-    if response.status_code in _GONE:
+    if response.status_code in _NOT_FOUND:
         raise InputError("Medplum has no Binary/{id}, or this client may not read it.", code="not-found")
     raise _fault("GET", response.status_code)
 
@@ -74,7 +74,7 @@ def create_binary(
     owner: str = "",
     before: Callable[[], None] = lambda: None,
 ) -> str:
-    """The id of a new Binary that holds these bytes; ``owner`` is the Patient whose readers may read it.
+    """The id of a new Binary with these bytes; ``owner`` is the Patient whose readers may read it.
 
     ``pieces`` can be read several times; ``before`` is called before each attempt. A POST whose answer was lost is
     repeated: a Binary that nothing refers to harms less than a document that is missing.
@@ -86,7 +86,7 @@ def create_binary(
 def replace_binary(
     server: Medplum, binary_id: str, content_type: str, pieces: Iterable[bytes], *, before: Callable[[], None]
 ) -> str:
-    """The id of the Binary that holds these bytes now: this one, or a new one where it is not found."""
+    """The id of the Binary that contains these bytes now: this one, or a new one where it is not found."""
     headers = {"Content-Type": content_type}
     found = _written(server, f"Binary/{binary_id}", headers, pieces, before) if is_id(binary_id) else ""
     return found or create_binary(server, content_type, pieces, before=before)
@@ -105,14 +105,14 @@ def _written(
     def write() -> str:
         before()
         reply = server.send(method, f"fhir/R4/{path}", template="Binary", body=pieces, headers=headers)
-        if reply.status_code in _GONE:
+        if reply.status_code in _NOT_FOUND:
             return ""
         if not reply.is_success:
             raise _fault(method, reply.status_code)
         stored = read_object(reply.content).get("id")
-        if not isinstance(stored, str):
-            raise _fault(method, None)
-        return stored
+        if isinstance(stored, str):
+            return stored
+        raise _fault(method, None)
 
     return server.repeat(write, when=lambda _: True, tries=_TRIES)
 

@@ -12,7 +12,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -34,7 +33,7 @@ from bot_layer.http.policy import DEFAULT_POLICY, RetryPolicy
 from bot_layer.http.retry import compare_and_set, repeat
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.quota import WRITE_COST, Pace
-from bot_layer.medplum.wire import SERVICE, Wire, named, refused
+from bot_layer.medplum.wire import SERVICE, Wire, named, refused, unreadable
 
 # pymedplum warns of plain HTTP on loopback each time, on which require_safe_url has decided before, and of each failed
 # login, which the errors report.
@@ -93,7 +92,7 @@ class Medplum:
 
     @property
     def profile(self) -> str:
-        """The reference of who writes with this login, as the token says; empty where it does not."""
+        """The reference of the profile that writes with this login, as the token names it; empty if it does not."""
         try:
             claims = jwt.decode(self.token(), options={"verify_signature": False})
         except jwt.InvalidTokenError:
@@ -105,12 +104,8 @@ class Medplum:
     def read(self, reference: str) -> Json:
         """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
         resource_type, resource_id, path = _where(reference)
-
-        def call() -> Json:
-            found = _resource(self.client.read_resource(resource_type, resource_id), resource_type, "GET")
-            return localized(found, self.client.fhir_base_url) if self.is_local else found
-
-        return self._repeat("GET", path, call)
+        read = self.client.read_resource
+        return self._localized(self._call("GET", path, read, resource_type, resource_id, expected=resource_type))
 
     def find(self, reference: str) -> Json | None:
         """The resource at ``Type/id``; None if it does not exist or was deleted."""
@@ -128,24 +123,6 @@ class Medplum:
         page = self._page(resource_type, query)
         return [resource for resource in page.resources if resource["resourceType"] == resource_type]
 
-    def _page(self, resource_type: str, query: Query) -> Searchset:
-        def call() -> Searchset:
-            try:
-                asked = query if isinstance(query, str) else list(query)
-                found = self.client.search_resources(resource_type, asked)
-                own = localized(found, self.client.fhir_base_url) if self.is_local else found
-                return read_searchset(own, resource_type)
-            except NotASearchset as fault:
-                raise TransientError(
-                    f"Medplum {fault}; try again later.",
-                    service=SERVICE,
-                    method="GET",
-                    path=resource_type,
-                    code="unreadable-answer",
-                ) from fault
-
-        return self._repeat("GET", _type(resource_type), call)
-
     def search_all(self, resource_type: str, query: Query) -> Iterator[Json]:
         """Every match of a search, page by page; of a link to the next page only the query is used."""
         page = self._page(resource_type, query)
@@ -155,19 +132,28 @@ class Medplum:
                 return
             page = self._page(resource_type, query_of(page.next_url))
 
+    def _page(self, resource_type: str, query: Query) -> Searchset:
+        def page() -> Searchset:
+            found = self.client.search_resources(resource_type, query if isinstance(query, str) else list(query))
+            try:
+                return read_searchset(self._localized(found), resource_type)
+            except NotASearchset as fault:
+                raise unreadable(f"Medplum {fault}; try again later.", "GET") from fault
+
+        return self._call("GET", _type(resource_type), page)
+
+    def _localized(self, found: Any) -> Json:
+        return localized(found, self.client.fhir_base_url) if self.is_local else found
+
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
-        with self._named("POST", _type(resource["resourceType"])):
-            return _resource(self.client.create_resource(resource), resource["resourceType"], "POST")
+        kind = _type(resource["resourceType"])
+        return self._call("POST", kind, self.client.create_resource, resource, expected=kind)
 
     def create_once(self, resource: Json, query: str) -> Json:
         """The stored resource, or the one that the query finds already (If-None-Exist)."""
-
-        def call() -> Json:
-            created = self.client.create_resource_if_none_exist(resource, query)
-            return _resource(created, resource["resourceType"], "POST")
-
-        return self._repeat("POST", _type(resource["resourceType"]), call, repeatable=True)
+        kind, create = _type(resource["resourceType"]), self.client.create_resource_if_none_exist
+        return self._call("POST", kind, create, resource, query, expected=kind, repeatable=True)
 
     def change(self, reference: str, change: Change, *, tries: int = 5) -> Json:
         """The resource after a pure ``change``, written with If-Match; nothing is written where nothing changes.
@@ -184,28 +170,20 @@ class Medplum:
 
     def update(self, resource: Json) -> Json:
         """The stored resource after a PUT with If-Match; a stale version is a TransientError of status 412."""
-
-        def call() -> Json:
-            return _resource(
-                self.client.update_resource(resource, if_match="required"), resource["resourceType"], "PUT"
-            )
-
-        return self._repeat("PUT", _where(_reference_of(resource))[2], call)
+        resource_type, _, path = _where(_reference_of(resource))
+        update = self.client.update_resource
+        return self._call("PUT", path, update, resource, if_match="required", expected=resource_type)
 
     def restore(self, resource: Json) -> Json:
-        """The stored resource after a PUT of an earlier version, which also brings back a deleted one."""
-
-        def call() -> Json:
-            updated: Json = self.client.update_resource(resource, if_match=False)
-            return updated
-
-        return self._repeat("PUT", _where(_reference_of(resource))[2], call)
+        """The stored resource after a PUT of an earlier version, which also restores a deleted one."""
+        return self._call(
+            "PUT", _where(_reference_of(resource))[2], self.client.update_resource, resource, if_match=False
+        )
 
     def delete(self, reference: str) -> None:
         """Delete ``Type/id``; a resource that does not exist is not an error."""
         resource_type, resource_id, path = _where(reference)
-        with self._named("DELETE", path):
-            self.client.delete_resource(resource_type, resource_id)
+        self._call("DELETE", path, self.client.delete_resource, resource_type, resource_id)
 
     # -- Whatever else
 
@@ -231,7 +209,7 @@ class Medplum:
             sent = {"Authorization": f"Bearer {self.token()}", "X-Medplum": "extended", **(headers or {})}
             extensions = {"cost": cost, "stream": stream}
             url = f"{self.client.base_url}{path}"
-            with self._named(method, template):
+            with named(method, template, is_bulk=self.is_bulk):
                 request = self.http.build_request(method, url, content=body, headers=sent, extensions=extensions)
                 response = self.http.send(request, stream=stream)
             if response.status_code != 401 or is_last:
@@ -240,7 +218,7 @@ class Medplum:
             self.get("auth/me")  # pymedplum renews the token
         if response.status_code in {401, 403}:
             response.close()
-            with self._named(method, template):
+            with named(method, template, is_bulk=self.is_bulk):
                 raise refused(response.status_code, method, template)
         return response
 
@@ -250,45 +228,35 @@ class Medplum:
 
     def batch(self, entries: Sequence[Json]) -> list[Json]:
         """The answers of a batch, one for each entry and in their order. Each has its own status: read them all."""
-        with self._named("POST", "batch"):
-            answer = self.client.execute_batch({"resourceType": "Bundle", "type": "batch", "entry": list(entries)})
-        return list(answer.get("entry", []))
+        bundle = {"resourceType": "Bundle", "type": "batch", "entry": list(entries)}
+        return list(self._call("POST", "batch", self.client.execute_batch, bundle).get("entry", []))
 
     def ccda(self, patient_id: str) -> bytes:
         """The patient's data as a C-CDA document, made by Medplum when asked (``Patient/$ccda-export``)."""
         _where(f"Patient/{patient_id}")
-        with self._named("GET", "Patient/{id}/$ccda-export"):
-            return str(self.client.export_ccda(patient_id)).encode()
+        return str(self._call("GET", "Patient/{id}/$ccda-export", self.client.export_ccda, patient_id)).encode()
 
     def get(self, path: str) -> Json:
         """Whatever a GET of a path under the server's root answers (``auth/me``, ``admin/projects/{id}``)."""
-
-        def call() -> Json:
-            found: Json = self.client.get(path)
-            return found
-
-        return self._repeat("GET", path.partition("/")[0], call)
+        return self._call("GET", path.partition("/")[0], self.client.get, path)
 
     def post(self, path: str, body: Any) -> Json:
         """Whatever a POST to a path under the server's root answers. Never repeated."""
-        with self._named("POST", path.partition("/")[0]):
-            answered: Json = self.client.post(path, body)
-            return answered
+        return self._call("POST", path.partition("/")[0], self.client.post, path, body)
 
     def execute(self, bot_id: str, given: Json, headers: Mapping[str, str]) -> Json:
         """What ``Bot/$execute`` answers; the bot's event carries the headers. Never repeated."""
-        with self._named("POST", "Bot"):
-            answered: Json = self.client.execute_operation("Bot", "execute", bot_id, given, headers=dict(headers))
-            return answered
+        execute = self.client.execute_operation
+        return self._call("POST", "Bot", execute, "Bot", "execute", bot_id, given, headers=dict(headers))
 
     def project_secrets(self) -> Json:
         """The project's secrets by name, as an event carries them; none where this login may not read them."""
         project = self.get("auth/me").get("project") or {}
         try:
-            held = self.get(f"admin/projects/{project.get('id')}").get("project") or {}
+            found = self.get(f"admin/projects/{project.get('id')}").get("project") or {}
         except (AuthError, InputError):
             return {}
-        return {each["name"]: each for each in held.get("secret") or () if each.get("name")}
+        return {each["name"]: each for each in found.get("secret") or () if each.get("name")}
 
     def repeat(
         self, call: Callable[[], _Result], *, when: Callable[[TransientError], bool], tries: int | None = None
@@ -298,47 +266,41 @@ class Medplum:
         policy = replace(self.patience, retries=retries if tries is None else min(tries - 1, retries))
         return repeat(call, policy, when=when, wait=self.wait)
 
-    @contextmanager
-    def _named(self, method: str, path: str) -> Iterator[None]:
-        try:
-            with named(method, path):
-                yield
-        except (AuthError, TransientError) as error:
-            if self.is_bulk and error.code == "medplum-rights-missing":
-                error.code = "medplum-rights-refused"
-            elif self.is_bulk and error.code == "medplum-unavailable":
-                error.code = "try-again-later" if isinstance(error, TransientError) and error.status else "answer-lost"
-            raise
+    def _call(
+        self,
+        method: str,
+        path: str,
+        call: Callable[..., Any],
+        *given: Any,
+        expected: str = "",
+        repeatable: bool = False,
+        **options: Any,
+    ) -> Any:
+        """What the call returns: a resource of the ``expected`` type, if one is given; repeated where that is safe."""
 
-    def _repeat(self, method: str, path: str, call: Callable[[], _Result], *, repeatable: bool = False) -> _Result:
-        def once() -> _Result:
-            with self._named(method, path):
-                return call()
+        def once() -> Any:
+            with named(method, path, is_bulk=self.is_bulk):
+                found = call(*given, **options)
+                if expected:
+                    _require_resource(found, expected, method)
+                return found
 
-        # 409 is Medplum's word for two conditional writes at once: the second one goes through later. 412 is an answer.
+        # Medplum answers 409 to two conditional writes at once: the second one succeeds later. 412 is an answer.
         def is_safe(error: TransientError) -> bool:
             return error.status != 412 and (repeatable or method in _REPEATABLE)
 
         return self.repeat(once, when=is_safe)
 
 
-def _resource(found: Any, resource_type: str, method: str) -> Json:
-    """A stored resource; TransientError where the answer to a read or write is anything else."""
+def _require_resource(found: Any, resource_type: str, method: str) -> None:
+    """Raise TransientError where the answer to a read or write is no stored resource of the type."""
     if (
-        isinstance(found, dict)
-        and found.get("resourceType") == resource_type
-        and isinstance(found.get("id"), str)
-        and isinstance(found.get("meta", {}), dict)
+        not isinstance(found, dict)
+        or found.get("resourceType") != resource_type
+        or not isinstance(found.get("id"), str)
+        or not isinstance(found.get("meta", {}), dict)
     ):
-        return found
-    raise TransientError(
-        f"Medplum did not answer with a {resource_type}; try again later.",
-        service=SERVICE,
-        method=method,
-        path=f"{resource_type}/{{id}}",
-        code="unreadable-answer",
-        maybe_done=method != "GET",
-    )
+        raise unreadable(f"Medplum did not answer with a {resource_type}; try again later.", method)
 
 
 def connect(event: Event) -> Medplum:
@@ -377,7 +339,7 @@ def connect_environment(environ: Mapping[str, str], *, working: float = 0.0) -> 
 
 
 def _where(reference: str) -> tuple[str, str, str]:
-    """The type and id of ``Type/id``, and the template that stands for them in errors."""
+    """The type and id of ``Type/id``, and their template for errors."""
     if not is_relative(reference):
         # Another server's address, a contained resource, or an invalid text stored as a reference.
         raise InputError("Medplum has no resource with such a reference.", code="not-found")

@@ -1,4 +1,4 @@
-"""How many batches are under way at once: as many as Medplum takes well at that moment."""
+"""How many batches are under way at once: as many as Medplum can process well at that moment."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-_TELLING: Final = 25  # a batch of fewer entries says little about the speed
+_LEAST_ENTRIES: Final = 25  # a batch of fewer entries does not show the speed
 _WORTH: Final = 1.02  # times faster: otherwise one more batch at once is not worth it
-_TRIED_AGAIN: Final = 10  # rounds after which one more is tried again: the server may have more to give
+_TRIED_AGAIN: Final = 10  # rounds after which one more is tried again: the server may have become faster
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Concurrency:
         return max(1, min(self.most, self.allowed))
 
     def pushed_back(self) -> Concurrency:
-        """After a 409, a 429, a 5xx or a broken connection. What was faster before says nothing any more."""
+        """After a 409, a 429, a 5xx or a broken connection. The speeds measured before no longer apply."""
         return Concurrency(self.most, max(1, int(self.limit * 0.7)))
 
     def finished(self, speed: float) -> Concurrency:
@@ -52,6 +52,13 @@ class Concurrency:
         return state
 
 
+@dataclass
+class Turn:
+    """A batch's time inside. ``is_slower``: Medplum had too much to do."""
+
+    is_slower: bool = False
+
+
 class Gate:
     """Lets as many batches through as the concurrency allows."""
 
@@ -63,7 +70,7 @@ class Gate:
 
     @contextmanager
     def turn(self, size: int) -> Iterator[Turn]:
-        """A batch's time inside, from which the gate learns."""
+        """Waits until a batch may be sent; the gate learns from how long it takes."""
         with self._free:
             self._free.wait_for(lambda: self._inside < self._state.limit)
             self._inside += 1
@@ -73,20 +80,10 @@ class Gate:
         finally:
             with self._free:
                 elapsed = max(self._clock() - started, 1e-6)
-                if turn.slower:
+                if turn.is_slower:
                     self._state = self._state.pushed_back()
-                elif size >= _TELLING and self._inside >= self._state.limit:
+                elif size >= _LEAST_ENTRIES and self._inside >= self._state.limit:
                     # A gate that is not full proves nothing: there was no more to send.
                     self._state = self._state.finished(size / elapsed * self._inside)
                 self._inside -= 1
                 self._free.notify_all()
-
-
-class Turn:
-    """What a batch says of itself."""
-
-    slower = False
-
-    def pushed_back(self) -> None:
-        """Medplum had too much to do."""
-        self.slower = True

@@ -11,7 +11,6 @@ from typing import Final
 
 import httpx
 
-from bot_layer.fhir.json import read_object
 from bot_layer.http.policy import read_retry_after
 
 SEARCH_COST: Final = 20
@@ -42,7 +41,7 @@ class Quota:
         return self.resets_at - now
 
     def spent(self, cost: int, now: float) -> Quota:
-        """After a request was sent, before its answer says what is left."""
+        """After a request was sent, before its answer reports what is left."""
         if self.remaining is None:
             return self
         if now >= self.resets_at:
@@ -50,7 +49,7 @@ class Quota:
         return replace(self, remaining=max(self.remaining - cost, 0))
 
     def observed(self, remaining: int, seconds: int, now: float) -> Quota:
-        """After an answer said what is left, and for how long."""
+        """After an answer reported what is left, and for how long."""
         known = self.remaining if self.remaining is not None and now < self.resets_at else remaining
         # Answers overtake each other: within a window the lowest figure is the newest.
         return replace(
@@ -80,8 +79,13 @@ class Pace:
         self._lock = threading.Lock()
 
     def take(self, request: httpx.Request) -> None:
-        """Wait until the request may be sent."""
-        cost = _cost(request)
+        """Wait until the request may be sent. A batch names its own cost as the extension ``cost``."""
+        cost = 0  # of what is not FHIR
+        if "/fhir/" in request.url.path and request.method == "GET":
+            cost = SEARCH_COST if request.url.query else 1
+        elif "/fhir/" in request.url.path:
+            usual = CONDITIONAL_COST if "If-None-Exist" in request.headers else WRITE_COST
+            cost = int(request.extensions.get("cost", usual))
         while True:
             with self._lock:
                 pause = self._quota.pause(cost, self.clock())
@@ -102,42 +106,16 @@ class Pace:
                 self._quota = self._quota.observed(*seen, self.clock())
 
 
-def _cost(request: httpx.Request) -> int:
-    """The units of a request; a batch names its own as the extension ``cost``."""
-    if "/fhir/" not in request.url.path:
-        return 0
-    if request.method == "GET":
-        return SEARCH_COST if request.url.query else 1
-    conditional = "If-None-Exist" in request.headers
-    return int(request.extensions.get("cost", CONDITIONAL_COST if conditional else WRITE_COST))
+def seconds_until_filled(headers: Mapping[str, str], *, now: float) -> float | None:
+    """The wait that a 429 asks for: Retry-After, else the ``RateLimit`` header, at most a minute, the length of
+    Medplum's windows.
 
-
-def seconds_until_filled(headers: Mapping[str, str], body: bytes, *, now: float) -> float | None:
-    """The wait that a 429 asks for: Retry-After, the ``RateLimit`` header, or ``_msBeforeNext`` of its outcome.
-
-    At most a minute, the length of Medplum's windows; None where the answer does not say. ``now``: seconds since 1970.
+    The time until the used-up window ends; of any window where none is at 0: the request cost more than was left. None
+    where the answer does not say. ``now``: seconds since 1970.
     """
     asked = read_retry_after(headers.get("Retry-After"), now=now)
     if asked is None:
-        asked = _of_windows(headers.get("RateLimit", ""))
-    if asked is None:
-        asked = _of_outcome(body)
-    return None if asked is None else min(max(asked, 0.0), LONGEST_WINDOW)
-
-
-def _of_windows(header: str) -> float | None:
-    """The time until the used-up window ends; of any window where none is at 0: the request cost more than was left."""
-    windows = [(int(left), float(seconds)) for left, seconds in _WINDOW.findall(header)]
-    used_up = [seconds for left, seconds in windows if left == 0]
-    return max(used_up or [seconds for _, seconds in windows], default=None)
-
-
-def _of_outcome(body: bytes) -> float | None:
-    issues = read_object(body).get("issue")
-    for issue in issues if isinstance(issues, list) else []:
-        text = issue.get("diagnostics") if isinstance(issue, dict) else None
-        found = read_object(text.encode(errors="replace")) if isinstance(text, str) else {}
-        milliseconds = found.get("_msBeforeNext")
-        if isinstance(milliseconds, int | float):
-            return float(milliseconds) / 1000
-    return None
+        windows = [(int(left), float(seconds)) for left, seconds in _WINDOW.findall(headers.get("RateLimit", ""))]
+        used_up = [seconds for left, seconds in windows if left == 0]
+        asked = max(used_up or [seconds for _, seconds in windows], default=None)
+    return None if asked is None else min(asked, LONGEST_WINDOW)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +16,12 @@ from bot_layer import exchanges, spans
 from bot_layer.errors import AuthError, BotError, InputError, PermanentError, ServiceError, TransientError
 from bot_layer.http import deadline
 from bot_layer.http.body import paced
-from bot_layer.http.policy import BUSY, read_retry_after
+from bot_layer.http.policy import BUSY, READS, read_retry_after
 from bot_layer.http.transport import LARGEST_ANSWER
 from bot_layer.medplum.quota import Pace, seconds_until_filled
 
 SERVICE = "Medplum"
-
-
+_NO_JSON: Final = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 _OF_THE_WIRE: Final = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
@@ -51,7 +49,10 @@ class Wire(httpx.BaseTransport):
         """The answer; TransientError where there is none, or one that only says that Medplum is busy."""
         if self._pace is not None:
             self._pace.take(request)
-        request.url = _short(request.url)
+        if query := request.url.query:
+            # Without needless escapes: a search for 100 identifiers must fit into a request line.
+            short = query.replace(b"%3A", b":").replace(b"%2F", b"/").replace(b"%2C", b",")
+            request.url = request.url.copy_with(query=short)
         with spans.request(SERVICE, request.method, str(request.url)) as span:
             request.headers.update(span.headers)
             response = self._send(request)
@@ -62,8 +63,7 @@ class Wire(httpx.BaseTransport):
         if deadline.left() <= 0:
             raise _transient(request.method, None, maybe_done=False)
         timeouts = request.extensions.get("timeout") or {}
-        shortened = {name: deadline.shorten(math.inf if each is None else each) for name, each in timeouts.items()}
-        request.extensions["timeout"] = {name: None if each == math.inf else each for name, each in shortened.items()}
+        request.extensions["timeout"] = {name: deadline.shorten(each) for name, each in timeouts.items()}
         try:
             response = self._inner.handle_request(request)
         except httpx.TransportError as fault:
@@ -81,13 +81,7 @@ class Wire(httpx.BaseTransport):
         if tape := exchanges.tape():
             _keep(tape, request, response, streams=streams)
         if response.status_code in BUSY:
-            busy = _transient(request.method, response.status_code, maybe_done=response.status_code != 429)
-            busy.retry_after = (
-                seconds_until_filled(response.headers, response.content, now=time.time())
-                if response.status_code == 429  # every answer reports the rest of the quota
-                else read_retry_after(response.headers.get("Retry-After"), now=time.time())
-            )
-            raise busy
+            raise _busy(request.method, response)
         is_json = "json" in response.headers.get("Content-Type", "")
         return _checked(request, response) if is_json and not streams else response
 
@@ -98,12 +92,8 @@ class Wire(httpx.BaseTransport):
             for piece in response.iter_bytes():
                 whole += piece
                 if len(whole) > self._largest:
-                    raise PermanentError(
-                        f"Medplum answered with more than {self._largest} bytes.",
-                        service=SERVICE,
-                        method=request.method,
-                        code="answer-too-large",
-                    )
+                    text = f"Medplum answered with more than {self._largest} bytes."
+                    raise PermanentError(text, service=SERVICE, method=request.method, code="answer-too-large")
         except httpx.DecodingError as fault:
             raise _transient(request.method, None, maybe_done=True) from fault
         finally:
@@ -137,27 +127,16 @@ class _Body(httpx.SyncByteStream):
         self._inner.close()
 
 
-def _short(url: httpx.URL) -> httpx.URL:
-    """The URL without needless escapes in its query: a search for 100 identifiers must fit into a request line."""
-    query = url.query.replace(b"%3A", b":").replace(b"%2F", b"/").replace(b"%2C", b",")
-    return url.copy_with(query=query) if query else url
-
-
 def _keep(tape: exchanges.Tape, request: httpx.Request, response: httpx.Response, *, streams: bool) -> None:
     """Put the exchange on the tape; a body that is no JSON only where it is short."""
     headers, is_form = response.headers, "form" in request.headers.get("Content-Type", "")
     is_short = int(headers.get("Content-Length") or exchanges.LARGEST_BODY) < exchanges.LARGEST_BODY
     is_read = is_short or ("json" in headers.get("Content-Type", "") and not streams)
+    sent = request.content if isinstance(request.stream, httpx.ByteStream) and not is_form else None
     received = response.read() if is_read else b""
     tape.is_whole = tape.is_whole and is_read
-    tape.add(
-        request.method,
-        str(request.url),
-        sent=request.content if isinstance(request.stream, httpx.ByteStream) and not is_form else None,
-        status=response.status_code,
-        headers=headers,
-        received=received,
-    )
+    status = response.status_code
+    tape.add(request.method, str(request.url), sent=sent, status=status, headers=headers, received=received)
 
 
 def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response:
@@ -166,29 +145,18 @@ def _checked(request: httpx.Request, response: httpx.Response) -> httpx.Response
     A refusal whose body is anything else keeps only its status. Raises TransientError for a success like that.
     """
     body = response.read()
-    if not body.strip() or _is_object(body):
+    try:
+        found = orjson.loads(body) if body.strip() else {}  # refuses what is nested more than 1,024 deep
+    except ValueError:
+        found = None
+    entries = found.get("entry", []) if isinstance(found, dict) else None
+    if isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("resource", {}), dict) for entry in entries
+    ):
         return response
     if response.is_success:
-        raise TransientError(
-            "Medplum sent an answer that cannot be read; try again later.",
-            service=SERVICE,
-            status=response.status_code,
-            method=request.method,
-            code="unreadable-answer",
-            maybe_done=request.method not in {"GET", "HEAD"},
-        )
+        raise unreadable("Medplum sent an answer that cannot be read; try again later.", request.method)
     return httpx.Response(response.status_code, headers={"Content-Type": "application/json"}, content=b"{}")
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        found = orjson.loads(body)  # refuses what is nested more than 1,024 deep
-    except ValueError:
-        return False
-    entries = found.get("entry", []) if isinstance(found, dict) else None
-    return isinstance(entries, list) and all(
-        isinstance(entry, dict) and isinstance(entry.get("resource", {}), dict) for entry in entries
-    )
 
 
 def _transient(method: str, status: int | None, *, maybe_done: bool) -> TransientError:
@@ -198,71 +166,69 @@ def _transient(method: str, status: int | None, *, maybe_done: bool) -> Transien
         status=status,
         method=method,
         code="medplum-unavailable",
-        maybe_done=maybe_done and method not in {"GET", "HEAD"},
+        maybe_done=maybe_done and method not in READS,
     )
+
+
+def _busy(method: str, response: httpx.Response) -> TransientError:
+    status, now = response.status_code, time.time()
+    error = _transient(method, status, maybe_done=status != 429)
+    if status == 429:  # every answer reports the rest of the quota
+        error.retry_after = seconds_until_filled(response.headers, now=now)
+    else:
+        error.retry_after = read_retry_after(response.headers.get("Retry-After"), now=now)
+    return error
+
+
+def unreadable(text: str, method: str) -> TransientError:
+    """The error for an answer that is not what was asked for: a write may have been done."""
+    maybe_done = method not in READS
+    return TransientError(text, service=SERVICE, method=method, code="unreadable-answer", maybe_done=maybe_done)
 
 
 def refused(status: int | None, method: str, path: str) -> AuthError:
     """The error for a 401 or 403."""
-    word = "login" if status == 401 else "rights"
-    return AuthError(
-        f"Medplum refused the {word} of this client for {method} {path}.",
-        code="medplum-login-refused" if word == "login" else "medplum-rights-missing",
-    )
+    word, code = ("login", "medplum-login-refused") if status == 401 else ("rights", "medplum-rights-missing")
+    return AuthError(f"Medplum refused the {word} of this client for {method} {path}.", code=code)
 
 
 @contextmanager
-def named(method: str, path: str) -> Iterator[None]:
-    """pymedplum's exceptions as ours, with a path template and without the server's words."""
+def named(method: str, path: str, *, is_bulk: bool) -> Iterator[None]:
+    """pymedplum's exceptions as ours, with a path template and without the server's words.
+
+    If ``is_bulk``, with the codes that the bulk sync documents.
+    """
     try:
         yield
-    except BotError as error:
+    except (BotError, refusals.MedplumError, TimeoutError, *_NO_JSON) as fault:
+        error = fault if isinstance(fault, BotError) else _named(fault, method, path)
         if isinstance(error, ServiceError):
             error.method, error.path = method, path
-        raise
-    except refusals.NotFoundError as fault:
-        raise InputError(f"Medplum has no {path}, or this bot may not read it.", code="not-found") from fault
-    except (refusals.AuthenticationError, refusals.AuthorizationError) as fault:
-        raise refused(fault.status_code, method, path) from fault
-    except (refusals.ConflictError, refusals.PreconditionFailedError) as fault:
-        raise TransientError(
-            f"{path} was changed during the call; try again.",
-            service=SERVICE,
-            status=fault.status_code,
-            method=method,
-            path=path,
-            code="edit-conflict",
-        ) from fault
-    except (refusals.TokenRefreshCooldownError, TimeoutError) as fault:
-        raise TransientError(
-            "Medplum issued no token a moment ago; try again later.",
-            service=SERVICE,
-            method=method,
-            path=path,
-            code="medplum-unavailable",
-            retry_after=getattr(fault, "retry_after", None),
-        ) from fault
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise TransientError(
-            "Medplum did not answer with JSON; try again later.",
-            service=SERVICE,
-            method=method,
-            path=path,
-            code="unreadable-answer",
-            maybe_done=method not in {"GET", "HEAD"},
-        ) from fault
-    except refusals.MedplumError as fault:
-        if isinstance(fault.__cause__, httpx.HTTPStatusError):
-            # pymedplum names a refused token request so, and nothing else.
-            raise AuthError(
-                "Medplum refused the login: check MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.",
-                code="medplum-login-refused",
-            ) from fault
-        raise PermanentError(
-            f"Medplum refused {method} {path} with status {fault.status_code}.",
-            service=SERVICE,
-            status=fault.status_code,
-            method=method,
-            path=path,
-            code="refused-by-medplum",
-        ) from fault
+            if is_bulk and error.code == "medplum-unavailable":
+                error.code = "try-again-later" if error.status else "answer-lost"
+        elif is_bulk and error.code == "medplum-rights-missing":
+            error.code = "medplum-rights-refused"
+        if error is fault:
+            raise
+        raise error from fault
+
+
+def _named(fault: Exception, method: str, path: str) -> BotError:
+    if isinstance(fault, refusals.NotFoundError):
+        return InputError(f"Medplum has no {path}, or this bot may not read it.", code="not-found")
+    if isinstance(fault, refusals.AuthenticationError | refusals.AuthorizationError):
+        return refused(fault.status_code, method, path)
+    if isinstance(fault, refusals.ConflictError | refusals.PreconditionFailedError):
+        text = f"{path} was changed during the call; try again."
+        return TransientError(text, service=SERVICE, status=fault.status_code, code="edit-conflict")
+    if isinstance(fault, refusals.TokenRefreshCooldownError | TimeoutError):
+        text, seconds = "Medplum issued no token a moment ago; try again later.", getattr(fault, "retry_after", None)
+        return TransientError(text, service=SERVICE, code="medplum-unavailable", retry_after=seconds)
+    if not isinstance(fault, refusals.MedplumError):
+        return unreadable("Medplum did not answer with JSON; try again later.", method)
+    if isinstance(fault.__cause__, httpx.HTTPStatusError):
+        # pymedplum names a refused token request so, and nothing else.
+        text = "Medplum refused the login: check MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET."
+        return AuthError(text, code="medplum-login-refused")
+    text = f"Medplum refused {method} {path} with status {fault.status_code}."
+    return PermanentError(text, service=SERVICE, status=fault.status_code, code="refused-by-medplum")

@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import httpx
 from starlette.applications import Starlette
 
 from bot_layer.demo.world import free_port
-from bot_layer.federation.routes import Responder, read_settings
+from bot_layer.federation.routes import Responder
 from bot_layer.federation.rules.token import hash_secret
 from bot_layer.fhir.json import Json
 from bot_layer.host import listen
@@ -103,7 +103,7 @@ def network(medplum: MedplumSandbox | None = None, **settings: str) -> Iterator[
             "BOT_BACKOFF_SECONDS": "0",
             **settings,
         }
-        responder = Responder(replace(read_settings(environ), clock=lambda: now[0], monotonic=lambda: now[0]))
+        responder = Responder(environ, clock=lambda: now[0], monotonic=lambda: now[0])
         with ThreadedServer(listen.config(Starlette(routes=responder.routes()), grace=5), port=port) as server:
             yield Network(sandbox, responder, f"{server.base_url}/federated", secret, now)
         responder.close()

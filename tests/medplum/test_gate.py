@@ -31,7 +31,7 @@ def test_a_full_gate_opens_further_while_that_makes_it_faster() -> None:
     assert allowed(gate) > 2
     before = allowed(gate)
     with gate.turn(BATCH) as turn:
-        turn.pushed_back()
+        turn.is_slower = True
     assert allowed(gate) < before
 
 

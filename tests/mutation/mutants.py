@@ -310,7 +310,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         ("if forbids_disclosure(found):", "if False:", "NOAUTH is a level like others"),
         ("and code in LEVELS else HIGHEST", "and code in LEVELS else LEVELS[0]", "an unknown label is unrestricted"),
         ("code if system in _CONFIDENTIALITY_SYSTEMS and", "code if", "a code without its system counts"),
-        ("max(map(_level, said)", "min(map(_level, said)", "the lowest label counts"),
+        ("max(map(_level, found)", "min(map(_level, found)", "the lowest label counts"),
         (
             '[*as_list(document.get("securityLabel")), *resource_labels(document)]',
             'as_list(document.get("securityLabel"))',
@@ -393,7 +393,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     *_of(
         SEARCHSETS,
-        ('if document.get("type") != "searchset":', "if False:", "any Bundle answers a search"),
+        ("if not is_searchset or not is_read", "if not is_read", "any Bundle answers a search"),
         ("            _require_no_error(resource)\n", "            pass\n", "an error among the entries is nobody"),
         ("if total and not matches and following is None:", "if False:", "what was counted and not sent is nobody"),
         ("if matches and resource_type and all(", "if False and all(", "another type answers the search"),

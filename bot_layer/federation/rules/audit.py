@@ -35,53 +35,31 @@ class Access:
 
 def audit_event(access: Access, first: datetime, last: datetime, *, times: int = 1) -> Json:
     """The AuditEvent of an access, or of the same query repeated between ``first`` and ``last``."""
-    interaction = "read" if access.document else "search-type"
+    who: Json = {"reference": access.agent}
+    if access.agent_system is not None:
+        who: Json = {"identifier": {"system": access.agent_system, "value": access.agent}}
+    entities = [_entity("1", "1", what={"reference": reference}) for reference in access.patients]
+    if access.document:
+        entities.append(_entity("2", "3", what={"reference": access.document}))
+    else:
+        query = _entity("2", "24", query=base64.b64encode(access.query.encode()).decode())
+        entities.append(query | ({"detail": [{"type": "times", "valueString": str(times)}]} if times > 1 else {}))
     event: Json = {
         "resourceType": "AuditEvent",
         "type": {"system": _TYPES, "code": "rest"},
-        "subtype": [{"system": _INTERACTIONS, "code": interaction}],
+        "subtype": [{"system": _INTERACTIONS, "code": "read" if access.document else "search-type"}],
         "action": "R" if access.document else "E",
         "recorded": _instant(last),
         "outcome": "0",
-        "agent": [{"who": _who(access), "requestor": True}],
+        "agent": [{"who": who, "requestor": True}],
         "source": {"observer": {"display": OBSERVER}},
-        "entity": _entities(access, times),
+        "entity": entities,
     }
-    if times > 1:
-        event["period"] = {"start": _instant(first), "end": _instant(last)}
-    return event
+    return event | ({"period": {"start": _instant(first), "end": _instant(last)}} if times > 1 else {})
 
 
-def _who(access: Access) -> Json:
-    if access.agent_system is None:
-        return {"reference": access.agent}
-    return {"identifier": {"system": access.agent_system, "value": access.agent}}
-
-
-def _entities(access: Access, times: int) -> list[Json]:
-    entities: list[Json] = [
-        {
-            "what": {"reference": reference},
-            "type": {"system": _ENTITY_TYPES, "code": "1"},
-            "role": {"system": _ROLES, "code": "1"},
-        }
-        for reference in access.patients
-    ]
-    if access.document:
-        what = {"reference": access.document}
-        return [*entities, {"what": what, "type": {"system": _ENTITY_TYPES, "code": "2"}, "role": _role("3")}]
-    query: Json = {
-        "type": {"system": _ENTITY_TYPES, "code": "2"},
-        "role": _role("24"),
-        "query": base64.b64encode(access.query.encode()).decode(),
-    }
-    if times > 1:
-        query["detail"] = [{"type": "times", "valueString": str(times)}]
-    return [*entities, query]
-
-
-def _role(code: str) -> Json:
-    return {"system": _ROLES, "code": code}
+def _entity(kind: str, role: str, **parts: object) -> Json:
+    return {"type": {"system": _ENTITY_TYPES, "code": kind}, "role": {"system": _ROLES, "code": role}, **parts}
 
 
 def _instant(moment: datetime) -> str:

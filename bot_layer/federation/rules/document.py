@@ -17,9 +17,9 @@ from typing import Final
 from urllib.parse import urlencode
 
 from bot_layer.fhir import security_labels
-from bot_layer.fhir.json import Json, objects
+from bot_layer.fhir.json import Json, as_object, objects
 
-_KEPT: Final = ("docStatus", "type", "category", "relatesTo", "description", "securityLabel")
+_KEPT: Final = ("status", "docStatus", "type", "category", "relatesTo", "description", "securityLabel")
 _KEPT_CONTEXT: Final = ("encounter", "event", "period", "facilityType", "practiceSetting")
 _KEPT_ORGANIZATION: Final = ("resourceType", "identifier", "active", "type", "name", "telecom", "address")
 _KEPT_ATTACHMENT: Final = ("contentType", "language", "title", "creation")
@@ -108,13 +108,12 @@ def stated(attachment: Json) -> Content | None:
 
 def attachments(document: Json) -> tuple[Json, ...]:
     """The attachments of a document, one for each content."""
-    held = (content.get("attachment") for content in objects(document.get("content")))
-    return tuple(attachment if isinstance(attachment, dict) else {} for attachment in held)
+    return tuple(as_object(content.get("attachment")) for content in objects(document.get("content")))
 
 
 def organization_references(document: Json) -> set[str]:
     """The Organizations of Medplum that a document names as author or custodian."""
-    named = [*objects(document.get("author")), *objects([document.get("custodian")])]
+    named = [*objects(document.get("author")), as_object(document.get("custodian"))]
     found = (str(reference.get("reference", "")) for reference in named)
     return {reference for reference in found if reference.startswith("Organization/")}
 
@@ -134,34 +133,26 @@ def present(
     """
     identifier = {"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{document['id']}"}
     own_oid = {"system": f"urn:oid:{rules.oid}", "value": document["id"]} if rules.oid else identifier
-    authors = [_resolved(reference, organizations) for reference in objects(document.get("author"))]
-    author = next((found for found in authors if found), None) or own
-    custodian = (
-        next((_resolved(reference, organizations) for reference in objects([document.get("custodian")])), None) or own
-    )
+    named = {name: _organization(document.get(name), organizations) or own for name in ("author", "custodian")}
+    references = {name: _reference(name, found) for name, found in named.items() if found}
     parts: Json = {
         "resourceType": "DocumentReference",
         "id": document["id"],
-        "meta": {
-            name: value for name, value in (document.get("meta") or {}).items() if name in ("versionId", "lastUpdated")
-        },
-        "contained": [
-            _contained(found, name) for name, found in (("author", author), ("custodian", custodian)) if found
-        ],
+        "meta": _picked(document.get("meta"), ("versionId", "lastUpdated")),
+        "contained": [{"id": name, **_picked(found, _KEPT_ORGANIZATION)} for name, found in named.items() if found],
         "masterIdentifier": document.get("masterIdentifier") or own_oid,
         "identifier": document.get("identifier") or [{"use": "usual", **identifier}],
-        "status": document.get("status"),
-        **{name: document.get(name) for name in _KEPT},
+        **_picked(document, _KEPT),
         "subject": {"reference": f"Patient/{asked_id}", "type": "Patient", "display": asked_id},
         "date": _date(document),
-        "author": [_reference("author", author)] if author else None,
-        "custodian": _reference("custodian", custodian) if custodian else None,
+        "author": [references["author"]] if "author" in references else None,
+        "custodian": references.get("custodian"),
         "content": _content(document, asked_id, contents, rules),
-        "context": {name: value for name, value in (document.get("context") or {}).items() if name in _KEPT_CONTEXT},
+        "context": _picked(document.get("context"), _KEPT_CONTEXT),
     }
     level = security_labels.level(security_labels.document_labels(document))
     level = level or (rules.unlabelled if rules.show_level else None)
-    if level and not parts["securityLabel"]:
+    if level and not parts.get("securityLabel"):
         parts["securityLabel"] = [{"coding": [{"system": security_labels.CONFIDENTIALITY_SYSTEM, "code": level}]}]
     return {name: value for name, value in parts.items() if value}
 
@@ -211,15 +202,17 @@ def _source(attachment: Json, server: str) -> Source | None:
     return Source(binary=match[1]) if match else None
 
 
-def _resolved(reference: Json, organizations: Mapping[str, Json]) -> Json | None:
-    return organizations.get(str(reference.get("reference", "")))
+def _picked(element: object, names: Sequence[str]) -> Json:
+    """The named parts of an element that have a value."""
+    found = as_object(element)
+    return {name: found[name] for name in names if found.get(name) not in (None, "", [], {})}
 
 
-def _contained(organization: Json, local_id: str) -> Json:
-    return {
-        "id": local_id,
-        **{name: organization[name] for name in _KEPT_ORGANIZATION if organization.get(name) is not None},
-    }
+def _organization(references: object, organizations: Mapping[str, Json]) -> Json | None:
+    """The first Organization that a Reference, or a list of them, names."""
+    listed = objects(references if isinstance(references, list) else [references])
+    found = (organizations.get(str(reference.get("reference", ""))) for reference in listed)
+    return next(filter(None, found), None)
 
 
 def _reference(local_id: str, organization: Json) -> Json:
@@ -235,18 +228,16 @@ def _date(document: Json) -> str | None:
 
 
 def _content(document: Json, asked_id: str, contents: Sequence[Content | None], rules: Rules) -> list[Json]:
-    shown = []
+    shown: list[Json] = []
     for number, (content, known) in enumerate(zip(objects(document.get("content")), contents, strict=True)):
         if known is None:
             continue
         query = {"patient": asked_id, **({"content": str(number)} if number else {})}
-        attachment = objects([content.get("attachment")])[0]
-        told = {
-            **{name: attachment[name] for name in _KEPT_ATTACHMENT if attachment.get(name)},
-            **({"contentType": known.content_type} if known.content_type else {}),
+        measured = {"contentType": known.content_type, "size": known.size, "hash": known.hash}
+        attachment = {
+            **_picked(content.get("attachment"), _KEPT_ATTACHMENT),
             "url": rules.document_url.format(id=document["id"]) + urlencode(query),
-            **({"size": known.size} if known.size is not None else {}),
-            **({"hash": known.hash} if known.hash else {}),
+            **_picked(measured, tuple(measured)),
         }
-        shown.append({"attachment": told, **({"format": content["format"]} if content.get("format") else {})})
+        shown.append({"attachment": attachment, **_picked(content, ("format",))})
     return shown

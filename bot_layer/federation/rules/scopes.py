@@ -64,9 +64,9 @@ def granted(own: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
 
 def permit(scopes: Iterable[str], *needs: tuple[str, str]) -> bool:
     """Whether the scopes of a token permit one of the needs, each a resource type and a letter."""
-    held = [scope for scope in map(read, scopes) if scope is not None]
+    known = [scope for scope in map(read, scopes) if scope is not None]
     return any(
         scope.resource_type in ("*", resource_type) and letter in scope.permissions
-        for scope in held
+        for scope in known
         for resource_type, letter in needs
     )

@@ -12,7 +12,7 @@ _HEAD: Final = b'{"resourceType":"Bundle","type":"batch","entry":['
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[Key]):
-    """A batch entry as bytes, with a key that stands once in a batch.
+    """A batch entry as bytes, with a key that occurs once in a batch.
 
     ``creates``: the entry makes a new resource. ``guarded``: it does so only if its search finds none (If-None-Exist).
     """
@@ -29,7 +29,7 @@ def bundle(entries: Sequence[Entry[Key]]) -> bytes:
 
 
 def batches(entries: Iterable[Entry[Key]], *, max_bytes: int, max_entries: int = 100) -> Iterator[list[Entry[Key]]]:
-    """Batches under the server's body limit, in order; no key stands twice in one of them."""
+    """Batches under the server's body limit, in order; no key occurs twice in one of them."""
     batch: list[Entry[Key]] = []
     keys: set[Key] = set()
     size = len(_HEAD) + 2
