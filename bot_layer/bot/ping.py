@@ -54,7 +54,7 @@ Stand = Callable[[str], Standing]
 
 def asks(envelope: Json) -> bool:
     """True where the input is the question and nothing else."""
-    return as_object(envelope.get("input")).get("parameter") == QUESTION["parameter"]
+    return bool(as_object(envelope.get("input")).get("parameter") == QUESTION["parameter"])
 
 
 def answer(handler: Handler, envelope: Json, environ: Mapping[str, str], stand: Stand) -> Json:

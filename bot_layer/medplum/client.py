@@ -270,15 +270,15 @@ class Medplum:
         self,
         method: str,
         path: str,
-        call: Callable[..., Any],
+        call: Callable[..., _Result],
         *given: Any,
         expected: str = "",
         repeatable: bool = False,
         **options: Any,
-    ) -> Any:
+    ) -> _Result:
         """What the call returns: a resource of the ``expected`` type, if one is given; repeated where that is safe."""
 
-        def once() -> Any:
+        def once() -> _Result:
             with named(method, path, is_bulk=self.is_bulk):
                 found = call(*given, **options)
                 if expected:

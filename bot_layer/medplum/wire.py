@@ -188,8 +188,11 @@ def unreadable(text: str, method: str) -> TransientError:
 
 def refused(status: int | None, method: str, path: str) -> AuthError:
     """The error for a 401 or 403."""
-    word, code = ("login", "medplum-login-refused") if status == 401 else ("rights", "medplum-rights-missing")
-    return AuthError(f"Medplum refused the {word} of this client for {method} {path}.", code=code)
+    word = "login" if status == 401 else "rights"
+    return AuthError(
+        f"Medplum refused the {word} of this client for {method} {path}.",
+        code="medplum-login-refused" if word == "login" else "medplum-rights-missing",
+    )
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def audit_event(access: Access, first: datetime, last: datetime, *, times: int =
     """The AuditEvent of an access, or of the same query repeated between ``first`` and ``last``."""
     who: Json = {"reference": access.agent}
     if access.agent_system is not None:
-        who: Json = {"identifier": {"system": access.agent_system, "value": access.agent}}
+        who = {"identifier": {"system": access.agent_system, "value": access.agent}}
     entities = [_entity("1", "1", what={"reference": reference}) for reference in access.patients]
     if access.document:
         entities.append(_entity("2", "3", what={"reference": access.document}))
