@@ -16,7 +16,7 @@ from bot_layer.bulk_sync.rules.bulk_export import Complete, Failed, Wait
 from bot_layer.bulk_sync.rules.ndjson import Resource, read_resources, split_lines
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.smart import ScopeRefused, Token
-from bot_layer.bulk_sync.rules.source_identity import id_system
+from bot_layer.bulk_sync.rules.source_identity import ROOT, id_system
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 
 pytestmark = pytest.mark.no_cover  # that each way is taken, tests/core shows
@@ -216,6 +216,33 @@ def test_of_shared_lists_the_source_s_entries_change_and_the_others_stay(
     merged = upsert.merged(Found("m", "1", stored), Incoming(key, source_mark.prepare(sent(now), BASE)))
     kept = [each for each in added if each not in now]
     assert [each["value"] for each in merged["identifier"]] == [*now, "1", *kept]
+
+
+@given(st.lists(st.sampled_from(["fhir-id", "patient", "other"]), unique=True), values_of_identifiers)
+def test_an_identifier_of_this_sync_is_never_taken_for_one_added_in_medplum(names: list[str], local: list[str]) -> None:
+    """What this sync wrote under another key or in an earlier version goes with the update; a clinic's own stays."""
+    resource = {"resourceType": "Patient", "id": "1", "active": True}
+    stored = {**source_mark.prepare(resource, BASE), "id": "m"}
+    own = [{"system": f"{ROOT}/{name}", "value": "former"} for name in names]
+    added = [{"system": "https://clinic.example", "value": each} for each in local]
+    found = Found("m", "1", {**stored, "identifier": [*stored["identifier"], *own, *added]})
+    merged = upsert.merged(found, Incoming(Key("Patient", "1"), source_mark.prepare(resource, BASE)))
+    assert merged["identifier"] == [*stored["identifier"], *added]
+
+
+@given(st.sampled_from(["source", "keep", "report"]), st.booleans(), st.booleans())
+def test_only_an_edit_in_medplum_is_kept_and_only_by_a_policy_that_says_so(
+    policy: upsert.Policy, edited: bool, changed: bool
+) -> None:
+    """A resource that nobody edited follows the source under each policy; what is equal is not written."""
+    key, old = Key("Patient", "1"), {"resourceType": "Patient", "id": "1", "active": True}
+    there = Found("m", "1", {**source_mark.prepare(old, BASE), "id": "m"}, edited=edited)
+    plan = upsert.plan(
+        {key: there}, [Incoming(key, source_mark.prepare(old | {"active": not changed}, BASE))], policy=policy
+    )
+    is_kept = changed and edited and policy != "source"
+    assert (len(plan.unchanged), len(plan.kept)) == (not changed, is_kept)
+    assert [each.overwrites_edit for each in plan.updates] == [edited] * (changed and not is_kept)
 
 
 @given(st.sets(st.sampled_from("abc")), st.sets(st.sampled_from("abc")), st.sets(st.sampled_from("abc")))
