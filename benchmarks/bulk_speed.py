@@ -5,7 +5,8 @@ on the look-alike, paced as a Medplum 5.1.13 on two cores. Both ends run in proc
 of its own; of several rounds, the second of which has the ways in the opposite order, the best of each way counts.
 
 BENCH_PATIENTS: about 45 resources each. BENCH_ROUNDS. BENCH_LATENCY_MS: how far away Medplum is, several joined by
-commas. BENCH_ENTRY_MS: what an entry takes on the look-alike; on a busy machine a large one keeps the ratios true.
+commas. BENCH_AT_ONCE: how many batches of POSTs at once, joined by commas. BENCH_ENTRY_MS: what an entry takes on the
+look-alike; on a busy machine a large one keeps the ratios true.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -46,6 +48,7 @@ from medplum_sandbox.server import Server
 
 _PATIENTS: Final = int(os.environ.get("BENCH_PATIENTS", "40"))
 _ROUNDS: Final = int(os.environ.get("BENCH_ROUNDS", "1"))
+_AT_ONCE: Final = [int(each) for each in os.environ.get("BENCH_AT_ONCE", "1,4").split(",")]
 _ENTRY_SECONDS: Final = float(os.environ.get("BENCH_ENTRY_MS", "7.4")) / 1000
 _SYSTEM: Final = "https://source.example/id"
 _CORES: Final = 2
@@ -106,8 +109,7 @@ def _measured(login: _Login) -> list[_Row]:
     ways: list[Callable[[], Iterator[_Row]]] = [
         lambda: _batches(login, _PUTS, _put, 1),
         lambda: _batches(login, _PUTS, _put, 4),
-        lambda: _batches(login, _POSTS, _post, 1),
-        lambda: _batches(login, _POSTS, _post, 4),
+        *(partial(_batches, login, _POSTS, _post, at_once) for at_once in _AT_ONCE),
         lambda: _ours(login),
     ]
     best: dict[str, _Row] = {}
@@ -189,19 +191,21 @@ def _batches(
 
 
 def _ours(login: _Login) -> Iterator[_Row]:
-    runs = {
-        _FIRST: Options(),
-        "pf-sync, the source sends all again, unchanged": Options(since="1999-01-01T00:00:00Z"),
-        "pf-sync --full, each compared with Medplum, unchanged": Options(full=True),
-    }
     with (
         _another_process(_serve_source, _records()) as settings,
         tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as empty,
     ):
-        for name, options in runs.items():
+        runs = (
+            (_FIRST, Options(), folder),
+            ("pf-sync, the source sends all again, unchanged", Options(since="1999-01-01T00:00:00Z"), folder),
+            ("pf-sync --full, each compared with Medplum, unchanged", Options(full=True), folder),
+            ("pf-sync --full whose map was lost, unchanged", Options(full=True), empty),
+        )
+        for name, options, place in runs:
             mine = connect_client(login.base_url, login.client_id, login.client_secret)
             began = time.perf_counter()
-            sync = make_sync(read_settings(settings), mine, within=Surroundings(place=folder))
+            sync = make_sync(read_settings(settings), mine, within=Surroundings(place=place))
             done = sync.run(options).run
             seconds = time.perf_counter() - began
             sync.map.close()
