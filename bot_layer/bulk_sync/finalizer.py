@@ -21,9 +21,8 @@ from bot_layer.bulk_sync.rules.source_identity import KEYED_BY_TAG, POINTED_TO, 
 from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.records import ReadRefused
-from bot_layer.bulk_sync.state.id_map import SyncMap
-from bot_layer.bulk_sync.target.changes import Changed
-from bot_layer.bulk_sync.target.writer import MedplumWriter
+from bot_layer.bulk_sync.state.id_map import Known, SyncMap
+from bot_layer.bulk_sync.target.writer import Changed, MedplumWriter
 from bot_layer.errors import AuthError, InputError, PermanentError, ReviewNeeded, TransientError
 from bot_layer.fhir.json import Json
 
@@ -64,7 +63,7 @@ class Finalizer:
                     pairs = [pair for each in some if (pair := self._waiting(each, kind)) is not None]
                     targets = {target for _, each in pairs for target in each}
                     there = self.medplum.look_up(targets - self.map.ids(targets).keys())
-                    ids = [(key, upsert.target_id(key, found), None) for key, found in there.items()]
+                    ids = [(key, Known(upsert.target_id(key, found))) for key, found in there.items()]
                     self.map.record(ids, waiting=pairs)
         self.map.write_note(KNOWS_WAITING, "yes")
 
@@ -92,7 +91,7 @@ class Finalizer:
         return repaired
 
     def _repair(self, keys: Sequence[Key]) -> int:
-        known = self.map.ids(target for key in keys for target in self.map.targets_of(key))
+        known = self.map.ids(self.map.targets_of(keys))
         changed = self.medplum.change(keys, partial(self._repaired, known))
         self._refused |= changed.refused
         left = ((key, self._left(changed.seen.get(key), known)) for key in keys if key not in changed.refused)
@@ -173,7 +172,7 @@ class Finalizer:
         changed = self.medplum.change(markable, _marked)
         # The source may send them again, and they are then compared; earlier rejected versions are not retried.
         done = [key for key in markable if key not in changed.refused]
-        self.map.record((key, upsert.target_id(key, found[key]), None) for key in done)
+        self.map.record((key, Known(upsert.target_id(key, found[key]))) for key in done)
         return replace(changed, seen={key: found[key] for key in markable})
 
     def missing_at_source(self, types: Iterable[str], *, most: float, how: Deletion) -> list[Key]:
@@ -247,7 +246,7 @@ def _contents(key: Key, there: Found) -> list[str]:
 
 def _marked(_key: Key, there: Found) -> Json | None:
     wanted = marked(there.resource)
-    return None if wanted is None or upsert.comparable(wanted) == upsert.comparable(there.resource) else _bare(wanted)
+    return None if wanted is None or upsert.is_same(wanted, there.resource) else _bare(wanted)
 
 
 def _bare(resource: Json) -> Json:

@@ -177,12 +177,11 @@ def _drop_unchanged(session: Session, pool: WorkerPool, *, full: bool) -> None:
             found = pool.pool.map(worker.same, map(resources_of, some))
             for page, (same, settled) in zip(some, found, strict=True):
                 last = page[-1].key
-                session.spool.drop(same)
+                session.spool.drop(same, compared=last)
                 session.progress("file", last.type, len(same), None)
                 with session.lock:
                     run = session.run
                     session.keep(replace(run, edits=run.edits.after((), settled)))
-                session.spool.keep_compared(last.type, last.id)
             session.check_time()  # at the end, so that even a short step makes progress
         for kind, after in begun.items():
             if not after:  # what an earlier step compared is looked up again when it is written

@@ -85,7 +85,7 @@ def make_sync(settings: SyncSettings, login: Medplum, *, within: Surroundings | 
         settings,
         PracticeFusion(settings, wait=wait, clock=around.clock, log=around.log, keeper=around.keeper),
         medplum,
-        SyncStore(medplum.server, settings.source, uuid.uuid4().hex, lease, clock=around.clock, copy=kept),
+        SyncStore(medplum.server, settings.source, uuid.uuid4().hex, lease, clock=around.clock, map=kept),
         kept,
         open_spool(around, settings.source, about),
         log=around.log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from bot_layer.bulk_sync.rules.references import Key, Query, queries, with_targe
 from bot_layer.bulk_sync.rules.run_state import COUNTED, LocalEdit, add_counts
 from bot_layer.bulk_sync.rules.source_identity import source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
-from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
+from bot_layer.bulk_sync.state.id_map import Failure, Known, SyncMap
 from bot_layer.bulk_sync.target.upserts import Draft, Outcome
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, InputError, PermanentError
@@ -32,8 +33,9 @@ from bot_layer.fhir.json import Json, objects
 
 _ABSENT_LIMIT: Final = 200_000
 _CARRIERS: Final = 4  # contents that are copied in parallel
+_CONTENT: Final = re.compile(rb'"(?:url|data)"|\\u')  # the elements of Attachments with content, or an escaped name
 _MISSED: Final = "its content could not be fetched for now: it points to the source"
-Rows = Mapping[Key, tuple[str, bytes | None]]
+Rows = Mapping[Key, Known]
 
 
 class _Undecodable(Exception):
@@ -91,14 +93,14 @@ class UpsertWorker:
         if self.look_at_all:
             return set()
         digests = {each.key: provenance.digest_of(_text_of(each)) for each in resources if each.key is not None}
-        return {key for key, row in self.map.rows(digests).items() if row[1] == digests[key]}
+        return {key for key, row in self.map.rows(digests).items() if row.digest == digests[key]}
 
     def load(self, resources: Sequence[Resource]) -> Loaded:
         """Write these resources and return the result. No two of them may have the same type and id."""
         valid = {each.key: each for each in resources if each.key is not None and not unusable(each)}
         digests = {key: provenance.digest_of(_text_of(each)) for key, each in valid.items()}
         rows = self.map.rows(valid)
-        skipped = {key for key, row in rows.items() if row[1] == digests[key] and not self.look_at_all}
+        skipped = {key for key, row in rows.items() if row.digest == digests[key] and not self.look_at_all}
         refused = [(each.type, "failed") for each in resources if each.key not in valid]
         loaded = Loaded(counted([*refused, *((key.type, "unchanged") for key in skipped)]))
         left = {key: each for key, each in valid.items() if key not in skipped}
@@ -131,25 +133,50 @@ class UpsertWorker:
     def same(self, resources: Sequence[Resource]) -> tuple[set[Key], frozenset[str]]:
         """The resources that are unchanged in Medplum, and the references to them: one search compares a hundred of a
         type."""
-        found = self.medplum.look_up(each.key for each in resources if each.key is not None)
-        self.map.record((key, upsert.target_id(key, there), None) for key, there in found.items())
         # Content stored separately from its resource is compared when it is written.
-        there_too = [
-            each for each in resources if each.key in found and each.type != "Binary" and not self.carries(each)
-        ]
-        known = self.map.ids(set[Key]().union(*[references.targets(each.value, self.source) for each in there_too]))
-        incoming = [self._incoming(each, known) for each in there_too]
-        plan = upsert.plan(found, [each for each in incoming if each is not None])
+        comparable = [each for each in resources if self._is_comparable(each)]
+        same = self._as_compared_before(comparable)
+        found = self.medplum.look_up(each.key for each in resources if each.key is not None and each.key not in same)
+        self.map.record((key, Known(upsert.target_id(key, there))) for key, there in found.items())
+        plan = upsert.plan(found, self._all_incoming(each for each in comparable if each.key in found))
         self.map.record(
-            ((each.key, there.id, each.digest) for each, there in plan.unchanged),
+            (
+                (each.key, Known(there.id, each.digest, _compared(each, there.version)))
+                for each, there in plan.unchanged
+            ),
             waiting=((each.key, each.unresolved) for each, _ in plan.unchanged),
         )
-        settled = frozenset(f"{stored_as(each.key.type)}/{there.id}" for each, there in plan.unchanged)
-        return {each.key for each, _ in plan.unchanged}, settled
+        same |= {each.key: there.id for each, there in plan.unchanged}
+        return set(same), frozenset(f"{stored_as(key.type)}/{at}" for key, at in same.items())
+
+    def _as_compared_before(self, resources: Sequence[Resource]) -> dict[Key, str]:
+        """Medplum's ids of the resources that would be stored as before, and whose version in Medplum is the one that
+        was compared or written then: only the versions are read."""
+        rows = self.map.rows(each.key for each in resources if each.key is not None)
+        rows = {key: row for key, row in rows.items() if row.compared}
+        if not rows:
+            return {}
+        versions = self.medplum.lookups.versions({key: row.id for key, row in rows.items()})
+        return {
+            each.key: rows[each.key].id
+            for each in self._all_incoming(each for each in resources if each.key in rows)
+            if rows[each.key].compared == _compared(each, versions.get(rows[each.key].id, ""))
+        }
 
     def carries(self, resource: Resource) -> bool:
         """True if the resource has linked content that is stored in Medplum."""
-        return self.attachments is not None and any(attachments_in(resource.value))
+        # Most resources show without a search that they have none.
+        if self.attachments is None or (resource.raw and not _CONTENT.search(resource.raw)):
+            return False
+        return any(attachments_in(resource.value))
+
+    def _is_comparable(self, resource: Resource) -> bool:
+        return resource.type != "Binary" and not self.carries(resource)
+
+    def _all_incoming(self, resources: Iterable[Resource]) -> list[Incoming]:
+        listed = list(resources)
+        known = self.map.ids(set[Key]().union(*[references.targets(each.value, self.source) for each in listed]))
+        return [found for each in listed if (found := self._incoming(each, known)) is not None]
 
     def _incoming(self, resource: Resource, known: Mapping[Key, str]) -> Incoming | None:
         if resource.key is None:
@@ -229,7 +256,7 @@ class UpsertWorker:
         found = self.medplum.look_up(key for key in missing if self._may_hold(key.type))
         if found:
             ids = {key: upsert.target_id(key, there) for key, there in found.items()}
-            self.map.record((key, at, None) for key, at in ids.items())
+            self.map.record((key, Known(at)) for key, at in ids.items())
             known |= ids
         with self._lock:
             if len(self._absent) > _ABSENT_LIMIT:
@@ -271,16 +298,13 @@ class UpsertWorker:
     def _write(self, resources: Mapping[Key, Resource], digests: Mapping[Key, bytes], rows: Rows) -> Loaded:
         # Keys in the map may have been written in this run: look them up even if Medplum had none at the start.
         asked = [key for key in resources if key in rows or self.is_open(key.type)]
-        read = self.medplum.lookups.start(asked)
-        try:
-            carrying = frozenset(key for key, each in resources.items() if self.carries(each))
-            targets = set[Key]().union(*[references.targets(each.value, self.source) for each in resources.values()])
-            if self.attachments is not None:
-                targets |= set[Key]().union(*[self.attachments.targets(resources[key].value) for key in carrying])
-            known = self.known(targets - resources.keys())
-            known |= {key: rows[key][0] for key in targets & resources.keys() & rows.keys()}
-        finally:
-            found = read()
+        found = self.medplum.look_up(asked)
+        carrying = frozenset(key for key, each in resources.items() if self.carries(each))
+        targets = set[Key]().union(*[references.targets(each.value, self.source) for each in resources.values()])
+        if self.attachments is not None:
+            targets |= set[Key]().union(*[self.attachments.targets(resources[key].value) for key in carrying])
+        known = self.known(targets - resources.keys())
+        known |= {key: rows[key].id for key in targets & resources.keys() & rows.keys()}
         unusable = self.medplum.lookups.unknown | self.medplum.lookups.unreadable
         if strangers := {key: each for key, each in resources.items() if key.type in unusable}:
             reason = "Medplum does not have this type, or this login may not use it"
@@ -331,11 +355,7 @@ class UpsertWorker:
     def _record(self, batch: _Batch, outcomes: Sequence[Outcome]) -> None:
         written = [each for each in outcomes if each.action != "failed"]
         self.map.record(
-            # Resources with kept local edits are compared again next time.
-            (
-                (each.key, batch.known[each.key], batch.digests[each.key] if each.action != "kept" else None)
-                for each in written
-            ),
+            ((each.key, self._known(batch, each)) for each in written),
             waiting=((each.key, each.unresolved) for each in written if each.action != "kept"),
             failures=(
                 Failure(each.key, each.status, each.reason or _MISSED, _text_of(batch.resources[each.key]))
@@ -345,6 +365,17 @@ class UpsertWorker:
         )
         with self._lock:
             self._absent.difference_update(each.key for each in written)
+
+    def _known(self, batch: _Batch, outcome: Outcome) -> Known:
+        key, at = outcome.key, batch.known[outcome.key]
+        if outcome.action == "kept":
+            return Known(at)  # a resource with local edits is compared again next time
+        compared = None
+        if key.type != "Binary" and key not in batch.carrying:
+            resolved = _without(batch.known, outcome.unresolved)
+            incoming = self._incoming(batch.resources[key], resolved)
+            compared = None if incoming is None else _compared(incoming, outcome.version)
+        return Known(at, batch.digests[key], compared)
 
 
 @dataclass
@@ -373,7 +404,7 @@ class _Batch:
         value, there, source = self.resources[key].value, self.found.get(key), self.worker.source
         if key.type == "Binary":
             prepared, content = self._stored(references.rewrite(value, self.known, source).resource, there)
-            return Draft(key, prepared, self.digests[key], content)
+            return Draft(key, prepared, content)
         prepared = provenance.prepare(value, source)
         if self.worker.attachments is not None and key in self.carrying:
             prepared = self.worker.attachments.carry(
@@ -384,7 +415,7 @@ class _Batch:
                 missed=lambda: self.missed.add(key),
                 left=lambda reason: self.uncopied.update([f"{key.type}: {reason}"]),
             )
-        return Draft(key, prepared, self.digests[key])
+        return Draft(key, prepared)
 
     def _owner(self, value: Json) -> str:
         """The Patient in Medplum that determines who may read a document's content."""
@@ -426,6 +457,19 @@ def _owner_in(value: Json) -> object:
 
 def _text_of(resource: Resource) -> bytes:
     return resource.raw or orjson.dumps(resource.value)
+
+
+def _compared(incoming: Incoming, version: str) -> bytes | None:
+    """The digest of a comparison with a version in Medplum that found no difference, or of the write that made it."""
+    try:
+        return provenance.digest_of(version.encode() + orjson.dumps(incoming.resource)) if version else None
+    except orjson.JSONEncodeError:
+        return None  # nested too deeply: it can't be written
+
+
+def _without(known: Mapping[Key, str], unresolved: frozenset[Key]) -> Mapping[Key, str]:
+    """The ids without those of targets that were not in Medplum yet when the resource was written."""
+    return {key: at for key, at in known.items() if key not in unresolved} if unresolved else known
 
 
 def counted(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:

@@ -12,7 +12,7 @@ import requests
 from bot_layer.bulk_sync.engine import Options, Sync
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.setup import load_state
-from bot_layer.bulk_sync.target.changes import Changes
+from bot_layer.bulk_sync.state.id_map import Known
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.medplum.batches import Batches, Verdict
 from bot_layer.medplum.rules.batch_entries import Entry
@@ -38,10 +38,9 @@ class Stubborn(Batches):
 def stubborn(both: World, verdict: Verdict, **changes: Any) -> Sync:
     """A sync whose edits Medplum does not take."""
     sync = both.sync(**changes)
-    old = sync.medplum.changes
-    batches = Stubborn(old.batches.server, old.batches.gate)
-    object.__setattr__(batches, "verdict", verdict)
-    sync.medplum.changes = Changes(old.lookups, batches, old.max_bytes)
+    batches = Stubborn(sync.medplum.server, sync.medplum.batches.gate, sync.medplum.batches.may_write)
+    batches.verdict = verdict
+    sync.medplum.batches = batches
     return sync
 
 
@@ -200,7 +199,7 @@ def test_an_id_that_medplum_does_not_know_any_more_does_no_harm(tmp_path: Path) 
         both.run()
         delete_in_medplum(both, "Patient", "p1")
         sync = both.sync()
-        sync.map.record([(Key("Patient", "p1"), "00000000-0000-4000-8000-000000000000", None)])
+        sync.map.record([(Key("Patient", "p1"), Known("00000000-0000-4000-8000-000000000000"))])
         sync.map.close()
         change(both, patient("p1", gender="other"))
         assert_adds_up(both.run())

@@ -85,19 +85,23 @@ def test_what_the_source_sends_again_just_so_costs_medplum_nothing(tmp_path: Pat
 
 
 def test_a_full_run_compares_a_hundred_resources_with_each_search(tmp_path: Path) -> None:
-    """Units: 20 for each hundred of a type; a conditional PUT of each would be 120 for one."""
+    """Units: 20 for each hundred of a type; a conditional PUT of each would be 120 for one.
+
+    The first full run also reads what was repaired at the end of the first run: it has a later version.
+    """
     with world(generate(21, 8), folder=tmp_path, PF_ATTACHMENTS="false") as both:
         both.run()
-        kinds, units, state = cost(both, Options(full=True))
-        assert state.run is not None
-        rows = {kind: row["seen"] for kind, row in state.run.counts.items() if kind != "Binary"}
-        assert counts(state)["unchanged"] == counts(state)["seen"]
-        for kind, number in rows.items():
-            assert kinds[f"search {kind}"] == -(-number // 100), kind
-        assert kinds["batch"] == 0
-        documents = rows["DocumentReference"]  # Medplum charges a read for a link that it signs
-        searches = sum(number for name, number in kinds.items() if name.startswith("search "))
-        assert units <= TASKS * 100 + 20 * searches + documents
+        for most in (2, 1):
+            kinds, units, state = cost(both, Options(full=True))
+            assert state.run is not None
+            rows = {kind: row["seen"] for kind, row in state.run.counts.items() if kind != "Binary"}
+            assert counts(state)["unchanged"] == counts(state)["seen"]
+            for kind, number in rows.items():
+                assert 0 < kinds[f"search {kind}"] <= most * -(-number // 100), kind
+            assert kinds["batch"] == 0
+            documents = rows["DocumentReference"]  # Medplum charges a read for a link that it signs
+            searches = sum(number for name, number in kinds.items() if name.startswith("search "))
+            assert units <= TASKS * 100 + 20 * searches + documents
 
 
 def test_what_an_empty_medplum_cannot_hold_is_not_looked_up(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_renewed_lease_takes_no_place_along() -> None:
         state = sync.store.acquire()
         sync.store.state = replace(state, last_success=1.0)
         sync.store.clock = lambda: time.time() + sync.store.lease_seconds - 1
-        sync.store.renew()
+        sync.store.check()
         assert load_state(sync.settings, sync.medplum.server).last_success == 0.0
         assert load_state(sync.settings, sync.medplum.server).until == sync.store.state.until > state.until
         assert sync.store.state.last_success == 1.0
@@ -129,7 +129,7 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
         saver = threading.Thread(target=lambda: kept.append(store_failures(sync.session, state)), daemon=True)
         with ExitStack() as stack:
             for _ in range(4):  # so many batches are admitted at first
-                stack.enter_context(sync.medplum.changes.batches.gate.turn(1))
+                stack.enter_context(sync.medplum.batches.gate.turn(1))
             saver.start()
             saver.join(240)
             assert kept

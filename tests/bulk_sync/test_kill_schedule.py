@@ -16,8 +16,7 @@ import pytest
 
 from bot_layer.bulk_sync.engine import Options
 from bot_layer.bulk_sync.rules.run_state import SyncState
-from bot_layer.bulk_sync.state.database import SyncDatabase
-from bot_layer.bulk_sync.state.spool import Spool
+from bot_layer.bulk_sync.state.database import Database
 from bot_layer.fhir.json import Json
 from bot_layer.http.transport import Transport
 from tests.bulk_sync.test_named_faults import change, small
@@ -58,7 +57,7 @@ class Life:
     def limited(self) -> Iterator[None]:
         """Every step of the sync, counted."""
         with pytest.MonkeyPatch.context() as patch:
-            for owner, name in ((Transport, "open"), (SyncDatabase, "changing"), (Spool, "_changing")):
+            for owner, name in ((Transport, "open"), (Database, "changing")):
                 patch.setattr(owner, name, self._counted(getattr(owner, name)))
             yield
 

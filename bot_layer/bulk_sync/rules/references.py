@@ -17,7 +17,7 @@ How each kind of reference is rewritten (https://hl7.org/fhir/R4/references.html
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
@@ -59,6 +59,17 @@ class Rewritten:
 
     resource: Json
     unresolved: frozenset[Key]
+
+
+def by_type(keys: Iterable[tuple[str, str]], most: int) -> Iterator[tuple[str, list[str]]]:
+    """The ids of each type, without repetitions, in lists of at most ``most``."""
+    found: dict[str, dict[str, None]] = {}
+    for kind, each in keys:
+        found.setdefault(kind, {})[each] = None
+    for kind, ids in found.items():
+        listed = list(ids)
+        for start in range(0, len(listed), most):
+            yield kind, listed[start : start + most]
 
 
 def read_reference(reference: object, base: str) -> Key | None:

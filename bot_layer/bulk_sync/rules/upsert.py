@@ -107,7 +107,7 @@ def plan(
             unchanged.append((each, stored))
         else:
             wanted = merged(stored, each)
-            if comparable(wanted) == comparable(stored.resource):
+            if is_same(wanted, stored.resource):
                 unchanged.append((each, stored))
             elif stored.edited and policy != "source":
                 kept.append((each, stored))
@@ -150,11 +150,21 @@ def target_id(key: Key, found: Found) -> str:
     return content_of(found)[0] if key.type == "Binary" else found.id
 
 
+def is_same(wanted: Json, stored: Json) -> bool:
+    """True if nothing that is compared differs."""
+    # Most are equal as they are; to clean both costs much more.
+    return _unversioned(wanted) == _unversioned(stored) or comparable(wanted) == comparable(stored)
+
+
 def comparable(resource: Json) -> Json:
     """The parts of a resource that are compared: without server-set elements and the source's version number."""
-    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
-    cleaned: Json = _cleaned({**resource, "meta": meta})
+    cleaned: Json = _cleaned(_unversioned(resource))
     return cleaned
+
+
+def _unversioned(resource: Json) -> Json:
+    meta = {name: value for name, value in (resource.get("meta") or {}).items() if name not in SERVER_META}
+    return {**resource, "meta": meta}
 
 
 def write_entry(write: Write, *, urn: str = "", guarded: bool = False, conditional: bool = False) -> Entry[Key]:

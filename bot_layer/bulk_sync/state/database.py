@@ -1,17 +1,17 @@
-"""The database of a sync's map: an SQLite file for one machine, or a PostgreSQL schema that several machines share."""
+"""A database of the sync: an SQLite file for one machine, or a PostgreSQL schema that several machines share."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from bot_layer.errors import ConfigError, TransientError
+from bot_layer.errors import TransientError
 
 Row = Sequence[Any]
 
@@ -19,62 +19,71 @@ Row = Sequence[Any]
 class Change:
     """One transaction. The parameter placeholder is ``?``."""
 
-    def __init__(self, connection: sa.Connection, marker: str) -> None:
+    def __init__(self, connection: sa.Connection, *, is_shared: bool) -> None:
         self._connection = connection
-        self._marker = marker
+        self._is_shared = is_shared
 
     def run(self, statement: str, values: Row = ()) -> list[Row]:
         """Run a statement and return its rows, if any."""
-        result = self._connection.exec_driver_sql(statement.replace("?", self._marker), tuple(values))
+        result = self._connection.exec_driver_sql(self._adapted(statement), tuple(values))
         return [tuple(row) for row in result] if result.returns_rows else []
 
     def many(self, statement: str, rows: Iterable[Row]) -> None:
-        """Run a statement for each row, in sorted order, so that two machines that write the same rows do not
-        deadlock."""
-        values = sorted((tuple(row) for row in rows), key=lambda row: [str(each) for each in row])
+        """Run a statement for each row; on a shared database in sorted order, so that two machines that write the same
+        rows do not deadlock."""
+        values = [tuple(row) for row in rows]
+        if self._is_shared:
+            values.sort(key=lambda row: [str(each) for each in row])
         if values:
-            self._connection.exec_driver_sql(statement.replace("?", self._marker), values)
+            self._connection.exec_driver_sql(self._adapted(statement), values)
+
+    def has_column(self, table: str, column: str) -> bool:
+        """True if a table has a column, which an earlier release may not have created."""
+        return column in [each["name"] for each in sa.inspect(self._connection).get_columns(table)]
+
+    def _adapted(self, statement: str) -> str:
+        return statement.replace("?", "%s").replace("BLOB", "BYTEA") if self._is_shared else statement
 
 
-class SyncDatabase:
-    """An open database with its tables. Thread-safe."""
+class Database:
+    """An open database with its tables. Thread-safe.
 
-    def __init__(self, tables: Iterable[str], *, path: Path | None = None, url: str = "", schema: str = "") -> None:
-        self._postgres = bool(url)
+    Opening raises OSError or an error of sqlalchemy, later use the error that ``unusable`` makes of its cause's name.
+    """
+
+    def __init__(
+        self,
+        set_up: Callable[[Change], None],
+        unusable: Callable[[str], TransientError],
+        *,
+        path: Path | None = None,
+        url: str = "",
+        schema: str = "",
+        survives_power_failure: bool = False,
+    ) -> None:
+        self._unusable = unusable
+        self._is_shared = bool(url)
         # SQLite has one connection, which one thread uses at a time.
-        self._turn = nullcontext() if self._postgres else threading.RLock()
+        self._turn = nullcontext() if url else threading.RLock()
+        self._engine = _postgres(url, schema) if url else _sqlite(path, survives_power_failure)
         try:
-            self._engine = _postgres(url, schema) if self._postgres else _sqlite(path)
-            self._set_up(list(tables), path, schema)
-        except (OSError, sa.exc.OperationalError) as fault:
-            raise ConfigError(
-                "The map of ids can't be opened: set PF_STATE_DIR to a folder that may be written; a PostgreSQL "
-                f"database there, or in BOT_HOST_DATABASE_URL, must answer ({type(fault).__name__}).",
-                code="map-unusable",
-                missing=["PF_STATE_DIR"],
-            ) from fault
-
-    def _set_up(self, tables: list[str], path: Path | None, schema: str) -> None:
-        try:
-            self._make(tables, schema)
+            self._set_up(set_up, schema)
         except sa.exc.DatabaseError as fault:
             if path is None or isinstance(fault, sa.exc.OperationalError):
                 raise
             # The file is damaged or not an SQLite file: recreate it, because it is only a cache.
             self._engine.dispose()
-            for each in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-                each.unlink(missing_ok=True)
-            self._engine = _sqlite(path)
-            self._make(tables, schema)
+            delete_files(path)
+            self._engine = _sqlite(path, survives_power_failure)
+            self._set_up(set_up, schema)
 
-    def _make(self, tables: list[str], schema: str) -> None:
+    def _set_up(self, set_up: Callable[[Change], None], schema: str) -> None:
         with self._transaction() as change:
-            if self._postgres:
+            if self._is_shared:
                 # If two machines start at once, both would find no tables, and one would fail.
                 change.run("SELECT pg_advisory_xact_lock(hashtext(?))", (schema,))
                 change.run(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-            for table in tables:
-                change.run(table.replace("BLOB", "BYTEA") if self._postgres else table)
+            set_up(change)
 
     @contextmanager
     def changing(self) -> Iterator[Change]:
@@ -83,17 +92,12 @@ class SyncDatabase:
             with self._transaction() as change:
                 yield change
         except sa.exc.DBAPIError as fault:
-            raise TransientError(
-                "The map of ids can't be used any more: its disk may be full, its file damaged (then delete it), or "
-                f"its database unreachable ({type(fault.orig).__name__}).",
-                service="map of ids",
-                code="map-unusable",
-            ) from fault
+            raise self._unusable(type(fault.orig).__name__) from fault
 
     @contextmanager
     def _transaction(self) -> Iterator[Change]:
         with self._turn, self._engine.begin() as connection:
-            yield Change(connection, "%s" if self._postgres else "?")
+            yield Change(connection, is_shared=self._is_shared)
 
     def read(self, query: str, values: Row = ()) -> list[Row]:
         """The rows of a query."""
@@ -106,17 +110,23 @@ class SyncDatabase:
             self._engine.dispose()
 
 
-def _sqlite(path: Path | None) -> sa.Engine:
+def delete_files(path: Path) -> None:
+    """Delete an SQLite file and the files beside it."""
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+
+
+def _sqlite(path: Path | None, survives_power_failure: bool) -> sa.Engine:
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.chmod(0o600)  # also for an earlier release's file: it contains the resources that Medplum rejected
+        path.chmod(0o600)  # also for an earlier release's file: it contains patients' data
 
     def connect() -> sqlite3.Connection:
-        base = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=30)
+        # Without a path, a temporary file that is deleted with the process.
+        base = sqlite3.connect(path or "", check_same_thread=False, timeout=30)
         base.execute("PRAGMA journal_mode=WAL")
-        # What the Task records as done must survive a power failure here too; a commit covers a hundred resources.
-        base.execute("PRAGMA synchronous=FULL")
+        base.execute(f"PRAGMA synchronous={'FULL' if survives_power_failure else 'NORMAL'}")
         return base
 
     return sa.create_engine("sqlite://", creator=connect, poolclass=sa.StaticPool, hide_parameters=True)

@@ -10,26 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.state.database import Row, SyncDatabase
+import sqlalchemy as sa
+
+from bot_layer.bulk_sync.rules.references import Key, by_type
+from bot_layer.bulk_sync.state.database import Change, Database, Row
+from bot_layer.errors import ConfigError, TransientError
 from bot_layer.sealing import Seal
 
-_TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS known (type TEXT, id TEXT, medplum TEXT NOT NULL, digest BLOB, PRIMARY KEY (type, id))",
-    "CREATE TABLE IF NOT EXISTS gone (type TEXT, id TEXT, medplum TEXT NOT NULL, PRIMARY KEY (type, id))",
-    "CREATE TABLE IF NOT EXISTS waiting (type TEXT, id TEXT, to_type TEXT, to_id TEXT, "
-    "PRIMARY KEY (type, id, to_type, to_id))",
-    "CREATE INDEX IF NOT EXISTS waiting_to ON waiting (to_type, to_id)",
-    "CREATE TABLE IF NOT EXISTS refers (to_type TEXT, to_id TEXT, type TEXT, id TEXT, "
-    "PRIMARY KEY (to_type, to_id, type, id))",
-    "CREATE TABLE IF NOT EXISTS failed (type TEXT, id TEXT, status INTEGER, reason TEXT, resource BLOB, "
-    "PRIMARY KEY (type, id))",
-    "CREATE TABLE IF NOT EXISTS seen (type TEXT, id TEXT, PRIMARY KEY (type, id))",
-    "CREATE TABLE IF NOT EXISTS asked (type TEXT, id TEXT, PRIMARY KEY (type, id))",
-    "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-)
+_TABLES: Final = {
+    "known": "type TEXT, id TEXT, medplum TEXT NOT NULL, digest BLOB, compared BLOB, PRIMARY KEY (type, id)",
+    "gone": "type TEXT, id TEXT, medplum TEXT NOT NULL, PRIMARY KEY (type, id)",
+    "waiting": "type TEXT, id TEXT, to_type TEXT, to_id TEXT, PRIMARY KEY (type, id, to_type, to_id)",
+    "refers": "to_type TEXT, to_id TEXT, type TEXT, id TEXT, PRIMARY KEY (to_type, to_id, type, id)",
+    "failed": "type TEXT, id TEXT, status INTEGER, reason TEXT, resource BLOB, PRIMARY KEY (type, id)",
+    "seen": "type TEXT, id TEXT, PRIMARY KEY (type, id)",
+    "asked": "type TEXT, id TEXT, PRIMARY KEY (type, id)",
+    "note": "name TEXT PRIMARY KEY, value TEXT NOT NULL",
+}
 # Older SQLite versions limit a statement to 999 variables.
 _MANY: Final = 400
 
@@ -48,16 +47,33 @@ class Failure:
     readable: bool = True
 
 
+class Known(NamedTuple):
+    """Medplum's id of a resource, the digest of what the source sent last, and that of the last comparison."""
+
+    id: str
+    digest: bytes | None = None  # None: it must be written, or compared, even if the source sends the same
+    compared: bytes | None = None  # of what was to be stored, and Medplum's version that equals it
+
+
 class SyncMap:
-    """The map in a file, in a PostgreSQL schema that several machines share, or in memory. Thread-safe.
+    """The map in a file, in a PostgreSQL schema that several machines share, or for this process alone. Thread-safe.
 
     With a ``key``, rejected resources and the reasons are encrypted: only these are personal data.
     """
 
     def __init__(self, path: Path | None = None, *, url: str = "", schema: str = "", key: str = "") -> None:
         self._seal = Seal(key)
-        self._base = SyncDatabase(_TABLES, path=path, url=url, schema=schema)
         self.lasting = path is not None or bool(url)  # it survives a killed process
+        try:
+            # What the Task records as done must survive a power failure here too; a commit covers a hundred resources.
+            self._base = Database(_set_up, _unusable, path=path, url=url, schema=schema, survives_power_failure=True)
+        except (OSError, sa.exc.OperationalError) as fault:
+            raise ConfigError(
+                "The map of ids can't be opened: set PF_STATE_DIR to a folder that may be written; a PostgreSQL "
+                f"database there, or in BOT_HOST_DATABASE_URL, must answer ({type(fault).__name__}).",
+                code="map-unusable",
+                missing=["PF_STATE_DIR"],
+            ) from fault
 
     def close(self) -> None:
         """Close the database."""
@@ -80,35 +96,25 @@ class SyncMap:
     def clear(self, cache_id: str) -> None:
         """Delete everything: the map has a different history."""
         with self._base.changing() as base:
-            for table in ("known", "gone", "waiting", "refers", "failed", "seen", "asked", "note"):
+            for table in _TABLES:
                 base.run(f"DELETE FROM {table}")  # noqa: S608 - the names are constants
             base.run("INSERT INTO note VALUES ('cache_id', ?)", (cache_id,))
 
     # -- Ids
 
-    def rows(self, keys: Iterable[Key]) -> dict[Key, tuple[str, bytes | None]]:
-        """Medplum's id and the digest of the last written version, for the known keys."""
-        found: dict[Key, tuple[str, bytes | None]] = {}
-        with self._base.changing() as base:
-            for kind, ids in _by_type(keys):
-                query = f"SELECT id, medplum, digest FROM known WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
-                for source_id, medplum, digest in base.run(query, (kind, *ids)):
-                    found[Key(kind, source_id)] = (medplum, None if digest is None else bytes(digest))
-        return found
-
-    def former(self, keys: Iterable[Key]) -> dict[Key, str]:
-        """The ids that these had in Medplum before they were deleted there, by this sync or by others."""
-        found: dict[Key, str] = {}
-        with self._base.changing() as base:
-            for kind, ids in _by_type(key for key in keys if key.type != "Binary"):  # another resource represents it
-                for table in ("gone", "known"):
-                    query = f"SELECT id, medplum FROM {table} WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
-                    found |= {Key(kind, row[0]): str(row[1]) for row in base.run(query, (kind, *ids))}
-        return found
+    def rows(self, keys: Iterable[Key]) -> dict[Key, Known]:
+        """What is known of these keys; nothing of those that are not in Medplum."""
+        found = self._among("known", "medplum, digest, compared", keys)
+        return {key: Known(at, *(each and bytes(each) for each in digests)) for key, at, *digests in found}
 
     def ids(self, keys: Iterable[Key]) -> dict[Key, str]:
         """Medplum's ids of the known keys."""
-        return {key: medplum for key, (medplum, _) in self.rows(keys).items()}
+        return dict(self._among("known", "medplum", keys))
+
+    def former(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """The ids that these had in Medplum before they were deleted there, by this sync or by others."""
+        wanted = [key for key in keys if key.type != "Binary"]  # another resource represents it
+        return {key: at for table in ("gone", "known") for key, at in self._among(table, "medplum", wanted)}
 
     def knows(self, kind: str) -> bool:
         """True if any resource of a type is known."""
@@ -116,7 +122,7 @@ class SyncMap:
 
     def record(
         self,
-        known: Iterable[tuple[Key, str, bytes | None]],
+        known: Iterable[tuple[Key, Known]],
         *,
         waiting: Iterable[tuple[Key, Iterable[Key]]] = (),
         failures: Iterable[Failure] = (),
@@ -127,12 +133,12 @@ class SyncMap:
         refused = list(failures)
         with self._base.changing() as base:
             base.many(
-                "INSERT INTO known VALUES (?, ?, ?, ?) ON CONFLICT (type, id) "
-                "DO UPDATE SET medplum = excluded.medplum, digest = excluded.digest",
-                [(*key, at, digest) for key, at, digest in rows],
+                "INSERT INTO known (type, id, medplum, digest, compared) VALUES (?, ?, ?, ?, ?) ON CONFLICT (type, id) "
+                "DO UPDATE SET medplum = excluded.medplum, digest = excluded.digest, compared = excluded.compared",
+                [(*key, *each) for key, each in rows],
             )
             for table in ("failed", "gone"):
-                base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", [key for key, _, _ in rows])  # noqa: S608
+                base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", [key for key, _ in rows])  # noqa: S608
             base.many("DELETE FROM waiting WHERE type = ? AND id = ?", [key for key, _ in pairs])
             base.many(
                 "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -144,7 +150,10 @@ class SyncMap:
                 [self._row(each) for each in refused if each.readable],
             )
             # If the source returns to what it sent before, the failure must end.
-            base.many("UPDATE known SET digest = NULL WHERE type = ? AND id = ?", [each.key for each in refused])
+            base.many(
+                "UPDATE known SET digest = NULL, compared = NULL WHERE type = ? AND id = ?",
+                [each.key for each in refused],
+            )
 
     def forget(self, keys: Sequence[Key]) -> None:
         """Remove resources that were deleted in Medplum. Their ids are kept in case the source sends them again."""
@@ -157,10 +166,6 @@ class SyncMap:
             for table in ("known", "waiting", "failed"):
                 base.many(f"DELETE FROM {table} WHERE type = ? AND id = ?", keys)  # noqa: S608
 
-    def count(self) -> int:
-        """The number of known resources."""
-        return self._number("SELECT count(*) FROM known")
-
     # -- References that wait for their target
 
     def repairable(self, limit: int) -> list[Key]:
@@ -171,9 +176,9 @@ class SyncMap:
             (limit,),
         )
 
-    def targets_of(self, key: Key) -> list[Key]:
-        """The targets that a resource waits for."""
-        return self._keys("SELECT to_type, to_id FROM waiting WHERE type = ? AND id = ?", key)
+    def targets_of(self, keys: Iterable[Key]) -> set[Key]:
+        """The targets that these resources wait for."""
+        return {Key(*target) for _, *target in self._among("waiting", "to_type, to_id", keys)}
 
     def waiting_targets(self, after: Key, limit: int) -> list[Key]:
         """Unknown targets after a key that the source was not asked for yet."""
@@ -187,21 +192,15 @@ class SyncMap:
 
     def waiting(self) -> int:
         """The number of logical references whose target is not in Medplum."""
-        return self._number("SELECT count(*) FROM waiting")
+        return int(self._base.read("SELECT count(*) FROM waiting")[0][0])
 
     def asked(self, keys: Iterable[Key]) -> set[Key]:
         """The keys that the source was asked for and does not have."""
-        found: set[Key] = set()
-        with self._base.changing() as base:
-            for kind, ids in _by_type(keys):
-                query = f"SELECT id FROM asked WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
-                found |= {Key(kind, row[0]) for row in base.run(query, (kind, *ids))}
-        return found
+        return {key for (key,) in self._among("asked", "", keys)}
 
     def write_asked(self, keys: Iterable[Key]) -> None:
         """Record that the source does not have these, so that it is asked only once."""
-        with self._base.changing() as base:
-            base.many("INSERT INTO asked VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
+        self._add("asked", keys)
 
     def ask_anew(self, rights: str) -> None:
         """Delete these records if the source was asked with other rights, or not at all."""
@@ -214,15 +213,11 @@ class SyncMap:
 
     def write_references(self, pairs: Iterable[tuple[Key, Iterable[Key]]]) -> None:
         """Record what each resource refers to. Outdated references may remain recorded."""
-        with self._base.changing() as base:
-            base.many(
-                "INSERT INTO refers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                [(*target, *key) for key, targets in pairs for target in targets],
-            )
+        self._add("refers", ((*target, *key) for key, targets in pairs for target in targets))
 
     def referrers(self, targets: Iterable[Key]) -> Iterator[list[Key]]:
         """The resources that may refer to these, a hundred at a time."""
-        for kind, ids in _by_type(targets):
+        for kind, ids in by_type(targets, _MANY):
             query = (
                 f"SELECT DISTINCT type, id FROM refers WHERE to_type = ? AND to_id IN ({_marks(ids)}) "  # noqa: S608
                 "AND (type, id) > (?, ?) ORDER BY 1, 2 LIMIT 100"
@@ -261,34 +256,52 @@ class SyncMap:
 
     def write_seen(self, keys: Iterable[Key]) -> None:
         """Record that the source still has these."""
-        with self._base.changing() as base:
-            base.many("INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
+        self._add("seen", keys)
 
     def unseen(self, keys: Sequence[Key]) -> list[Key]:
         """The keys that the full export did not contain."""
-        seen: set[Key] = set()
-        with self._base.changing() as base:
-            for kind, ids in _by_type(keys):
-                query = f"SELECT id FROM seen WHERE type = ? AND id IN ({_marks(ids)})"  # noqa: S608
-                seen |= {Key(kind, row[0]) for row in base.run(query, (kind, *ids))}
+        seen = {key for (key,) in self._among("seen", "", keys)}
         return [key for key in keys if key not in seen]
+
+    # -- Any table
+
+    def _among(self, table: str, columns: str, keys: Iterable[Key]) -> list[tuple[Any, ...]]:
+        """Key and columns of the rows of these keys."""
+        query = f"SELECT type, id{', ' + columns if columns else ''} FROM {table} WHERE type = ? AND id IN "  # noqa: S608
+        with self._base.changing() as base:
+            return [
+                (Key(row[0], row[1]), *row[2:])
+                for kind, ids in by_type(keys, _MANY)
+                for row in base.run(f"{query}({_marks(ids)})", (kind, *ids))
+            ]
+
+    def _add(self, table: str, rows: Iterable[Sequence[str]]) -> None:
+        """Add the rows that are not there yet."""
+        with self._base.changing() as base:
+            listed = list(rows)
+            marks = _marks(listed[0]) if listed else ""
+            base.many(f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT DO NOTHING", listed)  # noqa: S608
 
     def _keys(self, query: str, values: Row) -> list[Key]:
         return [Key(row[0], row[1]) for row in self._base.read(query, values)]
 
-    def _number(self, query: str) -> int:
-        return int(self._base.read(query)[0][0])
+
+def _set_up(base: Change) -> None:
+    for table, columns in _TABLES.items():
+        base.run(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+    base.run("CREATE INDEX IF NOT EXISTS waiting_to ON waiting (to_type, to_id)")
+    if not base.has_column("known", "compared"):
+        base.run("ALTER TABLE known ADD COLUMN compared BLOB")
 
 
-def _by_type(keys: Iterable[Key]) -> Iterator[tuple[str, list[str]]]:
-    """The ids of each type, in lists small enough for one statement."""
-    by_type: dict[str, list[str]] = {}
-    for key in keys:
-        by_type.setdefault(key.type, []).append(key.id)
-    for kind, ids in by_type.items():
-        for start in range(0, len(ids), _MANY):
-            yield kind, ids[start : start + _MANY]
+def _unusable(cause: str) -> TransientError:
+    return TransientError(
+        "The map of ids can't be used any more: its disk may be full, its file damaged (then delete it), or "
+        f"its database unreachable ({cause}).",
+        service="map of ids",
+        code="map-unusable",
+    )
 
 
-def _marks(ids: Sequence[str]) -> str:
-    return ",".join("?" * len(ids))
+def _marks(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))

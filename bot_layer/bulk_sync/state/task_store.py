@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import quote
 
 import orjson
 
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.rules.task import TASK_SYSTEM, from_task, to_task
+from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.errors import InputError, ServiceError, TransientError
 from bot_layer.fhir.json import Json
 from bot_layer.http.policy import RetryPolicy
@@ -35,21 +36,11 @@ class RunCancelled(LeaseLost):
     """The run of this process was cancelled."""
 
 
-class Copy(Protocol):
-    """Storage for a text on this machine between runs."""
-
-    def note(self, name: str) -> str:
-        """The stored text, or an empty one."""
-
-    def write_note(self, name: str, value: str) -> None:
-        """Store the text."""
-
-
 @dataclass
 class SyncStore:
     """Reads and writes the Task. ``clock`` is the wall clock, which is roughly the same on two machines.
 
-    ``copy`` saves a read: if the Task still has the version that this machine wrote last, it need not be read.
+    The copy of the Task in the map saves a read, if the Task still has the version that this machine wrote last.
     """
 
     medplum: Medplum
@@ -57,7 +48,7 @@ class SyncStore:
     owner: str
     lease_seconds: float = LEASE_SECONDS
     clock: Callable[[], float] = field(default=time.time, repr=False)
-    copy: Copy | None = field(default=None, repr=False)
+    map: SyncMap | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._task: Json | None = None
@@ -68,19 +59,18 @@ class SyncStore:
 
     def load(self) -> SyncState:
         """The state read from Medplum."""
-        task = self._found()
-        with self.lock:
-            self._task = task
-            self.state = self.written = from_task(task)
-            return self.state
+        found = list(self.medplum.search_all("Task", f"{self._query}&_sort=_lastUpdated"))
+        return self._read(min(found, key=lambda each: str(each["id"]), default=None))
 
     @property
     def _query(self) -> str:
         return f"identifier={quote(TASK_SYSTEM, safe=':/')}%7C{quote(self.source, safe=':/')}"
 
-    def _found(self) -> Json | None:
-        found = list(self.medplum.search_all("Task", f"{self._query}&_sort=_lastUpdated"))
-        return min(found, key=lambda each: str(each["id"])) if found else None
+    def _read(self, task: Json | None) -> SyncState:
+        with self.lock:
+            self._task = task
+            self.state = self.written = from_task(task)
+            return self.state
 
     def acquire(self) -> SyncState:
         """The state, with the lease acquired; TransientError ``sync-running`` while another process has it."""
@@ -136,9 +126,8 @@ class SyncStore:
         """The state last read or written here, unless a process has the lease: If-Match shows if it is still
         current."""
         with self.lock:
-            if self._task is None and self.copy is not None and (text := self.copy.note(_COPY)):
-                self._task = orjson.loads(text)
-                self.state = self.written = from_task(self._task)
+            if self._task is None and self.map is not None and (text := self.map.note(_COPY)):
+                self._read(orjson.loads(text))
             if self._task is not None and self.state.held_by_other(self.owner, self.clock()):
                 return self.load()
             return self.state
@@ -147,8 +136,8 @@ class SyncStore:
         """Write the state and renew or release the lease; LeaseLost if another process has written since."""
         with self.lock:
             self._write(state, until=0.0 if release else self.clock() + self.lease_seconds)
-            if release and self.copy is not None:
-                self.copy.write_note(_COPY, orjson.dumps(self._task).decode())
+            if release and self.map is not None:
+                self.map.write_note(_COPY, orjson.dumps(self._task).decode())
             self.state = self.written
             return self.state
 
@@ -157,37 +146,37 @@ class SyncStore:
         task = self._task
         if task is None:
             raise AssertionError("a lease is acquired first")
-        self._task = self._put(task, to_task(state, self.source, task=_bare(task)))
+        bare = {name: each for name, each in task.items() if name not in ("meta", "output", "executionPeriod")}
+        self._task = self._put(task, to_task(state, self.source, task=bare))
         self.written = state
 
     def check(self) -> None:
-        """LeaseLost unless the lease is valid for a while longer: checked before each write."""
-        if self.clock() > self.state.until - self.lease_seconds / 6:
-            self.renew()
-
-    def renew(self) -> None:
-        """Extend the lease without changing the state.
+        """Renew the lease if it ends soon, without changing the state; called before each write to Medplum.
 
         A lease that expired while nothing was written (the source was slow) is still ours unless another process took
-        it: then the Task has another version, and If-Match fails.
+        it: then the Task has another version, and If-Match fails with LeaseLost.
         """
+        if self._is_fresh():
+            return  # without the lock: its holder may wait for this write
         with self.lock:
-            if self.clock() > self.state.until - self.lease_seconds / 6:
+            if not self._is_fresh():
                 # Only the lease: progress since the last save is written by the code that has completed it.
                 self._write(self.written, until=self.clock() + self.lease_seconds)
                 self.state = replace(self.state, owner=self.written.owner, until=self.written.until)
 
+    def _is_fresh(self) -> bool:
+        return self.clock() <= self.state.until - self.lease_seconds / 6
+
     def _put(self, task: Json, body: Json) -> Json:
         """Compare and set the Task by its version; returns the stored Task. LeaseLost if another process has written it
         since."""
-        where = f"Task/{task['id']}"
         try:
             return self._server.update({**body, "meta": {"versionId": task["meta"]["versionId"]}})
         except (InputError, ServiceError) as fault:
             status = 404 if isinstance(fault, InputError) else fault.status
             if status not in (404, 410, 412):
                 raise
-        current = self.medplum.find(where)
+        current = self.medplum.find(f"Task/{task['id']}")
         if current is None:
             raise self._lost()  # it was deleted, or Medplum was reinstalled
         now, ours = from_task(current), from_task(body)
@@ -205,21 +194,14 @@ class SyncStore:
             task = self._server.create_once(to_task(ours, self.source), self._query)
         except TransientError as fault:
             raise self._lost() from fault
-        with self.lock:
-            self._task = task
-            self.state = self.written = from_task(task)
-            return self.state
+        return self._read(task)
 
     def _lost(self, *, cancelled: bool = False) -> LeaseLost:
         # From now on, every other write of this process fails its lease check.
         self.state = replace(self.state, owner="", until=0.0)
-        if cancelled:
-            return RunCancelled("The run was cancelled.", service=SERVICE, method="PUT", path="Task/{id}")
-        return LeaseLost("Another run took over this sync.", service=SERVICE, method="PUT", path="Task/{id}")
-
-
-def _bare(task: Json) -> Json:
-    return {name: value for name, value in task.items() if name not in ("meta", "output", "executionPeriod")}
+        fault = RunCancelled if cancelled else LeaseLost
+        text = "The run was cancelled." if cancelled else "Another run took over this sync."
+        return fault(text, service=SERVICE, method="PUT", path="Task/{id}")
 
 
 def _is_cancelled(now: Run | None, ours: Run | None) -> bool:

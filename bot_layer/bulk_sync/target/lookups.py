@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
 from bot_layer.bulk_sync.rules.provenance import imported_from
-from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.references import Key, by_type
 from bot_layer.bulk_sync.rules.source_identity import lookup_query, source_id_of, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.errors import AuthError, InputError, PermanentError
+from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 
 LOOKUP_SIZE: Final = 100
@@ -33,63 +33,47 @@ class Lookups:
         self.foreign: set[Key] = set()  # keys that another source also uses in Medplum
         self._askers = ThreadPoolExecutor(self.workers, thread_name_prefix="pf-ask")
 
-    def start(self, keys: Iterable[Key]) -> Callable[[], dict[Key, Found]]:
-        """Start the searches in parallel; the returned function waits for the results and returns what Medplum has."""
-        by_type: dict[str, list[str]] = {}
-        for key in dict.fromkeys(keys):
-            by_type.setdefault(key.type, []).append(key.id)
-        asked = [
-            self._askers.submit(self._found, kind, ids[start : start + LOOKUP_SIZE])
-            for kind, ids in by_type.items()
-            if kind not in self.unknown and kind not in self.unreadable
-            for start in range(0, len(ids), LOOKUP_SIZE)
-        ]
-
-        def read() -> dict[Key, Found]:
-            # All end before the first failure is raised, so that no search is running when the lease is released.
-            wait_for(asked)
-            return {key: there for each in asked for key, there in each.result().items()}
-
-        return read
+    def look_up(self, keys: Iterable[Key]) -> dict[Key, Found]:
+        """The resources in Medplum for these keys."""
+        asked = [self._askers.submit(self._found, kind, ids) for kind, ids in by_type(keys, LOOKUP_SIZE)]
+        wait(asked)  # all end before the first failure is raised: no search may be running when the lease is released
+        return {key: there for each in asked for key, there in each.result().items()}
 
     def has_none(self, kind: str) -> bool:
         """True if Medplum has no resource of this source type that any sync has written."""
         return not self.server.search(stored_as(kind), f"{lookup_query(kind, [''])}&_count=1&_fields=id")
 
-    def alive(self, ids: Mapping[Key, str]) -> set[str]:
-        """The Medplum ids that still exist, with any content."""
-        by_type: dict[str, list[str]] = {}
-        for key, at in ids.items():
-            by_type.setdefault(key.type, []).append(at)
+    def versions(self, ids: Mapping[Key, str]) -> dict[str, str]:
+        """The current version by Medplum id, for those that exist. Medplum is much quicker with it than with
+        identifiers and whole resources."""
         return {
-            str(found["id"])
-            for kind, some in by_type.items()
-            for start in range(0, len(some), LOOKUP_SIZE)
-            for found in self.server.search_all(
-                kind, f"_id={','.join(some[start : start + LOOKUP_SIZE])}&_count=1000&_fields=id"
-            )
+            str(found["id"]): str(found["meta"]["versionId"])
+            for kind, some in by_type(((key.type, at) for key, at in ids.items()), LOOKUP_SIZE)
+            for found in self._guarded(kind, f"_id={','.join(some)}&_count=1000&_fields=id")
         }
 
-    def _found(self, kind: str, ids: list[str]) -> dict[Key, Found]:
+    def _guarded(self, kind: str, query: str) -> list[Json]:
+        """The matches of a search; none where Medplum does not have the type, or this login may not read it."""
+        if kind in self.unknown or kind in self.unreadable:
+            return []
         try:
-            return self._searched(kind, ids)
+            return list(self.server.search_all(stored_as(kind), query))
         except (InputError, PermanentError) as fault:
             # The ids are valid FHIR ids, so only the type can be wrong.
             if isinstance(fault, PermanentError) and fault.status != 400:
                 raise
             self.unknown.add(kind)
-            return {}
         except AuthError as fault:
             if fault.code != "medplum-rights-refused":
                 raise
             self.unreadable.add(kind)
-            return {}
+        return []
 
-    def _searched(self, kind: str, ids: list[str]) -> dict[Key, Found]:
+    def _found(self, kind: str, ids: list[str]) -> dict[Key, Found]:
         wanted, found = set(ids), dict[Key, Found]()
         profile = self.server.profile  # read from the token
         ours = self.writers | {profile}
-        for resource in self.server.search_all(stored_as(kind), f"{lookup_query(kind, ids)}&_count=1000"):
+        for resource in self._guarded(kind, f"{lookup_query(kind, ids)}&_count=1000"):
             source_id = source_id_of(resource, kind)
             if source_id is None or source_id not in wanted:
                 continue

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
+from bot_layer.bulk_sync.state.id_map import SyncMap
 from bot_layer.bulk_sync.state.task_store import LeaseLost, RunCancelled, SyncStore
 from bot_layer.errors import TransientError
 from bot_layer.medplum.client import connect_client
@@ -35,25 +36,10 @@ def medplum() -> Iterator[MedplumSandbox]:
         yield sandbox
 
 
-@dataclass
-class Notes:
-    """A machine's disk."""
-
-    notes: dict[str, str] = field(default_factory=dict)
-
-    def note(self, name: str) -> str:
-        """A note."""
-        return self.notes.get(name, "")
-
-    def write_note(self, name: str, value: str) -> None:
-        """Keep a note."""
-        self.notes[name] = value
-
-
-def store(medplum: MedplumSandbox, owner: str, clock: Clock, copy: Notes | None = None) -> SyncStore:
+def store(medplum: MedplumSandbox, owner: str, clock: Clock, notes: SyncMap | None = None) -> SyncStore:
     """A store of one owner; leases last a minute."""
     login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
-    return SyncStore(login.in_bulk(Pace(0.8, lambda _: None)), SOURCE, owner, 60.0, clock=clock, copy=copy)
+    return SyncStore(login.in_bulk(Pace(0.8, lambda _: None)), SOURCE, owner, 60.0, clock=clock, map=notes)
 
 
 def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> None:
@@ -169,7 +155,7 @@ def finished(one: SyncStore, name: str) -> None:
 
 def test_a_task_that_nobody_changed_need_not_be_read(medplum: MedplumSandbox) -> None:
     """The copy on this machine is of the same version: one request takes the lease, with the state."""
-    clock, disk = Clock(), Notes()
+    clock, disk = Clock(), SyncMap()
     finished(store(medplum, "a", clock, disk), "first")
     before = len(medplum.requests)
     second = store(medplum, "b", clock, disk)
@@ -180,9 +166,9 @@ def test_a_task_that_nobody_changed_need_not_be_read(medplum: MedplumSandbox) ->
 
 def test_a_copy_that_is_out_of_date_is_not_believed(medplum: MedplumSandbox) -> None:
     """Another machine wrote since: its state counts, and nothing of it is overwritten."""
-    clock, disk = Clock(), Notes()
+    clock, disk = Clock(), SyncMap()
     finished(store(medplum, "a", clock, disk), "first")
-    finished(store(medplum, "b", clock, Notes()), "second")
+    finished(store(medplum, "b", clock, SyncMap()), "second")
     assert store(medplum, "c", clock, disk).acquire().cache_id == "second"
     # And a lease that another process took since then stays valid.
     with pytest.raises(TransientError) as caught:
@@ -192,7 +178,7 @@ def test_a_copy_that_is_out_of_date_is_not_believed(medplum: MedplumSandbox) -> 
 
 def test_a_task_of_a_medplum_that_was_set_up_anew_is_made_anew(medplum: MedplumSandbox) -> None:
     """Same client, but no such Task: formerly each run was refused until a person deleted the map."""
-    clock, disk = Clock(), Notes()
+    clock, disk = Clock(), SyncMap()
     finished(store(medplum, "a", clock, disk), "first")
     with MedplumSandbox() as other:
         assert store(other, "b", clock, disk).acquire().cache_id == ""
@@ -200,7 +186,7 @@ def test_a_task_of_a_medplum_that_was_set_up_anew_is_made_anew(medplum: MedplumS
 
 def test_a_task_that_was_deleted_is_made_anew(medplum: MedplumSandbox) -> None:
     """Whatever the copy says."""
-    clock, disk = Clock(), Notes()
+    clock, disk = Clock(), SyncMap()
     first = store(medplum, "a", clock, disk)
     finished(first, "first")
     (task,) = first.medplum.search_all("Task", "")
