@@ -186,7 +186,7 @@ def _carry_out(server: Medplum, request: Request, planned: Survey, out: _Out) ->
             out.say(f"done{report.step_line(step)}")
             shown.advance(task)
 
-        done = carry_out(server, request, planned, tell=advance)
+        done = carry_out(server, request, planned, on_step=advance)
     out.result |= {"done": len(done.done), "left": len(done.left)}
     if done.error:
         out.say(f"Stopped after {len(done.done)} steps, {len(done.left)} are left; run it again to continue.")

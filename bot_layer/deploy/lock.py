@@ -148,9 +148,9 @@ def _value(basic: Json, url: str, name: str) -> str | None:
 def _locked(basic: Json, until: str | None) -> TransientError:
     since = basic.get("meta", {}).get("lastUpdated", "")
     holder = _value(basic, _LOCKED_BY, "valueString") or "another login"
-    held = f"held by {holder}, last active {since}, until {until}" if until else "just acquired by another process"
+    state = f"held by {holder}, last active {since}, until {until}" if until else "just acquired by another process"
     return TransientError(
-        f"Another deployment is in progress ({held}). If it was interrupted, run again with --break-lock.",
+        f"Another deployment is in progress ({state}). If it was interrupted, run again with --break-lock.",
         service="Medplum",
         code="deployment-locked",
         retry_after=600.0,

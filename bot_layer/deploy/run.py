@@ -122,7 +122,7 @@ def carry_out(
     planned: Survey,
     *,
     now: datetime | None = None,
-    tell: Callable[[Step], None] = lambda _step: None,
+    on_step: Callable[[Step], None] = lambda _step: None,
 ) -> Report:
     """Carry out a plan and nothing else; after a failure, the remaining steps are not done and are reported."""
     if planned.errors:
@@ -154,7 +154,7 @@ def carry_out(
                 after = None if step.action == "delete" else project.version_of(reference)
                 lock.note(step, Entry(reference, before, after, step.collection))
             done.append(step)
-            tell(step)
+            on_step(step)
     except BotError as fault:
         error = fault
     finally:  # also after Ctrl-C: the next deployment need not wait until the lock expires

@@ -195,7 +195,7 @@ def test_an_interrupted_deployment_lets_the_lock_go(server: Medplum) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(server, request, survey(server, request), now=NOW, tell=interrupt)
+        carry_out(server, request, survey(server, request), now=NOW, on_step=interrupt)
     deploy(server, request)
 
 
