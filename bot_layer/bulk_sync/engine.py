@@ -16,7 +16,7 @@ from bot_layer.bulk_sync.planning import kick_off
 from bot_layer.bulk_sync.polling import poll
 from bot_layer.bulk_sync.release import release_all, release_done
 from bot_layer.bulk_sync.rules import run_state as sync_state
-from bot_layer.bulk_sync.rules.run_state import EditList, Run, SyncState
+from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.session import Halted, Options, Progress, Session
 from bot_layer.bulk_sync.state.id_map import SyncMap
@@ -139,8 +139,8 @@ def _fail(session: Session, fault: BotError) -> None:
     run = session.store.state.run
     if run is None or run.over:
         # The run did not even start: monitoring must not keep showing the result of the previous run.
-        edits = run.edits if run is not None else EditList()
-        run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="failed", edits=edits)
+        before = run or Run("", 0.0)
+        run = Run(uuid.uuid4().hex, session.clock(), "failed", edits=before.edits, not_exported=before.not_exported)
     # After a transient error, the run is resumed later; after a permanent one, it is over and the time stamps stay.
     over = run.over or not isinstance(fault, TransientError)
     problem = f"{fault.code}: {fault.message}"

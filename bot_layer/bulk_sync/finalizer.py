@@ -17,7 +17,7 @@ from bot_layer.bulk_sync.rules.provenance import SYNC_TAG
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.retraction import marked
 from bot_layer.bulk_sync.rules.settings import Deletion
-from bot_layer.bulk_sync.rules.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, source_id_of, stored_as
+from bot_layer.bulk_sync.rules.source_identity import KEYED_BY_TAG, POINTED_TO, id_system, stored_as
 from bot_layer.bulk_sync.rules.upsert import Found
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.records import ReadRefused
@@ -68,12 +68,9 @@ class Finalizer:
         self.map.write_note(KNOWS_WAITING, "yes")
 
     def _waiting(self, resource: Json, kind: str) -> tuple[Key, list[Key]] | None:
-        """The pending references of a resource that this source's sync wrote: another practice's may have the same
-        target ids."""
-        source_id = source_id_of(resource, kind)
-        if source_id is None or not source_mark.imported_from(resource, Key(kind, source_id), self.address):
-            return None
-        return Key(kind, source_id), sorted(references.logical_targets(resource, self.address))
+        """The pending references of a resource that this source's sync wrote."""
+        key = source_mark.imported_key(resource, kind, self.address)
+        return None if key is None else (key, sorted(references.logical_targets(resource, self.address)))
 
     def repair(self) -> int:
         """Turn logical references into literal ones if the target now exists; returns the number of changed
@@ -215,12 +212,9 @@ class Finalizer:
         fields = ",".join(["identifier" if parameter == "identifier" else "meta", *said])
         query = f"{parameter}={id_system(kind)}%7C&_count=1000&_sort=_lastUpdated&_fields={fields}"
         for resource in self.medplum.server.search_all(stored_as(kind), query):
-            source_id = source_id_of(resource, kind)
-            if source_id is not None:
-                key = Key(kind, source_id)
-                is_marked = marks and marked(resource) == resource
-                if source_mark.imported_from(resource, key, self.address) and not is_marked:
-                    yield key
+            key = source_mark.imported_key(resource, kind, self.address)
+            if key is not None and not (marks and marked(resource) == resource):
+                yield key
 
     def _gone(self, key: Key, *, refused: bool) -> bool:
         """True if the source no longer has the resource. A resource that only left the Group still exists and is not

@@ -23,7 +23,7 @@ from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
 from bot_layer.bulk_sync.rules.references import Key, Query, queries, with_targets
 from bot_layer.bulk_sync.rules.run_state import COUNTED, LocalEdit, add_counts
-from bot_layer.bulk_sync.rules.source_identity import source_id_of, stored_as
+from bot_layer.bulk_sync.rules.source_identity import stored_as
 from bot_layer.bulk_sync.rules.upsert import Found, Incoming
 from bot_layer.bulk_sync.state.id_map import Failure, Known, SyncMap
 from bot_layer.bulk_sync.target.upserts import Draft, Outcome
@@ -237,9 +237,8 @@ class UpsertWorker:
             text = f"identifier={quote(f'{query.system}|{query.value}', safe='')}&_count=20"
             with suppress(InputError, PermanentError, AuthError):
                 for found in self.medplum.server.search_all(query.type, text):
-                    source_id = source_id_of(found, query.type)
-                    if source_id and provenance.imported_from(found, Key(query.type, source_id), self.source):
-                        ids.add(source_id)
+                    if key := provenance.imported_key(found, query.type, self.source):
+                        ids.add(key.id)
                     if len(ids) > 1:
                         break
         with self._lock:

@@ -408,6 +408,8 @@ def test_a_retry_leaves_open_what_the_source_did_not_export(tmp_path: Path) -> N
         before = stamps()
         assert set(before) == {"Patient", "Condition"}
         both.source.edit_manifest = lambda body: body
+        # A run that cannot even start does not hide it either.
+        assert typed(both, "--patient", "p9", folder=tmp_path, **three).exit_code == 1
         told = typed(both, "--retry-failed", folder=tmp_path, **three)
         assert told.exit_code == 4, told.stderr
         assert "not-exported: Observation: 1 x error processing" in told.stdout

@@ -94,6 +94,16 @@ def tagged(resource: Json, unresolved: frozenset[Key]) -> Json:
     return {**resource, "meta": rest | ({"tag": tags} if tags else {})}
 
 
+def imported_key(resource: Json, kind: str, source: str) -> Key | None:
+    """The source resource that this source's sync stored as this one, or None if it did not write it.
+
+    ``kind`` is the type at the source: another practice may have the same ids.
+    """
+    source_id = source_id_of(resource, kind)
+    key = Key(kind, source_id or "")
+    return key if source_id and imported_from(resource, key, source) else None
+
+
 def imported_from(resource: Json, key: Key, source: str) -> bool:
     """True if this source's sync wrote the resource: only such resources are updated or deleted."""
     notes = _notes(resource, key)
