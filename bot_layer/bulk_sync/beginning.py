@@ -13,6 +13,7 @@ from bot_layer.bulk_sync.reconciling import begin_seeing, check_map
 from bot_layer.bulk_sync.release import release_all
 from bot_layer.bulk_sync.rules.plan import filtered_by, still_missing
 from bot_layer.bulk_sync.rules.run_state import NO_GROUP, Run, SyncState
+from bot_layer.bulk_sync.rules.smart import Discovery
 from bot_layer.bulk_sync.session import Options, Session
 
 _NEXT: Final = "next_cache_id"
@@ -100,6 +101,7 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
         use_scopes(session, state)
         return tuple(each for each in types if each not in state.refused_types), state
     accepted = session.source.login.negotiate(types)
+    discovery = session.source.login.discover()
     refused = tuple(each for each in types if each not in accepted)
     if refused:
         session.log("PFSmartClient", f"The source does not grant: {', '.join(refused)}")
@@ -110,13 +112,17 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
         scopes_for=asked_for,
         scopes_at=session.clock(),
         refused_types=refused,
+        token_endpoint=discovery.token_endpoint,
+        auth_methods=discovery.auth_methods,
     )
     return accepted, changed
 
 
 def use_scopes(session: Session, state: SyncState) -> None:
-    """Log in to the source with the scopes that it granted before, without negotiating again."""
+    """Log in to the source as before, without repeating discovery and scope negotiation."""
     session.source.login.granted = session.settings.scopes or state.scopes
+    if state.token_endpoint and session.source.login.discovery is None:
+        session.source.login.discovery = Discovery(state.token_endpoint, state.auth_methods)
 
 
 def _known_writers(session: Session, state: SyncState) -> SyncState:

@@ -171,6 +171,8 @@ class SyncState:
     scopes_at: float = 0.0  # when the scopes were negotiated
     refused_types: tuple[str, ...] = ()
     type_filters: tuple[str, ...] = ()
+    token_endpoint: str = ""
+    auth_methods: tuple[str, ...] = ()
     cache_id: str = ""
     failures: str = ""
     writers: tuple[str, ...] = ()  # the logins that write for this sync: writes of others are edits

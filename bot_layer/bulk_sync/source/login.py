@@ -20,7 +20,7 @@ from bot_layer.bulk_sync.rules.settings import SyncSettings
 from bot_layer.bulk_sync.rules.smart import SERVICE, AuthMethod, Discovery, ScopeRefused, Token
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, USUALLY_GRANTED
 from bot_layer.bulk_sync.source.requests import Log, OpenRequests
-from bot_layer.errors import AuthError, ConfigError, TransientError
+from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from bot_layer.fhir.json import read_object
 from bot_layer.http.policy import BUSY
 from bot_layer.http.retry import repeat
@@ -37,19 +37,21 @@ class SourceLogin:
     requests: OpenRequests
     log: Log = field(default=lambda _component, _text: None, repr=False)
     granted: tuple[str, ...] = ()  # the scopes, if they are known
+    discovery: Discovery | None = None  # what an earlier run found; read again if the login there fails
 
     def __post_init__(self) -> None:
         self._tokens: SingleFlight[Token] = SingleFlight(SERVICE)
         self._token: Token | None = None
-        self._discovery: Discovery | None = None
+        self._is_discovered = False
 
     def discover(self) -> Discovery:
         """The token endpoint, from the SMART configuration or else the CapabilityStatement; read once."""
-        if self._discovery is None:
+        if self.discovery is None:
             self.log("PFSyncWorker", "Discovering SMART endpoints...")
-            self._discovery = self._read_discovery()
-            self.log("PFSyncWorker", f"Token endpoint: {_place(self._discovery.token_endpoint)}")
-        return self._discovery
+            self.discovery = self._read_discovery()
+            self._is_discovered = True
+            self.log("PFSyncWorker", f"Token endpoint: {_place(self.discovery.token_endpoint)}")
+        return self.discovery
 
     def _read_discovery(self) -> Discovery:
         readers = (
@@ -132,7 +134,20 @@ class SourceLogin:
         return answer
 
     def _ask(self, scopes: tuple[str, ...]) -> Token | ScopeRefused:
-        discovery = self.discover()
+        """The answer to a token request. The token endpoint that an earlier run found may have moved."""
+        before = self.discover()
+        try:
+            return self._asked(before, scopes)
+        except (PermanentError, AuthError, TransientError):
+            if self._is_discovered:
+                raise
+            self.discovery = None
+            now = self.discover()
+            if (now.token_endpoint, now.auth_methods) == (before.token_endpoint, before.auth_methods):
+                raise
+            return self._asked(now, scopes)
+
+    def _asked(self, discovery: Discovery, scopes: tuple[str, ...]) -> Token | ScopeRefused:
         method = smart.auth_method(discovery, has_key=bool(self.settings.private_key))
         self.log("PFSmartClient", "Requesting access token from Practice Fusion...")
         name = "private_key JWT" if method == "private_key_jwt" else "client_secret"

@@ -62,7 +62,6 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
         document["run"].pop(name, None)
     document["run"]["source_errors"] = False  # fields of that version
     document["run"]["jobs"][0]["files"][0]["lines"] = 5
-    document["token_endpoint"] = "https://s.example/token"
     document["members"] = document["run"]["members"] = {"g": ["p"]}
     held["valueString"] = json.dumps(document)
     run = replace(RUN, edits=EditList())

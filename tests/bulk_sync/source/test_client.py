@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from bot_layer.bulk_sync.rules.bulk_export import ExportFile
 from bot_layer.bulk_sync.rules.settings import SyncSettings
+from bot_layer.bulk_sync.rules.smart import Discovery
 from bot_layer.bulk_sync.source.client import PracticeFusion
 from bot_layer.bulk_sync.source.files import FileChanged, LinkExpired
 from bot_layer.bulk_sync.source.hosts import HostGuard, UnsafeAddress, origin
@@ -398,9 +399,18 @@ def test_a_source_that_is_busy_is_not_taken_for_one_without_discovery(odd: Odd, 
         client.login.discover()
 
 
-def test_a_refused_login_is_not_repeated(client: PracticeFusion, odd: Odd) -> None:
+def test_a_token_endpoint_that_moved_is_found_again(client: PracticeFusion, odd: Odd) -> None:
+    """Even if the old one does not answer at all."""
+    client.login.discovery = Discovery("http://127.0.0.1:1/token")
+    client.login.granted = ("system/Patient.rs",)
+    assert client.login.token()
+    assert len(odd.forms) == 1
+
+
+def test_a_refused_login_is_not_repeated_where_nothing_moved(client: PracticeFusion, odd: Odd) -> None:
     """Some sources lock a client out that asks again and again."""
     odd.login_status = 401
+    client.login.discovery = Discovery(client.settings.source.removesuffix("/fhir") + "/token")
     client.login.granted = ("system/Patient.rs",)
     with pytest.raises(AuthError):
         client.login.token()
