@@ -32,7 +32,7 @@ ALL = (*LOGIN, *PLAIN)
 HOST = {"X_CLIENT_ID": "host", "X_CLIENT_SECRET": "secret of the host"}
 
 
-def test_an_event_never_brings_a_token_url_to_a_secret_of_the_host() -> None:
+def test_an_event_never_combines_its_token_url_with_a_secret_of_the_host() -> None:
     """The secret would be sent to whatever address the event names."""
     forged = {"X_TOKEN_URL": "https://attacker.example", "X_BASE_URL": "https://attacker.example", "X_PRIVATE_KEY": "k"}
     assert resolve(ALL, HOST, forged) == HOST
@@ -42,7 +42,7 @@ def test_an_event_never_brings_a_token_url_to_a_secret_of_the_host() -> None:
     st.dictionaries(st.sampled_from([each.name for each in ALL]), st.just("env")),
     st.dictionaries(st.sampled_from([each.name for each in ALL]), st.just("project")),
 )
-def test_a_login_comes_whole_from_one_place_and_all_else_one_by_one(
+def test_a_login_comes_complete_from_one_place_and_other_settings_one_by_one(
     environ: dict[str, str], secrets: dict[str, str]
 ) -> None:
     """Wherever values are set, no two parts of a login come from different places."""
@@ -209,7 +209,7 @@ def test_a_secret_of_every_type_is_text() -> None:
     assert secret_text(True) == "true"
 
 
-def test_one_setting_may_stand_for_another() -> None:
+def test_one_setting_may_replace_another() -> None:
     """A private key in place of a secret."""
     assert missing(LOGIN, {"X_CLIENT_ID": "i", "X_PRIVATE_KEY": "k"}) == []
     assert combine(LOGIN, {"X_CLIENT_ID": "i"}, HOST) == {"X_CLIENT_ID": "i"}

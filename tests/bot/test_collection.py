@@ -31,7 +31,7 @@ _WRITES = frozenset({"create", "create_once", "change", "update"})
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_one_stem_four_places(stem: str) -> None:
+def test_one_stem_names_four_files(stem: str) -> None:
     """A bot has its module, its fixtures and its tests under one stem."""
     assert (ROOT / "bots" / f"{stem}.py").is_file()
     assert list((ROOT / "fixtures" / stem).glob("*/event.json")), "at least one fixture"

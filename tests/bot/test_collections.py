@@ -51,7 +51,7 @@ def test_without_a_name_the_bundled_bots_are_loaded() -> None:
     assert load().names == (BUNDLED,)
 
 
-def test_a_folder_is_a_collection_and_its_definitions_lie_beside_or_in_it(write: Write) -> None:
+def test_a_folder_is_a_collection_with_its_definitions_in_it_or_next_to_it(write: Write) -> None:
     """`operation_definitions` is searched in the folder of the bots, then beside it."""
     folder = write("collections_beside", say_hello=greeter(), say_bye=greeter("say-bye", "clinic/say-bye"))
     beside, inside = folder.parent / "operation_definitions", folder / "operation_definitions"

@@ -81,7 +81,7 @@ def test_a_body_longer_than_the_resource_is_no_resource() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"Transfer-Encoding": "chunked"}, {"Content-Encoding": "gzip"}])
-def test_a_body_of_untold_length_is_not_believed(headers: dict[str, str]) -> None:
+def test_a_body_of_unknown_length_is_not_trusted(headers: dict[str, str]) -> None:
     """In chunks there is no length, and a compressed body is shorter than its content."""
     with pytest.raises(InputError):
         check(None, **headers)
@@ -95,7 +95,7 @@ def test_the_resource_as_the_body_of_execute_lost_nothing(style: dict[str, Any])
     check(json.dumps(STORED, **style))
 
 
-def test_where_no_length_arrives_nothing_can_be_told() -> None:
+def test_without_a_length_no_loss_can_be_detected() -> None:
     """Subscriptions and files of the command line have no length from a caller."""
     check(None)
     check(parameters(PREVIEW), **{"X-Medplum-Interaction": "update"})

@@ -43,7 +43,7 @@ def test_the_target_is_found_in_every_shape(given: Any) -> None:
     assert (found.reference, found.id, found.deleted) == ("Practitioner/p-1", "p-1", False)
 
 
-def test_a_deleted_resource_is_told_apart() -> None:
+def test_a_deleted_resource_is_distinguished() -> None:
     """A Subscription's deletedResource is a deleted target, without its content."""
     found = target(read(envelope({"deletedResource": PRACTITIONER})), "Practitioner", "practitioner")
     assert found.deleted
@@ -131,7 +131,7 @@ def test_the_headers_of_a_subscription_are_read_as_medplum_writes_them() -> None
     assert (forged.interaction, forged.subscription, forged.from_subscription) == (None, None, False)
 
 
-def test_the_timer_hands_over_the_bot_itself() -> None:
+def test_a_timer_passes_the_bot_itself() -> None:
     """Without headers and with the Bot as input it was the timer."""
     event = read({"input": {"resourceType": "Bot", "id": "b"}, "bot": {"reference": "Bot/b"}})
     assert event.from_cron
@@ -151,7 +151,7 @@ def test_parameters_are_read_from_the_body_or_the_query() -> None:
     assert body.text("preview") is None
 
 
-def test_what_is_no_object_is_refused() -> None:
+def test_input_that_is_not_an_object_is_refused() -> None:
     """The envelope is a JSON object."""
     with pytest.raises(InputError, match="bot event"):
         read(["no", "object"])  # type: ignore[arg-type]  # that is the point

@@ -130,7 +130,7 @@ def test_all_that_is_missing_is_named_at_once(secrets: dict[str, str], missing: 
         {"practitioner": "Practitioner/p-1", "location": "Organization/l-1"},
     ],
 )
-def test_what_would_be_lost_outside_of_parameters_is_refused(given: Json) -> None:
+def test_input_that_would_be_lost_outside_parameters_is_refused(given: Json) -> None:
     """A preview must not become a deed, nor another tenant the configured one, because of the shape of a call."""
     listener = Listener()
     with pytest.raises(InputError) as caught:
@@ -173,7 +173,7 @@ def test_input_that_does_not_fit_the_operation_never_reaches_the_bot(entry: Json
     assert listener.events == []
 
 
-def test_every_fault_of_the_input_is_told_and_no_value() -> None:
+def test_every_error_of_the_input_is_reported_without_values() -> None:
     """All places at once, each once, without what stood there."""
     given = parameters({"name": "zzyzx", "valueString": "Zzyzx"}, {"name": "preview", "valueString": "Zzyzx"})
     with pytest.raises(InputError) as caught:
@@ -194,7 +194,7 @@ def test_every_fault_of_the_input_is_told_and_no_value() -> None:
         None,
     ],
 )
-def test_what_is_no_parameters_is_for_the_bot_to_read(given: Any) -> None:
+def test_input_that_is_not_parameters_is_left_to_the_bot(given: Any) -> None:
     """Resources, references, queries and messages are passed on unchanged."""
     listener = Listener()
     assert listener.handler(envelope(given)) == DONE
@@ -226,7 +226,7 @@ def test_an_operation_has_the_stem_of_its_bot() -> None:
 
 
 @pytest.mark.parametrize("event", [None, [], "event", 7])
-def test_what_is_no_envelope_is_refused(event: Any) -> None:
+def test_a_body_that_is_not_an_envelope_is_refused(event: Any) -> None:
     """The answer says what to send."""
     answer = Listener().handler(event)
     assert one(answer, "action") == "refused"

@@ -55,17 +55,17 @@ def test_two_writes_may_share_an_instant() -> None:
         ("<EMPTY>", "anything"),
     ],
 )
-def test_what_differs_is_named(expected: object, actual: object) -> None:
+def test_differences_are_named(expected: object, actual: object) -> None:
     """Missing and superfluous keys, order, types, text, and the form of a placeholder."""
     assert Bindings({}).compare(expected, actual, "body")
 
 
-def test_what_was_not_kept_is_compared_by_its_form() -> None:
+def test_a_value_that_was_not_recorded_is_compared_by_its_form() -> None:
     """A rest of seconds, a length, a signature."""
     assert Bindings({}).compare('"requests";r=<n>;t=<seconds>', '"requests";r=5;t=60', "RateLimit") == []
 
 
-def test_a_storage_url_is_asked_for_as_it_was_last_seen() -> None:
+def test_a_storage_url_is_requested_as_it_was_last_seen() -> None:
     """Expiry and signature change with every answer; those of the same path are sent."""
     bindings = Bindings({"base": "http://h:1"})
     recorded = "<base>/storage/<id:1>/<version:1>?Expires=<expires>&Signature=<signature>"
@@ -81,7 +81,7 @@ def test_a_pad_is_as_long_as_it_says() -> None:
     assert Bindings({}).compare("<pad:3>", "xxx", "body") == []
 
 
-def test_a_trimmed_recording_is_a_part_of_what_comes() -> None:
+def test_a_trimmed_recording_is_a_part_of_the_answer() -> None:
     """Only the named keys were recorded, and of lists only some items: those must be there unchanged."""
     bindings = Bindings({"base": "http://h:1"})
     recorded = {"url": "<base>/x", "rest": [{"type": "b", "codes": ["2"]}]}

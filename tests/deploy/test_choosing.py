@@ -92,7 +92,7 @@ def test_the_runtime_is_the_one_of_the_deployed_bots(deployed: list[str], expect
     assert runtime_of(deployed, RUNTIMES) == expected
 
 
-def test_several_runtimes_are_asked_about() -> None:
+def test_several_runtimes_are_an_error() -> None:
     """It is unknown which one is meant."""
     with pytest.raises(InputError, match="fission, relay"):
         runtime_of(["vmcontext", "fission"], RUNTIMES)
@@ -155,7 +155,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("kind", ["AccessPolicy", "Bot", "ProjectMembership"])
-def test_what_was_created_in_the_instant_of_a_kill_is_rolled_back(
+def test_a_resource_created_at_the_moment_of_a_kill_is_rolled_back(
     server: Medplum, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Nothing says that the resource exists; the record says that it was about to be created."""
@@ -187,7 +187,7 @@ def test_a_bot_that_was_created_and_not_identified_is_rolled_back(server: Medplu
     assert (bots_of(server), members_of(server)) == (set(), 0)
 
 
-def test_an_interrupted_deployment_lets_the_lock_go(server: Medplum) -> None:
+def test_an_interrupted_deployment_releases_the_lock(server: Medplum) -> None:
     """Ctrl-C: the next run need not wait."""
     request = Request(collection(PLAIN))
 
@@ -199,7 +199,7 @@ def test_an_interrupted_deployment_lets_the_lock_go(server: Medplum) -> None:
     deploy(server, request)
 
 
-def test_a_lock_that_was_left_behind_can_be_broken(server: Medplum, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abandoned_lock_can_be_broken(server: Medplum, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal says who has the lock; `--break-lock` takes it at once."""
     request = Request(collection(PLAIN))
     planned = survey(server, request)

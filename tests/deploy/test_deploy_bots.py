@@ -96,7 +96,7 @@ def _writes(sandbox: MedplumSandbox) -> list[str]:
     ]
 
 
-def test_a_first_deployment_makes_everything_and_a_second_nothing(server: Medplum, sandbox: MedplumSandbox) -> None:
+def test_a_first_deployment_creates_everything_and_a_second_nothing(server: Medplum, sandbox: MedplumSandbox) -> None:
     """Policy, bot, membership, operation, one Subscription per interaction; then no changes and no write at all."""
     report = _deploy(server)
     assert report.error is None
@@ -116,7 +116,7 @@ def test_a_first_deployment_makes_everything_and_a_second_nothing(server: Medplu
     assert len(_writes(sandbox)) == written
 
 
-def test_what_is_deployed_is_what_the_bot_declares(server: Medplum) -> None:
+def test_the_deployed_resources_are_as_the_bot_declares(server: Medplum) -> None:
     """Runtime, timeout and cron stand on the Bot; criteria, filter and interaction on its Subscriptions."""
     _deploy(server)
     bot = _bot(server)
@@ -186,7 +186,7 @@ def test_a_change_is_named_field_by_field_and_leaves_the_rest(server: Medplum) -
     assert (after["timeout"], after["auditEventTrigger"], others in after["identifier"]) == (45, "never", True)
 
 
-def test_what_is_declared_no_more_is_pruned_and_nothing_else(server: Medplum) -> None:
+def test_only_what_is_no_longer_declared_is_pruned(server: Medplum) -> None:
     """``--prune`` removes a bot with its policy and Subscriptions; others' resources stay; without it all stays."""
     stranger = server.create({"resourceType": "AccessPolicy", "name": "somebody's"})
     _deploy(server)
@@ -212,14 +212,14 @@ def test_a_bot_is_pruned_with_its_timer(server: Medplum) -> None:
     assert "cronString" not in last["resource"]
 
 
-def test_only_looks_at_what_is_named(server: Medplum) -> None:
+def test_only_considers_the_named_bots(server: Medplum) -> None:
     """``--only`` deploys one bot and sees no other."""
     _deploy(server, Request(BOTS.only(["nightly"]), partial=True))
     assert {key for _, _, key in _of(survey(server, REQUEST))} >= {"test/watcher"}
     assert _of(survey(server, Request(BOTS.only(["nightly"]), partial=True))) == []
 
 
-def test_a_rollback_brings_back_the_state_before(server: Medplum) -> None:
+def test_a_rollback_restores_the_state_before(server: Medplum) -> None:
     """On any machine, what the last deployment created is deleted, and what it changed is restored, with its record."""
     _deploy(server, Request(BOTS.only(["nightly"])))
     before = _bot(server, "test/nightly")
@@ -236,7 +236,7 @@ def test_a_rollback_brings_back_the_state_before(server: Medplum) -> None:
         roll_back(server, now=NOW)
 
 
-def test_a_rollback_brings_back_what_was_pruned(server: Medplum) -> None:
+def test_a_rollback_restores_pruned_resources(server: Medplum) -> None:
     """A pruned bot is restored with its membership, and nothing is left to deploy."""
     _deploy(server)
     _deploy(server, Request(BOTS.only(["nightly"]), prune=True))
@@ -289,7 +289,7 @@ def test_a_plan_that_is_out_of_date_is_not_carried_out(server: Medplum, sandbox:
         ("reset_after_write", "POST", "/members/"),
     ],
 )
-def test_a_failure_half_way_is_told_and_completed_by_the_next_run(
+def test_a_failure_half_way_is_reported_and_completed_by_the_next_run(
     server: Medplum, sandbox: MedplumSandbox, kind: str, method: str, path: str
 ) -> None:
     """Completed steps are reported; a second run completes the rest without duplicates; a rollback undoes both."""
@@ -305,7 +305,7 @@ def test_a_failure_half_way_is_told_and_completed_by_the_next_run(
     assert counts == {"Bot": 2, "AccessPolicy": 2, "OperationDefinition": 1, "Subscription": 2}
 
 
-def test_a_failure_while_the_plan_is_checked_again_lets_the_lock_go(server: Medplum, sandbox: MedplumSandbox) -> None:
+def test_a_failure_while_the_plan_is_checked_again_releases_the_lock(server: Medplum, sandbox: MedplumSandbox) -> None:
     """The plan is made again under the lock; if the server is not readable then, the lock is released at once."""
     planned = survey(server, REQUEST)
     sandbox.faults.add("server_error", times=1, method="GET", path="/auth/me")
@@ -323,12 +323,12 @@ def test_a_failure_while_the_plan_is_checked_again_lets_the_lock_go(server: Medp
         ("", None),
     ],
 )
-def test_the_code_of_a_relay_is_found_wherever_a_server_keeps_its_contents(url: str, found: str | None) -> None:
+def test_the_code_of_a_relay_is_found_in_every_form_of_storage_url(url: str, found: str | None) -> None:
     """Medplum's own service stores them at another address than a local server; a second plan is empty on both."""
     assert binary_id(url) == found
 
 
-def test_what_would_overrule_a_declaration_is_drift(server: Medplum) -> None:
+def test_settings_that_override_the_declaration_are_drift(server: Medplum) -> None:
     """A ``cronTiming`` overrides the cron string, and a Bot that runs as its user has that user's rights: both go."""
     _deploy(server)
     timing = {"repeat": {"period": 1, "periodUnit": "d"}}
@@ -369,7 +369,7 @@ def test_a_file_of_lines_reads_as_any_env_file(tmp_path: Path) -> None:
         ("[" * 100_000, "line 1"),
     ],
 )
-def test_a_file_that_is_not_as_meant_is_refused_with_the_place(tmp_path: Path, text: str, named: str) -> None:
+def test_an_unusable_file_of_secrets_is_refused_with_the_line(tmp_path: Path, text: str, named: str) -> None:
     """A skipped line, or half a value, would replace a value that works. The value is not shown."""
     file = tmp_path / "secrets.env"
     file.write_text(text)
@@ -429,7 +429,7 @@ def test_an_operation_of_somebody_else_under_our_code_stops_it(server: Medplum, 
     assert (refused.value.code, len(_writes(sandbox))) == ("operation-taken", written)
 
 
-def test_a_client_that_is_no_administrator_is_told_so(server: Medplum, sandbox: MedplumSandbox) -> None:
+def test_a_client_that_is_not_an_administrator_is_an_error(server: Medplum, sandbox: MedplumSandbox) -> None:
     """Without the admin right nothing is tried."""
     made = server.post(f"admin/projects/{sandbox.project_id}/client", {"name": "plain"})
     plain = connect_client(sandbox.base_url, made["id"], made["secret"], patience=RetryPolicy(retries=0))
@@ -478,7 +478,7 @@ def _operation(**changes: Any) -> Wanted:
         ),
     ],
 )
-def test_what_would_not_work_is_found_before(
+def test_problems_are_found_before_anything_is_written(
     bot: Bot, operation: Wanted, version: str, features: list[str], expected: list[tuple[str, bool]]
 ) -> None:
     """A cron string that never runs, a shadowed code, a refused output: errors, or warnings if it works."""

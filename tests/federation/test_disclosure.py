@@ -159,7 +159,7 @@ def test_a_consent_of_a_merged_record_counts(world: Network) -> None:
     assert (listed(world, kept), listed(world, merged)) == (0, 0)
 
 
-def test_where_patients_opt_in_only_a_permission_opens(world: Network) -> None:
+def test_in_opt_in_states_only_a_permission_allows_disclosure(world: Network) -> None:
     """The setting turns it round."""
     with network(world.medplum, FEDERATED_OPT_IN="true") as strict:
         patient = strict.patient()
@@ -171,7 +171,7 @@ def test_where_patients_opt_in_only_a_permission_opens(world: Network) -> None:
         assert len(caller.query(patient["id"])) == 1
 
 
-def test_where_consents_cannot_be_read_nothing_is_answered(world: Network) -> None:
+def test_if_consents_cannot_be_read_nothing_is_disclosed(world: Network) -> None:
     """An error is no permission, and the answer is not an empty list."""
     with network() as alone:
         patient = alone.patient()

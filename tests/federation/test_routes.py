@@ -97,7 +97,7 @@ def test_an_unknown_parameter_is_ignored_unless_handling_is_strict(world: Networ
         assert search(client, "").status_code == 400
 
 
-def test_a_search_may_come_as_a_form(world: Network) -> None:
+def test_a_search_may_be_posted_as_a_form(world: Network) -> None:
     """POST _search, its parameters in the body, in the URL, or in both; anything but a form is refused."""
     patient = world.patient()
     world.document(patient)
@@ -116,7 +116,7 @@ def test_a_search_may_come_as_a_form(world: Network) -> None:
         assert client.post(path, data=form).status_code == 401
 
 
-def test_a_patient_is_asked_for_in_any_form(world: Network) -> None:
+def test_a_patient_can_be_named_in_every_form(world: Network) -> None:
     """By reference, by this server's address, by an identifier, and by the document itself."""
     patient, other = world.patient(), world.patient()
     stored = world.document(patient)
@@ -147,7 +147,7 @@ def test_a_patient_is_asked_for_in_any_form(world: Network) -> None:
         assert search(client, f"_id={unregistered['id']}").json()["total"] == 0
 
 
-def test_the_clinic_stands_in_where_a_document_names_nobody() -> None:
+def test_the_clinic_is_named_if_a_document_names_nobody() -> None:
     """Author and custodian are contained Organizations: the document's own, else the configured one."""
     with MedplumSandbox() as medplum:
         login = (medplum.base_url, medplum.client_id, medplum.client_secret)
@@ -237,7 +237,7 @@ def test_a_label_of_the_content_counts(world: Network, label: Json, total: int) 
     assert fetched.status_code == (200 if total else 404)
 
 
-def test_several_patients_may_be_asked_for_at_once(world: Network) -> None:
+def test_several_patients_may_be_requested_at_once(world: Network) -> None:
     """A comma means OR; an unknown patient adds nothing."""
     one, other, third = (world.patient() for _ in range(3))
     for each in (one, other, third):
@@ -306,7 +306,7 @@ def test_the_registered_id_may_be_a_record_number() -> None:
         assert world.caller().query("M-1") == []
 
 
-def test_a_patients_data_stands_in_where_there_is_no_document() -> None:
+def test_a_summary_is_returned_if_there_is_no_document() -> None:
     """If configured, a C-CDA under a stable id: created when it is fetched, kept for that version of the patient."""
     with network(FEDERATED_CCDA="true") as world:
         patient, other = world.patient(), world.patient()
@@ -412,7 +412,7 @@ def test_an_error_is_withdrawn_at_once(world: Network) -> None:
 # Tokens
 
 
-def test_a_token_comes_as_the_documents_say(world: Network) -> None:
+def test_a_token_is_issued_as_documented(world: Network) -> None:
     """In the body or by Basic; never stored; the scope is the requested one."""
     form = {"grant_type": "client_credentials", "aud": "anything", "scope": "system/DocumentReference.read"}
     with world.http() as client:
@@ -481,7 +481,7 @@ def test_the_audience_may_be_fixed() -> None:
 @pytest.mark.parametrize(
     "scope", [None, "create", "xxxxxxx", "user/*.*", "openid offline_access", "system/*.*", "system/Patient.write"]
 )
-def test_whatever_scope_is_asked_for_the_documents_can_be_read(world: Network, scope: str | None) -> None:
+def test_the_documents_can_be_read_with_every_requested_scope(world: Network, scope: str | None) -> None:
     """The guide's own sample requests ``create``; nothing beyond the client's own scopes is granted."""
     patient = world.patient()
     stored = world.document(patient)

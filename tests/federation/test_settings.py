@@ -41,7 +41,7 @@ def test_each_choice_of_an_answer_is_a_setting() -> None:
     assert read_answering(chosen, "u") == expected
 
 
-def test_doors_have_addresses_and_short_tokens() -> None:
+def test_the_route_has_an_address_and_short_lived_tokens() -> None:
     """The two addresses to give away follow from the one that is configured."""
     serving = read_serving(DOORS)
     assert (serving.fhir_url, serving.token_url) == (f"{URL}/fhir/R4", f"{URL}/oauth2/token")
@@ -51,7 +51,7 @@ def test_doors_have_addresses_and_short_tokens() -> None:
     assert "k" * 32 not in repr(serving)
 
 
-def test_missing_doors_are_named_together() -> None:
+def test_missing_settings_of_the_route_are_named_together() -> None:
     """One error for all that is missing."""
     with pytest.raises(ConfigError) as refused:
         read_serving({"FEDERATED_BASE_URL": " "})
@@ -81,7 +81,7 @@ def test_missing_doors_are_named_together() -> None:
         ("FEDERATED_CACHE_SECONDS", "-1"),
     ],
 )
-def test_an_unusable_door_is_named(name: str, value: str) -> None:
+def test_an_unusable_setting_of_the_route_is_named(name: str, value: str) -> None:
     """A key that could be guessed, a number that is none."""
     with pytest.raises(ConfigError, match=name):
         read_serving({**DOORS, name: value})

@@ -118,7 +118,7 @@ def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
 
 
 @pytest.mark.parametrize("odd", ["https://other.example/fhir/R4/Patient/1", "RelatedPerson/1", "#p", "Patient/a/b"])
-def test_a_link_to_what_is_no_patient_here_leads_nowhere(medplum: MedplumSandbox, odd: str) -> None:
+def test_a_link_to_an_unknown_patient_is_ignored(medplum: MedplumSandbox, odd: str) -> None:
     """Medplum stores any text as a reference: it leads to no patient, and is no failure."""
     assert source(medplum).patient(patient(medplum, ("replaced-by", odd))["id"]) is None
     replacing = patient(medplum, ("replaces", odd))
@@ -196,7 +196,7 @@ def test_a_token_that_ended_is_replaced_once(medplum: MedplumSandbox) -> None:
         medplum_binary.open_binary(client(medplum), made)
 
 
-def test_a_server_that_is_gone_may_come_back(medplum: MedplumSandbox) -> None:
+def test_a_server_that_was_down_may_answer_again(medplum: MedplumSandbox) -> None:
     """No connection is a TransientError."""
     server, made = client(medplum), binary(medplum)
     medplum_binary.open_binary(server, made).close()

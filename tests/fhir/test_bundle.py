@@ -68,7 +68,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("document", ODD)
-def test_what_is_no_complete_answer_is_refused(document: Any) -> None:
+def test_an_incomplete_answer_is_refused(document: Any) -> None:
     """If it counted as "no match", each of these would create a second patient or account."""
     with pytest.raises(NotASearchset):
         read_searchset(document, "Patient")
@@ -86,14 +86,14 @@ def test_what_is_no_complete_answer_is_refused(document: Any) -> None:
         searchset({"resource": outcome("success"), "search": {"mode": "outcome"}}),
     ],
 )
-def test_a_searchset_without_matches_says_that_there_is_none(document: Json) -> None:
+def test_a_searchset_without_matches_means_no_match(document: Json) -> None:
     """An outcome that warns or informs is normal inside one."""
     page = read_searchset(document, "Patient")
     assert page == Searchset((), total=page.total)
     assert not page.total
 
 
-def test_matches_and_included_resources_are_told_apart() -> None:
+def test_matches_and_included_resources_are_distinguished() -> None:
     """Without a mode a resource is a match; of the links only the next page counts."""
     page = read_searchset(
         searchset(

@@ -71,7 +71,7 @@ def test_an_email_address_is_sent_alone(written: str, sent: str) -> None:
         {"system": "phone", "value": "310-555-0142", "period": {"end": "2020"}},
     ],
 )
-def test_what_reaches_nobody_is_not_sent(point: dict[str, object]) -> None:
+def test_unusable_contact_points_are_not_sent(point: dict[str, object]) -> None:
     assert contact_points([point], NOW) == []
 
 
@@ -81,7 +81,7 @@ def test_an_end_in_the_year_9999_is_no_end() -> None:
     assert [each["value"] for each in contact_points([point], NOW)] == ["310-555-0142"]
 
 
-def test_of_two_entries_for_one_number_the_better_rank_counts() -> None:
+def test_of_two_entries_with_the_same_number_the_better_rank_counts() -> None:
     """The sample of the guide: the same number as work, rank 2, and mobile, rank 1."""
     work = {"system": "phone", "value": "(111) 111 1111", "use": "work", "rank": 2}
     mobile = {"system": "phone", "value": "+1 111 111-1111", "use": "mobile", "rank": 1}
@@ -106,6 +106,6 @@ def test_every_form_of_a_number_has_one_key(number: str, form: str) -> None:
 
 
 @given(st.text("0123456789()+-./ xX#;=:extlno@a\u2013", max_size=24))
-def test_what_was_cleaned_is_clean(text: str) -> None:
+def test_cleaning_twice_changes_nothing(text: str) -> None:
     once = contact_points([{"system": "phone", "value": text}], NOW)
     assert contact_points(once, NOW) == once

@@ -65,7 +65,7 @@ def test_a_gap_is_filled_and_nothing_is_overwritten() -> None:
     ]
 
 
-def test_what_has_no_value_is_like_no_other() -> None:
+def test_identifiers_without_a_value_are_all_different() -> None:
     """The merge keeps as many as the list with more of them has: they cannot be distinguished."""
     bare, other = {"system": "https://example.org/a"}, {"system": "https://example.org/b", "value": " "}
     assert identifiers.merge([bare], [bare, bare, other]) == [bare, bare, other]

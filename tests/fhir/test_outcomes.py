@@ -49,13 +49,13 @@ def test_one_config_error_names_all_that_is_missing() -> None:
     assert "A, B" in error.message
 
 
-def test_a_service_is_told_without_its_words() -> None:
+def test_a_services_error_is_reported_without_its_words() -> None:
     """diagnostics has service, method, path template, status and when to retry."""
     error = TransientError("x", service="S", status=429, method="GET", path="A/{id}", retry_after=3)
     assert outcomes.of_error(error)["issue"][0]["diagnostics"] == "S GET A/{id} status 429 retry after 3 s"
 
 
-def test_the_gravest_issue_stands_first() -> None:
+def test_the_most_severe_issue_is_first() -> None:
     """Readers who look at one issue see the most important one."""
     found = outcomes.outcome(
         [outcomes.note("done", "x"), outcomes.warning("odd", "y", expression=["A.b"]), outcomes.Issue("bad", "z")]

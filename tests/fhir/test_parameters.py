@@ -75,13 +75,13 @@ def test_a_misspelt_name_or_another_type_is_refused(entry: Any) -> None:
     assert not is_valid(ACTION, entry)
 
 
-def test_text_may_stand_under_its_own_type_or_as_a_string() -> None:
+def test_text_may_be_given_as_its_own_type_or_as_a_string() -> None:
     """A code is often sent as valueString."""
     assert is_valid({"name": "action", "valueString": "start"})
     assert not is_valid({"name": "action", "valueCode": ""})
 
 
-def test_how_often_a_parameter_may_stand_is_checked() -> None:
+def test_the_cardinality_of_a_parameter_is_checked() -> None:
     """max 1 allows one, max * any number, min 1 requires at least one."""
     location = {"name": "location", "valueReference": {"reference": "Organization/1"}}
     preview = {"name": "preview", "valueBoolean": True}
@@ -90,7 +90,7 @@ def test_how_often_a_parameter_may_stand_is_checked() -> None:
     assert not is_valid(location)
 
 
-def test_parameters_are_built_of_what_is_there() -> None:
+def test_parameters_are_built_of_the_given_entries() -> None:
     """None makes no entry."""
     built = parameters.build(
         parameters.code("a", "x"),

@@ -41,7 +41,7 @@ def test_a_period_includes_its_bounds(period: object, expected: bool) -> None:
     assert in_force({**element, "use": "old"}, NOW) is False
 
 
-def test_what_is_no_date_has_no_interval() -> None:
+def test_text_that_is_not_a_date_has_no_interval() -> None:
     """A day that the calendar lacks, and a year beyond it."""
     assert interval("2023-02-29") is None
     assert interval("10000") is None
@@ -68,7 +68,7 @@ def test_the_last_day_of_the_calendar_has_no_end(end: str) -> None:
         ({"end": "2024-02-29T11:59:59Z"}, 12, False),
     ],
 )
-def test_a_date_has_a_margin_where_it_is_asked_for(period: Json, hours: int, expected: bool) -> None:
+def test_a_date_has_a_margin_if_requested(period: Json, hours: int, expected: bool) -> None:
     """A date starts earlier in the east of the world, and ends later in its west; NOW is noon."""
     assert holds(period, NOW, timedelta(hours=hours)) is expected
 

@@ -41,7 +41,7 @@ def test_every_form_of_a_reference_is_the_same(form: str, base: str) -> None:
         "",
     ],
 )
-def test_what_is_not_on_this_server_stays_as_it_is(text: str) -> None:
+def test_a_reference_to_another_server_is_unchanged(text: str) -> None:
     """Foreign, contained, conditional and malformed references are not local."""
     assert local(text, BASE) == text
 

@@ -238,7 +238,7 @@ def test_a_refusal_with_other_words_is_a_refusal_all_the_same(body: str) -> None
 
 @responses.activate
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_busy_token_endpoint_is_for_nobody_yet(status: int) -> None:
+def test_a_busy_token_endpoint_requires_no_action_yet(status: int) -> None:
     """429 is repeated, because nothing was done; 5xx is reported with the requested wait."""
     responses.post(URL, status=status, headers={"Retry-After": "7"})
     with pytest.raises(TransientError) as caught:

@@ -37,7 +37,7 @@ PATIENTS: st.SearchStrategy[Json] = st.builds(
 
 
 @given(TEXT)
-def test_what_is_escaped_reads_back(text: str) -> None:
+def test_escaped_text_is_read_back(text: str) -> None:
     """unescape(escape(x)) = x, and an escaped text contains no separator."""
     escaped = hl7v2.escape(text)
     assert not set("|^~&\r\n") & set(escaped)

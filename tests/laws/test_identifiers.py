@@ -66,7 +66,7 @@ def test_nothing_of_the_target_is_lost_or_reordered(target: list[Json], source: 
 
 
 @given(lists, lists)
-def test_no_key_stands_twice(target: list[Json], source: list[Json]) -> None:
+def test_no_key_appears_twice(target: list[Json], source: list[Json]) -> None:
     """Each key occurs once."""
     keys = [key(identifier) for identifier in merge(target, source) if key(identifier)]
     assert len(keys) == len(set(keys))
@@ -97,7 +97,7 @@ def test_the_arguments_are_left_as_they_are(target: list[Json], source: list[Jso
 
 
 @given(lists, lists, lists)
-def test_it_does_not_matter_what_is_merged_first(a: list[Json], b: list[Json], c: list[Json]) -> None:
+def test_the_order_of_merging_does_not_matter(a: list[Json], b: list[Json], c: list[Json]) -> None:
     """merge(a, merge(b, c)) = merge(merge(a, b), c) as sets."""
     assert as_set(merge(a, merge(b, c))) == as_set(merge(merge(a, b), c))
 

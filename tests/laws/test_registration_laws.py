@@ -96,7 +96,7 @@ def test_a_refusal_names_exactly_what_is_missing(patient: Json) -> None:
 
 
 @given(_COMPLETE)
-def test_what_was_written_needs_no_writing(patient: Json) -> None:
+def test_a_written_registration_needs_no_update(patient: Json) -> None:
     """plan(after create) is nothing to do."""
     before = copy.deepcopy(patient)
     answer = plan(patient, Found(), POLICY)

@@ -121,7 +121,7 @@ def test_repairing_later_is_having_known_before(
 
 
 @given(resources)
-def test_after_a_write_there_is_nothing_to_write(resource: dict[str, Any]) -> None:
+def test_after_a_write_nothing_is_left_to_write(resource: dict[str, Any]) -> None:
     """plan(found after apply(plan), incoming) is empty."""
     key = Key(resource["resourceType"], resource["id"])
     incoming = Incoming(key, source_mark.prepare(resource, BASE))
@@ -201,7 +201,7 @@ values_of_identifiers = st.lists(st.sampled_from("abcdef"), unique=True, max_siz
 
 
 @given(values_of_identifiers, values_of_identifiers, values_of_identifiers)
-def test_of_shared_lists_the_source_s_entries_change_and_the_others_stay(
+def test_in_shared_lists_the_sources_entries_change_and_others_stay(
     before: list[str], local: list[str], now: list[str]
 ) -> None:
     """Entries that the source no longer sends are removed; entries added in Medplum stay once, after the source's."""

@@ -37,7 +37,7 @@ def test_every_scenario_holds_and_nothing_is_left(target: Target, tmp_path: Path
     assert nothing_left(target)[1], target.left
 
 
-def test_what_is_left_behind_is_reported(target: Target) -> None:
+def test_leftover_resources_are_reported(target: Target) -> None:
     """A resource that the trial could not delete is named, and the trial failed."""
     with left_as_found(target):
         made = target.rest("POST", "fhir/R4/Basic", {"resourceType": "Basic", "code": {"text": "x"}})
@@ -45,7 +45,7 @@ def test_what_is_left_behind_is_reported(target: Target) -> None:
     assert nothing_left(target)[1:3] == (False, "+1 Basic")
 
 
-def test_a_project_of_somebody_is_refused(target: Target) -> None:
+def test_a_project_with_patients_is_refused(target: Target) -> None:
     """If there are Patients, nothing is tried; if the login is incomplete, the message says what to set."""
     target.login()
     target.rest("POST", "fhir/R4/Patient", {"resourceType": "Patient"})

@@ -126,7 +126,7 @@ def test_a_used_up_quota_is_waited_for_as_long_as_medplum_says(longest: float, m
     assert 0 < waits[0] <= most
 
 
-def test_a_search_brings_the_resources_of_its_type(server: Medplum) -> None:
+def test_a_search_returns_the_resources_of_its_type(server: Medplum) -> None:
     """Included resources of other types are left out."""
     reference, _ = stored(server)
     observation = server.create(
@@ -197,7 +197,7 @@ def test_a_conditional_create_is_repeated_and_creates_once(sandbox: MedplumSandb
     assert [found["id"] for found in server.search("Patient", [])] == [made["id"]]
 
 
-def test_an_ambiguous_conditional_create_is_told_at_once(sandbox: MedplumSandbox, server: Medplum) -> None:
+def test_an_ambiguous_conditional_create_is_reported_at_once(sandbox: MedplumSandbox, server: Medplum) -> None:
     """412 stays 412, however often it is asked."""
     stored(server), stored(server)  # fmt: skip
     error = lost(lambda: server.create_once(patient(), f"identifier={SYSTEM}|1"))
@@ -336,7 +336,7 @@ SECRET = "Zzyzx"
         lambda server: server.update({**patient(), "id": UNKNOWN.partition("/")[2], "meta": {"versionId": "1"}}),
     ],
 )
-def test_what_is_not_there_is_the_callers_matter(server: Medplum, call: Callable[[Medplum], object]) -> None:
+def test_a_missing_resource_is_an_input_error(server: Medplum, call: Callable[[Medplum], object]) -> None:
     """The error names the type, never the id."""
     with pytest.raises(InputError) as caught:
         call(server)
@@ -355,7 +355,7 @@ def test_what_is_not_there_is_the_callers_matter(server: Medplum, call: Callable
         lambda server: server.post("fhir/R4/Patient", patient(name=SECRET)),
     ],
 )
-def test_a_refusal_tells_nothing_of_a_person(server: Medplum, call: Callable[[Medplum], object]) -> None:
+def test_a_refusal_contains_nothing_about_a_person(server: Medplum, call: Callable[[Medplum], object]) -> None:
     """400 is for the operator: status, method and type, and not what Medplum says about the content."""
     with pytest.raises(PermanentError) as caught:
         call(server)
@@ -392,7 +392,7 @@ def test_a_refused_client_is_for_the_operator(sandbox: MedplumSandbox) -> None:
 
 
 @pytest.mark.parametrize("kind", ["too_many", "server_error"])
-def test_a_busy_token_endpoint_is_for_nobody_yet(sandbox: MedplumSandbox, kind: str) -> None:
+def test_a_busy_token_endpoint_requires_no_action_yet(sandbox: MedplumSandbox, kind: str) -> None:
     """It does not count as a refusal of the client: the host tries again later."""
     sandbox.faults.add(kind, path="/oauth2/token")
     client = medplum.connect_client(sandbox.base_url, sandbox.client_id, sandbox.client_secret, patience=AT_ONCE)
@@ -532,7 +532,7 @@ def test_a_gateways_page_does_not_pass_for_data(page: bytes) -> None:
 
 
 @pytest.mark.parametrize("header", ["Retry-After: 7", 'RateLimit: "requests";r=0;t=7', "RateLimit: x;r=0;t=soon"])
-def test_the_wait_that_is_asked_for_is_read(header: str) -> None:
+def test_the_requested_wait_is_read(header: str) -> None:
     """RateLimit if nothing is left, else Retry-After; a value that is no number means no wait."""
     busy = f"HTTP/1.1 429 Too Many\r\n{header}\r\nContent-Length: 0\r\n\r\n".encode()
     with answering(busy) as near:
@@ -541,7 +541,7 @@ def test_the_wait_that_is_asked_for_is_read(header: str) -> None:
     assert error.retry_after == (None if "soon" in header else 7.0)
 
 
-def test_a_patients_document_comes_as_it_is() -> None:
+def test_a_patients_document_is_returned_unchanged() -> None:
     """XML, in UTF-8, and a refusal names the operation without the patient."""
     document = "<ClinicalDocument>é</ClinicalDocument>".encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/cda+xml; charset=utf-8\r\nContent-Length: %d\r\n\r\n"
@@ -561,7 +561,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("token", ["ä", "\ud800", "a b", "a\nb"])
-def test_what_no_header_can_carry_is_no_token(token: str) -> None:
+def test_text_that_no_header_can_contain_is_not_a_token(token: str) -> None:
     """A function on AWS Lambda has no other check before its own."""
     with pytest.raises(AuthError) as refused:
         medplum.connect(Event(base_url="https://medplum.example/", access_token=token, input=None))

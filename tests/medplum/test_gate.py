@@ -45,7 +45,7 @@ def test_a_gate_that_is_not_full_learns_nothing() -> None:
     assert allowed(gate) == before
 
 
-def test_a_small_batch_tells_nothing_of_the_speed() -> None:
+def test_a_small_batch_says_nothing_about_the_speed() -> None:
     """It takes nearly as long as a large one."""
     clock = [0.0]
     gate = Gate(Concurrency(2, allowed=1), lambda: clock[0])

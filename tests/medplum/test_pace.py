@@ -24,7 +24,7 @@ def test_a_share_is_left_for_others() -> None:
     assert quota.pause(101, now=60) == 0
 
 
-def test_what_was_spent_counts_before_the_answer_comes() -> None:
+def test_spent_units_count_before_the_answer_arrives() -> None:
     """And an answer that was overtaken does not give it back."""
     quota = Quota(0.5).observed(1000, 60, now=0).spent(400, now=1)
     assert quota.remaining == 600

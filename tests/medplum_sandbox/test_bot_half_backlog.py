@@ -9,7 +9,7 @@ import pytest
 from medplum_sandbox.medplum.backlog import Backlog
 
 
-def test_what_happened_first_in_a_lane_is_done_first() -> None:
+def test_a_lane_is_processed_in_order() -> None:
     """One lane is worked off in its order."""
     backlog, done = Backlog(), list[int]()
     for number in range(50):
@@ -28,7 +28,7 @@ def test_a_slow_lane_keeps_no_other_waiting() -> None:
     assert seen == [True]
 
 
-def test_settle_waits_for_work_that_work_brings() -> None:
+def test_settle_waits_for_work_that_work_creates() -> None:
     """A delivery that causes another one is not the end."""
     backlog, done = Backlog(), list[str]()
 
@@ -40,7 +40,7 @@ def test_settle_waits_for_work_that_work_brings() -> None:
     assert done == ["second"]
 
 
-def test_settle_says_what_is_still_under_way() -> None:
+def test_settle_names_what_is_still_running() -> None:
     """It does not wait forever."""
     backlog, released = Backlog(), threading.Event()
     seen: list[bool] = []

@@ -66,7 +66,7 @@ def test_a_host_that_does_not_answer_in_time_is_a_failure() -> None:
     ("url", "text"),
     [("hook", "Only absolute URLs"), ("https://example.org/", "No plain HTTP: https"), ("http:///x", "No")],
 )
-def test_what_is_no_plain_http_is_not_called(url: str, text: str) -> None:
+def test_an_address_that_is_not_plain_http_is_not_called(url: str, text: str) -> None:
     """A sandbox talks to this machine."""
     with pytest.raises(FetchError, match=text):
         post(url, b"", {})

@@ -173,7 +173,7 @@ def test_a_lambda_bot_that_cannot_run_says_why(today: Scene, identifier: list[Js
     assert text in answer.json()["issue"][0]["details"]["text"]
 
 
-def test_a_lambda_that_is_not_there_is_a_failed_run() -> None:
+def test_a_missing_lambda_function_is_a_failed_run() -> None:
     """With the reason of the connection."""
     with scene(lambda_endpoint="http://127.0.0.1:1") as running:
         bot = running.bot(runtimeVersion="awslambda", identifier=[{"system": EXTERNAL_FUNCTION, "value": "f"}])
@@ -242,7 +242,7 @@ def test_an_operation_whose_definition_names_something_else_is_not_found(today: 
     assert call(today, "Practitioner/$sync")[0] == 404
 
 
-def test_the_health_check_tells_the_version() -> None:
+def test_the_health_check_shows_the_version() -> None:
     """Bots probe it to know how the server behaves."""
     with scene(version="5.1.37") as running:
         assert running.http.get("/healthcheck").json()["version"] == "5.1.37"

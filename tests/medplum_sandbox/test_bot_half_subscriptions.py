@@ -32,7 +32,7 @@ def test_only_the_first_interaction_counts(today: Scene) -> None:
     assert len(today.events()) == 1
 
 
-def test_criteria_are_met_by_what_was_deleted(today: Scene) -> None:
+def test_a_deleted_resource_can_meet_the_criteria(today: Scene) -> None:
     """The last version decides, although no search finds it any more."""
     bot = today.bot()
     today.subscription(f"Bot/{bot['id']}", criteria="Practitioner?active=true")

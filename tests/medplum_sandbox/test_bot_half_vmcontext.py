@@ -91,7 +91,7 @@ def test_a_forgotten_promise_does_not_end_the_run() -> None:
     assert "lost" in result.log
 
 
-def test_without_node_the_caller_is_told_what_to_install() -> None:
+def test_without_node_the_answer_says_what_to_install() -> None:
     """The sandbox itself needs no Node: only vmcontext bots do."""
     assert vmcontext.run(None, "", event={}, base_url="", access_token="").log == vmcontext.NO_NODE
 
@@ -110,7 +110,7 @@ def test_the_wheel_of_node_is_used_where_none_is_on_the_path() -> None:
     ("thrown", "text"),
     [("'bad'", "bad"), ("undefined", "Unknown error"), ("[1, 2]", "[1,2]"), ("{a: 1}", '{"a":1}'), ("5", "5")],
 )
-def test_whatever_is_thrown_becomes_the_text_of_the_outcome(thrown: str, text: str) -> None:
+def test_every_thrown_value_becomes_the_text_of_the_outcome(thrown: str, text: str) -> None:
     """As a real 5.1.13 words it."""
     code = f"exports.handler = async () => {{ throw {thrown}; }};\n"
     result = vmcontext.run(vmcontext.node(), code, event={}, base_url="http://127.0.0.1/", access_token="x")

@@ -63,7 +63,7 @@ def test_a_difference_is_counted_by_its_kind_and_the_servers_stay_in_step() -> N
         assert "0 answered" not in report.text()
 
 
-def test_names_stand_for_the_ids_of_each_server() -> None:
+def test_names_replace_the_ids_of_each_server() -> None:
     """A resource that both servers created is requested by its given name."""
     with two_servers() as pair:
         pair.send(Request("create", "POST", "Basic", {"resourceType": "Basic", "code": {"text": "x"}}, creates="a"))

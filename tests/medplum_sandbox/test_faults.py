@@ -43,7 +43,7 @@ def test_a_rule_can_be_narrowed_to_method_path_and_predicate() -> None:
     assert faults.strike("GET", "/Patient/1") is not None
 
 
-def test_only_the_kinds_that_are_asked_for_strike() -> None:
+def test_only_the_requested_kinds_of_faults_occur() -> None:
     """Who asks before the write does not use up what strikes after it."""
     faults = Faults()
     faults.add("conflict", times=1)
@@ -51,7 +51,7 @@ def test_only_the_kinds_that_are_asked_for_strike() -> None:
     assert faults.strike("PUT", "/Patient", ("conflict",)) is not None
 
 
-def test_what_struck_is_remembered_until_it_is_cleared() -> None:
+def test_past_faults_are_remembered_until_they_are_cleared() -> None:
     """Tests count by it."""
     faults = Faults()
     faults.add("too_many")
@@ -70,7 +70,7 @@ def test_the_command_line_names_kinds_with_or_without_a_share() -> None:
 
 
 @pytest.mark.parametrize(("kind", "share"), [("earthquake", 1.0), ("slow", 1.5)])
-def test_what_makes_no_sense_is_refused(kind: str, share: float) -> None:
+def test_an_invalid_fault_is_refused(kind: str, share: float) -> None:
     """An unknown kind or an invalid share is reported at once."""
     with pytest.raises(ValueError, match=r"No such fault|between 0 and 1"):
         Faults().add(kind, share=share)

@@ -247,7 +247,7 @@ def test_a_create_against_the_rules_is_refused(hg: HealthGorillaSandbox, caller:
     assert hg.roles() == []
 
 
-def test_what_is_not_fhir_is_malformed(hg: HealthGorillaSandbox, caller: Caller) -> None:
+def test_a_body_that_is_not_fhir_is_malformed(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """Wrong types and unknown properties are 400; the answer names elements, no values."""
     answer = caller.send("POST", "PractitionerRole", {**clinical(hg), "code": "secret words"})
     assert answer.status_code == 400
@@ -268,7 +268,7 @@ CLASHES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("case", CLASHES)
-def test_what_is_taken_is_refused(hg: HealthGorillaSandbox, caller: Caller, case: str) -> None:
+def test_a_taken_login_or_address_is_refused(hg: HealthGorillaSandbox, caller: Caller, case: str) -> None:
     """Logins and e-mails are unique over all tenants, without regard to case."""
     caller.enroll(clinical(hg, telecom=[{"system": "email", "value": "joe@clinic.example"}]))
     body = clinical(hg, 2)

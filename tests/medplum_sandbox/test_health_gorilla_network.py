@@ -163,7 +163,9 @@ GOOD = {"access_token": "t", "token_type": "Bearer", "expires_in": 60}
         ("access_token", JSONResponse({**GOOD, "access_token": ""}, headers=NO_STORE)),
     ],
 )
-def test_a_token_must_come_as_documented(clinic: Clinic, caller: FederatedCaller, words: str, answer: Response) -> None:
+def test_a_token_must_be_sent_as_documented(
+    clinic: Clinic, caller: FederatedCaller, words: str, answer: Response
+) -> None:
     """Status, Cache-Control, type, life and value are checked."""
     clinic.token_answer = lambda: answer
     with pytest.raises(NetworkError, match=words):

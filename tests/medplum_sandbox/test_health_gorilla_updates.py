@@ -63,7 +63,7 @@ def test_omitted_account_numbers_are_dropped_or_kept(fate: str, left: list[str])
         assert numbers(answer.json()["contained"][0]) == left == numbers(hg.roles()[0]["contained"][0])
 
 
-def test_what_was_read_can_be_put_back_with_a_number_more() -> None:
+def test_an_account_that_was_read_can_be_put_with_another_number() -> None:
     """Read, merge, write: the whole resource as it was shown is accepted, in every shape of a shown role."""
     for switches in Switches.combinations():
         with HealthGorillaSandbox(switches=switches.but(grants=frozenset({"jwt-bearer"}), subject="user")) as one:
@@ -216,7 +216,7 @@ def test_an_unknown_parameter_or_include_is_refused(hg: HealthGorillaSandbox, ca
     assert caller.send("GET", "PractitionerRole?_include=Patient:x").status_code == 400
 
 
-def test_includes_bring_tenant_and_locations(hg: HealthGorillaSandbox, caller: Caller) -> None:
+def test_includes_return_tenant_and_locations(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """_include of organization and location adds them, once each, and total counts matches only."""
     place = new_location(caller, hg.tenant_id)
     caller.enroll({**clinical(hg), "location": [{"reference": f"Location/{place}"}]})

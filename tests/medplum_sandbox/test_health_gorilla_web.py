@@ -121,7 +121,7 @@ def test_too_many_with_and_without_retry_after() -> None:
             assert caller.send("GET", "PractitionerRole").status_code == 200
 
 
-def test_errors_pages_and_conflicts_come_instead_of_the_work(hg: HealthGorillaSandbox, caller: Caller) -> None:
+def test_errors_pages_and_conflicts_replace_the_answer(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """503, an HTML page, a 409: the account is not created."""
     for kind, status, content_type in (
         ("server_error", 503, "application/fhir+json"),

@@ -66,7 +66,7 @@ def test_a_reset_before_the_write_leaves_nothing() -> None:
         assert caller.found(CONDITION) == []
 
 
-def test_too_many_says_when_to_come_back() -> None:
+def test_too_many_requests_say_when_to_retry() -> None:
     """As recorded: a 429 whose diagnostics and RateLimit header carry the time, and no Retry-After."""
     with medplum() as (sandbox, caller):
         sandbox.faults.add("too_many", seconds=2)

@@ -82,7 +82,7 @@ def test_one_rule_without_criteria_grants_all_of_the_type() -> None:
         assert len(limited.found("Patient")) == 1
 
 
-def test_the_member_stands_in_the_criteria_as_profile() -> None:
+def test_the_member_is_profile_in_the_criteria() -> None:
     """``%profile`` is the caller's own reference, ``%profile.id`` its id."""
     rules = (
         {"resourceType": "Task", "criteria": "Task?owner=%profile"},
@@ -111,7 +111,7 @@ def test_fields_can_be_hidden_or_kept_from_change() -> None:
         assert "gender" not in limited.created(patient("b", gender="female"))
 
 
-def test_administrators_keep_their_types_beside_a_policy() -> None:
+def test_administrators_keep_their_types_with_a_policy() -> None:
     """Only administrators may access projects and memberships."""
     with member({"resourceType": "*"}) as (sandbox, admin, limited):
         path = f"Project/{sandbox.project_id}"

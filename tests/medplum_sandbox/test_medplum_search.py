@@ -164,7 +164,7 @@ def test_observations_are_found(caller: Caller, query: str, expected: list[str])
         ("code.x=1", "Unable to identify next resource type for search parameter: Observation?code"),
     ],
 )
-def test_what_cannot_be_searched_for_is_refused(caller: Caller, query: str, text: str) -> None:
+def test_invalid_searches_are_refused(caller: Caller, query: str, text: str) -> None:
     """400 with the reason."""
     answer = caller.get(f"Observation?{query}")
     assert (answer.status_code, text_of(answer)) == (400, text)

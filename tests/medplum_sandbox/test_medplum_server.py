@@ -111,7 +111,7 @@ def test_every_request_is_recorded_with_its_status() -> None:
         assert seen == [("GET", "/fhir/R4/Patient", "name=x", 200), ("GET", "/fhir/R4/Patient/1", "", 404)]
 
 
-def test_the_quota_comes_back_after_a_minute() -> None:
+def test_the_quota_is_restored_after_a_minute() -> None:
     """The window starts with the first unit, not with the clock's minute."""
     now = [0.0]
     quotas = Quotas(100, clock=lambda: now[0])
@@ -146,7 +146,7 @@ def test_a_project_may_have_a_quota_of_its_own(tmp_path: Path) -> None:
         assert [client.get("Patient").status_code for _ in range(2)] == [200, 429]
 
 
-def test_listeners_hear_of_what_was_committed_and_of_nothing_else() -> None:
+def test_listeners_get_only_committed_changes() -> None:
     """Create, update and delete; not of a write that changes nothing or is undone."""
     with medplum() as (sandbox, client):
         heard: list[tuple[str, bool]] = []
@@ -239,7 +239,7 @@ def test_a_patch_that_is_none_is_refused(body: object, text: str) -> None:
         (["a", None], "Test failed: undefined != a,"),
     ],
 )
-def test_a_failed_test_is_told_as_javascript_writes_values(value: object, text: str) -> None:
+def test_a_failed_patch_test_is_reported_as_javascript_writes_values(value: object, text: str) -> None:
     """Whatever was compared."""
     with medplum() as (_, client):
         made = client.created(patient("a"))
@@ -281,7 +281,7 @@ def test_a_conditional_reference_to_no_type_matches_nothing() -> None:
         assert "did not match any resources" in text_of(client.post("Basic", json=body))
 
 
-def test_a_batch_reads_versions_and_refuses_what_is_no_route() -> None:
+def test_a_batch_reads_versions_and_refuses_unknown_routes() -> None:
     """vread works; operations, foreign paths and writes to unusual paths are 404."""
     with medplum() as (_, client):
         made = client.created(patient("a"))
@@ -357,7 +357,7 @@ def test_an_unresolvable_reference_is_reported_before_a_structural_error() -> No
         assert client.post("Patient", json=patient("a", meta={"versionId": 5, "lastUpdated": "x"})).status_code == 201
 
 
-def test_a_warning_comes_along_with_an_error_and_refuses_nothing_alone() -> None:
+def test_a_warning_is_reported_with_an_error_and_refuses_nothing_by_itself() -> None:
     """A reference to a type that the element does not name, and two forms of one choice."""
     with medplum() as (_, client):
         odd = patient(
@@ -368,7 +368,7 @@ def test_a_warning_comes_along_with_an_error_and_refuses_nothing_alone() -> None
         assert sorted(issue["severity"] for issue in issues) == ["error", "warning", "warning"]
 
 
-def test_what_stands_beside_an_object_becomes_part_of_it() -> None:
+def test_a_property_beside_an_object_is_merged_into_it() -> None:
     """As the server does when it reads ``_maritalStatus``."""
     with medplum() as (_, client):
         made = client.created(patient("a", maritalStatus={"text": "M"}, _maritalStatus={"id": "x"}))

@@ -81,7 +81,7 @@ def test_a_wrong_value_is_named_with_its_place(fields: Json, text: str, path: st
         {"meta": {"project": "x", "account": {"reference": "Organization/1"}, "tag": [{"code": "t"}]}},
     ],
 )
-def test_what_fhir_allows_passes(fields: Json) -> None:
+def test_valid_fhir_passes(fields: Json) -> None:
     """Partial dates, extensions of primitives, contained resources, and what the server lets through as well.
 
     Tried on a server 5.1.13: the constraints of data types (``cpt-2``, ``att-1``) are not checked where they are used.
@@ -201,7 +201,7 @@ NULL, ADDITIONAL = "Invalid null value", "Invalid additional property"
         ),
     ],
 )
-def test_what_stands_beside_a_value_is_put_into_it(caller: Caller, resource: Json, texts: list[str]) -> None:
+def test_a_property_beside_a_value_is_merged_into_it(caller: Caller, resource: Json, texts: list[str]) -> None:
     """Before validation: a list beside an object uses the positions as names. Answers of a real 5.1.13."""
     answer = caller.post(resource["resourceType"], json=resource)
     assert answer.status_code == 400

@@ -220,7 +220,7 @@ def test_an_older_server_refuses_an_element_that_was_added(version: str, status:
         assert status == 201 or text_of(answer) == 'Invalid additional property "offeredIn"'
 
 
-def test_what_was_added_is_in_the_tables() -> None:
+def test_the_additions_are_in_the_tables() -> None:
     """So a newer server knows the additions, and the test finds typos here."""
     assert set(resource_types()) >= additions.TYPES
     for kind, elements in additions.ELEMENTS.items():

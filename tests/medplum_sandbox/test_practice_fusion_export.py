@@ -51,7 +51,7 @@ def test_practice_fusions_manifest() -> None:
         assert found["output"][0]["url"] == f"{caller.box.base_url}/Binary/export/{job}/Patient/1"
 
 
-def test_progress_is_told_by_switch() -> None:
+def test_a_switch_reports_progress() -> None:
     """X-Progress grows with each poll."""
     with calling(Switches.general(polls=4)) as caller:
         address = caller.job("$export")
@@ -126,7 +126,7 @@ def test_a_job_ends_with_its_time() -> None:
         assert caller.get(third).status_code == 404
 
 
-def test_deletions_come_as_transaction_bundles() -> None:
+def test_deletions_are_transaction_bundles() -> None:
     """With _since: resources deleted after it, up to two a line; never in the output, and not without _since."""
     with calling(Switches.general(deleted=True)) as caller:
         source, since = caller.box.source, caller.manifest("$export")["transactionTime"]
@@ -144,7 +144,7 @@ def test_deletions_come_as_transaction_bundles() -> None:
         assert "deleted" not in caller.manifest(f"$export?_since={later}")
 
 
-def test_what_was_deleted_and_made_again_is_not_deleted() -> None:
+def test_a_resource_that_was_deleted_and_created_again_is_not_deleted() -> None:
     """A resource in deleted is never in output too."""
     with calling(Switches.general()) as caller:
         source, since = caller.box.source, caller.manifest("$export")["transactionTime"]

@@ -219,7 +219,7 @@ def test_output_formats(exact: Caller, format_: str) -> None:
     assert exact.kick_off(f"Group/{exact.box.group_id}/$export?_outputFormat={format_}").status_code == 202
 
 
-def test_since_brings_what_changed(general: Caller) -> None:
+def test_since_returns_changes(general: Caller) -> None:
     """Only resources changed after the given time: here the last transactionTime."""
     source = general.box.source
     first = general.manifest("$export")

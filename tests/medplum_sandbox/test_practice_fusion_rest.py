@@ -47,7 +47,7 @@ def test_a_resource_is_read_by_its_id() -> None:
     ("kind", "status"),
     [("Medication", 200), ("Location", 200), ("Binary", 200), ("PractitionerRole", 403), ("MedicationStatement", 403)],
 )
-def test_what_has_no_scope_may_be_readable(kind: str, status: int) -> None:
+def test_a_type_without_a_scope_may_be_readable(kind: str, status: int) -> None:
     """Of the types without a scope, some can be read with any token, and some cannot be read at all."""
     with calling(Switches.exact()) as caller:
         assert caller.get(f"{kind}/{first(caller, kind)['id']}").status_code == status

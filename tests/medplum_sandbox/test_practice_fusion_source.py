@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_data() -> None:
     assert list(other.resources()) != list(PRACTICE.resources())
 
 
-def test_every_type_is_there() -> None:
+def test_every_type_is_generated() -> None:
     """All types that Practice Fusion exports, and those that resources refer to without being exportable."""
     assert {kind for kind in ALL_TYPES if PRACTICE.count(kind)} == set(ALL_TYPES)
     assert PRACTICE.count("Patient") == 12
@@ -71,7 +71,7 @@ def test_resources_are_valid_fhir(kind: str) -> None:
         model.model_validate(resource)
 
 
-def test_references_come_in_every_spelling() -> None:
+def test_references_are_written_in_every_form() -> None:
     """Relative, versioned, absolute with the source's base, foreign, urn:, contained, and by identifier only."""
     every = [reference for resource in PRACTICE.resources() for reference in references(resource)]
     base = re.escape(PRACTICE.base)
@@ -97,7 +97,7 @@ def test_every_local_reference_leads_somewhere() -> None:
             assert target is None or PRACTICE.get(*target) is not None, reference
 
 
-def test_references_go_in_circles() -> None:
+def test_references_are_circular() -> None:
     """Between types and inside one type."""
     found = edges(PRACTICE)
     for one, other in (
@@ -220,7 +220,7 @@ def test_a_source_knows_whose_a_resource_is() -> None:
     assert source.entries["Provenance"]["x"].patient is None
 
 
-def test_members_come_and_go() -> None:
+def test_members_join_and_leave() -> None:
     """add_member keeps the first time; remove_member removes only the membership."""
     source = generate(7, 1, outside=1)
     outsider = next(id_ for id_ in source.entries["Patient"] if id_ not in source.groups[source.group_id])

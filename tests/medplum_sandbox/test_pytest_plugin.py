@@ -42,7 +42,7 @@ def test_no_fault_is_left(medplum):
 def test_a_quota_ends(medplum):
     assert [medplum.client.get("Patient").status_code for _ in range(6)][-1] == 429
 
-def test_the_partners_stand_beside(health_gorilla, practice_fusion):
+def test_the_partners_are_available_too(health_gorilla, practice_fusion):
     assert health_gorilla.settings()["HEALTH_GORILLA_BASE_URL"] == health_gorilla.base_url
     assert practice_fusion.settings()["PF_FHIR_BASE_URL"] == practice_fusion.base_url
 """

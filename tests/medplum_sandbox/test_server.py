@@ -36,7 +36,7 @@ def test_it_answers_on_a_free_loopback_port_until_it_is_stopped() -> None:
         loopback.get(server.base_url)
 
 
-def test_two_servers_stand_side_by_side() -> None:
+def test_two_servers_run_at_once() -> None:
     """Each has its own port."""
     with Server(APP) as one, Server(APP) as other:
         assert one.port != other.port

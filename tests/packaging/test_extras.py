@@ -162,7 +162,7 @@ def test_every_library_before_1_0_has_an_upper_bound() -> None:
             assert "<" in str(requirement.specifier), requirement
 
 
-def test_what_is_imported_is_required() -> None:
+def test_every_imported_library_is_required() -> None:
     """No library is used that only another library requires, except those of pytest's plugins."""
     import grimp  # noqa: PLC0415  # import-linter's own graph: only this test needs it
 

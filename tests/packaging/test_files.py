@@ -59,7 +59,7 @@ def test_the_image_runs_unprivileged_and_says_how_it_is() -> None:
     assert all(re.search(r":\S+-slim", text) for word, text in instructions() if word == "FROM")
 
 
-def test_what_the_build_copies_exists_and_holds_no_secret() -> None:
+def test_files_that_the_build_copies_exist_and_contain_no_secret() -> None:
     """In a deployment from a checkout, the folder packaging/ contains host.env."""
     sources = [
         source

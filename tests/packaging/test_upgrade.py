@@ -71,7 +71,7 @@ def states(runs: Runs) -> dict[str, str]:
     return {f"{run.resource.partition('/')[2]}/{run.version}": run.state for run in runs.listed()}
 
 
-def test_the_inbox_of_version_0_1_0_is_taken_up(tmp_path: Path) -> None:
+def test_the_inbox_of_version_0_1_0_is_continued(tmp_path: Path) -> None:
     """Active and waiting runs complete in order and once; the ended runs are listed; a dead letter is retried."""
     restore((LEFT_BEHIND / "inbox.sql").read_text(), tmp_path / "inbox.sqlite")
     greeter = Greeter()
@@ -92,7 +92,7 @@ def test_the_inbox_of_version_0_1_0_is_taken_up(tmp_path: Path) -> None:
     assert greeter.greeted == ["held/1", "held/2", "dead/1"]
 
 
-def test_a_restored_backup_of_the_inbox_goes_on(tmp_path: Path) -> None:
+def test_a_restored_backup_of_the_inbox_continues(tmp_path: Path) -> None:
     """A copy that SQLite made while a host ran has the host's runs; this version continues those that had not ended."""
     original, backup = tmp_path / "inbox.sqlite", tmp_path / "backup.sqlite"
     restore((LEFT_BEHIND / "inbox.sql").read_text(), original)
@@ -138,7 +138,7 @@ def post(both: World, resource: Json) -> str:
     return str(answer.json()["id"])
 
 
-def test_the_sync_goes_on_from_the_map_and_task_of_version_0_1_0(tmp_path: Path) -> None:
+def test_the_sync_continues_from_the_map_and_task_of_version_0_1_0(tmp_path: Path) -> None:
     """The next run requests only changes, creates nothing twice, and resolves the waiting reference."""
     with upgraded("sync_done", tmp_path, WAITING) as both:
         change(both, observation("o9"))
@@ -170,7 +170,7 @@ def test_a_lost_map_of_version_0_1_0_makes_nothing_twice(tmp_path: Path, name: s
         assert_exact(both)
 
 
-def test_what_a_newer_version_adds_to_the_task_is_left_out() -> None:
+def test_members_that_a_newer_version_adds_to_the_task_are_ignored() -> None:
     """So a Task can also be read after a step back: unknown members are ignored wherever they stand."""
     task = json.loads((LEFT_BEHIND / "sync_done.json").read_text())[-1]
     (parameter,) = (each for each in task["contained"][0]["parameter"] if each["name"] == "state")

@@ -124,7 +124,7 @@ def test_an_exported_run_replays(bots: Collection, tmp_path: Path) -> None:
     assert "Thistlewood" not in "".join(path.read_text() for path in (tmp_path / "case").iterdir())
 
 
-def test_a_bot_that_asks_for_something_else_is_told(bots: Collection, tmp_path: Path) -> None:
+def test_a_request_that_was_not_recorded_is_reported(bots: Collection, tmp_path: Path) -> None:
     """A request that was not recorded gets 404, and the test can see it."""
     with MedplumSandbox() as medplum:
         url = stored(tmp_path, fail(bots, medplum))
@@ -136,7 +136,7 @@ def test_a_bot_that_asks_for_something_else_is_told(bots: Collection, tmp_path: 
     assert len(replayed.unknown) == 1
 
 
-def test_what_cannot_be_exported_is_one_line(bots: Collection, tmp_path: Path) -> None:
+def test_an_export_that_fails_is_one_line(bots: Collection, tmp_path: Path) -> None:
     """Another key, a folder that is there, a run that was too large."""
     with MedplumSandbox() as medplum:
         recording = fail(bots, medplum)

@@ -77,7 +77,7 @@ def test_a_patient_is_named_by_the_bare_id(given: str, bare: str) -> None:
         ([("patient", "a"), ("date", "10000")], "invalid-parameter"),
     ],
 )
-def test_what_is_not_understood_is_refused(query: list[tuple[str, str]], code: str) -> None:
+def test_a_query_that_is_not_understood_is_refused(query: list[tuple[str, str]], code: str) -> None:
     """A value that means nothing, or a modifier that would turn the meaning round."""
     with pytest.raises(InputError) as refused:
         federation.read_query(query)
@@ -105,7 +105,7 @@ def test_unknown_parameters_are_ignored_unless_handling_is_strict() -> None:
         ("x-handling=strict", False),
     ],
 )
-def test_strict_handling_is_asked_for_in_a_prefer_header(prefer: str, expected: bool) -> None:
+def test_strict_handling_is_requested_by_a_prefer_header(prefer: str, expected: bool) -> None:
     """One preference among others (RFC 7240)."""
     assert federation.is_strict(prefer) is expected
 
@@ -318,7 +318,7 @@ def test_december_ends_with_the_year() -> None:
         ({"content": [{"attachment": {"url": f"https://m.example/storage/{BINARY}/v?Signature=x"}}]}, True),
     ],
 )
-def test_only_documents_with_bytes_in_force_are_told_of(changes: Json, expected: bool) -> None:
+def test_only_current_documents_with_content_are_listed(changes: Json, expected: bool) -> None:
     """An erroneous document is not disclosed, and content on another server is not fetched for a caller."""
     assert documents.may_leave(document(**changes), RULES) is expected
 
@@ -351,7 +351,7 @@ def test_confidentiality_has_a_ceiling(codes: list[str], highest: str, expected:
         {"securityLabel": [{"coding": [{"system": "urn:oid:2.16.840.1.113883.5.25", "code": "R"}]}]},
     ],
 )
-def test_a_label_counts_wherever_it_stands_and_whatever_its_system_was_called(changes: Json) -> None:
+def test_a_label_counts_in_every_element_and_with_every_system(changes: Json) -> None:
     """Any resource may carry one in its meta; earlier versions of FHIR and C-CDA name the code system otherwise."""
     held = document(**changes)
     assert not documents.may_leave(held, RULES)
@@ -451,7 +451,7 @@ def test_a_bare_document_is_filled_from_the_clinic_and_itself() -> None:
     }
 
 
-def test_what_the_document_says_goes_before_what_is_configured() -> None:
+def test_the_documents_own_values_take_precedence_over_the_settings() -> None:
     """Its author, custodian, identifiers, label, format and context are passed on."""
     held = document(
         author=[{"reference": "Practitioner/1"}, {"reference": "Organization/h"}],
@@ -472,7 +472,7 @@ def test_what_the_document_says_goes_before_what_is_configured() -> None:
     assert documents.organization_references(held) == {"Organization/h"}
 
 
-def test_what_nobody_says_is_left_out() -> None:
+def test_unknown_details_are_left_out() -> None:
     """No author, custodian, label or size is invented."""
     shown = present(document(type=None), own=None, contents=[Content()])
     assert not {"author", "custodian", "contained", "securityLabel", "type", "context"} & shown.keys()
@@ -494,7 +494,7 @@ def test_the_clinics_oid_and_level_are_used_where_configured() -> None:
         ({"date": None, "content": [{"attachment": {"url": f"Binary/{BINARY}", "creation": "2020"}}]}, "2020"),
     ],
 )
-def test_a_date_is_taken_from_what_is_known(changes: Json, expected: str | None) -> None:
+def test_a_missing_date_is_derived_from_other_elements(changes: Json, expected: str | None) -> None:
     """The content's creation, else when Medplum stored it, else nothing."""
     assert present(document(**changes)).get("date") == expected
 
@@ -508,7 +508,7 @@ def test_each_content_has_its_own_address() -> None:
     ]
 
 
-def test_a_summary_stands_for_a_patients_data() -> None:
+def test_a_summary_represents_a_patients_data() -> None:
     """Its id leads back to the patient; it is as the network's sample describes such a document."""
     shown = present(documents.summary({"id": "p-1", "meta": {"versionId": "3"}}), contents=[Content("application/xml")])
     assert documents.summarized_patient(shown["id"]) == "p-1"
