@@ -148,7 +148,7 @@ def test_mrg_4_names_the_record_where_mrg_1_is_empty() -> None:
 
 
 @pytest.mark.parametrize("event", ["A24", "A37", "A43", "A46", "A47", "A48"])
-def test_what_changes_numbers_in_other_ways_is_refused(event: str) -> None:
+def test_events_that_change_numbers_in_other_ways_are_refused(event: str) -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
         moved = adt(event, pid(mr("R-1"), "Quandt^Ilse", "19610304", "F"), f"MRG|{mr('R-2')}", at=LATER)
@@ -192,7 +192,7 @@ def test_numbers_of_two_patients_are_for_a_person(swapped: bool) -> None:
 
 
 @pytest.mark.parametrize("back", ["A28", "A04", "A01"])
-def test_a_patient_comes_back_after_an_a29(back: str) -> None:
+def test_a_patient_is_registered_again_after_an_a29(back: str) -> None:
     """An update alone does not reactivate a patient, and a late A29 does not deactivate a reactivated one."""
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
@@ -208,7 +208,7 @@ def test_a_patient_comes_back_after_an_a29(back: str) -> None:
         assert [each["identifier"] for each in w.gorilla.patients()]
 
 
-def test_whom_a_person_made_inactive_a_message_does_not_bring_back() -> None:
+def test_a_message_does_not_reactivate_a_patient_that_a_person_deactivated() -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
         w.server.change(f"Patient/{patients(w)[0]['id']}", lambda now: {**now, "active": False})

@@ -92,7 +92,7 @@ def test_a_missing_setting_is_a_finding(here: World) -> None:
         ("TENANT_ID", "t-" + "0" * 24, "tenant", "tenant-unknown"),
     ],
 )
-def test_what_is_set_wrong_is_named(here: World, setting: str, value: str, step: str, code: str) -> None:
+def test_a_wrong_setting_is_named(here: World, setting: str, value: str, step: str, code: str) -> None:
     """Each wrong setting fails at its own step, and not before."""
     answer = check(here, **{f"HEALTH_GORILLA_{setting}": value})
     assert one(answer, "ok") is False
@@ -133,7 +133,7 @@ def test_a_tenant_without_phone_or_address_is_a_warning(here: World) -> None:
         ),
     ],
 )
-def test_a_clinician_who_could_not_be_enrolled_is_told_why(here: World, person: Json, code: str) -> None:
+def test_the_reason_why_a_clinician_cannot_be_enrolled_is_reported(here: World, person: Json, code: str) -> None:
     """The rules of an enrollment, without the enrollment."""
     answer = check(here, named("practitioner", here.store(person)))
     assert found(answer)["practitioner"] == ("failed", code)
@@ -158,7 +158,7 @@ def test_an_id_that_differs_from_the_directorys_is_found(here: World) -> None:
     assert found(answer)["practitioner"] == ("failed", "health-gorilla-id-mismatch")
 
 
-def test_somebody_whom_medplum_lacks_is_not_blamed_on_health_gorilla(here: World) -> None:
+def test_a_person_missing_in_medplum_is_not_reported_as_health_gorillas_fault(here: World) -> None:
     """A Practitioner that Medplum does not have fails the last step, in Medplum's name."""
     nobody = {
         "name": "practitioner",

@@ -71,7 +71,7 @@ def sent_roles(place: World) -> list[str]:
         {"type": {"text": "NPI"}},
     ],
 )
-def test_an_npi_is_an_npi_in_whatever_form(here: World, marked: Json) -> None:
+def test_an_npi_is_recognized_in_every_form(here: World, marked: Json) -> None:
     """Its owner is a clinician for both operations: enrolled by the one, refused by the other."""
     practitioner = here.store(clinician(identifier=[{**marked, "value": npi(1)}]))
     refused = here.call(create_staff_user, named("practitioner", practitioner))

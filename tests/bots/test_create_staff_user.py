@@ -64,7 +64,7 @@ def security_extension(url: str, code: str) -> Json:
     return {"url": url, "valueCodeableConcept": {"coding": [{"system": f"{HG}/security-role", "code": code}]}}
 
 
-def test_an_account_is_made_once_and_told_to_medplum(here: World) -> None:
+def test_an_account_is_created_once_and_written_to_medplum(here: World) -> None:
     """The first call makes the account and writes id and login back; the second writes nothing on either side."""
     person = here.store(staff())
     answer = create(here, person)
@@ -96,7 +96,7 @@ def test_a_clinician_is_sent_to_the_other_operation(here: World, said: Json) -> 
         ({"name": [{"use": "old", "family": "Deskwright", "given": ["Flora"]}]}, "name-missing"),
     ],
 )
-def test_what_no_account_is_made_for(here: World, changes: Json, code: str) -> None:
+def test_people_for_whom_no_account_is_created(here: World, changes: Json, code: str) -> None:
     """An inactive person, and one without a current whole name, get no account."""
     answer = create(here, here.store(staff(**changes)))
     assert (action(answer), codes(answer)) == ("refused", [code])
@@ -141,7 +141,7 @@ def test_both_spellings_of_the_security_role_are_read(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("switches", Switches.combinations(), ids=differing)
-def test_whatever_is_unknown(switches: Switches) -> None:
+def test_it_works_under_every_switch_of_health_gorilla(switches: Switches) -> None:
     """Created once, unchanged by a second call, changed by a third, under every combination of unknown behavior."""
     with world(switches) as here:
         person = here.store(staff())
@@ -156,7 +156,7 @@ def test_whatever_is_unknown(switches: Switches) -> None:
 @pytest.mark.parametrize("echoed", [True, False])
 @pytest.mark.parametrize("keys", [True, False])
 @pytest.mark.parametrize("sign_on", [True, False])
-def test_a_lost_answer_makes_nobody_twice(echoed: bool, keys: bool, sign_on: bool) -> None:
+def test_a_lost_answer_creates_no_duplicate(echoed: bool, keys: bool, sign_on: bool) -> None:
     """The answer to the create is lost: the account is found by login, UUID or name, and created only once."""
     with world(Switches(login_echoed=echoed, idempotency_keys=keys)) as here:
         here.gorilla.faults.add("reset_after_write", times=1, path="PractitionerRole")
@@ -267,7 +267,9 @@ def test_another_tenant_has_its_own_login(here: World, sign_on: bool) -> None:
 
 @pytest.mark.parametrize("keys", [True, False])
 @pytest.mark.parametrize("sign_on", [True, False])
-def test_an_account_in_another_tenant_is_made_once_although_no_logins_are_told(sign_on: bool, keys: bool) -> None:
+def test_an_account_in_another_tenant_is_created_once_even_if_logins_are_not_returned(
+    sign_on: bool, keys: bool
+) -> None:
     """A taken login, or the repeated first answer, shows the account: no later call creates another."""
     with world(Switches(login_echoed=False, idempotency_keys=keys)) as here:
         person, secrets = here.store(staff()), {} if sign_on else NO_SSO
@@ -292,7 +294,7 @@ def test_medplum_keeps_nothing_of_another_tenant(here: World) -> None:
     assert kept(here.read(person)) == ([], [])
 
 
-def test_no_login_is_made_up_for_an_account_that_is_there() -> None:
+def test_no_login_is_generated_for_an_existing_account() -> None:
     """The account was linked by its id and neither side has a login: none is sent, returned or written to Medplum."""
     with world(Switches(login_echoed=False)) as here:
         made = create(here, here.store(staff()), **NO_SSO)

@@ -116,7 +116,7 @@ def test_an_unknown_parameter_is_ignored(world: Network) -> None:
 @pytest.mark.parametrize(
     ("given", "code"), [({"type:text": "x", "patient": "p"}, "unknown-parameter"), (None, "patient-required")]
 )
-def test_what_is_not_understood_is_an_outcome(world: Network, given: Any, code: str) -> None:
+def test_a_query_that_is_not_understood_is_an_outcome(world: Network, given: Any, code: str) -> None:
     """A refusal is an OperationOutcome, as a search answers."""
     assert outcomes.codes(call(world, given)) == [code]
 

@@ -47,7 +47,7 @@ def test_a_sample_is_fhir(case: Case) -> None:
 
 
 @pytest.mark.parametrize("stem", ["sync_practitioner", "create_staff_user"])
-def test_samples_are_accepted_whatever_is_unknown(stem: str) -> None:
+def test_samples_are_accepted_under_every_switch(stem: str) -> None:
     """The fullest sample creates an account under every combination of undocumented behavior."""
     (case,) = [found for found in cases(stem) if found.folder.name in {"clinical-user-full-example", "full-example"}]
     handler = load().named(stem)

@@ -61,7 +61,7 @@ def register_twice(answer: object) -> tuple[str, int]:
         "none",
     ],
 )
-def test_what_is_no_searchset_is_not_nobody(answer: object) -> None:
+def test_an_answer_that_is_not_a_searchset_does_not_mean_nobody(answer: object) -> None:
     """The call fails and may be repeated; no second patient is registered."""
     assert register_twice(answer) == ("failed", 1)
 

@@ -49,7 +49,7 @@ def open_tasks(w: Clinic) -> list[str]:
 
 @pytest.mark.parametrize("event", ["the operation", "the Consent"])
 @pytest.mark.parametrize("form", ["relative", "versioned", "absolute", "logical", "logical without system"])
-def test_a_consent_counts_by_whatever_reference(form: str, event: str) -> None:
+def test_a_consent_counts_with_every_form_of_reference(form: str, event: str) -> None:
     with clinic() as w:
         number = {"system": MRN, "value": "R,1"}
         patient = w.server.create(person(identifier=[number]))
@@ -130,7 +130,7 @@ def test_a_changed_consent_ends_a_registration_and_a_later_one_revives_it() -> N
         assert open_tasks(w) == []
 
 
-def test_a_deleted_consent_lets_the_patient_in() -> None:
+def test_after_a_consent_is_deleted_the_patient_is_registered() -> None:
     with clinic() as w:
         patient = w.server.create(person())
         denied = w.server.create(consent(patient))
@@ -207,7 +207,7 @@ def test_consents_that_cannot_be_searched_permit_nothing(monkeypatch: pytest.Mon
         ("PV1|1|N\rPD1||||||||||||Y", "PV1|1|N\rPD1||||||||||||N"),
     ],
 )
-def test_a_message_keeps_a_patient_out_and_lets_one_in_again(protecting: str, opening: str) -> None:
+def test_a_message_excludes_a_patient_and_a_later_one_includes_the_patient_again(protecting: str, opening: str) -> None:
     """The label stays on the Patient until a message removes it; other labels are not changed."""
     who = pid("R-1^^^CLINIC^MR", "Quandt^Ilse", "19610304", "F")
     with world() as w:

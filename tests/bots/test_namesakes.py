@@ -65,7 +65,7 @@ def not_same(w: Clinic, patient: Json, other: Json, **flags: bool) -> Json:
         ({}, {}, "refused", "refused"),
     ],
 )
-def test_marks_tell_two_people_apart(first: Json, second: Json, plain: str, forced: str) -> None:
+def test_marks_distinguish_two_people(first: Json, second: Json, plain: str, forced: str) -> None:
     with clinic() as w:
         _, other = two(w, first, second)
         answer = handler(w.asked(other))
@@ -122,7 +122,7 @@ def test_the_other_person_must_be_a_patient_of_this_server(wrong: str) -> None:
 
 
 @pytest.mark.parametrize("identifier_system", ["", MRN])
-def test_a_person_says_that_they_are_two_and_that_holds(identifier_system: str) -> None:
+def test_two_people_marked_as_different_stay_different(identifier_system: str) -> None:
     """For the call itself, and for later events of either of them, but not for a third namesake."""
     with clinic(FEDERATED_PATIENT_IDENTIFIER_SYSTEM=identifier_system) as w:
         numbered = [{"identifier": [{"system": MRN, "value": f"R-{place}"}]} for place in range(3)]
@@ -171,7 +171,7 @@ def test_a_preview_keeps_nothing() -> None:
         assert action(handler(w.asked(other))) == "refused"
 
 
-def test_nobody_is_somebody_else_than_themselves() -> None:
+def test_not_same_as_cannot_name_the_patient_itself() -> None:
     with clinic() as w:
         one, other = two(w)
         assert codes(handler(not_same(w, one, one))) == ["same-patient"]

@@ -72,7 +72,7 @@ def test_a_call_logs_in_the_words_that_operators_know(caplog: pytest.LogCaptureF
         assert both.content(f"{both.medplum.base_url}/fhir/R4/{one(answer, 'failedResources')}")
 
 
-def test_steps_go_on_where_the_last_one_stopped() -> None:
+def test_each_step_resumes_where_the_last_one_stopped() -> None:
     """Without a disk and with a short budget, each call continues the run: the export is kicked off once."""
     with world(generate(1, 6), switches=FAST) as both:
         for _ in range(60):
@@ -258,7 +258,7 @@ def test_every_practice_has_its_turn_and_one_that_fails_stops_no_other(tmp_path:
         assert one(answer(parameters.string("practice", "west")), "outcome")
 
 
-def test_who_triggers_a_sync_by_hand_reads_whether_it_succeeded() -> None:
+def test_the_answer_to_a_manual_trigger_says_whether_it_succeeded() -> None:
     """success, and error with the code, even if the call fails, and for several practices together."""
     with world(generate(1, 1), switches=FAST) as both:
         both.source.faults.add("failed_export")

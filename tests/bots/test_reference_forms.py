@@ -21,7 +21,7 @@ def written(world: Clinic | Network, form: str, patient_id: str) -> dict[str, st
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_merge_is_followed_and_two_people_are_told_apart(form: str) -> None:
+def test_a_merge_is_followed_and_two_people_are_distinguished(form: str) -> None:
     with clinic() as w:
         one = w.server.create(person())
         handler(w.asked(one))

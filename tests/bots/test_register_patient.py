@@ -247,7 +247,7 @@ class Loose(HealthGorillaSandbox):
         return super()._answer(ask, url)
 
 
-def test_somebody_else_is_not_taken_for_the_patient_who_was_asked_for() -> None:
+def test_another_person_is_not_mistaken_for_the_requested_patient() -> None:
     """A record without the searched identifier is no match: it is not overwritten."""
     with MedplumSandbox() as medplum, Loose() as gorilla:
         world = Clinic(medplum, gorilla)
@@ -301,7 +301,7 @@ def test_a_busy_partner_is_not_the_callers_fault() -> None:
         assert world.gorilla.patients() == []
 
 
-def test_a_refusal_of_the_partner_is_told(world: Clinic) -> None:
+def test_a_refusal_of_the_partner_is_reported(world: Clinic) -> None:
     """A refusal by a rule that only Health Gorilla knows is reported as a refusal, not as success."""
     with clinic(switches=Switches(other_genders=False), REGISTER_OTHER_GENDERS="true") as strict:
         stored = strict.server.create(person(gender="other"))
@@ -600,7 +600,7 @@ def test_a_number_of_another_kind_is_another_number(hospital: Clinic) -> None:
     assert len(hospital.gorilla.patients()) == 2
 
 
-def test_the_number_of_a_merged_record_may_stand_beside_the_survivors(hospital: Clinic) -> None:
+def test_the_number_of_a_merged_record_may_appear_with_the_survivors(hospital: Clinic) -> None:
     """Some senders list both from then on: either one means the survivor."""
     handler(hospital.message(adt("A04", "M-7")))
     handler(hospital.message(adt("A04", "M-8", f5="Sommer^Annie")))

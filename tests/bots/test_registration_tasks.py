@@ -65,7 +65,7 @@ def test_a_deleted_patient_has_no_open_task() -> None:
         assert tasks(w) == [("cancelled", "patient-deleted")]
 
 
-def test_an_event_that_comes_after_the_deletion_opens_none() -> None:
+def test_an_event_that_arrives_after_the_deletion_opens_no_task() -> None:
     """Medplum may deliver an update late: a deleted Patient needs no action."""
     with clinic() as w:
         stored = failing(w)

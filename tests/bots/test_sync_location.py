@@ -52,7 +52,7 @@ def there(place: World) -> list[Json]:
     return [found for found in place.gorilla.organizations() if found["id"].startswith("tl-")]
 
 
-def test_a_location_is_made_once_and_told_to_medplum(here: World) -> None:
+def test_a_location_is_created_once_and_written_to_medplum(here: World) -> None:
     """The first call makes it, with the default country, and writes its id back; the second writes nothing."""
     location = office(here, telecom=[{"system": "phone", "value": "+1 555 0102"}])
     answer = sync(here, location)
@@ -94,7 +94,7 @@ def test_a_line_that_is_taken_away_or_moved_in_medplum_is_so_there(here: World) 
     assert action(sync(here, location)) == "unchanged"
 
 
-def test_a_location_that_is_there_already_is_linked(here: World) -> None:
+def test_an_existing_location_is_linked(here: World) -> None:
     """One of the same name and address in the tenant is taken instead of making a second; two are for a person."""
     location = office(here)
     first = sync(here, location)
@@ -147,7 +147,7 @@ def test_a_conflict_is_settled_by_a_second_look(here: World) -> None:
 
 
 @pytest.mark.parametrize("switches", Switches.combinations()[::3], ids=differing)
-def test_whatever_is_unknown(switches: Switches) -> None:
+def test_it_works_under_every_switch_of_health_gorilla(switches: Switches) -> None:
     """Created, left, changed and left again, under many combinations of undocumented behavior."""
     with world(switches) as here:
         location = office(here)
@@ -220,7 +220,7 @@ def test_clinicians_can_be_assigned_to_it_at_once(here: World) -> None:
     assert "OFFICE" in str(here.account())
 
 
-def test_a_foreign_refusal_is_told_by_status(here: World) -> None:
+def test_an_unknown_refusal_is_reported_by_status(here: World) -> None:
     """A refusal of Health Gorilla's is passed on as a failure of the service, without its words."""
     location = office(here)
     sync(here, location)

@@ -208,7 +208,7 @@ def test_any_of_the_names_may_match(here: World) -> None:
     assert action(sync(here, here.store(clinician(name=names)))) == "enrolled"
 
 
-def test_who_is_not_in_the_directory_is_refused(here: World) -> None:
+def test_a_person_who_is_not_in_the_directory_is_refused(here: World) -> None:
     """An NPI that the directory does not know."""
     answer = sync(here, here.store(clinician(7777)))
     assert (action(answer), codes(answer)) == ("refused", ["npi-not-in-directory"])
@@ -322,7 +322,7 @@ def test_a_page_with_status_200_is_no_account(here: World, times: int) -> None:
     assert (action(answer), len(numbers(here.account()))) == (("updated", 1) if times == 1 else ("failed", 0))
 
 
-def test_an_account_that_can_not_be_read_at_once_is_told_as_enrolled(here: World) -> None:
+def test_an_account_that_cannot_be_read_at_once_is_reported_as_enrolled(here: World) -> None:
     """Some servers show a new account a moment later: it counts as enrolled, and Medplum stores its id."""
     practitioner = here.store(clinician())
     here.gorilla.faults.add("server_error", method="GET", path="/PractitionerRole/", status=404)
@@ -332,7 +332,7 @@ def test_an_account_that_can_not_be_read_at_once_is_told_as_enrolled(here: World
 
 
 @pytest.mark.parametrize("form", ["https://gorilla.example/fhir/R4/{}", "{}/_history/3"])
-def test_an_account_number_is_the_same_in_whatever_form_its_laboratory_is_told(here: World, form: str) -> None:
+def test_an_account_number_is_the_same_in_every_form_of_its_laboratorys_reference(here: World, form: str) -> None:
     """A reference may be whole or of a version: the number is not added again, sync after sync."""
     number = account_number(here.store(organization(here.gorilla.labs[0])), "SAME")
     practitioner = here.store(clinician(identifier=[*clinician()["identifier"], number]))
@@ -375,7 +375,7 @@ def test_account_numbers_are_embedded_then_merged_without_loss(here: World) -> N
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-def test_an_account_that_another_call_made_meanwhile_is_brought_up_to_date(here: World, numbered: bool) -> None:
+def test_an_account_that_another_call_created_meanwhile_is_updated(here: World, numbered: bool) -> None:
     """Two events of one clinician at once, the later with an account number: whichever is faster, it arrives."""
     earlier = one(sync(here, here.store(clinician()), PREVIEW), "payload")
     number = [account_number(here.store(organization(here.gorilla.labs[0])), "LATE")] if numbered else []
@@ -445,7 +445,7 @@ def test_the_subscription_of_its_own_write_back_ends(here: World) -> None:
     assert len(here.gorilla.sent("POST")) == 1
 
 
-def test_a_stale_event_enrols_whom_medplum_holds_now(here: World) -> None:
+def test_a_stale_event_enrolls_the_person_as_medplum_has_them_now(here: World) -> None:
     """An event's content may be old or invented: Medplum's own resource decides."""
     practitioner = here.store(clinician())
     forged = {**practitioner, "identifier": [{"system": NPI, "value": npi(2)}]}
@@ -462,7 +462,7 @@ def test_a_deleted_practitioner_is_left_alone(here: World) -> None:
 # 9. preview
 
 
-def test_a_preview_tells_all_and_writes_nothing(here: World) -> None:
+def test_a_preview_shows_everything_and_writes_nothing(here: World) -> None:
     """Action, payload and differences for each decision, and not one write."""
     lab = here.store(organization(here.gorilla.labs[0]))
     practitioner = here.store(clinician())
@@ -521,7 +521,7 @@ def test_an_unknown_practitioner_is_not_found(here: World) -> None:
 
 
 @pytest.mark.parametrize("switches", list(Switches.combinations()), ids=differing)
-def test_whatever_is_unknown_of_health_gorilla_the_outcome_is_the_same(switches: Switches) -> None:
+def test_the_outcome_is_the_same_under_every_switch_of_health_gorilla(switches: Switches) -> None:
     """Enrolled once, unchanged when synced again, a new account number added, none lost: under every combination."""
     with world(switches) as place:
         labs = [place.store(organization(lab)) for lab in place.gorilla.labs]
@@ -590,7 +590,7 @@ def test_a_long_failure_is_for_the_host_to_retry(here: World) -> None:
         handler.run(here.event({"reference": f"Practitioner/{practitioner['id']}"}))
 
 
-def test_nothing_of_a_person_is_told_in_an_outcome(here: World) -> None:
+def test_an_outcome_contains_nothing_about_a_person(here: World) -> None:
     """The outcome of every refusal has codes and elements, but no name, NPI, login, token or secret."""
     refused = [
         clinician(name=[{"family": "Different", "given": ["Person"]}]),

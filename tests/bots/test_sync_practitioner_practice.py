@@ -142,7 +142,7 @@ def test_locations_that_a_release_ignores_are_said(here: World) -> None:
         assert numbers(old.account()) == {"7"}
 
 
-def test_practice_account_numbers_come_with_the_location(here: World) -> None:
+def test_practice_account_numbers_are_sent_with_the_location(here: World) -> None:
     """ANs on the location's Organization and in the practitioner's extension are merged with the clinician's own."""
     first, second, third = (here.store(organization(lab)) for lab in here.gorilla.labs)
     north = location(here, "North")
@@ -224,7 +224,7 @@ def test_an_organization_that_is_no_tenant_is_refused(here: World) -> None:
 # --- E-mail
 
 
-def test_no_email_is_sent_unless_asked_for(here: World) -> None:
+def test_no_email_is_sent_unless_requested(here: World) -> None:
     """An address taken over in Health Gorilla could reset a password, so by default none is sent."""
     sync(here, here.store(clinician(telecom=[email("joe@clinic.example")])))
     assert mails(here.account()) == []

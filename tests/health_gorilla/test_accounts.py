@@ -156,7 +156,7 @@ def test_a_lost_answer_is_settled_by_a_look() -> None:
 
 @responses.activate
 @pytest.mark.parametrize("failure", [LOST, (500, ""), (503, outcome("busy")), (201, "<html>")])
-def test_what_was_not_done_is_sent_again_with_the_same_key(failure: tuple[int, Any]) -> None:
+def test_a_request_that_was_not_carried_out_is_repeated_with_the_same_key(failure: tuple[int, Any]) -> None:
     """After a search that found no account; a page in place of an answer leads to a search too."""
     gorilla = client()
     answers("POST", failure, MADE)
@@ -182,7 +182,7 @@ def test_answers_that_are_always_lost_are_given_up() -> None:
 
 
 @responses.activate
-def test_haste_is_told_at_once() -> None:
+def test_a_rate_limit_is_reported_at_once() -> None:
     """429: nothing was done, so no search follows."""
     answers("POST", (429, ""))
     error = refused(lambda: accounts_there.enroll(client(), plan(), lambda: pytest.fail("nothing to look for")))
@@ -242,7 +242,7 @@ def test_a_refusal_about_an_address_without_any_is_a_refusal() -> None:
 
 @responses.activate
 @pytest.mark.parametrize("answer", [TAKEN_LOGIN, (202, ""), (409, ""), (422, outcome("This is already enrolled"))])
-def test_whoever_has_an_account_by_now_keeps_it(answer: tuple[int, Any]) -> None:
+def test_an_account_created_meanwhile_is_kept(answer: tuple[int, Any]) -> None:
     """Another call was faster: its account is the one, and no second login is tried."""
     answers("POST", answer)
     found = enrolled()
@@ -252,7 +252,7 @@ def test_whoever_has_an_account_by_now_keeps_it(answer: tuple[int, Any]) -> None
 
 
 @responses.activate
-def test_an_account_that_tells_no_id_has_the_directorys() -> None:
+def test_an_account_without_an_id_has_the_directorys() -> None:
     """The person's id is the same in directory and account."""
     answers("POST", TAKEN_LOGIN)
     silent = Enrollment({"practitioner": {"reference": "#pr"}})
@@ -261,7 +261,7 @@ def test_an_account_that_tells_no_id_has_the_directorys() -> None:
 
 @responses.activate
 @pytest.mark.parametrize("answer", [(202, ""), (409, " "), (409, {"issue": ["x", {"code": "conflict"}]})])
-def test_a_request_in_flight_is_for_nobody_yet(answer: tuple[int, Any]) -> None:
+def test_a_request_in_flight_requires_no_action_yet(answer: tuple[int, Any]) -> None:
     """202, or 409 without a word or with no other than conflict: the same account is being worked on."""
     answers("POST", answer)
     error = refused(lambda: accounts_there.enroll(client(), plan(), nobody))
@@ -316,7 +316,7 @@ def test_missing_rights_are_the_operators_matter() -> None:
 
 
 @responses.activate
-def test_what_is_no_fhir_never_leaves() -> None:
+def test_invalid_fhir_is_never_sent() -> None:
     """The payload is validated first; the error names the element, not its value."""
     record = {**RECORD, "name": [{"use": "official", "family": "OKONKWO-REYES", "given": ["AMARA"], "zzyzx": 1}]}
     made = enrollment.plan_enrollment(clinician(), entry(record), AccountRequest(), settings())
@@ -329,7 +329,7 @@ def test_what_is_no_fhir_never_leaves() -> None:
 
 @responses.activate
 @pytest.mark.parametrize(("place", "expected"), [("tl-1", []), ("tl-2", ["location-ignored"])])
-def test_a_new_account_without_its_locations_is_told(place: str, expected: list[str]) -> None:
+def test_a_new_account_without_its_locations_is_reported(place: str, expected: list[str]) -> None:
     """What Health Gorilla did not accept is reported, and the account remains."""
     answers("POST", MADE)
     responses.get(f"{ROLE_URL}/role-1", json={**READ, "location": [{"reference": f"{BASE}/Organization/{place}"}]})
@@ -358,7 +358,7 @@ def test_an_update_is_one_put() -> None:
 
 @responses.activate
 @pytest.mark.parametrize("failure", [LOST, (500, ""), (412, outcome("x")), (409, outcome("x")), (409, "")])
-def test_an_update_is_planned_anew_from_what_is_there_by_then(failure: tuple[int, Any]) -> None:
+def test_an_update_is_planned_again_from_the_current_account(failure: tuple[int, Any]) -> None:
     """Changes by others are kept; if the answer was lost but the change was made, it is not made again."""
     answers("PUT", failure, (200, ""))
     anew = change(AccountRequest([NUMBER, account_number("Organization/f-2", "B-1")]))
@@ -390,7 +390,7 @@ def test_an_update_that_never_succeeds_is_given_up(failure: tuple[int, Any], kin
 @pytest.mark.parametrize(
     ("failure", "code"), [((429, ""), "try-again-later"), ((422, outcome("account number")), "account-number-refused")]
 )
-def test_haste_and_refusals_of_an_update_are_told_at_once(failure: tuple[int, Any], code: str) -> None:
+def test_rate_limits_and_refusals_of_an_update_are_reported_at_once(failure: tuple[int, Any], code: str) -> None:
     """Nothing was done, and a new plan would not help."""
     answers("PUT", failure)
     error = refused(lambda: accounts_there.update(client(), change(AccountRequest([NUMBER])), pytest.fail))
@@ -416,7 +416,7 @@ def test_an_update_of_nothing_but_a_taken_address_did_nothing() -> None:
 
 
 @responses.activate
-def test_conflicts_and_taken_addresses_together_come_to_an_end() -> None:
+def test_conflicts_and_taken_addresses_together_end() -> None:
     """The last attempt's refusal is reported."""
     answers("PUT", (412, outcome("x")), TAKEN_EMAIL, (412, outcome("x")), (412, outcome("x")))
     made = change(AccountRequest([NUMBER], emails=EMAILS[:1]))

@@ -30,7 +30,7 @@ def test_a_failure_says_what_to_do(step: str, error: BotError, advice: str) -> N
     assert bool(advice) == (found.text != error.message)
 
 
-def test_every_step_is_told() -> None:
+def test_every_step_is_reported() -> None:
     """Steps after a failure stand as skipped, so that an answer always has all of them."""
     found = checks.after_failure([passed("settings", "Good."), checks.failed("token", InputError("Wrong."))])
     assert [finding.name for finding in found] == list(checks.STEPS)

@@ -155,7 +155,7 @@ def test_a_role_without_organization_is_of_the_logins_own_tenant() -> None:
 
 
 @responses.activate
-def test_pages_are_read_at_this_host_whatever_the_link_says() -> None:
+def test_pages_are_read_only_from_this_host() -> None:
     """Only the query of the link is used: a token never goes to another host."""
     client = conversation()
     url = f"{BASE}/PractitionerRole"
@@ -226,7 +226,7 @@ def test_an_answer_without_a_resource_is_not_taken_for_nobody(body: str) -> None
 
 
 @responses.activate
-def test_somebody_else_is_not_taken_for_the_person_who_was_asked_for() -> None:
+def test_another_person_is_not_mistaken_for_the_requested_one() -> None:
     """A server that ignores the NPI returns any people: those with another NPI are left out."""
     client = conversation()
 
@@ -257,7 +257,7 @@ def test_a_search_that_is_refused_otherwise_is_an_error() -> None:
 
 
 @responses.activate
-def test_a_person_is_read_where_only_a_reference_is_there() -> None:
+def test_a_person_is_read_if_only_a_reference_is_returned() -> None:
     """At this host, without the reference's own host and version."""
     client = conversation()
     responses.get(
@@ -270,7 +270,7 @@ def test_a_person_is_read_where_only_a_reference_is_there() -> None:
 
 
 @responses.activate
-def test_a_person_who_cant_be_read_has_an_id_all_the_same() -> None:
+def test_a_person_who_cannot_be_read_still_has_an_id() -> None:
     """404: some users can't be read on their own. Any other refusal is an error."""
     client = conversation()
     person = responses.get(f"{BASE}/Practitioner/p-1", status=404)
@@ -292,7 +292,7 @@ def test_nobody_is_looked_for_without_a_reference(practitioner: Json) -> None:
 
 
 @responses.activate
-def test_a_person_who_is_there_is_not_read_again() -> None:
+def test_a_person_who_is_included_is_not_read_again() -> None:
     """Neither an included one nor a contained one."""
     client = conversation()
     contained = a_role(practitioner={"reference": "#p-1"}, contained=[PERSON])
@@ -355,7 +355,7 @@ def answer(location: str | None = None, body: Any = None) -> Answer:
         (answer(), None),
     ],
 )
-def test_what_was_created_is_named_by_location_or_body(given: Answer, expected: str | None) -> None:
+def test_the_created_id_comes_from_location_or_body(given: Answer, expected: str | None) -> None:
     """By any form of Location, else by the returned resource, else not at all."""
     assert created_id(given, "PractitionerRole") == expected
 
@@ -416,7 +416,7 @@ def test_a_token_that_is_refused_again_is_for_the_operator() -> None:
         (503, TransientError, True),
     ],
 )
-def test_what_no_rule_reads_is_an_error(status: int, kind: type[Exception], maybe_done: bool | None) -> None:
+def test_an_answer_that_no_rule_reads_is_an_error(status: int, kind: type[Exception], maybe_done: bool | None) -> None:
     """Missing rights, rate limits and failures are raised; after a failed write a person must check first."""
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=status, json={"issue": [{"diagnostics": "Zzyzx"}]})
@@ -428,7 +428,7 @@ def test_what_no_rule_reads_is_an_error(status: int, kind: type[Exception], mayb
 
 @responses.activate
 @pytest.mark.parametrize("status", [200, 202, 400, 404, 409, 412, 422])
-def test_what_a_rule_reads_comes_back(status: int) -> None:
+def test_the_result_of_a_rule_is_returned(status: int) -> None:
     """Refusals with a reason are answers."""
     client = conversation()
     responses.post(f"{BASE}/PractitionerRole", status=status)

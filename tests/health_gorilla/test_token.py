@@ -109,7 +109,7 @@ def test_a_key_from_one_line_is_a_key(keys: dict[str, PrivateKey]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "RS384", "ES256", "ES384"])
-def test_a_key_that_cant_sign_is_named_without_being_told(algorithm: str, keys: dict[str, PrivateKey]) -> None:
+def test_a_key_that_cannot_sign_is_named_without_its_value(algorithm: str, keys: dict[str, PrivateKey]) -> None:
     """No PEM at all, and a key of the other kind."""
     other = keys["ES256" if algorithm.startswith("RS") else "RS256"]
     for key in ("no PEM but a secret", pem(other)):
@@ -196,7 +196,7 @@ def test_the_look_alike_accepts_each_grant(grant: Grant, subject: Any) -> None:
         ({"access_token": "token-1"}, NOW + 3600, {"user/*.*", "create_users"}),
     ],
 )
-def test_what_the_answer_leaves_out_has_a_default(answer: Any, ends: float, scopes: set[str]) -> None:
+def test_missing_members_of_the_answer_have_defaults(answer: Any, ends: float, scopes: set[str]) -> None:
     """An hour, and the requested scopes."""
     responses.post(URL, json=answer)
     assert request_token(settings(), TRANSPORT, NOW) == Token("token-1", frozenset(scopes), ends)

@@ -31,7 +31,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_what_is_not_a_fhir_id_is_refused(value: str) -> None:
+def test_text_that_is_not_a_fhir_id_is_refused(value: str) -> None:
     """An id from Medplum's data never changes the path of a request."""
     with pytest.raises(InputError) as caught:
         path("Practitioner/{id}", id=value)

@@ -40,7 +40,7 @@ def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
         b"[" * 1_000_000,
     ],
 )
-def test_what_is_not_plain_json_is_an_unreadable_answer(body: bytes) -> None:
+def test_an_answer_that_is_not_plain_json_is_unreadable(body: bytes) -> None:
     """It may be readable later; after a write it is unknown whether it was done."""
     for method, maybe_done in (("GET", False), ("POST", True)):
         with pytest.raises(TransientError) as caught:
@@ -68,7 +68,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_every_value_comes_back(value: Any) -> None:
+def test_every_value_is_returned(value: Any) -> None:
     """The standard library's writer is the oracle."""
     assert read_json(json.dumps(value).encode()) == value
 

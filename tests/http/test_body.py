@@ -52,7 +52,7 @@ def test_an_answer_that_only_trickles_is_ended_after_two_minutes() -> None:
         assert all(total <= 12 for total in Trickle(size=1, seconds=10).arrived())
 
 
-def test_a_slow_line_may_bring_a_large_file() -> None:
+def test_a_slow_line_may_deliver_a_large_file() -> None:
     """At 2,000 bytes a second a file may take any time, and its reader's own work is no delay."""
     totals = Trickle(size=20_000, seconds=10).arrived(resting=600)
     assert any(total > 100_000_000 for total in totals)

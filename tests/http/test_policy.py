@@ -18,7 +18,7 @@ NOW = 1_800_000_000.0
 
 
 @pytest.mark.parametrize("status", range(100, 600))
-def test_only_a_429_lets_an_unsafe_request_be_repeated(status: int) -> None:
+def test_only_after_a_429_an_unsafe_request_is_repeated(status: int) -> None:
     """A service answers 429 before it acts; after any other answer the write may have been done."""
     assert may_repeat(status, safe=False) is (status == 429)
     assert may_repeat(status, safe=True) is (status in BUSY)
@@ -99,7 +99,7 @@ def test_a_call_is_repeated_as_often_as_the_policy_says() -> None:
     assert (caught.value, clock.waits) == (failure, [1.0, 2.0, 4.0])
 
 
-def test_what_may_not_be_repeated_is_raised_at_once() -> None:
+def test_an_error_that_may_not_be_retried_is_raised_at_once() -> None:
     """The caller says which failures are safe to repeat."""
     clock = Clock()
 
@@ -112,7 +112,9 @@ def test_what_may_not_be_repeated_is_raised_at_once() -> None:
 
 
 @pytest.mark.parametrize(("answers", "found", "waits"), [((1, 2, 0), 0, [5.0, 5.0]), ((1, 2, 3), 3, [5.0, 5.0])])
-def test_an_answer_that_is_no_end_is_asked_for_again(answers: tuple[int, ...], found: int, waits: list[float]) -> None:
+def test_an_answer_that_is_not_final_is_requested_again(
+    answers: tuple[int, ...], found: int, waits: list[float]
+) -> None:
     """As long as it asks to wait; the last answer is returned, whatever it is."""
     clock, given = Clock(), iter(answers)
     policy = RetryPolicy(retries=2, backoff=1)

@@ -34,7 +34,7 @@ class Endpoint:
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["answer", "failure"])
-def test_of_many_callers_one_asks_and_all_get_what_it_got(fails: bool) -> None:
+def test_of_many_callers_one_asks_and_all_share_its_result(fails: bool) -> None:
     """42 callers of a silent endpoint wait for one timeout, not for 42."""
     endpoint, flights = Endpoint(), SingleFlight[str]("Partner")
     endpoint.fails = fails
@@ -79,7 +79,7 @@ def test_different_keys_do_not_wait_for_each_other() -> None:
         assert first.result(30) == "token-1"
 
 
-def test_who_waits_keeps_its_own_deadline() -> None:
+def test_a_waiting_caller_has_its_own_deadline() -> None:
     """A caller with little time left does not wait for another one's request."""
     endpoint, flights = Endpoint(), SingleFlight[str]("Partner")
     with ThreadPoolExecutor(1) as pool:

@@ -28,7 +28,7 @@ def get() -> Answer:
 
 
 @responses.activate
-def test_a_whole_answer_comes_back_whatever_its_status() -> None:
+def test_a_whole_answer_is_returned_with_every_status() -> None:
     """Rules read refusals, so a 404 is an answer too."""
     responses.get(URL, json={"resourceType": "OperationOutcome", "issue": [{"code": "not-found"}]}, status=404)
     answer = get()
@@ -151,7 +151,7 @@ def test_a_refused_login_is_for_the_operator(status: int, code: str) -> None:
 
 
 @responses.activate
-def test_an_error_tells_codes_and_the_path_template_only() -> None:
+def test_an_error_contains_only_codes_and_the_path_template() -> None:
     """Neither the id of the URL nor the service's words are in it."""
     responses.get(URL, status=422, json={"issue": [{"code": "business-rule", "diagnostics": "Jane Roe"}, "x"]})
     error = get().error()

@@ -114,7 +114,7 @@ def test_single_sign_on_is_an_identifier_of_the_facility() -> None:
 @pytest.mark.parametrize(
     "retired", [{"use": "old"}, {"period": {"end": "2020-01-31"}}, {"value": " "}, {"assigner": {"reference": "x"}}]
 )
-def test_a_retired_or_foreign_provider_number_signs_nobody_on(retired: Json) -> None:
+def test_a_retired_or_foreign_provider_number_allows_no_sign_on(retired: Json) -> None:
     """A number that is not in force, is empty, or was assigned by an organization is ignored."""
     person = practitioner(identifier=[{"type": {"text": "Provider Number"}, "value": "retired", **retired}])
     assert read(person).sign_on == person["id"]

@@ -51,7 +51,7 @@ def test_an_account_is_one_role_with_its_person_inside() -> None:
     ]
 
 
-def test_what_is_not_requested_is_not_sent() -> None:
+def test_elements_that_are_not_requested_are_not_sent() -> None:
     """No empty element: organization, location, security role, e-mail, password and identifiers are left out."""
     role = accounts.build(replace(CLINICIAN, identifiers=[]))
     assert not {"organization", "location", "extension"} & role.keys()
@@ -95,7 +95,7 @@ def test_only_a_clinician_has_the_profile_of_us_core() -> None:
         (True, True, []),
     ],
 )
-def test_no_mail_goes_out_unless_it_is_requested(invite: bool, notify: bool, expected: list[str]) -> None:
+def test_no_mail_is_sent_unless_it_is_requested(invite: bool, notify: bool, expected: list[str]) -> None:
     """VERIFIED stops the invitation, NO_SUBSCRIPTIONS the notifications; without tags there is no element for them."""
     account = replace(CLINICIAN, invite=invite, notify=notify)
     assert tags(account) == expected
@@ -132,7 +132,7 @@ PERSON: Json = {"resourceType": "Practitioner", "id": "p-1", "name": [NAME]}
         (role_with("https://hg.example/fhir/R4/Practitioner/p-1/_history/3"), [PERSON]),
     ],
 )
-def test_the_person_is_found_whatever_way_it_came(role: Json, included: list[Json]) -> None:
+def test_the_person_is_found_in_every_form_of_answer(role: Json, included: list[Json]) -> None:
     """Contained under its fragment, the only contained one if there is no reference, or included by the search."""
     assert accounts.person_of(role, included) == PERSON
 
@@ -140,12 +140,12 @@ def test_the_person_is_found_whatever_way_it_came(role: Json, included: list[Jso
 @pytest.mark.parametrize(
     "role", [role_with(None), role_with(""), role_with("Practitioner/p-2"), role_with("Practitioner/p-1", PERSON)]
 )
-def test_a_person_who_did_not_come_along_is_none(role: Json) -> None:
+def test_a_person_who_is_not_included_is_none(role: Json) -> None:
     """A contained Practitioner that the role does not refer to is not its person; and no id matches no resource."""
     assert accounts.person_of(role, [{"resourceType": "Practitioner", "id": ""}]) is None
 
 
-def test_what_is_found_is_a_copy() -> None:
+def test_the_found_person_is_a_copy() -> None:
     """A change of the person does not change the role."""
     role = role_with("#p-1", PERSON)
     found = accounts.person_of(role)
@@ -154,7 +154,7 @@ def test_what_is_found_is_a_copy() -> None:
     assert role["contained"][0]["id"] == "p-1"
 
 
-def test_a_reference_is_told_without_its_version() -> None:
+def test_a_reference_is_read_without_its_version() -> None:
     """Empty if the role has no reference, or one without text."""
     assert accounts.person_reference(role_with("Practitioner/p-1/_history/7")) == "Practitioner/p-1"
     assert accounts.person_reference({"practitioner": {"display": "somebody"}}) == ""
@@ -189,7 +189,7 @@ def test_no_login_is_none() -> None:
     assert accounts.login_of(None) is None
 
 
-def test_a_login_is_added_only_where_there_is_none() -> None:
+def test_a_login_is_added_only_if_there_is_none() -> None:
     """An existing one stays; without a login to add, the same person is returned."""
     other: Json = {"url": "https://x.example", "valueBoolean": True}
     person = {**PERSON, "extension": [other]}
@@ -273,7 +273,7 @@ def test_locations_replace_the_list_there() -> None:
 # What an update sends
 
 
-def test_an_update_carries_the_person_inside_whatever_way_it_came() -> None:
+def test_an_update_contains_the_person_whichever_way_they_were_returned() -> None:
     """Id and reference are ours; the narrative is left out; other contained resources follow the person."""
     laboratory: Json = {"resourceType": "Organization", "id": "lab"}
     role = role_with("Practitioner/p-1", laboratory, PERSON, meta={"versionId": "4", "lastUpdated": "2026-01-01"})

@@ -65,7 +65,7 @@ def test_the_answer_says_what_was_done(action: str) -> None:
     assert outcomes.codes(one(answer, "outcome")) == ["account-number-empty", "location-ignored", action]
 
 
-def test_what_is_not_known_is_not_answered() -> None:
+def test_an_unknown_value_is_left_out_of_the_answer() -> None:
     """No entry without a value."""
     answer = answers.of_account("unchanged")
     assert [entry["name"] for entry in answer["parameter"]] == ["action", "outcome"]
@@ -84,7 +84,7 @@ def test_a_preview_says_that_it_is_one_and_what_would_be_done() -> None:
     assert values(answer, "difference") == ["PractitionerRole: create", WRITTEN_BACK]
 
 
-def test_a_preview_tells_no_password() -> None:
+def test_a_preview_contains_no_password() -> None:
     """Logs and AuditEvents would store it."""
     assert "first-password" in repr(enroll().payload("x"))
     assert "first-password" not in repr(preview(enroll()))

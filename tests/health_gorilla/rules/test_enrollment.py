@@ -304,7 +304,7 @@ def test_an_update_adds_and_loses_nothing() -> None:
     assert (plan.required, plan.moves, plan.only_moves) == (True, False, False)
 
 
-def test_an_update_carries_a_login_that_health_gorilla_does_not_tell() -> None:
+def test_an_update_contains_a_login_that_health_gorilla_does_not_return() -> None:
     """Its own login is kept if it returns one; else the one given for the tenant, else Medplum's."""
     known = read(accounts.with_login(practitioner(), "from-medplum"))
     silent = enrolled(login=None)
@@ -400,7 +400,7 @@ def test_an_existing_accounts_password_is_left_and_that_is_said() -> None:
 # Writing back
 
 
-def test_id_and_login_are_written_back_beside_all_that_is_there() -> None:
+def test_id_and_login_are_written_back_and_everything_else_stays() -> None:
     """Nothing is removed; the argument stays as it was."""
     given = practitioner()
     written = enrollment.write_back(given, "hg-1", "amara", NOW)
@@ -412,7 +412,7 @@ def test_id_and_login_are_written_back_beside_all_that_is_there() -> None:
     ]
 
 
-def test_what_medplum_has_stays() -> None:
+def test_existing_values_in_medplum_stay() -> None:
     """An existing id or login is never replaced, and an unknown one is not written."""
     known = accounts.with_login(practitioner(health_gorilla("hg-1")), "amara")
     assert enrollment.write_back(known, "hg-2", "other", NOW) is known

@@ -49,7 +49,7 @@ def test_phones_that_say_nothing_are_left_out() -> None:
     assert "telecom" not in locations.wanted(organization(), "t-1", NOW)
 
 
-def test_nothing_to_do_whatever_health_gorilla_adds() -> None:
+def test_additions_of_health_gorilla_cause_no_update() -> None:
     """Texts, further phones and formatted addresses of Health Gorilla's own are no difference."""
     requested = locations.wanted(organization(telecom=[{"system": "phone", "value": "1"}]), "t-1", NOW)
     found = there(
@@ -92,7 +92,7 @@ def test_an_id_that_no_location_has(wrong: str | None) -> None:
     assert locations.require_location_id("tl-1") == "tl-1"
 
 
-def test_the_same_place_is_told_by_name_lines_city_and_postal_code() -> None:
+def test_the_same_location_is_recognized_by_name_lines_city_and_postal_code() -> None:
     """Case and white space do not count; another city or another name does."""
     requested = locations.wanted(organization(), "t-1", NOW)
     same = there(requested, name=" OFFICE", address=[{**ADDRESS, "city": "LUMBERTON "}])

@@ -45,7 +45,7 @@ def test_any_name_may_match() -> None:
     assert match(names, name("Maiden", "Ann")) is NameMatch.MATCH
 
 
-def test_the_nearest_miss_is_told() -> None:
+def test_the_nearest_mismatch_is_reported() -> None:
     """With the right family on one name and the right given name on another, the given name is what differs."""
     names = [name("Gorilla", "Ann"), name("Other", "Joe")]
     assert match(names, name("Gorilla", "Joe")) is NameMatch.GIVEN_DIFFERS
@@ -58,7 +58,7 @@ def test_a_name_of_the_wrong_type_never_matches(broken: Json) -> None:
     assert comparable(None) == ""
 
 
-def test_the_directory_goes_by_its_official_name() -> None:
+def test_the_official_name_of_the_directory_counts() -> None:
     """The official name, else the first, else none."""
     assert official([name("A", "a"), name("B", "b", use="official")]) == name("B", "b", use="official")
     assert official([name("A", "a"), name("B", "b")]) == name("A", "a")
@@ -92,7 +92,7 @@ def test_a_former_name_of_the_directory_is_not_the_first_choice(former: Json, cu
     assert official("no list") == {}
 
 
-def test_an_incomplete_name_stands_behind_a_complete_one() -> None:
+def test_a_complete_name_takes_precedence_over_an_incomplete_one() -> None:
     """But a former name never replaces the current one."""
     bare: Json = {"use": "official", "text": "Dr. A. Now"}
     assert official([bare, name("Now", "Ann")]) == name("Now", "Ann")

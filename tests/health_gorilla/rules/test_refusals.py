@@ -45,6 +45,6 @@ def test_an_empty_answer_has_no_known_cause() -> None:
         {"issue": [{"details": "login taken", "location": "login taken", "expression": None}]},
     ],
 )
-def test_what_is_no_operation_outcome_has_no_known_cause(outcome: Json) -> None:
+def test_an_answer_that_is_not_an_operation_outcome_has_no_known_cause(outcome: Json) -> None:
     """A gateway's JSON does not break the reading of a refusal."""
     assert refusals.reason(outcome) is refusals.UNKNOWN

@@ -61,7 +61,7 @@ def test_the_locations_of_all_lines_of_a_person_count() -> None:
     assert roster.once(entries) == [Entry(2, "Practitioner/a", None, both), entries[1]]
 
 
-def test_a_row_says_the_gravest_thing() -> None:
+def test_a_row_shows_the_most_severe_issue() -> None:
     """Action, further codes, the most serious sentence; a preview has its own action; no answer is a failure."""
     issues = [note("enrolled", "Made."), warning("email-taken", "Taken.")]
     answer = parameters.build(parameters.code("action", "enrolled"), parameters.resource("outcome", outcome(issues)))

@@ -83,7 +83,7 @@ def test_no_secret_is_shown() -> None:
     assert "s" * 40 not in repr(hg.read(LEAST))
 
 
-def test_another_tenant_goes_without_the_facility_of_this_one() -> None:
+def test_another_tenant_is_used_without_the_facility_of_this_one() -> None:
     """A call may name another tenant of the same login: Medplum's data do not belong to that one."""
     read = hg.read({**LEAST, "HEALTH_GORILLA_SSO_FACILITY_ID": "Organization/f-9"})
     assert read.in_tenant(None) is read.in_tenant("") is read.in_tenant("t-1") is read

@@ -125,7 +125,7 @@ def test_an_account_is_recognized_by_name_and_login_or_uuid() -> None:
     assert staff.recognize([Enrollment({"id": "r"}, None)], me) is None
 
 
-def test_where_no_logins_are_told_one_name_is_enough_for_a_made_login_that_is_taken() -> None:
+def test_if_logins_are_not_returned_one_name_is_enough_for_a_generated_login_that_is_taken() -> None:
     """A taken login that is made of this Practitioner's id can belong to no one else.
 
     Until it is taken, the account may be a namesake's. With two accounts of that name, or a login set by hand, the

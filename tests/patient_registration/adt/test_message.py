@@ -135,7 +135,7 @@ def test_a_whole_pid_becomes_a_patient() -> None:
 
 
 @pytest.mark.parametrize(("code", "use"), [("BI", "billing"), ("V", "temp"), ("", "home")])
-def test_where_bills_or_holidays_go_is_no_home(code: str, use: str) -> None:
+def test_a_billing_or_holiday_address_is_not_the_home_address(code: str, use: str) -> None:
     """Such an address is stored with its type, and written and read with that type: it is never the registered one."""
     read = one(f11=f"1 Void^^Elm^NV^89001^^{code}").patient["address"]
     assert [address["use"] for address in read] == [use]
@@ -172,7 +172,7 @@ def test_a_date_is_as_precise_as_it_is_stated(stamp: str, date: str | None) -> N
         ({"f5": r"a\XZZ\b"}, "escape-sequence", None),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_its_place(fields: dict[str, str], code: str, where: str | None) -> None:
+def test_unreadable_fields_are_refused_with_their_place(fields: dict[str, str], code: str, where: str | None) -> None:
     """No value is guessed and none is dropped in silence."""
     with pytest.raises(InputError) as refused:
         one(**fields)
@@ -257,7 +257,7 @@ def test_without_an_escape_sign_nothing_is_resolved() -> None:
 
 
 @pytest.mark.parametrize("rest", ["\rNTE|1||5 mg\\day and 3 mg\\day", "\rZPI|\\C2D41\\", "||||||||||\\XZZ\\"])
-def test_what_nobody_reads_may_hold_what_cannot_be_read(rest: str) -> None:
+def test_an_unused_field_may_be_unreadable(rest: str) -> None:
     """A note, a vendor's own segment or an unused field does not prevent a patient from being stored."""
     text = message(msh("A08"), pid(f5="Sommer^Anna", f13="") + rest)
     assert adt.read(text).persons[0].patient["name"][0]["family"] == "Sommer"
@@ -426,7 +426,7 @@ def test_an_acknowledgement_repeats_the_control_id_and_names_the_field(code: str
     )
 
 
-def test_what_has_no_header_is_refused_all_the_same() -> None:
+def test_a_message_without_a_header_is_refused_too() -> None:
     """An answer without a control id is still an answer."""
     answer = segments(acknowledgement.ack(adt.Header(), "AR", NOW))
     assert (answer["MSA"].text(1), answer["MSA"].text(2), answer["MSH"].text(9), answer["MSH"].text(12)) == (

@@ -40,7 +40,7 @@ def test_only_what_is_surely_older_is_late(kept: str, comes: str, late: bool) ->
     assert is_late(stamped(patient(), Stamp(EHR, kept)), Stamp(EHR, comes)) is late
 
 
-def test_when_the_event_was_recorded_goes_before_when_the_message_was_made() -> None:
+def test_the_time_of_the_event_takes_precedence_over_that_of_the_message() -> None:
     """A message that is sent again has an old event; if both have the same event, the later message wins."""
     held = stamped(patient(), Stamp(EHR, "20261122", "20261122100000"))
     assert is_late(held, Stamp(EHR, "20261121", "20261122110000"))
@@ -67,7 +67,7 @@ def test_each_sender_has_a_clock_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("text", ["2026", "2026-11-22", "20261322", "2026112224", "99991231", "20261124", "soon", ""])
-def test_what_is_no_time_or_lies_ahead_is_no_stamp(text: str) -> None:
+def test_text_that_is_not_a_time_or_is_in_the_future_is_not_a_time_stamp(text: str) -> None:
     """A year that was mistyped would make all that follows late."""
     assert adt_order.stamp(EHR, text, "20261122093000", NOW) == Stamp(EHR, "", "20261122093000")
     assert adt_order.stamp(EHR, "20261123", text, NOW) == Stamp(EHR, "20261123")

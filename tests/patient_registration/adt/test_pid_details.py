@@ -57,7 +57,7 @@ def test_the_type_of_an_address(kind: str, parts: Json) -> None:
 
 
 @pytest.mark.parametrize("kind", ["BA", "BDL", "BR", "F", "N", "ba"])
-def test_where_nobody_is_reached_is_no_address(kind: str) -> None:
+def test_an_address_where_nobody_is_reached_is_not_used(kind: str) -> None:
     assert "address" not in read(f11=f"9 Oak Lane^^Elm^NV^89001^^{kind}")
 
 

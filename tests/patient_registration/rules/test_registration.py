@@ -117,7 +117,7 @@ def test_a_birth_date_is_a_whole_calendar_date(birth_date: str | None) -> None:
         ),
     ],
 )
-def test_what_is_not_in_force_does_not_count(element: str, value: Any, expected: tuple[str, ...]) -> None:
+def test_values_that_are_not_in_force_do_not_count(element: str, value: Any, expected: tuple[str, ...]) -> None:
     """An old name, an incomplete address or a wrong type is as good as absent."""
     assert missing(patient(**{element: value}), POLICY) == expected
 
@@ -136,7 +136,7 @@ def test_the_name_in_force_is_the_official_one() -> None:
     assert Demographics.read({"name": names}, NOW).name["given"] == ["A"]
 
 
-def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
+def test_the_most_complete_address_is_sent_and_home_takes_precedence_over_work() -> None:
     """A complete work address serves better than half a home address."""
     whole = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001"}
     half_home = {"use": "home", "city": "C"}
@@ -145,7 +145,7 @@ def test_the_most_complete_address_is_sent_and_home_goes_before_work() -> None:
     assert Demographics.read({"address": [work, home]}, NOW).address == home
 
 
-def test_what_is_over_does_not_stand_in_for_what_is_incomplete() -> None:
+def test_an_ended_value_does_not_replace_an_incomplete_one() -> None:
     """A patient who moved or took another name is not registered with the old data: missing elements are named."""
     over = {"period": {"end": "2020-01-01"}}
     past = {"line": ["1 A St"], "city": "B", "state": "CA", "postalCode": "90001", **over}
@@ -487,7 +487,7 @@ def test_the_id_is_written_back_once() -> None:
     assert index_patient.with_health_gorilla_id(ended, "hg-1", NOW) == written
 
 
-def test_what_was_ended_here_is_revived_here() -> None:
+def test_a_registration_ended_here_is_revived_here() -> None:
     """A registration that the bot deactivated is activated again; any other inactive one needs a person."""
     held = registered(build(patient(), POLICY), active=False)
     revived = plan(patient(identifier=[{**HG, "use": "old"}]), found(by_identifier=[held]), POLICY)
@@ -526,14 +526,14 @@ def test_the_id_of_a_merged_record_leaves_the_registration() -> None:
 
 
 @pytest.mark.parametrize("known_by", ["another", "hg-1"])
-def test_whom_a_person_told_apart_is_somebody_else(known_by: str) -> None:
+def test_a_patient_marked_as_not_the_same_is_another_person(known_by: str) -> None:
     """By the registered id of the other, or by the other's Health Gorilla id."""
     held = registered(build(patient(id="another"), POLICY))
     told = Context(not_same=frozenset({known_by}))
     assert isinstance(plan(patient(), found(by_demographics=[held]), POLICY, told), Create)
 
 
-def test_a_merged_record_is_no_namesake_whatever_differs() -> None:
+def test_a_merged_record_is_never_a_namesake() -> None:
     """The clinic decided that the two are one person: different attributes do not undo that."""
     other = patient(id="former", gender="male", name=[{"family": "Sommer", "given": ["Anna", "Karla"]}])
     known = found(by_demographics=[registered(build(other, POLICY))])
@@ -541,7 +541,7 @@ def test_a_merged_record_is_no_namesake_whatever_differs() -> None:
     assert code(plan(patient(), known, POLICY, Context(former=("former",)))) == "contradictory-demographics"
 
 
-def test_of_two_registrations_the_recorded_one_is_the_patients() -> None:
+def test_of_two_registrations_the_one_recorded_in_medplum_counts() -> None:
     """Each of the two record numbers is registered; Medplum knows which record is right."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     numbers = [{"system": "urn:mrn", "value": value} for value in ("M-1", "M-2")]

@@ -65,7 +65,7 @@ def named(*given: str, **changes: Any) -> Json:
         (named("Kim", telecom=[{"system": "phone", "value": "310-555-0143"}]), named("Kim"), set(), {"phone"}),
     ],
 )
-def test_what_speaks_against_one_person(one: Json, other: Json, strong: set[str], weak: set[str]) -> None:
+def test_differences_that_contradict_the_same_person(one: Json, other: Json, strong: set[str], weak: set[str]) -> None:
     for left, right in ((one, other), (other, one)):
         found = differences(left, right)
         assert (set(found.strong), set(found.weak)) == (strong, weak)
@@ -86,12 +86,12 @@ def test_a_copy_is_the_same_person(one: Json) -> None:
 
 
 @given(PEOPLE, PEOPLE)
-def test_who_is_alike_is_not_somebody_else(one: Json, other: Json) -> None:
+def test_a_similar_record_is_not_another_person(one: Json, other: Json) -> None:
     assert not (is_alike(one, other) and is_somebody_else(one, other))
 
 
 @given(PEOPLE, st.sampled_from(["name", "birthDate"]))
-def test_what_is_not_said_contradicts_nothing(one: Json, silent: str) -> None:
+def test_a_missing_value_contradicts_nothing(one: Json, silent: str) -> None:
     """A message without a name, or without birth date and sex, may be about any person."""
     other = patient(name=[{"family": "zzz", "given": ["zzz"]}], birthDate="1900-01-01", gender=one["gender"])
     assert is_somebody_else(one, other)
