@@ -69,7 +69,7 @@ def happen(both: World, event: tuple[Any, ...]) -> None:
 @example(  # deleted and created again between two runs
     history=[("add", 1, 1, "final"), ("run", 0, 0.0), ("drop", 1), ("add", 1, 1, "amended")], ranges=False, bot=True
 )
-def test_after_any_history_medplum_is_as_the_source_is(history: list[tuple[Any, ...]], ranges: bool, bot: bool) -> None:
+def test_after_any_history_medplum_equals_the_source(history: list[tuple[Any, ...]], ranges: bool, bot: bool) -> None:
     """Additions, changes, deletions, cycles, references to later or missing targets, and faults of both sides."""
     run_as_bot(bot=bot)
     source = Source()

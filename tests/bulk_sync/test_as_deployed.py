@@ -91,7 +91,7 @@ def test_every_kind_of_run_needs_no_more_than_the_policy_grants(
             assert_exact(both)
 
 
-def test_what_medplum_refuses_is_kept_as_the_bot_too(tmp_path: Path) -> None:
+def test_refused_resources_are_stored_by_the_bot_too(tmp_path: Path) -> None:
     """The Binary with the failures is written under the bot's rights, and emptied when all is well."""
     with small(patient("p1"), observation("bad", status=None), folder=tmp_path) as both:
         state = both.run()

@@ -132,7 +132,7 @@ def test_content_inside_a_fhir_binary_is_taken_out(both: World, body: object, co
         ({"resourceType": "Binary", "data": "?"}, "application/json", "a Binary without"),
     ],
 )
-def test_what_is_no_document_is_not_stored_and_is_reported(
+def test_content_that_is_not_a_document_is_reported_and_not_stored(
     both: World, body: object, content_type: str, reason: str
 ) -> None:
     """The link stays, and the report says why."""

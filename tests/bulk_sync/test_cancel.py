@@ -32,7 +32,7 @@ def cancelled_in_the_middle(both: World, *, down: bool) -> None:
 
 
 @pytest.mark.parametrize("down", [False, True])
-def test_who_holds_the_run_stops_when_the_place_is_kept_next(
+def test_the_process_with_the_lease_stops_at_the_next_save_of_its_progress(
     down: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or when it reports an error, which is not retried. No other run starts while this one may still be working."""
@@ -52,7 +52,7 @@ def test_who_holds_the_run_stops_when_the_place_is_kept_next(
         assert_exact(both)
 
 
-def test_where_nothing_is_under_way_nothing_is_cancelled(tmp_path: Path) -> None:
+def test_without_a_running_sync_nothing_is_cancelled(tmp_path: Path) -> None:
     """The last run is unchanged; a run that is about to start reports that it is at work."""
     with world(generate(1, 1), folder=tmp_path) as both:
         both.run()

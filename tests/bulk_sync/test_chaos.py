@@ -106,7 +106,7 @@ def test_fifty_schedules_of_faults_end_exact(seed: int, tmp_path: Path) -> None:
         assert_exact(both)
 
 
-def test_two_runs_at_once_bring_everything_once() -> None:
+def test_two_runs_at_once_import_everything_once() -> None:
     """The lease admits one run; the others get the error that a sync is running."""
     with world(generate(5, 3)) as both:
         faults = together(both.run, both.run, both.run)
@@ -152,7 +152,7 @@ while True:
 
 @pytest.mark.one_login  # the processes that are killed are commands
 @pytest.mark.parametrize("seed", range(3))
-def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_by_the_next(seed: int, tmp_path: Path) -> None:
     """SIGKILL at any moment: the next process waits for the lease and continues; nothing is duplicated or lost."""
     rng = random.Random(seed)  # noqa: S311 - moments that can be repeated
     with world(generate(seed, 8), switches=Switches.general(part_size=10), folder=tmp_path) as both:
@@ -191,7 +191,7 @@ def test_a_killed_run_is_taken_up_by_the_next(seed: int, tmp_path: Path) -> None
         assert_exact(both)
 
 
-def test_a_step_ends_with_its_time_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_step_ends_with_its_time_and_the_next_resumes(tmp_path: Path) -> None:
     """Even steps of a few clock readings complete the run: each does a part, and none repeats the whole."""
     with world(generate(6, 3), switches=Switches.general(part_size=5, polls=3), folder=tmp_path) as both:
         steps = 0

@@ -66,7 +66,7 @@ def test_a_repair_that_medplum_refused_is_tried_again(waiting: World) -> None:
     assert "reference" in one(waiting, "Observation", "o1")["derivedFrom"][0]
 
 
-def test_a_repair_for_which_medplum_stays_busy_is_taken_up_again(waiting: World) -> None:
+def test_a_repair_for_which_medplum_stays_busy_is_resumed(waiting: World) -> None:
     """The run stays open and continues later."""
     sync = stubborn(waiting, Verdict("again", 409))
     with pytest.raises(TransientError):
@@ -94,7 +94,7 @@ def test_a_mark_that_medplum_refused_ends_the_run(tmp_path: Path) -> None:
         assert one(both, "Observation", "o1")["status"] == "entered-in-error"
 
 
-def test_what_was_marked_does_not_add_up(tmp_path: Path) -> None:
+def test_marked_resources_do_not_accumulate(tmp_path: Path) -> None:
     """Each reconcile counts, requests and marks only new deletions: otherwise marks would use up the allowed share."""
     things = [observation(f"o{number}") for number in range(20)]
     with small(patient("p1"), *things, switches=Switches.general(deleted=False), folder=tmp_path) as both:
@@ -111,7 +111,7 @@ def test_what_was_marked_does_not_add_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["delete", "mark"])
-def test_what_was_refused_and_then_deleted_is_not_tried_again(how: str, tmp_path: Path) -> None:
+def test_a_refused_resource_that_is_then_deleted_is_not_retried(how: str, tmp_path: Path) -> None:
     """--retry-failed would import a resource that the source has withdrawn."""
     with small(patient("p1"), observation("o1", shoeSize=1), folder=tmp_path) as both:
         assert both.run().failures
@@ -119,7 +119,7 @@ def test_what_was_refused_and_then_deleted_is_not_tried_again(how: str, tmp_path
         assert not both.run(deletion=how).failures
 
 
-def test_a_refused_update_of_what_is_then_marked_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_refused_update_of_a_resource_that_is_then_marked_is_not_retried(tmp_path: Path) -> None:
     """The mark is the last word."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         both.run()
@@ -130,7 +130,7 @@ def test_a_refused_update_of_what_is_then_marked_is_not_tried_again(tmp_path: Pa
         assert one(both, "Observation", "o1")["status"] == "entered-in-error"
 
 
-def test_what_is_gone_at_both_ends_is_forgotten(tmp_path: Path) -> None:
+def test_a_resource_deleted_at_both_ends_is_forgotten(tmp_path: Path) -> None:
     """Deleted in Medplum by a user, then at the source: if it returns unchanged, it is imported again."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         both.run()
@@ -165,7 +165,7 @@ def delete_in_medplum(both: World, kind: str, source_id: str) -> str:
 
 @pytest.mark.parametrize("who", ["somebody", "the source"])
 @pytest.mark.parametrize("trouble", ["", "reset_after_write", "reset_before_write", "server_error"])
-def test_what_comes_back_has_its_former_id(who: str, trouble: str, tmp_path: Path) -> None:
+def test_a_resource_that_returns_has_its_former_id(who: str, trouble: str, tmp_path: Path) -> None:
     """References to it were not sent again, and still lead to it."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         both.run()
@@ -182,7 +182,7 @@ def test_what_comes_back_has_its_former_id(who: str, trouble: str, tmp_path: Pat
         assert_exact(both)
 
 
-def test_what_lost_our_mark_is_not_written_over(tmp_path: Path) -> None:
+def test_a_resource_that_lost_our_identifier_is_not_overwritten(tmp_path: Path) -> None:
     """The resource still exists under its id, but belongs to another now: the source's resource gets a new one."""
     with small(patient("p1"), folder=tmp_path) as both:
         both.run()
@@ -207,7 +207,7 @@ def test_an_id_that_medplum_does_not_know_any_more_does_no_harm(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("reconcile", [False, True])
-def test_what_refers_to_a_deleted_resource_names_it_by_identifier(reconcile: bool, tmp_path: Path) -> None:
+def test_a_reference_to_a_deleted_resource_becomes_its_identifier(reconcile: bool, tmp_path: Path) -> None:
     """Even if the source does not send the referrer again; and it is a reference again once the target returns."""
     panel = observation("o1", hasMember=[{"reference": "Observation/o2"}])
     with small(patient("p1"), panel, observation("o2"), folder=tmp_path) as both:

@@ -76,7 +76,7 @@ def test_without_time_stamps_what_arrives_later_is_written(tmp_path: Path) -> No
         assert found["o1"]["status"] == "amended"
 
 
-def test_what_comes_twice_is_counted_twice_and_written_once() -> None:
+def test_a_resource_that_appears_twice_is_counted_twice_and_written_once() -> None:
     """seen = created + updated + unchanged + failed."""
     things = [patient("p1"), *(observation(f"o{n % 7}") for n in range(28))]
     with small(things[0], *things[1:8]) as both:
@@ -100,7 +100,7 @@ def test_what_comes_twice_is_counted_twice_and_written_once() -> None:
         {"resourceType": "Condition", "id": "c1", "subject": {"reference": "Patient/p1"}},
     ],
 )
-def test_a_type_that_was_not_asked_for_is_reported_and_not_written(intruder: Json, tmp_path: Path) -> None:
+def test_a_type_that_was_not_requested_is_reported_and_not_written(intruder: Json, tmp_path: Path) -> None:
     """An export file can't create a Subscription, a Bot or a User in Medplum, nor anything else unasked."""
     with world(folder=tmp_path) as both:
         found, run = spooled(both, [observation("o1"), intruder])
@@ -158,7 +158,7 @@ def test_a_file_that_is_shorter_than_its_manifest_says_is_read_again(tmp_path: P
         assert run.not_exported == (NotExported("Observation", 1, SHORT_FILE),)
 
 
-def test_an_id_that_comes_twice_is_one_resource() -> None:
+def test_an_id_that_appears_twice_is_one_resource() -> None:
     """This holds for a first run too, which looks nothing up because Medplum was empty: the later version wins."""
     with world(generate(1, 1)) as both:
         sync = both.sync()

@@ -42,7 +42,7 @@ def test_a_type_that_cannot_say_it_is_deleted() -> None:
     assert marked({"resourceType": "Provenance"}) is None
 
 
-def test_a_resource_that_was_marked_comes_back_with_the_source(tmp_path: Path) -> None:
+def test_a_marked_resource_is_restored_when_the_source_has_it_again(tmp_path: Path) -> None:
     """What returns at the source is as the source says."""
     with world(generate(1, 1), folder=tmp_path) as both:
         person = next(iter(both.source.source.resources("Patient")))["id"]

@@ -14,7 +14,7 @@ from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, p
 pytestmark = pytest.mark.no_cover  # the ways of a run, again and again
 
 
-def test_a_first_run_brings_everything_once(tmp_path: Path) -> None:
+def test_a_first_run_imports_everything_once(tmp_path: Path) -> None:
     """Every type, cycles, contained, absolute and versioned references: all arrive, rewritten, nothing dangles."""
     with world(generate(3, 6), folder=tmp_path) as both:
         state = both.run()
@@ -37,7 +37,7 @@ def test_a_second_full_run_changes_nothing(tmp_path: Path, upsert: str) -> None:
 
 
 @pytest.mark.parametrize("upsert", ["lookup", "conditional"])
-def test_what_others_added_and_what_another_practice_brought_stays(tmp_path: Path, upsert: str) -> None:
+def test_additions_of_others_and_imports_of_another_practice_stay(tmp_path: Path, upsert: str) -> None:
     """A Health Gorilla id beside the source's, and another practice's patient with the same id."""
     added = {"system": "https://elsewhere.example/id", "value": "1"}
     theirs = practice(patient("p1", gender="female"))

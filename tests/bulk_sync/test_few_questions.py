@@ -74,7 +74,7 @@ def test_a_first_run_costs_a_search_for_each_type_and_a_write_for_each_resource(
         assert_exact(both)
 
 
-def test_what_the_source_sends_again_just_so_costs_medplum_nothing(tmp_path: Path) -> None:
+def test_resources_sent_again_unchanged_cost_medplum_nothing(tmp_path: Path) -> None:
     """A source that knows no ``_since`` sends everything each time: only the Task is written."""
     with world(generate(21, 3), folder=tmp_path) as both:
         both.run()
@@ -104,7 +104,7 @@ def test_a_full_run_compares_a_hundred_resources_with_each_search(tmp_path: Path
             assert units <= TASKS * 100 + 20 * searches + documents
 
 
-def test_what_an_empty_medplum_cannot_hold_is_not_looked_up(tmp_path: Path) -> None:
+def test_nothing_is_looked_up_in_an_empty_medplum(tmp_path: Path) -> None:
     """A first run asks once whether a sync has written a type at all; then what the map does not know is new."""
     with world(generate(21, 3), folder=tmp_path) as both:
         both.run()

@@ -47,7 +47,7 @@ def is_there(both: World) -> bool:
     return "reference" in place and "l1" in both.by_source_id("Location")
 
 
-def test_what_was_not_wanted_is_read_when_it_is(both: World) -> None:
+def test_a_type_that_was_left_out_is_read_when_it_is_added(both: World) -> None:
     """PF_HYDRATE was false."""
     both.run(hydrate=False)
     assert not is_there(both)
@@ -55,7 +55,7 @@ def test_what_was_not_wanted_is_read_when_it_is(both: World) -> None:
     assert is_there(both)
 
 
-def test_what_was_refused_is_read_when_the_rights_are_there(both: World) -> None:
+def test_a_refused_resource_is_read_once_the_rights_are_granted(both: World) -> None:
     """The practice grants the type later."""
     grant(both, Switches.general(types=("Patient", "Encounter")))
     both.run()
@@ -65,7 +65,7 @@ def test_what_was_refused_is_read_when_the_rights_are_there(both: World) -> None
     assert is_there(both)
 
 
-def test_what_was_not_given_once_is_asked_for_again_by_a_full_run(both: World) -> None:
+def test_a_resource_that_was_once_refused_is_requested_again_by_a_full_run(both: World) -> None:
     """No other permission changes; otherwise its reference would wait forever."""
     both.source.faults.add("server_error", status=403, method="GET", path="/Location/l1")
     both.run()
@@ -76,7 +76,7 @@ def test_what_was_not_given_once_is_asked_for_again_by_a_full_run(both: World) -
     assert is_there(both)
 
 
-def test_what_the_source_has_not_is_asked_for_once(both: World) -> None:
+def test_a_resource_that_the_source_lacks_is_requested_once(both: World) -> None:
     """A run with nothing new asks nothing."""
     both.source.source.delete("Location", "l1", at=both.source.now())
     both.run()
@@ -86,7 +86,7 @@ def test_what_the_source_has_not_is_asked_for_once(both: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["full", "a week later"])
-def test_a_type_that_is_granted_later_comes(how: str, tmp_path: Path) -> None:
+def test_a_type_that_is_granted_later_is_imported(how: str, tmp_path: Path) -> None:
     """A refused type is requested again by a full run or after a week, and not each time."""
     with small(patient("p1"), observation("o1"), folder=tmp_path) as made:
         made.settings["PF_RESOURCE_TYPES"] = "Patient,Observation"
@@ -117,7 +117,7 @@ def many(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def test_one_that_is_refused_keeps_no_other_away(many: World) -> None:
+def test_one_refused_resource_does_not_block_the_others(many: World) -> None:
     """The source shows all Locations but one."""
     many.source.faults.add("server_error", status=403, method="GET", path="/Location/l00")
     many.run()

@@ -95,7 +95,7 @@ def test_a_step_whose_time_is_over_still_puts_its_failures_aside(busy: int) -> N
         assert both.run().failures
 
 
-def test_more_failures_than_fit_into_memory_are_read_in_handfuls() -> None:
+def test_more_failures_than_fit_into_memory_are_read_in_batches() -> None:
     """The source may send a type that Medplum refuses altogether."""
     keys = [Key(kind, f"x{number}") for kind in ("A", "B") for number in range(1000)]
     kept = SyncMap()
@@ -106,7 +106,7 @@ def test_more_failures_than_fit_into_memory_are_read_in_handfuls() -> None:
     kept.close()
 
 
-def test_a_source_that_goes_back_ends_the_failure(tmp_path: Path) -> None:
+def test_a_source_that_reverts_a_change_ends_the_failure(tmp_path: Path) -> None:
     """What the source sends equals Medplum's content: otherwise --retry-failed would import the refused version."""
     texts = [b'{"resourceType":"Patient","id":"p"}', b'{"resourceType":"Patient","id":"p","shoeSize":1}']
     with small(patient("p1"), folder=tmp_path) as both:
@@ -136,7 +136,7 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
         sync.map.close()
 
 
-def test_with_another_key_medplum_keeps_what_was_refused(tmp_path: Path) -> None:
+def test_with_another_key_the_refused_resources_stay(tmp_path: Path) -> None:
     """The Binary beside the Task still has the resource, the run says what to do, and the key opens it again."""
     with small(patient("p1"), REFUSED) as both:
         log: list[str] = []

@@ -82,7 +82,7 @@ def test_report_lists_what_it_left_without_any_value(both: World) -> None:
         assert "corrected" not in told
 
 
-def test_what_was_listed_stays_listed_until_it_is_as_the_source_says(both: World) -> None:
+def test_a_listed_edit_stays_listed_until_it_equals_the_source(both: World) -> None:
     """The source does not send it again; a full run meets it once more and lists it once."""
     assert kept(both.run(local_edits="report")) == (1, 1)
     assert kept(both.run(local_edits="report")) == (0, 1)
@@ -105,7 +105,7 @@ def test_somebody_can_decide_for_the_source_once(both: World) -> None:
     assert one(both, "o1")["status"] == "corrected"
 
 
-def test_without_a_report_there_is_nothing_to_overwrite() -> None:
+def test_without_a_report_nothing_is_overwritten() -> None:
     """Not even an earlier run."""
     with world(Source()) as both:
         state = both.run(Options(overwrite_reported=True), local_edits="report")
@@ -142,7 +142,7 @@ def test_a_repair_does_not_put_our_name_on_an_edit(both: World) -> None:
     assert one(both, "o3")["status"] == "corrected"
 
 
-def test_the_bot_does_not_take_the_command_line_for_somebody_who_edits(both: World) -> None:
+def test_the_bot_does_not_mistake_the_command_line_for_an_editor(both: World) -> None:
     """Both write for the same sync; the Task remembers who did."""
     token = both.medplum.token_for(f"Practitioner/{both.medplum.owner_profile_id}")
     login = connect(Event(both.medplum.base_url, token, None))

@@ -34,7 +34,7 @@ def broken_off(both: World, at: str = "") -> None:
     assert not state.run.over
 
 
-def test_the_run_that_goes_on_learns_what_waits(tmp_path: Path) -> None:
+def test_a_resumed_run_learns_which_references_wait(tmp_path: Path) -> None:
     """The one that found the map lost broke off before it had asked Medplum which references wait."""
     waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
     with small(patient("p1"), waiting, folder=tmp_path / "one") as both:
@@ -61,7 +61,7 @@ def test_a_target_that_was_written_before_the_map_was_lost_is_looked_up(tmp_path
         assert "reference" in one(both, "Observation", "o1")["derivedFrom"][0]
 
 
-def test_a_type_that_is_synced_no_more_is_asked_too(tmp_path: Path) -> None:
+def test_a_type_that_is_no_longer_synced_is_searched_too(tmp_path: Path) -> None:
     """Its references wait for the others as before."""
     procedure = {
         "resourceType": "Procedure",
@@ -104,7 +104,7 @@ def test_a_map_that_came_back_from_a_backup_loses_no_failure(tmp_path: Path) -> 
         assert both.run().failures == failures
 
 
-def test_what_waits_in_another_practice_is_left_to_it(tmp_path: Path) -> None:
+def test_references_that_wait_in_another_practice_are_left_alone(tmp_path: Path) -> None:
     """Its ids may be the same: its patient's Observation pointed to another patient's."""
     waiting = observation("o1", derivedFrom=[{"reference": "Observation/o9"}])
     theirs = practice(patient("p2"), observation("o9", "Patient/p2"), members=("p2",))

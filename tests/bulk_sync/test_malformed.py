@@ -41,7 +41,7 @@ PART = {"tag": [{"system": "http://terminology.hl7.org/CodeSystem/v3-Observation
         {"id": "x", "meta": PART},
     ],
 )
-def test_what_a_search_finds_and_cannot_be_written_fails_alone(odd: dict[str, Any], monkeypatch: Any) -> None:
+def test_a_found_resource_that_cannot_be_written_fails_alone(odd: dict[str, Any], monkeypatch: Any) -> None:
     """It is counted as failed and reported, and its neighbor arrives."""
     good = observation("good")
 
@@ -59,7 +59,9 @@ def test_what_a_search_finds_and_cannot_be_written_fails_alone(odd: dict[str, An
 
 
 @pytest.mark.parametrize("meta", ["text", [1], PART])
-def test_what_is_read_one_by_one_and_cannot_be_written_fails_alone(meta: Any, monkeypatch: Any, tmp_path: Path) -> None:
+def test_a_resource_read_by_itself_that_cannot_be_written_fails_alone(
+    meta: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
     """It is counted as failed and reported, once; the reference to it stays logical."""
     place = {"resourceType": "Organization", "id": "a1", "meta": meta}
     monkeypatch.setattr(Records, "read", lambda *_: place)

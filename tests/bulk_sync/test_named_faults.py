@@ -112,7 +112,7 @@ def test_1_a_cycle_is_closed() -> None:
         assert not first["meta"].get("tag")
 
 
-def test_1_what_is_not_there_yet_is_named_and_repaired_when_it_arrives(tmp_path: Path) -> None:
+def test_1_a_missing_target_is_named_and_repaired_when_it_arrives(tmp_path: Path) -> None:
     """A missing target becomes a logical reference with its display; when it arrives, a real one; disk or none."""
     for folder in (tmp_path, None):
         with small(patient("p1"), observation("o1", "Patient/p9", encounter={}), folder=folder) as both:
@@ -305,7 +305,7 @@ def test_4_deletions_of_the_manifest_are_carried_out(how: str, left: int) -> Non
             assert state.run.deleted == 1
 
 
-def test_4_without_deleted_files_a_reconcile_finds_what_is_gone(tmp_path: Path) -> None:
+def test_4_without_deleted_files_a_reconcile_finds_deletions(tmp_path: Path) -> None:
     """A full export is compared with what the sync imported; a resource created in Medplum itself is not touched."""
     no_deleted = Switches.general(deleted=False)
     things = [observation(f"o{n}") for n in range(10)]
@@ -378,7 +378,7 @@ def test_4_the_job_is_deleted_when_the_run_has_failed() -> None:
         assert_exact(both)
 
 
-def test_4_a_job_with_expired_links_is_deleted_before_the_next_is_asked_for() -> None:
+def test_4_a_job_with_expired_links_is_deleted_before_the_next_is_requested() -> None:
     """The source still knows it."""
     with small(patient("p1"), switches=Switches.general(one_job=True)) as both:
         both.source.faults.add("expired_link", times=2)
@@ -405,7 +405,7 @@ def test_4_the_token_does_not_go_to_signed_links_nor_along_redirects() -> None:
 # -- 5 Writes
 
 
-def test_5_writes_go_in_batches_and_are_counted_as_what_they_were(tmp_path: Path) -> None:
+def test_5_writes_are_sent_in_batches_and_counted_by_kind(tmp_path: Path) -> None:
     """150 new resources are one batch; the next run counts created, updated and unchanged separately."""
     things = [observation(f"o{n}") for n in range(150)]
     with small(patient("p1"), *things, folder=tmp_path) as both:
@@ -552,7 +552,7 @@ def test_9_a_link_that_expired_is_fetched_again() -> None:
 
 
 @pytest.mark.parametrize("kind", ["deleted", "outcome"])
-def test_9_a_link_to_what_an_export_says_beside_is_fetched_again_too(kind: str) -> None:
+def test_9_an_expired_link_to_a_deleted_or_error_file_is_fetched_again_too(kind: str) -> None:
     """The export continues; it is not kicked off again."""
     switches = Switches.general(signed_urls=True, outcomes=("warning",))
     with small(patient("p1"), observation("o1"), switches=switches) as both:
@@ -579,7 +579,7 @@ def test_a_bad_line_is_kept_with_its_place_and_stops_nothing() -> None:
         assert counts(state)["failed"] == 1
 
 
-def test_a_resource_that_nothing_can_name_is_told_with_its_place() -> None:
+def test_a_resource_without_an_id_is_reported_with_its_line() -> None:
     """It can't be kept for a retry: the report counted it as failed, but did not say where it was."""
     with small(patient("p1"), observation("not_an_id")) as both:
         state = both.run()

@@ -688,7 +688,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_a_source_holds_arrives_and_what_is_missing_is_said(name: str) -> None:
+def test_everything_of_a_source_arrives_and_what_is_missing_is_reported(name: str) -> None:
     """The ids in Medplum, the end of the run, the types whose time stamp moved, and the report."""
     case = SOURCES[name]
     run_as_bot(bot=bool(list(SOURCES).index(name) % 2))
@@ -704,7 +704,7 @@ def test_what_a_source_holds_arrives_and_what_is_missing_is_said(name: str) -> N
 
 
 @pytest.mark.parametrize("name", DELETIONS)
-def test_what_a_source_deleted_goes_in_whatever_form_it_is_named(name: str) -> None:
+def test_a_deletion_is_carried_out_in_every_form_in_which_it_is_named(name: str) -> None:
     """And nothing else; a deletion that cannot be read is no success."""
     case = DELETIONS[name]
     run_as_bot(bot=bool(list(DELETIONS).index(name) % 2))
@@ -726,7 +726,7 @@ def test_a_source_whose_every_answer_fails_ends_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_file_that_a_run_could_not_get_comes_with_the_next_run(status: int) -> None:
+def test_a_file_that_a_run_could_not_fetch_is_fetched_by_the_next(status: int) -> None:
     """The run is partial and the time stamp stays, so that the next run requests the type again."""
     with practice() as (both, source):
         lost = ("1", "2") if status != 500 else ("1",)  # a link that expired is worth a second export

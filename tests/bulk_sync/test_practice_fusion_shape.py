@@ -67,7 +67,7 @@ def test_documents_that_are_too_large_or_unwanted_keep_their_links(tmp_path: Pat
             assert not any("/storage/" in link for link in links)
 
 
-def test_before_the_practice_lets_the_app_in_the_error_says_so() -> None:
+def test_before_the_practice_authorizes_the_app_the_error_says_so() -> None:
     """The code and the sentence say who must act, and where."""
     with world(generate(8, 1), switches=Switches.exact()) as both:
         both.settings |= register(both.source)
@@ -89,7 +89,7 @@ def test_a_secret_is_sent_as_the_source_wants_it(method: str, discovery: str) ->
             assert counts(both.run())["failed"] == 0
 
 
-def test_a_key_that_is_none_is_told_apart() -> None:
+def test_text_that_is_not_a_key_is_distinguished() -> None:
     """No trace with the key in it."""
     with world(generate(8, 1)) as both:
         both.settings |= {"PF_PRIVATE_KEY": "none", "PF_KEY_ID": "k"}
@@ -99,7 +99,7 @@ def test_a_key_that_is_none_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["RS384", "ES256", "HS256"])
-def test_an_algorithm_that_does_not_fit_the_key_is_told(algorithm: str) -> None:
+def test_an_algorithm_that_does_not_fit_the_key_is_reported(algorithm: str) -> None:
     """The setting is named; no trace of the code."""
     with world(generate(8, 1), switches=Switches.exact()) as both:
         both.settings |= register(both.source, "ES384") | {"PF_KEY_ALGORITHM": algorithm}
@@ -144,7 +144,7 @@ def test_scopes_that_are_set_and_refused_are_named() -> None:
         assert caught.value.code == "no-scope-granted"
 
 
-def test_a_source_without_discovery_is_told() -> None:
+def test_a_source_without_discovery_is_reported() -> None:
     """The base is probably wrong."""
     with (
         world(generate(8, 1), switches=Switches.general(discovery="none")) as both,
@@ -165,7 +165,7 @@ def test_the_other_levels(level: str) -> None:
         assert both.by_source_id("Patient")
 
 
-def test_a_level_that_is_not_offered_is_an_error_where_it_was_asked_for() -> None:
+def test_a_level_that_is_not_offered_is_an_error_if_it_was_requested() -> None:
     """No other is taken."""
     with world(generate(8, 1), switches=Switches.general(levels=frozenset({"Group"}))) as both:
         with pytest.raises(PermanentError) as caught:
@@ -216,7 +216,7 @@ def test_a_manifest_without_an_end_is_given_up() -> None:
         assert both.source.jobs == {}
 
 
-def test_a_type_filter_goes_with_the_export_of_its_type() -> None:
+def test_a_type_filter_is_sent_with_the_export_of_its_type() -> None:
     """Where types are exported apart, a filter of another one would be refused."""
     only = ("Observation?status=final",)
     with world(generate(8, 1), switches=Switches.general()) as both:
@@ -231,7 +231,7 @@ def test_a_type_filter_goes_with_the_export_of_its_type() -> None:
 
 
 @pytest.mark.parametrize("later", ["full", "a week"])
-def test_a_type_that_was_refused_is_asked_for_again(later: str, tmp_path: Path) -> None:
+def test_a_type_that_was_refused_is_requested_again(later: str, tmp_path: Path) -> None:
     """The scope may have been granted since: each full run asks again, and other runs once a week."""
     with world(generate(8, 1), switches=Switches.general(types=("Patient",)), folder=tmp_path) as both:
         state = both.run(types=("Patient", "Condition"))
@@ -248,7 +248,7 @@ def test_a_type_that_was_refused_is_asked_for_again(later: str, tmp_path: Path) 
         assert both.by_source_id("Condition")
 
 
-def test_the_log_speaks_the_words_that_operators_know() -> None:
+def test_the_log_uses_the_lines_that_operators_know() -> None:
     """Sentence by sentence, in the order of a run; none of them names a person, an address of a file, or a token."""
     with world(generate(8, 1), switches=Switches.general(polls=2)) as both:
         both.run(types=("Patient",))
@@ -293,7 +293,7 @@ def test_an_error_file_whose_link_is_no_good_stops_nothing(times: int | None) ->
         assert_exact(both)
 
 
-def test_the_job_is_kept_before_it_is_asked_for_the_first_time() -> None:
+def test_the_job_is_saved_before_it_is_polled_for_the_first_time() -> None:
     """If the process is killed right after the kick-off, the job's address is already stored."""
     kept: list[str] = []
 
@@ -308,7 +308,7 @@ def test_the_job_is_kept_before_it_is_asked_for_the_first_time() -> None:
         assert "/Export/" in kept[0]
 
 
-def test_a_source_that_names_no_pause_is_asked_less_and_less() -> None:
+def test_a_source_without_retry_after_is_polled_less_and_less_often() -> None:
     """Practice Fusion sends no Retry-After: the guide wants exponential backoff."""
     with world(generate(8, 1), switches=Switches.general(polls=4, retry_after="none")) as both:
         both.run(types=("Patient",), hydrate=False)

@@ -54,7 +54,7 @@ def half_a_reconcile(both: World, folder: Path | None) -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("second", ["another", "none"])
-def test_a_reconcile_that_goes_on_with_another_map_deletes_nothing(
+def test_a_reconcile_resumed_with_another_map_deletes_nothing(
     both: World, tmp_path: Path, first: bool, second: str
 ) -> None:
     """The other map records what was seen: without it, all of that would look deleted."""
@@ -72,7 +72,7 @@ def test_a_reconcile_that_goes_on_with_another_map_deletes_nothing(
     assert both.by_source_id("Patient")
 
 
-def test_a_reconcile_that_goes_on_with_its_map_deletes_what_is_gone(both: World) -> None:
+def test_a_reconcile_resumed_with_its_map_carries_out_deletions(both: World) -> None:
     """In two steps as in one."""
     both.source.source.delete("Observation", "o1", at=both.source.now())
     half_a_reconcile(both, both.folder)
@@ -83,7 +83,7 @@ def test_a_reconcile_that_goes_on_with_its_map_deletes_what_is_gone(both: World)
 
 
 @pytest.mark.parametrize("trouble", ["bad line", "errors"])
-def test_what_an_export_with_errors_did_not_show_is_not_taken_for_gone(both: World, trouble: str) -> None:
+def test_a_resource_missing_from_an_export_with_errors_is_not_taken_for_deleted(both: World, trouble: str) -> None:
     """It may stand in the line that could not be read, or among what the source could not export."""
     both.source.source.delete("Observation", "o1", at=both.source.now())
     if trouble == "bad line":
@@ -97,7 +97,7 @@ def test_what_an_export_with_errors_did_not_show_is_not_taken_for_gone(both: Wor
     assert len(both.by_source_id("Observation")) == MANY
 
 
-def test_a_search_by_patient_does_not_make_other_types_look_gone(tmp_path: Path) -> None:
+def test_a_search_by_patient_does_not_make_other_types_look_deleted(tmp_path: Path) -> None:
     """Organizations are read when a resource refers to them, and no search by patient returns them."""
     source = Source()
     source.add(patient("p1", managingOrganization={"reference": "Organization/a"}), at=THEN)
@@ -129,7 +129,7 @@ def test_a_reconcile_may_take_longer_than_a_lease(tmp_path: Path) -> None:
         assert state.run.deleted == 3
 
 
-def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World) -> None:
+def test_a_reconcile_whose_time_is_over_resumes_after_its_last_request(both: World) -> None:
     """Each step resumes where the last one stopped: a resource is not requested twice."""
     both.source.faults.clear()
     for number in range(3):
@@ -163,7 +163,7 @@ def test_a_reconcile_whose_time_is_over_goes_on_behind_what_it_asked(both: World
     assert len(asked) == len(set(asked)) == MANY
 
 
-def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
+def test_a_source_that_is_down_is_not_asked_for_each_resource(both: World) -> None:
     """A resource without an answer is not considered deleted; the next reconcile asks again."""
     both.source.faults.clear()
     both.source.source.remove_member("p1")
@@ -177,7 +177,7 @@ def test_a_source_that_is_down_is_not_asked_for_each(both: World) -> None:
 
 
 @pytest.mark.parametrize("answer", [400, 404])
-def test_a_login_that_is_refused_meanwhile_makes_nothing_look_gone(both: World, answer: int) -> None:
+def test_a_login_that_is_refused_meanwhile_makes_nothing_look_deleted(both: World, answer: int) -> None:
     """The practice withdraws the app, or its token endpoint moves: that says nothing about deletions."""
     both.source.faults.clear()
     both.source.source.remove_member("p1")
@@ -195,7 +195,7 @@ def test_a_login_that_is_refused_meanwhile_makes_nothing_look_gone(both: World, 
     assert len(both.by_source_id("Observation")) == MANY
 
 
-def test_what_was_asked_for_beside_a_run_that_goes_on_is_told(both: World) -> None:
+def test_an_option_that_a_resumed_run_ignores_is_reported(both: World) -> None:
     """The caller must not mistake the end of an older run for the requested reconcile."""
     both.source.faults.clear()
     both.source.source.change("Patient", "p1", {"gender": "other"}, at=both.source.now())

@@ -109,7 +109,7 @@ def test_a_part_of_a_resource_never_replaces_the_whole_one() -> None:
         assert both.by_source_id("Patient")["p1"][0]["name"] == [{"family": "Sample"}]
 
 
-def test_who_joins_a_group_that_cannot_be_read_comes_with_their_older_data() -> None:
+def test_a_newcomer_to_an_unreadable_group_is_imported_with_older_data() -> None:
     """Its patients are exported in full each time; where one is new, so is the rest. Otherwise only what changed."""
     with practice() as (both, source):
         source.on("/fhir/Group/", lambda asked, reply: Reply(403) if asked.path == "/fhir/Group/g1" else reply)

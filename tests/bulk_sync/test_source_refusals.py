@@ -137,7 +137,7 @@ def test_an_error_file_that_says_nothing_holds_every_type_back(kind: str) -> Non
 
 
 @pytest.mark.parametrize("ahead", [timedelta(0), timedelta(hours=1), timedelta(days=300_000)])
-def test_what_changes_while_the_export_runs_comes_with_the_next_run(ahead: timedelta) -> None:
+def test_a_change_during_the_export_is_imported_by_the_next_run(ahead: timedelta) -> None:
     """Some sources state the end of the job as its transactionTime, or a moment in the future."""
     with world(practice()) as both:
 
@@ -168,7 +168,7 @@ def test_a_transaction_time_that_cannot_be_read_moves_no_stamp(stated: object) -
         assert set(stamps(state)) == set(TYPES)
 
 
-def test_a_stored_stamp_in_the_future_is_not_asked_for() -> None:
+def test_a_stored_time_stamp_in_the_future_is_not_used() -> None:
     """An earlier version stored 2999 from a source: after that, nothing was imported."""
     with world(practice()) as both:
         run(both)
@@ -186,7 +186,7 @@ def test_a_stored_stamp_in_the_future_is_not_asked_for() -> None:
 # -- Refused kick-offs
 
 
-def test_a_source_that_takes_no_output_format_is_asked_without() -> None:
+def test_a_source_that_refuses_the_output_format_is_asked_without_it() -> None:
     """AWS FHIR Works answers 400 to a plus in it."""
     with world(practice()) as both:
         both.source.canned.append(Canned("_outputFormat", {"issue": [{"code": "invalid"}]}, 400))
@@ -237,7 +237,7 @@ def test_a_source_that_refuses_since_exports_everything() -> None:
         assert both.stored("Patient")[0].get("gender") == "female"
 
 
-def test_where_every_kickoff_is_refused_the_run_fails_soon() -> None:
+def test_if_every_kickoff_is_refused_the_run_fails_soon() -> None:
     """With the source's words, and not after a request for each type."""
     with world(practice()) as both:
         refusal = {"resourceType": "OperationOutcome", "issue": [{"code": "invalid", "diagnostics": "Not on Sundays"}]}
@@ -287,7 +287,7 @@ def test_a_group_without_patients_is_a_finding() -> None:
 
 
 @pytest.mark.parametrize("status", [403, 400, 501])
-def test_who_joins_a_group_comes_with_older_data_where_no_search_is_allowed(status: int) -> None:
+def test_a_newcomer_is_imported_with_older_data_even_if_no_search_is_allowed(status: int) -> None:
     """With a full export of the Group, once."""
     source = practice()
     source.add(patient("p2"), at=THEN)

@@ -49,7 +49,7 @@ def test_a_moment_before_the_stamp_moves_it() -> None:
     assert stamps == {"g": {"A": "2024-01-02T00:00:00+01:00", "B": "2024-02-01T00:00:00Z"}}
 
 
-def test_what_is_taken_out_of_the_settings_holds_the_time_of_the_last_sync_back_no_more(tmp_path: Path) -> None:
+def test_a_type_removed_from_the_settings_no_longer_holds_back_the_time_of_the_last_sync(tmp_path: Path) -> None:
     """Its stamps stay, should it be synced again."""
     with small(patient("p1"), members=("p1",), folder=tmp_path) as both:
         both.source.source.groups["g2"] = dict(both.source.source.groups["g1"])
@@ -70,7 +70,7 @@ def test_a_type_that_is_new_to_a_search_gets_its_stamp(level: str, tmp_path: Pat
         assert set(state.since["g1"]) == {"Patient", "Observation"}
 
 
-def test_a_newcomer_brings_the_history_of_a_type_that_is_not_searched_too(tmp_path: Path) -> None:
+def test_a_newcomers_history_includes_a_type_that_cannot_be_searched(tmp_path: Path) -> None:
     """A type that the search does not cover is exported in full for the new patient; a search run reports the gap."""
     history = {
         "resourceType": "FamilyMemberHistory",
@@ -103,7 +103,7 @@ def lab(source_id: str, category: str) -> Json:
 FILTER = ("Observation?category=laboratory",)
 
 
-def test_what_another_filter_lets_through_comes_with_its_history(tmp_path: Path) -> None:
+def test_a_resource_that_a_new_filter_includes_is_imported_with_its_history(tmp_path: Path) -> None:
     """It did not change since, and was never requested; other types and later runs request changes."""
     with small(patient("p1"), lab("o1", "laboratory"), lab("o2", "vital-signs"), folder=tmp_path) as both:
         both.run(type_filters=FILTER)
@@ -117,7 +117,7 @@ def test_what_another_filter_lets_through_comes_with_its_history(tmp_path: Path)
         assert all(job.since for job in state.run.jobs)
 
 
-def test_what_a_filter_leaves_out_is_not_gone(tmp_path: Path) -> None:
+def test_a_resource_that_a_filter_leaves_out_is_not_deleted(tmp_path: Path) -> None:
     """A reconcile does not see it, and the source does not allow single reads of it."""
     shape = Switches.general(deleted=False)
     with small(

@@ -87,7 +87,7 @@ def test_every_number_that_is_none_is_named(words: tuple[str, ...]) -> None:
     ],
     ids=" ".join,
 )
-def test_what_a_user_gets_wrong_is_a_line(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_mistake_of_the_user_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
     """In a separate process, as a user types it: exit code 2 and no traceback."""
     command = [sys.executable, "-m", "bot_layer.cli", *words]
     done = subprocess.run(

@@ -30,7 +30,7 @@ SUBCOMMANDS = [
 ]
 
 
-def test_the_command_without_words_tells_its_subcommands() -> None:
+def test_the_command_without_words_lists_its_subcommands() -> None:
     """The command without arguments prints the help with all subcommands."""
     told = CliRunner().invoke(build(), [], env={"COLUMNS": "200"})
     assert "Python bots for Medplum" in told.output
@@ -54,7 +54,7 @@ def test_a_subcommand_is_in_the_file_of_its_name(name: str) -> None:
     assert (told.exit_code, told.output) == (0, among.output)
 
 
-def test_a_word_that_is_no_subcommand_is_told_as_before() -> None:
+def test_a_word_that_is_not_a_subcommand_is_an_error() -> None:
     """A file without the command counts like no file."""
     for word in ("progress", "nonsense"):
         told = CliRunner().invoke(build([word]), [word], env={"COLUMNS": "200"})
@@ -62,7 +62,7 @@ def test_a_word_that_is_no_subcommand_is_told_as_before() -> None:
         assert f"No such command '{word}'" in told.output
 
 
-def test_the_demo_goes_as_told() -> None:
+def test_every_step_of_the_demo_is_as_expected() -> None:
     """Every step of the scenario has the expected result, and the command exits with 0."""
     told = CliRunner().invoke(build(), ["demo"], env={"COLUMNS": "200"})
     assert told.exit_code == 0, told.output
@@ -71,7 +71,7 @@ def test_the_demo_goes_as_told() -> None:
     assert "✗" not in told.output
 
 
-def test_a_step_that_is_not_as_expected_ends_the_story() -> None:
+def test_an_unexpected_step_ends_the_demo() -> None:
     """The error gives the reason."""
     with World() as world:
         scenario = Scenario(world, Console(quiet=True))
@@ -120,7 +120,7 @@ def token(ready: Any) -> str:
     return str(answer.json()["access_token"])
 
 
-def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path: Path) -> None:
+def test_the_sandbox_prints_its_addresses_in_one_line_and_ends_on_sigterm(tmp_path: Path) -> None:
     """--json is one line with all addresses; SIGTERM ends it with 0; with --db the resources are there again."""
     database = str(tmp_path / "sandbox.sqlite")
     with sandbox("--with-bots", "--host-port", "0", "--db", database) as (process, ready):
@@ -150,7 +150,7 @@ def test_the_sandbox_tells_where_it_is_in_one_line_and_ends_on_sigterm(tmp_path:
         assert process.wait(timeout=240) == 0
 
 
-def test_faults_begin_once_the_bots_are_there() -> None:
+def test_faults_begin_once_the_bots_are_deployed() -> None:
     """A sandbox that is asked to be unkind is filled first; then it is."""
     with sandbox("--with-bots", "--host-port", "0", "--fault", "server_error") as (process, ready):
         answer = requests.get(f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner", timeout=10)
@@ -222,7 +222,7 @@ def test_without_bots_a_host_of_ones_own_is_called() -> None:
         assert {each["name"] for each in project["secret"]} >= {"HEALTH_GORILLA_CLIENT_ID", "PF_FHIR_BASE_URL"}
 
 
-def test_what_a_command_writes_its_user_alone_may_read(tmp_path: Path) -> None:
+def test_files_that_a_command_writes_are_readable_only_by_its_user(tmp_path: Path) -> None:
     """Folders are 0700 and files 0600, whatever the shell's umask says."""
     script = (
         "import os, sys; os.umask(0); sys.argv = ['medplum-bots', '--help']\n"

@@ -361,7 +361,7 @@ BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_is_broken_is_found_and_nothing_else(world: World, name: str) -> None:
+def test_each_fault_is_found_and_nothing_else(world: World, name: str) -> None:
     """Each thing that can be wrong gives its own lines, each with the next step, and no line more."""
     breaks, found = BREAKS[name]
     _deploy(world.client())
@@ -389,7 +389,7 @@ def test_every_finding_has_a_case() -> None:
     assert sorted(code for code in codes if f'"{code}"' not in Path(__file__).read_text()) == []
 
 
-def test_a_doctors_own_calls_are_no_runs(world: World) -> None:
+def test_the_doctors_own_calls_are_not_runs(world: World) -> None:
     """A call that failed because the host was away says nothing of the bot, once the host is back."""
     _deploy(world.client())
     address, world.medplum.bot_host = world.medplum.bot_host, "127.0.0.1:9"

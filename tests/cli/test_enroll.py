@@ -130,7 +130,7 @@ def _list(folder: Path, people: list[Json]) -> Path:
     return path
 
 
-def test_a_second_run_goes_on_with_whoever_is_not_settled(here: World, tmp_path: Path) -> None:
+def test_a_second_run_continues_with_those_who_are_not_settled(here: World, tmp_path: Path) -> None:
     """The next run skips people who are settled; those who were refused are tried again, and succeed."""
     good, bad = here.store(clinician(1)), here.store(clinician(2, name=[{"family": "Wrong", "given": ["Amara"]}]))
     people, report = _list(tmp_path, [good, bad]), tmp_path / "report.csv"
@@ -210,7 +210,7 @@ def test_a_person_of_several_lines_gets_the_locations_of_all(here: World, tmp_pa
     assert len(here.account()["location"]) == 2
 
 
-def test_a_search_takes_whom_it_finds(here: World, tmp_path: Path) -> None:
+def test_a_search_enrolls_everybody_it_finds(here: World, tmp_path: Path) -> None:
     """--search enrolls the matches of a search in Medplum, and no one else."""
     wanted = here.store(clinician(1, active=True))
     here.store(clinician(2, active=False))
@@ -264,7 +264,7 @@ def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeyp
         ["--from", "of-a-spreadsheet.csv"],
     ],
 )
-def test_what_can_not_begin_ends_with_2(
+def test_a_run_that_cannot_begin_ends_with_2(
     here: World, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without exactly one readable list nothing starts, and no report is written."""

@@ -83,7 +83,7 @@ def test_the_survivor_of_a_merge_is_never_deleted(medplum: MedplumSandbox, words
     assert done.stderr.startswith("patient-merged:")
 
 
-def test_what_cannot_be_printed_ends_with_a_code(medplum: MedplumSandbox) -> None:
+def test_a_message_that_cannot_be_printed_ends_with_a_code(medplum: MedplumSandbox) -> None:
     """An unknown patient, and an event that needs two patients."""
     server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
     stored = server.create(person())

@@ -161,7 +161,7 @@ def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
         ("MEDPLUM_BASE_URL", "http://127.0.0.1:1", "answer-lost"),
     ],
 )
-def test_a_medplum_that_cannot_be_asked_is_told_as_that(name: str, value: str, code: str, tmp_path: Path) -> None:
+def test_a_medplum_that_does_not_answer_is_reported_as_such(name: str, value: str, code: str, tmp_path: Path) -> None:
     """Its secrets may contain the settings: reporting those as missing would mislead the operator."""
     with world(generate(1, 1), switches=FAST) as both:
         bare = dict.fromkeys(both.source.settings(), "") | {name: value}
@@ -169,7 +169,7 @@ def test_a_medplum_that_cannot_be_asked_is_told_as_that(name: str, value: str, c
         assert (told.exit_code, told.stderr.partition(":")[0]) == (1, code)
 
 
-def test_a_client_that_may_not_read_the_secrets_is_told(tmp_path: Path) -> None:
+def test_a_client_that_may_not_read_the_secrets_is_reported(tmp_path: Path) -> None:
     """The settings may be there: it is the client that lacks a right."""
     with world(generate(1, 1), switches=FAST) as both:
         url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/client"
@@ -346,7 +346,7 @@ def test_files_and_log_of_an_export_are_kept(tmp_path: Path) -> None:
         )
 
 
-def test_an_export_that_somebody_else_started_is_taken_up(tmp_path: Path) -> None:
+def test_an_export_that_somebody_else_started_is_continued(tmp_path: Path) -> None:
     """By its status URL; the time stamps stay."""
     with world(generate(1, 1), switches=FAST) as both:
         sync = both.sync()

@@ -95,7 +95,7 @@ def holders(url: str) -> Counter[str]:
         client.destroy()
 
 
-def test_what_a_killed_host_leaves_another_one_resumes(postgres_url: str) -> None:
+def test_syncs_of_a_killed_host_are_resumed_by_another(postgres_url: str) -> None:
     """Two hosts share the practices; one is killed halfway, and every practice is still exact."""
     with practices(4, 3) as worlds:
         given = environment(worlds)

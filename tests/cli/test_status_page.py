@@ -54,7 +54,7 @@ def loading(done: int, *, run: str = "r", jobs: int = 1) -> SyncState:
     return SyncState(run=Run(run, NOW - 7200, "export", jobs=(complete, *waiting), counts={"Patient": {"seen": done}}))
 
 
-def test_the_time_left_is_told_from_the_speed_of_loading() -> None:
+def test_the_time_left_is_computed_from_the_speed_of_loading() -> None:
     """Not from the start of the run, which may have waited for its export for hours; and not before it can be known."""
     samples: deque[Sample] = deque()
 

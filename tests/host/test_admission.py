@@ -89,7 +89,7 @@ def test_the_tokens_of_medplum_5_0_are_admitted(
         assert _refusal(admission, envelope(medplum, forged, SAY)) == "medplum-login-refused"
 
 
-def test_the_server_is_asked_once_for_a_bot(medplum: TokenServer, admission: Admission) -> None:
+def test_a_bot_is_read_from_the_server_once(medplum: TokenServer, admission: Admission) -> None:
     """Keys and Bot are read once; later calls, with this token or a new one, cost no request."""
     for _ in range(3):
         admission.admit(envelope(medplum, "token", SAY), "b-1")

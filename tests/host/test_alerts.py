@@ -39,7 +39,7 @@ KEYS = st.sampled_from(["dead-letters:a:x", "refusals:a", "sync:north", "silent-
 
 
 @given(st.dictionaries(KEYS, st.floats(0, 1000)), st.sets(KEYS), st.floats(0, 1000))
-def test_an_alert_begins_goes_on_or_ends(known: dict[str, float], current: set[str], now: float) -> None:
+def test_an_alert_begins_continues_or_ends(known: dict[str, float], current: set[str], now: float) -> None:
     """Each key is in at most one group; what is seen is never over, and what is over was absent for the hold."""
     found = changes(known, dict.fromkeys(current, "text"), State({}, {}, {}), now=now)
     assert found.begun | found.continuing == current
@@ -48,7 +48,7 @@ def test_an_alert_begins_goes_on_or_ends(known: dict[str, float], current: set[s
 
 
 @given(st.dictionaries(KEYS, st.just(0.0)))
-def test_what_can_not_be_read_ends_nothing(known: dict[str, float]) -> None:
+def test_an_unreadable_state_ends_no_alert(known: dict[str, float]) -> None:
     """A database or a Medplum that is away is no recovery."""
     ended = changes(known, {}, State(), now=10_000.0).ended
     assert ended == known.keys() & {"silent-host:", "catch-up:"}
@@ -67,7 +67,7 @@ def test_each_thing_has_its_sentence() -> None:
     assert alerts(State(), refusals=1) == {}
 
 
-def test_a_dead_letter_comes_with_what_to_do() -> None:
+def test_the_alert_of_a_dead_letter_says_what_to_do() -> None:
     """In the words of the code's table in the docs."""
     found = alerts(State({("sync", "npi-missing"): 2}), refusals=1, advice=partial(advice, "dead"))
     assert found["dead-letters:sync:npi-missing"].startswith("sync: 2 dead letters (npi-missing). There is no NPI. Add")
@@ -102,7 +102,7 @@ def test_two_hosts_send_one_message_and_one_recovery(tmp_path: Path) -> None:
     assert heard.messages == [("dead-letters:a:busy", False), ("dead-letters:a:busy", True)]
 
 
-def test_what_nobody_heard_is_sent_again(tmp_path: Path) -> None:
+def test_an_alert_that_was_not_delivered_is_sent_again(tmp_path: Path) -> None:
     """If a channel fails for a moment, no alert is lost; a channel that works does not get it twice."""
     heard = Heard(refuses=True)
     looking = _alerts(tmp_path, heard, {("a", "busy"): 1})
@@ -198,7 +198,7 @@ def test_a_mail_server_that_is_away_is_an_error_with_a_code() -> None:
         channel.send(Message("sync:", "Not healthy."))
 
 
-def test_a_message_is_one_line_whatever_a_setting_is_named() -> None:
+def test_a_message_is_one_line_with_every_name_of_a_setting() -> None:
     """A line break in a practice's name would be another header of the mail."""
     mail = EmailMessage()
     mail["Subject"] = Message("sync:", "The sync of north\nBcc: x is not healthy.").line
@@ -239,7 +239,7 @@ def test_wrong_settings_are_refused_at_start(wrong: dict[str, str]) -> None:
     assert "clinic.example" not in refused.value.message
 
 
-def test_a_host_that_refuses_calls_tells_somebody(tmp_path: Path) -> None:
+def test_a_host_that_refuses_calls_sends_an_alert(tmp_path: Path) -> None:
     """The whole way: forged calls at ``medplum-bots serve``, and a message that quotes nothing of them."""
     medplum = TokenServer()
     with medplum.server, _receiver() as (address, received, _):

@@ -72,7 +72,7 @@ def practitioner(world: World, **more: Any) -> Json:
     return world.client().create({"resourceType": "Practitioner", "name": [{"family": "Example"}], **more})
 
 
-def test_what_changed_since_the_mark_is_queued_once(world: World, queue: Queue, marks: Marks) -> None:
+def test_changes_since_the_mark_are_queued_once(world: World, queue: Queue, marks: Marks) -> None:
     """Nothing from before the first start, each change after it, and none twice although the overlap finds it again."""
     practitioner(world)
     catch_up = search(world, queue, overlap=timedelta(days=1))
@@ -109,7 +109,7 @@ def test_a_bots_own_write_hides_no_change_of_others(world: World, queue: Queue, 
     assert taken.record["version"] == theirs["meta"]["versionId"]
 
 
-def test_what_changed_while_a_subscription_was_off_is_not_caught_up(world: World, queue: Queue, marks: Marks) -> None:
+def test_changes_while_a_subscription_was_off_are_not_caught_up(world: World, queue: Queue, marks: Marks) -> None:
     """It was switched off on purpose; catch-up resumes when the Subscription is active again."""
     client, catch_up = world.client(), search(world, queue)
     catch_up.start(marks)
@@ -154,7 +154,7 @@ def test_more_than_the_quota_bears_waits_for_the_next_pass(
     assert len(queue.stored) == len(found)
 
 
-def test_a_mark_never_goes_back(marks: Marks) -> None:
+def test_a_mark_never_moves_back(marks: Marks) -> None:
     """Of two hosts the one that saw more is believed."""
     first = datetime(2026, 5, 4, tzinfo=UTC)
     later = first + timedelta(minutes=5)
@@ -186,7 +186,7 @@ def fresh() -> Iterator[World]:
 
 
 @pytest.mark.no_cover
-def test_what_a_host_missed_it_enrolls_at_its_next_start(fresh: World, tmp_path: Path) -> None:
+def test_missed_clinicians_are_enrolled_at_the_next_start(fresh: World, tmp_path: Path) -> None:
     """Created while no host was there: enrolled once, without anyone doing anything."""
     settings = {**fresh.environment(), "BOT_HOST_INBOX_KEY": "a-key-of-32-characters-for-a-test"}
     with HostProcess(fresh.medplum.base_url, tmp_path / "inbox.sqlite", **settings) as host:
@@ -204,7 +204,7 @@ def test_what_a_host_missed_it_enrolls_at_its_next_start(fresh: World, tmp_path:
 
 
 @pytest.mark.no_cover
-def test_what_was_missed_can_be_caught_up_by_hand(fresh: World, tmp_path: Path) -> None:
+def test_missed_changes_can_be_caught_up_by_hand(fresh: World, tmp_path: Path) -> None:
     """A dry run shows it, the command queues it once, and a host runs it."""
     database = tmp_path / "inbox.sqlite"
     settings = {**fresh.environment(), "BOT_HOST_CATCH_UP_SECONDS": "0"}

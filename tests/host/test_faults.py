@@ -32,7 +32,7 @@ from tests.postgres import Server
 KEY = "k" * 32
 
 
-def test_postgresql_goes_away_in_the_middle_and_comes_back(own_postgres: Server) -> None:
+def test_postgresql_stops_during_a_run_and_answers_again(own_postgres: Server) -> None:
     """A run in progress completes once; new events run at once; afterwards everything works as before."""
     gate = threading.Event()
     script = Script(gate)

@@ -20,7 +20,7 @@ from tests.host.test_inbox import AT, NOW, Script, changed, running
 pytestmark = pytest.mark.no_cover  # the command that counts is another process
 
 
-def test_following_prints_what_comes_and_ends_when_told(tmp_path: Path) -> None:
+def test_following_prints_new_runs_until_a_signal(tmp_path: Path) -> None:
     """A run is printed when its event arrives, not when the pipe is full; SIGTERM ends it with 0 and no output."""
     script = Script()
     command = [sys.executable, "-m", "bot_layer.cli", "logs", "--follow", "--json", "--inbox"]

@@ -167,7 +167,7 @@ def test_a_callers_own_header_makes_a_call(medplum: TokenServer) -> None:
     assert _codes(answer) == ["caller-not-allowed"]
 
 
-def test_a_deletion_is_believed_once_the_resource_is_gone(medplum: TokenServer) -> None:
+def test_a_deletion_is_accepted_once_the_resource_is_deleted(medplum: TokenServer) -> None:
     """If the resource exists, it was not deleted or was restored, so nothing is done.
 
     A deleted one has no other event.

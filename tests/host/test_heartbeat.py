@@ -60,7 +60,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'inbox.sqlite'}"
 
 
-def test_who_comes_first_is_alone(tmp_path: Path) -> None:
+def test_the_first_host_has_the_database_to_itself(tmp_path: Path) -> None:
     """The first process to open a file is alone; no later process is while another one still has the file open."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     first, second = Presence(url), Presence(url)
@@ -76,12 +76,12 @@ def test_who_comes_first_is_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "postgresql://postgres@/inbox"])
-def test_where_no_file_is_nobody_knows_that_they_are_alone(url: str) -> None:
+def test_without_a_database_file_no_host_assumes_that_it_is_alone(url: str) -> None:
     """If others can reach the database over a network, a host cannot know that it is alone."""
     assert Presence(url).alone is False
 
 
-def test_a_killed_process_is_not_there_any_more(tmp_path: Path) -> None:
+def test_a_killed_process_has_ended(tmp_path: Path) -> None:
     """After SIGKILL, the next process is alone."""
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
     hold = (
@@ -105,7 +105,7 @@ def test_every_process_has_a_name_of_its_own() -> None:
     assert InboxSettings("sqlite://").host_id != InboxSettings("sqlite://").host_id
 
 
-def test_a_run_that_pauses_is_gone_on_with_by_the_next_host(url: str) -> None:
+def test_a_paused_run_is_continued_by_the_next_host(url: str) -> None:
     """A host that ends during a run's pause does not wait; the next host resumes the run at once from the same step."""
     script = Script(BUSY)
     with serving(url, script, first_pause=1.0) as (inbox, _):
@@ -146,7 +146,7 @@ def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
         }
 
 
-def test_a_heart_beats_on_after_a_failure_of_the_database(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_heartbeats_continue_after_a_failure_of_the_database(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """An error of the database is logged without its text, and the heartbeat is tried again."""
     caplog.set_level(logging.WARNING)
     with serving(url, Script(), limit=1.0):

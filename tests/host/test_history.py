@@ -97,7 +97,7 @@ def test_old_records_are_deleted() -> None:
     assert [each.id for each in made.entries(kind=OPERATION)] == [entry(2, 0).id]
 
 
-def test_what_is_no_code_is_not_kept() -> None:
+def test_text_that_is_not_a_code_is_not_stored() -> None:
     """A bot may call anything its action."""
     assert records.word("not-a-person") == "not-a-person"
     assert [records.word(each) for each in ("John Doe", "Ünseen", None, 7, "x" * 65)] == [""] * 5
@@ -126,7 +126,7 @@ def test_the_command_counts_and_lists_operations(tmp_path: Path) -> None:
     assert json.loads(run("show", "id00"))["action"] == "act", "the first letters are enough"
 
 
-def test_a_command_makes_no_inbox_where_there_is_none(tmp_path: Path) -> None:
+def test_a_command_creates_no_inbox(tmp_path: Path) -> None:
     """It says how to name the right one."""
     file = tmp_path / "nothing.sqlite"
     result = CliRunner().invoke(app, ["runs", "list"], env={"BOT_HOST_DATABASE_URL": f"sqlite:///{file}"})

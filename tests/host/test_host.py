@@ -57,7 +57,7 @@ def test_a_bot_is_found_by_the_identifier_that_its_own_token_shows(medplum: Toke
     ("name", "code", "success"),
     [("refuse", "contradiction", True), ("busy", "try-again-later", True), ("break", "internal-error", False)],
 )
-def test_whatever_a_bot_raises_becomes_an_answer(medplum: TokenServer, name: str, code: str, success: bool) -> None:
+def test_every_exception_of_a_bot_becomes_an_answer(medplum: TokenServer, name: str, code: str, success: bool) -> None:
     """A stated failure is an answer; an unforeseen one too, and neither shows a value of the event."""
     number = list(BOTS.handlers).index(name) + 1
     with hosted(medplum) as (client, _):
@@ -68,7 +68,7 @@ def test_whatever_a_bot_raises_becomes_an_answer(medplum: TokenServer, name: str
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
+def test_a_body_that_is_not_an_envelope_is_400(medplum: TokenServer, body: bytes) -> None:
     """Only a request that is understood is answered with 200."""
     with hosted(medplum) as (client, _):
         assert client.post("/bot-b-3", content=body).status_code == 400
@@ -109,7 +109,7 @@ def _signed(at: float) -> tuple[bytes, bytes]:
     ],
     ids=["limit", "raised-limit", "declared", "relay", "relay-old-signature", "relay-unsigned"],
 )
-def test_of_what_is_too_large_no_more_is_read(
+def test_a_body_that_is_too_large_is_not_read_further(
     path: str, headers: list[tuple[bytes, bytes]], settings: dict[str, Any], told: tuple[int, int]
 ) -> None:
     """A body is read up to the limit, and a relay's body only if its header can be valid: anyone may send one."""

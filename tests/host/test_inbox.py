@@ -145,7 +145,7 @@ def test_an_event_delivered_twice_runs_once(tmp_path: Path) -> None:
     assert len(script.seen) == 3
 
 
-def test_events_of_one_resource_run_in_order_and_others_beside_them(tmp_path: Path) -> None:
+def test_events_of_one_resource_run_in_order_and_others_in_parallel(tmp_path: Path) -> None:
     """While the first event of a resource runs its second waits, and another resource's runs."""
     gate = threading.Event()
     script = Script(gate)
@@ -208,7 +208,7 @@ def test_a_retry_of_an_encrypted_event_runs_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [InputError("x", code="c"), ReviewNeeded("x", code="c")])
-def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path, error: BotError) -> None:
+def test_a_refusal_is_not_retried(tmp_path: Path, error: BotError) -> None:
     """A refusal ends a run: only the caller or a person can fix the cause."""
     script = Script(error)
     with running(tmp_path, script) as (inbox, runs):
@@ -217,7 +217,7 @@ def test_what_a_person_must_settle_is_refused_and_not_tried_again(tmp_path: Path
     assert (run.state, run.code, len(script.seen)) == ("refused", "c", 1)
 
 
-def test_an_event_of_a_bot_that_is_gone_is_a_dead_letter(tmp_path: Path) -> None:
+def test_an_event_of_a_removed_bot_is_a_dead_letter(tmp_path: Path) -> None:
     """If this host does not have the bot of a run, the run becomes a dead letter for a person."""
     script = Script()
     with running(tmp_path, script) as (inbox, runs):
@@ -257,7 +257,7 @@ def test_nothing_of_a_person_is_stored_in_the_clear(tmp_path: Path, key: str | N
     assert b"nseen" not in stored
 
 
-def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path) -> None:
+def test_finished_runs_are_deleted_after_their_time_and_dead_letters_stay(tmp_path: Path) -> None:
     """Finished runs are kept for seven days; a dead letter is kept until a person resolves it."""
     script = Script(None, ConfigError("x", code="c"))
     with running(tmp_path, script) as (inbox, runs):
@@ -271,7 +271,7 @@ def test_finished_runs_go_after_their_time_and_dead_letters_stay(tmp_path: Path)
         assert [run.state for run in runs.listed()] == ["dead"]
 
 
-def test_what_was_retried_goes_after_its_time(tmp_path: Path) -> None:
+def test_a_retried_dead_letter_is_deleted_after_its_time(tmp_path: Path) -> None:
     """A dead letter that was run again is resolved: it is kept as long as a finished run, and no longer."""
     script = Script(ConfigError("x", code="c"))
     with running(tmp_path, script, key="k") as (inbox, runs):
@@ -320,7 +320,7 @@ def test_a_run_that_ended_its_host_too_often_is_counted_as_the_dead_letter_that_
         assert inbox.counts()["dead"] == 1
 
 
-def test_what_nobody_foresaw_is_a_dead_letter_that_quotes_nothing(tmp_path: Path) -> None:
+def test_an_unforeseen_error_is_a_dead_letter_without_its_text(tmp_path: Path) -> None:
     """An error outside the bot ends its run with a code; neither the list nor the database contains its text."""
     script = Script(ConfigError("x", code="c"))
 
@@ -380,7 +380,7 @@ def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: py
     assert "Patient/a" not in caplog.text
 
 
-def test_a_run_without_its_envelope_goes_by_way_of_medplum(tmp_path: Path) -> None:
+def test_a_run_without_its_envelope_is_repeated_through_medplum(tmp_path: Path) -> None:
     """An event that lost its envelope runs on the resource as Medplum has it, with a fresh token of the bot's own."""
     script = Script()
     script.handler = Handler(Bot("script", "test/script", "x", grants=(Grant("Practitioner"),)), script._act)
@@ -451,7 +451,7 @@ def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
     assert script.seen[0].startswith(bot_id)
 
 
-def test_what_falls_due_while_a_run_is_on_is_dropped_at_every_host(tmp_path: Path) -> None:
+def test_a_run_that_is_due_while_another_runs_is_dropped_at_every_host(tmp_path: Path) -> None:
     """Hosts that put four nights into the inbox, each of them twice, make one run of it while that one is on."""
     gate = threading.Event()
     script = Script(gate)
@@ -468,7 +468,7 @@ def test_what_falls_due_while_a_run_is_on_is_dropped_at_every_host(tmp_path: Pat
     assert len(script.seen) == 1
 
 
-def test_after_an_outage_the_last_missed_run_is_made_up_for_once(tmp_path: Path) -> None:
+def test_after_an_outage_the_last_missed_run_is_made_up_once(tmp_path: Path) -> None:
     """The first start makes up for nothing; one after five missed nights runs the last; another finds it done."""
     script = Script()
     outage = NOW + timedelta(days=5)
@@ -494,7 +494,7 @@ def test_after_an_outage_the_last_missed_run_is_made_up_for_once(tmp_path: Path)
     assert len(script.seen) == 2
 
 
-def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
+def test_a_new_cron_string_makes_up_for_no_missed_run(tmp_path: Path) -> None:
     """A time that a bot did not have yet while no host was up was not missed."""
     script = Script()
     with _world(script) as (world, _bot_id), running(tmp_path, script, client=world.client) as (_inbox, runs):
@@ -506,7 +506,7 @@ def test_a_new_cron_string_makes_up_for_nothing(tmp_path: Path) -> None:
         assert [run.version for run in ended(runs, 1)] == ["2026-05-10T02:00"]
 
 
-def test_a_schedule_that_no_bot_declares_any_more_goes(tmp_path: Path) -> None:
+def test_a_schedule_that_no_bot_declares_any_more_is_deleted(tmp_path: Path) -> None:
     """A schedule of an earlier release does not continue as a dead letter every night."""
     script = Script()
     with _world(script) as (world, _), running(tmp_path, script):
@@ -635,7 +635,7 @@ def test_a_dead_letter_is_found_behind_any_number_of_newer_runs(tmp_path: Path) 
         assert [run.resource[-1] for run in runs.listed()] == ["d", "c", "b"]
 
 
-def test_following_tells_each_run_that_is_new_or_in_another_state(tmp_path: Path) -> None:
+def test_following_prints_each_run_that_is_new_or_in_another_state(tmp_path: Path) -> None:
     """The newest first of all, then what changed since the last look, all of it, and nothing twice."""
     gate = threading.Event()
     script = Script(None, None, gate)

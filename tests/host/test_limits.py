@@ -153,7 +153,7 @@ MORE = {"headers": b"X: y\r\n" * 200, "trailers": b"X: y\r\n" * 200}
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_what_is_not_a_body_is_limited_too(kind: str) -> None:
+def test_request_lines_and_headers_are_limited_too(kind: str) -> None:
     """A request line, headers or trailers that never end are refused after 64 kB, before they fill the memory."""
     _, transport, protocol = connected()
     protocol.data_received(ENDLESS[kind])
@@ -277,7 +277,7 @@ def test_the_login_is_read_without_building_the_rest() -> None:
         b'{"accessToken":"good","baseUrl":"u","baseUrl":"v"}',
     ],
 )
-def test_what_says_two_logins_is_refused_or_read_alike(body: bytes) -> None:
+def test_an_event_with_two_logins_is_refused_or_read_consistently(body: bytes) -> None:
     """The admitted login is the one that runs, whichever of two members a parser uses."""
     login = read_login(body)
     try:

@@ -159,7 +159,7 @@ def _run(code: str) -> list[Json]:
         ("import dbos\nlogging.getLogger('dbos').error('Failed: Unseen')", ""),
     ],
 )
-def test_whatever_reaches_standard_error_is_a_json_line_without_its_text(code: str, message: str) -> None:
+def test_everything_on_standard_error_is_a_json_line_without_its_text(code: str, message: str) -> None:
     """Uncaught exceptions, also in threads, printed text, warnings, and output of DBOS."""
     lines = _run(code)
     assert lines
@@ -182,7 +182,7 @@ LIBRARY = "/x/lib/python3.11/site-packages/urllib3/connectionpool.py"
         ("Patient/unseen lost", (), "Patient (connectionpool:7)"),
     ],
 )
-def test_of_a_librarys_message_only_its_source_is_written(text: str, args: tuple[str, ...], written: str) -> None:
+def test_of_a_librarys_message_only_the_source_text_is_logged(text: str, args: tuple[str, ...], written: str) -> None:
     """A library's values may be a URL with a query, a header, a row."""
     line = json.loads(logs.JsonLines().format(_record("urllib3", LIBRARY, text, *args)))
     assert line["message"] == written

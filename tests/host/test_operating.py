@@ -118,7 +118,7 @@ def test_log_lines_are_json_with_the_trace_id_and_without_a_person(written: io.S
     assert "nseen" not in written.getvalue()
 
 
-def test_an_exception_in_a_log_line_tells_its_kind_alone(written: io.StringIO) -> None:
+def test_an_exception_in_a_log_line_is_only_its_kind(written: io.StringIO) -> None:
     """A trace would show the values of a person's data."""
     fault = ValueError("Unseen")
     logging.getLogger("bots").error("It failed", exc_info=fault)
@@ -184,7 +184,7 @@ def test_a_bot_is_invoked_from_the_command_line(tmp_path: Path) -> None:
         ("sync-practitioner", "{}", "MEDPLUM_BASE_URL"),
     ],
 )
-def test_what_can_not_be_invoked_is_exit_code_2(tmp_path: Path, name: str, text: str, word: str) -> None:
+def test_a_bot_that_cannot_be_invoked_is_exit_code_2(tmp_path: Path, name: str, text: str, word: str) -> None:
     """The exit code distinguishes an unknown bot, an invalid event and a missing login from a bot that refused."""
     path = tmp_path / "event.json"
     path.write_text(text)
@@ -227,7 +227,7 @@ def test_a_host_serves_until_sigterm(tmp_path: Path) -> None:
     assert (tmp_path / "inbox.sqlite").is_file()
 
 
-def test_a_sigterm_that_comes_while_a_host_starts_is_not_lost(tmp_path: Path) -> None:
+def test_a_sigterm_while_a_host_starts_is_not_lost(tmp_path: Path) -> None:
     """A host that gets SIGTERM before it listens does not listen, and exits with 0."""
     before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
     served, over = threading.Event(), threading.Event()
@@ -311,7 +311,7 @@ def test_an_event_sealed_under_another_key_is_not_opened() -> None:
     assert Vault(None).get("id", sealed) is None
 
 
-def test_an_event_whose_end_nobody_tells_is_not_kept_in_memory_for_ever() -> None:
+def test_an_event_whose_end_is_never_reported_is_not_kept_in_memory_forever() -> None:
     """An event that arrives after its run, or is run by another host, is dropped a day later, and no other with it."""
     now = [0.0]
     vault = Vault(None, clock=lambda: now[0])

@@ -154,7 +154,7 @@ def test_while_the_database_is_away_calls_pass_once_at_this_host(
     assert "in memory alone" in caplog.text
 
 
-def test_a_bot_is_not_told_of_its_own_changes(medplum: TokenServer) -> None:
+def test_a_bot_gets_no_event_for_its_own_changes(medplum: TokenServer) -> None:
     """A Subscription's event whose author is the bot itself runs nothing: no loop without an end."""
     changed = {"resourceType": "Practitioner", "id": "p", "meta": {"author": {"reference": "Bot/b-3"}}}
     headers = {"X-Medplum-Subscription": "s", "X-Medplum-Interaction": "update"}

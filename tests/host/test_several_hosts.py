@@ -112,7 +112,7 @@ def heartbeats(url: str, count: int, look: Callable[[], object] = lambda: None) 
 
 
 @pytest.mark.parametrize("key", ["a-key-of-at-least-32-characters!"], ids=["encrypted"])
-def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url: str, key: str) -> None:
+def test_runs_of_a_killed_host_are_finished_by_the_other(world: World, postgres_url: str, key: str) -> None:
     """If a host is killed mid-run and never returns, another completes its runs: every clinician is enrolled once."""
     settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, "BOT_HOST_INBOX_KEY": key, **world.environment()}
     gate = Gate()
@@ -141,7 +141,7 @@ def test_what_a_killed_host_leaves_the_other_finishes(world: World, postgres_url
             assert {run.state for run in runs.listed(limit=1000)} == {"done"}
 
 
-def test_an_event_that_comes_to_both_hosts_runs_once(world: World, postgres_url: str) -> None:
+def test_an_event_that_both_hosts_receive_runs_once(world: World, postgres_url: str) -> None:
     """Hosts share a database: an event that both receive is one run on one of them."""
     settings = {"BOT_HOST_INBOX_KEY": "a-key-of-at-least-32-characters!", **world.environment()}
     gate = Gate()
@@ -205,7 +205,7 @@ def test_hosts_with_a_clock_make_one_run_of_a_minute(idle_world: World, postgres
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_without_a_clock_the_schedules_rest(
+def test_without_a_clock_the_schedules_stop(
     idle_world: World, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """A host that is restarted without --cron pauses the schedules; a restart with it resumes them."""
@@ -230,7 +230,7 @@ def test_without_a_clock_the_schedules_rest(
         assert schedules(client) == {"ACTIVE"}
 
 
-def test_the_schedules_go_on_as_long_as_a_host_with_a_clock_lives(idle_world: World, postgres_url: str) -> None:
+def test_the_schedules_run_as_long_as_a_host_with_a_clock_is_alive(idle_world: World, postgres_url: str) -> None:
     """A host without --cron does not touch another host's clock; once that host is dead, it stops the clock."""
     world = idle_world
     settings = {"BOT_HOST_TAKEOVER_SECONDS": LIMIT, **world.environment()}

@@ -98,7 +98,7 @@ def test_a_silent_host_is_taken_over_once(database: str) -> None:
     assert hosts.living("two", 62) == ["one", "three"]
 
 
-def test_of_many_that_look_at_once_one_takes_over(database: str) -> None:
+def test_of_many_hosts_that_notice_a_silent_one_exactly_one_takes_over(database: str) -> None:
     """Hosts that find another silent in the same instant release its runs once."""
     hosts, together = Hosts(database), threading.Barrier(8)
     hosts.beat("dead", 0)
@@ -129,7 +129,7 @@ def test_after_an_outage_of_the_database_nobody_is_taken_for_dead(database: str)
     assert hosts.beat("one", 420) == ["two"]
 
 
-def test_a_clock_that_jumps_makes_nobody_dead_and_nobody_immortal(database: str) -> None:
+def test_a_clock_that_jumps_makes_no_host_dead_or_immortal(database: str) -> None:
     """After a clock jump, a host listens for one limit: hosts that send a heartbeat by then live, all others do not."""
     hosts = Hosts(database)
     for seconds in (0, 86_400, -86_400):
@@ -170,7 +170,7 @@ def test_dbos_has_the_call_that_take_over_needs() -> None:
     )
 
 
-def test_what_a_host_leaves_is_taken_over_without_a_wait(database: str) -> None:
+def test_runs_of_a_host_that_signs_off_are_taken_over_at_once(database: str) -> None:
     """A host that signs off runs nothing; a host that signs off and comes back is alive again."""
     hosts = Hosts(database)
     hosts.beat("one", 0)
@@ -183,7 +183,7 @@ def test_what_a_host_leaves_is_taken_over_without_a_wait(database: str) -> None:
     assert hosts.beat("one", 3) == []
 
 
-def test_a_holder_that_never_said_a_word_is_listened_to_first(database: str) -> None:
+def test_a_host_without_a_heartbeat_is_observed_first(database: str) -> None:
     """Runs of a host without a heartbeat (one of an earlier release) are taken over once the limit is past."""
     hosts = Hosts(database, Held({"old", None}))
     assert [hosts.beat("one", seconds) for seconds in (0, 30, 60)] == [[], [], []]
@@ -229,7 +229,7 @@ def test_a_host_that_beats_while_it_is_taken_over_stays(database: str) -> None:
     assert hosts.living("one", 63) == ["slow"]
 
 
-def test_who_serves_with_a_clock_is_known(database: str) -> None:
+def test_hosts_with_a_clock_are_known(database: str) -> None:
     """A heartbeat says whether its host runs the schedules; a sign-off withdraws that."""
     hosts, now = Hosts(database), START + timedelta(seconds=1)
     hosts.beat("one", 0, cron=True)

@@ -161,7 +161,7 @@ def test_the_callers_trace_is_continued(
 
 
 @pytest.mark.skipif(node() is None, reason="Node runs relay.js: put node on the PATH")
-def test_a_relay_hands_the_callers_trace_on(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
+def test_a_relay_passes_the_callers_trace_on(medplum: TokenServer, exported: InMemorySpanExporter) -> None:
     """A call through a relay joins the trace of the relay's caller."""
     with hosted(medplum, relay_key="key-of-this-test") as (_, host):
         ours = {"BOT_RELAY_URL": host.base_url, "BOT_RELAY_KEY": "key-of-this-test"}
@@ -192,7 +192,7 @@ def test_tracestate_and_baggage_stay_out(medplum: TokenServer, exported: InMemor
         (3, "forged", False, "medplum-login-refused"),
     ],
 )
-def test_what_came_of_a_call_is_told_as_a_code(
+def test_the_result_of_a_call_is_reported_as_a_code(
     medplum: TokenServer, exported: InMemorySpanExporter, *, bot: int, token: str, success: bool, code: str
 ) -> None:
     """A refusal by a rule is not an error; an unexpected failure or a refused caller is.
@@ -265,7 +265,7 @@ def _asked(status: int = 200) -> Iterator[tuple[Recorder, str]]:
         yield recorder, server.base_url
 
 
-def test_a_failed_request_is_told_by_status_or_code(exported: InMemorySpanExporter) -> None:
+def test_a_failed_request_is_reported_by_status_or_code(exported: InMemorySpanExporter) -> None:
     """A refusal is recorded by its status, with the number of retries; a lost answer by the error's code."""
     patience = RetryPolicy(retries=2, backoff=0.0)
     with _asked(503) as (_, url):
@@ -278,7 +278,7 @@ def test_a_failed_request_is_told_by_status_or_code(exported: InMemorySpanExport
     assert [span.status.status_code for span in (busy, lost)] == [StatusCode.ERROR] * 2
 
 
-def test_an_exception_is_told_by_its_kind(exported: InMemorySpanExporter) -> None:
+def test_an_exception_is_reported_by_its_kind(exported: InMemorySpanExporter) -> None:
     """Its text, which may quote a person's data, is in no event and no status."""
     with pytest.raises(ValueError, match="unseen"), spans.call("in-process", {}):
         raise ValueError("unseen")
@@ -298,7 +298,7 @@ def test_a_text_that_is_no_word_is_left_out(exported: InMemorySpanExporter) -> N
     assert _facts(call) == {"bot.transport": "in-process", "bot.name": "echo"}
 
 
-def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_brought_it(
+def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_delivered_the_event(
     exported: InMemorySpanExporter, tmp_path: Path
 ) -> None:
     """The call that takes an event in, and each attempt later, in one trace; nothing of DBOS, and no patient's id."""
@@ -330,7 +330,7 @@ def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_brought_it(
     assert "nseen" not in _told(found)
 
 
-def test_a_whole_enrollment_tells_nothing_of_a_person(exported: InMemorySpanExporter) -> None:
+def test_the_spans_of_an_enrollment_contain_nothing_about_a_person(exported: InMemorySpanExporter) -> None:
     """No span, name or attribute contains a name, id, identifier, token or secret of an enrollment."""
     with World() as world:
         request = Deployment(load())

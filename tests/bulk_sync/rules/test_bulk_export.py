@@ -96,7 +96,7 @@ def test_what_the_answer_to_a_kickoff_means() -> None:
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 500, 501])
-def test_a_transient_outcome_is_waited_out_whatever_the_status(code: int) -> None:
+def test_a_transient_outcome_is_waited_out_with_every_status(code: int) -> None:
     """The guide has 4XX and 5XX for it (https://hl7.org/fhir/uv/bulkdata/export.html#bulk-data-status-request)."""
     assert isinstance(kicked_off(code, {}, outcome("transient")), Wait)
     assert isinstance(status(code, {}, outcome("transient")), Wait)
@@ -156,7 +156,7 @@ def test_a_parameter_that_the_source_refuses_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("code", [403, 404, 405, 501])
-def test_a_level_that_is_not_offered_is_not_asked_for_in_parts(code: int) -> None:
+def test_a_level_that_is_not_offered_is_not_requested_in_parts(code: int) -> None:
     """Whatever the types, the level stays refused."""
     assert kickoff.narrower(ASKED, refused(code, "$export is not offered at the Patient level")) == ()
     assert kickoff.narrower(ASKED, refused(500)) == ()
@@ -199,7 +199,7 @@ def test_what_the_answer_to_a_status_request_means() -> None:
 @pytest.mark.parametrize(
     ("asked", "seconds"), [(7.0, 7.0), (0.0, 1.0), (18000.0, 300.0), (86400.0, 300.0), (None, 1.0)]
 )
-def test_what_the_source_asks_for_stays_between_limits(asked: float | None, seconds: float) -> None:
+def test_the_requested_wait_stays_between_limits(asked: float | None, seconds: float) -> None:
     """Hours, nothing at all, or no word on it."""
     assert bulk_export.wait_seconds(asked, attempt=1) == seconds
 

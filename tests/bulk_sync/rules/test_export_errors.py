@@ -54,7 +54,7 @@ def test_information_changes_nothing_and_a_warning_is_a_note() -> None:
 
 
 @pytest.mark.parametrize("odd", [{"resourceType": "Patient"}, {"resourceType": "OperationOutcome", "issue": "x"}])
-def test_what_is_no_outcome_may_be_about_every_type(odd: dict[str, Any]) -> None:
+def test_an_error_that_is_not_an_outcome_may_concern_every_type(odd: dict[str, Any]) -> None:
     """It is unknown what the source meant."""
     (found,), _ = read_outcomes([odd], TYPES)
     assert found.type == ANY_TYPE

@@ -110,7 +110,7 @@ def test_two_broken_lines_are_no_whole_one() -> None:
     assert ids(b"\n".join(lines)) == [1, 2, 3, "2"]
 
 
-def test_a_member_that_comes_twice_is_the_last() -> None:
+def test_of_a_repeated_member_the_last_one_counts() -> None:
     """As every reader of JSON takes it."""
     (item,) = read(b'{"resourceType":"Patient","id":"1","id":"2","meta":{"source":"a"},"meta":{"source":"b"}}')
     assert isinstance(item, Resource)
@@ -121,7 +121,7 @@ def test_a_member_that_comes_twice_is_the_last() -> None:
 @pytest.mark.parametrize(
     "odd", [b'{"resourceType":"Patient","id":"no spaces"}', b'{"resourceType":"Patient","id":["1"]}']
 )
-def test_what_cannot_be_looked_up_has_no_key(odd: bytes) -> None:
+def test_a_resource_that_cannot_be_looked_up_has_no_key(odd: bytes) -> None:
     """It is still a resource of its type."""
     found = read(ONE + b"\n" + odd)
     assert [each.key for each in found if isinstance(each, Resource)] == [("Patient", "1"), None]

@@ -112,7 +112,7 @@ def test_a_manifest_and_an_outcome_of_any_shape_are_read() -> None:
             kickoff.read_kickoff(status, {}, json.dumps(value).encode())
 
 
-def test_what_is_nested_too_deep_is_no_json() -> None:
+def test_json_that_is_nested_too_deep_is_not_json() -> None:
     """It is a manifest, an outcome or a line that cannot be read, not the end of the program."""
     assert bulk_export.read_manifest(DEEP) is None
     assert isinstance(kickoff.read_kickoff(400, {}, DEEP), kickoff.Refused)

@@ -72,7 +72,7 @@ def test_targets_are_found_at_any_depth() -> None:
     assert targets(given, BASE) == {Key("Patient", "1")}
 
 
-def test_what_is_known_points_into_medplum_and_the_rest_stays() -> None:
+def test_a_reference_to_a_known_resource_points_into_medplum_and_others_stay() -> None:
     """In objects, lists and lists of lists."""
     given: Json = {"a": [[{"reference": f"{BASE}/Patient/1"}, 1, "Patient/1"]], "b": {"reference": "#c"}, "c": 2}
     assert rewrite(given, KNOWN, BASE).resource == {
@@ -89,7 +89,7 @@ def test_a_logical_reference_of_another_source_is_left_alone() -> None:
     assert repair(theirs, {Key("Patient", "2"): "m"}, BASE) == theirs
 
 
-def test_what_is_created_in_the_same_batch_is_named_by_its_urn() -> None:
+def test_a_resource_created_in_the_same_batch_is_referenced_by_its_urn() -> None:
     """Medplum resolves it within the batch."""
     urn = "urn:uuid:00000000-0000-4000-8000-000000000000"
     rewritten = rewrite({"a": {"reference": "Patient/2"}}, {Key("Patient", "2"): urn}, BASE)

@@ -192,7 +192,7 @@ def test_files_are_loaded_in_the_order_of_their_types() -> None:
     ]
 
 
-def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
+def test_new_types_are_exported_in_full_and_others_since_the_last_run() -> None:
     """A new type, a newcomer, too many newcomers, a time stamp of the caller's, a full run."""
     old = SyncState(since={"g": {"A": "2026-01-01T00:00:00Z"}}, members={"g": member_digests(["p1"])})
     jobs = plan_jobs("group", "g", ["A", "B"], old, members=("p1",))
@@ -211,7 +211,7 @@ def test_what_is_new_is_exported_in_full_and_the_rest_since_last_time() -> None:
     assert plan_jobs("system", "", ["A"], SyncState())[0].group == ""
 
 
-def test_what_was_not_exported_stays_in_the_report_until_it_is() -> None:
+def test_a_type_that_was_not_exported_stays_in_the_report_until_it_is() -> None:
     """A retry and a run of a part take it over; a run of everything does not, nor one of that type."""
     stamp, later = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
     missing = (NotExported("A", 1, "x"), NotExported("*", 2, "y"))

@@ -90,7 +90,7 @@ def test_a_search_by_patient_needs_a_group() -> None:
     assert caught.value.missing == ("PF_GROUP_ID",)
 
 
-def test_conditional_puts_cannot_spare_an_edit() -> None:
+def test_conditional_puts_cannot_keep_a_local_edit() -> None:
     """They do not see edits; the error comes before anything is written."""
     with pytest.raises(ConfigError, match="PF_LOCAL_EDITS"):
         read_settings(BASE | {"PF_UPSERT": "conditional", "PF_LOCAL_EDITS": "keep"})
@@ -199,7 +199,7 @@ def test_the_source_s_id_is_read_back() -> None:
         "../Patient",
     ],
 )
-def test_a_type_that_rules_medplum_can_not_be_asked_for(kind: str) -> None:
+def test_a_type_that_controls_medplum_cannot_be_requested(kind: str) -> None:
     """A source could otherwise create a Subscription that sends each Patient to a foreign address."""
     with pytest.raises(ConfigError, match="no source may write"):
         read_settings(BASE | {"PF_RESOURCE_TYPES": f"Patient,{kind}"})

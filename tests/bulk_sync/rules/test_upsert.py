@@ -35,7 +35,7 @@ def stored(resource: Json, **changes: object) -> Found:
     return Found("m1", "v", {**resource, "id": "m1", "meta": meta} | changes)
 
 
-def test_the_source_s_id_goes_into_an_identifier_and_its_version_beside_it() -> None:
+def test_the_sources_id_becomes_an_identifier_and_its_version_is_kept_with_it() -> None:
     """The original data stay; the id and the server's meta are removed; the source's own meta.source is not touched."""
     made = source_mark.prepare(PATIENT, SOURCE)
     assert "id" not in made
@@ -71,7 +71,7 @@ def test_a_single_identifier_of_the_source_is_not_touched() -> None:
     }
 
 
-def test_what_is_missing_is_created_and_what_is_the_same_left_alone() -> None:
+def test_a_missing_resource_is_created_and_an_equal_one_left_alone() -> None:
     """A new version number at the source, with the same content, is no change."""
     assert len(upsert.plan({}, [incoming()]).creates) == 1
     found = stored(incoming().resource)
@@ -91,7 +91,7 @@ def test_an_update_names_the_version_that_it_replaces() -> None:
         assert len(upsert.plan({KEY: edited}, [incoming(changed)], policy=policy).kept) == 1
 
 
-def test_what_was_marked_by_hand_is_ours() -> None:
+def test_a_resource_marked_by_hand_is_ours() -> None:
     """So is a resource that an older sync imported, which named no address; another practice's resource is not."""
     by_hand = {
         "resourceType": "Patient",
@@ -102,7 +102,7 @@ def test_what_was_marked_by_hand_is_ours() -> None:
     assert not source_mark.imported_from(source_mark.prepare(PATIENT, "https://other.example"), KEY, SOURCE)
 
 
-def test_local_entries_stay_and_the_source_s_former_ones_go() -> None:
+def test_local_entries_stay_and_the_sources_former_ones_are_removed() -> None:
     """Identifiers, extensions, tags and security labels added in Medplum are kept."""
     before = incoming().resource
     there = stored(before)
@@ -133,7 +133,7 @@ def test_a_reference_that_waits_is_tagged() -> None:
     assert source_mark.tagged(tagged, frozenset()) == {"meta": {"tag": [{"code": "x"}]}}
 
 
-def test_what_medplum_drops_or_rewrites_is_no_difference() -> None:
+def test_values_that_medplum_drops_or_rewrites_are_no_difference() -> None:
     """Empty values, and links into its storage."""
     sent = {"a": [], "b": "", "c": {"d": None}, "url": "Binary/abc", "e": [{}]}
     for place in ("m.example/storage", "storage.m.example/binary"):
@@ -186,7 +186,7 @@ def test_a_basic_represents_a_binary() -> None:
     assert upsert.content_of(Found("m", "1", {})) == ("", "")
 
 
-def test_digests_tell_bytes_apart() -> None:
+def test_digests_distinguish_bytes() -> None:
     """Equal bytes, equal digests."""
     assert source_mark.digest_of(b"a") == source_mark.digest_of(b"a") != source_mark.digest_of(b"b")
 

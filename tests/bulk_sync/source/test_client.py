@@ -177,7 +177,7 @@ def test_a_range_that_begins_elsewhere_is_used_from_the_right_position(client: P
     assert read(client, "plain") == TEXT
 
 
-def test_a_range_of_which_a_part_comes_is_asked_for_again(client: PracticeFusion, odd: Odd) -> None:
+def test_a_range_that_arrives_in_part_is_requested_again(client: PracticeFusion, odd: Odd) -> None:
     """A source may also send less than was requested."""
     odd.breaks, odd.ranges, odd.span = 1, True, 100_000
     assert read(client, "plain") == TEXT

@@ -28,7 +28,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SyncMap]:
     found.close()
 
 
-def test_what_was_brought_is_known_with_its_digest(kept: SyncMap) -> None:
+def test_an_imported_resource_is_known_with_its_digest(kept: SyncMap) -> None:
     """The last word counts, and a resource that arrived is no failure any more."""
     kept.record([], failures=[Failure(ONE, 422, "why", b"{}")])
     assert list(kept.failures()) == [Failure(ONE, 422, "why", b"{}")]
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_made_anew(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "postgresql://user:hidden@127.0.0.1:1/none"])
-def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: Path) -> None:
+def test_an_unusable_folder_is_named_by_its_setting(url: str, tmp_path: Path) -> None:
     """A folder that does not exist, and a database that does not answer; without the address, which has a password."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="PF_STATE_DIR") as caught:
@@ -111,7 +111,7 @@ def test_a_place_that_cannot_be_used_is_told_by_its_setting(url: str, tmp_path: 
     assert "hidden" not in str(caught.value)
 
 
-def test_a_map_that_fails_in_the_middle_of_a_run_says_so_and_nothing_of_a_person(tmp_path: Path) -> None:
+def test_a_map_that_fails_during_a_run_is_reported_without_personal_data(tmp_path: Path) -> None:
     """The run continues when the disk has space again; its log had what was to be written."""
     path = tmp_path / "map.sqlite"
     kept = SyncMap(path)
@@ -173,7 +173,7 @@ def test_a_key_that_does_not_fit_loses_no_refused_resource(tmp_path: Path, key: 
         kept.close()
 
 
-def test_what_was_refused_before_there_was_a_key_can_be_read(tmp_path: Path) -> None:
+def test_a_refused_resource_stored_before_a_key_was_set_can_be_read(tmp_path: Path) -> None:
     """A key that is set later loses nothing."""
     refused = Failure(ONE, 422, "why", b"{}")
     for key in ("", "k" * 32):

@@ -28,7 +28,7 @@ def stored(folder: Path) -> bytes:
     return b"".join(each.read_bytes() for each in folder.iterdir())
 
 
-def test_with_a_key_no_person_stands_on_disk(tmp_path: Path) -> None:
+def test_with_a_key_no_person_is_readable_on_disk(tmp_path: Path) -> None:
     """And it reads back what was written."""
     spool = filled(tmp_path / "x.spool", "secret")
     assert b"Sample" not in stored(tmp_path)
@@ -41,7 +41,7 @@ def test_with_a_key_no_person_stands_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "now"), [("secret", "another"), ("secret", "")])
-def test_what_was_written_under_another_key_is_forgotten(before: str, now: str, tmp_path: Path) -> None:
+def test_a_spool_written_with_another_key_is_discarded(before: str, now: str, tmp_path: Path) -> None:
     """The export is downloaded again."""
     filled(tmp_path / "x.spool", before).close()
     spool = Spool(tmp_path / "x.spool", key=now)
@@ -50,7 +50,7 @@ def test_what_was_written_under_another_key_is_forgotten(before: str, now: str, 
 
 
 @pytest.mark.parametrize("key", ["", "secret"])
-def test_the_same_export_goes_on(key: str, tmp_path: Path) -> None:
+def test_the_same_export_resumes(key: str, tmp_path: Path) -> None:
     """After the process has ended, too."""
     filled(tmp_path / "x.spool", key).close()
     spool = Spool(tmp_path / "x.spool", key=key)

@@ -59,7 +59,7 @@ def test_only_one_holds_the_lease_and_it_runs_out(medplum: MedplumSandbox) -> No
     second.check()
 
 
-def test_a_run_is_ended_over_whoever_holds_it(medplum: MedplumSandbox) -> None:
+def test_a_run_can_be_ended_whoever_has_the_lease(medplum: MedplumSandbox) -> None:
     """The holder gets an error at its next write; no run starts while the holder may not have seen it."""
     clock = Clock()
     first, second, third = (store(medplum, name, clock) for name in "abc")
@@ -108,7 +108,7 @@ def test_a_lease_is_renewed_before_it_ends_and_given_back(medplum: MedplumSandbo
     store(medplum, "b", clock).acquire()
 
 
-def test_a_lease_that_ran_out_is_held_on_unless_somebody_took_it(medplum: MedplumSandbox) -> None:
+def test_an_expired_lease_is_kept_unless_another_run_took_it(medplum: MedplumSandbox) -> None:
     """The source may be slow for longer than a lease, and nothing is written in the meantime."""
     clock = Clock()
     first, second = store(medplum, "a", clock), store(medplum, "b", clock)

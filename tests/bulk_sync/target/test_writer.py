@@ -57,9 +57,7 @@ def test_a_bad_answer_is_got_over_without_a_duplicate(medplum: MedplumSandbox, k
 
 
 @pytest.mark.parametrize("kind", ["html", "empty_body"])
-def test_a_gateway_s_own_answer_to_a_look_up_does_not_say_that_nothing_is_there(
-    medplum: MedplumSandbox, kind: str
-) -> None:
+def test_a_gateways_own_answer_to_a_lookup_does_not_mean_no_match(medplum: MedplumSandbox, kind: str) -> None:
     """An answer with status 200 counted as an empty Bundle, and everything was created again."""
     writer(medplum).upsert(people("1", "2"))
     medplum.faults.add(kind, times=1, method="GET", path="/Patient", status=200)
@@ -75,7 +73,7 @@ def test_an_answer_to_a_search_that_is_no_bundle_ends_it(medplum: MedplumSandbox
         writer(medplum).look_up([Key("Patient", "1")])
 
 
-def test_a_refused_entry_leaves_the_others_and_brings_the_server_s_words(medplum: MedplumSandbox) -> None:
+def test_a_refused_entry_does_not_affect_the_others_and_quotes_the_server(medplum: MedplumSandbox) -> None:
     """400 is final; the reason is kept for the report."""
     outcomes = writer(medplum).upsert([*people("1", "2"), *people("3", shoeSize=1)])
     failed = [each for each in outcomes if each.action == "failed"]
@@ -84,7 +82,7 @@ def test_a_refused_entry_leaves_the_others_and_brings_the_server_s_words(medplum
     assert len(stored(medplum)) == 2
 
 
-def test_what_was_deleted_in_medplum_meanwhile_is_created_again(medplum: MedplumSandbox) -> None:
+def test_a_resource_deleted_in_medplum_meanwhile_is_created_again(medplum: MedplumSandbox) -> None:
     """If a PUT finds that the resource was deleted, the resource is looked up again and created with POST."""
     one = writer(medplum)
     one.upsert(people("1"))
@@ -105,7 +103,7 @@ def test_deleting_twice_is_deleting_once(medplum: MedplumSandbox) -> None:
     assert one.delete([("Patient", at)]) == [True]
 
 
-def test_of_duplicates_that_others_made_always_the_same_is_kept_up(medplum: MedplumSandbox) -> None:
+def test_of_duplicates_made_by_others_the_same_one_is_always_updated(medplum: MedplumSandbox) -> None:
     """No third one is created."""
     headers = {"Authorization": f"Bearer {medplum.token_for()}", "Content-Type": "application/fhir+json"}
     for _ in range(2):

@@ -225,7 +225,7 @@ def test_a_dead_letter_is_retried_and_all_of_one_code(here: Site) -> None:
     until(lambda: len(here.runs.listed()) == before + number)
 
 
-def test_what_cannot_be_done_is_explained(here: Site) -> None:
+def test_an_impossible_action_is_explained(here: Site) -> None:
     """An unknown run, an operation that is retried, a run that has ended and is cancelled."""
     here.sign_in()
     token = csrf_of(here.client.get("/status").text)
