@@ -3,7 +3,7 @@
 Since February 2026 Medplum hands the *resource* to the bot of an instance-level operation, and the body of the call
 to nobody: a ``preview: true`` in it would be lost, and a trial would become a deed. The caller's Content-Length still
 arrives. Only a body as long as an empty Parameters, as one that names the resource itself, or as the resource in a
-usual way of writing it, is believed to have lost nothing; any other one, and one whose length is not told, must be
+usual way of writing it, is believed to have lost nothing; any other one, and one of unknown length, must be
 sent to the type level, where every version delivers it.
 
 A Subscription's event has no caller, and nothing to lose. It is known by headers that only Medplum's worker can write
@@ -33,7 +33,7 @@ def require_delivered(event: Event, bot: Bot) -> None:
         return
     if not isinstance(resource, dict) or resource.get("resourceType") != bot.target:
         return
-    if not event.length_untold and (length is None or _is_whole(resource, length, bot)):
+    if not event.length_unknown and (length is None or _is_whole(resource, length, bot)):
         return
     raise InputError(
         f"This Medplum server hands a bot the {bot.target} instead of the parameters of a call on it. Send the same "

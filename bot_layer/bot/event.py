@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bot_layer.errors import InputError
-from bot_layer.fhir.json import Json, as_object
+from bot_layer.fhir.json import Json, as_object, text
 from bot_layer.fhir.parameters import one, path_of, values
 from bot_layer.fhir.references import is_id
 from bot_layer.settings import Setting, resolve, secret_text
@@ -22,7 +22,7 @@ from bot_layer.settings import Setting, resolve, secret_text
 SUBSCRIPTION = "X-Medplum-Subscription"
 INTERACTION = "X-Medplum-Interaction"
 _REFERENCE = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[^/]+)?$")
-_UNTOLD = ("transfer-encoding", "content-encoding")
+_HIDE_LENGTH = ("transfer-encoding", "content-encoding")
 _LONGEST_NUMBER = 16
 
 
@@ -42,7 +42,7 @@ class Event:
     subscription: str | None = None
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     content_length: int | None = None
-    length_untold: bool = False
+    length_unknown: bool = False
 
     @property
     def from_cron(self) -> bool:
@@ -110,12 +110,12 @@ def read(envelope: Json, *, settings: Iterable[Setting] = (), environ: Mapping[s
         bot=as_object(envelope.get("bot")).get("reference"),
         requester=as_object(envelope.get("requester")).get("reference"),
         trace_id=envelope.get("traceId"),
-        interaction=_said(written, INTERACTION),
-        subscription=_said(written, SUBSCRIPTION),
+        interaction=str(written[INTERACTION]) if INTERACTION in written else None,
+        subscription=str(written[SUBSCRIPTION]) if SUBSCRIPTION in written else None,
         query=_query(given),
         content_length=_length(headers.get("content-length", "")),
         # Sent in chunks or compressed: there was a body of unknown length.
-        length_untold=any(headers.get(name, "identity") != "identity" for name in _UNTOLD)
+        length_unknown=any(headers.get(name, "identity") != "identity" for name in _HIDE_LENGTH)
         or ("content-length" in headers and _length(headers["content-length"]) is None),
     )
 
@@ -133,61 +133,44 @@ def target(event: Event, resource_type: str, parameter: str) -> Target:
     Accepted: Parameters with a reference or a resource under ``parameter``; a resource of the type; ``{"reference":
     ...}``; a Subscription's ``{"deletedResource": ...}``; the query of a GET (``?practitioner=Practitioner/id``).
     """
-    given = event.input
-    if isinstance(given, dict):
-        if given.get("resourceType") == resource_type:
-            return _whole(given, resource_type)
-        if isinstance(given.get("deletedResource"), dict):
-            return _whole(given["deletedResource"], resource_type, deleted=True)
-        if isinstance(given.get("reference"), str):
-            return _named(event, given["reference"], resource_type, parameter)
-    found = values(event.parameters, parameter)
+    given = as_object(event.input)
+    if given.get("resourceType") != resource_type and isinstance(given.get("deletedResource"), dict):
+        return _stored(given["deletedResource"], resource_type, is_deleted=True)
+    if given.get("resourceType") == resource_type or isinstance(given.get("reference"), str):
+        found = [given]
+    else:
+        queried = [event.query[parameter]] if parameter in event.query else []
+        found = values(event.parameters, parameter) or queried
     if len(found) > 1:
+        message = f"Give one {parameter}, not {len(found)}."
+        raise InputError(message, code="ambiguous-target", expression=[path_of(parameter)])
+    if not found:
         raise InputError(
-            f"Give one {parameter}, not {len(found)}.", code="ambiguous-target", expression=[path_of(parameter)]
+            f"The call names no {resource_type}. Send Parameters with a parameter named {parameter} whose "
+            f"valueReference is {resource_type}/{{id}}: this server does not pass the resource of the URL to the bot.",
+            code="no-target",
+            expression=[path_of(parameter)],
         )
-    if found:
-        return _given(event, found[0], resource_type, parameter)
-    if parameter in event.query:
-        return _named(event, event.query[parameter], resource_type, parameter)
-    raise InputError(_how_to_name(resource_type, parameter), code="no-target", expression=[path_of(parameter)])
+    if as_object(found[0]).get("resourceType") == resource_type:
+        return _stored(found[0], resource_type)
+    reference = text(found[0].get("reference") if isinstance(found[0], dict) else found[0])
+    return _referenced(event, reference, resource_type, parameter)
 
 
-def _given(event: Event, value: Any, resource_type: str, parameter: str) -> Target:
-    if isinstance(value, dict) and value.get("resourceType") == resource_type:
-        return _whole(value, resource_type)
-    reference = value.get("reference") if isinstance(value, dict) else value
-    return _named(event, reference if isinstance(reference, str) else "", resource_type, parameter)
-
-
-def _whole(resource: Json, resource_type: str, *, deleted: bool = False) -> Target:
-    if resource.get("resourceType") != resource_type or not is_id(resource.get("id")):
-        raise InputError(f"The {resource_type} of the input has no id: name a stored one.", code="no-target")
-    return Target(f"{resource_type}/{resource['id']}", None if deleted else resource, deleted)
-
-
-def _named(event: Event, reference: str, resource_type: str, parameter: str) -> Target:
+def _referenced(event: Event, reference: str, resource_type: str, parameter: str) -> Target:
     match = _REFERENCE.search(reference)
     # An id of another server means nothing on this server, and might belong to another person.
     is_foreign = "://" in reference and not reference.startswith(f"{event.base_url.rstrip('/')}/")
     if match is None or match[1] != resource_type or not is_id(match[2]) or is_foreign:
-        raise InputError(
-            f"The reference in {parameter} must have the form {resource_type}/{{id}}.",
-            code="wrong-target",
-            expression=[path_of(parameter)],
-        )
+        message = f"The reference in {parameter} must have the form {resource_type}/{{id}}."
+        raise InputError(message, code="wrong-target", expression=[path_of(parameter)])
     return Target(f"{match[1]}/{match[2]}")
 
 
-def _how_to_name(resource_type: str, parameter: str) -> str:
-    return (
-        f"The call names no {resource_type}. Send Parameters with a parameter named {parameter} whose valueReference "
-        f"is {resource_type}/{{id}}: this server does not pass the resource of the URL to the bot."
-    )
-
-
-def _said(headers: Json, name: str) -> str | None:
-    return str(headers[name]) if name in headers else None
+def _stored(resource: Json, resource_type: str, *, is_deleted: bool = False) -> Target:
+    if resource.get("resourceType") != resource_type or not is_id(resource.get("id")):
+        raise InputError(f"The {resource_type} of the input has no id: name a stored one.", code="no-target")
+    return Target(f"{resource_type}/{resource['id']}", None if is_deleted else resource, is_deleted)
 
 
 def _length(text: str) -> int | None:

@@ -17,8 +17,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from bot_layer.bot import event as envelopes
 from bot_layer.bot.declaration import Bot
 from bot_layer.bot.delivery import require_delivered
@@ -116,9 +114,7 @@ class Handler:
 
 def check_input(definition: Path | None, given: Json) -> None:
     """Raise an InputError for each way in which the Parameters differ from what the OperationDefinition takes."""
-    if definition is None:
-        return
-    faults = sorted({_where(fault) for fault in _validator(definition).iter_errors(given)})
+    faults = parameters.faults(_read_definition(definition), given) if definition else []
     if faults:
         raise InputError(
             f"The input does not match the operation's parameters: see {', '.join(faults)}.",
@@ -145,11 +141,6 @@ def _read_definition(path: Path) -> Json:
     return loaded
 
 
-@lru_cache(maxsize=64)
-def _validator(path: Path) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(parameters.input_schema(_read_definition(path)))
-
-
 def _definition_folders(module: str) -> list[Path]:
     """The folders in which the definitions of a module's bot may lie."""
     file = getattr(sys.modules.get(module), "__file__", None)
@@ -157,11 +148,3 @@ def _definition_folders(module: str) -> list[Path]:
         return []
     folder = Path(file).resolve().parent
     return [folder / OPERATION_DEFINITIONS, folder.parent / OPERATION_DEFINITIONS]
-
-
-def _where(fault: jsonschema.ValidationError) -> str:
-    """The place of a fault as a path of FHIRPath, without the value that was given."""
-    path = "Parameters"
-    for step in fault.absolute_path:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return path
