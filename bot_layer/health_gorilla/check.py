@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bot_layer.errors import AuthError, BotError, ConfigError, TransientError
 from bot_layer.fhir import outcomes, parameters
-from bot_layer.fhir.json import Json
+from bot_layer.fhir.json import Json, as_object
 from bot_layer.fhir.outcomes import Issue
 from bot_layer.findings import Finding, passed, skipped
 from bot_layer.health_gorilla import client as health_gorilla
@@ -122,7 +122,7 @@ def _tenant(gorilla: HealthGorillaClient) -> Finding:
         return Finding("tenant", "failed", "tenant-unknown", text)
     if not answer.ok:
         raise answer.error()
-    organization = answer.json()
+    organization = as_object(answer.json())
     missing = [key for key in ("name", "telecom", "address") if not organization.get(key)]
     if missing:
         text = f"The tenant has no {', no '.join(missing)}, and laboratories require it: ask Health Gorilla to add it."
