@@ -136,9 +136,8 @@ def target(event: Event, resource_type: str, parameter: str) -> Target:
     given = as_object(event.input)
     if given.get("resourceType") != resource_type and isinstance(given.get("deletedResource"), dict):
         return _stored(given["deletedResource"], resource_type, is_deleted=True)
-    if given.get("resourceType") == resource_type or isinstance(given.get("reference"), str):
-        found = [given]
-    else:
+    found: list[Any] = [given]
+    if given.get("resourceType") != resource_type and not isinstance(given.get("reference"), str):
         queried = [event.query[parameter]] if parameter in event.query else []
         found = values(event.parameters, parameter) or queried
     if len(found) > 1:
