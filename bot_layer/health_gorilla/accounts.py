@@ -1,4 +1,4 @@
-"""Accounts made and changed in Health Gorilla exactly once, although answers get lost and logins are taken."""
+"""Accounts are created and changed in Health Gorilla exactly once, even if answers are lost or logins are taken."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LoginTaken(InputError):
 
 
 class _Conflict(TransientError):
-    """Another change came between; ``refused`` says how Health Gorilla reported it."""
+    """The account was changed by others in the meantime; ``refused`` is Health Gorilla's report."""
 
     def __init__(self, status: int, refused: BotError) -> None:
         super().__init__(refused.message, service="Health Gorilla", status=status)
@@ -91,10 +91,10 @@ def carry_out(
 
 
 def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
-    """The account, created once: a lost answer is settled by ``find`` before anything is sent again.
+    """The account, created once: if an answer is lost, ``find`` looks for the account before anything is sent again.
 
-    A login or an e-mail address that is taken makes way for the next one, the addresses at last for none. InputError
-    or PermanentError where Health Gorilla refuses.
+    If a login or an e-mail address is taken, the next one is tried, and after the last address none. InputError or
+    PermanentError where Health Gorilla refuses.
     """
     logins, emails, lost = list(plan.logins), [*plan.emails, None], False
     while True:
@@ -105,7 +105,7 @@ def enroll(gorilla: HealthGorillaClient, plan: Enroll, find: Find) -> Account:
         issues = _without_email(plan.emails, emails[0])
         if found is None and answer is not None and answer.ok and answer.status != 202:
             return _created(gorilla, plan, answer, login=logins[0], find=find, issues=issues)
-        # Whatever the refusal says: if the person has an account by now, it is theirs, and no second one is made.
+        # Whatever the refusal says: if the person has an account by now, no second one is created.
         found = found or find()
         if found is not None:
             return Account(found.id or plan.directory_id, found.login or logins[0], existing=found, maybe_made=lost)
@@ -195,7 +195,7 @@ def _create(gorilla: HealthGorillaClient, payload: Json, find: Find) -> tuple[An
 def _created(
     gorilla: HealthGorillaClient, plan: Enroll, answer: Answer, *, login: str, find: Find, issues: tuple[Issue, ...]
 ) -> Account:
-    """The account that a create made; its body may be empty, so the account is read, or looked for."""
+    """The account after a create: the answer may have no body, so the account is read or searched."""
     role_id = created_id(answer, "PractitionerRole")
     found = (_read(gorilla, role_id) if role_id else None) or find()
     requested = {hg.bare_id(reference) for reference in plan.account.locations}
@@ -205,7 +205,7 @@ def _created(
 
 
 def _read(gorilla: HealthGorillaClient, role_id: str) -> Enrollment | None:
-    """The account, or None where it is not shown yet: it was made all the same."""
+    """The account, or None where Health Gorilla does not show it yet."""
     try:
         return gorilla.enrollment(role_id)
     except PermanentError as error:

@@ -1,4 +1,4 @@
-"""Does the connection to Health Gorilla work? Step by step, each needing the one before; nothing is written.
+"""Checks of the connection to Health Gorilla, in steps of which each needs the one before. Nothing is written.
 
 The findings are worded for a clinic's administrator.
 """
@@ -30,7 +30,7 @@ ReadClinician = Callable[[], Clinician]
 
 
 def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = None) -> list[Finding]:
-    """What each step found. ``read_clinician`` reads the one that the call names."""
+    """The finding of each step. ``read_clinician`` reads the clinician whom the call names."""
     found: list[Finding] = []
     step = "settings"
     try:
@@ -53,7 +53,7 @@ def check(secrets: Mapping[str, str], read_clinician: ReadClinician | None = Non
 
 
 def check_partner(secrets: Mapping[str, str]) -> list[Finding]:
-    """The steps that need no clinician, under names that say whose login and tenant they are."""
+    """The steps that need no clinician, with Health Gorilla in their names, for the doctor."""
     return [replace(each, name=f"Health Gorilla {each.name}") for each in check(secrets) if each.name != "practitioner"]
 
 

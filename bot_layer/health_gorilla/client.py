@@ -74,7 +74,7 @@ class HealthGorillaClient:
         return self._in_tenant([("practitioner", person_id), _WITH_PERSONS])
 
     def members(self) -> list[Enrollment]:
-        """Every account of the tenant: a long answer, asked for only where nothing shorter identifies a person."""
+        """Every account of the tenant. The answer is long: use it only where no id or NPI identifies the person."""
         query = [("organization", self.settings.tenant_id), _WITH_PERSONS]
         return self._roles(self.search("PractitionerRole", query))
 
@@ -195,7 +195,7 @@ class HealthGorillaClient:
 
 
 def connect(secrets: Mapping[str, str]) -> HealthGorillaClient:
-    """Health Gorilla as the settings say; raises one ConfigError for all that is missing."""
+    """The client that the settings describe; one ConfigError names everything that is missing."""
     return HealthGorillaClient(hg.read(secrets), Transport("Health Gorilla", RetryPolicy.from_settings(secrets)))
 
 
@@ -220,7 +220,7 @@ def searchset_of(answer: Answer, resource_type: str) -> Searchset:
 
 
 def created_id(answer: Answer, resource_type: str) -> str | None:
-    """The id of what a create made, from the Location in any of its shapes, else from the body; else None."""
+    """The id of the created resource, from the Location header in any of its forms, else from the body; else None."""
     steps = re.split(r"[?#]", answer.headers.get("Location", ""))[0].split("/")
     named = steps[steps.index(resource_type) + 1] if resource_type in steps[:-1] else ""
     if named:

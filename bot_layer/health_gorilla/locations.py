@@ -1,4 +1,4 @@
-"""Practice locations made and changed in Health Gorilla, each once, although answers get lost."""
+"""Practice locations are created and changed in Health Gorilla exactly once, even if answers are lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find(gorilla: HealthGorillaClient, requested: Json, known: str | None) -> Js
 
 
 def carry_out(gorilla: HealthGorillaClient, decision: Decision, requested: Json) -> str:
-    """The location's id after what was decided is done. A lost answer is settled by a look before it is sent again."""
+    """The location's id after the decision is carried out. If an answer is lost, the location is looked up first."""
     known = str(decision.found["id"]) if decision.found else None
 
     def replan() -> Decision:

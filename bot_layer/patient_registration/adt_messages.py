@@ -24,7 +24,7 @@ _NEW = "new"
 
 @dataclass(frozen=True)
 class Step:
-    """One PID of a message after it was judged: the Patient that it means (None: a new one), and those that end.
+    """The plan for one PID of a message: the Patient that it means (None: a new one), and those that end.
 
     ``is_late``: a later message of the same sender was applied to the Patient before. ``has_unknown_prior``: nobody has
     a number that was to end.
@@ -130,7 +130,7 @@ class AdtMessages:
         return alive[0]
 
     def _holder(self, number: Json, planned: dict[str, Json], *, besides: str | None = None) -> Json | None:
-        """The one Patient who carries a number; one who ended in another who carries it too is not meant."""
+        """The one Patient who has a number. One who was merged into another who has it too does not count."""
         query = [("identifier", search_token(number["system"], number["value"])), ("_count", "20")]
         found = [planned.get(each["id"], each) for each in self.store.server.search("Patient", query)]
         found = [each for each in found if adt.carries(each, number) and each["id"] != besides]
@@ -153,7 +153,7 @@ class AdtMessages:
             query = f"identifier={quote(search_token(key['system'], key['value']), safe=':/|')}"
             new = adt.new_patient(person)
             found = server.create_once(new, query)
-            # A search does not tell an account's number from an equal record number: that is somebody else.
+            # A search also finds an account number that equals the record number: that is somebody else.
             found = found if adt.carries(found, key) else server.create(new)
         if replaced_by(found) is not None:
             raise _merged()
@@ -164,7 +164,7 @@ class AdtMessages:
         return patient
 
     def _require_same(self, person: Person, found: Json) -> None:
-        """Raise ReviewNeeded where the message speaks of somebody else than the stored Patient of its number."""
+        """Raise ReviewNeeded where the message is about somebody else than the stored Patient of its number."""
         if is_somebody_else(self._demographics(person.patient), self._demographics(found)):
             raise ReviewNeeded(
                 "The Patient of this number has another name and birth date in Medplum, or another name and sex: "
@@ -173,7 +173,7 @@ class AdtMessages:
             )
 
     def _is_compatible(self, stated: Json, patient: Json) -> bool:
-        """Whether a message that brings a new number of the same kind speaks of the stored Patient."""
+        """Whether a message with a new number of the same kind is about the stored Patient."""
         ours, theirs = self._demographics(stated), self._demographics(patient)
         is_named = not ours.names or not theirs.names or bool(ours.names & theirs.names)
         return is_named and is_same_birth_date(ours, theirs)
@@ -182,12 +182,12 @@ class AdtMessages:
         return Demographics.read(patient, self.store.now)
 
     def _is_late(self, patient: Json, person: Person) -> bool:
-        """Whether the stamps say so, those beside the Patient or those that a former version kept on it."""
+        """Whether a stamp is newer: one beside the Patient, or one that an earlier version stored on the Patient."""
         holders = (patient, *self._stamps(patient["id"]))
         return any(adt_order.is_late(holder, person.stamp) for holder in holders)
 
     def _remember(self, patient: Json, person: Person) -> None:
-        """Keep the message's stamp beside the Patient."""
+        """Store the message's stamp beside the Patient."""
         found, server = self._stamps(patient["id"]), self.store.server
         if found:
             server.change(f"Basic/{found[0]['id']}", lambda stored: adt_order.stamped(stored, person.stamp))

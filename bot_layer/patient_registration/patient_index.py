@@ -1,4 +1,4 @@
-"""Patients in Health Gorilla's index: found, and registered or updated exactly once although answers get lost.
+"""Patients in Health Gorilla's index are found, and registered or updated exactly once, even if answers are lost.
 
 https://developer.healthgorilla.com/docs/patient
 """
@@ -32,7 +32,7 @@ class Patients:
     now: datetime
 
     def find(self, patient: ClinicPatient, former: Sequence[str] = ()) -> Found:
-        """What the index holds of a patient: by identifier, else by name and birth date, and by the recorded id.
+        """What the index has of a patient: by identifier, else by name and birth date, and by the recorded id.
 
         ``former`` are the ids of the Patients that were merged into this one: a registration of theirs is this one's.
         """

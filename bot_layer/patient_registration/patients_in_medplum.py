@@ -1,4 +1,4 @@
-"""Patients in Medplum: merges followed, consents and namesakes looked up, registrations written back."""
+"""Patients in Medplum: follows merges, reads consents and known namesakes, and writes registrations back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PatientStore:
     now: datetime
 
     def current(self, reference: str) -> Json:
-        """The Patient that stands for a reference now: merges are followed, a circle is for a person."""
+        """The Patient that a reference means after all merges; ReviewNeeded where the merges form a circle."""
         patient = self.server.read(references.local(reference, self._base))
         for _ in range(_MOST_MERGES):
             successor = replaced_by(patient)
@@ -54,7 +54,7 @@ class PatientStore:
     def merged_into(self, patient: Json) -> Iterator[Json]:
         """The Patients that were merged into this one, or into one of those, as both sides of a link say.
 
-        A link on one side alone opens nothing. Each has one successor, so that nobody is met twice.
+        A link on one side alone does not count. Each Patient has one successor, so none occurs twice.
         """
         for link in objects(patient.get("link")):
             reference = _target(link.get("other")) if link.get("type") == "replaces" else ""

@@ -1,4 +1,4 @@
-"""One patient registered, brought up to date, or kept out of the index: gather, decide, act."""
+"""One patient is registered, updated, or kept out of the index: gather, decide, act."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ def without_password(resource: Any) -> Any:
 def login_candidates(name: Json, key: str, *, count: int = 5) -> tuple[str, ...]:
     """Logins to try in turn, the same for the same person each time: ``jdoe-1a2b3c4d``.
 
-    ``key`` is what makes the person unique (tenant and NPI); its digest makes the login unique without telling it.
+    ``key`` is what makes the person unique (tenant and NPI); its digest makes the login unique without revealing it.
     """
     given = next(iter(name.get("given") or [""]), "")
     stem = (_ascii(given)[:1] + _ascii(name.get("family")))[:24] or "user"

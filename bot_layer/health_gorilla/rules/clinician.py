@@ -53,7 +53,7 @@ class Clinician:
     """What a Practitioner says, with or without an NPI. ``sign_on`` is the user's UUID for single sign-on.
 
     ``numbers`` are the account numbers of the person and, from the extension, of the practice. ``locations`` are the
-    references of the practice locations; one that names none that can be known stays in the list, to be refused.
+    references of the practice locations; a reference that cannot be resolved stays in the list, so that it is refused.
     """
 
     id: str

@@ -85,7 +85,7 @@ _OTHER_ACTIONS: Final = frozenset({"collect", "correct"})
 _DISCLOSING: Final = frozenset({"disclose", "access"})
 # What narrows a permission to a part of the record or to some recipients: this bot cannot apply it.
 _NARROWING: Final = ("actor", "class", "code", "securityLabel", "data", "dataPeriod")
-# A date ends half a day later in the west of the world, and begins that much earlier in the east: a denial holds there.
+# A date ends half a day later in the west of the world and begins as much earlier in the east: a denial counts there.
 _ANYWHERE: Final = timedelta(hours=12)
 
 
@@ -139,7 +139,7 @@ def stance(consent: Json, now: datetime) -> Stance:
 def _provision(provision: Json, now: datetime, *, is_nested: bool = False) -> Stance | None:
     """What a provision and those within it say; None where none of them says anything.
 
-    One within another needs a type, and a modifier extension may turn the meaning round.
+    One within another needs a type, and a modifier extension may reverse the meaning.
     """
     kind, nested = provision.get("type"), as_list(provision.get("provision"))
     margin = timedelta() if kind == "permit" else _ANYWHERE

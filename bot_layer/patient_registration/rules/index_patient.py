@@ -1,6 +1,6 @@
-"""A patient in Medplum and in Health Gorilla's index: read once as values, compared, and put without losing theirs.
+"""A patient in Medplum and in Health Gorilla's index as values: compared, and updated without losing their data.
 
-The patient is known there by one identifier of type PT, under which federated queries ask for it. Medplum's Patient
+The index knows the patient by one identifier of type PT, under which federated queries ask for it. Medplum's Patient
 keeps Health Gorilla's id as a further identifier. https://terminology.hl7.org/CodeSystem-v2-0203.html
 """
 
@@ -109,7 +109,7 @@ class ClinicPatient:
 
 @dataclass(frozen=True)
 class Registration:
-    """A patient as the index holds it. ``pts`` are system and value of the identifiers by which it may be asked for."""
+    """A patient in the index. ``pts`` are system and value of the identifiers by which queries may ask for it."""
 
     id: str
     resource: Json = field(repr=False)

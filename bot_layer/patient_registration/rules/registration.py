@@ -129,7 +129,7 @@ def require_registrable(patient: ClinicPatient, policy: Policy) -> None:
 
 
 def _is_dead_for(policy: Policy, patient: ClinicPatient) -> bool:
-    """Whether the patient died, and the clinic registers no deceased patients anew."""
+    """Whether the patient is deceased, and the clinic does not register deceased patients."""
     return patient.is_deceased and not policy.deceased
 
 
@@ -173,7 +173,7 @@ def _contradictory(text: str) -> ReviewNeeded:
 
 
 def _registered_as_another(patient: ClinicPatient, others: Sequence[Registration]) -> ReviewNeeded:
-    """The advice depends on the marks: where nothing differs, only a person who knows both can tell them apart."""
+    """The advice depends on what differs: if nothing does, only somebody who knows both people can decide."""
     marks = sorted({mark for theirs in others for mark in differences(patient.demographics, theirs.demographics).marks})
     differing = f" They differ in {', '.join(marks)}: force registers the patient." if marks else ""
     text = (
@@ -184,7 +184,7 @@ def _registered_as_another(patient: ClinicPatient, others: Sequence[Registration
 
 
 def _candidates(patient: ClinicPatient, found: Found, policy: Policy, context: Context) -> list[Registration]:
-    """Whom the index may know as this patient. Whoever is found by identifier is; a namesake is not compared then."""
+    """The registrations that may be this patient's. If one is found by identifier, namesakes do not count."""
     recorded, by_identifier = patient.health_gorilla_ids, list(found.by_identifier)
     own = [theirs for theirs in by_identifier if theirs.id in recorded]
     alike = [theirs for theirs in found.by_demographics if is_alike(patient.demographics, theirs.demographics)]
@@ -196,7 +196,7 @@ def _candidates(patient: ClinicPatient, found: Found, policy: Policy, context: C
 
 
 def _is_only_namesake(patient: ClinicPatient, theirs: Registration, policy: Policy, context: Context) -> bool:
-    """Whether a namesake is somebody else: a person said so, or the marks say so, with ``force`` also a single one."""
+    """Whether a namesake is somebody else: a person said so, or two marks differ, with ``force`` also a single one."""
     ids = {value for _, value in theirs.numbers}
     if context.not_same & {*ids, theirs.id}:
         return True

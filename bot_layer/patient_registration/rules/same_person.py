@@ -1,4 +1,4 @@
-"""Whether two records may be one person: what they share, and what speaks against it.
+"""Whether two records may be one person: what they share, and in what they differ.
 
 Two people often share a name and a birth date: 2 % of the patients of a register of 3.4 million did. So sex, middle
 name, suffix, order of birth, address and phone count as well.
@@ -17,7 +17,7 @@ _SUFFIXES: Final = {"junior": "jr", "senior": "sr", "2nd": "ii", "3rd": "iii", "
 
 @dataclass(frozen=True)
 class Differences:
-    """What speaks against two records being one person: ``strong`` marks do not change, ``weak`` ones may."""
+    """In what two records differ: ``strong`` marks do not change during a life, ``weak`` ones may."""
 
     strong: frozenset[str]
     weak: frozenset[str]
