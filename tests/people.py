@@ -41,8 +41,8 @@ def patient(**changes: Any) -> Json:
 def registered(ours: Json, hg_id: str = "hg-1", **changes: Any) -> Json:
     """A patient as Health Gorilla would store it, with its own identifier."""
     own = {"system": HEALTH_GORILLA_SYSTEM, "value": hg_id}
-    held = {**ours, "id": hg_id, "identifier": [own, *ours.get("identifier", [])], "meta": {"versionId": "4"}}
-    return {key: value for key, value in {**held, **changes}.items() if value is not None}
+    stored = {**ours, "id": hg_id, "identifier": [own, *ours.get("identifier", [])], "meta": {"versionId": "4"}}
+    return {key: value for key, value in {**stored, **changes}.items() if value is not None}
 
 
 def read(resource: Json, policy: Policy = POLICY) -> ClinicPatient:

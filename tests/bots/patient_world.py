@@ -77,7 +77,7 @@ class Clinic:
         """An HL7 message as an agent delivers it."""
         return self.event(text, content_type="x-application/hl7-v2+er7")
 
-    def held(self) -> tuple[list[Json], list[Json]]:
+    def records(self) -> tuple[list[Json], list[Json]]:
         """Every Patient here and in the index with its version: equal before and after, nothing was written."""
         return self.server.search("Patient", [("_count", "100"), ("_sort", "_id")]), self.gorilla.patients()
 

@@ -48,10 +48,10 @@ def test_somebody_else_under_a_number_is_refused_before_anything_is_stored(
 ) -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
-        before = w.held()
+        before = w.records()
         said, ack = send(w, adt(event, pid(mr("R-1"), name, born, sex), at=LATER))
         assert (said, "contradictory-demographics" in ack) == ("AE", True)
-        assert w.held() == before
+        assert w.records() == before
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_a_maiden_name_is_the_same_person() -> None:
 def test_a_number_of_an_account_or_a_family_alone_means_nobody(kind: str) -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
-        before = w.held()
+        before = w.records()
         for event in ("A08", "A04", "A29"):
             said, ack = send(w, adt(event, pid(mr("R-1", kind=kind), "Quandt^Ilse", "19610304", "F"), at=LATER))
             assert (said, "no-record-number" in ack) == ("AE", True)
-        assert w.held() == before
+        assert w.records() == before
 
 
 @pytest.mark.parametrize("event", ["A40", "A39", "A36", "A34", "A30", "A18"])
@@ -124,11 +124,11 @@ def test_a_merge_of_which_one_part_may_not_be_done_does_nothing() -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"), ("R-2", "Else"), ("R-3", "Ilsa"), ("R-4", "Ilka"))
         send(w, adt("A40", pid(mr("R-4"), "Quandt^Ilka", "19610304", "F"), f"MRG|{mr('R-3')}", at=LATER))
-        before = w.held()
+        before = w.records()
         both = [pid(mr("R-1"), "Quandt^Ilse", "19610304", "F"), f"MRG|{mr('R-2')}", f"MRG|{mr('R-3')}"]
         said, ack = send(w, adt("A40", *both, at=LATEST))
         assert (said, "merged-elsewhere" in ack) == ("AE", True)
-        assert w.held() == before
+        assert w.records() == before
 
 
 def test_a_merge_by_an_account_number_is_refused() -> None:
@@ -184,11 +184,11 @@ def test_the_order_of_numbers_never_matters() -> None:
 def test_numbers_of_two_patients_are_for_a_person(swapped: bool) -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"), ("R-2", "Else"))
-        before = w.held()
+        before = w.records()
         numbers = mr("R-2", "R-1") if swapped else mr("R-1", "R-2")
         said, ack = send(w, adt("A08", pid(numbers, "Quandt^Ilse", "19610304", "F"), at=LATER))
         assert (said, "number-of-another" in ack) == ("AE", True)
-        assert w.held() == before
+        assert w.records() == before
 
 
 @pytest.mark.parametrize("back", ["A28", "A04", "A01"])
@@ -197,13 +197,13 @@ def test_a_patient_is_registered_again_after_an_a29(back: str) -> None:
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
         who = pid(mr("R-1"), "Quandt^Ilse", "19610304", "F")
-        gone = adt("A29", who, at=LATER)
-        assert send(w, gone)[0] == "AA"
+        removed = adt("A29", who, at=LATER)
+        assert send(w, removed)[0] == "AA"
         assert active(w) == {"R-1": False}
         assert "patient-inactive" in send(w, adt("A08", who, at="20260102130000"))[1]
         assert send(w, adt(back, who, at=LATEST)) == ("AA", "MSA|AA|C1")
         assert active(w) == {"R-1": True}
-        assert send(w, gone)[0] == "AA"
+        assert send(w, removed)[0] == "AA"
         assert active(w) == {"R-1": True}
         assert [each["identifier"] for each in w.gorilla.patients()]
 
@@ -245,7 +245,7 @@ def test_a_social_security_number_of_a_message_is_nowhere(number: str) -> None:
         assert send(w, text)[0] == "AA"
         merge = adt("A40", pid(mr("R-1"), "Quandt^Ilse", "19610304", "F"), f"MRG|{mr('R-2')}~{number}", at=LATER)
         assert send(w, merge)[0] == "AA"
-        assert "900123456" not in str(w.held())
+        assert "900123456" not in str(w.records())
 
 
 def test_a_merge_by_message_completes_the_task_of_the_namesake() -> None:
@@ -313,13 +313,13 @@ def test_a_message_that_states_nothing_new_makes_no_version_and_is_remembered() 
     """A later message with the same content leaves the Patient unchanged, but an earlier one still counts as late."""
     with world() as w:
         arrive(w, ("R-1", "Ilse"))
-        before = w.held()
+        before = w.records()
         same = pid(mr("R-1"), "Quandt^Ilse", "19610304", "F")
         assert send(w, adt("A08", same, at=LATEST)) == ("AA", "MSA|AA|C1")
-        assert w.held() == before
+        assert w.records() == before
         between = adt("A08", pid(mr("R-1"), "Winter^Ilse", "19610304", "F"), at=LATER)
         assert "late-message" in send(w, between)[1]
-        assert w.held() == before
+        assert w.records() == before
 
 
 def test_a_merge_of_a_number_that_nobody_has_says_so() -> None:

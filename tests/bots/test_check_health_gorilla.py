@@ -29,12 +29,12 @@ def check(place: World, *entries: Json, **secrets: str) -> Json:
 
 def found(answer: Json) -> dict[str, tuple[str, str]]:
     """Status and code of each step."""
-    told: dict[str, tuple[str, str]] = {}
+    result: dict[str, tuple[str, str]] = {}
     for parts in values(answer, "check"):
         part = {entry["name"]: entry.get("valueCode") or entry.get("valueString") for entry in parts}
-        told[part["name"]] = (part["status"], part["code"])
+        result[part["name"]] = (part["status"], part["code"])
         assert part["text"].strip()
-    return told
+    return result
 
 
 def test_all_well(here: World) -> None:

@@ -209,8 +209,8 @@ def test_a_namesake_is_not_taken_for_the_person(tenant: str) -> None:
 
 def test_an_id_that_no_account_has_is_for_a_person_to_settle(here: World) -> None:
     """Medplum has an id that the tenant lacks, or a clinician's: nothing is created, nothing is changed."""
-    gone = here.store(staff(identifier=[{"system": HG, "value": "ab" * 12}]))
-    assert codes(create(here, gone)) == ["enrolment-vanished"]
+    removed = here.store(staff(identifier=[{"system": HG, "value": "ab" * 12}]))
+    assert codes(create(here, removed)) == ["enrolment-vanished"]
     assert here.gorilla.roles() == []
 
     enrolled = here.store(clinician())

@@ -88,13 +88,13 @@ def test_the_address_of_a_document_leads_to_its_bytes(world: Network) -> None:
 def test_pages_are_followed_through_the_bot(world: Network) -> None:
     """The link to the next page carries the query back."""
     patient = world.patient()
-    held = {world.document(patient)["id"] for _ in range(3)}
+    existing = {world.document(patient)["id"] for _ in range(3)}
     asked, seen = {"patient": patient["id"], "_count": "2"}, set()
     while asked:
         bundle = call(world, asked)
         seen |= {entry["resource"]["id"] for entry in bundle["entry"]}
         asked = next((query_of(link["url"]) for link in bundle["link"] if link["relation"] == "next"), {})
-    assert seen == held
+    assert seen == existing
 
 
 def test_the_operation_takes_the_query_as_parameters(world: Network) -> None:

@@ -162,17 +162,17 @@ def test_a_preview_says_so_and_ends_nothing() -> None:
         patient = w.server.create(person())
         handler(w.asked(patient))
         w.server.create(consent(patient))
-        before = w.held()
+        before = w.records()
         assert codes(handler(w.asked(patient, preview=True))) == ["patient-opted-out"]
-        assert (w.held(), open_tasks(w)) == (before, [])
+        assert (w.records(), open_tasks(w)) == (before, [])
 
 
 def test_the_consent_of_a_merged_record_counts() -> None:
     """If a record with an opt-out is merged, the surviving record is not disclosed to networks either."""
     with clinic() as w:
-        gone, kept = w.server.create(person()), w.server.create(person())
-        w.server.create(consent(gone))
-        for one, other, way in ((gone, kept, "replaced-by"), (kept, gone, "replaces")):
+        removed, kept = w.server.create(person()), w.server.create(person())
+        w.server.create(consent(removed))
+        for one, other, way in ((removed, kept, "replaced-by"), (kept, removed, "replaces")):
             link = [{"type": way, "other": {"reference": f"Patient/{other['id']}"}}]
             w.server.update({**w.server.read(f"Patient/{one['id']}"), "link": link})
         assert codes(handler(w.asked(kept))) == ["patient-opted-out"]

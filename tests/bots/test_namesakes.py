@@ -186,9 +186,9 @@ def test_a_namesake_who_has_no_id_of_this_clinic_is_adopted() -> None:
         stored = w.server.create(person())
         handler(w.asked(stored))
         foreign: Any = w.gorilla.state.patients
-        for held in foreign.values():
-            held["identifier"] = [
-                each for each in held["identifier"] if each.get("system") == "https://www.healthgorilla.com"
+        for existing in foreign.values():
+            existing["identifier"] = [
+                each for each in existing["identifier"] if each.get("system") == "https://www.healthgorilla.com"
             ]
         w.server.change(f"Patient/{stored['id']}", lambda now: {**now, "active": False})
         again = w.server.create(person())

@@ -135,6 +135,12 @@ def test_a_password_is_on_no_resource_of_medplum(caller: Caller, capfd: pytest.C
     caller.world.medplum.settle(timeout=240)
     audited = caller.texts("AuditEvent")
     assert "create-staff-user" in audited or "Bot/" in audited, "the run left no AuditEvent to look at"
-    told = capfd.readouterr()
-    for text in (str(answer), audited, caller.texts("Practitioner", "Bot", "OperationDefinition"), told.out, told.err):
+    result = capfd.readouterr()
+    for text in (
+        str(answer),
+        audited,
+        caller.texts("Practitioner", "Bot", "OperationDefinition"),
+        result.out,
+        result.err,
+    ):
         assert SECRET not in text

@@ -58,9 +58,9 @@ def test_registering_again_writes_nothing(world: Clinic) -> None:
     """An unchanged patient costs only reads on both sides."""
     stored = world.server.create(person())
     handler(world.asked(stored))
-    before = world.held()
+    before = world.records()
     answer = handler(world.asked(stored))
-    assert (action(answer), world.held()) == ("unchanged", before)
+    assert (action(answer), world.records()) == ("unchanged", before)
 
 
 def test_a_change_is_put_and_nothing_of_theirs_is_lost(world: Clinic) -> None:
@@ -79,11 +79,11 @@ def test_a_change_is_put_and_nothing_of_theirs_is_lost(world: Clinic) -> None:
 def test_a_preview_writes_nothing_and_shows_the_payload(world: Clinic) -> None:
     """The same decision, without acting on it."""
     stored = world.server.create(person())
-    before = world.held()
+    before = world.records()
     answer = handler(world.asked(stored, preview=True))
     assert (action(answer), parameters.one(answer, "preview")) == ("registered", True)
     assert parameters.one(answer, "payload")["identifier"][0]["value"] == stored["id"]
-    assert world.held() == before
+    assert world.records() == before
 
 
 def test_all_that_is_missing_is_named_at_once(world: Clinic) -> None:
@@ -145,20 +145,20 @@ def test_an_id_that_another_patient_carries_is_not_taken(world: Clinic) -> None:
 def test_a_merged_patient_is_followed(world: Clinic) -> None:
     """The surviving record is registered, and the answer says so; a circle of links needs a person."""
     kept = world.server.create(person())
-    gone = world.server.create(
+    removed = world.server.create(
         person(active=False, link=[{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}])
     )
-    answer = handler(world.asked(gone))
+    answer = handler(world.asked(removed))
     assert (action(answer), codes(answer)) == ("registered", ["registered", "merge-followed"])
     assert [pt(registered) for registered in world.gorilla.patients()] == [[(SYSTEM, kept["id"])]]
     world.server.change(
         f"Patient/{kept['id']}",
-        lambda now: {**now, "link": [{"type": "replaced-by", "other": {"reference": f"Patient/{gone['id']}"}}]},
+        lambda now: {**now, "link": [{"type": "replaced-by", "other": {"reference": f"Patient/{removed['id']}"}}]},
     )
-    assert codes(handler(world.asked(gone))) == ["merge-loop"]
+    assert codes(handler(world.asked(removed))) == ["merge-loop"]
     foreign = [{"type": "replaced-by", "other": {"reference": "https://other.example/fhir/R4/Patient/1"}}]
-    world.server.change(f"Patient/{gone['id']}", lambda now: {**now, "link": foreign})
-    assert codes(handler(world.asked(gone))) == ["merge-loop"]
+    world.server.change(f"Patient/{removed['id']}", lambda now: {**now, "link": foreign})
+    assert codes(handler(world.asked(removed))) == ["merge-loop"]
 
 
 @pytest.mark.parametrize("shape", ["absolute", "absolute_history", "relative", "relative_history"])
@@ -229,9 +229,9 @@ class Edited(HealthGorillaSandbox):
     def _answer(self, ask: Ask, url: str) -> Answer:
         if ask.method == "PUT" and "/Patient/" in ask.path and not self.is_edited:
             self.is_edited = True
-            (held,) = self.state.patients.values()
-            edited = {**held, "identifier": [*held["identifier"], ADDED]}
-            self.state.patients[held["id"]] = self.state.stamp(edited)
+            (current,) = self.state.patients.values()
+            edited = {**current, "identifier": [*current["identifier"], ADDED]}
+            self.state.patients[current["id"]] = self.state.stamp(edited)
         return super()._answer(ask, url)
 
 
@@ -389,7 +389,7 @@ def acknowledged(answer: Json) -> tuple[str, str, list[str]]:
     return msa.text(1), msa.text(2), [segment.text(5) for segment in segments if segment.name == "ERR"]
 
 
-def held(world: Clinic, number: str = "M-7") -> Json:
+def current(world: Clinic, number: str = "M-7") -> Json:
     """The one Medplum Patient of a record number."""
     (found,) = world.server.search("Patient", [("identifier", f"{MRN}|{number}")])
     return found
@@ -400,25 +400,25 @@ def test_an_admission_stores_and_registers(hospital: Clinic, event: str) -> None
     """The Patient is in Medplum and in the index; the social security number is nowhere."""
     assert acknowledged(handler(hospital.message(adt(event)))) == ("AA", "C-1", [])
     (registered,) = hospital.gorilla.patients()
-    assert pt(registered) == [(SYSTEM, held(hospital)["id"])]
-    assert "6789" not in str(registered) + str(held(hospital))
+    assert pt(registered) == [(SYSTEM, current(hospital)["id"])]
+    assert "6789" not in str(registered) + str(current(hospital))
 
 
 def test_the_same_message_twice_changes_nothing(hospital: Clinic) -> None:
     """No new version is created on either side."""
     handler(hospital.message(adt("A04")))
-    before = hospital.held()
+    before = hospital.records()
     assert acknowledged(handler(hospital.message(adt("A04")))) == ("AA", "C-1", [])
-    assert hospital.held() == before
+    assert hospital.records() == before
 
 
 def test_an_update_reaches_the_index(hospital: Clinic) -> None:
     """A08 changes the stored patient and the registration; an empty field changes nothing."""
     handler(hospital.message(adt("A04")))
     handler(hospital.message(adt("A08", control="C-2", f5="Winter^Anna", f13="")))
-    assert held(hospital)["name"][0]["family"] == "Winter"
+    assert current(hospital)["name"][0]["family"] == "Winter"
     assert [one["name"][0]["family"] for one in hospital.gorilla.patients()] == ["Winter"]
-    assert held(hospital)["telecom"] == [{"system": "phone", "value": "(310)555-0142", "use": "home"}]
+    assert current(hospital)["telecom"] == [{"system": "phone", "value": "(310)555-0142", "use": "home"}]
 
 
 def test_a_merge_links_and_keeps_both(hospital: Clinic) -> None:
@@ -428,10 +428,10 @@ def test_a_merge_links_and_keeps_both(hospital: Clinic) -> None:
     merge = adt("A40", "M-7", prior="M-8")
     for _ in range(2):
         assert acknowledged(handler(hospital.message(merge)))[0] == "AA"
-    kept, gone = held(hospital, "M-7"), held(hospital, "M-8")
-    assert gone["active"] is False
-    assert gone["link"] == [{"other": {"reference": f"Patient/{kept['id']}"}, "type": "replaced-by"}]
-    assert kept["link"] == [{"other": {"reference": f"Patient/{gone['id']}"}, "type": "replaces"}]
+    kept, removed = current(hospital, "M-7"), current(hospital, "M-8")
+    assert removed["active"] is False
+    assert removed["link"] == [{"other": {"reference": f"Patient/{kept['id']}"}, "type": "replaced-by"}]
+    assert kept["link"] == [{"other": {"reference": f"Patient/{removed['id']}"}, "type": "replaces"}]
     assert acknowledged(handler(hospital.message(adt("A40", "M-7", prior="M-404"))))[0] == "AA"
     assert acknowledged(handler(hospital.message(adt("A08", "M-8")))) == ("AE", "C-1", ["patient-merged"])
 
@@ -442,32 +442,32 @@ def test_a_patient_is_merged_into_one_other_only(hospital: Clinic) -> None:
         handler(hospital.message(adt("A04", number, f5=name)))
     both = adt("A40", "M-7", prior="M-8") + "PID|||M-8^^^NORTH^MR\rMRG|M-7^^^NORTH^MR\r"
     assert acknowledged(handler(hospital.message(both))) == ("AE", "C-1", ["patient-merged"])
-    kept, gone = held(hospital, "M-7"), held(hospital, "M-8")
-    assert [each["active"] for each in (kept, gone)] == [True, True]
-    assert not {"link"} & (kept.keys() | gone.keys())
+    kept, removed = current(hospital, "M-7"), current(hospital, "M-8")
+    assert [each["active"] for each in (kept, removed)] == [True, True]
+    assert not {"link"} & (kept.keys() | removed.keys())
     handler(hospital.message(adt("A40", "M-7", prior="M-8")))
-    gone = held(hospital, "M-8")
+    removed = current(hospital, "M-8")
     elsewhere = adt("A40", "M-9", prior="M-8", f5="Herbst^Cleo")
     assert acknowledged(handler(hospital.message(elsewhere))) == ("AE", "C-1", ["merged-elsewhere"])
-    assert held(hospital, "M-8") == gone
-    assert "link" not in held(hospital, "M-9")
+    assert current(hospital, "M-8") == removed
+    assert "link" not in current(hospital, "M-9")
 
 
 def test_a_late_message_changes_nothing_of_the_patient(hospital: Clinic) -> None:
     """The sender's later data stay, here and in the index; a merge is still carried out."""
     handler(hospital.message(adt("A04", recorded="20261122090000")))
     handler(hospital.message(adt("A08", recorded="20261122100000", f5="Winter^Anna")))
-    before = hospital.held()
+    before = hospital.records()
     late = adt("A08", recorded="20261122095959", f3="M-7^^^NORTH^MR~M-9^^^NORTH^PI", f5="Herbst^Anna", f13='""')
     assert acknowledged(handler(hospital.message(late))) == ("AA", "C-1", ["late-message"])
-    assert hospital.held() == before
+    assert hospital.records() == before
     handler(hospital.message(adt("A04", "M-8", f5="Sommer^Bea", recorded="20261122090000")))
     merge = adt("A40", prior="M-8", recorded="20261122093000", f5="Herbst^Anna")
     assert acknowledged(handler(hospital.message(merge))) == ("AA", "C-1", ["late-message"])
-    assert (held(hospital, "M-8")["active"], held(hospital)["name"][0]["family"]) == (False, "Winter")
+    assert (current(hospital, "M-8")["active"], current(hospital)["name"][0]["family"]) == (False, "Winter")
     elsewhere = late.replace("|EHR|", "|LAB|").replace("~M-9^^^NORTH^PI", "")
     assert acknowledged(handler(hospital.message(elsewhere))) == ("AA", "C-1", [])
-    assert held(hospital)["name"][0]["family"] == "Herbst"
+    assert current(hospital)["name"][0]["family"] == "Herbst"
 
 
 @pytest.mark.parametrize("name", ["Sommer^Anna", "Winter^Anna"])
@@ -479,8 +479,8 @@ def test_the_registration_of_a_record_that_ends_is_the_survivors(hospital: Clini
     for _ in range(2):
         assert acknowledged(handler(hospital.message(merge))) == ("AA", "C-1", [])
     (registered,) = hospital.gorilla.patients()
-    assert (registered["id"], pt(registered)) == (before, [(SYSTEM, held(hospital, "M-7")["id"])])
-    assert hg_ids(held(hospital, "M-7")) == [before]
+    assert (registered["id"], pt(registered)) == (before, [(SYSTEM, current(hospital, "M-7")["id"])])
+    assert hg_ids(current(hospital, "M-7")) == [before]
 
 
 def test_a_link_on_one_side_alone_takes_no_registration_over(world: Clinic) -> None:
@@ -500,7 +500,7 @@ def test_a_deletion_makes_inactive(hospital: Clinic) -> None:
     """A29 keeps the record; for an unknown patient it fails; a later update does not fail the message."""
     handler(hospital.message(adt("A04")))
     assert acknowledged(handler(hospital.message(adt("A29")))) == ("AA", "C-1", [])
-    assert held(hospital)["active"] is False
+    assert current(hospital)["active"] is False
     assert acknowledged(handler(hospital.message(adt("A29", "M-404")))) == ("AE", "C-1", ["unknown-patient"])
     assert acknowledged(handler(hospital.message(adt("A08")))) == ("AA", "C-1", ["patient-inactive"])
 

@@ -466,10 +466,10 @@ def test_a_preview_shows_everything_and_writes_nothing(here: World) -> None:
     """Action, payload and differences for each decision, and not one write."""
     lab = here.store(organization(here.gorilla.labs[0]))
     practitioner = here.store(clinician())
-    told = sync(here, practitioner, PREVIEW)
-    assert (action(told), one(told, "preview"), codes(told)) == ("enrolled", True, ["would-be-enrolled"])
-    assert one(told, "payload")["resourceType"] == "PractitionerRole"
-    assert differences(told)[0] == "PractitionerRole: create"
+    result = sync(here, practitioner, PREVIEW)
+    assert (action(result), one(result, "preview"), codes(result)) == ("enrolled", True, ["would-be-enrolled"])
+    assert one(result, "payload")["resourceType"] == "PractitionerRole"
+    assert differences(result)[0] == "PractitionerRole: create"
     assert here.gorilla.roles() == []
     assert here.read(practitioner) == practitioner
 
@@ -479,8 +479,8 @@ def test_a_preview_shows_everything_and_writes_nothing(here: World) -> None:
 
     written = here.read(practitioner)
     changed = here.put({**written, "identifier": [*written["identifier"], account_number(lab, "9")]})
-    told = sync(here, changed, PREVIEW)
-    assert (action(told), differences(told)) == ("updated", ["PractitionerRole.contained.identifier: 1 added"])
+    result = sync(here, changed, PREVIEW)
+    assert (action(result), differences(result)) == ("updated", ["PractitionerRole.contained.identifier: 1 added"])
     assert here.gorilla.sent("PUT") == []
 
 

@@ -296,19 +296,19 @@ def test_a_password_appears_nowhere_else(by: str, caplog: pytest.LogCaptureFixtu
         person = here.store(clinician(extension=[{"url": LOGIN, "valueString": here.gorilla.taken_login}]))
         entry = text("password", SECRET) if by == "parameter" else text("passwordSecret", "HEALTH_GORILLA_PASSWORD")
         secrets = {} if by == "parameter" else {"HEALTH_GORILLA_PASSWORD": SECRET}
-        told = [sync(here, person, entry, PREVIEW, **secrets), sync(here, person, entry, **secrets)]
-        assert codes(told[1]) == ["login-taken"]
+        result = [sync(here, person, entry, PREVIEW, **secrets), sync(here, person, entry, **secrets)]
+        assert codes(result[1]) == ["login-taken"]
         here.put({**here.read(person), "extension": []})
         here.gorilla.faults.add("reset_after_write", times=1, path="PractitionerRole")
-        told += [sync(here, person, entry, **secrets), sync(here, person, entry, **secrets)]
-        assert [action(answer) for answer in told] == ["enrolled", "refused", "enrolled", "unchanged"]
+        result += [sync(here, person, entry, **secrets), sync(here, person, entry, **secrets)]
+        assert [action(answer) for answer in result] == ["enrolled", "refused", "enrolled", "unchanged"]
 
         sent = [found for body in here.gorilla.sent("POST") for found in body["contained"][0]["extension"]]
         assert {"url": PASSWORD, "valueString": SECRET} in sent
         everything = [here.everything(kind) for kind in ("Practitioner", "Organization", "AuditEvent", "Bot")]
         state = [json.dumps(here.gorilla.roles()), json.dumps(here.gorilla.organizations())]
         asked = [repr(found) for found in (*here.gorilla.requests, *here.medplum.requests)]
-        for place in (*map(json.dumps, told), *everything, *state, *asked, caplog.text):
+        for place in (*map(json.dumps, result), *everything, *state, *asked, caplog.text):
             assert SECRET not in place
 
 

@@ -77,9 +77,9 @@ def test_report_lists_what_it_left_without_any_value(both: World) -> None:
         "note",
         "status",
     ]
-    for told in (json.dumps(answer), json.dumps(task["output"]), "\n".join(both.logged)):
-        assert "called" not in told
-        assert "corrected" not in told
+    for result in (json.dumps(answer), json.dumps(task["output"]), "\n".join(both.logged)):
+        assert "called" not in result
+        assert "corrected" not in result
 
 
 def test_a_listed_edit_stays_listed_until_it_equals_the_source(both: World) -> None:

@@ -567,23 +567,23 @@ FILES = {
 # -- What was not exported, and what was deleted
 
 
-def held(change: Callable[[ExportServer], None]) -> Case:
+def unmoved(change: Callable[[ExportServer], None]) -> Case:
     """The missing resources may be of any type."""
     return Case(change, phase="partial", moved=NONE)
 
 
 ERRORS = {
-    "no type in the entry": held(error_file(outcome(ERROR), type=None)),
+    "no type in the entry": unmoved(error_file(outcome(ERROR), type=None)),
     "an entry of another type": Case(
         error_file(outcome(ERROR), type="Observation"), phase="partial", moved=ALL - {"Observation"}
     ),
-    "nobody can read the address": held(error_file(b"", url="http://[broken")),
-    "on a private network": held(error_file(b"", url="https://10.1.2.3/")),
-    "an array": held(error_file(json.dumps([{"resourceType": "OperationOutcome", "issue": [ERROR]}]).encode())),
-    "printed over many lines": held(
+    "nobody can read the address": unmoved(error_file(b"", url="http://[broken")),
+    "on a private network": unmoved(error_file(b"", url="https://10.1.2.3/")),
+    "an array": unmoved(error_file(json.dumps([{"resourceType": "OperationOutcome", "issue": [ERROR]}]).encode())),
+    "printed over many lines": unmoved(
         error_file(json.dumps({"resourceType": "OperationOutcome", "issue": [ERROR]}, indent=2).encode())
     ),
-    "a Bundle of outcomes": held(
+    "a Bundle of outcomes": unmoved(
         error_file(
             ndjson(
                 {
@@ -610,10 +610,10 @@ ERRORS = {
             )
         )
     ),
-    "an issue that is an object": held(error_file(ndjson({"resourceType": "OperationOutcome", "issue": ERROR}))),
-    "an issue without severity": held(error_file(outcome({"code": "exception"}))),
+    "an issue that is an object": unmoved(error_file(ndjson({"resourceType": "OperationOutcome", "issue": ERROR}))),
+    "an issue without severity": unmoved(error_file(outcome({"code": "exception"}))),
     "a severity in capitals": Case(error_file(outcome(ERROR | {"severity": "INFORMATION"}))),
-    "a fatal one": held(error_file(outcome(ERROR | {"severity": "fatal"}))),
+    "a fatal one": unmoved(error_file(outcome(ERROR | {"severity": "fatal"}))),
     "a warning": Case(error_file(outcome(ERROR | {"severity": "warning"})), said="note"),
     "information": Case(error_file(outcome(ERROR | {"severity": "information"}))),
     "empty": Case(error_file(b"")),
@@ -621,7 +621,7 @@ ERRORS = {
     "one type by its place": Case(
         error_file(outcome(ERROR | {"expression": ["Condition.code"]})), phase="partial", moved=ALL - {"Condition"}
     ),
-    "a manifest with error and outcome": held(both_rules(error_file(outcome(ERROR)), manifest(outcome=[]))),
+    "a manifest with error and outcome": unmoved(both_rules(error_file(outcome(ERROR)), manifest(outcome=[]))),
 }
 
 

@@ -32,17 +32,17 @@ SUBCOMMANDS = [
 
 def test_the_command_without_words_lists_its_subcommands() -> None:
     """The command without arguments prints the help with all subcommands."""
-    told = CliRunner().invoke(build(), [], env={"COLUMNS": "200"})
-    assert "Python bots for Medplum" in told.output
-    assert {"demo", "sandbox", "serve", "invoke"} <= set(SUBCOMMANDS) <= set(told.output.split())
+    shown = CliRunner().invoke(build(), [], env={"COLUMNS": "200"})
+    assert "Python bots for Medplum" in shown.output
+    assert {"demo", "sandbox", "serve", "invoke"} <= set(SUBCOMMANDS) <= set(shown.output.split())
 
 
 @pytest.mark.parametrize("name", ["demo", "sandbox", "serve", "invoke"])
 def test_each_subcommand_explains_itself(name: str) -> None:
     """--help says what it does."""
-    told = CliRunner().invoke(build(), [name, "--help"], env={"COLUMNS": "200"})
-    assert told.exit_code == 0
-    assert "Usage" in told.output
+    shown = CliRunner().invoke(build(), [name, "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert "Usage" in shown.output
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -50,25 +50,25 @@ def test_a_subcommand_is_in_the_file_of_its_name(name: str) -> None:
     """If only one command is needed, only that one is loaded, and its help is the same as among the others."""
     alone = build([name, "--help"])
     assert len(alone.registered_groups) == 1
-    told, among = (CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}) for app in (alone, build()))
-    assert (told.exit_code, told.output) == (0, among.output)
+    shown, among = (CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}) for app in (alone, build()))
+    assert (shown.exit_code, shown.output) == (0, among.output)
 
 
 def test_a_word_that_is_not_a_subcommand_is_an_error() -> None:
     """A file without the command counts like no file."""
     for word in ("progress", "nonsense"):
-        told = CliRunner().invoke(build([word]), [word], env={"COLUMNS": "200"})
-        assert told.exit_code == 2
-        assert f"No such command '{word}'" in told.output
+        shown = CliRunner().invoke(build([word]), [word], env={"COLUMNS": "200"})
+        assert shown.exit_code == 2
+        assert f"No such command '{word}'" in shown.output
 
 
 def test_every_step_of_the_demo_is_as_expected() -> None:
     """Every step of the scenario has the expected result, and the command exits with 0."""
-    told = CliRunner().invoke(build(), ["demo"], env={"COLUMNS": "200"})
-    assert told.exit_code == 0, told.output
+    shown = CliRunner().invoke(build(), ["demo"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
     for step in ("no changes", "enrolled", "unchanged", "by Subscription", "family-name-mismatch"):
-        assert step in told.output
-    assert "✗" not in told.output
+        assert step in shown.output
+    assert "✗" not in shown.output
 
 
 def test_an_unexpected_step_ends_the_demo() -> None:
@@ -130,7 +130,7 @@ def test_the_sandbox_prints_its_addresses_in_one_line_and_ends_on_sigterm(tmp_pa
         assert set(ready["medplum"]) == {"baseUrl", "clientId", "clientSecret", "projectId"}
         wanted = {"baseUrl", "tokenUrl", "clientId", "clientSecret", "tenantId"}
         assert set(ready["healthGorilla"]) == wanted
-        assert all(told["baseUrl"].startswith("http://127.0.0.1:") for told in ready.values())
+        assert all(shown["baseUrl"].startswith("http://127.0.0.1:") for shown in ready.values())
         found = requests.get(
             f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner?identifier=https://example.org/sample-people|joe",
             headers={"Authorization": f"Bearer {token(ready)}"},
@@ -170,12 +170,12 @@ def test_the_source_takes_practice_fusions_own_shape(tmp_path: Path) -> None:
         }
         environ = {name: ready["medplum"][each] for each, name in names.items()} | {"PF_STATE_DIR": ""}
         line = [sys.executable, "-m", "bot_layer.cli", "pf-sync"]
-        told = subprocess.run(
+        shown = subprocess.run(
             line, env={**os.environ, "HOME": str(tmp_path), **environ}, capture_output=True, text=True, check=False
         )
-        assert told.returncode == 0, told.stderr
-        assert "Using private_key JWT authentication" in told.stderr
-        assert "refused-type: MedicationStatement" in told.stdout
+        assert shown.returncode == 0, shown.stderr
+        assert "Using private_key JWT authentication" in shown.stderr
+        assert "refused-type: MedicationStatement" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_the_source_takes_practice_fusions_own_shape(tmp_path: Path) -> None:
 )
 def test_a_wrong_option_says_so_and_exits_2(words: list[str]) -> None:
     """Nothing is started with options that mean nothing."""
-    told = CliRunner().invoke(build(), ["sandbox", "--port", "0", *words])
-    assert told.exit_code == 2
+    shown = CliRunner().invoke(build(), ["sandbox", "--port", "0", *words])
+    assert shown.exit_code == 2
 
 
 def test_invoke_runs_one_bot_on_one_event(tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_invoke_runs_one_bot_on_one_event(tmp_path: Path) -> None:
         event = tmp_path / "event.json"
         event.write_text(json.dumps({"input": {"reference": f"Practitioner/{joe['id']}"}, "secrets": secrets}))
         words = ["invoke", "sync-practitioner", "--json", "--event", str(event)]
-        told = CliRunner().invoke(build(), words, env=world.environment())
-        assert told.exit_code == 0, told.output
-        assert '"valueCode": "enrolled"' in told.stdout
+        shown = CliRunner().invoke(build(), words, env=world.environment())
+        assert shown.exit_code == 0, shown.output
+        assert '"valueCode": "enrolled"' in shown.stdout
         event.write_text(json.dumps({"input": {}, "secrets": secrets}))
         assert CliRunner().invoke(build(), words, env=world.environment()).exit_code == 1
     assert CliRunner().invoke(build(), ["invoke", "no-such-bot", "--event", str(event)]).exit_code == 2

@@ -127,7 +127,7 @@ class Bench:
 
     world: World
     stack: ExitStack
-    told: dict[str, object] = field(default_factory=dict)
+    arguments: dict[str, object] = field(default_factory=dict)
 
     @property
     def server(self) -> Medplum:
@@ -160,8 +160,8 @@ def _with_event(outcome: str, log: str) -> Break:
     return lambda bench: _audit(bench.world, outcome, log)
 
 
-def _told(**changes: object) -> Break:
-    return lambda bench: bench.told.update(changes)
+def _with_arguments(**changes: object) -> Break:
+    return lambda bench: bench.arguments.update(changes)
 
 
 def _drop_bot(bench: Bench) -> None:
@@ -211,7 +211,7 @@ def _host_of_another_server(bench: Bench) -> None:
     """Medplum before 5.1.22 takes whatever it answers for a good run: the answer itself says that no bot ran."""
     host = bench.stack.enter_context(HostServer(HostSettings(("https://another.example.org",), BOTS, environ={})))
     _point_to(bench, host.base_url)
-    bench.told["host_url"] = host.base_url
+    bench.arguments["host_url"] = host.base_url
 
 
 def _answering(bench: Bench, path: str, answer: Response) -> str:
@@ -230,13 +230,13 @@ def _host_of_another_bot(bench: Bench) -> None:
 
 
 def _host_that_starts(bench: Bench) -> None:
-    bench.told["host_url"] = _answering(bench, "/readyz", Response(status_code=503))
+    bench.arguments["host_url"] = _answering(bench, "/readyz", Response(status_code=503))
 
 
 def _client_without_rights(bench: Bench) -> None:
     project = f"admin/projects/{bench.world.medplum.project_id}/client"
     made = bench.server.post(project, {"name": "plain"})
-    bench.told["server"] = connect_client(bench.world.medplum.base_url, made["id"], made["secret"])
+    bench.arguments["server"] = connect_client(bench.world.medplum.base_url, made["id"], made["secret"])
 
 
 def _old_server(bench: Bench) -> None:
@@ -260,7 +260,7 @@ def _sync_that(phase: Literal["partial", "failed"]) -> Break:
     def change(bench: Bench) -> None:
         state = SyncState(run=Run("r", 1_700_000_000.0, phase=phase, ended=1_700_000_100.0))
         bench.server.create(to_task(state, bench.world.settings()["PF_FHIR_BASE_URL"].rstrip("/")))
-        bench.told["syncs"] = lambda: unhealthy(bench.world.environment())
+        bench.arguments["syncs"] = lambda: unhealthy(bench.world.environment())
 
     return change
 
@@ -297,9 +297,9 @@ CALLS = {f"call {handler.bot.name}": "call-failed" for handler in BOTS}
 ANSWERED = CALLS.keys() - {"call federated-documents"}  # no caller is admitted, so it is unknown who answers
 BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
     # Medplum
-    "no-server": (_told(base_url="http://127.0.0.1:9"), {"server": "service-unreachable"}),
+    "no-server": (_with_arguments(base_url="http://127.0.0.1:9"), {"server": "service-unreachable"}),
     "old-server": (_old_server, {"version": "old-version"}),
-    "clocks": (_told(now=lambda: datetime.now(UTC) + timedelta(minutes=4)), {"clock": "clocks-differ"}),
+    "clocks": (_with_arguments(now=lambda: datetime.now(UTC) + timedelta(minutes=4)), {"clock": "clocks-differ"}),
     "no-rights": (_client_without_rights, {"rights": "no-admin"}),
     "no-bots-feature": (lambda bench: bench.features("cron"), {"feature bots": "feature-missing", **CALLS}),
     "no-cron-feature": (lambda bench: bench.features("bots"), {"feature cron": "feature-missing"}),
@@ -312,7 +312,7 @@ BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
     "rights-edited": (_edit_policy, {"bot sync-practitioner": "drift"}),
     "all-rights": (_drop_policy, {"bot sync-practitioner": "bot-without-policy"}),
     # the host
-    "no-host": (_told(host_url="http://127.0.0.1:9"), {"host": "service-unreachable"}),
+    "no-host": (_with_arguments(host_url="http://127.0.0.1:9"), {"host": "service-unreachable"}),
     "host-starts": (_host_that_starts, {"host": "host-not-ready"}),
     "host-not-reached": (_point_to_nothing, CALLS),
     "host-of-another-server": (_host_of_another_server, CALLS),
@@ -356,7 +356,7 @@ BREAKS: Mapping[str, tuple[Break, Mapping[str, str]]] = {
     "ping": (_with_event("0", "ping"), {}),
     "sync-partial": (_sync_that("partial"), {"sync": "sync-not-healthy"}),
     "sync-failed": (_sync_that("failed"), {"sync": "sync-not-healthy"}),
-    "sync-unreadable": (_told(syncs=_unreadable_sync), {"sync": "try-again-later"}),
+    "sync-unreadable": (_with_arguments(syncs=_unreadable_sync), {"sync": "try-again-later"}),
 }
 
 
@@ -368,7 +368,7 @@ def test_each_fault_is_found_and_nothing_else(world: World, name: str) -> None:
     with ExitStack() as stack:
         bench = Bench(world, stack)
         breaks(bench)
-        wrong = _wrong(_found(world, **bench.told))
+        wrong = _wrong(_found(world, **bench.arguments))
     assert {re.sub(r"/[0-9a-f-]{36}$", "/*", line): each.code for line, each in wrong.items()} == found
     assert all(len(each.text) > 40 for each in wrong.values())
 
@@ -559,12 +559,12 @@ def test_the_command_exits_for_ci(world: World) -> None:
     host = world.host.base_url if world.host else ""
     environ = {**world.environment(), "FEDERATED_PATIENT_SYSTEM": "https://clinic.example"}
     runner = CliRunner()
-    told = runner.invoke(app, ["--host", host, "--json"], env=environ)
-    findings = json.loads(told.output)["findings"]
+    printed = runner.invoke(app, ["--host", host, "--json"], env=environ)
+    findings = json.loads(printed.output)["findings"]
     worst = max({"warning": 1, "failed": 2}.get(each["status"], 0) for each in findings)
-    assert (told.exit_code, worst) == (0, 0)
-    assert world.gorilla.client_secret not in told.output
-    assert world.medplum.client_secret not in told.output
+    assert (printed.exit_code, worst) == (0, 0)
+    assert world.gorilla.client_secret not in printed.output
+    assert world.medplum.client_secret not in printed.output
     assert runner.invoke(app, ["--host", "http://127.0.0.1:9"], env=environ).exit_code == 2
     server = world.client()
     server.create({"resourceType": "AccessPolicy", "name": "All", "resource": [{"resourceType": "Bot"}]})

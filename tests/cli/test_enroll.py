@@ -241,15 +241,15 @@ def test_an_interruption_leaves_the_others_for_the_next_run(here: World, monkeyp
         monkeypatch.setenv(name, value)
     server = connect_client(here.medplum.base_url, here.medplum.client_id, here.medplum.client_secret)
     people = [Entry(number, f"Practitioner/{found['id']}") for number, found in enumerate(invented(here, 40))]
-    told: list[Row] = []
+    printed: list[Row] = []
 
     def interrupt(row: Row) -> None:
-        told.append(row)
+        printed.append(row)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(Enroller(load().named("sync-practitioner"), server, os.environ), people, {}, interrupt, workers=2)
-    assert len(told) == 1
+    assert len(printed) == 1
     assert len(here.gorilla.roles()) < 10, "of forty, twenty would have been enrolled"
 
 

@@ -40,8 +40,8 @@ def test_a_patient_is_printed_as_a_message_that_reads_back(medplum: MedplumSandb
     """Parties, event and record number are as asked; a merged patient is followed."""
     server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
     kept = server.create(person(identifier=[{"system": MRN, "value": "M-7"}]))
-    gone = server.create(person(link=[{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}]))
-    words = ["adt", "--patient", gone["id"], "--event", "A04", "--sender", "EHR^ELM", "--processing", "T"]
+    removed = server.create(person(link=[{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}]))
+    words = ["adt", "--patient", removed["id"], "--event", "A04", "--sender", "EHR^ELM", "--processing", "T"]
     done = CliRunner().invoke(build(), words, env=environ(medplum))
     read = adt.read(done.stdout_bytes.decode(), authorities={"NORTH": MRN}, processing_ids=["T"])
     assert (done.exit_code, read.action, read.header.trigger) == (0, "register", "A04")
@@ -77,8 +77,8 @@ def test_the_survivor_of_a_merge_is_never_deleted(medplum: MedplumSandbox, words
     server = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
     kept = server.create(person(identifier=[{"system": MRN, "value": "M-7"}], active=False))
     link = [{"type": "replaced-by", "other": {"reference": f"Patient/{kept['id']}"}}]
-    gone = server.create(person(identifier=[{"system": MRN, "value": "M-8"}], link=link))
-    done = CliRunner().invoke(build(), ["adt", "--patient", f"Patient/{gone['id']}", *words], env=environ(medplum))
+    removed = server.create(person(identifier=[{"system": MRN, "value": "M-8"}], link=link))
+    done = CliRunner().invoke(build(), ["adt", "--patient", f"Patient/{removed['id']}", *words], env=environ(medplum))
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("patient-merged:")
 

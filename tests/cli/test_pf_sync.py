@@ -78,9 +78,9 @@ def test_a_run_and_its_health(tmp_path: Path) -> None:
     with world(generate(1, 1), switches=FAST) as both:
         before = typed(both, "status", folder=tmp_path)
         assert before.exit_code == 3
-        told = typed(both, folder=tmp_path)
-        assert told.exit_code == 0, told.stderr
-        assert "created" in told.stdout
+        shown = typed(both, folder=tmp_path)
+        assert shown.exit_code == 0, shown.stderr
+        assert "created" in shown.stdout
         for sentence in (
             "[PFSyncWorker] Starting Practice Fusion sync...",
             "[PFSyncWorker] Last sync time: never (initial sync)",
@@ -92,7 +92,7 @@ def test_a_run_and_its_health(tmp_path: Path) -> None:
             "[PFSyncWorker] Sync complete!",
             "[PFSyncWorker] Stats: ",
         ):
-            assert sentence in told.stderr
+            assert sentence in shown.stderr
         assert_exact(both)
         health = json.loads(typed(both, "status", folder=tmp_path).stdout)
         assert health["healthy"] is True
@@ -109,14 +109,14 @@ def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
         (stored,) = both.by_source_id("Observation")["o1"]
         both.put(stored | {"status": "corrected"})
         both.source.source.add(observation("o1", f"Patient/{person}", status="amended"), at=both.source.now())
-        told = typed(both, folder=tmp_path, PF_LOCAL_EDITS="report")
-        assert f"edited: Observation/{stored['id']}: status" in told.stdout
+        shown = typed(both, folder=tmp_path, PF_LOCAL_EDITS="report")
+        assert f"edited: Observation/{stored['id']}: status" in shown.stdout
         health = json.loads(typed(both, "status", folder=tmp_path, PF_LOCAL_EDITS="report").stdout)
         assert health["edited"] == {f"Observation/{stored['id']}": ["status"]}
         assert health["editedMore"] == 0
-        told = typed(both, "--overwrite-reported", folder=tmp_path, PF_LOCAL_EDITS="report")
-        assert told.exit_code == 0, told.stderr
-        assert "edited" not in told.stdout
+        shown = typed(both, "--overwrite-reported", folder=tmp_path, PF_LOCAL_EDITS="report")
+        assert shown.exit_code == 0, shown.stderr
+        assert "edited" not in shown.stdout
         (now,) = both.by_source_id("Observation")["o1"]
         assert now["status"] == "amended"
 
@@ -124,8 +124,8 @@ def test_an_edit_is_listed_until_somebody_decides(tmp_path: Path) -> None:
 def test_no_person_and_no_secret_in_the_log(tmp_path: Path) -> None:
     """Names, identifiers, ids of the source, tokens: none of them is logged or printed."""
     with world(generate(2, 2), switches=FAST) as both:
-        told = typed(both, folder=tmp_path)
-        text = told.stdout + told.stderr
+        shown = typed(both, folder=tmp_path)
+        text = shown.stdout + shown.stderr
         for each in both.source.source.resources("Patient"):
             assert each["id"] not in text
             for name in each["name"]:
@@ -137,9 +137,9 @@ def test_no_person_and_no_secret_in_the_log(tmp_path: Path) -> None:
 def test_preview_counts_and_writes_nothing(tmp_path: Path) -> None:
     """--preview prints counts by type."""
     with world(generate(1, 1), switches=FAST) as both:
-        told = typed(both, "--preview", folder=tmp_path)
-        assert told.exit_code == 0, told.stderr
-        assert "Patient: 1" in told.stdout
+        shown = typed(both, "--preview", folder=tmp_path)
+        assert shown.exit_code == 0, shown.stderr
+        assert "Patient: 1" in shown.stdout
         assert both.stored("Patient") == []
 
 
@@ -165,8 +165,8 @@ def test_a_medplum_that_does_not_answer_is_reported_as_such(name: str, value: st
     """Its secrets may contain the settings: reporting those as missing would mislead the operator."""
     with world(generate(1, 1), switches=FAST) as both:
         bare = dict.fromkeys(both.source.settings(), "") | {name: value}
-        told = typed(both, folder=tmp_path, **bare)
-        assert (told.exit_code, told.stderr.partition(":")[0]) == (1, code)
+        shown = typed(both, folder=tmp_path, **bare)
+        assert (shown.exit_code, shown.stderr.partition(":")[0]) == (1, code)
 
 
 def test_a_client_that_may_not_read_the_secrets_is_reported(tmp_path: Path) -> None:
@@ -176,18 +176,18 @@ def test_a_client_that_may_not_read_the_secrets_is_reported(tmp_path: Path) -> N
         client = requests.post(url, json={"name": "no admin"}, headers=both.headers(), timeout=10).json()
         bare = dict.fromkeys(both.source.settings(), "")
         login = {"MEDPLUM_CLIENT_ID": client["id"], "MEDPLUM_CLIENT_SECRET": client["secret"]}
-        told = typed(both, folder=tmp_path, **bare | login)
-        assert told.exit_code == 2
-        assert "admin" in told.stderr
+        shown = typed(both, folder=tmp_path, **bare | login)
+        assert shown.exit_code == 2
+        assert "admin" in shown.stderr
 
 
 def test_missing_settings_exit_with_2(tmp_path: Path) -> None:
     """Everything that is missing is named at once."""
     with world(generate(1, 1), switches=FAST) as both:
-        told = typed(both, folder=tmp_path, PF_CLIENT_ID="", PF_CLIENT_SECRET="")
-        assert told.exit_code == 2
-        assert "PF_CLIENT_ID" in told.stderr
-        assert "PF_CLIENT_SECRET" in told.stderr
+        shown = typed(both, folder=tmp_path, PF_CLIENT_ID="", PF_CLIENT_SECRET="")
+        assert shown.exit_code == 2
+        assert "PF_CLIENT_ID" in shown.stderr
+        assert "PF_CLIENT_SECRET" in shown.stderr
 
 
 @pytest.mark.parametrize("words", [(), ("--watch",)])
@@ -210,14 +210,14 @@ def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_pa
 def test_cancel_ends_what_another_process_holds(tmp_path: Path) -> None:
     """Its export is deleted at the source, and the Task says so."""
     with world(generate(1, 1), switches=Switches.general(polls=1000)) as both:
-        told: list[Result] = []
+        shown: list[Result] = []
 
         def cancel(*_: object) -> None:
-            told.append(typed(both, "cancel", folder=tmp_path))
+            shown.append(typed(both, "cancel", folder=tmp_path))
 
         within = Surroundings(place=str(tmp_path), sleep=both.sleep, progress=cancel)
         state = both.sync(within=within).run(Options())
-        assert [(each.exit_code, each.output.partition(":")[0]) for each in told] == [(0, "cancelled")]
+        assert [(each.exit_code, each.output.partition(":")[0]) for each in shown] == [(0, "cancelled")]
         assert state.run is not None
         assert state.run.phase == "cancelled"
         assert both.source.jobs == {}
@@ -233,14 +233,14 @@ def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
         child = started(both, "--watch", folder=tmp_path, **changes)
         until(lambda: len(kickoffs(both)) >= 2)
         child.send_signal(signal.SIGTERM)
-        _, told = child.communicate(timeout=20)
+        _, shown = child.communicate(timeout=20)
         for sentence in (
             "[PFSyncScheduler] Starting Practice Fusion sync service with 0.000277778 hour interval",
             "[PFSyncScheduler] Running initial sync on startup...",
             "[PFSyncScheduler] Sync completed successfully at ",
             "[PFSyncScheduler] Stopping",
         ):
-            assert sentence in told
+            assert sentence in shown
 
 
 def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
@@ -268,17 +268,17 @@ def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ..
         assert child.stderr is not None
         assert "Starting" in child.stderr.readline()
         child.send_signal(signal.SIGTERM)
-        _, told = child.communicate(timeout=20)
-        assert child.returncode in ((0, 130) if words else (130,)), told  # a watch that started no run ended well
-        assert "Traceback" not in told
+        _, shown = child.communicate(timeout=20)
+        assert child.returncode in ((0, 130) if words else (130,)), shown  # a watch that started no run ended well
+        assert "Traceback" not in shown
 
 
 def test_a_failure_has_its_code(tmp_path: Path) -> None:
     """A refused login exits with 1 and says who must act; status reports that the sync is not healthy."""
     with world(generate(1, 1), switches=FAST) as both:
-        told = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
-        assert told.exit_code == 1
-        assert "PF_CLIENT_ID" in told.stderr
+        shown = typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong")
+        assert shown.exit_code == 1
+        assert "PF_CLIENT_ID" in shown.stderr
         assert typed(both, "status", folder=tmp_path).exit_code == 1
 
 
@@ -287,9 +287,9 @@ def test_a_login_that_fails_after_good_runs_is_not_healthy(tmp_path: Path) -> No
     with world(generate(1, 1), switches=FAST) as both:
         assert typed(both, folder=tmp_path).exit_code == 0
         assert typed(both, folder=tmp_path, PF_CLIENT_SECRET="wrong").exit_code == 1
-        told = typed(both, "status", folder=tmp_path)
-        record = json.loads(told.stdout)
-        assert (told.exit_code, record["healthy"], record["lastRunSuccess"]) == (1, False, False)
+        shown = typed(both, "status", folder=tmp_path)
+        record = json.loads(shown.stdout)
+        assert (shown.exit_code, record["healthy"], record["lastRunSuccess"]) == (1, False, False)
         assert "token-refused" in record["summary"]
         assert typed(both, folder=tmp_path).exit_code == 0
         assert typed(both, "status", folder=tmp_path).exit_code == 0
@@ -327,8 +327,8 @@ def test_files_and_log_of_an_export_are_kept(tmp_path: Path) -> None:
     """As received, with the events of SMART's bulk-data-client, and nothing secret."""
     switches = Switches.general(polls=1, signed_urls=True, outcomes=("information",))
     with world(generate(1, 1), switches=switches) as both:
-        told = typed(both, "--keep", str(tmp_path / "kept"), "--lenient", folder=tmp_path)
-        assert told.exit_code == 0, told.stderr
+        shown = typed(both, "--keep", str(tmp_path / "kept"), "--lenient", folder=tmp_path)
+        assert shown.exit_code == 0, shown.stderr
         kept = tmp_path / "kept"
         wanted = {each["id"] for each in both.source.source.resources("Patient")}
         assert {json.loads(line)["id"] for line in (kept / "1.Patient.ndjson").read_text().splitlines()} == wanted
@@ -340,7 +340,7 @@ def test_files_and_log_of_an_export_are_kept(tmp_path: Path) -> None:
         names = [each["eventId"] for each in events]
         assert [names[0], names[1], names[-1]] == ["kickoff", "status_progress", "export_complete"]
         assert names.count("download_request") == names.count("download_complete") == events[-1]["eventDetail"]["files"]
-        assert "signature" not in log + told.stderr
+        assert "signature" not in log + shown.stderr
         assert "handling=lenient" in next(
             each.headers["prefer"] for each in both.source.requests if each.path.endswith("$export")
         )
@@ -353,8 +353,8 @@ def test_an_export_that_somebody_else_started_is_continued(tmp_path: Path) -> No
         started_ = sync.session.source.exports.kickoff(Job("group", ("Patient",), both.source.group_id))
         sync.map.close()
         assert isinstance(started_, Started)
-        told = typed(both, "--job", started_.status_url, folder=tmp_path)
-        assert told.exit_code == 0, told.stderr
+        shown = typed(both, "--job", started_.status_url, folder=tmp_path)
+        assert shown.exit_code == 0, shown.stderr
         assert len(kickoffs(both)) == 1
         assert both.by_source_id("Patient")
         assert json.loads(typed(both, "status", folder=tmp_path).stdout)["lastSyncTime"] is None
@@ -388,8 +388,8 @@ def test_some_elements_are_kept_and_write_nothing(tmp_path: Path) -> None:
         refused = typed(both, "--elements", "id,gender", folder=tmp_path)
         assert refused.exit_code == 2
         assert "--keep" in refused.stderr
-        told = typed(both, "--elements", "id,gender", "--keep", str(tmp_path / "kept"), folder=tmp_path)
-        assert told.exit_code == 0, told.stderr
+        shown = typed(both, "--elements", "id,gender", "--keep", str(tmp_path / "kept"), folder=tmp_path)
+        assert shown.exit_code == 0, shown.stderr
         assert source.kickoffs()[0]["_elements"] == ["id,gender"]
         assert (tmp_path / "kept" / "1.Patient.ndjson").read_bytes().count(b"\n") == 2
         assert both.stored("Patient") == both.stored("Task") == []
@@ -410,18 +410,18 @@ def test_a_retry_leaves_open_what_the_source_did_not_export(tmp_path: Path) -> N
         both.source.edit_manifest = lambda body: body
         # A run that cannot even start does not hide it either.
         assert typed(both, "--patient", "p9", folder=tmp_path, **three).exit_code == 1
-        told = typed(both, "--retry-failed", folder=tmp_path, **three)
-        assert told.exit_code == 4, told.stderr
-        assert "not-exported: Observation: 1 x error processing" in told.stdout
+        shown = typed(both, "--retry-failed", folder=tmp_path, **three)
+        assert shown.exit_code == 4, shown.stderr
+        assert "not-exported: Observation: 1 x error processing" in shown.stdout
         assert stamps() == before
         assert typed(both, "status", folder=tmp_path, **three).exit_code == 1
-        told = typed(both, "--types", "Patient", folder=tmp_path, **three)
-        assert told.exit_code == 4, told.stderr
+        shown = typed(both, "--types", "Patient", folder=tmp_path, **three)
+        assert shown.exit_code == 4, shown.stderr
         assert stamps()["Condition"] == before["Condition"] < stamps()["Patient"]
         both.source.clear_requests()
-        told = typed(both, folder=tmp_path, **three)
-        assert told.exit_code == 0, told.stderr
-        assert "not-exported" not in told.stdout
+        shown = typed(both, folder=tmp_path, **three)
+        assert shown.exit_code == 0, shown.stderr
+        assert "not-exported" not in shown.stdout
         asked = {each["_type"][0]: "_since" in each for each in refusals.kickoffs(both)}
         assert asked == {"Observation": False, "Patient": True, "Condition": True}
         assert set(stamps()) == {"Patient", "Observation", "Condition"}
@@ -432,8 +432,8 @@ def test_a_report_is_saved_as_csv_and_as_json(tmp_path: Path) -> None:
     """Counts by type, findings, and the practices that failed; only this user can read the file."""
     with practice() as (both, source):
         source.files["Observation"] = [b"broken\n"]
-        told = typed(both, "--report", str(tmp_path / "a.csv"), folder=tmp_path)
-        assert told.exit_code == 4, told.stderr
+        shown = typed(both, "--report", str(tmp_path / "a.csv"), folder=tmp_path)
+        assert shown.exit_code == 4, shown.stderr
         rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
         assert [(each["status"], each["created"]) for each in rows if each["item"] == "Patient"] == [("partial", "2")]
         assert [each["value"] for each in rows if each["item"] == "bad-line"] == ["Observation file 1 line 1: not JSON"]

@@ -539,8 +539,8 @@ def test_a_failure_half_way_is_exit_code_1(environment: dict[str, str], sandbox:
     """A deployment that stops says what remains, without a secret, and exits with 1."""
     sandbox.faults.add("server_error", times=1, method="POST", path="/OperationDefinition")
     result = CliRunner().invoke(app, ["--all", "--json"], env=environment)
-    told = json.loads(result.output)
-    assert (result.exit_code, told["error"]["code"], told["left"] > 0) == (1, "medplum-unavailable", True)
+    answer = json.loads(result.output)
+    assert (result.exit_code, answer["error"]["code"], answer["left"] > 0) == (1, "medplum-unavailable", True)
 
 
 def test_values_of_secrets_are_never_shown(environment: dict[str, str], tmp_path: Path) -> None:
@@ -604,9 +604,9 @@ def test_packages_are_built_instead_of_deployed(environment: dict[str, str], tmp
     """``--runtime lambda --package`` writes one zip for each bot, for that runtime and for processors known."""
     runner = CliRunner()
     only = ["--only", "sync-practitioner", "--package", str(tmp_path / "dist")]
-    told = runner.invoke(app, ["--runtime", "lambda", *only, "--json"], env=environment)
-    assert told.exit_code == 0, told.output
-    assert [Path(each).name for each in json.loads(told.output)["packages"]] == ["sync-practitioner-x86_64.zip"]
+    answer = runner.invoke(app, ["--runtime", "lambda", *only, "--json"], env=environment)
+    assert answer.exit_code == 0, answer.output
+    assert [Path(each).name for each in json.loads(answer.output)["packages"]] == ["sync-practitioner-x86_64.zip"]
     assert runner.invoke(app, only, env=environment).exit_code == 2
     assert runner.invoke(app, ["--runtime", "lambda", *only, "--arch", "mips"], env=environment).exit_code == 2
 
@@ -626,6 +626,6 @@ def test_a_rollback_that_leaves_something_is_exit_code_1(environment: dict[str, 
     assert CliRunner().invoke(app, ["--all"], env=environment).exit_code == 0
     bot = _bot(server, "health-gorilla-labs/sync-practitioner")
     server.update(bot | {"auditEventTrigger": "never"})
-    told = CliRunner().invoke(app, ["--rollback"], env=environment)
-    assert told.exit_code == 1
-    assert f"Bot/{bot['id']} was changed since" in told.output
+    answer = CliRunner().invoke(app, ["--rollback"], env=environment)
+    assert answer.exit_code == 1
+    assert f"Bot/{bot['id']} was changed since" in answer.output

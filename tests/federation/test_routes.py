@@ -71,7 +71,7 @@ def test_nobody_and_nothing_are_a_total_of_zero(world: Network) -> None:
 def test_pages_are_followed_to_the_end(world: Network) -> None:
     """Every document once, the same total on every page."""
     patient = world.patient()
-    held = {world.document(patient)["id"] for _ in range(5)}
+    existing = {world.document(patient)["id"] for _ in range(5)}
     with world.http(token=world.caller().token()) as client:
         url, seen, totals = f"fhir/R4/DocumentReference?patient={patient['id']}&_count=2", [], set()
         while url:
@@ -79,7 +79,7 @@ def test_pages_are_followed_to_the_end(world: Network) -> None:
             seen += [entry["resource"]["id"] for entry in bundle["entry"]]
             totals.add(bundle["total"])
             url = next((link["url"] for link in bundle["link"] if link["relation"] == "next"), "")
-    assert (sorted(seen), totals) == (sorted(held), {5})
+    assert (sorted(seen), totals) == (sorted(existing), {5})
 
 
 def test_an_unknown_parameter_is_ignored_unless_handling_is_strict(world: Network) -> None:
@@ -156,7 +156,7 @@ def test_the_clinic_is_named_if_a_document_names_nobody() -> None:
             patient = world.patient()
             world.document(patient)
             (document,) = world.caller().query(patient["id"])
-    assert [held["name"] for held in document["contained"]] == ["Elm Clinic", "Elm Clinic"]
+    assert [existing["name"] for existing in document["contained"]] == ["Elm Clinic", "Elm Clinic"]
 
 
 def test_a_stated_size_and_hash_need_no_reading(world: Network) -> None:
@@ -271,11 +271,11 @@ def test_an_etag_follows_the_bytes(world: Network) -> None:
 
 def test_a_merged_patients_documents_are_found_under_both_ids(world: Network) -> None:
     """The registration of the old id lives on in the network: it leads to the surviving patient, and back."""
-    kept, gone = world.patient(), world.patient()
+    kept, removed = world.patient(), world.patient()
     world.document(kept)
-    world.document(gone)
+    world.document(removed)
     world.server.change(
-        f"Patient/{gone['id']}",
+        f"Patient/{removed['id']}",
         lambda now: {
             **now,
             "active": False,
@@ -284,10 +284,10 @@ def test_a_merged_patients_documents_are_found_under_both_ids(world: Network) ->
     )
     world.server.change(
         f"Patient/{kept['id']}",
-        lambda now: {**now, "link": [{"type": "replaces", "other": {"reference": f"Patient/{gone['id']}"}}]},
+        lambda now: {**now, "link": [{"type": "replaces", "other": {"reference": f"Patient/{removed['id']}"}}]},
     )
     caller = world.caller()
-    for asked in (kept["id"], gone["id"]):
+    for asked in (kept["id"], removed["id"]):
         found = caller.query(asked)
         assert {document["subject"]["display"] for document in found} == {asked}
         assert [caller.fetch(document) for document in found] == [CCD, CCD]
@@ -311,10 +311,10 @@ def test_a_summary_is_returned_if_there_is_no_document() -> None:
     with network(FEDERATED_CCDA="true") as world:
         patient, other = world.patient(), world.patient()
         caller = world.caller()
-        (told,) = caller.query(patient["id"])
-        assert "hash" not in told["content"][0]["attachment"]
+        (result,) = caller.query(patient["id"])
+        assert "hash" not in result["content"][0]["attachment"]
         with world.http(token=caller.token()) as client:
-            url = told["content"][0]["attachment"]["url"]
+            url = result["content"][0]["attachment"]["url"]
             first, again = client.get(url), client.get(url)
             strangers = [client.get(url.replace(patient["id"], other["id"], 1)), client.get(f"{url}&content=1")]
         assert first.headers["Content-Type"] == "application/xml"
@@ -322,12 +322,12 @@ def test_a_summary_is_returned_if_there_is_no_document() -> None:
         assert b"ClinicalDocument" in first.content
         assert [answer.status_code for answer in strangers] == [404, 404]
         (measured,) = caller.query(patient["id"])
-        assert (measured["id"], caller.fetch(measured)) == (told["id"], first.content)
+        assert (measured["id"], caller.fetch(measured)) == (result["id"], first.content)
         world.server.change(f"Patient/{patient['id']}", lambda now: {**now, "gender": "female"})
         (changed,) = caller.query(patient["id"])
         assert "hash" not in changed["content"][0]["attachment"]
         world.document(patient)
-        assert [document["id"] for document in caller.query(patient["id"])] != [told["id"]]
+        assert [document["id"] for document in caller.query(patient["id"])] != [result["id"]]
         # Documents that must not be disclosed still count as documents: no summary discloses their content.
         closed = world.patient()
         world.document(closed, level="V")
@@ -402,10 +402,10 @@ def test_an_error_is_withdrawn_at_once(world: Network) -> None:
     patient = world.patient()
     stored = world.document(patient)
     caller = world.caller()
-    (told,) = caller.query(patient["id"])
+    (result,) = caller.query(patient["id"])
     world.server.change(f"DocumentReference/{stored['id']}", lambda now: {**now, "status": "entered-in-error"})
     with pytest.raises(NetworkError):
-        caller.fetch(told)
+        caller.fetch(result)
     assert caller.query(patient["id"]) == []
 
 
@@ -598,8 +598,8 @@ def test_every_access_leaves_an_audit_event(world: Network) -> None:
     stored = world.document(patient)
     caller = world.caller()
     for _ in range(3):
-        (told,) = caller.query(patient["id"])
-    caller.fetch(told)
+        (result,) = caller.query(patient["id"])
+    caller.fetch(result)
     caller.query("nobody")
     audits = world.audits()
     by_action = {(event["action"], len(event["entity"])): event for event in audits}
@@ -620,10 +620,10 @@ def test_without_a_record_no_document_leaves(world: Network) -> None:
     patient = world.patient()
     world.document(patient)
     caller = world.caller()
-    (told,) = caller.query(patient["id"])
+    (result,) = caller.query(patient["id"])
     world.medplum.faults.add("server_error", status=503, method="POST", path="/fhir/R4")
     with world.http(token=caller.token()) as client:
-        refused = client.get(told["content"][0]["attachment"]["url"])
+        refused = client.get(result["content"][0]["attachment"]["url"])
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     world.responder.recorder.flush()
     world.medplum.faults.clear()

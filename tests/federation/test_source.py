@@ -43,8 +43,8 @@ def source(medplum: MedplumSandbox, *, most: int = 2000) -> FederatedSource:
 
 def patient(medplum: MedplumSandbox, *links: tuple[str, str]) -> Json:
     """A registered patient with links."""
-    told = [{"type": kind, "other": {"reference": reference}} for kind, reference in links]
-    more = {"link": told} if told else {}
+    result = [{"type": kind, "other": {"reference": reference}} for kind, reference in links]
+    more = {"link": result} if result else {}
     return client(medplum).create({"resourceType": "Patient", "identifier": [HG], **more})
 
 
@@ -77,8 +77,8 @@ def test_merges_are_followed_to_the_first_record(medplum: MedplumSandbox) -> Non
     first = patient(medplum)
     second = patient(medplum, ("replaces", f"Patient/{first['id']}"))
     third = patient(medplum, ("replaces", f"Patient/{second['id']}"))
-    for gone, successor in ((first, second), (second, third)):
-        client(medplum).change(f"Patient/{gone['id']}", partial(adt.ended, successor=f"Patient/{successor['id']}"))
+    for removed, successor in ((first, second), (second, third)):
+        client(medplum).change(f"Patient/{removed['id']}", partial(adt.ended, successor=f"Patient/{successor['id']}"))
     found = [source(medplum).patient(each["id"]) for each in (first, second, third)]
     everyone = {f"Patient/{each['id']}" for each in (first, second, third)}
     assert [each and set(each.references) for each in found] == [everyone] * 3
@@ -89,22 +89,24 @@ def test_a_number_that_a_patient_no_longer_has_leads_to_nobody(medplum: MedplumS
     system = "https://clinic.example/mrn"
     asked = FederatedSource(client(medplum), Answering(Rules("https://x.example/{id}?"), system))
     mistaken = [HG, {"system": system, "value": "1", "use": "old"}, {"system": system, "value": "2"}]
-    held = client(medplum).create({"resourceType": "Patient", "identifier": mistaken})
+    existing = client(medplum).create({"resourceType": "Patient", "identifier": mistaken})
     assert asked.patient("1") is None
     found = asked.patient("2")
     assert found is not None
-    assert found.references == (f"Patient/{held['id']}",)
+    assert found.references == (f"Patient/{existing['id']}",)
 
     merged = [HG, {"system": system, "value": "3", "use": "old"}]
-    link = [{"type": "replaced-by", "other": {"reference": f"Patient/{held['id']}"}}]
+    link = [{"type": "replaced-by", "other": {"reference": f"Patient/{existing['id']}"}}]
     client(medplum).create({"resourceType": "Patient", "identifier": merged, "link": link})
     followed = asked.patient("3")
     assert followed is not None
-    assert followed.patient["id"] == held["id"]
+    assert followed.patient["id"] == existing["id"]
 
     taken_over = {"system": system, "value": "3"}
-    client(medplum).change(f"Patient/{held['id']}", lambda now: {**now, "identifier": [*now["identifier"], taken_over]})
-    assert asked.patient("3") == replace(followed, patient=client(medplum).read(f"Patient/{held['id']}"))
+    client(medplum).change(
+        f"Patient/{existing['id']}", lambda now: {**now, "identifier": [*now["identifier"], taken_over]}
+    )
+    assert asked.patient("3") == replace(followed, patient=client(medplum).read(f"Patient/{existing['id']}"))
 
 
 def test_a_merge_that_leads_nowhere_is_nobody(medplum: MedplumSandbox) -> None:
@@ -166,8 +168,8 @@ def test_a_content_that_is_not_there_can_not_be_opened(medplum: MedplumSandbox) 
     found = source(medplum).patient(owner["id"])
     assert found is not None
     assert source(medplum).open(found, stored, 1) is None
-    gone = {**stored, "content": [{"attachment": {"url": f"Binary/{NOT_THERE}"}}]}
-    assert source(medplum).open(found, gone, 0) is None
+    removed = {**stored, "content": [{"attachment": {"url": f"Binary/{NOT_THERE}"}}]}
+    assert source(medplum).open(found, removed, 0) is None
 
 
 # Bytes

@@ -24,7 +24,7 @@ def test_following_prints_new_runs_until_a_signal(tmp_path: Path) -> None:
     """A run is printed when its event arrives, not when the pipe is full; SIGTERM ends it with 0 and no output."""
     script = Script()
     command = [sys.executable, "-m", "bot_layer.cli", "logs", "--follow", "--json", "--inbox"]
-    told: list[tuple[str, str]] = []
+    result: list[tuple[str, str]] = []
     with running(tmp_path, script) as (inbox, _):
         inbox.take(script.handler, changed("before", "1"), AT, now=NOW)
         with processes.start(
@@ -40,19 +40,19 @@ def test_following_prints_new_runs_until_a_signal(tmp_path: Path) -> None:
             def read() -> None:
                 for line in lines:
                     run = json.loads(line)
-                    told.append((run["resource"], run["state"]))
+                    result.append((run["resource"], run["state"]))
 
             threading.Thread(target=read, daemon=True).start()
             try:
-                until(lambda: ("Patient/before", "done") in told)
+                until(lambda: ("Patient/before", "done") in result)
                 inbox.take(script.handler, changed("later", "1"), AT, now=NOW)
-                until(lambda: ("Patient/later", "done") in told)
+                until(lambda: ("Patient/later", "done") in result)
                 process.terminate()
                 assert process.wait(240) == 0
                 assert process.stderr.read() == ""
             finally:
                 process.kill()
-    assert len(told) == len(set(told)), "each is told once"
+    assert len(result) == len(set(result)), "each is told once"
 
 
 def test_a_line_has_bot_event_action_codes_and_milliseconds(tmp_path: Path) -> None:

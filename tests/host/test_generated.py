@@ -198,10 +198,10 @@ def test_no_answer_of_a_partner_is_unforeseen(
 
 def _codes(answer: httpx.Response) -> list[str]:
     try:
-        told = parameters.one(answer.json().get("returnValue") or {}, "outcome")
+        output = parameters.one(answer.json().get("returnValue") or {}, "outcome")
     except (ValueError, AttributeError):
         return []
-    return outcomes.codes(told) if isinstance(told, dict) else []
+    return outcomes.codes(output) if isinstance(output, dict) else []
 
 
 @examples

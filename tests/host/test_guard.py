@@ -20,7 +20,7 @@ CHANGED = {"resourceType": "Practitioner", "id": "p", "meta": {"versionId": "1"}
 STORED = CHANGED | {"meta": {"versionId": "2"}, "active": True}
 
 
-def _tell(event: Event) -> Json:
+def _describe(event: Event) -> Json:
     given = event.input if isinstance(event.input, dict) else {}
     return parameters.build(
         parameters.string("version", given.get("meta", {}).get("versionId")),
@@ -29,8 +29,8 @@ def _tell(event: Event) -> Json:
     )
 
 
-OPEN = Handler(Bot("open", "test/open", "tells", watches=(Watch("Practitioner"),)), _tell)
-CLOSED = Handler(Bot("closed", "test/closed", "tells", requesters=""), _tell)
+OPEN = Handler(Bot("open", "test/open", "tells", watches=(Watch("Practitioner"),)), _describe)
+CLOSED = Handler(Bot("closed", "test/closed", "tells", requesters=""), _describe)
 BOTS = Collection({"open": OPEN, "closed": CLOSED})
 
 

@@ -110,10 +110,10 @@ def _signed(at: float) -> tuple[bytes, bytes]:
     ids=["limit", "raised-limit", "declared", "relay", "relay-old-signature", "relay-unsigned"],
 )
 def test_a_body_that_is_too_large_is_not_read_further(
-    path: str, headers: list[tuple[bytes, bytes]], settings: dict[str, Any], told: tuple[int, int]
+    path: str, headers: list[tuple[bytes, bytes]], settings: dict[str, Any], output: tuple[int, int]
 ) -> None:
     """A body is read up to the limit, and a relay's body only if its header can be valid: anyone may send one."""
-    assert asyncio.run(_stream(path, headers, **settings)) == told
+    assert asyncio.run(_stream(path, headers, **settings)) == output
 
 
 def test_half_a_character_in_an_answer_spoils_it_alone(medplum: TokenServer) -> None:

@@ -657,8 +657,8 @@ def test_following_prints_each_run_that_is_new_or_in_another_state(tmp_path: Pat
                 ended(runs, 5)
             return looks < 4
 
-        told = [(run.resource[-1], run.state) for run in runs.followed(go_on=go_on, limit=2)]
-    assert told == [("y", "done"), ("z", "running"), ("z", "done"), ("v", "done"), ("w", "done")]
+        printed = [(run.resource[-1], run.state) for run in runs.followed(go_on=go_on, limit=2)]
+    assert printed == [("y", "done"), ("z", "running"), ("z", "done"), ("v", "done"), ("w", "done")]
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ def test_a_bot_has_its_own_limit_of_calls(medplum: TokenServer, hanging: Hanging
         event = envelope(medplum, "token-hanging", {}, requester={"reference": "Practitioner/p"})
         refused = client.post("/bot-b-1", json=event)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-        told = parameters.one(refused.json()["returnValue"], "outcome")
-        assert isinstance(told, dict) and outcomes.codes(told) == ["too-many-calls"]
+        output = parameters.one(refused.json()["returnValue"], "outcome")
+        assert isinstance(output, dict) and outcomes.codes(output) == ["too-many-calls"]
         other = envelope(medplum, "token-quick", {}, bot={"reference": "Bot/b-2"})
         assert client.post("/bot-b-2", json=other).json()["success"] is True
         for page in ("/healthz", "/readyz", "/metrics"):

@@ -24,7 +24,7 @@ CONTRACT = Path(__file__).resolve().parents[2].parent / "shared" / "contract" / 
 HEADERS_OF_THE_CONNECTION = {"host", "content-length", "connection", "accept-encoding"}
 
 
-def _tell(event: Event) -> Json:
+def _describe(event: Event) -> Json:
     """What the handler was given, in short."""
     given = event.input
     kind = given.get("resourceType", "object") if isinstance(given, dict) else type(given).__name__
@@ -46,7 +46,7 @@ TELLER = Handler(
         settings=(Setting("KEY", "k"), Setting("COUNT", "n")),
         watches=(Watch("Practitioner"),),
     ),
-    _tell,
+    _describe,
 )
 BOTS = Collection({"teller": TELLER})
 
@@ -107,10 +107,10 @@ def test_a_recorded_envelope_is_answered(medplum: TokenServer, name: str) -> Non
     with hosted(medplum, bots=BOTS) as (client, _):
         answer = client.post(event["path"], content=json.dumps(body).encode(), headers=headers)
     assert answer.status_code == 200
-    told = answer.json()
-    assert sorted(told) == ["logResult", "returnValue", "success"]
-    assert told["success"] is True, told
-    seen = told["returnValue"]
+    result = answer.json()
+    assert sorted(result) == ["logResult", "returnValue", "success"]
+    assert result["success"] is True, result
+    seen = result["returnValue"]
     is_cron = "requester" not in body
     assert parameters.one(seen, "from") == ("cron" if is_cron else body["requester"]["reference"])
     sent = {key.lower(): value for key, value in body.get("headers", {}).items()}

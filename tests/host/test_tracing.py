@@ -104,7 +104,7 @@ def _trace(span: ReadableSpan) -> str:
     return f"{span.context.trace_id:032x}"
 
 
-def _told(found: Sequence[ReadableSpan]) -> str:
+def _text_of(found: Sequence[ReadableSpan]) -> str:
     """All text in the exported spans."""
     return "\n".join(span.to_json() for span in found)
 
@@ -180,7 +180,7 @@ def test_tracestate_and_baggage_stay_out(medplum: TokenServer, exported: InMemor
     with hosted(medplum) as (client, _):
         headers = {"traceparent": TRACEPARENT, "tracestate": "v=unseen", "baggage": "patient=unseen"}
         client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY), headers=headers)
-    assert "nseen" not in _told(exported.get_finished_spans())
+    assert "nseen" not in _text_of(exported.get_finished_spans())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_the_result_of_a_call_is_reported_as_a_code(
     assert (_facts(call)["bot.success"], _facts(call)["error.type"]) == (success, code)
     status = StatusCode.UNSET if success else StatusCode.ERROR
     assert (call.status.status_code, call.status.description, call.events) == (status, None, ())
-    assert "nseen" not in _told([call])
+    assert "nseen" not in _text_of([call])
     assert call.name == ("bot" if token == "forged" else f"bot {token.removeprefix('token-')}")
 
 
@@ -213,7 +213,7 @@ def test_a_trace_id_that_may_be_anything_is_left_out(medplum: TokenServer, expor
     """Medplum's own trace ids are recorded; a text from the caller is not."""
     with hosted(medplum) as (client, _):
         client.post("/bot-b-3", json=envelope(medplum, "token-echo", SAY, traceId="Anna Unseen"))
-    assert "nseen" not in _told(exported.get_finished_spans())
+    assert "nseen" not in _text_of(exported.get_finished_spans())
 
 
 class Recorder:
@@ -255,7 +255,7 @@ def test_the_trace_is_passed_on_to_medplum_and_to_nobody_else(exported: InMemory
         *["GET Patient/{id}"] * 4,
     ]
     assert len({_trace(span) for span in exported.get_finished_spans()}) == 1
-    assert "nseen" not in _told(exported.get_finished_spans())
+    assert "nseen" not in _text_of(exported.get_finished_spans())
 
 
 @contextmanager
@@ -287,7 +287,7 @@ def test_an_exception_is_reported_by_its_kind(exported: InMemorySpanExporter) ->
     failed, refused = exported.get_finished_spans()
     assert (_facts(failed)["error.type"], failed.status.status_code) == ("valueerror", StatusCode.ERROR)
     assert (_facts(refused)["error.type"], refused.status.status_code) == ("review-needed", StatusCode.UNSET)
-    assert "nseen" not in _told([failed, refused])
+    assert "nseen" not in _text_of([failed, refused])
 
 
 def test_a_text_that_is_no_word_is_left_out(exported: InMemorySpanExporter) -> None:
@@ -321,13 +321,13 @@ def test_each_attempt_of_a_run_is_a_span_of_the_trace_that_delivered_the_event(
     assert _facts(taken)["bot.action"] == "queued"
     assert [each.kind for each in (taken, first, second)] == [SpanKind.SERVER, SpanKind.CONSUMER, SpanKind.CONSUMER]
     assert {(each.parent.span_id if each.parent else None) for each in (first, second)} == {taken.context.span_id}
-    told = [(_facts(each)["bot.attempt"], _facts(each)["bot.state"]) for each in (first, second)]
-    assert told == [(1, "again"), (2, "done")]
+    output = [(_facts(each)["bot.attempt"], _facts(each)["bot.state"]) for each in (first, second)]
+    assert output == [(1, "again"), (2, "done")]
     assert _facts(first)["error.type"] == "busy"
     found = exported.get_finished_spans()
     assert {_trace(span) for span in found} == {TRACE}
     assert {span.instrumentation_scope.name for span in found if span.instrumentation_scope} == {"medplum-python-bots"}
-    assert "nseen" not in _told(found)
+    assert "nseen" not in _text_of(found)
 
 
 def test_the_spans_of_an_enrollment_contain_nothing_about_a_person(exported: InMemorySpanExporter) -> None:
@@ -349,10 +349,10 @@ def test_the_spans_of_an_enrollment_contain_nothing_about_a_person(exported: InM
     assert {"GET Practitioner", "POST PractitionerRole", "PUT Practitioner/{id}", "POST oauth/token"} <= mine
     secret = {settings[name] for name in settings if re.search("SECRET|CLIENT_ID|USER|TENANT", name)}
     unwanted = known | _leaves(enrolled) | {value for value in secret if len(value) > 4}
-    told = _told(found)
+    output = _text_of(found)
     assert {"Sommerfeld", "Annabella", NPI} <= unwanted
-    assert not [value for value in unwanted if value in told]
-    assert "?" not in told
+    assert not [value for value in unwanted if value in output]
+    assert "?" not in output
 
 
 def _clinician() -> Json:
@@ -393,7 +393,9 @@ def test_federated_requests_are_calls_of_their_own(exported: InMemorySpanExporte
     assert searched.parent is None
     inside = [span for span in _requests(exported) if _trace(span) == _trace(searched)]
     assert inside
-    assert not [value for value in (registered, patient["id"], token) if value in _told(exported.get_finished_spans())]
+    assert not [
+        value for value in (registered, patient["id"], token) if value in _text_of(exported.get_finished_spans())
+    ]
 
 
 class Broken(SpanProcessor):
@@ -572,8 +574,8 @@ def test_a_host_sends_its_traces_to_a_collector(tmp_path: Path) -> None:
 
 def test_a_collector_that_is_away_costs_no_call(medplum: TokenServer, tmp_path: Path) -> None:
     """The host answers and exits on time even if no collector accepts its traces."""
-    with Server(Starlette()) as gone:
-        nowhere = gone.base_url
+    with Server(Starlette()) as removed:
+        nowhere = removed.base_url
     environ = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": nowhere,
         "OTEL_EXPORTER_OTLP_TIMEOUT": "3600",

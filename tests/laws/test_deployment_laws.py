@@ -41,15 +41,15 @@ NAMES = ("name", "status", "code", "resource", "accessPolicy", "criteria", "valu
 
 def applied(deployed: Sequence[Found], steps: Iterable[Step]) -> tuple[Found, ...]:
     """The server's state after the steps, as far as the project can know."""
-    held = {(found.kind, found.key): found for found in deployed}
+    stored = {(found.kind, found.key): found for found in deployed}
     for step in steps:
         key = (step.kind, step.key)
         if step.action == "delete":
-            held.pop(key, None)
+            stored.pop(key, None)
         else:
-            before = held[key].resource if key in held else {}
-            held[key] = Found(step.kind, step.key, merged(step.kind, before, step.body))
-    return tuple(held.values())
+            before = stored[key].resource if key in stored else {}
+            stored[key] = Found(step.kind, step.key, merged(step.kind, before, step.body))
+    return tuple(stored.values())
 
 
 @st.composite
@@ -115,9 +115,9 @@ def test_steps_come_in_an_order_in_which_references_resolve(declared: list[Wante
     """Policies before bots, bots before what refers to them; deletions last and the other way round."""
     steps = plan(declared, deployed, prune=True).steps
     made = [ORDER.index(step.kind) for step in steps if step.action != "delete"]
-    gone = [ORDER.index(step.kind) for step in steps if step.action == "delete"]
+    removed = [ORDER.index(step.kind) for step in steps if step.action == "delete"]
     assert made == sorted(made)
-    assert gone == sorted(gone, reverse=True)
+    assert removed == sorted(removed, reverse=True)
     assert [step.action == "delete" for step in steps] == sorted(step.action == "delete" for step in steps)
 
 

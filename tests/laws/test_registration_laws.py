@@ -109,12 +109,12 @@ def test_a_written_registration_needs_no_update(patient: Json) -> None:
 def test_an_update_reaches_rest_and_keeps_their_identifiers(before: Json, after: Json) -> None:
     """plan(after update) is nothing to do, and no identifier of theirs is lost."""
     after = {**after, "id": before["id"]}
-    held = held_after(Create(build(before, POLICY)))
-    answer = plan(after, found(by_identifier=[held]), POLICY, Context(force=True))
+    stored = held_after(Create(build(before, POLICY)))
+    answer = plan(after, found(by_identifier=[stored]), POLICY, Context(force=True))
     if isinstance(answer, Update):
-        assert held["identifier"][0] in answer.body["identifier"]
-        held = held_after(answer)
-    assert plan(after, found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", before["id"])
+        assert stored["identifier"][0] in answer.body["identifier"]
+        stored = held_after(answer)
+    assert plan(after, found(by_identifier=[stored]), POLICY) == NothingToDo("hg-1", before["id"])
 
 
 @given(_COMPLETE)

@@ -73,11 +73,11 @@ def test_an_expression_compares_the_versions(today: Scene, expression: str, inte
 
 def test_a_deleted_subscription_or_bot_is_never_called(today: Scene) -> None:
     """Neither is a Bot that never existed."""
-    gone, kept = today.bot(), today.bot()
-    today.subscription(f"Bot/{gone['id']}")
+    removed, kept = today.bot(), today.bot()
+    today.subscription(f"Bot/{removed['id']}")
     today.subscription("Bot/00000000-0000-4000-8000-000000000000")
     deleted = today.subscription(f"Bot/{kept['id']}")
-    today.http.delete(f"/fhir/R4/Bot/{gone['id']}").raise_for_status()
+    today.http.delete(f"/fhir/R4/Bot/{removed['id']}").raise_for_status()
     today.http.delete(f"/fhir/R4/Subscription/{deleted['id']}").raise_for_status()
     today.create(ANN)
     assert today.events() == []

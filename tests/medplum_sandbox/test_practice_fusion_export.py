@@ -130,15 +130,15 @@ def test_deletions_are_transaction_bundles() -> None:
     """With _since: resources deleted after it, up to two a line; never in the output, and not without _since."""
     with calling(Switches.general(deleted=True)) as caller:
         source, since = caller.box.source, caller.manifest("$export")["transactionTime"]
-        gone = list(source.entries["Observation"])[:3]
-        for id_ in gone:
+        removed = list(source.entries["Observation"])[:3]
+        for id_ in removed:
             source.delete("Observation", id_, at=caller.box.now())
         found = caller.manifest(f"$export?_since={since}")
         assert [(item["type"], item["count"]) for item in found["deleted"]] == [("Bundle", 2)]
         bundles = lines(caller, found["deleted"][0])
         assert {bundle["type"] for bundle in bundles} == {"transaction"}
         requests = [entry["request"] for bundle in bundles for entry in bundle["entry"]]
-        assert requests == [{"method": "DELETE", "url": f"Observation/{id_}"} for id_ in gone]
+        assert requests == [{"method": "DELETE", "url": f"Observation/{id_}"} for id_ in removed]
         assert "deleted" not in caller.manifest("$export")
         later = found["transactionTime"]
         assert "deleted" not in caller.manifest(f"$export?_since={later}")

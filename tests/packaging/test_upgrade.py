@@ -162,7 +162,7 @@ def test_a_run_that_version_0_1_0_began_is_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sync_done", "sync_broken_off"])
-def test_a_lost_map_of_version_0_1_0_makes_nothing_twice(tmp_path: Path, name: str) -> None:
+def test_a_lost_map_of_version_0_1_0_creates_no_duplicates(tmp_path: Path, name: str) -> None:
     """Only Medplum says what exists."""
     with upgraded(name, tmp_path, WAITING) as both:
         both.folder = tmp_path / "elsewhere"

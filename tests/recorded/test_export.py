@@ -112,8 +112,8 @@ def test_an_exported_run_replays(bots: Collection, tmp_path: Path) -> None:
     """It ends as the run did, even where no answer came, and without the server; it does not contain the patient."""
     with MedplumSandbox() as medplum:
         url = stored(tmp_path, fail(bots, medplum))
-    code, told = export(url, tmp_path / "case")
-    assert code == 0, told
+    code, printed = export(url, tmp_path / "case")
+    assert code == 0, printed
     assert recorded_cases(tmp_path) == [tmp_path / "case"]
     replayed = replay(tmp_path / "case", bots)
     assert replayed.found == replayed.expected == {"action": "refused", "code": "partner-away"}

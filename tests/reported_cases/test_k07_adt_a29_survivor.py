@@ -24,7 +24,7 @@ def test_k07_adt_a29_survivor() -> None:
         live = w.server.create(
             person(name=[{"family": "Quandt", "given": ["Ilse"]}], identifier=[{"system": MRN, "value": "M-1"}])
         )
-        gone = w.server.create(
+        removed = w.server.create(
             person(
                 name=[{"family": "Quant", "given": ["Else"]}],
                 identifier=[{"system": MRN, "value": "M-2"}],
@@ -39,7 +39,7 @@ def test_k07_adt_a29_survivor() -> None:
             "MEDPLUM_CLIENT_SECRET": m.client_secret,
         }
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("medplum-bots")), "adt", "--patient", gone["id"], "--event", "A29"],
+            [str(Path(sys.executable).with_name("medplum-bots")), "adt", "--patient", removed["id"], "--event", "A29"],
             env=env,
             capture_output=True,
             text=True,

@@ -107,10 +107,10 @@ def test_a_detached_reference_is_as_if_its_target_was_never_known() -> None:
         ],
     }
     known = {Key("Patient", "p1"): "m1", Key("Observation", "o2"): "m2", Key("Observation", "o3"): "m3"}
-    gone = {"Observation/m2": Key("Observation", "o2")}
+    removed = {"Observation/m2": Key("Observation", "o2")}
     never = {key: at for key, at in known.items() if key.id != "o2"}
     stored = rewrite(sent, known, "https://source.example/fhir").resource
-    detached = detach(stored, gone, "https://source.example/fhir")
+    detached = detach(stored, removed, "https://source.example/fhir")
     assert detached == rewrite(sent, never, "https://source.example/fhir").resource
-    assert detach(detached, gone, "https://source.example/fhir") == detached
+    assert detach(detached, removed, "https://source.example/fhir") == detached
     assert repair(detached, known, "https://source.example/fhir") == stored

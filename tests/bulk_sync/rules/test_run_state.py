@@ -54,8 +54,8 @@ def test_a_task_holds_the_whole_state() -> None:
 def test_a_task_of_an_earlier_version_is_read() -> None:
     """A missing field is read as if it had never been set."""
     task = sync_task.to_task(STATE, "https://s.example")
-    held = task["contained"][0]["parameter"][-1]
-    document = json.loads(held["valueString"])
+    existing = task["contained"][0]["parameter"][-1]
+    document = json.loads(existing["valueString"])
     for name in ("writers", "cache_id"):
         del document[name]
     for name in ("edits", "seen_in", "not_exported"):
@@ -63,7 +63,7 @@ def test_a_task_of_an_earlier_version_is_read() -> None:
     document["run"]["source_errors"] = False  # fields of that version
     document["run"]["jobs"][0]["files"][0]["lines"] = 5
     document["members"] = document["run"]["members"] = {"g": ["p"]}
-    held["valueString"] = json.dumps(document)
+    existing["valueString"] = json.dumps(document)
     run = replace(RUN, edits=EditList())
     assert sync_task.from_task(task) == replace(STATE, writers=(), run=run)
 

@@ -137,8 +137,8 @@ def test_values_that_medplum_drops_or_rewrites_are_no_difference() -> None:
     """Empty values, and links into its storage."""
     sent = {"a": [], "b": "", "c": {"d": None}, "url": "Binary/abc", "e": [{}]}
     for place in ("m.example/storage", "storage.m.example/binary"):
-        held = {"url": f"https://{place}/abc/v1?Expires=1&Key-Pair-Id=k&Signature=x"}
-        assert upsert.comparable(sent) == upsert.comparable(held) | {}
+        existing = {"url": f"https://{place}/abc/v1?Expires=1&Key-Pair-Id=k&Signature=x"}
+        assert upsert.comparable(sent) == upsert.comparable(existing) | {}
     for other in ("https://m.example/x?y=1", "https://ehr.example/fhir/binary/abc?y=1"):
         assert upsert.comparable({"url": other})["url"] == other
 

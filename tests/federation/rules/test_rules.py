@@ -40,8 +40,8 @@ def document(number: int = 1, **changes: object) -> Json:
 def fits(query: str, **changes: object) -> bool:
     """Whether a document with these changes fits a query such as ``date=ge2026``."""
     pairs = [(name, value) for name, _, value in (part.partition("=") for part in query.split("&"))]
-    held = document(**{"category": CATEGORIES, "context": CONTEXT, **changes})  # type: ignore[arg-type]  # no number
-    return federation.read_query([("patient", "p"), *pairs]).fits(held)
+    existing = document(**{"category": CATEGORIES, "context": CONTEXT, **changes})  # type: ignore[arg-type]  # no number
+    return federation.read_query([("patient", "p"), *pairs]).fits(existing)
 
 
 @pytest.mark.parametrize(("given", "bare"), [("p-1", "p-1"), ("Patient/p-1", "p-1")])
@@ -276,17 +276,17 @@ def test_nothing_found_is_a_total_of_zero() -> None:
 
 def test_pages_hold_every_document_once_newest_first() -> None:
     """The next links lead to all documents; the total covers all pages; _count=0 requests only the total."""
-    held = [document(number, date=f"2026-01-0{number % 3 + 1}") for number in range(7)]
+    existing = [document(number, date=f"2026-01-0{number % 3 + 1}") for number in range(7)]
     query, seen, offset = [("patient", "p"), ("status", "current"), ("_count", "3")], [], "0"
     for expected_links in (2, 2, 1):
-        bundle = federation.searchset(federation.read_query([*query, ("_offset", offset)]), held, BASE)
+        bundle = federation.searchset(federation.read_query([*query, ("_offset", offset)]), existing, BASE)
         assert (bundle["total"], len(bundle["link"])) == (7, expected_links)
         seen += [entry["resource"]["id"] for entry in bundle["entry"]]
         following = bundle["link"][-1]["url"]
         offset = following.rpartition("_offset=")[2]
         assert "status=current&_count=3" in following
     assert seen == ["d-2", "d-5", "d-1", "d-4", "d-0", "d-3", "d-6"]
-    counted = federation.searchset(federation.read_query([("patient", "p"), ("_count", "0")]), held, BASE)
+    counted = federation.searchset(federation.read_query([("patient", "p"), ("_count", "0")]), existing, BASE)
     assert (counted["total"], "entry" in counted, len(counted["link"])) == (7, False, 1)
 
 
@@ -339,8 +339,8 @@ def test_only_current_documents_with_content_are_listed(changes: Json, expected:
 def test_confidentiality_has_a_ceiling(codes: list[str], highest: str, expected: bool) -> None:
     """The highest label counts, an unknown one counts as too high, and a missing one as configured."""
     labels = [{"coding": [{"system": CONFIDENTIALITY_SYSTEM, "code": code}]} for code in codes]
-    held = document(securityLabel=labels)
-    assert documents.may_leave(held, Rules("u", highest=highest)) is expected
+    existing = document(securityLabel=labels)
+    assert documents.may_leave(existing, Rules("u", highest=highest)) is expected
 
 
 @pytest.mark.parametrize(
@@ -353,24 +353,24 @@ def test_confidentiality_has_a_ceiling(codes: list[str], highest: str, expected:
 )
 def test_a_label_counts_in_every_element_and_with_every_system(changes: Json) -> None:
     """Any resource may carry one in its meta; earlier versions of FHIR and C-CDA name the code system otherwise."""
-    held = document(**changes)
-    assert not documents.may_leave(held, RULES)
+    existing = document(**changes)
+    assert not documents.may_leave(existing, RULES)
     open_rules = Rules("u", highest="R", show_level=True)
-    assert documents.may_leave(held, open_rules)
-    (label,) = present(held, rules=open_rules)["securityLabel"]
+    assert documents.may_leave(existing, open_rules)
+    (label,) = present(existing, rules=open_rules)["securityLabel"]
     assert label["coding"][0]["code"] == "R"
 
 
 def test_the_bytes_are_found_in_the_binary_or_the_resource() -> None:
     """Medplum rewrites Binary/{id} into a signed address: the id is read back from it."""
-    held = document(
+    existing = document(
         content=[
             {"attachment": {"url": f"https://m.example/storage/{BINARY}/v2?x=1"}},
             {"attachment": {"data": "SGk="}},
             {},
         ]
     )
-    assert documents.sources(held) == [documents.Source(binary=BINARY), documents.Source(data=b"Hi"), None]
+    assert documents.sources(existing) == [documents.Source(binary=BINARY), documents.Source(data=b"Hi"), None]
 
 
 @pytest.mark.parametrize(
@@ -411,12 +411,12 @@ CLINIC: Json = {"resourceType": "Organization", "id": "c", "active": True, "addr
 
 
 def present(
-    held: Json, *, contents: list[Content | None] | None = None, rules: Rules = RULES, own: Json | None = CLINIC
+    existing: Json, *, contents: list[Content | None] | None = None, rules: Rules = RULES, own: Json | None = CLINIC
 ) -> Json:
     """The document as the network sees it."""
     measured = contents or [Content("application/xml", 2, "hash")]
     return documents.present(
-        held, asked_id="asked", contents=measured, organizations={"Organization/h": HOSPITAL}, own=own, rules=rules
+        existing, asked_id="asked", contents=measured, organizations={"Organization/h": HOSPITAL}, own=own, rules=rules
     )
 
 
@@ -453,7 +453,7 @@ def test_a_bare_document_is_filled_from_the_clinic_and_itself() -> None:
 
 def test_the_documents_own_values_take_precedence_over_the_settings() -> None:
     """Its author, custodian, identifiers, label, format and context are passed on."""
-    held = document(
+    existing = document(
         author=[{"reference": "Practitioner/1"}, {"reference": "Organization/h"}],
         custodian={"reference": "Organization/h"},
         masterIdentifier={"value": "m"},
@@ -462,14 +462,14 @@ def test_the_documents_own_values_take_precedence_over_the_settings() -> None:
         context={"event": [{"text": "visit"}], "sourcePatientInfo": {}},
         content=[{"attachment": {"url": f"Binary/{BINARY}", "language": "en"}, "format": {"code": "f"}}],
     )
-    shown = present(held, rules=Rules("u", oid="1.2", show_level=True))
+    shown = present(existing, rules=Rules("u", oid="1.2", show_level=True))
     assert [one["name"] for one in shown["contained"]] == ["Hospital", "Hospital"]
     assert not {"meta", "extension"} & shown["contained"][0].keys()
     assert shown["author"] == [{"reference": "#author", "type": "Organization", "display": "Hospital"}]
     assert (shown["masterIdentifier"], shown["identifier"]) == ({"value": "m"}, [{"value": "i"}])
     assert (shown["securityLabel"], shown["context"]) == ([{"text": "normal"}], {"event": [{"text": "visit"}]})
     assert (shown["content"][0]["format"], shown["content"][0]["attachment"]["language"]) == ({"code": "f"}, "en")
-    assert documents.organization_references(held) == {"Organization/h"}
+    assert documents.organization_references(existing) == {"Organization/h"}
 
 
 def test_unknown_details_are_left_out() -> None:
@@ -501,8 +501,8 @@ def test_a_missing_date_is_derived_from_other_elements(changes: Json, expected: 
 
 def test_each_content_has_its_own_address() -> None:
     """Contents that can't be returned are left out; the others keep their number."""
-    held = document(content=[{}, {"attachment": {"url": f"Binary/{BINARY}"}}])
-    shown = present(held, contents=[None, Content("text/plain", 1, "h")])
+    existing = document(content=[{}, {"attachment": {"url": f"Binary/{BINARY}"}}])
+    shown = present(existing, contents=[None, Content("text/plain", 1, "h")])
     assert [content["attachment"]["url"].partition("?")[2] for content in shown["content"]] == [
         "patient=asked&content=1"
     ]

@@ -169,7 +169,7 @@ class Site:
     page: StatusPage
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def with_a_waiting_run(self) -> Iterator[None]:
         """Two versions of one resource: the first runs until the end, the second waits for it."""
         assert self.inbox is not None
         FREE.clear()

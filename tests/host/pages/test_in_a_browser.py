@@ -126,7 +126,7 @@ def test_somebody_finds_out_what_failed_and_retries_it(tab: Page, here: Site) ->
 
 def test_somebody_cancels_a_run_that_waits(tab: Page, here: Site) -> None:
     """An event that waits behind another one of its resource is found by its state, and never runs."""
-    with here.held():
+    with here.with_a_waiting_run():
         sign_in(tab)
         tab.get_by_role("region", name="Inbox").get_by_role("link").first.click()
         assert "state=waiting" in tab.url

@@ -74,13 +74,13 @@ def test_wrong_passwords_are_limited(here: Site) -> None:
 def test_a_blocked_address_may_try_again_later() -> None:
     """The limit is a time, not a lock; another address has its own count."""
     now = [0.0]
-    door = access.Access(PASSWORD, clock=lambda: now[0])
+    page_access = access.Access(PASSWORD, clock=lambda: now[0])
     for _ in range(10):
-        assert door.sign_in("a", "wrong") is None
-    assert (door.is_blocked("a"), door.is_blocked("b")) == (True, False)
+        assert page_access.sign_in("a", "wrong") is None
+    assert (page_access.is_blocked("a"), page_access.is_blocked("b")) == (True, False)
     now[0] = access.BLOCKED_SECONDS + 1.0
-    assert not door.is_blocked("a")
-    assert door.sign_in("a", PASSWORD)
+    assert not page_access.is_blocked("a")
+    assert page_access.sign_in("a", PASSWORD)
 
 
 def test_an_action_needs_the_token_of_its_own_page(here: Site) -> None:

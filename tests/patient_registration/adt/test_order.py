@@ -42,19 +42,19 @@ def test_only_what_is_surely_older_is_late(kept: str, comes: str, late: bool) ->
 
 def test_the_time_of_the_event_takes_precedence_over_that_of_the_message() -> None:
     """A message that is sent again has an old event; if both have the same event, the later message wins."""
-    held = stamped(patient(), Stamp(EHR, "20261122", "20261122100000"))
-    assert is_late(held, Stamp(EHR, "20261121", "20261122110000"))
-    assert not is_late(held, Stamp(EHR, "20261123", "20261122090000"))
-    assert is_late(held, Stamp(EHR, "20261122", "20261122090000"))
-    assert is_late(held, Stamp(EHR, "", "20261122090000"))
+    existing = stamped(patient(), Stamp(EHR, "20261122", "20261122100000"))
+    assert is_late(existing, Stamp(EHR, "20261121", "20261122110000"))
+    assert not is_late(existing, Stamp(EHR, "20261123", "20261122090000"))
+    assert is_late(existing, Stamp(EHR, "20261122", "20261122090000"))
+    assert is_late(existing, Stamp(EHR, "", "20261122090000"))
 
 
 def test_each_sender_has_a_clock_of_its_own() -> None:
     """The last stamp of each is kept beside other extensions; one without a time, or the same one, changes nothing."""
     other = {"url": "urn:x", "valueString": "y"}
-    held = stamped(patient(extension=[other]), Stamp(EHR, "20261122", "20261122100000"))
-    both = stamped(held, Stamp("LAB|EAST", "20261120"))
-    assert not is_late(held, Stamp("LAB|EAST", "20261120"))
+    existing = stamped(patient(extension=[other]), Stamp(EHR, "20261122", "20261122100000"))
+    both = stamped(existing, Stamp("LAB|EAST", "20261120"))
+    assert not is_late(existing, Stamp("LAB|EAST", "20261120"))
     assert is_late(both, Stamp(EHR, "20261121"))
     assert stamped(both, Stamp(EHR, "20261122", "20261122100000")) == both
     assert stamped(both, Stamp(EHR)) == both

@@ -196,14 +196,14 @@ def test_a_number_that_is_not_in_force_any_more_gives_way() -> None:
     """The clinic says that the number is an old one: the patient's own registration moves to the one in force."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     before = [{"system": "urn:mrn", "value": "M-1"}, HG]
-    held = registered(build(patient(identifier=before), policy))
+    stored = registered(build(patient(identifier=before), policy))
     for mark in ({"use": "old"}, {"period": {"end": "2020"}}):
         after = [{**before[0], **mark}, {"system": "urn:mrn", "value": "M-2"}]
-        moved = plan(patient(identifier=[*after, HG]), found(by_demographics=[held]), policy)
+        moved = plan(patient(identifier=[*after, HG]), found(by_demographics=[stored]), policy)
         assert isinstance(moved, Update)
         assert [entry["value"] for entry in moved.body["identifier"]] == ["hg-1", "M-2"]
         # Only the recorded id says whose registration it is: an old number may have been another patient's.
-        assert code(plan(patient(identifier=after), found(by_demographics=[held]), policy)) == "registered-as-another"
+        assert code(plan(patient(identifier=after), found(by_demographics=[stored]), policy)) == "registered-as-another"
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_a_contact_point_is_sent_once() -> None:
 
 def test_an_unchanged_patient_is_left_alone() -> None:
     """Registering a registered patient writes nothing, whatever the case of the letters."""
-    held = registered(build(patient(), POLICY), birthDate="1980-02-29")
-    held["name"] = [{"use": "usual", "family": "SOMMER", "given": ["ANNA", "MARIA"]}]
-    assert plan(patient(), found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+    stored = registered(build(patient(), POLICY), birthDate="1980-02-29")
+    stored["name"] = [{"use": "usual", "family": "SOMMER", "given": ["ANNA", "MARIA"]}]
+    assert plan(patient(), found(by_identifier=[stored]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,11 @@ def test_an_unchanged_patient_is_left_alone() -> None:
 )
 def test_a_change_of_demographics_is_put_and_their_identifiers_stay(changes: Json, changed: tuple[str, ...]) -> None:
     """Read, merge, put with the version that was read; Health Gorilla's own identifiers are kept."""
-    held = registered(build(patient(), POLICY), text={"div": "stale"}, extension=[{"url": "x"}])
-    answer = plan(patient(**changes), found(by_identifier=[held]), POLICY)
+    stored = registered(build(patient(), POLICY), text={"div": "stale"}, extension=[{"url": "x"}])
+    answer = plan(patient(**changes), found(by_identifier=[stored]), POLICY)
     assert isinstance(answer, Update)
     assert (answer.id, answer.changed, answer.body["meta"]) == ("hg-1", changed, {"versionId": "4"})
-    assert answer.body["identifier"] == held["identifier"]
+    assert answer.body["identifier"] == stored["identifier"]
     assert answer.body["extension"] == [{"url": "x"}]
     assert "text" not in answer.body
     assert answer.body.get("telecom") == build(patient(**changes), POLICY).get("telecom")
@@ -267,8 +267,8 @@ def test_a_change_of_demographics_is_put_and_their_identifiers_stay(changes: Jso
 
 def test_a_registration_without_version_is_put_without_one() -> None:
     """If no version was returned, no If-Match is sent."""
-    held = registered(build(patient(), POLICY), gender="male", meta=None)
-    answer = plan(patient(), found(by_identifier=[held]), POLICY)
+    stored = registered(build(patient(), POLICY), gender="male", meta=None)
+    answer = plan(patient(), found(by_identifier=[stored]), POLICY)
     assert isinstance(answer, Update)
     assert "meta" not in answer.body
 
@@ -283,8 +283,8 @@ def test_several_matches_are_for_a_person() -> None:
 
 def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
     """A patient whom Health Gorilla knows without our id is adopted, not duplicated."""
-    held = registered(build(patient(), POLICY), identifier=[HG])
-    answer = plan(patient(), found(by_demographics=[held]), POLICY)
+    stored = registered(build(patient(), POLICY), identifier=[HG])
+    answer = plan(patient(), found(by_demographics=[stored]), POLICY)
     assert isinstance(answer, Update)
     assert answer.changed == ("identifier",)
     assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
@@ -300,23 +300,23 @@ def test_a_patient_found_by_demographics_gets_our_identifier() -> None:
 )
 def test_a_loose_hit_of_the_search_is_nobody(loose: Json) -> None:
     """Only family, first given name and birth date together make a match."""
-    held = registered(build(patient(), POLICY), identifier=[HG], **loose)
-    assert isinstance(plan(patient(), found(by_demographics=[held]), POLICY), Create)
+    stored = registered(build(patient(), POLICY), identifier=[HG], **loose)
+    assert isinstance(plan(patient(), found(by_demographics=[stored]), POLICY), Create)
 
 
 def test_another_gender_under_the_same_name_is_for_a_person() -> None:
     """Twins and errors look the same; the plan does not guess."""
-    held = registered(build(patient(), POLICY), identifier=[HG], gender="male")
-    assert code(plan(patient(), found(by_demographics=[held]), POLICY)) == "contradictory-demographics"
+    stored = registered(build(patient(), POLICY), identifier=[HG], gender="male")
+    assert code(plan(patient(), found(by_demographics=[stored]), POLICY)) == "contradictory-demographics"
 
 
 @pytest.mark.parametrize("family", ["Winter", "Sommer"])
 def test_somebody_else_under_our_identifier_is_for_a_person(family: str) -> None:
     """An id that was used for another person, of the same family too, must not carry this one's data."""
     other = patient(name=[{"family": family, "given": ["Bo"]}], birthDate="1950-01-01")
-    held = registered(build(other, POLICY))
-    assert code(plan(patient(), found(by_identifier=[held]), POLICY)) == "contradictory-demographics"
-    assert isinstance(plan(patient(), found(by_identifier=[held]), POLICY, Context(force=True)), Update)
+    stored = registered(build(other, POLICY))
+    assert code(plan(patient(), found(by_identifier=[stored]), POLICY)) == "contradictory-demographics"
+    assert isinstance(plan(patient(), found(by_identifier=[stored]), POLICY, Context(force=True)), Update)
 
 
 def test_somebody_else_under_the_recorded_id_is_for_a_person() -> None:
@@ -331,8 +331,8 @@ def test_a_changed_identifier_is_refused_unless_forced() -> None:
     """Queries ask by the id: changing it silently would lose the patient's documents."""
     policy = replace(POLICY, identifier_system="urn:mrn")
     before, after = ([{"system": "urn:mrn", "value": value}, HG] for value in ("M-1", "M-2"))
-    held = registered(build(patient(identifier=before), policy))
-    known = found(by_demographics=[held])
+    stored = registered(build(patient(identifier=before), policy))
+    known = found(by_demographics=[stored])
     assert code(plan(patient(identifier=after), known, policy)) == "identifier-changed"
     forced = plan(patient(identifier=after), known, policy, Context(force=True))
     assert isinstance(forced, Update)
@@ -341,22 +341,22 @@ def test_a_changed_identifier_is_refused_unless_forced() -> None:
 
 def test_a_changed_system_is_a_changed_identifier() -> None:
     """After a change of the system, the type PT distinguishes our identifiers from others."""
-    held = registered(build(patient(), replace(POLICY, patient_system="urn:oid:1.2.3")))
-    assert code(plan(patient(identifier=[HG]), found(recorded=held), POLICY)) == "identifier-changed"
+    stored = registered(build(patient(), replace(POLICY, patient_system="urn:oid:1.2.3")))
+    assert code(plan(patient(identifier=[HG]), found(recorded=stored), POLICY)) == "identifier-changed"
 
 
 def test_a_patient_registered_under_another_id_is_for_a_person() -> None:
     """Two Medplum Patients of one person are merged by a person, not by the bot, even when forced."""
-    held = registered(build(patient(id="another"), POLICY))
+    stored = registered(build(patient(id="another"), POLICY))
     for force in (False, True):
-        answer = plan(patient(), found(by_demographics=[held]), POLICY, Context(force=force))
+        answer = plan(patient(), found(by_demographics=[stored]), POLICY, Context(force=force))
         assert code(answer) == "registered-as-another"
 
 
 def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() -> None:
     """The id of a merged record leads here already; one of another system is not that record's."""
-    held = registered(build(patient(id="former"), POLICY))
-    answer = plan(patient(), found(by_identifier=[held]), POLICY, Context(former=("former",)))
+    stored = registered(build(patient(id="former"), POLICY))
+    answer = plan(patient(), found(by_identifier=[stored]), POLICY, Context(former=("former",)))
     assert isinstance(answer, Update)
     assert [entry["value"] for entry in answer.body["identifier"]] == ["hg-1", PATIENT_ID]
     elsewhere = registered(build(patient(id="former"), replace(POLICY, patient_system="urn:oid:1.2.3")))
@@ -366,9 +366,9 @@ def test_a_patient_takes_over_the_registration_of_one_that_was_merged_into_it() 
 
 def test_the_recorded_id_must_be_the_found_one() -> None:
     """Medplum's id is checked on every run; with force, the registration under our own id is used instead."""
-    held = registered(build(patient(), POLICY), "hg-2")
-    assert code(plan(patient(identifier=[HG]), found(by_identifier=[held]), POLICY)) == "health-gorilla-id-differs"
-    assert plan(patient(identifier=[HG]), found(by_identifier=[held]), POLICY, Context(force=True)) == NothingToDo(
+    stored = registered(build(patient(), POLICY), "hg-2")
+    assert code(plan(patient(identifier=[HG]), found(by_identifier=[stored]), POLICY)) == "health-gorilla-id-differs"
+    assert plan(patient(identifier=[HG]), found(by_identifier=[stored]), POLICY, Context(force=True)) == NothingToDo(
         "hg-2", PATIENT_ID
     )
 
@@ -389,8 +389,8 @@ def test_a_vanished_registration_is_for_a_person_unless_forced() -> None:
 
 def test_an_inactive_registration_is_for_a_person() -> None:
     """What Health Gorilla has put out of use is not written to."""
-    held = registered(build(patient(), POLICY), active=False)
-    assert code(plan(patient(), found(by_identifier=[held]), POLICY)) == "registration-inactive"
+    stored = registered(build(patient(), POLICY), active=False)
+    assert code(plan(patient(), found(by_identifier=[stored]), POLICY)) == "registration-inactive"
 
 
 @pytest.mark.parametrize(
@@ -455,14 +455,14 @@ def test_the_registered_id_may_be_a_record_number() -> None:
 def test_a_second_record_number_leaves_the_registered_one_alone(number: str) -> None:
     """Whichever of the two the index knows stays the id, and a change of the patient arrives under it."""
     policy = replace(POLICY, identifier_system="urn:mrn")
-    held = registered(build(patient(identifier=[{"system": "urn:mrn", "value": number}]), policy))
+    stored = registered(build(patient(identifier=[{"system": "urn:mrn", "value": number}]), policy))
     both = [{"system": "urn:mrn", "value": value} for value in ("M-2", "M-1")]
-    unchanged = plan(patient(identifier=both), found(by_identifier=[held]), policy)
+    unchanged = plan(patient(identifier=both), found(by_identifier=[stored]), policy)
     assert unchanged == NothingToDo("hg-1", number)
-    moved = plan(patient(identifier=both, gender="male"), found(by_identifier=[held]), policy)
+    moved = plan(patient(identifier=both, gender="male"), found(by_identifier=[stored]), policy)
     assert isinstance(moved, Update)
     assert (moved.changed, moved.external_id) == (("gender",), number)
-    assert moved.body["identifier"] == held["identifier"]
+    assert moved.body["identifier"] == stored["identifier"]
 
 
 def test_a_social_security_number_is_never_the_registered_id() -> None:
@@ -489,20 +489,20 @@ def test_the_id_is_written_back_once() -> None:
 
 def test_a_registration_ended_here_is_revived_here() -> None:
     """A registration that the bot deactivated is activated again; any other inactive one needs a person."""
-    held = registered(build(patient(), POLICY), active=False)
-    revived = plan(patient(identifier=[{**HG, "use": "old"}]), found(by_identifier=[held]), POLICY)
+    stored = registered(build(patient(), POLICY), active=False)
+    revived = plan(patient(identifier=[{**HG, "use": "old"}]), found(by_identifier=[stored]), POLICY)
     assert isinstance(revived, Update)
     assert (revived.changed, revived.body["active"]) == (("active",), True)
 
 
 def test_a_registration_is_ended_once() -> None:
     """By identifier, or by the recorded id; one that is inactive already needs nothing."""
-    held = registered(build(patient(), POLICY))
-    (ending,) = registration.endings(read(patient()), found(by_identifier=[held]))
-    assert (ending.id, ending.body) == ("hg-1", {**held, "active": False})
-    known = found(by_demographics=[held, registered(build(patient(), POLICY), "hg-9")])
+    stored = registered(build(patient(), POLICY))
+    (ending,) = registration.endings(read(patient()), found(by_identifier=[stored]))
+    assert (ending.id, ending.body) == ("hg-1", {**stored, "active": False})
+    known = found(by_demographics=[stored, registered(build(patient(), POLICY), "hg-9")])
     assert [each.id for each in registration.endings(read(patient(identifier=[HG])), known)] == ["hg-1"]
-    assert registration.endings(read(patient()), found(recorded={**held, "active": False})) == []
+    assert registration.endings(read(patient()), found(recorded={**stored, "active": False})) == []
 
 
 @pytest.mark.parametrize(
@@ -510,9 +510,9 @@ def test_a_registration_is_ended_once() -> None:
 )
 def test_an_identifier_of_unknown_shape_is_left_alone(junk: Json) -> None:
     """Only a real PT type or our system makes an identifier ours."""
-    held = registered(build(patient(), POLICY))
-    held["identifier"].append(junk)
-    assert plan(patient(), found(by_identifier=[held]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
+    stored = registered(build(patient(), POLICY))
+    stored["identifier"].append(junk)
+    assert plan(patient(), found(by_identifier=[stored]), POLICY) == NothingToDo("hg-1", PATIENT_ID)
 
 
 def test_the_id_of_a_merged_record_leaves_the_registration() -> None:
@@ -528,9 +528,9 @@ def test_the_id_of_a_merged_record_leaves_the_registration() -> None:
 @pytest.mark.parametrize("known_by", ["another", "hg-1"])
 def test_a_patient_marked_as_not_the_same_is_another_person(known_by: str) -> None:
     """By the registered id of the other, or by the other's Health Gorilla id."""
-    held = registered(build(patient(id="another"), POLICY))
-    told = Context(not_same=frozenset({known_by}))
-    assert isinstance(plan(patient(), found(by_demographics=[held]), POLICY, told), Create)
+    stored = registered(build(patient(id="another"), POLICY))
+    result = Context(not_same=frozenset({known_by}))
+    assert isinstance(plan(patient(), found(by_demographics=[stored]), POLICY, result), Create)
 
 
 def test_a_merged_record_is_never_a_namesake() -> None:
@@ -546,8 +546,8 @@ def test_of_two_registrations_the_one_recorded_in_medplum_counts() -> None:
     policy = replace(POLICY, identifier_system="urn:mrn")
     numbers = [{"system": "urn:mrn", "value": value} for value in ("M-1", "M-2")]
     ours = patient(identifier=[*numbers, HG])
-    held = [
+    stored = [
         registered(build(patient(identifier=[each]), policy), hg)
         for each, hg in zip(numbers, ("hg-9", "hg-1"), strict=True)
     ]
-    assert plan(ours, found(by_identifier=held), policy) == NothingToDo("hg-1", "M-2")
+    assert plan(ours, found(by_identifier=stored), policy) == NothingToDo("hg-1", "M-2")
