@@ -81,6 +81,12 @@ class Server:
         while mark.exists() and time.monotonic() < end:
             never.wait(0.05)
 
+    def set_read_only(self, wanted: bool) -> None:
+        """Take no writes, as after a failover to a standby, or take them again; open connections are included."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if wanted else 'off'}".encode())
+            connection.execute("SELECT pg_reload_conf()")
+
     def close(self) -> None:
         """End, and remove the folder."""
         for guard in self._guards:

@@ -28,6 +28,7 @@ from bot_layer.bot.ping import Standing
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError
 from bot_layer.fhir.json import Json
 from bot_layer.host import retention, storage
+from bot_layer.host.at_once import AtOnce
 from bot_layer.host.guard import Guard
 from bot_layer.host.heartbeat import Heartbeat, new_host_id
 from bot_layer.host.history import Entry, History, Stopwatch, word
@@ -109,14 +110,19 @@ class Inbox:
         self._heartbeat = Heartbeat(
             settings.database_url, settings.host_id, limit=settings.takeover_seconds, occurrences=occurrences
         )
-        self._probe = storage.Probe(settings.database_url)
-        self._ran_at_once: set[str] = set()
+        self._at_once = AtOnce(self.enqueue)
+        self._probe = storage.Probe(settings.database_url, self._store_late)
         self._launched = False
 
     @property
     def ready(self) -> bool:
         """True while events can be stored."""
-        return self._launched and self._probe.ok
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """Why events can't be stored, and what to do; empty while they can."""
+        return self._probe.problem if self._launched else "The host is starting or stopping."
 
     def launch(self) -> None:
         """Resume what an earlier process left, and start running. ConfigError if the database can't be used."""
@@ -167,26 +173,40 @@ class Inbox:
         taken = rules.intake(envelope, handler.bot.name, admitted, now=now)
         if taken is None:
             return None
-        reason = self._store(taken, envelope)
-        if reason is None:
+        if self._at_once.is_known(taken.id):
             return taken.id
-        _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, reason)
-        self.forget(taken.id)
-        return None
-
-    def _store(self, taken: Intake, envelope: Json) -> str | None:
-        """Store an event; returns None, or the reason why it could not be stored."""
-        if not self._probe.ok:
-            return "the database takes none"
         try:
-            if storage.within(storage.STORE_SECONDS, lambda: self.enqueue(taken, envelope)):
-                return None
+            self._store(taken, envelope)
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
-            self._probe.doubt()
-            return type(fault).__name__
-        self._probe.doubt()
-        self._ran_at_once.add(taken.id)  # DBOS keeps trying to store it
-        return "the database took too long"
+            reason = type(fault.__cause__ or fault).__name__
+            _log.error("An event of %s was not stored and runs at once: %s", handler.bot.name, reason)
+            self._probe.doubt(fault)
+            self._at_once.begin(taken.id)
+            self.forget(taken.id)
+            return None
+        return taken.id
+
+    def ended_at_once(
+        self, handler: Handler, envelope: Json, admitted: Admitted, cause: BotError | None, *, now: datetime
+    ) -> None:
+        """Note how an event ended that ``take`` did not store, with the same arguments."""
+        taken = rules.intake(envelope, handler.bot.name, admitted, now=now)
+        if taken is not None:
+            self._at_once.end(taken, envelope, cause)
+
+    def _store(self, taken: Intake, envelope: Json) -> None:
+        if not self._probe.ok:
+            raise storage.NotStored
+        if not storage.within(storage.STORE_SECONDS, lambda: self.enqueue(taken, envelope)):
+            raise storage.NotStored from TimeoutError()
+
+    def _store_late(self) -> None:
+        """Store the events that ran at once."""
+        try:
+            if not storage.within(storage.STORE_SECONDS, self._at_once.store):
+                raise storage.NotStored
+        except error.DBOSException as fault:
+            raise storage.NotStored from fault
 
     def enqueue(self, taken: Intake, envelope: Json | None = None) -> None:
         """Store an event; an existing one with the same id is not changed."""
@@ -240,9 +260,8 @@ class Inbox:
             handler = self._bots.named(record["bot"])
         except InputError as unknown:
             return Verdict("dead", unknown.code)
-        if event_id in self._ran_at_once:
-            self._ran_at_once.discard(event_id)
-            return Verdict("done", "ran-at-once")
+        if (at_once := self._at_once.verdict(event_id, record)) is not None:
+            return at_once
         envelope = self._vault.get(event_id, record.get("sealed"))
         if envelope is not None:
             history = self._history

@@ -143,26 +143,24 @@ class Dispatcher:
         call.envelope, call.body = read_envelope(call.body, login), b""
         call.envelope["bot"] = {"reference": f"Bot/{admitted.bot_id}"}  # a later run may only be of this Bot
         call.handler = handler
+        inbox, now = self.settings.inbox, datetime.fromtimestamp(self.settings.now(), UTC)
+        kind = kind_of(call.envelope)
         try:
-            event_id = self._stored(handler, call.envelope, admitted)
-            if event_id is not None:
-                return queued(event_id)
-            may_wait = kind_of(call.envelope) != "call"
-            with turn.of_bot(handler.bot.name, timeout=handler.bot.timeout, may_wait=may_wait):
-                return self._invoke(handler, call.envelope)
+            if kind == "subscription":
+                require_watch(handler)
+            if inbox is not None and not is_own_change(call.envelope):
+                event_id = inbox.take(handler, call.envelope, admitted, now=now)
+                if event_id is not None:
+                    return queued(event_id)
+            with turn.of_bot(handler.bot.name, timeout=handler.bot.timeout, may_wait=kind != "call"):
+                result = self._invoke(handler, call.envelope)
         except InputError as error:
             return self._refused(error)
         except TransientError as error:
             return self._failed(handler, call.envelope, error)
-
-    def _stored(self, handler: Handler, envelope: Json, admitted: Admitted) -> str | None:
-        """The id of an event stored in the inbox; None if it runs now."""
-        inbox, now = self.settings.inbox, datetime.fromtimestamp(self.settings.now(), UTC)
-        if kind_of(envelope) == "subscription":
-            require_watch(handler)
-        if inbox is None or is_own_change(envelope):
-            return None
-        return inbox.take(handler, envelope, admitted, now=now)
+        if inbox is not None:
+            inbox.ended_at_once(handler, call.envelope, admitted, result.error, now=now)
+        return result
 
     def _failed(self, handler: Handler, envelope: Json, error: TransientError) -> Result:
         _log.warning("%s ended with %s", handler.bot.name, error.code)
@@ -264,9 +262,10 @@ def app(settings: HostSettings) -> Starlette:
         return _json(200, {"ok": True, "bots": len(settings.bots.handlers)})
 
     async def readyz(_request: Request) -> Response:
-        ready = settings.inbox is None or settings.inbox.ready
+        problem = settings.inbox.problem if settings.inbox else ""
         installation = settings.inbox.installation if settings.inbox else settings.installation
-        return _json(200 if ready else 503, {"ok": ready}, {INSTALLATION: installation})
+        answer = {"ok": False, "problem": problem} if problem else {"ok": True}
+        return _json(503 if problem else 200, answer, {INSTALLATION: installation})
 
     async def figures(_request: Request) -> Response:
         return Response(metrics.page(await counts.get(wait=0.5)), media_type=CONTENT_TYPE)

@@ -11,11 +11,12 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,9 @@ _PROBE_SECONDS: Final = 2.0
 _NO_SUCH_DATABASE: Final = re.compile(r'database "[^"]*" does not exist')  # DBOS creates it
 _TRIAL: Final = sa.Table("bot_trial", sa.MetaData(), sa.Column("data", sa.LargeBinary, nullable=False))
 _TRIAL_BYTES: Final = 256 * 1024
+_NO_WRITES: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_READ_ONLY: Final = "25006"  # PostgreSQL's read_only_sql_transaction: a standby, or a primary that takes no writes
+_given_up: Final[ContextVar[threading.Event | None]] = ContextVar("given_up", default=None)
 _log = logging.getLogger(__name__)
 
 
@@ -49,14 +53,34 @@ def open_engine(url: str, *tables: sa.Table, seconds: int = _LOCK_SECONDS) -> sa
     return engine
 
 
-@sa.event.listens_for(sa.Engine, "handle_error")
-def _no_connection(context: sa.ExceptionContext) -> None:
-    """Treat every connection failure as transient; DBOS does so only for those whose text it recognizes.
+class NotStored(sa.exc.SQLAlchemyError):
+    """An event can't be stored now. DBOS does not repeat it, so the event runs at once."""
 
-    DBOS would take a missing socket or host name for a permanent error, and would abandon the run.
+
+class ReadOnly(sa.exc.SQLAlchemyError):
+    """The PostgreSQL server takes no writes."""
+
+
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _repeat_until_writable(context: sa.ExceptionContext) -> None:
+    """Let DBOS repeat what it would give up, and give up what it would repeat.
+
+    DBOS repeats a statement only after an error that it recognizes as a lost connection. After any other one it
+    abandons the run, which then counts as running until the next start. So every failed connection, and every database
+    that takes no writes, counts as a lost connection, also because a later connection may reach another server. An
+    event that is being stored has no time for that.
     """
-    if context.connection is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
-        context.is_disconnect = True
+    failed = context.connection is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
+    refused = _takes_no_writes(context.original_exception)
+    context.is_disconnect = context.is_disconnect or failed or refused
+    given_up = _given_up.get()
+    if given_up is not None and (refused or given_up.is_set()):
+        raise NotStored
+
+
+def _takes_no_writes(fault: BaseException | None) -> bool:
+    """True for a database that is read-only or full. (DBOS itself repeats after PostgreSQL's ``disk_full``.)"""
+    return getattr(fault, "sqlite_errorcode", 0) & 0xFF in _NO_WRITES or getattr(fault, "sqlstate", "") == _READ_ONLY
 
 
 def installation(url: str) -> str:
@@ -82,22 +106,34 @@ def require_usable(url: str) -> None:
 
 
 def unusable(url: str, fault: Exception) -> ConfigError:
-    """An error that says what to do about an unusable database, without the database's own text, which quotes its
-    address."""
+    """The ConfigError for a database that can't be used at start."""
+    return ConfigError(advice(url, fault), code="inbox-unusable")
+
+
+def advice(url: str, fault: BaseException) -> str:
+    """A sentence that says what to do about a database that can't be used, without the database's own text, which
+    quotes its address."""
+    cause = getattr(fault, "orig", None) or fault.__cause__ or fault
     if not url.startswith("sqlite"):
-        return ConfigError(
+        if isinstance(fault, ReadOnly) or _takes_no_writes(cause):
+            return (
+                "The inbox's PostgreSQL is read-only: make it writable, or set BOT_HOST_DATABASE_URL to the primary "
+                "server."
+            )
+        return (
             "The inbox's PostgreSQL can't be used: check that it runs, and the address, login and rights in "
-            "BOT_HOST_DATABASE_URL.",
-            code="inbox-unusable",
+            "BOT_HOST_DATABASE_URL."
         )
-    words = str(getattr(fault, "orig", fault))
+    words = str(cause)
     if "locked" in words:
-        what = "is locked by another program: end that program (a backup, a database browser) and start again."
+        what = "is locked by another program: end that program (a backup, a database browser)."
     elif "not a database" in words or "malformed" in words:
         what = "is damaged: restore it from a backup, or move it away to start with an empty inbox."
-    else:
+    elif "unable to open" in words:
         what = "can't be opened: check that its folder exists and that this user may write there."
-    return ConfigError(f"The inbox's file {sa.make_url(url).database} {what}", code="inbox-unusable")
+    else:
+        what = "can't be written: check that its disk has room, is not read-only, and that this user may write there."
+    return f"The inbox's file {sa.make_url(url).database} {what}"
 
 
 def time_of(engine: sa.Engine) -> datetime:
@@ -109,13 +145,13 @@ def time_of(engine: sa.Engine) -> datetime:
 
 
 def write_nothing(engine: sa.Engine) -> None:
-    """Take and release the write lock; SQLAlchemyError if the database does not grant it in time."""
+    """Take and release the write lock; SQLAlchemyError if the database does not grant it in time, or is read-only."""
     with engine.connect() as connection:
         if engine.url.get_backend_name() == "sqlite":
             connection.exec_driver_sql("PRAGMA schema_version")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.execute(sa.text("SELECT 1"))
+        elif connection.execute(sa.text("SHOW transaction_read_only")).scalar() == "on":
+            raise ReadOnly
         connection.rollback()
 
 
@@ -137,9 +173,10 @@ def private_file(path: str | None) -> None:
 
 
 def within(seconds: float, work: Callable[[], None]) -> bool:
-    """True once the work is done; False if it takes longer and continues in its thread. Raises what the work raises."""
+    """True once the work is stored; False if it takes longer: then it is not repeated. Raises what the work raises."""
     done: Future[None] = Future()
-    context = copy_context()
+    context, given_up = copy_context(), threading.Event()
+    context.run(_given_up.set, given_up)
 
     def run() -> None:
         try:
@@ -153,29 +190,38 @@ def within(seconds: float, work: Callable[[], None]) -> bool:
     try:
         done.result(seconds)
     except TimeoutError:
+        given_up.set()
         return False
     return True
 
 
 class Probe:
-    """Whether the database accepts events (``ok``), checked every two seconds from ``start`` to ``stop``.
+    """Whether the database accepts events, checked every two seconds from ``start`` to ``stop``.
 
-    On an idle host the check writes nothing. After an event was not stored (``doubt``), only a successful write counts.
+    ``problem`` says what to do if it does not; else it is empty. On an idle host the check writes nothing. After an
+    event was not stored (``doubt``), only a successful write counts. ``then`` runs after each successful check; if it
+    raises, the database does not accept events.
     """
 
-    def __init__(self, url: str) -> None:
-        self.ok = True
+    def __init__(self, url: str, then: Callable[[], None] = lambda: None) -> None:
+        self.problem = ""
+        self._url, self._then = url, then
         self._engine = open_engine(url)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="inbox-probe", daemon=True)
+
+    @property
+    def ok(self) -> bool:
+        """True while events are accepted."""
+        return not self.problem
 
     def start(self) -> None:
         """Start checking."""
         self._thread.start()
 
-    def doubt(self) -> None:
+    def doubt(self, fault: BaseException) -> None:
         """An event was not stored: report the database as unavailable until a write succeeds."""
-        self.ok = False
+        self._set(self.problem or advice(self._url, fault))
 
     def stop(self) -> None:
         """Stop checking."""
@@ -187,14 +233,18 @@ class Probe:
         """Check once, and log a change."""
         try:
             (write_nothing if self.ok else write_something)(self._engine)
+            self._then()
         except sa.exc.SQLAlchemyError as fault:
-            if self.ok:
-                _log.error("The inbox's database takes no events; they run at once: %s", type(fault).__name__)
-            self.ok = False
+            self._set(advice(self._url, fault))
         else:
-            if not self.ok:
-                _log.warning("The inbox's database takes events again.")
-            self.ok = True
+            self._set("")
+
+    def _set(self, problem: str) -> None:
+        if problem and problem != self.problem:
+            _log.error("The database takes no events; they run at once. %s", problem)
+        elif self.problem and not problem:
+            _log.warning("The inbox's database takes events again.")
+        self.problem = problem
 
     def _repeat(self) -> None:
         while not self._stopped.wait(_PROBE_SECONDS):

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+import sqlalchemy as sa
 
 from bot_layer.errors import BotError, ConfigError
+from bot_layer.fhir.json import Json
 from bot_layer.host import storage
 from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.rules.relay_signature import sign
@@ -25,7 +27,7 @@ from bot_layer.host.runs import open_runs
 from bot_layer.http.transport import Transport
 from bot_layer.medplum.client import connect_client
 from tests.host.process import until
-from tests.host.test_inbox import AT, NOW, Script, Trusting, changed, ended, running
+from tests.host.test_inbox import AT, BUSY, NOW, Script, Trusting, changed, ended, running
 from tests.host.world import TokenServer, bot_resource, envelope, hosted
 from tests.postgres import Server
 
@@ -101,6 +103,136 @@ def test_a_file_that_may_only_be_read_is_one_sentence() -> None:
             if is_root:
                 os.seteuid(0)
             Path(folder).chmod(0o755)
+
+
+@contextmanager
+def read_only() -> Iterator[None]:
+    """SQLite refuses each write of this process, also on connections that were opened before."""
+
+    def refuse(connection: Any, _record: Any, _proxy: Any) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    def grant(connection: Any, _record: Any) -> None:
+        if connection is not None:
+            connection.execute("PRAGMA query_only = OFF")
+
+    sa.event.listen(sa.pool.Pool, "checkout", refuse)
+    sa.event.listen(sa.pool.Pool, "checkin", grant)
+    try:
+        yield
+    finally:
+        sa.event.remove(sa.pool.Pool, "checkout", refuse)
+        sa.event.remove(sa.pool.Pool, "checkin", grant)
+
+
+@contextmanager
+def standby(server: Server) -> Iterator[None]:
+    """A PostgreSQL that answers and takes no writes."""
+    server.set_read_only(True)
+    try:
+        yield
+    finally:
+        server.set_read_only(False)
+
+
+class Refusals:
+    """Counts the steps of runs whose results the database refused."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, context: sa.ExceptionContext) -> None:
+        self.count += "operation_outputs" in (context.statement or "")
+
+    def __enter__(self) -> Self:
+        sa.event.listen(sa.Engine, "handle_error", self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sa.event.remove(sa.Engine, "handle_error", self)
+
+
+def event_of(medplum: TokenServer, resource_id: str) -> Json:
+    """A Subscription's event about a Patient that the server has."""
+    patient = {"resourceType": "Patient", "id": resource_id, "meta": {"versionId": "1"}}
+    medplum.add(patient)
+    return envelope(medplum, "token-script", patient, headers={"X-Medplum-Subscription": "s"})
+
+
+@pytest.mark.parametrize("fault", ["sqlite-read-only", "sqlite-full", "postgresql-standby"])
+def test_a_database_that_takes_no_writes_in_the_middle_of_a_run(
+    fault: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Events run at once, each once; ``/readyz`` says what to do; afterwards every run ends, without a restart."""
+    url, word, away = f"sqlite:///{tmp_path / 'inbox.sqlite'}", "its disk has room, is not read-only", read_only()
+    if fault == "sqlite-full":
+        away = no_room()
+    elif fault == "postgresql-standby":
+        server: Server = request.getfixturevalue("own_postgres")
+        url, word, away = server.url, "PostgreSQL is read-only", standby(server)
+    gate, medplum = threading.Event(), TokenServer()
+    script = Script(gate, None, BUSY)
+    medplum.login("token-script", bot_resource("b-1", "test/script"))
+    inbox = Inbox(script.bots, InboxSettings(url, key=KEY, first_pause=0.01, polling=0.02), environ={})
+    with medplum.server, hosted(medplum, bots=script.bots, inbox=inbox) as (client, _), Refusals() as refusals:
+        medplum.subscribe("Bot/b-1", criteria="Patient")
+
+        def send(resource_id: str) -> str:
+            return str(client.post("/bot-b-1", json=event_of(medplum, resource_id)).json()["logResult"])
+
+        inbox.launch()
+        try:
+            assert send("before").startswith("queued")
+            script.wait_for(1)
+            with away:
+                if fault != "sqlite-full":  # a full disk still grants the right to write
+                    until(lambda: client.get("/readyz").status_code == 503)
+                gate.set()
+                until(lambda: refusals.count > 0)
+                assert not send("meanwhile").startswith("queued")
+                assert send("meanwhile").startswith("queued"), "delivered again, it is known"
+                assert not send("busy").startswith("queued")
+                found = client.get("/readyz")
+                assert (found.status_code, word in found.json()["problem"]) == (503, True)
+            until(lambda: client.get("/readyz").status_code == 200)
+            assert send("after").startswith("queued")
+            with open_runs(url, KEY) as runs:
+                until(lambda: [run.state for run in runs.listed()] == ["done"] * 4)
+                codes = {run.resource.removeprefix("Patient/"): run.code for run in runs.listed()}
+        finally:
+            gate.set()
+            inbox.close(grace=5)
+    assert codes == {"before": "", "meanwhile": "ran-at-once", "busy": "", "after": ""}
+    assert sorted(script.seen) == ["after/1", "before/1", "busy/1", "busy/1", "meanwhile/1"]
+
+
+def test_a_host_that_starts_on_a_standby_is_one_sentence(own_postgres: Server) -> None:
+    """It says that PostgreSQL is read-only."""
+    with standby(own_postgres), pytest.raises(ConfigError, match="PostgreSQL is read-only"):
+        storage.require_usable(own_postgres.url)
+
+
+def test_an_event_that_ran_at_once_is_not_run_by_another_host(
+    own_postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be stored in time is not stored later as an event that waits, but as a run that has ended."""
+    monkeypatch.setattr(storage, "STORE_SECONDS", 0.1)
+    script = Script()
+    inbox = Inbox(script.bots, InboxSettings(own_postgres.url, key=KEY, polling=0.02), environ={}, guard=Trusting({}))
+    inbox.launch()
+    try:
+        own_postgres.stop()
+        assert inbox.take(script.handler, changed("a", "1"), AT, now=NOW) is None
+        inbox.ended_at_once(script.handler, changed("a", "1"), AT, None, now=NOW)
+        own_postgres.start()
+        until(lambda: inbox.ready)
+        with open_runs(own_postgres.url, KEY) as runs:
+            (run,) = ended(runs, 1)
+            again = runs.again(run.id, only_failed=False)
+            until(lambda: runs.one(again).state == "dead")
+    finally:
+        inbox.close(grace=5)
+    assert (run.state, run.code, script.seen) == ("done", "ran-at-once", [])
 
 
 def test_a_packed_request_is_not_unpacked() -> None:

@@ -40,7 +40,9 @@ def test_while_the_database_is_locked_events_run_at_once_and_the_host_is_not_rea
     with running(tmp_path, script) as (inbox, runs), caplog.at_level(logging.ERROR):
         with locked(tmp_path / "inbox.sqlite"):
             assert inbox.take(script.handler, changed("a", "1"), AT, now=NOW) is None
+            inbox.ended_at_once(script.handler, changed("a", "1"), AT, None, now=NOW)
             until(lambda: not inbox.ready)
+            assert "is locked by another program" in inbox.problem
             assert inbox.take(script.handler, changed("b", "1"), AT, now=NOW) is None
         until(lambda: inbox.ready)
         monkeypatch.undo()
