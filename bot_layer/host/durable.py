@@ -8,18 +8,17 @@ https://docs.dbos.dev/python/tutorials/workflow-tutorial
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, WorkflowStatus, error
+from dbos import DBOS, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, error
 
 from bot_layer import spans
 from bot_layer.bot.collection import Collection
@@ -37,21 +36,13 @@ from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules import inbox as rules
 from bot_layer.host.rules.callers import Admitted
 from bot_layer.host.rules.inbox import Intake, Verdict
+from bot_layer.host.runs import APPLICATION_VERSION, DEAD, EVENTS, STATE_OF, WORKFLOW, Run, queue_of, run_of
 from bot_layer.host.vault import Vault
 from bot_layer.medplum.client import Medplum
 
-EVENTS: Final = "events"
 CLOCK: Final = "clock"
-WORKFLOW: Final = "run_event"
-APPLICATION_VERSION: Final = "1"  # fixed, so that a newer release of the host processes older events
-COUNTED: Final = {
-    "ENQUEUED": "waiting",
-    "DELAYED": "waiting",
-    "PENDING": "running",
-    **dict.fromkeys(retention.DEAD, "dead"),
-}
+COUNTED: Final = {status: state for status, state in STATE_OF.items() if state in {"waiting", "running", "dead"}}
 _LOOKED_AT: Final = 1000
-_REASON: Final = re.compile(r"(\S+) after (\d+)")
 _log = logging.getLogger(__name__)
 
 
@@ -248,12 +239,9 @@ class Inbox:
         if found.state != "dead" or record.get("kind") != "cron":
             return found
 
-        def is_same(run: WorkflowStatus) -> bool:
-            before = record_of(run)
-            same_timer = (before.get("botId"), before.get("kind")) == (record.get("botId"), "cron")
-            return same_timer and reason_of(run)[0] == found.code
-
-        return replace(found, state="refused") if any(map(is_same, _newest(*retention.DEAD))) else found
+        same = (record["kind"], record["resource"], found.code)
+        is_known = any((run.kind, run.resource, run.code) == same for run in _newest(*DEAD))
+        return replace(found, state="refused") if is_known else found
 
     def _attempt(self, event_id: str, record: Json) -> Verdict:
         try:
@@ -310,24 +298,20 @@ class Inbox:
 
     def dead_letters(self) -> Mapping[tuple[str, str], int]:
         """The number of dead letters for each bot and code."""
-        return Counter((str(record_of(run).get("bot", "")), reason_of(run)[0]) for run in _newest(*retention.DEAD))
+        return Counter((run.bot, run.code) for run in _newest(*DEAD))
 
     def stand(self, bot: str) -> Standing:
         """The state of a bot's events: how the last one ended, and how many are dead letters."""
         try:
-            found = _newest("SUCCESS", *retention.DEAD)
+            runs = [run for run in _newest("SUCCESS", *DEAD) if run.bot == bot]
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
             _log.warning("The inbox's runs were not read: %s", type(fault).__name__)
-            return Standing(self.installation)
-        runs = [run for run in found if record_of(run).get("bot") == bot]
-        dead = [run for run in runs if run.status in retention.DEAD]
+            runs = []
         if not runs:
             return Standing(self.installation)
-        last = runs[0]
-        output: Json = last.output if isinstance(last.output, dict) else {}
-        state, code = ("dead", reason_of(last)[0]) if last in dead else (output.get("state"), output.get("code"))
-        ended = datetime.fromtimestamp((last.updated_at or 0) / 1000, UTC).isoformat(timespec="seconds")
-        return Standing(self.installation, str(state or ""), str(code or ""), ended, len(dead))
+        last, dead = runs[0], [run for run in runs if run.state == "dead"]
+        ended = last.updated.isoformat(timespec="seconds")
+        return Standing(self.installation, last.state, last.code, ended, len(dead))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -364,33 +348,12 @@ class Inbox:
 _serving: list[Inbox] = []
 
 
-def _newest(*statuses: str) -> list[WorkflowStatus]:
+def _newest(*statuses: str) -> list[Run]:
     """The newest runs with one of these statuses, without those that were run again."""
-    return DBOS.list_workflows(
+    found = DBOS.list_workflows(
         status=[*statuses], name=WORKFLOW, was_forked_from=False, sort_desc=True, limit=_LOOKED_AT
     )
-
-
-def record_of(run: WorkflowStatus) -> Json:
-    """The record that a run was stored with."""
-    record: Json = (run.input or {"args": [{}]})["args"][0]
-    return record
-
-
-def reason_of(run: WorkflowStatus) -> tuple[str, int]:
-    """The code of a dead letter, and after how many attempts it ended.
-
-    Only a DeadLetter's text is read: that of any other error that ended a run may quote personal data.
-    """
-    text = str(run.error.args[0]) if run.error is not None and run.error.args else ""
-    found = _REASON.fullmatch(text)
-    return (found[1], int(found[2])) if found else ("internal-error", 1)
-
-
-def queue_of(bots: Collection, bot: str) -> str:
-    """The queue of a bot's events. A bot with Subscriptions has its own, so blocked runs use no other bot's threads."""
-    handler = bots.handlers.get(bot)
-    return f"{EVENTS}-{bot}" if handler is not None and handler.bot.watches else EVENTS
+    return [run_of(each) for each in found]
 
 
 def serving() -> Inbox:

@@ -8,17 +8,35 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from dbos import DBOS, error
 
 from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.process_lock import Presence
-from bot_layer.host.takeover import Membership
+from bot_layer.host.takeover import Membership, Work
 
-_BEATS = 4  # within the limit: one may be late, and one may fail
+_BEATS: Final = 4  # within the limit: one may be late, and one may fail
 _log = logging.getLogger(__name__)
+
+
+def _holders() -> Iterable[str | None]:
+    return {run.executor_id for run in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)}
+
+
+def _release(host_ids: list[str]) -> None:
+    """Give the runs of dead hosts back to their queues.
+
+    This is the project's only call of a private DBOS interface. ``DBOS.resume_workflows`` is not suitable: it also
+    takes a run that a living host has since started, and drops the key that prevents duplicate runs of a schedule.
+    """
+    DBOS._recover_pending_workflows(host_ids)
+
+
+DBOS_RUNS: Final = Work(_holders, _release)
 
 
 def new_host_id() -> str:
@@ -41,7 +59,7 @@ class Heartbeat:
     def start(self) -> None:
         """Send the first heartbeat, which takes over at once if no other host is running, then repeat it."""
         self._presence = Presence(self._database_url)
-        self._membership = Membership(self._database_url, self._host_id, limit=self._limit)
+        self._membership = Membership(self._database_url, self._host_id, limit=self._limit, work=DBOS_RUNS)
         self.beat(self._membership.now(), alone=self._presence.alone)
         self._thread.start()
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from dbos import DBOS, error
 
-DEAD: Final = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+from bot_layer.host.runs import DEAD
+
 # A dead letter that was run again is resolved: the new run has its event.
 _ENDED: Final[tuple[dict[str, Any], ...]] = (
     {"status": ["SUCCESS", "CANCELLED"]},

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any, Final, TypedDict, Unpack, cast
 
 import sqlalchemy as sa
@@ -17,25 +18,26 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWork
 from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
-from bot_layer.host.durable import APPLICATION_VERSION, WORKFLOW, queue_of, reason_of, record_of
 from bot_layer.host.history import OPERATION, Entry, History, new_id, word
-from bot_layer.host.retention import DEAD
 from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
 
+EVENTS: Final = "events"
+WORKFLOW: Final = "run_event"
+APPLICATION_VERSION: Final = "1"  # fixed, so that a newer release of the host processes older events
+DEAD: Final = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+STATES: Final = ("waiting", "running", "done", "refused", "failed", "dead", "retried", "cancelled")
+STATE_OF: Final = {  # by DBOS's status; a finished run may also be refused, a dead letter retried
+    "ENQUEUED": "waiting",
+    "DELAYED": "waiting",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    **dict.fromkeys(DEAD, "dead"),
+    "CANCELLED": "cancelled",
+}
+_REASON: Final = re.compile(r"(\S+) after (\d+)")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9-]{4,64}")
 _PAGE: Final = 500
-STATES: Final = ("waiting", "running", "done", "refused", "failed", "dead", "retried", "cancelled")
-_STATUSES: Final[Mapping[str, list[str]]] = {  # DBOS statuses, so that the query filters by state in the database
-    "waiting": ["ENQUEUED", "DELAYED"],
-    "running": ["PENDING"],
-    "done": ["SUCCESS"],
-    "refused": ["SUCCESS"],
-    "dead": [*DEAD],
-    "retried": [*DEAD],
-    "cancelled": ["CANCELLED"],
-}
-_STATES: Final = {"ENQUEUED": "waiting", "DELAYED": "waiting", "PENDING": "running", "CANCELLED": "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -98,18 +100,19 @@ class Runs:
 
     def _events(self, chosen: Chosen) -> Iterator[Run]:
         state, since = chosen.get("state"), chosen.get("since")
+        status = {"refused": "done", "retried": "dead"}.get(state or "", state)
         if state == "failed":
-            return  # an event is retried, and then becomes a dead letter
+            return  # a failed event is retried, and then becomes a dead letter
         for offset in range(0, self.most, _PAGE):
             found = self._client.list_workflows(
                 name=WORKFLOW,
-                status=_STATUSES.get(state or ""),
+                status=[name for name, found in STATE_OF.items() if found == status] or None,
                 start_time=since.isoformat() if since else None,
                 sort_desc=True,
                 limit=min(_PAGE, self.most - offset),
                 offset=offset,
             )
-            yield from map(_run, found)
+            yield from map(run_of, found)
             if len(found) < _PAGE:
                 return
 
@@ -130,7 +133,7 @@ class Runs:
         """The run with an id or an id prefix; InputError if none or several match."""
         if operation := next(iter(self._operations(run_id)), None):
             return _operation(operation)
-        return _run(self._status(run_id))
+        return run_of(self._status(run_id))
 
     def attempts(self, run: Run) -> list[Attempt]:
         """The attempts of an event so far."""
@@ -150,7 +153,7 @@ class Runs:
     def again(self, run_id: str, *, only_failed: bool) -> str:
         """Queue a new run of the same event after the waiting runs of its resource; returns the id."""
         status = self._status(run_id)
-        run = _run(status)
+        run = run_of(status)
         if run.state in {"waiting", "running"}:
             raise InputError("That run has not ended yet.", code="run-not-ended")
         if only_failed and run.state not in {"dead", "cancelled"}:
@@ -169,7 +172,7 @@ class Runs:
 
     def cancel(self, run_id: str) -> None:
         """End a waiting run; a running one ends after its current attempt."""
-        run = _run(self._status(run_id))
+        run = run_of(self._status(run_id))
         if run.state not in {"waiting", "running"}:
             raise InputError("That run has ended already.", code="run-ended")
         self._client.cancel_workflow(run.id)
@@ -224,23 +227,15 @@ class ClientQueue:
         return {}
 
 
-class _NoInbox:
-    """An empty replacement for the database, for a host without an inbox."""
-
-    def list_workflows(self, **_: Any) -> list[WorkflowStatus]:
-        """An empty list."""
-        return []
-
-
-def without_inbox(history: History) -> Runs:
-    """The operations of a host without an inbox."""
-    return Runs(cast(DBOSClient, _NoInbox()), history)
-
-
 def connect_runs(database_url: str, history: History, key: str | None = None) -> Runs:
     """The runs in a database, until ``close``."""
     client = DBOSClient(system_database_url=database_url, serializer=DBOSPortableJSONSerializer())
     return Runs(client, history, key)
+
+
+def without_inbox(history: History) -> Runs:
+    """The operations of a host without an inbox."""
+    return Runs(cast(DBOSClient, SimpleNamespace(list_workflows=lambda **_: [])), history)
 
 
 @contextmanager
@@ -262,20 +257,36 @@ def _operation(entry: Entry) -> Run:
     return Run(entry.id, entry.bot, OPERATION, "", state, code, 1, at, at, action=entry.action, ms=entry.ms)
 
 
-def _run(status: WorkflowStatus) -> Run:
-    record = record_of(status)
+def queue_of(bots: Collection, bot: str) -> str:
+    """The queue of a bot's events. A bot with Subscriptions has its own, so blocked runs use no other bot's threads."""
+    handler = bots.handlers.get(bot)
+    return f"{EVENTS}-{bot}" if handler is not None and handler.bot.watches else EVENTS
+
+
+def run_of(status: WorkflowStatus) -> Run:
+    """The run that DBOS stored as a workflow.
+
+    Only a DeadLetter's text is read: that of any other error that ended a run may quote personal data.
+    """
+    record: Json = (status.input or {"args": [{}]})["args"][0]
     output: Json = status.output if isinstance(status.output, dict) else {}
-    if status.error is not None:
-        code, attempts = reason_of(status)
-        output = {"code": code, "attempt": attempts - 1}
+    state, code = STATE_OF[status.status], str(output.get("code", ""))
+    attempts = int(output.get("attempt", 0)) + 1 if output else 0
+    if state == "done":
+        state = str(output.get("state", state))
+    elif state == "dead":
+        state = "retried" if status.was_forked_from else state
+        text = str(status.error.args[0]) if status.error is not None and status.error.args else ""
+        reason = _REASON.fullmatch(text)
+        code, attempts = (reason[1], int(reason[2])) if reason else ("internal-error", 1)
     return Run(
         id=status.workflow_id,
         bot=record.get("bot", ""),
         kind=record.get("kind", ""),
         resource=record.get("resource", ""),
-        state=_state(status, output),
-        code=str(output.get("code", "")),
-        attempts=int(output.get("attempt", 0)) + 1 if output else 0,
+        state=state,
+        code=code,
+        attempts=attempts,
         created=_instant(status.created_at),
         updated=_instant(status.updated_at),
         action=word(output.get("action")),
@@ -283,14 +294,6 @@ def _run(status: WorkflowStatus) -> Run:
         version=record.get("version", ""),
         sealed=record.get("sealed"),
     )
-
-
-def _state(status: WorkflowStatus, output: Json) -> str:
-    if status.status == "SUCCESS":
-        return str(output.get("state", "done"))
-    if status.status in DEAD:
-        return "retried" if status.was_forked_from else "dead"
-    return _STATES[status.status]
 
 
 def _instant(milliseconds: int | None) -> datetime:

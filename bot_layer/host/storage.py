@@ -125,7 +125,7 @@ def advice(url: str, fault: BaseException) -> str:
             "BOT_HOST_DATABASE_URL."
         )
     words = str(cause)
-    if "locked" in words:
+    if "locked" in words or isinstance(cause, TimeoutError):
         what = "is locked by another program: end that program (a backup, a database browser)."
     elif "not a database" in words or "malformed" in words:
         what = "is damaged: restore it from a backup, or move it away to start with an empty inbox."

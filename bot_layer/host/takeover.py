@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
-from dbos import DBOS
 
 from bot_layer.host import storage
 
@@ -54,22 +53,6 @@ class Work:
     release: Callable[[list[str]], object]
 
 
-def _holders() -> Iterable[str | None]:
-    return {run.executor_id for run in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)}
-
-
-def _release(host_ids: list[str]) -> None:
-    """Give the runs of dead hosts back to their queues.
-
-    This is the project's only call of a private DBOS interface. ``DBOS.resume_workflows`` is not suitable: it also
-    takes a run that a living host has since started, and drops the key that prevents duplicate runs of a schedule.
-    """
-    DBOS._recover_pending_workflows(host_ids)
-
-
-DBOS_RUNS: Final = Work(_holders, _release)
-
-
 def is_silent(other: Host, me: Host, *, now: float, limit: float) -> bool:
     """True if a host sent no heartbeat for longer than the limit, and this host watched all that time without a gap.
 
@@ -90,7 +73,7 @@ def hosts(engine: sa.Engine) -> list[Host]:
 class Membership:
     """One host among those of its database. ``limit`` is how many seconds of silence mean that a host is dead."""
 
-    def __init__(self, database_url: str, host_id: str, *, limit: float, work: Work = DBOS_RUNS) -> None:
+    def __init__(self, database_url: str, host_id: str, *, limit: float, work: Work) -> None:
         self.id, self._limit, self._work = host_id, limit, work
         self._engine = storage.open_engine(database_url, TABLE, seconds=storage.PATIENT_SECONDS)
 
@@ -110,7 +93,7 @@ class Membership:
         """
         self.beat(now, cron=cron)
         instant = now.timestamp()
-        known = {host.id: host for host in self._hosts()}
+        known = {host.id: host for host in hosts(self._engine)}
         for holder in sorted({each for each in self._work.holders() if each} - set(known)):
             known[holder] = Host(holder, instant, instant)
             self._insert(known[holder])
@@ -136,17 +119,14 @@ class Membership:
 
     def living(self, now: datetime) -> list[Host]:
         """The other hosts that are not silent."""
-        instant, hosts = now.timestamp(), {host.id: host for host in self._hosts()}
-        me = hosts.pop(self.id, Host(self.id, instant, instant))
-        return [host for host in hosts.values() if not is_silent(host, me, now=instant, limit=self._limit)]
+        instant, known = now.timestamp(), {host.id: host for host in hosts(self._engine)}
+        me = known.pop(self.id, Host(self.id, instant, instant))
+        return [host for host in known.values() if not is_silent(host, me, now=instant, limit=self._limit)]
 
     def leave(self) -> None:
         """Sign off: this host runs nothing any more, and others take over what is left at once."""
         with self._engine.begin() as connection:
             connection.execute(TABLE.update().where(TABLE.c.id == self.id).values(gone=True, cron=False))
-
-    def _hosts(self) -> list[Host]:
-        return hosts(self._engine)
 
     def _insert(self, host: Host) -> None:
         with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:  # another host was quicker

@@ -18,7 +18,7 @@ from dbos import DBOS
 
 from bot_layer.host import storage, takeover
 from bot_layer.host.durable import Inbox, InboxSettings
-from bot_layer.host.heartbeat import Heartbeat, new_host_id
+from bot_layer.host.heartbeat import DBOS_RUNS, Heartbeat, new_host_id
 from bot_layer.host.process_lock import Presence
 from bot_layer.host.runs import Runs, open_runs
 from tests import processes
@@ -135,7 +135,7 @@ def test_a_host_that_ends_takes_nothing_over(url: str) -> None:
     with serving(url, Script()):
         heartbeat = Heartbeat(url, "ending", limit=60)
         heartbeat.start()
-        takeover.Membership(url, "dead", limit=60).beat(datetime.now(UTC))
+        takeover.Membership(url, "dead", limit=60, work=DBOS_RUNS).beat(datetime.now(UTC))
         heartbeat.retire()
         assert heartbeat.beat(datetime.now(UTC) + timedelta(seconds=50)) == []
         assert heartbeat.beat(datetime.now(UTC) + timedelta(seconds=100)) == []

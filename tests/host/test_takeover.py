@@ -166,7 +166,7 @@ def test_dbos_has_the_call_that_take_over_needs() -> None:
     call = getattr(DBOS, "_recover_pending_workflows", None)
     expected = ["executor_ids"]
     assert call is not None and list(inspect.signature(call).parameters) == expected, (
-        "DBOS changed how the runs of a dead host are given back: adapt bot_layer/host/takeover.py::_release"
+        "DBOS changed how the runs of a dead host are given back: adapt bot_layer/host/heartbeat.py::_release"
     )
 
 
