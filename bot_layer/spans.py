@@ -1,77 +1,71 @@
-"""Where a bot's call and a request of it begin and end, for a recorder of traces; by default there is none.
+"""Where a bot's call and a request of it begin and end, for a recorder of traces; by default nothing is recorded.
 
-Clients report their requests here, so that they need to know neither OpenTelemetry nor the runtime. A recorder is set
-only by ``bot_layer.host.tracing``; without one a span costs one comparison.
+Clients report their requests here, so they need to know neither OpenTelemetry nor the host. Only
+``bot_layer.host.tracing`` sets a recorder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 Fact = str | int | bool | None
 
 
-class Span(Protocol):
-    """A piece of work, between ``with`` and its end. ``headers`` go along with the request that it stands for."""
+class Span:
+    """A piece of work from ``with`` to its end. This one is not recorded.
 
-    headers: Mapping[str, str]
-
-    def annotate(self, **facts: Fact) -> None:
-        """Words, codes and counts of what came of it: never an id, a name or a token."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class Recorder(Protocol):
-    """Who records spans. None of these may raise."""
-
-    def call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> Span:
-        """The span of one call of a bot; requests made meanwhile belong to it."""
-
-    def request(self, service: str, method: str, url: str, path: str | None) -> Span:
-        """The span of one request; ``path`` is the template that stands for the URL, where there is one."""
-
-    def traceparent(self) -> str | None:
-        """The call that is under way, in W3C's words."""
-
-
-class _Nothing:
-    """The span without a recorder."""
+    ``headers`` are sent with the request that the span stands for.
+    """
 
     headers: Mapping[str, str] = {}
 
     def annotate(self, **facts: Fact) -> None:
-        """Goes nowhere."""
+        """Record names, codes and counts of the outcome: never an id, a person's name or a token."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Nothing ends."""
+    def __exit__(self, *_: object) -> None: ...
 
 
-NOTHING: Span = _Nothing()
-_recorders: list[Recorder] = []
+NOTHING = Span()
+
+
+class Recorder:
+    """Makes the spans. This one records nothing. No method may raise."""
+
+    def call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> Span:  # noqa: ARG002
+        """The span of one call of a bot; the requests made during it belong to it."""
+        return NOTHING
+
+    def request(self, service: str, method: str, url: str, path: str | None) -> Span:  # noqa: ARG002
+        """The span of one request; ``path`` is the template of the URL, if there is one."""
+        return NOTHING
+
+    def traceparent(self) -> str | None:
+        """The current call as a W3C ``traceparent``, to continue its trace later."""
+        return None
+
+
+_recorders = [Recorder()]
 
 
 def record_with(recorder: Recorder | None) -> None:
-    """From now on this recorder gets every span of the process; None ends it."""
-    _recorders[:] = [recorder] if recorder is not None else []
+    """From now on this recorder gets every span of the process; with None, nothing is recorded."""
+    _recorders[:] = [recorder or Recorder()]
 
 
 def call(transport: str, envelope: Mapping[str, Any], traceparent: str | None = None) -> Span:
-    """The span of one call of a bot. ``traceparent`` is the header that came with it."""
-    return _recorders[-1].call(transport, envelope, traceparent) if _recorders else NOTHING
+    """The span of one call of a bot. ``traceparent`` is the header of the call."""
+    return _recorders[0].call(transport, envelope, traceparent)
 
 
 def request(service: str, method: str, url: str, path: str | None = None) -> Span:
     """The span of one request to a service."""
-    return _recorders[-1].request(service, method, url, path) if _recorders else NOTHING
+    return _recorders[0].request(service, method, url, path)
 
 
 def traceparent() -> str | None:
-    """The current call, for a later continuation; None without a recorder."""
-    return _recorders[-1].traceparent() if _recorders else None
+    """The current call, to continue its trace later; None if nothing is recorded."""
+    return _recorders[0].traceparent()

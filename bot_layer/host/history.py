@@ -13,7 +13,6 @@ import os
 import queue
 import re
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,7 +25,8 @@ import sqlalchemy as sa
 
 from bot_layer.errors import BotError, InputError, ReviewNeeded
 from bot_layer.fhir.json import Json
-from bot_layer.host import recordings, storage, takeover
+from bot_layer.host import storage, takeover
+from bot_layer.sealing import Seal
 
 KEEP_DAYS: Final = 15
 FAILED: Final = ("failed", "dead")
@@ -141,7 +141,7 @@ class History:
         with self._engine.connect() as connection:
             table = _RECORDINGS
             sealed = connection.execute(sa.select(table.c.sealed).where(table.c.id == run_id)).scalar()
-        return None if sealed is None else recordings.unseal(sealed, self.key)
+        return None if sealed is None else Seal(self.key).open_json(sealed)
 
     def _put(self, table: sa.Table, row: Json) -> None:
         with self._starting:
@@ -256,7 +256,7 @@ class History:
                 self._pending.task_done()
 
     def _sealed(self, row: Json) -> Json:
-        return {"id": row["id"], "at": row["at"], "sealed": recordings.seal(row["recording"], str(self.key))}
+        return {"id": row["id"], "at": row["at"], "sealed": Seal(self.key).close_json(row["recording"])}
 
     def _store(self, table: sa.Table, rows: dict[str, Json]) -> None:
         if rows:
@@ -272,18 +272,6 @@ def _trim(connection: sa.Connection, table: sa.Table, most: int, oldest: float =
     newest = sa.select(table.c.at).order_by(table.c.at.desc()).offset(most).limit(1)
     limit = connection.execute(newest).scalar() or 0.0
     connection.execute(table.delete().where((table.c.at <= limit) | (table.c.at < oldest)))
-
-
-class Stopwatch:
-    """Counts milliseconds from its creation."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    @property
-    def ms(self) -> float:
-        """Milliseconds so far."""
-        return (time.perf_counter() - self._began) * 1000
 
 
 def _memory() -> sa.Engine:

@@ -34,7 +34,7 @@ from bot_layer.host.admission import Admission
 from bot_layer.host.calls import RETRY_AFTER, Calls, Turn
 from bot_layer.host.envelope import LARGEST_BODY, BodyLimit, read_envelope, read_login
 from bot_layer.host.guard import Guard, require_watch
-from bot_layer.host.history import OPERATION, Entry, History, Stopwatch, new_id, state_of, word
+from bot_layer.host.history import OPERATION, Entry, History, new_id, state_of, word
 from bot_layer.host.invoke import Result, invoke, is_own_change, queued, refused
 from bot_layer.host.latest import Latest
 from bot_layer.host.listening import ThreadedServer
@@ -99,15 +99,15 @@ class Dispatcher:
 
     async def answer(self, call: Call) -> Response:
         """The answer to a call."""
-        took = Stopwatch()
+        began = time.perf_counter()
         with self.metrics.running():
             try:
                 call.result = await self.calls.answer(lambda turn: self._answer(call, turn))
             except TransientError as error:
                 call.result = self._failed(cast(Handler, call.handler), call.envelope, error)
-        result = call.result
-        self.metrics.ended(call.handler.bot.name if call.handler else None, result, took.ms / 1000)
-        self._note(call, result, took.ms)
+        result, seconds = call.result, time.perf_counter() - began
+        self.metrics.ended(call.handler.bot.name if call.handler else None, result, seconds)
+        self._note(call, result, seconds * 1000)
         busy = result.error is not None and result.error.code == "too-many-calls"
         headers = {"Retry-After": str(RETRY_AFTER)} if busy else None
         return _json(503 if busy else 200, result.answer(), headers)
@@ -115,7 +115,12 @@ class Dispatcher:
     def by_bot_id(self, bot_id: str, login: Json) -> tuple[Handler, Admitted]:
         """The bot with this Medplum id."""
         admitted = self.admission.admit(login, bot_id)
-        return self._handler(admitted.identifiers), admitted
+        found = next(filter(None, map(self.settings.bots.identified, admitted.identifiers)), None)
+        if found is None:
+            raise InputError(
+                "This host has no bot with the identifier of that Bot; deploy with deploy_bots.py.", code="unknown-bot"
+            )
+        return found, admitted
 
     def by_name(self, name: str, login: Json) -> tuple[Handler, Admitted]:
         """The bot that a relay names; the Bot that runs the relay must be that bot."""
@@ -153,7 +158,14 @@ class Dispatcher:
                 if event_id is not None:
                     return queued(event_id)
             with turn.of_bot(handler.bot.name, timeout=handler.bot.timeout, may_wait=kind != "call"):
-                result = self._invoke(handler, call.envelope)
+                result = invoke(
+                    handler,
+                    call.envelope,
+                    environ=self.settings.environ,
+                    check=self.guard.check,
+                    stand=inbox.stand if inbox else lambda _bot: Standing(self.settings.installation),
+                    record=self.settings.history is not None and bool(self.settings.history.key),
+                )
         except InputError as error:
             return self._refused(error)
         except TransientError as error:
@@ -168,30 +180,23 @@ class Dispatcher:
 
     def _note(self, call: Call, result: Result, ms: float) -> None:
         """Record how a call ended. A queued event is recorded after its run, also if it runs through Medplum."""
-        history, handler = self.settings.history, call.handler
-        if (
-            history is None
-            or handler is None
-            or result.queued
-            or result.log == LOG
-            or self._is_later_run(call.envelope)
-        ):
+        history = self.settings.history
+        is_noted = result.queued or result.log == LOG or self._is_later_run(call.envelope)
+        if history is None or call.handler is None or is_noted:
             return
-        kind, (code, action) = kind_of(call.envelope), (result.error and result.error.code, result.facts()["action"])
         run_id, now = new_id(), self.settings.now()
         history.keep(run_id, now, result.recording)
-        history.add(
-            Entry(
-                run_id,
-                now,
-                handler.bot.name,
-                OPERATION if kind == "call" else "event",
-                state_of(result.error),
-                word(code),
-                word(action),
-                ms,
-            )
+        entry = Entry(
+            id=run_id,
+            at=now,
+            bot=call.handler.bot.name,
+            kind=OPERATION if kind_of(call.envelope) == "call" else "event",
+            state=state_of(result.error),
+            code=word(result.error and result.error.code),
+            action=word(result.facts()["action"]),
+            ms=ms,
         )
+        history.add(entry)
 
     def _is_later_run(self, envelope: Json) -> bool:
         """True if the inbox has Medplum run a bot: the call has the host's own login and the inbox's header."""
@@ -199,30 +204,10 @@ class Dispatcher:
         caller = as_object(envelope.get("requester")).get("reference")
         return bool(own) and caller == f"ClientApplication/{own}" and LATER_RUN in as_object(envelope.get("headers"))
 
-    def _invoke(self, handler: Handler, envelope: Json) -> Result:
-        settings = self.settings
-        return invoke(
-            handler,
-            envelope,
-            environ=settings.environ,
-            check=self.guard.check,
-            stand=lambda bot: settings.inbox.stand(bot) if settings.inbox else Standing(settings.installation),
-            record=settings.history is not None and bool(settings.history.key),
-        )
-
     def _refused(self, error: BotError) -> Result:
         _log.warning("Refused a call: %s", error.code)
         self.settings.occurrences.add("refused")
         return refused(error)
-
-    def _handler(self, identifiers: tuple[str, ...]) -> Handler:
-        for identifier in identifiers:
-            found = self.settings.bots.identified(identifier)
-            if found is not None:
-                return found
-        raise InputError(
-            "This host has no bot with the identifier of that Bot; deploy with deploy_bots.py.", code="unknown-bot"
-        )
 
 
 def app(settings: HostSettings) -> Starlette:
@@ -237,8 +222,9 @@ def app(settings: HostSettings) -> Starlette:
 
     async def fission(request: Request) -> Response:
         bot_id, body = request.path_params["bot_id"], await request.body()
+        traceparent = request.headers.get("traceparent")
         return await dispatcher.answer(
-            Call("fission", lambda login: dispatcher.by_bot_id(bot_id, login), _traceparent(request), body)
+            Call("fission", lambda login: dispatcher.by_bot_id(bot_id, login), traceparent, body)
         )
 
     def require_relay(header: str, name: str, body: bytes) -> None:
@@ -254,9 +240,8 @@ def app(settings: HostSettings) -> Starlette:
             await dispatcher.calls.answer(lambda _turn: require_relay(header, name, body))
         except AuthError as error:
             return _json(401, refused(error).answer())
-        return await dispatcher.answer(
-            Call("relay", lambda login: dispatcher.by_name(name, login), _traceparent(request), body)
-        )
+        traceparent = request.headers.get("traceparent")
+        return await dispatcher.answer(Call("relay", lambda login: dispatcher.by_name(name, login), traceparent, body))
 
     async def healthz(_request: Request) -> Response:
         return _json(200, {"ok": True, "bots": len(settings.bots.handlers)})
@@ -302,10 +287,6 @@ async def _unread(_request: Request, error: Exception) -> Response:
 
 async def _left(_request: Request, _error: Exception) -> Response:
     return Response(status_code=400)  # the client has disconnected, so no traceback is needed
-
-
-def _traceparent(request: Request) -> str | None:
-    return request.headers.get("traceparent")
 
 
 def _json(status: int, value: Json, headers: Mapping[str, str] | None = None) -> Response:

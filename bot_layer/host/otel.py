@@ -55,7 +55,7 @@ def exporting(exporter: str) -> SpanProcessor:
     return BatchSpanProcessor(OTLPSpanExporter())
 
 
-class Tracer:
+class Tracer(spans.Recorder):
     """The tracer of this process, from its creation until ``close``."""
 
     def __init__(self, processor: SpanProcessor) -> None:
@@ -106,7 +106,7 @@ class Tracer:
         return _Span(span, headers=_headers(span) if service == _INSIDE else {})
 
 
-class _Span:
+class _Span(spans.Span):
     """An SDK span behind the interface that the clients and the runtime use."""
 
     def __init__(self, span: trace.Span, *, is_call: bool = False, headers: Mapping[str, str] | None = None) -> None:

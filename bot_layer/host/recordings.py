@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,7 +15,6 @@ from bot_layer.errors import BotError
 from bot_layer.exchanges import Tape
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json, as_object
-from bot_layer.sealing import Seal
 
 _LOGINS: Final = ("authorization", "cookie")  # Medplum forwards the headers of a call
 
@@ -49,14 +47,3 @@ def recording_of(
         "isWhole": tape.is_whole,
         "answer": {"action": parameters.one(answer, "action") if isinstance(answer, dict) else None, "code": code},
     }
-
-
-def seal(recording: Json, key: str) -> str:
-    """The recording in its encrypted, stored form."""
-    return Seal(key).close(json.dumps(recording).encode()).decode()
-
-
-def unseal(sealed: str, key: str) -> Json | None:
-    """The recording, or None if it was encrypted with another key."""
-    opened = Seal(key).open(sealed.encode())
-    return None if opened is None else json.loads(opened)

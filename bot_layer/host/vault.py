@@ -5,7 +5,6 @@ An envelope contains personal data, a token and secrets. None of it is ever stor
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ class Vault:
     def put(self, event_id: str, envelope: Json) -> str | None:
         """The encrypted envelope to store, or None if it stays in memory."""
         if self._seal is not None:
-            return self._seal.close(json.dumps(envelope).encode()).decode()
+            return self._seal.close_json(envelope)
         with self._lock:
             self._memory.pop(event_id, None)
             self._memory[event_id] = (self._clock(), envelope)
@@ -43,8 +42,7 @@ class Vault:
         if sealed is None:
             with self._lock:
                 return self._memory.get(event_id, (0.0, None))[1]
-        opened = self._seal.open(sealed.encode()) if self._seal is not None else None
-        return json.loads(opened) if opened is not None else None
+        return self._seal.open_json(sealed) if self._seal is not None else None
 
     def forget(self, event_id: str) -> None:
         """Remove a finished event from memory."""
