@@ -28,7 +28,6 @@ from bot_layer.errors import BotError, ConfigError, InputError
 from bot_layer.federation import routes as federated
 from bot_layer.host import alert_channels, listen, listening, logs, starting, tracing
 from bot_layer.host import host as hosting
-from bot_layer.host import settings as host_settings
 from bot_layer.host.alert_channels import AlertSettings
 from bot_layer.host.history import History
 from bot_layer.host.occurrences import Occurrences
@@ -153,7 +152,7 @@ def _serve(
     if clocks.practices and database is None:
         raise ConfigError("--sync-practices needs an inbox: give a database as --inbox.")
     servers, project, as_user, agents = admitting
-    numbers = host_settings.read(environ)
+    numbers = starting.read_numbers(environ)
     own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
     key = environ.get("BOT_HOST_INBOX_KEY") or None
     history = History(database, key) if database or access.read_password(environ) else None

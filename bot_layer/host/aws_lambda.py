@@ -16,7 +16,7 @@ from bot_layer.bot.collection import load
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import encode
 from bot_layer.host.guard import Guard
-from bot_layer.host.invoke import Result, invoke, refused
+from bot_layer.host.invoke import invoke, refused
 
 
 def entry(name: str) -> Callable[[Any, Any], Any]:
@@ -28,16 +28,10 @@ def entry(name: str) -> Callable[[Any, Any], Any]:
             result = refused(InputError("Send Medplum's bot event: a JSON object with baseUrl, accessToken and input."))
         else:
             result = invoke(handler, event, check=guard.check)
-        _tell(result)
+        cause = f"{result.error.code}: {result.error.message}" if result.error is not None else ""
+        for line in filter(None, (result.log, cause)):
+            sys.stdout.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        sys.stdout.flush()
         return json.loads(encode(result.return_value))
 
     return run
-
-
-def _tell(result: Result) -> None:
-    lines = [result.log] if result.log else []
-    if result.error is not None:
-        lines.append(f"{result.error.code}: {result.error.message}")
-    for line in lines:
-        sys.stdout.write(line.encode("ascii", "backslashreplace").decode() + "\n")
-    sys.stdout.flush()

@@ -118,28 +118,25 @@ class Inbox:
     def launch(self) -> None:
         """Resume what an earlier process left, and start running. ConfigError if the database can't be used."""
         storage.require_usable(self.settings.database_url)
+        often, seldom = self.settings.polling, self.settings.polling * 4
         _serving.append(self)
         try:
-            self._launch()
+            DBOS(config=config(self.settings))
+            DBOS.launch()
+            for name in sorted({EVENTS, *(queue_of(self._bots, handler.bot.name) for handler in self._bots)}):
+                DBOS.register_queue(
+                    name,
+                    partition_concurrency=1,
+                    worker_concurrency=self.settings.parallel,
+                    polling_interval_sec=seldom if name == EVENTS else often,  # only timer events use that queue
+                )
+            DBOS.register_queue(CLOCK, polling_interval_sec=seldom)
+            self._heartbeat.start()
         except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
             _serving.remove(self)
             raise storage.unusable(self.settings.database_url, fault) from fault
         self._probe.start()
         self._launched = True
-
-    def _launch(self) -> None:
-        DBOS(config=config(self.settings))
-        DBOS.launch()
-        often, seldom = self.settings.polling, self.settings.polling * 4
-        for name in sorted({EVENTS, *(queue_of(self._bots, handler.bot.name) for handler in self._bots)}):
-            DBOS.register_queue(
-                name,
-                partition_concurrency=1,
-                worker_concurrency=self.settings.parallel,
-                polling_interval_sec=seldom if name == EVENTS else often,  # only timer events use that queue
-            )
-        DBOS.register_queue(CLOCK, polling_interval_sec=seldom)
-        self._heartbeat.start()
 
     def close(self, *, grace: int = 30) -> None:
         """Accept nothing new, let current runs end within ``grace`` seconds, and leave the rest for the next

@@ -7,6 +7,7 @@ one takes over its runs, so the work must be safe to repeat. https://docs.dbos.d
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -110,35 +111,31 @@ def _id(job: Job) -> str:
 @DBOS.step(name="job-attempt")
 def _attempt(name: str, item: str, number: int, asked: bool) -> Json:  # DBOS stores arguments by position
     """One attempt, stored with its number."""
-    with serving().counted():
-        return asdict(_verdict(name, item, asked=asked)) | {"attempt": number}
-
-
-def _verdict(name: str, item: str, *, asked: bool) -> Verdict:
-    if name not in _jobs:
+    end = Verdict("dead", "unknown-job")
+    if name in _jobs:
+        try:
+            with serving().counted():
+                end = _jobs[name].run(item, asked)
+        except Exception as fault:  # noqa: BLE001  # DBOS would store and log its text, which may quote a person
+            _log.error("A run of %s failed: %s", name, place_of(fault))
+            end = Verdict("dead", "internal-error")
+    else:
         _log.error("This host does not run %s, but shares the database with one that does", name)
-        return Verdict("dead", "unknown-job")
-    try:
-        return _jobs[name].run(item, asked)
-    except Exception as fault:  # noqa: BLE001  # DBOS would store the text of it, and log it: it may quote a person
-        _log.error("A run of %s failed: %s", name, place_of(fault))
-        return Verdict("dead", "internal-error")
+    return asdict(end) | {"attempt": number}
 
 
 @DBOS.workflow(name="run_job", max_recovery_attempts=None)
 def run_job(name: str, item: str, asked: bool = False) -> Json:  # positional, as above; older runs lack it
     """Repeat attempts until the run ends or fails too often; it is queued again when it is due."""
     settings = serving().settings
-    number = failed = 0
-    while True:
+    failed = 0
+    for number in itertools.count():
         end = _attempt(name, item, number, asked)
-        wait: float | None = None
-        if end["state"] == HALTED.state:
-            wait = 1.0
-        elif end["state"] == "again":
+        wait = 1.0 if end["state"] == HALTED.state else None
+        if end["state"] == "again":
             wait = rules.pause(failed, end["retry_after"], first=settings.first_pause, most=settings.attempts)
             failed += 1
         if wait is None:
-            return end
+            break
         serving().pause(time.time() + wait)
-        number += 1
+    return end
