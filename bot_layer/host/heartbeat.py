@@ -91,8 +91,11 @@ class Heartbeat:
         """Stop. With ``at_rest`` nothing runs any more, so others take over at once; else they wait for one timeout."""
         self._stopped.set()
         self._thread.join()
-        if at_rest:
-            self._membership.leave()
+        try:
+            if at_rest:
+                self._membership.leave()
+        except sa.exc.SQLAlchemyError as fault:
+            _log.warning("This host did not sign off: %s", type(fault).__name__)
         self._membership.close()
         self._presence.close()
 

@@ -206,6 +206,18 @@ def test_a_database_that_takes_no_writes_in_the_middle_of_a_run(
     assert sorted(script.seen) == ["after/1", "before/1", "busy/1", "busy/1", "meanwhile/1"]
 
 
+def test_a_host_ends_as_usual_while_the_database_takes_no_writes(
+    own_postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can't sign off, so that others wait for one timeout; nothing else differs."""
+    script = Script()
+    inbox = Inbox(script.bots, InboxSettings(own_postgres.url, polling=0.02), environ={})
+    inbox.launch()
+    with standby(own_postgres):
+        inbox.close(grace=1)
+    assert "did not sign off: InternalError" in caplog.text
+
+
 def test_a_host_that_starts_on_a_standby_is_one_sentence(own_postgres: Server) -> None:
     """It says that PostgreSQL is read-only."""
     with standby(own_postgres), pytest.raises(ConfigError, match="PostgreSQL is read-only"):

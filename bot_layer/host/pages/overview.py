@@ -115,7 +115,7 @@ class Sources:
         today = self.history.codes(day_starts(now)[-1].timestamp())
         problems = standing.problems(
             Situation(
-                takes_events=self.inbox is None or usable is not None,
+                inbox_problem=self.inbox.problem if self.inbox is not None else "",
                 dead=[Ended(code, number, advice("dead", code)) for code, number in dead.most_common()],
                 failed=_ended(today, "failed"),
                 refused=_ended(today, "refused"),

@@ -36,13 +36,13 @@ class Ended:
 class Situation:
     """The facts that the sentences are built from.
 
-    ``dead`` are the dead letters, ``failed`` the calls that failed today, ``refused`` what was refused today.
-    ``catch_up_age`` is seconds since the last search, if there was one. ``syncs_failed`` and ``syncs_partial`` give the
-    problem of each practice, and ``sync_error`` says why this is unknown. ``checks_failed`` and ``checks_warned`` are
-    the doctor's, by name.
+    ``inbox_problem`` says what to do if the inbox stores no events. ``dead`` are the dead letters, ``failed`` the calls
+    that failed today, ``refused`` what was refused today. ``catch_up_age`` is seconds since the last search, if there
+    was one. ``syncs_failed`` and ``syncs_partial`` give the problem of each practice, and ``sync_error`` says why this
+    is unknown. ``checks_failed`` and ``checks_warned`` are the doctor's, by name.
     """
 
-    takes_events: bool = True
+    inbox_problem: str = ""
     dead: Sequence[Ended] = ()
     failed: Sequence[Ended] = ()
     refused: Sequence[Ended] = ()
@@ -61,8 +61,8 @@ def problems(now: Situation) -> list[Problem]:
 
 
 def _problems(now: Situation) -> Iterator[Problem]:
-    if not now.takes_events:
-        yield Problem("bad", "The host cannot store events.", "Check the inbox's disk or database, then restart it.")
+    if now.inbox_problem:
+        yield Problem("bad", "The host cannot store events; it runs them at once.", now.inbox_problem)
     yield from _runs("bad", "{} failed for good", "event", now.dead, "state=dead")
     yield from _named("bad", "The bulk sync of {} does not work.", now.syncs_failed, "sync")
     if now.sync_error:
