@@ -19,6 +19,7 @@ from bot_layer.errors import ConfigError
 from bot_layer.fhir.json import Json
 from bot_layer.host.durable import serving
 from bot_layer.host.rules import inbox as rules
+from bot_layer.host.rules.callers import Admitted
 from bot_layer.medplum.client import Medplum
 
 
@@ -72,6 +73,4 @@ def tick(at: datetime, context: Any) -> None:
 
 def _run(context: Json, at: datetime) -> rules.Intake:
     """The run of a minute: its id is the same on every host, so two hosts that find it due or missed create one run."""
-    return rules.cron(
-        context["bot"], at, base_url=context["baseUrl"], bot_id=context["botId"], project=context.get("project", "")
-    )
+    return rules.cron(context["bot"], Admitted(context["baseUrl"], context.get("project", ""), context["botId"]), at)

@@ -403,7 +403,7 @@ def test_a_bot_that_works_longer_than_a_service_may_be_silent_is_waited_for(tmp_
         world.medplum.faults.add("slow", path="$execute", seconds=0.3)
         login = partial(serve.login, world.environment() | {"BOT_TIMEOUT_SECONDS": "0.2"}, script.bots)
         with running(tmp_path, script, client=login) as (inbox, runs):
-            inbox.enqueue(rules.cron("script", NOW, base_url=world.medplum.base_url, bot_id=bot_id))
+            inbox.enqueue(rules.cron("script", Admitted(world.medplum.base_url, "", bot_id), NOW))
             (run,) = ended(runs, 1)
     assert (run.state, run.attempts, len(script.seen)) == ("done", 1, 1)
 
@@ -427,7 +427,7 @@ def test_a_run_whose_host_medplum_does_not_reach_is_tried_again(
 
         world.medplum.faults.add("slow", when=come_back)
         with running(tmp_path, script, client=world.client) as (inbox, runs):
-            inbox.enqueue(rules.cron("script", NOW, base_url=world.medplum.base_url, bot_id=bot_id))
+            inbox.enqueue(rules.cron("script", Admitted(world.medplum.base_url, "", bot_id), NOW))
             (run,) = ended(runs, 1)
     assert (run.state, run.attempts, len(asked)) == (state, attempts, attempts)
 
@@ -439,9 +439,8 @@ def test_the_hosts_own_clock_runs_one_at_a_time(tmp_path: Path) -> None:
     with _world(script) as (world, bot_id), running(tmp_path, script, client=world.client) as (inbox, runs):
         assert schedule.start(script.bots, world.client(), world.medplum.base_url, now=NOW) == 1
         for minute in range(4):
-            inbox.enqueue_alone(
-                rules.cron("script", NOW + timedelta(minutes=minute), base_url=world.medplum.base_url, bot_id=bot_id)
-            )
+            due = NOW + timedelta(minutes=minute)
+            inbox.enqueue_alone(rules.cron("script", Admitted(world.medplum.base_url, "", bot_id), due))
         script.wait_for(1)
         assert len(runs.listed()) == 1
         gate.set()

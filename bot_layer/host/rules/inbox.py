@@ -57,7 +57,7 @@ def intake(envelope: Json, bot: str, admitted: Admitted, *, now: datetime) -> In
         case "call":
             return None
         case "timer":
-            return cron(bot, now, base_url=admitted.server, bot_id=admitted.bot_id, project=admitted.project)
+            return cron(bot, admitted, now)
         case "subscription":
             headers = as_object(envelope.get("headers"))
             reference, deleted = changed_resource(envelope)
@@ -88,23 +88,15 @@ def change(
 
     A deleted resource keeps its last version id, so its deletion is a run of its own beside the run of that version.
     """
-    record = _record(bot, admitted.server, admitted.project, admitted.bot_id) | {
-        "traceId": trace_id,
-        "kind": kind,
-        "resource": reference,
-        "version": version,
-        "subscription": subscription,
-    }
-    origin = _origin(bot, admitted.server, admitted.project, admitted.bot_id)
+    origin = _origin(bot, admitted)
+    record = _record(bot, admitted, kind, reference, version) | {"subscription": subscription, "traceId": trace_id}
     return Intake(_id(origin, reference, version, kind == "delete"), f"{origin}:{reference}", record)
 
 
-def cron(bot: str, minute: datetime, *, base_url: str, bot_id: str, project: str = "") -> Intake:
+def cron(bot: str, admitted: Admitted, minute: datetime) -> Intake:
     """A scheduled run: one for each Bot and minute (rounded to the nearest, because clocks differ), one at a time."""
-    record = _record(bot, base_url, project, bot_id) | {"traceId": None, "kind": "cron"}
-    nearest = (minute + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M")
-    record |= {"resource": f"Bot/{bot_id}", "version": nearest, "subscription": ""}
-    origin = _origin(bot, base_url, project, bot_id)
+    origin, nearest = _origin(bot, admitted), (minute + timedelta(seconds=30)).strftime("%Y-%m-%dT%H:%M")
+    record = _record(bot, admitted, "cron", f"Bot/{admitted.bot_id}", nearest)
     return Intake(_id(origin, "cron", nearest), f"{origin}:cron", record)
 
 
@@ -116,13 +108,23 @@ def _version(resource: Json) -> str:
     return hashlib.sha256(json.dumps(resource, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _record(bot: str, server: str, project: str, bot_id: str) -> Json:
-    return {"bot": bot, "botId": bot_id, "project": project, "baseUrl": server}
+def _record(bot: str, admitted: Admitted, kind: str, resource: str, version: str) -> Json:
+    return {
+        "bot": bot,
+        "botId": admitted.bot_id,
+        "project": admitted.project,
+        "baseUrl": admitted.server,
+        "traceId": None,
+        "kind": kind,
+        "resource": resource,
+        "version": version,
+        "subscription": "",
+    }
 
 
-def _origin(bot: str, server: str, project: str, bot_id: str) -> str:
+def _origin(bot: str, admitted: Admitted) -> str:
     """The bot's name, and a digest of server, project and Bot, because a copy of a server has the same ids."""
-    whole = json.dumps([server.strip().rstrip("/"), project, bot_id])
+    whole = json.dumps([admitted.server.strip().rstrip("/"), admitted.project, admitted.bot_id])
     return f"{bot}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
