@@ -207,7 +207,7 @@ class Inbox:
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the ids that have a run."""
         found = DBOS.list_workflows(workflow_ids=list(ids), load_input=False, load_output=False) if ids else []
-        return {run.workflow_id for run in found}
+        return {run.workflow_id for run in found} | set(filter(self._at_once.is_known, ids))
 
     def enqueue_alone(self, taken: Intake) -> None:
         """Store a scheduled run, unless a run of this bot is already waiting or running on any host."""

@@ -87,15 +87,13 @@ class Call:
     result: Result | None = None
 
 
-@dataclass(frozen=True)
 class Dispatcher:
     """Dispatches an envelope to its bot and returns the result."""
 
-    settings: HostSettings
-    admission: Admission
-    metrics: Metrics
-    guard: Guard
-    calls: Calls
+    def __init__(self, settings: HostSettings) -> None:
+        self.settings = settings
+        self.admission = Admission(settings.servers, settings.projects, settings.as_user, settings.agents)
+        self.metrics, self.guard, self.calls = Metrics(), Guard(settings.environ), Calls(settings.calls_of_a_bot)
 
     async def answer(self, call: Call) -> Response:
         """The answer to a call."""
@@ -212,10 +210,7 @@ class Dispatcher:
 
 def app(settings: HostSettings) -> Starlette:
     """The host as an ASGI application."""
-    metrics = Metrics()
-    admission = Admission(settings.servers, settings.projects, settings.as_user, settings.agents)
-    guard, calls = Guard(settings.environ), Calls(settings.calls_of_a_bot)
-    dispatcher = Dispatcher(settings, admission, metrics, guard, calls)
+    dispatcher = Dispatcher(settings)
     counts = Latest[dict[str, int]](
         lambda: settings.inbox.counts() if settings.inbox and settings.inbox.ready else {}, {}, keep=0.0
     )
@@ -253,7 +248,7 @@ def app(settings: HostSettings) -> Starlette:
         return _json(503 if problem else 200, answer, {INSTALLATION: installation})
 
     async def figures(_request: Request) -> Response:
-        return Response(metrics.page(await counts.get(wait=0.5)), media_type=CONTENT_TYPE)
+        return Response(dispatcher.metrics.page(await counts.get(wait=0.5)), media_type=CONTENT_TYPE)
 
     routes = [
         Route("/bot-{bot_id}", fission, methods=["POST"]),

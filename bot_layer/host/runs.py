@@ -18,6 +18,7 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, SetWork
 from bot_layer.bot.collection import Collection
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
+from bot_layer.host import storage
 from bot_layer.host.history import OPERATION, Entry, History, new_id, word
 from bot_layer.host.rules.inbox import Intake, partition
 from bot_layer.host.vault import Vault
@@ -160,7 +161,7 @@ class Runs:
             raise InputError(
                 "Only a dead letter or a cancelled run is retried; replay runs any again.", code="not-dead"
             )
-        with SetWorkflowID(new_id()):
+        with storage.unrepeated(), SetWorkflowID(new_id()):
             fork = self._client.fork_workflow(
                 run.id, 1, queue_name=status.queue_name, queue_partition_key=status.queue_partition_key
             )
@@ -175,7 +176,8 @@ class Runs:
         run = run_of(self._status(run_id))
         if run.state not in {"waiting", "running"}:
             raise InputError("That run has ended already.", code="run-ended")
-        self._client.cancel_workflow(run.id)
+        with storage.unrepeated():
+            self._client.cancel_workflow(run.id)
 
     def close(self) -> None:
         """Close the connections."""
@@ -220,7 +222,8 @@ class ClientQueue:
             "queue_partition_key": partition(taken.lane),
             "app_version": APPLICATION_VERSION,
         }
-        self.client.enqueue(options, taken.record | {"sealed": None, "traceparent": None})
+        with storage.unrepeated():
+            self.client.enqueue(options, taken.record | {"sealed": None, "traceparent": None})
 
     def counts(self) -> Mapping[str, int]:
         """How many runs are waiting."""
@@ -240,10 +243,12 @@ def without_inbox(history: History) -> Runs:
 
 @contextmanager
 def open_runs(database_url: str, key: str | None = None) -> Iterator[Runs]:
-    """The runs in a database; InputError if it can't be read, or is not a host's database."""
+    """The runs in a database; InputError if it can't be read, ConfigError if it can't be written."""
     try:
         with closing(History(database_url, key)) as history, closing(connect_runs(database_url, history, key)) as runs:
             yield runs
+    except storage.NotStored as fault:
+        raise storage.unusable(database_url, fault) from fault
     except (sa.exc.SQLAlchemyError, error.DBOSException) as fault:
         raise InputError(
             "The inbox can't be read: is --inbox, or the host's BOT_HOST_DATABASE_URL, that of a host that ran?",

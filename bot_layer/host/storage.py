@@ -13,9 +13,9 @@ import re
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +54,7 @@ def open_engine(url: str, *tables: sa.Table, seconds: int = _LOCK_SECONDS) -> sa
 
 
 class NotStored(sa.exc.SQLAlchemyError):
-    """An event can't be stored now. DBOS does not repeat it, so the event runs at once."""
+    """The database takes no writes now, and DBOS does not repeat this one."""
 
 
 class ReadOnly(sa.exc.SQLAlchemyError):
@@ -67,8 +67,8 @@ def _repeat_until_writable(context: sa.ExceptionContext) -> None:
 
     DBOS repeats a statement only after an error that it recognizes as a lost connection. After any other one it
     abandons the run, which then counts as running until the next start. So every failed connection, and every database
-    that takes no writes, counts as a lost connection, also because a later connection may reach another server. An
-    event that is being stored has no time for that.
+    that takes no writes, counts as a lost connection, also because a later connection may reach another server. Nothing
+    is repeated for somebody who waits (``unrepeated``, ``within``).
     """
     failed = context.connection is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
     refused = _takes_no_writes(context.original_exception)
@@ -76,6 +76,16 @@ def _repeat_until_writable(context: sa.ExceptionContext) -> None:
     given_up = _given_up.get()
     if given_up is not None and (refused or given_up.is_set()):
         raise NotStored
+
+
+@contextmanager
+def unrepeated() -> Iterator[None]:
+    """Within this context, DBOS raises NotStored if the database takes no writes, instead of waiting for it."""
+    token = _given_up.set(threading.Event())
+    try:
+        yield
+    finally:
+        _given_up.reset(token)
 
 
 def _takes_no_writes(fault: BaseException | None) -> bool:

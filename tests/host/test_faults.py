@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 import sqlalchemy as sa
 
-from bot_layer.errors import BotError, ConfigError
+from bot_layer.errors import BotError, ConfigError, PermanentError
 from bot_layer.fhir.json import Json
 from bot_layer.host import storage
 from bot_layer.host.durable import Inbox, InboxSettings
@@ -216,6 +216,21 @@ def test_a_host_ends_as_usual_while_the_database_takes_no_writes(
     with standby(own_postgres):
         inbox.close(grace=1)
     assert "did not sign off: InternalError" in caplog.text
+
+
+def test_a_run_is_not_retried_in_a_database_that_takes_no_writes(tmp_path: Path) -> None:
+    """The command says what to do, instead of waiting without a word."""
+    script = Script(PermanentError("No.", service="Partner", code="no"))
+    with running(tmp_path, script, key=KEY) as (inbox, runs):
+        inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
+        (run,) = ended(runs, 1)
+        with (
+            read_only(),
+            pytest.raises(ConfigError, match="is not read-only"),
+            open_runs(inbox.settings.database_url) as opened,
+        ):
+            opened.again(run.id, only_failed=True)
+        assert [each.state for each in runs.listed()] == ["dead"]
 
 
 def test_a_host_that_starts_on_a_standby_is_one_sentence(own_postgres: Server) -> None:
