@@ -191,8 +191,8 @@ class Inbox:
     def _store_late(self) -> None:
         """Store the events that ran at once."""
         try:
-            if not storage.within(storage.STORE_SECONDS, self._at_once.store):
-                raise storage.NotStored
+            with storage.unrepeated():
+                self._at_once.store()
         except error.DBOSException as fault:
             raise storage.NotStored from fault
 

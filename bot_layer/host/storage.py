@@ -70,18 +70,19 @@ def _repeat_until_writable(context: sa.ExceptionContext) -> None:
     that takes no writes, counts as a lost connection, also because a later connection may reach another server. Nothing
     is repeated for somebody who waits (``unrepeated``, ``within``).
     """
-    failed = context.connection is None and isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
-    refused = _takes_no_writes(context.original_exception)
-    context.is_disconnect = context.is_disconnect or failed or refused
-    given_up = _given_up.get()
-    if given_up is not None and (refused or given_up.is_set()):
+    is_operational = isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
+    refused, given_up = _takes_no_writes(context.original_exception), _given_up.get()
+    context.is_disconnect = context.is_disconnect or refused or (is_operational and context.connection is None)
+    if given_up is not None and (refused or (is_operational and given_up.is_set())):
         raise NotStored
 
 
 @contextmanager
 def unrepeated() -> Iterator[None]:
-    """Within this context, DBOS raises NotStored if the database takes no writes, instead of waiting for it."""
-    token = _given_up.set(threading.Event())
+    """Within this context, DBOS raises NotStored where it would wait for the database."""
+    given_up = threading.Event()
+    given_up.set()
+    token = _given_up.set(given_up)
     try:
         yield
     finally:
