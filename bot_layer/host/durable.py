@@ -98,8 +98,14 @@ class Inbox:
         self._guard = guard or Guard(environ)
         self._vault = Vault(settings.key)
         self._under_way, self._counting, self._closing = 0, threading.Lock(), threading.Event()
+        self._executing: set[str] = set()
+        self._abandoned: set[str] = set()
         self._heartbeat = Heartbeat(
-            settings.database_url, settings.host_id, limit=settings.takeover_seconds, occurrences=occurrences
+            settings.database_url,
+            settings.host_id,
+            limit=settings.takeover_seconds,
+            then=self._resume_abandoned,
+            occurrences=occurrences,
         )
         self._at_once = AtOnce(self.enqueue)
         self._probe = storage.Probe(settings.database_url, self._store_late)
@@ -322,6 +328,30 @@ class Inbox:
             with self._counting:
                 self._under_way -= 1
 
+    @contextmanager
+    def executing(self) -> Iterator[None]:
+        """The current DBOS workflow, from its begin to its end."""
+        run_id = DBOS.workflow_id or ""
+        self._executing.add(run_id)
+        try:
+            yield
+        finally:
+            self._executing.discard(run_id)
+
+    def _resume_abandoned(self) -> None:
+        """Resume the runs that this host claimed but does not execute: the database failed while it claimed them.
+
+        A run may have been claimed just now, so it must be found twice in a row.
+        """
+        mine = DBOS.list_workflows(
+            status="PENDING", executor_id=self.settings.host_id, load_input=False, load_output=False
+        )
+        found = {run.workflow_id: run for run in mine if run.queue_name and run.workflow_id not in self._executing}
+        for run_id in found.keys() & self._abandoned:
+            _log.warning("A run of this host was claimed but not begun, and is resumed.")
+            DBOS.resume_workflow(run_id, queue_name=found[run_id].queue_name)
+        self._abandoned = set(found)
+
     def _by_medplum(self, record: Json) -> Verdict:
         """Have Medplum run the bot on the current resource, so that the run gets a fresh token of the bot's own."""
         if self.settings.client is None:
@@ -396,16 +426,17 @@ def run_event(record: Json) -> Json:
     event_id = DBOS.workflow_id or ""
     settings = serving().settings
     number = 0
-    while True:
-        end = _attempt(event_id, record, number)
-        if end["state"] != "again":
-            break
-        wait = rules.pause(number, end["retry_after"], first=settings.first_pause, most=settings.attempts)
-        if wait is None:
-            end["state"] = "dead"
-            break
-        serving().pause(_next_attempt(wait))
-        number += 1
+    with serving().executing():
+        while True:
+            end = _attempt(event_id, record, number)
+            if end["state"] != "again":
+                break
+            wait = rules.pause(number, end["retry_after"], first=settings.first_pause, most=settings.attempts)
+            if wait is None:
+                end["state"] = "dead"
+                break
+            serving().pause(_next_attempt(wait))
+            number += 1
     serving().ended(event_id, record, end)
     if end["state"] == "dead":
         _log.error("A run of %s is a dead letter: %s", record["bot"], end["code"])

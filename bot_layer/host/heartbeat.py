@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
@@ -45,12 +45,21 @@ def new_host_id() -> str:
 
 
 class Heartbeat:
-    """The heartbeat of this process, from ``start`` (once DBOS is launched) to ``stop`` (once it is destroyed)."""
+    """The heartbeat of this process, from ``start`` (once DBOS is launched) to ``stop`` (once it is destroyed).
+
+    ``then`` runs after each heartbeat, until ``retire``.
+    """
 
     def __init__(
-        self, database_url: str, host_id: str, *, limit: float, occurrences: Occurrences | None = None
+        self,
+        database_url: str,
+        host_id: str,
+        *,
+        limit: float,
+        then: Callable[[], None] = lambda: None,
+        occurrences: Occurrences | None = None,
     ) -> None:
-        self._occurrences = occurrences or Occurrences()
+        self._then, self._occurrences = then, occurrences or Occurrences()
         self._database_url, self._host_id, self._limit, self._cron = database_url, host_id, limit, False
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._retired = False
@@ -76,6 +85,7 @@ class Heartbeat:
                 return []
             taken = self._membership.take_over(now, cron=self._cron, alone=alone)
             follow_schedules(self._cron or any(host.cron for host in self._membership.living(now)))
+            self._then()
         for host in taken:
             if not host.gone:
                 self._occurrences.add("silent")

@@ -129,13 +129,14 @@ def run_job(name: str, item: str, asked: bool = False) -> Json:  # positional, a
     """Repeat attempts until the run ends or fails too often; it is queued again when it is due."""
     settings = serving().settings
     failed = 0
-    for number in itertools.count():
-        end = _attempt(name, item, number, asked)
-        wait = 1.0 if end["state"] == HALTED.state else None
-        if end["state"] == "again":
-            wait = rules.pause(failed, end["retry_after"], first=settings.first_pause, most=settings.attempts)
-            failed += 1
-        if wait is None:
-            break
-        serving().pause(time.time() + wait)
+    with serving().executing():
+        for number in itertools.count():
+            end = _attempt(name, item, number, asked)
+            wait = 1.0 if end["state"] == HALTED.state else None
+            if end["state"] == "again":
+                wait = rules.pause(failed, end["retry_after"], first=settings.first_pause, most=settings.attempts)
+                failed += 1
+            if wait is None:
+                break
+            serving().pause(time.time() + wait)
     return end

@@ -30,10 +30,10 @@ LONG = 3600.0
 
 @contextmanager
 def serving(
-    url: str, script: Script, *, first_pause: float = 0.01, limit: float = LONG
+    url: str, script: Script, *, first_pause: float = 0.01, limit: float = LONG, polling: float = 0.02
 ) -> Iterator[tuple[Inbox, Runs]]:
     """A host's inbox on a database; each has a new name."""
-    settings = InboxSettings(url, key="k", first_pause=first_pause, polling=0.02, takeover_seconds=limit)
+    settings = InboxSettings(url, key="k", first_pause=first_pause, polling=polling, takeover_seconds=limit)
     inbox = Inbox(script.bots, settings, environ={}, guard=Trusting({}))
     inbox.launch()
     try:
@@ -117,6 +117,24 @@ def test_a_paused_run_is_continued_by_the_next_host(url: str) -> None:
         (run,) = ended(runs, 1)
         assert len(table(url)) == 1
     assert (run.state, run.attempts, len(script.seen)) == ("done", 2, 2)
+
+
+def test_a_run_that_was_claimed_and_never_begun_is_resumed(url: str) -> None:
+    """If the database fails while a host claims a run, the run is not left running for ever."""
+    script, is_sqlite = Script(), url.startswith("sqlite")
+    with serving(url, script, limit=1.0, polling=LONG) as (inbox, runs):
+        event = inbox.take(script.handler, changed("a", "1"), AT, now=NOW)
+        assert event is not None and runs.one(event).state == "waiting"
+        table = sa.table(
+            "workflow_status", *map(sa.column, ("status", "executor_id")), schema=None if is_sqlite else "dbos"
+        )
+        engine = storage.open_engine(url)
+        with engine.begin() as connection:
+            connection.execute(table.update().values(status="PENDING", executor_id=inbox.settings.host_id))
+        engine.dispose()
+        assert runs.one(event).state == "running"
+        until(lambda: runs.one(event).state == "waiting")
+    assert script.seen == []
 
 
 def test_an_attempt_that_is_still_made_is_not_given_away(url: str) -> None:
