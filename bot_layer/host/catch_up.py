@@ -84,8 +84,13 @@ class CatchUp:
         """The deployed bots that have Subscriptions."""
         for bot in (handler.bot for handler in self.bots if handler.bot.watches):
             for found in self.medplum.search("Bot", [("identifier", f"{BOT_IDENTIFIER_SYSTEM}|{bot.identifier}")]):
-                project = str((found.get("meta") or {}).get("project") or "")
-                yield self._source(bot.name, Admitted(self.server, project, found["id"], (bot.identifier,)))
+                project, reference = str((found.get("meta") or {}).get("project") or ""), f"Bot/{found['id']}"
+                admitted = Admitted(self.server, project, found["id"], (bot.identifier,))
+                listed = self.medplum.search_all("Subscription", [("url", reference), ("_count", str(PAGE))])
+                mine = [each for each in listed if (each.get("channel") or {}).get("endpoint") == reference]
+                active = tuple(rules.watched(each) for each in mine if each.get("status") == "active")
+                inactive = tuple(str(each["id"]) for each in mine if each.get("status") != "active")
+                yield Source(bot.name, admitted, active, inactive)
 
     def start(self, marks: Marks, since: datetime | None = None) -> None:
         """Store the first marks, before the host is ready: at ``since``, or now."""
@@ -107,7 +112,9 @@ class CatchUp:
                 mark = self._mark(watched, marks)
                 span = Span(max(mark.since, mark.seen - self.overlap), end)
                 for taken, seen in self._missed(source, watched, span):
-                    queued += self._enqueue(taken)
+                    for new in self._new(taken):
+                        self.queue.enqueue(new)
+                        queued += 1
                     marks.put(watched.id, Mark(mark.since, max(mark.seen, seen)))
                     if self.queue.counts().get("waiting", 0) > _MOST_WAITING:
                         return queued  # the next pass resumes at the mark
@@ -132,24 +139,13 @@ class CatchUp:
         for source in self.sources():
             for watched in source.watched:
                 for taken, _ in self._missed(source, watched, Span(since, end)):
-                    known = self.queue.known([each.id for each in taken]) | shown
-                    new = [each for each in taken if each.id not in known]
+                    new = [each for each in self._new(taken) if each.id not in shown]
                     shown |= {each.id for each in new}  # two Subscriptions may report one version
                     yield from new
 
-    def _enqueue(self, taken: Sequence[Intake]) -> int:
+    def _new(self, taken: Sequence[Intake]) -> list[Intake]:
         known = self.queue.known([each.id for each in taken])
-        new = [each for each in taken if each.id not in known]
-        for each in new:
-            self.queue.enqueue(each)
-        return len(new)
-
-    def _source(self, bot: str, admitted: Admitted) -> Source:
-        found = self.medplum.search_all("Subscription", [("url", f"Bot/{admitted.bot_id}"), ("_count", str(PAGE))])
-        mine = [each for each in found if (each.get("channel") or {}).get("endpoint") == f"Bot/{admitted.bot_id}"]
-        active = tuple(rules.watched(each) for each in mine if each.get("status") == "active")
-        inactive = tuple(str(each["id"]) for each in mine if each.get("status") != "active")
-        return Source(bot, admitted, active, inactive)
+        return [each for each in taken if each.id not in known]
 
     def _missed(self, source: Source, watched: Watched, span: Span) -> Iterator[tuple[list[Intake], datetime]]:
         """The versions that a Subscription reported or should have reported, in pages, each with the time up to which
