@@ -7,13 +7,14 @@ import json
 import os
 import pwd
 import resource
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -105,24 +106,34 @@ def test_a_file_that_may_only_be_read_is_one_sentence() -> None:
             Path(folder).chmod(0o755)
 
 
+_refusing = threading.Event()
+_refused: list[str] = []
+
+
+@sa.event.listens_for(sa.pool.Pool, "checkout")
+def _refuse(connection: Any, _record: Any, _proxy: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA query_only = {'ON' if _refusing.is_set() else 'OFF'}")
+
+
+@sa.event.listens_for(sa.Engine, "handle_error")
+def _note(_context: sa.ExceptionContext) -> None:
+    _refused.append(threading.current_thread().name)
+
+
+def a_run_was_refused() -> bool:
+    """True once the database has refused what a thread of DBOS wrote that executes a run."""
+    return any(name.startswith("dbos-executor") for name in _refused)
+
+
 @contextmanager
 def read_only() -> Iterator[None]:
     """SQLite refuses each write of this process, also on connections that were opened before."""
-
-    def refuse(connection: Any, _record: Any, _proxy: Any) -> None:
-        connection.execute("PRAGMA query_only = ON")
-
-    def grant(connection: Any, _record: Any) -> None:
-        if connection is not None:
-            connection.execute("PRAGMA query_only = OFF")
-
-    sa.event.listen(sa.pool.Pool, "checkout", refuse)
-    sa.event.listen(sa.pool.Pool, "checkin", grant)
+    _refusing.set()
     try:
         yield
     finally:
-        sa.event.remove(sa.pool.Pool, "checkout", refuse)
-        sa.event.remove(sa.pool.Pool, "checkin", grant)
+        _refusing.clear()
 
 
 @contextmanager
@@ -133,23 +144,6 @@ def standby(server: Server) -> Iterator[None]:
         yield
     finally:
         server.set_read_only(False)
-
-
-class Refusals:
-    """Counts the steps of runs whose results the database refused."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, context: sa.ExceptionContext) -> None:
-        self.count += "operation_outputs" in (context.statement or "")
-
-    def __enter__(self) -> Self:
-        sa.event.listen(sa.Engine, "handle_error", self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sa.event.remove(sa.Engine, "handle_error", self)
 
 
 def event_of(medplum: TokenServer, resource_id: str) -> Json:
@@ -174,7 +168,7 @@ def test_a_database_that_takes_no_writes_in_the_middle_of_a_run(
     script = Script(gate, None, BUSY)
     medplum.login("token-script", bot_resource("b-1", "test/script"))
     inbox = Inbox(script.bots, InboxSettings(url, key=KEY, first_pause=0.01, polling=0.02), environ={})
-    with medplum.server, hosted(medplum, bots=script.bots, inbox=inbox) as (client, _), Refusals() as refusals:
+    with medplum.server, hosted(medplum, bots=script.bots, inbox=inbox) as (client, _):
         medplum.subscribe("Bot/b-1", criteria="Patient")
 
         def send(resource_id: str) -> str:
@@ -187,8 +181,9 @@ def test_a_database_that_takes_no_writes_in_the_middle_of_a_run(
             with away:
                 if fault != "sqlite-full":  # a full disk still grants the right to write
                     until(lambda: client.get("/readyz").status_code == 503)
+                _refused.clear()
                 gate.set()
-                until(lambda: refusals.count > 0)
+                until(a_run_was_refused)
                 assert not send("meanwhile").startswith("queued")
                 assert send("meanwhile").startswith("queued"), "delivered again, it is known"
                 assert not send("busy").startswith("queued")
