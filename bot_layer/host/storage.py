@@ -34,7 +34,9 @@ _TRIAL: Final = sa.Table("bot_trial", sa.MetaData(), sa.Column("data", sa.LargeB
 _TRIAL_BYTES: Final = 256 * 1024
 _NO_WRITES: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _READ_ONLY: Final = "25006"  # PostgreSQL's read_only_sql_transaction: a standby, or a primary that takes no writes
+# Of a write that somebody waits for: it is set when nobody waits any more, and the write must not happen later.
 _given_up: Final[ContextVar[threading.Event | None]] = ContextVar("given_up", default=None)
+_is_repeated: Final[ContextVar[bool]] = ContextVar("is_repeated", default=True)
 _log = logging.getLogger(__name__)
 
 
@@ -63,30 +65,36 @@ class ReadOnly(sa.exc.SQLAlchemyError):
 
 @sa.event.listens_for(sa.Engine, "handle_error")
 def _repeat_until_writable(context: sa.ExceptionContext) -> None:
-    """Let DBOS repeat what it would give up, and give up what it would repeat.
+    """Let DBOS repeat what it would give up, except for somebody who waits (``within``, ``unrepeated``).
 
     DBOS repeats a statement only after an error that it recognizes as a lost connection. After any other one it
     abandons the run, which then counts as running until the next start. So every failed connection, and every database
-    that takes no writes, counts as a lost connection, also because a later connection may reach another server. Nothing
-    is repeated for somebody who waits (``unrepeated``, ``within``).
+    that takes no writes, counts as a lost connection, also because a later connection may reach another server.
     """
     is_operational = isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
-    refused, given_up = _takes_no_writes(context.original_exception), _given_up.get()
+    refused = _takes_no_writes(context.original_exception)
     context.is_disconnect = context.is_disconnect or refused or (is_operational and context.connection is None)
-    if given_up is not None and (refused or (is_operational and given_up.is_set())):
+    if (refused and _given_up.get() is not None) or (is_operational and not _is_repeated.get()):
+        raise NotStored
+
+
+@sa.event.listens_for(sa.Engine, "begin")
+def _not_too_late(_connection: sa.Connection) -> None:
+    """Do not let DBOS store an event that runs at once: another host would run it again."""
+    given_up = _given_up.get()
+    if given_up is not None and given_up.is_set():
         raise NotStored
 
 
 @contextmanager
 def unrepeated() -> Iterator[None]:
     """Within this context, DBOS raises NotStored where it would wait for the database."""
-    given_up = threading.Event()
-    given_up.set()
-    token = _given_up.set(given_up)
+    waiting, repeating = _given_up.set(threading.Event()), _is_repeated.set(False)
     try:
         yield
     finally:
-        _given_up.reset(token)
+        _given_up.reset(waiting)
+        _is_repeated.reset(repeating)
 
 
 def _takes_no_writes(fault: BaseException | None) -> bool:
@@ -140,7 +148,7 @@ def advice(url: str, fault: BaseException) -> str:
         what = "is locked by another program: end that program (a backup, a database browser)."
     elif "not a database" in words or "malformed" in words:
         what = "is damaged: restore it from a backup, or move it away to start with an empty inbox."
-    elif "unable to open" in words:
+    elif "unable to open" in words or isinstance(cause, FileNotFoundError):
         what = "can't be opened: check that its folder exists and that this user may write there."
     else:
         what = "can't be written: check that its disk has room, is not read-only, and that this user may write there."

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from dbos import DBOS
 
 from bot_layer.errors import BotError, ConfigError, PermanentError
 from bot_layer.fhir.json import Json
@@ -250,6 +251,8 @@ def test_an_event_that_ran_at_once_is_not_run_by_another_host(
         until(lambda: inbox.ready)
         with open_runs(own_postgres.url, KEY) as runs:
             (run,) = ended(runs, 1)
+            (stored,) = DBOS.list_workflows(workflow_ids=[run.id])
+            assert "ranAtOnce" in str(stored.input), "any host can see that the event has been run"
             again = runs.again(run.id, only_failed=False)
             until(lambda: runs.one(again).state == "dead")
     finally:
