@@ -50,37 +50,29 @@ class Pending:
 
 @dataclass
 class Record:
-    """What the last deployment did, and whether it was completed."""
+    """What the last deployment did, and whether it was completed. Whoever has taken the lock may change it."""
 
+    server: Medplum
+    basic: Json = field(repr=False)
     entries: dict[str, Entry] = field(default_factory=dict)
     pending: list[Pending] = field(default_factory=list)
     complete: bool = True
 
-
-@dataclass
-class Lock:
-    """The acquired lock and its record."""
-
-    server: Medplum
-    basic: Json = field(repr=False)
-    record: Record
-
     def intend(self, steps: Sequence[Step]) -> None:
         """Record the resources about to be created."""
-        planned = {(each.kind, each.key): each for each in self.record.pending}
+        planned = {(each.kind, each.key): each for each in self.pending}
         for step in steps:
             if step.action == "create" and step.kind != "Secret":
                 name, description = (str(step.body.get(each, "")) for each in ("name", "description"))
                 planned[step.kind, step.key] = Pending(step.kind, step.key, step.collection, name, description)
-        self.record.pending = list(planned.values())
+        self.pending = list(planned.values())
         self._write(is_locked=True, complete=False)
 
     def note(self, step: Step, entry: Entry) -> None:
         """Record one completed step immediately, because the process may end before the next one."""
-        record = self.record
-        first = record.entries.get(entry.reference, entry)
-        record.entries[entry.reference] = Entry(entry.reference, first.before, entry.after, entry.collection)
-        record.pending = [each for each in record.pending if (each.kind, each.key) != (step.kind, step.key)]
+        first = self.entries.get(entry.reference, entry)
+        self.entries[entry.reference] = Entry(entry.reference, first.before, entry.after, entry.collection)
+        self.pending = [each for each in self.pending if (each.kind, each.key) != (step.kind, step.key)]
         self._write(is_locked=True, complete=False)
 
     def release(self, *, complete: bool) -> None:
@@ -91,16 +83,16 @@ class Lock:
         marks = {_LOCKED_UNTIL, _LOCKED_BY} if is_locked else set()
         record = {
             "complete": complete,
-            "entries": [astuple(each) for each in self.record.entries.values()],
-            "pending": [astuple(each) for each in self.record.pending],
+            "entries": [astuple(each) for each in self.entries.values()],
+            "pending": [astuple(each) for each in self.pending],
         }
         text = json.dumps(record, separators=(",", ":"))
         kept = [each for each in self.basic["extension"] if each["url"] in marks]
         self.basic = self.server.update(self.basic | {"extension": [*kept, {"url": _RECORD, "valueString": text}]})
 
 
-def take(server: Medplum, now: datetime, *, force: bool = False, resume: bool = False) -> Lock:
-    """The lock with its record; ``force`` takes the lock from another deployment.
+def take(server: Medplum, now: datetime, *, force: bool = False, resume: bool = False) -> Record:
+    """Take the lock and return the record; ``force`` takes the lock from another deployment.
 
     The record of a complete deployment is replaced, unless ``resume`` asks for it. An incomplete deployment is
     continued: its entries stay, so that a rollback undoes both. Raises TransientError ``deployment-locked``, which
@@ -121,24 +113,24 @@ def take(server: Medplum, now: datetime, *, force: bool = False, resume: bool = 
         basic = server.update(basic | {"extension": [*marks, *kept]})
     except TransientError as error:
         raise (_locked(basic, None) if error.status == 412 else error) from error
-    record = _record_in(basic)
-    return Lock(server, basic, record if resume or not record.complete else Record())
+    record = _record_in(server, basic)
+    return record if resume or not record.complete else Record(server, basic)
 
 
 def peek(server: Medplum) -> Record:
     """The record of the last deployment, read without taking the lock."""
     found = server.search("Basic", [("identifier", f"{SYSTEM}|deployment")])
-    return _record_in(found[0]) if found else Record()
+    return _record_in(server, found[0] if found else {})
 
 
-def _record_in(basic: Json) -> Record:
+def _record_in(server: Medplum, basic: Json) -> Record:
     """Parse the record in the Basic; an earlier version of this project stored entries of three members."""
     text = _value(basic, _RECORD, "valueString")
     if text is None:
-        return Record()
+        return Record(server, basic)
     read = json.loads(text)
     entries = {each[0]: Entry(*each) for each in read["entries"]}
-    return Record(entries, [Pending(*each) for each in read.get("pending", ())], read["complete"])
+    return Record(server, basic, entries, [Pending(*each) for each in read.get("pending", ())], read["complete"])
 
 
 def _value(basic: Json, url: str, name: str) -> str | None:

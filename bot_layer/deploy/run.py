@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bot_layer.bot.collection import Collection
-from bot_layer.deploy import lock as locking
+from bot_layer.deploy import lock
 from bot_layer.deploy.declared import RUNTIMES, declared, relay_code
 from bot_layer.deploy.lock import Entry
 from bot_layer.deploy.project import Project, open_project
@@ -130,20 +130,20 @@ def carry_out(
     steps = planned.plan.steps
     if not steps:
         return Report(())
-    lock = locking.take(server, now or datetime.now(UTC), force=request.break_lock)
+    record = lock.take(server, now or datetime.now(UTC), force=request.break_lock)
     try:
         current = survey(server, request)
         if current.plan.steps != steps:
             text = "The server changed after the plan was made; look at the new plan."
             raise TransientError(text, service="Medplum", code="plan-outdated")
     except BotError:
-        lock.release(complete=not lock.record.entries)
+        record.release(complete=not record.entries)
         raise
     project = current.project
     done: list[Step] = []
     error: BotError | None = None
     try:
-        lock.intend(steps)
+        record.intend(steps)
         if secrets := [step for step in steps if step.kind == "Secret"]:
             project.write_secrets(secrets)
         for step in steps:
@@ -152,13 +152,13 @@ def carry_out(
                 project.apply(step)
                 reference = project.reference(step)
                 after = None if step.action == "delete" else project.version_of(reference)
-                lock.note(step, Entry(reference, before, after, step.collection))
+                record.note(step, Entry(reference, before, after, step.collection))
             done.append(step)
             on_step(step)
     except BotError as fault:
         error = fault
     finally:  # also after Ctrl-C: the next deployment need not wait until the lock expires
-        lock.release(complete=len(done) == len(steps))
+        record.release(complete=len(done) == len(steps))
     return Report(tuple(done), steps[len(done) :], error)
 
 
@@ -184,8 +184,9 @@ def roll_back(
     The server keeps the versions, so any machine can do it. Secrets are not restored: they have no versions.
     Raises InputError ``nothing-to-roll-back``.
     """
-    lock = None if dry_run else locking.take(server, now or datetime.now(UTC), force=break_lock, resume=True)
-    record = lock.record if lock else locking.peek(server)
+    record = (
+        lock.peek(server) if dry_run else lock.take(server, now or datetime.now(UTC), force=break_lock, resume=True)
+    )
     try:
         entries = [each for each in reversed(record.entries.values()) if each.collection in collections]
         pending = [each for each in reversed(record.pending) if each.collection in collections]
@@ -194,7 +195,7 @@ def roll_back(
         project = open_project(server)
         undone = [reference for each in pending if (reference := project.find(each))]
         kept = []
-        for reference in undone if lock else ():
+        for reference in () if dry_run else undone:
             project.remove(reference)
         record.pending = [each for each in record.pending if each not in pending]
         for entry in entries:
@@ -204,6 +205,6 @@ def roll_back(
             else:
                 kept.append(entry.reference)
     finally:
-        if lock:
-            lock.release(complete=not record.entries and not record.pending)
+        if not dry_run:
+            record.release(complete=not record.entries and not record.pending)
     return Undone(tuple(dict.fromkeys(undone)), tuple(kept))

@@ -204,7 +204,7 @@ def test_an_abandoned_lock_can_be_broken(server: Medplum, monkeypatch: pytest.Mo
     request = Request(collection(PLAIN))
     planned = survey(server, request)
     with monkeypatch.context() as patched:
-        patched.setattr("bot_layer.deploy.lock.Lock.release", lambda *_args, **_more: None)
+        patched.setattr("bot_layer.deploy.lock.Record.release", lambda *_args, **_more: None)
         carry_out(server, request, planned, now=NOW)
     changed = Request(collection(replace(PLAIN, timeout=99)))
     with pytest.raises(TransientError, match=r"held by ClientApplication/.*--break-lock"):
