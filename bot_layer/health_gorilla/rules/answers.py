@@ -11,7 +11,7 @@ from bot_layer.fhir.outcomes import Issue, note
 from bot_layer.health_gorilla.rules import accounts
 from bot_layer.health_gorilla.rules.account_request import AccountRequest
 from bot_layer.health_gorilla.rules.clinician import Clinician
-from bot_layer.health_gorilla.rules.enrollment import Decision, Enroll
+from bot_layer.health_gorilla.rules.enrollment import Decision, Enroll, Update
 
 NO_REQUEST: Final = AccountRequest()
 # What each action is called in a sentence about an account, a location or a patient.
@@ -71,7 +71,7 @@ def preview_of_account(decision: Decision, clinician: Clinician, requested: Acco
         payload, differences = decision.payload(decision.logins[0], email), ["PractitionerRole: create"]
     else:
         health_gorilla_id, login = decision.found.id, decision.found.login
-        payload, differences = decision.with_email(email), decision.differences
+        payload, differences = decision.with_email(email), _differences(decision)
     if clinician.lacks(health_gorilla_id, login):
         differences = [*differences, "Practitioner in Medplum: Health Gorilla id and login written back"]
     return answer(
@@ -83,6 +83,18 @@ def preview_of_account(decision: Decision, clinician: Clinician, requested: Acco
         payload=accounts.without_password(payload),
         issues=requested.issues,
     )
+
+
+def _differences(update: Update) -> list[str]:
+    """What would change, as elements and counts; the payload has the values."""
+    differences = {
+        f"PractitionerRole.contained.identifier: {len(update.added)} added": update.added,
+        "PractitionerRole.code: role replaced": update.changes("code"),
+        "PractitionerRole.extension: security role set": update.changes("extension"),
+        "PractitionerRole.location: replaced": update.moves,
+        "PractitionerRole.contained.telecom: e-mail address added": update.emails,
+    }
+    return [text for text, differs in differences.items() if differs]
 
 
 def _account_numbers(requested: AccountRequest) -> list[Json]:

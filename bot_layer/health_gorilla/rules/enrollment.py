@@ -121,25 +121,14 @@ class Update:
     @property
     def only_moves(self) -> bool:
         """True where nothing but the locations changes."""
-        return self.moves and not (self._changes("code") or self._changes("extension") or self.added)
+        return self.moves and not (self.changes("code") or self.changes("extension") or self.added)
 
     def with_email(self, email: str | None) -> Json:
         """The payload with this e-mail address."""
         return self.payload if email is None else accounts.with_email(self.payload, email)
 
-    @property
-    def differences(self) -> list[str]:
-        """What would change, as elements and counts; the payload has the values."""
-        differences = {
-            f"PractitionerRole.contained.identifier: {len(self.added)} added": self.added,
-            "PractitionerRole.code: role replaced": self._changes("code"),
-            "PractitionerRole.extension: security role set": self._changes("extension"),
-            "PractitionerRole.location: replaced": self.moves,
-            "PractitionerRole.contained.telecom: e-mail address added": self.emails,
-        }
-        return [text for text, differs in differences.items() if differs]
-
-    def _changes(self, element: str) -> bool:
+    def changes(self, element: str) -> bool:
+        """True where this element of the PractitionerRole changes."""
         return bool(self.payload) and self.payload.get(element) != self.found.role.get(element)
 
 
@@ -155,9 +144,8 @@ def npi_of(clinician: Clinician, settings: HealthGorilla) -> str:
     if len(found) > 1:
         raise ReviewNeeded("The Practitioner has several NPIs: remove the wrong ones.", code="npi-ambiguous")
     if not is_npi(found[0], check_digit=settings.npi_check_digit):
-        raise InputError(
-            "The NPI does not have ten digits and a valid check digit.", code="npi-invalid", expression=where
-        )
+        text = "The NPI does not have ten digits and a valid check digit."
+        raise InputError(text, code="npi-invalid", expression=where)
     return found[0]
 
 
@@ -176,9 +164,8 @@ def one_health_gorilla_id(found: Sequence[str]) -> str | None:
 def require_active(clinician: Clinician) -> None:
     """Raise InputError for a practitioner who is marked inactive: no account is made or changed for them."""
     if not clinician.is_active:
-        raise InputError(
-            "The Practitioner is inactive.", code="practitioner-inactive", expression=["Practitioner.active"]
-        )
+        where = ["Practitioner.active"]
+        raise InputError("The Practitioner is inactive.", code="practitioner-inactive", expression=where)
 
 
 def pick(found: Sequence[Enrollment]) -> Enrollment | None:
