@@ -37,10 +37,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.run_state import totals
 from bot_layer.bulk_sync.rules.settings import read_settings
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Source, Switches
@@ -205,7 +205,7 @@ def _ours(login: _Login) -> Iterator[_Row]:
         for name, options, place in runs:
             mine = connect_client(login.base_url, login.client_id, login.client_secret)
             began = time.perf_counter()
-            sync = make_sync(read_settings(settings), mine, within=Surroundings(place=place))
+            sync = Sync(read_settings(settings), mine, within=Surroundings(place=place))
             done = sync.run(options).run
             seconds = time.perf_counter() - began
             sync.map.close()

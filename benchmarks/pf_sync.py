@@ -29,12 +29,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bot_layer.bot.event import Event
-from bot_layer.bulk_sync.engine import Options, Sync
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules import provenance as source_mark
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import totals
 from bot_layer.bulk_sync.rules.settings import read_settings
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.bulk_sync.target.upserts import Draft
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.medplum.client import Medplum, connect, connect_client
@@ -154,7 +154,7 @@ def _sync(
     settings = read_settings(source.settings())
     # There is no wait between two requests to the source: the benchmark measures the writing.
     within = Surroundings(place=str(folder or ""), sleep=lambda seconds: time.sleep(min(seconds, 0.05)))
-    sync = make_sync(settings, login or _login(medplum), within=within)
+    sync = Sync(settings, login or _login(medplum), within=within)
     try:
         yield sync
     finally:
@@ -209,7 +209,7 @@ def _child() -> None:
     given = json.loads(sys.stdin.readline())
     settings = read_settings(given["settings"] | {"PF_RESOURCE_TYPES": "Patient,Observation"})
     login = connect_client(given["medplum"], "client", "secret")
-    sync = make_sync(settings, login, within=Surroundings(place=given["folder"]))
+    sync = Sync(settings, login, within=Surroundings(place=given["folder"]))
     began = time.perf_counter()
     number = totals(_counts(sync, Options()))["created"]
     seconds = time.perf_counter() - began

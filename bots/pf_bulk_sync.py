@@ -14,13 +14,14 @@ from bot_layer.bot.declaration import Bot, Grant
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler, failed
 from bot_layer.bulk_sync.check import check
-from bot_layer.bulk_sync.engine import Halted, Options, Sync
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_practices, require_settings
 from bot_layer.bulk_sync.rules.run_state import due_at
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, SyncSettings, read_settings
 from bot_layer.bulk_sync.rules.source_identity import POINTED_TO, in_order, stored_as
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.session import Halted
 from bot_layer.bulk_sync.source.requests import Log
 from bot_layer.bulk_sync.turns import take_turns
 from bot_layer.errors import BotError, ConfigError, InputError, TransientError
@@ -80,7 +81,7 @@ def _place(name: str) -> list[str]:
 def _sync(event: Event, settings: SyncSettings, seconds: float) -> Sync:
     within = Surroundings(place=settings.folder, seconds=seconds, log=_log_of_this_call())
     about = f"{event.base_url} {event.bot or ''}"
-    return make_sync(settings, medplum.connect(event), within=within, about=about)
+    return Sync(settings, medplum.connect(event), within=within, about=about)
 
 
 def _last_turn(event: Event, settings: SyncSettings) -> float:

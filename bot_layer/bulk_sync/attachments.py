@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, Final
 
-from bot_layer.bulk_sync.rules import provenance as source_mark
-from bot_layer.bulk_sync.rules import references, upsert
+from bot_layer.bulk_sync.rules import provenance, references, upsert
 from bot_layer.bulk_sync.rules.attachments import (
     attachments_in,
     bare,
@@ -24,9 +23,8 @@ from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.source_identity import ATTACHMENT_DIGEST_URL, ATTACHMENT_URL
 from bot_layer.bulk_sync.rules.upsert import Found
-from bot_layer.bulk_sync.source.client import PracticeFusion
+from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.task_store import LeaseLost
-from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import AuthError, BotError, TransientError
 from bot_layer.fhir.json import Json, objects, read_object
 from bot_layer.http.policy import RetryPolicy
@@ -38,136 +36,119 @@ _POLICY: Final = RetryPolicy(retries=4, backoff=0.2)
 _OCTETS: Final = "application/octet-stream"
 _NOTES: Final = (ATTACHMENT_URL, ATTACHMENT_DIGEST_URL)
 
-KnownIds = Callable[[Iterable[Key]], dict[Key, str]]
-
 
 class _Unusable(Exception):
     """The content cannot be copied; the text says why."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Carried:
+    """A resource with its links rewritten to Medplum, and which links still lead to the source."""
+
+    resource: Json
+    missed: bool = False  # for now, because the content is temporarily unavailable
+    uncopied: tuple[str, ...] = ()  # permanently, for these reasons
+
+
+@dataclass(frozen=True)
 class Attachments:
     """Copies content from the source to Medplum. Safe to share between threads."""
 
-    source: PracticeFusion
-    medplum: MedplumWriter
-    largest: int
+    session: Session
 
-    def carry(
-        self,
-        resource: Json,
-        found: Found | None,
-        *,
-        owner: str,
-        known: KnownIds,
-        missed: Callable[[], None],
-        left: Callable[[str], None],
-    ) -> Json:
-        """The resource with its links rewritten to Medplum; content that Medplum already has is not fetched again.
+    def carry(self, resource: Json, found: Found | None, *, owner: str, known: Mapping[Key, str]) -> Carried:
+        """Copy the content of a resource's attachments; content that Medplum already has is not fetched again.
 
-        ``owner`` is the Patient in Medplum to whom the content belongs. ``missed`` is called if a link stays for now,
-        because the content is temporarily unavailable; ``left`` is called with the reason if it stays permanently.
+        ``owner`` is the Patient in Medplum to whom the content belongs; ``known`` are Medplum's ids of what the
+        attachments may link to.
         """
         there = [each for each in attachments_in(upsert.comparable(found.resource)) if _noted(each)] if found else []
         copied: list[Json] = []
+        missed, uncopied = False, list[str]()
         # Content may change behind the same link: a hash shows that, or the source's unchanged resource rules it out.
         kind = str(resource["resourceType"])
         same = found is not None and (
-            source_mark.source_version(found.resource, kind) == source_mark.source_version(resource, kind)
+            provenance.source_version(found.resource, kind) == provenance.source_version(resource, kind)
         )
 
         def change(attachment: Json) -> Json:
+            nonlocal missed
             # Content that occurs twice in a resource is stored once.
             likely = [each for each in (*copied, *there) if _may_hold(each, attachment)]
-            sure = likely if same or attachment.get("hash") or any(each in copied for each in likely) else []
+            is_sure = same or bool(attachment.get("hash")) or any(each in copied for each in likely)
             try:
-                copied.append(self._carried(attachment, sure, likely, owner, known))
+                copied.append(self._carried(attachment, likely, owner, known, is_sure=is_sure))
                 return copied[-1]
             except _Unusable as fault:
-                left(str(fault))
+                uncopied.append(str(fault))
             except LeaseLost:
                 raise
             except TransientError:
-                missed()
+                missed = True
             except BotError as fault:
                 if isinstance(fault, AuthError) and fault.code.startswith("medplum"):
                     raise
-                left(fault.code)
-            return self._absolute(attachment)
+                uncopied.append(fault.code)
+            url = attachment.get("url")
+            if not isinstance(url, str) or ":" in url:
+                return attachment
+            # The link is kept as an absolute URL, so that users with rights at the source can follow it.
+            return attachment | {"url": f"{self.session.settings.source}/{url}"}
 
-        changed: Json = with_attachments(resource, change)
-        return changed
+        return Carried(with_attachments(resource, change), missed, tuple(uncopied))
 
     def targets(self, resource: Json) -> set[Key]:
         """The source resources that attachments link to."""
-        links = [each.get("url") for each in attachments_in(resource)]
-        keys = (references.read_reference(each, self.source.settings.source) for each in links if isinstance(each, str))
-        return {key for key in keys if key is not None}
+        source = self.session.settings.source
+        links = [url for each in attachments_in(resource) if isinstance(url := each.get("url"), str)]
+        return {key for url in links if (key := references.read_reference(url, source)) is not None}
 
-    def _carried(self, attachment: Json, sure: list[Json], likely: list[Json], owner: str, known: KnownIds) -> Json:
-        url = attachment.get("url")
-        if not isinstance(url, str):
-            return self._outside(attachment, sure, likely, owner)
-        if not url.startswith(("http://", "https://")) and ":" in url:
-            raise _Unusable(f"its address is none of the web ({url.partition(':')[0][:10]}:)")
-        exported = references.read_reference(url, self.source.settings.source)
-        if exported is not None and exported in (ids := known([exported])):
-            return attachment | {"url": f"{exported.type}/{ids[exported]}"}
-        if sure:
-            return _linked(attachment, url, str(sure[0]["url"]), _digest(sure[0]))
-        with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as spool:
-            kind = self._fetch(url, spool, attachment)
-            target, digest = self._store(attachment, kind, spool, likely, owner)
-        return _linked(attachment, url, target, digest)
+    def _carried(
+        self, attachment: Json, likely: list[Json], owner: str, known: Mapping[Key, str], *, is_sure: bool
+    ) -> Json:
+        """The Attachment with a link to Medplum. Data that would make the resource too large for Medplum is moved.
 
-    def _outside(self, attachment: Json, sure: list[Json], likely: list[Json], owner: str) -> Json:
-        """An Attachment whose data would make the resource too large for Medplum, with the data moved to a Binary."""
-        text = str(attachment.get("data") or "")
-        if len(text) < _INLINE:
-            return attachment
-        try:
-            data = base64.b64decode("".join(text.split()), validate=True)
-        except ValueError as fault:  # also for non-ASCII characters
-            raise _Unusable("its data is not base64") from fault
-        rest = {name: value for name, value in attachment.items() if name != "data"}
-        if sure:
-            return _linked(rest, inline_address(text), str(sure[0]["url"]), _digest(sure[0]))
+        ``likely`` are the attachments in Medplum that may have the same content.
+        """
+        url, data = attachment.get("url"), b""
+        if isinstance(url, str):
+            if not url.startswith(("http://", "https://")) and ":" in url:
+                raise _Unusable(f"its address is none of the web ({url.partition(':')[0][:10]}:)")
+            exported = references.read_reference(url, self.session.settings.source)
+            if exported is not None and exported in known:
+                return attachment | {"url": f"{exported.type}/{known[exported]}"}
+            address = url
+        else:
+            text = str(attachment.get("data") or "")
+            if len(text) < _INLINE:
+                return attachment
+            address, data = inline_address(text), _decoded(text)
+        rest = attachment if isinstance(url, str) else {name: attachment[name] for name in attachment if name != "data"}
+        if likely and is_sure:
+            return _linked(rest, address, str(likely[0]["url"]), _digest(likely[0]))
         with tempfile.SpooledTemporaryFile(max_size=_MEMORY) as spool:
             spool.write(data)
-            target, digest = self._store(attachment, _OCTETS, spool, likely, owner)
-        return _linked(rest, inline_address(text), target, digest)
+            kind = _OCTETS
+            if isinstance(url, str):
+                wait = self.session.pause
+                kind = repeat(lambda: self._fetch(address, spool, attachment), _POLICY, when=lambda _: True, wait=wait)
+            digest = _check(spool, attachment)
+            target = next((str(each["url"]) for each in likely if _digest(each) == digest), "")
+            if not target:
+                kind = media_type(attachment.get("contentType"), kind)
+                target = f"Binary/{self.session.medplum.store_content(kind, _Pieces(spool), owner=owner)}"
+        return _linked(rest, address, target, digest)
 
-    def _absolute(self, attachment: Json) -> Json:
-        """Keep the link, as an absolute URL, so that users with rights at the source can follow it."""
-        url = attachment.get("url")
-        if not isinstance(url, str) or ":" in url:
-            return attachment
-        return attachment | {"url": f"{self.source.settings.source}/{url}"}
-
-    def _store(self, attachment: Json, kind: str, spool: IO[bytes], likely: list[Json], owner: str) -> tuple[str, str]:
-        """Store the content unless Medplum already has it; returns its address in Medplum and its digest."""
-        digest = _check(spool, attachment)
-        for each in likely:
-            if _digest(each) == digest:
-                return str(each["url"]), digest
-        kind = media_type(attachment.get("contentType"), kind)
-        return f"Binary/{self.medplum.store_content(kind, _Pieces(spool), owner=owner)}", digest
-
-    def _fetch(self, url: str, spool: IO[bytes], attachment: Json) -> str:
-        def fetched() -> str:
-            return self._fetched(url, spool, attachment)
-
-        return repeat(fetched, _POLICY, when=lambda fault: not isinstance(fault, LeaseLost), wait=self.source.wait)
-
-    def _fetched(self, url: str, spool: IO[bytes], attachment: Json, *, accept: str = "*/*") -> str:
+    def _fetch(self, url: str, spool: IO[bytes], attachment: Json, *, accept: str = "*/*") -> str:
         """Fetch the content into the spool, unwrapped if the source sends a FHIR Binary; returns its media type."""
+        largest = self.session.settings.max_attachment_bytes
         spool.seek(0)
         spool.truncate()
-        kind, chunks = self.source.files.content(url, accept=accept)
+        kind, chunks = self.session.source.files.content(url, accept=accept)
         size = 0
         for chunk in chunks:
             size += len(chunk)
-            if size > self.largest * 3 // 2:  # base64 needs a third more
+            if size > largest * 3 // 2:  # base64 needs a third more
                 raise _Unusable("too large")
             spool.write(chunk)
         wanted = media_type(attachment.get("contentType"))
@@ -177,7 +158,7 @@ class Attachments:
                 found = binary_content(whole := b"".join(_Pieces(spool)), read_object(whole))
             except ValueError as fault:
                 if accept == "*/*":
-                    return self._fetched(url, spool, attachment, accept=wanted)
+                    return self._fetch(url, spool, attachment, accept=wanted)
                 raise _Unusable("a Binary without readable data") from fault
             if found is not None:
                 kind, data = found
@@ -185,13 +166,20 @@ class Attachments:
                 spool.truncate()
                 spool.write(data)
                 size, start = len(data), data[:1000]
-        if size > self.largest:
+        if size > largest:
             raise _Unusable("too large")
         if reason := refusal(kind, start, size, attachment):
             if reason == "a page":
                 raise TransientError("A page came in place of a document.", service=SERVICE, code="unreadable-answer")
             raise _Unusable(f"the answer is {reason}")
         return kind
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as fault:  # also for non-ASCII characters
+        raise _Unusable("its data is not base64") from fault
 
 
 def inline_address(data: str) -> str:

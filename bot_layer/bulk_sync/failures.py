@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import orjson
 
 from bot_layer.bulk_sync.progress import with_loaded
+from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.plan import still_missing
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import EditList, Run, SyncState
 from bot_layer.bulk_sync.rules.smart import phrase
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
-from bot_layer.bulk_sync.worker_pool import upsert_worker
+from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.errors import InputError, PermanentError
 from bot_layer.medplum.binary import read_binary
 
-_NONE: Final = b"null"
+_TOGETHER: Final = 100
 
 
 def retry(session: Session, state: SyncState) -> SyncState:
@@ -30,8 +32,12 @@ def retry(session: Session, state: SyncState) -> SyncState:
     edits = carried_edits(session, state)
     run = Run(id=uuid.uuid4().hex, started=session.clock(), phase="finish", full=True, edits=edits)
     run = run.lacking(still_missing(state, run))
-    loaded = upsert_worker(session, run).retry(session.map.failures())
-    return session.save(with_loaded(run, loaded), state)
+    texts = (each.resource for each in session.map.failures() if each.resource)
+    resources = (resource_of(orjson.loads(text), raw=text) for text in texts)
+    worker = UpsertWorker(session, run)
+    while some := list(islice(resources, _TOGETHER)):
+        run = with_loaded(run, worker.load(some))
+    return session.save(run, state)
 
 
 def carried_edits(session: Session, state: SyncState) -> EditList:
@@ -44,7 +50,10 @@ def carried_edits(session: Session, state: SyncState) -> EditList:
 def store_failures(session: Session, state: SyncState) -> str:
     """Store the rejected resources in a Binary linked from the Task, so that they survive the loss of this machine's
     disk."""
-    lines = _Lines(session.map, _unreadable(session, state))
+    if unreadable := {each.key for each in session.map.failures() if not each.readable}:
+        # The map has them encrypted with another key. From Medplum they are stored again with the current one.
+        session.map.record((), failures=[each for each in stored_failures(session, state) if each.key in unreadable])
+    lines = _Lines(session.map)
     if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])
         return ""
@@ -52,29 +61,11 @@ def store_failures(session: Session, state: SyncState) -> str:
     if session.map.note("failures_digest") == now and state.failures:
         return state.failures
     for status, many in sorted(Counter(each.status for each in session.map.failures()).items()):
-        session.log("PFSyncWorker", f"Failed to upsert resource: {_said(status)} ({many} kept for --retry-failed)")
+        reason = phrase(status) if status else "not sent"
+        session.log("PFSyncWorker", f"Failed to upsert resource: {reason} ({many} kept for --retry-failed)")
     stored = session.medplum.replace_content(state.failures.removeprefix("Binary/"), "application/x-ndjson", lines)
     session.map.write_note("failures_digest", now)
     return f"Binary/{stored}"
-
-
-def _unreadable(session: Session, state: SyncState) -> dict[Key, Failure]:
-    """Failures that the map has encrypted with another key, read from Medplum's earlier Binary so that they are not
-    lost."""
-    keys = {each.key for each in session.map.failures() if not each.readable}
-    if not keys:
-        return {}
-    session.log(
-        "PFSyncWorker",
-        f"{len(keys)} refused resources in the map can't be read and are kept: set BOT_HOST_INBOX_KEY to the key that "
-        "they were stored under, then use --retry-failed.",
-    )
-    return {each.key: each for each in stored_failures(session, state) if each.key in keys}
-
-
-def _said(status: int) -> str:
-    """An HTTP status with its phrase; some failures were never sent and have no status."""
-    return phrase(status) if status else "not sent"
 
 
 @dataclass(frozen=True)
@@ -82,13 +73,11 @@ class _Lines:
     """All failures as NDJSON; each iteration starts at the first one."""
 
     map: SyncMap
-    elsewhere: Mapping[Key, Failure]
 
     def __iter__(self) -> Iterator[bytes]:
-        for found in self.map.failures():
-            each = found if found.readable else self.elsewhere.get(found.key, found)
+        for each in self.map.failures():
             # The resource keeps the source's exact bytes.
-            resource = orjson.Fragment(each.resource or _NONE)
+            resource = orjson.Fragment(each.resource or b"null")
             kept = {**each.key._asdict(), "status": each.status, "reason": each.reason, "resource": resource}
             yield orjson.dumps(kept, option=orjson.OPT_APPEND_NEWLINE)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
-from bot_layer.bulk_sync.download import keep
+from bot_layer.bulk_sync.download import store_on_disk
 from bot_layer.bulk_sync.progress import with_bad_lines
 from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.ndjson import Resource, resource_of, unusable
 from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.session import Session
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.errors import AuthError, PermanentError, TransientError
@@ -30,85 +30,72 @@ def hydrate(session: Session, worker: UpsertWorker) -> None:
         return
     # A login with other rights may read what was refused before.
     session.map.ask_anew(" ".join(session.settings.scopes or session.store.state.scopes))
-    reading = _Reading(session, worker)
+    reader = _Reader(session, worker)
     try:
         # A resource that was read may refer to further missing ones.
-        while reading.read_all():
+        while sum(reader.read(keys) for keys in _missing(session)):
             pass
     except TransientError as fault:
-        if fault.service != "Practice Fusion":
+        if fault.service != SERVICE:
             raise
-        session.log("PFSyncWorker", "The source does not answer; what is missing is read by the next run")
+        session.log("PFSyncWorker", "The source does not answer; the next run reads what is missing")
     session.spool.end(READ_ONE_BY_ONE)
 
 
-@dataclass
-class _Reading:
-    session: Session
-    worker: UpsertWorker
-    refusals: Counter[str] = field(default_factory=Counter)
-    tried: set[Key] = field(default_factory=set)
-
-    def read_all(self) -> bool:
-        """One pass over all missing resources; True if any was read."""
-        found = False
-        for keys in self._pages():
-            found = self._read_some(keys) or found
-        return found
-
-    def _pages(self) -> Iterator[list[Key]]:
+def _missing(session: Session) -> Iterator[list[Key]]:
+    """The missing targets of this export's references, then of those that earlier runs left pending."""
+    for page in (session.spool.missing_targets, session.map.waiting_targets):
         after = Key("", "")
-        while keys := self.session.spool.missing_targets(after, _MANY):
-            yield keys
-            after = keys[-1]
-        # References that earlier runs left pending.
-        after = Key("", "")
-        while keys := self.session.map.waiting_targets(after, _MANY):
+        while keys := page(after, _MANY):
             yield keys
             after = keys[-1]
 
-    def _read_some(self, keys: Sequence[Key]) -> bool:
+
+class _Reader:
+    def __init__(self, session: Session, worker: UpsertWorker) -> None:
+        self.session, self.worker = session, worker
+        self.tried: set[Key] = set()
+        self.refusals: Counter[str] = Counter()
+        self.readable: set[str] = set()
+
+    def read(self, keys: Sequence[Key]) -> int:
+        """Read these from the source unless Medplum has them; returns how many were found."""
         session = self.session
         session.check_time()
         here = session.spool.holds(keys)
+        barred = session.medplum.lookups.unreadable | session.medplum.lookups.unknown
         wanted = [key for key in keys if key.type in IMPORTABLE and key not in self.tried and key not in here]
         self.tried.update(keys)
-        known = self.worker.known(wanted)
-        asked = session.map.asked(wanted)
-        barred = session.medplum.lookups.unreadable | session.medplum.lookups.unknown
-        missing = [key for key in wanted if key not in known and key not in asked and key.type not in barred]
-        some: list[Resource] = []
+        answered = self.worker.ids.known(wanted).keys() | session.map.asked(wanted)
+        found: list[Resource] = []
         absent: list[Key] = []
         try:
-            for key in missing:
-                resource = self._read(key)
-                (absent.append(key) if resource is None else some.append(resource))
+            for key in wanted:
+                if key not in answered and key.type not in barred:
+                    resource = self._read(key)
+                    (absent.append(key) if resource is None else found.append(resource))
         finally:
-            keep(session, self.worker, READ_ONE_BY_ONE, some)
+            store_on_disk(session, self.worker, READ_ONE_BY_ONE, found)
             session.map.write_asked(absent)
-        return bool(some)
+        return len(found)
 
     def _read(self, key: Key) -> Resource | None:
         if key.type == "Patient":
             return None  # a patient who was not exported is not in the Group and must not be copied
-        if self.refusals[key.type] >= _REFUSALS:
+        if key.type not in self.readable and self.refusals[key.type] >= _REFUSALS:
             return None
         try:
             found = self.session.source.records.read(key.type, key.id)
         except (PermanentError, AuthError):
             self.refusals[key.type] += 1
             return None
-        self.refusals[key.type] = -1_000_000
+        self.readable.add(key.type)
         if found is None or (found.get("resourceType"), found.get("id")) != (key.type, key.id):
             return None
         resource = resource_of(found)
         if reason := unusable(resource):
-            self._report(key.type, reason)
+            # Recorded as requested, so that it is counted only once.
+            bad = (key.type, f"{key.type} read one by one: {reason}")
+            self.session.change(lambda run: with_bad_lines(run, [bad]))
             return None
         return resource
-
-    def _report(self, kind: str, reason: str) -> None:
-        """Count a resource that must not be written; it is recorded as requested, so that it is counted only once."""
-        session = self.session
-        with session.lock:
-            session.keep(with_bad_lines(session.run, [(kind, f"{kind} read one by one: {reason}")]))

@@ -9,6 +9,7 @@ from bot_layer.bulk_sync.rules.bulk_export import SLOWEST, Complete, ExportFile,
 from bot_layer.bulk_sync.rules.export_errors import without_address
 from bot_layer.bulk_sync.rules.plan import files_of, places_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
+from bot_layer.bulk_sync.rules.smart import SERVICE
 from bot_layer.bulk_sync.rules.time_stamps import CLOCKS_DIFFER, instant, normal_instant
 from bot_layer.bulk_sync.session import Session
 from bot_layer.errors import PermanentError, TransientError
@@ -22,47 +23,41 @@ def poll(session: Session, run: Run, job: Job) -> SyncState:
     answer = session.source.exports.status(job.status_url, attempt=job.polls + 1)
     if isinstance(answer, Wait):
         return _wait(session, run, job, answer)
-    if isinstance(answer, Complete):
-        session.manifest = whole(session, answer.manifest)
-        outputs = sum(each.kind == "output" for each in session.manifest.files)
-        session.log("PFBulkExport", f"Export complete with {outputs} output files")
-        run = _with_findings(session, run, session.manifest)
-        job = replace(
-            job,
-            files=files_of(session.manifest.files, job.files),
-            transaction_time=session.manifest.transaction_time,
-            requires_token=session.manifest.requires_access_token,
-        )
-        return session.keep(run.with_job(job))
-    return after_failure(session, run, job, answer)
-
-
-def _with_findings(session: Session, run: Run, manifest: Manifest) -> Run:
-    """The run with the problems of the manifest itself."""
+    if isinstance(answer, Failed):
+        return after_failure(session, run, job, answer)
+    session.manifest = manifest = with_all_pages(session, answer.manifest)
+    outputs = sum(each.kind == "output" for each in manifest.files)
+    session.log("PFBulkExport", f"Export complete with {outputs} output files")
     stated = normal_instant(manifest.transaction_time)
-    notes: tuple[str, ...] = ()
     if not stated:
-        notes += ("the source states no transactionTime that can be read: the next run asks for the same once more",)
+        run = run.noted("the source states no transactionTime that can be read: the next run asks for the same again")
     elif instant(stated).timestamp() > session.clock() + CLOCKS_DIFFER.total_seconds():
-        notes += ("the source states a transactionTime in the future: the moment of the kick-off is used",)
-    return run.noted(*notes).lacking(without_address(manifest.without_address))
+        run = run.noted("the source states a transactionTime in the future: the moment of the kick-off is used")
+    job = replace(
+        job,
+        files=files_of(manifest.files, job.files),
+        transaction_time=manifest.transaction_time,
+        requires_token=manifest.requires_access_token,
+    )
+    return session.keep(run.lacking(without_address(manifest.without_address)).with_job(job))
 
 
 def _wait(session: Session, run: Run, job: Job, answer: Wait) -> SyncState:
+    polls = job.polls + 1
     if session.clock() - job.started > session.settings.poll_limit_seconds:
         raise PermanentError(
-            f"Bulk export timed out after {job.polls + 1} polling attempts. Raise PF_POLL_LIMIT_SECONDS or ask "
+            f"Bulk export timed out after {polls} polling attempts. Raise PF_POLL_LIMIT_SECONDS or ask "
             "for fewer resource types.",
-            service="Practice Fusion",
+            service=SERVICE,
             path="export status",
             code="export-timeout",
         )
     shown = f", progress: {answer.progress}" if answer.progress else ""
     # The number of polls that fit into the limit if the source does not say how long to wait.
-    most = max(int(session.settings.poll_limit_seconds / SLOWEST), job.polls + 1)
-    session.log("PFBulkExport", f"Export in progress (attempt {job.polls + 1}/{most}){shown}")
-    session.progress("poll", answer.progress, job.polls + 1, None)
-    state = session.keep(run.with_job(replace(job, polls=job.polls + 1)))
+    most = max(int(session.settings.poll_limit_seconds / SLOWEST), polls)
+    session.log("PFBulkExport", f"Export in progress (attempt {polls}/{most}){shown}")
+    session.progress("poll", answer.progress, polls, None)
+    state = session.keep(run.with_job(replace(job, polls=polls)))
     session.wait(answer.seconds)
     return state
 
@@ -80,7 +75,7 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
         return session.save(run.with_job(replace(job, status_url="", files=(), polls=0, place="")))
     raise PermanentError(
         f"The export failed: {answer.reason}.",
-        service="Practice Fusion",
+        service=SERVICE,
         status=answer.status,
         path="export status",
         code="export-failed",
@@ -88,7 +83,7 @@ def after_failure(session: Session, run: Run, job: Job, answer: Failed) -> SyncS
     )
 
 
-def whole(session: Session, manifest: Manifest) -> Manifest:
+def with_all_pages(session: Session, manifest: Manifest) -> Manifest:
     """The manifest with the files of all its pages."""
     files, url = dict.fromkeys(manifest.files), manifest.next_url
     seen = {url}
@@ -101,16 +96,11 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
             session.wait(answer.seconds)
             continue
         if not isinstance(answer, Complete):
-            raise TransientError(
-                "A page of the manifest could not be read.", service="Practice Fusion", path="export manifest"
-            )
+            raise TransientError("A page of the manifest could not be read.", service=SERVICE, path="export manifest")
         empty = 0 if answer.manifest.files else empty + 1
         if empty > EMPTY_PAGES:
             raise PermanentError(
-                "The pages of the manifest have no end.",
-                service="Practice Fusion",
-                path="export manifest",
-                code="endless-pages",
+                "The pages of the manifest have no end.", service=SERVICE, path="export manifest", code="endless-pages"
             )
         files |= dict.fromkeys(answer.manifest.files)
         manifest = replace(manifest, without_address=manifest.without_address + answer.manifest.without_address)
@@ -119,17 +109,14 @@ def whole(session: Session, manifest: Manifest) -> Manifest:
     return replace(manifest, files=tuple(files), next_url="")
 
 
-def fresh_place(session: Session, state: FileState) -> ExportFile:
+def with_new_link(session: Session, state: FileState) -> ExportFile:
     """A file of the current export with a new link, after the old one expired."""
     session.log("PFBulkExport", "A link expired; fetching the manifest again")
     answer = session.source.exports.status(session.job.status_url)
-    if not isinstance(answer, Complete):
-        raise TransientError(
-            "The export's links expired, and its manifest is gone too.",
-            service="Practice Fusion",
-            code="link-expired",
-        )
-    file = places_of(whole(session, answer.manifest).files).get(state.place)
+    files = with_all_pages(session, answer.manifest).files if isinstance(answer, Complete) else ()
+    file = places_of(files).get(state.place)
     if file is None:
-        raise TransientError("The manifest changed.", service="Practice Fusion", code="link-expired")
+        raise TransientError(
+            "The export's links expired, and it no longer lists the file.", service=SERVICE, code="link-expired"
+        )
     return file

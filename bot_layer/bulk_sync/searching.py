@@ -12,31 +12,12 @@ from bot_layer.fhir.json import Json
 
 # The types that can be searched by patient (https://hl7.org/fhir/R4/compartmentdefinition-patient.html). The others
 # (Organization, Practitioner, Medication, ...) are read when another resource refers to them.
-_BY_PATIENT: Final = frozenset(
-    {
-        "AllergyIntolerance",
-        "CarePlan",
-        "CareTeam",
-        "Condition",
-        "Coverage",
-        "Device",
-        "DiagnosticReport",
-        "DocumentReference",
-        "Encounter",
-        "Goal",
-        "Immunization",
-        "MedicationAdministration",
-        "MedicationDispense",
-        "MedicationRequest",
-        "MedicationStatement",
-        "Observation",
-        "Procedure",
-        "Provenance",
-        "QuestionnaireResponse",
-        "RelatedPerson",
-        "ServiceRequest",
-        "Specimen",
-    }
+_BY_PATIENT: Final = frozenset[str]().union(
+    ("AllergyIntolerance", "Condition", "DiagnosticReport", "Immunization", "Observation", "Procedure", "Specimen"),
+    ("MedicationAdministration", "MedicationDispense", "MedicationRequest", "MedicationStatement"),
+    ("CarePlan", "CareTeam", "Encounter", "Goal", "ServiceRequest"),
+    ("DocumentReference", "Provenance", "QuestionnaireResponse"),
+    ("Coverage", "Device", "RelatedPerson"),
 )
 # These belong to no patient: they are read when another resource refers to them.
 _NOBODYS: Final = frozenset({*POINTED_TO, "Binary", "Endpoint", "Group", "Questionnaire", "Substance"})

@@ -31,10 +31,9 @@ def take_turns(
     answers: dict[str, Json | str] = {}
     order: list[tuple[float, str, SyncSettings]] = []
     for name, settings in practices.items():
-        if isinstance(settings, ConfigError):
-            answers[name] = _said(settings)
-            continue
         try:
+            if isinstance(settings, ConfigError):
+                raise settings
             order.append((waiting_since(settings), name, settings))
         except BotError as fault:
             answers[name] = _said(fault)

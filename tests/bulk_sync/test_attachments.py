@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import Canned, Switches
 from medplum_sandbox.server import Server

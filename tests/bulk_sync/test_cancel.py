@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot_layer.bulk_sync import session
-from bot_layer.bulk_sync.engine import Options
-from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.errors import TransientError
 from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_few_questions import look_ups

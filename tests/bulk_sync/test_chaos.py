@@ -14,9 +14,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.run_state import SyncState
-from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.errors import TransientError
 from medplum_sandbox.faults import Faults
 from medplum_sandbox.practice_fusion import Switches, generate
@@ -131,19 +130,20 @@ def count_down(both: World, requests: int) -> threading.Event:
 
 CHILD = """
 import sys, threading
+from dataclasses import replace
 import orjson
 from bot_layer.medplum.client import connect_client
 from bot_layer.bulk_sync.rules.settings import read_settings
 from bot_layer.errors import TransientError
-from bot_layer.bulk_sync.engine import Options
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 given = orjson.loads(sys.stdin.readline())
 login = connect_client(given["medplum"], given["id"], given["secret"])
-within = Surroundings(place=given["folder"], lease_seconds=0.6)
+within = Surroundings(place=given["folder"])
 print("ready", flush=True)
 while True:
     try:
-        make_sync(read_settings(given["settings"]), login, within=within).run(Options())
+        Sync(replace(read_settings(given["settings"]), lease_seconds=0.6), login, within=within).run(Options())
         break
     except TransientError:
         threading.Event().wait(0.05)

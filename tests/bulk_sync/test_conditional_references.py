@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.fhir.json import Json
 from tests.bulk_sync.test_named_faults import one, small
 from tests.bulk_sync.world import counts, observation, patient

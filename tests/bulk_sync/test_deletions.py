@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from bot_layer.bulk_sync.engine import Options, Sync
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.setup import load_state
+from bot_layer.bulk_sync.session import load_state
 from bot_layer.bulk_sync.state.id_map import Known
 from bot_layer.errors import PermanentError, TransientError
 from bot_layer.medplum.batches import Batches, Verdict

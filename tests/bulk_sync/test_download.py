@@ -17,7 +17,6 @@ from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run
 from bot_layer.bulk_sync.source.files import FileChanged, Files
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
-from bot_layer.bulk_sync.worker_pool import upsert_worker
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_named_faults import small
@@ -41,16 +40,16 @@ class Given(Files):
 
 def spooled(both: World, *versions: list[Json], state: FileState = STATE) -> tuple[dict[str, Json], Run]:
     """The resources on disk after one file was read, by id, and the run."""
-    session = both.sync().session
+    session = both.sync()
     session.store.acquire()
     types = ("Observation", "Patient")
     session.keep(Run("r", 0.0, jobs=(Job("system", types, files=(state,)),)))
     session.spool.use("test")
     session.source.files = Given(session.source.files.requests, iter(versions))
-    places = {("output", "Observation", 0): ExportFile("output", "Observation", "x")}
+    file = ExportFile("output", "Observation", "x")
     try:
-        download_files(session, upsert_worker(session, session.run), [state], places)
-        return {each.key.id: orjson.loads(each.body) for each in session.spool.read()}, session.run
+        download_files(session, UpsertWorker(session, session.current), [(0, state, file)])
+        return {each.key.id: orjson.loads(each.body) for each in session.spool.read()}, session.current
     finally:
         session.spool.remove()
 
@@ -163,7 +162,8 @@ def test_an_id_that_appears_twice_is_one_resource() -> None:
     with world(generate(1, 1)) as both:
         sync = both.sync()
         sync.store.acquire()
-        worker = UpsertWorker(sync.medplum, sync.map, sync.settings.source, alone=True)
+        sync.sole_writer = True
+        worker = UpsertWorker(sync, Run("r", 0.0))
         first = worker.load([resource_of(patient("twice"))])
         second = worker.load([resource_of(patient("twice", gender="male"))])
         sync.map.close()

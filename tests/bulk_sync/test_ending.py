@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules.retraction import marked
 from medplum_sandbox.practice_fusion import Switches, generate
 from tests.bulk_sync.keys import register

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches, generate
 from tests.bulk_sync.test_named_faults import change, one, practice, small
 from tests.bulk_sync.world import World, assert_adds_up, assert_exact, counts, patient, world

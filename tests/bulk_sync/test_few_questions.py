@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.run_state import SyncState
-from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.errors import TransientError
 from medplum_sandbox.medplum.quota import Quotas
 from medplum_sandbox.practice_fusion import generate
@@ -40,8 +39,8 @@ def cost(both: World, options: Options) -> tuple[Counter[str], int, SyncState]:
     both.medplum.world.quotas = quotas = Units()
     before = len(both.medplum.requests)
     # The Task is written now and then by the clock, too: here no time passes, however slow the machine is.
-    around = Surroundings(place=str(both.folder), lease_seconds=86_400, sleep=both.sleep, timer=lambda: 0.0)
-    sync = both.sync(within=around)
+    around = Surroundings(place=str(both.folder), sleep=both.sleep, timer=lambda: 0.0)
+    sync = both.sync(within=around, lease_seconds=86_400)
     state = sync.run(options)
     sync.map.close()
     kinds: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import generate
 from tests.bulk_sync.test_named_faults import change, one, small

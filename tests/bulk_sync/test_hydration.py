@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
-from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.fhir.json import Json
 from medplum_sandbox.practice_fusion import Switches
 from tests.bulk_sync.test_named_faults import one, small

@@ -12,11 +12,13 @@ import orjson
 import pytest
 
 from bot_layer.bulk_sync import engine, session
-from bot_layer.bulk_sync.engine import Options, Sync
+from bot_layer.bulk_sync.engine import Sync
 from bot_layer.bulk_sync.failures import store_failures, stored_failures
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.ndjson import resource_of
 from bot_layer.bulk_sync.rules.references import Key
-from bot_layer.bulk_sync.setup import Surroundings, load_state
+from bot_layer.bulk_sync.rules.run_state import Run
+from bot_layer.bulk_sync.session import load_state
 from bot_layer.bulk_sync.state.id_map import Failure, SyncMap
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.errors import TransientError
@@ -41,7 +43,7 @@ def killed(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(session, "SAVE_SECONDS", -1.0)
         patched.setattr(engine, "finish", die)
-        patched.setattr(engine, "_let_go", lambda _: None)
+        patched.setattr(engine, "_release_lease", lambda _: None)
         with pytest.raises(Killed):
             both.sync().run(Options())
 
@@ -112,7 +114,7 @@ def test_a_source_that_reverts_a_change_ends_the_failure(tmp_path: Path) -> None
     with small(patient("p1"), folder=tmp_path) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
+        loader = UpsertWorker(sync, Run("r", 0.0))
         for text in (*texts, texts[0]):
             loader.load([resource_of(orjson.loads(text), raw=text)])
         assert not list(sync.map.failures())
@@ -126,7 +128,7 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
         state = sync.store.acquire()
         sync.map.record((), failures=[Failure(Key("Patient", "x"), 400, "why", b"{}")])
         kept: list[str] = []
-        saver = threading.Thread(target=lambda: kept.append(store_failures(sync.session, state)), daemon=True)
+        saver = threading.Thread(target=lambda: kept.append(store_failures(sync, state)), daemon=True)
         with ExitStack() as stack:
             for _ in range(4):  # so many batches are admitted at first
                 stack.enter_context(sync.medplum.batches.gate.turn(1))
@@ -137,18 +139,15 @@ def test_to_put_failures_aside_waits_for_no_batch() -> None:
 
 
 def test_with_another_key_the_refused_resources_stay(tmp_path: Path) -> None:
-    """The Binary beside the Task still has the resource, the run says what to do, and the key opens it again."""
+    """The Binary beside the Task still has the resource: the map gets it from there, and the other key opens it."""
     with small(patient("p1"), REFUSED) as both:
-        log: list[str] = []
 
         def sync(key: str) -> Sync:
-            said = lambda _component, text: log.append(text)  # noqa: E731  # as short as a log can be
-            return both.sync(within=Surroundings(place=str(tmp_path), sleep=both.sleep, key=key, log=said))
+            return both.sync(within=Surroundings(place=str(tmp_path), sleep=both.sleep, key=key))
 
         before = sync("k" * 32).run(Options())
-        stored = stored_failures(sync("").session, before)
+        stored = stored_failures(sync(""), before)
         after = sync("another key").run(Options())
-        assert any("set BOT_HOST_INBOX_KEY" in each for each in log)
-        assert stored_failures(sync("").session, after) == stored
+        assert stored_failures(sync(""), after) == stored
         assert [each.key.id for each in stored if each.resource] == ["o1"]
-        assert list(sync("k" * 32).map.failures()) == stored
+        assert list(sync("another key").map.failures()) == stored

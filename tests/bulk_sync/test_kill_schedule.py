@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.state.database import Database
 from bot_layer.fhir.json import Json

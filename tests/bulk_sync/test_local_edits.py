@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bot_layer.bot.event import Event
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules import answer as sync_answer
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.run_state import LocalEdit, SyncState
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect
 from medplum_sandbox.practice_fusion import Source
@@ -148,7 +148,7 @@ def test_the_bot_does_not_mistake_the_command_line_for_an_editor(both: World) ->
     login = connect(Event(both.medplum.base_url, token, None))
     within = Surroundings(place=str(both.folder or ""), sleep=both.sleep, timer=both.timer)
     # The one who edited writes for the sync now: what the command line wrote is no edit to it.
-    sync = make_sync(both.read(local_edits="keep"), login, within=within)
+    sync = Sync(both.read(local_edits="keep"), login, within=within)
     state = sync.run(Options())
     sync.map.close()
     assert kept(state) == (0, 0)

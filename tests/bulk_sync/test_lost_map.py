@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from bot_layer.bulk_sync.engine import Options
-from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.bulk_sync.options import Options, Surroundings
 from medplum_sandbox.practice_fusion import PracticeFusionSandbox, Switches
 from tests.bulk_sync.test_named_faults import change, one, practice, small
 from tests.bulk_sync.world import World, observation, patient

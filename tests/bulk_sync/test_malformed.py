@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from bot_layer.bulk_sync.finalizer import Finalizer
+from bot_layer.bulk_sync.deletions import delete
 from bot_layer.bulk_sync.rules.ndjson import Line, Resource, read_resources
 from bot_layer.bulk_sync.rules.references import Key
+from bot_layer.bulk_sync.rules.run_state import Run
 from bot_layer.bulk_sync.source.records import Records
 from bot_layer.bulk_sync.upsert_worker import UpsertWorker
 from bot_layer.fhir.json import Json
@@ -84,7 +85,8 @@ def test_a_resource_that_is_nested_too_deeply_fails_alone() -> None:
     with world(generate(1, 1)) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source, alone=True, attachments=None)
+        sync.sole_writer = True
+        loader = UpsertWorker(sync, Run("r", 0.0))
         row = loader.load(read(lines)).counts["Patient"]
         assert (row["seen"], row["created"], row["failed"]) == (3, 2, 1)
         assert [(each.key.id, each.reason) for each in sync.map.failures()] == [("deep", "nested too deeply")]
@@ -116,7 +118,7 @@ def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, 
     with world(generate(1, 1), folder=tmp_path) as both:
         sync = both.sync(upsert=upsert)
         sync.store.acquire()
-        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
+        loader = UpsertWorker(sync, Run("r", 0.0))
         lines = [
             Line(number, orjson.dumps({"resourceType": each, "id": "x"}))
             for number, each in ((1, kind), (2, "Patient"))
@@ -125,8 +127,7 @@ def test_a_resource_of_a_type_that_medplum_does_not_have_fails_alone(kind: str, 
         assert counts[kind]["failed"] == counts["Patient"]["created"] == 1
         assert [each.key for each in sync.map.failures()] == [Key(kind, "x")]
         assert both.waited == []
-        ending = Finalizer(sync.session.source, sync.medplum, sync.map, sync.settings.source)
-        assert ending.delete([Key(kind, "x"), Key("Patient", "x")], "delete") == 1
+        assert delete(sync, [Key(kind, "x"), Key("Patient", "x")]) == 1
         assert not list(sync.map.failures())
         sync.map.close()
 
@@ -136,7 +137,7 @@ def test_a_binary_whose_data_is_none_fails_alone(tmp_path: Path) -> None:
     with world(generate(1, 1), folder=tmp_path) as both:
         sync = both.sync()
         sync.store.acquire()
-        loader = UpsertWorker(sync.medplum, sync.map, sync.settings.source)
+        loader = UpsertWorker(sync, Run("r", 0.0))
         datas = ((1, "YQ=="), (2, "YWJj ZA"), (3, "Yg=="))
         lines = [Line(n, orjson.dumps({"resourceType": "Binary", "id": f"b{n}", "data": data})) for n, data in datas]
         row = loader.load(read(lines)).counts["Binary"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.fhir.json import Json
 from tests.bulk_sync.export_server import RESOURCES, Asked, ExportServer, Reply, Rule, ndjson, practice

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES
-from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.errors import AuthError, ConfigError, PermanentError, TransientError
 from medplum_sandbox.practice_fusion import Switches, generate
 from tests.bulk_sync.keys import register

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
-from bot_layer.bulk_sync.setup import Surroundings
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.errors import BotError, ConfigError
 from medplum_sandbox.practice_fusion import Source, Switches
 from tests.bulk_sync.world import World, observation, patient, world

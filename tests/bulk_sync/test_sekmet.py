@@ -13,9 +13,9 @@ import sekmet.config
 import sekmet.main
 from starlette.types import Receive, Scope, Send
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.settings import read_settings
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox
@@ -97,7 +97,7 @@ def test_a_foreign_server_is_synced_at_each_level(level: str, people: set[str], 
         def run() -> dict[str, int]:
             login = connect_client(medplum.base_url, medplum.client_id, medplum.client_secret)
             within = Surroundings(place=str(tmp_path / "map"), sleep=lambda _: None)
-            sync = make_sync(settings, login, within=within)
+            sync = Sync(settings, login, within=within)
             state = sync.run(Options())
             sync.map.close()
             assert_adds_up(state)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.errors import InputError
 from tests.bulk_sync.export_server import ExportServer, Reply, ndjson, practice
 from tests.bulk_sync.test_other_sources import always, ended, imported, stamped

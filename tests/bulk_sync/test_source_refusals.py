@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.rules.time_stamps import instant

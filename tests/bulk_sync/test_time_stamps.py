@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules.plan import next_stamps
 from bot_layer.bulk_sync.rules.run_state import Job, Run, SyncState
 from bot_layer.fhir.json import Json

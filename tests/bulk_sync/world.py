@@ -17,10 +17,10 @@ import orjson
 import requests
 
 from bot_layer.bot.event import Event
-from bot_layer.bulk_sync.engine import Options, Sync
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SyncSettings, read_settings
-from bot_layer.bulk_sync.setup import Surroundings, make_sync
 from bot_layer.deploy.declared import declared_policy
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum, connect, connect_client
@@ -70,7 +70,7 @@ class World:
             log=self._log,
         )
         settings = self.read(**changes)
-        return make_sync(settings, self._login(settings), within=around)
+        return Sync(settings, self._login(settings), within=around)
 
     def _login(self, settings: SyncSettings) -> Medplum:
         if not self.as_bot:

@@ -16,10 +16,9 @@ import pytest
 import requests
 from typer.testing import CliRunner, Result
 
-from bot_layer.bulk_sync.engine import Options
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.kickoff import Started
 from bot_layer.bulk_sync.rules.run_state import Job
-from bot_layer.bulk_sync.setup import Surroundings
 from bot_layer.cli.main import build
 from bot_layer.deploy.declared import declared_policy
 from bots.pf_bulk_sync import BOT
@@ -350,7 +349,7 @@ def test_an_export_that_somebody_else_started_is_continued(tmp_path: Path) -> No
     """By its status URL; the time stamps stay."""
     with world(generate(1, 1), switches=FAST) as both:
         sync = both.sync()
-        started_ = sync.session.source.exports.kickoff(Job("group", ("Patient",), both.source.group_id))
+        started_ = sync.source.exports.kickoff(Job("group", ("Patient",), both.source.group_id))
         sync.map.close()
         assert isinstance(started_, Started)
         shown = typed(both, "--job", started_.status_url, folder=tmp_path)

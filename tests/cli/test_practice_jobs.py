@@ -12,7 +12,7 @@ import pytest
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 
 from bot_layer.bulk_sync.rules.run_state import SyncState
-from bot_layer.bulk_sync.setup import load_state
+from bot_layer.bulk_sync.session import load_state
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_client
 from medplum_sandbox.medplum import MedplumSandbox

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules import settings as sync_settings
 from bot_layer.bulk_sync.rules import source_identity
 from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
 from bot_layer.bulk_sync.rules.practices import PRACTICES
 from bot_layer.bulk_sync.rules.settings import DEFAULT_TYPES, SETTINGS, read_settings
-from bot_layer.bulk_sync.session import Options
 from bot_layer.errors import ConfigError, InputError
 from bot_layer.fhir.references import is_id
 from medplum_sandbox.medplum.definitions.tables import type_of

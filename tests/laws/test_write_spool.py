@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.write_order import place_of
-from bot_layer.bulk_sync.spooled_units import units
 from bot_layer.bulk_sync.state.spool import Spooled
+from bot_layer.bulk_sync.write_spool import units
 from bot_layer.fhir.json import Json
 
 BASE: Final = "https://source.example/fhir"
