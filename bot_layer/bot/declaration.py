@@ -83,7 +83,8 @@ class Bot:
 
     def __post_init__(self) -> None:
         """Adds the setting for who may call the bot: every bot has it."""
-        about = f"Who may call {self.name}: references, types or *, separated by commas; unset means {self._unset}"
+        unset = "everyone whom Medplum lets call it" if self.requesters == "*" else self.requesters or "nobody"
+        about = f"Who may call {self.name}: references, types or *, separated by commas; unset means {unset}"
         names = {setting.name for setting in self.settings}
         if self.requesters_setting not in names:
             object.__setattr__(self, "settings", (*self.settings, Setting(self.requesters_setting, about)))
@@ -92,10 +93,6 @@ class Bot:
     def requesters_setting(self) -> str:
         """``REGISTER_PATIENT_REQUESTERS`` for the bot register-patient."""
         return f"{self.stem.upper()}_REQUESTERS"
-
-    @property
-    def _unset(self) -> str:
-        return "everyone whom Medplum lets call it" if self.requesters == "*" else self.requesters or "nobody"
 
     @property
     def stem(self) -> str:

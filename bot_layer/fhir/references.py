@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from bot_layer.fhir.json import Json
-
 RESOURCE_TYPE: Final = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _ID: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _LITERAL: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
@@ -53,18 +51,13 @@ def forms(references: Iterable[str], base_url: str) -> str:
     return ",".join([*given, *(f"{base_url.rstrip('/')}/{reference}" for reference in given)])
 
 
-def localized(resource: Json, base_url: str) -> Json:
+def localized(resource: Any, base_url: str) -> Any:
     """A copy of a resource whose references to this server, at any depth, are ``Type/id``."""
-    changed: Json = _localized(resource, base_url)
-    return changed
-
-
-def _localized(value: Any, base_url: str) -> Any:
-    if isinstance(value, list):
-        return [_localized(item, base_url) for item in value]
-    if not isinstance(value, dict):
-        return value
+    if isinstance(resource, list):
+        return [localized(each, base_url) for each in resource]
+    if not isinstance(resource, dict):
+        return resource
     return {
-        name: local(item, base_url) if name == "reference" and isinstance(item, str) else _localized(item, base_url)
-        for name, item in value.items()
+        name: local(value, base_url) if name == "reference" and isinstance(value, str) else localized(value, base_url)
+        for name, value in resource.items()
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bot_layer.errors import AuthError, PermanentError, ServiceError, TransientError
-from bot_layer.fhir.json import read_json, read_object
+from bot_layer.fhir.json import objects, read_json, read_object, text
 from bot_layer.http.policy import BUSY, READS, read_retry_after
 
 _ISSUE_CODE: Final = re.compile(r"[a-z][a-z-]{0,40}")
@@ -81,9 +81,10 @@ class Answer:
                 maybe_done=self.status != 429 and self.method not in READS,
                 **self.where,
             )
+        codes = (text(each.get("code")) for each in objects(self.outcome().get("issue")))
         return PermanentError(
             f"{self.service} refused {self.method} {self.path} with status {self.status}.",
-            issues=_issue_codes(self.outcome()),
+            issues=[code for code in codes if _ISSUE_CODE.fullmatch(code)],
             **self.where,
         )
 
@@ -91,9 +92,3 @@ class Answer:
     def where(self) -> dict[str, Any]:
         """What an error says of the request: service, status, method and path."""
         return {"service": self.service, "status": self.status, "method": self.method, "path": self.path}
-
-
-def _issue_codes(outcome: Mapping[str, Any]) -> list[str]:
-    issues = outcome.get("issue")
-    codes = [each.get("code") for each in issues if isinstance(each, dict)] if isinstance(issues, list) else []
-    return [code for code in codes if isinstance(code, str) and _ISSUE_CODE.fullmatch(code)]
