@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bot_layer.bot.event import read, target
-from bot_layer.bot.handler import check_input
 from bot_layer.demo.world import World
 from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import answers, enrollment
@@ -74,7 +73,7 @@ def run(console: Console) -> None:
 
 def _one_call(body: bytes) -> Json:
     event = read(json.loads(body), settings=handler.bot.settings)
-    check_input(handler.definition_path, event.input)
+    handler.check_input(event.input)
     target(event, "Practitioner", "practitioner")
     settings = hg.read(event.secrets)
     found = Enrollment(_ROLE, _ROLE["contained"][0])

@@ -93,9 +93,7 @@ class Handler:
         read = envelopes.read(event, settings=self.bot.settings, environ=os.environ if environ is None else environ)
         self._require_declared(read.secrets)
         require_delivered(read, self.bot)
-        if isinstance(read.input, dict) and read.input.get("resourceType") == "Parameters":
-            check_input(self.definition_path, read.input)
-        check_plain_call(self.bot, self.operation, read.input)
+        self.check_input(read.input)
         with deadline.within(self.bot.timeout):
             return self.act(read)
 
@@ -104,35 +102,34 @@ class Handler:
         self._require_declared(values)
         self.read_settings(values)
 
+    def check_input(self, given: Any) -> None:
+        """Raise InputError for Parameters that differ from what the OperationDefinition takes.
+
+        The same for an object that is no resource and contains more than is read from it.
+        """
+        operation = self.operation
+        if operation is None or not isinstance(given, dict):
+            return
+        if given.get("resourceType") == "Parameters":
+            faults = parameters.faults(operation, given)
+            if faults:
+                text = f"The input does not match the operation's parameters: see {', '.join(faults)}."
+                raise InputError(text, code="invalid-input", expression=faults)
+            return
+        is_named = self.bot.target is None or bool({"resourceType", "deletedResource"} & given.keys())
+        if not is_named and not parameters.is_plain_call(operation, str(self.bot.parameter), given):
+            raise InputError(
+                "Beside the resource to work on, only flags (true or false) and codes can be given outside of "
+                "Parameters: send a Parameters resource.",
+                code="invalid-input",
+            )
+
     def _require_declared(self, values: Mapping[str, str]) -> None:
         if self.reads_all_settings:
             return
         reader = Reader(self.bot.settings, values)
         reader.check()
         reader.complain()
-
-
-def check_input(definition: Path | None, given: Json) -> None:
-    """Raise an InputError for each way in which the Parameters differ from what the OperationDefinition takes."""
-    faults = parameters.faults(_read_definition(definition), given) if definition else []
-    if faults:
-        raise InputError(
-            f"The input does not match the operation's parameters: see {', '.join(faults)}.",
-            code="invalid-input",
-            expression=faults,
-        )
-
-
-def check_plain_call(bot: Bot, operation: Json | None, given: Any) -> None:
-    """Raise an InputError where an object that is no resource says more than is read from it."""
-    if bot.target is None or not isinstance(given, dict) or {"resourceType", "deletedResource"} & given.keys():
-        return
-    if operation is not None and not parameters.is_plain_call(operation, str(bot.parameter), given):
-        raise InputError(
-            "Beside the resource to work on, only flags (true or false) and codes can be given outside of Parameters: "
-            "send a Parameters resource.",
-            code="invalid-input",
-        )
 
 
 @lru_cache(maxsize=64)
