@@ -143,7 +143,8 @@ class Medplum:
         return self._call("GET", _type(resource_type), page)
 
     def _localized(self, found: Any) -> Json:
-        return localized(found, self.client.fhir_base_url) if self.is_local else found
+        answer: Json = localized(found, self.client.fhir_base_url) if self.is_local else found
+        return answer
 
     def create(self, resource: Json) -> Json:
         """The stored resource. Never repeated: a lost answer is a TransientError with ``maybe_done``."""
