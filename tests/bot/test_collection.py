@@ -55,7 +55,7 @@ def test_a_bot_says_what_it_is(stem: str) -> None:
     tree = ast.parse((ROOT / "bots" / f"{stem}.py").read_text())
     assert ast.get_docstring(tree)
     assert bot.about
-    assert not bot.about.endswith("."), "it stands in a table"
+    assert not bot.about.endswith("."), "it is a cell of a table"
     assert [each.bot.identifier for each in BOTS].count(bot.identifier) == 1
     assert all(setting.about for setting in bot.settings)
     assert len({setting.name for setting in bot.settings}) == len(bot.settings)

@@ -174,7 +174,7 @@ def test_input_that_does_not_fit_the_operation_never_reaches_the_bot(entry: Json
 
 
 def test_every_error_of_the_input_is_reported_without_values() -> None:
-    """All places at once, each once, without what stood there."""
+    """All places at once, each once, without the values."""
     given = parameters({"name": "zzyzx", "valueString": "Zzyzx"}, {"name": "preview", "valueString": "Zzyzx"})
     with pytest.raises(InputError) as caught:
         Listener().handler.run(envelope(given))

@@ -114,7 +114,7 @@ class World:
         return handler(self.event(given, **(secrets or {})))
 
     def play(self, handler: Handler, case: Case) -> tuple[Json, Bindings]:
-        """The answer to a case's event, its resources stored before, and what the placeholders stood for."""
+        """The answer to a case's event, its resources stored before, and the values of the placeholders."""
         bound = self.bound(case)
         event = bound.bind(case.read("event.json"))
         answer = handler({**self.event(None), **event, "secrets": {**self.event(None)["secrets"], **event["secrets"]}})

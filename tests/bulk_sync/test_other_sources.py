@@ -527,7 +527,7 @@ FILES = {
         lines("Observation", ndjson(O1, O2) + outcome(ERROR)), phase="partial", moved=ALL - {"Observation"}
     ),
     "breaks": Case(breaking(2)),
-    "breaks, and goes on with ranges": Case(breaking(2, lambda _: '"a"', ranges=True)),
+    "breaks, and resumes with ranges": Case(breaking(2, lambda _: '"a"', ranges=True)),
     "breaks, and each machine has its own ETag": Case(breaking(3, lambda asked: f'"m{asked.turn}"')),
     "breaks, and each machine has its own ETag and ranges": Case(
         breaking(3, lambda asked: f'"m{asked.turn}"', ranges=True)

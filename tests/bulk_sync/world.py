@@ -205,7 +205,7 @@ def assert_exact(world: World, *, types: Sequence[str] | None = None) -> int:
         surplus = stored[kind].keys() - wanted.keys()
         assert not surplus, f"{len(surplus)} {kind} are in Medplum alone"
         for source_id, found in stored[kind].items():
-            assert len(found) == 1, f"a {kind} stands {len(found)} times in Medplum"
+            assert len(found) == 1, f"a {kind} is {len(found)} times in Medplum"
             if kind == "Binary":
                 _assert_content(world, found[0], wanted[source_id])
             else:

@@ -37,7 +37,7 @@ def enroll(place: World, report: Path, *options: str) -> tuple[int, dict[str, di
     """The exit code, and the report by practitioner."""
     result = CliRunner().invoke(build(), ["enroll", "--report", str(report), *options], env=_environ(place))
     rows = list(csv.DictReader(report.open(encoding="utf-8"))) if report.is_file() else []
-    assert len({row["practitioner"] for row in rows}) == len(rows), "a person stands twice in the report"
+    assert len({row["practitioner"] for row in rows}) == len(rows), "a person is in the report twice"
     return result.exit_code, {row["practitioner"]: row for row in rows}
 
 

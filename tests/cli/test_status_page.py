@@ -64,7 +64,7 @@ def test_the_time_left_is_computed_from_the_speed_of_loading() -> None:
     assert left(0, loading(1)) is None
     assert left(10, loading(50)) is None
     assert left(60, loading(101)) == 540 - 0.6
-    assert left(120, loading(101)) == pytest.approx(1078.8), "it stands still"
+    assert left(120, loading(101)) == pytest.approx(1078.8), "there is no progress"
     assert left(130, loading(101, jobs=2)) is None, "nobody knows how large the other export is"
     assert left(140, loading(5, run="next")) is None
     assert left(300, loading(1000, run="next")) is None, "nothing is left"

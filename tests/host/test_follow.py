@@ -52,7 +52,7 @@ def test_following_prints_new_runs_until_a_signal(tmp_path: Path) -> None:
                 assert process.stderr.read() == ""
             finally:
                 process.kill()
-    assert len(result) == len(set(result)), "each is told once"
+    assert len(result) == len(set(result)), "each is printed once"
 
 
 def test_a_line_has_bot_event_action_codes_and_milliseconds(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_body_that_is_not_an_envelope_is_400(medplum: TokenServer, body: bytes
 
 
 async def _stream(path: str, headers: list[tuple[bytes, bytes]], **settings: Any) -> tuple[int, int]:
-    """The status for a body that goes on and on, and how many MB of it were read."""
+    """The status for an endless body, and how many MB of it were read."""
     read = 0
 
     async def receive() -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _signed(at: float) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("path", "headers", "settings", "told"),
+    ("path", "headers", "settings", "output"),
     [
         ("/bot-b-3", [], {}, (413, 2)),
         ("/bot-b-3", [], {"largest_body": 4 * 1024 * 1024}, (413, 5)),

@@ -62,7 +62,7 @@ class Script:
         bot = Bot(
             "script",
             "test/script",
-            "does as it is told",
+            "does what its event says",
             cron="0 3 * * *",
             grants=(Grant("Bot"),),
             watches=(Watch("Patient"),),
@@ -369,13 +369,13 @@ def test_an_event_that_can_not_be_stored_runs_at_once(tmp_path: Path, caplog: py
             for table in ("workflow_status", "bot_trial"):
                 raising = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
                 connection.execute(sa.text(f"CREATE TRIGGER full_{table} BEFORE INSERT ON {table} {raising}"))
-        stands = [inbox.ready, inbox.take(script.handler, changed("a", "1"), AT, now=NOW), inbox.ready]
+        ready = [inbox.ready, inbox.take(script.handler, changed("a", "1"), AT, now=NOW), inbox.ready]
         inbox._probe.look()  # nothing is locked: the right to write is still given
-        stands.append(inbox.ready)
+        ready.append(inbox.ready)
         with sa.create_engine(inbox.settings.database_url).begin() as connection:
             connection.execute(sa.text("DROP TRIGGER full_bot_trial"))
         inbox._probe.look()
-        assert [*stands, inbox.ready] == [True, None, False, False, True]
+        assert [*ready, inbox.ready] == [True, None, False, False, True]
     assert "IntegrityError" in caplog.text
     assert "Patient/a" not in caplog.text
 

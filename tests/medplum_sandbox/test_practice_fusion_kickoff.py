@@ -273,15 +273,15 @@ def test_a_group_export_holds_members_and_shared_resources() -> None:
         assert counts(caller.manifest("$export"))["Patient"] == 4
 
 
-@pytest.mark.parametrize(("switch", "brought"), [(False, {}), (True, {"Patient": 1, "Goal": 1})])
-def test_new_members_and_since(switch: bool, brought: dict[str, int]) -> None:
+@pytest.mark.parametrize(("switch", "expected"), [(False, {}), (True, {"Patient": 1, "Goal": 1})])
+def test_new_members_and_since(switch: bool, expected: dict[str, int]) -> None:
     """_since does not return the old data of a patient newly in the Group, unless switched on."""
     source = generate(1, 1, types=["Patient", "Goal"], outside=1)
     with calling(Switches.general(since_brings_new_members=switch), source) as caller:
         first = caller.manifest()
         source.add_member(list(source.entries["Patient"])[1], at=caller.box.now())
         query = f"Group/{caller.box.group_id}/$export?_since={first['transactionTime']}"
-        assert counts(caller.manifest(query)) == brought
+        assert counts(caller.manifest(query)) == expected
         assert counts(caller.manifest())["Patient"] == 2
 
 

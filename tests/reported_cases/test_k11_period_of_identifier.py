@@ -36,7 +36,7 @@ def test_k11_period_of_identifier() -> None:
         )
         r = w.call(sync, pw.named("practitioner", p))
         check(
-            "the closed number is not sent, or told",
+            "the closed number is not sent, or is reported",
             "CLOSED-1" not in numbers(w) or len(pw.codes(r)) > 1,
             (numbers(w), pw.codes(r)),
         )

@@ -25,5 +25,5 @@ def test_k15_labels() -> None:
         for name, label in LABELS.items():
             p = w.patient()
             w.document(p, securityLabel=[label])
-            check(f"{name}: not told of", c.get(f"fhir/R4/DocumentReference?patient={p['id']}").json()["total"] == 0)
+            check(f"{name}: not listed", c.get(f"fhir/R4/DocumentReference?patient={p['id']}").json()["total"] == 0)
     check.done()

@@ -54,9 +54,9 @@ def test_k25_opt_out() -> None:
         p = n.patient(meta={"security": [{"system": CONF, "code": "R"}]})
         n.document(p)
         with n.http(token=n.caller().token()) as c:
-            kept_out["patient labelled R: documents not told of"] = (
+            kept_out["patient labelled R: documents not listed"] = (
                 c.get(f"fhir/R4/DocumentReference?patient={p['id']}").json()["total"] == 0
             )
     for what, good in kept_out.items():
-        check(what, good, "registered or told of")
+        check(what, good, "registered or listed")
     check.done()

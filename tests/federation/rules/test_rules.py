@@ -260,7 +260,7 @@ def test_a_document_without_a_date_or_type_fits_no_filter_on_it() -> None:
     assert not fits("type=34133-9", type=None)
     assert not fits("category=clinical-note", category=None)
     assert not fits("period=ge1900", context=None)
-    assert fits("period=ge2050", context={"period": {"start": "2020"}}), "a period without an end goes on"
+    assert fits("period=ge2050", context={"period": {"start": "2020"}}), "a period without an end continues"
 
 
 def test_nothing_found_is_a_total_of_zero() -> None:
