@@ -276,7 +276,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         ("instant(now) < instant(before)", "instant(now) > instant(before)", "in turned round: what is older"),
         ('elif stored.edited and policy != "source":', "elif False:", "edits are never kept"),
         ('elif stored.edited and policy != "source":', 'elif policy != "source":', "every change is taken for an edit"),
-        ("if comparable(wanted) == comparable(stored.resource):", "if False:", "what is equal is written again"),
+        ("if is_same(wanted, stored.resource):", "if False:", "what is equal is written again"),
         ("and not _ours(item)", "", "an identifier of ours is kept as if it were local"),
         ('return {**body, "id": stored.id, "meta": meta}', 'return {**body, "meta": meta}', "Medplum's id is lost"),
         ("overwrites_edit=stored.edited", "overwrites_edit=False", "an overwritten edit is not reported"),
