@@ -17,6 +17,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from bot_layer.bot import event as envelopes
 from bot_layer.bot.declaration import Bot
 from bot_layer.bot.delivery import require_delivered
@@ -108,10 +110,10 @@ class Handler:
         The same for an object that is no resource and contains more than is read from it.
         """
         operation = self.operation
-        if operation is None or not isinstance(given, dict):
+        if operation is None or self.definition_path is None or not isinstance(given, dict):
             return
         if given.get("resourceType") == "Parameters":
-            faults = parameters.faults(operation, given)
+            faults = sorted({_where(fault) for fault in _validator(self.definition_path).iter_errors(given)})
             if faults:
                 text = f"The input does not match the operation's parameters: see {', '.join(faults)}."
                 raise InputError(text, code="invalid-input", expression=faults)
@@ -138,6 +140,11 @@ def _read_definition(path: Path) -> Json:
     return loaded
 
 
+@lru_cache(maxsize=64)
+def _validator(path: Path) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(parameters.input_schema(_read_definition(path)))
+
+
 def _definition_folders(module: str) -> list[Path]:
     """The folders in which the definitions of a module's bot may lie."""
     file = getattr(sys.modules.get(module), "__file__", None)
@@ -145,3 +152,11 @@ def _definition_folders(module: str) -> list[Path]:
         return []
     folder = Path(file).resolve().parent
     return [folder / OPERATION_DEFINITIONS, folder.parent / OPERATION_DEFINITIONS]
+
+
+def _where(fault: jsonschema.ValidationError) -> str:
+    """The place of a fault as a path of FHIRPath, without the value that was given."""
+    path = "Parameters"
+    for step in fault.absolute_path:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return path

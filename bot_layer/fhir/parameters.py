@@ -5,28 +5,21 @@ https://hl7.org/fhir/R4/parameters.html and https://hl7.org/fhir/R4/operationdef
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from bot_layer.fhir.json import Json, objects, text
+from bot_layer.fhir.json import Json
 
 _STRING_TYPES = frozenset(
     {"string", "code", "uri", "url", "canonical", "id", "date", "dateTime", "instant", "markdown", "oid"}
 )
 _REFERENCE_KEYS = frozenset({"reference", "type", "identifier", "display", "id", "extension"})
-_SIMPLE_TYPES = {
-    "boolean": (bool,),
-    "integer": (int,),
-    "positiveInt": (int,),
-    "unsignedInt": (int,),
-    "decimal": (int, float),
-}
+_NUMBER_TYPES = {"integer": "integer", "positiveInt": "integer", "unsignedInt": "integer", "decimal": "number"}
 
 
 def values(parameters: Json, name: str) -> list[Any]:
     """Every value given under a name: ``value[x]``, the resource, or the list of parts."""
-    return [_value(entry) for entry in objects(parameters.get("parameter")) if entry.get("name") == name]
+    return [_value(entry) for entry in _entries(parameters) if entry.get("name") == name]
 
 
 def one(parameters: Json, name: str) -> Any:
@@ -80,58 +73,32 @@ def parts(name: str, *entries: Json | None) -> Json:
     return {"name": name, "part": [entry for entry in entries if entry is not None]}
 
 
-def faults(operation: Json, given: Json) -> list[str]:
-    """Where Parameters differ from what an OperationDefinition takes: paths of FHIRPath, sorted, without the values.
+def input_schema(operation: Json) -> Json:
+    """The JSON Schema (2020-12) of the Parameters that an OperationDefinition takes.
 
-    Unknown names are faults: a misspelt ``preveiw`` must not enroll a person.
+    Unknown names are refused: a misspelt ``preveiw`` must not enroll a person.
     """
-    taken = {each["name"]: each for each in operation.get("parameter", []) if each.get("use") == "in"}
-    entries = given.get("parameter")
-    if entries is None:
-        return []
-    if not isinstance(entries, list):
-        return ["Parameters.parameter"]
-    found = {_fault(taken, entry, f"Parameters.parameter[{number}]") for number, entry in enumerate(entries)}
-    named = Counter(text(entry.get("name")) for entry in objects(entries))
-    for name, parameter in taken.items():
-        most = parameter.get("max", "1")
-        if named[name] < parameter.get("min", 0) or (most != "*" and named[name] > int(most)):
-            found.add("Parameters.parameter")
-    return sorted(found - {""})
-
-
-def _fault(taken: Mapping[str, Json], entry: Any, place: str) -> str:
-    """The place of the fault in an entry; empty if it has a known name and one value of the right type."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        return place
-    parameter = taken.get(entry["name"])
-    if parameter is None:
-        return f"{place}.name"
-    found = {key: value for key, value in entry.items() if key != "name"}
-    if len(found) != 1:
-        return place  # with two values it is unclear which one applies
-    ((key, value),) = found.items()
-    kind = parameter.get("type")
-    own = "part" if kind is None else f"value{kind[0].upper()}{kind[1:]}"
-    if _is_value(kind, own, key, value):
-        return ""
-    return f"{place}.{key}" if key == own else place
-
-
-def _is_value(kind: str | None, own: str, key: str, value: Any) -> bool:
-    """Whether a type takes the value of an element; ``own`` is the element of the type.
-
-    Text may also be a ``valueString``, which is what people write, and any but the simple types a resource.
-    """
-    if kind in _STRING_TYPES:
-        return key in (own, "valueString") and isinstance(value, str) and value != ""
-    if key == "resource":
-        return kind is not None and kind not in _SIMPLE_TYPES and isinstance(value, dict)
-    if kind in _SIMPLE_TYPES:
-        return key == own and type(value) in _SIMPLE_TYPES[kind]
-    if kind == "Reference":
-        return key == own and isinstance(value, dict) and "reference" in value
-    return key == own and (kind is not None or isinstance(value, list))
+    taken = [parameter for parameter in operation.get("parameter", []) if parameter.get("use") == "in"]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "required": ["resourceType"],
+        "properties": {
+            "resourceType": {"const": "Parameters"},
+            "parameter": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    # The name and one value: with two values it is unclear which one applies.
+                    "maxProperties": 2,
+                    "properties": {"name": {"enum": [parameter["name"] for parameter in taken]}},
+                    "allOf": [_rule(parameter) for parameter in taken],
+                },
+                "allOf": [_how_many(parameter) for parameter in taken],
+            },
+        },
+    }
 
 
 def is_plain_call(operation: Json, target: str, given: Json) -> bool:
@@ -153,6 +120,58 @@ def _fits_query(kind: object, value: object) -> bool:
     if kind == "boolean":
         return value in ("true", "false")
     return kind == "code" and isinstance(value, str)
+
+
+def _rule(parameter: Json) -> Json:
+    """If the entry has this name, then it has a value of this type."""
+    return {
+        "if": {"properties": {"name": {"const": parameter["name"]}}, "required": ["name"]},
+        "then": _value_schema(parameter),
+    }
+
+
+def _how_many(parameter: Json) -> Json:
+    bounds: Json = {
+        "contains": {"properties": {"name": {"const": parameter["name"]}}, "required": ["name"]},
+        "minContains": 0,
+    }
+    if parameter.get("max", "1") != "*":
+        bounds["maxContains"] = int(parameter.get("max", "1"))
+    if parameter.get("min", 0):
+        bounds["minContains"] = parameter["min"]
+    return bounds
+
+
+def _value_schema(parameter: Json) -> Json:
+    kind = parameter.get("type")
+    if kind is None:
+        return {"required": ["part"], "properties": {"part": {"type": "array"}}}
+    if kind == "Reference":
+        by_reference: Json = {
+            "required": ["valueReference"],
+            "properties": {"valueReference": {"type": "object", "required": ["reference"]}},
+        }
+        return {"anyOf": [by_reference, {"required": ["resource"], "properties": {"resource": {"type": "object"}}}]}
+    key = f"value{kind[0].upper()}{kind[1:]}"
+    if kind == "boolean":
+        return {"required": [key], "properties": {key: {"type": "boolean"}}}
+    if kind in _NUMBER_TYPES:
+        return {"required": [key], "properties": {key: {"type": _NUMBER_TYPES[kind]}}}
+    if kind in _STRING_TYPES:
+        return _text_schema(key)
+    return {"anyOf": [{"required": [key]}, {"required": ["resource"]}]}
+
+
+def _text_schema(key: str) -> Json:
+    """Text under its own key, or under ``valueString``, which is what people write."""
+    text: Json = {"type": "string", "minLength": 1}
+    keys = sorted({key, "valueString"})
+    return {"anyOf": [{"required": [name], "properties": {name: text}} for name in keys]}
+
+
+def _entries(parameters: Json) -> Sequence[Json]:
+    entries = parameters.get("parameter")
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _value(entry: Json) -> Any:

@@ -1,9 +1,10 @@
-"""Parameters, and the check of an operation's input."""
+"""Parameters, and the JSON Schema of an operation's input."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 
 from bot_layer.fhir import parameters
@@ -26,7 +27,13 @@ ACTION: Json = {"name": "action", "valueCode": "start"}
 
 
 def is_valid(*entries: Any) -> bool:
-    return not parameters.faults(OPERATION, {"resourceType": "Parameters", "parameter": list(entries)})
+    validator = jsonschema.Draft202012Validator(parameters.input_schema(OPERATION))
+    return validator.is_valid({"resourceType": "Parameters", "parameter": list(entries)})
+
+
+def test_the_schema_itself_is_one() -> None:
+    """It is a JSON Schema of 2020-12."""
+    jsonschema.Draft202012Validator.check_schema(parameters.input_schema(OPERATION))
 
 
 @pytest.mark.parametrize(
