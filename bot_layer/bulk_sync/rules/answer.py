@@ -60,7 +60,7 @@ def of_practices(answers: Mapping[str, Json | str]) -> Json:
         said = fhir.string("problem", answer) if isinstance(answer, str) else {"name": "answer", "resource": answer}
         parts.append(fhir.parts("practice", fhir.string("name", name), said))
         failed += [name] if isinstance(answer, str) or fhir.one(answer, "success") is False else []
-    problem = f"not all practices are well: {', '.join(failed)}" if failed else ""
+    problem = f"not every practice succeeded: {', '.join(failed)}" if failed else ""
     return fhir.build(fhir.code("action", "practices"), *_end(problem), *parts)
 
 

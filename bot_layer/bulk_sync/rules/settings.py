@@ -36,9 +36,12 @@ def _choice(name: str, about: str, choices: tuple[str, ...]) -> Setting:
 SETTINGS: Final = (
     Setting("PF_FHIR_BASE_URL", "The practice's FHIR address; it ends in the practice's id; needed", login="PF"),
     Setting("PF_CLIENT_ID", "The app's client id; needed", login="PF"),
-    Setting("PF_CLIENT_SECRET", "The app's secret, where a secret is used", sensitive=True, login="PF"),
+    Setting("PF_CLIENT_SECRET", "The app's secret, if it has no key", sensitive=True, login="PF"),
     Setting(
-        "PF_PRIVATE_KEY", "The app's private key (PKCS8 PEM); it is taken before a secret", sensitive=True, login="PF"
+        "PF_PRIVATE_KEY",
+        "The app's private key (PKCS8 PEM); it is used instead of a secret",
+        sensitive=True,
+        login="PF",
     ),
     Setting("PF_KEY_ID", "The key's id (kid) in the registered JWKS", login="PF"),
     Setting("PF_JWKS_URL", "The registered JWKS address, if the source wants it in the assertion (jku)", login="PF"),
@@ -70,7 +73,7 @@ SETTINGS: Final = (
     _whole("PF_WORKERS", "The most batches at once", "8", 1, 64),
     _whole("PF_POLL_LIMIT_SECONDS", "How long an export may take", "21600", 1, 604_800),
     _whole("PF_MAX_BATCH_BYTES", "The largest batch; Medplum's own limit is 1 MB", "900000", 1000, 100_000_000),
-    Setting("PF_HYDRATE", "false: what others point to is not read one by one", default="true", kind="flag"),
+    Setting("PF_HYDRATE", "false: referenced resources are not read one by one", default="true", kind="flag"),
     Setting("PF_LENIENT", "true: the source may ignore parameters that it does not know", default="false", kind="flag"),
     Setting("PF_ALLOWED_HOSTS", "Hosts on private networks to which the source's links may lead, joined by commas"),
     Setting("PF_STATE_DIR", "A folder for the map of ids, or a PostgreSQL database; without it a run is slower"),
@@ -178,7 +181,7 @@ def read_settings(given: Mapping[str, str]) -> SyncSettings:
     if forbidden := not_importable(settings.types):
         reader.refuse("PF_RESOURCE_TYPES", f"no source may write {', '.join(forbidden)}")
     if settings.upsert == "conditional" and settings.local_edits != "source":
-        reader.refuse("PF_LOCAL_EDITS", "conditional PUTs go over every edit: set PF_UPSERT to lookup")
+        reader.refuse("PF_LOCAL_EDITS", "conditional PUTs overwrite every edit: set PF_UPSERT to lookup")
     reader.complain()
     return settings
 

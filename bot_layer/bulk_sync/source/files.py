@@ -153,7 +153,7 @@ class Files:
             elif reply.status == 401 and with_token and renewed < 2:
                 stale, renewed = token, renewed + 1
             elif reply.status in (401, 403, 404, 410):
-                raise LinkExpired(f"A file's link is no longer good ({reply.status}).")
+                raise LinkExpired(f"A file's link has expired ({reply.status}).")
             else:
                 raise reply.error()
         raise PermanentError("Too many redirects.", service=SERVICE, method="GET", path=_PATH)
@@ -189,7 +189,9 @@ def _unpacked(
     """The decompressed bytes. PermanentError for an encoding that was not requested."""
     encoding = _encoding(reply)
     if encoding and encoding not in _PACKINGS:
-        raise PermanentError("It is packed in a way that was not asked for.", service=SERVICE, method="GET", path=_PATH)
+        raise PermanentError(
+            "It has a content encoding that was not requested.", service=SERVICE, method="GET", path=_PATH
+        )
     if resumed:
         return stream
     first, stream = _start(stream)

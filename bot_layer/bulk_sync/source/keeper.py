@@ -44,7 +44,7 @@ class Keeper:
                 (self.folder / each).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as fault:
             raise ConfigError(
-                "The folder of --keep cannot be made.", code="wrong-settings", missing=["--keep"]
+                "The folder of --keep cannot be created.", code="wrong-settings", missing=["--keep"]
             ) from fault
 
     def kickoff(self, url: str, job: Job, *, refused: str = "", status: int = 0) -> None:

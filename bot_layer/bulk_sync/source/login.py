@@ -82,7 +82,7 @@ class SourceLogin:
             readable = smart.types_of(self.settings.scopes, types)
             if not readable:
                 raise AuthError(
-                    "PF_SCOPES lets no type of PF_RESOURCE_TYPES be read: name scopes such as system/*.rs.",
+                    "PF_SCOPES allows no type of PF_RESOURCE_TYPES to be read: name scopes such as system/*.rs.",
                     code="no-scope-granted",
                 )
             return readable
@@ -103,7 +103,7 @@ class SourceLogin:
             self._token = None  # it was only for some of the types
         accepted = tuple(each for each in types if each in found.accepted)
         if not accepted:
-            raise AuthError("The source refused every scope that was asked for.", code="no-scope-granted")
+            raise AuthError("The source refused every requested scope.", code="no-scope-granted")
         self.granted = found.scopes
         return accepted
 

@@ -18,7 +18,7 @@ from bot_layer.http.answer import Answer
 
 MOST_GROUPS: Final = 500
 _KINDS: Final = ("Patient", "Group")
-_UNEXPECTED: Final = "answered with something else than was asked for"
+_UNEXPECTED: Final = "answered with something else than the requested resource"
 
 
 class ReadRefused(AuthError):
