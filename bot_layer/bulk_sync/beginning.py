@@ -142,8 +142,8 @@ def granted(session: Session, state: SyncState, options: Options) -> tuple[tuple
     known = bool(state.scopes) and state.scopes_for == asked_for and not session.settings.scopes
     # A refused type may be granted by now, but negotiating in each run would cost more requests than the rest of the
     # run.
-    anew = options.full or options.reconcile or session.clock() - state.scopes_at > SCOPES_SECONDS
-    if known and not (state.refused_types and anew):
+    is_due = options.full or options.reconcile or session.clock() - state.scopes_at > SCOPES_SECONDS
+    if known and not (state.refused_types and is_due):
         use_scopes(session, state)
         return tuple(each for each in types if each not in state.refused_types), state
     accepted = session.source.login.negotiate(types)

@@ -84,7 +84,7 @@ def reconcile(session: Session, run: Run) -> None:
     whole = not (run.bad_lines or run.not_exported or session.settings.type_filters)
     missing = _missing(session, run)
     for start in range(0, len(missing), _MANY):
-        number = delete(session, _gone(session, missing[start : start + _MANY], whole=whole))
+        number = delete(session, _deleted_at_source(session, missing[start : start + _MANY], whole=whole))
         session.keep(replace(session.current, deleted=session.current.deleted + number))
         session.check_time()
 
@@ -122,14 +122,14 @@ def _imported(session: Session, kind: str) -> Iterator[Key]:
             yield key
 
 
-def _gone(session: Session, keys: Iterable[Key], *, whole: bool) -> list[Key]:
+def _deleted_at_source(session: Session, keys: Iterable[Key], *, whole: bool) -> list[Key]:
     """Those that no longer exist at the source. The others are recorded, so that the source is asked only once.
 
     One that only left the Group still exists. If the export was not ``whole``, a resource that the source does not
-    allow to be read does not count as gone.
+    allow to be read does not count as deleted.
     """
     answers: dict[Key, bool] = {}
-    # If the source is down, stop asking; a resource without an answer does not count as gone.
+    # If the source is down, stop asking; a resource without an answer does not count as deleted.
     with suppress(TransientError):
         for key in keys:
             if session.halted():
@@ -142,5 +142,5 @@ def _gone(session: Session, keys: Iterable[Key], *, whole: bool) -> list[Key]:
                 if fault.path == "token":
                     raise  # a refused login says nothing about the resource
                 answers[key] = whole
-    session.map.write_seen(key for key, gone in answers.items() if not gone)
-    return [key for key, gone in answers.items() if gone]
+    session.map.write_seen(key for key, is_deleted in answers.items() if not is_deleted)
+    return [key for key, is_deleted in answers.items() if is_deleted]

@@ -213,7 +213,7 @@ class _Content:
         elif (reason := unusable(resource)) or resource.key is None:
             self.bad.append(BadLine(resource.number, reason))
         elif job.only and (owner_of(resource.key, resource.value, source) or job.only[0]) not in job.only:
-            # The caller named patients. What belongs to no patient may come with theirs.
+            # The caller named patients. Resources of no patient may be exported with theirs.
             self.unwanted[f"{kind} of other patients"] += 1
         else:
             self.patients |= {resource.key.id} if kind == "Patient" else set()

@@ -1,4 +1,4 @@
-"""The end of a run: repair references, delete what is gone at the source, then advance the time stamps."""
+"""The end of a run: repair references, delete what the source no longer has, then advance the time stamps."""
 
 from __future__ import annotations
 

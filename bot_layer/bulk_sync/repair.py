@@ -90,14 +90,14 @@ def detach(session: Session, found: Mapping[Key, Found]) -> None:
     This happens before the deletion, so that a run interrupted in between repeats it.
     """
     source = session.settings.source
-    gone = {f"{stored_as(key.type)}/{there.id}": key for key, there in found.items() if key.type != "Binary"}
+    deleting = {f"{stored_as(key.type)}/{there.id}": key for key, there in found.items() if key.type != "Binary"}
 
     def detached(_key: Key, there: Found) -> Json | None:
-        return with_references(session, there, references.detach(there.resource, gone, source))
+        return with_references(session, there, references.detach(there.resource, deleting, source))
 
-    for keys in session.map.referrers(gone.values()):
+    for keys in session.map.referrers(deleting.values()):
         changed = session.medplum.change([key for key in keys if key not in found], detached)
-        written = {key: references.detach(changed.seen[key].resource, gone, source) for key in changed.done}
+        written = {key: references.detach(changed.seen[key].resource, deleting, source) for key in changed.done}
         waiting = {key: references.logical_targets(each, source) for key, each in written.items()}
         session.map.record((), waiting=waiting.items())
 
