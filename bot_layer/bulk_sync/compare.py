@@ -27,7 +27,7 @@ class Comparison:
         self.session, self.map, self.source = session, session.map, session.settings.source
 
     def same(self, resources: Sequence[Resource]) -> tuple[set[Key], frozenset[str]]:
-        """The resources that are unchanged in Medplum, and the references to them: one search compares a hundred of a
+        """The resources that are unchanged in Medplum, and the references to them: one search compares many of a
         type."""
         comparable = [each for each in resources if self.is_comparable(each)]
         same = self._as_compared_before(comparable)

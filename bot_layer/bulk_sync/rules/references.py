@@ -36,6 +36,7 @@ _ORIGINALS: Final = {
     "identifier": (ORIGINAL_IDENTIFIER_URL, "valueIdentifier"),
     "type": (ORIGINAL_TYPE_URL, "valueUri"),
 }
+_CONTAINERS: Final = (dict, list)
 _CONDITIONAL: Final = re.compile(r"([A-Z][A-Za-z]+)\?identifier=([^&]+)")
 _RELATIVE: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]{1,64})?")
 
@@ -74,13 +75,15 @@ def by_type(keys: Iterable[tuple[str, str]], most: int) -> Iterator[tuple[str, l
 
 def read_reference(reference: object, base: str) -> Key | None:
     """The source resource that a reference names, or None if it names something else."""
+    if not isinstance(reference, str):
+        return None  # most objects are no references
     match = _RELATIVE.fullmatch(_relative(reference, base))
     return Key(match[1], match[2]) if match and is_id(match[2]) else None
 
 
 def targets(resource: Json, base: str) -> frozenset[Key]:
     """Every source resource that this one refers to."""
-    found = (read_reference(each.get("reference"), base) for each in _objects(resource))
+    found = [read_reference(each["reference"], base) for each in _objects(resource) if "reference" in each]
     return frozenset(key for key in found if key is not None)
 
 
@@ -220,24 +223,22 @@ def _relative(reference: object, base: str) -> str:
     return text(reference).removeprefix(f"{base}/")
 
 
-def _objects(value: Any) -> list[Json]:
-    """Every object in a value, at any depth."""
-    found = []
-    waiting = [value]
+def _objects(resource: Json) -> list[Json]:
+    """Every object in a resource, at any depth."""
+    found: list[Json] = []
+    waiting: list[Any] = [resource]
     while waiting:
         each = waiting.pop()
         if isinstance(each, dict):
             found.append(each)
-            waiting += each.values()
-        elif isinstance(each, list):
-            waiting += each
+        inner = each.values() if isinstance(each, dict) else each
+        waiting += [one for one in inner if isinstance(one, _CONTAINERS)]
     return found
 
 
 def _mapped(value: Any, change: Callable[[Json], Json]) -> Any:
     """The value with each object in it changed, from the inside out."""
     if isinstance(value, dict):
-        return change({name: _mapped(each, change) for name, each in value.items()})
-    if isinstance(value, list):
-        return [_mapped(each, change) for each in value]
-    return value
+        inner = {name: _mapped(each, change) for name, each in value.items() if isinstance(each, _CONTAINERS)}
+        return change({**value, **inner} if inner else value)
+    return [_mapped(each, change) if isinstance(each, _CONTAINERS) else each for each in value]

@@ -134,18 +134,18 @@ class Spool:
 
     def read(self, after: str = "") -> Iterator[Spooled]:
         """Every resource after a position, in write order; only one page is in memory at a time."""
-        while page := self._page("place > ? ORDER BY place", (after,), _PAGE):
+        while page := self._page("place > ? ORDER BY place", (after,)):
             yield from page
             after = page[-1].place
 
     def pages(self, kind: str, after: str = "") -> Iterator[list[Spooled]]:
-        """The resources of a type after an id, a hundred at a time, in order of id."""
-        while page := self._page("type = ? AND id > ? ORDER BY id", (kind, after), 100):
+        """The resources of a type after an id, page by page, in order of id."""
+        while page := self._page("type = ? AND id > ? ORDER BY id", (kind, after)):
             yield page
             after = page[-1].key.id
 
-    def _page(self, condition: str, values: Row, most: int) -> list[Spooled]:
-        query = f"SELECT type, id, place, body FROM resource WHERE {condition} LIMIT {most}"  # noqa: S608 - constants
+    def _page(self, condition: str, values: Row) -> list[Spooled]:
+        query = f"SELECT type, id, place, body FROM resource WHERE {condition} LIMIT {_PAGE}"  # noqa: S608 - constants
         rows = self._base.read(query, values)
         return [Spooled(Key(kind, id_), place, self._seal.open(body) or b"") for kind, id_, place, body in rows]
 

@@ -16,6 +16,7 @@ from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum
 
 LOOKUP_SIZE: Final = 100
+_IDS: Final = 200  # Medplum's ids are shorter, so that the URL of a search has room for more
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Lookups:
         identifiers and whole resources."""
         return {
             str(found["id"]): str(found["meta"]["versionId"])
-            for kind, some in by_type(((key.type, at) for key, at in ids.items()), LOOKUP_SIZE)
+            for kind, some in by_type(((key.type, at) for key, at in ids.items()), _IDS)
             for found in self._guarded(kind, f"_id={','.join(some)}&_count=1000&_fields=id")
         }
 
