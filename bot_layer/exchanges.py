@@ -1,4 +1,4 @@
-"""What the clients sent and received during one call of a bot, kept for a case that replays it; by default nothing is.
+"""What the clients sent and received during one call of a bot, kept for a case that replays it; off by default.
 
 The clients report every request here, as they do in ``bot_layer.spans``. Headers that carry a login are never kept,
 and neither is the body of a form, in which logins are sent. Anything else may be a person's data: encrypt a tape.
@@ -68,7 +68,7 @@ _tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
 
 @contextmanager
 def recorded() -> Iterator[Tape]:
-    """Everything that this context sends and receives meanwhile, on a tape."""
+    """A tape of everything that is sent and received within this context."""
     tape = Tape()
     token = _tape.set(tape)
     try:
@@ -86,7 +86,7 @@ def tape() -> Tape | None:
 def copied(
     chunks: Iterator[bytes], response: requests.Response, path: str, *, sent: bytes | None
 ) -> Iterator[Iterator[bytes]]:
-    """The chunks of an answer; on the tape goes what of them was read."""
+    """The chunks of an answer; the tape keeps those that are read."""
     kept = tape()
     if kept is None:
         yield chunks
@@ -109,7 +109,7 @@ def copied(
 
 
 def _body(content: bytes | bytearray | None) -> Json | None:
-    """The body as JSON can hold it; None for none."""
+    """The body as JSON can store it; None if it is empty."""
     if not content:
         return None
     try:

@@ -50,21 +50,16 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class _Quiet(logging.Filter):
-    """Passes records of the project and the operator's own bots, and the warnings of libraries."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not is_library(record):
-            return True
-        least = logging.ERROR if record.name.startswith(_SILENT) else logging.WARNING
-        return record.levelno >= least
+def _is_written(record: logging.LogRecord) -> bool:
+    """True for records of the project and the operator's own bots, and for the warnings of libraries."""
+    least = logging.ERROR if record.name.startswith(_SILENT) else logging.WARNING
+    return not is_library(record) or record.levelno >= least
 
 
 def is_library(record: logging.LogRecord) -> bool:
     """True for a record that neither the project nor a bot of the operator wrote."""
-    if record.name.partition(".")[0] in own_packages:
-        return False
-    return any(place in record.pathname for place in _LIBRARIES)
+    is_own = record.name.partition(".")[0] in own_packages
+    return not is_own and any(place in record.pathname for place in _LIBRARIES)
 
 
 @contextmanager
@@ -83,7 +78,7 @@ def configure(*, level: str = "INFO") -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     handler.setLevel(level.upper())  # a package's own level may be lower, for its run logs
-    handler.addFilter(_Quiet())
+    handler.addFilter(_is_written)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

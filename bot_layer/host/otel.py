@@ -12,9 +12,10 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
+from functools import wraps
 from importlib.metadata import version
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
@@ -44,7 +45,26 @@ _TRACE_ID: Final = re.compile(r"[0-9a-fA-F-]{8,64}")
 _LAST_SECONDS: Final = 5.0
 _w3c = TraceContextTextMapPropagator()
 _log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Other = TypeVar("_Other")
+
+
+def _quietly(otherwise: _Other) -> Callable[[Callable[_P, _T]], Callable[_P, _T | _Other]]:
+    """Return ``otherwise`` if the function fails: a fault of tracing must never break a call."""
+
+    def decorate(work: Callable[_P, _T]) -> Callable[_P, _T | _Other]:
+        @wraps(work)
+        def safe(*given: _P.args, **named: _P.kwargs) -> _T | _Other:
+            try:
+                return work(*given, **named)
+            except Exception as fault:  # noqa: BLE001  # as above
+                _log.warning("A span was lost: %s", type(fault).__name__)
+                return otherwise
+
+        return safe
+
+    return decorate
 
 
 def exporting(exporter: str) -> SpanProcessor:
@@ -63,25 +83,9 @@ class Tracer(spans.Recorder):
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer(_NAME, version(_NAME))
 
+    @_quietly(spans.NOTHING)
     def call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> spans.Span:
         """One call of a bot, as part of the caller's trace if there is one."""
-        return _quietly(lambda: self._call(transport, envelope, traceparent), spans.NOTHING)
-
-    def request(self, service: str, method: str, url: str, path: str | None) -> spans.Span:
-        """One request to Medplum or a partner."""
-        return _quietly(lambda: self._request(service, method, url, path), spans.NOTHING)
-
-    def traceparent(self) -> str | None:
-        """The traceparent of the current call."""
-        return _quietly(lambda: _headers(trace.get_current_span()).get("traceparent"), None)
-
-    def close(self) -> None:
-        """Send the pending spans; a collector that does not answer delays this only briefly."""
-        sending = threading.Thread(target=_quietly, args=(self._provider.shutdown, None), daemon=True)
-        sending.start()
-        sending.join(_LAST_SECONDS)
-
-    def _call(self, transport: str, envelope: Mapping[str, Any], traceparent: str | None) -> spans.Span:
         trace_id = envelope.get("traceId")
         parent = next(filter(None, map(_parent, (traceparent, _header(envelope, "traceparent"), trace_id))), None)
         attributes = {"bot.transport": transport}
@@ -92,7 +96,9 @@ class Tracer(spans.Recorder):
         context = trace.set_span_in_context(trace.NonRecordingSpan(parent) if parent else trace.INVALID_SPAN)
         return _Span(self._tracer.start_span("bot", context, kind, attributes), is_call=True)
 
-    def _request(self, service: str, method: str, url: str, path: str | None) -> spans.Span:
+    @_quietly(spans.NOTHING)
+    def request(self, service: str, method: str, url: str, path: str | None) -> spans.Span:
+        """One request to Medplum or a partner."""
         parts = urlsplit(url)
         template = of_template(path) if path else of_path(parts.path)
         attributes: dict[str, str | int] = {
@@ -105,58 +111,58 @@ class Tracer(spans.Recorder):
         span = self._tracer.start_span(f"{method} {template}", None, SpanKind.CLIENT, attributes)
         return _Span(span, headers=_headers(span) if service == _INSIDE else {})
 
+    @_quietly(None)
+    def traceparent(self) -> str | None:
+        """The traceparent of the current call."""
+        return _headers(trace.get_current_span()).get("traceparent")
+
+    def close(self) -> None:
+        """Send the pending spans; a collector that does not answer delays this only briefly."""
+        sending = threading.Thread(target=_quietly(None)(self._provider.shutdown), daemon=True)
+        sending.start()
+        sending.join(_LAST_SECONDS)
+
 
 class _Span(spans.Span):
     """An SDK span behind the interface that the clients and the runtime use."""
 
     def __init__(self, span: trace.Span, *, is_call: bool = False, headers: Mapping[str, str] | None = None) -> None:
         self.headers: Mapping[str, str] = headers or {}
-        self._span = span
-        self._is_call = is_call
-        self._current: AbstractContextManager[Any] | None = None
+        self._span, self._is_call, self._current = span, is_call, ExitStack()
 
+    @_quietly(None)
     def annotate(self, **facts: spans.Fact) -> None:
         """Set each fact as an attribute; text that is not a known code or name is left out."""
-        _quietly(lambda: self._tell(facts), None)
-
-    def __enter__(self) -> Self:
-        if self._is_call:
-            _quietly(self._begin, None)
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        error = raised[1]
-        _quietly(lambda: self._end(error if isinstance(error, BaseException) else None), None)
-
-    def _begin(self) -> None:
-        current = trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
-        current.__enter__()
-        self._current = current
-
-    def _end(self, error: BaseException | None) -> None:
-        if self._current is not None:
-            self._current.__exit__(None, None, None)
-        if error is not None:  # its type, never its text
-            self._tell({"code": error.code if isinstance(error, BotError) else type(error).__name__.lower()})
-            if not isinstance(error, InputError | ReviewNeeded):
-                self._span.set_status(StatusCode.ERROR)
-        self._span.end()
-
-    def _tell(self, facts: Mapping[str, spans.Fact]) -> None:
         for name, value in facts.items():
             if value is None or (isinstance(value, str) and not _WORD.fullmatch(value)):
                 continue
             self._span.set_attribute(_ATTRIBUTES.get(name, f"bot.{name}"), value)
             if name == "name":
                 self._span.update_name(f"bot {value}")
-            if self._is_failure(name, value):
+            # A refusal is an error of the request that it answers, but not of the call that gives it.
+            least = 500 if self._is_call else 400
+            if (name, value) == ("success", False) or (name == "status" and isinstance(value, int) and value >= least):
                 self._span.set_status(StatusCode.ERROR)
 
-    def _is_failure(self, name: str, value: spans.Fact) -> bool:
-        """A refusal is an error of the request that it answers, but not of the call that gives it."""
-        if name == "status" and isinstance(value, int):
-            return value >= (500 if self._is_call else 400)
-        return name == "success" and value is False
+    def __enter__(self) -> Self:
+        if self._is_call:
+            self._begin()
+        return self
+
+    @_quietly(None)
+    def _begin(self) -> None:
+        current = trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
+        self._current.enter_context(current)
+
+    @_quietly(None)
+    def __exit__(self, *raised: object) -> None:
+        error = raised[1]
+        self._current.close()
+        if isinstance(error, BaseException):  # its type, never its text
+            self.annotate(code=error.code if isinstance(error, BotError) else type(error).__name__.lower())
+            if not isinstance(error, InputError | ReviewNeeded):
+                self._span.set_status(StatusCode.ERROR)
+        self._span.end()
 
 
 def _resource() -> Resource:
@@ -184,12 +190,3 @@ def _header(envelope: Mapping[str, Any], wanted: str) -> Any:
     headers = envelope.get("headers")
     found = headers.items() if isinstance(headers, dict) else ()
     return next((value for name, value in found if str(name).lower() == wanted), None)
-
-
-def _quietly(work: Callable[[], _T], otherwise: _T) -> _T:
-    """The result of the work, or ``otherwise`` if it fails: a tracing failure affects only the trace."""
-    try:
-        return work()
-    except Exception as fault:  # noqa: BLE001  # a fault of tracing must never break a call
-        _log.warning("A span was lost: %s", type(fault).__name__)
-        return otherwise

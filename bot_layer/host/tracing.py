@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Final
 
 from bot_layer import spans
-from bot_layer.errors import ConfigError
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -20,29 +19,25 @@ _log = logging.getLogger(__name__)
 
 
 def asked_for(environ: Mapping[str, str]) -> str | None:
-    """The exporter that the environment selects, ``otlp`` or ``console``; None if traces are off."""
+    """The exporter that the environment selects, ``otlp`` or ``console``; None if traces are off, or not possible."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
     named = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     exporter = named or ("otlp" if any(environ.get(name) for name in ENDPOINTS) else "none")
-    if exporter == "none":
-        return None
-    if exporter not in {"otlp", "console"}:
-        raise ConfigError("OTEL_TRACES_EXPORTER can be otlp, console or none.", code="invalid-setting")
     protocol = next((environ[name] for name in _PROTOCOLS if environ.get(name)), "http/protobuf")
-    if exporter == "otlp" and protocol != "http/protobuf":
-        raise ConfigError("OTEL_EXPORTER_OTLP_PROTOCOL can be http/protobuf only.", code="invalid-setting")
-    return exporter
+    if exporter not in {"otlp", "console", "none"}:
+        _log.warning("No traces are written: OTEL_TRACES_EXPORTER can be otlp, console or none.")
+    elif exporter == "otlp" and protocol != "http/protobuf":
+        _log.warning("No traces are written: OTEL_EXPORTER_OTLP_PROTOCOL can be http/protobuf only.")
+    elif exporter != "none":
+        return exporter
+    return None
 
 
 @contextmanager
 def recorded(environ: Mapping[str, str]) -> Iterator[None]:
     """Traces are written within this context, if the environment enables them; pending spans are sent at the end."""
-    try:
-        exporter = asked_for(environ)
-    except ConfigError as error:
-        _log.warning("No traces are written: %s", error.message)
-        exporter = None
+    exporter = asked_for(environ)
     if exporter is None:
         yield
         return
