@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from functools import partial
 from typing import Final, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -81,16 +82,11 @@ class Email:
         mail = EmailMessage()
         mail["Subject"], mail["From"], mail["To"] = message.line[:120], self.sender, ", ".join(self.recipients)
         mail.set_content(f"{message.line}\n\n{message.key}\n")
-        host, context = self.server.hostname or "", ssl.create_default_context()
+        host, context, is_tls = self.server.hostname or "", ssl.create_default_context(), self.server.scheme == "smtps"
+        connect = partial(smtplib.SMTP_SSL, context=context) if is_tls else smtplib.SMTP
         try:
-            if self.server.scheme == "smtps":
-                connected: smtplib.SMTP = smtplib.SMTP_SSL(
-                    host, self.server.port or 465, timeout=_TIMEOUT, context=context
-                )
-            else:
-                connected = smtplib.SMTP(host, self.server.port or 587, timeout=_TIMEOUT)
-            with connected as smtp:
-                if self.server.scheme == "smtp" and network(host) != "loopback":
+            with connect(host, self.server.port or (465 if is_tls else 587), timeout=_TIMEOUT) as smtp:
+                if not is_tls and network(host) != "loopback":
                     smtp.starttls(context=context)
                 if self.server.username:
                     smtp.login(unquote(self.server.username), unquote(self.server.password or ""))

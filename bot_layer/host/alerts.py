@@ -9,9 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import sqlalchemy as sa
 from dbos import error
@@ -23,7 +22,6 @@ from bot_layer.host.alert_channels import AlertSettings, Message
 from bot_layer.host.history import RUNS, History
 from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.rules import alerts as rules
-from bot_layer.host.rules.alerts import State
 
 _TABLE: Final = sa.Table(
     "bot_alerts",
@@ -35,69 +33,66 @@ _TABLE: Final = sa.Table(
 _HOUR: Final = 3600.0
 _log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-Syncs = Callable[[], Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a host checks. ``syncs`` returns the problem with each practice's sync, by name."""
-
-    dead: Callable[[], Mapping[tuple[str, str], int]]
-    history: History
-    occurrences: Occurrences
-    syncs: Syncs = field(default=dict)
-
-    def state(self, now: float) -> State:
-        """The current state of the host."""
-        counts = self.occurrences.of_an_hour()
-        refused = self._read("refusals", lambda: self._refused(now))
-        if refused is not None:
-            refused = {**refused, "-": counts["refused"]}
-        return State(
-            self._read("dead letters", self.dead),
-            refused,
-            self._read("the sync's health", self.syncs),
-            counts["silent"],
-            counts["missed"],
-        )
-
-    def _refused(self, now: float) -> Mapping[str, int]:
-        return {bot: hour["refused"] for bot, (hour,) in self.history.days(RUNS, [now - _HOUR]).items()}
-
-    @staticmethod
-    def _read(what: str, read: Callable[[], _T]) -> _T | None:
-        try:
-            return read()
-        except (BotError, sa.exc.SQLAlchemyError, error.DBOSException) as fault:
-            code = fault.code if isinstance(fault, BotError) else type(fault).__name__
-            _log.warning("Alerts: %s could not be read: %s", what, code)
-            return None
-
 
 class Alerts:
-    """The alerts of one database."""
+    """The alerts of one database. ``dead`` counts dead letters by bot and code; ``syncs`` returns the problem with each
+    practice's sync, by name."""
 
-    def __init__(self, database_url: str, settings: AlertSettings, sources: Sources) -> None:
-        self._settings, self._sources = settings, sources
+    def __init__(
+        self,
+        database_url: str,
+        settings: AlertSettings,
+        *,
+        dead: Callable[[], Mapping[tuple[str, str], int]],
+        history: History,
+        occurrences: Occurrences,
+        syncs: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._settings, self._dead, self._history, self._syncs = settings, dead, history, syncs
+        self._occurrences = occurrences
         self._engine = storage.open_engine(database_url, _TABLE)
 
     def look(self, now: float) -> None:
         """Check once, and send the alerts that begin or end."""
-        state = self._sources.state(now)
-        current = rules.alerts(state, refusals=self._settings.refusals, advice=partial(advice, "dead"))
+        current, unread = self._current(now)
         with self._engine.connect() as connection:
-            rows = {row.key: row for row in connection.execute(_TABLE.select())}
-        found = rules.changes({key: row.seen for key, row in rows.items()}, current, state, now=now)
-        if found.continuing:
+            known = {row.key: row for row in connection.execute(_TABLE.select())}
+        if seen := current.keys() & known.keys():
             with self._engine.begin() as connection:
-                connection.execute(_TABLE.update().where(_TABLE.c.key.in_(found.continuing)).values(seen=now))
-        for key in sorted(found.begun):
+                connection.execute(_TABLE.update().where(_TABLE.c.key.in_(seen)).values(seen=now))
+        for key in sorted(current.keys() - known.keys()):
             if self._insert(key, current[key], now) and not self._send(Message(key, current[key])):
                 self._delete(key, now)  # no channel accepted it: the next check tries again
-        for key in sorted(found.ended):
-            if self._delete(key, rows[key].seen):
-                self._send(Message(key, rows[key].text, is_over=True))
+        for key in sorted(rules.ended({key: row.seen for key, row in known.items()}, current, unread, now=now)):
+            if self._delete(key, known[key].seen):
+                self._send(Message(key, known[key].text, is_over=True))
+
+    def _current(self, now: float) -> tuple[dict[str, str], set[str]]:
+        """The text of each alert by its key, and the kinds whose state could not be read."""
+        counts = self._occurrences.of_an_hour()
+
+        def refusals() -> dict[str, str]:
+            days = self._history.days(RUNS, [now - _HOUR])
+            refused = {bot: hour["refused"] for bot, (hour,) in days.items()} | {"-": counts["refused"]}
+            return rules.refusals(refused, self._settings.refusals)
+
+        found: dict[str, str] = {}
+        unread: set[str] = set()
+        kinds: Mapping[str, Callable[[], Mapping[str, str]]] = {
+            "dead-letters": lambda: rules.dead_letters(self._dead(), partial(advice, "dead")),
+            "refusals": refusals,
+            "sync": lambda: rules.syncs(self._syncs()),
+            "silent-host": lambda: rules.silent_hosts(counts["silent"]),
+            "catch-up": lambda: rules.missed_events(counts["missed"]),
+        }
+        for kind, read in kinds.items():
+            try:
+                found |= {f"{kind}:{what}": text for what, text in read().items()}
+            except (BotError, sa.exc.SQLAlchemyError, error.DBOSException) as fault:
+                unread.add(kind)
+                code = fault.code if isinstance(fault, BotError) else type(fault).__name__
+                _log.warning("Alerts: %s could not be read: %s", kind, code)
+        return found, unread
 
     def repeat(self, stopped: threading.Event, clock: Callable[[], float] = time.time) -> None:
         """Check regularly until the host stops."""

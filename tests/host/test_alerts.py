@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -23,10 +23,10 @@ from starlette.routing import Route
 from bot_layer.codes import advice
 from bot_layer.errors import BotError, ConfigError, TransientError
 from bot_layer.host.alert_channels import SETTINGS, AlertSettings, Message, Tasks, read
-from bot_layer.host.alerts import Alerts, Sources
+from bot_layer.host.alerts import Alerts
 from bot_layer.host.history import Entry, History
 from bot_layer.host.occurrences import Occurrences
-from bot_layer.host.rules.alerts import HOLD_SECONDS, State, alerts, changes
+from bot_layer.host.rules import alerts as rules
 from bot_layer.medplum.client import Medplum, connect_client
 from medplum_sandbox.medplum import MedplumSandbox
 from medplum_sandbox.server import Server
@@ -39,38 +39,33 @@ KEYS = st.sampled_from(["dead-letters:a:x", "refusals:a", "sync:north", "silent-
 
 
 @given(st.dictionaries(KEYS, st.floats(0, 1000)), st.sets(KEYS), st.floats(0, 1000))
-def test_an_alert_begins_continues_or_ends(known: dict[str, float], current: set[str], now: float) -> None:
-    """Each key is in at most one group; what is seen is never over, and what is over was absent for the hold."""
-    found = changes(known, dict.fromkeys(current, "text"), State({}, {}, {}), now=now)
-    assert found.begun | found.continuing == current
-    assert found.begun.isdisjoint(known) and found.continuing <= known.keys()
-    assert found.ended == {key for key in known if key not in current and now - known[key] > HOLD_SECONDS}
+def test_an_alert_ends_once_it_was_absent_for_the_hold(known: dict[str, float], current: set[str], now: float) -> None:
+    """What is seen is never over."""
+    found = rules.ended(known, current, (), now=now)
+    assert found == {key for key in known if key not in current and now - known[key] > rules.HOLD_SECONDS}
 
 
 @given(st.dictionaries(KEYS, st.just(0.0)))
 def test_an_unreadable_state_ends_no_alert(known: dict[str, float]) -> None:
     """A database or a Medplum that is away is no recovery."""
-    ended = changes(known, {}, State(), now=10_000.0).ended
+    ended = rules.ended(known, (), ("dead-letters", "refusals", "sync"), now=10_000.0)
     assert ended == known.keys() & {"silent-host:", "catch-up:"}
 
 
 def test_each_thing_has_its_sentence() -> None:
     """Counts, codes and names of bots; below the threshold refusals are no alert."""
-    state = State(
-        {("sync", "busy"): 1}, {"a": 20, "b": 19, "-": 20}, {"north": "partial: 3 failed"}, silent=2, missed=7
-    )
-    found = alerts(state, refusals=20)
-    assert found.keys() == {
-        "dead-letters:sync:busy", "refusals:a", "refusals:-", "sync:north", "silent-host:", "catch-up:",
-    }  # fmt: skip
-    assert "1 dead letter (busy)" in found["dead-letters:sync:busy"] and "7 missed events" in found["catch-up:"]
-    assert alerts(State(), refusals=1) == {}
+    assert "1 dead letter (busy)" in rules.dead_letters({("sync", "busy"): 1}, lambda _: "")["sync:busy"]
+    assert rules.refusals({"a": 20, "b": 19, "-": 20}, 20).keys() == {"a", "-"}
+    assert "partial: 3 failed" in rules.syncs({"north": "partial: 3 failed"})["north"]
+    assert "2 hosts stopped" in rules.silent_hosts(2)[""]
+    assert "7 missed events" in rules.missed_events(7)[""]
+    assert rules.silent_hosts(0) == rules.missed_events(0) == {}
 
 
 def test_the_alert_of_a_dead_letter_says_what_to_do() -> None:
     """In the words of the code's table in the docs."""
-    found = alerts(State({("sync", "npi-missing"): 2}), refusals=1, advice=partial(advice, "dead"))
-    assert found["dead-letters:sync:npi-missing"].startswith("sync: 2 dead letters (npi-missing). There is no NPI. Add")
+    found = rules.dead_letters({("sync", "npi-missing"): 2}, partial(advice, "dead"))
+    assert found["sync:npi-missing"].startswith("sync: 2 dead letters (npi-missing). There is no NPI. Add")
 
 
 @dataclass
@@ -96,7 +91,7 @@ def test_two_hosts_send_one_message_and_one_recovery(tmp_path: Path) -> None:
     _alerts(tmp_path, heard, dead).look(180.0)
     assert heard.messages == [("dead-letters:a:busy", False)]
     dead.clear()
-    for at in (200.0, 180.0 + HOLD_SECONDS + 1, 500.0):
+    for at in (200.0, 180.0 + rules.HOLD_SECONDS + 1, 500.0):
         first.look(at)
         second.look(at)
     assert heard.messages == [("dead-letters:a:busy", False), ("dead-letters:a:busy", True)]
@@ -123,8 +118,8 @@ def test_refusals_missed_events_and_silent_hosts_are_counted_for_an_hour(tmp_pat
     occurrences.add("refused", 2)
     occurrences.add("missed", 4)
     occurrences.add("silent")
-    sources = Sources(dict, history, occurrences)
-    looking = Alerts(_url(tmp_path), AlertSettings((heard,), refusals=3), sources)
+    settings = AlertSettings((heard,), refusals=3)
+    looking = Alerts(_url(tmp_path), settings, dead=dict, history=history, occurrences=occurrences)
     looking.look(10_100.0)
     assert {key for key, _ in heard.messages} == {"refusals:a", "catch-up:", "silent-host:"}
     now[0] = 3601.0
@@ -139,8 +134,7 @@ def test_a_source_that_fails_hides_no_other(tmp_path: Path) -> None:
         raise TransientError("Away.", service="Medplum")
 
     heard = Heard()
-    sources = Sources(lambda: {("a", "busy"): 1}, History(), Occurrences(), away)
-    Alerts(_url(tmp_path), AlertSettings((heard,)), sources).look(0.0)
+    _alerts(tmp_path, heard, {("a", "busy"): 1}, away).look(0.0)
     assert heard.messages == [("dead-letters:a:busy", False)]
 
 
@@ -288,8 +282,14 @@ def _url(folder: Path) -> str:
     return f"sqlite:///{folder / 'alerts.sqlite'}"
 
 
-def _alerts(folder: Path, channel: Heard, dead: dict[tuple[str, str], int]) -> Alerts:
-    return Alerts(_url(folder), AlertSettings((channel,)), Sources(lambda: dead, History(), Occurrences()))
+def _alerts(
+    folder: Path,
+    channel: Heard,
+    dead: dict[tuple[str, str], int],
+    syncs: Callable[[], Mapping[str, str]] = dict,
+) -> Alerts:
+    settings = AlertSettings((channel,))
+    return Alerts(_url(folder), settings, dead=lambda: dead, history=History(), occurrences=Occurrences(), syncs=syncs)
 
 
 @contextmanager
