@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import ipaddress
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +13,7 @@ from cachetools import TTLCache
 from starlette.requests import Request
 
 from bot_layer.errors import ConfigError
+from bot_layer.http.addresses import network
 
 PASSWORD: Final = "BOT_HOST_PAGE_PASSWORD"  # noqa: S105  # the name of the setting
 LEAST_PASSWORD: Final = 12
@@ -52,7 +51,6 @@ class Access:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._digest = _digest(self.password)
         self._sessions: TTLCache[str, str] = TTLCache(1000, SESSION_SECONDS, timer=self.clock)
         self._failures: TTLCache[str, int] = TTLCache(10_000, BLOCKED_SECONDS, timer=self.clock)
 
@@ -62,16 +60,17 @@ class Access:
 
     def sign_in(self, address: str, password: str) -> str | None:
         """The token of a new session, or None for a wrong password."""
-        if not hmac.compare_digest(_digest(password), self._digest):
+        given, right = (each.encode(errors="backslashreplace") for each in (password, self.password))
+        if not hmac.compare_digest(given, right):
             self._failures[address] = self._failures.get(address, 0) + 1
             return None
         token = secrets.token_urlsafe(32)
-        self._sessions[_key(token)] = secrets.token_urlsafe(32)
+        self._sessions[token] = secrets.token_urlsafe(32)
         return token
 
     def csrf(self, request: Request) -> str | None:
         """The session's token for actions, or None without a session."""
-        return self._sessions.get(_key(request.cookies.get(COOKIE, "")))
+        return self._sessions.get(request.cookies.get(COOKIE, ""))
 
     def may_act(self, request: Request, token: object) -> bool:
         """True for a form that a page of this session sent."""
@@ -85,7 +84,7 @@ class Access:
 
     def sign_out(self, request: Request) -> None:
         """End the session."""
-        self._sessions.pop(_key(request.cookies.get(COOKIE, "")), None)
+        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
 
 
 def is_own_form(request: Request) -> bool:
@@ -95,17 +94,4 @@ def is_own_form(request: Request) -> bool:
 
 def is_loopback(request: Request) -> bool:
     """True if the browser connects to this machine itself: only then may the cookie travel without TLS."""
-    name = (request.url.hostname or "").lower()
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _key(token: str) -> str:
-    """The key of a session: a digest, so that the time of a lookup reveals nothing about the token."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+    return network(request.url.hostname or "") == "loopback"

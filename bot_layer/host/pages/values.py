@@ -1,11 +1,17 @@
-"""What the status page receives from outside the host: the state of each practice's sync, and the doctor's findings."""
+"""What the status page is given: the host's data, the state of each practice's sync, and the doctor's findings."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from bot_layer.bot.collection import Collection
 from bot_layer.findings import Finding
+from bot_layer.host.durable import Inbox
+from bot_layer.host.history import History
+from bot_layer.host.marks import Marks
+from bot_layer.host.runs import Runs
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,6 @@ class Practice:
     healthy: bool
     running: bool = False
     enabled: bool = True
-    started: float | None = None
     last_success: float | None = None
     next_run: float | None = None
     seconds_left: float | None = None
@@ -43,13 +48,23 @@ class Practice:
 
 
 @dataclass(frozen=True)
-class Providers:
-    """Callables for data that the host itself does not have. Each may take seconds, and may raise a BotError.
+class PageSettings:
+    """What the page shows, and how to reach it.
 
-    ``start`` and ``cancel`` take the name of a practice; an action that is None is not offered.
+    ``marks`` says how far this host has searched for missed changes, if it does. ``practices``, ``start``, ``cancel``
+    (with the name of a practice) and ``findings`` may take seconds, and may raise a BotError; one that is None is not
+    offered. ``app_url`` is Medplum's own app, for links to resources.
     """
 
+    password: str = field(repr=False)
+    bots: Collection
+    history: History
+    inbox: Inbox | None
+    runs: Callable[[], Runs]
+    marks: Callable[[], Marks | None] = lambda: None
     practices: Callable[[], Sequence[Practice]] = tuple
     start: Callable[[str], None] | None = None
     cancel: Callable[[str], None] | None = None
     findings: Callable[[], Sequence[Finding]] | None = None
+    app_url: str = ""
+    now: Callable[[], float] = time.time

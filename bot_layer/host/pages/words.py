@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from bot_layer.fhir.references import is_id
@@ -20,6 +20,9 @@ STATES: Final = {
     "retried": "run again",
     "cancelled": "cancelled",
 }
+TODAY: Final = "today"
+SPANS: Final = {"1h": "last hour", TODAY: TODAY, "24h": "last 24 hours", "7d": "last 7 days", "14d": "last 14 days"}
+_UNITS: Final = {"h": "hours", "d": "days"}
 _DID: Final = {
     "again": "It is queued and runs again. This is the new run.",
     "cancelled": "The run is cancelled.",
@@ -49,6 +52,13 @@ def code(text: str | None) -> str | None:
 def page(text: str | None) -> int:
     """The number of a page, from 1."""
     return int(text) if text and re.fullmatch(r"[1-9][0-9]{0,2}", text) else 1
+
+
+def since(span: str, now: datetime) -> datetime | None:
+    """When a time span of the filter began."""
+    if span == TODAY:
+        return datetime.combine(now.date(), time(), now.tzinfo)
+    return now - timedelta(**{_UNITS[span[-1]]: int(span[:-1])}) if span in SPANS else None
 
 
 def resource_type(reference: str) -> str:
@@ -84,6 +94,11 @@ def left(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} seconds" if seconds < 60 else "a minute"
+
+
+def height(runs: int, most: int) -> float:
+    """The height of a part of a chart's bar, from 0 to 30; a nonzero part is always visible."""
+    return 0.3 * max(100 * runs / most, 4.0) if runs else 0.0
 
 
 def moment(value: datetime | float | None, now: datetime) -> str:

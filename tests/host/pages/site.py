@@ -24,9 +24,8 @@ from bot_layer.findings import Finding
 from bot_layer.host.durable import Inbox, InboxSettings
 from bot_layer.host.history import HEALTH, OPERATION, Entry, History
 from bot_layer.host.host import HostServer, HostSettings
-from bot_layer.host.pages.overview import Sources
-from bot_layer.host.pages.routes import PageSettings, StatusPage
-from bot_layer.host.pages.values import Practice, Progress, Providers
+from bot_layer.host.pages.routes import StatusPage
+from bot_layer.host.pages.values import PageSettings, Practice, Progress
 from bot_layer.host.rules.callers import Admitted
 from bot_layer.host.runs import Runs, connect_runs, without_inbox
 from tests import loopback
@@ -201,9 +200,9 @@ def site(tmp_path: Path, *, with_inbox: bool = True, healthy: bool = False, **pa
     token = medplum.login("token", bot_resource("b-1", load().named(NAMES[0]).bot.identifier))
     assert token
     runs = connect_runs(url, history) if with_inbox else without_inbox(history)
-    providers = Providers() if healthy else Providers(syncs.practices, syncs.start, syncs.cancel, findings)
-    values: dict[str, Any] = {"app_url": "https://app.example.org", "providers": providers} | page
-    status = StatusPage(PageSettings(PASSWORD, Sources(bots(), history, box), lambda: runs, **values))
+    data = ("practices", syncs.practices), ("start", syncs.start), ("cancel", syncs.cancel), ("findings", findings)
+    values: dict[str, Any] = {"app_url": "https://app.example.org"} | ({} if healthy else dict(data)) | page
+    status = StatusPage(PageSettings(PASSWORD, bots(), history, box, lambda: runs, **values))
     host = HostSettings(
         (medplum.server.base_url,), bots(), {}, inbox=box, history=history, more_routes=tuple(status.routes())
     )

@@ -10,7 +10,7 @@ import pytest
 
 from bot_layer.errors import ConfigError
 from bot_layer.host.pages import access
-from bot_layer.host.pages.values import Practice, Providers
+from bot_layer.host.pages.values import Practice
 from tests.host.pages.site import NAMES, PASSWORD, PLANTED, Site, site, two_weeks
 from tests.host.process import until
 
@@ -161,7 +161,7 @@ def test_a_sync_whose_settings_cannot_be_read_is_a_problem(tmp_path: Path) -> No
     def practices() -> list[Practice]:
         raise ConfigError("PF_PRACTICES is not TOML.")
 
-    with site(tmp_path, with_inbox=False, providers=Providers(practices)) as here:
+    with site(tmp_path, with_inbox=False, practices=practices) as here:
         here.sign_in()
         assert "The state of the bulk sync is not known.</a></strong> PF_PRACTICES is not TOML." in (
             here.client.get("/status").text
