@@ -19,7 +19,7 @@ from rich.console import Console
 from medplum_sandbox.practice_fusion.switches import ALL_TYPES
 from tests import postgres
 from tests.bulk_sync.world import assert_exact
-from tests.cli.test_practice_jobs import PracticeWorld, environment, holders, is_done, practices
+from tests.cli.test_practice_syncs import PracticeWorld, environment, holders, is_done, practices
 from tests.host.process import HostProcess, until
 
 PRACTICES = int(os.environ.get("PRACTICES", "8"))

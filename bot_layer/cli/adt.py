@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from bot_layer.cli.one_line import one_line
 from bot_layer.errors import InputError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import connect_environment
@@ -29,7 +28,6 @@ app = typer.Typer()
 
 
 @app.command("adt")
-@one_line()
 def adt(
     patient: Annotated[str, typer.Option(help="The Patient in Medplum: its id, or Patient/id.")],
     event: Annotated[str, typer.Option(help=f"One of {', '.join(sorted(adt_out.STRUCTURES))}.")] = "A08",
@@ -72,9 +70,9 @@ def _require_ended(found: Json, patient: str, *, yes: bool) -> None:
             code="patient-merged",
         )
     if found.get("active") is not False and not yes:
-        asked = "The Patient is active, and an A29 tells the partner to delete the record."
-        if not sys.stdin.isatty() or not typer.confirm(f"{asked} Write it?", err=True):
-            raise InputError(f"{asked} Add --yes if this is intended.", code="patient-active")
+        warning = "The Patient is active, and an A29 tells the partner to delete the record."
+        if not sys.stdin.isatty() or not typer.confirm(f"{warning} Write it?", err=True):
+            raise InputError(f"{warning} Add --yes if this is intended.", code="patient-active")
 
 
 def _require_disclosable(store: PatientStore, found: Json, settings: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from bot_layer.bot.collection import Collection
-from bot_layer.cli.collections import Bots, chosen
+from bot_layer.cli.options import Bots, chosen
 from bot_layer.cli.progress import bar
 from bot_layer.deploy import report
 from bot_layer.deploy.declared import RUNTIMES

@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bot_layer.cli.collections import Bots, chosen
-from bot_layer.cli.one_line import one_line
+from bot_layer.cli.options import Bots, chosen
 from bot_layer.findings import Finding
 from bot_layer.http.transport import require_safe_url
 from bot_layer.medplum.client import connect_environment
@@ -25,7 +24,6 @@ _CODES = {"warning": 1, "failed": 2}
 
 
 @app.command("doctor")
-@one_line()
 def doctor(
     host: Annotated[str, typer.Option(help="Address of the bots' host; empty: skip it.")] = "http://127.0.0.1:8765",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -36,7 +34,7 @@ def doctor(
     It calls each bot once; the host itself answers, and nothing is written except the AuditEvent of that call. Exit
     code 0: everything works; 1: there are warnings; 2: something does not work, or there is no login.
     """
-    from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # a slow import, not needed for --help
+    from bot_layer.cli.practices import unhealthy  # noqa: PLC0415  # a slow import, not needed for --help
     from bot_layer.deploy.doctor import Diagnosis, examine  # noqa: PLC0415  # as above
 
     console = Console(highlight=False, soft_wrap=True, markup=False)

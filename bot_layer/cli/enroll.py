@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +20,8 @@ from rich.table import Table
 from bot_layer.bot.collection import BUNDLED, load
 from bot_layer.bot.handler import Handler
 from bot_layer.cli.progress import bar
-from bot_layer.errors import BotError, InputError, TransientError
+from bot_layer.errors import InputError, TransientError
 from bot_layer.fhir import parameters
-from bot_layer.fhir.json import Json
 from bot_layer.health_gorilla.rules import roster
 from bot_layer.health_gorilla.rules import settings as hg
 from bot_layer.health_gorilla.rules.roster import Entry, Row
@@ -37,54 +36,47 @@ _ROUNDS = 4
 _NPIS_A_SEARCH = 40
 _A_LINE_EVERY = 25  # people, if no terminal shows a progress bar
 
-Told = Callable[[Row], None]
 
-
-@dataclass(frozen=True)
 class Enroller:
     """Runs one bot on one Medplum with the operator's login; ``wait`` is called with the seconds before a retry."""
 
-    handler: Handler
-    server: Medplum
-    environ: Mapping[str, str] = field(repr=False)
-    preview: bool = False
-    secrets: Json = field(default_factory=dict, repr=False)
-    wait: Callable[[float], None] = field(default=time.sleep, repr=False)
-
-    @property
-    def check_digit(self) -> bool:
-        """Whether NPIs in a list must have a valid check digit, as for the bot."""
-        values = resolve(hg.SETTINGS, self.environ, secret_values(self.secrets.values()))
-        return Reader(hg.SETTINGS, values).flag("HEALTH_GORILLA_NPI_CHECK_DIGIT")
+    def __init__(
+        self,
+        handler: Handler,
+        server: Medplum,
+        environ: Mapping[str, str],
+        *,
+        preview: bool = False,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.server = server
+        self._handler, self._environ, self._preview, self._wait = handler, environ, preview, wait
+        self._secrets = server.project_secrets()
+        given = secret_values(self._secrets.values())
+        self._policy = replace(RetryPolicy.from_settings(resolve(SETTINGS, environ, given)), retries=_ROUNDS - 1)
+        values = Reader(hg.SETTINGS, resolve(hg.SETTINGS, environ, given))
+        self.check_digit = values.flag("HEALTH_GORILLA_NPI_CHECK_DIGIT")  # of the NPIs in a list, as for the bot
 
     def enroll(self, practitioner: str, locations: Sequence[str] = ()) -> Row:
         """Enroll one person and return the result. Transient errors are retried, which is safe because the sync is
         idempotent."""
-        given = secret_values(self.secrets.values())
-        policy = replace(RetryPolicy.from_settings(resolve(SETTINGS, self.environ, given)), retries=_ROUNDS - 1)
+        given = parameters.build(
+            parameters.reference("practitioner", practitioner),
+            *(parameters.reference("location", location) for location in locations),
+            parameters.boolean("preview", True) if self._preview else None,
+        )
         results: list[Result] = []
 
         def attempt() -> None:
-            results.append(invoke(self.handler, self._envelope(practitioner, locations), environ=self.environ))
+            login = {"baseUrl": self.server.client.base_url, "accessToken": self.server.token()}
+            envelope = {**login, "input": given, "secrets": self._secrets}
+            results.append(invoke(self._handler, envelope, environ=self._environ))
             if isinstance(results[-1].error, TransientError):
                 raise results[-1].error
 
         with suppress(TransientError):  # the last result has the error, too
-            repeat(attempt, policy, when=lambda _: True, wait=self.wait)
+            repeat(attempt, self._policy, when=lambda _: True, wait=self._wait)
         return roster.row_of(practitioner, results[-1].return_value)
-
-    def _envelope(self, practitioner: str, locations: Sequence[str]) -> Json:
-        given = parameters.build(
-            parameters.reference("practitioner", practitioner),
-            *(parameters.reference("location", location) for location in locations),
-            parameters.boolean("preview", True) if self.preview else None,
-        )
-        return {
-            "baseUrl": self.server.client.base_url,
-            "accessToken": self.server.token(),
-            "input": given,
-            "secrets": self.secrets,
-        }
 
 
 class Report:
@@ -93,24 +85,20 @@ class Report:
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self._path = path
-        there = path.is_file() and not fresh
-        before = roster.read_report(path.read_text(encoding="utf-8")) if there else {}
+        before = roster.read_report(path.read_text(encoding="utf-8")) if path.is_file() and not fresh else {}
         # People who were missing in Medplum may exist by now, so their lines are not kept.
         self.rows = {name: row for name, row in before.items() if name.startswith("Practitioner/")}
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._file.write(roster.render(self.rows.values()))
-        self._file.flush()
+        self.finish()
 
     def add(self, row: Row) -> None:
         """Add a row; ``finish`` removes an older row of the same person."""
         self.rows[row.practitioner] = row
-        self._file.write(roster.render([row], header=False))
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            file.write(roster.render([row], header=False))
 
     def finish(self) -> None:
         """Reduce the report to one row for each person."""
-        self._file.close()
-        self._path.write_text(roster.render(self.rows.values()), encoding="utf-8")
+        self._path.write_text(roster.render(self.rows.values()), encoding="utf-8", newline="")
 
 
 @app.command("enroll")
@@ -141,54 +129,61 @@ def enroll(
     Exit code 1: at least one person was refused or failed; the report says why.
     2: the command could not start.
     """
-    console = Console(stderr=True)
-    try:
-        server = connect_environment(os.environ)
-        handler = load(BUNDLED).named("sync-practitioner")
-        enroller = Enroller(handler, server, os.environ, preview, server.project_secrets())
-        entries = _people(enroller, source, search)
-        written = Report(report, fresh=fresh)
-    except (BotError, OSError) as error:
-        said = f"{error.code}: {error.message}" if isinstance(error, BotError) else f"The file can't be used: {error}"
-        typer.echo(said, err=True)
-        raise typer.Exit(2) from error
+    server, handler = connect_environment(os.environ), load(BUNDLED).named("sync-practitioner")
+    enroller = Enroller(handler, server, os.environ, preview=preview)
+    entries = _people(enroller, source, search)
+    written, console = Report(report, fresh=fresh), Console(stderr=True)
     with bar(console) as progress:
         task = progress.add_task("Enrolling", total=len(entries))
 
-        def told(row: Row) -> None:
+        def done(row: Row) -> None:
             written.add(row)
             progress.advance(task)
-            done = int(progress.tasks[0].completed)
-            if not console.is_terminal and done % _A_LINE_EVERY == 0:
-                console.print(f"{done} of {len(entries)}")
+            number = int(progress.tasks[0].completed)
+            if not console.is_terminal and number % _A_LINE_EVERY == 0:
+                console.print(f"{number} of {len(entries)}")
 
         try:
-            skipped = run(enroller, entries, written.rows, told, workers=workers)
+            skipped = run(enroller, entries, written.rows, done, workers=workers)
             progress.advance(task, skipped)
         finally:
             written.finish()
     rows = list(written.rows.values())
-    console.print(_table(rows, skipped))
+    table = Table("what", "code", "people", title=f"{len(rows)} people, {skipped} of them done before")
+    for (action, code), number in roster.count(rows).items():
+        table.add_row(action, code, str(number))
+    console.print(table)
     typer.echo(str(report))
     if not all(row.is_well for row in rows):
         raise typer.Exit(1)
 
 
-def run(enroller: Enroller, entries: Sequence[Entry], done: Mapping[str, Row], told: Told, *, workers: int) -> int:
-    """Enroll everyone who is not finished yet and report each row; returns how many were finished before."""
+def run(
+    enroller: Enroller,
+    entries: Sequence[Entry],
+    before: Mapping[str, Row],
+    done: Callable[[Row], None],
+    *,
+    workers: int,
+) -> int:
+    """Enroll everyone who is not finished yet; ``done`` gets each row. Returns how many were finished before."""
     known: dict[str, Entry] = {}
-    for reference, entry in _resolve(enroller.server, entries, told):
+    for reference, entry in _resolve(enroller.server, entries, done):
         known[reference] = roster.together(known.get(reference, entry), entry)
-    waiting = {reference: entry for reference, entry in known.items() if not _is_settled(done.get(reference))}
+    settled = {reference for reference, row in before.items() if row.is_settled}
     pool = ThreadPoolExecutor(workers)
     try:
-        futures = [pool.submit(enroller.enroll, reference, entry.locations) for reference, entry in waiting.items()]
+        futures = [
+            pool.submit(enroller.enroll, reference, entry.locations)
+            for reference, entry in known.items()
+            if reference not in settled
+        ]
         for future in as_completed(futures):
-            told(future.result())
+            done(future.result())
     finally:
         # Ctrl-C ends the run after the people in progress; the others are left for the next run.
         pool.shutdown(cancel_futures=True)
-    return len(known) - len(waiting)
+    return len(known) - len(futures)
 
 
 def _people(enroller: Enroller, source: Path | None, search: str | None) -> list[Entry]:
@@ -210,11 +205,11 @@ def _people(enroller: Enroller, source: Path | None, search: str | None) -> list
     ]
 
 
-def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[tuple[str, Entry]]:
+def _resolve(server: Medplum, entries: Sequence[Entry], done: Callable[[Row], None]) -> Iterator[tuple[str, Entry]]:
     """The references of the entries; NPIs are looked up in batches, and people who are not in Medplum are reported at
     once."""
-    by_npi = [entry for entry in entries if entry.npi]
     found: dict[str, list[str]] = {}
+    by_npi = [entry for entry in entries if entry.npi]
     for start in range(0, len(by_npi), _NPIS_A_SEARCH):
         some = by_npi[start : start + _NPIS_A_SEARCH]
         # Without a system: an imported NPI may have its OID as the system, or only a type.
@@ -226,15 +221,4 @@ def _resolve(server: Medplum, entries: Sequence[Entry], told: Told) -> Iterator[
         if len(references) == 1:
             yield references[0], entry
         else:
-            told(roster.unresolved(entry.line, is_known=bool(references)))
-
-
-def _is_settled(row: Row | None) -> bool:
-    return row is not None and row.is_settled
-
-
-def _table(rows: Sequence[Row], skipped: int) -> Table:
-    table = Table("what", "code", "people", title=f"{len(rows)} people, {skipped} of them done before")
-    for (action, code), number in roster.count(rows).items():
-        table.add_row(action, code, str(number))
-    return table
+            done(roster.unresolved(entry.line, is_known=bool(references)))

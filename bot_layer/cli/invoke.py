@@ -15,15 +15,15 @@ import typer
 from rich.console import Console
 
 from bot_layer import spans
+from bot_layer.bot.declaration import Bot
 from bot_layer.bot.handler import Handler
-from bot_layer.cli.collections import Bots, chosen
-from bot_layer.cli.one_line import one_line
+from bot_layer.cli.options import Bots, chosen
 from bot_layer.errors import InputError
 from bot_layer.fhir import parameters
 from bot_layer.fhir.json import Json
 from bot_layer.host import invoke as running
 from bot_layer.host import tracing
-from bot_layer.medplum.client import connect_environment
+from bot_layer.medplum.client import Medplum, connect_environment
 
 app = typer.Typer()
 _FAILED = 1
@@ -31,7 +31,6 @@ _STYLES = {"error": "red", "fatal": "red", "warning": "yellow", "information": "
 
 
 @app.command("invoke")
-@one_line()
 def invoke(
     name: Annotated[str, typer.Argument(help="Name of the bot, e.g. sync-practitioner.")],
     on: Annotated[
@@ -65,28 +64,27 @@ def invoke(
     if event is not None and (on or given):
         raise InputError("--event is the whole event: omit --on and --input.", code="invalid-input")
     handler = chosen(bots).named(name)
+    file = event or given
+    read = _read(file) if file else None
     with _server(sandbox=sandbox) as environ:
-        if event is not None:
-            envelope = _with_login(_read(event), environ)
+        if event is None:
+            envelope = _envelope(handler.bot, connect_environment(environ), on, read, store=sandbox)
         else:
-            envelope = _envelope(handler, on, _read(given) if given else None, environ, store=sandbox)
-        result = _run(handler, envelope)
+            envelope = read or {}
+            if not (envelope.get("baseUrl") and envelope.get("accessToken")):
+                envelope |= _login(connect_environment(environ))
+        with tracing.recorded(os.environ), spans.call("in-process", envelope) as span:
+            span.annotate(name=handler.bot.name)
+            result = running.invoke(handler, envelope)
+            span.annotate(**result.facts())
+    if result.log:
+        typer.echo(result.log, err=True)
     if as_json:
         typer.echo(json.dumps(result.return_value, ensure_ascii=False, indent=2))
     else:
         _show(handler, result)
     if result.error is not None:
         raise typer.Exit(_FAILED)
-
-
-def _run(handler: Handler, envelope: Json) -> running.Result:
-    with tracing.recorded(os.environ), spans.call("in-process", envelope) as span:
-        span.annotate(name=handler.bot.name)
-        result = running.invoke(handler, envelope)
-        span.annotate(**result.facts())
-    if result.log:
-        typer.echo(result.log, err=True)
-    return result
 
 
 @contextmanager
@@ -103,10 +101,8 @@ def _server(*, sandbox: bool) -> Iterator[Mapping[str, str]]:
         yield world.environment()
 
 
-def _envelope(handler: Handler, on: str | None, given: Json | None, environ: Mapping[str, str], *, store: bool) -> Json:
+def _envelope(bot: Bot, server: Medplum, on: str | None, given: Json | None, *, store: bool) -> Json:
     """The envelope that Medplum would send for this call, with the operator's own login."""
-    server = connect_environment(environ)
-    bot = handler.bot
     if store and given and on is None and given.get("resourceType") == bot.target and "id" not in given:
         created = server.create(given)
         on, given = f"{created['resourceType']}/{created['id']}", None
@@ -117,13 +113,17 @@ def _envelope(handler: Handler, on: str | None, given: Json | None, environ: Map
             raise InputError(f"{bot.name} works on no resource: omit --on.", code="invalid-input")
         entries = [each for each in (given or {}).get("parameter", []) if each.get("name") != bot.parameter]
         given = parameters.build(parameters.reference(bot.parameter, on), *entries)
-    envelope: Json = {
+    return {
+        **_login(server),
         "input": given if given is not None else parameters.build(),
         "contentType": "application/fhir+json",
         "secrets": server.project_secrets(),
         "headers": {},
     }
-    return _with_login(envelope, environ)
+
+
+def _login(server: Medplum) -> Json:
+    return {"baseUrl": server.client.base_url, "accessToken": server.token()}
 
 
 def _read(name: str) -> Json:
@@ -135,15 +135,6 @@ def _read(name: str) -> Json:
     if not isinstance(parsed, dict):
         raise InputError(f"{name} must contain a JSON object.", code="unreadable-event")
     return parsed
-
-
-def _with_login(envelope: Json, environ: Mapping[str, str]) -> Json:
-    """The envelope with the operator's own login if it has none."""
-    if envelope.get("baseUrl") and envelope.get("accessToken"):
-        return envelope
-    client = connect_environment(environ).client
-    client.get("auth/me")
-    return envelope | {"baseUrl": client.base_url, "accessToken": client.access_token}
 
 
 def _show(handler: Handler, result: running.Result) -> None:
@@ -161,7 +152,7 @@ def _show(handler: Handler, result: running.Result) -> None:
             outcomes.append(entry["resource"])
         elif entry.get("name") != "action":
             console.print(f"  {entry.get('name')}: {_value(entry)}")
-    for issue in [issue for outcome in outcomes for issue in outcome.get("issue", [])]:
+    for issue in (issue for outcome in outcomes for issue in outcome.get("issue", [])):
         details = issue.get("details", {})
         codes = " ".join(str(each.get("code")) for each in details.get("coding", []))
         text = details.get("text") or issue.get("diagnostics", "")

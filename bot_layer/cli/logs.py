@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from bot_layer.cli.runs import AsJson, Inbox, interrupted_by_sigterm, opened_runs
-from bot_layer.cli.serve import age
-
-if TYPE_CHECKING:
-    from bot_layer.host.runs import Run
+from bot_layer.cli.options import AsJson, InState, OfBot, Since
+from bot_layer.cli.runs import Inbox, opened_runs
+from bot_layer.host.runs import Run
 
 app = typer.Typer()
 _STYLES: Final[Mapping[str, str]] = {
@@ -32,11 +31,9 @@ _STYLES: Final[Mapping[str, str]] = {
 
 @app.command("logs")
 def logs(
-    bot: Annotated[str | None, typer.Option(help="Only runs of this bot.")] = None,
-    state: Annotated[
-        str | None, typer.Option(help="waiting, running, done, refused, failed, dead, retried or cancelled.")
-    ] = None,
-    since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
+    bot: OfBot = None,
+    state: InState = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(min=1, help="How many earlier runs at most.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing, until Ctrl-C or SIGTERM.")] = False,
     as_json: AsJson = False,
@@ -48,17 +45,21 @@ def logs(
     in `medplum-bots runs`. The command reads the host's inbox: its BOT_HOST_DATABASE_URL, or the file in the current
     folder.
     """
-    after, never = age(since), threading.Event()
-    console = Console(highlight=False, soft_wrap=True)
-    with interrupted_by_sigterm(), suppress(KeyboardInterrupt), opened_runs(inbox) as opened:
-        for run in opened.followed(
-            go_on=lambda: follow and not never.wait(0.5), bot=bot, state=state, since=after, limit=limit
-        ):
-            if as_json:
-                typer.echo(json.dumps(_fields(run), ensure_ascii=False))
-            else:
-                console.print(_line(run))
-            sys.stdout.flush()
+    never, console = threading.Event(), Console(highlight=False, soft_wrap=True)
+    # SIGTERM ends the command like Ctrl-C, which a shell's background processes may ignore.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt), opened_runs(inbox) as opened:
+            for run in opened.followed(
+                go_on=lambda: follow and not never.wait(0.5), bot=bot, state=state, since=since, limit=limit
+            ):
+                if as_json:
+                    typer.echo(json.dumps(_fields(run), ensure_ascii=False))
+                else:
+                    console.print(_line(run))
+                sys.stdout.flush()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fields(run: Run) -> dict[str, object]:
@@ -76,10 +77,13 @@ def _fields(run: Run) -> dict[str, object]:
 
 
 def _line(run: Run) -> Text:
-    line = Text(f"{run.updated.astimezone():%H:%M:%S}  ", style="dim")
-    line.append(f"{run.bot:<22} ", style="bold")
-    line.append(f"{run.kind:<9} ")
-    line.append(f"{run.action or run.state:<11} ", style=_STYLES.get(run.state, ""))
-    line.append(f"{run.code or '-':<28} ", style="" if run.state == "done" else _STYLES.get(run.state, ""))
-    line.append(f"{'-' if run.ms is None else round(run.ms):>7} ms  ")
-    return line.append(f"{run.id} {run.resource}".rstrip(), style="dim")
+    style = _STYLES.get(run.state, "")
+    return Text.assemble(
+        (f"{run.updated.astimezone():%H:%M:%S}  ", "dim"),
+        (f"{run.bot:<22} ", "bold"),
+        f"{run.kind:<9} ",
+        (f"{run.action or run.state:<11} ", style),
+        (f"{run.code or '-':<28} ", "" if run.state == "done" else style),
+        f"{'-' if run.ms is None else round(run.ms):>7} ms  ",
+        (f"{run.id} {run.resource}".rstrip(), "dim"),
+    )

@@ -11,9 +11,10 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from bot_layer import cli as commands
 from bot_layer.errors import BotError
@@ -23,6 +24,24 @@ _USAGE, _INTERRUPTED = 2, 130
 _PROJECT = "medplum-python-bots"
 
 
+class Commands(TyperGroup):
+    """The command line: an error that its user can fix is one line on standard error, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; exit code 2 for such an error, unless the subcommand chooses another."""
+        try:
+            return super().invoke(ctx)
+        except BotError as error:
+            _end(f"{error.code}: {error.message}", _USAGE)
+        except sqlite3.Error:
+            _end("A database file can't be opened: does its folder exist, and may this user write there?", _USAGE)
+        except OSError as fault:
+            if fault.errno not in _USERS_OWN:
+                raise
+            named = f" ({fault.filename})" if fault.filename else ""
+            _end(f"{_USERS_OWN[fault.errno]}{named}.", _USAGE)
+
+
 def build(words: Sequence[str] = ()) -> typer.Typer:
     """The command with all its subcommands; if the words begin with the name of one, with only that one.
 
@@ -30,6 +49,7 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
     """
     app = typer.Typer(
         name="medplum-bots",
+        cls=Commands,
         help="Python bots for Medplum: try them, serve them, run them.",
         callback=_options,
         no_args_is_help=True,
@@ -37,8 +57,8 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
         rich_markup_mode="rich",
     )
     files = sorted(module.name for module in pkgutil.iter_modules(commands.__path__) if module.name not in _NO_COMMAND)
-    asked = [name for name in files if name.replace("_", "-") in words[:1]]
-    for found in asked or files:
+    named = [name for name in files if name.replace("_", "-") in words[:1]]
+    for found in named or files:
         module = importlib.import_module(f"{commands.__name__}.{found}")
         if isinstance(getattr(module, "app", None), typer.Typer):
             app.add_typer(module.app)
@@ -46,28 +66,16 @@ def build(words: Sequence[str] = ()) -> typer.Typer:
 
 
 def main() -> None:
-    """The console script. An error that the user can fix is one line on standard error, never a traceback.
-
-    Only its user may read the files that it writes (inbox, locks, maps, reports).
-    """
+    """The console script. Only its user may read the files that it writes (inbox, locks, maps, reports)."""
     os.umask(0o077)
     try:
         build(sys.argv[1:])()
-    except BotError as error:
-        _end(f"{error.code}: {error.message}", _USAGE)
     except KeyboardInterrupt:
         _end("Interrupted.", _INTERRUPTED)
     except ModuleNotFoundError as fault:
         if (fault.name or "").split(".")[0] in {"bot_layer", "bots", "medplum_sandbox"}:
             raise
         _end(_missing(fault.name or "", sys.argv[1:2]), _USAGE)
-    except sqlite3.Error:
-        _end("A database file can't be opened: does its folder exist, and may this user write there?", _USAGE)
-    except OSError as fault:
-        if fault.errno not in _USERS_OWN:
-            raise
-        named = f" ({fault.filename})" if fault.filename else ""
-        _end(f"{_USERS_OWN[fault.errno]}{named}.", _USAGE)
 
 
 # The extras that a command always needs; other commands need extras only for some options or bots.
@@ -96,9 +104,9 @@ _USERS_OWN = {
 }
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"medplum-bots {_version()}")
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medplum-bots {metadata.version(_PROJECT)}")
         raise typer.Exit
 
 
@@ -110,13 +118,6 @@ def _options(
     """The options of the command itself."""
 
 
-def _version() -> str:
-    try:
-        return metadata.version(_PROJECT)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
-def _end(text: str, code: int) -> None:
+def _end(text: str, code: int) -> NoReturn:
     typer.echo(text, err=True)
     raise SystemExit(code)

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from bot_layer.bot.collection import BUNDLED, configured
-from bot_layer.cli.one_line import one_line
 from bot_layer.errors import InputError
 
 app = typer.Typer()
@@ -31,11 +30,11 @@ _PROJECT_FILES = {
     "ci.yml": ".github/workflows/test.yml",
     "gitignore": ".gitignore",
     "README.md": "README.md",
+    "init.py": "{package}/__init__.py",
 }
 
 
 @app.command("new")
-@one_line()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the bot in kebab case, e.g. say-hello.")],
     folder: Annotated[
@@ -44,13 +43,11 @@ def new(
 ) -> None:
     """Add a working bot to a project: its module, OperationDefinition, fixture and test."""
     _require_name(name, "bot")
-    package = _package_of(folder)
-    _write(folder, _BOT_FILES, _bot_values(name, package))
+    _write(folder, _BOT_FILES, _values(name, _package_of(folder)))
     typer.echo(f"Added {name}. Run its tests with `make test`, or try it with `medplum-bots invoke {name} --sandbox`.")
 
 
 @app.command("new-project")
-@one_line()
 def new_project(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that does not exist yet, or is empty.")],
     bot: Annotated[str, typer.Option("--bot", metavar="NAME", help="Name of the first bot.")] = "say-hello",
@@ -62,17 +59,8 @@ def new_project(
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty: choose another folder.", code="folder-not-empty")
     package = f"{name.replace('-', '_').removesuffix('_bots')}_bots"
-    values = {
-        "project": name,
-        "package": package,
-        "requirement": _requirement(),
-        "tools": _requirement("[host,sandbox]"),
-    }
-    _write(folder, _PROJECT_FILES, values)
-    init = folder / package / "__init__.py"
-    init.parent.mkdir(parents=True, exist_ok=True)
-    init.write_text(f'"""The bots of {name}: one module each."""\n', encoding="utf-8")
-    _write(folder, _BOT_FILES, _bot_values(bot, package))
+    tools = {"requirement": _requirement(), "tools": _requirement("[host,sandbox]")}
+    _write(folder, _PROJECT_FILES | _BOT_FILES, _values(bot, package) | {"project": name, **tools})
     typer.echo(f"Made {folder} with the bot {bot}. Next: cd {folder} && make test")
 
 
@@ -97,13 +85,11 @@ def _package_of(folder: Path) -> str:
     )
 
 
-def _bot_values(name: str, package: str) -> dict[str, str]:
-    class_name = "".join(part.capitalize() for part in name.split("-"))
-    stem = name.replace("-", "_")
+def _values(name: str, package: str) -> dict[str, str]:
     return {
         "name": name,
-        "stem": stem,
-        "class_name": class_name,
+        "stem": name.replace("-", "_"),
+        "class_name": "".join(part.capitalize() for part in name.split("-")),
         "package": package,
         "collection": package.replace("_", "-"),
     }
@@ -123,10 +109,6 @@ def _write(folder: Path, files: dict[str, str], values: dict[str, str]) -> None:
 
 def _requirement(extras: str = "") -> str:
     """The new project's dependency: the source of this installation (a wheel, a folder), else its version."""
-    name = f"medplum-python-bots{extras}"
-    try:
-        installed = metadata.distribution("medplum-python-bots")
-    except metadata.PackageNotFoundError:
-        return name
+    name, installed = f"medplum-python-bots{extras}", metadata.distribution("medplum-python-bots")
     source = json.loads(installed.read_text("direct_url.json") or "{}").get("url")
     return f"{name} @ {source}" if source else f"{name}>={installed.version}"

@@ -38,18 +38,19 @@ class Report:
             counts = state.run.counts
             found = [{"item": item, "value": value} for item, value in sync_task.lines(state) if item not in counts]
             record = {"status": state.run.phase, "counts": counts, "findings": found}
-            self._note(practice, sync_task.times(state.run) | record)
+            self._write(practice, sync_task.times(state.run) | record)
 
     def failed(self, practice: str, problem: str) -> None:
         """Record a practice whose run did not start or did not finish."""
-        self._note(practice, {"status": "failed", "counts": {}, "findings": [{"item": "problem", "value": problem}]})
+        self._write(practice, {"status": "failed", "counts": {}, "findings": [{"item": "problem", "value": problem}]})
 
-    def _note(self, practice: str, record: Json) -> None:
+    def _write(self, practice: str, record: Json) -> None:
         self.practices[practice] = {"practice": practice, **record}
         if self.path is None:
             return
         try:
-            with open(self.path, "w", encoding="utf-8", newline="", opener=_private) as out:
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(file, "w", encoding="utf-8", newline="") as out:
                 if self.path.suffix.lower() == ".csv":
                     write_csv(out, _COLUMNS, (row for each in self.practices.values() for row in _rows(each)))
                 else:
@@ -69,7 +70,3 @@ def _rows(record: Json) -> Iterator[Json]:
     about = {"practice": record["practice"], "status": record["status"]}
     yield from ({**about, "item": kind, **row} for kind, row in sorted(record["counts"].items()))
     yield from ({**about, **each} for each in record["findings"])
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -6,27 +6,23 @@ import csv
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
-from bot_layer.cli.collections import Bots, chosen
-from bot_layer.cli.one_line import one_line
+from bot_layer.cli.options import AsCsv, AsJson, Bots, InState, OfBot, Since, age, chosen, database, host_login
 from bot_layer.cli.progress import bar
-from bot_layer.cli.serve import age, database, login, require_there
 from bot_layer.codes import advice
 from bot_layer.errors import InputError
-
-if TYPE_CHECKING:
-    from bot_layer.host.runs import Run, Runs
+from bot_layer.host import catch_up as catching
+from bot_layer.host.runs import Run, Runs, open_runs
 
 app = typer.Typer()
 runs = typer.Typer(
@@ -34,10 +30,8 @@ runs = typer.Typer(
 )
 app.add_typer(runs, name="runs")
 
-Inbox = Annotated[str | None, typer.Option(help="The inbox's database URL. [BOT_HOST_DATABASE_URL]")]
+Inbox = Annotated[str | None, typer.Option("--inbox", help="The inbox's database URL. [BOT_HOST_DATABASE_URL]")]
 RunId = Annotated[str, typer.Argument(help="Id of the run, as runs list shows it, or its first letters.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, for a spreadsheet.")]
 
 _LIST: Final = "{created:<25}  {state:<9}  {bot:<22} {kind:<9}  {code:<28}  {id}"
 _STATS_NAMES: Final = ("bot", "calls", "refused", "failed", "medianMs", "slowestMs", "last")
@@ -46,12 +40,10 @@ _STATS: Final = "{bot:<24} {calls:>8} {refused:>8} {failed:>8} {medianMs:>9} {sl
 
 @runs.command("list")
 def list_runs(
-    bot: Annotated[str | None, typer.Option(help="Only runs of this bot.")] = None,
-    state: Annotated[
-        str | None, typer.Option(help="waiting, running, done, refused, failed, dead, retried or cancelled.")
-    ] = None,
+    bot: OfBot = None,
+    state: InState = None,
     code: Annotated[str | None, typer.Option(help="Runs that ended with this code.")] = None,
-    since: Annotated[str | None, typer.Option(help="Not older than this: 30m, 12h, 7d.")] = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -59,22 +51,22 @@ def list_runs(
 ) -> None:
     """List the newest runs, events and operations, the newest last; `medplum-bots logs --follow` keeps printing."""
     with opened_runs(inbox) as opened:
-        found = opened.listed(bot=bot, state=state, code=code, since=age(since), limit=limit)
+        found = opened.listed(bot=bot, state=state, code=code, since=since, limit=limit)
         _print(map(_record, reversed(found)), _LIST, as_json=as_json, as_csv=as_csv)
 
 
 @runs.command("stats")
 def stats(
-    since: Annotated[str, typer.Option(help="Not older than this: 30m, 12h, 14d.")] = "14d",
+    since: Annotated[
+        datetime | None, typer.Option(parser=age, metavar="AGE", help="Not older than this: 30m, 12h. Default: 14d.")
+    ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     inbox: Inbox = None,
 ) -> None:
     """Count each bot's runs, refusals and failures, with the median and the slowest time in milliseconds."""
-    after = age(since)
-    assert after is not None
     with opened_runs(inbox) as opened:
-        figures = opened.history.figures(after.timestamp())
+        figures = opened.history.figures((since or age("14d")).timestamp())
     records = [
         {
             "bot": bot,
@@ -164,7 +156,9 @@ def cancel(run_id: RunId, inbox: Inbox = None) -> None:
 
 @runs.command("catch-up")
 def catch_up(
-    since: Annotated[str, typer.Option(help="Search for changes not older than this: 30m, 12h, 2d.")],
+    since: Annotated[
+        datetime, typer.Option(parser=age, metavar="AGE", help="Search for changes not older than this: 30m, 12h, 2d.")
+    ],
     bot: Annotated[list[str] | None, typer.Option(help="Only for this bot; repeat for more.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what has no run, and queue nothing.")] = False,
     inbox: Inbox = None,
@@ -176,10 +170,6 @@ def catch_up(
     the runs. Deleted resources are not found. A version whose finished run was deleted after the retention time runs
     again.
     """
-    from bot_layer.host import catch_up as catching  # noqa: PLC0415  # DBOS costs --help half a second
-
-    start = age(since)
-    assert start is not None
     with opened_runs(inbox) as opened:
         chosen_bots = chosen(bots).only(bot or [])
         server = catching.own_server(os.environ, (os.environ.get("MEDPLUM_BASE_URL") or "",))
@@ -187,7 +177,7 @@ def catch_up(
             raise InputError("Set MEDPLUM_BASE_URL, MEDPLUM_CLIENT_ID and MEDPLUM_CLIENT_SECRET.", code="no-login")
         search = catching.CatchUp(
             chosen_bots,
-            login(os.environ, chosen_bots),
+            host_login(os.environ, chosen_bots),
             server,
             opened.queue(chosen_bots),
             now=partial(catching.server_time, server),
@@ -195,7 +185,7 @@ def catch_up(
         count = 0
         with bar(Console(stderr=True), is_exact=False) as progress:
             task = progress.add_task("Searching for missed changes", total=None)
-            for count, taken in enumerate(search.missed(start), start=1):  # noqa: B007  # it is printed at the end
+            for count, taken in enumerate(search.missed(since), start=1):  # noqa: B007  # it is printed at the end
                 typer.echo(f"{taken.record['bot']:<22} {taken.record['resource']}  {taken.record['version']}")
                 progress.advance(task)
                 if not dry_run:
@@ -204,28 +194,20 @@ def catch_up(
 
 
 @contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the command like Ctrl-C, which a shell's background processes may ignore."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def opened_runs(given: str | None) -> Iterator[Runs]:
-    """The runs of the host's inbox; exit code 2 with one line if there is none."""
-    from bot_layer.host.runs import open_runs  # noqa: PLC0415  # DBOS costs --help half a second
-
-    url = database(given, os.environ)
-    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # its message is printed below, in one line
-    with one_line():
-        if url is None:
-            raise InputError("This host has no inbox.")
-        require_there(url)
-        with open_runs(url, os.environ.get("BOT_HOST_INBOX_KEY") or None) as opened:
-            yield opened
+    """The runs of the host's inbox; InputError if there is none."""
+    url = database(given)
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)  # the InputError says the same in one line
+    if url is None:
+        raise InputError("This host has no inbox.")
+    file = url.removeprefix("sqlite:///").partition("?")[0]
+    if file != url and not Path(file).is_file():  # a command that reads an inbox must not create one
+        raise InputError(
+            "There is no inbox: set the host's BOT_HOST_DATABASE_URL, or run this in the host's folder.",
+            code="no-inbox",
+        )
+    with open_runs(url, os.environ.get("BOT_HOST_INBOX_KEY") or None) as opened:
+        yield opened
 
 
 def _print(rows: Iterable[dict[str, object]], plain: str, *, as_json: bool, as_csv: bool) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bot_layer.bot.collection import configured, load
-from bot_layer.cli.collections import Bots
+from bot_layer.cli.options import Bots
 
 if TYPE_CHECKING:
     from bot_layer.demo.world import World
@@ -114,44 +114,34 @@ def sandbox(
         world.gorilla.faults.adopt(partner_faults)
         world.practice_fusion.faults.adopt(partner_faults)
         if as_environment:
-            _export(world)
+            for name, value in sorted({**world.environment(), **world.settings()}.items()):
+                typer.echo(f"export {name}={shlex.quote(value)}")
+        elif as_json:
+            typer.echo(json.dumps(world.ready()))
         else:
-            _announce(world, as_json)
+            _print_table(world)
+        sys.stdout.flush()
         ended.wait()
-
-
-def _export(world: World) -> None:
-    """Print the settings for commands and bots to use this sandbox, as shell exports."""
-    for name, value in sorted({**world.environment(), **world.settings()}.items()):
-        typer.echo(f"export {name}={shlex.quote(value)}")
-    sys.stdout.flush()
 
 
 def _fill(world: World, collections: tuple[str, ...]) -> None:
     """Load the sample people first, so that they are not enrolled until called; people added later are enrolled by
     Subscription."""
     world.load_sample_people()
-    deploy = [
-        sys.executable,
-        "-m",
-        "bot_layer.cli",
-        "deploy",
-        "--all",
-        *(word for each in collections for word in ("--bots", each)),
-    ]
+    named = (word for each in collections for word in ("--bots", each))
     done = subprocess.run(  # noqa: S603  # our own script
-        deploy, env={**os.environ, **world.environment()}, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "bot_layer.cli", "deploy", "--all", *named],
+        env={**os.environ, **world.environment()},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         typer.echo(f"The bots could not be deployed: {done.stdout}{done.stderr}", err=True)
         raise typer.Exit(1)
 
 
-def _announce(world: World, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(world.ready()))
-        sys.stdout.flush()
-        return
+def _print_table(world: World) -> None:
     console = Console()
     console.print("[bold]This is a sandbox[/]: look-alikes on loopback, for trials and tests. Nothing in it is real.")
     table = Table("service", "what", Column("value", overflow="fold"))  # a truncated secret is useless

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from socket import socket
+from typing import Annotated
 
 import typer
 import uvicorn
@@ -23,38 +22,28 @@ from cachetools import TTLCache, cached
 
 from bot_layer.bot.collection import Collection, module_of
 from bot_layer.cli import status_page
-from bot_layer.cli.collections import Bots, chosen
-from bot_layer.errors import BotError, ConfigError, InputError
+from bot_layer.cli.options import SQLITE, Bots, age, chosen, database, host_login, listed
+from bot_layer.cli.practice_syncs import PracticeSyncs
+from bot_layer.cli.practices import unhealthy
+from bot_layer.errors import BotError, ConfigError
 from bot_layer.federation import routes as federated
-from bot_layer.host import alert_channels, listen, listening, logs, starting, tracing
+from bot_layer.host import alert_channels, catch_up, jobs, listen, listening, logs, schedule, starting, tracing
 from bot_layer.host import host as hosting
-from bot_layer.host.alert_channels import AlertSettings
+from bot_layer.host.alerts import Alerts
+from bot_layer.host.durable import Inbox, InboxSettings
+from bot_layer.host.heartbeat import new_host_id
 from bot_layer.host.history import History
+from bot_layer.host.marks import Marks
 from bot_layer.host.occurrences import Occurrences
 from bot_layer.host.pages import access
+from bot_layer.host.retention import sweep_hourly
 from bot_layer.medplum.client import Medplum, connect_environment
-
-if TYPE_CHECKING:
-    from bot_layer.cli.practice_jobs import PracticeJobs
-    from bot_layer.host.durable import Inbox
-    from bot_layer.host.jobs import Job
 
 app = typer.Typer()
 
-_SQLITE = "sqlite:///bot-host.sqlite"
 _GRACE = 30
 _SYNC_SECONDS = 300.0  # how often the sync's Task is read for alerts
-_AGES = {"m": "minutes", "h": "hours", "d": "days"}
 _log = logging.getLogger(__name__)
-
-MedplumOption = Annotated[
-    list[str] | None,
-    typer.Option("--medplum", help="Base URL of a Medplum server to serve; repeat for more. [MEDPLUM_BASE_URL]"),
-]
-InboxOption = Annotated[
-    str | None,
-    typer.Option(help=f"Where events are stored: a database URL, or 'off'. [BOT_HOST_DATABASE_URL, else {_SQLITE}]"),
-]
 
 
 @app.command("serve")
@@ -64,9 +53,12 @@ def serve(
     private_network: Annotated[
         bool, typer.Option("--private-network", help="Allow a --host other than loopback, which nobody else can reach.")
     ] = False,
-    medplum: MedplumOption = None,
+    medplum: Annotated[
+        list[str] | None,
+        typer.Option(help="Base URL of a Medplum server to serve; repeat for more. [MEDPLUM_BASE_URL]"),
+    ] = None,
     project: Annotated[
-        str | None, typer.Option(help="The only project whose Bots may run. [the project of the host's own login]")
+        str | None, typer.Option(help=r"The only project whose Bots may run. \[the project of the host's own login]")
     ] = None,
     as_user: Annotated[
         bool, typer.Option("--allow-run-as-user", help="Also run Bots that have runAsUser, as their caller.")
@@ -77,14 +69,21 @@ def serve(
             help="Login of a Medplum Agent, ClientApplication/ID, whose calls run with its rights; repeatable."
         ),
     ] = None,
-    inbox: InboxOption = None,
+    inbox: Annotated[
+        str | None,
+        typer.Option(help=f"Where events are stored: a database URL, or 'off'. [BOT_HOST_DATABASE_URL, else {SQLITE}]"),
+    ] = None,
     bots: Bots = None,
     cron: Annotated[
         bool, typer.Option("--cron", help="Run the bots' schedules on this host, for a project without cron.")
     ] = False,
     catch_up_since: Annotated[
-        str | None,
-        typer.Option(help="At the first start, search for changes not older than this: 12h, 7d. Default: now."),
+        datetime | None,
+        typer.Option(
+            parser=age,
+            metavar="AGE",
+            help="At the first start, search for changes not older than this: 12h, 7d. Default: now.",
+        ),
     ] = None,
     sync_practices: Annotated[
         bool,
@@ -110,22 +109,18 @@ def serve(
     try:
         starting.require_safe_start(host, os.environ, private_network=private_network)
         with tracing.recorded(os.environ):
-            admitting = (_servers(medplum or []), project, as_user, tuple(agent or ()))
-            since = age(catch_up_since)
-            clocks = _Clocks(cron=cron, since=since, practices=sync_practices)
-            _serve(chosen(bots), (host, port), admitting, database(inbox, os.environ), clocks)
+            servers = tuple(medplum or listed(os.environ.get("MEDPLUM_BASE_URL")))
+            service = _Service(chosen(bots), servers, database(inbox))
+            if sync_practices and service.inbox is None:
+                raise ConfigError("--sync-practices needs an inbox: give a database as --inbox.")
+            bound = listening.bind(host, port)
+            settings = service.settings(bound, project=project, as_user=as_user, agents=agent or ())
+            service.run(
+                bound, settings, partial(service.begin, cron=cron, since=catch_up_since, sync_practices=sync_practices)
+            )
     except BotError as error:
         logs.announce(f"{error.code}: {error.message}")
         raise typer.Exit(2) from error
-
-
-@dataclass(frozen=True)
-class _Clocks:
-    """The host's own activities: schedules, the search for missed changes, the syncs of practices."""
-
-    cron: bool = False
-    since: datetime | None = None
-    practices: bool = False
 
 
 def _reload(bots: list[str] | None) -> None:
@@ -141,234 +136,152 @@ def _reload(bots: list[str] | None) -> None:
     run_process(*(folders or {"."}), target=shlex.join(command), target_type="command", watch_filter=watched)
 
 
-def _serve(
-    bots: Collection,
-    address: tuple[str, int],
-    admitting: tuple[tuple[str, ...], str | None, bool, tuple[str, ...]],
-    database: str | None,
-    clocks: _Clocks,
-) -> None:
-    environ = os.environ
-    if clocks.practices and database is None:
-        raise ConfigError("--sync-practices needs an inbox: give a database as --inbox.")
-    servers, project, as_user, agents = admitting
-    numbers = starting.read_numbers(environ)
-    own_login = partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
-    key = environ.get("BOT_HOST_INBOX_KEY") or None
-    history = History(database, key) if database or access.read_password(environ) else None
-    alerting = alert_channels.read(environ, own_login)
-    if alerting.channels and database is None:
-        _log.warning("No alert will be sent: alerts need the inbox, and --inbox is off.")
-    occurrences = Occurrences()
-    box = _inbox(bots, database, environ, numbers, history, occurrences) if database else None
-    relay_key = environ.get("BOT_RELAY_KEY") or None
-    responder = federated.Responder(environ) if federated.is_configured(environ) else None
-    more = tuple(responder.routes()) if responder else ()
-    bound, stopped = listening.bind(*address), threading.Event()
-    found = bound.getsockname()
-    syncs = _syncs(box, stopped, always=clocks.practices) if box is not None else None
-    server_of_marks = _catch_up_server(environ, servers, numbers) if box is not None else None
-    if history is not None:
-        more += tuple(
-            status_page.routes(
-                environ,
-                bots,
-                history,
-                box,
-                catch_up_server=server_of_marks,
-                host_url=listening.own_url(found),
-                stopped=stopped,
-                start=syncs.start if syncs else None,
-            )
+class _Service:
+    """A host with all that runs beside it: inbox, catch-up, schedules, alerts, syncs of practices, status page."""
+
+    def __init__(self, bots: Collection, servers: tuple[str, ...], database_url: str | None) -> None:
+        if not servers:
+            raise ConfigError("Say which Medplum server to serve: --medplum URL, or MEDPLUM_BASE_URL.")
+        environ = self.environ = os.environ
+        self.bots, self.servers, self.stopped = bots, servers, threading.Event()
+        self.numbers = starting.read_numbers(environ)
+        self.login = partial(host_login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None
+        self.alerts = alert_channels.read(environ, self.login)
+        if self.alerts.channels and not database_url:
+            _log.warning("No alert will be sent: alerts need the inbox, and --inbox is off.")
+        key = environ.get("BOT_HOST_INBOX_KEY") or None
+        self.history = History(database_url, key) if database_url or access.read_password(environ) else None
+        self.occurrences = Occurrences()
+        self.marks: Marks | None = None
+        self.inbox = self._inbox(database_url, key) if database_url else None
+        self.syncs = PracticeSyncs(environ, database_url or "", self.stopped)
+        self.responder = federated.Responder(environ) if federated.is_configured(environ) else None
+
+    def _inbox(self, database_url: str, key: str | None) -> Inbox:
+        settings = InboxSettings(
+            database_url=database_url,
+            key=key,
+            host_id=self.environ.get("BOT_HOST_ID") or new_host_id(),
+            takeover_seconds=max(self.numbers["BOT_HOST_TAKEOVER_SECONDS"], 1.0),
+            attempts=int(self.numbers["BOT_HOST_ATTEMPTS"]),
+            first_pause=self.numbers["BOT_HOST_FIRST_PAUSE_SECONDS"],
+            keep_days=self.numbers["BOT_HOST_KEEP_DAYS"],
+            client=self.login,
         )
-    settings = hosting.HostSettings(
-        servers=servers,
-        bots=bots,
-        projects=starting.pinned_projects(servers, project, environ, own_login),
-        as_user=as_user,
-        agents=agents,
-        relay_key=relay_key,
-        inbox=box,
-        history=history,
-        occurrences=occurrences,
-        more_routes=more,
-        largest_body=int(numbers["BOT_HOST_MAX_BODY_MB"] * 1024 * 1024),
-        calls_of_a_bot=int(numbers["BOT_HOST_CALLS_PER_BOT"]),
-    )
-    application = hosting.app(settings)
-    bound.listen(512)  # calls that arrive while the inbox starts wait instead of being refused
-    connections = listen.most_connections(int(numbers["BOT_HOST_CONNECTIONS"]))
-    server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        # A signal before uvicorn listens must not be lost. Later, uvicorn handles it: it stops, and raises the signal
-        # again.
-        signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
-    if box is not None:
-        _launch(box, bots, stopped, clocks, server=servers[0], syncs=_job(syncs, numbers) if syncs else None)
-        if own_login is not None:
-            missed = partial(occurrences.add, "missed")
-            _catch_up(box, bots, server_of_marks, stopped, numbers, since=clocks.since, missed=missed)
-        else:
+        return Inbox(self.bots, settings, environ=self.environ, history=self.history, occurrences=self.occurrences)
+
+    def settings(
+        self, bound: socket, *, project: str | None, as_user: bool, agents: Sequence[str]
+    ) -> hosting.HostSettings:
+        """The settings of the host, with the routes of the status page and of federated queries."""
+        routes = self.responder.routes() if self.responder is not None else []
+        if self.history is not None:
+            routes += status_page.routes(
+                self.environ,
+                self.bots,
+                self.history,
+                self.inbox,
+                syncs=self.syncs if self.login and self.environ.get("MEDPLUM_BASE_URL") else None,
+                marks=lambda: self.marks,
+                host_url=listening.own_url(bound.getsockname()),
+            )
+        return hosting.HostSettings(
+            servers=self.servers,
+            bots=self.bots,
+            projects=starting.pinned_projects(self.servers, project, self.environ, self.login),
+            as_user=as_user,
+            agents=agents,
+            relay_key=self.environ.get("BOT_RELAY_KEY") or None,
+            inbox=self.inbox,
+            history=self.history,
+            occurrences=self.occurrences,
+            more_routes=tuple(routes),
+            largest_body=int(self.numbers["BOT_HOST_MAX_BODY_MB"] * 1024 * 1024),
+            calls_of_a_bot=int(self.numbers["BOT_HOST_CALLS_PER_BOT"]),
+        )
+
+    def run(self, bound: socket, settings: hosting.HostSettings, begin: Callable[[Inbox], None]) -> None:
+        """Serve until a signal; ``begin`` starts the inbox."""
+        application = hosting.app(settings)
+        bound.listen(512)  # calls that arrive while the inbox starts wait instead of being refused
+        connections = listen.most_connections(int(self.numbers["BOT_HOST_CONNECTIONS"]))
+        server = uvicorn.Server(listen.config(application, grace=_GRACE, connections=connections))
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            # A signal before uvicorn listens must not be lost. Later, uvicorn handles it: it stops, and raises the
+            # signal again.
+            signal.signal(sign, lambda _sign, _frame: setattr(server, "should_exit", True))
+        if self.inbox is not None:
+            begin(self.inbox)
+        host, port = bound.getsockname()[:2]
+        logs.announce(f"Serving {len(self.bots.handlers)} bots on http://{host}:{port} until SIGTERM or Ctrl-C")
+        try:
+            asyncio.run(listen.run(server, bound))
+        finally:
+            self.stopped.set()
+            if self.responder is not None:
+                self.responder.close()
+            if self.inbox is not None:
+                self.inbox.close(grace=_GRACE)
+            if self.history is not None:
+                self.history.close()
+
+    def begin(self, inbox: Inbox, *, cron: bool, since: datetime | None, sync_practices: bool) -> None:
+        """Launch the inbox, and start what runs beside it."""
+        job = self.syncs.job(
+            at_once=int(self.numbers["BOT_HOST_SYNCS_PER_SOURCE"]), here=int(self.numbers["BOT_HOST_SYNCS"])
+        )
+        runs_syncs = sync_practices or self.login is not None  # a host with a login runs what any host has queued
+        if runs_syncs:
+            jobs.register(job)
+        inbox.launch()
+        if runs_syncs:
+            jobs.open_queue(job)
+        if sync_practices:
+            self._thread(jobs.repeat, job)
+        self._thread(sweep_hourly, inbox.sweep)
+        if cron:
+            try:
+                schedule.start(self.bots, connect_environment(self.environ), self.servers[0], now=datetime.now(UTC))
+            except BotError:
+                inbox.close(grace=1)
+                raise
+        if self.login is None:
             _log.warning(
                 "The host has no login of its own: an accepted event whose process or token ends before its run does "
                 "becomes a dead letter, and what changes while no host answers is lost. Set MEDPLUM_CLIENT_ID and "
                 "MEDPLUM_CLIENT_SECRET."
             )
-        if history is not None:
-            _alert(box, history, occurrences, alerting, stopped)
-    logs.announce(f"Serving {len(bots.handlers)} bots on http://{found[0]}:{found[1]} until SIGTERM or Ctrl-C")
-    try:
-        asyncio.run(listen.run(server, bound))
-    finally:
-        stopped.set()
-        if responder is not None:
-            responder.close()
-        if box is not None:
-            box.close(grace=_GRACE)
-        if history is not None:
-            history.close()
+        else:
+            self._catch_up(inbox, self.login, since)
+        if self.history is not None:
+            self._alert(inbox, self.history)
 
+    def _catch_up(self, inbox: Inbox, login: Callable[[], Medplum], since: datetime | None) -> None:
+        """Search for missed changes. The first marks are stored before the host is ready."""
+        every = self.numbers["BOT_HOST_CATCH_UP_SECONDS"]
+        server = catch_up.own_server(self.environ, self.servers) if every > 0 else None
+        if server is None:
+            _log.warning("The host does not search for changes that it missed.")
+            return
+        search = catch_up.CatchUp(self.bots, login(), server, inbox, now=partial(catch_up.server_time, server))
+        self.marks = marks = Marks(inbox.settings.database_url, server)
+        catch_up.begin(search, marks, since)
+        missed = partial(self.occurrences.add, "missed")
+        self._thread(catch_up.repeat, search, marks, every=every, missed=missed)
 
-def _inbox(
-    bots: Collection,
-    database: str,
-    environ: Mapping[str, str],
-    numbers: Mapping[str, float],
-    history: History | None,
-    occurrences: Occurrences,
-) -> Inbox:
-    from bot_layer.host.durable import Inbox, InboxSettings  # noqa: PLC0415  # DBOS costs --help half a second
-    from bot_layer.host.heartbeat import new_host_id  # noqa: PLC0415  # as above
-
-    settings = InboxSettings(
-        database_url=database,
-        key=environ.get("BOT_HOST_INBOX_KEY") or None,
-        host_id=environ.get("BOT_HOST_ID") or new_host_id(),
-        takeover_seconds=max(numbers["BOT_HOST_TAKEOVER_SECONDS"], 1.0),
-        attempts=int(numbers["BOT_HOST_ATTEMPTS"]),
-        first_pause=numbers["BOT_HOST_FIRST_PAUSE_SECONDS"],
-        keep_days=numbers["BOT_HOST_KEEP_DAYS"],
-        client=partial(login, environ, bots) if environ.get("MEDPLUM_CLIENT_ID") else None,
-    )
-    return Inbox(bots, settings, environ=environ, history=history, occurrences=occurrences)
-
-
-def login(environ: Mapping[str, str], bots: Collection) -> Medplum:
-    """The host's own login, with a timeout as long as that of the slowest bot."""
-    return connect_environment(environ, working=max((each.bot.timeout for each in bots), default=0))
-
-
-def _launch(
-    box: Inbox, bots: Collection, stopped: threading.Event, clocks: _Clocks, *, server: str, syncs: Job | None
-) -> None:
-    from bot_layer.host import jobs  # noqa: PLC0415  # as above
-    from bot_layer.host.retention import sweep_hourly  # noqa: PLC0415  # as above
-    from bot_layer.host.schedule import start  # noqa: PLC0415  # as above
-
-    if syncs is not None:
-        jobs.register(syncs)
-    box.launch()
-    if syncs is not None:
-        jobs.open_queue(syncs)
-        if clocks.practices:
-            threading.Thread(target=jobs.repeat, args=(syncs, stopped), daemon=True).start()
-    threading.Thread(target=sweep_hourly, args=(box.sweep, stopped), daemon=True).start()
-    if clocks.cron:
-        try:
-            start(bots, connect_environment(os.environ), server, now=datetime.now(UTC))
-        except BotError:
-            box.close(grace=1)
-            raise
-
-
-def _syncs(box: Inbox, stopped: threading.Event, *, always: bool) -> PracticeJobs | None:
-    """The syncs of practices: every host with its own login runs what any host has queued."""
-    if not always and not os.environ.get("MEDPLUM_CLIENT_ID"):
-        return None
-    from bot_layer.cli.practice_jobs import PracticeJobs  # noqa: PLC0415  # as above
-
-    return PracticeJobs(dict(os.environ), box.settings.database_url, stopped)
-
-
-def _job(syncs: PracticeJobs, numbers: Mapping[str, float]) -> Job:
-    return syncs.job(at_once=int(numbers["BOT_HOST_SYNCS_PER_SOURCE"]), here=int(numbers["BOT_HOST_SYNCS"]))
-
-
-def _alert(
-    box: Inbox, history: History, occurrences: Occurrences, settings: AlertSettings, stopped: threading.Event
-) -> None:
-    """Check for alerts, in a thread."""
-    from bot_layer.cli.pf_sync import unhealthy  # noqa: PLC0415  # as above
-    from bot_layer.host.alerts import Alerts, Sources  # noqa: PLC0415  # as above
-
-    syncs = cached(TTLCache(1, _SYNC_SECONDS))(partial(unhealthy, os.environ))
-    alerts = Alerts(box.settings.database_url, settings, Sources(box.dead_letters, history, occurrences, syncs))
-    threading.Thread(target=alerts.repeat, args=(stopped,), daemon=True).start()
-
-
-def _catch_up(
-    box: Inbox,
-    bots: Collection,
-    server: str | None,
-    stopped: threading.Event,
-    numbers: Mapping[str, float],
-    *,
-    since: datetime | None,
-    missed: Callable[[int], None],
-) -> None:
-    """Search for missed changes, in a thread. The first marks are stored before the host is ready."""
-    from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
-    from bot_layer.host.marks import Marks  # noqa: PLC0415  # as above
-
-    if server is None:
-        _log.warning("The host does not search for changes that it missed.")
-        return
-    catch_up = catching.CatchUp(bots, login(os.environ, bots), server, box, now=partial(catching.server_time, server))
-    marks = Marks(box.settings.database_url, server)
-    catching.begin(catch_up, marks, since)
-    threading.Thread(
-        target=catching.repeat,
-        args=(catch_up, marks, stopped),
-        kwargs={"every": numbers["BOT_HOST_CATCH_UP_SECONDS"], "missed": missed},
-        daemon=True,
-    ).start()
-
-
-def _catch_up_server(environ: Mapping[str, str], servers: tuple[str, ...], numbers: Mapping[str, float]) -> str | None:
-    """The server to search for missed changes; None if the search is off or not possible."""
-    from bot_layer.host import catch_up as catching  # noqa: PLC0415  # as above
-
-    return catching.own_server(environ, servers) if numbers["BOT_HOST_CATCH_UP_SECONDS"] > 0 else None
-
-
-def age(text: str | None) -> datetime | None:
-    """The instant that long ago: ``30m``, ``12h``, ``7d``."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
-    if found is None:
-        raise typer.BadParameter("Give an age such as 30m, 12h or 7d.")
-    return datetime.now(UTC) - timedelta(**{_AGES[found[2]]: int(found[1])})
-
-
-def _servers(given: list[str]) -> tuple[str, ...]:
-    servers = tuple(given or [url for url in (os.environ.get("MEDPLUM_BASE_URL") or "").split(",") if url.strip()])
-    if not servers:
-        raise ConfigError("Say which Medplum server to serve: --medplum URL, or MEDPLUM_BASE_URL.")
-    return servers
-
-
-def database(given: str | None, environ: Mapping[str, str]) -> str | None:
-    """The URL of the inbox's database, or None if the inbox is off."""
-    chosen = given or environ.get("BOT_HOST_DATABASE_URL") or _SQLITE
-    return None if chosen == "off" else chosen
-
-
-def require_there(url: str) -> None:
-    """Raise InputError for an SQLite file that does not exist: a command that reads an inbox must not create one."""
-    file = url.removeprefix("sqlite:///").partition("?")[0]
-    if file != url and not Path(file).is_file():
-        raise InputError(
-            "There is no inbox: set the host's BOT_HOST_DATABASE_URL, or run this in the host's folder.",
-            code="no-inbox",
+    def _alert(self, inbox: Inbox, history: History) -> None:
+        """Check for alerts."""
+        syncs = cached(TTLCache(1, _SYNC_SECONDS))(partial(unhealthy, self.environ))
+        alerts = Alerts(
+            inbox.settings.database_url,
+            self.alerts,
+            dead=inbox.dead_letters,
+            history=history,
+            occurrences=self.occurrences,
+            syncs=syncs,
         )
+        self._thread(alerts.repeat)
+
+    def _thread(self, work: Callable[..., object], *given: object, **options: object) -> None:
+        """Run ``work`` in a thread until the host stops."""
+        threading.Thread(target=work, args=(*given, self.stopped), kwargs=options, daemon=True).start()

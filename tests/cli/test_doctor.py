@@ -24,8 +24,8 @@ import bot_layer
 from bot_layer.bot.collection import load
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.rules.task import to_task
-from bot_layer.cli.doctor import app
-from bot_layer.cli.pf_sync import unhealthy
+from bot_layer.cli.main import build
+from bot_layer.cli.practices import unhealthy
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.doctor import Diagnosis, examine
 from bot_layer.deploy.project_checks import readable_bots, stopping_agents
@@ -559,18 +559,18 @@ def test_the_command_exits_for_ci(world: World) -> None:
     host = world.host.base_url if world.host else ""
     environ = {**world.environment(), "FEDERATED_PATIENT_SYSTEM": "https://clinic.example"}
     runner = CliRunner()
-    printed = runner.invoke(app, ["--host", host, "--json"], env=environ)
+    printed = runner.invoke(build(["doctor"]), ["doctor", "--host", host, "--json"], env=environ)
     findings = json.loads(printed.output)["findings"]
     worst = max({"warning": 1, "failed": 2}.get(each["status"], 0) for each in findings)
     assert (printed.exit_code, worst) == (0, 0)
     assert world.gorilla.client_secret not in printed.output
     assert world.medplum.client_secret not in printed.output
-    assert runner.invoke(app, ["--host", "http://127.0.0.1:9"], env=environ).exit_code == 2
+    assert runner.invoke(build(["doctor"]), ["doctor", "--host", "http://127.0.0.1:9"], env=environ).exit_code == 2
     server = world.client()
     server.create({"resourceType": "AccessPolicy", "name": "All", "resource": [{"resourceType": "Bot"}]})
-    assert runner.invoke(app, ["--host", host], env=environ).exit_code == 1
+    assert runner.invoke(build(["doctor"]), ["doctor", "--host", host], env=environ).exit_code == 1
     nobody = dict.fromkeys(("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET"), "")
-    assert runner.invoke(app, [], env={**os.environ, **nobody}).exit_code == 2
+    assert runner.invoke(build(["doctor"]), ["doctor"], env={**os.environ, **nobody}).exit_code == 2
 
 
 def _deploy_all(world: World) -> None:

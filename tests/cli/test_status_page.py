@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 
 import pytest
@@ -11,8 +10,10 @@ from bot_layer.bot.collection import load
 from bot_layer.bulk_sync.rules.export_errors import NotExported
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
-from bot_layer.cli.pf_sync import unhealthy
-from bot_layer.cli.status_page import Sample, Syncs, read_practice, routes
+from bot_layer.cli.practice_page import Sample, read_practice
+from bot_layer.cli.practice_syncs import PracticeSyncs
+from bot_layer.cli.practices import unhealthy
+from bot_layer.cli.status_page import routes
 from bot_layer.errors import ConfigError
 from bot_layer.host.history import History
 from bot_layer.host.pages.values import Practice, Progress
@@ -23,7 +24,7 @@ NOW = 1_800_000_000.0
 
 
 def practice(run: Run | None, **state: float) -> Practice:
-    return read_practice("north", SyncState(run=run, **state), SETTINGS, NOW)  # type: ignore[arg-type]  # only times
+    return read_practice("north", SyncState(run=run, **state), SETTINGS, NOW, deque())  # type: ignore[arg-type]  # only times
 
 
 def test_a_practice_that_never_ran_is_no_problem() -> None:
@@ -78,15 +79,15 @@ def test_settings_that_cannot_be_read_are_not_taken_for_none() -> None:
             "MEDPLUM_CLIENT_ID": medplum.client_id,
             "MEDPLUM_CLIENT_SECRET": medplum.client_secret,
         }
-        assert (Syncs(login).practices(), unhealthy(login)) == ([], {})
+        assert (PracticeSyncs(login).practices(), unhealthy(login)) == ([], {})
         broken = login | {"PF_PRACTICES": "[practices.north"}
         with pytest.raises(ConfigError, match="PF_PRACTICES is not TOML"):
-            Syncs(broken).practices()
+            PracticeSyncs(broken).practices()
         assert "PF_PRACTICES is not TOML" in unhealthy(broken)[""]
         half = login | {"PF_CLIENT_ID": "id"}
-        (only,) = Syncs(half).practices()
+        (only,) = PracticeSyncs(half).practices()
         assert (only.name, only.state, "PF_FHIR_BASE_URL" in only.problems[0]) == ("Practice Fusion", "failed", True)
-        (one,) = Syncs(login | {"PF_PRACTICES": "[practices.north]\nPF_CLIENT_ID = 'id'"}).practices()
+        (one,) = PracticeSyncs(login | {"PF_PRACTICES": "[practices.north]\nPF_CLIENT_ID = 'id'"}).practices()
         assert (one.name, one.state, "PF_FHIR_BASE_URL" in one.problems[0]) == ("north", "failed", True)
 
 
@@ -104,9 +105,7 @@ def test_a_partial_and_a_failed_run_say_why_in_codes_alone() -> None:
 
 def test_without_a_password_there_is_no_page() -> None:
     """No route at all."""
-    stopped = threading.Event()
-    given = {"catch_up_server": None, "host_url": "http://127.0.0.1", "stopped": stopped}
-    assert routes({}, load(), History(), None, **given) == []  # type: ignore[arg-type]  # one value a name
-    password = {"BOT_HOST_PAGE_PASSWORD": "correct horse battery"}
-    paths = [route.path for route in routes(password, load(), History(), None, **given)]  # type: ignore[arg-type]  # as above
-    assert "/status/sign-in" in paths
+    for password, count in (("", 0), ("correct horse battery", 1)):
+        given = {"BOT_HOST_PAGE_PASSWORD": password}
+        found = routes(given, load(), History(), None, syncs=None, marks=lambda: None, host_url="http://127.0.0.1")
+        assert [route.path for route in found].count("/status/sign-in") == count

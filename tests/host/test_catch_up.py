@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bot_layer.bot.collection import load
-from bot_layer.cli.runs import app
+from bot_layer.cli.main import build
 from bot_layer.demo.world import World
 from bot_layer.fhir.json import Json
 from bot_layer.host.catch_up import CatchUp, own_server
@@ -224,7 +224,7 @@ def test_missed_changes_can_be_caught_up_by_hand(fresh: World, tmp_path: Path) -
 
 def _by_hand(world: World, database: Path, *options: str) -> str:
     words = ["catch-up", "--since", "1h", "--bot", "sync-practitioner", "--inbox", f"sqlite:///{database}", *options]
-    done = CliRunner().invoke(app, ["runs", *words], env=world.environment())
+    done = CliRunner().invoke(build(["runs"]), ["runs", *words], env=world.environment())
     assert done.exit_code == 0, done.output
     return done.output
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from bot_layer.cli.runs import app
+from bot_layer.cli.main import build
 from bot_layer.host import history as records
 from bot_layer.host import storage
 from bot_layer.host.history import OPERATION, Entry, History
@@ -113,7 +113,7 @@ def test_the_command_counts_and_lists_operations(tmp_path: Path) -> None:
     made.close()
 
     def run(*words: str) -> str:
-        result = CliRunner().invoke(app, ["runs", *words], env={"BOT_HOST_DATABASE_URL": url})
+        result = CliRunner().invoke(build(["runs"]), ["runs", *words], env={"BOT_HOST_DATABASE_URL": url})
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -129,7 +129,7 @@ def test_the_command_counts_and_lists_operations(tmp_path: Path) -> None:
 def test_a_command_creates_no_inbox(tmp_path: Path) -> None:
     """It says how to name the right one."""
     file = tmp_path / "nothing.sqlite"
-    result = CliRunner().invoke(app, ["runs", "list"], env={"BOT_HOST_DATABASE_URL": f"sqlite:///{file}"})
+    result = CliRunner().invoke(build(["runs"]), ["runs", "list"], env={"BOT_HOST_DATABASE_URL": f"sqlite:///{file}"})
     assert (result.exit_code, "BOT_HOST_DATABASE_URL" in result.output, file.exists()) == (2, True, False)
 
 

@@ -21,8 +21,8 @@ from bot_layer.bot.collection import Collection
 from bot_layer.bot.declaration import Bot, Grant, Watch
 from bot_layer.bot.event import Event
 from bot_layer.bot.handler import Handler
-from bot_layer.cli import serve
-from bot_layer.cli.runs import app
+from bot_layer.cli.main import build
+from bot_layer.cli.options import host_login
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.errors import BotError, ConfigError, InputError, PermanentError, ReviewNeeded, TransientError
@@ -401,7 +401,7 @@ def test_a_bot_that_works_longer_than_a_service_may_be_silent_is_waited_for(tmp_
     script = Script()
     with _world(script) as (world, bot_id):
         world.medplum.faults.add("slow", path="$execute", seconds=0.3)
-        login = partial(serve.login, world.environment() | {"BOT_TIMEOUT_SECONDS": "0.2"}, script.bots)
+        login = partial(host_login, world.environment() | {"BOT_TIMEOUT_SECONDS": "0.2"}, script.bots)
         with running(tmp_path, script, client=login) as (inbox, runs):
             inbox.enqueue(rules.cron("script", Admitted(world.medplum.base_url, "", bot_id), NOW))
             (run,) = ended(runs, 1)
@@ -601,7 +601,9 @@ def test_the_command_shows_and_handles_runs(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'inbox.sqlite'}"
 
     def run(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["runs", *arguments, "--inbox", url], env={"BOT_HOST_INBOX_KEY": "k"})
+        result = CliRunner().invoke(
+            build(["runs"]), ["runs", *arguments, "--inbox", url], env={"BOT_HOST_INBOX_KEY": "k"}
+        )
         return result.exit_code, result.output
 
     with running(tmp_path, script, key="k") as (inbox, runs):

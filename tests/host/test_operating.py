@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from bot_layer.bot.collection import load
-from bot_layer.cli import invoke as invoke_command
 from bot_layer.cli import serve as serve_command
+from bot_layer.cli.main import build
 from bot_layer.demo.world import Options, World
 from bot_layer.deploy.run import Request, carry_out, survey
 from bot_layer.fhir.json import Json, encode
@@ -168,8 +168,10 @@ def test_a_bot_is_invoked_from_the_command_line(tmp_path: Path) -> None:
         settings = ("HEALTH_GORILLA_CLIENT_ID", "HEALTH_GORILLA_CLIENT_SECRET", "HEALTH_GORILLA_TENANT_ID")
         event = {"input": {"resourceType": "Parameters"}, "secrets": {name: {"valueString": "x"} for name in settings}}
         arguments = ["sync-practitioner", "--event", _event(tmp_path, event)]
-        result = CliRunner().invoke(invoke_command.app, arguments, env=environ)
-        given = CliRunner().invoke(invoke_command.app, [*arguments[:2], "-"], env=environ, input=json.dumps(event))
+        result = CliRunner().invoke(build(["invoke"]), ["invoke", *arguments], env=environ)
+        given = CliRunner().invoke(
+            build(["invoke"]), ["invoke", *arguments[:2], "-"], env=environ, input=json.dumps(event)
+        )
     assert result.exit_code == 1
     assert "no-target" in result.output
     assert "no-target" in given.output
@@ -189,7 +191,7 @@ def test_a_bot_that_cannot_be_invoked_is_exit_code_2(tmp_path: Path, name: str, 
     path = tmp_path / "event.json"
     path.write_text(text)
     nobody = dict.fromkeys(("MEDPLUM_BASE_URL", "MEDPLUM_CLIENT_ID", "MEDPLUM_CLIENT_SECRET"), "")
-    result = CliRunner().invoke(invoke_command.app, [name, "--event", str(path)], env=nobody)
+    result = CliRunner().invoke(build(["invoke"]), ["invoke", name, "--event", str(path)], env=nobody)
     assert result.exit_code == 2
     assert word in result.output
 
