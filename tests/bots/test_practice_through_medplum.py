@@ -32,7 +32,7 @@ class Caller:
         self.world = world
         token = world.medplum.token_for()
         base = f"{world.medplum.base_url}/fhir/R4/"
-        self._http = loopback.client(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        self._http = loopback.client(base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=240)
 
     def store(self, resource: Json) -> Json:
         """The stored resource."""

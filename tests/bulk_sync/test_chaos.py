@@ -184,7 +184,7 @@ def test_a_killed_run_is_resumed_by_the_next(seed: int, tmp_path: Path) -> None:
             input=orjson.dumps(given) + b"\n",
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=240,
         )
         assert last.returncode == 0
         both.medplum.faults.clear()

@@ -136,7 +136,7 @@ def test_a_resource_deleted_at_both_ends_is_forgotten(tmp_path: Path) -> None:
     with small(patient("p1"), observation("o1"), folder=tmp_path) as both:
         both.run()
         url = f"{both.medplum.base_url}/fhir/R4/Observation/{one(both, 'Observation', 'o1')['id']}"
-        assert requests.delete(url, headers=both.headers(), timeout=10).status_code == 200
+        assert requests.delete(url, headers=both.headers(), timeout=240).status_code == 200
         both.source.source.delete("Observation", "o1", at=both.source.now())
         both.run()
         sync = both.sync()
@@ -160,7 +160,7 @@ def delete_in_medplum(both: World, kind: str, source_id: str) -> str:
     """A user deletes a resource in Medplum; returns the id that it had."""
     stored = str(one(both, kind, source_id)["id"])
     url = f"{both.medplum.base_url}/fhir/R4/{kind}/{stored}"
-    assert requests.delete(url, headers=both.headers(), timeout=10).status_code == 200
+    assert requests.delete(url, headers=both.headers(), timeout=240).status_code == 200
     return stored
 
 

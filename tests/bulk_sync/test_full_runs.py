@@ -26,14 +26,14 @@ def searches(both: World, since: int, parameter: str) -> int:
 def delete(both: World, resource: Json) -> None:
     """A user deletes a resource in Medplum."""
     url = f"{both.medplum.base_url}/fhir/R4/{resource['resourceType']}/{resource['id']}"
-    assert requests.delete(url, headers=both.headers(), timeout=10).status_code == 200
+    assert requests.delete(url, headers=both.headers(), timeout=240).status_code == 200
 
 
 def create(both: World, resource: Json) -> Json:
     """A user creates a resource in Medplum, under another id."""
     url = f"{both.medplum.base_url}/fhir/R4/{resource['resourceType']}"
     body = {name: value for name, value in resource.items() if name != "id"}
-    created: Json = requests.post(url, json=body, headers=both.headers(), timeout=10).json()
+    created: Json = requests.post(url, json=body, headers=both.headers(), timeout=240).json()
     return created
 
 

@@ -85,7 +85,7 @@ def test_a_medplum_that_came_back_from_a_backup_gets_what_it_lost(tmp_path: Path
         change(both, observation("o1"))
         both.run()
         at = f"{both.medplum.base_url}/fhir/R4/Observation/{one(both, 'Observation', 'o1')['id']}"
-        assert requests.delete(at, headers=both.headers(), timeout=10).status_code == 200
+        assert requests.delete(at, headers=both.headers(), timeout=240).status_code == 200
         both.put(task)
         both.run()
         assert set(both.by_source_id("Observation")) == {"o1"}

@@ -321,7 +321,7 @@ def test_4_without_deleted_files_a_reconcile_finds_deletions(tmp_path: Path) -> 
             f"{both.medplum.base_url}/fhir/R4/Observation",
             json={"resourceType": "Observation", "status": "final", "code": {"text": "local"}},
             headers=both.headers(),
-            timeout=10,
+            timeout=240,
         ).json()
         both.source.source.delete("Observation", "o1", at=both.source.now())
         state = both.run(Options(reconcile=True))

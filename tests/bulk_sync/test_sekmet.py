@@ -68,12 +68,12 @@ def put(base: str, resource: Json) -> None:
     """Write to sekmet past the client under test."""
     form = {"grant_type": "client_credentials", "scope": "system/*.*"}
     root = base.removesuffix("/fhir")
-    token = requests.post(f"{root}/auth/token", data=form, auth=(CLIENT, SECRET), timeout=10).json()["access_token"]
+    token = requests.post(f"{root}/auth/token", data=form, auth=(CLIENT, SECRET), timeout=240).json()["access_token"]
     answer = requests.put(
         f"{base}/{resource['resourceType']}/{resource['id']}",
         json=resource,
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/fhir+json"},
-        timeout=10,
+        timeout=240,
     )
     assert answer.status_code in (200, 201), answer.text
 
@@ -106,7 +106,7 @@ def test_a_foreign_server_is_synced_at_each_level(level: str, people: set[str], 
         def stored(kind: str) -> dict[str, Json]:
             headers = {"Authorization": f"Bearer {medplum.token_for()}"}
             url = f"{medplum.base_url}/fhir/R4/{kind}?identifier=https://practicefusion.com/fhir/{kind.lower()}-id|"
-            found = requests.get(url, headers=headers, timeout=10).json().get("entry", [])
+            found = requests.get(url, headers=headers, timeout=240).json().get("entry", [])
             return {each["resource"]["identifier"][-1]["value"]: each["resource"] for each in found}
 
         assert run()["failed"] == 0

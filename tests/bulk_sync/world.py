@@ -122,7 +122,7 @@ class World:
         found: list[Json] = []
         url = f"{self.medplum.base_url}/fhir/R4/{kind}?_count=1000"
         while url:
-            page = requests.get(url, headers=self.headers(), timeout=30).json()
+            page = requests.get(url, headers=self.headers(), timeout=240).json()
             found += [each["resource"] for each in page.get("entry", [])]
             following = [each["url"] for each in page.get("link", []) if each["relation"] == "next"]
             url = following[0] if following else ""
@@ -145,7 +145,7 @@ class World:
         url = f"{self.medplum.base_url}/fhir/R4/{resource['resourceType']}/{resource['id']}"
         token = self.medplum.token_for(f"Practitioner/{self.medplum.owner_profile_id}")
         answer = requests.put(
-            url, json=resource, headers=self.headers() | {"Authorization": f"Bearer {token}"}, timeout=30
+            url, json=resource, headers=self.headers() | {"Authorization": f"Bearer {token}"}, timeout=240
         )
         assert answer.status_code == 200, answer.text
         stored: Json = answer.json()
@@ -153,7 +153,7 @@ class World:
 
     def content(self, url: str) -> bytes:
         """What a link in Medplum leads to."""
-        return requests.get(url, headers=self.headers() if "/fhir/" in url else {}, timeout=30).content
+        return requests.get(url, headers=self.headers() if "/fhir/" in url else {}, timeout=240).content
 
 
 @contextmanager
@@ -340,7 +340,9 @@ def _relative(reference: str, base: str, back: dict[str, str]) -> str:
 def _assert_content(world: World, basic: Json, binary: Json) -> None:
     content_id = _pointed(basic).removeprefix("Binary/")
     url = f"{world.medplum.base_url}/fhir/R4/Binary/{content_id}"
-    answer = requests.get(url, headers={"Authorization": world.headers()["Authorization"], "Accept": "*/*"}, timeout=30)
+    answer = requests.get(
+        url, headers={"Authorization": world.headers()["Authorization"], "Accept": "*/*"}, timeout=240
+    )
     assert answer.content == base64.b64decode(binary["data"])
     assert answer.headers["Content-Type"].partition(";")[0] == binary["contentType"].partition(";")[0]
 

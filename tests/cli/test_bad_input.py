@@ -91,7 +91,7 @@ def test_a_mistake_of_the_user_is_one_line(words: tuple[str, ...], tmp_path: Pat
     """In a separate process, as a user types it: exit code 2 and no traceback."""
     command = [sys.executable, "-m", "bot_layer.cli", *words]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60, env=_environment()
+        command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=240, env=_environment()
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -105,7 +105,7 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "bot_layer.cli", "serve", "--port", port, "--inbox", "off"]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60, env=_environment()
+            command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=240, env=_environment()
         )
     assert (done.returncode, "choose another port" in done.stderr) == (2, True), done.stderr
 

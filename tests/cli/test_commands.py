@@ -116,7 +116,7 @@ def token(ready: Any) -> str:
         "client_id": medplum["clientId"],
         "client_secret": medplum["clientSecret"],
     }
-    answer = requests.post(f"{medplum['baseUrl']}/oauth2/token", data=form, timeout=10)
+    answer = requests.post(f"{medplum['baseUrl']}/oauth2/token", data=form, timeout=240)
     return str(answer.json()["access_token"])
 
 
@@ -134,7 +134,7 @@ def test_the_sandbox_prints_its_addresses_in_one_line_and_ends_on_sigterm(tmp_pa
         found = requests.get(
             f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner?identifier=https://example.org/sample-people|joe",
             headers={"Authorization": f"Bearer {token(ready)}"},
-            timeout=10,
+            timeout=240,
         ).json()["entry"]
         assert len(found) == 1
         process.send_signal(signal.SIGTERM)
@@ -143,7 +143,7 @@ def test_the_sandbox_prints_its_addresses_in_one_line_and_ends_on_sigterm(tmp_pa
         again = requests.get(
             f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner/{found[0]['resource']['id']}",
             headers={"Authorization": f"Bearer {token(ready)}"},
-            timeout=10,
+            timeout=240,
         )
         assert again.status_code == 200
         process.send_signal(signal.SIGINT)
@@ -153,7 +153,7 @@ def test_the_sandbox_prints_its_addresses_in_one_line_and_ends_on_sigterm(tmp_pa
 def test_faults_begin_once_the_bots_are_deployed() -> None:
     """A sandbox that is asked to be unkind is filled first; then it is."""
     with sandbox("--with-bots", "--host-port", "0", "--fault", "server_error") as (process, ready):
-        answer = requests.get(f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner", timeout=10)
+        answer = requests.get(f"{ready['medplum']['baseUrl']}/fhir/R4/Practitioner", timeout=240)
         assert answer.status_code == 500
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=240) == 0
@@ -230,6 +230,6 @@ def test_files_that_a_command_writes_are_readable_only_by_its_user(tmp_path: Pat
         "try:\n    main.main()\nexcept SystemExit:\n    pass\n"
         f"os.mkdir({str(tmp_path / 'folder')!r}); open({str(tmp_path / 'folder' / 'file')!r}, 'w').close()"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=240)
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o600

@@ -69,7 +69,7 @@ def invented(place: World, count: int) -> list[Json]:
                 "name": [{"family": family, "given": name["given"]}],
             }
         )
-    http = loopback.client(headers={"Authorization": f"Bearer {place.token}"}, timeout=60)
+    http = loopback.client(headers={"Authorization": f"Bearer {place.token}"}, timeout=240)
     stored: list[Json] = []
     for start in range(0, count, 100):
         entries = [

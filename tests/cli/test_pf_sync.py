@@ -147,7 +147,7 @@ def test_settings_come_from_the_projects_secrets(tmp_path: Path) -> None:
     with world(generate(1, 1), switches=FAST) as both:
         secrets = [{"name": name, "valueString": value} for name, value in both.source.settings().items()]
         url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/secrets"
-        assert requests.post(url, json=secrets, headers=both.headers(), timeout=10).status_code == 200
+        assert requests.post(url, json=secrets, headers=both.headers(), timeout=240).status_code == 200
         bare = dict.fromkeys(both.source.settings(), "")
         assert typed(both, folder=tmp_path, **bare).exit_code == 0
         assert_exact(both)
@@ -172,7 +172,7 @@ def test_a_client_that_may_not_read_the_secrets_is_reported(tmp_path: Path) -> N
     """The settings may be there: it is the client that lacks a right."""
     with world(generate(1, 1), switches=FAST) as both:
         url = f"{both.medplum.base_url}/admin/projects/{both.medplum.project_id}/client"
-        client = requests.post(url, json={"name": "no admin"}, headers=both.headers(), timeout=10).json()
+        client = requests.post(url, json={"name": "no admin"}, headers=both.headers(), timeout=240).json()
         bare = dict.fromkeys(both.source.settings(), "")
         login = {"MEDPLUM_CLIENT_ID": client["id"], "MEDPLUM_CLIENT_SECRET": client["secret"]}
         shown = typed(both, folder=tmp_path, **bare | login)
@@ -196,7 +196,7 @@ def test_sigterm_ends_cleanly_and_keeps_the_place(words: tuple[str, ...], tmp_pa
         child = started(both, *words, folder=tmp_path, PF_SYNC_RUN_ON_STARTUP="true")
         until(lambda: any("/Export/" in each.path for each in both.source.requests))
         child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=20)
+        child.communicate(timeout=240)
         assert child.returncode == 130
         task = both.stored("Task")[0]
         assert task["status"] == "in-progress"
@@ -232,7 +232,7 @@ def test_a_watch_runs_at_the_interval(tmp_path: Path) -> None:
         child = started(both, "--watch", folder=tmp_path, **changes)
         until(lambda: len(kickoffs(both)) >= 2)
         child.send_signal(signal.SIGTERM)
-        _, shown = child.communicate(timeout=20)
+        _, shown = child.communicate(timeout=240)
         for sentence in (
             "[PFSyncScheduler] Starting Practice Fusion sync service with 0.000277778 hour interval",
             "[PFSyncScheduler] Running initial sync on startup...",
@@ -253,7 +253,7 @@ def test_a_watch_begins_where_the_last_one_left_off(tmp_path: Path) -> None:
         child = started(both, "--watch", folder=tmp_path, **changes)
         until(lambda: bool(kickoffs(both)))
         child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=20)
+        child.communicate(timeout=240)
         run = both.sync().store.load().run
         assert run is not None
         assert run.started >= last + 4
@@ -267,7 +267,7 @@ def test_sigterm_ends_cleanly_while_medplum_is_out_of_reach(words: tuple[str, ..
         assert child.stderr is not None
         assert "Starting" in child.stderr.readline()
         child.send_signal(signal.SIGTERM)
-        _, shown = child.communicate(timeout=20)
+        _, shown = child.communicate(timeout=240)
         assert child.returncode in ((0, 130) if words else (130,)), shown  # a watch that started no run ended well
         assert "Traceback" not in shown
 

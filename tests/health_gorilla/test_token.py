@@ -178,7 +178,7 @@ def test_the_look_alike_accepts_each_grant(grant: Grant, subject: Any) -> None:
             f"{gorilla.base_url}/PractitionerRole",
             params={"organization": gorilla.tenant_id},
             headers={"Authorization": f"Bearer {token.value}"},
-            timeout=10,
+            timeout=240,
         )
     assert token.scopes == {"user/*.*", "create_users"}
     assert answer.status_code == 200

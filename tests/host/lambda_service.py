@@ -55,7 +55,7 @@ class Function:
     def invoke(self, event: bytes) -> Outcome:
         """The function's answer to an event."""
         self._events.put(event)
-        return self._outcomes.get(timeout=60)
+        return self._outcomes.get(timeout=240)
 
     def _link(self, name: str) -> None:
         found = importlib.util.find_spec(name)

@@ -81,14 +81,14 @@ class HostProcess:
     def idle(self) -> bool:
         """True if it answers and no event waits or runs."""
         try:
-            answers = loopback.get(f"http://{self.address}/healthz", timeout=30).status_code == 200
+            answers = loopback.get(f"http://{self.address}/healthz", timeout=240).status_code == 200
         except httpx.TransportError:
             return False
         return answers and self.runs("ENQUEUED", "DELAYED", "PENDING") == 0
 
     def figure(self, name: str) -> float:
         """One figure of its ``/metrics``."""
-        text = loopback.get(f"http://{self.address}/metrics", timeout=30).text
+        text = loopback.get(f"http://{self.address}/metrics", timeout=240).text
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 

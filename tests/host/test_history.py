@@ -66,7 +66,7 @@ def test_a_caller_does_not_wait_until_a_locked_database_is_opened(
     assert opening.wait(240)
     caller = threading.Thread(target=made.add, args=(entry(2, 0.0),), daemon=True)
     caller.start()
-    caller.join(60)
+    caller.join(240)
     waits = caller.is_alive()
     free.set()
     assert not waits

@@ -43,7 +43,7 @@ class Work:
             self.began.append(f"{name} (asked)" if asked else name)
             self.running[partner] += 1
             self.most[partner] = max(self.most[partner], self.running[partner])
-        assert self.free.acquire(timeout=60)
+        assert self.free.acquire(timeout=240)
         with self._lock:
             self.running[partner] -= 1
             return self.verdicts.pop(0) if self.verdicts else Verdict("done")

@@ -56,7 +56,7 @@ class Hanging:
 
     def wait_for(self, count: int) -> None:
         with self.begun:
-            assert self.begun.wait_for(lambda: self.running >= count, timeout=60)
+            assert self.begun.wait_for(lambda: self.running >= count, timeout=240)
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ def _break_all(world: World, kind: str) -> None:
 def _run(code: str) -> list[Json]:
     """The lines that a process writes to standard error under the host's log."""
     begin = "import logging, sys, threading, warnings\nfrom bot_layer.host import logs\nlogs.configure(level='DEBUG')\n"
-    done = subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", begin + code], capture_output=True, text=True, check=False, timeout=240
+    )
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 

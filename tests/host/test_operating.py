@@ -286,7 +286,7 @@ def test_a_host_that_can_not_keep_the_time_leaves_nothing_behind(tmp_path: Path)
 
 def _status(port: int, path: str) -> int:
     try:
-        return loopback.get(f"http://127.0.0.1:{port}/{path}", timeout=10).status_code
+        return loopback.get(f"http://127.0.0.1:{port}/{path}", timeout=240).status_code
     except httpx.TransportError:
         return 0
 

@@ -46,7 +46,7 @@ def both(*hosts: HostProcess) -> Iterator[str]:
         answers = []
         for host in hosts:
             try:
-                answers.append(loopback.post(f"http://{host.address}{path}", content=body, timeout=60).content)
+                answers.append(loopback.post(f"http://{host.address}{path}", content=body, timeout=240).content)
             except httpx.TransportError:
                 assert not host.alive
         return answers[0]

@@ -92,7 +92,7 @@ def _named_as_before(returned: Any, sent: Json, event: Json) -> Any:
 def _fission(here: World, handler: Handler, event: Json) -> Any:
     sent = _as_bot(here, handler, event)
     with _host(here) as host:
-        answer = loopback.post(f"{host.base_url}/bot-{sent['bot']['reference'][4:]}", json=sent, timeout=60)
+        answer = loopback.post(f"{host.base_url}/bot-{sent['bot']['reference'][4:]}", json=sent, timeout=240)
     assert answer.status_code == 200
     return _named_as_before(answer.json()["returnValue"], sent, event)
 
@@ -261,7 +261,7 @@ def test_a_relay_works_through_medplum() -> None:
 
             stage.put_secrets({**stage.settings(), **relay, "BOT_RELAY_KEY": "strange-key-value"})
             with loopback.client(headers={"Authorization": f"Bearer {stage.medplum.token_for()}"}) as http:
-                refused = http.post(f"{stage.medplum.base_url}/fhir/R4/Bot/{bot['id']}/$execute", json={}, timeout=60)
+                refused = http.post(f"{stage.medplum.base_url}/fhir/R4/Bot/{bot['id']}/$execute", json={}, timeout=240)
             assert refused.status_code == 400
             assert "wrong-signature" in refused.text
             assert "strange-key-value" not in refused.text

@@ -70,7 +70,7 @@ class Host:
 
     def _ready(self) -> bool:
         try:
-            return requests.get(f"{self.base_url}/readyz", timeout=5).ok
+            return requests.get(f"{self.base_url}/readyz", timeout=240).ok
         except requests.ConnectionError:
             return False
 

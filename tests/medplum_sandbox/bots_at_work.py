@@ -104,5 +104,5 @@ def scene(**settings: Any) -> Iterator[Scene]:
         }
         answer = loopback.post(f"{sandbox.base_url}/oauth2/token", data=form).raise_for_status()
         headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
-        with loopback.client(base_url=sandbox.base_url, headers=headers, timeout=30) as http:
+        with loopback.client(base_url=sandbox.base_url, headers=headers, timeout=240) as http:
             yield Scene(sandbox, host, http)

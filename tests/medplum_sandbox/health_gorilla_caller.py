@@ -39,18 +39,18 @@ class Caller:
     def __init__(self, hg: HealthGorillaSandbox, *, scope: str = "user/*.* create_users") -> None:
         self.hg = hg
         self.session = requests.Session()
-        answer = self.session.post(hg.token_url, data=bearer_form(hg, scope=scope), timeout=10)
+        answer = self.session.post(hg.token_url, data=bearer_form(hg, scope=scope), timeout=240)
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         self.session.headers["Content-Type"] = "application/fhir+json"
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
         """The answer to one request; underscores in header names become hyphens."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.session.request(method, f"{self.hg.base_url}/{path}", json=body, headers=sent, timeout=10)
+        return self.session.request(method, f"{self.hg.base_url}/{path}", json=body, headers=sent, timeout=240)
 
     def get(self, path: str, **params: str) -> Json:
         """The body of a good GET."""
-        answer = self.session.get(f"{self.hg.base_url}/{path}", params=params, timeout=10)
+        answer = self.session.get(f"{self.hg.base_url}/{path}", params=params, timeout=240)
         assert answer.status_code == 200, answer.text
         body: Json = answer.json()
         return body

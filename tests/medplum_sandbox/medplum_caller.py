@@ -48,7 +48,7 @@ def medplum(**settings: Any) -> Iterator[tuple[MedplumSandbox, Caller]]:
 def caller(sandbox: MedplumSandbox, token: str | None = None) -> Caller:
     """A client with the project client's token, or another."""
     bearer = token or sandbox.token_for()
-    return Caller(base_url=f"{sandbox.base_url}/fhir/R4", headers={"Authorization": f"Bearer {bearer}"}, timeout=30)
+    return Caller(base_url=f"{sandbox.base_url}/fhir/R4", headers={"Authorization": f"Bearer {bearer}"}, timeout=240)
 
 
 def patient(value: str, **fields: Any) -> Json:

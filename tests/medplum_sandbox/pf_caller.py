@@ -62,7 +62,7 @@ class Caller:
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": self.assertion(**assertion),
         }
-        return requests.post(self.box.token_url, data=form, timeout=10)
+        return requests.post(self.box.token_url, data=form, timeout=240)
 
     def log_in(self, types: tuple[str, ...] = EXPORTABLE) -> None:
         if not self.box.desk.keys:
@@ -75,14 +75,14 @@ class Caller:
     def get(self, url: str, **headers: str) -> requests.Response:
         url = url if url.startswith("http") else f"{self.box.base_url}/{url}"
         headers = {"Authorization": f"Bearer {self.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
-        return requests.get(url, headers=headers, timeout=10, allow_redirects=False)
+        return requests.get(url, headers=headers, timeout=240, allow_redirects=False)
 
     def kick_off(self, path: str = "", *, body: Json | None = None, prefer: str = "respond-async") -> requests.Response:
         path = path or f"Group/{self.box.group_id}/$export"
         headers = {"Authorization": f"Bearer {self.token}", **KICKOFF, "Prefer": prefer}
         url = f"{self.box.base_url}/{path}"
         method = "GET" if body is None else "POST"
-        return requests.request(method, url, json=body, headers=headers, timeout=10)
+        return requests.request(method, url, json=body, headers=headers, timeout=240)
 
     def job(self, path: str = "", **options: Any) -> str:
         answer = self.kick_off(path, **options)
@@ -99,7 +99,7 @@ class Caller:
         return body
 
     def delete(self, url: str) -> requests.Response:
-        return requests.delete(url, headers={"Authorization": f"Bearer {self.token}"}, timeout=10)
+        return requests.delete(url, headers={"Authorization": f"Bearer {self.token}"}, timeout=240)
 
 
 def scopes(types: tuple[str, ...], access: str = "rs") -> str:

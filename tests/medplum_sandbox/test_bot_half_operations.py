@@ -209,7 +209,7 @@ def test_waiting_callers_leave_room_for_what_their_bots_ask(today: Scene) -> Non
 
     def wait(_: int) -> int:
         url = f"{today.sandbox.base_url}/fhir/R4/Bot/{bot['id']}/$execute"
-        return loopback.post(url, json={}, headers={"Authorization": token}, timeout=30).status_code
+        return loopback.post(url, json={}, headers={"Authorization": token}, timeout=240).status_code
 
     with ThreadPoolExecutor(max_workers=50) as callers:
         statuses = callers.map(wait, range(50))

@@ -234,7 +234,7 @@ def test_pages_follow_each_other_by_cursor(hg: HealthGorillaSandbox, caller: Cal
     url: str | None = f"{hg.base_url}/PractitionerRole?_count=2"
     seen: list[str] = []
     while url is not None:
-        bundle = caller.session.get(url, timeout=10).json()
+        bundle = caller.session.get(url, timeout=240).json()
         seen += [e["resource"]["id"] for e in bundle["entry"]]
         url = next((link["url"] for link in bundle["link"] if link["relation"] == "next"), None)
     assert sorted(seen) == sorted(role["id"] for role in hg.roles())

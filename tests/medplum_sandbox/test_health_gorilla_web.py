@@ -71,9 +71,9 @@ def test_a_key_in_flight_is_202(hg: HealthGorillaSandbox) -> None:
     with hg.state.lock:  # the request that takes the key waits here; the other gets its answer
         for thread in threads:
             thread.start()
-        waiting = answers.get(timeout=10)
+        waiting = answers.get(timeout=240)
         body_of[waiting.status_code] = waiting.content
-    done = answers.get(timeout=10)
+    done = answers.get(timeout=240)
     for thread in threads:
         thread.join(timeout=240)
     assert (body_of, done.status_code, len(hg.roles())) == ({202: b""}, 201, 1)
@@ -199,19 +199,19 @@ def test_the_content_type_is_a_switch() -> None:
 def test_bodies_are_limited_and_must_be_json(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """More than 1 MB is 413, no JSON is 400, another content type 415."""
     url = f"{hg.base_url}/PractitionerRole"
-    assert caller.session.post(url, data=b" " * (1024 * 1024 + 1), timeout=10).status_code == 413
-    assert caller.session.post(url, data=b"{", timeout=10).status_code == 400
+    assert caller.session.post(url, data=b" " * (1024 * 1024 + 1), timeout=240).status_code == 413
+    assert caller.session.post(url, data=b"{", timeout=240).status_code == 400
     kind = {"Content-Type": "text/plain"}
-    assert caller.session.post(url, data=b"{}", headers=kind, timeout=10).status_code == 415
-    assert caller.session.post(url, data=b"[]", timeout=10).status_code == 400
+    assert caller.session.post(url, data=b"{}", headers=kind, timeout=240).status_code == 415
+    assert caller.session.post(url, data=b"[]", timeout=240).status_code == 400
 
 
 def test_odd_paths(hg: HealthGorillaSandbox, caller: Caller) -> None:
     """A double slash is 400 without a body, as the real one's; elsewhere is 404; metadata needs no token."""
-    answer = caller.session.get(f"{hg.base_url}//PractitionerRole", timeout=10)
+    answer = caller.session.get(f"{hg.base_url}//PractitionerRole", timeout=240)
     assert (answer.status_code, answer.content) == (400, b"")
-    assert requests.get(hg.base_url.removesuffix("/fhir/R4") + "/nowhere", timeout=10).status_code == 404
-    statement = requests.get(f"{hg.base_url}/metadata", timeout=10).json()
+    assert requests.get(hg.base_url.removesuffix("/fhir/R4") + "/nowhere", timeout=240).status_code == 404
+    statement = requests.get(f"{hg.base_url}/metadata", timeout=240).json()
     roles = next(r for r in statement["rest"][0]["resource"] if r["type"] == "PractitionerRole")
     assert [i["code"] for i in roles["interaction"]] == ["create", "read", "update", "search-type"]
 

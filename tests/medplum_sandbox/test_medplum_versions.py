@@ -165,7 +165,7 @@ def test_the_scopes_of_a_token_limit_a_client(scope: str, read: int, write: int,
         }
         token = loopback.post(f"{sandbox.base_url}/oauth2/token", data=form).json()["access_token"]
         http = loopback.client(
-            base_url=f"{sandbox.base_url}/fhir/R4", headers={"Authorization": f"Bearer {token}"}, timeout=30
+            base_url=f"{sandbox.base_url}/fhir/R4", headers={"Authorization": f"Bearer {token}"}, timeout=240
         )
         with http:
             assert http.get("Patient").status_code == read

@@ -46,7 +46,7 @@ def test_one_resource_a_line() -> None:
         answer = caller.get(url)
         assert answer.headers["Content-Type"] == "application/fhir+ndjson"
         assert parsed(answer.content) == expected(caller)
-        assert requests.get(url, timeout=10).status_code == 401
+        assert requests.get(url, timeout=240).status_code == 401
         assert caller.get(url + "1").status_code == 404
 
 
@@ -110,7 +110,7 @@ def test_a_broken_download(note_bytes: int) -> None:
     with calling(Switches.exact(), generate(1, 4, note_bytes=note_bytes), faults) as caller:
         url = one_file(caller, "CarePlan")
         headers = {"Authorization": f"Bearer {caller.token}"}
-        with requests.get(url, headers=headers, stream=True, timeout=10) as answer:
+        with requests.get(url, headers=headers, stream=True, timeout=240) as answer:
             size = int(answer.headers["Content-Length"])
             with pytest.raises(requests.exceptions.RequestException):
                 received = b"".join(answer.iter_content(1024))
@@ -167,12 +167,12 @@ def test_signed_links_are_on_another_host() -> None:
         url = found["output"][0]["url"]
         assert found["requiresAccessToken"] is False
         assert url.split("/")[2] != caller.box.base_url.split("/")[2]
-        assert parsed(requests.get(url, timeout=10).content) == expected(caller)
+        assert parsed(requests.get(url, timeout=240).content) == expected(caller)
         assert caller.get(url).status_code == 400
         assert [seen.authorized for seen in caller.box.foreign_requests] == [False, True]
-        assert requests.get(url[:-1] + "x", timeout=10).status_code == 403
+        assert requests.get(url[:-1] + "x", timeout=240).status_code == 403
         caller.box.expire_jobs()
-        assert requests.get(url, timeout=10).status_code == 404
+        assert requests.get(url, timeout=240).status_code == 404
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -184,9 +184,9 @@ def test_links_grow_old(signed: bool) -> None:
         old = caller.get(address).json()["output"][0]["url"]
         caller.box.clock.time += 31  # type: ignore[attr-defined]  # the test's own clock
         headers = {} if signed else {"Authorization": f"Bearer {caller.token}"}
-        assert requests.get(old, headers=headers, timeout=10).status_code == 403
+        assert requests.get(old, headers=headers, timeout=240).status_code == 403
         new = caller.get(address).json()["output"][0]["url"]
-        assert requests.get(new, headers=headers, timeout=10).status_code == 200
+        assert requests.get(new, headers=headers, timeout=240).status_code == 200
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -197,7 +197,7 @@ def test_an_expired_link_as_a_fault(signed: bool) -> None:
     with calling(Switches.general(signed_urls=signed), faults=faults) as caller:
         url = one_file(caller)
         headers = {} if signed else {"Authorization": f"Bearer {caller.token}"}
-        assert [requests.get(url, headers=headers, timeout=10).status_code for _ in range(2)] == [403, 200]
+        assert [requests.get(url, headers=headers, timeout=240).status_code for _ in range(2)] == [403, 200]
 
 
 def test_a_redirect_leads_to_another_host() -> None:
@@ -208,7 +208,7 @@ def test_a_redirect_leads_to_another_host() -> None:
         url = one_file(caller)
         moved = caller.get(url)
         assert moved.status_code == 302
-        assert parsed(requests.get(moved.headers["Location"], timeout=10).content) == expected(caller)
+        assert parsed(requests.get(moved.headers["Location"], timeout=240).content) == expected(caller)
         assert caller.get(moved.headers["Location"]).status_code == 400
         assert [seen.authorized for seen in caller.box.foreign_requests] == [False, True]
 

@@ -31,6 +31,10 @@ def main() -> int:
         for name in _COPIED:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
         shutil.copy(ROOT / "pyproject.toml", copy)
+        asked = {tests for mutant in chosen for tests in (mutant.rules.laws, mutant.rules.tests) if tests}
+        broken = sorted(", ".join(tests) for tests in asked if _fails(copy, tests))
+        if broken:
+            sys.exit("These fail without a mutant, and would kill every one:\n" + "\n".join(broken))
         results = [(mutant, _result(copy, mutant)) for mutant in chosen]
     bad = [mutant for mutant, result in results if result in {"survived", "not found"} and not mutant.survives]
     killed = sum(result.startswith("killed") for _, result in results)

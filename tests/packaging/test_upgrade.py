@@ -132,7 +132,10 @@ def upgraded(name: str, folder: Path, *resources: Json) -> Iterator[World]:
 def post(both: World, resource: Json) -> str:
     """The id under which Medplum stores it."""
     answer = requests.post(
-        f"{both.medplum.base_url}/fhir/R4/{resource['resourceType']}", json=resource, headers=both.headers(), timeout=10
+        f"{both.medplum.base_url}/fhir/R4/{resource['resourceType']}",
+        json=resource,
+        headers=both.headers(),
+        timeout=240,
     )
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])

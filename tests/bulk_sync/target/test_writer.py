@@ -42,7 +42,7 @@ def people(*names: str, **fields: object) -> list[Draft]:
 def stored(medplum: MedplumSandbox) -> list[Json]:
     """All Patients."""
     headers = {"Authorization": f"Bearer {medplum.token_for()}"}
-    page = requests.get(f"{medplum.base_url}/fhir/R4/Patient?_count=1000", headers=headers, timeout=10).json()
+    page = requests.get(f"{medplum.base_url}/fhir/R4/Patient?_count=1000", headers=headers, timeout=240).json()
     return [each["resource"] for each in page.get("entry", [])]
 
 
@@ -108,7 +108,7 @@ def test_of_duplicates_made_by_others_the_same_one_is_always_updated(medplum: Me
     headers = {"Authorization": f"Bearer {medplum.token_for()}", "Content-Type": "application/fhir+json"}
     for _ in range(2):
         body = people("1")[0].resource
-        requests.post(f"{medplum.base_url}/fhir/R4/Patient", json=body, headers=headers, timeout=10)
+        requests.post(f"{medplum.base_url}/fhir/R4/Patient", json=body, headers=headers, timeout=240)
     one = writer(medplum)
     assert [each.action for each in one.upsert(people("1", active=False))] == ["updated"]
     assert sorted(each["active"] for each in stored(medplum)) == [False, True]
