@@ -30,7 +30,7 @@ from bot_layer.bulk_sync.rules.export_errors import (
     unreadable,
 )
 from bot_layer.bulk_sync.rules.importable_types import IMPORTABLE
-from bot_layer.bulk_sync.rules.ndjson import BadLine, Resource, read_resources, split_lines, unusable
+from bot_layer.bulk_sync.rules.ndjson import BadLine, Line, Resource, read_resources, split_lines, unusable
 from bot_layer.bulk_sync.rules.plan import member_digests
 from bot_layer.bulk_sync.rules.references import Key
 from bot_layer.bulk_sync.rules.run_state import FileState, Run
@@ -189,16 +189,26 @@ class _Content:
         self.patients: set[str] = set()
 
     def read(self, chunks: Iterator[bytes]) -> int:
-        """Read every line of the file from the first one; returns how many resources and bad lines there are."""
+        """Read every line of the file from the first one; returns the number of resources, or of lines if larger."""
         self.clear()
         self.session.spool.begin(self.file)
-        items = read_resources(split_lines(chunks))
+        lines = found = 0
+
+        def counted_lines() -> Iterator[Line]:
+            nonlocal lines
+            for line in split_lines(chunks):
+                lines += 1
+                yield line
+
+        items = read_resources(counted_lines())
         while some := list(islice(items, _TOGETHER)):
             self.session.check_time()
-            self.number += len(some)
+            found += len(some)
             self.bad += [each for each in some if isinstance(each, BadLine)]
             wanted = [each for each in some if isinstance(each, Resource) and self._is_wanted(each)]
             self.loaded = self.loaded.plus(store_on_disk(self.session, self.worker, self.file, wanted))
+        # A manifest may state the number of lines of resources that are formatted over many lines.
+        self.number = max(found, lines)
         return self.number
 
     def _is_wanted(self, resource: Resource) -> bool:
