@@ -12,7 +12,7 @@ from bot_layer.bulk_sync.failures import store_failures
 from bot_layer.bulk_sync.finish import finish
 from bot_layer.bulk_sync.kick_off import delete_done, delete_exports, kick_off
 from bot_layer.bulk_sync.load_files import is_on_disk, load_files, load_searched
-from bot_layer.bulk_sync.options import Options, Progress
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.polling import poll
 from bot_layer.bulk_sync.rules.run_state import Run, SyncState
 from bot_layer.bulk_sync.session import Halted, Session
@@ -20,16 +20,9 @@ from bot_layer.bulk_sync.state.task_store import LeaseLost, RunCancelled
 from bot_layer.bulk_sync.write_spool import write_spool
 from bot_layer.errors import BotError, TransientError
 
-__all__ = ["Halted", "Options", "Progress", "Sync"]
-
 
 class Sync(Session):
     """Syncs one source to one Medplum."""
-
-    @property
-    def session(self) -> Session:
-        """The sync itself."""
-        return self
 
     def run(self, options: Options) -> SyncState:
         """Start a run or resume an interrupted one, until it ends, the time limit is reached, or it is stopped."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from bot_layer.bulk_sync.options import Progress, Surroundings
+from bot_layer.bulk_sync.options import Surroundings
 from bot_layer.bulk_sync.rules.bulk_export import Manifest
 from bot_layer.bulk_sync.rules.run_state import FileState, Job, Run, SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
@@ -24,8 +24,6 @@ from bot_layer.bulk_sync.state.task_store import SyncStore
 from bot_layer.bulk_sync.target.writer import MedplumWriter
 from bot_layer.errors import TransientError
 from bot_layer.medplum.client import Medplum
-
-__all__ = ["Halted", "Progress", "Session", "is_shared", "load_state", "login_name"]
 
 SAVE_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 20.0

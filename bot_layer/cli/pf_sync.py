@@ -17,11 +17,12 @@ from typing import Annotated, Final
 import typer
 
 from bot_layer.bot.collection import load
-from bot_layer.bulk_sync.engine import Halted, Options
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.settings import SETTINGS
 from bot_layer.bulk_sync.rules.source_identity import in_order
-from bot_layer.bulk_sync.setup import make_sync
+from bot_layer.bulk_sync.session import Halted
 from bot_layer.cli.options import AsCsv, listed
 from bot_layer.cli.pf_sync_report import Report, write_csv
 from bot_layer.cli.pf_sync_run import BUSY, DONE, FAILED, STOPPED, Runner
@@ -160,7 +161,7 @@ def cancel(practices: PracticesFile = None, practice: Practice = "") -> None:
     (settings,) = found.values()
     if isinstance(settings, ConfigError):
         raise settings
-    typer.echo(sync_task.describe(make_sync(settings, medplum).cancel().run))
+    typer.echo(sync_task.describe(Sync(settings, medplum).cancel().run))
 
 
 @pf_sync.command("login")

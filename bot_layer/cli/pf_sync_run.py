@@ -16,13 +16,13 @@ import typer
 from rich.console import Console
 from rich.progress import TaskID
 
-from bot_layer.bulk_sync.engine import Halted, Options, Sync
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Progress, Surroundings
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.practices import Practices
 from bot_layer.bulk_sync.rules.run_state import SyncState
 from bot_layer.bulk_sync.rules.settings import SyncSettings
-from bot_layer.bulk_sync.session import Progress
-from bot_layer.bulk_sync.setup import Surroundings, load_state
+from bot_layer.bulk_sync.session import Halted, load_state
 from bot_layer.bulk_sync.source.keeper import Keeper
 from bot_layer.cli.pf_sync_report import Report
 from bot_layer.cli.practices import STATE_FOLDER, find_practices, opened_sync

@@ -13,11 +13,12 @@ from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
-from bot_layer.bulk_sync.engine import Halted, Options
+from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Options, Surroundings
 from bot_layer.bulk_sync.rules.practices import Practices
 from bot_layer.bulk_sync.rules.run_state import SyncState, due_at
 from bot_layer.bulk_sync.rules.settings import SyncSettings
-from bot_layer.bulk_sync.setup import Surroundings, is_shared, load_state, make_sync
+from bot_layer.bulk_sync.session import Halted, is_shared, load_state
 from bot_layer.cli.practice_page import Sample, read_practice
 from bot_layer.cli.practices import NOT_SET_UP, STATE_FOLDER, find_practices, opened_sync
 from bot_layer.codes import explain
@@ -115,7 +116,7 @@ class PracticeSyncs:
         practices, medplum = self._find()
         settings = practices.get(_own(name))
         if isinstance(settings, SyncSettings):
-            make_sync(settings, medplum).cancel()
+            Sync(settings, medplum).cancel()
 
     def practices(self) -> list[Practice]:
         """The state of each practice, from its Task in Medplum. Raises ConfigError if PF_PRACTICES is unreadable."""

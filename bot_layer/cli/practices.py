@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from bot_layer.bulk_sync.engine import Sync
+from bot_layer.bulk_sync.options import Surroundings
 from bot_layer.bulk_sync.rules import task as sync_task
 from bot_layer.bulk_sync.rules.practices import PRACTICES, Practices, read_every
 from bot_layer.bulk_sync.rules.settings import SETTINGS, SyncSettings, read_settings
-from bot_layer.bulk_sync.setup import Surroundings, load_state, login_name, make_sync
+from bot_layer.bulk_sync.session import load_state, login_name
 from bot_layer.errors import ConfigError
 from bot_layer.fhir.json import Json
 from bot_layer.medplum.client import Medplum, connect_environment
@@ -60,7 +61,7 @@ def find_practices(
 @contextmanager
 def opened_sync(settings: SyncSettings, medplum: Medplum, within: Surroundings) -> Iterator[Sync]:
     """The sync of one practice; its map and the files that it keeps are complete at the end."""
-    sync = make_sync(settings, medplum, within=within, about=login_name(medplum))
+    sync = Sync(settings, medplum, within=within, about=login_name(medplum))
     try:
         yield sync
     finally:

@@ -35,7 +35,7 @@ def test_one_of_many_threads_logs_in_to_medplum() -> None:
 def test_one_of_many_threads_logs_in_to_the_source(fails: bool) -> None:
     """They wait for one silent request together, not for eight in sequence."""
     with small(patient("p1")) as both:
-        login = both.sync().session.source.login
+        login = both.sync().source.login
         login.granted = ("system/Patient.read",)
         login.discover()
         asked, silent = [0], threading.Event()
