@@ -104,8 +104,11 @@ class Medplum:
     def read(self, reference: str) -> Json:
         """The resource at ``Type/id``; InputError ``not-found`` where there is none."""
         resource_type, resource_id, path = _where(reference)
-        read = self.client.read_resource
-        return self._localized(self._call("GET", path, read, resource_type, resource_id, expected=resource_type))
+
+        def read() -> Json:
+            return self._localized(self.client.read_resource(resource_type, resource_id))
+
+        return self._call("GET", path, read, expected=resource_type)
 
     def find(self, reference: str) -> Json | None:
         """The resource at ``Type/id``; None if it does not exist or was deleted."""

@@ -531,6 +531,15 @@ def test_a_gateways_page_does_not_pass_for_data(page: bytes) -> None:
     assert (create.code, create.maybe_done, read.maybe_done) == ("unreadable-answer", True, False)
 
 
+def test_a_resource_that_is_nested_too_deep_is_no_answer() -> None:
+    """Its references cannot be made local: the same error as for any other answer that cannot be read."""
+    body = b'{"resourceType":"Patient","id":"1","extension":' + b'{"a":' * 600 + b"1" + b"}" * 601
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/fhir+json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with answering(*[head + body] * 3) as near:
+        error = lost(lambda: near.server.with_local_references().read("Patient/1"))
+    assert (error.code, error.path) == ("unreadable-answer", "Patient/{id}")
+
+
 @pytest.mark.parametrize("header", ["Retry-After: 7", 'RateLimit: "requests";r=0;t=7', "RateLimit: x;r=0;t=soon"])
 def test_the_requested_wait_is_read(header: str) -> None:
     """RateLimit if nothing is left, else Retry-After; a value that is no number means no wait."""
