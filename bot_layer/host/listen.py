@@ -15,6 +15,7 @@ import logging
 import resource
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -88,8 +89,9 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response("The headers are too long.")
 
     def on_headers_complete(self) -> None:
+        self._require_clear_headers()
         super().on_headers_complete()
-        self._end_after(_BODY_SECONDS)
+        self._end_if_late()
 
     def on_body(self, body: bytes) -> None:
         self._head -= len(body)
@@ -98,11 +100,11 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._head = 0
-        self._end_if_idle()
+        self._end_if_late()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._end_if_idle()
+        self._end_if_late()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -117,8 +119,25 @@ class Protocol(HttpToolsProtocol):
         _cancel(self._ending)
         _cancel(self._unread)
 
-    def _end_if_idle(self) -> None:
-        self._end_after(_IDLE_SECONDS if self.cycle.response_complete else None)
+    def _require_clear_headers(self) -> None:
+        """Raise ValueError, which is answered with 400, for headers that another server may read differently.
+
+        httptools accepts any number of hosts. If a request asks for another protocol, it takes the body for that
+        protocol, and would read it as the next request. https://www.rfc-editor.org/rfc/rfc9112#section-3.2
+        """
+        names = Counter(name for name, value in self.headers if (name, value) != (b"content-length", b"0"))
+        is_old = self.parser.get_http_version() == "1.0"
+        if names[b"host"] > 1 or not (names[b"host"] or is_old):
+            raise ValueError("A request must name one host.")
+        if self.parser.should_upgrade() and (names[b"content-length"] or names[b"transfer-encoding"]):
+            raise ValueError("A request for another protocol must have no body.")
+
+    def _end_if_late(self) -> None:
+        """Start the time for what the newest request lacks. One that waits for earlier answers is not read."""
+        if self.cycle.response_complete:
+            self._end_after(_IDLE_SECONDS)
+        else:
+            self._end_after(_BODY_SECONDS if self.cycle.more_body and not self.pipeline else None)
 
     def _end_after(self, seconds: float | None) -> None:
         """Close the connection unless the request advances in this time, however slowly bytes arrive."""

@@ -187,6 +187,52 @@ def test_requests_sent_ahead_of_their_answers_wait_without_a_limit_of_time() -> 
     assert not transport.ended
 
 
+def test_a_request_sent_ahead_has_a_limit_of_time_for_its_body_once_it_is_read() -> None:
+    """An incomplete second request does not end the first one's bot, and does not stay open after its answer."""
+    loop, transport, protocol = connected()
+    protocol.data_received(HEAD + b"\r\n1234567890" + HEAD + b"\r\n123")
+    loop.pass_time(600)
+    assert not transport.ended
+    protocol.on_response_complete()
+    loop.pass_time(29)
+    assert not transport.ended
+    loop.pass_time(2)
+    assert transport.ended
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "accepted"),
+    [
+        (b"GET /healthz HTTP/1.1\r\n\r\n", False),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", False),
+        (b"GET /healthz HTTP/1.0\r\n\r\n", True),
+        (HEAD + UPGRADE + b"\r\n1234567890", False),
+        (b"POST /bot-b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + UPGRADE + b"\r\n", False),
+        (b"GET /healthz HTTP/1.1\r\nHost: h\r\n" + UPGRADE + b"\r\n", True),
+        (b"POST /bot-b HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n" + UPGRADE + b"\r\n", True),
+        (b"POST /bot-b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+    ],
+    ids=[
+        "no-host",
+        "two-hosts",
+        "http-1.0",
+        "upgrade-body",
+        "upgrade-chunks",
+        "upgrade",
+        "upgrade-empty",
+        "two-lengths",
+    ],
+)
+def test_a_request_that_two_servers_may_read_differently_is_refused(sent: bytes, accepted: bool) -> None:
+    """No body is read as another request, whatever a proxy before the host makes of the headers."""
+    _, transport, protocol = connected()
+    protocol.data_received(sent)
+    assert (b"400 Bad Request" not in transport.written, protocol.cycle is not None) == (accepted, accepted)
+
+
 def test_there_is_a_limit_on_connections() -> None:
     """One connection more than the limit is closed at once; when one has ended, the next is served."""
     _, _, protocol = connected(connections=1)
