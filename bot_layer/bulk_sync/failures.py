@@ -52,7 +52,14 @@ def store_failures(session: Session, state: SyncState) -> str:
     disk."""
     if unreadable := {each.key for each in session.map.failures() if not each.readable}:
         # The map has them encrypted with another key. From Medplum they are stored again with the current one.
-        session.map.record((), failures=[each for each in stored_failures(session, state) if each.key in unreadable])
+        copies = [each for each in stored_failures(session, state) if each.key in unreadable and each.resource]
+        session.map.record((), failures=copies)
+        if left := len(unreadable) - len(copies):
+            session.log(
+                "PFSyncWorker",
+                f"{left} refused resources in the map can't be read and are kept: set BOT_HOST_INBOX_KEY to the key "
+                "that they were stored with, then use --retry-failed.",
+            )
     lines = _Lines(session.map)
     if next(iter(lines), None) is None:
         session.medplum.delete([("Binary", state.failures.removeprefix("Binary/"))] if state.failures else [])

@@ -63,10 +63,10 @@ class _Reader:
         session = self.session
         session.check_time()
         here = session.spool.holds(keys)
-        barred = session.medplum.lookups.unreadable | session.medplum.lookups.unknown
         wanted = [key for key in keys if key.type in IMPORTABLE and key not in self.tried and key not in here]
         self.tried.update(keys)
         answered = self.worker.ids.known(wanted).keys() | session.map.asked(wanted)
+        barred = session.medplum.lookups.unreadable | session.medplum.lookups.unknown  # known after that search
         found: list[Resource] = []
         absent: list[Key] = []
         try:

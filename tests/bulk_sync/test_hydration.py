@@ -151,3 +151,13 @@ def test_a_patient_who_is_not_in_the_group_is_not_copied(tmp_path: Path) -> None
         both.run()
         reference = f"Patient/{one(both, 'Patient', 'p2')['id']}"
         assert one(both, "Patient", "p1")["link"][0]["other"]["reference"] == reference
+
+
+def test_a_type_that_the_login_may_not_read_in_medplum_is_not_read_from_the_source(both: World) -> None:
+    """It could not be written: its references stay logical, and the run is complete."""
+    both.medplum.faults.add("server_error", status=403, method="GET", path="/Location")
+    state = both.run()
+    assert state.run is not None
+    assert not [each for each in both.source.requests if "/Location/" in each.path]
+    assert state.run.phase == "done"
+    assert "Location" not in state.run.counts

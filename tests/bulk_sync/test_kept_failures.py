@@ -151,3 +151,20 @@ def test_with_another_key_the_refused_resources_stay(tmp_path: Path) -> None:
         assert stored_failures(sync(""), after) == stored
         assert [each.key.id for each in stored if each.resource] == ["o1"]
         assert list(sync("another key").map.failures()) == stored
+
+
+def test_a_refused_resource_that_only_the_map_has_is_never_replaced_by_nothing(tmp_path: Path) -> None:
+    """The run was killed before it stored the failure in Medplum, and later runs have another key."""
+    with small(patient("p1")) as both:
+
+        def sync(key: str) -> Sync:
+            return both.sync(within=Surroundings(place=str(tmp_path), sleep=both.sleep, key=key, log=both._log))
+
+        before = sync("k" * 32)
+        before.run(Options())
+        failure = Failure(Key("Observation", "o1"), 400, "why", orjson.dumps(REFUSED))
+        before.map.record((), failures=[failure])
+        for _ in range(3):
+            sync("another key").run(Options())
+        assert any("1 refused resources in the map can't be read" in line for line in both.logged)
+        assert list(sync("k" * 32).map.failures()) == [failure]
