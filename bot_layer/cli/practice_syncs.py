@@ -128,10 +128,10 @@ class PracticeSyncs:
             raise
         return [self._practice(name, settings, medplum) for name, settings in practices.items()]
 
-    def watch(self, history: History, stopped: threading.Event) -> None:
+    def watch(self, history: History) -> None:
         """Record the health of each practice every few minutes, until the host stops; all hosts write one record."""
         wait = 20.0
-        while not stopped.wait(wait):
+        while not self._stop.wait(wait):
             wait, now = _HEALTH_SECONDS, self._clock()
             with suppress(BotError):
                 for each in self.practices():

@@ -3,6 +3,7 @@ findings."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -36,7 +37,7 @@ def routes(
     marks: Callable[[], Marks | None],
     host_url: str,
 ) -> list[Route]:
-    """The status page's routes; none if it has no password.
+    """The status page's routes; none if it has no password. From now on, the page's history of the syncs is recorded.
 
     ``syncs`` is None for a host without a login to Medplum. ``marks`` says how far the host has searched for missed
     changes. ``host_url`` is where the doctor finds this host.
@@ -62,5 +63,6 @@ def routes(
     )
     if syncs is not None:
         start = syncs.start if box is not None else None
+        threading.Thread(target=syncs.watch, args=(history,), name="syncs-health", daemon=True).start()
         settings = replace(settings, practices=syncs.practices, start=start, cancel=syncs.cancel, findings=findings)
     return StatusPage(settings).routes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 import pytest
@@ -15,7 +16,7 @@ from bot_layer.cli.practice_syncs import PracticeSyncs
 from bot_layer.cli.practices import unhealthy
 from bot_layer.cli.status_page import routes
 from bot_layer.errors import ConfigError
-from bot_layer.host.history import History
+from bot_layer.host.history import HEALTH, Entry, History
 from bot_layer.host.pages.values import Practice, Progress
 from medplum_sandbox.medplum import MedplumSandbox
 
@@ -109,3 +110,43 @@ def test_without_a_password_there_is_no_page() -> None:
         given = {"BOT_HOST_PAGE_PASSWORD": password}
         found = routes(given, load(), History(), None, syncs=None, marks=lambda: None, host_url="http://127.0.0.1")
         assert [route.path for route in found].count("/status/sign-in") == count
+
+
+class OnePractice(PracticeSyncs):
+    """The sync of one practice, whose last run failed; the host stops when its state has been read."""
+
+    def __init__(self) -> None:
+        self.read = Stopping()
+        super().__init__({}, stop=self.read, clock=lambda: NOW)
+
+    def practices(self) -> list[Practice]:
+        self.read.set()
+        return [Practice("north", "failed", healthy=False)]
+
+
+class Stopping(threading.Event):
+    """A host that is asked to stop: nobody waits until the next look."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set() if timeout is not None else super().wait()
+
+
+def test_the_health_of_the_syncs_is_recorded_for_the_page() -> None:
+    """A host with a page looks at the syncs regularly; their chart shows the last two weeks."""
+    given, syncs = {"BOT_HOST_PAGE_PASSWORD": "correct horse battery"}, OnePractice()
+    history = Notes()
+    routes(given, load(), history, None, syncs=syncs, marks=lambda: None, host_url="http://127.0.0.1")
+    assert history.added.wait(60)
+    assert (history.last.kind, history.last.bot, history.last.state) == (HEALTH, "north", "failed")
+
+
+class Notes(History):
+    """A history that says when an entry is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added = threading.Event()
+
+    def add(self, entry: Entry) -> None:
+        self.last = entry
+        self.added.set()
